@@ -1,0 +1,3 @@
+//! The filesystem without a kernel: names to versions, reads, saves, listings.
+
+pub mod store;

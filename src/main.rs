@@ -1,0 +1,3 @@
+//! The `sessionfs` command.
+
+fn main() {}

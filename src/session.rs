@@ -1,0 +1,8 @@
+//! What a session is, apart from where it is kept: its names, its content, its seal, its lifetime.
+//!
+//! Nothing here knows FUSE, Redis or a clock.
+
+pub mod content;
+pub mod name;
+pub mod policy;
+pub mod seal;

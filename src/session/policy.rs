@@ -1,0 +1,55 @@
+//! Lifetimes: a pure function of settings, class and times.
+//!
+//! The scripts in `store/scripts` judge by the same rules on Redis's clock; the model test holds
+//! the two against each other.
+
+use super::content::Class;
+
+/// The settings that decide when a session ends. All in milliseconds.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Lifetimes {
+    /// An authenticated session ends this long after its last activity.
+    pub idle_ms: u64,
+    /// An anonymous one, likewise.
+    pub anonymous_idle_ms: u64,
+    /// An anonymous one that was never opened after its first save.
+    pub anonymous_unopened_ms: u64,
+    /// An authenticated session ends this long after its login, whatever its activity; `None`: never.
+    pub absolute_ms: Option<u64>,
+    /// How long the dead session is kept so that it can be recognised.
+    pub grace_ms: u64,
+    /// How long the tombstone of an unlinked or expired session is kept.
+    pub tombstone_ms: u64,
+}
+
+impl Default for Lifetimes {
+    fn default() -> Self {
+        const MINUTE_MS: u64 = 60 * 1000;
+        Self {
+            idle_ms: 15 * MINUTE_MS,
+            anonymous_idle_ms: 7 * 24 * 60 * MINUTE_MS,
+            anonymous_unopened_ms: 60 * MINUTE_MS,
+            absolute_ms: None,
+            grace_ms: 10 * MINUTE_MS,
+            tombstone_ms: 60 * MINUTE_MS,
+        }
+    }
+}
+
+/// The times of one session, in milliseconds of Redis's clock.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Times {
+    /// When its owner logged in (for an anonymous one: its first save).
+    pub login_ms: u64,
+    /// The last activity.
+    pub activity_ms: u64,
+    /// Whether it was ever opened by a person after its first save.
+    pub opened: bool,
+}
+
+impl Lifetimes {
+    /// The first millisecond in which the session is dead.
+    pub fn end_ms(&self, class: Class, times: Times) -> u64 {
+        unimplemented!("{class:?}{times:?}")
+    }
+}

@@ -1,0 +1,1 @@
+//! Sessions in Redis: the link, the keys, the envelope and the scripts.
