@@ -13,7 +13,7 @@
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ pub mod unlink;
 
 use caller::Callers;
 use handle::Handles;
-use node::Nodes;
+use node::{Eviction, Nodes};
 use staging::Staging;
 use store::Store;
 use thread::Threads;
@@ -120,26 +120,27 @@ impl<T> From<Result<T>> for Step<T> {
 /// The filesystem's core.
 pub struct Core<S> {
     store: S,
-    settings: Settings,
     // std's Mutex, and not tokio's: nothing is awaited while one is held.
     nodes: Mutex<Nodes>,
     threads: Mutex<Threads>,
     handles: Mutex<Handles>,
     callers: Callers,
     staging: Staging,
+    evictions: Mutex<Option<Receiver<Eviction>>>,
 }
 
 impl<S: Store> Core<S> {
     /// A core over `store`. Fails if the staging directory cannot be used.
     pub fn new(store: S, settings: Settings) -> std::io::Result<Arc<Self>> {
+        let (sender, receiver) = sync_channel(MAX_PENDING_EVICTIONS);
         Ok(Arc::new(Self {
+            evictions: Mutex::new(Some(receiver)),
             staging: Staging::open(&settings)?,
             callers: Callers::new(&settings),
-            nodes: Mutex::new(Nodes::new(settings.max_nodes, settings.max_node_bytes)),
+            nodes: Mutex::new(Nodes::new(settings.max_nodes, settings.max_node_bytes, sender)),
             threads: Mutex::default(),
             handles: Mutex::default(),
             store,
-            settings,
         }))
     }
 
@@ -148,10 +149,10 @@ impl<S: Store> Core<S> {
         &self.store
     }
 
-    /// Entries that the kernel should forget, so that the bound on nodes holds. To be sent from a
-    /// thread that serves no request.
-    pub fn take_evictions(&self) -> Vec<node::Eviction> {
-        self.nodes().take_evictions()
+    /// The entries that the kernel should forget, so that the bound on nodes holds; to be sent to
+    /// it from a thread that serves no request. Given out once.
+    pub fn take_evictions(&self) -> Option<Receiver<Eviction>> {
+        lock(&self.evictions).take()
     }
 
     /// Removes staging files that nobody has open and nobody will publish any more.
@@ -187,12 +188,5 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Attributes of a version and the names of shards hold as long as we live.
 const LONG: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Numbers handed out once.
-#[derive(Debug, Default)]
-struct Counter(AtomicU64);
-
-impl Counter {
-    fn next(&self) -> u64 {
-        self.0.fetch_add(1, Ordering::Relaxed) + 1
-    }
-}
+/// Entries waiting to be sent to the kernel.
+const MAX_PENDING_EVICTIONS: usize = 1024;

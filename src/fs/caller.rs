@@ -65,7 +65,8 @@ impl Callers {
             return (Some(known), false);
         }
         let Some(start_ticks) = start_ticks(tid) else { return (None, false) };
-        let known = Known { start_ticks, checked: Instant::now(), passive: self.reads_passive(tid) };
+        let known =
+            Known { start_ticks, checked: Instant::now(), passive: self.reads_passive(tid) };
         lock(&self.known).put(tid, known);
         (Some(known), before.is_some_and(|before| before.start_ticks != start_ticks))
     }

@@ -6,6 +6,7 @@
 //! the inode, onto the session's name, so that inode simply *is* the new version.
 
 use std::collections::HashMap;
+use std::sync::mpsc::SyncSender;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -106,7 +107,8 @@ pub struct Nodes {
     provisional: HashMap<Sid, NodeId>,
     /// The version of a session that this node saw last.
     latest: HashMap<Alias, NodeId>,
-    evictions: Vec<Eviction>,
+    /// Bounded; what does not fit is asked for again when it is the oldest once more.
+    evictions: SyncSender<Eviction>,
     held_bytes: usize,
     next: u64,
     max_nodes: usize,
@@ -118,7 +120,7 @@ const MAX_EVICTIONS_AT_ONCE: usize = 8;
 
 impl Nodes {
     /// An empty table that asks the kernel to forget entries beyond `max_nodes` or `max_bytes`.
-    pub fn new(max_nodes: usize, max_bytes: usize) -> Self {
+    pub fn new(max_nodes: usize, max_bytes: usize, evictions: SyncSender<Eviction>) -> Self {
         // The start second in the high bits: no id of an earlier worker comes again.
         let epoch = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         Self {
@@ -127,7 +129,7 @@ impl Nodes {
             views: HashMap::new(),
             provisional: HashMap::new(),
             latest: HashMap::new(),
-            evictions: Vec::new(),
+            evictions,
             held_bytes: 0,
             next: NodeId::VERSION | ((epoch & 0x3fff_ffff) << 32),
             max_nodes,
@@ -213,7 +215,9 @@ impl Nodes {
 
     /// What an `open` of a provisional node found.
     pub fn set_provisional_size(&mut self, id: NodeId, found_bytes: u64) {
-        if let Some(Known { node: Node::Provisional { size_bytes, .. }, .. }) = self.known.get_mut(&id) {
+        if let Some(Known { node: Node::Provisional { size_bytes, .. }, .. }) =
+            self.known.get_mut(&id)
+        {
             *size_bytes = found_bytes;
         }
     }
@@ -240,11 +244,6 @@ impl Nodes {
     /// Whether the kernel names none.
     pub fn is_empty(&self) -> bool {
         self.known.is_empty()
-    }
-
-    /// Takes the entries to be forgotten.
-    pub fn take_evictions(&mut self) -> Vec<Eviction> {
-        std::mem::take(&mut self.evictions)
     }
 
     fn insert_version(&mut self, key: (Alias, ChangeId), version: Version) -> NodeId {
@@ -310,24 +309,19 @@ impl Nodes {
             }
             let Some((&id, _)) = self.known.peek_lru() else { return };
             let Some(known) = self.known.get_mut(&id) else { return };
-            let (sid, form) = match &mut known.node {
+            let (name, shard, form) = match &mut known.node {
                 Node::Version(version) => {
                     self.held_bytes -= version.bytes.take().map_or(0, |bytes| bytes.len());
-                    (&version.sid, version.meta.form)
+                    let form = version.meta.form;
+                    (version.sid.entry(form), version.sid.shard(), form)
                 }
-                Node::Provisional { sid, form, .. } => (&*sid, *form),
+                Node::Provisional { sid, form, .. } => (sid.entry(*form), sid.shard(), *form),
                 Node::AliasView { alias, meta } => {
-                    let eviction = Eviction {
-                        parent: parent(alias.shard(), meta.form),
-                        name: alias.entry(meta.form),
-                    };
-                    self.evictions.push(eviction);
-                    continue;
+                    (alias.entry(meta.form), alias.shard(), meta.form)
                 }
                 Node::Staging => continue,
             };
-            let eviction = Eviction { parent: parent(sid.shard(), form), name: sid.entry(form) };
-            self.evictions.push(eviction);
+            let _ = self.evictions.try_send(Eviction { parent: parent(shard, form), name });
         }
     }
 }

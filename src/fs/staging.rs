@@ -64,7 +64,9 @@ impl Staging {
         };
         for entry in std::fs::read_dir(&staging.dir)? {
             let entry = entry?;
-            if let (true, Ok(name)) = (entry.file_type()?.is_file(), entry.file_name().into_string()) {
+            if let (true, Ok(name)) =
+                (entry.file_type()?.is_file(), entry.file_name().into_string())
+            {
                 staging.adopt(name)?;
             }
         }

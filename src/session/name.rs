@@ -140,6 +140,10 @@ impl Sid {
         alias.truncate(len);
         Alias(alias.into())
     }
+    /// The directory entry by which Odoo names this session. As secret as the id.
+    pub fn entry(&self, form: Form) -> String {
+        entry(&self.0, form)
+    }
     /// Its shard.
     pub fn shard(&self) -> Shard {
         Shard::of(&self.0)
@@ -167,10 +171,15 @@ impl Alias {
     }
     /// The directory entry of a session of this alias: the alias itself, or the flat name.
     pub fn entry(&self, form: Form) -> String {
-        match form {
-            Form::Sharded => self.0.to_string(),
-            Form::Flat => format!("{FLAT_PREFIX}{}{FLAT_SUFFIX}", self.0),
-        }
+        entry(&self.0, form)
+    }
+}
+
+/// The directory entry of a session by its id or alias.
+fn entry(id: &str, form: Form) -> String {
+    match form {
+        Form::Sharded => id.to_owned(),
+        Form::Flat => format!("{FLAT_PREFIX}{id}{FLAT_SUFFIX}"),
     }
 }
 
