@@ -24,6 +24,7 @@ const DRAIN_WITHIN: Duration = Duration::from_millis(1500);
 
 /// The process that serves; started by `mount`
 #[derive(clap::Args, Debug)]
+#[expect(clippy::struct_field_names, reason = "they name the flags")]
 pub struct Worker {
     /// The conversation with the keeper
     #[arg(long)]

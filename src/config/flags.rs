@@ -20,8 +20,8 @@ pub struct Flags {
     /// Permission bits of the root directory, in octal (default: 0700)
     #[arg(long, value_name = "OCTAL")]
     pub mode: Option<String>,
-    /// What is logged: error, warn, info, debug, trace, or a list such as info,sessionfs::fs=debug
-    /// (default: $SESSIONFS_LOG, else the file's `log`, else info)
+    /// What is logged: `error`, `warn`, `info`, `debug`, `trace`, or a list such as
+    /// `info,sessionfs::fs=debug` (default: `$SESSIONFS_LOG`, else the file's `log`, else `info`)
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
 }

@@ -177,8 +177,8 @@ fn make_unusable(directory: &File) -> io::Result<()> {
     if found.uid() != 0 || found.gid() != 0 {
         std::os::unix::fs::fchown(directory, Some(0), Some(0))?;
     }
-    if found.mode() & 0o777 != 0 {
-        directory.set_permissions(std::fs::Permissions::from_mode(0))?;
+    if found.mode() & 0o777 != 0o000 {
+        directory.set_permissions(std::fs::Permissions::from_mode(0o000))?;
     }
     Ok(())
 }

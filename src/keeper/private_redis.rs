@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, Signal};
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, socket, sockopt,
 };
@@ -274,11 +274,13 @@ impl PrivateRedis {
             .stdout(messages.try_clone().map_err(failed)?)
             .stderr(messages.try_clone().map_err(failed)?)
             .args(self.arguments());
-        // SAFETY: between fork and exec this only calls umask, prctl and fcntl, which are
-        // async-signal-safe, and `lock` keeps the descriptor open until `spawn` has returned.
+        // SAFETY: between fork and exec this only calls umask, sigprocmask, prctl and fcntl, which
+        // are async-signal-safe, and `lock` keeps the descriptor open until `spawn` has returned.
         unsafe {
             command.pre_exec(move || {
                 libc::umask(0o077);
+                // A child inherits what its parent blocks; this one is stopped by SIGTERM.
+                SigSet::empty().thread_set_mask()?;
                 nix::sys::prctl::set_no_new_privs()?;
                 let held = BorrowedFd::borrow_raw(held);
                 nix::fcntl::fcntl(held, nix::fcntl::F_SETFD(nix::fcntl::FdFlag::empty()))?;
@@ -368,9 +370,8 @@ impl PrivateRedis {
         let Ok(server) = Process::found(peer.pid()) else { return Ok(Answer::NotYet) };
         match ping(&mut stream) {
             Ok(true) => Ok(Answer::Up(server)),
-            Ok(false) => Ok(Answer::NotYet),
             Err(e) if e.kind() == ErrorKind::InvalidData => Err(self.failed(&e.to_string())),
-            Err(_) => Ok(Answer::NotYet),
+            Ok(false) | Err(_) => Ok(Answer::NotYet),
         }
     }
 

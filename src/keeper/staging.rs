@@ -71,7 +71,7 @@ pub fn name_of(mountpoint: &Path) -> String {
         .chars()
         .filter_map(|c| match c {
             '/' => Some('-'),
-            c if c.is_ascii_alphanumeric() || c == '_' || c == '.' => Some(c),
+            c if c.is_ascii_alphanumeric() || "-_.".contains(c) => Some(c),
             _ => None,
         })
         .collect();
