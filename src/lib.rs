@@ -5,14 +5,18 @@
 //! - [`fs`]: the filesystem's core; runs without a kernel; asks a [`fs::store::Store`].
 //! - [`store`]: that trait on Redis: link, keys, envelope, scripts.
 //! - [`fuse`]: the adapter that decodes requests, checks permission, calls the core and replies.
-//! - `keeper`: owns the mount; starts and watches the worker and the private Redis.
-//! - `config`: file and command line, resolved into the settings of the parts above.
+//! - [`keeper`]: owns the mount; starts and watches the worker and the private Redis.
+//! - [`config`]: file and command line, resolved into the settings of the parts above.
 //! - [`telemetry`]: events that are a log line and a metric at once.
-//! - `cli`: one file per command.
+//! - [`cli`]: one file per command; [`exit`]: how one ends.
 
+pub mod cli;
+pub mod config;
 pub mod error;
+pub mod exit;
 pub mod fs;
 pub mod fuse;
+pub mod keeper;
 pub mod session;
 pub mod store;
 pub mod telemetry;

@@ -1,3 +1,13 @@
 //! The `sessionfs` command.
 
-fn main() {}
+use std::process::{ExitCode, Termination};
+
+fn main() -> ExitCode {
+    match sessionfs::cli::run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("sessionfs: {failure}");
+            failure.report()
+        }
+    }
+}

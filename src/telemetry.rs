@@ -1,6 +1,8 @@
 //! Events: each is one log line (and, once metrics are served, one counter), so that the two
 //! cannot drift apart. No event holds a session id; sessions are named by alias.
 
+pub mod log;
+
 use tracing::{error, info, warn};
 
 use crate::session::name::Alias;

@@ -1,0 +1,198 @@
+//! `sessionfs worker`: not for people. Started by the keeper with three descriptors; does all the
+//! work, with no right that an ordinary user lacks.
+
+mod first_contact;
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{FcntlArg, fcntl};
+use tokio::runtime::{Builder, Runtime};
+
+use crate::config::Config;
+use crate::exit::{ExitCode, Failure};
+use crate::keeper::confine;
+use crate::keeper::report::{Handover, Heard, Line, Order, Report};
+use crate::keeper::signals;
+use crate::store::RedisStore;
+
+/// How long what is collected may take to be written at the end.
+const DRAIN_WITHIN: Duration = Duration::from_millis(1500);
+
+/// The process that serves; started by `mount`
+#[derive(clap::Args, Debug)]
+#[expect(clippy::struct_field_names, reason = "they name the flags")]
+pub struct Worker {
+    /// The conversation with the keeper
+    #[arg(long)]
+    status_fd: RawFd,
+    /// The configuration is read from here
+    #[arg(long)]
+    config_fd: RawFd,
+    /// The kernel asks here
+    #[arg(long)]
+    fuse_fd: RawFd,
+}
+
+impl Worker {
+    /// Serves until the mount is taken away.
+    pub fn run(&self) -> Result<(), Failure> {
+        let [status, config, fuse] =
+            [self.status_fd, self.config_fd, self.fuse_fd].map(take_descriptor);
+        let line = Arc::new(Line::new(status?));
+        let Err(failure) = serve(&line, config?, fuse?) else { return Ok(()) };
+        match line.say(&Report::Failed(failure.clone())) {
+            // The keeper tells it, once.
+            Ok(()) => std::process::exit(u8::from(failure.code).into()),
+            Err(_) => Err(failure),
+        }
+    }
+}
+
+/// Takes over a descriptor that was named on the command line.
+fn take_descriptor(raw: RawFd) -> Result<OwnedFd, Failure> {
+    let by_hand = || Failure::new(ExitCode::Usage, "'worker' is started by 'sessionfs mount' only");
+    if raw <= libc::STDERR_FILENO {
+        return Err(by_hand());
+    }
+    // SAFETY: the number is only looked up; a closed one gives EBADF.
+    let borrowed = unsafe { std::os::fd::BorrowedFd::borrow_raw(raw) };
+    // No further child is to inherit it.
+    fcntl(borrowed, FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC)).map_err(|_| by_hand())?;
+    // SAFETY: it is open, was handed to this process for this purpose, and nothing else in it
+    // knows the number: this is the first thing the process does.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+fn serve(line: &Arc<Line>, config: OwnedFd, fuse: OwnedFd) -> Result<(), Failure> {
+    let Handover { config, first } = read_handover(config)?;
+    confine::become_worker(&config.worker)?;
+    // Who ends a whole service sends its signal to all at once; the keeper ends us in order.
+    signals::block()?;
+    crate::telemetry::log::init(&config.log)?;
+    confine::check_directory(&config.staging_dir, &config.worker)?;
+
+    let runtime = runtime()?;
+    if first {
+        runtime.block_on(first_contact::wait(&config))?;
+    }
+    let store = runtime.block_on(RedisStore::start(&config))?;
+    say(line, &Report::RedisOk)?;
+    await_go(line)?;
+    listen(Arc::clone(line), store.clone(), &runtime)?;
+
+    let on_init = {
+        let line = Arc::clone(line);
+        move || {
+            // Without it the keeper gives this worker up, which is what should happen then.
+            let _ = line.say(&Report::Serving);
+        }
+    };
+    let served = crate::fuse::serve(&config, fuse, store.clone(), runtime.handle(), on_init);
+    runtime.block_on(drain(&store));
+    served.map_err(|e| {
+        Failure::new(
+            ExitCode::WorkerFailed,
+            format!("serving {}: {e}", config.mountpoint.display()),
+        )
+    })
+}
+
+fn read_handover(config: OwnedFd) -> Result<Handover, Failure> {
+    const LENGTH_MAX_BYTES: u64 = 1 << 20;
+    let mut text = Vec::new();
+    File::from(config)
+        .take(LENGTH_MAX_BYTES)
+        .read_to_end(&mut text)
+        .map_err(|e| Failure::internal("read the configuration", e))?;
+    // A parser's error might repeat a part of what it read, and that holds a password.
+    serde_json::from_slice(&text)
+        .map_err(|_| Failure::internal("read the configuration", "it is not what was expected"))
+}
+
+fn runtime() -> Result<Runtime, Failure> {
+    // Waits for Redis; the work is done by the threads that serve the kernel.
+    const THREADS: usize = 2;
+    Builder::new_multi_thread()
+        .worker_threads(THREADS)
+        .thread_name("store")
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::internal("start threads", e))
+}
+
+/// Waits for the order to serve.
+fn await_go(line: &Line) -> Result<(), Failure> {
+    loop {
+        match line.wait() {
+            Heard::Message(Order::Go) => return Ok(()),
+            Heard::Message(Order::Drain) | Heard::Nothing => {}
+            Heard::Gone => return Err(Failure::internal("serve", "the keeper is gone")),
+        }
+    }
+}
+
+/// Carries out the keeper's orders from now on, and ends with the keeper.
+fn listen(line: Arc<Line>, store: RedisStore, runtime: &Runtime) -> Result<(), Failure> {
+    let handle = runtime.handle().clone();
+    let orders = move || {
+        loop {
+            match line.wait() {
+                Heard::Message(Order::Drain) => {
+                    handle.block_on(drain(&store));
+                    if line.say(&Report::Drained).is_err() {
+                        break;
+                    }
+                }
+                Heard::Message(Order::Go) | Heard::Nothing => {}
+                Heard::Gone => break,
+            }
+        }
+        // The kernel has sent SIGKILL already, unless the keeper died before that was arranged.
+        std::process::abort();
+    };
+    std::thread::Builder::new()
+        .name("orders".into())
+        .spawn(orders)
+        .map(|_| ())
+        .map_err(|e| Failure::internal("start threads", e))
+}
+
+async fn drain(store: &RedisStore) {
+    store.drain(DRAIN_WITHIN).await;
+}
+
+fn say(line: &Line, report: &Report) -> Result<(), Failure> {
+    line.say(report).map_err(|e| Failure::internal("report to the keeper", e))
+}
+
+/// Says something at most every few seconds.
+struct Reminder {
+    next: Instant,
+}
+
+impl Reminder {
+    const EVERY: Duration = Duration::from_secs(3);
+
+    /// Says it for the first time now.
+    fn new() -> Self {
+        Self { next: Instant::now() }
+    }
+
+    /// Whether it is time to say it (again).
+    fn is_due(&mut self) -> bool {
+        let due = Instant::now() >= self.next;
+        if due {
+            self.next = Instant::now() + Self::EVERY;
+        }
+        due
+    }
+}
+
+/// Reads nothing, but names what is configured, for messages.
+fn place(config: &Config) -> &str {
+    &config.redis.url
+}

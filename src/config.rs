@@ -1,0 +1,652 @@
+//! File, environment and command line, resolved into the one configuration that is used.
+//!
+//! What the user wrote ([`File`], [`Flags`]) and what is used ([`Config`]) are different types:
+//! the first has every key optional and every value text, the second has neither. A [`Config`]
+//! can be serialised, because the keeper resolves it as root (only root may read the password)
+//! and hands it to the unprivileged worker through a pipe. Never through arguments or the
+//! environment: those can be read in `/proc`.
+
+pub mod file;
+pub mod flags;
+pub mod people;
+pub mod units;
+
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use redis::IntoConnectionInfo;
+use serde::{Deserialize, Serialize};
+
+use crate::exit::{ExitCode, Failure};
+use crate::session::policy::Lifetimes;
+use file::File;
+use flags::Flags;
+use people::Person;
+
+/// The environment variable that says what is logged.
+pub const LOG_VARIABLE: &str = "SESSIONFS_LOG";
+
+const SECOND_MS: u64 = 1000;
+const MINUTE_MS: u64 = 60 * SECOND_MS;
+const HOUR_MS: u64 = 60 * MINUTE_MS;
+const YEAR_MS: u64 = 366 * 24 * HOUR_MS;
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+/// Everything that is configured, resolved.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Config {
+    /// Where the tree appears; absolute, without symbolic links.
+    pub mountpoint: PathBuf,
+    /// What is logged.
+    pub log: String,
+    /// Who owns the tree.
+    pub tree: Tree,
+    /// The Redis that holds the sessions; the private one, if no other was named.
+    pub redis: Redis,
+    /// How to run the private Redis, if no other was named.
+    pub private_redis: Option<PrivateRedis>,
+    /// As whom the worker runs.
+    pub worker: Worker,
+    /// When a session ends.
+    pub lifetime: Lifetime,
+    /// Bounds.
+    pub limits: Limits,
+    /// What callers see of an outage.
+    pub outage: Outage,
+    /// Who acts for no person.
+    pub activity: Activity,
+    /// Where this mount's staging files lie: on a tmpfs, the worker's own, 0700.
+    pub staging_dir: PathBuf,
+}
+
+/// Owner and permission of everything in the tree.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Tree {
+    /// Odoo's user.
+    pub owner_uid: u32,
+    /// Its group.
+    pub owner_gid: u32,
+    /// Permission bits of the root directory.
+    pub mode: u32,
+}
+
+/// How to reach Redis.
+#[derive(Clone, Deserialize, Serialize)]
+pub struct Redis {
+    /// Its address without user and password.
+    pub url: String,
+    /// User name, from the URL or its own key.
+    pub username: Option<String>,
+    /// Password, from the URL or its file.
+    pub password: Option<String>,
+    /// The beginning of every key.
+    pub prefix: String,
+    /// Bound of one attempt to connect.
+    pub connect_timeout_ms: u64,
+    /// Bound of one request.
+    pub request_timeout_ms: u64,
+    /// How long a first start waits for it.
+    pub start_wait_ms: u64,
+}
+
+impl fmt::Debug for Redis {
+    /// Without the password: a configuration is printed in errors and logs.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Redis")
+            .field("url", &self.url)
+            .field("username", &self.username)
+            .field("password", &self.password.as_ref().map(|_| "..."))
+            .field("prefix", &self.prefix)
+            .field("connect_timeout_ms", &self.connect_timeout_ms)
+            .field("request_timeout_ms", &self.request_timeout_ms)
+            .field("start_wait_ms", &self.start_wait_ms)
+            .finish()
+    }
+}
+
+/// How to run the private Redis.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct PrivateRedis {
+    /// Its state directory.
+    pub dir: PathBuf,
+    /// The program.
+    pub server: PathBuf,
+    /// The most memory it may use.
+    pub memory_bytes: u64,
+}
+
+/// As whom the worker (and the private Redis) runs.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Worker {
+    /// The user's name, for messages.
+    pub user: String,
+    /// Its id; never 0.
+    pub uid: u32,
+    /// Its only group.
+    pub gid: u32,
+}
+
+/// When a session ends: see [`Lifetimes`].
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[expect(missing_docs, reason = "described where they are used: Lifetimes")]
+pub struct Lifetime {
+    pub idle_ms: u64,
+    pub anonymous_idle_ms: u64,
+    pub anonymous_unopened_ms: u64,
+    pub absolute_ms: Option<u64>,
+    pub grace_ms: u64,
+    pub tombstone_ms: u64,
+}
+
+impl From<&Lifetime> for Lifetimes {
+    fn from(lifetime: &Lifetime) -> Self {
+        Self {
+            idle_ms: lifetime.idle_ms,
+            anonymous_idle_ms: lifetime.anonymous_idle_ms,
+            anonymous_unopened_ms: lifetime.anonymous_unopened_ms,
+            absolute_ms: lifetime.absolute_ms,
+            grace_ms: lifetime.grace_ms,
+            tombstone_ms: lifetime.tombstone_ms,
+        }
+    }
+}
+
+/// Bounds of what one mount holds.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Limits {
+    /// One session; a longer one fails at `write`.
+    pub session_bytes: u64,
+    /// All staging files together.
+    pub staging_bytes: u64,
+    /// Node ids that the kernel may hold.
+    pub nodes: u64,
+}
+
+/// What callers see of an outage.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Outage {
+    /// One step of waiting, ended by EINTR.
+    pub wait_step_ms: u64,
+    /// All of it, ended by EIO.
+    pub wait_total_ms: u64,
+}
+
+/// Which processes act for no person.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Activity {
+    /// One of these among its arguments.
+    pub passive_argv: Vec<String>,
+    /// One of these at the beginning of its title.
+    pub passive_title: Vec<String>,
+}
+
+impl Config {
+    /// Resolves the flags of `mount` and the file they name. `mountpoint` is resolved already.
+    pub fn resolve(mountpoint: &Path, flags: &Flags) -> Result<Self, Failure> {
+        let file = File::load(flags.config.as_deref())?;
+        let worker = worker(&file.worker)?;
+        let private_redis = match flags.redis.as_ref().or(file.redis.url.as_ref()) {
+            Some(_) => None,
+            None => Some(private_redis(&file.private_redis)?),
+        };
+        let limits = limits(&file.limits)?;
+        Ok(Self {
+            mountpoint: mountpoint.to_owned(),
+            log: log_filter(flags, &file)?,
+            tree: tree(flags, &file)?,
+            redis: redis(flags, &file.redis, private_redis.as_ref())?,
+            private_redis,
+            worker,
+            lifetime: lifetime(&file.lifetime)?,
+            limits,
+            outage: outage(&file.outage)?,
+            activity: activity(&file.activity)?,
+            staging_dir: crate::keeper::staging::place(file.staging_dir.as_deref(), mountpoint)?,
+        })
+    }
+}
+
+/// What is logged: flag, environment, file, in this order.
+fn log_filter(flags: &Flags, file: &File) -> Result<String, Failure> {
+    let environment = std::env::var(LOG_VARIABLE).ok().filter(|filter| !filter.is_empty());
+    let filter = flags
+        .log
+        .clone()
+        .or(environment)
+        .or_else(|| file.log.clone())
+        .unwrap_or_else(|| "info".to_owned());
+    crate::telemetry::log::check_filter(&filter)?;
+    Ok(filter)
+}
+
+fn tree(flags: &Flags, file: &File) -> Result<Tree, Failure> {
+    let owner = match flags.owner.as_deref().or(file.owner.as_deref()) {
+        Some(name) => people::user(name, "owner")?,
+        None => people::find("odoo").map_or_else(|| people::user("root", "owner"), Ok)?,
+    };
+    let owner_gid = match (flags.group.as_deref().or(file.group.as_deref()), owner.gid) {
+        (Some(name), _) => people::group(name, "group")?,
+        (None, Some(gid)) => gid,
+        (None, None) => {
+            return Err(Failure::new(
+                ExitCode::UnknownUser,
+                format!("group: user {} has no account, so name its group as well", owner.name),
+            ));
+        }
+    };
+    let mode = match flags.mode.as_deref().or(file.mode.as_deref()) {
+        Some(text) => units::mode(text).map_err(|e| bad("mode", text, &e))?,
+        None => 0o700,
+    };
+    Ok(Tree { owner_uid: owner.uid, owner_gid, mode })
+}
+
+fn worker(file: &file::Worker) -> Result<Worker, Failure> {
+    const KEY: &str = "worker.user";
+    let person = match file.user.as_deref() {
+        Some(name) => people::user(name, KEY)?,
+        None => people::find("sessionfs").map_or_else(|| people::user("nobody", KEY), Ok)?,
+    };
+    let Person { name, uid, gid: Some(gid) } = person else {
+        return Err(bad(KEY, &person.name, "has no account, so its group is not known"));
+    };
+    if uid == 0 || gid == 0 {
+        return Err(bad(KEY, &name, "would run as root; name an unprivileged user"));
+    }
+    Ok(Worker { user: name, uid, gid })
+}
+
+fn private_redis(file: &file::PrivateRedis) -> Result<PrivateRedis, Failure> {
+    let dir = file.dir.clone().unwrap_or_else(|| PathBuf::from("/var/lib/sessionfs"));
+    if !dir.is_absolute() {
+        return Err(bad("private_redis.dir", &dir.to_string_lossy(), "is not an absolute path"));
+    }
+    Ok(PrivateRedis {
+        server: crate::keeper::private_redis::program(file.server.as_deref())?,
+        memory_bytes: size(
+            "private_redis.memory",
+            file.memory.as_deref(),
+            256 * MIB,
+            16 * MIB..=1024 * GIB,
+        )?,
+        dir,
+    })
+}
+
+/// How to reach Redis: the one named, or the private one's socket.
+fn redis(
+    flags: &Flags,
+    file: &file::Redis,
+    private: Option<&PrivateRedis>,
+) -> Result<Redis, Failure> {
+    let mut redis = Redis {
+        url: String::new(),
+        username: file.username.clone(),
+        password: file.password_file.as_deref().map(password).transpose()?,
+        prefix: prefix(file.prefix.as_deref().unwrap_or("sessionfs"))?,
+        connect_timeout_ms: duration(
+            "redis.connect_timeout",
+            file.connect_timeout.as_deref(),
+            2 * SECOND_MS,
+            10..=MINUTE_MS,
+        )?,
+        request_timeout_ms: duration(
+            "redis.request_timeout",
+            file.request_timeout.as_deref(),
+            500,
+            10..=MINUTE_MS,
+        )?,
+        start_wait_ms: duration(
+            "redis.start_wait",
+            file.start_wait.as_deref(),
+            30 * SECOND_MS,
+            1..=24 * HOUR_MS,
+        )?,
+    };
+    match (private, flags.redis.as_ref().or(file.url.as_ref())) {
+        (Some(private), _) => redis.url = unix_url(&private.dir.join("redis.sock")),
+        (None, Some(url)) => {
+            let named = split_url(url)?;
+            redis.url = named.url;
+            redis.username = once("redis.username", redis.username, named.username)?;
+            redis.password = once("redis.password_file", redis.password, named.password)?;
+        }
+        (None, None) => return Err(Failure::internal("resolve the Redis URL", "there is none")),
+    }
+    Ok(redis)
+}
+
+/// A URL taken apart, so that what is logged cannot hold the password.
+struct NamedUrl {
+    url: String,
+    username: Option<String>,
+    password: Option<String>,
+}
+
+fn split_url(url: &str) -> Result<NamedUrl, Failure> {
+    let refuse = |reason: &str| {
+        // The URL itself may hold a password, so it is not repeated.
+        Failure::new(
+            ExitCode::BadUrl,
+            format!(
+                "Redis URL: {reason}; write redis://HOST:PORT/DB, rediss://HOST:PORT/DB or \
+                 unix:/PATH"
+            ),
+        )
+    };
+    let info = url.into_connection_info().map_err(|e| refuse(&e.to_string()))?;
+    let settings = info.redis_settings();
+    let database = settings.db();
+    let named = match info.addr() {
+        redis::ConnectionAddr::Tcp(host, port) => {
+            format!("redis://{}:{port}/{database}", bracketed(host))
+        }
+        redis::ConnectionAddr::TcpTls { host, port, insecure: false, .. } => {
+            format!("rediss://{}:{port}/{database}", bracketed(host))
+        }
+        redis::ConnectionAddr::TcpTls { .. } => {
+            return Err(refuse("#insecure would accept any certificate"));
+        }
+        redis::ConnectionAddr::Unix(path) => format!("{}?db={database}", unix_url(path)),
+        _ => return Err(refuse("this kind of address is not supported")),
+    };
+    Ok(NamedUrl {
+        url: named,
+        username: settings.username().map(ToOwned::to_owned),
+        password: settings.password().map(ToOwned::to_owned),
+    })
+}
+
+fn bracketed(host: &str) -> String {
+    if host.contains(':') { format!("[{host}]") } else { host.to_owned() }
+}
+
+/// The URL of a unix socket: whatever a URL would take for its own is escaped.
+fn unix_url(path: &Path) -> String {
+    use fmt::Write;
+    path.as_os_str().as_bytes().iter().fold("unix:".to_owned(), |mut url, byte| {
+        if byte.is_ascii_alphanumeric() || b"/._-".contains(byte) {
+            url.push(char::from(*byte));
+        } else {
+            // Writing to a String cannot fail.
+            let _ = write!(url, "%{byte:02X}");
+        }
+        url
+    })
+}
+
+/// A setting that may stand in the URL or under its own key, not both.
+fn once<T>(key: &str, own: Option<T>, url: Option<T>) -> Result<Option<T>, Failure> {
+    if own.is_some() && url.is_some() {
+        return Err(Failure::new(
+            ExitCode::BadValue,
+            format!("{key} is given, and the Redis URL says it as well; remove one of them"),
+        ));
+    }
+    Ok(own.or(url))
+}
+
+fn password(path: &Path) -> Result<String, Failure> {
+    const LENGTH_MAX_BYTES: u64 = 4096;
+    let text = file::read_bounded(path, LENGTH_MAX_BYTES).map_err(|e| {
+        Failure::new(
+            ExitCode::UnreadableFile,
+            format!("redis.password_file {}: {e}; name a readable file", path.display()),
+        )
+    })?;
+    let password = text.trim_end_matches(['\n', '\r']);
+    if password.is_empty() {
+        return Err(bad("redis.password_file", &path.to_string_lossy(), "is empty"));
+    }
+    Ok(password.to_owned())
+}
+
+fn prefix(text: &str) -> Result<String, Failure> {
+    const LENGTH_MAX_BYTES: usize = 64;
+    // Braces would move the hash tag; glob characters would widen an ACL's key pattern.
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-_.:/".contains(&b);
+    if text.is_empty() || text.len() > LENGTH_MAX_BYTES || !text.bytes().all(allowed) {
+        return Err(bad("redis.prefix", text, "is not 1 to 64 letters, digits or any of -_.:/"));
+    }
+    Ok(text.to_owned())
+}
+
+fn lifetime(file: &file::Lifetime) -> Result<Lifetime, Failure> {
+    let default = Lifetimes::default();
+    let range = SECOND_MS..=10 * YEAR_MS;
+    Ok(Lifetime {
+        idle_ms: duration("lifetime.idle", file.idle.as_deref(), default.idle_ms, range.clone())?,
+        anonymous_idle_ms: duration(
+            "lifetime.anonymous_idle",
+            file.anonymous_idle.as_deref(),
+            default.anonymous_idle_ms,
+            range.clone(),
+        )?,
+        anonymous_unopened_ms: duration(
+            "lifetime.anonymous_unopened",
+            file.anonymous_unopened.as_deref(),
+            default.anonymous_unopened_ms,
+            range.clone(),
+        )?,
+        absolute_ms: match file.absolute.as_deref() {
+            None => default.absolute_ms,
+            Some("off") => None,
+            Some(text) => Some(duration("lifetime.absolute", Some(text), 0, range)?),
+        },
+        grace_ms: duration(
+            "lifetime.grace",
+            file.grace.as_deref(),
+            default.grace_ms,
+            SECOND_MS..=24 * HOUR_MS,
+        )?,
+        tombstone_ms: duration(
+            "lifetime.tombstone",
+            file.tombstone.as_deref(),
+            default.tombstone_ms,
+            SECOND_MS..=30 * 24 * HOUR_MS,
+        )?,
+    })
+}
+
+fn limits(file: &file::Limits) -> Result<Limits, Failure> {
+    const NODES: RangeInclusive<u64> = 1_000..=100_000_000;
+    let session_bytes =
+        size("limits.session", file.session.as_deref(), 4 * MIB, 4 * KIB..=64 * MIB)?;
+    let staging_bytes =
+        size("limits.staging", file.staging.as_deref(), 256 * MIB, session_bytes..=64 * GIB)?;
+    let nodes = file.nodes.unwrap_or(1_000_000);
+    if !NODES.contains(&nodes) {
+        return Err(bad(
+            "limits.nodes",
+            &nodes.to_string(),
+            &range_words(NODES, |n| n.to_string()),
+        ));
+    }
+    Ok(Limits { session_bytes, staging_bytes, nodes })
+}
+
+fn outage(file: &file::Outage) -> Result<Outage, Failure> {
+    let wait_step_ms = duration(
+        "outage.wait_step",
+        file.wait_step.as_deref(),
+        2 * SECOND_MS,
+        100..=10 * SECOND_MS,
+    )?;
+    let wait_total_ms = duration(
+        "outage.wait_total",
+        file.wait_total.as_deref(),
+        (20 * SECOND_MS).max(wait_step_ms),
+        wait_step_ms..=10 * MINUTE_MS,
+    )?;
+    Ok(Outage { wait_step_ms, wait_total_ms })
+}
+
+fn activity(file: &file::Activity) -> Result<Activity, Failure> {
+    const WORDS_MAX: usize = 64;
+    let words = |key, words: Option<&Vec<String>>, default: &str| {
+        let words = words.cloned().unwrap_or_else(|| vec![default.to_owned()]);
+        if words.len() > WORDS_MAX || words.iter().any(String::is_empty) {
+            return Err(bad(key, &words.join(", "), "has an empty word, or more than 64"));
+        }
+        Ok(words)
+    };
+    Ok(Activity {
+        passive_argv: words("activity.passive_argv", file.passive_argv.as_ref(), "gevent")?,
+        passive_title: words(
+            "activity.passive_title",
+            file.passive_title.as_ref(),
+            "odoo: WorkerCron",
+        )?,
+    })
+}
+
+fn duration(
+    key: &str,
+    text: Option<&str>,
+    default_ms: u64,
+    range_ms: RangeInclusive<u64>,
+) -> Result<u64, Failure> {
+    let Some(text) = text else { return Ok(default_ms) };
+    let ms = units::duration_ms(text).map_err(|e| bad(key, text, &e))?;
+    if range_ms.contains(&ms) {
+        return Ok(ms);
+    }
+    let words = |ms| humantime::format_duration(std::time::Duration::from_millis(ms)).to_string();
+    Err(bad(key, text, &range_words(range_ms, words)))
+}
+
+fn size(
+    key: &str,
+    text: Option<&str>,
+    default_bytes: u64,
+    range_bytes: RangeInclusive<u64>,
+) -> Result<u64, Failure> {
+    let bytes = match text {
+        Some(text) => units::size_bytes(text).map_err(|e| bad(key, text, &e))?,
+        None => default_bytes.clamp(*range_bytes.start(), *range_bytes.end()),
+    };
+    if range_bytes.contains(&bytes) {
+        return Ok(bytes);
+    }
+    let words = |bytes: u64| format!("{}KiB", bytes / KIB);
+    Err(bad(key, text.unwrap_or_default(), &range_words(range_bytes, words)))
+}
+
+fn range_words(range: RangeInclusive<u64>, words: impl Fn(u64) -> String) -> String {
+    format!("is not between {} and {}", words(*range.start()), words(*range.end()))
+}
+
+fn bad(key: &str, value: &str, reason: &str) -> Failure {
+    Failure::new(ExitCode::BadValue, format!("{key}: '{value}' {reason}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolve(text: &str, redis: Option<&str>) -> Result<Config, Failure> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        let flags = Flags {
+            config: Some(file.path().to_owned()),
+            redis: redis.map(ToOwned::to_owned),
+            log: Some("info".into()),
+            ..Flags::default()
+        };
+        Config::resolve(Path::new("/mnt"), &flags)
+    }
+
+    const REDIS: Option<&str> = Some("redis://localhost:6379/3");
+
+    #[test]
+    fn defaults() {
+        let config = resolve("staging_dir = \"/dev/shm/sessionfs-test\"", REDIS).unwrap();
+        assert_eq!(config.tree.mode, 0o700);
+        assert_eq!(config.redis.url, "redis://localhost:6379/3");
+        assert_eq!(config.redis.prefix, "sessionfs");
+        assert_eq!(config.private_redis, None);
+        assert_eq!(Lifetimes::from(&config.lifetime), Lifetimes::default());
+        assert_eq!(config.limits.session_bytes, 4 << 20);
+        assert_eq!(config.outage, Outage { wait_step_ms: 2000, wait_total_ms: 20_000 });
+        assert_ne!(config.worker.uid, 0);
+    }
+
+    #[test]
+    fn the_flag_wins_over_the_file() {
+        let config = resolve("[redis]\nurl = \"redis://elsewhere\"", REDIS).unwrap();
+        assert_eq!(config.redis.url, "redis://localhost:6379/3");
+        let config = resolve("[redis]\nurl = \"redis://elsewhere\"", None).unwrap();
+        assert_eq!(config.redis.url, "redis://elsewhere:6379/0");
+    }
+
+    #[test]
+    fn a_password_is_kept_out_of_url_and_debug_output() {
+        let config = resolve("", Some("rediss://me:s%40cret@[::1]:7000/2")).unwrap();
+        assert_eq!(config.redis.url, "rediss://[::1]:7000/2");
+        assert_eq!(config.redis.username.as_deref(), Some("me"));
+        assert_eq!(config.redis.password.as_deref(), Some("s@cret"));
+        assert!(!format!("{config:?}").contains("cret"));
+        let crossed = serde_json::to_string(&config).unwrap();
+        let crossed: Config = serde_json::from_str(&crossed).unwrap();
+        assert_eq!(crossed.redis.password, config.redis.password);
+    }
+
+    #[test]
+    fn a_unix_socket_with_an_odd_name_survives() {
+        let config = resolve("", Some("unix:/tmp/a%20b%23%3F/redis.sock?db=4")).unwrap();
+        assert_eq!(config.redis.url, "unix:/tmp/a%20b%23%3F/redis.sock?db=4");
+    }
+
+    #[test]
+    fn bad_urls_are_told_without_repeating_them() {
+        for url in
+            ["localhost", "http://:secret@x", "redis://:secret@", "redis://h/secret", "unix:x"]
+        {
+            let failure = resolve("", Some(url)).unwrap_err();
+            assert_eq!(failure.code, ExitCode::BadUrl, "{url}");
+            assert!(!failure.to_string().contains("secret"), "{failure}");
+        }
+    }
+
+    #[test]
+    fn values_out_of_range_name_key_and_range() {
+        let cases = [
+            ("[lifetime]\nidle = \"1ms\"", "lifetime.idle: '1ms' is not between 1s and"),
+            ("[lifetime]\nidle = \"off\"", "lifetime.idle: 'off' is no duration"),
+            ("[limits]\nsession = \"1GiB\"", "limits.session: '1GiB' is not between 4KiB and"),
+            ("[limits]\nnodes = 1", "limits.nodes: '1' is not between 1000 and"),
+            ("[outage]\nwait_total = \"1s\"", "outage.wait_total: '1s' is not between 2s and"),
+            ("[redis]\nprefix = \"{x}\"", "redis.prefix: '{x}' is not"),
+            ("[activity]\npassive_argv = [\"\"]", "activity.passive_argv: '' has an empty word"),
+            ("mode = \"rwx\"", "mode: 'rwx' is no mode"),
+            ("[worker]\nuser = \"root\"", "worker.user: 'root' would run as root"),
+        ];
+        for (text, expected) in cases {
+            let failure = resolve(text, REDIS).unwrap_err();
+            assert_eq!(failure.code, ExitCode::BadValue, "{text}");
+            assert!(failure.to_string().starts_with(expected), "{failure}");
+        }
+    }
+
+    #[test]
+    fn absolute_may_be_off_or_a_duration() {
+        let config = resolve("[lifetime]\nabsolute = \"12h\"", REDIS).unwrap();
+        assert_eq!(config.lifetime.absolute_ms, Some(12 * HOUR_MS));
+        let config = resolve("[lifetime]\nabsolute = \"off\"", REDIS).unwrap();
+        assert_eq!(config.lifetime.absolute_ms, None);
+    }
+
+    #[test]
+    fn a_password_given_twice_is_refused() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "secret\n").unwrap();
+        let text = format!("[redis]\npassword_file = {:?}", file.path());
+        assert_eq!(resolve(&text, REDIS).unwrap().redis.password.as_deref(), Some("secret"));
+        let failure = resolve(&text, Some("redis://:other@h")).unwrap_err();
+        assert_eq!(failure.code, ExitCode::BadValue);
+    }
+}

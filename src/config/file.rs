@@ -1,0 +1,353 @@
+//! The configuration file as written: every key optional, every value still text.
+//!
+//! [`KEYS`] is the list that the documentation is held against and from which a misspelt key's
+//! right form is found; a test holds it against the types.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use toml::Table;
+
+use crate::exit::{ExitCode, Failure};
+
+/// The file that is read when none is named, if it exists.
+pub const DEFAULT_PATH: &str = "/etc/sessionfs/sessionfs.toml";
+
+/// Nobody writes a longer one by hand.
+const LENGTH_MAX_BYTES: u64 = 1 << 20;
+
+/// Declares a table of the file and the list of its keys at once.
+macro_rules! table {
+    ($(#[doc = $doc:literal])+ $name:ident($prefix:literal): $keys:ident {
+        $($(#[doc = $field_doc:literal])+ $field:ident: $type:ty,)*
+    } $({ $($(#[doc = $sub_doc:literal])+ $sub:ident: $sub_type:ident,)* })?) => {
+        $(#[doc = $doc])+
+        #[derive(Clone, Debug, Default, Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        pub struct $name {
+            $($(#[doc = $field_doc])+ pub $field: Option<$type>,)*
+            $($($(#[doc = $sub_doc])+ pub $sub: $sub_type,)*)?
+        }
+
+        const $keys: &[&str] = &[$(concat!($prefix, stringify!($field)),)*];
+    };
+}
+
+table! {
+    /// The whole file.
+    File(""): TOP_KEYS {
+        /// Owner of the tree.
+        owner: String,
+        /// Group of the tree.
+        group: String,
+        /// Permission bits of the root directory.
+        mode: String,
+        /// What is logged.
+        log: String,
+        /// Where staging files lie.
+        staging_dir: PathBuf,
+    } {
+        /// `[redis]`
+        redis: Redis,
+        /// `[private_redis]`
+        private_redis: PrivateRedis,
+        /// `[worker]`
+        worker: Worker,
+        /// `[lifetime]`
+        lifetime: Lifetime,
+        /// `[limits]`
+        limits: Limits,
+        /// `[outage]`
+        outage: Outage,
+        /// `[activity]`
+        activity: Activity,
+    }
+}
+
+table! {
+    /// The Redis that is already there.
+    Redis("redis."): REDIS_KEYS {
+        /// Its address.
+        url: String,
+        /// Who to log in as.
+        username: String,
+        /// A file that holds the password.
+        password_file: PathBuf,
+        /// The beginning of every key.
+        prefix: String,
+        /// Bound of one attempt to connect.
+        connect_timeout: String,
+        /// Bound of one request.
+        request_timeout: String,
+        /// How long a start waits for it.
+        start_wait: String,
+    }
+}
+
+table! {
+    /// The Redis that is started when no other is named.
+    PrivateRedis("private_redis."): PRIVATE_REDIS_KEYS {
+        /// Its state directory.
+        dir: PathBuf,
+        /// The program.
+        server: PathBuf,
+        /// The most memory it may use.
+        memory: String,
+    }
+}
+
+table! {
+    /// The process that serves.
+    Worker("worker."): WORKER_KEYS {
+        /// The user it runs as.
+        user: String,
+    }
+}
+
+table! {
+    /// When a session ends.
+    Lifetime("lifetime."): LIFETIME_KEYS {
+        /// Authenticated: after its last activity.
+        idle: String,
+        /// Anonymous: after its last activity.
+        anonymous_idle: String,
+        /// Anonymous: if it was never opened.
+        anonymous_unopened: String,
+        /// Authenticated: after its login.
+        absolute: String,
+        /// How long a dead session is recognised.
+        grace: String,
+        /// How long the mark of an ended session stays.
+        tombstone: String,
+    }
+}
+
+table! {
+    /// Bounds.
+    Limits("limits."): LIMITS_KEYS {
+        /// One session.
+        session: String,
+        /// All staging files.
+        staging: String,
+        /// Node ids that the kernel may hold.
+        nodes: u64,
+    }
+}
+
+table! {
+    /// What callers see of an outage.
+    Outage("outage."): OUTAGE_KEYS {
+        /// One step of waiting.
+        wait_step: String,
+        /// All of it.
+        wait_total: String,
+    }
+}
+
+table! {
+    /// Who acts for no person.
+    Activity("activity."): ACTIVITY_KEYS {
+        /// Arguments of a passive process.
+        passive_argv: Vec<String>,
+        /// The beginnings of a passive process's title.
+        passive_title: Vec<String>,
+    }
+}
+
+/// Every accepted key, in full.
+pub fn keys() -> impl Iterator<Item = &'static str> {
+    [
+        TOP_KEYS,
+        REDIS_KEYS,
+        PRIVATE_REDIS_KEYS,
+        WORKER_KEYS,
+        LIFETIME_KEYS,
+        LIMITS_KEYS,
+        OUTAGE_KEYS,
+        ACTIVITY_KEYS,
+    ]
+    .into_iter()
+    .flatten()
+    .copied()
+}
+
+impl File {
+    /// Reads the named file, or the default one if it exists.
+    pub fn load(named: Option<&Path>) -> Result<Self, Failure> {
+        let path = named.unwrap_or(Path::new(DEFAULT_PATH));
+        let text = match read_bounded(path, LENGTH_MAX_BYTES) {
+            Ok(text) => text,
+            Err(e) if named.is_none() && e.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(Self::default());
+            }
+            Err(e) => {
+                return Err(Failure::new(
+                    ExitCode::UnreadableFile,
+                    format!(
+                        "configuration file {}: {e}; name a readable file with --config",
+                        path.display()
+                    ),
+                ));
+            }
+        };
+        Self::parse(&text, path)
+    }
+
+    fn parse(text: &str, path: &Path) -> Result<Self, Failure> {
+        let table: Table = text.parse().map_err(|e| describe(&e, text, path))?;
+        refuse_unknown_keys(&table, path)?;
+        toml::from_str(text).map_err(|e| describe(&e, text, path))
+    }
+}
+
+/// Reads a small text file, refusing what is too long to be one.
+pub fn read_bounded(path: &Path, length_max_bytes: u64) -> std::io::Result<String> {
+    use std::io::{Error, ErrorKind, Read};
+    let file = std::fs::File::open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(Error::new(ErrorKind::InvalidInput, "is not a regular file"));
+    }
+    let mut text = String::new();
+    file.take(length_max_bytes + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > length_max_bytes {
+        return Err(Error::new(ErrorKind::InvalidData, "is too long"));
+    }
+    Ok(text)
+}
+
+/// A parser's error with file and line, without its picture of the text.
+fn describe(error: &toml::de::Error, text: &str, path: &Path) -> Failure {
+    let line = error
+        .span()
+        .and_then(|span| text.get(..span.start))
+        .map(|before| format!(":{}", before.matches('\n').count() + 1))
+        .unwrap_or_default();
+    Failure::new(ExitCode::BadValue, format!("{}{line}: {}", path.display(), error.message()))
+}
+
+fn refuse_unknown_keys(table: &Table, path: &Path) -> Result<(), Failure> {
+    for (name, value) in table {
+        match value {
+            toml::Value::Table(inner) => {
+                let prefix = format!("{name}.");
+                if !keys().any(|key| key.starts_with(&prefix)) {
+                    return Err(unknown(name, path));
+                }
+                for inner_name in inner.keys() {
+                    known(&format!("{prefix}{inner_name}"), path)?;
+                }
+            }
+            // A table's name with a plain value is a wrong value, which the types will say.
+            _ if keys().any(|key| key.starts_with(&format!("{name}."))) => {}
+            _ => known(name, path)?,
+        }
+    }
+    Ok(())
+}
+
+fn known(key: &str, path: &Path) -> Result<(), Failure> {
+    if keys().any(|known| known == key) { Ok(()) } else { Err(unknown(key, path)) }
+}
+
+fn unknown(key: &str, path: &Path) -> Failure {
+    let remedy = nearest(key).map_or_else(
+        || "see docs/configuration.md for the keys there are".to_owned(),
+        |near| format!("did you mean '{near}'?"),
+    );
+    Failure::new(ExitCode::UnknownKey, format!("{}: unknown key '{key}'; {remedy}", path.display()))
+}
+
+/// The key or table that was probably meant: a few letters away, or the same word in another
+/// table.
+fn nearest(wrong: &str) -> Option<&'static str> {
+    const LENGTH_MAX_CHARS: usize = 64;
+    const DISTANCE_MAX: usize = 3;
+    if wrong.len() > LENGTH_MAX_CHARS {
+        return None;
+    }
+    let wrong_word = wrong.rsplit('.').next().unwrap_or(wrong);
+    let tables = keys().filter_map(|key| key.split_once('.').map(|(table, _)| table));
+    let near = keys()
+        .chain(tables)
+        .map(|key| (distance(wrong, key), key))
+        .min()
+        .filter(|(distance, key)| *distance <= DISTANCE_MAX.min(key.len() / 2));
+    let elsewhere = || keys().find(|key| key.rsplit('.').next() == Some(wrong_word));
+    near.map(|(_, key)| key).or_else(elsewhere)
+}
+
+/// Levenshtein's distance: how many letters to add, drop or change.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, to) in b.iter().enumerate() {
+            let change = diagonal + usize::from(from != *to);
+            diagonal = row[j + 1];
+            row[j + 1] = change.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<File, Failure> {
+        File::parse(text, Path::new("test.toml"))
+    }
+
+    #[test]
+    fn every_listed_key_is_accepted() {
+        for key in keys() {
+            let (table, name) = key.rsplit_once('.').unwrap_or(("", key));
+            let value = match key {
+                "limits.nodes" => "7",
+                "activity.passive_argv" | "activity.passive_title" => "[\"x\"]",
+                _ => "\"x\"",
+            };
+            let header = if table.is_empty() { String::new() } else { format!("[{table}]\n") };
+            parse(&format!("{header}{name} = {value}\n")).unwrap();
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_names_file_key_and_remedy() {
+        let cases = [
+            ("ownr = 'x'", "test.toml: unknown key 'ownr'; did you mean 'owner'?"),
+            (
+                "[lifetime]\nidel = '1h'",
+                "test.toml: unknown key 'lifetime.idel'; did you mean 'lifetime.idle'?",
+            ),
+            ("[lifetimes]\nidle = '1h'", "unknown key 'lifetimes'; did you mean 'lifetime'?"),
+            ("idle = '1h'", "unknown key 'idle'; did you mean 'lifetime.idle'?"),
+            ("[redis]\nmemory = '1MiB'", "'redis.memory'; did you mean 'private_redis.memory'?"),
+            ("quux = 1", "unknown key 'quux'; see docs/configuration.md"),
+        ];
+        for (text, expected) in cases {
+            let failure = parse(text).unwrap_err();
+            assert_eq!(failure.code, ExitCode::UnknownKey, "{text}");
+            assert!(failure.to_string().contains(expected), "{failure}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_type_names_file_and_line() {
+        for (text, line) in [("owner = 5", 1), ("\nredis = 5", 2), ("[limits]\nnodes = -1", 2)] {
+            let failure = parse(text).unwrap_err();
+            assert_eq!(failure.code, ExitCode::BadValue);
+            assert!(failure.to_string().starts_with(&format!("test.toml:{line}: ")), "{failure}");
+        }
+        assert_eq!(parse("owner = ").unwrap_err().code, ExitCode::BadValue);
+    }
+
+    #[test]
+    fn a_missing_default_file_is_no_error_and_a_named_one_is() {
+        let missing = Path::new("/nonexistent/sessionfs.toml");
+        let failure = File::load(Some(missing)).unwrap_err();
+        assert_eq!(failure.code, ExitCode::UnreadableFile);
+        assert!(failure.to_string().contains("/nonexistent/sessionfs.toml"));
+    }
+}

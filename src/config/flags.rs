@@ -1,0 +1,27 @@
+//! What the command line of `mount` says about the configuration, as written.
+
+use std::path::PathBuf;
+
+/// Each flag overrides the key of the same meaning in the file.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub struct Flags {
+    /// Redis to keep sessions in: `redis://`, `rediss://` or `unix:` (default: a private one)
+    #[arg(long, value_name = "URL")]
+    pub redis: Option<String>,
+    /// Configuration file (default: /etc/sessionfs/sessionfs.toml, if it exists)
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Owner of the tree: Odoo's user (default: `odoo`, or root where there is no such user)
+    #[arg(long, value_name = "USER")]
+    pub owner: Option<String>,
+    /// Group of the tree (default: the owner's own group)
+    #[arg(long, value_name = "GROUP")]
+    pub group: Option<String>,
+    /// Permission bits of the root directory, in octal (default: 0700)
+    #[arg(long, value_name = "OCTAL")]
+    pub mode: Option<String>,
+    /// What is logged: `error`, `warn`, `info`, `debug`, `trace`, or a list such as
+    /// `info,sessionfs::fs=debug` (default: `$SESSIONFS_LOG`, else the file's `log`, else `info`)
+    #[arg(long, value_name = "FILTER")]
+    pub log: Option<String>,
+}

@@ -1,0 +1,81 @@
+//! Users and groups by name or number.
+
+use nix::unistd::{Gid, Group, Uid, User};
+
+use crate::exit::{ExitCode, Failure};
+
+/// A user, and the group it belongs to first.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Person {
+    /// As configured.
+    pub name: String,
+    /// User id.
+    pub uid: u32,
+    /// First group; unknown for a bare number that no account has.
+    pub gid: Option<u32>,
+}
+
+impl From<User> for Person {
+    fn from(user: User) -> Self {
+        Self { name: user.name, uid: user.uid.as_raw(), gid: Some(user.gid.as_raw()) }
+    }
+}
+
+/// The user of this name or number, if there is one.
+pub fn find(name: &str) -> Option<Person> {
+    if let Ok(Some(user)) = User::from_name(name) {
+        return Some(user.into());
+    }
+    let uid: u32 = name.parse().ok()?;
+    match User::from_uid(Uid::from_raw(uid)) {
+        Ok(Some(user)) => Some(user.into()),
+        // A container's user often has no name here.
+        _ => Some(Person { name: name.to_owned(), uid, gid: None }),
+    }
+}
+
+/// The user that a key names.
+pub fn user(name: &str, key: &str) -> Result<Person, Failure> {
+    find(name).ok_or_else(|| {
+        Failure::new(
+            ExitCode::UnknownUser,
+            format!("{key}: there is no user '{name}'; create it or name another"),
+        )
+    })
+}
+
+/// The group that a key names.
+pub fn group(name: &str, key: &str) -> Result<u32, Failure> {
+    if let Ok(Some(group)) = Group::from_name(name) {
+        return Ok(group.gid.as_raw());
+    }
+    name.parse::<u32>().map(|gid| Gid::from_raw(gid).as_raw()).map_err(|_| {
+        Failure::new(
+            ExitCode::UnknownUser,
+            format!("{key}: there is no group '{name}'; create it or name another"),
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn by_name_and_by_number() {
+        assert_eq!(user("root", "owner").unwrap().uid, 0);
+        assert_eq!(user("0", "owner").unwrap(), user("root", "owner").unwrap());
+        let stranger = user("3999999", "owner").unwrap();
+        assert_eq!((stranger.uid, stranger.gid), (3_999_999, None));
+        assert_eq!(group("root", "group").unwrap(), 0);
+        assert_eq!(group("77", "group").unwrap(), 77);
+    }
+
+    #[test]
+    fn a_stranger_is_told_with_key_and_name() {
+        let failure = user("no-such-user", "worker.user").unwrap_err();
+        assert_eq!(failure.code, ExitCode::UnknownUser);
+        assert!(failure.to_string().contains("worker.user: there is no user 'no-such-user'"));
+        assert_eq!(group("no-such-group", "group").unwrap_err().code, ExitCode::UnknownUser);
+    }
+}

@@ -1,0 +1,163 @@
+//! How a command ends: one exit code per class of failure, and one line that names the thing and
+//! the remedy.
+//!
+//! The codes are documented in `docs/configuration.md` and never change their meaning: unit files
+//! and scripts decide by them whether trying again can help.
+
+use std::fmt;
+use std::process::Termination;
+
+use serde::{Deserialize, Serialize};
+
+/// Declares the codes once, so that the enum, the number and the table of the documentation
+/// cannot disagree.
+macro_rules! exit_codes {
+    ($($(#[doc = $doc:literal])+ $name:ident = $number:literal,)+) => {
+        /// Why a command failed, as its exit code.
+        #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+        #[repr(u8)]
+        pub enum ExitCode {
+            $($(#[doc = $doc])+ $name = $number,)+
+        }
+
+        impl ExitCode {
+            /// Every code with its meaning.
+            pub const ALL: &[(ExitCode, &str)] = &[
+                $((ExitCode::$name, concat!($($doc),+)),)+
+            ];
+        }
+    };
+}
+
+exit_codes! {
+    /// Something that should not happen; the message says what.
+    Internal = 1,
+    /// The command line cannot be understood.
+    Usage = 2,
+    /// A file named in the configuration, or the configuration itself, cannot be read.
+    UnreadableFile = 10,
+    /// The configuration has a key that does not exist.
+    UnknownKey = 11,
+    /// A setting has a value that cannot be used.
+    BadValue = 12,
+    /// The Redis URL cannot be used.
+    BadUrl = 13,
+    /// A user or group that does not exist.
+    UnknownUser = 14,
+    /// Not started as root.
+    NotRoot = 20,
+    /// `/dev/fuse` is missing or cannot be opened.
+    NoFuse = 21,
+    /// The kernel refused the mount.
+    MountRefused = 22,
+    /// The mountpoint does not exist.
+    MountpointMissing = 23,
+    /// The mountpoint is not a directory.
+    NotADirectory = 24,
+    /// The mountpoint is not empty.
+    NotEmpty = 25,
+    /// Something is mounted on the mountpoint already.
+    AlreadyMounted = 26,
+    /// Another sessionfs serves this mountpoint.
+    SecondDaemon = 27,
+    /// `unmount`: no sessionfs is mounted there.
+    NotMounted = 28,
+    /// `unmount`: the mount is still in use.
+    Busy = 29,
+    /// Redis cannot be reached.
+    RedisUnreachable = 30,
+    /// Redis refuses the user or the password.
+    RedisPassword = 31,
+    /// Redis is too old.
+    RedisTooOld = 32,
+    /// What answers there is not Redis.
+    NotRedis = 33,
+    /// Redis refuses a command that sessionfs needs.
+    RedisRefuses = 34,
+    /// No `redis-server` or `valkey-server` for the private Redis.
+    NoRedisServer = 35,
+    /// The private Redis does not start.
+    PrivateRedis = 36,
+    /// The staging directory is not on a tmpfs, or not safe to use.
+    Staging = 40,
+    /// The worker's user lacks a right, or has one too many.
+    WorkerRights = 41,
+    /// The worker ended before it served.
+    WorkerFailed = 42,
+}
+
+impl From<ExitCode> for u8 {
+    fn from(code: ExitCode) -> u8 {
+        code as u8
+    }
+}
+
+/// The end of a command that did not do what was asked.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Failure {
+    /// The class of failure.
+    pub code: ExitCode,
+    /// What failed, and what to do about it. One line, without a secret in it.
+    pub message: String,
+}
+
+impl Failure {
+    /// A failure of this class.
+    pub fn new(code: ExitCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+
+    /// A system call that should have worked did not.
+    pub fn internal(doing: impl fmt::Display, error: impl fmt::Display) -> Self {
+        Self::new(ExitCode::Internal, format!("cannot {doing}: {error}"))
+    }
+}
+
+impl fmt::Display for Failure {
+    /// As one line, whatever the message was made of: a library's own text may have several, and
+    /// a worker's report is not to be trusted to have one.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const LENGTH_MAX_CHARS: usize = 1000;
+        let mut blank = false;
+        for c in self.message.trim().chars().take(LENGTH_MAX_CHARS) {
+            if c.is_whitespace() || c.is_control() {
+                blank = true;
+                continue;
+            }
+            if std::mem::take(&mut blank) {
+                f.write_str(" ")?;
+            }
+            write!(f, "{c}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl Termination for Failure {
+    fn report(self) -> std::process::ExitCode {
+        u8::from(self.code).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_one_line() {
+        let failure = Failure::new(ExitCode::Internal, "\none\n  two\tthree\x1b[1m \n");
+        assert_eq!(failure.to_string(), "one two three [1m");
+    }
+
+    #[test]
+    fn codes_are_unique_and_not_a_shells_own() {
+        let mut codes: Vec<u8> = ExitCode::ALL.iter().map(|(code, _)| (*code).into()).collect();
+        assert!(codes.iter().all(|code| (1..=125).contains(code)));
+        let count = codes.len();
+        codes.sort_unstable();
+        codes.dedup();
+        assert_eq!(codes.len(), count);
+    }
+}

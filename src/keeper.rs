@@ -1,0 +1,229 @@
+//! The keeper: the small privileged process that owns the mount.
+//!
+//! It opens the device, starts the private Redis where no other is named, starts the worker,
+//! mounts, and replaces whichever of the two dies. It parses nothing that comes from Odoo or from
+//! Redis. One loop looks at both after every event; one thread, because the worker's
+//! `PR_SET_PDEATHSIG` follows the thread that started it.
+
+mod backoff;
+pub mod confine;
+mod lock;
+mod mount;
+pub mod private_redis;
+mod process;
+pub mod report;
+pub mod signals;
+pub mod staging;
+mod worker;
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use crate::config::Config;
+use crate::config::flags::Flags;
+use crate::exit::{ExitCode, Failure};
+use private_redis::PrivateRedis;
+use process::{PATIENCE, Process};
+use signals::Signals;
+use worker::{Seen, Watched};
+
+/// Where the lock of each mountpoint lies.
+const RUNTIME_DIR: &str = "/run/sessionfs";
+
+/// Mounts and serves until a signal asks for the end.
+pub fn mount(dir: &Path, flags: &Flags) -> Result<(), Failure> {
+    if !nix::unistd::geteuid().is_root() {
+        return Err(Failure::new(
+            ExitCode::NotRoot,
+            "mounting needs root; start it with sudo or as a system service",
+        ));
+    }
+    let mountpoint = mount::resolve(dir)?;
+    let config = Config::resolve(&mountpoint, flags)?;
+    crate::telemetry::log::init(&config.log)?;
+    let mut signals = Signals::receive()?;
+    let _lock = claim(&mountpoint)?;
+    mount::clear_dead(&mountpoint, &mut signals)?;
+    // Looked at before anything is started, and again at each mount.
+    drop(mount::Mountpoint::take(&mountpoint)?);
+    drop(mount::open_device()?);
+
+    let redis = match &config.private_redis {
+        Some(settings) => Some(PrivateRedis::new(settings, &config.worker)?),
+        None => None,
+    };
+    let mut keeper = Keeper { watched: Watched::new(config.clone()), redis, config };
+    let outcome = keeper.serve(&mut signals);
+    let ended = keeper.end(&mut signals);
+    outcome.and(ended)
+}
+
+/// What the keeper keeps.
+struct Keeper {
+    config: Config,
+    redis: Option<PrivateRedis>,
+    watched: Watched,
+}
+
+impl Keeper {
+    /// Looks after both until an end is asked for, or a first start fails.
+    fn serve(&mut self, signals: &mut Signals) -> Result<(), Failure> {
+        while signals.received() == 0 {
+            if let Some(redis) = &mut self.redis {
+                redis.advance()?;
+            }
+            // A first worker would find no Redis; a later one serves without, and waits.
+            let may_start =
+                self.watched.has_served() || self.redis.as_ref().is_none_or(PrivateRedis::is_up);
+            if may_start {
+                match self.watched.advance()? {
+                    Seen::Nothing => {}
+                    Seen::Ready => self.tell_ready(),
+                    Seen::Unmounted => return Ok(()),
+                }
+            }
+            let (mut descriptors, mut until) = match &self.redis {
+                Some(redis) => redis.waits_for(),
+                None => (Vec::new(), None),
+            };
+            if may_start {
+                let (more, also) = self.watched.waits_for();
+                descriptors.extend(more);
+                until = until.into_iter().chain(also).min();
+            }
+            signals.wait(&descriptors, until);
+        }
+        tracing::info!("asked to end");
+        Ok(())
+    }
+
+    /// For whoever started us: from here on a session can be served.
+    fn tell_ready(&self) {
+        let mountpoint = self.config.mountpoint.display();
+        tracing::info!(%mountpoint, "ready");
+        let mut out = std::io::stdout().lock();
+        if let Err(error) = writeln!(out, "ready {mountpoint}").and_then(|()| out.flush()) {
+            tracing::warn!(%error, "cannot tell on standard output that the mount is ready");
+        }
+    }
+
+    /// Ends everything, whatever state it is in: nothing stays mounted, no process stays.
+    fn end(mut self, signals: &mut Signals) -> Result<(), Failure> {
+        // The first signal asks for the end; one more hurries. A failed start has had none.
+        let patient = |signals: &mut Signals, until: Instant| {
+            Instant::now() < until && signals.received() < 2
+        };
+        if let Some(until) = self.watched.drain() {
+            while !self.watched.has_drained() && patient(signals, until) {
+                signals.wait(&self.watched.waits_for().0, Some(until));
+            }
+        }
+        let mut unmounted = Ok(false);
+        if self.watched.is_mounted() {
+            unmounted = mount::unmount(&self.config.mountpoint);
+            if let Ok(true) = unmounted {
+                tracing::warn!("the mount is in use: it was detached, and its users get errors");
+            }
+            let until = Instant::now() + PATIENCE;
+            // Who still uses it keeps the kernel's side alive: then there is no end to wait for.
+            while !self.watched.has_ended()
+                && !matches!(unmounted, Ok(true))
+                && patient(signals, until)
+            {
+                signals.wait(&self.watched.waits_for().0, Some(until));
+            }
+        }
+        self.watched.finish();
+        staging::clear(&self.config.staging_dir);
+        if let Some(redis) = self.redis.take() {
+            redis.leave(signals);
+        }
+        tracing::info!("ended");
+        unmounted.map(|_| ())
+    }
+}
+
+/// Takes the mountpoint's lock, which says who serves it.
+fn claim(mountpoint: &Path) -> Result<File, Failure> {
+    staging::make_own(Path::new(RUNTIME_DIR), 0o755)?;
+    let path = lock_path(mountpoint);
+    let failed = |e| Failure::internal(format!("lock {}", path.display()), e);
+    let mut lock = lock::open(&path).map_err(failed)?;
+    if !lock::try_lock(&lock, lock::Kind::Exclusive).map_err(failed)? {
+        let holder =
+            holder(&path).map_or(String::new(), |process| format!(" (pid {})", process.pid()));
+        return Err(Failure::new(
+            ExitCode::SecondDaemon,
+            format!(
+                "mountpoint {}: another sessionfs{holder} serves it; end it with 'sessionfs \
+                 unmount {0}' or name another directory",
+                mountpoint.display()
+            ),
+        ));
+    }
+    let pid = i32::try_from(std::process::id()).unwrap_or_default();
+    let words = format!("{pid} {}\n", process::started_ticks(pid).unwrap_or_default());
+    lock.set_len(0).and_then(|()| lock.write_all(words.as_bytes())).map_err(failed)?;
+    Ok(lock)
+}
+
+fn lock_path(mountpoint: &Path) -> PathBuf {
+    Path::new(RUNTIME_DIR).join(format!("{}.lock", staging::name_of(mountpoint)))
+}
+
+/// The keeper that holds a lock: the process the file names, if it is still the same one.
+fn holder(path: &Path) -> Option<Process> {
+    const LENGTH_MAX_BYTES: u64 = 64;
+    let text = crate::config::file::read_bounded(path, LENGTH_MAX_BYTES).ok()?;
+    let (pid, started) = text.trim().split_once(' ')?;
+    let pid = pid.parse().ok()?;
+    let process = Process::found(pid).ok()?;
+    (process::started_ticks(pid) == started.parse().ok()).then_some(process)
+}
+
+/// Ends the keeper of a mountpoint, or clears a mount that has none any more.
+pub fn unmount(dir: &Path) -> Result<(), Failure> {
+    /// The keeper drains, unmounts, and stops its Redis; each within its own bound.
+    const END_WITHIN: Duration = Duration::from_secs(30);
+    let mountpoint = mount::resolve(dir)?;
+    let shown = mountpoint.display();
+    let mut signals = Signals::receive()?;
+    let path = lock_path(&mountpoint);
+    let is_held = || {
+        path.exists()
+            && lock::open(&path)
+                .and_then(|file| lock::try_lock(&file, lock::Kind::Exclusive))
+                .is_ok_and(|free| !free)
+    };
+    if !is_held() {
+        return if mount::Mounted::is_ours(&mountpoint) {
+            mount::detach(&mountpoint)
+        } else {
+            Err(Failure::new(
+                ExitCode::NotMounted,
+                format!(
+                    "{shown}: no sessionfs is mounted there; see 'findmnt -t {}'",
+                    mount::FSTYPE
+                ),
+            ))
+        };
+    }
+    let busy = |what: &str| Failure::new(ExitCode::Busy, format!("{shown}: {what}"));
+    let keeper = holder(&path).ok_or_else(|| {
+        busy("its keeper holds the lock and cannot be found; end it where it runs")
+    })?;
+    keeper.signal(Signal::SIGTERM);
+    let until = Instant::now() + END_WITHIN;
+    while !keeper.has_ended() {
+        if Instant::now() >= until || signals.received() > 0 {
+            return Err(busy(&format!("the keeper (pid {}) has not ended yet", keeper.pid())));
+        }
+        signals.wait(&[keeper.as_fd()], Some(until));
+    }
+    Ok(())
+}

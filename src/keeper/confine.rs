@@ -1,0 +1,165 @@
+//! How the worker gives up everything that root may do, for good.
+//!
+//! It parses what comes from Odoo, from Redis and from a browser's cookie; nothing of that is
+//! parsed with a right that an ordinary user lacks.
+
+use std::io;
+
+use nix::errno::Errno;
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
+use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
+
+use crate::config::Worker;
+use crate::exit::{ExitCode, Failure};
+
+/// Becomes the worker's user. To be called while there is one thread.
+pub fn become_worker(worker: &Worker) -> Result<(), Failure> {
+    let failed = |what: &'static str| {
+        move |error: Errno| {
+            Failure::new(
+                ExitCode::WorkerRights,
+                format!(
+                    "the worker cannot {what}: {error}; start sessionfs as root with the \
+                     capabilities SETUID, SETGID and SETPCAP"
+                ),
+            )
+        }
+    };
+    let (uid, gid) = (Uid::from_raw(worker.uid), Gid::from_raw(worker.gid));
+    setgroups(&[]).map_err(failed("leave its groups"))?;
+    setresgid(gid, gid, gid).map_err(failed("change its group"))?;
+    // Needs a capability, so it comes before these go.
+    empty_bounding_set().map_err(failed("empty its bounding set"))?;
+    setresuid(uid, uid, uid).map_err(failed("change its user"))?;
+    drop_capabilities().map_err(failed("drop its capabilities"))?;
+    prctl::set_no_new_privs().map_err(failed("renounce new privileges"))?;
+    // Sessions are in its memory: no core file, and no ptrace by others of the same user.
+    prctl::set_dumpable(false).map_err(failed("forbid core files"))?;
+    // After the change of user, which clears it. A keeper that has died before this is noticed by
+    // the end of the conversation.
+    prctl::set_pdeathsig(Signal::SIGKILL).map_err(failed("tie itself to the keeper"))?;
+    check(worker)
+}
+
+fn empty_bounding_set() -> nix::Result<()> {
+    const CAPABILITIES_MAX: libc::c_ulong = 64;
+    for capability in 0..CAPABILITIES_MAX {
+        // SAFETY: this prctl takes numbers only.
+        let result = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
+        match Errno::result(result) {
+            Ok(_) => {}
+            // One more than this kernel knows.
+            Err(Errno::EINVAL) => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Of the kernel's `capget(2)` interface, version 3.
+#[repr(C)]
+struct Header {
+    version: u32,
+    pid: i32,
+}
+
+/// The same: one of its two 32-bit halves.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Half {
+    effective: u32,
+    permitted: u32,
+    inheritable: u32,
+}
+
+/// A change from root to another user has emptied the sets that count already; a container may
+/// have given inheritable ones, which it has not.
+fn drop_capabilities() -> nix::Result<()> {
+    const VERSION_3: u32 = 0x2008_0522;
+    let header = Header { version: VERSION_3, pid: 0 };
+    let none = [Half::default(); 2];
+    // SAFETY: both pointers are to live values laid out as version 3 asks, which are only read
+    // (the header is written to for an unknown version only, and this one is known).
+    let result = unsafe { libc::syscall(libc::SYS_capset, &raw const header, none.as_ptr()) };
+    Errno::result(result).map(|_| ())
+}
+
+/// Believes nothing of the above: asks the kernel.
+fn check(worker: &Worker) -> Result<(), Failure> {
+    let status = std::fs::read_to_string("/proc/self/status")
+        .map_err(|e| Failure::internal("read /proc/self/status", e))?;
+    match excess(&status, worker) {
+        None => Ok(()),
+        Some(line) => Err(Failure::new(
+            ExitCode::WorkerRights,
+            format!("the worker still has a right it must not have ({line}); please report this"),
+        )),
+    }
+}
+
+/// The line of `/proc/self/status` that tells of a right too many.
+fn excess(status: &str, worker: &Worker) -> Option<String> {
+    let line = |name: &str| {
+        status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap_or("?")
+    };
+    let wrong = |name: &str, right: bool| (!right).then(|| format!("{name}:{}", line(name)));
+    let all_are = |name: &str, id: u32| {
+        let mut ids = line(name).split_whitespace();
+        ids.clone().count() == 4 && ids.all(|found| found.parse() == Ok(id))
+    };
+    let empty = |name: &str| u64::from_str_radix(line(name).trim(), 16) == Ok(0);
+    wrong("Uid", all_are("Uid", worker.uid))
+        .or_else(|| wrong("Gid", all_are("Gid", worker.gid)))
+        .or_else(|| wrong("Groups", line("Groups").trim().is_empty()))
+        .or_else(|| wrong("NoNewPrivs", line("NoNewPrivs").trim() == "1"))
+        .or_else(|| {
+            ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"]
+                .into_iter()
+                .find_map(|name| wrong(name, empty(name)))
+        })
+}
+
+/// What a directory lacks for the worker: it must be able to make files in it.
+pub fn check_directory(dir: &std::path::Path, worker: &Worker) -> Result<(), Failure> {
+    use nix::unistd::{AccessFlags, access};
+    access(dir, AccessFlags::R_OK | AccessFlags::W_OK | AccessFlags::X_OK).map_err(|e| {
+        let error = io::Error::from(e);
+        Failure::new(
+            ExitCode::WorkerRights,
+            format!(
+                "user {} cannot use {}: {error}; give that right (chmod o+x on the directories \
+                 above) or name another directory",
+                worker.user,
+                dir.display()
+            ),
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONFINED: &str = "Name:\tsessionfs\nUid:\t5\t5\t5\t5\nGid:\t6\t6\t6\t6\nGroups:\t \n\
+        CapInh:\t0000000000000000\nCapPrm:\t0000000000000000\nCapEff:\t0000000000000000\n\
+        CapBnd:\t0000000000000000\nCapAmb:\t0000000000000000\nNoNewPrivs:\t1\n";
+
+    #[test]
+    fn every_right_too_many_is_found() {
+        let worker = Worker { user: "w".into(), uid: 5, gid: 6 };
+        assert_eq!(excess(CONFINED, &worker), None);
+        for (from, to) in [
+            ("Uid:\t5\t5\t5\t5", "Uid:\t5\t5\t0\t5"),
+            ("Gid:\t6\t6\t6\t6", "Gid:\t6"),
+            ("Groups:\t ", "Groups:\t0 "),
+            ("CapBnd:\t0000000000000000", "CapBnd:\t0000000000000001"),
+            ("CapEff:\t0000000000000000\n", ""),
+            ("NoNewPrivs:\t1", "NoNewPrivs:\t0"),
+        ] {
+            let changed = CONFINED.replace(from, to);
+            assert_ne!(changed, CONFINED);
+            assert!(excess(&changed, &worker).is_some(), "{to}");
+        }
+    }
+}

@@ -1,0 +1,361 @@
+//! The mountpoint: looked at, mounted on, unmounted.
+//!
+//! Everything that asks the mounted filesystem itself is done on a thread of its own with a bound:
+//! a filesystem that does not answer would otherwise hold the keeper, who alone can end it.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::mount::{MntFlags, MsFlags, umount2};
+
+use super::signals::Signals;
+use crate::exit::{ExitCode, Failure};
+
+/// What the mount table calls us.
+pub const FSTYPE: &str = "fuse.sessionfs";
+
+const SOURCE: &str = "sessionfs";
+const DEVICE: &str = "/dev/fuse";
+
+/// How long a mounted filesystem is waited for.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+/// Opens the device through which the kernel asks a filesystem.
+pub fn open_device() -> Result<OwnedFd, Failure> {
+    File::options().read(true).write(true).custom_flags(libc::O_CLOEXEC).open(DEVICE).map_or_else(
+        |e| {
+            let remedy = match e.kind() {
+                ErrorKind::NotFound => {
+                    "load the kernel's module (modprobe fuse), or pass the device into the \
+                     container (--device /dev/fuse)"
+                }
+                _ => "allow its use, in a container with --device /dev/fuse",
+            };
+            Err(Failure::new(ExitCode::NoFuse, format!("{DEVICE}: {e}; {remedy}")))
+        },
+        |file| Ok(file.into()),
+    )
+}
+
+/// The mountpoint's one true name: absolute, without symbolic links. A dead mount has one, too.
+pub fn resolve(dir: &Path) -> Result<PathBuf, Failure> {
+    let error = match dir.canonicalize() {
+        Ok(resolved) => return Ok(resolved),
+        Err(error) => error,
+    };
+    if is_dead(&error)
+        && let (Some(parent), Some(name)) = (dir.parent(), dir.file_name())
+    {
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        if let Ok(parent) = parent.canonicalize() {
+            return Ok(parent.join(name));
+        }
+    }
+    let (code, remedy) = match error.kind() {
+        ErrorKind::NotFound => (ExitCode::MountpointMissing, "create it (mkdir -p)"),
+        ErrorKind::NotADirectory => (ExitCode::NotADirectory, "name a directory"),
+        _ => (ExitCode::MountpointMissing, "name a directory that can be reached"),
+    };
+    Err(Failure::new(code, format!("mountpoint {}: {error}; {remedy}", dir.display())))
+}
+
+/// Clears away a dead mount of ours and refuses a living one of anybody's. The caller holds the
+/// mountpoint's lock, so a mount of ours that still lives can only be one whose keeper was killed
+/// this moment, and whose worker is just ending.
+pub fn clear_dead(mountpoint: &Path, signals: &mut Signals) -> Result<(), Failure> {
+    const DYING_WITHIN: Duration = Duration::from_secs(3);
+    let until = Instant::now() + DYING_WITHIN;
+    while let Some(found) = Mounted::find(mountpoint) {
+        let answer = Probe::start(mountpoint).map(|probe| probe.wait(signals));
+        let dead = matches!(&answer, Ok(Err(error)) if is_dead(error));
+        let ours = found.fstype == FSTYPE;
+        if dead && ours {
+            tracing::warn!(
+                mountpoint = %mountpoint.display(),
+                "a mount left dead by an earlier sessionfs is replaced"
+            );
+            detach(mountpoint)?;
+        } else if ours && Instant::now() < until {
+            signals.wait(&[], Some(Instant::now() + Duration::from_millis(20)));
+        } else {
+            return Err(Failure::new(
+                ExitCode::AlreadyMounted,
+                format!(
+                    "mountpoint {}: already mounted ({}); unmount it (umount {0}) or name another \
+                     directory",
+                    mountpoint.display(),
+                    found.fstype
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// An empty directory, held so that nobody can put another in its place: the directory above may
+/// belong to Odoo's user, and a symbolic link put there in time would have root mount elsewhere.
+pub struct Mountpoint {
+    path: PathBuf,
+    directory: OwnedFd,
+}
+
+impl Mountpoint {
+    /// Looks at a directory on which nothing is mounted. It is made root's, without any
+    /// permission: while the mount is missing, Odoo then gets an error, and does not silently go
+    /// on with sessions on this disk.
+    pub fn take(path: &Path) -> Result<Self, Failure> {
+        let failed =
+            |code, what: &str| Failure::new(code, format!("mountpoint {}: {what}", path.display()));
+        let directory = File::options()
+            .read(true)
+            .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_CLOEXEC)
+            .open(path)
+            .map_err(|e| match e.kind() {
+                ErrorKind::NotFound => {
+                    failed(ExitCode::MountpointMissing, "does not exist; create it (mkdir -p)")
+                }
+                ErrorKind::NotADirectory => {
+                    failed(ExitCode::NotADirectory, "is not a directory; name one")
+                }
+                _ => failed(ExitCode::MountpointMissing, &format!("{e}; make it accessible")),
+            })?;
+        let held = path_of(directory.as_fd());
+        let mut entries = std::fs::read_dir(&held)
+            .map_err(|e| failed(ExitCode::MountpointMissing, &format!("cannot be listed: {e}")))?;
+        if entries.next().is_some() {
+            return Err(failed(
+                ExitCode::NotEmpty,
+                "is not empty; move its content away or name an empty directory",
+            ));
+        }
+        if let Err(error) = make_unusable(&directory) {
+            tracing::warn!(
+                mountpoint = %path.display(), %error,
+                "while nothing is mounted, Odoo may be able to write to the directory below"
+            );
+        }
+        Ok(Self { path: path.to_owned(), directory: directory.into() })
+    }
+
+    /// Mounts the filesystem behind this descriptor.
+    pub fn mount(&self, device: BorrowedFd<'_>) -> Result<(), Failure> {
+        // allow_other: the tree is for Odoo's user, not for root who mounts it. Not
+        // default_permissions: the adapter decides by one rule, and the kernel's would cost two
+        // requests a save.
+        let options =
+            format!("fd={},rootmode=40000,user_id=0,group_id=0,allow_other", device.as_raw_fd());
+        nix::mount::mount(
+            Some(SOURCE),
+            &path_of(self.directory.as_fd()),
+            Some(FSTYPE),
+            MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_NOATIME,
+            Some(options.as_str()),
+        )
+        .map_err(|e| {
+            let remedy = match e {
+                Errno::EPERM | Errno::EACCES => {
+                    "; start it as root, in a container with --cap-add SYS_ADMIN"
+                }
+                _ => "",
+            };
+            Failure::new(
+                ExitCode::MountRefused,
+                format!("mountpoint {}: mount: {e}{remedy}", self.path.display()),
+            )
+        })
+    }
+}
+
+fn make_unusable(directory: &File) -> io::Result<()> {
+    let found = directory.metadata()?;
+    if found.uid() != 0 || found.gid() != 0 {
+        std::os::unix::fs::fchown(directory, Some(0), Some(0))?;
+    }
+    if found.mode() & 0o777 != 0o000 {
+        directory.set_permissions(std::fs::Permissions::from_mode(0o000))?;
+    }
+    Ok(())
+}
+
+/// A path that leads to what a descriptor holds, whatever its name leads to by now.
+fn path_of(descriptor: BorrowedFd<'_>) -> PathBuf {
+    format!("/proc/self/fd/{}", descriptor.as_raw_fd()).into()
+}
+
+/// Takes the mount away: at once if nobody uses it, else from the tree of names, so that it ends
+/// with its last user. `true` if it was in use.
+pub fn unmount(mountpoint: &Path) -> Result<bool, Failure> {
+    match umount2(mountpoint, MntFlags::UMOUNT_NOFOLLOW) {
+        // EINVAL: nothing is mounted there (any more).
+        Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => Ok(false),
+        Err(_) => detach(mountpoint).map(|()| true),
+    }
+}
+
+/// Takes the mount out of the tree of names, whoever uses it.
+pub fn detach(mountpoint: &Path) -> Result<(), Failure> {
+    match umount2(mountpoint, MntFlags::UMOUNT_NOFOLLOW | MntFlags::MNT_DETACH) {
+        Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => Ok(()),
+        Err(e) => Err(Failure::internal(format!("unmount {}", mountpoint.display()), e)),
+    }
+}
+
+/// Whether this is how a filesystem answers whose worker has gone.
+pub fn is_dead(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED))
+}
+
+/// What the mount table says of a directory.
+#[derive(Debug, Eq, PartialEq)]
+pub struct Mounted {
+    /// The kind of filesystem.
+    pub fstype: String,
+}
+
+impl Mounted {
+    /// What is mounted on this very directory; the uppermost, if several are.
+    pub fn find(mountpoint: &Path) -> Option<Self> {
+        let table = std::fs::read("/proc/self/mountinfo").ok()?;
+        Self::find_in(&table, mountpoint)
+    }
+
+    /// Whether a sessionfs is mounted there.
+    pub fn is_ours(mountpoint: &Path) -> bool {
+        Self::find(mountpoint).is_some_and(|mounted| mounted.fstype == FSTYPE)
+    }
+
+    fn find_in(table: &[u8], mountpoint: &Path) -> Option<Self> {
+        const MOUNTPOINT_FIELD: usize = 4;
+        table
+            .split(|byte| *byte == b'\n')
+            .filter_map(|line| {
+                let mut fields = line.split(|byte| *byte == b' ');
+                let at = unescaped(fields.nth(MOUNTPOINT_FIELD)?);
+                // Optional fields end with a lone hyphen; the kind follows it.
+                let fstype = fields.skip_while(|field| *field != b"-").nth(1)?;
+                (at == mountpoint.as_os_str().as_bytes())
+                    .then(|| Self { fstype: String::from_utf8_lossy(fstype).into_owned() })
+            })
+            .next_back()
+    }
+}
+
+/// The mount table writes blanks and backslashes of a path as three octal digits.
+fn unescaped(field: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((first, after)) = rest.split_first() {
+        let escape = after
+            .get(..3)
+            .filter(|_| *first == b'\\')
+            .and_then(|digits| std::str::from_utf8(digits).ok())
+            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        plain.push(escape.unwrap_or(*first));
+        rest = &after[if escape.is_some() { 3 } else { 0 }..];
+    }
+    plain
+}
+
+/// A question to the filesystem's root, asked by a thread of its own.
+pub struct Probe {
+    answered: OwnedFd,
+    thread: std::thread::JoinHandle<io::Result<()>>,
+}
+
+impl Probe {
+    /// Asks.
+    pub fn start(mountpoint: &Path) -> Result<Self, Failure> {
+        let failed = |e: io::Error| Failure::internal("look at the mount", e);
+        let (answered, told) = io::pipe().map_err(failed)?;
+        let path = mountpoint.to_owned();
+        let thread = std::thread::Builder::new()
+            .name("probe".into())
+            .spawn(move || {
+                let answer = std::fs::metadata(&path).map(|_| ());
+                // Only the waker; nobody may be listening any more.
+                let _ = (&told).write_all(b".");
+                answer
+            })
+            .map_err(failed)?;
+        Ok(Self { answered: answered.into(), thread })
+    }
+
+    /// The answer, if it has come.
+    pub fn answer(self) -> Result<io::Result<()>, Self> {
+        if self.thread.is_finished() {
+            Ok(self.thread.join().unwrap_or_else(|_| Err(io::Error::other("the probe failed"))))
+        } else {
+            Err(self)
+        }
+    }
+
+    /// Waits for the answer, within a bound and without regard to signals.
+    fn wait(mut self, signals: &mut Signals) -> io::Result<()> {
+        let until = Instant::now() + ANSWER_WITHIN;
+        while Instant::now() < until {
+            match self.answer() {
+                Ok(answer) => return answer,
+                Err(waiting) => self = waiting,
+            }
+            signals.wait(&[], Some(Instant::now() + Duration::from_millis(5)));
+        }
+        Err(ErrorKind::TimedOut.into())
+    }
+}
+
+impl AsFd for Probe {
+    /// Readable when the answer has come (or is just coming).
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.answered.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TABLE: &[u8] = b"\
+22 1 254:0 / / rw,relatime - ext4 /dev/root rw
+30 22 0:40 / /srv/a\\040b rw,nosuid shared:5 - fuse.sessionfs sessionfs rw,user_id=0
+31 22 0:41 / /srv/two rw - tmpfs tmpfs rw
+32 31 0:42 / /srv/two rw master:1 shared:2 - fuse.sessionfs sessionfs rw
+broken line
+";
+
+    fn fstype(path: &str) -> Option<String> {
+        Mounted::find_in(TABLE, Path::new(path)).map(|mounted| mounted.fstype)
+    }
+
+    #[test]
+    fn the_mount_table_is_read_with_blanks_and_layers() {
+        assert_eq!(fstype("/srv/a b").as_deref(), Some(FSTYPE));
+        assert_eq!(fstype("/srv/two").as_deref(), Some(FSTYPE));
+        assert_eq!(fstype("/").as_deref(), Some("ext4"));
+        assert_eq!(fstype("/srv"), None);
+    }
+
+    #[test]
+    fn odd_escapes_do_no_harm() {
+        for field in [&b"\\"[..], b"\\0", b"\\999", b"a\\04", b"\\\\"] {
+            assert_eq!(unescaped(field), field);
+        }
+        assert_eq!(unescaped(b"\\134\\040"), b"\\ ");
+    }
+
+    #[test]
+    fn a_mountpoint_that_is_none_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let missing = dir.path().join("missing");
+        assert_eq!(resolve(&missing).unwrap_err().code, ExitCode::MountpointMissing);
+        let file = dir.path().join("file");
+        std::fs::write(&file, "x").unwrap();
+        assert_eq!(Mountpoint::take(&file).err().unwrap().code, ExitCode::NotADirectory);
+        assert_eq!(Mountpoint::take(dir.path()).err().unwrap().code, ExitCode::NotEmpty);
+    }
+}

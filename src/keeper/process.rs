@@ -1,0 +1,141 @@
+//! One process, held by a descriptor: its number may be given to another process, the descriptor
+//! never means another one.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::process::{Child, ExitStatus};
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
+
+/// A process: a child of ours, or one that was found.
+#[derive(Debug)]
+pub struct Process {
+    pid: i32,
+    descriptor: OwnedFd,
+    child: Option<Child>,
+}
+
+impl Process {
+    /// A child of ours. If it cannot be held it is ended: nothing may run unwatched.
+    pub fn of_child(mut child: Child) -> io::Result<Self> {
+        let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
+        match descriptor_of(pid) {
+            Ok(descriptor) => Ok(Self { pid, descriptor, child: Some(child) }),
+            Err(error) => {
+                child.kill()?;
+                child.wait()?;
+                Err(error)
+            }
+        }
+    }
+
+    /// A process that was found running. Its number may meanwhile be another's: the caller checks
+    /// afterwards that the one it meant is still alive.
+    pub fn found(pid: i32) -> io::Result<Self> {
+        Ok(Self { pid, descriptor: descriptor_of(pid)?, child: None })
+    }
+
+    /// Its number, for messages.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Sends it a signal. One that has ended already is no error.
+    pub fn signal(&self, signal: Signal) {
+        // SAFETY: pidfd_send_signal takes the descriptor, which `self` keeps open, a number, and a
+        // null pointer where it allows one.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_pidfd_send_signal,
+                self.descriptor.as_raw_fd(),
+                signal as libc::c_int,
+                std::ptr::null::<libc::siginfo_t>(),
+                0,
+            )
+        };
+        if result != 0 {
+            let error = io::Error::last_os_error();
+            if error.raw_os_error() != Some(libc::ESRCH) {
+                tracing::warn!(pid = self.pid, %signal, %error, "cannot send a signal");
+            }
+        }
+    }
+
+    /// Whether it has ended.
+    pub fn has_ended(&self) -> bool {
+        let mut polled = [PollFd::new(self.descriptor.as_fd(), PollFlags::POLLIN)];
+        matches!(poll(&mut polled, PollTimeout::ZERO), Ok(1))
+    }
+
+    /// How it ended, where that can be known. To be called once it has.
+    pub fn status(&mut self) -> Option<ExitStatus> {
+        self.child.as_mut().and_then(|child| child.wait().ok())
+    }
+
+    /// Ends it by force, and waits for that: the kernel ends what is killed at once.
+    pub fn kill(&mut self) -> Option<ExitStatus> {
+        const LONGEST_MS: u16 = 5000;
+        self.signal(Signal::SIGKILL);
+        let mut polled = [PollFd::new(self.descriptor.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut polled, LONGEST_MS) {
+            Ok(1) => self.status(),
+            _ => None,
+        }
+    }
+}
+
+impl AsFd for Process {
+    /// Readable once the process has ended.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
+}
+
+fn descriptor_of(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: pidfd_open takes two numbers.
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let raw = i32::try_from(result).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+/// When a process was started, in clock ticks since boot: with its number, this names it for good.
+pub fn started_ticks(pid: i32) -> Option<u64> {
+    const FIELDS_BEFORE: usize = 19;
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the program's name in brackets, and may hold anything.
+    let (_, rest) = stat.rsplit_once(") ")?;
+    rest.split(' ').nth(FIELDS_BEFORE)?.parse().ok()
+}
+
+/// The longest a process that was asked to end is waited for, before it is ended by force.
+pub const PATIENCE: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    #[test]
+    fn a_child_is_ended_and_its_end_is_seen() {
+        let mut process =
+            Process::of_child(Command::new("sleep").arg("1000").spawn().unwrap()).unwrap();
+        assert!(!process.has_ended());
+        let status = process.kill().unwrap();
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(libc::SIGKILL));
+        assert!(process.has_ended());
+        process.signal(Signal::SIGTERM);
+    }
+
+    #[test]
+    fn start_times_tell_processes_apart() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        assert!(started_ticks(own).unwrap() > 0);
+        assert_eq!(started_ticks(-1), None);
+    }
+}

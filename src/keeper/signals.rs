@@ -1,0 +1,74 @@
+//! Signals and waiting: the keeper's only way to pause.
+//!
+//! Signals are read from a descriptor, so that every wait of the keeper is a bounded `poll` that a
+//! signal ends at once. Nothing is done inside a signal handler.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use crate::exit::Failure;
+
+/// The signals that ask for an end. A terminal that closes asks for one, too.
+const ENDING: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
+
+/// Reads the signals that ask the keeper to end.
+pub struct Signals {
+    descriptor: SignalFd,
+    received: u32,
+}
+
+/// Keeps the ending signals away from this thread, and from those it will start.
+pub fn block() -> Result<SigSet, Failure> {
+    let set: SigSet = ENDING.into_iter().collect();
+    set.thread_block().map_err(|e| Failure::internal("block signals", e))?;
+    Ok(set)
+}
+
+impl Signals {
+    /// From now on the ending signals are only counted. To be called while there is one thread.
+    pub fn receive() -> Result<Self, Failure> {
+        let descriptor =
+            SignalFd::with_flags(&block()?, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+                .map_err(|e| Failure::internal("receive signals", e))?;
+        Ok(Self { descriptor, received: 0 })
+    }
+
+    /// How many times an end was asked for.
+    pub fn received(&mut self) -> u32 {
+        while let Ok(Some(_)) = self.descriptor.read_signal() {
+            self.received = self.received.saturating_add(1);
+        }
+        self.received
+    }
+
+    /// Waits until a signal has come, one of the descriptors has something to say, or `until` is
+    /// over; whoever waits looks at everything again. Without `until`, a minute at most.
+    pub fn wait(&mut self, descriptors: &[BorrowedFd<'_>], until: Option<Instant>) {
+        const LONGEST: Duration = Duration::from_secs(60);
+        let left = until.map_or(LONGEST, |until| until.saturating_duration_since(Instant::now()));
+        // Rounded up: waking before the time would be a busy loop.
+        let left_ms = left.min(LONGEST).as_micros().div_ceil(1000);
+        let timeout = i32::try_from(left_ms).ok().and_then(|ms| PollTimeout::try_from(ms).ok());
+        let mut polled: Vec<PollFd<'_>> = [self.descriptor.as_fd()]
+            .iter()
+            .chain(descriptors)
+            .map(|descriptor| PollFd::new(*descriptor, PollFlags::POLLIN))
+            .collect();
+        let result = poll(&mut polled, timeout.unwrap_or(PollTimeout::ZERO));
+        drop(polled);
+        if let Err(error) = result
+            && error != Errno::EINTR
+        {
+            // Not expected; looking again a little later does no harm.
+            tracing::warn!(%error, "poll");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        // Read here, or the next wait would end at once.
+        self.received();
+    }
+}
