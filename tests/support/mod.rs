@@ -1,0 +1,7 @@
+//! What the integration tests share.
+
+#![allow(dead_code)] // each test program uses its own part of it
+
+pub mod mount;
+pub mod redis;
+pub mod store;

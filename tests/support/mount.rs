@@ -1,0 +1,201 @@
+//! A real mount: the built `sessionfs`, a directory of its own, and Odoo's way to read and save.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use super::redis::Redis;
+
+/// From the start of the daemon until its mount must be ready, and from its end until it is gone.
+const WITHIN: Duration = Duration::from_secs(30);
+
+pub struct Mount {
+    directory: tempfile::TempDir,
+    child: Child,
+    _stdout: BufReader<ChildStdout>,
+}
+
+impl Mount {
+    /// A node on `redis`, with further lines of configuration (top-level keys first).
+    pub fn start(redis: &Redis, configuration: &str) -> Self {
+        Self::start_in(redis, configuration, Command::new(env!("CARGO_BIN_EXE_sessionfs")))
+    }
+
+    /// The same, with the command that the daemon's arguments are added to.
+    pub fn start_in(redis: &Redis, configuration: &str, mut command: Command) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        // The worker is another user: it must be let through to its Redis.
+        for shared in [directory.path(), redis.directory()] {
+            std::fs::set_permissions(shared, std::fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        std::fs::set_permissions(redis.socket(), std::fs::Permissions::from_mode(0o777)).unwrap();
+        std::fs::create_dir(directory.path().join("sessions")).unwrap();
+        let file = directory.path().join("sessionfs.toml");
+        std::fs::write(&file, configuration).unwrap();
+        let log = File::create(directory.path().join("log")).unwrap();
+        let mut child = command
+            .args(["mount", "--log", "trace", "--owner", "root", "--group", "root"])
+            .args(["--redis", &redis.url()])
+            .arg("--config")
+            .arg(&file)
+            .arg(directory.path().join("sessions"))
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .expect("sessionfs starts");
+        let mut stdout = BufReader::new(child.stdout.take().expect("a pipe"));
+        let mut line = String::new();
+        // Ends when the daemon says that it is ready, or ends.
+        stdout.read_line(&mut line).expect("a line");
+        let mount = Self { directory, child, _stdout: stdout };
+        assert!(line.starts_with("ready "), "not ready: {line:?}\n{}", mount.log());
+        mount
+    }
+
+    /// The mounted directory.
+    pub fn path(&self) -> PathBuf {
+        self.directory.path().join("sessions")
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+    }
+
+    /// Waits until its log holds `text`.
+    pub fn wait_for_log(&self, text: &str) {
+        let deadline = Instant::now() + WITHIN;
+        while !self.log().contains(text) {
+            assert!(Instant::now() < deadline, "never logged {text:?}:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Asks it to end, waits, and returns its log.
+    pub fn stop(mut self) -> String {
+        self.end();
+        self.log()
+    }
+
+    fn end(&mut self) {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).unwrap());
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+        let deadline = Instant::now() + WITHIN;
+        while self.child.try_wait().expect("a child").is_none() {
+            if Instant::now() > deadline {
+                let _ = self.child.kill();
+                let _ = self.child.wait();
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// The file of a session of Odoo 16 and later.
+    pub fn sharded(&self, sid: &str) -> PathBuf {
+        self.path().join(&sid[..2]).join(sid)
+    }
+
+    /// The file of a session of Odoo 14 and 15.
+    pub fn flat(&self, sid: &str) -> PathBuf {
+        self.path().join(format!("werkzeug_{sid}.sess"))
+    }
+
+    /// A save as `FilesystemSessionStore.save` makes it.
+    pub fn save(&self, sid: &str, content: &[u8]) -> io::Result<()> {
+        self.save_as(&self.sharded(sid), content)
+    }
+
+    /// The same onto any name.
+    pub fn save_as(&self, target: &Path, content: &[u8]) -> io::Result<()> {
+        let temp = self.stage(content)?;
+        let renamed = std::fs::rename(&temp, target);
+        if renamed.is_err() {
+            let _ = std::fs::remove_file(&temp);
+        }
+        renamed?;
+        std::fs::set_permissions(target, std::fs::Permissions::from_mode(0o644))
+    }
+
+    /// The first half of a save: the written temp file.
+    pub fn stage(&self, content: &[u8]) -> io::Result<PathBuf> {
+        let temp = self.path().join(temp_name());
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(&temp)?;
+        file.write_all(content)?;
+        Ok(temp)
+    }
+
+    /// A read as `FilesystemSessionStore.get` makes it.
+    pub fn read(&self, sid: &str) -> io::Result<Vec<u8>> {
+        let mut content = Vec::new();
+        File::open(self.sharded(sid))?.read_to_end(&mut content)?;
+        Ok(content)
+    }
+
+    /// The names in a directory, sorted.
+    pub fn list(&self, directory: &Path) -> Vec<String> {
+        let mut names: Vec<String> = std::fs::read_dir(directory)
+            .expect("a listing")
+            .map(|entry| entry.expect("an entry").file_name().into_string().expect("ASCII"))
+            .collect();
+        names.sort();
+        names
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        self.end();
+        // Only if the daemon was killed: a test must leave no mount behind.
+        let _ = nix::mount::umount2(&self.path(), nix::mount::MntFlags::MNT_DETACH);
+    }
+}
+
+/// A name such as `tempfile.mkstemp(suffix=".__wz_sess")` makes.
+pub fn temp_name() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let unique =
+        NEXT.fetch_add(1, Ordering::Relaxed) + u64::from(std::process::id() % 1000) * 10_000;
+    format!("tmp{unique:08}.__wz_sess")
+}
+
+/// An 84-character session id of Odoo 18 and 19.
+pub fn sid(shard: &str, seed: u64) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(1);
+    let mut sid = shard.to_owned();
+    while sid.len() < 84 {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        sid.push(char::from(ALPHABET[usize::try_from(state % 64).unwrap()]));
+    }
+    sid
+}
+
+/// The content of somebody who is logged in, as Odoo 18 writes it.
+pub fn authenticated(note: &str) -> Vec<u8> {
+    format!(
+        r#"{{"context": {{"lang": "en_US", "uid": 2}}, "db": "shop", "debug": "", "login": "admin", "uid": 2, "session_token": "{}", "note": "{note}"}}"#,
+        "5f".repeat(32)
+    )
+    .into_bytes()
+}
+
+/// The content of a visitor.
+pub fn anonymous(note: &str) -> Vec<u8> {
+    format!(
+        r#"{{"context": {{"lang": "en_US"}}, "db": "shop", "debug": "", "login": null, "uid": null, "session_token": null, "note": "{note}"}}"#
+    )
+    .into_bytes()
+}
