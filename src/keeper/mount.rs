@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, umount2};
+use nix::sys::statfs::statfs;
 
 use super::signals::Signals;
 use crate::exit::{ExitCode, Failure};
@@ -277,7 +278,11 @@ impl Probe {
         let thread = std::thread::Builder::new()
             .name("probe".into())
             .spawn(move || {
-                let answer = std::fs::metadata(&path).map(|_| ());
+                // The kernel may answer `stat` from what it remembers, of a dead mount as well;
+                // `statfs` always asks.
+                let answer = std::fs::metadata(&path)
+                    .and_then(|_| statfs(&path).map_err(io::Error::from))
+                    .map(|_| ());
                 // Only the waker; nobody may be listening any more.
                 let _ = (&told).write_all(b".");
                 answer
