@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::exit::{ExitCode, Failure};
 use crate::session::policy::Lifetimes;
+use crate::{fs, fuse, store};
 use file::File;
 use flags::Flags;
 use people::Person;
@@ -207,6 +208,47 @@ impl Config {
             activity: activity(&file.activity)?,
             staging_dir: crate::keeper::staging::place(file.staging_dir.as_deref(), mountpoint)?,
         })
+    }
+}
+
+/// What each part is told.
+impl Config {
+    /// The store.
+    pub fn store_settings(&self) -> store::Settings {
+        store::Settings {
+            url: self.redis.url.clone(),
+            username: self.redis.username.clone(),
+            password: self.redis.password.clone(),
+            prefix: self.redis.prefix.clone(),
+            lifetimes: Lifetimes::from(&self.lifetime),
+            connect_timeout_ms: self.redis.connect_timeout_ms,
+            down_after_ms: self.redis.request_timeout_ms,
+            wait_step_ms: self.outage.wait_step_ms,
+            outage_budget_ms: self.outage.wait_total_ms,
+            ..store::Settings::default()
+        }
+    }
+
+    /// The filesystem's core.
+    pub fn core_settings(&self) -> fs::Settings {
+        fs::Settings {
+            staging_dir: self.staging_dir.clone(),
+            max_session_bytes: self.limits.session_bytes,
+            max_staging_bytes: self.limits.staging_bytes,
+            max_nodes: usize::try_from(self.limits.nodes).unwrap_or(usize::MAX),
+            passive_argv: self.activity.passive_argv.clone(),
+            passive_titles: self.activity.passive_title.clone(),
+            ..fs::Settings::default()
+        }
+    }
+
+    /// The adapter.
+    pub fn fuse_tree(&self) -> fuse::Tree {
+        fuse::Tree {
+            owner_uid: self.tree.owner_uid,
+            owner_gid: self.tree.owner_gid,
+            mode: self.tree.mode,
+        }
     }
 }
 

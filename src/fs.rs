@@ -1,3 +1,192 @@
 //! The filesystem without a kernel: names to versions, reads, saves, listings.
+//!
+//! The rule that everything here serves: **an inode is a version**. A save makes a new inode;
+//! bytes, size and mtime of one never change, so a read cannot be torn and attributes may be
+//! kept. One file per concept:
+//! - [`node`]: node ids and what they stand for
+//! - [`thread`]: what is remembered of a calling thread (births it opened, debts, listings)
+//! - [`caller`]: who that thread is, and whether it acts for a person
+//! - [`staging`]: the files of saves under way, on this host's tmpfs
+//! - [`lookup`], [`open`], [`save`], [`unlink`], [`list`], [`attributes`]: the operations
+//! - [`store`]: what all this asks of the place where sessions are kept
 
+use std::future::Future;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::error::Result;
+
+pub mod attributes;
+pub mod caller;
+pub mod handle;
+pub mod list;
+pub mod lookup;
+pub mod node;
+pub mod open;
+pub mod save;
+pub mod staging;
 pub mod store;
+pub mod thread;
+pub mod unlink;
+
+use caller::Callers;
+use handle::Handles;
+use node::{Eviction, Nodes};
+use staging::Staging;
+use store::Store;
+use thread::Threads;
+
+/// Bounds and places of the core.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// A directory of this mount alone, on a tmpfs.
+    pub staging_dir: PathBuf,
+    /// The largest content of one session; a write beyond it fails with `EFBIG`.
+    pub max_session_bytes: u64,
+    /// All staging files together; a write beyond it fails with `ENOSPC`.
+    pub max_staging_bytes: u64,
+    /// A staging file that nobody has open is removed at this age.
+    pub staging_orphan_ms: u64,
+    /// How many inodes the kernel is asked to remember at most.
+    pub max_nodes: usize,
+    /// How many bytes of content are held for inodes that the kernel remembers.
+    pub max_node_bytes: usize,
+    /// A caller with one of these as an argument of its command line acts for no person.
+    pub passive_argv: Vec<String>,
+    /// The same for the beginning of a process title.
+    pub passive_titles: Vec<String>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        const MEBIBYTE: u64 = 1024 * 1024;
+        Self {
+            staging_dir: PathBuf::from("/run/sessionfs"),
+            max_session_bytes: 4 * MEBIBYTE,
+            max_staging_bytes: 256 * MEBIBYTE,
+            staging_orphan_ms: 60 * 60 * 1000,
+            max_nodes: 65_536,
+            max_node_bytes: 64 * 1024 * 1024,
+            passive_argv: vec!["gevent".into()],
+            passive_titles: vec!["odoo: WorkerCron".into()],
+        }
+    }
+}
+
+/// Who asks.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller {
+    /// The calling thread's id in our PID namespace; 0 for one that cannot be seen from it.
+    pub tid: u32,
+    /// Its user.
+    pub uid: u32,
+}
+
+/// A future that is run to its end on the store's runtime, never dropped half-way.
+pub type Work<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
+
+/// The answer of an operation: at hand, or to be had from the store. What local state can answer
+/// never leaves the thread that read the request (a hop costs more than the answer).
+pub enum Step<T> {
+    /// Answered from local state.
+    Done(Result<T>),
+    /// Needs the store.
+    Later(Work<T>),
+}
+
+impl<T> Step<T> {
+    fn later(work: impl Future<Output = Result<T>> + Send + 'static) -> Self {
+        Self::Later(Box::pin(work))
+    }
+
+    /// Runs it to its end; for callers that are asynchronous anyway.
+    pub async fn finish(self) -> Result<T> {
+        match self {
+            Step::Done(result) => result,
+            Step::Later(work) => work.await,
+        }
+    }
+}
+
+impl<T> From<Result<T>> for Step<T> {
+    fn from(result: Result<T>) -> Self {
+        Step::Done(result)
+    }
+}
+
+/// The filesystem's core.
+pub struct Core<S> {
+    store: S,
+    // std's Mutex, and not tokio's: nothing is awaited while one is held.
+    nodes: Mutex<Nodes>,
+    threads: Mutex<Threads>,
+    handles: Mutex<Handles>,
+    callers: Callers,
+    staging: Staging,
+    evictions: Mutex<Option<Receiver<Eviction>>>,
+}
+
+impl<S: Store> Core<S> {
+    /// A core over `store`. Fails if the staging directory cannot be used.
+    pub fn new(store: S, settings: Settings) -> std::io::Result<Arc<Self>> {
+        let (sender, receiver) = sync_channel(MAX_PENDING_EVICTIONS);
+        Ok(Arc::new(Self {
+            evictions: Mutex::new(Some(receiver)),
+            staging: Staging::open(&settings)?,
+            callers: Callers::new(&settings),
+            nodes: Mutex::new(Nodes::new(settings.max_nodes, settings.max_node_bytes, sender)),
+            threads: Mutex::default(),
+            handles: Mutex::default(),
+            store,
+        }))
+    }
+
+    /// The store.
+    pub fn store(&self) -> &S {
+        &self.store
+    }
+
+    /// The entries that the kernel should forget, so that the bound on nodes holds; to be sent to
+    /// it from a thread that serves no request. Given out once.
+    pub fn take_evictions(&self) -> Option<Receiver<Eviction>> {
+        lock(&self.evictions).take()
+    }
+
+    /// Removes staging files that nobody has open and nobody will publish any more.
+    pub fn expire_staging(&self) {
+        self.staging.expire_orphans();
+    }
+
+    fn nodes(&self) -> MutexGuard<'_, Nodes> {
+        lock(&self.nodes)
+    }
+
+    fn handles(&self) -> MutexGuard<'_, Handles> {
+        lock(&self.handles)
+    }
+
+    /// What is remembered of threads, with the memory of an earlier thread of the same id erased.
+    fn threads(&self, caller: Caller) -> MutexGuard<'_, Threads> {
+        let new_thread = self.callers.is_new(caller.tid);
+        let mut threads = lock(&self.threads);
+        if new_thread {
+            threads.forget(caller.tid);
+        }
+        threads
+    }
+}
+
+/// A lock whose holder panicked is still taken: each structure is valid between its statements,
+/// and one failed request must not fail all later ones.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Attributes of a version and the names of shards hold as long as we live.
+const LONG: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Entries waiting to be sent to the kernel.
+const MAX_PENDING_EVICTIONS: usize = 1024;

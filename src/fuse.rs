@@ -1,70 +1,83 @@
-//! Stand-in for the adapter, behind the signature that the worker calls: a root directory.
+//! The adapter between the kernel and the core: decode, check permission, call, reply, count.
+//!
+//! - [`adapter`]: fuser's trait, one method a request
+//! - [`answer`]: the one place that replies, logs and counts
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
 
-use fuser::{
-    Errno, FileAttr, FileHandle, FileType, Filesystem, INodeNo, KernelConfig, ReplyAttr, Request,
-    Session, SessionACL,
-};
+use fuser::{INodeNo, Notifier, Session, SessionACL};
 use tokio::runtime::Handle;
 
-use crate::config::Config;
-use crate::store::RedisStore;
+use crate::fs::Core;
+use crate::fs::node::Eviction;
+use crate::fs::store::Store;
 
-struct Root<F> {
-    attr: FileAttr,
-    on_init: Option<F>,
+mod adapter;
+mod answer;
+
+/// Owner and permission of everything in the tree.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Tree {
+    /// Odoo's user: it and root may do everything here, nobody else anything.
+    pub owner_uid: u32,
+    /// Its group.
+    pub owner_gid: u32,
+    /// Permission bits of the root directory and the shards, for show: the rule is the line above.
+    pub mode: u32,
 }
 
-impl<F: FnOnce() + Send + Sync + 'static> Filesystem for Root<F> {
-    fn init(&mut self, _: &Request, _: &mut KernelConfig) -> io::Result<()> {
-        if let Some(on_init) = self.on_init.take() {
-            on_init();
-        }
-        Ok(())
-    }
+/// Two threads read requests, so that one that computes does not hold up the other; more bring
+/// nothing (see `docs/performance.md`).
+const SESSION_THREADS: usize = 2;
+/// How often staging files are looked through for orphans.
+const ORPHANS_EVERY: Duration = Duration::from_secs(60);
 
-    fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        if ino == INodeNo::ROOT {
-            reply.attr(&Duration::from_secs(1), &self.attr);
-        } else {
-            reply.error(Errno::ENOENT);
-        }
-    }
-}
-
-/// Serves the kernel on this descriptor until the mount is gone; `on_init` is called once the
-/// kernel's INIT is being answered.
-pub fn serve(
-    config: &Config,
+/// Serves the kernel on `fuse_fd` until the mount is gone. `runtime` runs what needs the store;
+/// `on_init` is called when the kernel's first request is answered.
+pub fn serve<S: Store>(
+    core: &Arc<Core<S>>,
+    tree: Tree,
     fuse_fd: OwnedFd,
-    _store: RedisStore,
-    _runtime: &Handle,
+    runtime: &Handle,
     on_init: impl FnOnce() + Send + Sync + 'static,
 ) -> io::Result<()> {
-    let now = SystemTime::now();
-    let attr = FileAttr {
-        ino: INodeNo::ROOT,
-        size: 0,
-        blocks: 0,
-        atime: now,
-        mtime: now,
-        ctime: now,
-        crtime: now,
-        kind: FileType::Directory,
-        perm: u16::try_from(config.tree.mode).unwrap_or(0o700),
-        nlink: 2,
-        uid: config.tree.owner_uid,
-        gid: config.tree.owner_gid,
-        rdev: 0,
-        blksize: 4096,
-        flags: 0,
-    };
-    let mut settings = fuser::Config::default();
-    settings.acl = SessionACL::All;
-    settings.n_threads = Some(2);
-    let root = Root { attr, on_init: Some(on_init) };
-    Session::from_fd(root, fuse_fd, SessionACL::All, settings)?.run()
+    let adapter = adapter::Adapter::new(Arc::clone(core), tree, runtime.clone(), Box::new(on_init));
+    let mut config = fuser::Config::default();
+    config.acl = SessionACL::All;
+    config.n_threads = Some(SESSION_THREADS);
+    // Cloned descriptors make the kernel fail requests when one of them is closed.
+    config.clone_fd = false;
+    let session = Session::from_fd(adapter, fuse_fd, SessionACL::All, config)?;
+    if let Some(evictions) = core.take_evictions() {
+        let notifier = session.notifier();
+        std::thread::Builder::new()
+            .name("evict".into())
+            .spawn(move || push_out(&notifier, &evictions))?;
+    }
+    let janitor = runtime.spawn(expire_orphans(Arc::clone(core)));
+    let ended = session.run();
+    janitor.abort();
+    ended
+}
+
+/// Asks the kernel to forget entries. On a thread of its own: the kernel takes the directory's
+/// lock for it, which the sender of a request under way may hold.
+fn push_out(notifier: &Notifier, evictions: &Receiver<Eviction>) {
+    for Eviction { parent, name } in evictions {
+        // ENOENT: it has been forgotten already. ENODEV: the mount is gone.
+        let _ = notifier.inval_entry(INodeNo(parent.0), OsStr::new(&name));
+    }
+}
+
+async fn expire_orphans<S: Store>(core: Arc<Core<S>>) {
+    let mut every = tokio::time::interval(ORPHANS_EVERY);
+    loop {
+        every.tick().await;
+        core.expire_staging();
+    }
 }

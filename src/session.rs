@@ -6,3 +6,5 @@ pub mod content;
 pub mod name;
 pub mod policy;
 pub mod seal;
+
+pub use seal::SealError;

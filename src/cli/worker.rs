@@ -14,6 +14,8 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::config::Config;
 use crate::exit::{ExitCode, Failure};
+use crate::fs::Core;
+use crate::fs::store::{Store as _, Waited};
 use crate::keeper::confine;
 use crate::keeper::report::{Handover, Heard, Line, Order, Report};
 use crate::keeper::signals;
@@ -79,7 +81,20 @@ fn serve(line: &Arc<Line>, config: OwnedFd, fuse: OwnedFd) -> Result<(), Failure
     if first {
         runtime.block_on(first_contact::wait(&config))?;
     }
-    let store = runtime.block_on(RedisStore::start(&config))?;
+    let store = {
+        // The store's tasks live on this runtime.
+        let _entered = runtime.enter();
+        RedisStore::start(config.store_settings())
+            .map_err(|e| Failure::new(ExitCode::BadUrl, e.to_string()))?
+    };
+    connected(&store, &config, &runtime)?;
+    let core = Core::new(store.clone(), config.core_settings()).map_err(|e| {
+        let path = config.staging_dir.display();
+        Failure::new(
+            ExitCode::WorkerRights,
+            format!("staging directory {path}: {e}; let the worker's user own it"),
+        )
+    })?;
     say(line, &Report::RedisOk)?;
     await_go(line)?;
     listen(Arc::clone(line), store.clone(), &runtime)?;
@@ -91,7 +106,7 @@ fn serve(line: &Arc<Line>, config: OwnedFd, fuse: OwnedFd) -> Result<(), Failure
             let _ = line.say(&Report::Serving);
         }
     };
-    let served = crate::fuse::serve(&config, fuse, store.clone(), runtime.handle(), on_init);
+    let served = crate::fuse::serve(&core, config.fuse_tree(), fuse, runtime.handle(), on_init);
     runtime.block_on(drain(&store));
     served.map_err(|e| {
         Failure::new(
@@ -99,6 +114,23 @@ fn serve(line: &Arc<Line>, config: OwnedFd, fuse: OwnedFd) -> Result<(), Failure
             format!("serving {}: {e}", config.mountpoint.display()),
         )
     })
+}
+
+/// Waits until the link is well; bounded by the outage's budget.
+fn connected(store: &RedisStore, config: &Config, runtime: &Runtime) -> Result<(), Failure> {
+    loop {
+        match runtime.block_on(store.wait_well()) {
+            Waited::Well => return Ok(()),
+            Waited::StepOver => {}
+            Waited::BudgetSpent => {
+                let (place, cause) = (place(config), store.link_cause());
+                return Err(Failure::new(
+                    ExitCode::RedisUnreachable,
+                    format!("Redis at {place} cannot be used: {cause}"),
+                ));
+            }
+        }
+    }
 }
 
 fn read_handover(config: OwnedFd) -> Result<Handover, Failure> {
@@ -114,8 +146,9 @@ fn read_handover(config: OwnedFd) -> Result<Handover, Failure> {
 }
 
 fn runtime() -> Result<Runtime, Failure> {
-    // Waits for Redis; the work is done by the threads that serve the kernel.
-    const THREADS: usize = 2;
+    // One thread carries all conversations with Redis: a second would only add a hand-over to
+    // each answer.
+    const THREADS: usize = 1;
     Builder::new_multi_thread()
         .worker_threads(THREADS)
         .thread_name("store")

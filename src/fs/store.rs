@@ -189,6 +189,18 @@ pub enum StoreError {
     Unreadable(String),
 }
 
+impl std::fmt::Display for StoreError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Unavailable(why) => write!(f, "Redis is not available: {why}"),
+            Self::Refused(why) => write!(f, "Redis takes no changes now: {why}"),
+            Self::Unreadable(why) => write!(f, "what Redis holds cannot be read: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for StoreError {}
+
 /// How the connection is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Health {
@@ -252,6 +264,10 @@ pub trait Store: Send + Sync + 'static {
 
     /// How the connection is, without asking it.
     fn health(&self) -> Health;
+
+    /// Whether the connection is well *and* was heard of a moment ago, so that a change sent now
+    /// will nearly always be answered.
+    fn is_fresh(&self) -> bool;
 
     /// Waits for a well connection, at most one step. Pings one that has been silent for a while.
     fn wait_well(&self) -> impl Future<Output = Waited> + Send;

@@ -2,6 +2,16 @@
 //!
 //! Odoo 14 to 17 write a pickle of a plain dict (protocol 2 to 5), 18 and later JSON. What cannot
 //! be read counts as authenticated, because an authenticated session is the one that must expire.
+//!
+//! The token alone decides, as it does in Odoo: without one that fits, a `uid` logs nobody in, and
+//! between password and second factor there is a `pre_uid` but no token yet. Whatever is not
+//! plainly absent or null is a token, an empty text or a number too.
+//!
+//! No content may look anonymous here and authenticated to the Python that reads it. So of a
+//! repeated key the last value counts, in both formats, as it does in Python.
+
+mod json;
+mod pickle;
 
 /// Whether somebody is logged in.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -30,5 +40,79 @@ pub const MAX_TEXT_BYTES: usize = 128;
 
 /// Reads the content of a session file. Bounded in time and memory by the length of `bytes`.
 pub fn read(bytes: &[u8]) -> Content {
-    unimplemented!("{}", bytes.len())
+    // Neither can be taken for the other: no JSON begins with this byte, and what JSON of an object
+    // begins with is no opcode of a pickle.
+    let fields = match bytes.first() {
+        Some(&pickle::PROTO) => pickle::read(bytes),
+        _ => json::read(bytes),
+    };
+    fields.map_or(UNREADABLE, Fields::into_content)
 }
+
+const UNREADABLE: Content =
+    Content { class: Class::Authenticated, uid: None, db: None, login: None };
+
+/// The top-level values that matter, each as it was set last.
+#[derive(Default)]
+struct Fields {
+    token: Scalar,
+    uid: Scalar,
+    db: Scalar,
+    login: Scalar,
+}
+
+/// A value, as far as it is told apart.
+#[derive(Default)]
+enum Scalar {
+    #[default]
+    Null,
+    Int(i64),
+    /// Already cut.
+    Text(String),
+    Other,
+}
+
+impl Fields {
+    /// Where the value of this key belongs; `None` for keys that do not matter.
+    fn slot(&mut self, key: &[u8]) -> Option<&mut Scalar> {
+        match key {
+            b"session_token" => Some(&mut self.token),
+            b"uid" => Some(&mut self.uid),
+            b"db" => Some(&mut self.db),
+            b"login" => Some(&mut self.login),
+            _ => None,
+        }
+    }
+
+    fn into_content(self) -> Content {
+        let class = match self.token {
+            Scalar::Null => Class::Anonymous,
+            _ => Class::Authenticated,
+        };
+        let uid = match self.uid {
+            Scalar::Int(uid) => Some(uid),
+            _ => None,
+        };
+        Content { class, uid, db: self.db.into_text(), login: self.login.into_text() }
+    }
+}
+
+impl Scalar {
+    fn text(text: &str) -> Self {
+        let mut end = text.len().min(MAX_TEXT_BYTES);
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        Self::Text(text[..end].to_owned())
+    }
+
+    fn into_text(self) -> Option<String> {
+        match self {
+            Self::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

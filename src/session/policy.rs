@@ -47,9 +47,55 @@ pub struct Times {
     pub opened: bool,
 }
 
+/// Which of the limits ends a session.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Limit {
+    /// Nobody was active for too long.
+    Idle,
+    /// The login is too long ago.
+    Absolute,
+    /// Nobody ever came back to it.
+    Unopened,
+}
+
+impl Limit {
+    /// The word for it in events and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Absolute => "absolute",
+            Self::Unopened => "unopened",
+        }
+    }
+}
+
 impl Lifetimes {
     /// The first millisecond in which the session is dead.
     pub fn end_ms(&self, class: Class, times: Times) -> u64 {
-        unimplemented!("{class:?}{times:?}")
+        self.end(class, times).0
+    }
+
+    /// The same, with the limit that ends it; where two end it at once, it is [`Limit::Idle`].
+    pub fn end(&self, class: Class, times: Times) -> (u64, Limit) {
+        let after_activity = |span_ms| times.activity_ms.saturating_add(span_ms);
+        let (idle_ms, other) = match class {
+            Class::Authenticated => {
+                let absolute =
+                    self.absolute_ms.map(|span_ms| times.login_ms.saturating_add(span_ms));
+                (self.idle_ms, absolute.map(|end_ms| (end_ms, Limit::Absolute)))
+            }
+            Class::Anonymous => {
+                let end_ms = after_activity(self.anonymous_unopened_ms);
+                (self.anonymous_idle_ms, (!times.opened).then_some((end_ms, Limit::Unopened)))
+            }
+        };
+        let idle = (after_activity(idle_ms), Limit::Idle);
+        other.filter(|&(end_ms, _)| end_ms < idle.0).unwrap_or(idle)
+    }
+
+    /// Which limit has ended the session by `now_ms`; `None` while it lives.
+    pub fn ended(&self, class: Class, times: Times, now_ms: u64) -> Option<Limit> {
+        let (end_ms, limit) = self.end(class, times);
+        (now_ms >= end_ms).then_some(limit)
     }
 }

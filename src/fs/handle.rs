@@ -1,0 +1,61 @@
+//! Open files and directories.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::list::Snapshot;
+use super::staging::OpenStaging;
+
+/// The number that the kernel gives back with each request on an open file.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct HandleId(pub u64);
+
+/// What is open.
+#[derive(Clone, Debug)]
+pub enum Handle {
+    /// A version: it keeps what it opened.
+    Version(Bytes),
+    /// A staging or spool file.
+    Staging(Arc<OpenStaging>),
+    /// A directory, as it was when it was opened.
+    Directory(Arc<Snapshot>),
+}
+
+/// The open ones.
+#[derive(Debug, Default)]
+pub struct Handles {
+    open: HashMap<HandleId, Handle>,
+    next: u64,
+}
+
+impl Handles {
+    /// Opens one.
+    pub fn insert(&mut self, handle: Handle) -> HandleId {
+        self.next += 1;
+        let id = HandleId(self.next);
+        self.open.insert(id, handle);
+        id
+    }
+
+    /// The one of that number.
+    pub fn get(&self, id: HandleId) -> Option<Handle> {
+        self.open.get(&id).cloned()
+    }
+
+    /// Closes it.
+    pub fn remove(&mut self, id: HandleId) -> Option<Handle> {
+        self.open.remove(&id)
+    }
+
+    /// How many are open.
+    pub fn len(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Whether none is open.
+    pub fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+}

@@ -1,0 +1,160 @@
+//! OPENDIR and READDIR. A listing is taken whole when the directory is opened, which holds no
+//! lock, and READDIR answers from it.
+
+use std::ffi::OsStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::attributes::{Attributes, Entry, session_entry};
+use super::handle::{Handle, HandleId};
+use super::node::NodeId;
+use super::open::bad_handle;
+use super::store::{Listed, Store, StoreError, Waited};
+use super::thread::Listing;
+use super::{Caller, Core, LONG, Step};
+use crate::error::{Error, Result};
+use crate::session::name::{Form, Shard};
+
+/// A directory as it was when it was opened.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// The directory.
+    pub directory: NodeId,
+    /// Its entries, in the order in which they are read.
+    pub entries: Vec<Item>,
+}
+
+/// One entry of a listing.
+#[derive(Debug)]
+pub struct Item {
+    /// Its name: an alias, a shard or a temp file.
+    pub name: String,
+    what: What,
+}
+
+#[derive(Debug)]
+enum What {
+    Directory(NodeId),
+    Session(Listed),
+    Staging(NodeId),
+}
+
+impl Item {
+    /// The inode number to show in a plain listing. A session gets its own when it is looked up;
+    /// until then any number but 0 will do, and this one belongs to nothing else.
+    pub fn inode(&self) -> u64 {
+        const UNKNOWN: u64 = 0xffff_ffff;
+        match &self.what {
+            What::Directory(node) | What::Staging(node) => node.0,
+            What::Session(_) => UNKNOWN,
+        }
+    }
+
+    /// Whether it is a directory.
+    pub fn is_directory(&self) -> bool {
+        matches!(self.what, What::Directory(_))
+    }
+}
+
+impl<S: Store> Core<S> {
+    /// Takes the listing of a directory.
+    pub fn open_directory(self: &Arc<Self>, caller: Caller, node: NodeId) -> Step<HandleId> {
+        let listing = match node.shard() {
+            Some(shard) => Listing::Shard(shard),
+            None if node == NodeId::ROOT => Listing::Root,
+            None => return Err(Error::expected(libc::ENOTDIR, "not a directory")).into(),
+        };
+        let core = Arc::clone(self);
+        Step::later(async move {
+            let entries = match listing {
+                Listing::Root => core.list_root().await?,
+                Listing::Shard(shard) => core.list_shard(shard).await?,
+            };
+            core.threads(caller).listed(caller.tid, listing);
+            let snapshot = Arc::new(Snapshot { directory: node, entries });
+            Ok(core.handles().insert(Handle::Directory(snapshot)))
+        })
+    }
+
+    async fn list_shard(&self, shard: Shard) -> Result<Vec<Item>> {
+        let listed = match self.store.list(shard).await {
+            Err(error) if self.may_ask_again(&error).await => self.store.list(shard).await,
+            answer => answer,
+        };
+        let listed = listed.map_err(|error| cannot_list(&error))?;
+        Ok(listed.into_iter().filter(|one| one.meta.form == Form::Sharded).map(session).collect())
+    }
+
+    async fn list_root(&self) -> Result<Vec<Item>> {
+        let root = match self.store.list_root().await {
+            Err(error) if self.may_ask_again(&error).await => self.store.list_root().await,
+            answer => answer,
+        };
+        let root = root.map_err(|error| cannot_list(&error))?;
+        let shards = root.shards.into_iter().map(|shard| Item {
+            name: shard.as_str().to_owned(),
+            what: What::Directory(NodeId::of_shard(shard)),
+        });
+        let staging = self
+            .staging
+            .all()
+            .into_iter()
+            .map(|staged| Item { name: staged.name.clone(), what: What::Staging(staged.node) });
+        Ok(shards.chain(root.flat.into_iter().map(session)).chain(staging).collect())
+    }
+
+    /// `listdir` cannot be interrupted (Python raises), so one step is waited and no more.
+    async fn may_ask_again(&self, error: &StoreError) -> bool {
+        matches!(error, StoreError::Unavailable(_)) && self.store.wait_well().await == Waited::Well
+    }
+
+    /// Makes a directory: shards exist already (`EEXIST`), others are refused (`EACCES`).
+    pub fn mkdir(&self, parent: NodeId, name: &OsStr) -> Result<Entry> {
+        let is_shard = parent == NodeId::ROOT && name.to_str().and_then(Shard::parse).is_some();
+        Err(if is_shard {
+            Error::expected(libc::EEXIST, "shards are always there")
+        } else {
+            Error::expected(libc::EACCES, "only shards can be directories")
+        })
+    }
+
+    /// The listing of an open directory.
+    pub fn snapshot(&self, handle: HandleId) -> Result<Arc<Snapshot>> {
+        match self.handles().get(handle) {
+            Some(Handle::Directory(snapshot)) => Ok(snapshot),
+            _ => Err(bad_handle()),
+        }
+    }
+
+    /// An entry of a listing as a look-up would give it, told to the kernel once more
+    /// (READDIRPLUS). `None` for a temp file that is gone since.
+    pub fn enter_listed(&self, item: &Item) -> Option<Entry> {
+        match &item.what {
+            What::Directory(node) => {
+                Some(Entry { attributes: Attributes::of_directory(*node), valid: LONG })
+            }
+            What::Session(listed) => {
+                let node = self.nodes().alias_view(&listed.alias, &listed.meta);
+                Some(session_entry(Attributes::of_version(node, &listed.meta)))
+            }
+            What::Staging(node) => {
+                let attributes = self.staging_attributes(*node).ok()?;
+                self.nodes().staging(*node);
+                Some(Entry { attributes, valid: Duration::ZERO })
+            }
+        }
+    }
+
+    /// The kernel forgets `count` of the times it was told of a node.
+    pub fn forget(&self, node: NodeId, count: u64) {
+        self.nodes().forget(node, count);
+    }
+}
+
+fn session(listed: Listed) -> Item {
+    Item { name: listed.alias.entry(listed.meta.form), what: What::Session(listed) }
+}
+
+fn cannot_list(error: &StoreError) -> Error {
+    Error::fault(libc::EIO, format!("a directory cannot be listed: {error}"))
+}

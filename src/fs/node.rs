@@ -1,0 +1,335 @@
+//! Node ids and what they stand for.
+//!
+//! A node id is never given to a second thing: shards have theirs from their two characters,
+//! staging files from the inode number of their tmpfs file, versions from this worker's epoch and
+//! a counter. A staging file that is published keeps its id: the kernel has moved its dentry, with
+//! the inode, onto the session's name, so that inode simply *is* the new version.
+
+use std::collections::HashMap;
+use std::sync::mpsc::SyncSender;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use lru::LruCache;
+
+use super::store::{ChangeId, Meta};
+use crate::session::name::{Alias, Form, Shard, Sid};
+
+/// An inode number as the kernel knows it.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct NodeId(pub u64);
+
+impl NodeId {
+    /// The root directory (`FUSE_ROOT_ID`).
+    pub const ROOT: Self = Self(1);
+    /// Shards follow the root.
+    const FIRST_SHARD: u64 = 2;
+    /// Set in the ids of staging files, whose other bits are a tmpfs inode number.
+    const STAGING: u64 = 1 << 62;
+    /// Set in the ids of versions.
+    const VERSION: u64 = 1 << 63;
+
+    /// The directory of a shard.
+    pub fn of_shard(shard: Shard) -> Self {
+        Self(Self::FIRST_SHARD + u64::from(shard.index()))
+    }
+
+    /// A staging file, from the inode number of its tmpfs file.
+    pub fn of_staging(inode: u64) -> Self {
+        Self(Self::STAGING | (inode & (Self::STAGING - 1)))
+    }
+
+    /// The shard that this id stands for.
+    pub fn shard(self) -> Option<Shard> {
+        let index = u16::try_from(self.0.checked_sub(Self::FIRST_SHARD)?).ok()?;
+        Shard::from_index(index)
+    }
+}
+
+/// What a node stands for. Directories need no entry in the table.
+#[derive(Clone, Debug)]
+pub enum Node {
+    /// The temp file of a save under way; its attributes are those of the tmpfs file.
+    Staging,
+    /// One version of a session.
+    Version(Version),
+    /// A session looked up by its alias: to be stat'ed and unlinked, never opened.
+    AliasView {
+        /// Which session.
+        alias: Alias,
+        /// The version that was current at the look-up.
+        meta: Meta,
+    },
+    /// A name that may be a session: the store could not be asked. Its `open` asks.
+    Provisional {
+        /// Whose name it would be.
+        sid: Sid,
+        /// In which form it was looked up.
+        form: Form,
+        /// The size that its last `open` found.
+        size_bytes: u64,
+    },
+}
+
+/// One version of a session, as a node.
+#[derive(Clone, Debug)]
+pub struct Version {
+    /// Whose session.
+    pub sid: Sid,
+    /// Under which alias it is kept.
+    pub alias: Alias,
+    /// Its attributes.
+    pub meta: Meta,
+    /// Its plain content, unless it was pushed out.
+    pub bytes: Option<Bytes>,
+}
+
+/// An entry that the kernel is asked to forget.
+#[derive(Debug)]
+pub struct Eviction {
+    /// Its directory.
+    pub parent: NodeId,
+    /// Its name there.
+    pub name: String,
+}
+
+struct Known {
+    node: Node,
+    /// How often the kernel was told of it and has not forgotten it (`nlookup`).
+    lookups: u64,
+}
+
+/// The nodes that the kernel may name.
+pub struct Nodes {
+    known: LruCache<NodeId, Known>,
+    versions: HashMap<(Alias, ChangeId), NodeId>,
+    views: HashMap<(Alias, ChangeId), NodeId>,
+    provisional: HashMap<Sid, NodeId>,
+    /// The version of a session that this node saw last.
+    latest: HashMap<Alias, NodeId>,
+    /// Bounded; what does not fit is asked for again when it is the oldest once more.
+    evictions: SyncSender<Eviction>,
+    held_bytes: usize,
+    next: u64,
+    max_nodes: usize,
+    max_bytes: usize,
+}
+
+/// Entries pushed out at one insertion, so that no request pays for many.
+const MAX_EVICTIONS_AT_ONCE: usize = 8;
+
+impl Nodes {
+    /// An empty table that asks the kernel to forget entries beyond `max_nodes` or `max_bytes`.
+    pub fn new(max_nodes: usize, max_bytes: usize, evictions: SyncSender<Eviction>) -> Self {
+        // The start second in the high bits: no id of an earlier worker comes again.
+        let epoch = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        Self {
+            known: LruCache::unbounded(),
+            versions: HashMap::new(),
+            views: HashMap::new(),
+            provisional: HashMap::new(),
+            latest: HashMap::new(),
+            evictions,
+            held_bytes: 0,
+            next: NodeId::VERSION | ((epoch & 0x3fff_ffff) << 32),
+            max_nodes,
+            max_bytes,
+        }
+    }
+
+    /// The node of that id.
+    pub fn get(&mut self, id: NodeId) -> Option<&Node> {
+        self.known.get(&id).map(|known| &known.node)
+    }
+
+    /// The node of a version, told to the kernel once more.
+    pub fn version(&mut self, version: Version) -> NodeId {
+        let key = (version.alias.clone(), version.meta.version);
+        let id = match self.versions.get(&key) {
+            Some(&id) => id,
+            None => self.insert_version(key, version.clone()),
+        };
+        self.latest.insert(version.alias.clone(), id);
+        if let Some(bytes) = version.bytes {
+            self.keep_bytes(id, bytes);
+        }
+        self.count_lookup(id);
+        id
+    }
+
+    /// The node of a session looked up by its alias.
+    pub fn alias_view(&mut self, alias: &Alias, meta: &Meta) -> NodeId {
+        let key = (alias.clone(), meta.version);
+        let id = self.views.get(&key).copied().unwrap_or_else(|| {
+            let id = self.new_id();
+            self.insert(id, Node::AliasView { alias: alias.clone(), meta: meta.clone() });
+            self.views.insert(key, id);
+            id
+        });
+        self.count_lookup(id);
+        id
+    }
+
+    /// The node of a name about which the store could not be asked.
+    pub fn provisional(&mut self, sid: &Sid, form: Form) -> NodeId {
+        let id = self.provisional.get(sid).copied().unwrap_or_else(|| {
+            let id = self.new_id();
+            self.insert(id, Node::Provisional { sid: sid.clone(), form, size_bytes: 0 });
+            self.provisional.insert(sid.clone(), id);
+            id
+        });
+        self.count_lookup(id);
+        id
+    }
+
+    /// The version of a session that this node saw last, told to the kernel once more; not
+    /// necessarily the current one.
+    pub fn latest(&mut self, alias: &Alias) -> Option<(NodeId, Version)> {
+        let id = *self.latest.get(alias)?;
+        let Some(Node::Version(version)) = self.get(id) else { return None };
+        let version = version.clone();
+        self.count_lookup(id);
+        Some((id, version))
+    }
+
+    /// A staging file, told to the kernel once more.
+    pub fn staging(&mut self, id: NodeId) {
+        if !self.known.contains(&id) {
+            self.insert(id, Node::Staging);
+        }
+        self.count_lookup(id);
+    }
+
+    /// A staging file became a version: the inode stays.
+    pub fn publish(&mut self, id: NodeId, version: Version) {
+        let alias = version.alias.clone();
+        self.versions.insert((alias.clone(), version.meta.version), id);
+        self.latest.insert(alias, id);
+        self.held_bytes += version.bytes.as_ref().map_or(0, Bytes::len);
+        match self.known.get_mut(&id) {
+            Some(known) => known.node = Node::Version(version),
+            None => self.insert(id, Node::Version(version)),
+        }
+        self.evict();
+    }
+
+    /// What an `open` of a provisional node found.
+    pub fn set_provisional_size(&mut self, id: NodeId, found_bytes: u64) {
+        if let Some(Known { node: Node::Provisional { size_bytes, .. }, .. }) =
+            self.known.get_mut(&id)
+        {
+            *size_bytes = found_bytes;
+        }
+    }
+
+    /// The session is gone: no later save may take its last version for a guess.
+    pub fn ended(&mut self, alias: &Alias) {
+        self.latest.remove(alias);
+    }
+
+    /// The kernel forgets `count` of the times it was told of `id`.
+    pub fn forget(&mut self, id: NodeId, count: u64) {
+        let Some(known) = self.known.get_mut(&id) else { return };
+        known.lookups = known.lookups.saturating_sub(count);
+        if known.lookups == 0 {
+            self.remove(id);
+        }
+    }
+
+    /// How many nodes the kernel may name.
+    pub fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    /// Whether the kernel names none.
+    pub fn is_empty(&self) -> bool {
+        self.known.is_empty()
+    }
+
+    fn insert_version(&mut self, key: (Alias, ChangeId), version: Version) -> NodeId {
+        let id = self.new_id();
+        self.versions.insert(key, id);
+        self.insert(id, Node::Version(Version { bytes: None, ..version }));
+        id
+    }
+
+    fn insert(&mut self, id: NodeId, node: Node) {
+        self.known.put(id, Known { node, lookups: 0 });
+        self.evict();
+    }
+
+    fn keep_bytes(&mut self, id: NodeId, bytes: Bytes) {
+        if let Some(Known { node: Node::Version(version), .. }) = self.known.get_mut(&id)
+            && version.bytes.is_none()
+        {
+            self.held_bytes += bytes.len();
+            version.bytes = Some(bytes);
+            self.evict();
+        }
+    }
+
+    fn count_lookup(&mut self, id: NodeId) {
+        if let Some(known) = self.known.get_mut(&id) {
+            known.lookups += 1;
+        }
+    }
+
+    fn new_id(&mut self) -> NodeId {
+        self.next += 1;
+        NodeId(self.next)
+    }
+
+    fn remove(&mut self, id: NodeId) {
+        let Some(Known { node, .. }) = self.known.pop(&id) else { return };
+        match node {
+            Node::Staging => {}
+            Node::Version(version) => {
+                self.held_bytes -= version.bytes.as_ref().map_or(0, Bytes::len);
+                self.versions.remove(&(version.alias.clone(), version.meta.version));
+                if self.latest.get(&version.alias) == Some(&id) {
+                    self.latest.remove(&version.alias);
+                }
+            }
+            Node::AliasView { alias, meta } => {
+                self.views.remove(&(alias, meta.version));
+            }
+            Node::Provisional { sid, .. } => {
+                self.provisional.remove(&sid);
+            }
+        }
+    }
+
+    /// Beyond a bound the node that was used longest ago gives up its content, and the kernel is
+    /// asked to forget the entry. It may still be open, so it moves to the young end and stays
+    /// until FORGET.
+    fn evict(&mut self) {
+        for _ in 0..MAX_EVICTIONS_AT_ONCE {
+            if self.known.len() <= self.max_nodes && self.held_bytes <= self.max_bytes {
+                return;
+            }
+            let Some((&id, _)) = self.known.peek_lru() else { return };
+            let Some(known) = self.known.get_mut(&id) else { return };
+            let (name, shard, form) = match &mut known.node {
+                Node::Version(version) => {
+                    self.held_bytes -= version.bytes.take().map_or(0, |bytes| bytes.len());
+                    let form = version.meta.form;
+                    (version.sid.entry(form), version.sid.shard(), form)
+                }
+                Node::Provisional { sid, form, .. } => (sid.entry(*form), sid.shard(), *form),
+                Node::AliasView { alias, meta } => {
+                    (alias.entry(meta.form), alias.shard(), meta.form)
+                }
+                Node::Staging => continue,
+            };
+            let _ = self.evictions.try_send(Eviction { parent: parent(shard, form), name });
+        }
+    }
+}
+
+/// The directory in which a session of that form stands.
+pub fn parent(shard: Shard, form: Form) -> NodeId {
+    match form {
+        Form::Flat => NodeId::ROOT,
+        Form::Sharded => NodeId::of_shard(shard),
+    }
+}

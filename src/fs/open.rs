@@ -1,0 +1,216 @@
+//! OPEN, READ and RELEASE of files.
+//!
+//! OPEN holds no directory, so all waiting for the store is done here: in bounded steps, each
+//! ended by `EINTR`, which Python retries by itself, until the outage has used up its budget.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::attributes::stale;
+use super::handle::{Handle, HandleId};
+use super::lookup::{no_session, unreadable};
+use super::node::{Node, NodeId, Version};
+use super::store::{ChangeId, Lookup, Store, StoreError, Waited};
+use super::{Caller, Core, Step};
+use crate::error::{Error, Result};
+use crate::session::name::{Alias, Sid};
+
+/// A session with less than this to live is touched before its `open` is answered, so that no
+/// other node judges it by an activity that it has not heard of.
+const TOUCH_NOW_BELOW_MS: u64 = 5_000;
+/// How often one `open` asks again on a link that says it is well.
+const MAX_ASKS: u32 = 3;
+
+/// An opened file.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Opened {
+    /// Its handle.
+    pub handle: HandleId,
+    /// The node stands for one version for ever, so pages that the kernel has of it are good;
+    /// otherwise nothing of it may be kept.
+    pub immutable: bool,
+}
+
+/// How a file is to be opened.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Mode {
+    /// For writing.
+    pub write: bool,
+    /// Cut to nothing.
+    pub truncate: bool,
+}
+
+impl<S: Store> Core<S> {
+    /// Opens a file. A session can be opened for reading only (`EACCES`), and never by its alias
+    /// (`ENOENT`).
+    pub fn open(self: &Arc<Self>, caller: Caller, node: NodeId, mode: Mode) -> Step<Opened> {
+        let known = self.nodes().get(node).cloned();
+        match known {
+            None => Err(stale(node)).into(),
+            Some(Node::Staging) => self.open_staging(node, mode).into(),
+            Some(Node::AliasView { .. }) => Err(no_session()).into(),
+            Some(_) if mode.write || mode.truncate => Err(Error::expected(
+                libc::EACCES,
+                "a session is replaced by a save, never written in place",
+            ))
+            .into(),
+            Some(Node::Version(version)) => self.open_version(caller, node, version),
+            Some(Node::Provisional { sid, .. }) => {
+                let core = Arc::clone(self);
+                Step::later(async move { core.ask_and_open(caller, node, sid, None).await })
+            }
+        }
+    }
+
+    fn open_version(
+        self: &Arc<Self>,
+        caller: Caller,
+        node: NodeId,
+        version: Version,
+    ) -> Step<Opened> {
+        // The look-up that was part of this very `open` fetched this version: it was current
+        // inside the `open`. A foreign thread cannot be followed, and for it every name is looked
+        // up anew.
+        let fetched_by_this_open = caller.tid == 0
+            || self
+                .threads(caller)
+                .get(caller.tid)
+                .is_some_and(|thread| thread.fetched.take() == Some(node));
+        let left_ms = version.meta.left_ms;
+        if fetched_by_this_open
+            && left_ms >= TOUCH_NOW_BELOW_MS
+            && let Some(bytes) = version.bytes.clone()
+        {
+            return Ok(self.serve(caller, &version.alias, version.meta.birth, bytes, true)).into();
+        }
+        let core = Arc::clone(self);
+        if fetched_by_this_open && let Some(bytes) = version.bytes.clone() {
+            return Step::later(async move {
+                core.touch_before_answer(caller, &version.alias).await;
+                Ok(core.serve(caller, &version.alias, version.meta.birth, bytes, true))
+            });
+        }
+        let sid = version.sid.clone();
+        Step::later(async move { core.ask_and_open(caller, node, sid, Some(version)).await })
+    }
+
+    /// Asks the store what is current, waiting for it if need be.
+    async fn ask_and_open(
+        self: Arc<Self>,
+        caller: Caller,
+        node: NodeId,
+        sid: Sid,
+        opening: Option<Version>,
+    ) -> Result<Opened> {
+        let alias = sid.alias();
+        for _ in 0..MAX_ASKS {
+            match self.store.fetch(&alias, None).await {
+                Ok(Lookup::Session { meta, sealed }) => {
+                    let Some(bytes) = self.unseal(&sid, &sealed)? else { return Err(no_session()) };
+                    let immutable =
+                        opening.as_ref().is_some_and(|v| v.meta.version == meta.version);
+                    if !immutable && opening.is_some() && self.say_stale(caller, node) {
+                        return Err(stale(node));
+                    }
+                    if meta.left_ms < TOUCH_NOW_BELOW_MS {
+                        self.touch_before_answer(caller, &alias).await;
+                    }
+                    self.nodes().set_provisional_size(node, meta.size_bytes);
+                    return Ok(self.serve(caller, &alias, meta.birth, bytes, immutable));
+                }
+                Ok(Lookup::Alias { .. } | Lookup::Absent) => {
+                    self.nodes().ended(&alias);
+                    self.threads(caller).found_absent(caller.tid, &alias);
+                    return Err(no_session());
+                }
+                Err(StoreError::Unreadable(why)) => {
+                    self.threads(caller).failed_to_open(caller.tid, &alias);
+                    return Err(unreadable(&sid, &why));
+                }
+                Err(StoreError::Unavailable(_) | StoreError::Refused(_)) => {}
+            }
+            match self.store.wait_well().await {
+                Waited::Well => {}
+                Waited::StepOver => break,
+                Waited::BudgetSpent => {
+                    self.threads(caller).failed_to_open(caller.tid, &alias);
+                    return Err(Error::fault(
+                        libc::EIO,
+                        format!("session {alias} cannot be read: Redis has been away too long"),
+                    ));
+                }
+            }
+        }
+        Err(Error::expected(libc::EINTR, "still waiting for Redis"))
+    }
+
+    /// The version to be opened has been replaced: the kernel is told once, looks the name up
+    /// anew and opens what that gave. Never told twice for one `open` (the second would reach
+    /// Odoo as a lost session), nor to a thread that cannot be followed.
+    fn say_stale(&self, caller: Caller, node: NodeId) -> bool {
+        let mut threads = self.threads(caller);
+        let Some(thread) = threads.get(caller.tid) else { return false };
+        if thread.told_stale == Some(node) {
+            return false;
+        }
+        thread.told_stale = Some(node);
+        true
+    }
+
+    fn serve(
+        &self,
+        caller: Caller,
+        alias: &Alias,
+        birth: ChangeId,
+        bytes: Bytes,
+        immutable: bool,
+    ) -> Opened {
+        self.threads(caller).opened(caller.tid, alias, birth);
+        if !self.callers.is_passive(caller.tid) {
+            self.store.touch(alias);
+        }
+        let handle = self.handles().insert(Handle::Version(bytes));
+        Opened { handle, immutable }
+    }
+
+    async fn touch_before_answer(&self, caller: Caller, alias: &Alias) {
+        if !self.callers.is_passive(caller.tid)
+            && let Err(error) = self.store.touch_now(alias).await
+        {
+            tracing::warn!(%alias, %error, "an activity could not be written at once");
+        }
+    }
+
+    fn open_staging(&self, node: NodeId, mode: Mode) -> Result<Opened> {
+        let staged = self.staging.get(node).ok_or_else(|| stale(node))?;
+        if mode.truncate {
+            self.staging.set_len(&staged, 0)?;
+        }
+        let handle = self.handles().insert(Handle::Staging(Arc::new(staged.opened())));
+        Ok(Opened { handle, immutable: false })
+    }
+
+    /// Reads at most `size` bytes from `offset`.
+    pub fn read(&self, handle: HandleId, offset: u64, size: u32) -> Result<Bytes> {
+        let open = self.handles().get(handle);
+        match open {
+            Some(Handle::Version(bytes)) => {
+                let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
+                let end = start.saturating_add(size as usize).min(bytes.len());
+                Ok(bytes.slice(start..end))
+            }
+            Some(Handle::Staging(open)) => open.staged.read(offset, size).map(Bytes::from),
+            Some(Handle::Directory(_)) | None => Err(bad_handle()),
+        }
+    }
+
+    /// The last descriptor on this handle was closed. Comes before RENAME as often as after it.
+    pub fn release(&self, handle: HandleId) {
+        self.handles().remove(handle);
+    }
+}
+
+pub(super) fn bad_handle() -> Error {
+    Error::expected(libc::EBADF, "not an open file")
+}

@@ -1,0 +1,261 @@
+//! A save as Odoo makes it: CREATE a temp file in the root, WRITE, RENAME it onto the session's
+//! name. The rename publishes: one atomic step of the store.
+//!
+//! CREATE and RENAME hold the root directory, so they never wait; the first WRITE makes sure that
+//! the link is well, and waits there if it is not.
+
+use std::ffi::OsStr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+
+use super::attributes::{Entry, name_of, session_entry};
+use super::handle::{Handle, HandleId};
+use super::node::{NodeId, Version};
+use super::open::{Opened, bad_handle};
+use super::staging::{OpenStaging, Staged};
+use super::store::{ChangeId, Meta, Publish, Published, Stamp, Store, Waited};
+use super::{Caller, Core, Step};
+use crate::error::{Error, Result};
+use crate::session::content;
+use crate::session::name::{RootName, SessionName};
+use crate::session::seal;
+use crate::telemetry::Event;
+
+impl<S: Store> Core<S> {
+    /// Creates and opens a staging file, or an upload spool of Odoo 14 and 15. No other name can
+    /// be created (`EACCES`).
+    pub fn create(
+        &self,
+        caller: Caller,
+        parent: NodeId,
+        name: &OsStr,
+        mode: u32,
+        exclusive: bool,
+    ) -> Result<(Entry, Opened)> {
+        let root_name = match name.to_str() {
+            Some(name) if parent == NodeId::ROOT => RootName::parse(name),
+            _ => RootName::Other,
+        };
+        let (stored_name, is_save) = match (&root_name, name.to_str()) {
+            (RootName::Staging, Some(name)) => (name.to_owned(), true),
+            (RootName::Spool(spool), _) => (spool.aliased(), false),
+            _ => {
+                return Err(Error::expected(
+                    libc::EACCES,
+                    "only the temp file of a save can be created here",
+                ));
+            }
+        };
+        self.settle_debt(caller)?;
+        let staged = match self.staging.find(&stored_name) {
+            Some(_) if exclusive => {
+                return Err(Error::expected(libc::EEXIST, "the temp file exists"));
+            }
+            Some(staged) => {
+                self.staging.set_len(&staged, 0)?;
+                staged
+            }
+            None => self.staging.create(&stored_name, mode)?,
+        };
+        if is_save && let Some(thread) = self.threads(caller).get(caller.tid) {
+            thread.unpublished = 1;
+            thread.published = None;
+        }
+        self.nodes().staging(staged.node);
+        let handle = self.handles().insert(Handle::Staging(Arc::new(staged.opened())));
+        let entry = session_entry(self.staging_attributes(staged.node)?);
+        Ok((entry, Opened { handle, immutable: false }))
+    }
+
+    /// Writes into a staging file; the first write of a save waits for the link.
+    pub fn write(
+        self: &Arc<Self>,
+        caller: Caller,
+        handle: HandleId,
+        offset: u64,
+        data: &[u8],
+    ) -> Step<u32> {
+        let Some(Handle::Staging(open)) = self.handles().get(handle) else {
+            return Err(bad_handle()).into();
+        };
+        if open.link_checked.load(Ordering::Relaxed) {
+            return self.write_now(&open.staged, offset, data).into();
+        }
+        if let Err(error) = self.settle_debt(caller) {
+            return Err(error).into();
+        }
+        if self.store.is_fresh() {
+            open.link_checked.store(true, Ordering::Relaxed);
+            return self.write_now(&open.staged, offset, data).into();
+        }
+        let core = Arc::clone(self);
+        // The request's buffer is the reader's; bounded by one WRITE of the kernel.
+        let data = Bytes::copy_from_slice(data);
+        Step::later(async move { core.write_when_well(&open, offset, &data).await })
+    }
+
+    async fn write_when_well(&self, open: &OpenStaging, offset: u64, data: &[u8]) -> Result<u32> {
+        match self.store.wait_well().await {
+            Waited::Well => {
+                open.link_checked.store(true, Ordering::Relaxed);
+                self.write_now(&open.staged, offset, data)
+            }
+            Waited::StepOver => Err(Error::expected(libc::EINTR, "still waiting for Redis")),
+            Waited::BudgetSpent => Err(Error::fault(
+                libc::EIO,
+                "a session cannot be saved: Redis has been away too long",
+            )),
+        }
+    }
+
+    fn write_now(&self, staged: &Staged, offset: u64, data: &[u8]) -> Result<u32> {
+        self.staging.write(staged, data, offset)?;
+        u32::try_from(data.len()).map_err(|_| Error::expected(libc::EINVAL, "write too long"))
+    }
+
+    /// A thread whose `open` failed for our own fault fails its next save loudly (Odoo answers
+    /// HTTP 500 and keeps the cookie) instead of storing an empty session under a new one.
+    fn settle_debt(&self, caller: Caller) -> Result<()> {
+        let owes = self
+            .threads(caller)
+            .get(caller.tid)
+            .is_some_and(|thread| std::mem::take(&mut thread.owes_failure));
+        if owes {
+            return Err(Error::fault(
+                libc::EIO,
+                "this thread could not read its session, so it may not save one",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Publishes a staging file under a session's name. Renaming a session to its own other name
+    /// succeeds and changes nothing; every other rename is refused (`EACCES`).
+    pub fn rename(
+        self: &Arc<Self>,
+        caller: Caller,
+        from: (NodeId, &OsStr),
+        to: (NodeId, &OsStr),
+    ) -> Step<()> {
+        let Some(target) = session_name(to.0, to.1) else {
+            return Err(refused("the target is no session's name")).into();
+        };
+        if let Some(source) = session_name(from.0, from.1) {
+            // `werkzeug_<sid>.sess` and `ab/<sid>` are two names of one session.
+            let same = source.sid == target.sid;
+            return if same { Ok(()) } else { Err(refused("a session keeps its id")) }.into();
+        }
+        let staged = match from.1.to_str() {
+            Some(name) if from.0 == NodeId::ROOT && RootName::parse(name) == RootName::Staging => {
+                self.staging.find(name)
+            }
+            _ => return Err(refused("only the temp file of a save can be published")).into(),
+        };
+        let Some(staged) = staged else {
+            return Err(Error::expected(libc::ENOENT, "no such temp file")).into();
+        };
+        match self.prepare(caller, &staged, &target) {
+            Ok((publish, plain)) => {
+                let core = Arc::clone(self);
+                Step::later(async move {
+                    core.publish(caller, staged.node, target, publish, plain).await
+                })
+            }
+            Err(error) => Err(error).into(),
+        }
+    }
+
+    fn prepare(
+        &self,
+        caller: Caller,
+        staged: &Staged,
+        target: &SessionName,
+    ) -> Result<(Publish, Bytes)> {
+        let plain = Bytes::from(staged.content()?);
+        let alias = target.sid.alias();
+        let context = self.threads(caller).save_context(caller.tid, &alias);
+        let publish = Publish {
+            stamp: self.store.stamp(),
+            form: target.form,
+            content: content::read(&plain),
+            size_bytes: plain.len() as u64,
+            sealed: seal::seal(&target.sid, &plain).into(),
+            opened: context.opened,
+            own_unlink: context.own_unlink,
+            sibling: context.sibling,
+            passive: self.callers.is_passive(caller.tid),
+            doubtful: context.doubtful,
+            alias,
+        };
+        Ok((publish, plain))
+    }
+
+    async fn publish(
+        &self,
+        caller: Caller,
+        node: NodeId,
+        target: SessionName,
+        publish: Publish,
+        plain: Bytes,
+    ) -> Result<()> {
+        let meta = match self.store.publish(&publish).await {
+            Ok(Published::Taken(meta)) => meta,
+            // Something newer is current: this inode is a version that nobody will look up.
+            Ok(Published::Superseded) => superseded_meta(&publish),
+            Ok(Published::Refused(reason)) => {
+                Event::SaveRefused { alias: &publish.alias, reason }.emit();
+                if let Some(thread) = self.threads(caller).get(caller.tid) {
+                    thread.unpublished = 0;
+                }
+                return Err(refused(reason));
+            }
+            Err(error) => {
+                return Err(Error::fault(
+                    libc::EIO,
+                    format!("a save of {} is lost: {error}", name_of(&target.sid, target.form)),
+                ));
+            }
+        };
+        let birth = meta.birth;
+        let version =
+            Version { sid: target.sid, alias: publish.alias.clone(), meta, bytes: Some(plain) };
+        self.nodes().publish(node, version);
+        self.staging.remove(node);
+        self.threads(caller).published(caller.tid, &publish.alias, birth, node);
+        Ok(())
+    }
+}
+
+/// The session that a name in a directory stands for.
+pub(super) fn session_name(parent: NodeId, name: &OsStr) -> Option<SessionName> {
+    let name = name.to_str()?;
+    if parent == NodeId::ROOT {
+        return match RootName::parse(name) {
+            RootName::Session(name) => Some(name),
+            _ => None,
+        };
+    }
+    SessionName::in_shard(parent.shard()?, name)
+}
+
+fn superseded_meta(publish: &Publish) -> Meta {
+    const NS_PER_MS: i64 = 1_000_000;
+    let Stamp { id, first_ms } = publish.stamp;
+    let birth: ChangeId = id;
+    Meta {
+        version: id,
+        birth,
+        mtime_ns: i64::try_from(first_ms).unwrap_or(0).saturating_mul(NS_PER_MS),
+        mode: 0o644,
+        size_bytes: publish.size_bytes,
+        class: publish.content.class,
+        form: publish.form,
+        left_ms: 0,
+    }
+}
+
+fn refused(reason: &str) -> Error {
+    Error::expected(libc::EACCES, reason)
+}

@@ -1,0 +1,264 @@
+//! The files of saves under way: real files on a tmpfs of this host, so that they outlive our
+//! process and never reach a disk. Upload spools of Odoo 14 and 15 are kept here, too, under
+//! their alias.
+
+use std::collections::HashMap;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use super::node::NodeId;
+use super::{Settings, lock};
+use crate::error::{Error, Result};
+
+/// All staging files of this mount.
+#[derive(Debug)]
+pub struct Staging {
+    dir: PathBuf,
+    files: Mutex<HashMap<NodeId, Arc<Staged>>>,
+    total_bytes: AtomicU64,
+    max_file_bytes: u64,
+    max_total_bytes: u64,
+    orphan_after: Duration,
+}
+
+/// One staging file.
+#[derive(Debug)]
+pub struct Staged {
+    /// Its node.
+    pub node: NodeId,
+    /// Its name in the staging directory (a spool's holds an alias in the place of the id).
+    pub name: String,
+    file: File,
+    size_bytes: AtomicU64,
+    open_count: AtomicU64,
+    touched: Mutex<Instant>,
+}
+
+/// A handle on one.
+#[derive(Debug)]
+pub struct OpenStaging {
+    /// The file.
+    pub staged: Arc<Staged>,
+    /// Its first write has made sure that the save can be published.
+    pub link_checked: AtomicBool,
+}
+
+impl Staging {
+    /// Uses `settings.staging_dir`, made if missing; what an earlier worker left there is taken
+    /// over until it expires.
+    pub fn open(settings: &Settings) -> io::Result<Self> {
+        let dir = settings.staging_dir.clone();
+        DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
+        let staging = Self {
+            files: Mutex::default(),
+            total_bytes: AtomicU64::new(0),
+            max_file_bytes: settings.max_session_bytes,
+            max_total_bytes: settings.max_staging_bytes,
+            orphan_after: Duration::from_millis(settings.staging_orphan_ms),
+            dir,
+        };
+        for entry in std::fs::read_dir(&staging.dir)? {
+            let entry = entry?;
+            if let (true, Ok(name)) =
+                (entry.file_type()?.is_file(), entry.file_name().into_string())
+            {
+                staging.adopt(name)?;
+            }
+        }
+        Ok(staging)
+    }
+
+    fn adopt(&self, name: String) -> io::Result<()> {
+        let file = OpenOptions::new().read(true).write(true).open(self.dir.join(&name))?;
+        let staged = self.staged(name, file)?;
+        self.total_bytes.fetch_add(staged.size(), Ordering::Relaxed);
+        lock(&self.files).insert(staged.node, Arc::new(staged));
+        Ok(())
+    }
+
+    fn staged(&self, name: String, file: File) -> io::Result<Staged> {
+        let metadata = file.metadata()?;
+        Ok(Staged {
+            node: NodeId::of_staging(metadata.ino()),
+            name,
+            file,
+            size_bytes: AtomicU64::new(metadata.len()),
+            open_count: AtomicU64::new(0),
+            touched: Mutex::new(Instant::now()),
+        })
+    }
+
+    /// Makes a new one; `EEXIST` if there is one of that name.
+    pub fn create(&self, name: &str, mode: u32) -> Result<Arc<Staged>> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(mode & 0o7777)
+            .open(self.path(name))
+            .map_err(|error| fault(&error, "cannot create a staging file"))?;
+        let staged = self
+            .staged(name.to_owned(), file)
+            .map_err(|error| fault(&error, "cannot stat a staging file"))?;
+        let staged = Arc::new(staged);
+        lock(&self.files).insert(staged.node, Arc::clone(&staged));
+        Ok(staged)
+    }
+
+    /// The one of that name.
+    pub fn find(&self, name: &str) -> Option<Arc<Staged>> {
+        lock(&self.files).values().find(|staged| staged.name == name).cloned()
+    }
+
+    /// The one of that node.
+    pub fn get(&self, node: NodeId) -> Option<Arc<Staged>> {
+        lock(&self.files).get(&node).cloned()
+    }
+
+    /// All of them, for the listing of the root.
+    pub fn all(&self) -> Vec<Arc<Staged>> {
+        lock(&self.files).values().cloned().collect()
+    }
+
+    /// Writes within both bounds: `EFBIG` beyond a session's, `ENOSPC` beyond that of all.
+    pub fn write(&self, staged: &Staged, data: &[u8], offset: u64) -> Result<()> {
+        let end = offset.saturating_add(data.len() as u64);
+        self.reserve(staged, end)?;
+        *lock(&staged.touched) = Instant::now();
+        staged
+            .file
+            .write_all_at(data, offset)
+            .map_err(|error| fault(&error, "cannot write to a staging file"))
+    }
+
+    /// Cuts or lengthens it, within the same bounds.
+    pub fn set_len(&self, staged: &Staged, size_bytes: u64) -> Result<()> {
+        self.reserve(staged, size_bytes)?;
+        let before = staged.size_bytes.swap(size_bytes, Ordering::Relaxed);
+        self.total_bytes.fetch_sub(before.saturating_sub(size_bytes), Ordering::Relaxed);
+        staged.file.set_len(size_bytes).map_err(|error| fault(&error, "cannot cut a staging file"))
+    }
+
+    fn reserve(&self, staged: &Staged, end: u64) -> Result<()> {
+        if end > self.max_file_bytes {
+            return Err(Error::fault(
+                libc::EFBIG,
+                format!(
+                    "a session of {end} bytes is larger than the limit of {} ([limits] session)",
+                    self.max_file_bytes
+                ),
+            ));
+        }
+        let before = staged.size_bytes.fetch_max(end, Ordering::Relaxed);
+        let growth = end.saturating_sub(before);
+        let total = self.total_bytes.fetch_add(growth, Ordering::Relaxed) + growth;
+        if total > self.max_total_bytes {
+            self.total_bytes.fetch_sub(growth, Ordering::Relaxed);
+            staged.size_bytes.store(before, Ordering::Relaxed);
+            return Err(Error::fault(
+                libc::ENOSPC,
+                format!(
+                    "staging files take more than {} bytes ([limits] staging)",
+                    self.max_total_bytes
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Removes it: it was published, or Odoo unlinked it.
+    pub fn remove(&self, node: NodeId) {
+        let Some(staged) = lock(&self.files).remove(&node) else { return };
+        self.total_bytes.fetch_sub(staged.size(), Ordering::Relaxed);
+        if let Err(error) = std::fs::remove_file(self.path(&staged.name)) {
+            tracing::warn!(%error, "cannot remove a staging file");
+        }
+    }
+
+    /// Removes those that nobody has open and nobody has written to for long: a worker of Odoo
+    /// died in a save, or its rename was refused.
+    pub fn expire_orphans(&self) {
+        for staged in self.all() {
+            let idle = lock(&staged.touched).elapsed();
+            if staged.open_count.load(Ordering::Relaxed) == 0 && idle >= self.orphan_after {
+                self.remove(staged.node);
+            }
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        Path::new(&self.dir).join(name)
+    }
+}
+
+impl Staged {
+    /// Its length.
+    pub fn size(&self) -> u64 {
+        self.size_bytes.load(Ordering::Relaxed)
+    }
+
+    /// The tmpfs file's own attributes.
+    pub fn metadata(&self) -> Result<std::fs::Metadata> {
+        self.file.metadata().map_err(|error| fault(&error, "cannot stat a staging file"))
+    }
+
+    /// Its whole content, never less.
+    pub fn content(&self) -> Result<Vec<u8>> {
+        // Bounded by the limit of one session.
+        let mut content = vec![0; usize::try_from(self.size()).unwrap_or(usize::MAX)];
+        self.file
+            .read_exact_at(&mut content, 0)
+            .map_err(|error| fault(&error, "cannot read a staging file"))?;
+        Ok(content)
+    }
+
+    /// At most `size` bytes from `offset`; less only at the end.
+    pub fn read(&self, offset: u64, size: u32) -> Result<Vec<u8>> {
+        let left = self.size().saturating_sub(offset).min(u64::from(size));
+        let mut data = vec![0; usize::try_from(left).unwrap_or(0)];
+        self.file
+            .read_exact_at(&mut data, offset)
+            .map_err(|error| fault(&error, "cannot read a staging file"))?;
+        Ok(data)
+    }
+
+    /// Sets permission bits.
+    pub fn set_mode(&self, mode: u32) -> Result<()> {
+        use std::os::unix::fs::PermissionsExt;
+        self.file
+            .set_permissions(std::fs::Permissions::from_mode(mode & 0o7777))
+            .map_err(|error| fault(&error, "cannot change a staging file's mode"))
+    }
+
+    /// Sets the mtime.
+    pub fn set_mtime(&self, mtime: std::time::SystemTime) -> Result<()> {
+        self.file
+            .set_modified(mtime)
+            .map_err(|error| fault(&error, "cannot change a staging file's mtime"))
+    }
+
+    /// One more handle on it.
+    pub fn opened(self: &Arc<Self>) -> OpenStaging {
+        self.open_count.fetch_add(1, Ordering::Relaxed);
+        OpenStaging { staged: Arc::clone(self), link_checked: AtomicBool::new(false) }
+    }
+}
+
+impl Drop for OpenStaging {
+    fn drop(&mut self) {
+        self.staged.open_count.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn fault(error: &io::Error, what: &str) -> Error {
+    let errno = error.raw_os_error().unwrap_or(libc::EIO);
+    match errno {
+        libc::EEXIST => Error::expected(errno, what),
+        _ => Error::fault(errno, format!("{what}: {error}")),
+    }
+}

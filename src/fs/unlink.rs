@@ -1,0 +1,74 @@
+//! UNLINK: logout, rotation, revocation and vacuum.
+
+use std::ffi::OsStr;
+use std::sync::Arc;
+
+use super::lookup::no_session;
+use super::node::NodeId;
+use super::save::session_name;
+use super::store::{Store, Unlink, Unlinked};
+use super::thread::Listing;
+use super::{Caller, Core, Step};
+use crate::error::{Error, Result};
+use crate::session::name::{Alias, RootName, SessionName};
+
+impl<S: Store> Core<S> {
+    /// Removes a session or a staging file.
+    ///
+    /// By alias only for a thread that has listed the directory (glob and vacuum always have) or
+    /// for root: a cookie that holds somebody's alias must not log him out.
+    pub fn unlink(self: &Arc<Self>, caller: Caller, parent: NodeId, name: &OsStr) -> Step<()> {
+        if let Some(session) = session_name(parent, name) {
+            let core = Arc::clone(self);
+            let listed = self.may_remove_by_alias(caller, parent).then(|| session.alias.clone());
+            return Step::later(async move {
+                core.unlink_session(caller, session, listed.flatten()).await
+            });
+        }
+        self.unlink_staging(parent, name).into()
+    }
+
+    fn may_remove_by_alias(&self, caller: Caller, parent: NodeId) -> bool {
+        let listing = match parent.shard() {
+            Some(shard) => Listing::Shard(shard),
+            None => Listing::Root,
+        };
+        caller.uid == 0 || self.threads(caller).has_listed(caller.tid, listing)
+    }
+
+    async fn unlink_session(
+        &self,
+        caller: Caller,
+        name: SessionName,
+        listed: Option<Alias>,
+    ) -> Result<()> {
+        let unlink = Unlink { stamp: self.store.stamp(), alias: name.sid.alias(), listed };
+        match self.store.unlink(&unlink).await {
+            Ok(Unlinked::Gone { alias, birth }) => {
+                self.nodes().ended(&alias);
+                self.threads(caller).unlinked(caller.tid, &alias, birth);
+                Ok(())
+            }
+            Ok(Unlinked::Superseded) => Ok(()),
+            Ok(Unlinked::Absent) => Err(no_session()),
+            Err(error) => Err(Error::fault(
+                libc::EIO,
+                format!("removal of {} is lost: {error}", unlink.alias.entry(name.form)),
+            )),
+        }
+    }
+
+    fn unlink_staging(&self, parent: NodeId, name: &OsStr) -> Result<()> {
+        let stored_name = match name.to_str() {
+            Some(name) if parent == NodeId::ROOT => match RootName::parse(name) {
+                RootName::Staging => name.to_owned(),
+                RootName::Spool(spool) => spool.aliased(),
+                _ => return Err(no_session()),
+            },
+            _ => return Err(no_session()),
+        };
+        let staged = self.staging.find(&stored_name).ok_or_else(no_session)?;
+        self.staging.remove(staged.node);
+        Ok(())
+    }
+}

@@ -1,0 +1,562 @@
+//! fuser's trait, one method a request: decode, check permission, call the core, encode.
+
+use std::ffi::OsStr;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    AccessFlags, BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
+    Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags,
+    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
+    ReplyEntry, ReplyIoctl, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    WriteFlags,
+};
+use tokio::runtime::Handle;
+
+use super::Tree;
+use super::answer::Answerer;
+use crate::error::{Error, Result};
+use crate::fs::attributes::{Attributes, Change, Entry, Kind};
+use crate::fs::handle::HandleId;
+use crate::fs::list::{Item, Snapshot};
+use crate::fs::lookup::Found;
+use crate::fs::node::NodeId;
+use crate::fs::open::{Mode, Opened};
+use crate::fs::store::{Mtime, Store};
+use crate::fs::{Caller, Core, Step};
+
+const GENERATION: Generation = Generation(0);
+const BLOCK_BYTES: u32 = 4096;
+
+/// What `init` is told once.
+type OnInit = Box<dyn FnOnce() + Send + Sync>;
+
+/// The filesystem as fuser calls it.
+pub struct Adapter<S> {
+    core: Arc<Core<S>>,
+    tree: Tree,
+    answerer: Answerer,
+    on_init: Option<OnInit>,
+    /// When this worker began: what directories show as their times.
+    started: SystemTime,
+}
+
+impl<S: Store> Adapter<S> {
+    /// Over `core`, for the owner of `tree`.
+    pub fn new(core: Arc<Core<S>>, tree: Tree, runtime: Handle, on_init: OnInit) -> Self {
+        Self {
+            core,
+            tree,
+            answerer: Answerer::new(runtime),
+            on_init: Some(on_init),
+            started: SystemTime::now(),
+        }
+    }
+
+    /// The one rule of permission: the tree's owner and root, nobody else.
+    fn caller(&self, request: &Request) -> Result<Caller> {
+        let caller = Caller { tid: request.pid(), uid: request.uid() };
+        if caller.uid == self.tree.owner_uid || caller.uid == 0 {
+            return Ok(caller);
+        }
+        Err(Error::expected(libc::EACCES, format!("user {} is not the tree's owner", caller.uid)))
+    }
+
+    fn encoder(&self) -> Encoder {
+        Encoder { tree: self.tree, started: self.started }
+    }
+
+    fn listing(&self, request: &Request, handle: FileHandle) -> Result<Arc<Snapshot>> {
+        self.caller(request)?;
+        self.core.snapshot(HandleId(handle.0))
+    }
+}
+
+/// From the core's words to fuser's.
+#[derive(Clone, Copy)]
+struct Encoder {
+    tree: Tree,
+    started: SystemTime,
+}
+
+impl Encoder {
+    fn attributes(self, attributes: &Attributes) -> FileAttr {
+        let directory = attributes.kind == Kind::Directory;
+        let mtime = if directory { self.started } else { time(attributes.mtime_ns) };
+        let mode = attributes.mode.unwrap_or(self.tree.mode);
+        FileAttr {
+            ino: INodeNo(attributes.node.0),
+            size: attributes.size_bytes,
+            // stat(2): in units of 512 bytes.
+            blocks: attributes.size_bytes.div_ceil(512),
+            atime: mtime,
+            mtime,
+            ctime: mtime,
+            crtime: mtime,
+            kind: if directory { FileType::Directory } else { FileType::RegularFile },
+            perm: u16::try_from(mode & 0o7777).unwrap_or(0),
+            nlink: if directory { 2 } else { 1 },
+            uid: self.tree.owner_uid,
+            gid: self.tree.owner_gid,
+            rdev: 0,
+            blksize: BLOCK_BYTES,
+            flags: 0,
+        }
+    }
+
+    fn entry(self, reply: ReplyEntry, found: std::result::Result<Found, Errno>) {
+        match found {
+            Ok(Found::Entry(Entry { attributes, valid })) => reply.entry_with_ttls(
+                &attributes.valid,
+                &valid,
+                &self.attributes(&attributes),
+                GENERATION,
+            ),
+            Ok(Found::NeverFor(valid)) => {
+                // Node 0 is a name that does not exist, for that long (FUSE_LOOKUP).
+                let mut attr = self.attributes(&Attributes::of_directory(NodeId(0)));
+                attr.ino = INodeNo(0);
+                reply.entry(&valid, &attr, GENERATION);
+            }
+            Err(errno) => reply.error(errno),
+        }
+    }
+}
+
+fn time(ns: i64) -> SystemTime {
+    let distance = Duration::from_nanos(ns.unsigned_abs());
+    if ns < 0 { SystemTime::UNIX_EPOCH - distance } else { SystemTime::UNIX_EPOCH + distance }
+}
+
+fn open_flags(opened: Opened) -> FopenFlags {
+    if opened.immutable {
+        FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH
+    } else {
+        FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH
+    }
+}
+
+fn empty(reply: ReplyEmpty, result: std::result::Result<(), Errno>) {
+    match result {
+        Ok(()) => reply.ok(),
+        Err(errno) => reply.error(errno),
+    }
+}
+
+fn mtime(asked: TimeOrNow) -> Mtime {
+    match asked {
+        TimeOrNow::Now => Mtime::Now,
+        TimeOrNow::SpecificTime(time) => {
+            let ns = |distance: Duration| i64::try_from(distance.as_nanos()).unwrap_or(i64::MAX);
+            Mtime::Ns(match time.duration_since(SystemTime::UNIX_EPOCH) {
+                Ok(after) => ns(after),
+                Err(before) => -ns(before.duration()),
+            })
+        }
+    }
+}
+
+impl<S: Store> Filesystem for Adapter<S> {
+    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        // Each is asked for by itself: an older kernel lacks some, and each has a way without it.
+        for wanted in [
+            // Look-ups in one directory side by side.
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_ATOMIC_O_TRUNC,
+            InitFlags::FUSE_DO_READDIRPLUS,
+            InitFlags::FUSE_READDIRPLUS_AUTO,
+        ] {
+            if config.add_capabilities(wanted).is_err() {
+                tracing::info!(?wanted, "the kernel does not offer this; going on without it");
+            }
+        }
+        if let Some(on_init) = self.on_init.take() {
+            on_init();
+        }
+        Ok(())
+    }
+
+    fn destroy(&mut self) {
+        self.answerer.log_totals();
+    }
+
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let step = match self.caller(request) {
+            Ok(caller) => self.core.lookup(caller, NodeId(parent.0), name),
+            Err(error) => Err(error).into(),
+        };
+        let encoder = self.encoder();
+        self.answerer.answer("lookup", step, move |found| encoder.entry(reply, found));
+    }
+
+    fn forget(&self, _: &Request, node: INodeNo, count: u64) {
+        self.core.forget(NodeId(node.0), count);
+    }
+
+    fn getattr(&self, request: &Request, node: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        let found = self.caller(request).and_then(|_| self.core.attributes(NodeId(node.0)));
+        match self.answerer.settle("getattr", found) {
+            Ok(found) => reply.attr(&found.valid, &self.encoder().attributes(&found)),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn setattr(
+        &self,
+        request: &Request,
+        node: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        _: Option<TimeOrNow>,
+        new_mtime: Option<TimeOrNow>,
+        _: Option<SystemTime>,
+        handle: Option<FileHandle>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let change = Change { mode, size_bytes: size, mtime: new_mtime.map(mtime) };
+        let same_owner = uid.is_none_or(|uid| uid == self.tree.owner_uid)
+            && gid.is_none_or(|gid| gid == self.tree.owner_gid);
+        let step = match self.caller(request) {
+            Err(error) => Err(error).into(),
+            Ok(_) if !same_owner => {
+                Err(Error::expected(libc::EPERM, "the owner is that of the whole tree")).into()
+            }
+            Ok(caller) => {
+                let handle = handle.map(|handle| HandleId(handle.0));
+                self.core.set_attributes(caller, NodeId(node.0), handle, change)
+            }
+        };
+        let encoder = self.encoder();
+        self.answerer.answer("setattr", step, move |result| match result {
+            Ok(now) => reply.attr(&now.valid, &encoder.attributes(&now)),
+            Err(errno) => reply.error(errno),
+        });
+    }
+
+    fn mknod(
+        &self,
+        request: &Request,
+        _: INodeNo,
+        _: &OsStr,
+        _: u32,
+        _: u32,
+        _: u32,
+        reply: ReplyEntry,
+    ) {
+        let refused = self.caller(request).and_then(|_| {
+            Err(Error::expected(libc::EPERM, "only the temp file of a save can be created"))
+        });
+        if let Err(errno) = self.answerer.settle::<()>("mknod", refused) {
+            reply.error(errno);
+        }
+    }
+
+    fn mkdir(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        _: u32,
+        _: u32,
+        reply: ReplyEntry,
+    ) {
+        let made = self.caller(request).and_then(|_| self.core.mkdir(NodeId(parent.0), name));
+        let encoder = self.encoder();
+        encoder.entry(reply, self.answerer.settle("mkdir", made.map(Found::Entry)));
+    }
+
+    fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let step = match self.caller(request) {
+            Ok(caller) => self.core.unlink(caller, NodeId(parent.0), name),
+            Err(error) => Err(error).into(),
+        };
+        self.answerer.answer("unlink", step, move |result| empty(reply, result));
+    }
+
+    fn rmdir(&self, request: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
+        let refused = self
+            .caller(request)
+            .and_then(|_| Err(Error::expected(libc::ENOTEMPTY, "shards are always there")));
+        empty(reply, self.answerer.settle("rmdir", refused));
+    }
+
+    fn rename(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let step = match self.caller(request) {
+            Err(error) => Err(error).into(),
+            Ok(_) if !flags.is_empty() => {
+                Err(Error::expected(libc::EINVAL, "a save replaces; no other rename is known"))
+                    .into()
+            }
+            Ok(caller) => {
+                self.core.rename(caller, (NodeId(parent.0), name), (NodeId(new_parent.0), new_name))
+            }
+        };
+        self.answerer.answer("rename", step, move |result| empty(reply, result));
+    }
+
+    fn open(&self, request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let mode = Mode {
+            write: flags.acc_mode() != OpenAccMode::O_RDONLY,
+            truncate: flags.0 & libc::O_TRUNC != 0,
+        };
+        let step: Step<Opened> = match self.caller(request) {
+            Ok(caller) => self.core.open(caller, NodeId(node.0), mode),
+            Err(error) => Err(error).into(),
+        };
+        self.answerer.answer("open", step, move |result| match result {
+            Ok(opened) => reply.opened(FileHandle(opened.handle.0), open_flags(opened)),
+            Err(errno) => reply.error(errno),
+        });
+    }
+
+    fn read(
+        &self,
+        request: &Request,
+        _: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        size: u32,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let data =
+            self.caller(request).and_then(|_| self.core.read(HandleId(handle.0), offset, size));
+        match self.answerer.settle("read", data) {
+            Ok(data) => reply.data(&data),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn write(
+        &self,
+        request: &Request,
+        _: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _: WriteFlags,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let step = match self.caller(request) {
+            Ok(caller) => self.core.write(caller, HandleId(handle.0), offset, data),
+            Err(error) => Err(error).into(),
+        };
+        self.answerer.answer("write", step, move |result| match result {
+            Ok(written) => reply.written(written),
+            Err(errno) => reply.error(errno),
+        });
+    }
+
+    fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        // Sent by kernels before 5.16 only. There is nothing to do: the rename publishes.
+        reply.ok();
+    }
+
+    fn release(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        handle: FileHandle,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        _: bool,
+        reply: ReplyEmpty,
+    ) {
+        // Comes with pid 0 and any user; what was opened is closed by whoever closes it.
+        self.core.release(HandleId(handle.0));
+        reply.ok();
+    }
+
+    fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        // A staging file lives on a tmpfs; what a save promises is promised by its rename.
+        reply.ok();
+    }
+
+    fn opendir(&self, request: &Request, node: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        let step = match self.caller(request) {
+            Ok(caller) => self.core.open_directory(caller, NodeId(node.0)),
+            Err(error) => Err(error).into(),
+        };
+        self.answerer.answer("opendir", step, move |result| match result {
+            Ok(handle) => reply.opened(FileHandle(handle.0), FopenFlags::empty()),
+            Err(errno) => reply.error(errno),
+        });
+    }
+
+    fn readdir(
+        &self,
+        request: &Request,
+        node: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        match self.answerer.settle("readdir", self.listing(request, handle)) {
+            Ok(snapshot) => {
+                for (next, name, item) in rest(&snapshot, offset) {
+                    let (ino, kind) = match item {
+                        None => (node.0, FileType::Directory),
+                        Some(item) if item.is_directory() => (item.inode(), FileType::Directory),
+                        Some(item) => (item.inode(), FileType::RegularFile),
+                    };
+                    if reply.add(INodeNo(ino), next, kind, name) {
+                        break;
+                    }
+                }
+                reply.ok();
+            }
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn readdirplus(
+        &self,
+        request: &Request,
+        node: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let snapshot = match self.answerer.settle("readdirplus", self.listing(request, handle)) {
+            Ok(snapshot) => snapshot,
+            Err(errno) => return reply.error(errno),
+        };
+        for (next, name, item) in rest(&snapshot, offset) {
+            let entry = match item {
+                // The kernel takes no reference on the dots.
+                None => Some(dot(NodeId(node.0))),
+                Some(item) => self.core.enter_listed(item),
+            };
+            let Some(entry) = entry else { continue };
+            let attr = self.encoder().attributes(&entry.attributes);
+            if reply.add(attr.ino, next, name, &entry.valid, &attr, GENERATION) {
+                if item.is_some() {
+                    self.core.forget(entry.attributes.node, 1);
+                }
+                break;
+            }
+        }
+        reply.ok();
+    }
+
+    fn releasedir(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        handle: FileHandle,
+        _: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.core.release(HandleId(handle.0));
+        reply.ok();
+    }
+
+    fn fsyncdir(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        reply.ok();
+    }
+
+    fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
+        // What is free is Redis's to say, and a program that asks here wants to know only that
+        // there is room; the numbers are large and constant.
+        const BLOCKS: u64 = 1 << 28;
+        const FILES: u64 = 1 << 32;
+        const NAME_BYTES: u32 = 255;
+        reply.statfs(BLOCKS, BLOCKS, BLOCKS, FILES, FILES, BLOCK_BYTES, NAME_BYTES, BLOCK_BYTES);
+    }
+
+    fn getxattr(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, reply: ReplyXattr) {
+        // The kernel does not ask again after ENOSYS.
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn listxattr(&self, _: &Request, _: INodeNo, _: u32, reply: ReplyXattr) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn access(&self, request: &Request, node: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
+        let allowed = self.caller(request).and_then(|_| {
+            let found = self.core.attributes(NodeId(node.0))?;
+            if mask.contains(AccessFlags::X_OK) && found.kind == Kind::File {
+                return Err(Error::expected(libc::EACCES, "a session is no program"));
+            }
+            Ok(())
+        });
+        empty(reply, self.answerer.settle("access", allowed));
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let created = self.caller(request).and_then(|caller| {
+            let exclusive = flags & libc::O_EXCL != 0;
+            self.core.create(caller, NodeId(parent.0), name, mode & !umask, exclusive)
+        });
+        match self.answerer.settle("create", created) {
+            Ok((entry, opened)) => reply.created(
+                &entry.valid,
+                &self.encoder().attributes(&entry.attributes),
+                GENERATION,
+                FileHandle(opened.handle.0),
+                FopenFlags::FOPEN_NOFLUSH,
+            ),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn ioctl(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: IoctlFlags,
+        _: u32,
+        _: &[u8],
+        _: u32,
+        reply: ReplyIoctl,
+    ) {
+        // Python asks each file that it opens whether it is a terminal.
+        reply.error(Errno::ENOTTY);
+    }
+}
+
+fn dot(node: NodeId) -> Entry {
+    Entry { attributes: Attributes::of_directory(node), valid: Duration::ZERO }
+}
+
+/// The rest of a listing from `offset` on: the offset after each entry, its name, and the entry
+/// (`None` for `.` and `..`).
+fn rest(snapshot: &Snapshot, offset: u64) -> impl Iterator<Item = (u64, &str, Option<&Item>)> {
+    let dots = [".", ".."].into_iter().map(|name| (name, None));
+    let entries = snapshot.entries.iter().map(|item| (item.name.as_str(), Some(item)));
+    let skipped = usize::try_from(offset).unwrap_or(usize::MAX);
+    dots.chain(entries)
+        .enumerate()
+        .skip(skipped)
+        .map(|(index, (name, item))| (index as u64 + 1, name, item))
+}

@@ -1,0 +1,107 @@
+//! Redis's time as this node knows it between two answers: the last time told, and the monotonic
+//! time since. Never the wall clock.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// How far the two clocks may drift apart, per mille of the time that passes.
+const DRIFT_PER_MILLE: f64 = 0.2;
+/// A difference from what was expected that is no delay and no drift: the clock was set, or
+/// another server answers now.
+const JUMP_MS: f64 = 2000.0;
+
+/// An estimate of Redis's clock that is never ahead of it (but for drift): a change's "first
+/// attempt" must not seem later than a newer save of another node.
+#[derive(Debug, Default)]
+pub struct Clock {
+    known: Option<Known>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    /// Redis's time minus the monotonic time, by the answer that travelled fastest.
+    at: Instant,
+    server_ms: f64,
+}
+
+impl Known {
+    #[allow(clippy::cast_precision_loss)] // milliseconds of this century
+    fn at(self, now: Instant) -> f64 {
+        let passed = now.saturating_duration_since(self.at).as_secs_f64() * 1000.0;
+        self.server_ms + passed * (1.0 - DRIFT_PER_MILLE / 1000.0)
+    }
+}
+
+impl Clock {
+    /// Takes in that an answer received at `received` carried the time `server_ms`. Returns by
+    /// how much Redis's clock has jumped, if it has (milliseconds, forward is positive).
+    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation)]
+    pub fn told(&mut self, server_ms: u64, received: Instant) -> Option<i64> {
+        let told = Known { at: received, server_ms: server_ms as f64 };
+        let Some(known) = self.known else {
+            self.known = Some(told);
+            return None;
+        };
+        let ahead = told.server_ms - known.at(received);
+        // An answer may be late by any delay, so it shows a step back only once others do too;
+        // until then the old estimate is the better one.
+        if ahead >= 0.0 || ahead < -JUMP_MS {
+            self.known = Some(told);
+        }
+        (ahead.abs() > JUMP_MS).then_some(ahead as i64)
+    }
+
+    /// Redis's time at `now`, milliseconds; `None` before the first answer.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    pub fn at(&self, now: Instant) -> Option<u64> {
+        self.known.map(|known| known.at(now).max(0.0) as u64)
+    }
+
+    /// Forgets what was told: another server may answer from now on.
+    pub fn forget(&mut self) {
+        self.known = None;
+    }
+}
+
+/// How long after a jump nothing is judged stale, at least.
+pub fn lenience(idle_ms: u64) -> Duration {
+    Duration::from_millis(idle_ms)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fastest_answer_counts_and_a_slow_one_does_not_set_it_back() {
+        let start = Instant::now();
+        let mut clock = Clock::default();
+        assert_eq!(clock.at(start), None);
+        assert_eq!(clock.told(1_000_000, start), None);
+        // 100 ms later an answer that took 80 ms.
+        let later = start + Duration::from_millis(100);
+        assert_eq!(clock.told(1_000_020, later), None);
+        assert_eq!(clock.at(later), Some(1_000_099));
+    }
+
+    #[test]
+    fn a_jump_is_noticed_once() {
+        let start = Instant::now();
+        let mut clock = Clock::default();
+        clock.told(1_000_000, start);
+        let later = start + Duration::from_secs(1);
+        assert_eq!(clock.told(4_601_000, later), Some(3_600_000));
+        assert_eq!(clock.told(4_601_000, later), None);
+    }
+
+    #[test]
+    fn drift_never_leaves_it_ahead() {
+        let start = Instant::now();
+        let mut clock = Clock::default();
+        clock.told(1_000_000, start);
+        let day = start + Duration::from_secs(86_400);
+        // Redis's clock lost 10 s in a day (116 ppm).
+        assert!(clock.at(day).expect("known") <= 1_000_000 + 86_400_000 - 10_000);
+    }
+}

@@ -1,0 +1,188 @@
+//! Where Redis is: a URL, read once. Sentinel and Cluster will be further variants.
+
+use std::fmt;
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
+use redis::{
+    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo,
+    ProtocolVersion, PushInfo, RedisResult,
+};
+
+/// After this long without traffic the kernel asks whether the peer is still there.
+const KEEPALIVE: Duration = Duration::from_secs(5);
+/// Sent bytes that stay unacknowledged for this long end the connection.
+const USER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How many requests may wait for the connection's driver before a sender waits too.
+const PIPELINE: usize = 1024;
+
+/// The URL cannot be used. Never holds the URL itself: there may be a password in it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct BadUrl(pub String);
+
+impl fmt::Display for BadUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "bad Redis URL: {}; use redis://[user[:password]@]host[:port][/db], rediss://... for \
+             TLS, or unix:/path[?db=N&user=U&pass=P]",
+            self.0
+        )
+    }
+}
+
+impl std::error::Error for BadUrl {}
+
+/// One Redis deployment.
+#[derive(Clone)]
+pub enum Endpoint {
+    /// One server, or a name that leads to the current master.
+    Single {
+        /// The crate's client: address, credentials and socket options.
+        client: Client,
+        /// The address for messages, without credentials.
+        shown: String,
+    },
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Endpoint({self})")
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Single { shown, .. } => f.write_str(shown),
+        }
+    }
+}
+
+impl Endpoint {
+    /// Reads a URL.
+    pub fn parse(url: &str) -> Result<Self, BadUrl> {
+        let parsed = redis::parse_redis_url(url).ok_or_else(|| {
+            BadUrl("it does not begin with redis://, rediss:// or unix:, or is malformed".into())
+        })?;
+        let scheme = parsed.scheme().to_owned();
+        let info = parsed.into_connection_info().map_err(|error| {
+            let detail = error.detail().unwrap_or("").to_owned();
+            BadUrl(if detail.is_empty() { plain_words(&error.to_string()) } else { detail })
+        })?;
+        let redis = info.redis_settings().clone();
+        if redis.db() < 0 {
+            return Err(BadUrl("the database number is negative".into()));
+        }
+        let shown = match info.addr() {
+            ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => {
+                let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+                format!("{scheme}://{host}:{port}/{}", redis.db())
+            }
+            ConnectionAddr::Unix(path) => format!("unix:{}?db={}", path.display(), redis.db()),
+            _ => return Err(BadUrl("its kind of address is not supported".into())),
+        };
+        // RESP3: the driver tells at once when the connection is lost, and tracking needs it.
+        // No CLIENT SETINFO: an ACL user need not be allowed CLIENT.
+        let redis = redis.set_protocol(ProtocolVersion::RESP3).set_skip_set_lib_name();
+        let info: ConnectionInfo = info.set_redis_settings(redis).set_tcp_settings(
+            TcpSettings::default()
+                .set_nodelay(true)
+                .set_keepalive(
+                    TcpKeepalive::new()
+                        .with_time(KEEPALIVE)
+                        .with_interval(Duration::from_secs(1))
+                        .with_retries(3),
+                )
+                .set_user_timeout(USER_TIMEOUT),
+        );
+        let client = Client::open(info).map_err(|error| BadUrl(plain_words(&error.to_string())))?;
+        Ok(Self::Single { client, shown })
+    }
+
+    /// The same place, entered as this user.
+    pub fn with_credentials(
+        self,
+        username: Option<&str>,
+        password: Option<&str>,
+    ) -> Result<Self, BadUrl> {
+        let Self::Single { client, shown } = self;
+        let info = client.get_connection_info().clone();
+        let mut redis = info.redis_settings().clone();
+        if let Some(username) = username {
+            redis = redis.set_username(username);
+        }
+        if let Some(password) = password {
+            redis = redis.set_password(password);
+        }
+        let client = Client::open(info.set_redis_settings(redis))
+            .map_err(|error| BadUrl(plain_words(&error.to_string())))?;
+        Ok(Self::Single { client, shown })
+    }
+
+    /// Connects, authenticates and selects the database within `bound`. `pushed` hears what the
+    /// server sends unasked, and of the connection's end.
+    pub(super) async fn connect(
+        &self,
+        bound: Duration,
+        pushed: impl Fn(PushInfo) + Send + Sync + 'static,
+    ) -> RedisResult<MultiplexedConnection> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(bound))
+            .set_response_timeout(None) // each request brings its own bound (link.rs)
+            .set_pipeline_buffer_size(PIPELINE)
+            .set_push_sender(move |push: PushInfo| -> Result<(), redis::aio::SendError> {
+                pushed(push);
+                Ok(())
+            });
+        match self {
+            Self::Single { client, .. } => {
+                client.get_multiplexed_async_connection_with_config(&config).await
+            }
+        }
+    }
+}
+
+/// The crate appends its own kind of error; the words before it are enough.
+fn plain_words(text: &str) -> String {
+    text.split(" - ").next().unwrap_or(text).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_form_of_url_is_read_and_shown_without_password() {
+        for (url, shown) in [
+            ("redis://cache", "redis://cache:6379/0"),
+            ("redis://:geheim@cache:7000/3", "redis://cache:7000/3"),
+            ("rediss://shop:geheim@[::1]:7000/3", "rediss://[::1]:7000/3"),
+            ("unix:/run/redis.sock", "unix:/run/redis.sock?db=0"),
+            ("unix:///run/redis.sock?user=u&pass=geheim&db=2", "unix:/run/redis.sock?db=2"),
+            ("redis+unix:///run/redis.sock", "unix:/run/redis.sock?db=0"),
+        ] {
+            let endpoint = Endpoint::parse(url).expect(url);
+            assert_eq!(endpoint.to_string(), shown);
+            assert!(!format!("{endpoint:?}").contains("geheim"));
+        }
+    }
+
+    #[test]
+    fn a_bad_url_is_refused_without_repeating_it() {
+        for url in [
+            "http://user:geheim@cache",
+            "redis://user:geheim@cache/zero",
+            "redis://user:geheim@",
+            "redis://user:geheim@cache/-1",
+            "rediss://user:geheim@cache#geheim",
+            "unix:geheim",
+            "/run/geheim.sock",
+            "",
+        ] {
+            let error = Endpoint::parse(url).expect_err(url);
+            assert!(!error.to_string().contains("geheim"), "{error}");
+        }
+    }
+}

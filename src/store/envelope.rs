@@ -1,0 +1,346 @@
+//! The value of a session's key: one readable header line, then the sealed bytes.
+//!
+//! `scripts/session.lua` reads and writes the same line; the order of the fields is fixed, so that
+//! it is one match there. Unknown fields may follow the known ones. Times are milliseconds of
+//! Redis's clock.
+
+use std::fmt::Write as _;
+
+use crate::fs::store::{ChangeId, Meta};
+use crate::session::content::{Class, Content};
+use crate::session::name::Form;
+
+/// Longer than any header line can be (`session.lua` holds the same number).
+pub const MAX_HEADER_BYTES: usize = 1536;
+
+const MAGIC: &str = "sessionfs 1";
+
+/// Whether the key holds a session or what is left of one.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum State {
+    /// A session, alive unless its time is over.
+    Alive,
+    /// A tombstone: ended by an unlink or an expiry.
+    Gone,
+}
+
+/// The header line.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Header {
+    /// Session or tombstone.
+    pub state: State,
+    /// The version; of a tombstone the unlink that made it, or zero for an expiry.
+    pub version: ChangeId,
+    /// The life it belongs to.
+    pub birth: ChangeId,
+    /// When this header was written.
+    pub saved_ms: u64,
+    /// The file's mtime, nanoseconds since the epoch.
+    pub mtime_ns: i64,
+    /// When its owner logged in (anonymous: its first save).
+    pub login_ms: u64,
+    /// The last activity known when this was written.
+    pub activity_ms: u64,
+    /// Whether a person had opened it by then after its first save.
+    pub opened: bool,
+    /// Class and identity.
+    pub content: Content,
+    /// The content's length before sealing.
+    pub size_bytes: u64,
+    /// Permission bits.
+    pub mode: u32,
+    /// Under which name it was saved.
+    pub form: Form,
+}
+
+/// The value has no header that this version can read.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Unreadable(pub String);
+
+impl Header {
+    /// Reads the header line at the start of `value`; also says where the content begins.
+    pub fn parse(value: &[u8]) -> Result<(Self, usize), Unreadable> {
+        let window = &value[..value.len().min(MAX_HEADER_BYTES)];
+        let end = window
+            .iter()
+            .position(|byte| *byte == b'\n')
+            .ok_or_else(|| Unreadable("no header line".into()))?;
+        let line = std::str::from_utf8(&window[..end])
+            .map_err(|_| Unreadable("the header line is not text".into()))?;
+        let fields =
+            line.strip_prefix(MAGIC).and_then(|rest| rest.strip_prefix(' ')).ok_or_else(|| {
+                match line.strip_prefix("sessionfs ") {
+                    Some(rest) => {
+                        let format: String =
+                            rest.chars().take_while(char::is_ascii_digit).collect();
+                        Unreadable(format!("format {format} is not known to this version"))
+                    }
+                    None => Unreadable("not a session of sessionfs".into()),
+                }
+            })?;
+        Ok((Self::fields(fields)?, end + 1))
+    }
+
+    fn fields(text: &str) -> Result<Self, Unreadable> {
+        let mut fields = Fields(text.split(' '));
+        Ok(Self {
+            state: fields.next("state", |v| match v {
+                "alive" => Some(State::Alive),
+                "gone" => Some(State::Gone),
+                _ => None,
+            })?,
+            version: fields.next("version", parse_id)?,
+            birth: fields.next("birth", parse_id)?,
+            saved_ms: fields.next("saved", |v| v.parse().ok())?,
+            mtime_ns: fields.next("mtime", |v| v.parse().ok())?,
+            login_ms: fields.next("login", |v| v.parse().ok())?,
+            activity_ms: fields.next("active", |v| v.parse().ok())?,
+            opened: fields.next("opened", |v| match v {
+                "0" => Some(false),
+                "1" => Some(true),
+                _ => None,
+            })?,
+            content: Content {
+                class: fields.next("class", |v| match v {
+                    "auth" => Some(Class::Authenticated),
+                    "anon" => Some(Class::Anonymous),
+                    _ => None,
+                })?,
+                uid: fields.next("uid", |v| match v {
+                    "-" => Some(None),
+                    number => number.parse().ok().map(Some),
+                })?,
+                db: fields.next("db", decode_text)?,
+                login: fields.next("user", decode_text)?,
+            },
+            size_bytes: fields.next("size", |v| v.parse().ok())?,
+            mode: fields
+                .next("mode", |v| u32::from_str_radix(v, 8).ok().filter(|m| *m <= 0o7777))?,
+            form: fields.next("form", |v| match v {
+                "sharded" => Some(Form::Sharded),
+                "flat" => Some(Form::Flat),
+                _ => None,
+            })?,
+        })
+    }
+
+    /// The header line, with its line feed.
+    pub fn line(&self) -> String {
+        let state = match self.state {
+            State::Alive => "alive",
+            State::Gone => "gone",
+        };
+        format!(
+            "{MAGIC} state={state} version={} birth={} saved={} mtime={} login={} active={} \
+             opened={} class={} uid={} db={} user={} size={} mode={} form={}\n",
+            id_text(self.version),
+            id_text(self.birth),
+            self.saved_ms,
+            self.mtime_ns,
+            self.login_ms,
+            self.activity_ms,
+            u8::from(self.opened),
+            class_text(self.content.class),
+            uid_text(self.content.uid),
+            text(self.content.db.as_deref()),
+            text(self.content.login.as_deref()),
+            self.size_bytes,
+            mode_text(self.mode),
+            form_text(self.form),
+        )
+    }
+
+    /// What the filesystem wants to know of it. `left_ms`: the life left when it was read.
+    pub fn meta(&self, left_ms: u64) -> Meta {
+        Meta {
+            version: self.version,
+            birth: self.birth,
+            mtime_ns: self.mtime_ns,
+            mode: self.mode,
+            size_bytes: self.size_bytes,
+            class: self.content.class,
+            form: self.form,
+            left_ms,
+        }
+    }
+}
+
+struct Fields<'a>(std::str::Split<'a, char>);
+
+impl<'a> Fields<'a> {
+    fn next<T>(
+        &mut self,
+        name: &str,
+        read: impl FnOnce(&'a str) -> Option<T>,
+    ) -> Result<T, Unreadable> {
+        self.0
+            .next()
+            .and_then(|field| field.strip_prefix(name))
+            .and_then(|rest| rest.strip_prefix('='))
+            .and_then(read)
+            .ok_or_else(|| Unreadable(format!("the header has no valid field \"{name}\"")))
+    }
+}
+
+/// An id as the scripts see it: 32 hex digits.
+pub fn id_text(id: ChangeId) -> String {
+    format!("{:032x}", id.0)
+}
+
+/// Reads [`id_text`].
+pub fn parse_id(text: &str) -> Option<ChangeId> {
+    (text.len() == 32).then(|| u128::from_str_radix(text, 16).ok().map(ChangeId)).flatten()
+}
+
+/// A class as the scripts see it.
+pub fn class_text(class: Class) -> &'static str {
+    match class {
+        Class::Authenticated => "auth",
+        Class::Anonymous => "anon",
+    }
+}
+
+/// A user id as the scripts see it.
+pub fn uid_text(uid: Option<i64>) -> String {
+    uid.map_or_else(|| "-".to_owned(), |uid| uid.to_string())
+}
+
+/// A form of name as the scripts see it.
+pub fn form_text(form: Form) -> &'static str {
+    match form {
+        Form::Sharded => "sharded",
+        Form::Flat => "flat",
+    }
+}
+
+/// Permission bits as the scripts see them: octal.
+pub fn mode_text(mode: u32) -> String {
+    format!("{:o}", mode & 0o7777)
+}
+
+/// Text of the content as one word: percent-encoded; `-` for none.
+pub fn text(value: Option<&str>) -> String {
+    let Some(value) = value else { return "-".to_owned() };
+    let mut word = String::with_capacity(value.len());
+    for byte in value.bytes() {
+        // A lone "-" means none, so a text that begins with one is encoded.
+        let plain = byte.is_ascii_alphanumeric()
+            || b"._~@+".contains(&byte)
+            || (byte == b'-' && !word.is_empty());
+        if plain {
+            word.push(char::from(byte));
+        } else {
+            let _ = write!(word, "%{byte:02X}");
+        }
+    }
+    word
+}
+
+#[allow(clippy::option_option)] // the outer one: not readable; the inner one: no text
+fn decode_text(word: &str) -> Option<Option<String>> {
+    if word == "-" {
+        return Some(None);
+    }
+    let mut bytes = Vec::with_capacity(word.len());
+    let mut rest = word.bytes();
+    while let Some(byte) = rest.next() {
+        if byte == b'%' {
+            let digits = [rest.next()?, rest.next()?];
+            let digits = std::str::from_utf8(&digits).ok()?;
+            bytes.push(u8::from_str_radix(digits, 16).ok()?);
+        } else {
+            bytes.push(byte);
+        }
+    }
+    String::from_utf8(bytes).ok().map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn header() -> Header {
+        Header {
+            state: State::Alive,
+            version: ChangeId(7),
+            birth: ChangeId(u128::MAX),
+            saved_ms: 1_700_000_000_000,
+            mtime_ns: -1,
+            login_ms: 1,
+            activity_ms: 2,
+            opened: true,
+            content: Content {
+                class: Class::Authenticated,
+                uid: Some(-3),
+                db: Some("my shop".into()),
+                login: None,
+            },
+            size_bytes: 740,
+            mode: 0o644,
+            form: Form::Flat,
+        }
+    }
+
+    #[test]
+    fn a_line_reads_back_and_tells_where_the_content_begins() {
+        let mut value = header().line().into_bytes();
+        let length = value.len();
+        value.extend_from_slice(b"sealed\nbytes");
+        assert_eq!(Header::parse(&value), Ok((header(), length)));
+    }
+
+    #[test]
+    fn the_longest_header_is_within_its_bound() {
+        let longest = "\u{1F600}".repeat(crate::session::content::MAX_TEXT_BYTES / 4);
+        let header = Header {
+            saved_ms: u64::MAX,
+            mtime_ns: i64::MIN,
+            login_ms: u64::MAX,
+            activity_ms: u64::MAX,
+            size_bytes: u64::MAX,
+            mode: 0o7777,
+            form: Form::Sharded,
+            content: Content {
+                class: Class::Authenticated,
+                uid: Some(i64::MIN),
+                db: Some(longest.clone()),
+                login: Some(longest),
+            },
+            ..header()
+        };
+        assert!(header.line().len() <= MAX_HEADER_BYTES);
+        assert_eq!(Header::parse(header.line().as_bytes()).map(|(h, _)| h), Ok(header));
+    }
+
+    #[test]
+    fn an_unknown_format_is_named() {
+        let error = Header::parse(b"sessionfs 2 state=alive\n").expect_err("unknown");
+        assert_eq!(error, Unreadable("format 2 is not known to this version".into()));
+    }
+
+    #[test]
+    fn fields_of_a_later_version_may_follow() {
+        let line = header().line();
+        let longer = format!("{} color=blue\n", line.trim_end());
+        assert_eq!(Header::parse(longer.as_bytes()).map(|(h, _)| h), Ok(header()));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_survives(db in proptest::option::of(".{0,40}")) {
+            let word = text(db.as_deref());
+            prop_assert!(word.bytes().all(|b| b.is_ascii_graphic()));
+            prop_assert_eq!(decode_text(&word), Some(db));
+        }
+
+        #[test]
+        fn any_bytes_are_read_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = Header::parse(&bytes);
+            let mut value = b"sessionfs 1 ".to_vec();
+            value.extend_from_slice(&bytes);
+            let _ = Header::parse(&value);
+        }
+    }
+}

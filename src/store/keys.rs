@@ -1,0 +1,40 @@
+//! The names of Redis keys. The two keys of a session share its shard as their hash tag, so every
+//! script stays within one slot of a cluster.
+
+use crate::session::name::{Alias, Shard};
+
+/// The configured prefix of all keys.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Keys {
+    prefix: String,
+}
+
+impl Keys {
+    /// Keys under `prefix`.
+    pub fn new(prefix: impl Into<String>) -> Self {
+        Self { prefix: prefix.into() }
+    }
+
+    /// The string that holds a session: its header line and its sealed content.
+    pub fn session(&self, alias: &Alias) -> String {
+        format!("{}:s:{{{}}}:{}", self.prefix, alias.shard().as_str(), alias)
+    }
+
+    /// The sorted set of a shard's sessions by last activity.
+    pub fn index(&self, shard: Shard) -> String {
+        format!("{}:a:{{{}}}", self.prefix, shard.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_keys_of_a_session_have_the_same_hash_tag() {
+        let keys = Keys::new("p");
+        let alias = Alias::parse(&"a".repeat(40)).expect("an alias");
+        assert_eq!(keys.session(&alias), format!("p:s:{{aa}}:{}", "a".repeat(40)));
+        assert_eq!(keys.index(alias.shard()), "p:a:{aa}");
+    }
+}

@@ -1,0 +1,607 @@
+//! The connection to Redis and its health. Nothing else knows either.
+//!
+//! There is one state, in a watch channel: whoever sees a fault changes it at once, and one
+//! supervisor task reacts to it by asking again, or by connecting anew. Faults are reported with the
+//! generation of the connection they were seen on, so that a late report cannot harm its
+//! successor.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use rand::Rng as _;
+use redis::aio::MultiplexedConnection;
+use redis::{Cmd, PushKind, RedisError, Value};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+
+use super::endpoint::Endpoint;
+use crate::fs::store::{Health, Waited};
+use crate::telemetry::Event;
+
+/// The times by which the link judges and waits.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// Connecting, authenticating and greeting take at most this long.
+    pub connect: Duration,
+    /// An answer not there after this long puts the link in doubt.
+    pub overdue: Duration,
+    /// No answer for this long in all, and the link is down.
+    pub down_after: Duration,
+    /// A link that has been silent for this long is asked before a wait calls it well.
+    pub silent_ping: Duration,
+    /// A link that has been silent for this long is asked anyway.
+    pub heartbeat: Duration,
+    /// The longest single wait.
+    pub wait_step: Duration,
+    /// All waits in one outage together, from its beginning.
+    pub outage_budget: Duration,
+}
+
+/// How well the link has to be for a request to be sent.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Need {
+    /// Nothing may be overdue: for what must be quick or not be asked at all.
+    Well,
+    /// There must be a connection.
+    Up,
+}
+
+/// Why there is no answer to a request.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Fault {
+    /// It was not sent.
+    NotSent(String),
+    /// It was sent, and perhaps carried out.
+    NoAnswer(String),
+    /// The server does not know the script.
+    NoScript,
+    /// The server answered with this error (code first).
+    Server(String),
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotSent(text) | Self::NoAnswer(text) | Self::Server(text) => f.write_str(text),
+            Self::NoScript => f.write_str("NOSCRIPT"),
+        }
+    }
+}
+
+/// An answer, and the connection it came by.
+#[derive(Debug)]
+pub struct Reply {
+    /// What the server said; no error.
+    pub value: Value,
+    /// Names the connection for [`Link::refused`].
+    pub generation: u64,
+}
+
+#[derive(Clone)]
+struct State {
+    health: Health,
+    connection: Option<MultiplexedConnection>,
+    /// Counts connections; 0 before the first.
+    generation: u64,
+    /// Since when the link has not been well.
+    outage: Option<Instant>,
+    /// When the doubt began.
+    doubt: Option<Instant>,
+    /// Why another connection is wanted although this one answers: its server takes no writes,
+    /// and the name may lead to another one by now.
+    renew: Option<String>,
+    cause: String,
+}
+
+/// The link; clones share it.
+#[derive(Clone)]
+pub struct Link(Arc<Shared>);
+
+struct Shared {
+    endpoint: Endpoint,
+    timing: Timing,
+    /// Asked on each new connection; all must be answered before it counts.
+    greeting: Vec<Cmd>,
+    state: watch::Sender<State>,
+    generations: AtomicU64,
+    last_answer: Mutex<Instant>,
+    sent: AtomicU64,
+    on_greeted: Box<dyn Fn(Value) + Send + Sync>,
+    on_time: Box<dyn Fn(&Value) + Send + Sync>,
+}
+
+/// A lock whose holder panicked still guards plain values here.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Link {
+    /// A link that is down, and the task that must run for it to become well. `greeting` is asked
+    /// on each new connection, and `greeted` is told the last answer. `on_time` is told each answer of
+    /// `TIME`, which is the heartbeat.
+    pub fn new(
+        endpoint: Endpoint,
+        timing: Timing,
+        greeting: Vec<Cmd>,
+        greeted: impl Fn(Value) + Send + Sync + 'static,
+        on_time: impl Fn(&Value) + Send + Sync + 'static,
+    ) -> (Self, impl Future<Output = ()> + Send + 'static) {
+        let now = Instant::now();
+        let (state, _) = watch::channel(State {
+            health: Health::Down,
+            connection: None,
+            generation: 0,
+            outage: Some(now),
+            doubt: None,
+            renew: None,
+            cause: "not connected yet".into(),
+        });
+        let link = Self(Arc::new(Shared {
+            endpoint,
+            timing,
+            greeting,
+            state,
+            generations: AtomicU64::new(0),
+            last_answer: Mutex::new(now),
+            sent: AtomicU64::new(0),
+            on_greeted: Box::new(greeted),
+            on_time: Box::new(on_time),
+        }));
+        let supervisor = supervise(Arc::clone(&link.0));
+        (link, supervisor)
+    }
+
+    /// How the link is, without asking it.
+    pub fn health(&self) -> Health {
+        self.0.state.borrow().health
+    }
+
+    /// Whether it is well and was heard of a moment ago.
+    pub fn is_fresh(&self) -> bool {
+        self.health() == Health::Well && self.0.silent_for() < self.0.timing.silent_ping
+    }
+
+    /// What was seen last.
+    pub fn cause(&self) -> String {
+        self.0.state.borrow().cause.clone()
+    }
+
+    /// How many requests were sent, heartbeats included.
+    pub fn sent(&self) -> u64 {
+        self.0.sent.load(Ordering::Relaxed)
+    }
+
+    /// Sends one command and waits for its answer, at most for `bound`.
+    pub async fn request(
+        &self,
+        command: &Cmd,
+        need: Need,
+        bound: Duration,
+    ) -> Result<Reply, Fault> {
+        self.0
+            .ask(need, bound, async |connection| {
+                connection.send_packed_command(command).await.and_then(Value::extract_error)
+            })
+            .await
+    }
+
+    /// Sends several commands at once; the answer is an array with theirs.
+    pub async fn request_all(
+        &self,
+        commands: &redis::Pipeline,
+        need: Need,
+        bound: Duration,
+    ) -> Result<Reply, Fault> {
+        self.0
+            .ask(need, bound, async |connection| {
+                let answers = connection.send_packed_commands(commands, 0, commands.len()).await?;
+                Value::Array(answers).extract_error()
+            })
+            .await
+    }
+
+    /// Takes in that the server answered a script with "no writes now": if another server may be
+    /// the one to ask, a new connection is made while this one goes on.
+    pub fn refused(&self, generation: u64, error: &str) {
+        if moved_away(error) {
+            self.0.renew(generation, error);
+        }
+    }
+
+    /// Waits until the link is not down, at most until `deadline`; false if it still is.
+    pub async fn up(&self, deadline: Instant) -> bool {
+        let mut state = self.0.state.subscribe();
+        matches!(
+            timeout_at(deadline, state.wait_for(|state| state.health != Health::Down)).await,
+            Ok(Ok(_))
+        )
+    }
+
+    /// Waits for a well connection newer than `generation`; false if there is none by `deadline`.
+    pub async fn newer(&self, generation: u64, deadline: Instant) -> bool {
+        let mut state = self.0.state.subscribe();
+        matches!(
+            timeout_at(
+                deadline,
+                state.wait_for(|s| s.health == Health::Well && s.generation > generation)
+            )
+            .await,
+            Ok(Ok(_))
+        )
+    }
+
+    /// Whether the current outage, if there is one, has used up its budget.
+    pub fn budget_spent(&self) -> bool {
+        let outage = self.0.state.borrow().outage;
+        outage.is_some_and(|since| since.elapsed() >= self.0.timing.outage_budget)
+    }
+
+    /// Waits for a well link, at most one step, within the one budget of the outage. Asks a link
+    /// that has been silent.
+    pub async fn wait_well(&self) -> Waited {
+        let timing = &self.0.timing;
+        let step_over = Instant::now() + timing.wait_step;
+        if self.health() == Health::Well && self.0.silent_for() >= timing.silent_ping {
+            // What becomes of it is seen in the health.
+            let _ = self.0.beat(timing.down_after).await;
+        }
+        let mut state = self.0.state.subscribe();
+        loop {
+            let outage = {
+                let state = state.borrow_and_update();
+                match (state.health, state.outage) {
+                    (Health::Well, _) => return Waited::Well,
+                    (_, Some(since)) => since,
+                    (_, None) => Instant::now(),
+                }
+            };
+            let budget_over = outage + timing.outage_budget;
+            if Instant::now() >= budget_over {
+                return Waited::BudgetSpent;
+            }
+            match timeout_at(step_over.min(budget_over), state.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return Waited::BudgetSpent, // nobody will ever connect again
+                Err(_) if step_over <= budget_over => return Waited::StepOver,
+                Err(_) => return Waited::BudgetSpent,
+            }
+        }
+    }
+}
+
+impl Shared {
+    async fn ask<F>(&self, need: Need, bound: Duration, send: F) -> Result<Reply, Fault>
+    where
+        F: AsyncFnOnce(&mut MultiplexedConnection) -> Result<Value, RedisError>,
+    {
+        let (mut connection, generation) = {
+            let state = self.state.borrow();
+            match (&state.connection, state.health, need) {
+                (None, ..) | (_, Health::Down, _) | (_, Health::InDoubt, Need::Well) => {
+                    return Err(Fault::NotSent(state.cause.clone()));
+                }
+                (Some(connection), ..) => (connection.clone(), state.generation),
+            }
+        };
+        self.sent.fetch_add(1, Ordering::Relaxed);
+        let answer = send(&mut connection);
+        tokio::pin!(answer);
+        let asked = Instant::now();
+        let answered = match timeout(self.timing.overdue.min(bound), &mut answer).await {
+            Ok(answered) => Some(answered),
+            // When this process itself was held up, the answer lies in the socket already: it is
+            // taken in before anybody is blamed.
+            Err(_) => timeout(Duration::from_millis(1), &mut answer).await.ok(),
+        };
+        let answered = match answered {
+            Some(answered) => Some(answered),
+            None => {
+                if asked.elapsed() >= self.timing.overdue {
+                    self.doubt(generation, asked);
+                }
+                timeout_at(asked + bound, &mut answer).await.ok()
+            }
+        };
+        match answered {
+            None => Err(Fault::NoAnswer(format!("no answer within {} ms", bound.as_millis()))),
+            Some(answered) => self.judge(generation, answered),
+        }
+    }
+
+    fn judge(&self, generation: u64, answer: Result<Value, RedisError>) -> Result<Reply, Fault> {
+        let error = match answer {
+            Ok(value) => {
+                *lock(&self.last_answer) = Instant::now();
+                return Ok(Reply { value, generation });
+            }
+            Err(error) => error,
+        };
+        let text = error_text(&error);
+        match error.code() {
+            None => {
+                self.lost(generation, &text);
+                Err(Fault::NoAnswer(text))
+            }
+            Some("NOSCRIPT") => Err(Fault::NoScript),
+            // The server is there, but cannot serve anybody: what follows is a new connection,
+            // whose greeting says when it can.
+            Some("LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "NOAUTH" | "WRONGPASS" | "BUSY") => {
+                self.lost(generation, &text);
+                Err(Fault::NoAnswer(text))
+            }
+            Some(_) => {
+                *lock(&self.last_answer) = Instant::now();
+                if moved_away(&text) {
+                    self.renew(generation, &text);
+                }
+                Err(Fault::Server(text))
+            }
+        }
+    }
+
+    fn silent_for(&self) -> Duration {
+        lock(&self.last_answer).elapsed()
+    }
+
+    /// Asks the time: every answer is a heartbeat, and this one tells Redis's clock.
+    async fn beat(&self, bound: Duration) -> Result<(), Fault> {
+        let reply = self
+            .ask(Need::Up, bound, async |connection| {
+                connection.send_packed_command(&time_command()).await.and_then(Value::extract_error)
+            })
+            .await?;
+        (self.on_time)(&reply.value);
+        Ok(())
+    }
+
+    fn doubt(&self, generation: u64, since: Instant) {
+        let changed = self.state.send_if_modified(|state| {
+            let well = state.generation == generation && state.health == Health::Well;
+            if well {
+                state.health = Health::InDoubt;
+                state.outage = Some(since);
+                state.doubt = Some(since);
+                state.cause = "a request is overdue".into();
+            }
+            well
+        });
+        if changed {
+            Event::Link { state: "in doubt", cause: "a request is overdue" }.emit();
+        }
+    }
+
+    fn settled(&self, generation: u64) {
+        let changed = self.state.send_if_modified(|state| {
+            let doubted = state.generation == generation && state.health == Health::InDoubt;
+            if doubted {
+                state.health = Health::Well;
+                state.outage = None;
+                state.doubt = None;
+            }
+            doubted
+        });
+        if changed {
+            Event::Link { state: "well", cause: "it answers again" }.emit();
+        }
+    }
+
+    fn lost(&self, generation: u64, cause: &str) {
+        let changed = self.state.send_if_modified(|state| {
+            let current = state.generation == generation && state.health != Health::Down;
+            if current {
+                state.health = Health::Down;
+                state.connection = None;
+                state.outage.get_or_insert_with(Instant::now);
+                state.doubt = None;
+                state.renew = None;
+                cause.clone_into(&mut state.cause);
+            }
+            current
+        });
+        if changed {
+            Event::Link { state: "down", cause }.emit();
+        }
+    }
+
+    fn renew(&self, generation: u64, cause: &str) {
+        self.state.send_if_modified(|state| {
+            let wanted = state.generation == generation && state.renew.is_none();
+            if wanted {
+                state.renew = Some(cause.to_owned());
+            }
+            wanted
+        });
+    }
+
+    /// A new connection takes the place of whatever there was.
+    fn connected(&self, generation: u64, connection: MultiplexedConnection) {
+        let mut was = Health::Well;
+        let cause = format!("connected to {}", self.endpoint);
+        *lock(&self.last_answer) = Instant::now();
+        self.state.send_modify(|state| {
+            was = state.health;
+            *state = State {
+                health: Health::Well,
+                connection: Some(connection),
+                generation,
+                outage: None,
+                doubt: None,
+                renew: None,
+                cause: cause.clone(),
+            };
+        });
+        if was != Health::Well {
+            Event::Link { state: "well", cause: &cause }.emit();
+        }
+    }
+
+    /// Connects and greets.
+    async fn connect(self: &Arc<Self>) -> Result<(u64, MultiplexedConnection), String> {
+        let generation = self.generations.fetch_add(1, Ordering::Relaxed) + 1;
+        let shared: Weak<Self> = Arc::downgrade(self);
+        let bound = self.timing.connect;
+        let greet = async {
+            let mut connection = self
+                .endpoint
+                .connect(bound, move |push| {
+                    if push.kind == PushKind::Disconnection
+                        && let Some(shared) = shared.upgrade()
+                    {
+                        shared.lost(generation, "the server closed the connection");
+                    }
+                })
+                .await?;
+            let mut last = Value::Nil;
+            for command in &self.greeting {
+                self.sent.fetch_add(1, Ordering::Relaxed);
+                last = connection.send_packed_command(command).await?.extract_error()?;
+            }
+            (self.on_greeted)(last);
+            Ok(connection)
+        };
+        match timeout(bound, greet).await {
+            Ok(Ok(connection)) => Ok((generation, connection)),
+            Ok(Err(error)) => Err(error_text(&error)),
+            Err(_) => {
+                Err(format!("{} did not answer within {} ms", self.endpoint, bound.as_millis()))
+            }
+        }
+    }
+}
+
+/// Keeps the link connected for ever.
+async fn supervise(shared: Arc<Shared>) {
+    let mut backoff = Backoff::default();
+    loop {
+        sleep_until(Instant::now() + backoff.next()).await;
+        match shared.connect().await {
+            Ok((generation, connection)) => {
+                shared.connected(generation, connection);
+                attend(&shared, generation).await;
+            }
+            Err(cause) => {
+                let news = shared.state.send_if_modified(|state| {
+                    let news = state.cause != cause;
+                    state.cause.clone_from(&cause);
+                    news
+                });
+                if news {
+                    Event::Link { state: "down", cause: &cause }.emit();
+                }
+            }
+        }
+    }
+}
+
+/// Watches over connections until the last one is lost.
+async fn attend(shared: &Arc<Shared>, mut generation: u64) {
+    let mut changes = shared.state.subscribe();
+    let mut renewals = Backoff::default();
+    let mut renew_at = Instant::now() + renewals.next();
+    loop {
+        let state = changes.borrow_and_update().clone();
+        match state.health {
+            Health::Down => return,
+            Health::InDoubt => {
+                let since = state.doubt.unwrap_or_else(Instant::now);
+                let left = shared.timing.down_after.saturating_sub(since.elapsed());
+                let mut watching = changes.clone();
+                tokio::select! {
+                    answered = shared.beat(left.max(Duration::from_millis(1))) => match answered {
+                        Ok(()) | Err(Fault::Server(_)) => shared.settled(generation),
+                        Err(fault) => shared.lost(generation, &fault.to_string()),
+                    },
+                    () = gone(&mut watching) => {}
+                }
+            }
+            Health::Well => {
+                let beat_at = *lock(&shared.last_answer) + shared.timing.heartbeat;
+                tokio::select! {
+                    _ = changes.changed() => {}
+                    () = sleep_until(renew_at), if state.renew.is_some() => {
+                        if let Ok((newer, connection)) = shared.connect().await {
+                            generation = newer;
+                            shared.connected(generation, connection);
+                        }
+                        renew_at = Instant::now() + renewals.next();
+                    }
+                    () = sleep_until(beat_at) => {
+                        if shared.silent_for() >= shared.timing.heartbeat {
+                            let _ = shared.beat(shared.timing.overdue).await;
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+async fn gone(changes: &mut watch::Receiver<State>) {
+    let _ = changes.wait_for(|state| state.health == Health::Down).await;
+}
+
+fn time_command() -> Cmd {
+    redis::cmd("TIME")
+}
+
+/// Errors of a server that takes no writes, where another one may be the master by now.
+fn moved_away(error: &str) -> bool {
+    error.contains("READONLY") || error.contains("MISCONF")
+}
+
+/// An error in one line; no error of the crate holds a password.
+pub(super) fn error_text(error: &RedisError) -> String {
+    let text = match (error.code(), error.detail()) {
+        (Some(code), Some(detail)) => format!("{code} {detail}"),
+        _ => error.to_string(),
+    };
+    text.replace(['\n', '\r'], " ")
+}
+
+/// Growing pauses with jitter; forgets after a quiet time.
+#[derive(Debug, Default)]
+struct Backoff {
+    tries: u32,
+    last: Option<Instant>,
+}
+
+impl Backoff {
+    const SHORTEST: Duration = Duration::from_millis(20);
+    const LONGEST: Duration = Duration::from_secs(1);
+    const FORGET: Duration = Duration::from_secs(5);
+
+    /// The next pause: none at first, then doubling from 20 ms to 1 s, less up to half of it by
+    /// chance, so that the nodes of a cluster do not come back in step.
+    fn next(&mut self) -> Duration {
+        let now = Instant::now();
+        if self.last.is_some_and(|last| now - last > Self::FORGET) {
+            self.tries = 0;
+        }
+        self.last = Some(now);
+        let tries = self.tries;
+        self.tries = self.tries.saturating_add(1);
+        if tries == 0 {
+            return Duration::ZERO;
+        }
+        let longest = Self::SHORTEST.saturating_mul(1 << (tries - 1).min(10)).min(Self::LONGEST);
+        longest.mul_f64(rand::rng().random_range(0.5..=1.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_their_bound() {
+        let mut backoff = Backoff::default();
+        assert_eq!(backoff.next(), Duration::ZERO);
+        let pauses: Vec<_> = (0..20).map(|_| backoff.next()).collect();
+        assert!(pauses[0] <= Backoff::SHORTEST && pauses[0] >= Backoff::SHORTEST / 2);
+        assert!(pauses.iter().all(|pause| *pause <= Backoff::LONGEST));
+        assert!(pauses[19] >= Backoff::LONGEST / 2);
+    }
+}

@@ -1,0 +1,84 @@
+-- Makes a save the current version, by the rules of births: nothing that ended is revived.
+-- KEYS: the session, its index, the sibling's session (or the first again)
+-- ARGV: see the names below
+-- Answers: taken, left, header | superseded | refused, why | failed, why
+
+local alias, id, first_ms, retry = ARGV[8], ARGV[9], tonumber(ARGV[10]), ARGV[11] == '1'
+local class, uid, db, user = ARGV[12], ARGV[13], ARGV[14], ARGV[15]
+local size, form = ARGV[16], ARGV[17]
+local opened, own_unlink, sibling_alias = ARGV[18], ARGV[19], ARGV[20] -- '' for none
+local passive, doubtful = ARGV[21] == '1', ARGV[22] == '1'
+local sealed = ARGV[23]
+
+local old = read(KEYS[1])
+if failure then return answer('failed', failure) end
+
+if old then
+  local alive = old.state == 'alive'
+  if alive then weigh(old, KEYS[2], alias) end
+  if alive and old.version == id then return answer('taken', left(old), line(old)) end
+  if retry and old.saved > first_ms then return answer('superseded') end
+  if alive and stale(old) then
+    -- It ends here; where the server takes no writes this save will find that out itself.
+    if expire(KEYS[1], KEYS[2], alias, old) then old.state = 'gone' end
+  end
+end
+local alive = old and old.state == 'alive'
+
+-- Whether the life of `old` goes on with this save; otherwise a new one begins.
+local goes_on = false
+if class == 'anon' then
+  if alive and old.class == 'auth' and doubtful then
+    return answer('refused', 'anonymous content after a read that failed')
+  end
+  -- Over an authenticated session it is a logout in place: a new life.
+  goes_on = alive and old.class == 'anon'
+elseif alive then
+  if opened ~= '' and opened ~= old.birth then
+    return answer('refused', 'the session it was read from has ended, the name lives anew')
+  end
+  goes_on = true
+elseif old then
+  if own_unlink ~= old.birth or (opened ~= '' and opened ~= old.birth) then
+    return answer('refused', 'the session has ended')
+  end
+  goes_on = true
+elseif opened ~= '' then
+  return answer('refused', 'the session has ended')
+end
+
+local h = {
+  state = 'alive', version = id, saved = now, mtime = string.format('%.0f000000', now),
+  class = class, uid = uid, db = db, user = user, size = size, form = form,
+  mode = alive and old.mode or '644',
+  birth = id, login = now, active = now, opened = false,
+}
+if goes_on then
+  h.birth = old.birth
+  h.opened = old.opened or opened == old.birth
+  -- A login inside one life starts the clock of the absolute lifetime; later saves keep it.
+  if old.class == class then h.login = old.login end
+  if passive then h.active = old.active end
+elseif class == 'auth' and sibling_alias ~= '' then
+  -- A soft rotation: the same person under the next id of the family.
+  local sibling = read(KEYS[3])
+  failure = nil -- a sibling that cannot be read is none
+  if sibling and sibling.class == 'auth' and sibling.uid == uid and uid ~= '-' then
+    h.login = sibling.login
+    if sibling.state == 'alive' then weigh(sibling, KEYS[2], sibling_alias) end
+    if passive then h.active = sibling.active end
+  end
+end
+
+h.ends = ends(h, 0)
+if stale(h) then return answer('refused', 'its lifetime is over') end
+
+local ttl = keep_ms(h)
+local header = line(h)
+if refused(redis.pcall('SET', KEYS[1], header .. sealed, 'PX', ttl)) then
+  return answer('failed', failure)
+end
+enter(KEYS[2], alias, h.active, ttl)
+-- Client tracking tells a node of the next change only if it read after its own.
+redis.call('STRLEN', KEYS[1])
+return answer('taken', left(h), header)

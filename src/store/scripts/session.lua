@@ -1,0 +1,163 @@
+-- What every script knows of a session: its header line, when it ends, how it is ended. Each rule
+-- is here once. Nothing here decides what an operation does.
+--
+-- Writes that the server may refuse (READONLY, OOM, MISCONF, NOREPLICAS) go through pcall, so that
+-- the same script still reads on a server that takes no writes.
+
+local POLICY = {
+  idle = tonumber(ARGV[1]),
+  anonymous_idle = tonumber(ARGV[2]),
+  unopened = tonumber(ARGV[3]),
+  absolute = tonumber(ARGV[4]), -- negative: none
+  grace = tonumber(ARGV[5]),
+  tombstone = math.max(1, tonumber(ARGV[6])),
+}
+-- Redis's clock has jumped: nothing is judged stale for now.
+local LENIENT = ARGV[7] == '1'
+
+local NO_ID = string.rep('0', 32)
+-- Longer than any header line (envelope.rs holds the same number).
+local HEADER_BYTES = 1536
+
+local HEADER = '^sessionfs 1 state=(%a+) version=(%x+) birth=(%x+) saved=(%d+) mtime=(%-?%d+)'
+  .. ' login=(%d+) active=(%d+) opened=([01]) class=(%a+) uid=(%S+) db=(%S*) user=(%S*)'
+  .. ' size=(%d+) mode=(%d+) form=(%a+)[^\n]*\n()'
+
+local now = now_ms()
+-- The sessions that this call has ended, for the log: {alias, header, limit, age, idle}.
+local expired = {}
+-- Why something could not be read or written; the operation then answers `failed`.
+local failure
+
+-- Every answer has this shape.
+local function answer(status, ...)
+  return { now, status, expired, ... }
+end
+
+local function refused(reply)
+  if type(reply) == 'table' and reply.err then
+    failure = reply.err
+    return true
+  end
+  return false
+end
+
+-- The header of `bytes`, with `length` telling where the content begins.
+local function parse(bytes)
+  local h = {}
+  local saved, login, active, opened
+  h.state, h.version, h.birth, saved, h.mtime, login, active, opened, h.class, h.uid, h.db,
+    h.user, h.size, h.mode, h.form, h.length = string.match(bytes, HEADER)
+  if not h.state then
+    failure = 'UNREADABLE the value has no header of format 1'
+    return nil
+  end
+  h.length = h.length - 1
+  h.saved, h.login, h.active = tonumber(saved), tonumber(login), tonumber(active)
+  h.opened = opened == '1'
+  return h
+end
+
+local function line(h)
+  return string.format(
+    'sessionfs 1 state=%s version=%s birth=%s saved=%.0f mtime=%s login=%.0f active=%.0f'
+      .. ' opened=%s class=%s uid=%s db=%s user=%s size=%s mode=%s form=%s\n',
+    h.state, h.version, h.birth, h.saved, h.mtime, h.login, h.active, h.opened and '1' or '0',
+    h.class, h.uid, h.db, h.user, h.size, h.mode, h.form)
+end
+
+-- The header kept at `key`; nil if there is none, or if it cannot be read (then `failure` is set).
+local function read(key)
+  local bytes = redis.pcall('GETRANGE', key, 0, HEADER_BYTES - 1)
+  if refused(bytes) or bytes == '' then return nil end
+  return parse(bytes)
+end
+
+-- How long without activity ends it, and what that limit is called.
+local function idle_limit(h)
+  if h.class == 'auth' then return POLICY.idle, 'idle' end
+  if not h.opened and POLICY.unopened < POLICY.anonymous_idle then
+    return POLICY.unopened, 'unopened'
+  end
+  return POLICY.anonymous_idle, 'idle'
+end
+
+-- The first millisecond in which it is dead, were its last activity `later` ms younger, and the
+-- limit that ends it (session/policy.rs holds the same rule).
+local function ends(h, later)
+  local idle, limit = idle_limit(h)
+  local at = h.active + later + idle
+  if h.class == 'auth' and POLICY.absolute >= 0 and h.login + POLICY.absolute < at then
+    return h.login + POLICY.absolute, 'absolute'
+  end
+  return at, limit
+end
+
+-- Adds what the index knows. A missing entry is no staleness: the header's activity stands in.
+local function weigh(h, index, alias)
+  local score = tonumber(redis.call('ZSCORE', index, alias))
+  h.indexed = score ~= nil
+  if score and score > h.active then
+    h.active = score
+    h.opened = true
+  end
+  h.ends, h.limit = ends(h, 0)
+end
+
+local function left(h)
+  return math.max(0, h.ends - now)
+end
+
+local function stale(h)
+  return now >= h.ends and not LENIENT
+end
+
+-- How long the key is kept: the life left, up to half an idle time more (so that touches move it
+-- only a handful of times an hour), and the grace in which the dead one can be recognised.
+local function keep_ms(h)
+  local idle = idle_limit(h)
+  local at = ends(h, math.floor(idle / 2))
+  return math.max(1, at - now + POLICY.grace)
+end
+
+-- What stays of a session that is gone: the header alone. `id` names the unlink.
+local function tombstone(h, id)
+  return line({
+    state = 'gone', version = id, birth = h.birth, saved = now, mtime = h.mtime,
+    login = h.login, active = h.active, opened = h.opened, class = h.class, uid = h.uid,
+    db = h.db, user = h.user, size = '0', mode = h.mode, form = h.form,
+  })
+end
+
+local function note_expiry(alias, h)
+  expired[#expired + 1] = { alias, line(h), h.limit, now - h.login, now - h.active }
+end
+
+-- Ends a stale session. False if the server takes no writes: touches could not be kept there
+-- either, so it counts as alive. The SET is the question: it is refused wherever a touch is.
+local function expire(key, index, alias, h)
+  local before = failure
+  if refused(redis.pcall('SET', key, tombstone(h, NO_ID), 'PX', POLICY.tombstone)) then
+    failure = before
+    return false
+  end
+  redis.call('ZREM', index, alias)
+  note_expiry(alias, h)
+  return true
+end
+
+-- Removes a session. It deletes before it writes: a server out of memory takes a DEL, and then
+-- mostly the tombstone too; without one the removal still counts. False if it takes no writes.
+local function bury(key, index, alias, h, id)
+  if refused(redis.pcall('DEL', key)) then return false end
+  redis.pcall('ZREM', index, alias)
+  redis.pcall('SET', key, tombstone(h, id), 'PX', POLICY.tombstone)
+  return true
+end
+
+-- Puts a living session into the index, which must outlive its longest member (`ttl` ms).
+local function enter(index, alias, active, ttl)
+  if refused(redis.pcall('ZADD', index, active, alias)) then return false end
+  if redis.call('PTTL', index) < ttl then redis.call('PEXPIRE', index, ttl) end
+  return true
+end
