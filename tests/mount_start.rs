@@ -302,7 +302,7 @@ mod redis {
                     let mut buffer = [0; 4096];
                     while matches!(stream.read(&mut buffer), Ok(1..)) {
                         // One answer for each command: they begin with a star.
-                        let commands = buffer.iter().filter(|b| **b == b'*').count();
+                        let commands = buffer.split(|b| *b == b'*').skip(1).count();
                         for _ in 0..commands.max(1) {
                             if stream.write_all(answer).is_err() {
                                 return;
