@@ -351,6 +351,14 @@ mod redis {
     }
 
     #[test]
+    fn has_a_socket_that_the_worker_may_not_use() {
+        let lab = Lab::new();
+        let _redis = OwnRedis::start(&lab, &["--unixsocketperm", "700"]);
+        let url = OwnRedis::url(&lab);
+        refuses_redis(&lab, &url, ExitCode::WorkerRights, &["no right", "own.sock"]);
+    }
+
+    #[test]
     fn is_waited_for_at_the_first_start() {
         let lab = Lab::new();
         let config = format!("[redis]\nurl = {:?}", OwnRedis::url(&lab));
@@ -660,6 +668,30 @@ mod worker {
 
 mod end {
     use super::*;
+
+    #[test]
+    fn when_the_first_worker_dies() {
+        let lab = Lab::new();
+        let config = format!("[redis]\nurl = {:?}", OwnRedis::url(&lab));
+        let keeper = Keeper::start(lab.mount_command(&config));
+        keeper.wait_log("waiting for Redis at");
+        kill_hard(keeper.worker());
+        let (status, said) = keeper.wait();
+        assert_eq!(status.code(), Some(u8::from(ExitCode::WorkerFailed).into()), "{said:#?}");
+        assert!(said.last().unwrap().contains("signal 9"), "{said:#?}");
+        lab.assert_clean();
+    }
+
+    #[test]
+    fn not_because_nobody_reads_the_log() {
+        let lab = Lab::new();
+        let mut keeper = lab.mount("");
+        keeper.close_log();
+        kill_hard(keeper.worker());
+        keeper.wait_ready();
+        keeper.end(Signal::SIGTERM);
+        lab.assert_clean();
+    }
 
     #[test]
     fn by_each_signal_leaves_nothing() {

@@ -237,6 +237,11 @@ impl Keeper {
         self.log.wait(what)
     }
 
+    /// Nobody reads its log from now on.
+    pub fn close_log(&mut self) {
+        self.log = Lines::of(std::io::empty());
+    }
+
     /// The worker that serves now.
     pub fn worker(&self) -> i32 {
         children(self.pid())
