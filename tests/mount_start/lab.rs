@@ -162,6 +162,13 @@ impl Drop for Lab {
         for path in self.staging() {
             let _ = std::fs::remove_dir_all(path);
         }
+        // Lock files stay for good; those of a directory that will never be again need not.
+        let name = self.dir.path().file_name().unwrap().to_str().unwrap();
+        for entry in std::fs::read_dir("/run/sessionfs").into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().contains(name) {
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
     }
 }
 
