@@ -4,6 +4,9 @@
 //! (nobody listens yet, the server reads its file) is waited for within a bound; the rest fails at
 //! once.
 
+use std::error::Error;
+use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use redis::{
@@ -98,6 +101,17 @@ fn classify(error: &RedisError, config: &Config) -> Outcome {
     let failed = |code, reason: &str| {
         Outcome::Failed(Failure::new(code, format!("Redis at {}: {reason}", place(config))))
     };
+    if lacks_permission(error) {
+        return Outcome::Failed(Failure::new(
+            ExitCode::WorkerRights,
+            format!(
+                "user {} has no right to use the socket of Redis at {}; allow it (unixsocketperm \
+                 in redis.conf, and the directories above), or name another worker.user",
+                config.worker.user,
+                place(config)
+            ),
+        ));
+    }
     let said = error.to_string();
     match error.kind() {
         ErrorKind::AuthenticationFailed => failed(
@@ -126,6 +140,19 @@ fn classify(error: &RedisError, config: &Config) -> Outcome {
             _ => Outcome::Wait(said),
         },
     }
+}
+
+/// Whether the system refused what was behind this error, which no waiting mends.
+fn lacks_permission(error: &RedisError) -> bool {
+    // The crate shares its cause, so it is not the `io::Error` itself that is found first.
+    type Shared = Arc<dyn Error + Send + Sync>;
+    let cause = error.source().map(|cause| match cause.downcast_ref::<Shared>() {
+        Some(shared) => &**shared as &(dyn Error + 'static),
+        None => cause,
+    });
+    cause
+        .and_then(|cause| cause.downcast_ref::<io::Error>())
+        .is_some_and(|io| io.kind() == io::ErrorKind::PermissionDenied)
 }
 
 fn judge_version(hello: &Value, config: &Config) -> Outcome {
