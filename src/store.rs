@@ -152,17 +152,22 @@ impl Drop for Tasks {
 }
 
 /// Redis's clock as this node knows it, and when it last jumped.
-#[derive(Default)]
 struct Time {
+    /// Whether the scripts ask that clock too (always, but in tests).
+    real: bool,
     clock: Mutex<Clock>,
     jumped: Mutex<Option<Instant>>,
 }
 
 impl Time {
+    fn new(real: bool) -> Self {
+        Self { real, clock: Mutex::default(), jumped: Mutex::default() }
+    }
+
     fn told(&self, now_ms: u64) {
         let now = Instant::now();
         let jump = self.clock.lock().unwrap_or_else(PoisonError::into_inner).told(now_ms, now);
-        if let Some(ahead_ms) = jump {
+        if let Some(ahead_ms) = jump.filter(|_| self.real) {
             *self.jumped.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
             tracing::warn!(
                 event = "clock_jump",
@@ -174,6 +179,9 @@ impl Time {
 
     /// `TIME` answers seconds and microseconds.
     fn told_by(&self, answer: &Value) {
+        if !self.real {
+            return;
+        }
         if let Ok((seconds, micros)) = <(u64, u64)>::from_redis_value_ref(answer) {
             self.told(seconds.saturating_mul(1000).saturating_add(micros / 1000));
         }
@@ -201,7 +209,7 @@ impl RedisStore {
     /// The same with other scripts ([`Scripts::with_clock`]).
     pub fn start_with(settings: Settings, scripts: Scripts) -> Result<Self, BadUrl> {
         let endpoint = Endpoint::parse(&settings.url)?;
-        let time = Arc::new(Time::default());
+        let time = Arc::new(Time::new(scripts.own_clock));
         let mut greeting: Vec<_> = scripts.all().iter().map(|script| script.load()).collect();
         greeting.push(redis::cmd("TIME"));
         let (greeted, heard) = (Arc::clone(&time), Arc::clone(&time));
@@ -319,7 +327,8 @@ impl Inner {
                     }
                 }
                 CallFault::Answered(error, generation) => {
-                    let may_move = matches!(&error, StoreError::Refused(why) if why.contains("READONLY"));
+                    let may_move =
+                        matches!(&error, StoreError::Refused(why) if why.contains("READONLY"));
                     if !may_move || !self.link.newer(generation, deadline).await {
                         return Err(error);
                     }

@@ -67,15 +67,17 @@ impl Header {
             .ok_or_else(|| Unreadable("no header line".into()))?;
         let line = std::str::from_utf8(&window[..end])
             .map_err(|_| Unreadable("the header line is not text".into()))?;
-        let fields = line.strip_prefix(MAGIC).and_then(|rest| rest.strip_prefix(' ')).ok_or_else(
-            || match line.strip_prefix("sessionfs ") {
-                Some(rest) => {
-                    let format: String = rest.chars().take_while(char::is_ascii_digit).collect();
-                    Unreadable(format!("format {format} is not known to this version"))
+        let fields =
+            line.strip_prefix(MAGIC).and_then(|rest| rest.strip_prefix(' ')).ok_or_else(|| {
+                match line.strip_prefix("sessionfs ") {
+                    Some(rest) => {
+                        let format: String =
+                            rest.chars().take_while(char::is_ascii_digit).collect();
+                        Unreadable(format!("format {format} is not known to this version"))
+                    }
+                    None => Unreadable("not a session of sessionfs".into()),
                 }
-                None => Unreadable("not a session of sessionfs".into()),
-            },
-        )?;
+            })?;
         Ok((Self::fields(fields)?, end + 1))
     }
 
@@ -112,7 +114,8 @@ impl Header {
                 login: fields.next("user", decode_text)?,
             },
             size_bytes: fields.next("size", |v| v.parse().ok())?,
-            mode: fields.next("mode", |v| u32::from_str_radix(v, 8).ok().filter(|m| *m <= 0o7777))?,
+            mode: fields
+                .next("mode", |v| u32::from_str_radix(v, 8).ok().filter(|m| *m <= 0o7777))?,
             form: fields.next("form", |v| match v {
                 "sharded" => Some(Form::Sharded),
                 "flat" => Some(Form::Flat),

@@ -170,11 +170,17 @@ impl Link {
     }
 
     /// Sends one command and waits for its answer, at most for `bound`.
-    pub async fn request(&self, command: &Cmd, need: Need, bound: Duration) -> Result<Reply, Fault> {
-        self.0.ask(need, bound, async |connection| {
-            connection.send_packed_command(command).await.and_then(Value::extract_error)
-        })
-        .await
+    pub async fn request(
+        &self,
+        command: &Cmd,
+        need: Need,
+        bound: Duration,
+    ) -> Result<Reply, Fault> {
+        self.0
+            .ask(need, bound, async |connection| {
+                connection.send_packed_command(command).await.and_then(Value::extract_error)
+            })
+            .await
     }
 
     /// Sends several commands at once; the answer is an array with theirs.
@@ -184,11 +190,12 @@ impl Link {
         need: Need,
         bound: Duration,
     ) -> Result<Reply, Fault> {
-        self.0.ask(need, bound, async |connection| {
-            let answers = connection.send_packed_commands(commands, 0, commands.len()).await?;
-            Value::Array(answers).extract_error()
-        })
-        .await
+        self.0
+            .ask(need, bound, async |connection| {
+                let answers = connection.send_packed_commands(commands, 0, commands.len()).await?;
+                Value::Array(answers).extract_error()
+            })
+            .await
     }
 
     /// Takes in that the server answered a script with "no writes now": if another server may be
@@ -453,7 +460,9 @@ impl Shared {
         match timeout(bound, greet).await {
             Ok(Ok(connection)) => Ok((generation, connection)),
             Ok(Err(error)) => Err(error_text(&error)),
-            Err(_) => Err(format!("{} did not answer within {} ms", self.endpoint, bound.as_millis())),
+            Err(_) => {
+                Err(format!("{} did not answer within {} ms", self.endpoint, bound.as_millis()))
+            }
         }
     }
 }

@@ -1,0 +1,169 @@
+//! Stores and changes for the tests of the store.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use sessionfs::fs::store::{
+    ChangeId, Health, Lookup, Meta, Opened, Publish, Published, Store, Unlink, Unlinked, Waited,
+};
+use sessionfs::session::content::{Class, Content};
+use sessionfs::session::name::{Alias, Form};
+use sessionfs::session::policy::Lifetimes;
+use sessionfs::store::scripts::Scripts;
+use sessionfs::store::{RedisStore, Settings};
+
+use super::redis::Redis;
+
+pub const SECOND: u64 = 1000;
+pub const MINUTE: u64 = 60 * SECOND;
+pub const HOUR: u64 = 60 * MINUTE;
+pub const DAY: u64 = 24 * HOUR;
+
+/// Redis's clock, ahead by what `test:clock` holds: hours pass without waiting.
+const CLOCK: &str = "
+if redis.replicate_commands then redis.replicate_commands() end
+local function now_ms()
+  local time = redis.call('TIME')
+  return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+    + tonumber(redis.call('GET', 'test:clock') or 0)
+end
+";
+
+/// Defaults, but for bounds that a loaded test machine would not keep.
+pub fn settings(redis: &Redis) -> Settings {
+    Settings {
+        url: redis.url(),
+        overdue_ms: 1000,
+        down_after_ms: 3000,
+        attempt_ms: 2000,
+        retry_total_ms: 5000,
+        touch_batch_ms: 20,
+        ..Settings::default()
+    }
+}
+
+/// A store whose hours can be let pass by [`pass`].
+pub async fn node(redis: &Redis) -> RedisStore {
+    node_with(redis, Lifetimes::default()).await
+}
+
+pub async fn node_with(redis: &Redis, lifetimes: Lifetimes) -> RedisStore {
+    let settings = Settings { lifetimes, ..settings(redis) };
+    connected(RedisStore::start_with(settings, Scripts::with_clock(CLOCK)).expect("a good URL"))
+        .await
+}
+
+/// Waits until it is well, and lets it hear Redis's clock.
+pub async fn connected(store: RedisStore) -> RedisStore {
+    assert_eq!(store.wait_well().await, Waited::Well, "{}", store.link_cause());
+    let nobody = alias("zz", 0);
+    assert_eq!(store.fetch(&nobody, None).await, Ok(Lookup::Absent));
+    store
+}
+
+/// Lets `ms` pass on Redis's clock.
+pub fn pass(redis: &Redis, ms: u64) {
+    let _: i64 = redis.run(&format!("INCRBY test:clock {ms}"));
+}
+
+/// The alias of that number in a shard, of Odoo 18's length.
+pub fn alias(shard: &str, number: u32) -> Alias {
+    Alias::parse(&format!("{shard}{number:082}")).expect("an alias")
+}
+
+/// The same, of Odoo 14's length.
+pub fn short_alias(shard: &str, number: u32) -> Alias {
+    Alias::parse(&format!("{shard}{number:038}")).expect("an alias")
+}
+
+pub fn content(class: Class) -> Content {
+    let authenticated = class == Class::Authenticated;
+    Content {
+        class,
+        uid: authenticated.then_some(7),
+        db: Some("shop".into()),
+        login: authenticated.then(|| "admin".into()),
+    }
+}
+
+pub fn save(store: &RedisStore, alias: &Alias, class: Class, opened: Opened) -> Publish {
+    Publish {
+        stamp: store.stamp(),
+        alias: alias.clone(),
+        form: if alias.family().is_some() { Form::Sharded } else { Form::Flat },
+        content: content(class),
+        size_bytes: 3,
+        sealed: Bytes::from_static(b"abc"),
+        opened,
+        own_unlink: None,
+        sibling: None,
+        passive: false,
+        doubtful: false,
+    }
+}
+
+pub fn login(store: &RedisStore, alias: &Alias) -> Publish {
+    save(store, alias, Class::Authenticated, Opened::Never)
+}
+
+pub fn visit(store: &RedisStore, alias: &Alias) -> Publish {
+    save(store, alias, Class::Anonymous, Opened::Never)
+}
+
+/// A later save by who has opened `birth`.
+pub fn page(store: &RedisStore, alias: &Alias, birth: ChangeId) -> Publish {
+    save(store, alias, Class::Authenticated, Opened::Birth(birth))
+}
+
+pub fn removal(store: &RedisStore, alias: &Alias) -> Unlink {
+    Unlink { stamp: store.stamp(), alias: alias.clone(), listed: None }
+}
+
+pub async fn taken(store: &RedisStore, publish: &Publish) -> Meta {
+    match store.publish(publish).await {
+        Ok(Published::Taken(meta)) => meta,
+        other => panic!("not taken: {other:?}"),
+    }
+}
+
+pub async fn refused(store: &RedisStore, publish: &Publish) -> &'static str {
+    match store.publish(publish).await {
+        Ok(Published::Refused(reason)) => reason,
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
+pub async fn gone(store: &RedisStore, unlink: &Unlink) -> ChangeId {
+    match store.unlink(unlink).await {
+        Ok(Unlinked::Gone { birth, .. }) => birth,
+        other => panic!("not gone: {other:?}"),
+    }
+}
+
+/// The living session's meta; `None` if it is absent.
+pub async fn look(store: &RedisStore, alias: &Alias) -> Option<Meta> {
+    match store.fetch(alias, None).await {
+        Ok(Lookup::Session { meta, .. }) => Some(meta),
+        Ok(Lookup::Absent) => None,
+        other => panic!("neither there nor absent: {other:?}"),
+    }
+}
+
+/// A person opens it now. (The node hears the time first: it cannot know what [`pass`] did.)
+pub async fn use_it(store: &RedisStore, alias: &Alias) {
+    store.fetch(&self::alias("zz", 0), None).await.expect("an answer");
+    store.touch_now(alias).await.expect("written");
+}
+
+/// Waits for another process's effect.
+pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !condition() {
+        assert!(Instant::now() < deadline, "never happened: {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+pub async fn until_health(store: &RedisStore, health: Health) {
+    until(&format!("{health:?}"), || store.health() == health).await;
+}
