@@ -238,7 +238,8 @@ impl Answer {
         Ok(answer)
     }
 
-    fn parts(script: &'static str, value: Value) -> Result<Self, StoreError> {
+    /// Reads the shape that all answers have.
+    pub fn parts(script: &'static str, value: Value) -> Result<Self, StoreError> {
         let Value::Array(values) = value else { return Err(strange(script)) };
         let mut answer = Self {
             now_ms: 0,
