@@ -4,8 +4,10 @@
 //! Everything that the store will ever ask is asked once, on a session of its own that lives for
 //! a few seconds at most.
 
-use std::fmt;
+use std::error::Error;
+use std::sync::Arc;
 use std::time::Duration;
+use std::{fmt, io};
 
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, ErrorKind, RedisError, Value};
@@ -42,6 +44,8 @@ pub enum ProbeError {
     BadUrl(BadUrl),
     /// Nobody answers: address and what was seen.
     Unreachable(String, String),
+    /// The system does not let this user connect to the socket: address.
+    NoSocketRight(String),
     /// TLS failed: address and reason.
     Tls(String, String),
     /// Wrong or missing password or user: address.
@@ -76,19 +80,30 @@ impl fmt::Display for ProbeError {
         match self {
             Self::BadUrl(bad) => bad.fmt(f),
             Self::Unreachable(at, why) => {
-                write!(f, "cannot reach Redis at {at}: {why}; start it, or correct the address")
+                write!(f, "cannot reach Redis at {at}: {why}; start it, or correct redis.url")
             }
+            Self::NoSocketRight(at) => write!(
+                f,
+                "the worker's user has no right to use the socket of Redis at {at}; allow it \
+                 (unixsocketperm in redis.conf, and the directories above), or name another \
+                 worker.user"
+            ),
             Self::Tls(at, why) => write!(
                 f,
                 "TLS to Redis at {at} failed: {why}; its certificate must be signed by a CA of \
                  this system (or of the file named by SSL_CERT_FILE)"
             ),
             Self::AuthFailed(at) => {
-                write!(f, "Redis at {at} refused user or password; correct them in the URL")
+                write!(
+                    f,
+                    "Redis at {at} refuses the user or the password; correct redis.username and \
+                     redis.password_file"
+                )
             }
             Self::NoDatabase(at) => write!(
                 f,
-                "Redis has no database {at}; correct the number in the URL, or raise `databases`"
+                "Redis at {at}: the database's number is out of range; correct redis.url, or raise \
+                 `databases` in redis.conf"
             ),
             Self::NoPermission(at, what) => write!(
                 f,
@@ -97,12 +112,13 @@ impl fmt::Display for ProbeError {
             ),
             Self::NotRedis(at) => write!(
                 f,
-                "what answers at {at} is not Redis (or wants TLS: then use rediss://); correct \
-                 the address"
+                "what answers at {at} does not speak Redis's protocol (or wants TLS: then use \
+                 rediss://); correct redis.url"
             ),
             Self::TooOld(at, version) => write!(
                 f,
-                "Redis at {at} is version {version}; install Redis {}.{} or later, or Valkey",
+                "Redis at {at} is version {version}, and {}.{} or newer is needed; upgrade it, or use \
+                 the private Redis",
                 OLDEST.0, OLDEST.1
             ),
             Self::Mode(at, mode) => write!(
@@ -137,7 +153,8 @@ impl From<BadUrl> for ProbeError {
 /// Connects as the store will, and tries all that it will do. Takes at most twice
 /// `connect_timeout_ms`.
 pub async fn probe(settings: &Settings) -> Result<ServerInfo, ProbeError> {
-    let endpoint = Endpoint::parse(&settings.url)?;
+    let endpoint = Endpoint::parse(&settings.url)?
+        .with_credentials(settings.username.as_deref(), settings.password.as_deref())?;
     let bound = Duration::from_millis(settings.connect_timeout_ms);
     let at = endpoint.to_string();
     let connection = match timeout(bound, endpoint.connect(bound, |_| {})).await {
@@ -324,7 +341,23 @@ fn understand(at: &str, error: &RedisError) -> ProbeError {
     if error.is_connection_dropped() && !error.is_connection_refusal() {
         return ProbeError::NotRedis(here);
     }
+    if lacks_permission(error) {
+        return ProbeError::NoSocketRight(here);
+    }
     ProbeError::Unreachable(here, text)
+}
+
+/// Whether the system refused what was behind this error, which no waiting mends.
+fn lacks_permission(error: &RedisError) -> bool {
+    // The crate shares its cause, so it is not the `io::Error` itself that is found first.
+    type Shared = Arc<dyn Error + Send + Sync>;
+    let cause = error.source().map(|cause| match cause.downcast_ref::<Shared>() {
+        Some(shared) => &**shared as &(dyn Error + 'static),
+        None => cause,
+    });
+    cause
+        .and_then(|cause| cause.downcast_ref::<io::Error>())
+        .is_some_and(|io| io.kind() == io::ErrorKind::PermissionDenied)
 }
 
 fn by_words(at: &str, text: &str) -> ProbeError {
