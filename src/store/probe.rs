@@ -179,7 +179,7 @@ impl Probe {
 
     /// Who is it? `HELLO` tells, and is allowed to every user.
     async fn introduce(&mut self) -> Result<ServerInfo, ProbeError> {
-        let Value::Map(facts) = self.ask(&redis::cmd("HELLO")).await? else {
+        let Value::Map(facts) = self.ask(redis::cmd("HELLO").arg(3)).await? else {
             return Err(ProbeError::NotRedis(self.at.clone()));
         };
         let fact = |name: &str| {
@@ -254,7 +254,7 @@ impl Probe {
             let mut answer = Answer::parts("probe", value)
                 .map_err(|error| self.strange(&format!("{error:?}")))?;
             if answer.status == "failed" {
-                let why = answer.text().unwrap_or_default();
+                let why = answer.why().unwrap_or_default();
                 return Err(by_words(&self.at, &why));
             }
             if answer.status != expected {
@@ -329,7 +329,7 @@ fn understand(at: &str, error: &RedisError) -> ProbeError {
 
 fn by_words(at: &str, text: &str) -> ProbeError {
     let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
-    let (at, text) = (at.to_owned(), text.trim_start_matches('-').to_owned());
+    let (at, text) = (at.to_owned(), text.to_owned());
     if has(&["WRONGPASS", "NOAUTH", "invalid password"]) {
         ProbeError::AuthFailed(at)
     } else if has(&["NOPERM", "permission", "can't run this command"]) {
