@@ -23,6 +23,8 @@ use crate::session::policy::Lifetimes;
 const OLDEST: (u64, u64) = (6, 0);
 /// How long what the probe writes lives, should it not come to removing it.
 const PROBE_LIFE_MS: u64 = 5000;
+/// A first attempt in the far future: never late, never older than anything.
+const NOW: &str = "9999999999999";
 
 /// What answers there.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -228,19 +230,19 @@ impl Probe {
             call
         };
         let name = alias.as_str();
-        let mut save = call(&scripts.publish, &[name, &id(1), "0", "0", "anon", "-", "-", "-"]);
+        let mut save = call(&scripts.publish, &[name, &id(1), NOW, "0", "anon", "-", "-", "-"]);
         save.key(session.clone());
         for argument in ["0", "sharded", "", "", "", "0", "0", ""] {
             save.argument(argument);
         }
         let mut look = call(&scripts.fetch, &[name, ""]);
         look.key(session.clone());
-        let amend = call(&scripts.amend, &[name, &id(2), "0", "0", "600", ""]);
+        let amend = call(&scripts.amend, &[name, &id(2), NOW, "0", "600", ""]);
         let mut touch = scripts.touch.call(&policy);
         touch.key(index.clone()).key(session.clone()).argument(name).argument("0");
         let mut list = scripts.list.call(&policy);
         list.key(index.clone()).key(session.clone()).argument(name);
-        let mut unlink = call(&scripts.unlink, &[name, &id(3), "0", "0", ""]);
+        let mut unlink = call(&scripts.unlink, &[name, &id(3), NOW, "0", ""]);
         unlink.key(session.clone());
         for (call, expected) in [
             (look, "absent"),
