@@ -165,6 +165,7 @@ class Lab:
             self._dir("/srv/sessions", self.odoo_uid, self.odoo_gid)
             for node in self.nodes:
                 os.symlink("/srv/sessions", self.root + node.data_dir + "/sessions")
+                node.sessions = self.root + "/srv/sessions"
         addons = self.root + "/srv/addons"
         os.mkdir(addons)
         source = os.path.join(os.path.dirname(os.path.abspath(__file__)), "addon")
