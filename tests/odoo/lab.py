@@ -100,8 +100,9 @@ class Process:
 class Node:
     """One server: an Odoo with two workers and its evented process, and the directory of its sessions."""
 
-    def __init__(self, name, offset):
+    def __init__(self, name, version, offset):
         self.name = name
+        self.version = version
         # The network namespace is ours alone, so these ports are free.
         self.http_port = 8069 + offset
         self.gevent_port = 8072 + offset
@@ -128,8 +129,8 @@ class Lab:
         self.binary = binary
         self.root = os.path.join(run_dir, "root")
         self.redis_socket = os.path.join(run_dir, "redis", "redis.sock")
-        self.a = Node("A", 0)
-        self.b = Node("B", 100)
+        self.a = Node("A", version, 0)
+        self.b = Node("B", version, 100)
         self.nodes = (self.a, self.b)
         self.started = []
         self.mount_count = 0
