@@ -102,6 +102,7 @@ class Run:
             self.ask(self.restart_keeps_everyone)
             self.ask(self.idle_expiry)
             self.ask(self.redis_holds_no_secret)
+            self.ask(self.redis_is_told_no_secret)
             self.lab.unmount_sessions()
             self.ask(self.sessionfs_ended_cleanly)
             self.ask(self.logs_hold_no_secret)
@@ -628,12 +629,16 @@ class Run:
         check(b"session_token" not in dump and b"next_sid" not in dump, "contents in Redis are readable")
         endless = [key for key, _, ttl in held if b":s:" in key and ttl < 0]
         check(not endless, f"{len(endless)} session keys have no TTL")
+        return f"{len(held)} keys, {len(self.secrets())} secrets looked for"
+
+    def redis_is_told_no_secret(self):
+        """Not even for a moment: who may use MONITOR or read the slow log must not get a cookie."""
         with open(self.transcript, "rb") as file:
             transcript = file.read()
         check(transcript.count(b"\n") > 500, "the transcript of Redis is too short to prove anything")
         self.leaks(transcript, "what was sent to Redis")
         check(b"session_token" not in transcript, "contents sent to Redis are readable")
-        return f"{len(held)} keys, {transcript.count(bytes([10]))} commands, {len(self.secrets())} secrets looked for"
+        return f"{transcript.count(bytes([10]))} commands"
 
     def sessionfs_ended_cleanly(self):
         check(len(self.lab.exits) == 4, f"{len(self.lab.exits)} ends instead of 4")
@@ -649,8 +654,7 @@ class Run:
                     data = file.read()
                 total += len(data)
                 self.leaks(data, f"the log of {process.name}")
-                for word in (b"panicked", b"BUG"):
-                    check(word not in data, f"'{word.decode()}' in the log of {process.name}")
+                check(b"panicked" not in data, f"a panic in the log of {process.name}")
         check(total > 0, "the logs are empty")
         return f"{total} bytes"
 
