@@ -25,6 +25,8 @@ pub struct Scripts {
     pub(super) amend: Script,
     pub(super) touch: Script,
     pub(super) list: Script,
+    /// The clock is Redis's own, and so tells of its jumps.
+    pub(super) own_clock: bool,
 }
 
 /// One script.
@@ -37,13 +39,13 @@ pub struct Script {
 
 impl Default for Scripts {
     fn default() -> Self {
-        Self::with_clock(CLOCK)
+        Self { own_clock: true, ..Self::with_clock(CLOCK) }
     }
 }
 
 impl Scripts {
     /// The scripts with another clock: Lua that defines `now_ms()`. For tests, which let hours
-    /// pass without waiting.
+    /// pass without waiting; such a jump is not taken for one of Redis's clock.
     pub fn with_clock(clock: &str) -> Self {
         let script = |name, body: &str| {
             let code = [clock, SESSION, body].join("\n");
@@ -57,6 +59,7 @@ impl Scripts {
             amend: script("amend", include_str!("scripts/amend.lua")),
             touch: script("touch", include_str!("scripts/touch.lua")),
             list: script("list", include_str!("scripts/list.lua")),
+            own_clock: false,
         }
     }
 
@@ -235,7 +238,8 @@ impl Answer {
         Ok(answer)
     }
 
-    fn parts(script: &'static str, value: Value) -> Result<Self, StoreError> {
+    /// Reads the shape that all answers have.
+    pub fn parts(script: &'static str, value: Value) -> Result<Self, StoreError> {
         let Value::Array(values) = value else { return Err(strange(script)) };
         let mut answer = Self {
             now_ms: 0,
