@@ -363,7 +363,11 @@ impl Inner {
             .argument(alias.as_str())
             .argument(id_text(stamp.id))
             .argument(self.first_ms(stamp))
-            .argument(flag(retry));
+            .argument(if retry {
+                "again".to_owned()
+            } else {
+                self.settings.attempt_ms.to_string()
+            });
         call
     }
 

@@ -43,6 +43,14 @@ async fn refuse(redis: &Redis, code: &str, how: &[String]) {
     .await;
 }
 
+fn script_may_write(redis: &Redis) -> bool {
+    redis::cmd("EVAL")
+        .arg("return redis.call('SET', 'test:any', '1')")
+        .arg(0)
+        .query::<redis::Value>(&mut redis.connection())
+        .is_ok()
+}
+
 fn accept(redis: &Redis, how: &[String]) {
     for command in how {
         let _: redis::Value = redis.run(command);
@@ -59,6 +67,9 @@ async fn while_writes_are_refused_nothing_is_judged_stale_and_reads_go_on() {
         taken(&long, &login(&long, &sid)).await;
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         refuse(&redis, code, &refusing).await;
+        if code == "NOREPLICAS" && script_may_write(&redis) {
+            continue; // Redis 6.0: the touches of a script are kept, so there is no exception
+        }
         let meta = look(&node, &sid).await.unwrap_or_else(|| panic!("{code}: judged stale"));
         assert_eq!(meta.left_ms, 0);
         assert!(

@@ -55,6 +55,25 @@ async fn a_save_whose_reply_was_lost_does_not_undo_what_was_saved_since() {
 }
 
 #[tokio::test]
+async fn a_first_sending_that_was_stuck_on_its_way_counts_as_a_retry() {
+    let redis = Redis::start();
+    let (one, two) = (node(&redis).await, node(&redis).await);
+    let (sid, other) = (alias("ab", 1), alias("ab", 2));
+    let born = taken(&one, &login(&one, &sid)).await;
+    taken(&one, &login(&one, &other)).await;
+    // Sent now, and held up by the network; its sender gives the connection up.
+    let (stuck, stuck_unlink) = (page(&one, &sid, born.birth), removal(&one, &other));
+    pass(&redis, 10 * SECOND);
+    let newer = taken(&two, &page(&two, &sid, born.birth)).await;
+    gone(&two, &removal(&two, &other)).await;
+    let anew = taken(&two, &visit(&two, &other)).await;
+    assert_eq!(one.publish(&stuck).await, Ok(Published::Superseded));
+    assert_eq!(one.unlink(&stuck_unlink).await, Ok(Unlinked::Superseded));
+    assert_eq!(look(&one, &sid).await.map(|m| m.version), Some(newer.version));
+    assert_eq!(look(&one, &other).await.map(|m| m.version), Some(anew.version));
+}
+
+#[tokio::test]
 async fn a_retry_that_finds_only_older_things_is_carried_out() {
     let redis = Redis::start();
     let (one, two) = (node(&redis).await, node(&redis).await);

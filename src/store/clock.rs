@@ -44,7 +44,7 @@ impl Clock {
         let ahead = told.server_ms - known.at(received);
         // An answer may be late by any delay, so it shows a step back only once others do too;
         // until then the old estimate is the better one.
-        if ahead >= 0.0 || ahead < -JUMP_MS {
+        if !(-JUMP_MS..0.0).contains(&ahead) {
             self.known = Some(told);
         }
         (ahead.abs() > JUMP_MS).then_some(ahead as i64)

@@ -25,6 +25,8 @@ use crate::session::policy::Lifetimes;
 const OLDEST: (u64, u64) = (6, 0);
 /// How long what the probe writes lives, should it not come to removing it.
 const PROBE_LIFE_MS: u64 = 5000;
+/// A first attempt in the far future: never late, never older than anything.
+const NOW: &str = "9999999999999";
 
 /// What answers there.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -196,7 +198,7 @@ impl Probe {
 
     /// Who is it? `HELLO` tells, and is allowed to every user.
     async fn introduce(&mut self) -> Result<ServerInfo, ProbeError> {
-        let Value::Map(facts) = self.ask(&redis::cmd("HELLO")).await? else {
+        let Value::Map(facts) = self.ask(redis::cmd("HELLO").arg(3)).await? else {
             return Err(ProbeError::NotRedis(self.at.clone()));
         };
         let fact = |name: &str| {
@@ -245,19 +247,19 @@ impl Probe {
             call
         };
         let name = alias.as_str();
-        let mut save = call(&scripts.publish, &[name, &id(1), "0", "0", "anon", "-", "-", "-"]);
+        let mut save = call(&scripts.publish, &[name, &id(1), NOW, "0", "anon", "-", "-", "-"]);
         save.key(session.clone());
         for argument in ["0", "sharded", "", "", "", "0", "0", ""] {
             save.argument(argument);
         }
         let mut look = call(&scripts.fetch, &[name, ""]);
         look.key(session.clone());
-        let amend = call(&scripts.amend, &[name, &id(2), "0", "0", "600", ""]);
+        let amend = call(&scripts.amend, &[name, &id(2), NOW, "0", "600", ""]);
         let mut touch = scripts.touch.call(&policy);
         touch.key(index.clone()).key(session.clone()).argument(name).argument("0");
         let mut list = scripts.list.call(&policy);
         list.key(index.clone()).key(session.clone()).argument(name);
-        let mut unlink = call(&scripts.unlink, &[name, &id(3), "0", "0", ""]);
+        let mut unlink = call(&scripts.unlink, &[name, &id(3), NOW, "0", ""]);
         unlink.key(session.clone());
         for (call, expected) in [
             (look, "absent"),
@@ -271,7 +273,7 @@ impl Probe {
             let mut answer = Answer::parts("probe", value)
                 .map_err(|error| self.strange(&format!("{error:?}")))?;
             if answer.status == "failed" {
-                let why = answer.text().unwrap_or_default();
+                let why = answer.why().unwrap_or_default();
                 return Err(by_words(&self.at, &why));
             }
             if answer.status != expected {
@@ -362,7 +364,7 @@ fn lacks_permission(error: &RedisError) -> bool {
 
 fn by_words(at: &str, text: &str) -> ProbeError {
     let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
-    let (at, text) = (at.to_owned(), text.trim_start_matches('-').to_owned());
+    let (at, text) = (at.to_owned(), text.to_owned());
     if has(&["WRONGPASS", "NOAUTH", "invalid password"]) {
         ProbeError::AuthFailed(at)
     } else if has(&["NOPERM", "permission", "can't run this command"]) {

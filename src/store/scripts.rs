@@ -231,7 +231,7 @@ impl Answer {
     ) -> Result<Self, CallFault> {
         let mut answer = Self::parts(script, value).map_err(|e| CallFault::Answered(e, 0))?;
         if answer.status == "failed" {
-            let why = answer.text().map_err(|e| CallFault::Answered(e, 0))?;
+            let why = answer.why().map_err(|e| CallFault::Answered(e, 0))?;
             link.refused(generation, &why);
             return Err(CallFault::Answered(store_error(why), generation));
         }
@@ -297,6 +297,16 @@ impl Answer {
 
     pub fn text(&mut self) -> Result<String, StoreError> {
         String::from_utf8(self.bytes()?).map_err(|_| self.strange())
+    }
+
+    /// The server's words inside a script, in one line. Redis 6 puts the script's line before them.
+    pub fn why(&mut self) -> Result<String, StoreError> {
+        let text = self.text()?;
+        let words = match text.strip_prefix("@user_script").and_then(|t| t.split_once(": -")) {
+            Some((_, words)) => words,
+            None => text.trim_start_matches('-'),
+        };
+        Ok(words.trim().replace(['\n', '\r'], " "))
     }
 
     pub fn array(&mut self) -> Result<Vec<Value>, StoreError> {
