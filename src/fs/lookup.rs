@@ -94,12 +94,15 @@ impl<S: Store> Core<S> {
         let alias = name.sid.alias();
         if let Some((published, node)) = thread.published.take()
             && published == alias
-            && let Some((latest, version)) = self.nodes().latest(&alias)
         {
-            if latest == node {
-                return Some(session_entry(Attributes::of_version(node, &version.meta)));
+            // One guard for both steps: a second one while the first lives would wait for itself.
+            let mut nodes = self.nodes();
+            if let Some((latest, version)) = nodes.latest(&alias) {
+                if latest == node {
+                    return Some(session_entry(Attributes::of_version(node, &version.meta)));
+                }
+                nodes.forget(latest, 1);
             }
-            self.nodes().forget(latest, 1);
         }
         if thread.unpublished == 0 {
             return None;
