@@ -3,6 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,8 +26,23 @@ impl Mount {
         Self::start_in(redis, configuration, Command::new(env!("CARGO_BIN_EXE_sessionfs")))
     }
 
+    /// The same, with the tree owned by another user than root.
+    pub fn start_owned(redis: &Redis, configuration: &str, owner: (&str, &str)) -> Self {
+        let command = Command::new(env!("CARGO_BIN_EXE_sessionfs"));
+        Self::start_as(redis, configuration, owner, command)
+    }
+
     /// The same, with the command that the daemon's arguments are added to.
-    pub fn start_in(redis: &Redis, configuration: &str, mut command: Command) -> Self {
+    pub fn start_in(redis: &Redis, configuration: &str, command: Command) -> Self {
+        Self::start_as(redis, configuration, ("root", "root"), command)
+    }
+
+    fn start_as(
+        redis: &Redis,
+        configuration: &str,
+        (owner, group): (&str, &str),
+        mut command: Command,
+    ) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         // The worker is another user: it must be let through to its Redis.
         for shared in [directory.path(), redis.directory()] {
@@ -38,7 +54,7 @@ impl Mount {
         std::fs::write(&file, configuration).unwrap();
         let log = File::create(directory.path().join("log")).unwrap();
         let mut child = command
-            .args(["mount", "--log", "trace", "--owner", "root", "--group", "root"])
+            .args(["mount", "--log", "trace", "--owner", owner, "--group", group])
             .args(["--redis", &redis.url()])
             .arg("--config")
             .arg(&file)
@@ -159,6 +175,41 @@ impl Mount {
         Ok(content)
     }
 
+    /// What one request of Odoo does: read the session, then save it.
+    pub fn save_in_request(&self, sid: &str, content: &[u8]) -> io::Result<()> {
+        let _ = self.read(sid);
+        self.save(sid, content)
+    }
+
+    /// Ends a session.
+    pub fn unlink(&self, sid: &str) -> io::Result<()> {
+        std::fs::remove_file(self.sharded(sid))
+    }
+
+    /// What a Python script prints, run in a process of its own with the mounted directory and
+    /// `arguments` as its arguments.
+    #[track_caller]
+    pub fn python(&self, script: &str, arguments: &[&str]) -> String {
+        self.python_as(0, script, arguments)
+    }
+
+    /// The same as another user.
+    #[track_caller]
+    pub fn python_as(&self, uid: u32, script: &str, arguments: &[&str]) -> String {
+        let output = Command::new("python3")
+            .args(["-c", script])
+            .arg(self.path())
+            .args(arguments)
+            .uid(uid)
+            .gid(uid)
+            .current_dir("/")
+            .output()
+            .expect("python3 runs");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{errors}\n{}", self.log());
+        String::from_utf8(output.stdout).expect("UTF-8").trim_end().to_owned()
+    }
+
     /// The names in a directory, sorted.
     pub fn list(&self, directory: &Path) -> Vec<String> {
         let mut names: Vec<String> = std::fs::read_dir(directory)
@@ -176,6 +227,30 @@ impl Drop for Mount {
         // Only if the daemon was killed: a test must leave no mount behind.
         let _ = nix::mount::umount2(&self.path(), nix::mount::MntFlags::MNT_DETACH);
     }
+}
+
+/// The alias of a session, as listings show it.
+pub fn alias(sid: &str) -> String {
+    let sid = sessionfs::session::name::Sid::parse(sid).expect("a session id");
+    sid.alias().as_str().to_owned()
+}
+
+/// The errno of what must fail.
+#[track_caller]
+pub fn errno<T>(result: io::Result<T>) -> i32 {
+    match result {
+        Ok(_) => panic!("it succeeded"),
+        Err(error) => error.raw_os_error().expect("an errno"),
+    }
+}
+
+/// One thread, as one worker of Odoo is: what it opened is remembered of it alone.
+#[track_caller]
+pub fn in_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| match scope.spawn(work).join() {
+        Ok(value) => value,
+        Err(panic) => std::panic::resume_unwind(panic),
+    })
 }
 
 /// A name such as `tempfile.mkstemp(suffix=".__wz_sess")` makes.

@@ -1,0 +1,81 @@
+//! What is never revived.
+
+use std::fs;
+
+use crate::support::mount::{Mount, anonymous, authenticated, errno, in_thread, sid};
+use crate::{HEX, node, two_nodes};
+
+/// A request that read the session, and saves it after `meanwhile`.
+#[track_caller]
+fn late_save(mount: &Mount, id: &str, meanwhile: impl FnOnce() + Send) -> std::io::Result<()> {
+    in_thread(|| {
+        mount.read(id).unwrap();
+        in_thread(meanwhile);
+        mount.save(id, &authenticated("late"))
+    })
+}
+
+#[test]
+fn a_slow_request_does_not_revive_what_was_logged_out() {
+    let (_redis, first, second) = two_nodes();
+    for (id, other) in [(sid("ab", 1), &first), (sid("ab", 2), &second)] {
+        in_thread(|| first.save(&id, &authenticated("")).unwrap());
+        let saved = late_save(&first, &id, || other.unlink(&id).unwrap());
+        assert_eq!(errno(saved), libc::EACCES);
+        assert_eq!(errno(first.read(&id)), libc::ENOENT);
+        assert_eq!(errno(second.read(&id)), libc::ENOENT);
+    }
+}
+
+#[test]
+fn a_thread_that_never_opened_it_does_not_revive_it_either() {
+    let (_redis, first, second) = two_nodes();
+    in_thread(|| first.save(HEX, &authenticated("")).unwrap());
+    in_thread(|| first.unlink(HEX).unwrap());
+    for mount in [&first, &second] {
+        let saved = in_thread(|| mount.save(HEX, &authenticated("again")));
+        assert_eq!(errno(saved), libc::EACCES);
+        assert_eq!(errno(mount.read(HEX)), libc::ENOENT);
+    }
+}
+
+#[test]
+fn a_thread_that_unlinked_it_may_create_it_again() {
+    let (_redis, mount) = node("");
+    mount.save(HEX, &authenticated("")).unwrap();
+    fs::remove_file(mount.sharded(HEX)).unwrap();
+    mount.save(HEX, &authenticated("again")).unwrap();
+    in_thread(|| assert_eq!(mount.read(HEX).unwrap(), authenticated("again")));
+}
+
+#[test]
+fn anonymous_content_takes_a_dead_name_as_a_new_birth() {
+    let (_redis, mount) = node("");
+    in_thread(|| mount.save(HEX, &authenticated("")).unwrap());
+    let saved = late_save(&mount, HEX, || {
+        mount.unlink(HEX).unwrap();
+        // The websocket's handshake.
+        in_thread(|| mount.save(HEX, &anonymous("websocket")).unwrap());
+    });
+    assert_eq!(errno(saved), libc::EACCES);
+    assert_eq!(mount.read(HEX).unwrap(), anonymous("websocket"));
+    // A login begins from what is there now.
+    in_thread(|| {
+        mount.read(HEX).unwrap();
+        mount.save(HEX, &authenticated("login")).unwrap();
+    });
+    assert_eq!(mount.read(HEX).unwrap(), authenticated("login"));
+}
+
+#[test]
+fn a_refused_save_leaves_its_temp_file() {
+    let (_redis, mount) = node("");
+    in_thread(|| mount.save(HEX, &authenticated("")).unwrap());
+    in_thread(|| mount.unlink(HEX).unwrap());
+    in_thread(|| {
+        let temp = mount.stage(&authenticated("again")).unwrap();
+        assert_eq!(errno(fs::rename(&temp, mount.sharded(HEX))), libc::EACCES);
+        assert_eq!(fs::read(&temp).unwrap(), authenticated("again"));
+        assert_eq!(errno(mount.read(HEX)), libc::ENOENT);
+    });
+}
