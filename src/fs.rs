@@ -131,12 +131,12 @@ pub struct Core<S> {
 
 impl<S: Store> Core<S> {
     /// A core over `store`. Fails if the staging directory cannot be used.
-    pub fn new(store: S, settings: Settings) -> std::io::Result<Arc<Self>> {
+    pub fn new(store: S, settings: &Settings) -> std::io::Result<Arc<Self>> {
         let (sender, receiver) = sync_channel(MAX_PENDING_EVICTIONS);
         Ok(Arc::new(Self {
             evictions: Mutex::new(Some(receiver)),
-            staging: Staging::open(&settings)?,
-            callers: Callers::new(&settings),
+            staging: Staging::open(settings)?,
+            callers: Callers::new(settings),
             nodes: Mutex::new(Nodes::new(settings.max_nodes, settings.max_node_bytes, sender)),
             threads: Mutex::default(),
             handles: Mutex::default(),

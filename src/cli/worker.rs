@@ -91,7 +91,7 @@ fn serve(line: &Arc<Line>, config: OwnedFd, fuse: OwnedFd) -> Result<(), Failure
     if first {
         connected(&store, &config, &runtime)?;
     }
-    let core = Core::new(store.clone(), config.core_settings()).map_err(|e| {
+    let core = Core::new(store.clone(), &config.core_settings()).map_err(|e| {
         let path = config.staging_dir.display();
         Failure::new(
             ExitCode::WorkerRights,

@@ -119,7 +119,7 @@ impl<S: Store> Core<S> {
     async fn fetch_entry(&self, caller: Caller, name: SessionName) -> Result<Entry> {
         let alias = name.sid.alias();
         match self.store.fetch(&alias, name.alias.as_ref()).await {
-            Ok(Lookup::Session { meta, sealed }) => match self.unseal(&name.sid, &sealed)? {
+            Ok(Lookup::Session { meta, sealed }) => match unseal(&name.sid, &sealed)? {
                 Some(bytes) => Ok(self.enter(caller, name.sid, meta, bytes)),
                 None => Err(no_session()),
             },
@@ -141,12 +141,13 @@ impl<S: Store> Core<S> {
     }
 
     fn enter(&self, caller: Caller, sid: Sid, meta: Meta, bytes: Bytes) -> Entry {
-        let version = Version { alias: sid.alias(), sid, meta: meta.clone(), bytes: Some(bytes) };
-        let node = self.nodes().version(version);
+        let version = Version { alias: sid.alias(), sid, meta, bytes: Some(bytes) };
+        let mut attributes = Attributes::of_version(NodeId::ROOT, &version.meta);
+        attributes.node = self.nodes().version(version);
         if let Some(thread) = self.threads(caller).get(caller.tid) {
-            thread.fetched = Some(node);
+            thread.fetched = Some(attributes.node);
         }
-        session_entry(Attributes::of_version(node, &meta))
+        session_entry(attributes)
     }
 
     fn provisional(&self, sid: &Sid, form: Form) -> Entry {
@@ -158,19 +159,19 @@ impl<S: Store> Core<S> {
         };
         session_entry(Attributes::of_provisional(node, size_bytes))
     }
+}
 
-    /// The plain content, or `None` if the stored one was not sealed by this session's holder:
-    /// whoever wrote it, nobody can read it any more, and a login page lets the person go on.
-    pub(super) fn unseal(&self, sid: &Sid, sealed: &Bytes) -> Result<Option<Bytes>> {
-        match seal::open(sid, sealed) {
-            Ok(plain) => Ok(Some(plain.into())),
-            Err(SealError::Broken) => {
-                Event::BrokenSeal { alias: &sid.alias() }.emit();
-                Ok(None)
-            }
-            Err(SealError::UnknownFormat(format)) => {
-                Err(unreadable(sid, &format!("its seal has the unknown format {format}")))
-            }
+/// The plain content, or `None` if the stored one was not sealed by this session's holder:
+/// whoever wrote it, nobody can read it any more, and a login page lets the person go on.
+pub(super) fn unseal(sid: &Sid, sealed: &Bytes) -> Result<Option<Bytes>> {
+    match seal::open(sid, sealed) {
+        Ok(plain) => Ok(Some(plain.into())),
+        Err(SealError::Broken) => {
+            Event::BrokenSeal { alias: &sid.alias() }.emit();
+            Ok(None)
+        }
+        Err(SealError::UnknownFormat(format)) => {
+            Err(unreadable(sid, &format!("its seal has the unknown format {format}")))
         }
     }
 }
