@@ -118,14 +118,14 @@ impl<S: Store> Core<S> {
 
     async fn fetch_entry(&self, caller: Caller, name: SessionName) -> Result<Entry> {
         let alias = name.sid.alias();
-        match self.store.fetch(&alias, name.alias.as_ref()).await {
+        let shown = name.alias.filter(|alias| self.shown().contains(alias));
+        match self.store.fetch(&alias, shown.as_ref()).await {
             Ok(Lookup::Session { meta, sealed }) => match unseal(&name.sid, &sealed)? {
                 Some(bytes) => Ok(self.enter(caller, name.sid, meta, bytes)),
                 None => Err(no_session()),
             },
             Ok(Lookup::Alias { meta }) => {
-                let listed = name.alias.unwrap_or(alias);
-                let node = self.nodes().alias_view(&listed, &meta);
+                let node = self.nodes().alias_view(shown.as_ref().unwrap_or(&alias), &meta);
                 Ok(session_entry(Attributes::of_version(node, &meta)))
             }
             Ok(Lookup::Absent) => {
