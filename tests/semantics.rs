@@ -8,8 +8,18 @@ mod support;
 mod births;
 #[path = "semantics/files.rs"]
 mod files;
+#[path = "semantics/lifetimes.rs"]
+mod lifetimes;
 #[path = "semantics/names.rs"]
 mod names;
+#[path = "semantics/odoo.rs"]
+mod odoo;
+#[path = "semantics/outage.rs"]
+mod outage;
+#[path = "semantics/rights.rs"]
+mod rights;
+#[path = "semantics/secrets.rs"]
+mod secrets;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -19,6 +29,9 @@ use support::redis::Redis;
 
 /// 40 hex digits: Odoo 14 to 17.
 const HEX: &str = "ab0123456789012345678901234567890123456f";
+
+/// A user other than root that every Debian has, as the tree's owner.
+const NOBODY: u32 = 65534;
 
 /// An empty Redis and one node on it. (What is bound first is dropped last: the mount goes first.)
 fn node(configuration: &str) -> (Redis, Mount) {

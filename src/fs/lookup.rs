@@ -104,10 +104,13 @@ impl<S: Store> Core<S> {
                 nodes.forget(latest, 1);
             }
         }
-        if thread.unpublished == 0 {
+        let looked_at = thread.target.take();
+        if thread.unpublished > 0 {
+            thread.unpublished = 0;
+            thread.target = Some(alias.clone());
+        } else if looked_at.as_ref() != Some(&alias) {
             return None;
         }
-        thread.unpublished = 0;
         drop(threads);
         let latest = self.nodes().latest(&alias);
         Some(match latest {

@@ -62,6 +62,7 @@ impl<S: Store> Core<S> {
         if is_save && let Some(thread) = self.threads(caller).get(caller.tid) {
             thread.unpublished = 1;
             thread.published = None;
+            thread.target = None;
         }
         self.nodes().staging(staged.node);
         let handle = self.handles().insert(Handle::Staging(Arc::new(staged.opened())));

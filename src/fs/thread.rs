@@ -45,6 +45,9 @@ pub struct Thread {
     /// Staging files it created and has not renamed yet; the next look-up of a session name is
     /// that rename's own look at its target.
     pub unpublished: u32,
+    /// The name of that look. The kernel looks again if it knew another version by it, and the
+    /// second look belongs to the rename as well.
+    pub target: Option<Alias>,
     /// The version that its last rename made: the look-up that follows is the `chmod` of the save.
     pub published: Option<(Alias, NodeId)>,
     /// The version node that its last look-up fetched: current inside the `open` under way.
@@ -142,6 +145,9 @@ impl Threads {
     /// What a save of `alias` by this thread has to tell. `candidates` are aliases of the same
     /// family that may be the session being rotated.
     pub fn save_context(&mut self, tid: u32, alias: &Alias) -> SaveContext {
+        if let Some(thread) = self.get(tid) {
+            thread.target = None;
+        }
         let session = (tid != 0).then(|| self.opened.get(&(tid, alias.clone())).cloned()).flatten();
         let sibling = match &session {
             Some(Session { birth: Some(_), .. }) => None,

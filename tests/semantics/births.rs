@@ -49,6 +49,17 @@ fn a_thread_that_unlinked_it_may_create_it_again() {
 }
 
 #[test]
+fn a_thread_that_unlinked_it_and_found_it_gone_may_not() {
+    let (_redis, mount) = node("");
+    mount.save(HEX, &authenticated("")).unwrap();
+    fs::remove_file(mount.sharded(HEX)).unwrap();
+    // The logout is over: this is the thread's next request, with the dead cookie.
+    assert_eq!(errno(mount.read(HEX)), libc::ENOENT);
+    assert_eq!(errno(mount.save(HEX, &authenticated("again"))), libc::EACCES);
+    assert_eq!(errno(mount.read(HEX)), libc::ENOENT);
+}
+
+#[test]
 fn anonymous_content_takes_a_dead_name_as_a_new_birth() {
     let (_redis, mount) = node("");
     in_thread(|| mount.save(HEX, &authenticated("")).unwrap());

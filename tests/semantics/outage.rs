@@ -1,0 +1,299 @@
+//! What callers see while Redis is away. Bounds are generous: the machine may be busy.
+
+use std::fs::{self, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+
+use crate::support::mount::{Mount, anonymous, authenticated, errno, in_thread, sid, temp_name};
+use crate::support::redis::Redis;
+use crate::{HEX, node};
+
+const OUTAGE: &str = "[outage]\nwait_step = \"200ms\"\nwait_total = \"2s\"";
+const WAIT_TOTAL: Duration = Duration::from_secs(2);
+/// What may not wait takes less, even here.
+const QUICK: Duration = Duration::from_millis(1500);
+
+/// `open` without the retries of the standard library.
+fn open(path: &Path) -> nix::Result<OwnedFd> {
+    nix::fcntl::open(path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())
+}
+
+/// Opens until the answer is another than EINTR; returns it with the number of EINTR before.
+fn open_as_python(path: &Path) -> (nix::Result<OwnedFd>, usize) {
+    for waited in 0..1000 {
+        match open(path) {
+            Err(Errno::EINTR) => {}
+            answer => return (answer, waited),
+        }
+    }
+    panic!("never answered");
+}
+
+fn quickly<T>(work: impl FnOnce() -> T) -> T {
+    let begun = Instant::now();
+    let value = work();
+    assert!(begun.elapsed() < QUICK, "it took {:?}", begun.elapsed());
+    value
+}
+
+/// A node with a session, whose Redis stands still.
+fn paused() -> (Redis, Mount) {
+    let (mut redis, mount) = node(OUTAGE);
+    in_thread(|| mount.save(HEX, &authenticated("old")).unwrap());
+    redis.pause();
+    (redis, mount)
+}
+
+/// The same, when this node has noticed: until then a first write is taken, since the link was
+/// heard of a moment ago.
+fn paused_and_noticed() -> (Redis, Mount) {
+    let (redis, mount) = paused();
+    assert_eq!(in_thread(|| open(&mount.sharded(HEX)).unwrap_err()), Errno::EINTR);
+    (redis, mount)
+}
+
+/// Waits, as a thread of its own, until the link is well again.
+fn wait_until_served(mount: &Mount) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    in_thread(|| {
+        while mount.read(HEX).is_err() {
+            assert!(Instant::now() < deadline, "never served again:\n{}", mount.log());
+            std::thread::yield_now();
+        }
+    });
+}
+
+#[test]
+fn an_open_waits_in_steps_of_eintr_and_then_fails_with_eio() {
+    let (mut redis, mount) = paused();
+    let begun = Instant::now();
+    let (answer, waited) = open_as_python(&mount.sharded(HEX));
+    assert_eq!(answer.unwrap_err(), Errno::EIO);
+    assert!(waited >= 2, "{waited} steps");
+    let took = begun.elapsed();
+    assert!(took > WAIT_TOTAL / 2 && took < WAIT_TOTAL * 3, "{took:?}");
+    redis.resume();
+}
+
+#[test]
+fn an_outage_has_one_budget_whoever_waits() {
+    let (mut redis, mount) = paused();
+    assert_eq!(open_as_python(&mount.sharded(HEX)).0.unwrap_err(), Errno::EIO);
+    let (answer, waited) = in_thread(|| quickly(|| open_as_python(&mount.sharded(HEX))));
+    assert_eq!((answer.unwrap_err(), waited), (Errno::EIO, 0));
+    let mut file = in_thread(|| {
+        OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(mount.path().join(temp_name()))
+            .unwrap()
+    });
+    assert_eq!(in_thread(|| quickly(|| errno(file.write(b"x")))), libc::EIO);
+    redis.resume();
+}
+
+#[test]
+fn a_request_that_waits_succeeds_when_redis_is_back() {
+    let (mut redis, mount) = paused();
+    let script = "
+import sys
+print('reading', flush=True)
+with open(sys.argv[1], 'rb') as f: print(len(f.read()))";
+    let mut reader = Command::new("python3")
+        .args(["-c", script])
+        .arg(mount.sharded(HEX))
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(reader.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "reading");
+    // One step here is one step there.
+    assert_eq!(open(&mount.sharded(HEX)).unwrap_err(), Errno::EINTR);
+    redis.resume();
+    assert_eq!(lines.next().unwrap().unwrap(), authenticated("old").len().to_string());
+    assert!(reader.wait().unwrap().success());
+}
+
+#[test]
+fn a_failed_open_makes_the_threads_next_create_fail_once() {
+    let (mut redis, mount) = paused();
+    in_thread(|| {
+        assert_eq!(open_as_python(&mount.sharded(HEX)).0.unwrap_err(), Errno::EIO);
+        redis.resume();
+        wait_until_served(&mount);
+        // Others are not concerned.
+        in_thread(|| mount.save(&sid("cd", 1), &anonymous("")).unwrap());
+        assert_eq!(errno(mount.stage(&anonymous(""))), libc::EIO);
+        let temp = mount.stage(&anonymous("")).unwrap();
+        fs::remove_file(temp).unwrap();
+    });
+}
+
+#[test]
+fn a_successful_open_settles_what_a_failed_one_owes() {
+    let (mut redis, mount) = paused();
+    in_thread(|| {
+        assert_eq!(open_as_python(&mount.sharded(HEX)).0.unwrap_err(), Errno::EIO);
+        redis.resume();
+        wait_until_served(&mount);
+        mount.read(HEX).unwrap();
+        mount.save(HEX, &authenticated("new")).unwrap();
+    });
+    assert_eq!(mount.read(HEX).unwrap(), authenticated("new"));
+}
+
+#[test]
+fn after_a_failed_open_anonymous_content_does_not_replace_a_session() {
+    let (mut redis, mount) = paused();
+    in_thread(|| {
+        assert_eq!(open_as_python(&mount.sharded(HEX)).0.unwrap_err(), Errno::EIO);
+        redis.resume();
+        wait_until_served(&mount);
+        assert_eq!(errno(mount.save(HEX, &anonymous("empty"))), libc::EIO);
+        assert_eq!(errno(mount.save(HEX, &anonymous("empty"))), libc::EACCES);
+    });
+    assert_eq!(mount.read(HEX).unwrap(), authenticated("old"));
+}
+
+#[test]
+fn a_first_write_waits_in_steps_of_eintr_and_then_fails_with_eio() {
+    let (mut redis, mount) = paused_and_noticed();
+    let temp = mount.path().join(temp_name());
+    let file = quickly(|| OpenOptions::new().write(true).create_new(true).open(&temp).unwrap());
+    let begun = Instant::now();
+    let mut waited = 0;
+    let failed = loop {
+        match nix::unistd::write(&file, b"x") {
+            Err(Errno::EINTR) => waited += 1,
+            answer => break answer,
+        }
+    };
+    assert_eq!(failed, Err(Errno::EIO));
+    assert!(waited >= 2 && begun.elapsed() < WAIT_TOTAL * 3, "{waited}, {:?}", begun.elapsed());
+    redis.resume();
+    wait_until_served(&mount);
+    assert_eq!(mount.read(HEX).unwrap(), authenticated("old"));
+}
+
+#[test]
+fn a_save_that_waits_succeeds_when_redis_is_back() {
+    let (mut redis, mount) = paused_and_noticed();
+    let (begun, begins) = channel();
+    std::thread::scope(|scope| {
+        let (mount, begun) = (&mount, begun);
+        let saver = scope.spawn(move || {
+            let temp = mount.path().join(temp_name());
+            let file = OpenOptions::new().write(true).create_new(true).open(&temp).unwrap();
+            // The session was loaded before the outage: this is its save's first write.
+            let first = nix::unistd::write(&file, b"{}");
+            begun.send(first).unwrap();
+            (&file).write_all(b"{}").unwrap();
+            fs::rename(&temp, mount.sharded(&sid("cd", 1))).unwrap();
+        });
+        assert_eq!(begins.recv().unwrap(), Err(Errno::EINTR));
+        redis.resume();
+        saver.join().unwrap();
+    });
+    assert_eq!(mount.read(&sid("cd", 1)).unwrap(), b"{}");
+}
+
+#[test]
+fn a_rename_without_redis_fails_loudly_and_soon() {
+    let (mut redis, mount) = node(OUTAGE);
+    let id = sid("ab", 1);
+    mount.save(&id, &authenticated("old")).unwrap();
+    let temp = mount.stage(&authenticated("new")).unwrap();
+    redis.kill();
+    assert_eq!(quickly(|| errno(fs::rename(&temp, mount.sharded(&id)))), libc::EIO);
+    mount.wait_for_log("is lost");
+}
+
+#[test]
+fn an_unlink_without_redis_fails_loudly_and_soon() {
+    let (mut redis, mount) = node(OUTAGE);
+    let id = sid("ab", 1);
+    mount.save(&id, &authenticated("old")).unwrap();
+    redis.kill();
+    assert_eq!(quickly(|| errno(mount.unlink(&id))), libc::EIO);
+    mount.wait_for_log("is lost");
+}
+
+#[test]
+fn a_stat_in_an_outage_says_that_it_is_there() {
+    let (mut redis, mount) = paused();
+    in_thread(|| quickly(|| assert!(fs::metadata(mount.sharded(HEX)).unwrap().is_file())));
+    // Nobody can say that it is not.
+    in_thread(|| quickly(|| assert!(fs::metadata(mount.sharded(&sid("cd", 1))).is_ok())));
+    redis.resume();
+    wait_until_served(&mount);
+    assert_eq!(errno(fs::metadata(mount.sharded(&sid("cd", 1)))), libc::ENOENT);
+}
+
+#[test]
+fn lookup_and_create_do_not_wait() {
+    let (mut redis, mount) = paused();
+    // With a dead connection as with a silent one.
+    for round in 0..2 {
+        std::thread::scope(|scope| {
+            // Somebody waits in an open meanwhile.
+            scope.spawn(|| open(&mount.sharded(HEX)));
+            for seed in 0..5 {
+                let mount = &mount;
+                scope.spawn(move || {
+                    quickly(|| fs::metadata(mount.sharded(&sid("cd", seed))).unwrap());
+                });
+                scope.spawn(move || {
+                    quickly(|| {
+                        let temp = mount.path().join(temp_name());
+                        OpenOptions::new().write(true).create_new(true).open(temp).unwrap();
+                    });
+                });
+            }
+        });
+        if round == 0 {
+            redis.resume();
+            redis.kill();
+        }
+    }
+}
+
+#[test]
+fn a_listing_in_an_outage_is_eio_and_never_empty() {
+    let (mut redis, mount) = paused();
+    assert_eq!(quickly(|| errno(fs::read_dir(mount.path().join("ab")))), libc::EIO);
+    assert_eq!(quickly(|| errno(fs::read_dir(mount.path()))), libc::EIO);
+    redis.resume();
+}
+
+#[test]
+fn everything_heals_when_redis_is_back() {
+    let (mut redis, mount) = paused();
+    assert_eq!(in_thread(|| open_as_python(&mount.sharded(HEX)).0.unwrap_err()), Errno::EIO);
+    redis.resume();
+    wait_until_served(&mount);
+    assert_eq!(mount.read(HEX).unwrap(), authenticated("old"));
+    // And when it was restarted (this one forgets what it held).
+    redis.kill();
+    assert_eq!(in_thread(|| open_as_python(&mount.sharded(HEX)).0.unwrap_err()), Errno::EIO);
+    redis.restart();
+    fs::set_permissions(redis.socket(), std::os::unix::fs::PermissionsExt::from_mode(0o777))
+        .unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let id = sid("ef", 1);
+    in_thread(|| {
+        while mount.save(&id, &authenticated("new")).is_err() {
+            assert!(Instant::now() < deadline, "{}", mount.log());
+            std::thread::yield_now();
+        }
+    });
+    in_thread(|| assert_eq!(mount.read(&id).unwrap(), authenticated("new")));
+    assert!(mount.list(&mount.path()).contains(&"ef".to_owned()));
+    in_thread(|| assert_eq!(errno(mount.read(HEX)), libc::ENOENT));
+}
