@@ -111,10 +111,11 @@ fn an_alias_is_unlinked_by_a_thread_that_has_listed_its_directory() {
 }
 
 #[test]
-fn root_may_unlink_an_alias_without_listing() {
+fn root_may_unlink_an_alias_that_another_has_listed() {
     let (_redis, mount) = owned_by_nobody();
     let id = sid("ab", 1);
     mount.save(&id, &authenticated("")).unwrap();
+    in_thread(|| mount.list(&mount.path().join("ab")));
     in_thread(|| mount.unlink(&alias(&id)).unwrap());
     assert_eq!(errno(mount.read(&id)), libc::ENOENT);
 }
