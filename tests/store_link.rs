@@ -140,7 +140,8 @@ async fn one_outage_has_one_budget_whoever_waits() {
 #[tokio::test]
 async fn a_change_outlasts_a_short_outage() {
     let mut redis = Redis::start();
-    let store = store(real(&redis)).await;
+    let patient = Settings { retry_total_ms: 10_000, outage_budget_ms: 20_000, ..real(&redis) };
+    let store = store(patient).await;
     redis.kill();
     until_health(&store, Health::Down).await;
     let sid = alias("ab", 1);

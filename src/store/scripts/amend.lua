@@ -16,14 +16,14 @@ weigh(h, KEYS[2], alias)
 if stale(h) and expire(KEYS[1], KEYS[2], alias, h) then return answer('absent') end
 -- Done already, or overtaken by a newer version that must not be changed by a late retry.
 if h.version == id or (retry and h.saved > first_ms) then
-  return answer('taken', left(h), line(h))
+  return answer('taken', left(h), h.stored)
 end
 
 h.version = id
 h.saved = now
 if mode ~= '' then h.mode = mode end
 if mtime == 'now' then
-  h.mtime = string.format('%.0f000000', now)
+  h.mtime = string.format('%d000000', now)
 elseif mtime ~= '' then
   h.mtime = mtime
 end

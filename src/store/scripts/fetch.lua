@@ -29,6 +29,6 @@ if ARGV[9] ~= '' then
   local h = read(KEYS[3])
   if failure then return answer('failed', failure) end
   h = living(KEYS[3], ARGV[9], h)
-  if h then return answer('alias', left(h), line(h)) end
+  if h then return answer('alias', left(h), h.stored) end
 end
 return answer('absent')

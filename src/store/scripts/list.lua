@@ -16,7 +16,7 @@ for i = 2, #KEYS do
     if not (stale(h) and expire(KEYS[i], KEYS[1], alias, h)) then
       living[#living + 1] = alias
       living[#living + 1] = left(h)
-      living[#living + 1] = line(h)
+      living[#living + 1] = h.stored
     end
   end
 end

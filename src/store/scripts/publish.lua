@@ -16,7 +16,7 @@ if failure then return answer('failed', failure) end
 if old then
   local alive = old.state == 'alive'
   if alive then weigh(old, KEYS[2], alias) end
-  if alive and old.version == id then return answer('taken', left(old), line(old)) end
+  if alive and old.version == id then return answer('taken', left(old), old.stored) end
   if retry and old.saved > first_ms then return answer('superseded') end
   if alive and stale(old) then
     -- It ends here; where the server takes no writes this save will find that out itself.
@@ -48,7 +48,7 @@ elseif opened ~= '' then
 end
 
 local h = {
-  state = 'alive', version = id, saved = now, mtime = string.format('%.0f000000', now),
+  state = 'alive', version = id, saved = now, mtime = string.format('%d000000', now),
   class = class, uid = uid, db = db, user = user, size = size, form = form,
   mode = alive and old.mode or '644',
   birth = id, login = now, active = now, opened = false,

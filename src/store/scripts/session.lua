@@ -15,13 +15,13 @@ local POLICY = {
 -- Redis's clock has jumped: nothing is judged stale for now.
 local LENIENT = ARGV[7] == '1'
 
-local NO_ID = string.rep('0', 32)
+-- Literals: an expression would be worked out anew in every call.
+local NO_ID = '00000000000000000000000000000000'
 -- Longer than any header line (envelope.rs holds the same number).
 local HEADER_BYTES = 1536
-
-local HEADER = '^sessionfs 1 state=(%a+) version=(%x+) birth=(%x+) saved=(%d+) mtime=(%-?%d+)'
-  .. ' login=(%d+) active=(%d+) opened=([01]) class=(%a+) uid=(%S+) db=(%S*) user=(%S*)'
-  .. ' size=(%d+) mode=(%d+) form=(%a+)[^\n]*\n()'
+-- state version birth saved mtime login active opened class uid db user size mode form
+local HEADER = '^sessionfs 1 state=(%a+) version=(%x+) birth=(%x+) saved=(%d+) mtime=(%-?%d+) login=(%d+) active=(%d+) opened=([01]) class=(%a+) uid=(%S+) db=(%S*) user=(%S*) size=(%d+) mode=(%d+) form=(%a+)[^\n]*\n()'
+local LINE = 'sessionfs 1 state=%s version=%s birth=%s saved=%d mtime=%s login=%d active=%d opened=%s class=%s uid=%s db=%s user=%s size=%s mode=%s form=%s\n'
 
 local now = now_ms()
 -- The sessions that this call has ended, for the log: {alias, header, limit, age, idle}.
@@ -42,7 +42,7 @@ local function refused(reply)
   return false
 end
 
--- The header of `bytes`, with `length` telling where the content begins.
+-- The header of `bytes`, with `length` telling where the content begins and `stored` the line.
 local function parse(bytes)
   local h = {}
   local saved, login, active, opened
@@ -53,15 +53,14 @@ local function parse(bytes)
     return nil
   end
   h.length = h.length - 1
+  h.stored = string.sub(bytes, 1, h.length)
   h.saved, h.login, h.active = tonumber(saved), tonumber(login), tonumber(active)
   h.opened = opened == '1'
   return h
 end
 
 local function line(h)
-  return string.format(
-    'sessionfs 1 state=%s version=%s birth=%s saved=%.0f mtime=%s login=%.0f active=%.0f'
-      .. ' opened=%s class=%s uid=%s db=%s user=%s size=%s mode=%s form=%s\n',
+  return string.format(LINE,
     h.state, h.version, h.birth, h.saved, h.mtime, h.login, h.active, h.opened and '1' or '0',
     h.class, h.uid, h.db, h.user, h.size, h.mode, h.form)
 end

@@ -1,0 +1,138 @@
+//! What sessions cost inside Redis: the numbers of docs/redis.md.
+//!
+//!     cargo test --test store_cost -- --ignored --nocapture
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use sessionfs::fs::store::{Amend, Publish, Store as _};
+use sessionfs::store::RedisStore;
+use support::redis::Redis;
+use support::store::*;
+
+const SESSIONS: u32 = 20_000;
+/// A session of Odoo 18, sealed.
+const SEALED_BYTES: usize = 740;
+
+/// Microseconds and number of all script calls since the last question.
+fn script_cost(redis: &Redis) -> (f64, u64) {
+    let info: String = redis.run("INFO commandstats");
+    let line = info.lines().find(|l| l.starts_with("cmdstat_evalsha:")).expect("scripts have run");
+    let facts: BTreeMap<_, _> = line["cmdstat_evalsha:".len()..]
+        .split(',')
+        .filter_map(|fact| fact.split_once('='))
+        .collect();
+    let number = |name: &str| facts[name].parse::<f64>().expect("a number");
+    let cost = (number("usec_per_call"), facts["calls"].parse().expect("a number"));
+    let _: redis::Value = redis.run("CONFIG RESETSTAT");
+    cost
+}
+
+fn memory(redis: &Redis) -> u64 {
+    let info: String = redis.run("INFO memory");
+    let line = info.lines().find_map(|l| l.strip_prefix("used_memory:")).expect("told");
+    line.trim().parse().expect("a number")
+}
+
+/// The server's processor time in user mode so far, microseconds: a loaded machine does not add to
+/// it, as it does to the server's own clock.
+fn processor(redis: &Redis) -> f64 {
+    let info: String = redis.run("INFO cpu");
+    let line = info.lines().find_map(|l| l.strip_prefix("used_cpu_user:")).expect("told");
+    line.trim().parse::<f64>().expect("a number") * 1e6
+}
+
+struct Meter<'a> {
+    redis: &'a Redis,
+    processor: f64,
+}
+
+impl Meter<'_> {
+    #[allow(clippy::cast_precision_loss)]
+    fn report(&mut self, what: &str) {
+        let (micros, calls) = script_cost(self.redis);
+        let now = processor(self.redis);
+        let used = (now - self.processor) / calls as f64;
+        self.processor = now;
+        println!(
+            "{what:<34} {micros:8.2} us by the server's clock, {used:8.2} us of processor time in \
+             all  ({calls} calls)"
+        );
+    }
+}
+
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn cost_in_the_server() {
+    let redis = Redis::start();
+    let store = connected(RedisStore::start(settings(&redis)).expect("a good URL")).await;
+    let alphabet: Vec<char> = "0123456789abcdef".chars().collect();
+    let alias = |n: u32| {
+        let (high, low) = (n as usize / 16 % 16, n as usize % 16);
+        alias(&format!("{}{}", alphabet[high], alphabet[low]), n)
+    };
+    let sealed = Bytes::from(vec![0xa5; SEALED_BYTES]);
+    // The shard's index keys are there before and after.
+    for n in 0..256 {
+        taken(&store, &login(&store, &alias(1_000_000 + n))).await;
+    }
+    let mut meter = Meter { redis: &redis, processor: 0.0 };
+    meter.report("(start)");
+    let before = memory(&redis);
+    let mut births = Vec::new();
+    for n in 0..SESSIONS {
+        let publish = Publish { sealed: sealed.clone(), ..login(&store, &alias(n)) };
+        births.push(taken(&store, &publish).await.birth);
+    }
+    meter.report("publish, first save");
+    let bytes = (memory(&redis) - before) / u64::from(SESSIONS);
+    let header: Vec<u8> = redis.run(&format!("GET sessionfs:s:{{00}}:{}", alias(0)));
+    println!(
+        "memory for each session            {bytes} B (content {SEALED_BYTES} B, header {} B)",
+        header.len() - SEALED_BYTES
+    );
+    for (n, birth) in (0..SESSIONS).zip(&births) {
+        let publish = Publish { sealed: sealed.clone(), ..page(&store, &alias(n), *birth) };
+        taken(&store, &publish).await;
+    }
+    meter.report("publish, later save");
+    for n in 0..SESSIONS {
+        look(&store, &alias(n)).await.expect("alive");
+    }
+    meter.report("fetch");
+    for n in 0..SESSIONS {
+        look(&store, &alias(2_000_000 + n)).await;
+    }
+    meter.report("fetch, absent");
+    for n in 0..SESSIONS {
+        store.touch_now(&alias(n)).await.expect("written");
+    }
+    meter.report("touch, one session");
+    for n in 0..SESSIONS {
+        store.touch(&alias(n));
+    }
+    store.drain(Duration::from_secs(60)).await;
+    meter.report("touch, all in batches by shard");
+    for n in 0..SESSIONS {
+        let amend = Amend { stamp: store.stamp(), alias: alias(n), mode: Some(0o644), mtime: None };
+        store.amend(&amend).await.expect("answered").expect("alive");
+    }
+    meter.report("amend");
+    for n in 0..256 {
+        store.list(alias(n).shard()).await.expect("a listing");
+    }
+    meter.report("list, 79 sessions of a shard");
+    let began = std::time::Instant::now();
+    let root = store.list_root().await.expect("a listing");
+    println!("the root of {} shards took {:?}", root.shards.len(), began.elapsed());
+    script_cost(&redis);
+    for n in 0..SESSIONS {
+        gone(&store, &removal(&store, &alias(n))).await;
+    }
+    meter.report("unlink");
+    let bytes = (memory(&redis) - before) / u64::from(SESSIONS);
+    println!("memory for each tombstone          {bytes} B");
+}
