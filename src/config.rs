@@ -6,6 +6,8 @@
 //! and hands it to the unprivileged worker through a pipe. Never through arguments or the
 //! environment: those can be read in `/proc`.
 
+#[cfg(test)]
+mod documented;
 pub mod file;
 pub mod flags;
 pub mod people;

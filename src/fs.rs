@@ -34,6 +34,7 @@ pub mod unlink;
 
 use caller::Callers;
 use handle::Handles;
+use list::Shown;
 use node::{Eviction, Nodes};
 use staging::Staging;
 use store::Store;
@@ -124,6 +125,7 @@ pub struct Core<S> {
     nodes: Mutex<Nodes>,
     threads: Mutex<Threads>,
     handles: Mutex<Handles>,
+    shown: Mutex<Shown>,
     callers: Callers,
     staging: Staging,
     evictions: Mutex<Option<Receiver<Eviction>>>,
@@ -131,15 +133,16 @@ pub struct Core<S> {
 
 impl<S: Store> Core<S> {
     /// A core over `store`. Fails if the staging directory cannot be used.
-    pub fn new(store: S, settings: Settings) -> std::io::Result<Arc<Self>> {
+    pub fn new(store: S, settings: &Settings) -> std::io::Result<Arc<Self>> {
         let (sender, receiver) = sync_channel(MAX_PENDING_EVICTIONS);
         Ok(Arc::new(Self {
             evictions: Mutex::new(Some(receiver)),
-            staging: Staging::open(&settings)?,
-            callers: Callers::new(&settings),
+            staging: Staging::open(settings)?,
+            callers: Callers::new(settings),
             nodes: Mutex::new(Nodes::new(settings.max_nodes, settings.max_node_bytes, sender)),
             threads: Mutex::default(),
             handles: Mutex::default(),
+            shown: Mutex::default(),
             store,
         }))
     }
@@ -166,6 +169,10 @@ impl<S: Store> Core<S> {
 
     fn handles(&self) -> MutexGuard<'_, Handles> {
         lock(&self.handles)
+    }
+
+    fn shown(&self) -> MutexGuard<'_, Shown> {
+        lock(&self.shown)
     }
 
     /// What is remembered of threads, with the memory of an earlier thread of the same id erased.

@@ -1,6 +1,6 @@
 //! What each operation does: one test for each line of `docs/semantics.md`.
 
-#![allow(clippy::unwrap_used, reason = "a test that meets the unexpected ends there")]
+#![allow(clippy::unwrap_used)] // a test that meets the unexpected ends there
 
 mod support;
 

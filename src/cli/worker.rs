@@ -87,8 +87,11 @@ fn serve(line: &Arc<Line>, config: OwnedFd, fuse: OwnedFd) -> Result<(), Failure
         RedisStore::start(config.store_settings())
             .map_err(|e| Failure::new(ExitCode::BadUrl, e.to_string()))?
     };
-    connected(&store, &config, &runtime)?;
-    let core = Core::new(store.clone(), config.core_settings()).map_err(|e| {
+    // A later worker serves without Redis: whoever opens a session then waits, as in any outage.
+    if first {
+        connected(&store, &config, &runtime)?;
+    }
+    let core = Core::new(store.clone(), &config.core_settings()).map_err(|e| {
         let path = config.staging_dir.display();
         Failure::new(
             ExitCode::WorkerRights,

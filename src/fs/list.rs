@@ -2,8 +2,11 @@
 //! lock, and READDIR answers from it.
 
 use std::ffi::OsStr;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
+
+use lru::LruCache;
 
 use super::attributes::{Attributes, Entry, session_entry};
 use super::handle::{Handle, HandleId};
@@ -13,7 +16,7 @@ use super::store::{Listed, Store, StoreError, Waited};
 use super::thread::Listing;
 use super::{Caller, Core, LONG, Step};
 use crate::error::{Error, Result};
-use crate::session::name::{Form, Shard};
+use crate::session::name::{Alias, Form, Shard};
 
 /// A directory as it was when it was opened.
 #[derive(Debug)]
@@ -39,7 +42,49 @@ enum What {
     Staging(NodeId),
 }
 
+/// The aliases that listings of this node have shown lately.
+///
+/// Only such a name is read as an alias. Any other is a session id until proven otherwise, and
+/// asking Redis for it as an alias would put a cookie on the wire, into `MONITOR` and the slow
+/// log. Nobody who uses an alias has it from elsewhere: Odoo's glob, scandir and vacuum list first.
+pub struct Shown(LruCache<Alias, ()>);
+
+/// Beyond it the oldest are forgotten, and can be neither stat'ed nor unlinked by alias until the
+/// next listing; they end by their lifetime all the same.
+const MAX_SHOWN: NonZeroUsize = NonZeroUsize::new(262_144).unwrap();
+
+impl Default for Shown {
+    fn default() -> Self {
+        // Grows as it is filled: most nodes never list so much.
+        Self(LruCache::unbounded())
+    }
+}
+
+impl Shown {
+    /// Notes what a listing shows.
+    fn extend<'a>(&mut self, aliases: impl Iterator<Item = &'a Alias>) {
+        for alias in aliases {
+            self.0.put(alias.clone(), ());
+            if self.0.len() > MAX_SHOWN.get() {
+                self.0.pop_lru();
+            }
+        }
+    }
+
+    /// Whether a listing has shown it.
+    pub fn contains(&mut self, alias: &Alias) -> bool {
+        self.0.get(alias).is_some()
+    }
+}
+
 impl Item {
+    fn alias(&self) -> Option<&Alias> {
+        match &self.what {
+            What::Session(listed) => Some(&listed.alias),
+            What::Directory(_) | What::Staging(_) => None,
+        }
+    }
+
     /// The inode number to show in a plain listing. A session gets its own when it is looked up;
     /// until then any number but 0 will do, and this one belongs to nothing else.
     pub fn inode(&self) -> u64 {
@@ -70,6 +115,7 @@ impl<S: Store> Core<S> {
                 Listing::Root => core.list_root().await?,
                 Listing::Shard(shard) => core.list_shard(shard).await?,
             };
+            core.shown().extend(entries.iter().filter_map(Item::alias));
             core.threads(caller).listed(caller.tid, listing);
             let snapshot = Arc::new(Snapshot { directory: node, entries });
             Ok(core.handles().insert(Handle::Directory(snapshot)))

@@ -94,12 +94,15 @@ impl<S: Store> Core<S> {
         let alias = name.sid.alias();
         if let Some((published, node)) = thread.published.take()
             && published == alias
-            && let Some((latest, version)) = self.nodes().latest(&alias)
         {
-            if latest == node {
-                return Some(session_entry(Attributes::of_version(node, &version.meta)));
+            // One guard for both steps: a second one while the first lives would wait for itself.
+            let mut nodes = self.nodes();
+            if let Some((latest, version)) = nodes.latest(&alias) {
+                if latest == node {
+                    return Some(session_entry(Attributes::of_version(node, &version.meta)));
+                }
+                nodes.forget(latest, 1);
             }
-            self.nodes().forget(latest, 1);
         }
         let looked_at = thread.target.take();
         if thread.unpublished > 0 {
@@ -118,14 +121,14 @@ impl<S: Store> Core<S> {
 
     async fn fetch_entry(&self, caller: Caller, name: SessionName) -> Result<Entry> {
         let alias = name.sid.alias();
-        match self.store.fetch(&alias, name.alias.as_ref()).await {
-            Ok(Lookup::Session { meta, sealed }) => match self.unseal(&name.sid, &sealed)? {
+        let shown = name.alias.filter(|alias| self.shown().contains(alias));
+        match self.store.fetch(&alias, shown.as_ref()).await {
+            Ok(Lookup::Session { meta, sealed }) => match unseal(&name.sid, &sealed)? {
                 Some(bytes) => Ok(self.enter(caller, name.sid, meta, bytes)),
                 None => Err(no_session()),
             },
             Ok(Lookup::Alias { meta }) => {
-                let listed = name.alias.unwrap_or(alias);
-                let node = self.nodes().alias_view(&listed, &meta);
+                let node = self.nodes().alias_view(shown.as_ref().unwrap_or(&alias), &meta);
                 Ok(session_entry(Attributes::of_version(node, &meta)))
             }
             Ok(Lookup::Absent) => {
@@ -141,12 +144,13 @@ impl<S: Store> Core<S> {
     }
 
     fn enter(&self, caller: Caller, sid: Sid, meta: Meta, bytes: Bytes) -> Entry {
-        let version = Version { alias: sid.alias(), sid, meta: meta.clone(), bytes: Some(bytes) };
-        let node = self.nodes().version(version);
+        let version = Version { alias: sid.alias(), sid, meta, bytes: Some(bytes) };
+        let mut attributes = Attributes::of_version(NodeId::ROOT, &version.meta);
+        attributes.node = self.nodes().version(version);
         if let Some(thread) = self.threads(caller).get(caller.tid) {
-            thread.fetched = Some(node);
+            thread.fetched = Some(attributes.node);
         }
-        session_entry(Attributes::of_version(node, &meta))
+        session_entry(attributes)
     }
 
     fn provisional(&self, sid: &Sid, form: Form) -> Entry {
@@ -158,19 +162,19 @@ impl<S: Store> Core<S> {
         };
         session_entry(Attributes::of_provisional(node, size_bytes))
     }
+}
 
-    /// The plain content, or `None` if the stored one was not sealed by this session's holder:
-    /// whoever wrote it, nobody can read it any more, and a login page lets the person go on.
-    pub(super) fn unseal(&self, sid: &Sid, sealed: &Bytes) -> Result<Option<Bytes>> {
-        match seal::open(sid, sealed) {
-            Ok(plain) => Ok(Some(plain.into())),
-            Err(SealError::Broken) => {
-                Event::BrokenSeal { alias: &sid.alias() }.emit();
-                Ok(None)
-            }
-            Err(SealError::UnknownFormat(format)) => {
-                Err(unreadable(sid, &format!("its seal has the unknown format {format}")))
-            }
+/// The plain content, or `None` if the stored one was not sealed by this session's holder:
+/// whoever wrote it, nobody can read it any more, and a login page lets the person go on.
+pub(super) fn unseal(sid: &Sid, sealed: &Bytes) -> Result<Option<Bytes>> {
+    match seal::open(sid, sealed) {
+        Ok(plain) => Ok(Some(plain.into())),
+        Err(SealError::Broken) => {
+            Event::BrokenSeal { alias: &sid.alias() }.emit();
+            Ok(None)
+        }
+        Err(SealError::UnknownFormat(format)) => {
+            Err(unreadable(sid, &format!("its seal has the unknown format {format}")))
         }
     }
 }

@@ -111,7 +111,7 @@ pub struct Nodes {
     evictions: SyncSender<Eviction>,
     held_bytes: usize,
     next: u64,
-    max_nodes: usize,
+    max_known: usize,
     max_bytes: usize,
 }
 
@@ -132,7 +132,7 @@ impl Nodes {
             evictions,
             held_bytes: 0,
             next: NodeId::VERSION | ((epoch & 0x3fff_ffff) << 32),
-            max_nodes,
+            max_known: max_nodes,
             max_bytes,
         }
     }
@@ -304,7 +304,7 @@ impl Nodes {
     /// until FORGET.
     fn evict(&mut self) {
         for _ in 0..MAX_EVICTIONS_AT_ONCE {
-            if self.known.len() <= self.max_nodes && self.held_bytes <= self.max_bytes {
+            if self.known.len() <= self.max_known && self.held_bytes <= self.max_bytes {
                 return;
             }
             let Some((&id, _)) = self.known.peek_lru() else { return };

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::attributes::stale;
 use super::handle::{Handle, HandleId};
-use super::lookup::{no_session, unreadable};
+use super::lookup::{no_session, unreadable, unseal};
 use super::node::{Node, NodeId, Version};
 use super::store::{ChangeId, Lookup, Store, StoreError, Waited};
 use super::{Caller, Core, Step};
@@ -107,7 +107,7 @@ impl<S: Store> Core<S> {
         for _ in 0..MAX_ASKS {
             match self.store.fetch(&alias, None).await {
                 Ok(Lookup::Session { meta, sealed }) => {
-                    let Some(bytes) = self.unseal(&sid, &sealed)? else { return Err(no_session()) };
+                    let Some(bytes) = unseal(&sid, &sealed)? else { return Err(no_session()) };
                     let immutable =
                         opening.as_ref().is_some_and(|v| v.meta.version == meta.version);
                     if !immutable && opening.is_some() && self.say_stale(caller, node) {

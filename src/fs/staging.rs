@@ -19,11 +19,31 @@ use crate::error::{Error, Result};
 #[derive(Debug)]
 pub struct Staging {
     dir: PathBuf,
-    files: Mutex<HashMap<NodeId, Arc<Staged>>>,
+    files: Mutex<Files>,
     total_bytes: AtomicU64,
     max_file_bytes: u64,
     max_total_bytes: u64,
     orphan_after: Duration,
+}
+
+/// The files, found by node and by name.
+#[derive(Debug, Default)]
+struct Files {
+    by_node: HashMap<NodeId, Arc<Staged>>,
+    by_name: HashMap<String, Arc<Staged>>,
+}
+
+impl Files {
+    fn insert(&mut self, staged: &Arc<Staged>) {
+        self.by_name.insert(staged.name.clone(), Arc::clone(staged));
+        self.by_node.insert(staged.node, Arc::clone(staged));
+    }
+
+    fn remove(&mut self, node: NodeId) -> Option<Arc<Staged>> {
+        let staged = self.by_node.remove(&node)?;
+        self.by_name.remove(&staged.name);
+        Some(staged)
+    }
 }
 
 /// One staging file.
@@ -75,22 +95,10 @@ impl Staging {
 
     fn adopt(&self, name: String) -> io::Result<()> {
         let file = OpenOptions::new().read(true).write(true).open(self.dir.join(&name))?;
-        let staged = self.staged(name, file)?;
+        let staged = Staged::new(name, file)?;
         self.total_bytes.fetch_add(staged.size(), Ordering::Relaxed);
-        lock(&self.files).insert(staged.node, Arc::new(staged));
+        lock(&self.files).insert(&Arc::new(staged));
         Ok(())
-    }
-
-    fn staged(&self, name: String, file: File) -> io::Result<Staged> {
-        let metadata = file.metadata()?;
-        Ok(Staged {
-            node: NodeId::of_staging(metadata.ino()),
-            name,
-            file,
-            size_bytes: AtomicU64::new(metadata.len()),
-            open_count: AtomicU64::new(0),
-            touched: Mutex::new(Instant::now()),
-        })
     }
 
     /// Makes a new one; `EEXIST` if there is one of that name.
@@ -102,27 +110,26 @@ impl Staging {
             .mode(mode & 0o7777)
             .open(self.path(name))
             .map_err(|error| fault(&error, "cannot create a staging file"))?;
-        let staged = self
-            .staged(name.to_owned(), file)
+        let staged = Staged::new(name.to_owned(), file)
             .map_err(|error| fault(&error, "cannot stat a staging file"))?;
         let staged = Arc::new(staged);
-        lock(&self.files).insert(staged.node, Arc::clone(&staged));
+        lock(&self.files).insert(&staged);
         Ok(staged)
     }
 
     /// The one of that name.
     pub fn find(&self, name: &str) -> Option<Arc<Staged>> {
-        lock(&self.files).values().find(|staged| staged.name == name).cloned()
+        lock(&self.files).by_name.get(name).cloned()
     }
 
     /// The one of that node.
     pub fn get(&self, node: NodeId) -> Option<Arc<Staged>> {
-        lock(&self.files).get(&node).cloned()
+        lock(&self.files).by_node.get(&node).cloned()
     }
 
     /// All of them, for the listing of the root.
     pub fn all(&self) -> Vec<Arc<Staged>> {
-        lock(&self.files).values().cloned().collect()
+        lock(&self.files).by_node.values().cloned().collect()
     }
 
     /// Writes within both bounds: `EFBIG` beyond a session's, `ENOSPC` beyond that of all.
@@ -173,7 +180,7 @@ impl Staging {
 
     /// Removes it: it was published, or Odoo unlinked it.
     pub fn remove(&self, node: NodeId) {
-        let Some(staged) = lock(&self.files).remove(&node) else { return };
+        let Some(staged) = lock(&self.files).remove(node) else { return };
         self.total_bytes.fetch_sub(staged.size(), Ordering::Relaxed);
         if let Err(error) = std::fs::remove_file(self.path(&staged.name)) {
             tracing::warn!(%error, "cannot remove a staging file");
@@ -197,6 +204,18 @@ impl Staging {
 }
 
 impl Staged {
+    fn new(name: String, file: File) -> io::Result<Self> {
+        let metadata = file.metadata()?;
+        Ok(Self {
+            node: NodeId::of_staging(metadata.ino()),
+            name,
+            file,
+            size_bytes: AtomicU64::new(metadata.len()),
+            open_count: AtomicU64::new(0),
+            touched: Mutex::new(Instant::now()),
+        })
+    }
+
     /// Its length.
     pub fn size(&self) -> u64 {
         self.size_bytes.load(Ordering::Relaxed)

@@ -20,15 +20,19 @@ impl<S: Store> Core<S> {
     pub fn unlink(self: &Arc<Self>, caller: Caller, parent: NodeId, name: &OsStr) -> Step<()> {
         if let Some(session) = session_name(parent, name) {
             let core = Arc::clone(self);
-            let listed = self.may_remove_by_alias(caller, parent).then(|| session.alias.clone());
-            return Step::later(async move {
-                core.unlink_session(caller, session, listed.flatten()).await
-            });
+            let listed = session
+                .alias
+                .clone()
+                .filter(|alias| self.may_remove_by_alias(caller, parent, alias));
+            return Step::later(async move { core.unlink_session(caller, &session, listed).await });
         }
         self.unlink_staging(parent, name).into()
     }
 
-    fn may_remove_by_alias(&self, caller: Caller, parent: NodeId) -> bool {
+    fn may_remove_by_alias(&self, caller: Caller, parent: NodeId, alias: &Alias) -> bool {
+        if !self.shown().contains(alias) {
+            return false;
+        }
         let listing = match parent.shard() {
             Some(shard) => Listing::Shard(shard),
             None => Listing::Root,
@@ -39,7 +43,7 @@ impl<S: Store> Core<S> {
     async fn unlink_session(
         &self,
         caller: Caller,
-        name: SessionName,
+        name: &SessionName,
         listed: Option<Alias>,
     ) -> Result<()> {
         let unlink = Unlink { stamp: self.store.stamp(), alias: name.sid.alias(), listed };

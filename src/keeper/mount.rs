@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, umount2};
+use nix::sys::statfs::statfs;
 
 use super::signals::Signals;
 use crate::exit::{ExitCode, Failure};
@@ -102,13 +103,11 @@ pub fn clear_dead(mountpoint: &Path, signals: &mut Signals) -> Result<(), Failur
 /// belong to Odoo's user, and a symbolic link put there in time would have root mount elsewhere.
 pub struct Mountpoint {
     path: PathBuf,
-    directory: OwnedFd,
+    directory: File,
 }
 
 impl Mountpoint {
-    /// Looks at a directory on which nothing is mounted. It is made root's, without any
-    /// permission: while the mount is missing, Odoo then gets an error, and does not silently go
-    /// on with sessions on this disk.
+    /// Looks at a directory on which nothing is mounted.
     pub fn take(path: &Path) -> Result<Self, Failure> {
         let failed =
             |code, what: &str| Failure::new(code, format!("mountpoint {}: {what}", path.display()));
@@ -134,17 +133,19 @@ impl Mountpoint {
                 "is not empty; move its content away or name an empty directory",
             ));
         }
-        if let Err(error) = make_unusable(&directory) {
+        Ok(Self { path: path.to_owned(), directory })
+    }
+
+    /// Mounts the filesystem behind this descriptor. The directory below becomes root's, without
+    /// any permission: whenever the mount is missing, Odoo then gets an error, and does not
+    /// silently go on with sessions on this disk.
+    pub fn mount(&self, device: BorrowedFd<'_>) -> Result<(), Failure> {
+        if let Err(error) = make_unusable(&self.directory) {
             tracing::warn!(
-                mountpoint = %path.display(), %error,
+                mountpoint = %self.path.display(), %error,
                 "while nothing is mounted, Odoo may be able to write to the directory below"
             );
         }
-        Ok(Self { path: path.to_owned(), directory: directory.into() })
-    }
-
-    /// Mounts the filesystem behind this descriptor.
-    pub fn mount(&self, device: BorrowedFd<'_>) -> Result<(), Failure> {
         // allow_other: the tree is for Odoo's user, not for root who mounts it. Not
         // default_permissions: the adapter decides by one rule, and the kernel's would cost two
         // requests a save.
@@ -277,7 +278,11 @@ impl Probe {
         let thread = std::thread::Builder::new()
             .name("probe".into())
             .spawn(move || {
-                let answer = std::fs::metadata(&path).map(|_| ());
+                // The kernel may answer `stat` from what it remembers, of a dead mount as well;
+                // `statfs` always asks.
+                let answer = std::fs::metadata(&path)
+                    .and_then(|_| statfs(&path).map_err(io::Error::from))
+                    .map(|_| ());
                 // Only the waker; nobody may be listening any more.
                 let _ = (&told).write_all(b".");
                 answer

@@ -31,7 +31,7 @@ use nix::unistd::{AccessFlags, access};
 
 use super::backoff::Backoff;
 use super::lock::{self, Kind};
-use super::process::Process;
+use super::process::{self, Process};
 use super::signals::Signals;
 use crate::config;
 use crate::exit::{ExitCode, Failure};
@@ -274,17 +274,15 @@ impl PrivateRedis {
             .stdout(messages.try_clone().map_err(failed)?)
             .stderr(messages.try_clone().map_err(failed)?)
             .args(self.arguments());
-        // SAFETY: between fork and exec this only calls umask, sigprocmask, prctl and fcntl, which
-        // are async-signal-safe, and `lock` keeps the descriptor open until `spawn` has returned.
+        // SAFETY: between fork and exec this only makes system calls, which are async-signal-safe,
+        // and `lock` keeps the descriptor open until `spawn` has returned.
         unsafe {
             command.pre_exec(move || {
                 libc::umask(0o077);
                 // A child inherits what its parent blocks; this one is stopped by SIGTERM.
                 SigSet::empty().thread_set_mask()?;
                 nix::sys::prctl::set_no_new_privs()?;
-                let held = BorrowedFd::borrow_raw(held);
-                nix::fcntl::fcntl(held, nix::fcntl::F_SETFD(nix::fcntl::FdFlag::empty()))?;
-                Ok(())
+                process::inherit_only(&[held])
             });
         }
         command.spawn().and_then(Process::of_child).map_err(failed)

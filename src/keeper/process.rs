@@ -2,10 +2,12 @@
 //! never means another one.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::process::{Child, ExitStatus};
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 
@@ -102,6 +104,22 @@ fn descriptor_of(pid: i32) -> io::Result<OwnedFd> {
     let raw = i32::try_from(result).map_err(io::Error::other)?;
     // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+/// Between fork and exec: lets these descriptors, and no others above the standard three, go on to
+/// the new program. Others may have come from whoever started us. Makes system calls only.
+pub fn inherit_only(descriptors: &[RawFd]) -> io::Result<()> {
+    // Closing them here would close the one through which the fork reports a failed exec.
+    // SAFETY: close_range with this flag takes numbers, and only marks descriptors.
+    let marked =
+        unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    Errno::result(marked)?;
+    for raw in descriptors {
+        // SAFETY: the caller keeps it open until the new program has been started.
+        let descriptor = unsafe { BorrowedFd::borrow_raw(*raw) };
+        fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::empty()))?;
+    }
+    Ok(())
 }
 
 /// When a process was started, in clock ticks since boot: with its number, this names it for good.

@@ -2,16 +2,14 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-
 use super::backoff::Backoff;
 use super::mount::{self, Mounted, Mountpoint, Probe};
-use super::process::Process;
+use super::process::{self, Process};
 use super::report::{self, Handover, Heard, Line, Order, Report};
 use crate::config::Config;
 use crate::exit::{ExitCode, Failure};
@@ -237,13 +235,16 @@ impl Watched {
         }
     }
 
-    /// Whether the process has ended.
-    pub fn has_ended(&self) -> bool {
-        match &self.phase {
+    /// Whether the process has ended. What it still says is of no use any more.
+    pub fn has_ended(&mut self) -> bool {
+        match &mut self.phase {
             Phase::Down { .. } | Phase::Ended => true,
             Phase::Connecting { running, .. }
             | Phase::Mounted { running, .. }
-            | Phase::Serving { running, .. } => running.process.has_ended(),
+            | Phase::Serving { running, .. } => {
+                while running.hear().is_some() {}
+                running.process.has_ended()
+            }
         }
     }
 
@@ -284,10 +285,10 @@ impl Running {
             .current_dir("/")
             // A Ctrl-C is for the keeper, who ends the worker in order.
             .process_group(0);
-        // SAFETY: between fork and exec this only makes fcntl calls, which are async-signal-safe,
+        // SAFETY: between fork and exec this only makes system calls, which are async-signal-safe,
         // on descriptors that stay open until `spawn` has returned.
         unsafe {
-            command.pre_exec(move || inherited.into_iter().try_for_each(inherit));
+            command.pre_exec(move || process::inherit_only(&inherited));
         }
         let process = command.spawn().and_then(Process::of_child).map_err(failed)?;
         let mut running = Self { process, line, silent: false, failure: None };
@@ -336,14 +337,6 @@ impl Running {
             Failure::new(ExitCode::WorkerFailed, format!("the worker {what}; see the log above"))
         })
     }
-}
-
-/// Lets a descriptor go on through `exec`.
-fn inherit(raw: RawFd) -> io::Result<()> {
-    // SAFETY: the caller keeps the descriptor open.
-    let descriptor = unsafe { BorrowedFd::borrow_raw(raw) };
-    fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::empty()))?;
-    Ok(())
 }
 
 fn status_words(status: Option<ExitStatus>) -> String {

@@ -289,3 +289,188 @@ fn push_hex(out: &mut String, bytes: &[u8]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const HEX: &str = "0123456789abcdef0123456789abcdef01234567";
+    const LONG: &str =
+        "-_Ab0Ab0Ab0Ab0Ab0Ab0Ab0Ab0Ab0Ab0Ab0Ab0Ab0Ab0Ab0Ab0Ab0Ab0Ab0Ab0Ab0Ab0Ab0Ab0Ab0Ab0Ab0Ab0";
+    const UUID: &str = "00112233445566778899aabbccddeeff";
+
+    fn sid(text: &str) -> Sid {
+        Sid::parse(text).expect("a session id")
+    }
+
+    /// The alias is a stored format: these literals were made by Python's hashlib and never change.
+    #[test]
+    fn alias_vectors() {
+        for (id, alias) in [
+            (HEX, "0115709189904fdd574f94e7ddba197ec21b1161"),
+            (
+                &LONG[..84],
+                "-_Ab0Ab0Ab0Ab0Ab0Ab0Ab0Ab0Ab0Ab0Ab0Ab0Ab0Ac2XAPTGVdBgZ9WgQ0gAE3pszxwmGJwvnbSdpl0gA8j",
+            ),
+            (
+                &LONG[..85],
+                "-_Ab0Ab0Ab0Ab0Ab0Ab0Ab0Ab0Ab0Ab0Ab0Ab0Ab0AhdVpXWVHwQbf_xG5Z1au3_wM8mnehmXTzG-BbXhT4X",
+            ),
+            (
+                LONG,
+                "-_Ab0Ab0Ab0Ab0Ab0Ab0Ab0Ab0Ab0Ab0Ab0Ab0Ab0Ah2qAYc4_AZtEbM-KY4Cc-1HYs8jaCBG8O8l91vc41d",
+            ),
+        ] {
+            assert_eq!(sid(id).alias().as_str(), alias);
+        }
+    }
+
+    #[test]
+    fn sids_and_aliases_have_odoos_shapes() {
+        for good in [HEX, &LONG[..84], &LONG[..85], LONG] {
+            assert!(Sid::parse(good).is_some());
+            assert_eq!(Alias::parse(good).is_some(), good.len() <= 84);
+        }
+        let newline = format!("{HEX}\n");
+        let upper = HEX.to_uppercase();
+        let spaced = LONG.replace('0', " ");
+        let dotted = LONG.replace("Ab0", "../");
+        let wide = "\u{e4}".repeat(42);
+        let padded = format!("{}==", &LONG[..84]);
+        let long_newline = format!("{}\n", &LONG[..84]);
+        for bad in [
+            "",
+            &HEX[1..],
+            &newline,
+            &upper,
+            &LONG[..83],
+            &format!("{LONG}0"),
+            &spaced,
+            &dotted,
+            &wide,
+            &padded,
+            &long_newline,
+        ] {
+            assert_eq!((Sid::parse(bad), Alias::parse(bad)), (None, None), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn families_are_the_long_ones() {
+        assert_eq!(sid(HEX).alias().family(), None);
+        assert_eq!(sid(LONG).alias().family(), Some(&LONG[..42]));
+    }
+
+    #[test]
+    fn every_shard_has_one_number() {
+        for index in 0..Shard::COUNT {
+            let shard = Shard::from_index(index).expect("below the count");
+            assert_eq!(shard.index(), index);
+            assert_eq!(Shard::parse(shard.as_str()), Some(shard));
+        }
+        assert_eq!(Shard::from_index(Shard::COUNT), None);
+        assert_eq!(Shard::from_index(u16::MAX), None);
+        for bad in ["", "a", "abc", "..", "a/", "\u{e4}", "a\n"] {
+            assert_eq!(Shard::parse(bad), None);
+        }
+    }
+
+    #[test]
+    fn a_shard_holds_only_its_own() {
+        let shard = sid(LONG).shard();
+        let name = SessionName::in_shard(shard, LONG).expect("its own");
+        assert_eq!((name.alias, name.form), (None, Form::Sharded));
+        let name = SessionName::in_shard(shard, &LONG[..84]).expect("its own");
+        assert_eq!(name.alias, Alias::parse(&LONG[..84]));
+        assert_eq!(SessionName::in_shard(shard, HEX), None);
+        assert_eq!(SessionName::in_shard(shard, "-_"), None);
+    }
+
+    #[test]
+    fn root_names() {
+        use RootName::{Other, Session, Spool, Staging};
+        let flat = |id: &str| RootName::parse(&format!("werkzeug_{id}.sess"));
+        assert!(matches!(flat(HEX), Session(name) if name.sid == sid(HEX)
+            && name.alias == Alias::parse(HEX) && name.form == Form::Flat));
+        assert_eq!(flat(&LONG[..84]), Other);
+        assert_eq!(flat(&HEX.to_uppercase()), Other);
+        assert_eq!(RootName::parse("--"), RootName::Shard(Shard(*b"--")));
+        assert_eq!(RootName::parse("tmpabc_01yz.__wz_sess"), Staging);
+        assert_eq!(RootName::parse("tmp________.__tx_sess__"), Staging);
+        let spool = RootName::parse(&format!("werkzeug_{HEX}_{UUID}.file"));
+        assert_eq!(spool, Spool(SpoolName { sid: sid(HEX), uuid: UUID.into() }));
+        for other in [
+            "",
+            "..",
+            "tmpABCDEFGH.__wz_sess",
+            "tmpabc_01y.__wz_sess",
+            "tmpabc_01yz0.__wz_sess",
+            "tmpabc_01yz.__wz_sess__",
+            "tmp\u{e4}bcdefg.__wz_sess",
+            "tmpabcdefg\u{e4}",
+            "werkzeug_.sess",
+            HEX,
+            &format!("werkzeug_{HEX}.sess\n"),
+            &format!("werkzeug_{HEX}.file"),
+            &format!("werkzeug_{HEX}_{HEX}.file"),
+            &format!("werkzeug_{HEX}_{UUID}_{UUID}.file"),
+        ] {
+            assert_eq!(RootName::parse(other), Other, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn entries_are_found_again() {
+        let alias = sid(HEX).alias();
+        assert_eq!(alias.entry(Form::Sharded), alias.as_str());
+        let RootName::Session(name) = RootName::parse(&alias.entry(Form::Flat)) else {
+            panic!("a flat name")
+        };
+        assert_eq!(name.alias, Some(alias.clone()));
+        let spool = SpoolName { sid: sid(HEX), uuid: UUID.into() };
+        assert_eq!(spool.aliased(), format!("werkzeug_{alias}_{UUID}.file"));
+    }
+
+    #[test]
+    fn debug_shows_no_session_id() {
+        let shard = sid(LONG).shard();
+        let spool = SpoolName { sid: sid(HEX), uuid: UUID.into() };
+        let shown = [
+            format!("{:?}", sid(LONG)),
+            format!("{:?}", SessionName::in_shard(shard, &LONG[..84])),
+            format!("{:?}", RootName::parse(&format!("werkzeug_{HEX}.sess"))),
+            format!("{spool:?}"),
+        ];
+        for text in shown {
+            assert!(!text.contains(&HEX[2..]) && !text.contains(&LONG[42..84]), "{text}");
+            assert!(text.contains("alias"), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn an_alias_stands_where_its_session_does(
+            text in "[0-9a-f]{40}|[A-Za-z0-9_-]{84,86}",
+        ) {
+            let sid = sid(&text);
+            let alias = sid.alias();
+            prop_assert_eq!(Alias::parse(alias.as_str()), Some(alias.clone()));
+            prop_assert_eq!(alias.shard(), sid.shard());
+            let listed = alias.entry(Form::Sharded);
+            let name = SessionName::in_shard(sid.shard(), &listed).expect("a session's name");
+            prop_assert_eq!(name.alias, Some(alias.clone()));
+            // An alias taken for a session id is never the same session.
+            prop_assert_ne!(name.sid.alias(), alias);
+        }
+
+        #[test]
+        fn any_name_is_read(name in any::<String>(), near in "(tmp|werkzeug_)?[0-9a-f_]{0,44}.{0,12}") {
+            for name in [name, near] {
+                let _ = (RootName::parse(&name), Sid::parse(&name), Alias::parse(&name));
+                let _ = SessionName::in_shard(Shard(*b"00"), &name);
+            }
+        }
+    }
+}

@@ -99,3 +99,66 @@ impl Lifetimes {
         (now_ms >= end_ms).then_some(limit)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIFETIMES: Lifetimes = Lifetimes {
+        idle_ms: 100,
+        anonymous_idle_ms: 1000,
+        anonymous_unopened_ms: 50,
+        absolute_ms: None,
+        grace_ms: 0,
+        tombstone_ms: 0,
+    };
+    const TIMES: Times = Times { login_ms: 10, activity_ms: 20, opened: false };
+
+    #[test]
+    fn an_authenticated_session_ends_by_idleness() {
+        assert_eq!(LIFETIMES.end(Class::Authenticated, TIMES), (120, Limit::Idle));
+        let opened = Times { opened: true, ..TIMES };
+        assert_eq!(LIFETIMES.end_ms(Class::Authenticated, opened), 120);
+    }
+
+    #[test]
+    fn an_authenticated_session_ends_by_age_whatever_its_activity() {
+        let lifetimes = Lifetimes { absolute_ms: Some(60), ..LIFETIMES };
+        let busy = Times { activity_ms: 69, ..TIMES };
+        assert_eq!(lifetimes.end(Class::Authenticated, busy), (70, Limit::Absolute));
+        let later = Lifetimes { absolute_ms: Some(500), ..LIFETIMES };
+        assert_eq!(later.end(Class::Authenticated, TIMES), (120, Limit::Idle));
+        let together = Lifetimes { absolute_ms: Some(110), ..LIFETIMES };
+        assert_eq!(together.end(Class::Authenticated, TIMES), (120, Limit::Idle));
+    }
+
+    #[test]
+    fn an_anonymous_session_lives_longer_once_opened() {
+        let lifetimes = Lifetimes { absolute_ms: Some(1), ..LIFETIMES };
+        assert_eq!(lifetimes.end(Class::Anonymous, TIMES), (70, Limit::Unopened));
+        let opened = Times { opened: true, ..TIMES };
+        assert_eq!(lifetimes.end(Class::Anonymous, opened), (1020, Limit::Idle));
+        let short = Lifetimes { anonymous_idle_ms: 30, ..LIFETIMES };
+        assert_eq!(short.end(Class::Anonymous, TIMES), (50, Limit::Idle));
+    }
+
+    #[test]
+    fn dead_in_the_very_millisecond() {
+        let ended = |now_ms| LIFETIMES.ended(Class::Authenticated, TIMES, now_ms);
+        assert_eq!((ended(119), ended(120)), (None, Some(Limit::Idle)));
+    }
+
+    #[test]
+    fn the_end_of_time_is_no_overflow() {
+        let forever = Lifetimes { idle_ms: u64::MAX, absolute_ms: Some(u64::MAX), ..LIFETIMES };
+        assert_eq!(forever.end_ms(Class::Authenticated, TIMES), u64::MAX);
+        let unopened = Lifetimes { anonymous_unopened_ms: u64::MAX, ..LIFETIMES };
+        assert_eq!(unopened.end_ms(Class::Anonymous, TIMES), 1020);
+    }
+
+    #[test]
+    fn limits_have_words() {
+        let words = [Limit::Idle, Limit::Absolute, Limit::Unopened].map(Limit::as_str);
+        assert_eq!(words, ["idle", "absolute", "unopened"]);
+    }
+}

@@ -91,3 +91,81 @@ fn associated(sid: &Sid) -> Vec<u8> {
     let alias = sid.alias();
     [&[FORMAT], alias.as_str().as_bytes()].concat()
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const ID: &str = "0123456789abcdef0123456789abcdef01234567";
+
+    fn sid(text: &str) -> Sid {
+        Sid::parse(text).expect("a session id")
+    }
+
+    /// The seal is a stored format. This literal was made apart from this code, by Python's
+    /// `hmac` and OpenSSL's ChaCha20-Poly1305 under a hand-written `HChaCha20`.
+    #[test]
+    fn opens_what_another_sealed() {
+        let hex = "01000102030405060708090a0b0c0d0e0f10111213141516173ca593bca904945b761a1f19\
+                   fac20adac2f896ec9bcc45a56c57";
+        let digits: Vec<u32> = hex.chars().filter_map(|digit| digit.to_digit(16)).collect();
+        let sealed: Vec<u8> =
+            digits.chunks(2).map(|pair| u8::try_from(pair[0] * 16 + pair[1]).unwrap()).collect();
+        assert_eq!(open(&sid(ID), &sealed).unwrap(), b"{\"uid\": 7}");
+    }
+
+    #[test]
+    fn no_two_seals_are_alike() {
+        let first = seal(&sid(ID), b"content");
+        assert_ne!(first, seal(&sid(ID), b"content"));
+        assert_eq!(first.len(), b"content".len() + OVERHEAD_BYTES);
+    }
+
+    #[test]
+    fn an_empty_content_is_sealed_too() {
+        let sealed = seal(&sid(ID), b"");
+        assert_eq!(sealed.len(), OVERHEAD_BYTES);
+        assert_eq!(open(&sid(ID), &sealed), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn another_format_is_told_from_a_broken_seal() {
+        let mut sealed = seal(&sid(ID), b"content");
+        sealed[0] = 2;
+        assert_eq!(open(&sid(ID), &sealed), Err(SealError::UnknownFormat(2)));
+        assert_eq!(open(&sid(ID), b""), Err(SealError::Broken));
+        for len in 1..OVERHEAD_BYTES {
+            assert_eq!(open(&sid(ID), &seal(&sid(ID), b"")[..len]), Err(SealError::Broken));
+        }
+    }
+
+    #[test]
+    fn the_alias_opens_nothing() {
+        let owner = sid(ID);
+        let thief = sid(owner.alias().as_str());
+        assert_eq!(open(&thief, &seal(&owner, b"content")), Err(SealError::Broken));
+    }
+
+    proptest! {
+        #[test]
+        fn opens_what_it_sealed_and_nothing_changed(
+            plain in proptest::collection::vec(any::<u8>(), 0..300),
+            at in any::<prop::sample::Index>(),
+            flip in 1..=255_u8,
+        ) {
+            let sid = sid(ID);
+            let mut sealed = seal(&sid, &plain);
+            prop_assert_eq!(open(&sid, &sealed), Ok(plain));
+            let at = at.index(sealed.len());
+            sealed[at] ^= flip;
+            prop_assert!(open(&sid, &sealed).is_err());
+        }
+
+        #[test]
+        fn any_bytes_are_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            prop_assert!(open(&sid(ID), &bytes).is_err());
+        }
+    }
+}

@@ -1,8 +1,6 @@
 //! Redis's time as this node knows it between two answers: the last time told, and the monotonic
 //! time since. Never the wall clock.
 
-use std::time::Duration;
-
 use tokio::time::Instant;
 
 /// How far the two clocks may drift apart, per mille of the time that passes.
@@ -20,7 +18,7 @@ pub struct Clock {
 
 #[derive(Clone, Copy, Debug)]
 struct Known {
-    /// Redis's time minus the monotonic time, by the answer that travelled fastest.
+    /// When the answer that travelled fastest came in, and what it told.
     at: Instant,
     server_ms: f64,
 }
@@ -46,7 +44,7 @@ impl Clock {
         let ahead = told.server_ms - known.at(received);
         // An answer may be late by any delay, so it shows a step back only once others do too;
         // until then the old estimate is the better one.
-        if ahead >= 0.0 || ahead < -JUMP_MS {
+        if !(-JUMP_MS..0.0).contains(&ahead) {
             self.known = Some(told);
         }
         (ahead.abs() > JUMP_MS).then_some(ahead as i64)
@@ -57,20 +55,12 @@ impl Clock {
     pub fn at(&self, now: Instant) -> Option<u64> {
         self.known.map(|known| known.at(now).max(0.0) as u64)
     }
-
-    /// Forgets what was told: another server may answer from now on.
-    pub fn forget(&mut self) {
-        self.known = None;
-    }
-}
-
-/// How long after a jump nothing is judged stale, at least.
-pub fn lenience(idle_ms: u64) -> Duration {
-    Duration::from_millis(idle_ms)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]

@@ -67,6 +67,11 @@ impl Endpoint {
             BadUrl("it does not begin with redis://, rediss:// or unix:, or is malformed".into())
         })?;
         let scheme = parsed.scheme().to_owned();
+        if parsed.fragment().is_some() {
+            return Err(BadUrl(
+                "it has a part after #; TLS without verification is not supported".into(),
+            ));
+        }
         let info = parsed.into_connection_info().map_err(|error| {
             let detail = error.detail().unwrap_or("").to_owned();
             BadUrl(if detail.is_empty() { plain_words(&error.to_string()) } else { detail })
@@ -177,6 +182,7 @@ mod tests {
             "redis://user:geheim@",
             "redis://user:geheim@cache/-1",
             "rediss://user:geheim@cache#geheim",
+            "rediss://user:geheim@cache#insecure",
             "unix:geheim",
             "/run/geheim.sock",
             "",

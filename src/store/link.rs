@@ -264,9 +264,9 @@ impl Link {
             }
             match timeout_at(step_over.min(budget_over), state.changed()).await {
                 Ok(Ok(())) => {}
-                Ok(Err(_)) => return Waited::BudgetSpent, // nobody will ever connect again
                 Err(_) if step_over <= budget_over => return Waited::StepOver,
-                Err(_) => return Waited::BudgetSpent,
+                // The budget is spent, or (which cannot be) nobody will ever connect again.
+                Ok(Err(_)) | Err(_) => return Waited::BudgetSpent,
             }
         }
     }
@@ -290,21 +290,18 @@ impl Shared {
         let answer = send(&mut connection);
         tokio::pin!(answer);
         let asked = Instant::now();
-        let answered = match timeout(self.timing.overdue.min(bound), &mut answer).await {
-            Ok(answered) => Some(answered),
+        let mut answered = timeout(self.timing.overdue.min(bound), &mut answer).await.ok();
+        if answered.is_none() {
             // When this process itself was held up, the answer lies in the socket already: it is
             // taken in before anybody is blamed.
-            Err(_) => timeout(Duration::from_millis(1), &mut answer).await.ok(),
-        };
-        let answered = match answered {
-            Some(answered) => Some(answered),
-            None => {
-                if asked.elapsed() >= self.timing.overdue {
-                    self.doubt(generation, asked);
-                }
-                timeout_at(asked + bound, &mut answer).await.ok()
+            answered = timeout(Duration::from_millis(1), &mut answer).await.ok();
+        }
+        if answered.is_none() {
+            if asked.elapsed() >= self.timing.overdue {
+                self.doubt(generation, asked);
             }
-        };
+            answered = timeout_at(asked + bound, &mut answer).await.ok();
+        }
         match answered {
             None => Err(Fault::NoAnswer(format!("no answer within {} ms", bound.as_millis()))),
             Some(answered) => self.judge(generation, answered),
@@ -321,14 +318,11 @@ impl Shared {
         };
         let text = error_text(&error);
         match error.code() {
-            None => {
-                self.lost(generation, &text);
-                Err(Fault::NoAnswer(text))
-            }
             Some("NOSCRIPT") => Err(Fault::NoScript),
-            // The server is there, but cannot serve anybody: what follows is a new connection,
-            // whose greeting says when it can.
-            Some("LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "NOAUTH" | "WRONGPASS" | "BUSY") => {
+            // No answer of a server; or one that is there and cannot serve anybody: what follows is
+            // a new connection, whose greeting says when it can.
+            None
+            | Some("LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "NOAUTH" | "WRONGPASS" | "BUSY") => {
                 self.lost(generation, &text);
                 Err(Fault::NoAnswer(text))
             }
@@ -594,6 +588,42 @@ impl Backoff {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_late_report_about_an_old_connection_is_ignored() {
+        let second = Duration::from_secs(1);
+        let timing = Timing {
+            connect: second,
+            overdue: second,
+            down_after: second,
+            silent_ping: second,
+            heartbeat: second,
+            wait_step: second,
+            outage_budget: second,
+        };
+        let endpoint = Endpoint::parse("redis://nowhere.invalid").expect("a good URL");
+        let (link, _) = Link::new(endpoint, timing, vec![], |_| {}, |_| {});
+        link.0.state.send_modify(|state| {
+            state.health = Health::Well;
+            state.generation = 2;
+            state.outage = None;
+        });
+        link.0.lost(1, "late");
+        link.0.doubt(1, Instant::now());
+        link.refused(1, "READONLY");
+        assert_eq!(link.health(), Health::Well);
+        assert!(link.0.state.borrow().renew.is_none());
+        link.0.doubt(2, Instant::now());
+        assert_eq!(link.health(), Health::InDoubt);
+        link.0.settled(1);
+        assert_eq!(link.health(), Health::InDoubt);
+        link.0.settled(2);
+        assert_eq!(link.health(), Health::Well);
+        link.refused(2, "READONLY");
+        assert!(link.0.state.borrow().renew.is_some());
+        link.0.lost(2, "gone");
+        assert_eq!(link.health(), Health::Down);
+    }
 
     #[test]
     fn pauses_grow_to_their_bound() {

@@ -1,1 +1,405 @@
-//! Finds out at the start whether Redis can serve sessions, and says in one line what is wrong.
+//! Finds out at the start whether Redis can serve sessions, and says in one line what is wrong and
+//! what to do about it. No message holds a password.
+//!
+//! Everything that the store will ever ask is asked once, on a session of its own that lives for
+//! a few seconds at most.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
+use std::{fmt, io};
+
+use redis::aio::MultiplexedConnection;
+use redis::{Cmd, ErrorKind, RedisError, Value};
+use tokio::time::timeout;
+
+use super::Settings;
+use super::endpoint::{BadUrl, Endpoint};
+use super::keys::Keys;
+use super::link::error_text;
+use super::scripts::{Answer, Policy, Script, Scripts};
+use crate::session::name::{Alias, Shard};
+use crate::session::policy::Lifetimes;
+
+/// The oldest version that has what we need.
+const OLDEST: (u64, u64) = (6, 0);
+/// How long what the probe writes lives, should it not come to removing it.
+const PROBE_LIFE_MS: u64 = 5000;
+/// A first attempt in the far future: never late, never older than anything.
+const NOW: &str = "9999999999999";
+
+/// What answers there.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ServerInfo {
+    /// `redis` or `valkey`.
+    pub server: String,
+    /// Its version.
+    pub version: String,
+    /// Where, without credentials.
+    pub address: String,
+}
+
+/// Why Redis cannot serve sessions. `Display` is one line with the remedy.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum ProbeError {
+    /// The URL cannot be used.
+    BadUrl(BadUrl),
+    /// Nobody answers: address and what was seen.
+    Unreachable(String, String),
+    /// The system does not let this user connect to the socket: address.
+    NoSocketRight(String),
+    /// TLS failed: address and reason.
+    Tls(String, String),
+    /// Wrong or missing password or user: address.
+    AuthFailed(String),
+    /// There is no such database: address.
+    NoDatabase(String),
+    /// The user may not do what is needed: address and the server's words.
+    NoPermission(String, String),
+    /// Something answers that is not Redis: address.
+    NotRedis(String),
+    /// Address and version.
+    TooOld(String, String),
+    /// It is a Sentinel or a Cluster node: address and which.
+    Mode(String, String),
+    /// It is there, and not yet (or not now) at work: address and its words.
+    NotReady(String, String),
+    /// It takes no writes: address and its words.
+    NoWrites(String, String),
+    /// Anything else: address and what was seen.
+    Strange(String, String),
+}
+
+impl ProbeError {
+    /// Whether waiting may help: it is not there yet, or is still starting.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Unreachable(..) | Self::NotReady(..) | Self::NoWrites(..))
+    }
+}
+
+impl fmt::Display for ProbeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BadUrl(bad) => bad.fmt(f),
+            Self::Unreachable(at, why) => {
+                write!(f, "cannot reach Redis at {at}: {why}; start it, or correct redis.url")
+            }
+            Self::NoSocketRight(at) => write!(
+                f,
+                "the worker's user has no right to use the socket of Redis at {at}; allow it \
+                 (unixsocketperm in redis.conf, and the directories above), or name another \
+                 worker.user"
+            ),
+            Self::Tls(at, why) => write!(
+                f,
+                "TLS to Redis at {at} failed: {why}; its certificate must be signed by a CA of \
+                 this system (or of the file named by SSL_CERT_FILE)"
+            ),
+            Self::AuthFailed(at) => {
+                write!(
+                    f,
+                    "Redis at {at} refuses the user or the password; correct redis.username and \
+                     redis.password_file"
+                )
+            }
+            Self::NoDatabase(at) => write!(
+                f,
+                "Redis at {at}: the database's number is out of range; correct redis.url, or raise \
+                 `databases` in redis.conf"
+            ),
+            Self::NoPermission(at, what) => write!(
+                f,
+                "Redis at {at} does not allow this user what sessionfs needs: {what}; give it the \
+                 ACL of docs/redis.md"
+            ),
+            Self::NotRedis(at) => write!(
+                f,
+                "what answers at {at} does not speak Redis's protocol (or wants TLS: then use \
+                 rediss://); correct redis.url"
+            ),
+            Self::TooOld(at, version) => write!(
+                f,
+                "Redis at {at} is version {version}, and {}.{} or newer is needed; upgrade it, or use \
+                 the private Redis",
+                OLDEST.0, OLDEST.1
+            ),
+            Self::Mode(at, mode) => write!(
+                f,
+                "Redis at {at} runs as {mode}, which is not supported yet; name a plain server"
+            ),
+            Self::NotReady(at, why) => {
+                write!(f, "Redis at {at} is not ready: {why}; try again when it is")
+            }
+            Self::NoWrites(at, why) => write!(
+                f,
+                "Redis at {at} takes no writes: {why}; name the master, or mend what it complains of"
+            ),
+            Self::Strange(at, what) => {
+                write!(
+                    f,
+                    "Redis at {at} gave an answer that makes no sense: {what}; look at its log"
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for ProbeError {}
+
+impl From<BadUrl> for ProbeError {
+    fn from(bad: BadUrl) -> Self {
+        Self::BadUrl(bad)
+    }
+}
+
+/// Connects as the store will, and tries all that it will do. Takes at most twice
+/// `connect_timeout_ms`.
+pub async fn probe(settings: &Settings) -> Result<ServerInfo, ProbeError> {
+    let endpoint = Endpoint::parse(&settings.url)?
+        .with_credentials(settings.username.as_deref(), settings.password.as_deref())?;
+    let bound = Duration::from_millis(settings.connect_timeout_ms);
+    let at = endpoint.to_string();
+    let connection = match timeout(bound, endpoint.connect(bound, |_| {})).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(error)) => return Err(understand(&at, &error)),
+        Err(_) => return Err(silent(&at, bound)),
+    };
+    let mut probe = Probe { connection, at: at.clone(), keys: Keys::new(settings.prefix.clone()) };
+    match timeout(bound, probe.run()).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(silent(&at, bound)),
+    }
+}
+
+fn silent(at: &str, bound: Duration) -> ProbeError {
+    ProbeError::Unreachable(at.to_owned(), format!("no answer within {} ms", bound.as_millis()))
+}
+
+struct Probe {
+    connection: MultiplexedConnection,
+    at: String,
+    keys: Keys,
+}
+
+impl Probe {
+    async fn run(&mut self) -> Result<ServerInfo, ProbeError> {
+        let server = self.introduce().await?;
+        self.work().await?;
+        Ok(server)
+    }
+
+    async fn ask(&mut self, command: &Cmd) -> Result<Value, ProbeError> {
+        self.connection
+            .send_packed_command(command)
+            .await
+            .and_then(Value::extract_error)
+            .map_err(|error| understand(&self.at, &error))
+    }
+
+    /// Who is it? `HELLO` tells, and is allowed to every user.
+    async fn introduce(&mut self) -> Result<ServerInfo, ProbeError> {
+        let Value::Map(facts) = self.ask(redis::cmd("HELLO").arg(3)).await? else {
+            return Err(ProbeError::NotRedis(self.at.clone()));
+        };
+        let fact = |name: &str| {
+            facts.iter().find_map(|(key, value)| {
+                (plain(key)? == name).then(|| plain(value).map(str::to_owned)).flatten()
+            })
+        };
+        let (Some(server), Some(version)) = (fact("server"), fact("version")) else {
+            return Err(ProbeError::NotRedis(self.at.clone()));
+        };
+        // Valkey begins at 7.2.
+        if read_version(&version) < Some(OLDEST) {
+            return Err(ProbeError::TooOld(self.at.clone(), version));
+        }
+        if let Some(mode) = fact("mode")
+            && mode != "standalone"
+        {
+            return Err(ProbeError::Mode(self.at.clone(), mode));
+        }
+        Ok(ServerInfo { server, version, address: self.at.clone() })
+    }
+
+    /// A whole life of a session of our own, by every script and command there is.
+    async fn work(&mut self) -> Result<(), ProbeError> {
+        let scripts = Scripts::default();
+        for script in scripts.all() {
+            self.ask(&script.load()).await?;
+        }
+        let alias = own_alias().ok_or_else(|| self.strange("no alias"))?;
+        let shard = alias.shard();
+        let (session, index) = (self.keys.session(&alias), self.keys.index(shard));
+        let short = Lifetimes {
+            idle_ms: PROBE_LIFE_MS,
+            anonymous_idle_ms: PROBE_LIFE_MS,
+            anonymous_unopened_ms: PROBE_LIFE_MS,
+            absolute_ms: None,
+            grace_ms: 0,
+            tombstone_ms: 1,
+        };
+        let policy = Policy { lifetimes: short, lenient: false };
+        let id = |n: u32| format!("{n:032x}");
+        let call = |script, arguments: &[&str]| {
+            let mut call = Script::call(script, &policy);
+            call.key(session.clone()).key(index.clone());
+            arguments.iter().fold(&mut call, |call, argument| call.argument(*argument));
+            call
+        };
+        let name = alias.as_str();
+        let mut save = call(&scripts.publish, &[name, &id(1), NOW, "0", "anon", "-", "-", "-"]);
+        save.key(session.clone());
+        for argument in ["0", "sharded", "", "", "", "0", "0", ""] {
+            save.argument(argument);
+        }
+        let mut look = call(&scripts.fetch, &[name, ""]);
+        look.key(session.clone());
+        let amend = call(&scripts.amend, &[name, &id(2), NOW, "0", "600", ""]);
+        let mut touch = scripts.touch.call(&policy);
+        touch.key(index.clone()).key(session.clone()).argument(name).argument("0");
+        let mut list = scripts.list.call(&policy);
+        list.key(index.clone()).key(session.clone()).argument(name);
+        let mut unlink = call(&scripts.unlink, &[name, &id(3), NOW, "0", ""]);
+        unlink.key(session.clone());
+        for (call, expected) in [
+            (look, "absent"),
+            (save, "taken"),
+            (touch, "done"),
+            (amend, "taken"),
+            (list, "listed"),
+            (unlink, "gone"),
+        ] {
+            let value = self.ask(&call.command()).await?;
+            let mut answer = Answer::parts("probe", value)
+                .map_err(|error| self.strange(&format!("{error:?}")))?;
+            if answer.status == "failed" {
+                let why = answer.why().unwrap_or_default();
+                return Err(by_words(&self.at, &why));
+            }
+            if answer.status != expected {
+                return Err(self.strange(&format!("{} instead of {expected}", answer.status)));
+            }
+        }
+        // What a script would pass over in silence, and what the store asks without a script.
+        self.ask(redis::cmd("ZREM").arg(&index).arg(name)).await?;
+        self.ask(redis::cmd("DEL").arg(&session)).await?;
+        self.ask(redis::cmd("ZCARD").arg(&index)).await?;
+        self.ask(
+            redis::cmd("ZRANGEBYSCORE")
+                .arg(&index)
+                .arg("-inf")
+                .arg("+inf")
+                .arg("WITHSCORES")
+                .arg("LIMIT")
+                .arg(0)
+                .arg(1),
+        )
+        .await?;
+        self.ask(&redis::cmd("TIME")).await?;
+        Ok(())
+    }
+
+    fn strange(&self, what: &str) -> ProbeError {
+        ProbeError::Strange(self.at.clone(), what.to_owned())
+    }
+}
+
+/// An alias that no session has: nobody hashes to 82 digits of that kind.
+fn own_alias() -> Option<Alias> {
+    let shard = Shard::parse("zz")?;
+    let number: u128 = rand::random();
+    Alias::parse(&format!("{}{}{number:039}", shard.as_str(), "-".repeat(43)))
+}
+
+fn plain(value: &Value) -> Option<&str> {
+    match value {
+        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
+        Value::SimpleString(text) | Value::VerbatimString { text, .. } => Some(text),
+        _ => None,
+    }
+}
+
+fn read_version(text: &str) -> Option<(u64, u64)> {
+    let mut numbers = text.split('.').map(|number| number.parse().ok());
+    Some((numbers.next()??, numbers.next()??))
+}
+
+fn understand(at: &str, error: &RedisError) -> ProbeError {
+    let text = error_text(error);
+    let here = at.to_owned();
+    let tls = at.starts_with("rediss") || at.starts_with("valkeys");
+    match error.kind() {
+        ErrorKind::AuthenticationFailed => return ProbeError::AuthFailed(here),
+        ErrorKind::RESP3NotSupported => return ProbeError::TooOld(here, "before 6.0".into()),
+        ErrorKind::Parse | ErrorKind::UnexpectedReturnType => return ProbeError::NotRedis(here),
+        _ => {}
+    }
+    if error.code().is_some() || text.contains("refused to switch database") {
+        return by_words(at, &text);
+    }
+    if tls && !error.is_connection_refusal() && !error.is_timeout() {
+        return ProbeError::Tls(here, text);
+    }
+    if error.is_connection_dropped() && !error.is_connection_refusal() {
+        return ProbeError::NotRedis(here);
+    }
+    if lacks_permission(error) {
+        return ProbeError::NoSocketRight(here);
+    }
+    ProbeError::Unreachable(here, text)
+}
+
+/// Whether the system refused what was behind this error, which no waiting mends.
+fn lacks_permission(error: &RedisError) -> bool {
+    // The crate shares its cause, so it is not the `io::Error` itself that is found first.
+    type Shared = Arc<dyn Error + Send + Sync>;
+    let cause = error.source().map(|cause| match cause.downcast_ref::<Shared>() {
+        Some(shared) => &**shared as &(dyn Error + 'static),
+        None => cause,
+    });
+    cause
+        .and_then(|cause| cause.downcast_ref::<io::Error>())
+        .is_some_and(|io| io.kind() == io::ErrorKind::PermissionDenied)
+}
+
+fn by_words(at: &str, text: &str) -> ProbeError {
+    let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
+    let (at, text) = (at.to_owned(), text.to_owned());
+    if has(&["WRONGPASS", "NOAUTH", "invalid password"]) {
+        ProbeError::AuthFailed(at)
+    } else if has(&["NOPERM", "permission", "can't run this command"]) {
+        ProbeError::NoPermission(at, text)
+    } else if has(&["DB index", "switch database"]) {
+        ProbeError::NoDatabase(at)
+    } else if has(&["LOADING", "MASTERDOWN", "BUSY", "CLUSTERDOWN"]) {
+        ProbeError::NotReady(at, text)
+    } else if has(&["READONLY", "OOM ", "MISCONF", "NOREPLICAS"]) {
+        ProbeError::NoWrites(at, text)
+    } else if has(&["unknown command"]) {
+        ProbeError::TooOld(at, format!("without a command that is needed ({text})"))
+    } else if has(&["DENIED"]) {
+        ProbeError::Unreachable(at, text)
+    } else {
+        ProbeError::Strange(at, text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_compared_as_numbers() {
+        assert!(read_version("6.0.16") >= Some(OLDEST));
+        assert!(read_version("10.1") >= Some(OLDEST));
+        assert!(read_version("5.0.14") < Some(OLDEST));
+        assert_eq!(read_version("unknown"), None);
+    }
+
+    #[test]
+    fn the_probe_has_an_alias_of_its_own() {
+        let alias = own_alias().expect("an alias");
+        assert_eq!(alias.shard().as_str(), "zz");
+        assert_ne!(own_alias(), Some(alias));
+    }
+}

@@ -25,6 +25,8 @@ pub struct Scripts {
     pub(super) amend: Script,
     pub(super) touch: Script,
     pub(super) list: Script,
+    /// The clock is Redis's own, and so tells of its jumps.
+    pub(super) own_clock: bool,
 }
 
 /// One script.
@@ -37,13 +39,13 @@ pub struct Script {
 
 impl Default for Scripts {
     fn default() -> Self {
-        Self::with_clock(CLOCK)
+        Self { own_clock: true, ..Self::with_clock(CLOCK) }
     }
 }
 
 impl Scripts {
     /// The scripts with another clock: Lua that defines `now_ms()`. For tests, which let hours
-    /// pass without waiting.
+    /// pass without waiting; such a jump is not taken for one of Redis's clock.
     pub fn with_clock(clock: &str) -> Self {
         let script = |name, body: &str| {
             let code = [clock, SESSION, body].join("\n");
@@ -57,6 +59,7 @@ impl Scripts {
             amend: script("amend", include_str!("scripts/amend.lua")),
             touch: script("touch", include_str!("scripts/touch.lua")),
             list: script("list", include_str!("scripts/list.lua")),
+            own_clock: false,
         }
     }
 
@@ -228,14 +231,15 @@ impl Answer {
     ) -> Result<Self, CallFault> {
         let mut answer = Self::parts(script, value).map_err(|e| CallFault::Answered(e, 0))?;
         if answer.status == "failed" {
-            let why = answer.text().map_err(|e| CallFault::Answered(e, 0))?;
+            let why = answer.why().map_err(|e| CallFault::Answered(e, 0))?;
             link.refused(generation, &why);
             return Err(CallFault::Answered(store_error(why), generation));
         }
         Ok(answer)
     }
 
-    fn parts(script: &'static str, value: Value) -> Result<Self, StoreError> {
+    /// Reads the shape that all answers have.
+    pub fn parts(script: &'static str, value: Value) -> Result<Self, StoreError> {
         let Value::Array(values) = value else { return Err(strange(script)) };
         let mut answer = Self {
             now_ms: 0,
@@ -293,6 +297,16 @@ impl Answer {
 
     pub fn text(&mut self) -> Result<String, StoreError> {
         String::from_utf8(self.bytes()?).map_err(|_| self.strange())
+    }
+
+    /// The server's words inside a script, in one line. Redis 6 puts the script's line before them.
+    pub fn why(&mut self) -> Result<String, StoreError> {
+        let text = self.text()?;
+        let words = match text.strip_prefix("@user_script").and_then(|t| t.split_once(": -")) {
+            Some((_, words)) => words,
+            None => text.trim_start_matches('-'),
+        };
+        Ok(words.trim().replace(['\n', '\r'], " "))
     }
 
     pub fn array(&mut self) -> Result<Vec<Value>, StoreError> {

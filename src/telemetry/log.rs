@@ -58,6 +58,8 @@ where
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(writer)
         .with_ansi(false)
+        // They would be told on standard error, with a panic if that is what failed.
+        .log_internal_errors(false)
         .with_filter(filter_fn(|meta| allowed(meta.target(), *meta.level())));
     Ok(Registry::default().with(parse_filter(filter)?).with(lines))
 }

@@ -4,7 +4,10 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use crate::support::mount::{alias, anonymous, authenticated, errno, in_thread, sid, temp_name};
+use crate::support::mount::{
+    Mount, alias, anonymous, authenticated, errno, in_thread, sid, temp_name,
+};
+use crate::support::redis::Redis;
 use crate::{HEX, node, two_nodes};
 
 fn create(path: &Path) -> std::io::Result<File> {
@@ -161,6 +164,7 @@ fn an_alias_can_be_statted() {
     let (_redis, mount) = node("");
     for id in [HEX.to_owned(), sid("ab", 1), sid("ab", 2) + "86"] {
         mount.save(&id, &authenticated(&id[..1])).unwrap();
+        mount.list(&mount.path().join(&id[..2]));
         let by_id = fs::metadata(mount.sharded(&id)).unwrap();
         let by_alias = fs::metadata(mount.sharded(&alias(&id))).unwrap();
         assert_eq!(by_alias.len(), by_id.len());
@@ -170,10 +174,42 @@ fn an_alias_can_be_statted() {
 }
 
 #[test]
+fn an_alias_that_was_not_listed_is_absent() {
+    let (_redis, mount) = node("");
+    let id = sid("ab", 1);
+    mount.save(&id, &authenticated("")).unwrap();
+    assert_eq!(errno(fs::metadata(mount.sharded(&alias(&id)))), libc::ENOENT);
+    assert_eq!(errno(fs::remove_file(mount.sharded(&alias(&id)))), libc::ENOENT);
+    mount.list(&mount.path().join("ab"));
+    fs::metadata(mount.sharded(&alias(&id))).unwrap();
+}
+
+#[test]
+fn no_session_id_is_told_to_redis() {
+    let redis = Redis::start_with(&["--slowlog-log-slower-than", "0", "--slowlog-max-len", "1000"]);
+    let mount = Mount::start(&redis, "");
+    for id in [HEX.to_owned(), sid("ab", 1), sid("ab", 2) + "86"] {
+        mount.save(&id, &authenticated("")).unwrap();
+        mount.read(&id).unwrap();
+        fs::metadata(mount.sharded(&id)).unwrap();
+        mount.list(&mount.path().join(&id[..2]));
+        fs::metadata(mount.sharded(&id)).unwrap();
+        fs::remove_file(mount.sharded(&id)).unwrap();
+        assert_eq!(errno(mount.read(&id)), libc::ENOENT);
+    }
+    let told = format!("{:?}", redis.run::<redis::Value>("SLOWLOG GET 1000"));
+    assert!(told.contains(&alias(HEX)), "the slow log shows what was sent");
+    for id in [HEX.to_owned(), sid("ab", 1), sid("ab", 2) + "86"] {
+        assert!(!told.contains(&id), "{} was sent as it is", alias(&id));
+    }
+}
+
+#[test]
 fn an_alias_cannot_be_opened() {
     let (_redis, mount) = node("");
     for id in [HEX.to_owned(), sid("ab", 1)] {
         mount.save(&id, &authenticated("")).unwrap();
+        assert!(mount.list(&mount.path().join(&id[..2])).contains(&alias(&id)));
         assert_eq!(errno(mount.read(&alias(&id))), libc::ENOENT);
         let write = OpenOptions::new().write(true).open(mount.sharded(&alias(&id)));
         assert_eq!(errno(write), libc::ENOENT);

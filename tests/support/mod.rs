@@ -1,6 +1,8 @@
 //! What the integration tests share.
 
 #![allow(dead_code)] // each test program uses its own part of it
+#![allow(clippy::unwrap_used)] // a test that meets the unexpected ends there
+#![allow(clippy::unused_self)] // what is done to a mount is asked of the mount
 
 pub mod mount;
 pub mod redis;

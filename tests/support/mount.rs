@@ -77,6 +77,23 @@ impl Mount {
         self.directory.path().join("sessions")
     }
 
+    /// The id of the process that serves: the keeper's child.
+    pub fn worker(&self) -> u32 {
+        let is_worker = |pid: &u32| {
+            let read = |file| std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+            let stat = String::from_utf8_lossy(&read("stat")).into_owned();
+            // After the command, which may hold anything: the state, then the parent (proc(5)).
+            let parent = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1));
+            parent == Some(&self.child.id().to_string())
+                && read("cmdline").split(|&byte| byte == 0).nth(1) == Some(b"worker")
+        };
+        std::fs::read_dir("/proc")
+            .expect("proc")
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .find(is_worker)
+            .expect("a worker")
+    }
+
     /// What it has logged so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()

@@ -148,6 +148,14 @@ impl Drop for Redis {
     }
 }
 
+/// A TCP port of this host that nobody has just now (low enough that a cluster's bus fits above).
+pub fn free_port() -> u16 {
+    (0..100)
+        .map(|_| 20_000 + rand::random::<u16>() % 10_000)
+        .find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .expect("a free port")
+}
+
 fn spawn(directory: &tempfile::TempDir, arguments: &[String]) -> Child {
     let command = std::env::var("SESSIONFS_TEST_REDIS").unwrap_or_else(|_| "redis-server".into());
     let mut words = command.split_whitespace();

@@ -14,7 +14,7 @@ use std::collections::HashMap;
 
 use super::{Fields, MAX_TEXT_BYTES, Scalar};
 
-mod op;
+pub(super) mod op;
 
 /// The opcode with which every pickle of protocol 2 and later begins.
 pub(super) const PROTO: u8 = op::PROTO;

@@ -3,7 +3,7 @@
 -- ARGV: see the names below
 -- Answers: taken, left, header | absent | failed, why
 
-local alias, id, first_ms, retry = ARGV[8], ARGV[9], tonumber(ARGV[10]), ARGV[11] == '1'
+local alias, id, first_ms, retry = ARGV[8], ARGV[9], tonumber(ARGV[10]), is_retry()
 local mode, mtime = ARGV[12], ARGV[13] -- '' to keep; mtime may be 'now'
 
 local value = redis.pcall('GET', KEYS[1])

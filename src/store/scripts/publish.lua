@@ -3,7 +3,7 @@
 -- ARGV: see the names below
 -- Answers: taken, left, header | superseded | refused, why | failed, why
 
-local alias, id, first_ms, retry = ARGV[8], ARGV[9], tonumber(ARGV[10]), ARGV[11] == '1'
+local alias, id, first_ms, retry = ARGV[8], ARGV[9], tonumber(ARGV[10]), is_retry()
 local class, uid, db, user = ARGV[12], ARGV[13], ARGV[14], ARGV[15]
 local size, form = ARGV[16], ARGV[17]
 local opened, own_unlink, sibling_alias = ARGV[18], ARGV[19], ARGV[20] -- '' for none

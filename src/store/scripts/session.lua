@@ -120,6 +120,14 @@ local function keep_ms(h)
   return math.max(1, at - now + POLICY.grace)
 end
 
+-- Whether this change (first tried at ARGV[10]) may have been sent before. A first sending says in
+-- ARGV[11] for how many ms its sender waits; what comes later than that was stuck on its way, on a
+-- connection already given up, and the sender has gone on without it.
+local function is_retry()
+  local patience = tonumber(ARGV[11])
+  return not patience or now - tonumber(ARGV[10]) > patience
+end
+
 -- What stays of a session that is gone: the header alone. `id` names the unlink.
 local function tombstone(h, id)
   return line({

@@ -3,7 +3,7 @@
 -- ARGV: see the names below
 -- Answers: gone, alias, birth | absent | superseded | failed, why
 
-local alias, id, first_ms, retry = ARGV[8], ARGV[9], tonumber(ARGV[10]), ARGV[11] == '1'
+local alias, id, first_ms, retry = ARGV[8], ARGV[9], tonumber(ARGV[10]), is_retry()
 local listed = ARGV[12] -- '' for none
 
 -- The whole answer, or nil if there is nothing of that name to remove.

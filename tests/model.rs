@@ -1,0 +1,637 @@
+//! Random histories of two nodes on one Redis against a plain map with expiry.
+//!
+//! The model judges by `session::policy`, the nodes by the scripts: the two are held against each
+//! other at every step. 256 histories; 64 with `SESSIONFS_TEST_QUICK=1`, and as many as
+//! `PROPTEST_CASES` says if it says so.
+
+mod support;
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestError, TestRunner};
+use sessionfs::fs::store::{
+    Amend, ChangeId, Listed, Lookup, Meta, Mtime, Opened, Publish, Published, Stamp, Store as _,
+    Unlink, Unlinked,
+};
+use sessionfs::session::content::{Class, Content};
+use sessionfs::session::name::{Alias, Form};
+use sessionfs::session::policy::{Lifetimes, Times};
+use sessionfs::store::RedisStore;
+use sessionfs::store::scripts::Scripts;
+use support::redis::Redis;
+use support::store::{alias, connected, settings, short_alias};
+
+/// The step of the model's clock. Keys' own TTLs run in real time, which must be nothing beside it.
+const UNIT: u64 = 60_000;
+const SHARD: &str = "ab";
+const SESSIONS: usize = 4;
+const THREADS: usize = 3;
+
+/// A clock that stands still until a history lets time pass.
+const CLOCK: &str = "
+if redis.replicate_commands then redis.replicate_commands() end
+local function now_ms() return tonumber(redis.call('GET', 'test:now') or '1800000000000') end
+";
+
+/// Lets `ARGV[1]` ms pass for every key, and sets the clock to `ARGV[2]`. TTLs come out in half
+/// units, as if no real time had passed (the 2 ms: a first opening may have added one).
+const PASS: &str = "
+for _, key in ipairs(redis.call('KEYS', 'sessionfs:*')) do
+  local left = math.ceil((redis.call('PTTL', key) - ARGV[1] - 2) / 30000) * 30000
+  if left > 0 then redis.call('PEXPIRE', key, left) else redis.call('DEL', key) end
+end
+redis.call('SET', 'test:now', ARGV[2])
+";
+
+#[derive(Clone, Debug)]
+enum Op {
+    /// A save by a thread of a node; `sent: false`: its first sending is lost on the way.
+    Save {
+        by: By,
+        session: usize,
+        save: Save,
+        sent: bool,
+    },
+    /// A read; activity unless the process is a passive one.
+    Open {
+        by: By,
+        session: usize,
+        passive: bool,
+    },
+    /// A removal by the id, or by the alias out of a listing.
+    Unlink {
+        by: By,
+        session: usize,
+        listed: bool,
+        sent: bool,
+    },
+    /// `chmod` or `utimens`.
+    Amend {
+        by: By,
+        session: usize,
+        mode: Option<u32>,
+        mtime: Option<i64>,
+    },
+    List {
+        by: By,
+    },
+    /// Time passes.
+    Pass {
+        units: u64,
+    },
+    /// An earlier change is sent again, by any node.
+    Again {
+        by: By,
+        which: prop::sample::Index,
+    },
+}
+
+#[derive(Clone, Copy, Debug)]
+struct By {
+    node: usize,
+    thread: usize,
+}
+
+#[derive(Clone, Debug)]
+struct Save {
+    authenticated: bool,
+    uid: i64,
+    passive: bool,
+    doubtful: bool,
+    /// Tell of another session of the family that this thread may have opened.
+    sibling: Option<usize>,
+    size: usize,
+}
+
+fn by() -> impl Strategy<Value = By> {
+    (0..2_usize, 0..THREADS).prop_map(|(node, thread)| By { node, thread })
+}
+
+fn save() -> impl Strategy<Value = Save> {
+    let rarely = || prop::bool::weighted(0.2);
+    (
+        prop::bool::weighted(0.7),
+        7_i64..9,
+        rarely(),
+        rarely(),
+        prop::option::weighted(0.2, 0..SESSIONS),
+        0..50_usize,
+    )
+        .prop_map(|(authenticated, uid, passive, doubtful, sibling, size)| Save {
+            authenticated,
+            uid,
+            passive,
+            doubtful,
+            sibling,
+            size,
+        })
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let session = || 0..SESSIONS;
+    let sent = || prop::bool::weighted(0.85);
+    let pass = prop_oneof![4 => 1..20_u64, 1 => 20..200_u64];
+    prop_oneof![
+        6 => (by(), session(), save(), sent())
+            .prop_map(|(by, session, save, sent)| Op::Save { by, session, save, sent }),
+        6 => (by(), session(), prop::bool::weighted(0.3))
+            .prop_map(|(by, session, passive)| Op::Open { by, session, passive }),
+        3 => (by(), session(), prop::bool::weighted(0.3), sent())
+            .prop_map(|(by, session, listed, sent)| Op::Unlink { by, session, listed, sent }),
+        1 => (by(), session(), prop::option::of(0..0o1000_u32), prop::option::of(any::<i64>()))
+            .prop_map(|(by, session, mode, mtime)| Op::Amend { by, session, mode, mtime }),
+        1 => by().prop_map(|by| Op::List { by }),
+        4 => pass.prop_map(|units| Op::Pass { units }),
+        3 => (by(), any::<prop::sample::Index>()).prop_map(|(by, which)| Op::Again { by, which }),
+    ]
+}
+
+/// Idle times are odd, so that half of one falls between two steps of the clock.
+fn lifetimes() -> impl Strategy<Value = Lifetimes> {
+    let absolute = prop_oneof![Just(None), Just(Some(20)), Just(Some(8))];
+    (absolute, prop_oneof![Just(11_u64), Just(101)], 0..12_u64, 1..80_u64).prop_map(
+        |(absolute, unopened, grace, tombstone)| Lifetimes {
+            idle_ms: 15 * UNIT,
+            anonymous_idle_ms: 61 * UNIT,
+            anonymous_unopened_ms: unopened * UNIT,
+            absolute_ms: absolute.map(|units: u64| units * UNIT),
+            grace_ms: grace * UNIT,
+            tombstone_ms: tombstone * UNIT,
+        },
+    )
+}
+
+#[test]
+fn two_nodes_do_what_a_plain_map_with_expiry_does() {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let redis = Redis::start();
+    let nodes = runtime.block_on(async {
+        let start = || RedisStore::start_with(settings(&redis), Scripts::with_clock(CLOCK));
+        [connected(start().unwrap()).await, connected(start().unwrap()).await]
+    });
+    let cases = if std::env::var_os("SESSIONFS_TEST_QUICK").is_some() { 64 } else { 256 };
+    let default = Config::default();
+    let cases = if std::env::var_os("PROPTEST_CASES").is_some() { default.cases } else { cases };
+    let config = Config { cases, failure_persistence: None, max_shrink_iters: 4000, ..default };
+    // The clock goes on over all histories: a node's estimate of it never runs backwards.
+    let clock = std::cell::Cell::new(1_800_000_000_000);
+    let outcome = TestRunner::new(config).run(&(lifetimes(), vec(op(), 1..60)), |(limits, ops)| {
+        redis.run::<()>("FLUSHDB");
+        clock.set(clock.get() + 1000 * UNIT);
+        let mut history = History::new(&redis, &nodes, limits, clock.get());
+        let verdict = runtime.block_on(history.run(&ops));
+        clock.set(history.model.now);
+        verdict.map_err(TestCaseError::fail)
+    });
+    match outcome {
+        Ok(()) => {}
+        Err(TestError::Fail(reason, (limits, ops))) => panic!("{reason}\n{limits:?}\n{ops:#?}"),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// A change that can be sent again.
+#[derive(Clone)]
+enum Change {
+    Save(Publish),
+    Removal(Unlink),
+}
+
+/// What a thread remembers of a session, as the filesystem does.
+#[derive(Clone, Copy, Default)]
+struct Memory {
+    opened: Option<ChangeId>,
+    own_unlink: Option<ChangeId>,
+}
+
+struct History<'a> {
+    redis: &'a Redis,
+    nodes: &'a [RedisStore; 2],
+    model: Model,
+    changes: Vec<Change>,
+    memory: BTreeMap<(usize, usize, usize), Memory>,
+    last_id: u128,
+}
+
+impl<'a> History<'a> {
+    fn new(redis: &'a Redis, nodes: &'a [RedisStore; 2], limits: Lifetimes, now: u64) -> Self {
+        for node in nodes {
+            node.set_lifetimes(limits);
+        }
+        let model = Model { limits, now, sessions: BTreeMap::new() };
+        Self { redis, nodes, model, changes: vec![], memory: BTreeMap::new(), last_id: 0 }
+    }
+
+    async fn run(&mut self, ops: &[Op]) -> Result<(), String> {
+        self.pass(0).await;
+        for (step, op) in ops.iter().enumerate() {
+            self.step(op).await.map_err(|why| format!("step {step}, {op:?}: {why}"))?;
+        }
+        // In the end both see the same, whatever was looked at on the way.
+        for node in 0..2 {
+            self.list(node).await.map_err(|why| format!("at the end: {why}"))?;
+        }
+        Ok(())
+    }
+
+    async fn step(&mut self, op: &Op) -> Result<(), String> {
+        match op {
+            Op::Save { by, session, save, sent } => {
+                let publish = self.publish(*by, *session, save);
+                self.changes.push(Change::Save(publish.clone()));
+                if *sent { self.save(*by, *session, &publish, false).await } else { Ok(()) }
+            }
+            Op::Open { by, session, passive } => self.open(*by, *session, *passive).await,
+            Op::Unlink { by, session, listed, sent } => {
+                let own = name(*session);
+                let unlink = Unlink {
+                    stamp: self.stamp(),
+                    alias: if *listed { alias(SHARD, 99) } else { own.clone() },
+                    listed: listed.then_some(own),
+                };
+                self.changes.push(Change::Removal(unlink.clone()));
+                if *sent { self.remove(*by, *session, &unlink, false).await } else { Ok(()) }
+            }
+            Op::Amend { by, session, mode, mtime } => {
+                let mtime = mtime.map(Mtime::Ns);
+                let amend =
+                    Amend { stamp: self.stamp(), alias: name(*session), mode: *mode, mtime };
+                let expected = self.model.amend(&amend);
+                let got = self.nodes[by.node].amend(&amend).await.map_err(|e| e.to_string())?;
+                same(&got, &expected)
+            }
+            Op::List { by } => self.list(by.node).await,
+            Op::Pass { units } => {
+                self.pass(*units).await;
+                Ok(())
+            }
+            Op::Again { .. } if self.changes.is_empty() => Ok(()),
+            Op::Again { by, which } => match which.get(&self.changes).clone() {
+                Change::Save(publish) => {
+                    let session = number(&publish.alias);
+                    self.save(*by, session, &publish, true).await
+                }
+                Change::Removal(unlink) => {
+                    let session = number(unlink.listed.as_ref().unwrap_or(&unlink.alias));
+                    self.remove(*by, session, &unlink, true).await
+                }
+            },
+        }
+    }
+
+    fn stamp(&mut self) -> Stamp {
+        self.last_id += 1;
+        Stamp { id: ChangeId(self.last_id), first_ms: self.model.now }
+    }
+
+    fn memory(&mut self, by: By, session: usize) -> &mut Memory {
+        self.memory.entry((by.node, by.thread, session)).or_default()
+    }
+
+    fn publish(&mut self, by: By, session: usize, save: &Save) -> Publish {
+        let stamp = self.stamp();
+        let memory = *self.memory(by, session);
+        let class = if save.authenticated { Class::Authenticated } else { Class::Anonymous };
+        Publish {
+            stamp,
+            alias: name(session),
+            form: if name(session).family().is_some() { Form::Sharded } else { Form::Flat },
+            content: Content {
+                class,
+                uid: save.authenticated.then_some(save.uid),
+                db: Some("shop".into()),
+                login: save.authenticated.then(|| "a b".into()),
+            },
+            size_bytes: save.size as u64,
+            sealed: format!("{:?} {}", stamp.id, "x".repeat(save.size)).into(),
+            opened: memory.opened.map_or(Opened::Never, Opened::Birth),
+            own_unlink: memory.own_unlink,
+            sibling: save.sibling.filter(|&sibling| sibling != session).map(name),
+            passive: save.passive,
+            doubtful: save.doubtful,
+        }
+    }
+
+    async fn save(
+        &mut self,
+        by: By,
+        session: usize,
+        publish: &Publish,
+        again: bool,
+    ) -> Result<(), String> {
+        let node = &self.nodes[by.node];
+        let got =
+            if again { node.publish_again(publish).await } else { node.publish(publish).await };
+        let got = match got.map_err(|error| error.to_string())? {
+            Published::Taken(meta) => Outcome::Taken(meta),
+            Published::Superseded => Outcome::Superseded,
+            Published::Refused(_) => Outcome::Refused,
+        };
+        if let (Outcome::Taken(meta), false) = (&got, again) {
+            *self.memory(by, session) = Memory { opened: Some(meta.birth), own_unlink: None };
+        }
+        same(&got, &self.model.publish(publish, again))
+    }
+
+    async fn open(&mut self, by: By, session: usize, passive: bool) -> Result<(), String> {
+        let alias = name(session);
+        let node = &self.nodes[by.node];
+        let got = match node.fetch(&alias, None).await.map_err(|error| error.to_string())? {
+            Lookup::Session { meta, sealed } => Some((meta, sealed)),
+            Lookup::Absent => None,
+            Lookup::Alias { .. } => return Err("an alias was found".into()),
+        };
+        same(&got, &self.model.fetch(&alias))?;
+        if got.is_some() && !passive {
+            node.touch_now(&alias).await.map_err(|error| error.to_string())?;
+            self.model.touch(&alias);
+        }
+        match got {
+            Some((meta, _)) => {
+                *self.memory(by, session) = Memory { opened: Some(meta.birth), own_unlink: None };
+            }
+            None => self.memory(by, session).own_unlink = None,
+        }
+        Ok(())
+    }
+
+    async fn remove(
+        &mut self,
+        by: By,
+        session: usize,
+        unlink: &Unlink,
+        again: bool,
+    ) -> Result<(), String> {
+        let node = &self.nodes[by.node];
+        let got = if again { node.unlink_again(unlink).await } else { node.unlink(unlink).await };
+        let got = got.map_err(|error| error.to_string())?;
+        if let (Unlinked::Gone { birth, .. }, false) = (&got, again) {
+            self.memory(by, session).own_unlink = Some(*birth);
+        }
+        same(&got, &self.model.unlink(unlink, again))
+    }
+
+    async fn list(&mut self, node: usize) -> Result<(), String> {
+        let shard = name(0).shard();
+        let listed = self.nodes[node].list(shard).await.map_err(|error| error.to_string())?;
+        let got: BTreeMap<_, _> =
+            listed.into_iter().map(|Listed { alias, meta }| (number(&alias), meta)).collect();
+        same(&got, &self.model.list())
+    }
+
+    async fn pass(&mut self, units: u64) {
+        self.model.pass(units * UNIT);
+        redis::Script::new(PASS)
+            .arg(units * UNIT)
+            .arg(self.model.now)
+            .invoke::<()>(&mut self.redis.connection())
+            .expect("time passes");
+        // Touches carry a node's own estimate of the time: let it hear.
+        for node in self.nodes {
+            node.fetch(&alias("zz", 0), None).await.expect("an answer");
+        }
+    }
+}
+
+fn same<T: PartialEq + std::fmt::Debug>(got: &T, expected: &T) -> Result<(), String> {
+    if got == expected { Ok(()) } else { Err(format!("got {got:?}\n  expected {expected:?}")) }
+}
+
+/// Three sessions of one family, and one of an older Odoo.
+fn name(session: usize) -> Alias {
+    let number = u32::try_from(session).expect("few");
+    if session + 1 == SESSIONS { short_alias(SHARD, number) } else { alias(SHARD, number) }
+}
+
+fn number(alias: &Alias) -> usize {
+    (0..SESSIONS).find(|&session| name(session) == *alias).expect("one of ours")
+}
+
+#[derive(Debug, PartialEq)]
+enum Outcome {
+    Taken(Meta),
+    Superseded,
+    Refused,
+}
+
+/// One session, alive or remembered.
+#[derive(Clone)]
+struct Session {
+    /// The change that ended it, if it is gone; `None`: its lifetime did.
+    gone: Option<Option<ChangeId>>,
+    version: ChangeId,
+    birth: ChangeId,
+    saved: u64,
+    content: Content,
+    times: Times,
+    mtime_ns: i64,
+    mode: u32,
+    size_bytes: u64,
+    form: Form,
+    sealed: Bytes,
+    /// When nothing will be remembered of it.
+    kept_until: u64,
+}
+
+struct Model {
+    limits: Lifetimes,
+    now: u64,
+    sessions: BTreeMap<Alias, Session>,
+}
+
+impl Model {
+    fn pass(&mut self, ms: u64) {
+        self.now += ms;
+        let now = self.now;
+        self.sessions.retain(|_, session| now < session.kept_until);
+    }
+
+    /// The living session of that name; one whose lifetime is over ends here.
+    fn living(&mut self, alias: &Alias) -> Option<&mut Session> {
+        let (limits, now) = (self.limits, self.now);
+        let session = self.sessions.get_mut(alias)?;
+        if session.gone.is_none()
+            && limits.ended(session.content.class, session.times, now).is_some()
+        {
+            session.end(None, &limits, now);
+        }
+        session.gone.is_none().then_some(session)
+    }
+
+    fn meta(&self, session: &Session) -> Meta {
+        Meta {
+            version: session.version,
+            birth: session.birth,
+            mtime_ns: session.mtime_ns,
+            mode: session.mode,
+            size_bytes: session.size_bytes,
+            class: session.content.class,
+            form: session.form,
+            left_ms: self.limits.end_ms(session.content.class, session.times) - self.now,
+        }
+    }
+
+    fn fetch(&mut self, alias: &Alias) -> Option<(Meta, Bytes)> {
+        let session = self.living(alias)?.clone();
+        Some((self.meta(&session), session.sealed))
+    }
+
+    fn list(&mut self) -> BTreeMap<usize, Meta> {
+        (0..SESSIONS).filter_map(|session| Some((session, self.fetch(&name(session))?.0))).collect()
+    }
+
+    fn touch(&mut self, alias: &Alias) {
+        let (limits, now) = (self.limits, self.now);
+        let Some(session) = self.living(alias) else { return };
+        // A first opening counts as later than the save, if only by a millisecond.
+        let least = session.times.activity_ms + u64::from(!session.times.opened);
+        session.times.activity_ms = least.max(now);
+        session.times.opened = true;
+        let end_ms = limits.end_ms(session.content.class, session.times);
+        if session.kept_until < end_ms + limits.grace_ms {
+            session.keep(&limits);
+        }
+    }
+
+    fn amend(&mut self, amend: &Amend) -> Option<Meta> {
+        let now = self.now;
+        let session = self.living(&amend.alias)?;
+        session.version = amend.stamp.id;
+        session.saved = now;
+        session.mode = amend.mode.unwrap_or(session.mode);
+        if let Some(Mtime::Ns(ns)) = amend.mtime {
+            session.mtime_ns = ns;
+        }
+        let session = session.clone();
+        Some(self.meta(&session))
+    }
+
+    fn unlink(&mut self, unlink: &Unlink, again: bool) -> Unlinked {
+        for alias in std::iter::once(&unlink.alias).chain(&unlink.listed) {
+            let Some(session) = self.sessions.get(alias) else { continue };
+            let done = session.gone == Some(Some(unlink.stamp.id));
+            if again && session.gone.is_none() && session.saved > unlink.stamp.first_ms {
+                return Unlinked::Superseded;
+            }
+            let birth = session.birth;
+            let (limits, now) = (self.limits, self.now);
+            if let Some(session) = self.living(alias) {
+                session.end(Some(unlink.stamp.id), &limits, now);
+            } else if !done {
+                continue;
+            }
+            return Unlinked::Gone { alias: alias.clone(), birth };
+        }
+        Unlinked::Absent
+    }
+
+    fn publish(&mut self, publish: &Publish, again: bool) -> Outcome {
+        let id = publish.stamp.id;
+        if let Some(old) = self.sessions.get(&publish.alias) {
+            if old.gone.is_none() && old.version == id {
+                let old = old.clone();
+                // A reply that was lost is given again, also when the life is over since.
+                let end_ms = self.limits.end_ms(old.content.class, old.times);
+                let left_ms = end_ms.saturating_sub(self.now);
+                return Outcome::Taken(Meta { left_ms, ..self.meta_at_end(&old) });
+            }
+            if again && old.saved > publish.stamp.first_ms {
+                return Outcome::Superseded;
+            }
+        }
+        let old_alive = self.living(&publish.alias).is_some();
+        let old = self.sessions.get(&publish.alias).cloned();
+        let Some(goes_on) = goes_on(publish, old.as_ref(), old_alive) else {
+            return Outcome::Refused;
+        };
+        let mut new = Session {
+            gone: None,
+            version: id,
+            birth: id,
+            saved: self.now,
+            content: publish.content.clone(),
+            times: Times { login_ms: self.now, activity_ms: self.now, opened: false },
+            mtime_ns: i64::try_from(self.now).expect("of this century") * 1_000_000,
+            mode: old.as_ref().filter(|_| old_alive).map_or(0o644, |old| old.mode),
+            size_bytes: publish.size_bytes,
+            form: publish.form,
+            sealed: publish.sealed.clone(),
+            kept_until: 0,
+        };
+        if let Some(old) = old.filter(|_| goes_on) {
+            new.birth = old.birth;
+            new.times.opened = old.times.opened || publish.opened == Opened::Birth(old.birth);
+            if old.content.class == new.content.class {
+                new.times.login_ms = old.times.login_ms;
+            }
+            if publish.passive {
+                new.times.activity_ms = old.times.activity_ms;
+            }
+        } else if new.content.class == Class::Authenticated
+            && let Some(sibling) = publish.sibling.as_ref().and_then(|s| self.sessions.get(s))
+            && sibling.content.uid == new.content.uid
+            && sibling.content.class == Class::Authenticated
+        {
+            new.times.login_ms = sibling.times.login_ms;
+            if publish.passive {
+                new.times.activity_ms = sibling.times.activity_ms;
+            }
+        }
+        if self.limits.ended(new.content.class, new.times, self.now).is_some() {
+            return Outcome::Refused;
+        }
+        new.keep(&self.limits);
+        let meta = self.meta(&new);
+        self.sessions.insert(publish.alias.clone(), new);
+        Outcome::Taken(meta)
+    }
+
+    /// The meta of one that may have ended.
+    fn meta_at_end(&self, session: &Session) -> Meta {
+        let now = self.now.min(self.limits.end_ms(session.content.class, session.times));
+        Self { limits: self.limits, now, sessions: BTreeMap::new() }.meta(session)
+    }
+}
+
+/// Whether the life of `old` goes on with this save; `None` if it may not be made.
+fn goes_on(publish: &Publish, old: Option<&Session>, alive: bool) -> Option<bool> {
+    let opened_another =
+        |old: &Session| matches!(publish.opened, Opened::Birth(birth) if birth != old.birth);
+    match (publish.content.class, old) {
+        (Class::Anonymous, Some(old)) if alive => {
+            let over_authenticated = old.content.class == Class::Authenticated;
+            (!over_authenticated || !publish.doubtful).then_some(!over_authenticated)
+        }
+        (Class::Anonymous, _) => Some(false),
+        (Class::Authenticated, Some(old)) => {
+            let may = alive || publish.own_unlink == Some(old.birth);
+            (may && !opened_another(old)).then_some(true)
+        }
+        (Class::Authenticated, None) => (publish.opened == Opened::Never).then_some(false),
+    }
+}
+
+impl Session {
+    fn end(&mut self, by: Option<ChangeId>, limits: &Lifetimes, now: u64) {
+        self.gone = Some(by);
+        self.saved = now;
+        self.size_bytes = 0;
+        self.kept_until = now + limits.tombstone_ms;
+    }
+
+    /// Kept for its life, half an idle time more, and the grace.
+    fn keep(&mut self, limits: &Lifetimes) {
+        let idle_ms = match self.content.class {
+            Class::Authenticated => limits.idle_ms,
+            Class::Anonymous if self.times.opened => limits.anonymous_idle_ms,
+            Class::Anonymous => limits.anonymous_idle_ms.min(limits.anonymous_unopened_ms),
+        };
+        let later = Times { activity_ms: self.times.activity_ms + idle_ms / 2, ..self.times };
+        let until = limits.end_ms(self.content.class, later) + limits.grace_ms;
+        // As the clock of keys goes: see `PASS`.
+        self.kept_until = until / (UNIT / 2) * (UNIT / 2);
+    }
+}

@@ -1,0 +1,772 @@
+//! How `sessionfs mount` starts and ends: every bad input has its exit code and its one line, and
+//! whatever happens, nothing stays mounted and no process stays.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(clippy::unnecessary_debug_formatting, reason = "a path's debug form is a TOML string")]
+
+#[path = "mount_start/lab.rs"]
+mod lab;
+
+use std::ffi::OsString;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::signal::Signal;
+use sessionfs::exit::ExitCode;
+
+use lab::{Keeper, Lab, OwnRedis, in_namespace, kill_hard, status, wait_gone};
+
+/// The command fails with this code and one line that has all these words, and leaves nothing.
+#[track_caller]
+fn fails(lab: &Lab, command: Command, code: ExitCode, expected: &[&str]) {
+    let (status, said) = Keeper::start(command).wait();
+    let told: Vec<_> = said.iter().filter(|line| line.starts_with("sessionfs: ")).collect();
+    assert_eq!(status.code(), Some(u8::from(code).into()), "{said:#?}");
+    assert_eq!(told.len(), 1, "{said:#?}");
+    assert_eq!(said.last(), told.last().copied(), "{said:#?}");
+    for word in expected {
+        assert!(told[0].contains(word), "'{word}' is not in: {}", told[0]);
+    }
+    lab.assert_clean();
+}
+
+/// The same for `mount` with this configuration.
+#[track_caller]
+fn refuses(config: &str, code: ExitCode, expected: &[&str]) {
+    let lab = Lab::new();
+    fails(&lab, lab.mount_command(config), code, expected);
+}
+
+/// The same for `mount` with a Redis at this address.
+#[track_caller]
+fn refuses_redis(lab: &Lab, url: &str, code: ExitCode, expected: &[&str]) {
+    let config = format!("[redis]\nurl = {url:?}\nstart_wait = \"300ms\"\n");
+    fails(lab, lab.mount_command(&config), code, expected);
+}
+
+mod configuration {
+    use super::*;
+
+    #[test]
+    fn an_unknown_key() {
+        refuses(
+            "[lifetime]\nidel = \"1h\"",
+            ExitCode::UnknownKey,
+            &["sessionfs.toml", "'lifetime.idel'", "did you mean 'lifetime.idle'?"],
+        );
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read() {
+        let lab = Lab::new();
+        for file in [lab.path("missing.toml"), lab.path("mnt")] {
+            let command = lab.command([
+                OsString::from("mount"),
+                lab.mountpoint().into(),
+                "--config".into(),
+                file.clone().into(),
+            ]);
+            fails(&lab, command, ExitCode::UnreadableFile, &[file.to_str().unwrap(), "--config"]);
+        }
+    }
+
+    #[test]
+    fn a_password_file_that_cannot_be_read() {
+        refuses(
+            "[redis]\nurl = \"redis://h\"\npassword_file = \"/nonexistent/secret\"",
+            ExitCode::UnreadableFile,
+            &["redis.password_file", "/nonexistent/secret"],
+        );
+    }
+
+    #[test]
+    fn a_bad_value() {
+        refuses("owner = ", ExitCode::BadValue, &["sessionfs.toml:1: "]);
+        refuses("mode = \"rwx\"", ExitCode::BadValue, &["mode: 'rwx'"]);
+        refuses("[lifetime]\nidle = \"1\"", ExitCode::BadValue, &["lifetime.idle: '1'"]);
+        refuses("log = \"sessionfs=loud\"", ExitCode::BadValue, &["log filter 'sessionfs=loud'"]);
+        refuses("[worker]\nuser = \"root\"", ExitCode::BadValue, &["worker.user: 'root'"]);
+    }
+
+    #[test]
+    fn a_bad_url_is_not_repeated() {
+        for url in ["localhost:6379", "http://:secret@h", "redis://:secret@"] {
+            let lab = Lab::new();
+            let mut command = lab.mount_command("");
+            command.args(["--redis", url]);
+            let (_, said) = Keeper::start(command).wait();
+            assert!(!said.concat().contains("secret"), "{said:#?}");
+            refuses_redis(&lab, url, ExitCode::BadUrl, &["redis://HOST:PORT/DB"]);
+        }
+    }
+
+    #[test]
+    fn a_user_that_does_not_exist() {
+        refuses(
+            "owner = \"no-such\"",
+            ExitCode::UnknownUser,
+            &["owner: there is no user 'no-such'"],
+        );
+        refuses("group = \"no-such\"", ExitCode::UnknownUser, &["group: there is no group"]);
+        refuses(
+            "[worker]\nuser = \"no-such\"",
+            ExitCode::UnknownUser,
+            &["worker.user: there is no"],
+        );
+    }
+
+    #[test]
+    fn a_command_line_that_is_none() {
+        let lab = Lab::new();
+        for (arguments, expected) in [
+            (&["mount"][..], "<DIR>"),
+            (&["mount", "/x", "--rediss"], "--rediss"),
+            (&["mout", "/x"], "mount"),
+            (&[], "sessionfs --help"),
+            (
+                &["worker", "--status-fd", "1", "--config-fd", "2", "--fuse-fd", "3"],
+                "sessionfs mount",
+            ),
+        ] {
+            fails(&lab, lab.command(arguments), ExitCode::Usage, &[expected]);
+        }
+    }
+}
+
+mod mountpoint {
+    use super::*;
+
+    #[test]
+    fn is_missing() {
+        let lab = Lab::new();
+        let command = lab.mount_command("");
+        std::fs::remove_dir(lab.mountpoint()).unwrap();
+        let mountpoint = lab.mountpoint();
+        let words = &[mountpoint.to_str().unwrap(), "mkdir -p"];
+        fails(&lab, command, ExitCode::MountpointMissing, words);
+    }
+
+    #[test]
+    fn is_no_directory() {
+        let lab = Lab::new();
+        let command = lab.mount_command("");
+        std::fs::remove_dir(lab.mountpoint()).unwrap();
+        std::fs::write(lab.mountpoint(), "").unwrap();
+        fails(&lab, command, ExitCode::NotADirectory, &["is not a directory"]);
+    }
+
+    #[test]
+    fn is_not_empty_and_stays_as_it_is() {
+        let lab = Lab::new();
+        let file = lab.mountpoint().join("precious");
+        std::fs::write(&file, "kept").unwrap();
+        let mode = lab.mountpoint().metadata().unwrap().mode();
+        fails(&lab, lab.mount_command(""), ExitCode::NotEmpty, &["move its content away"]);
+        assert_eq!(std::fs::read_to_string(file).unwrap(), "kept");
+        assert_eq!(lab.mountpoint().metadata().unwrap().mode(), mode);
+    }
+
+    #[test]
+    fn has_something_mounted_already() {
+        let lab = Lab::new();
+        mount(Some("t"), &lab.mountpoint(), Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+        let (status, said) = Keeper::start(lab.mount_command("")).wait();
+        assert_eq!(status.code(), Some(u8::from(ExitCode::AlreadyMounted).into()));
+        assert!(said.last().unwrap().contains("already mounted (tmpfs)"), "{said:?}");
+        umount2(&lab.mountpoint(), MntFlags::empty()).unwrap();
+        lab.assert_clean();
+    }
+
+    #[test]
+    fn is_served_by_another_daemon() {
+        let lab = Lab::new();
+        let keeper = lab.mount("");
+        let (status, said) = Keeper::start(lab.mount_command("")).wait();
+        assert_eq!(status.code(), Some(u8::from(ExitCode::SecondDaemon).into()));
+        let pid = format!("(pid {})", keeper.pid());
+        assert!(said.last().unwrap().contains(&pid), "{said:?}");
+        assert_eq!(lab.mounts().len(), 1);
+        keeper.end(Signal::SIGTERM);
+        lab.assert_clean();
+    }
+}
+
+mod host {
+    use super::*;
+
+    #[test]
+    fn not_root() {
+        let lab = Lab::new();
+        let mut command = lab.mount_command("");
+        let program = lab.path("sessionfs");
+        std::fs::copy(command.get_program(), &program).unwrap();
+        let arguments: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
+        command = Command::new(program);
+        command.args(arguments).stdin(Stdio::null()).uid(65534).gid(65534);
+        fails(&lab, command, ExitCode::NotRoot, &["needs root"]);
+    }
+
+    #[test]
+    fn no_dev_fuse() {
+        let lab = Lab::new();
+        let mut command = lab.mount_command("staging_dir = \"/dev/staging\"");
+        in_namespace(&mut command, || {
+            mount(Some("t"), "/dev", Some("tmpfs"), MsFlags::empty(), None::<&str>)
+        });
+        fails(&lab, command, ExitCode::NoFuse, &["/dev/fuse", "modprobe fuse"]);
+    }
+
+    #[test]
+    fn the_kernel_refuses_the_mount() {
+        let lab = Lab::new();
+        let mut command = lab.mount_command("");
+        in_namespace(&mut command, || {
+            mount(Some("/dev/null"), "/dev/fuse", None::<&str>, MsFlags::MS_BIND, None::<&str>)
+        });
+        let mountpoint = lab.mountpoint();
+        fails(&lab, command, ExitCode::MountRefused, &[mountpoint.to_str().unwrap()]);
+    }
+
+    #[test]
+    fn staging_is_not_on_a_tmpfs() {
+        let lab = Lab::new();
+        let dir = lab.path("staging");
+        let config = format!("staging_dir = {dir:?}");
+        fails(
+            &lab,
+            lab.mount_command(&config),
+            ExitCode::Staging,
+            &[dir.to_str().unwrap(), "tmpfs"],
+        );
+    }
+
+    #[test]
+    fn staging_that_others_can_write_to() {
+        let lab = Lab::new();
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o777)).unwrap();
+        let config = format!("staging_dir = {:?}", dir.path());
+        fails(&lab, lab.mount_command(&config), ExitCode::Staging, &["written to by others"]);
+    }
+
+    #[test]
+    fn staging_that_the_worker_cannot_reach() {
+        let lab = Lab::new();
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o700)).unwrap();
+        let config = format!("staging_dir = {:?}", dir.path());
+        let words = &["cannot use", dir.path().to_str().unwrap(), "chmod o+x"];
+        fails(&lab, lab.mount_command(&config), ExitCode::WorkerRights, words);
+    }
+}
+
+mod redis {
+    use super::*;
+
+    #[test]
+    fn cannot_be_reached() {
+        let lab = Lab::new();
+        let url = format!("unix:{}", lab.path("none.sock").display());
+        refuses_redis(&lab, &url, ExitCode::RedisUnreachable, &["none.sock", "300ms"]);
+    }
+
+    #[test]
+    fn refuses_the_connection() {
+        let lab = Lab::new();
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let url = format!("redis://127.0.0.1:{port}");
+        let words = &[url.as_str(), "refused"];
+        refuses_redis(&lab, &url, ExitCode::RedisUnreachable, words);
+    }
+
+    #[test]
+    fn never_answers() {
+        let lab = Lab::new();
+        // Accepts by its queue, and says nothing.
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("redis://{}", silent.local_addr().unwrap());
+        refuses_redis(&lab, &url, ExitCode::RedisUnreachable, &[&url]);
+    }
+
+    /// Answers every request with these bytes, once for each connection.
+    fn impostor(answer: &'static [u8]) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("redis://{}", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().map_while(Result::ok) {
+                std::thread::spawn(move || {
+                    let mut buffer = [0; 4096];
+                    while matches!(stream.read(&mut buffer), Ok(1..)) {
+                        // One answer for each command: they begin with a star.
+                        let commands = buffer.split(|b| *b == b'*').skip(1).count();
+                        for _ in 0..commands.max(1) {
+                            if stream.write_all(answer).is_err() {
+                                return;
+                            }
+                        }
+                        buffer.fill(0);
+                    }
+                });
+            }
+        });
+        url
+    }
+
+    #[test]
+    fn is_too_old() {
+        let lab = Lab::new();
+        let url = impostor(b"-ERR unknown command `HELLO`, with args beginning with: \r\n");
+        refuses_redis(&lab, &url, ExitCode::RedisTooOld, &[&url, "6.0 or newer"]);
+    }
+
+    #[test]
+    fn is_something_else() {
+        let lab = Lab::new();
+        let url = impostor(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+        refuses_redis(&lab, &url, ExitCode::NotRedis, &[&url, "does not speak"]);
+    }
+
+    #[test]
+    fn refuses_the_password() {
+        let lab = Lab::new();
+        let _redis = OwnRedis::start(&lab, &["--requirepass", "right"]);
+        let url = OwnRedis::url(&lab);
+        refuses_redis(&lab, &url, ExitCode::RedisPassword, &["redis.password_file"]);
+        let wrong = format!("{url}?pass=wrong");
+        refuses_redis(&lab, &wrong, ExitCode::RedisPassword, &["correct redis.username"]);
+        let right = format!("[redis]\nurl = \"{url}?pass=right\"");
+        lab.mount(&right).end(Signal::SIGTERM);
+    }
+
+    #[test]
+    fn has_no_such_database() {
+        let lab = Lab::new();
+        let _redis = OwnRedis::start(&lab, &[]);
+        let url = format!("{}?db=99", OwnRedis::url(&lab));
+        refuses_redis(&lab, &url, ExitCode::RedisRefuses, &["out of range", "correct redis.url"]);
+    }
+
+    #[test]
+    fn has_a_socket_that_the_worker_may_not_use() {
+        let lab = Lab::new();
+        let _redis = OwnRedis::start(&lab, &["--unixsocketperm", "700"]);
+        let url = OwnRedis::url(&lab);
+        refuses_redis(&lab, &url, ExitCode::WorkerRights, &["no right", "own.sock"]);
+    }
+
+    #[test]
+    fn is_waited_for_at_the_first_start() {
+        let lab = Lab::new();
+        let config = format!("[redis]\nurl = {:?}", OwnRedis::url(&lab));
+        let keeper = Keeper::start(lab.mount_command(&config));
+        keeper.wait_log("waiting for Redis at");
+        assert_eq!(lab.mounts(), Vec::<String>::new(), "nothing is mounted before Redis answers");
+        let redis = OwnRedis::start(&lab, &[]);
+        keeper.wait_ready();
+        keeper.end(Signal::SIGTERM);
+        drop(redis);
+        lab.assert_clean();
+    }
+
+    #[test]
+    fn a_signal_ends_the_wait() {
+        let lab = Lab::new();
+        let config = format!("[redis]\nurl = {:?}", OwnRedis::url(&lab));
+        let keeper = Keeper::start(lab.mount_command(&config));
+        keeper.wait_log("waiting for Redis at");
+        keeper.end(Signal::SIGINT);
+        lab.assert_clean();
+    }
+}
+
+mod private_redis {
+    use super::*;
+
+    #[test]
+    fn there_is_no_program() {
+        let lab = Lab::new();
+        let config = format!("[private_redis]\nserver = \"/nonexistent\"\ndir = {:?}", lab.state());
+        let words = &["'/nonexistent'", "install redis-server"];
+        fails(&lab, lab.mount_command(&config), ExitCode::NoRedisServer, words);
+        let mut command = lab.mount_command("");
+        command.env("PATH", "");
+        in_namespace(&mut command, || {
+            for program in ["redis-server", "valkey-server"] {
+                for directory in ["/usr/bin", "/usr/local/bin", "/usr/sbin", "/usr/local/sbin"] {
+                    let path = format!("{directory}/{program}");
+                    match mount(
+                        Some("/dev/null"),
+                        path.as_str(),
+                        None::<&str>,
+                        MsFlags::MS_BIND,
+                        None::<&str>,
+                    ) {
+                        Ok(()) | Err(nix::errno::Errno::ENOENT) => {}
+                        Err(e) => return Err(e),
+                    }
+                }
+            }
+            Ok(())
+        });
+        fails(&lab, command, ExitCode::NoRedisServer, &["install redis-server", "--redis"]);
+    }
+
+    #[test]
+    fn it_does_not_start() {
+        let lab = Lab::new();
+        let config = format!("[private_redis]\nserver = \"/bin/false\"\ndir = {:?}", lab.state());
+        let words = &[lab.state().to_str().unwrap().to_owned(), "ended at once".to_owned()];
+        let words: Vec<_> = words.iter().map(String::as_str).collect();
+        fails(&lab, lab.mount_command(&config), ExitCode::PrivateRedis, &words);
+    }
+
+    #[test]
+    fn its_directory_is_too_deep_for_a_socket() {
+        let lab = Lab::new();
+        let dir = lab.path(&"x".repeat(120));
+        let config = format!("[private_redis]\ndir = {dir:?}");
+        fails(&lab, lab.mount_command(&config), ExitCode::BadValue, &["shorter path"]);
+    }
+
+    #[test]
+    fn its_user_cannot_reach_the_directory() {
+        let lab = Lab::new();
+        let closed = lab.path("closed");
+        std::fs::create_dir(&closed).unwrap();
+        std::fs::set_permissions(&closed, PermissionsExt::from_mode(0o700)).unwrap();
+        let config = format!("[private_redis]\ndir = {:?}", closed.join("state"));
+        fails(
+            &lab,
+            lab.mount_command(&config),
+            ExitCode::WorkerRights,
+            &["cannot enter", "closed"],
+        );
+    }
+
+    #[test]
+    fn its_directory_belongs_to_somebody_else() {
+        let lab = Lab::new();
+        std::fs::create_dir(lab.state()).unwrap();
+        std::os::unix::fs::chown(lab.state(), Some(12345), Some(12345)).unwrap();
+        fails(&lab, lab.mount_command(""), ExitCode::WorkerRights, &["uid 12345", "chown -R"]);
+    }
+
+    #[test]
+    fn survives_a_restart_with_its_data() {
+        let lab = Lab::new();
+        let keeper = lab.mount("");
+        assert_eq!(lab.state().metadata().unwrap().mode() & 0o777, 0o700);
+        assert_ne!(status(lab.redis_pids()[0], "Uid").split_whitespace().next(), Some("0"));
+        assert_eq!(lab.redis("SET kept 1"), "+OK");
+        keeper.end(Signal::SIGTERM);
+        lab.assert_clean();
+        let keeper = lab.mount("");
+        assert_eq!(lab.redis("GET kept"), "$1\r\n1");
+        keeper.end(Signal::SIGTERM);
+        lab.assert_clean();
+    }
+
+    #[test]
+    fn is_found_again_after_its_keeper_was_killed_and_is_not_doubled() {
+        let lab = Lab::new();
+        let keeper = lab.mount("");
+        let before = lab.redis_pids();
+        assert_eq!(before.len(), 1);
+        assert_eq!(lab.redis("SET kept 1"), "+OK");
+        keeper.kill();
+        let keeper = lab.mount("");
+        assert_eq!(lab.redis_pids(), before);
+        assert_eq!(lab.redis("GET kept"), "$1\r\n1");
+        // Adopted or not, it is stopped with its last user.
+        keeper.end(Signal::SIGTERM);
+        lab.assert_clean();
+    }
+
+    #[test]
+    fn is_replaced_after_its_own_crash_with_its_data() {
+        let lab = Lab::new();
+        let keeper = lab.mount("");
+        let worker = keeper.worker();
+        assert_eq!(lab.redis("SET kept 1"), "+OK");
+        for _ in 0..3 {
+            kill_hard(lab.redis_pids()[0]);
+            keeper.wait_log("the private Redis died");
+            keeper.wait_log("the private Redis is back");
+            assert_eq!(lab.redis_pids().len(), 1);
+            assert_eq!(lab.redis("GET kept"), "$1\r\n1");
+        }
+        assert_eq!(keeper.worker(), worker, "the worker goes on");
+        keeper.end(Signal::SIGTERM);
+        lab.assert_clean();
+    }
+
+    #[test]
+    fn is_replaced_when_it_was_adopted_too() {
+        let lab = Lab::new();
+        lab.mount("").kill();
+        let keeper = lab.mount("");
+        kill_hard(lab.redis_pids()[0]);
+        keeper.wait_log("the private Redis is back");
+        assert_eq!(lab.redis_pids().len(), 1);
+        keeper.end(Signal::SIGTERM);
+        lab.assert_clean();
+    }
+
+    #[test]
+    fn is_shared_by_two_mounts_and_stopped_by_the_last() {
+        let lab = Lab::new();
+        let first = lab.mount("");
+        let other = lab.path("other");
+        std::fs::create_dir(&other).unwrap();
+        let second = Keeper::start(lab.command([
+            OsString::from("mount"),
+            other.into(),
+            "--config".into(),
+            lab.configure("").into(),
+        ]));
+        second.wait_ready();
+        let pids = lab.redis_pids();
+        assert_eq!(pids.len(), 1);
+        first.end(Signal::SIGTERM);
+        assert_eq!(lab.redis_pids(), pids, "it goes on for the other");
+        kill_hard(pids[0]);
+        second.wait_log("the private Redis is back");
+        second.end(Signal::SIGTERM);
+        lab.assert_clean();
+    }
+
+    #[test]
+    fn a_stale_socket_is_replaced() {
+        let lab = Lab::new();
+        lab.mount("").end(Signal::SIGTERM);
+        drop(std::os::unix::net::UnixListener::bind(lab.state().join("redis.sock")).unwrap());
+        lab.mount("").end(Signal::SIGTERM);
+        lab.assert_clean();
+    }
+
+    #[test]
+    fn somebody_elses_socket_is_not_taken_for_it() {
+        let lab = Lab::new();
+        lab.mount("").end(Signal::SIGTERM);
+        let redis = OwnRedis::start(&lab, &[]);
+        std::os::unix::fs::symlink(lab.path("own.sock"), lab.state().join("redis.sock")).unwrap();
+        let (status, said) = Keeper::start(lab.mount_command("")).wait();
+        assert_eq!(status.code(), Some(u8::from(ExitCode::PrivateRedis).into()), "{said:?}");
+        assert!(said.last().unwrap().contains("runs as uid 0"), "{said:?}");
+        assert_eq!(lab::ask(&lab.path("own.sock"), "ECHO alive"), "$5\r\nalive");
+        drop(redis);
+    }
+}
+
+mod worker {
+    use super::*;
+
+    #[test]
+    fn has_no_right_that_an_ordinary_user_lacks() {
+        let lab = Lab::new();
+        let keeper = lab.mount("");
+        let worker = keeper.worker();
+        for field in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+            assert_eq!(u64::from_str_radix(&status(worker, field), 16), Ok(0), "{field}");
+        }
+        assert_eq!(status(worker, "NoNewPrivs"), "1");
+        assert_eq!(status(worker, "Groups"), "");
+        for field in ["Uid", "Gid"] {
+            assert!(status(worker, field).split_whitespace().all(|id| id != "0"), "{field}");
+        }
+        let environment = std::fs::read(format!("/proc/{worker}/cmdline")).unwrap();
+        assert!(!String::from_utf8_lossy(&environment).contains("redis"));
+        keeper.end(Signal::SIGTERM);
+    }
+
+    #[test]
+    fn its_password_is_in_no_argument_and_no_environment() {
+        let lab = Lab::new();
+        let _redis = OwnRedis::start(&lab, &["--requirepass", "s3cret"]);
+        std::fs::write(lab.path("password"), "s3cret\n").unwrap();
+        let config = format!(
+            "[redis]\nurl = {:?}\npassword_file = {:?}",
+            OwnRedis::url(&lab),
+            lab.path("password")
+        );
+        let keeper = lab.mount(&config);
+        for pid in [keeper.pid(), keeper.worker()] {
+            for file in ["cmdline", "environ"] {
+                let text = std::fs::read(format!("/proc/{pid}/{file}")).unwrap();
+                assert!(!String::from_utf8_lossy(&text).contains("s3cret"));
+            }
+        }
+        let said = keeper.end(Signal::SIGTERM);
+        assert!(!said.concat().contains("s3cret"));
+    }
+
+    #[test]
+    fn is_replaced_by_a_fresh_one_when_it_dies() {
+        let lab = Lab::new();
+        let keeper = lab.mount("");
+        for _ in 0..3 {
+            let worker = keeper.worker();
+            kill_hard(worker);
+            keeper.wait_log("worker_died");
+            keeper.wait_ready();
+            assert_ne!(keeper.worker(), worker);
+            assert_eq!(lab.mounts().len(), 1);
+            assert!(lab.mountpoint().metadata().unwrap().is_dir());
+        }
+        keeper.end(Signal::SIGTERM);
+        lab.assert_clean();
+    }
+
+    #[test]
+    fn is_replaced_even_while_redis_is_away() {
+        let lab = Lab::new();
+        let redis = OwnRedis::start(&lab, &[]);
+        let config = format!("[redis]\nurl = {:?}", OwnRedis::url(&lab));
+        let keeper = lab.mount(&config);
+        drop(redis);
+        kill_hard(keeper.worker());
+        keeper.wait_ready();
+        keeper.end(Signal::SIGTERM);
+        lab.assert_clean();
+    }
+
+    #[test]
+    fn dies_with_its_keeper_and_the_next_one_replaces_the_dead_mount() {
+        let lab = Lab::new();
+        let keeper = lab.mount("");
+        let worker = keeper.worker();
+        keeper.kill();
+        wait_gone(worker);
+        let error = nix::sys::statfs::statfs(&lab.mountpoint()).unwrap_err();
+        assert_eq!(error, nix::errno::Errno::ENOTCONN);
+        let keeper = Keeper::start(lab.mount_command(""));
+        keeper.wait_log("a mount left dead by an earlier sessionfs is replaced");
+        keeper.wait_ready();
+        assert_eq!(lab.mounts().len(), 1);
+        keeper.end(Signal::SIGTERM);
+        lab.assert_clean();
+    }
+
+    #[test]
+    fn leaves_the_end_to_its_keeper() {
+        let lab = Lab::new();
+        let keeper = lab.mount("");
+        let worker = keeper.worker();
+        for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(worker), signal).unwrap();
+        }
+        assert_eq!(keeper.worker(), worker);
+        assert!(lab.mountpoint().metadata().is_ok());
+        keeper.end(Signal::SIGTERM);
+        lab.assert_clean();
+    }
+}
+
+mod end {
+    use super::*;
+
+    #[test]
+    fn when_the_first_worker_dies() {
+        let lab = Lab::new();
+        let config = format!("[redis]\nurl = {:?}", OwnRedis::url(&lab));
+        let keeper = Keeper::start(lab.mount_command(&config));
+        keeper.wait_log("waiting for Redis at");
+        kill_hard(keeper.worker());
+        let (status, said) = keeper.wait();
+        assert_eq!(status.code(), Some(u8::from(ExitCode::WorkerFailed).into()), "{said:#?}");
+        assert!(said.last().unwrap().contains("signal 9"), "{said:#?}");
+        lab.assert_clean();
+    }
+
+    #[test]
+    fn not_because_nobody_reads_the_log() {
+        let lab = Lab::new();
+        let mut keeper = lab.mount("");
+        keeper.close_log();
+        kill_hard(keeper.worker());
+        keeper.wait_ready();
+        keeper.end(Signal::SIGTERM);
+        lab.assert_clean();
+    }
+
+    #[test]
+    fn by_each_signal_leaves_nothing() {
+        for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+            let lab = Lab::new();
+            let keeper = lab.mount("");
+            assert_eq!(lab.staging().len(), 1);
+            keeper.end(signal);
+            lab.assert_clean();
+        }
+    }
+
+    #[test]
+    fn while_the_mount_is_in_use() {
+        let lab = Lab::new();
+        let keeper = lab.mount("");
+        let held = std::fs::File::open(lab.mountpoint()).unwrap();
+        let said = keeper.end(Signal::SIGTERM);
+        assert!(said.iter().any(|line| line.contains("detached")), "{said:#?}");
+        lab.assert_clean();
+        drop(held);
+    }
+
+    #[test]
+    fn by_the_unmount_command() {
+        let lab = Lab::new();
+        let keeper = lab.mount("");
+        let unmount = || lab.command([OsString::from("unmount"), lab.mountpoint().into()]);
+        let (status, said) = Keeper::start(unmount()).wait();
+        assert!(status.success(), "{said:#?}");
+        let (status, said) = keeper.wait();
+        assert!(status.success(), "{said:#?}");
+        lab.assert_clean();
+        fails(&lab, unmount(), ExitCode::NotMounted, &["findmnt"]);
+    }
+
+    #[test]
+    fn the_unmount_command_clears_a_dead_mount() {
+        let lab = Lab::new();
+        let keeper = lab.mount("");
+        let worker = keeper.worker();
+        keeper.kill();
+        wait_gone(worker);
+        let (status, said) =
+            Keeper::start(lab.command([OsString::from("unmount"), lab.mountpoint().into()])).wait();
+        assert!(status.success(), "{said:#?}");
+        assert_eq!(lab.mounts(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn by_a_plain_umount() {
+        let lab = Lab::new();
+        let keeper = lab.mount("");
+        umount2(&lab.mountpoint(), MntFlags::empty()).unwrap();
+        let (status, said) = keeper.wait();
+        assert!(status.success(), "{said:#?}");
+        lab.assert_clean();
+    }
+
+    #[test]
+    fn the_directory_below_cannot_be_used_by_odoo() {
+        let lab = Lab::new();
+        std::os::unix::fs::chown(lab.mountpoint(), Some(12345), Some(12345)).unwrap();
+        lab.mount("").end(Signal::SIGTERM);
+        let below = lab.mountpoint().metadata().unwrap();
+        assert_eq!((below.uid(), below.mode() & 0o777), (0, 0));
+    }
+}
+
+#[test]
+fn the_tree_belongs_to_whom_it_is_given() {
+    let lab = Lab::new();
+    let keeper = lab.mount("owner = \"12345\"\ngroup = \"54321\"\nmode = \"0750\"");
+    let root = lab.mountpoint().metadata().unwrap();
+    assert_eq!((root.uid(), root.gid(), root.mode()), (12345, 54321, 0o040_750));
+    keeper.end(Signal::SIGTERM);
+    lab.assert_clean();
+}

@@ -1,0 +1,300 @@
+"""The machine under test: one PostgreSQL, one Redis, two sessionfs, two Odoos. All of it in namespaces of its own."""
+import ctypes
+import os
+import re
+import signal
+import subprocess
+import threading
+import time
+
+from redis_wire import Redis
+
+MS_PRIVATE_RECURSIVE = (1 << 18) | (1 << 14)
+MS_BIND_RECURSIVE = (1 << 12) | (1 << 14)
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def mount(source, target, kind, flags=0, data=None):
+    if libc.mount(source.encode(), target.encode(), kind and kind.encode(), ctypes.c_ulong(flags), data and data.encode()):
+        error = ctypes.get_errno()
+        raise OSError(error, f"mount {kind} on {target}: {os.strerror(error)}")
+
+
+def mounts_at(path):
+    with open("/proc/self/mountinfo") as table:
+        return [line for line in table if line.split()[4] == path]
+
+
+def poll(condition, what, timeout_s):
+    """For what announces itself nowhere else. Short steps, a deadline, the reason in the error."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what}: not within {timeout_s} s")
+        time.sleep(0.02)
+
+
+class Process:
+    """A child whose output goes to a file, and whose announcements can be awaited."""
+
+    def __init__(self, name, argv, logs, **popen):
+        self.name = name
+        self.log = os.path.join(logs, name + ".log")
+        self.lines = []
+        self.news = threading.Condition()
+        self.child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                      start_new_session=True, **popen)
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+
+    def _read(self):
+        with open(self.log, "ab") as out:
+            for line in self.child.stdout:
+                out.write(line)
+                out.flush()
+                with self.news:
+                    self.lines.append(line.decode("utf-8", "replace"))
+                    self.news.notify_all()
+        with self.news:
+            self.lines.append(None)
+            self.news.notify_all()
+
+    def await_line(self, pattern, timeout_s):
+        deadline = time.monotonic() + timeout_s
+        seen = 0
+        with self.news:
+            while True:
+                while seen < len(self.lines):
+                    line = self.lines[seen]
+                    seen += 1
+                    if line is None:
+                        raise RuntimeError(f"{self.name} ended before it said '{pattern}'; its log ends: {self.tail()}")
+                    if re.search(pattern, line):
+                        return line
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError(f"{self.name} did not say '{pattern}' within {timeout_s} s; its log ends: {self.tail()}")
+                self.news.wait(left)
+
+    def tail(self, count=15):
+        return "".join(line for line in self.lines[-count:] if line)
+
+    def stop(self, sig=signal.SIGTERM, timeout_s=20):
+        """Ends it and all it started. Returns its exit status, or None if it had to be killed."""
+        status = None
+        if self.child.poll() is None:
+            self.child.send_signal(sig)
+        try:
+            status = self.child.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            pass
+        try:
+            os.killpg(self.child.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self.child.wait(10)
+        self.reader.join(10)
+        return status
+
+
+class Node:
+    """One server: an Odoo with two workers and its evented process, and the directory of its sessions."""
+
+    def __init__(self, name, version, offset):
+        self.name = name
+        self.version = version
+        # The network namespace is ours alone, so these ports are free.
+        self.http_port = 8069 + offset
+        self.gevent_port = 8072 + offset
+        self.data_dir = "/srv/node-" + name.lower()
+        self.odoo = None
+        self.sessionfs = None
+        self.sessions = None  # as seen from outside the chroot
+
+
+class User:
+    def __init__(self, login, password):
+        self.login = login
+        self.password = password
+        self.id = None
+
+
+class Lab:
+    def __init__(self, version, base, run_dir, logs, binary):
+        """`binary` is None when the sessions are to lie on the disk."""
+        self.version = version
+        self.base = base
+        self.run_dir = run_dir
+        self.logs = logs
+        self.binary = binary
+        self.root = os.path.join(run_dir, "root")
+        self.redis_socket = os.path.join(run_dir, "redis", "redis.sock")
+        self.a = Node("A", version, 0)
+        self.b = Node("B", version, 100)
+        self.nodes = (self.a, self.b)
+        self.started = []
+        self.mount_count = 0
+        self.exits = []  # how each sessionfs ended, for the last check
+
+    # --- places --------------------------------------------------------------------------------------------------
+
+    def make_root(self):
+        """A throw-away layer over the kept root: each run starts from the same database and leaves nothing."""
+        mount("tmpfs", self.run_dir, "tmpfs", data="mode=0755")
+        # What sessionfs keeps by default is kept apart from the host's own.
+        mount("tmpfs", "/run", "tmpfs", data="mode=0755")
+        for name in ("upper", "work", "root", "redis"):
+            os.mkdir(os.path.join(self.run_dir, name))
+        mount("overlay", self.root, "overlay",
+              data=f"lowerdir={self.base},upperdir={self.run_dir}/upper,workdir={self.run_dir}/work")
+        mount("proc", self.root + "/proc", "proc")
+        mount("/dev", self.root + "/dev", None, MS_BIND_RECURSIVE)
+        mount("tmpfs", self.root + "/run", "tmpfs", data="mode=0755")
+        self.odoo_uid, self.odoo_gid = self._owner("odoo")
+        pg_uid, pg_gid = self._owner("postgres")
+        self._dir("/run/postgresql", pg_uid, pg_gid, 0o775)
+        self._dir("/run/sessionfs-test", self.odoo_uid, self.odoo_gid)
+        for node in self.nodes:
+            self._dir(node.data_dir, self.odoo_uid, self.odoo_gid)
+            os.symlink("/srv/odoo/filestore", self.root + node.data_dir + "/filestore")
+            node.sessions = self.root + node.data_dir + "/sessions"
+        if self.binary:
+            for node in self.nodes:
+                # root's own: Odoo must not be able to fall back on it when nothing is mounted.
+                self._dir(node.data_dir + "/sessions", 0, 0)
+        else:
+            self._dir("/srv/sessions", self.odoo_uid, self.odoo_gid)
+            for node in self.nodes:
+                os.symlink("/srv/sessions", self.root + node.data_dir + "/sessions")
+                node.sessions = self.root + "/srv/sessions"
+        addons = self.root + "/srv/addons"
+        os.mkdir(addons)
+        source = os.path.join(os.path.dirname(os.path.abspath(__file__)), "addon")
+        subprocess.run(["cp", "-R", source + "/.", addons], check=True, timeout=30)
+
+    def _owner(self, name):
+        with open(self.root + "/etc/passwd") as table:
+            for line in table:
+                fields = line.split(":")
+                if fields[0] == name:
+                    return int(fields[2]), int(fields[3])
+        raise RuntimeError(f"no user {name} in {self.root}")
+
+    def _dir(self, path, uid, gid, mode=0o700):
+        os.mkdir(self.root + path, mode)
+        os.chmod(self.root + path, mode)
+        os.chown(self.root + path, uid, gid)
+
+    def _chroot(self, user, *argv, **environment):
+        words = [f"{k}={v}" for k, v in environment.items()]
+        return ["chroot", f"--userspec={user}:{user}", self.root, "env", "-i", "PATH=/usr/bin:/bin", "LC_ALL=C.UTF-8",
+                "PYTHONUNBUFFERED=1", *words, *argv]
+
+    def _start(self, name, argv, **popen):
+        process = Process(name, argv, self.logs, **popen)
+        self.started.append(process)
+        return process
+
+    # --- servers -------------------------------------------------------------------------------------------------
+
+    def start_postgres(self):
+        binary = self._only("usr/lib/postgresql", "bin/postgres")
+        cluster = self._only("var/lib/postgresql", "main")
+        config = self._only("etc/postgresql", "main/postgresql.conf")
+        self.postgres = self._start("postgres", self._chroot("postgres", binary, "-D", cluster, "-c", "config_file=" + config))
+        self.postgres.await_line("database system is ready to accept connections", 60)
+        # Of Odoo's jobs only the one under test may run, and only when the test says so. Much triggers the vacuum
+        # besides its time of day, so it is switched off, not only put off.
+        self.sql("UPDATE ir_cron SET active = false")
+
+    def _only(self, folder, rest):
+        for entry in sorted(os.listdir(os.path.join(self.root, folder)), reverse=True):
+            if os.path.exists(os.path.join(self.root, folder, entry, rest)):
+                return f"/{folder}/{entry}/{rest}"
+        raise RuntimeError(f"no {folder}/*/{rest} in {self.root}")
+
+    def sql(self, statement):
+        done = subprocess.run(self._chroot("odoo", "psql", "-d", "shop", "-At", "-v", "ON_ERROR_STOP=1", "-c", statement),
+                              capture_output=True, text=True, timeout=60)
+        if done.returncode:
+            raise RuntimeError("psql: " + done.stderr)
+        return done.stdout.strip()
+
+    def start_redis(self):
+        folder = os.path.dirname(self.redis_socket)
+        os.chmod(folder, 0o755)
+        self.redis = self._start("redis", [
+            "redis-server", "--port", "0", "--unixsocket", self.redis_socket, "--unixsocketperm", "777",
+            "--save", "", "--appendonly", "no", "--dir", folder])
+        self.redis.await_line("eady to accept connections", 20)
+
+    def start_odoo(self):
+        evented = "gevent_port" if self.version >= 16 else "longpolling_port"
+        for node in self.nodes:
+            config = f"/srv/{node.name.lower()}.conf"
+            with open(self.root + config, "w") as out:
+                out.write(f"""[options]
+db_name = shop
+db_user = odoo
+dbfilter = ^shop$
+data_dir = {node.data_dir}
+addons_path = /usr/lib/python3/dist-packages/odoo/addons,/srv/addons
+server_wide_modules = base,web,sessionfs_test
+http_interface = 127.0.0.1
+http_port = {node.http_port}
+{evented} = {node.gevent_port}
+workers = 2
+max_cron_threads = {1 if node is self.a else 0}
+""")
+            node.odoo = self._start("odoo-" + node.name, self._chroot(
+                "odoo", "odoo", "-c", config, HOME="/var/lib/odoo",
+                # A job that is due is then started at once, not at the next minute.
+                ODOO_NOTIFY_CRON_CHANGES="1"))
+        for node in self.nodes:
+            node.odoo.await_line(r"HTTP service \(werkzeug\) running on", 90)
+            node.odoo.await_line(r"Evented Service \(longpolling\) running on", 90)
+
+    def mount_sessions(self, idle):
+        """One sessionfs per node, both on the same Redis, as two servers would have it."""
+        self.mount_count += 1
+        for node in self.nodes:
+            config = os.path.join(self.run_dir, f"sessionfs-{node.name}.toml")
+            with open(config, "w") as out:
+                out.write(f'owner = "{self.odoo_uid}"\ngroup = "{self.odoo_gid}"\n\n[lifetime]\nidle = "{idle}"\n'
+                          'anonymous_idle = "7d"\nanonymous_unopened = "1h"\nabsolute = "off"\n')
+            node.sessionfs = self._start(f"sessionfs-{node.name}-{self.mount_count}", [
+                self.binary, "mount", node.sessions, "--config", config, "--redis", "unix://" + self.redis_socket],
+                env={**os.environ, "RUST_BACKTRACE": "1"})
+        for node in self.nodes:
+            node.sessionfs.await_line("^ready ", 30)
+            if len(mounts_at(node.sessions)) != 1:
+                raise RuntimeError(f"sessionfs says ready, but mounted {len(mounts_at(node.sessions))} times on {node.sessions}")
+
+    def unmount_sessions(self):
+        """SIGTERM, as a service manager does; how it ended is kept for the last check."""
+        for node in self.nodes:
+            if node.sessionfs:
+                status = node.sessionfs.stop()
+                left = len(mounts_at(node.sessions))
+                self.exits.append((node.sessionfs.name, status, left))
+                node.sessionfs = None
+
+    def session_file(self, node, sid):
+        name = f"{sid[:2]}/{sid}" if self.version >= 16 else f"werkzeug_{sid}.sess"
+        return os.path.join(node.sessions, name)
+
+    def connect_redis(self):
+        return Redis(self.redis_socket)
+
+    def stop(self):
+        """Never raises: whatever this leaves, the end of the namespaces takes."""
+        for node in self.nodes:
+            if node.odoo:
+                # 14's workers take a while to notice; nothing of theirs is worth waiting for.
+                node.odoo.stop(timeout_s=8)
+        try:
+            self.unmount_sessions()
+        finally:
+            for process in reversed(self.started):
+                if process.child.poll() is None:
+                    process.stop(signal.SIGQUIT if process.name == "postgres" else signal.SIGTERM, 10)

@@ -1,0 +1,334 @@
+//! Nothing is revived: which saves are taken, and as which life (design: births).
+
+mod support;
+
+use sessionfs::fs::store::{Lookup, Opened, Publish, Published, Store as _, Unlinked};
+use sessionfs::session::content::Class;
+use sessionfs::session::policy::Lifetimes;
+use support::redis::Redis;
+use support::store::*;
+
+#[tokio::test]
+async fn a_first_save_is_a_birth_and_later_saves_go_on_with_it() {
+    let redis = Redis::start();
+    let node = node(&redis).await;
+    let sid = alias("ab", 1);
+    let first = login(&node, &sid);
+    let born = taken(&node, &first).await;
+    assert_eq!((born.birth, born.version), (first.stamp.id, first.stamp.id));
+    assert_eq!(born.mode, 0o644);
+
+    let second = page(&node, &sid, born.birth);
+    let later = taken(&node, &second).await;
+    assert_eq!((later.birth, later.version), (born.birth, second.stamp.id));
+
+    let Ok(Lookup::Session { meta, sealed }) = node.fetch(&sid, None).await else { panic!() };
+    assert_eq!(meta.version, second.stamp.id);
+    assert_eq!(sealed.as_ref(), b"abc");
+}
+
+#[tokio::test]
+async fn a_page_load_under_way_at_logout_does_not_revive_the_cookie() {
+    let redis = Redis::start();
+    let node = node(&redis).await;
+    let sid = alias("ab", 1);
+    let born = taken(&node, &login(&node, &sid)).await;
+    assert_eq!(gone(&node, &removal(&node, &sid)).await, born.birth);
+    assert_eq!(refused(&node, &page(&node, &sid, born.birth)).await, "the session has ended");
+    // Nor where we no longer know what the thread had opened.
+    assert_eq!(refused(&node, &login(&node, &sid)).await, "the session has ended");
+    assert_eq!(look(&node, &sid).await, None);
+}
+
+#[tokio::test]
+async fn the_tombstone_is_kept_for_its_time_and_then_the_name_is_free() {
+    let redis = Redis::start();
+    let node = node(&redis).await;
+    let sid = alias("ab", 1);
+    taken(&node, &login(&node, &sid)).await;
+    gone(&node, &removal(&node, &sid)).await;
+    let key = format!("sessionfs:s:{{ab}}:{sid}");
+    let left: u64 = redis.run(&format!("PTTL {key}"));
+    let tombstone_ms = Lifetimes::default().tombstone_ms;
+    assert!(left <= tombstone_ms && left > tombstone_ms - 10 * SECOND, "{left}");
+    let index: u64 = redis.run("EXISTS sessionfs:a:{ab}");
+    assert_eq!(index, 0, "a tombstone has no place in the index");
+    let _: u64 = redis.run(&format!("DEL {key}")); // what its TTL will do
+    taken(&node, &login(&node, &sid)).await;
+}
+
+#[tokio::test]
+async fn a_slow_request_over_the_end_of_the_absolute_lifetime_is_refused() {
+    let redis = Redis::start();
+    let limits = Lifetimes { absolute_ms: Some(8 * HOUR), ..Lifetimes::default() };
+    let node = node_with(&redis, limits).await;
+    let sid = alias("ab", 1);
+    let born = taken(&node, &login(&node, &sid)).await;
+    for _ in 0..47 {
+        pass(&redis, 10 * MINUTE);
+        taken(&node, &page(&node, &sid, born.birth)).await;
+    }
+    pass(&redis, 10 * MINUTE);
+    // Its own save finds it dead, before any read has.
+    assert_eq!(refused(&node, &page(&node, &sid, born.birth)).await, "the session has ended");
+    assert_eq!(look(&node, &sid).await, None);
+    assert_eq!(refused(&node, &page(&node, &sid, born.birth)).await, "the session has ended");
+    assert_eq!(refused(&node, &login(&node, &sid)).await, "the session has ended");
+}
+
+#[tokio::test]
+async fn an_authenticated_save_after_the_websockets_anonymous_one_is_refused() {
+    let redis = Redis::start();
+    let node = node(&redis).await;
+    let sid = alias("ab", 1);
+    let born = taken(&node, &login(&node, &sid)).await;
+    pass(&redis, 15 * MINUTE);
+    assert_eq!(look(&node, &sid).await, None);
+    let websocket = Publish { passive: true, ..visit(&node, &sid) };
+    let anew = taken(&node, &websocket).await;
+    assert_ne!(anew.birth, born.birth);
+    assert_eq!(anew.class, Class::Anonymous);
+    assert_eq!(
+        refused(&node, &page(&node, &sid, born.birth)).await,
+        "the session it was read from has ended, the name lives anew"
+    );
+    // A login inside the new life is welcome.
+    let logged_in = taken(&node, &page(&node, &sid, anew.birth)).await;
+    assert_eq!(logged_in.birth, anew.birth);
+}
+
+#[tokio::test]
+async fn odoo_19_removes_its_own_session_and_creates_it_again() {
+    let redis = Redis::start();
+    let limits = Lifetimes { absolute_ms: Some(HOUR), ..Lifetimes::default() };
+    let node = node_with(&redis, limits).await;
+    let sid = alias("ab", 1);
+    let born = taken(&node, &login(&node, &sid)).await;
+    pass(&redis, 10 * MINUTE);
+    let birth = gone(&node, &removal(&node, &sid)).await;
+    let again = Publish { own_unlink: Some(birth), ..page(&node, &sid, born.birth) };
+    let meta = taken(&node, &again).await;
+    assert_eq!(meta.birth, born.birth, "the same life goes on");
+    // So does the clock of the absolute lifetime.
+    for _ in 0..4 {
+        pass(&redis, 10 * MINUTE);
+        use_it(&node, &sid).await;
+    }
+    pass(&redis, 10 * MINUTE - 100);
+    assert!(look(&node, &sid).await.is_some());
+    pass(&redis, 100);
+    assert_eq!(look(&node, &sid).await, None);
+    // Not remembering the open changes nothing, another birth does.
+    let other = alias("ab", 2);
+    let born = taken(&node, &login(&node, &other)).await;
+    gone(&node, &removal(&node, &other)).await;
+    let stranger =
+        Publish { own_unlink: Some(sessionfs::fs::store::ChangeId(1)), ..login(&node, &other) };
+    refused(&node, &stranger).await;
+    let forgetful = Publish { own_unlink: Some(born.birth), ..login(&node, &other) };
+    assert_eq!(taken(&node, &forgetful).await.birth, born.birth);
+}
+
+#[tokio::test]
+async fn a_life_that_would_be_over_at_once_is_not_gone_on_with() {
+    let redis = Redis::start();
+    let limits = Lifetimes { absolute_ms: Some(10 * MINUTE), ..Lifetimes::default() };
+    let node = node_with(&redis, limits).await;
+    let sid = alias("ab", 1);
+    taken(&node, &login(&node, &sid)).await;
+    pass(&redis, 9 * MINUTE);
+    let birth = gone(&node, &removal(&node, &sid)).await;
+    pass(&redis, MINUTE);
+    let again = Publish { own_unlink: Some(birth), ..page(&node, &sid, birth) };
+    assert_eq!(refused(&node, &again).await, "its lifetime is over");
+}
+
+#[tokio::test]
+async fn anonymous_content_takes_the_name_of_a_dead_or_removed_session_as_a_new_life() {
+    let redis = Redis::start();
+    let node = node(&redis).await;
+    let dead = alias("ab", 1);
+    let born = taken(&node, &login(&node, &dead)).await;
+    pass(&redis, 15 * MINUTE);
+    assert_ne!(taken(&node, &visit(&node, &dead)).await.birth, born.birth);
+    let removed = alias("ab", 2);
+    let born = taken(&node, &login(&node, &removed)).await;
+    gone(&node, &removal(&node, &removed)).await;
+    assert_ne!(taken(&node, &visit(&node, &removed)).await.birth, born.birth);
+}
+
+#[tokio::test]
+async fn anonymous_content_over_an_authenticated_session_is_a_logout_in_place() {
+    let redis = Redis::start();
+    let node = node(&redis).await;
+    let sid = alias("ab", 1);
+    let born = taken(&node, &login(&node, &sid)).await;
+    let out = save(&node, &sid, Class::Anonymous, Opened::Birth(born.birth));
+    let anew = taken(&node, &out).await;
+    assert_ne!(anew.birth, born.birth);
+    refused(&node, &page(&node, &sid, born.birth)).await;
+}
+
+#[tokio::test]
+async fn anonymous_content_after_a_failed_read_never_replaces_an_authenticated_session() {
+    let redis = Redis::start();
+    let node = node(&redis).await;
+    let sid = alias("ab", 1);
+    let born = taken(&node, &login(&node, &sid)).await;
+    let doubtful = Publish { doubtful: true, ..visit(&node, &sid) };
+    assert_eq!(refused(&node, &doubtful).await, "anonymous content after a read that failed");
+    assert_eq!(look(&node, &sid).await.map(|meta| meta.version), Some(born.version));
+    // It may replace an anonymous one, and take a free name.
+    let other = alias("ab", 2);
+    let doubtful = Publish { doubtful: true, ..visit(&node, &other) };
+    let first = taken(&node, &doubtful).await;
+    let doubtful = Publish { doubtful: true, ..visit(&node, &other) };
+    assert_eq!(taken(&node, &doubtful).await.birth, first.birth);
+}
+
+#[tokio::test]
+async fn a_thread_that_opened_a_session_saves_to_that_one_only() {
+    let redis = Redis::start();
+    let node = node(&redis).await;
+    let sid = alias("ab", 1);
+    let opened = sessionfs::fs::store::ChangeId(5);
+    assert_eq!(refused(&node, &page(&node, &sid, opened)).await, "the session has ended");
+    let born = taken(&node, &login(&node, &sid)).await;
+    refused(&node, &page(&node, &sid, opened)).await;
+    // Who does not know (after our restart) goes on with what lives.
+    assert_eq!(taken(&node, &login(&node, &sid)).await.birth, born.birth);
+}
+
+#[tokio::test]
+async fn removing_by_alias_and_by_id() {
+    let redis = Redis::start();
+    let node = node(&redis).await;
+    let (by_id, listed) = (alias("ab", 1), alias("ab", 2));
+    let born = taken(&node, &login(&node, &listed)).await;
+    // Only where the caller may.
+    assert_eq!(node.unlink(&removal(&node, &by_id)).await, Ok(Unlinked::Absent));
+    let mut unlink = removal(&node, &by_id);
+    unlink.listed = Some(listed.clone());
+    assert_eq!(
+        node.unlink(&unlink).await,
+        Ok(Unlinked::Gone { alias: listed.clone(), birth: born.birth })
+    );
+    assert_eq!(look(&node, &listed).await, None);
+    // The id comes first.
+    taken(&node, &visit(&node, &by_id)).await;
+    taken(&node, &visit(&node, &listed)).await;
+    let mut unlink = removal(&node, &by_id);
+    unlink.listed = Some(listed.clone());
+    assert!(
+        matches!(node.unlink(&unlink).await, Ok(Unlinked::Gone { alias, .. }) if alias == by_id)
+    );
+    assert!(look(&node, &listed).await.is_some());
+}
+
+#[tokio::test]
+async fn removing_a_dead_session_ends_it_and_finds_nothing() {
+    let redis = Redis::start();
+    let node = node(&redis).await;
+    let sid = alias("ab", 1);
+    taken(&node, &login(&node, &sid)).await;
+    pass(&redis, 15 * MINUTE);
+    assert_eq!(node.unlink(&removal(&node, &sid)).await, Ok(Unlinked::Absent));
+    let header: String = redis.run(&format!("GET sessionfs:s:{{ab}}:{sid}"));
+    assert!(header.starts_with("sessionfs 1 state=gone version=00000000000000000000000000000000 "));
+}
+
+#[tokio::test]
+async fn an_alias_tells_of_a_session_and_never_gives_its_content() {
+    let redis = Redis::start();
+    let node = node(&redis).await;
+    let (nobody, sid) = (alias("ab", 1), alias("ab", 2));
+    let born = taken(&node, &login(&node, &sid)).await;
+    let Ok(Lookup::Alias { meta }) = node.fetch(&nobody, Some(&sid)).await else { panic!() };
+    assert_eq!(meta.version, born.version);
+    pass(&redis, 15 * MINUTE);
+    assert_eq!(node.fetch(&nobody, Some(&sid)).await, Ok(Lookup::Absent));
+    assert_eq!(node.fetch(&nobody, Some(&nobody)).await, Ok(Lookup::Absent));
+}
+
+#[tokio::test]
+async fn the_value_is_a_readable_header_and_then_the_sealed_bytes() {
+    let redis = Redis::start();
+    let node = node(&redis).await;
+    let sid = alias("ab", 1);
+    let mut publish = login(&node, &sid);
+    publish.content.db = Some("my shop".into());
+    publish.content.login = Some("jos\u{e9}@example.com".into());
+    let meta = taken(&node, &publish).await;
+    let value: Vec<u8> = redis.run(&format!("GET sessionfs:s:{{ab}}:{sid}"));
+    let (header, at) = sessionfs::store::envelope::Header::parse(&value).expect("a header");
+    assert_eq!(&value[at..], b"abc");
+    assert_eq!(header.line().as_bytes(), &value[..at], "Rust writes the line that Lua writes");
+    assert_eq!(header.content, publish.content);
+    assert_eq!(header.meta(meta.left_ms), meta);
+}
+
+#[tokio::test]
+async fn what_is_not_ours_is_unreadable_and_never_absent() {
+    use sessionfs::fs::store::StoreError;
+    let redis = Redis::start();
+    let node = node(&redis).await;
+    let sid = alias("ab", 1);
+    let key = format!("sessionfs:s:{{ab}}:{sid}");
+    for command in
+        [format!("SET {key} hello"), format!("SET {key} sessionfs"), format!("LPUSH {key} x")]
+    {
+        let _: redis::Value = redis.run(&format!("DEL {key}"));
+        let _: redis::Value = redis.run(&command);
+        let unreadable = |e: &StoreError| matches!(e, StoreError::Unreadable(_));
+        assert!(node.fetch(&sid, None).await.is_err_and(|e| unreadable(&e)), "{command}");
+        assert!(node.publish(&login(&node, &sid)).await.is_err_and(|e| unreadable(&e)));
+        assert!(node.unlink(&removal(&node, &sid)).await.is_err_and(|e| unreadable(&e)));
+        assert_eq!(node.list(sid.shard()).await, Ok(vec![]));
+    }
+}
+
+#[tokio::test]
+async fn a_soft_rotation_inherits_login_time_and_when_passive_activity() {
+    let redis = Redis::start();
+    let limits = Lifetimes { absolute_ms: Some(HOUR), ..Lifetimes::default() };
+    let node = node_with(&redis, limits).await;
+    let (old, next) = (alias("ab", 1), alias("ab", 2));
+    taken(&node, &login(&node, &old)).await;
+    for _ in 0..5 {
+        pass(&redis, 10 * MINUTE);
+        use_it(&node, &old).await;
+    }
+    let rotation = Publish { sibling: Some(old.clone()), passive: true, ..login(&node, &next) };
+    let meta = taken(&node, &rotation).await;
+    assert!(meta.left_ms <= 10 * MINUTE, "ten minutes are left since login: {}", meta.left_ms);
+    // Another person's session is no sibling.
+    let mut stranger = Publish { sibling: Some(old.clone()), ..login(&node, &alias("ab", 3)) };
+    stranger.content.uid = Some(8);
+    assert!(taken(&node, &stranger).await.left_ms > 10 * MINUTE);
+
+    let (idle, next) = (alias("cd", 1), alias("cd", 2));
+    taken(&node, &login(&node, &idle)).await;
+    pass(&redis, 12 * MINUTE);
+    let rotation = Publish { sibling: Some(idle.clone()), passive: true, ..login(&node, &next) };
+    let left_ms = taken(&node, &rotation).await.left_ms;
+    assert!(left_ms <= 3 * MINUTE, "nobody has moved meanwhile: {left_ms}");
+    // By a person it is activity; the sibling may be a tombstone by then (14 to 18 remove first).
+    gone(&node, &removal(&node, &idle)).await;
+    let rotation = Publish { sibling: Some(idle), ..login(&node, &alias("cd", 3)) };
+    let left_ms = taken(&node, &rotation).await.left_ms;
+    assert!(left_ms > 14 * MINUTE, "{left_ms}");
+}
+
+#[tokio::test]
+async fn two_nodes_see_each_other_at_once() {
+    let redis = Redis::start();
+    let (one, two) = (node(&redis).await, node(&redis).await);
+    let sid = alias("ab", 1);
+    let born = taken(&one, &login(&one, &sid)).await;
+    assert_eq!(look(&two, &sid).await.map(|m| m.version), Some(born.version));
+    let saved = taken(&two, &page(&two, &sid, born.birth)).await;
+    assert_eq!(look(&one, &sid).await.map(|m| m.version), Some(saved.version));
+    gone(&one, &removal(&one, &sid)).await;
+    assert_eq!(look(&two, &sid).await, None);
+    assert!(matches!(two.publish(&page(&two, &sid, born.birth)).await, Ok(Published::Refused(_))));
+}

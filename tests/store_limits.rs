@@ -1,0 +1,230 @@
+//! What the store does on a server that takes no writes, and what it needs to be allowed.
+
+mod support;
+
+use sessionfs::fs::store::{Lookup, Publish, Store as _, StoreError, Unlinked};
+use sessionfs::session::policy::Lifetimes;
+use sessionfs::store::probe::{ProbeError, probe};
+use sessionfs::store::{RedisStore, Settings};
+use support::redis::Redis;
+use support::store::*;
+
+/// Each way in which a server takes no writes, and how it takes them again.
+fn refusals() -> [(&'static str, Vec<String>, Vec<String>); 4] {
+    let words = |lines: &[&str]| lines.iter().map(|l| (*l).to_owned()).collect::<Vec<_>>();
+    [
+        ("OOM", words(&["CONFIG SET maxmemory 1"]), words(&["CONFIG SET maxmemory 0"])),
+        ("READONLY", words(&["REPLICAOF 127.0.0.1 1"]), words(&["REPLICAOF NO ONE"])),
+        (
+            "NOREPLICAS",
+            words(&["CONFIG SET min-replicas-to-write 1"]),
+            words(&["CONFIG SET min-replicas-to-write 0"]),
+        ),
+        ("MISCONF", words(&["BGSAVE"]), words(&["CONFIG SET stop-writes-on-bgsave-error no"])),
+    ]
+}
+
+async fn refuse(redis: &Redis, code: &str, how: &[String]) {
+    if code == "MISCONF" {
+        // A directory where the dump should go: the background save fails, for root as well.
+        let _ = std::fs::create_dir_all(redis.directory().join("dump.rdb/in"));
+        let mut connection = redis.connection();
+        redis::cmd("CONFIG")
+            .arg(&["SET", "save", "3600 1"])
+            .query::<()>(&mut connection)
+            .expect("configured");
+    }
+    for command in how {
+        let _: redis::Value = redis.run(command);
+    }
+    until(code, || {
+        redis.try_run::<redis::Value>("SET test:any 1").is_err_and(|e| e.code() == Some(code))
+    })
+    .await;
+}
+
+fn script_may_write(redis: &Redis) -> bool {
+    redis::cmd("EVAL")
+        .arg("return redis.call('SET', 'test:any', '1')")
+        .arg(0)
+        .query::<redis::Value>(&mut redis.connection())
+        .is_ok()
+}
+
+fn accept(redis: &Redis, how: &[String]) {
+    for command in how {
+        let _: redis::Value = redis.run(command);
+    }
+}
+
+#[tokio::test]
+async fn while_writes_are_refused_nothing_is_judged_stale_and_reads_go_on() {
+    for (code, refusing, accepting) in refusals() {
+        let redis = Redis::start();
+        let node = node_with(&redis, Lifetimes { idle_ms: 1, ..Lifetimes::default() }).await;
+        let (sid, nobody) = (alias("ab", 1), alias("ab", 2));
+        let long = node_with(&redis, Lifetimes::default()).await;
+        taken(&long, &login(&long, &sid)).await;
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        refuse(&redis, code, &refusing).await;
+        if code == "NOREPLICAS" && script_may_write(&redis) {
+            continue; // Redis 6.0: the touches of a script are kept, so there is no exception
+        }
+        let meta = look(&node, &sid).await.unwrap_or_else(|| panic!("{code}: judged stale"));
+        assert_eq!(meta.left_ms, 0);
+        assert!(
+            matches!(node.fetch(&nobody, Some(&sid)).await, Ok(Lookup::Alias { .. })),
+            "{code}"
+        );
+        assert_eq!(node.list(sid.shard()).await.map(|l| l.len()), Ok(1), "{code}");
+        let touched = long.touch_now(&sid).await;
+        assert!(
+            matches!(&touched, Err(StoreError::Refused(why)) if why.contains(code)),
+            "{touched:?}"
+        );
+        let quick = Settings { retry_total_ms: 100, ..settings(&redis) };
+        let quick = connected(RedisStore::start(quick).expect("a good URL")).await;
+        let saved = quick.publish(&login(&quick, &sid)).await;
+        assert!(matches!(&saved, Err(StoreError::Refused(why)) if why.contains(code)), "{saved:?}");
+        assert_eq!(look(&node, &sid).await.map(|m| m.version), Some(meta.version), "{code}");
+
+        accept(&redis, &accepting);
+        let mut saved = quick.publish(&login(&quick, &sid)).await;
+        if saved.is_err() {
+            saved = quick.publish(&login(&quick, &sid)).await; // the link was just being renewed
+        }
+        assert!(saved.is_ok(), "{code}: {saved:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_touch_that_was_refused_is_kept_and_written_later() {
+    let redis = Redis::start();
+    let node = node(&redis).await;
+    let sid = alias("ab", 1);
+    taken(&node, &login(&node, &sid)).await;
+    pass(&redis, 10 * MINUTE);
+    node.fetch(&alias("zz", 0), None).await.expect("an answer");
+    let _: redis::Value = redis.run("CONFIG SET maxmemory 1");
+    node.touch(&sid);
+    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    let _: redis::Value = redis.run("CONFIG SET maxmemory 0");
+    let key = format!("ZSCORE sessionfs:a:{{ab}} {sid}");
+    let before = node.stamp().first_ms - MINUTE;
+    #[allow(clippy::cast_precision_loss)]
+    until("the touch is written", || redis.run::<f64>(&key) > before as f64).await;
+}
+
+#[tokio::test]
+async fn an_unlink_is_never_refused_for_want_of_memory() {
+    let redis = Redis::start();
+    let node = node(&redis).await;
+    let (sid, listed) = (alias("ab", 1), alias("ab", 2));
+    let born = taken(&node, &login(&node, &sid)).await;
+    taken(&node, &login(&node, &listed)).await;
+    let _: redis::Value = redis.run("CONFIG SET maxmemory 1");
+    assert_eq!(gone(&node, &removal(&node, &sid)).await, born.birth);
+    assert_eq!(look(&node, &sid).await, None);
+    let mut unlink = removal(&node, &alias("ab", 3));
+    unlink.listed = Some(listed.clone());
+    assert!(matches!(node.unlink(&unlink).await, Ok(Unlinked::Gone { .. })));
+    assert_eq!(node.list(sid.shard()).await, Ok(vec![]));
+}
+
+/// The line of the documentation, with a password that is one.
+fn documented_acl() -> String {
+    let docs = include_str!("../docs/redis.md");
+    let line =
+        docs.lines().find(|l| l.trim_start().starts_with("ACL SETUSER")).expect("documented");
+    line.trim().replace(">PASSWORD", ">geheim")
+}
+
+#[tokio::test]
+async fn the_documented_acl_user_can_do_all_that_is_needed_and_nothing_else() {
+    let redis = Redis::start();
+    let _: redis::Value = redis.run(&documented_acl());
+    let settings = Settings { url: redis.url_as("sessionfs", "geheim"), ..settings(&redis) };
+    probe(&settings).await.expect("all is allowed");
+    let store = connected(RedisStore::start(settings).expect("a good URL")).await;
+    let (sid, next) = (alias("ab", 1), alias("ab", 2));
+    let born = taken(&store, &login(&store, &sid)).await;
+    taken(&store, &Publish { sibling: Some(sid.clone()), ..login(&store, &next) }).await;
+    look(&store, &sid).await.expect("alive");
+    use_it(&store, &sid).await;
+    let _: redis::Value = redis.run("SCRIPT FLUSH");
+    taken(&store, &page(&store, &sid, born.birth)).await;
+    let amend = sessionfs::fs::store::Amend {
+        stamp: store.stamp(),
+        alias: sid.clone(),
+        mode: Some(0o600),
+        mtime: None,
+    };
+    store.amend(&amend).await.expect("answered").expect("alive");
+    assert_eq!(store.list(sid.shard()).await.map(|l| l.len()), Ok(2));
+    assert_eq!(store.list_root().await.map(|r| r.shards.len()), Ok(1));
+    // It ends one that is dead.
+    store.set_lifetimes(Lifetimes { idle_ms: 1, ..Lifetimes::default() });
+    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    assert_eq!(look(&store, &next).await, None);
+    store.set_lifetimes(Lifetimes::default());
+    gone(&store, &removal(&store, &sid)).await;
+    let log: Vec<redis::Value> = redis.run("ACL LOG");
+    assert!(log.is_empty(), "something was not allowed: {log:?}");
+
+    let client = redis::Client::open(redis.url_as("sessionfs", "geheim")).expect("a good URL");
+    let mut connection = client.get_connection().expect("connected");
+    for forbidden in ["KEYS *", "SCAN 0", "CONFIG GET save", "FLUSHALL", "SET other 1", "INFO"] {
+        let words: Vec<_> = forbidden.split(' ').collect();
+        let outcome = redis::cmd(words[0]).arg(&words[1..]).query::<redis::Value>(&mut connection);
+        assert!(outcome.is_err_and(|e| e.code() == Some("NOPERM")), "{forbidden}");
+    }
+}
+
+#[tokio::test]
+async fn each_missing_permission_is_found_at_the_start() {
+    let redis = Redis::start();
+    let acl = documented_acl();
+    // HELLO and AUTH are allowed to everybody whatever the ACL says; SELECT only database 0 needs not.
+    let needed: Vec<_> = acl
+        .split(' ')
+        .filter(|word| word.starts_with('+'))
+        .filter(|word| !["+hello", "+auth", "+select", "+eval"].contains(word))
+        .collect();
+    assert!(needed.len() > 10);
+    for missing in needed {
+        let words = acl.split(' ').filter(|word| *word != missing).collect::<Vec<_>>().join(" ");
+        let _: redis::Value = redis.run(&words);
+        let settings = Settings { url: redis.url_as("sessionfs", "geheim"), ..settings(&redis) };
+        match probe(&settings).await {
+            Err(error @ ProbeError::NoPermission(..)) => {
+                assert!(!error.to_string().contains("geheim"));
+            }
+            other => panic!("without {missing}: {other:?}"),
+        }
+    }
+    let _: redis::Value = redis.run(&acl.replace("~sessionfs:*", "~other:*"));
+    let settings = Settings { url: redis.url_as("sessionfs", "geheim"), ..settings(&redis) };
+    assert!(matches!(probe(&settings).await, Err(ProbeError::NoPermission(..))));
+}
+
+#[tokio::test]
+async fn a_large_session_is_kept_whole() {
+    let redis = Redis::start();
+    let node = node(&redis).await;
+    let sid = alias("ab", 1);
+    let sealed: bytes::Bytes = (0..4 * 1024 * 1024_u32).map(|n| n.to_le_bytes()[1]).collect();
+    let publish = Publish { sealed: sealed.clone(), ..login(&node, &sid) };
+    let meta = taken(&node, &publish).await;
+    let Ok(Lookup::Session { sealed: read, .. }) = node.fetch(&sid, None).await else { panic!() };
+    assert_eq!(read, sealed);
+    let amend = sessionfs::fs::store::Amend {
+        stamp: node.stamp(),
+        alias: sid.clone(),
+        mode: Some(0o640),
+        mtime: None,
+    };
+    let amended = node.amend(&amend).await.expect("answered").expect("alive");
+    assert_ne!(amended.version, meta.version);
+    let Ok(Lookup::Session { sealed: read, .. }) = node.fetch(&sid, None).await else { panic!() };
+    assert_eq!(read, sealed);
+}

@@ -1,0 +1,181 @@
+//! Listings are exact: nothing that lives is missing, nothing dead or removed is there.
+
+mod support;
+
+use std::collections::BTreeSet;
+
+use sessionfs::fs::store::{Opened, Publish, Store as _};
+use sessionfs::session::content::Class;
+use sessionfs::session::name::{Alias, Form, Shard};
+use sessionfs::store::RedisStore;
+use support::redis::Redis;
+use support::store::*;
+
+async fn names(store: &RedisStore, shard: &str) -> BTreeSet<Alias> {
+    let shard = Shard::parse(shard).expect("a shard");
+    let listed = store.list(shard).await.expect("a listing");
+    let names: BTreeSet<_> = listed.iter().map(|l| l.alias.clone()).collect();
+    assert_eq!(names.len(), listed.len(), "nothing is there twice");
+    names
+}
+
+#[tokio::test]
+async fn a_shard_lists_what_lives_and_nothing_else() {
+    let redis = Redis::start();
+    let node = node(&redis).await;
+    let [lives, removed, dead, other] =
+        std::array::from_fn(|n| alias("ab", n.try_into().expect("small")));
+    let elsewhere = alias("-_", 1);
+    taken(&node, &login(&node, &dead)).await;
+    pass(&redis, 15 * MINUTE);
+    for sid in [&lives, &removed, &other, &elsewhere] {
+        taken(&node, &login(&node, sid)).await;
+    }
+    gone(&node, &removal(&node, &removed)).await;
+    assert_eq!(names(&node, "ab").await, BTreeSet::from([lives.clone(), other.clone()]));
+    assert_eq!(names(&node, "-_").await, BTreeSet::from([elsewhere]));
+    assert_eq!(names(&node, "zz").await, BTreeSet::new());
+    // What a listing tells is what a look tells.
+    let listed = node.list(lives.shard()).await.expect("a listing");
+    let one = listed.into_iter().find(|l| l.alias == lives).expect("listed").meta;
+    let seen = look(&node, &lives).await.expect("alive");
+    assert_eq!(
+        sessionfs::fs::store::Meta { left_ms: 0, ..one },
+        sessionfs::fs::store::Meta { left_ms: 0, ..seen }
+    );
+}
+
+#[tokio::test]
+async fn members_whose_key_is_gone_leave_the_index() {
+    let redis = Redis::start();
+    let node = node(&redis).await;
+    let (stays, forgotten) = (alias("ab", 1), alias("ab", 2));
+    taken(&node, &login(&node, &stays)).await;
+    taken(&node, &login(&node, &forgotten)).await;
+    let _: u64 = redis.run(&format!("DEL sessionfs:s:{{ab}}:{forgotten}"));
+    assert_eq!(names(&node, "ab").await, BTreeSet::from([stays]));
+    assert_eq!(redis.run::<u64>("ZCARD sessionfs:a:{ab}"), 1);
+}
+
+#[tokio::test]
+async fn strangers_in_the_index_are_passed_over() {
+    let redis = Redis::start();
+    let node = node(&redis).await;
+    let sid = alias("ab", 1);
+    taken(&node, &login(&node, &sid)).await;
+    let _: u64 = redis.run(&format!("ZADD sessionfs:a:{{ab}} 5 hello 6 {}", alias("cd", 1)));
+    assert_eq!(names(&node, "ab").await, BTreeSet::from([sid]));
+}
+
+#[tokio::test]
+async fn a_large_shard_is_complete_also_where_all_have_one_score() {
+    let redis = Redis::start();
+    let node = node(&redis).await;
+    let all: BTreeSet<_> = (0..1100).map(|n| alias("ab", n)).collect();
+    for sid in &all {
+        taken(&node, &login(&node, sid)).await;
+    }
+    assert_eq!(names(&node, "ab").await, all);
+    let mut connection = redis.connection();
+    let score: f64 = redis.run(&format!("ZSCORE sessionfs:a:{{ab}} {}", alias("ab", 1099)));
+    for sid in &all {
+        let _: u64 = redis::cmd("ZADD")
+            .arg("sessionfs:a:{ab}")
+            .arg(score)
+            .arg(sid.as_str())
+            .query(&mut connection)
+            .expect("added");
+    }
+    assert_eq!(names(&node, "ab").await, all);
+}
+
+#[tokio::test]
+async fn no_session_that_lives_all_through_is_missed_while_others_come_go_and_move() {
+    let redis = Redis::start();
+    let (one, two) = (node(&redis).await, node(&redis).await);
+    let stay: BTreeSet<_> = (0..600).map(|n| alias("ab", n)).collect();
+    for sid in &stay {
+        taken(&one, &login(&one, sid)).await;
+    }
+    let busy = async {
+        for n in 0..1500 {
+            let moved = alias("ab", n * 7 % 600);
+            two.touch_now(&moved).await.expect("written");
+            let comes = alias("ab", 1000 + n);
+            taken(&two, &login(&two, &comes)).await;
+            gone(&two, &removal(&two, &comes)).await;
+        }
+    };
+    let lists = async {
+        for _ in 0..15 {
+            let names = names(&one, "ab").await;
+            assert!(names.is_superset(&stay), "{} of {}", names.len(), stay.len());
+            assert!(names.len() <= stay.len() + 2, "hardly any other lives at a time");
+        }
+    };
+    tokio::join!(busy, lists);
+}
+
+#[tokio::test]
+async fn the_root_shows_shards_in_use_and_flat_sessions() {
+    let redis = Redis::start();
+    let node = node(&redis).await;
+    assert_eq!(node.list_root().await, Ok(sessionfs::fs::store::RootListing::default()));
+    let shard = |text| Shard::parse(text).expect("a shard");
+    taken(&node, &login(&node, &alias("aa", 1))).await;
+    taken(&node, &login(&node, &alias("-_", 1))).await;
+    // A flat one alone does not show its shard.
+    let flat = short_alias("ab", 1);
+    taken(&node, &login(&node, &flat)).await;
+    // Both forms in one shard.
+    let mixed = short_alias("cd", 1);
+    taken(&node, &login(&node, &mixed)).await;
+    let sharded = Publish { form: Form::Sharded, ..login(&node, &short_alias("cd", 2)) };
+    taken(&node, &sharded).await;
+    // Neither a removed one nor, later, dead ones.
+    taken(&node, &login(&node, &alias("ee", 1))).await;
+    gone(&node, &removal(&node, &alias("ee", 1))).await;
+    let root = node.list_root().await.expect("a listing");
+    assert_eq!(root.shards, [shard("-_"), shard("aa"), shard("cd")]);
+    let flats: BTreeSet<_> = root.flat.iter().map(|l| l.alias.clone()).collect();
+    assert_eq!(flats, BTreeSet::from([flat.clone(), mixed]));
+    // Odoo 16 saves it again under its sharded name.
+    let meta = look(&node, &flat).await.expect("alive");
+    let moved = save(&node, &flat, Class::Authenticated, Opened::Birth(meta.birth));
+    taken(&node, &Publish { form: Form::Sharded, ..moved }).await;
+    let root = node.list_root().await.expect("a listing");
+    assert!(root.shards.contains(&shard("ab")) && root.flat.len() == 1);
+    pass(&redis, 15 * MINUTE);
+    assert_eq!(node.list_root().await, Ok(sessionfs::fs::store::RootListing::default()));
+}
+
+#[tokio::test]
+async fn round_trips_are_few_and_counted() {
+    let redis = Redis::start();
+    // Without heartbeats in between.
+    let quiet = sessionfs::store::Settings { heartbeat_ms: 3_600_000, ..settings(&redis) };
+    let store = connected(RedisStore::start(quiet).expect("a good URL")).await;
+    let sid = alias("ab", 1);
+    let before = store.round_trips();
+    let born = taken(&store, &login(&store, &sid)).await;
+    assert_eq!(store.round_trips() - before, 1, "a save");
+    let before = store.round_trips();
+    look(&store, &sid).await.expect("alive");
+    assert_eq!(store.round_trips() - before, 1, "a look");
+    let before = store.round_trips();
+    names(&store, "ab").await;
+    assert_eq!(store.round_trips() - before, 2, "a listing");
+    for n in 2..50 {
+        taken(&store, &login(&store, &alias("ab", n))).await;
+    }
+    let before = store.round_trips();
+    for n in 1..50 {
+        for _ in 0..100 {
+            store.touch(&alias("ab", n));
+        }
+    }
+    store.drain(std::time::Duration::from_secs(5)).await;
+    assert_eq!(store.round_trips() - before, 1, "all touches of a shard");
+    gone(&store, &removal(&store, &sid)).await;
+    refused(&store, &page(&store, &sid, born.birth)).await;
+}
