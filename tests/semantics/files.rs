@@ -325,6 +325,7 @@ fn utimens_is_kept_and_seen_by_the_other_node() {
     let then = SystemTime::UNIX_EPOCH + Duration::new(1_000_000_000, 123_456_789);
     File::open(first.sharded(HEX)).unwrap().set_modified(then).unwrap();
     assert_eq!((mtime(&first), mtime(&second)), (then, then));
+    assert_eq!(second.read(HEX).unwrap(), authenticated("a"));
     let now = std::process::Command::new("python3")
         .args(["-c", "import os, sys; os.utime(sys.argv[1], None)"])
         .arg(second.sharded(HEX))

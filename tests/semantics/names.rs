@@ -299,3 +299,21 @@ fn a_listing_is_that_of_its_opendir() {
     let names: Vec<_> = open.map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names, [alias(&before).as_str()]);
 }
+
+#[test]
+fn a_listing_with_stat_tells_kinds_sizes_and_times() {
+    let (_redis, mount) = node("");
+    for seed in 0..200 {
+        mount.save(&sid("ab", seed), &anonymous(&"x".repeat(seed.try_into().unwrap()))).unwrap();
+    }
+    // As `ls -l` asks, which the kernel answers from one readdirplus.
+    let script = "
+import os, sys
+for place in ('', '/ab'):
+    entries = list(os.scandir(sys.argv[1] + place))
+    stats = [entry.stat() for entry in entries]
+    print(len(entries), all(entry.is_dir() for entry in entries),
+          len({stat.st_size for stat in stats}), len({stat.st_ino for stat in stats}),
+          all(stat.st_mtime > 1e9 for stat in stats))";
+    assert_eq!(mount.python(script, &[]), "1 True 1 1 True\n200 False 200 200 True");
+}
