@@ -417,11 +417,17 @@ enum Outcome {
     Refused,
 }
 
+#[derive(Clone, Copy, PartialEq)]
+enum End {
+    Lifetime,
+    Removal(ChangeId),
+}
+
 /// One session, alive or remembered.
 #[derive(Clone)]
 struct Session {
-    /// The change that ended it, if it is gone; `None`: its lifetime did.
-    gone: Option<Option<ChangeId>>,
+    /// What ended it, if it is gone.
+    gone: Option<End>,
     version: ChangeId,
     birth: ChangeId,
     saved: u64,
@@ -456,7 +462,7 @@ impl Model {
         if session.gone.is_none()
             && limits.ended(session.content.class, session.times, now).is_some()
         {
-            session.end(None, &limits, now);
+            session.end(End::Lifetime, &limits, now);
         }
         session.gone.is_none().then_some(session)
     }
@@ -512,14 +518,14 @@ impl Model {
     fn unlink(&mut self, unlink: &Unlink, again: bool) -> Unlinked {
         for alias in std::iter::once(&unlink.alias).chain(&unlink.listed) {
             let Some(session) = self.sessions.get(alias) else { continue };
-            let done = session.gone == Some(Some(unlink.stamp.id));
+            let done = session.gone == Some(End::Removal(unlink.stamp.id));
             if again && session.gone.is_none() && session.saved > unlink.stamp.first_ms {
                 return Unlinked::Superseded;
             }
             let birth = session.birth;
             let (limits, now) = (self.limits, self.now);
             if let Some(session) = self.living(alias) {
-                session.end(Some(unlink.stamp.id), &limits, now);
+                session.end(End::Removal(unlink.stamp.id), &limits, now);
             } else if !done {
                 continue;
             }
@@ -615,7 +621,7 @@ fn goes_on(publish: &Publish, old: Option<&Session>, alive: bool) -> Option<bool
 }
 
 impl Session {
-    fn end(&mut self, by: Option<ChangeId>, limits: &Lifetimes, now: u64) {
+    fn end(&mut self, by: End, limits: &Lifetimes, now: u64) {
         self.gone = Some(by);
         self.saved = now;
         self.size_bytes = 0;

@@ -245,10 +245,8 @@ impl Storm {
 
     fn both_nodes_agree(&self) {
         for session in &self.sessions {
-            let [one, two] = self
-                .nodes
-                .each_ref()
-                .map(|node| node.read(&session.sid).expect("a living session"));
+            let [one, two] =
+                self.nodes.each_ref().map(|node| node.read(&session.sid).expect("read"));
             assert_eq!(number_in(session, &one), number_in(session, &two));
             let last = session.acknowledged.load(Ordering::SeqCst);
             if self.order == Order::Known {
