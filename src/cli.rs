@@ -1,5 +1,6 @@
 //! The command line: what can be asked for. One file per command.
 
+mod bench;
 mod mount;
 mod unmount;
 mod worker;
@@ -19,6 +20,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Bench(bench::Args),
     Mount(mount::Mount),
     Unmount(unmount::Unmount),
     #[command(hide = true)]
@@ -32,6 +34,7 @@ pub fn run() -> Result<(), Failure> {
         Err(error) => return refuse(&error),
     };
     match arguments.command {
+        Command::Bench(bench) => bench.run(),
         Command::Mount(mount) => mount.run(),
         Command::Unmount(unmount) => unmount.run(),
         Command::Worker(worker) => worker.run(),

@@ -84,6 +84,12 @@ exit_codes! {
     WorkerRights = 41,
     /// The worker ended before it served.
     WorkerFailed = 42,
+    /// `bench`: a directory cannot be measured.
+    BenchDirectory = 50,
+    /// `bench`: the result cannot be written.
+    BenchOutput = 51,
+    /// `bench`: ended by a signal, after the result so far was printed.
+    Interrupted = 130,
 }
 
 impl From<ExitCode> for u8 {

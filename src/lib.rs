@@ -8,8 +8,10 @@
 //! - [`keeper`]: owns the mount; starts and watches the worker and the private Redis.
 //! - [`config`]: file and command line, resolved into the settings of the parts above.
 //! - [`telemetry`]: events that are a log line and a metric at once.
+//! - [`bench`]: Odoo's reads and saves on any directories, measured side by side.
 //! - [`cli`]: one file per command; [`exit`]: how one ends.
 
+pub mod bench;
 pub mod cli;
 pub mod config;
 pub mod error;

@@ -1,0 +1,363 @@
+//! The benchmark: Odoo's own system calls, on several directories side by side.
+//!
+//! What makes its numbers comparable: every operation is drawn at random between all directories
+//! and all patterns, so that each finds the caches, the clock speed and the disturbances that the
+//! others find. Measured one after another, each would run with caches of its own and look up to
+//! twice as fast as a worker of Odoo ever sees it.
+//!
+//! - [`session`]: names and contents as the versions of Odoo write them.
+//! - [`operation`]: one read, one save, call for call.
+//! - [`worker`]: what one thread does, in which order.
+//! - [`sample`]: durations into quantiles, in bounded memory.
+//! - [`report`]: the result as a table and as JSON.
+//! - [`made`]: everything that was created, so that nothing is left behind.
+
+pub mod made;
+pub mod operation;
+pub mod report;
+pub mod sample;
+pub mod session;
+pub mod worker;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use serde::Serialize;
+
+use made::Made;
+use report::{Report, Row, Run};
+use sample::Histogram;
+use session::{Content, Format};
+use worker::{Limit, Shared, Worker};
+
+/// The most threads of one run: each has its own histograms and its own sessions.
+pub const THREADS_MAX: usize = 128;
+/// The most sessions that one directory is given: each is a file that has to be removed again.
+pub const SESSIONS_MAX: usize = 1_000_000;
+/// The longest measurement of one run, in seconds.
+pub const SECONDS_MAX: u64 = 3600;
+/// The most operations of one pattern in one directory.
+pub const OPERATIONS_MAX: u64 = 100_000_000;
+/// The most directories in one run.
+pub const DIRECTORIES_MAX: usize = 16;
+
+/// What Odoo does with a session, as far as it makes a difference for a filesystem.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Pattern {
+    /// Read a session that was read before and has not changed since.
+    Warm,
+    /// Read a session for the first time after it was saved here.
+    Own,
+    /// Read a known session for the first time after it was saved through the directory's peer.
+    Foreign,
+    /// Read a session that was made through the peer and that nobody here has ever named.
+    Cold,
+    /// Replace a session.
+    Save,
+    /// Read a session that does not exist.
+    Absent,
+}
+
+impl Pattern {
+    /// All of them, in the order of the table.
+    pub const ALL: [Self; 6] =
+        [Self::Warm, Self::Own, Self::Foreign, Self::Cold, Self::Save, Self::Absent];
+
+    /// Whether it takes a second directory that leads to the same sessions.
+    pub fn needs_peer(self) -> bool {
+        matches!(self, Self::Foreign | Self::Cold)
+    }
+
+    /// Its word in the table and on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Warm => "warm",
+            Self::Own => "own",
+            Self::Foreign => "foreign",
+            Self::Cold => "cold",
+            Self::Save => "save",
+            Self::Absent => "absent",
+        }
+    }
+}
+
+/// A directory to measure.
+#[derive(Clone, Debug)]
+pub struct Directory {
+    /// Its absolute path.
+    pub path: PathBuf,
+    /// Another mount of the same sessions: what is saved there is another node's save here.
+    pub peer: Option<PathBuf>,
+    /// The name of its filesystem.
+    pub filesystem: String,
+}
+
+/// Everything that a benchmark needs to know.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The directories, the first of which is the one the others are compared with.
+    pub directories: Vec<Directory>,
+    /// One run for each of these numbers of threads.
+    pub threads: Vec<usize>,
+    /// How long each run goes on.
+    pub limit: Limit,
+    /// Bytes of one session.
+    pub size: usize,
+    /// Sessions read, and as many again saved, in each directory.
+    pub sessions: usize,
+    /// Whose names, contents and calls.
+    pub format: Format,
+    /// What is measured.
+    pub patterns: Vec<Pattern>,
+    /// Whether each directory and pattern has a time of its own instead of being interleaved.
+    pub apart: bool,
+}
+
+/// Why a benchmark ended without its result.
+#[derive(Debug)]
+pub enum Error {
+    /// The command line asks for something that cannot be done.
+    Usage(String),
+    /// A directory cannot be used: which, what was tried, and what helps.
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// What was tried there and how it failed.
+        what: String,
+        /// What to do about it.
+        remedy: &'static str,
+    },
+    /// The result cannot be written.
+    Output(String),
+    /// Ended by a signal, after the result so far was printed and the directories were cleaned.
+    Interrupted,
+}
+
+impl Error {
+    /// A system call that failed on `path`.
+    pub fn from_errno(path: &Path, step: &str, errno: nix::Error) -> Self {
+        use nix::Error as E;
+        let remedy = match errno {
+            E::ENOENT | E::ENOTDIR => "name a directory that exists",
+            E::EACCES | E::EPERM => "run as the user who owns it, or as root",
+            E::ENOTCONN | E::ECONNABORTED => "its mount is dead: unmount it and mount it again",
+            E::EROFS => "mount it for writing",
+            E::ENOSPC | E::EDQUOT => "free some space there, or ask for fewer or smaller sessions",
+            E::EMFILE | E::ENFILE => "raise the limit of open files",
+            E::EFBIG => "ask for a smaller --size: the mount has a limit",
+            E::EIO => "see the log of the mount: its store may be out of reach",
+            _ => "see whether Odoo's user can create, rename and delete files there",
+        };
+        let what = format!("{step}: {}", errno.desc());
+        Self::Directory { path: path.to_owned(), what, remedy }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Usage(message) | Self::Output(message) => f.write_str(message),
+            Self::Directory { path, what, remedy } => {
+                write!(f, "{}: {what}; {remedy}", path.display())
+            }
+            Self::Interrupted => f.write_str("interrupted; what was created is removed"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Set by the signal handler. Nothing else can be done in one.
+static STOP: AtomicBool = AtomicBool::new(false);
+
+/// Whether a signal asked for the end.
+pub fn stopped() -> bool {
+    STOP.load(Ordering::Relaxed)
+}
+
+extern "C" fn on_signal(_signal: libc::c_int) {
+    STOP.store(true, Ordering::Relaxed);
+}
+
+/// While it lives, SIGINT and SIGTERM end the measurement instead of the process, so that the
+/// directories are cleaned. A second one ends the process: cleaning may hang on a dead mount.
+struct Signals(Vec<(Signal, SigAction)>);
+
+impl Signals {
+    fn take() -> Self {
+        STOP.store(false, Ordering::Relaxed);
+        let action = SigAction::new(
+            SigHandler::Handler(on_signal),
+            SaFlags::SA_RESETHAND | SaFlags::SA_RESTART,
+            SigSet::empty(),
+        );
+        let old = [Signal::SIGINT, Signal::SIGTERM].into_iter().filter_map(|signal| {
+            // SAFETY: the handler only stores to an atomic, which is safe in a signal handler.
+            unsafe { sigaction(signal, &action) }.ok().map(|old| (signal, old))
+        });
+        Self(old.collect())
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        for (signal, old) in &self.0 {
+            // SAFETY: puts back the action that was in force before.
+            let _ = unsafe { sigaction(*signal, old) };
+        }
+    }
+}
+
+/// Keeps the processors from halting while it is open.
+///
+/// On a virtual machine a halted processor costs 20 to 40 microseconds to wake, more than what is
+/// measured, and it halts or not by chance.
+fn hold_cpu_latency() -> std::io::Result<File> {
+    let mut file = File::options().write(true).open("/dev/cpu_dma_latency")?;
+    file.write_all(&0_i32.to_ne_bytes())?;
+    Ok(file)
+}
+
+/// Runs the benchmark. The report is complete unless it says that it was interrupted.
+///
+/// Everything that was created in the directories is removed before it returns, whatever happens.
+pub fn run(settings: &Settings) -> Result<Report, Error> {
+    let content = Content::new(settings.format, settings.size).map_err(Error::Usage)?;
+    let _signals = Signals::take();
+    let latency = hold_cpu_latency();
+    match &latency {
+        Ok(_) => eprintln!("holding /dev/cpu_dma_latency at 0: the processors do not halt"),
+        Err(error) => eprintln!(
+            "cannot hold /dev/cpu_dma_latency at 0 ({error}): processors may halt, and waking one \
+             costs up to 40 us on a virtual machine; run as root for steadier numbers"
+        ),
+    }
+    let mut runs = Vec::new();
+    for &threads in &settings.threads {
+        if stopped() {
+            break;
+        }
+        runs.push(run_threads(settings, &content, threads)?);
+    }
+    Ok(Report {
+        format: settings.format,
+        size_bytes: settings.size,
+        sessions: settings.sessions,
+        interleaved: !settings.apart,
+        cpu_dma_latency_held: latency.is_ok(),
+        interrupted: stopped(),
+        runs,
+    })
+}
+
+/// A pattern in a directory, by its number.
+type Cell = (usize, Pattern);
+
+/// The cells to measure, in the order of the table.
+fn cells(settings: &Settings) -> Vec<Cell> {
+    let wanted = Pattern::ALL.into_iter().filter(|pattern| settings.patterns.contains(pattern));
+    wanted
+        .flat_map(|pattern| (0..settings.directories.len()).map(move |number| (number, pattern)))
+        .filter(|&(number, pattern)| {
+            !pattern.needs_peer() || settings.directories[number].peer.is_some()
+        })
+        .collect()
+}
+
+/// One run: all cells at once, or one after another with a share of the time each.
+fn run_threads(settings: &Settings, content: &Content, threads: usize) -> Result<Run, Error> {
+    let all = cells(settings);
+    let parts: Vec<Vec<Cell>> = if settings.apart {
+        all.iter().map(|&cell| vec![cell]).collect()
+    } else {
+        vec![all.clone()]
+    };
+    let limit = match settings.limit {
+        Limit::Time(time) => Limit::Time(time / u32::try_from(parts.len()).unwrap_or(1)),
+        operations @ Limit::Operations(_) => operations,
+    };
+    let mut measured = HashMap::new();
+    let mut time = Duration::ZERO;
+    for part in parts {
+        if stopped() {
+            break;
+        }
+        time += run_part(settings, content, threads, &part, limit, &mut measured)?;
+    }
+    let rows = all
+        .into_iter()
+        .filter_map(|cell| measured.remove(&cell).map(|histogram| (cell, histogram)))
+        .map(|((number, pattern), (histogram, behind))| {
+            Row::new(&settings.directories[number], pattern, threads, &histogram, behind)
+        })
+        .collect();
+    Ok(Run::new(threads, time, rows))
+}
+
+/// Prepares the sessions of `part`, measures it, and cleans up.
+fn run_part(
+    settings: &Settings,
+    content: &Content,
+    threads: usize,
+    part: &[Cell],
+    limit: Limit,
+    measured: &mut HashMap<Cell, (Histogram, u64)>,
+) -> Result<Duration, Error> {
+    let mut made = Made::default();
+    let result = prepare_and_measure(settings, content, threads, part, limit, measured, &mut made);
+    let removed = made.remove();
+    // What went wrong first is the better message.
+    let time = result?;
+    removed?;
+    Ok(time)
+}
+
+fn prepare_and_measure(
+    settings: &Settings,
+    content: &Content,
+    threads: usize,
+    part: &[Cell],
+    limit: Limit,
+    measured: &mut HashMap<Cell, (Histogram, u64)>,
+    made: &mut Made,
+) -> Result<Duration, Error> {
+    let bar = progress();
+    let shared = Shared::prepare(settings, content, part, limit, made, &bar)?;
+    let mut workers = Vec::new();
+    for number in 0..threads {
+        workers.push(Worker::prepare(&shared, number, threads, made, &bar)?);
+    }
+    let start = Instant::now();
+    let outcomes = worker::measure(&shared, workers, &bar);
+    let time = start.elapsed();
+    bar.finish_and_clear();
+    let mut failure = None;
+    for outcome in outcomes {
+        made.merge(outcome.made);
+        failure = failure.or(outcome.failure);
+        for (cell, histogram, behind) in outcome.measured {
+            let sum = measured.entry(cell).or_insert_with(|| (Histogram::default(), 0));
+            sum.0.merge(&histogram);
+            sum.1 += behind;
+        }
+    }
+    failure.map_or(Ok(time), Err)
+}
+
+/// A bar on standard error; nothing when that is not a terminal.
+fn progress() -> ProgressBar {
+    let bar = ProgressBar::new(0);
+    let template = "{msg:11} [{bar:40}] {percent:>3}% {elapsed_precise} left {eta_precise}";
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    bar
+}
