@@ -273,6 +273,32 @@ fn a_listing_in_an_outage_is_eio_and_never_empty() {
 }
 
 #[test]
+fn an_open_handle_reads_on_in_an_outage() {
+    let (mut redis, mount) = node(OUTAGE);
+    mount.save(HEX, &authenticated("old")).unwrap();
+    let mut open = fs::File::open(mount.sharded(HEX)).unwrap();
+    redis.kill();
+    let mut content = Vec::new();
+    quickly(|| std::io::Read::read_to_end(&mut open, &mut content).unwrap());
+    assert_eq!(content, authenticated("old"));
+    assert_eq!(quickly(|| open.metadata().unwrap().len()), content.len() as u64);
+}
+
+#[test]
+fn changes_of_attributes_in_an_outage_are_eio() {
+    let (mut redis, mount) = paused_and_noticed();
+    let path = mount.sharded(HEX);
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    assert_eq!(quickly(|| errno(fs::set_permissions(&path, mode))), libc::EIO);
+    redis.resume();
+    wait_until_served(&mount);
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o640);
+    fs::set_permissions(&path, mode).unwrap();
+    let metadata = fs::metadata(&path).unwrap();
+    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o777, 0o640);
+}
+
+#[test]
 fn everything_heals_when_redis_is_back() {
     let (mut redis, mount) = paused();
     assert_eq!(in_thread(|| open_as_python(&mount.sharded(HEX)).0.unwrap_err()), Errno::EIO);
