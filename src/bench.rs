@@ -25,7 +25,7 @@ use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
@@ -272,31 +272,74 @@ fn cells(settings: &Settings) -> Vec<Cell> {
         .collect()
 }
 
-/// One run: all cells at once, or one after another with a share of the time each.
-fn run_threads(settings: &Settings, content: &Content, threads: usize) -> Result<Run, Error> {
-    let all = cells(settings);
-    let parts: Vec<Vec<Cell>> = if settings.apart {
-        all.iter().map(|&cell| vec![cell]).collect()
-    } else {
-        vec![all.clone()]
-    };
-    let limit = match settings.limit {
-        Limit::Time(time) => Limit::Time(time / u32::try_from(parts.len()).unwrap_or(1)),
+/// What was found out about one cell.
+#[derive(Default)]
+struct Measured {
+    histogram: Histogram,
+    /// Reads that were one version behind.
+    behind: u64,
+    /// Operations per second of all threads, where that is known.
+    rate: Option<f64>,
+}
+
+/// What is measured at once, and what of it counts.
+struct Part {
+    cells: Vec<Cell>,
+    limit: Limit,
+    /// Whether only the rate is taken from it.
+    only_rate: bool,
+}
+
+/// What a run consists of: all cells at once, or one after another with a share of the time each.
+///
+/// Several threads that do different things at a time say nothing about how many of one thing
+/// they can do. So then every cell also gets a time of its own, for its rate alone.
+fn parts(settings: &Settings, all: &[Cell], threads: usize) -> Vec<Part> {
+    let alone: Vec<Vec<Cell>> = all.iter().map(|&cell| vec![cell]).collect();
+    let share = |limit: Limit, by: usize| match limit {
+        Limit::Time(time) => Limit::Time(time / u32::try_from(by.max(1)).unwrap_or(u32::MAX)),
         operations @ Limit::Operations(_) => operations,
     };
-    let mut measured = HashMap::new();
+    let part = |limit, only_rate| move |cells| Part { cells, limit, only_rate };
+    if settings.apart {
+        let limit = share(settings.limit, alone.len());
+        return alone.into_iter().map(part(limit, false)).collect();
+    }
+    if threads == 1 {
+        return vec![part(settings.limit, false)(all.to_vec())];
+    }
+    let pure: Vec<Vec<Cell>> = alone.into_iter().filter(|cells| worker::is_pure(cells)).collect();
+    let half = share(settings.limit, 2);
+    let each = share(half, pure.len());
+    let mut parts = vec![part(half, false)(all.to_vec())];
+    parts.extend(pure.into_iter().map(part(each, true)));
+    parts
+}
+
+fn run_threads(settings: &Settings, content: &Content, threads: usize) -> Result<Run, Error> {
+    let all = cells(settings);
+    let mut measured: HashMap<Cell, Measured> = HashMap::new();
     let mut time = Duration::ZERO;
-    for part in parts {
+    for part in parts(settings, &all, threads) {
         if stopped() {
             break;
         }
-        time += run_part(settings, content, threads, &part, limit, &mut measured)?;
+        match run_part(settings, content, threads, &part, &mut measured) {
+            Ok(took) => time += took,
+            // What was measured before still counts.
+            Err(Error::Interrupted) => break,
+            Err(error) => return Err(error),
+        }
     }
     let rows = all
         .into_iter()
-        .filter_map(|cell| measured.remove(&cell).map(|histogram| (cell, histogram)))
-        .map(|((number, pattern), (histogram, behind))| {
-            Row::new(&settings.directories[number], pattern, threads, &histogram, behind)
+        .filter_map(|cell| measured.remove(&cell).map(|found| (cell, found)))
+        .filter(|(_, found)| found.histogram.count() > 0)
+        .map(|((number, pattern), found)| {
+            let rate =
+                found.rate.or_else(|| (threads == 1).then(|| 1e9 / found.histogram.mean_ns()));
+            let directory = &settings.directories[number];
+            Row::new(directory, pattern, &found.histogram, rate, found.behind)
         })
         .collect();
     Ok(Run::new(threads, time, rows))
@@ -307,12 +350,11 @@ fn run_part(
     settings: &Settings,
     content: &Content,
     threads: usize,
-    part: &[Cell],
-    limit: Limit,
-    measured: &mut HashMap<Cell, (Histogram, u64)>,
+    part: &Part,
+    measured: &mut HashMap<Cell, Measured>,
 ) -> Result<Duration, Error> {
     let mut made = Made::default();
-    let result = prepare_and_measure(settings, content, threads, part, limit, measured, &mut made);
+    let result = prepare_and_measure(settings, content, threads, part, measured, &mut made);
     let removed = made.remove();
     // What went wrong first is the better message.
     let time = result?;
@@ -320,36 +362,51 @@ fn run_part(
     Ok(time)
 }
 
+#[expect(clippy::cast_precision_loss, reason = "a rate, not a count")]
 fn prepare_and_measure(
     settings: &Settings,
     content: &Content,
     threads: usize,
-    part: &[Cell],
-    limit: Limit,
-    measured: &mut HashMap<Cell, (Histogram, u64)>,
+    part: &Part,
+    measured: &mut HashMap<Cell, Measured>,
     made: &mut Made,
 ) -> Result<Duration, Error> {
     let bar = progress();
-    let shared = Shared::prepare(settings, content, part, limit, made, &bar)?;
+    let shared = Shared::prepare(settings, content, &part.cells, part.limit, made, &bar)?;
     let mut workers = Vec::new();
     for number in 0..threads {
         workers.push(Worker::prepare(&shared, number, threads, made, &bar)?);
     }
-    let start = Instant::now();
     let outcomes = worker::measure(&shared, workers, &bar);
-    let time = start.elapsed();
     bar.finish_and_clear();
     let mut failure = None;
+    let mut time = Duration::ZERO;
+    let mut found: HashMap<Cell, Measured> = HashMap::new();
     for outcome in outcomes {
         made.merge(outcome.made);
         failure = failure.or(outcome.failure);
+        time = time.max(outcome.time);
         for (cell, histogram, behind) in outcome.measured {
-            let sum = measured.entry(cell).or_insert_with(|| (Histogram::default(), 0));
-            sum.0.merge(&histogram);
-            sum.1 += behind;
+            let sum = found.entry(cell).or_default();
+            sum.histogram.merge(&histogram);
+            sum.behind += behind;
         }
     }
-    failure.map_or(Ok(time), Err)
+    if let Some(failure) = failure {
+        return Err(failure);
+    }
+    let pure = part.cells.len() == 1 && worker::is_pure(&part.cells);
+    for (cell, one) in found {
+        let into = measured.entry(cell).or_default();
+        if pure && !time.is_zero() {
+            into.rate = Some(one.histogram.count() as f64 / time.as_secs_f64());
+        }
+        if !part.only_rate {
+            into.histogram.merge(&one.histogram);
+            into.behind += one.behind;
+        }
+    }
+    Ok(time)
 }
 
 /// A bar on standard error; nothing when that is not a terminal.

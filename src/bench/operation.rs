@@ -41,10 +41,12 @@ fn again<T>(step: &'static str, mut call: impl FnMut() -> nix::Result<T>) -> Res
 /// Reads a session into `bytes`; `false` if there is none.
 pub fn read(format: Format, paths: &Paths, bytes: &mut Vec<u8>) -> Result<bool, Fault> {
     if let Some(probe) = &paths.probe {
-        match again("look for the flat name", || stat(probe.as_path())) {
-            Err(Fault { errno: Errno::ENOENT, .. }) => {}
-            Ok(_) => return Err(Fault { step: "look for the flat name", errno: Errno::EEXIST }),
-            Err(fault) => return Err(fault),
+        // Odoo moves a flat file to its shard, unless there is one already: on a mount both names
+        // may lead to the one session.
+        if exists("look for the flat name", probe)?
+            && !exists("look for a session", &paths.session)?
+        {
+            return Err(Fault { step: "look for a session", errno: Errno::ENOENT });
         }
     }
     let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
@@ -76,6 +78,15 @@ pub fn read(format: Format, paths: &Paths, bytes: &mut Vec<u8>) -> Result<bool, 
     Ok(true)
 }
 
+/// As `os.path.isfile`, but an unexpected error is not taken for an absence.
+fn exists(step: &'static str, path: &Path) -> Result<bool, Fault> {
+    match again(step, || stat(path)) {
+        Ok(_) => Ok(true),
+        Err(Fault { errno: Errno::ENOENT, .. }) => Ok(false),
+        Err(fault) => Err(fault),
+    }
+}
+
 /// A pickle says itself where it ends: what fits into one buffer takes one read.
 fn read_pickle(file: &OwnedFd, bytes: &mut Vec<u8>) -> Result<(), Fault> {
     bytes.clear();
@@ -100,11 +111,10 @@ pub fn save(
     content: &[u8],
 ) -> Result<bool, Fault> {
     let mut made = false;
-    if let Some(shard) = &paths.save_probe {
-        match again("look for a shard directory", || stat(shard.as_path())) {
-            Err(Fault { errno: Errno::ENOENT, .. }) => made = make_shard(shard)?,
-            other => drop(other?),
-        }
+    if let Some(shard) = &paths.save_probe
+        && !exists("look for a shard directory", shard)?
+    {
+        made = make_shard(shard)?;
     }
     let flags =
         OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;

@@ -55,8 +55,9 @@ pub struct Row {
     pub p99_us: f64,
     /// The mean.
     pub mean_us: f64,
-    /// What so many threads reach that do nothing else: threads / mean.
-    pub rate_per_second: f64,
+    /// What so many threads reach that do nothing else; for several threads not known of a
+    /// pattern that needs saves between its reads.
+    pub rate_per_second: Option<f64>,
     /// The median as a multiple of that of the first directory with this pattern.
     pub ratio: Option<f64>,
     /// Reads that got the version before the last one saved through the peer.
@@ -69,11 +70,10 @@ impl Row {
     pub fn new(
         directory: &Directory,
         pattern: Pattern,
-        threads: usize,
         histogram: &Histogram,
+        rate_per_second: Option<f64>,
         behind: u64,
     ) -> Self {
-        let mean_ns = histogram.mean_ns();
         Self {
             pattern,
             directory: directory.path.display().to_string(),
@@ -81,8 +81,8 @@ impl Row {
             operations: histogram.count(),
             median_us: histogram.quantile_ns(500) as f64 / 1e3,
             p99_us: histogram.quantile_ns(990) as f64 / 1e3,
-            mean_us: mean_ns / 1e3,
-            rate_per_second: if mean_ns > 0.0 { threads as f64 * 1e9 / mean_ns } else { 0.0 },
+            mean_us: histogram.mean_ns() / 1e3,
+            rate_per_second,
             ratio: None,
             behind,
         }
@@ -156,7 +156,7 @@ fn line(row: &Row) -> [String; 8] {
         grouped(row.operations),
         format!("{:.1}", row.median_us),
         format!("{:.1}", row.p99_us),
-        grouped(whole(row.rate_per_second)),
+        row.rate_per_second.map_or_else(|| "-".into(), |rate| grouped(whole(rate))),
         row.ratio.map_or_else(|| "-".into(), |ratio| format!("{ratio:.2}")),
     ]
 }
@@ -214,7 +214,8 @@ mod tests {
         for _ in 0..1234 {
             histogram.record(Duration::from_micros(micros));
         }
-        Row::new(&directory, pattern, 2, &histogram, 0)
+        let rate = (pattern != Pattern::Save).then_some(1e6 / 3.0);
+        Row::new(&directory, pattern, &histogram, rate, 0)
     }
 
     fn report() -> Report {
@@ -241,9 +242,9 @@ Odoo 18 sessions of 740 bytes, 256 in each directory, operations interleaved at 
 
 2 threads, 3.0 s
 pattern  directory  filesystem  operations  median us  p99 us   rate/s  ratio
-warm     /a         tmpfs            1,234       10.0    10.0  200,000   1.00
-warm     /longer    tmpfs            1,234       25.0    25.0   80,000   2.50
-save     /longer    tmpfs            1,234       50.0    50.0   40,000   1.00
+warm     /a         tmpfs            1,234       10.0    10.0  333,333   1.00
+warm     /longer    tmpfs            1,234       25.0    25.0  333,333   2.50
+save     /longer    tmpfs            1,234       50.0    50.0        -   1.00
 ";
         assert_eq!(report().table(), expected);
     }

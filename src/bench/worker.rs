@@ -65,6 +65,8 @@ pub struct Outcome {
     pub made: Made,
     /// The durations of each cell, and how many of its reads were behind.
     pub measured: Vec<(Cell, Histogram, u64)>,
+    /// How long it ran.
+    pub time: Duration,
     /// Why it ended early.
     pub failure: Option<Error>,
 }
@@ -475,6 +477,11 @@ fn steps(cells: &[Cell]) -> Vec<Step> {
     steps
 }
 
+/// Whether a round of nothing but `cells` is nothing but measured operations.
+pub fn is_pure(cells: &[Cell]) -> bool {
+    steps(cells).len() == cells.len()
+}
+
 /// Runs all workers at once, and shows the progress meanwhile.
 pub fn measure(shared: &Shared<'_>, workers: Vec<Worker>, bar: &ProgressBar) -> Vec<Outcome> {
     let count = workers.len() as u64;
@@ -519,7 +526,9 @@ pub fn measure(shared: &Shared<'_>, workers: Vec<Worker>, bar: &ProgressBar) -> 
 
 fn thread(shared: &Shared<'_>, mut worker: Worker, barrier: &Barrier) -> Outcome {
     barrier.wait();
-    let failure = worker.run(shared, Instant::now()).err();
+    let start = Instant::now();
+    let failure = worker.run(shared, start).err();
+    let time = start.elapsed();
     if failure.is_some() {
         shared.failed.store(true, Ordering::Relaxed);
     }
@@ -529,5 +538,5 @@ fn thread(shared: &Shared<'_>, mut worker: Worker, barrier: &Barrier) -> Outcome
         .zip(worker.histograms)
         .map(|(&cell, (histogram, behind))| (cell, histogram, behind))
         .collect();
-    Outcome { made: worker.made, measured, failure }
+    Outcome { made: worker.made, measured, time, failure }
 }

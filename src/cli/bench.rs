@@ -32,7 +32,8 @@ pub struct Args {
     #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1")]
     pub threads: Vec<usize>,
 
-    /// How long each run measures
+    /// How long each run measures; with several threads half of it goes to the rates, each
+    /// directory and pattern by itself
     #[arg(long, value_name = "S", default_value_t = 10, conflicts_with = "operations")]
     pub seconds: u64,
 
@@ -62,8 +63,8 @@ pub struct Args {
     #[arg(long, value_name = "DIR=OTHER")]
     pub peer: Vec<String>,
 
-    /// Measure each directory and pattern by itself, one after another, dividing the time; for
-    /// rates with many threads, which otherwise wait for each other's directories
+    /// Measure each directory and pattern by itself, one after another, dividing the time: how
+    /// long operations take when all threads do the same
     #[arg(long)]
     pub apart: bool,
 
