@@ -149,9 +149,14 @@ pub async fn look(store: &RedisStore, alias: &Alias) -> Option<Meta> {
     }
 }
 
-/// A person opens it now. (The node hears the time first: it cannot know what [`pass`] did.)
+/// Lets a node hear the time, which it cannot know after [`pass`]: by its own clock nothing passed.
+pub async fn hear(store: &RedisStore) {
+    store.fetch(&alias("zz", 0), None).await.expect("an answer");
+}
+
+/// A person opens it now.
 pub async fn use_it(store: &RedisStore, alias: &Alias) {
-    store.fetch(&self::alias("zz", 0), None).await.expect("an answer");
+    hear(store).await;
     store.touch_now(alias).await.expect("written");
 }
 
