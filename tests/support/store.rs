@@ -20,7 +20,7 @@ pub const HOUR: u64 = 60 * MINUTE;
 pub const DAY: u64 = 24 * HOUR;
 
 /// Redis's clock, ahead by what `test:clock` holds: hours pass without waiting.
-const CLOCK: &str = "
+pub const CLOCK: &str = "
 if redis.replicate_commands then redis.replicate_commands() end
 local function now_ms()
   local time = redis.call('TIME')
