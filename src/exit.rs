@@ -89,7 +89,7 @@ exit_codes! {
     /// `bench`: the result cannot be written.
     BenchOutput = 51,
     /// `bench`: ended by a signal, after the result so far was printed.
-    Interrupted = 130,
+    Interrupted = 52,
 }
 
 impl From<ExitCode> for u8 {

@@ -28,7 +28,7 @@ use self::endpoint::{BadUrl, Endpoint};
 use self::envelope::{Header, class_text, form_text, id_text, mode_text, text, uid_text};
 use self::keys::Keys;
 use self::link::{Link, Need, Timing};
-use self::scripts::{Answer, Call, CallFault, Policy, Scripts};
+use self::scripts::{Answer, Call, CallFault, ClockView, Policy, Scripts};
 use self::touch::Touches;
 use crate::fs::store::{
     Amend, ChangeId, Health, Listed, Lookup, Meta, Mtime, Opened, Publish, Published, RootListing,
@@ -199,9 +199,17 @@ impl Time {
         clock.at(Instant::now()).unwrap_or(0)
     }
 
-    fn lenient(&self, idle_ms: u64) -> bool {
+    /// For one idle time after a jump nothing is judged stale.
+    fn view(&self, idle_ms: u64) -> ClockView {
         let jumped = *self.jumped.lock().unwrap_or_else(PoisonError::into_inner);
-        jumped.is_some_and(|at| at.elapsed() < Duration::from_millis(idle_ms))
+        if jumped.is_some_and(|at| at.elapsed() < Duration::from_millis(idle_ms)) {
+            return ClockView::Jumped;
+        }
+        match self.now_ms() {
+            0 => ClockView::Unknown,
+            _ if !self.real => ClockView::Unknown,
+            now_ms => ClockView::Expected(now_ms),
+        }
     }
 }
 
@@ -272,7 +280,7 @@ impl RedisStore {
 impl Inner {
     fn policy(&self) -> Policy {
         let lifetimes = *self.lifetimes.read().unwrap_or_else(PoisonError::into_inner);
-        Policy { lifetimes, lenient: self.time.lenient(lifetimes.idle_ms) }
+        Policy { lifetimes, clock: self.time.view(lifetimes.idle_ms) }
     }
 
     fn attempt(&self) -> Duration {

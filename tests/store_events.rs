@@ -44,6 +44,7 @@ async fn every_expiry_is_logged_once_whoever_finds_it() {
     use_it(&one, &by_look).await;
     pass(&redis, 6 * MINUTE);
     assert_eq!(look(&one, &by_look).await, None);
+    hear(&two).await;
     refused(&two, &page(&two, &by_save, births[1])).await;
     two.unlink(&removal(&two, &by_unlink)).await.expect("answered");
     one.fetch(&alias("ab", 99), Some(&by_alias)).await.expect("answered");

@@ -64,6 +64,7 @@ async fn a_first_sending_that_was_stuck_on_its_way_counts_as_a_retry() {
     // Sent now, and held up by the network; its sender gives the connection up.
     let (stuck, stuck_unlink) = (page(&one, &sid, born.birth), removal(&one, &other));
     pass(&redis, 10 * SECOND);
+    hear(&two).await;
     let newer = taken(&two, &page(&two, &sid, born.birth)).await;
     gone(&two, &removal(&two, &other)).await;
     let anew = taken(&two, &visit(&two, &other)).await;
@@ -215,9 +216,4 @@ async fn a_change_gives_up_within_its_bound_and_says_unavailable() {
 /// Two things of one millisecond are not newer than each other.
 async fn settle() {
     tokio::time::sleep(std::time::Duration::from_millis(3)).await;
-}
-
-/// Lets a node hear the time.
-async fn hear(store: &RedisStore) {
-    store.fetch(&alias("zz", 0), None).await.expect("an answer");
 }

@@ -142,8 +142,7 @@ impl Threads {
         );
     }
 
-    /// What a save of `alias` by this thread has to tell. `candidates` are aliases of the same
-    /// family that may be the session being rotated.
+    /// What a save of `alias` by this thread has to tell.
     pub fn save_context(&mut self, tid: u32, alias: &Alias) -> SaveContext {
         if let Some(thread) = self.get(tid) {
             thread.target = None;

@@ -17,7 +17,7 @@ use super::Settings;
 use super::endpoint::{BadUrl, Endpoint};
 use super::keys::Keys;
 use super::link::error_text;
-use super::scripts::{Answer, Policy, Script, Scripts};
+use super::scripts::{Answer, ClockView, Policy, Script, Scripts};
 use crate::session::name::{Alias, Shard};
 use crate::session::policy::Lifetimes;
 
@@ -238,7 +238,7 @@ impl Probe {
             grace_ms: 0,
             tombstone_ms: 1,
         };
-        let policy = Policy { lifetimes: short, lenient: false };
+        let policy = Policy { lifetimes: short, clock: ClockView::Unknown };
         let id = |n: u32| format!("{n:032x}");
         let call = |script, arguments: &[&str]| {
             let mut call = Script::call(script, &policy);

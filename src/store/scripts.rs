@@ -63,6 +63,12 @@ impl Scripts {
         }
     }
 
+    /// With another clock that is taken for Redis's own, so that its jumps are heeded.
+    #[must_use]
+    pub fn heeding_jumps(self) -> Self {
+        Self { own_clock: true, ..self }
+    }
+
     /// Every script.
     pub(super) fn all(&self) -> [&Script; 6] {
         [&self.fetch, &self.publish, &self.unlink, &self.amend, &self.touch, &self.list]
@@ -87,7 +93,11 @@ impl Script {
         call.argument(lifetimes.absolute_ms.map_or_else(|| "-1".into(), |ms| ms.to_string()));
         call.argument(lifetimes.grace_ms.to_string());
         call.argument(lifetimes.tombstone_ms.to_string());
-        call.argument(if policy.lenient { "1" } else { "0" });
+        call.argument(match policy.clock {
+            ClockView::Unknown => String::new(),
+            ClockView::Jumped => "lenient".to_owned(),
+            ClockView::Expected(now_ms) => now_ms.to_string(),
+        });
         call
     }
 }
@@ -96,8 +106,18 @@ impl Script {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Policy {
     pub lifetimes: Lifetimes,
-    /// Nothing is judged stale for now.
-    pub lenient: bool,
+    pub clock: ClockView,
+}
+
+/// What this node thinks of Redis's clock.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum ClockView {
+    /// Nothing.
+    Unknown,
+    /// It has jumped not long ago: nothing is judged stale.
+    Jumped,
+    /// This is what it should be at, in milliseconds. If it is not, nothing is judged stale.
+    Expected(u64),
 }
 
 /// One call, being put together.

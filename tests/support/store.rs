@@ -20,7 +20,7 @@ pub const HOUR: u64 = 60 * MINUTE;
 pub const DAY: u64 = 24 * HOUR;
 
 /// Redis's clock, ahead by what `test:clock` holds: hours pass without waiting.
-const CLOCK: &str = "
+pub const CLOCK: &str = "
 if redis.replicate_commands then redis.replicate_commands() end
 local function now_ms()
   local time = redis.call('TIME')
@@ -149,9 +149,14 @@ pub async fn look(store: &RedisStore, alias: &Alias) -> Option<Meta> {
     }
 }
 
-/// A person opens it now. (The node hears the time first: it cannot know what [`pass`] did.)
+/// Lets a node hear the time, which it cannot know after [`pass`]: by its own clock nothing passed.
+pub async fn hear(store: &RedisStore) {
+    store.fetch(&alias("zz", 0), None).await.expect("an answer");
+}
+
+/// A person opens it now.
 pub async fn use_it(store: &RedisStore, alias: &Alias) {
-    store.fetch(&self::alias("zz", 0), None).await.expect("an answer");
+    hear(store).await;
     store.touch_now(alias).await.expect("written");
 }
 

@@ -12,9 +12,6 @@ local POLICY = {
   grace = tonumber(ARGV[5]),
   tombstone = math.max(1, tonumber(ARGV[6])),
 }
--- Redis's clock has jumped: nothing is judged stale for now.
-local LENIENT = ARGV[7] == '1'
-
 -- Literals: an expression would be worked out anew in every call.
 local NO_ID = '00000000000000000000000000000000'
 -- Longer than any header line (envelope.rs holds the same number).
@@ -24,6 +21,10 @@ local HEADER = '^sessionfs 1 state=(%a+) version=(%x+) birth=(%x+) saved=(%d+) m
 local LINE = 'sessionfs 1 state=%s version=%s birth=%s saved=%d mtime=%s login=%d active=%d opened=%s class=%s uid=%s db=%s user=%s size=%s mode=%s form=%s\n'
 
 local now = now_ms()
+-- While Redis's clock has just jumped nothing is judged stale. The node says so, or what time it
+-- expects (clock.rs has the same bound), so that not even the first call after a jump is misled.
+local LENIENT = ARGV[7] == 'lenient'
+if ARGV[7] ~= '' and not LENIENT then LENIENT = math.abs(now - tonumber(ARGV[7])) > 2000 end
 -- The sessions that this call has ended, for the log: {alias, header, limit, age, idle}.
 local expired = {}
 -- Why something could not be read or written; the operation then answers `failed`.

@@ -1,7 +1,8 @@
 //! What sessions cost inside Redis: the numbers of docs/redis.md.
 //!
-//!     cargo test --test store_cost -- --ignored --nocapture
+//!     cargo bench --bench store_cost
 
+#[path = "../tests/support/mod.rs"]
 mod support;
 
 use std::collections::BTreeMap;
@@ -11,7 +12,7 @@ use bytes::Bytes;
 use sessionfs::fs::store::{Amend, Publish, Store as _};
 use sessionfs::store::RedisStore;
 use support::redis::Redis;
-use support::store::*;
+use support::store::{alias, connected, gone, login, look, page, removal, settings, taken};
 
 const SESSIONS: u32 = 20_000;
 /// A session of Odoo 18, sealed.
@@ -64,9 +65,8 @@ impl Meter<'_> {
     }
 }
 
-#[tokio::test]
-#[ignore = "a measurement"]
-async fn cost_in_the_server() {
+#[tokio::main(flavor = "current_thread")]
+async fn main() {
     let redis = Redis::start();
     let store = connected(RedisStore::start(settings(&redis)).expect("a good URL")).await;
     let alphabet: Vec<char> = "0123456789abcdef".chars().collect();

@@ -1,0 +1,35 @@
+//! Reading a name: no panic, and whatever names a session is found again under its alias.
+#![no_main]
+
+// Taken in as source: a session knows nobody, so the rest of the crate need not be built for this.
+#[allow(dead_code)]
+#[path = "../../src/session"]
+mod session {
+    pub mod name;
+}
+
+use libfuzzer_sys::fuzz_target;
+use session::name::{Form, RootName, SessionName, Shard, Sid};
+
+fuzz_target!(|name: &str| {
+    if let Some(sid) = Sid::parse(name) {
+        let alias = sid.alias();
+        let listed = SessionName::in_shard(sid.shard(), &alias.entry(Form::Sharded));
+        assert_eq!(listed.and_then(|name| name.alias), Some(alias));
+        assert!(SessionName::in_shard(sid.shard(), name).is_some());
+        assert!(!format!("{sid:?}").contains(name));
+    }
+    match RootName::parse(name) {
+        RootName::Shard(shard) => assert_eq!(Shard::from_index(shard.index()), Some(shard)),
+        RootName::Session(flat) => {
+            let listed = RootName::parse(&flat.sid.alias().entry(Form::Flat));
+            assert!(
+                matches!(listed, RootName::Session(name) if name.alias == Some(flat.sid.alias()))
+            );
+        }
+        RootName::Spool(spool) => {
+            assert!(matches!(RootName::parse(&spool.aliased()), RootName::Spool(_)));
+        }
+        RootName::Staging | RootName::Other => {}
+    }
+});
