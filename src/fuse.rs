@@ -2,6 +2,7 @@
 //!
 //! - [`adapter`]: fuser's trait, one method a request
 //! - [`answer`]: the one place that replies, logs and counts
+//! - [`kernel`]: what is asked of newer kernels
 
 use std::ffi::OsStr;
 use std::io;
@@ -19,6 +20,7 @@ use crate::fs::store::Store;
 
 mod adapter;
 mod answer;
+pub mod kernel;
 
 /// Owner and permission of everything in the tree.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

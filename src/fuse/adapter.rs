@@ -7,15 +7,15 @@ use std::time::{Duration, SystemTime};
 
 use fuser::{
     AccessFlags, BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
-    Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags,
-    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
-    ReplyEntry, ReplyIoctl, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
-    WriteFlags,
+    Generation, INodeNo, IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags,
+    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
+    ReplyIoctl, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use tokio::runtime::Handle;
 
 use super::Tree;
 use super::answer::Answerer;
+use super::kernel::Offers;
 use crate::error::{Error, Result};
 use crate::fs::attributes::{Attributes, Change, Entry, Kind};
 use crate::fs::handle::HandleId;
@@ -37,6 +37,7 @@ pub struct Adapter<S> {
     core: Arc<Core<S>>,
     tree: Tree,
     answerer: Answerer,
+    offers: Offers,
     on_init: Option<OnInit>,
     /// When this worker began: what directories show as their times.
     started: SystemTime,
@@ -49,6 +50,7 @@ impl<S: Store> Adapter<S> {
             core,
             tree,
             answerer: Answerer::new(runtime),
+            offers: Offers::from_environment(),
             on_init: Some(on_init),
             started: SystemTime::now(),
         }
@@ -129,12 +131,9 @@ fn time(ns: i64) -> SystemTime {
     if ns < 0 { SystemTime::UNIX_EPOCH - distance } else { SystemTime::UNIX_EPOCH + distance }
 }
 
-fn open_flags(opened: Opened) -> FopenFlags {
-    if opened.immutable {
-        FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH
-    } else {
-        FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH
-    }
+/// Pages of an inode that stands for one version are good for ever; of any other none may be kept.
+fn caching(opened: Opened) -> FopenFlags {
+    if opened.immutable { FopenFlags::FOPEN_KEEP_CACHE } else { FopenFlags::FOPEN_DIRECT_IO }
 }
 
 fn empty(reply: ReplyEmpty, result: std::result::Result<(), Errno>) {
@@ -159,18 +158,7 @@ fn mtime(asked: TimeOrNow) -> Mtime {
 
 impl<S: Store> Filesystem for Adapter<S> {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        // Each is asked for by itself: an older kernel lacks some, and each has a way without it.
-        for wanted in [
-            // Look-ups in one directory side by side.
-            InitFlags::FUSE_PARALLEL_DIROPS,
-            InitFlags::FUSE_ATOMIC_O_TRUNC,
-            InitFlags::FUSE_DO_READDIRPLUS,
-            InitFlags::FUSE_READDIRPLUS_AUTO,
-        ] {
-            if config.add_capabilities(wanted).is_err() {
-                tracing::info!(?wanted, "the kernel does not offer this; going on without it");
-            }
-        }
+        self.offers.ask(config);
         if let Some(on_init) = self.on_init.take() {
             on_init();
         }
@@ -319,8 +307,9 @@ impl<S: Store> Filesystem for Adapter<S> {
             Ok(caller) => self.core.open(caller, NodeId(node.0), mode),
             Err(error) => Err(error).into(),
         };
+        let always = self.offers.open_flags();
         self.answerer.answer("open", step, move |result| match result {
-            Ok(opened) => reply.opened(FileHandle(opened.handle.0), open_flags(opened)),
+            Ok(opened) => reply.opened(FileHandle(opened.handle.0), always | caching(opened)),
             Err(errno) => reply.error(errno),
         });
     }
@@ -523,7 +512,7 @@ impl<S: Store> Filesystem for Adapter<S> {
                 &self.encoder().attributes(&entry.attributes),
                 GENERATION,
                 FileHandle(opened.handle.0),
-                FopenFlags::FOPEN_NOFLUSH,
+                self.offers.open_flags(),
             ),
             Err(errno) => reply.error(errno),
         }

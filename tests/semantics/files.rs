@@ -5,7 +5,8 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::time::{Duration, SystemTime};
 
-use crate::support::mount::{anonymous, authenticated, errno, in_thread, sid};
+use crate::support::mount::{Mount, alias, anonymous, authenticated, errno, in_thread, sid};
+use crate::support::redis::Redis;
 use crate::{HEX, node, two_nodes};
 
 #[test]
@@ -422,4 +423,28 @@ fn flush_and_fsync_succeed_and_promise_nothing() {
     file.sync_data().unwrap();
     File::open(mount.path()).unwrap().sync_all().unwrap();
     assert!(redis.dump().is_empty());
+}
+
+#[test]
+fn all_works_without_what_newer_kernels_offer() {
+    let redis = Redis::start();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_sessionfs"));
+    command.env("SESSIONFS_KERNEL_WITHOUT", "parallel_dirops,atomic_o_trunc,readdirplus,noflush");
+    let mount = Mount::start_in(&redis, "", command);
+    assert!(mount.log().contains("switched off"));
+    let id = sid("ab", 1);
+    for note in ["first", "second, longer", "3rd"] {
+        mount.save(&id, &authenticated(note)).unwrap();
+        in_thread(|| assert_eq!(mount.read(&id).unwrap(), authenticated(note)));
+    }
+    let spool = mount.path().join(format!("werkzeug_{HEX}_{}.file", "0".repeat(32)));
+    std::fs::write(&spool, b"a long upload").unwrap();
+    std::fs::write(&spool, b"short").unwrap();
+    assert_eq!(std::fs::read(&spool).unwrap(), b"short");
+    // As vacuum does it: list, stat, unlink.
+    assert_eq!(mount.list(&mount.path().join("ab")), [alias(&id)]);
+    let listed = mount.sharded(&alias(&id));
+    assert_eq!(std::fs::metadata(&listed).unwrap().len(), authenticated("3rd").len() as u64);
+    std::fs::remove_file(&listed).unwrap();
+    assert_eq!(errno(mount.read(&id)), libc::ENOENT);
 }
