@@ -55,7 +55,7 @@ pub struct Config {
     /// As whom the worker runs.
     pub worker: Worker,
     /// When a session ends.
-    pub lifetime: Lifetime,
+    pub lifetimes: Lifetimes,
     /// Bounds.
     pub limits: Limits,
     /// What callers see of an outage.
@@ -133,31 +133,6 @@ pub struct Worker {
     pub gid: u32,
 }
 
-/// When a session ends: see [`Lifetimes`].
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[expect(missing_docs, reason = "described where they are used: Lifetimes")]
-pub struct Lifetime {
-    pub idle_ms: u64,
-    pub anonymous_idle_ms: u64,
-    pub anonymous_unopened_ms: u64,
-    pub absolute_ms: Option<u64>,
-    pub grace_ms: u64,
-    pub tombstone_ms: u64,
-}
-
-impl From<&Lifetime> for Lifetimes {
-    fn from(lifetime: &Lifetime) -> Self {
-        Self {
-            idle_ms: lifetime.idle_ms,
-            anonymous_idle_ms: lifetime.anonymous_idle_ms,
-            anonymous_unopened_ms: lifetime.anonymous_unopened_ms,
-            absolute_ms: lifetime.absolute_ms,
-            grace_ms: lifetime.grace_ms,
-            tombstone_ms: lifetime.tombstone_ms,
-        }
-    }
-}
-
 /// Bounds of what one mount holds.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Limits {
@@ -204,7 +179,7 @@ impl Config {
             redis: redis(flags, &file.redis, private_redis.as_ref())?,
             private_redis,
             worker,
-            lifetime: lifetime(&file.lifetime)?,
+            lifetimes: lifetimes(&file.lifetime)?,
             limits,
             outage: outage(&file.outage)?,
             activity: activity(&file.activity)?,
@@ -222,7 +197,7 @@ impl Config {
             username: self.redis.username.clone(),
             password: self.redis.password.clone(),
             prefix: self.redis.prefix.clone(),
-            lifetimes: Lifetimes::from(&self.lifetime),
+            lifetimes: self.lifetimes,
             connect_timeout_ms: self.redis.connect_timeout_ms,
             down_after_ms: self.redis.request_timeout_ms,
             wait_step_ms: self.outage.wait_step_ms,
@@ -459,10 +434,10 @@ fn prefix(text: &str) -> Result<String, Failure> {
     Ok(text.to_owned())
 }
 
-fn lifetime(file: &file::Lifetime) -> Result<Lifetime, Failure> {
+fn lifetimes(file: &file::Lifetime) -> Result<Lifetimes, Failure> {
     let default = Lifetimes::default();
     let range = SECOND_MS..=10 * YEAR_MS;
-    Ok(Lifetime {
+    Ok(Lifetimes {
         idle_ms: duration("lifetime.idle", file.idle.as_deref(), default.idle_ms, range.clone())?,
         anonymous_idle_ms: duration(
             "lifetime.anonymous_idle",
@@ -613,7 +588,7 @@ mod tests {
         assert_eq!(config.redis.url, "redis://localhost:6379/3");
         assert_eq!(config.redis.prefix, "sessionfs");
         assert_eq!(config.private_redis, None);
-        assert_eq!(Lifetimes::from(&config.lifetime), Lifetimes::default());
+        assert_eq!(config.lifetimes, Lifetimes::default());
         assert_eq!(config.limits.session_bytes, 4 << 20);
         assert_eq!(config.outage, Outage { wait_step_ms: 2000, wait_total_ms: 20_000 });
         assert_ne!(config.worker.uid, 0);
@@ -679,9 +654,9 @@ mod tests {
     #[test]
     fn absolute_may_be_off_or_a_duration() {
         let config = resolve("[lifetime]\nabsolute = \"12h\"", REDIS).unwrap();
-        assert_eq!(config.lifetime.absolute_ms, Some(12 * HOUR_MS));
+        assert_eq!(config.lifetimes.absolute_ms, Some(12 * HOUR_MS));
         let config = resolve("[lifetime]\nabsolute = \"off\"", REDIS).unwrap();
-        assert_eq!(config.lifetime.absolute_ms, None);
+        assert_eq!(config.lifetimes.absolute_ms, None);
     }
 
     #[test]

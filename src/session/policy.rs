@@ -3,10 +3,12 @@
 //! The scripts in `store/scripts` judge by the same rules on Redis's clock; the model test holds
 //! the two against each other.
 
+use serde::{Deserialize, Serialize};
+
 use super::content::Class;
 
 /// The settings that decide when a session ends. All in milliseconds.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Lifetimes {
     /// An authenticated session ends this long after its last activity.
     pub idle_ms: u64,
