@@ -102,14 +102,6 @@ impl<T> Step<T> {
     fn later(work: impl Future<Output = Result<T>> + Send + 'static) -> Self {
         Self::Later(Box::pin(work))
     }
-
-    /// Runs it to its end; for callers that are asynchronous anyway.
-    pub async fn finish(self) -> Result<T> {
-        match self {
-            Step::Done(result) => result,
-            Step::Later(work) => work.await,
-        }
-    }
 }
 
 impl<T> From<Result<T>> for Step<T> {

@@ -239,7 +239,8 @@ fn now_ns() -> i64 {
         .unwrap_or(0)
 }
 
-fn from_ns(ns: i64) -> SystemTime {
+/// A time of a file, from nanoseconds since the epoch.
+pub fn from_ns(ns: i64) -> SystemTime {
     let distance = Duration::from_nanos(ns.unsigned_abs());
     if ns < 0 { SystemTime::UNIX_EPOCH - distance } else { SystemTime::UNIX_EPOCH + distance }
 }

@@ -48,14 +48,4 @@ impl Handles {
     pub fn remove(&mut self, id: HandleId) -> Option<Handle> {
         self.open.remove(&id)
     }
-
-    /// How many are open.
-    pub fn len(&self) -> usize {
-        self.open.len()
-    }
-
-    /// Whether none is open.
-    pub fn is_empty(&self) -> bool {
-        self.open.is_empty()
-    }
 }

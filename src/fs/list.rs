@@ -2,7 +2,6 @@
 //! lock, and READDIR answers from it.
 
 use std::ffi::OsStr;
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,7 +50,7 @@ pub struct Shown(LruCache<Alias, ()>);
 
 /// Beyond it the oldest are forgotten, and can be neither stat'ed nor unlinked by alias until the
 /// next listing; they end by their lifetime all the same.
-const MAX_SHOWN: NonZeroUsize = NonZeroUsize::new(262_144).unwrap();
+const MAX_SHOWN: usize = 262_144;
 
 impl Default for Shown {
     fn default() -> Self {
@@ -65,7 +64,7 @@ impl Shown {
     fn extend<'a>(&mut self, aliases: impl Iterator<Item = &'a Alias>) {
         for alias in aliases {
             self.0.put(alias.clone(), ());
-            if self.0.len() > MAX_SHOWN.get() {
+            if self.0.len() > MAX_SHOWN {
                 self.0.pop_lru();
             }
         }

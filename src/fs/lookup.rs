@@ -105,8 +105,7 @@ impl<S: Store> Core<S> {
             }
         }
         let looked_at = thread.target.take();
-        if thread.unpublished > 0 {
-            thread.unpublished = 0;
+        if std::mem::take(&mut thread.unpublished) {
             thread.target = Some(alias.clone());
         } else if looked_at.as_ref() != Some(&alias) {
             return None;

@@ -236,16 +236,6 @@ impl Nodes {
         }
     }
 
-    /// How many nodes the kernel may name.
-    pub fn len(&self) -> usize {
-        self.known.len()
-    }
-
-    /// Whether the kernel names none.
-    pub fn is_empty(&self) -> bool {
-        self.known.is_empty()
-    }
-
     fn insert_version(&mut self, key: (Alias, ChangeId), version: Version) -> NodeId {
         let id = self.new_id();
         self.versions.insert(key, id);

@@ -60,7 +60,7 @@ impl<S: Store> Core<S> {
             None => self.staging.create(&stored_name, mode)?,
         };
         if is_save && let Some(thread) = self.threads(caller).get(caller.tid) {
-            thread.unpublished = 1;
+            thread.unpublished = true;
             thread.published = None;
             thread.target = None;
         }
@@ -208,7 +208,7 @@ impl<S: Store> Core<S> {
             Ok(Published::Refused(reason)) => {
                 Event::SaveRefused { alias: &publish.alias, reason }.emit();
                 if let Some(thread) = self.threads(caller).get(caller.tid) {
-                    thread.unpublished = 0;
+                    thread.unpublished = false;
                 }
                 return Err(refused(reason));
             }

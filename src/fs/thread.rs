@@ -42,9 +42,9 @@ pub struct Threads {
 pub struct Thread {
     /// It has named a shard, so it is an Odoo of 16 or later and its flat probes are in vain.
     pub names_shards: bool,
-    /// Staging files it created and has not renamed yet; the next look-up of a session name is
+    /// It has created a staging file and not renamed it yet: its next look-up of a session name is
     /// that rename's own look at its target.
-    pub unpublished: u32,
+    pub unpublished: bool,
     /// The name of that look. The kernel looks again if it knew another version by it, and the
     /// second look belongs to the rename as well.
     pub target: Option<Alias>,
@@ -134,7 +134,7 @@ impl Threads {
     /// Its save was taken, in this birth.
     pub fn published(&mut self, tid: u32, alias: &Alias, birth: ChangeId, node: NodeId) {
         let Some(thread) = self.get(tid) else { return };
-        thread.unpublished = thread.unpublished.saturating_sub(1);
+        thread.unpublished = false;
         thread.published = Some((alias.clone(), node));
         self.opened.put(
             (tid, alias.clone()),

@@ -17,7 +17,7 @@ use super::Tree;
 use super::answer::Answerer;
 use super::kernel::Offers;
 use crate::error::{Error, Result};
-use crate::fs::attributes::{Attributes, Change, Entry, Kind};
+use crate::fs::attributes::{Attributes, Change, Entry, Kind, from_ns};
 use crate::fs::handle::HandleId;
 use crate::fs::list::{Item, Snapshot};
 use crate::fs::lookup::Found;
@@ -85,7 +85,7 @@ struct Encoder {
 impl Encoder {
     fn attributes(self, attributes: &Attributes) -> FileAttr {
         let directory = attributes.kind == Kind::Directory;
-        let mtime = if directory { self.started } else { time(attributes.mtime_ns) };
+        let mtime = if directory { self.started } else { from_ns(attributes.mtime_ns) };
         let mode = attributes.mode.unwrap_or(self.tree.mode);
         FileAttr {
             ino: INodeNo(attributes.node.0),
@@ -124,11 +124,6 @@ impl Encoder {
             Err(errno) => reply.error(errno),
         }
     }
-}
-
-fn time(ns: i64) -> SystemTime {
-    let distance = Duration::from_nanos(ns.unsigned_abs());
-    if ns < 0 { SystemTime::UNIX_EPOCH - distance } else { SystemTime::UNIX_EPOCH + distance }
 }
 
 /// Pages of an inode that stands for one version are good for ever; of any other none may be kept.
