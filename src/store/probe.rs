@@ -280,9 +280,15 @@ impl Probe {
                 return Err(self.strange(&format!("{} instead of {expected}", answer.status)));
             }
         }
-        // What a script would pass over in silence, and what the store asks without a script.
+        // What a script would pass over in silence, what it asks only of some sessions (an index
+        // that lives long enough needs no PEXPIRE), and what the store asks without a script.
         self.ask(redis::cmd("ZREM").arg(&index).arg(name)).await?;
+        self.ask(redis::cmd("ZSCORE").arg(&index).arg(name)).await?;
         self.ask(redis::cmd("DEL").arg(&session)).await?;
+        self.ask(redis::cmd("PTTL").arg(&session)).await?;
+        self.ask(redis::cmd("PEXPIRE").arg(&session).arg(PROBE_LIFE_MS)).await?;
+        self.ask(redis::cmd("STRLEN").arg(&session)).await?;
+        self.ask(redis::cmd("GETRANGE").arg(&session).arg(0).arg(0)).await?;
         self.ask(redis::cmd("ZCARD").arg(&index)).await?;
         self.ask(
             redis::cmd("ZRANGEBYSCORE")
