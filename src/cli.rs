@@ -2,6 +2,7 @@
 
 mod bench;
 mod mount;
+mod output;
 mod unmount;
 mod worker;
 

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -272,14 +272,20 @@ impl Running {
         let failed = |e: io::Error| Failure::internal("start the worker", e);
         let (line, theirs) = report::pair().map_err(failed)?;
         let (handed, handing) = io::pipe().map_err(failed)?;
-        let inherited = [theirs.as_raw_fd(), handed.as_raw_fd(), device.as_raw_fd()];
-        let [status_fd, config_fd, fuse_fd] = inherited.map(|fd| fd.to_string());
+        let descriptors = [
+            ("--status-fd", theirs.as_fd()),
+            ("--config-fd", handed.as_fd()),
+            ("--fuse-fd", device.as_fd()),
+        ];
+        let inherited: Vec<RawFd> = descriptors.iter().map(|(_, fd)| fd.as_raw_fd()).collect();
 
         let mut command = Command::new("/proc/self/exe");
         command
             .arg0("sessionfs")
-            .args(["worker", "--status-fd", &status_fd, "--config-fd", &config_fd])
-            .args(["--fuse-fd", &fuse_fd])
+            .arg("worker")
+            .args(descriptors.iter().flat_map(|(flag, fd)| {
+                [(*flag).to_owned(), fd.as_raw_fd().to_string()]
+            }))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .current_dir("/")
