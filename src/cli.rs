@@ -2,6 +2,7 @@
 
 mod bench;
 mod mount;
+pub mod mount_helper;
 mod output;
 mod place;
 mod reload;

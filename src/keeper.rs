@@ -198,8 +198,12 @@ impl Keeper {
         let mountpoint = self.config.mountpoint.display();
         tracing::info!(%mountpoint, "ready");
         let mut out = std::io::stdout().lock();
-        if let Err(error) = writeln!(out, "ready {mountpoint}").and_then(|()| out.flush()) {
-            tracing::warn!(%error, "cannot tell on standard output that the mount is ready");
+        match writeln!(out, "ready {mountpoint}").and_then(|()| out.flush()) {
+            // Whoever waited for the first time is not there for a later one.
+            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+                tracing::warn!(%error, "cannot tell on standard output that the mount is ready");
+            }
+            _ => {}
         }
     }
 
