@@ -131,6 +131,8 @@ pub struct Worker {
     pub uid: u32,
     /// Its only group.
     pub gid: u32,
+    /// The mount answers within this time, or the worker is stuck.
+    pub answer_within_ms: u64,
 }
 
 /// Bounds of what one mount holds.
@@ -307,7 +309,13 @@ fn worker(file: &file::Worker) -> Result<Worker, Failure> {
     if uid == 0 || gid == 0 {
         return Err(bad(KEY, &name, "would run as root; name an unprivileged user"));
     }
-    Ok(Worker { user: name, uid, gid })
+    let answer_within_ms = duration(
+        "worker.answer_within",
+        file.answer_within.as_deref(),
+        10 * SECOND_MS,
+        SECOND_MS..=10 * MINUTE_MS,
+    )?;
+    Ok(Worker { user: name, uid, gid, answer_within_ms })
 }
 
 fn private_redis(file: &file::PrivateRedis) -> Result<PrivateRedis, Failure> {
