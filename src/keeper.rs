@@ -85,7 +85,7 @@ struct Asked {
 
 impl Asked {
     fn resolve(&self) -> Result<Config, Failure> {
-        let dir = config::mountpoint(self.dir.as_deref(), self.flags.config.as_deref())?;
+        let dir = config::mountpoint(self.dir.as_deref(), self.flags.place.config.as_deref())?;
         Config::resolve(&mount::resolve(&dir)?, &self.flags)
     }
 }
