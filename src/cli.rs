@@ -1,6 +1,7 @@
 //! The command line: what can be asked for. One file per command.
 
 mod bench;
+mod discover;
 mod mount;
 mod output;
 mod unmount;
@@ -22,6 +23,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Bench(bench::Args),
+    Discover(discover::Discover),
     Mount(mount::Mount),
     Unmount(unmount::Unmount),
     #[command(hide = true)]
@@ -36,6 +38,7 @@ pub fn run() -> Result<(), Failure> {
     };
     match arguments.command {
         Command::Bench(bench) => bench.run(),
+        Command::Discover(discover) => discover.run(),
         Command::Mount(mount) => mount.run(),
         Command::Unmount(unmount) => unmount.run(),
         Command::Worker(worker) => worker.run(),

@@ -201,14 +201,14 @@ pub fn unmount(dir: &Path) -> Result<(), Failure> {
                 .is_ok_and(|free| !free)
     };
     if !is_held() {
-        return if mount::Mounted::is_ours(&mountpoint) {
+        return if mount::is_ours(&mountpoint) {
             mount::detach(&mountpoint)
         } else {
             Err(Failure::new(
                 ExitCode::NotMounted,
                 format!(
                     "{shown}: no sessionfs is mounted there; see 'findmnt -t {}'",
-                    mount::FSTYPE
+                    crate::mount_table::FSTYPE
                 ),
             ))
         };

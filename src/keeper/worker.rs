@@ -8,7 +8,7 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
-use super::mount::{self, Mounted, Mountpoint, Probe};
+use super::mount::{self, Mountpoint, Probe};
 use super::process::{self, Process};
 use super::report::{self, Handover, Heard, Line, Order, Report};
 use crate::config::Config;
@@ -173,7 +173,7 @@ impl Watched {
         }
         if let Some(asked) = probe.take() {
             match asked.answer() {
-                Ok(Ok(())) if Mounted::is_ours(&self.config.mountpoint) => {
+                Ok(Ok(())) if mount::is_ours(&self.config.mountpoint) => {
                     self.served = true;
                     return Ok((Phase::Serving { running, since: Instant::now() }, Seen::Ready));
                 }
@@ -199,8 +199,7 @@ impl Watched {
     /// A worker that served has ended without being asked to.
     fn lost(&mut self, mut running: Running, since: Instant) -> Result<(Phase, Seen), Failure> {
         let status = running.process.status();
-        if status.is_some_and(|status| status.success())
-            && !Mounted::is_ours(&self.config.mountpoint)
+        if status.is_some_and(|status| status.success()) && !mount::is_ours(&self.config.mountpoint)
         {
             tracing::warn!("the mount was taken away with umount; ending");
             return Ok((Phase::Ended, Seen::Unmounted));
@@ -283,9 +282,11 @@ impl Running {
         command
             .arg0("sessionfs")
             .arg("worker")
-            .args(descriptors.iter().flat_map(|(flag, fd)| {
-                [(*flag).to_owned(), fd.as_raw_fd().to_string()]
-            }))
+            .args(
+                descriptors
+                    .iter()
+                    .flat_map(|(flag, fd)| [(*flag).to_owned(), fd.as_raw_fd().to_string()]),
+            )
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .current_dir("/")
