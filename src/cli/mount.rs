@@ -19,7 +19,7 @@ pub struct Mount {
 impl Mount {
     /// Serves.
     pub fn run(&self) -> Result<(), Failure> {
-        let dir = config::mountpoint(self.dir.as_deref(), self.flags.config.as_deref())?;
+        let dir = config::mountpoint(self.dir.as_deref(), self.flags.reach.config.as_deref())?;
         crate::keeper::mount(&dir, &self.flags)
     }
 }
