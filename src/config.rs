@@ -26,7 +26,7 @@ use crate::exit::{ExitCode, Failure};
 use crate::session::policy::Lifetimes;
 use crate::{fs, fuse, store};
 use file::File;
-use flags::{Flags, Reach};
+use flags::{Flags, Place};
 use people::Person;
 
 /// The environment variable that says what is logged.
@@ -132,6 +132,8 @@ pub struct Worker {
     pub uid: u32,
     /// Its only group.
     pub gid: u32,
+    /// The mount answers within this time, or the worker is stuck.
+    pub answer_within_ms: u64,
 }
 
 /// Bounds of what one mount holds.
@@ -185,9 +187,9 @@ pub fn mountpoint(dir: Option<&Path>, config: Option<&Path>) -> Result<PathBuf, 
 impl Config {
     /// Resolves the flags of `mount` and the file they name. `mountpoint` is resolved already.
     pub fn resolve(mountpoint: &Path, flags: &Flags) -> Result<Self, Failure> {
-        let file = File::load(flags.reach.config.as_deref())?;
+        let file = File::load(flags.place.config.as_deref())?;
         let worker = worker(&file.worker)?;
-        let private_redis = match named_redis(&flags.reach, &file) {
+        let private_redis = match named_redis(&flags.place, &file) {
             Some(_) => None,
             None => Some(private_redis(&file.private_redis)?),
         };
@@ -196,7 +198,7 @@ impl Config {
             mountpoint: mountpoint.to_owned(),
             log: log_filter(flags, &file)?,
             tree: tree(flags, &file)?,
-            redis: redis(&flags.reach, &file)?,
+            redis: redis(&flags.place, &file)?,
             private_redis,
             worker,
             lifetimes: lifetimes(&file.lifetime)?,
@@ -209,9 +211,9 @@ impl Config {
 
     /// How a command that is no mount reaches the sessions: the Redis (and its password, prefix
     /// and bounds) that a mount with the same flags and file would use. Nothing is started.
-    pub fn resolve_redis(reach: &Reach) -> Result<store::Settings, Failure> {
-        let file = File::load(reach.config.as_deref())?;
-        let redis = redis(reach, &file)?;
+    pub fn resolve_redis(place: &Place) -> Result<store::Settings, Failure> {
+        let file = File::load(place.config.as_deref())?;
+        let redis = redis(place, &file)?;
         let settings = store_settings(&redis, lifetimes(&file.lifetime)?, &outage(&file.outage)?);
         Ok(store::Settings { ends_stale: false, ..settings })
     }
@@ -310,7 +312,13 @@ fn worker(file: &file::Worker) -> Result<Worker, Failure> {
     if uid == 0 || gid == 0 {
         return Err(bad(KEY, &name, "would run as root; name an unprivileged user"));
     }
-    Ok(Worker { user: name, uid, gid })
+    let answer_within_ms = duration(
+        "worker.answer_within",
+        file.answer_within.as_deref(),
+        10 * SECOND_MS,
+        SECOND_MS..=10 * MINUTE_MS,
+    )?;
+    Ok(Worker { user: name, uid, gid, answer_within_ms })
 }
 
 fn private_redis(file: &file::PrivateRedis) -> Result<PrivateRedis, Failure> {
@@ -335,13 +343,13 @@ fn private_dir(file: &file::PrivateRedis) -> Result<PathBuf, Failure> {
 }
 
 /// The Redis that is there already, if one is named.
-fn named_redis<'a>(reach: &'a Reach, file: &'a File) -> Option<&'a String> {
-    reach.redis.as_ref().or(file.redis.url.as_ref())
+fn named_redis<'a>(place: &'a Place, file: &'a File) -> Option<&'a String> {
+    place.redis.as_ref().or(file.redis.url.as_ref())
 }
 
 /// How to reach Redis: the one named, or the private one's socket.
-fn redis(reach: &Reach, file: &File) -> Result<Redis, Failure> {
-    let named = named_redis(reach, file);
+fn redis(place: &Place, file: &File) -> Result<Redis, Failure> {
+    let named = named_redis(place, file);
     let private = &file.private_redis;
     let file = &file.redis;
     let mut redis = Redis {
@@ -584,7 +592,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), text).unwrap();
         let flags = Flags {
-            reach: Reach {
+            place: Place {
                 config: Some(file.path().to_owned()),
                 redis: redis.map(ToOwned::to_owned),
             },
@@ -680,7 +688,7 @@ mod tests {
         let settings = |text: &str, redis: Option<&str>| {
             std::fs::write(file.path(), text).unwrap();
             let redis = redis.map(ToOwned::to_owned);
-            Config::resolve_redis(&Reach { config: Some(file.path().to_owned()), redis }).unwrap()
+            Config::resolve_redis(&Place { config: Some(file.path().to_owned()), redis }).unwrap()
         };
         let text =
             "[private_redis]\ndir = \"/srv/x\"\n[redis]\nprefix = \"p\"\n[lifetime]\nidle = \"1h\"";

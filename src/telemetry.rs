@@ -58,6 +58,11 @@ pub enum Event<'a> {
         /// Why.
         reason: &'a str,
     },
+    /// The worker lived, but the mount did not answer any more; it is ended.
+    WorkerStuck {
+        /// How long it had for an answer.
+        answer_within_ms: u64,
+    },
     /// The worker ended without being asked to.
     WorkerDied {
         /// How.
@@ -82,6 +87,9 @@ impl Event<'_> {
             }
             Event::BadSetting { reason } => {
                 warn!(event = "bad_setting", reason, "what held before goes on");
+            }
+            Event::WorkerStuck { answer_within_ms } => {
+                error!(event = "worker_stuck", answer_within_ms);
             }
             Event::WorkerDied { status } => error!(event = "worker_died", status),
         }

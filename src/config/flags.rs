@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 /// Where the sessions are: what every command that talks to Redis is told.
 #[derive(clap::Args, Clone, Debug, Default)]
-pub struct Reach {
+pub struct Place {
     /// Redis that keeps the sessions: `redis://`, `rediss://` or `unix:` (default: the private one)
     #[arg(long, value_name = "URL")]
     pub redis: Option<String>,
@@ -18,7 +18,7 @@ pub struct Reach {
 pub struct Flags {
     /// Redis and file.
     #[command(flatten)]
-    pub reach: Reach,
+    pub place: Place,
     /// Owner of the tree: Odoo's user (default: `odoo`, or root where there is no such user)
     #[arg(long, value_name = "USER")]
     pub owner: Option<String>,
