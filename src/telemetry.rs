@@ -54,6 +54,11 @@ pub enum Event<'a> {
         /// What was seen.
         cause: &'a str,
     },
+    /// The worker lived, but the mount did not answer any more; it is ended.
+    WorkerStuck {
+        /// How long it had for an answer.
+        answer_within_ms: u64,
+    },
     /// The worker ended without being asked to.
     WorkerDied {
         /// How.
@@ -88,6 +93,10 @@ impl Event<'_> {
             }
             Event::WorkerDied { status } => {
                 error!(event = "worker_died", status);
+                metrics.worker_restarts.inc();
+            }
+            Event::WorkerStuck { answer_within_ms } => {
+                error!(event = "worker_stuck", answer_within_ms);
                 metrics.worker_restarts.inc();
             }
         }
