@@ -1,6 +1,7 @@
 //! The command line: what can be asked for. One file per command.
 
 mod bench;
+mod discover;
 mod mount;
 pub mod mount_helper;
 mod output;
@@ -25,6 +26,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Bench(bench::Args),
+    Discover(discover::Discover),
     Mount(mount::Mount),
     Reload(reload::Reload),
     Unmount(unmount::Unmount),
@@ -40,6 +42,7 @@ pub fn run() -> Result<(), Failure> {
     };
     match arguments.command {
         Command::Bench(bench) => bench.run(),
+        Command::Discover(discover) => discover.run(),
         Command::Mount(mount) => mount.run(),
         Command::Reload(reload) => reload.run(),
         Command::Unmount(unmount) => unmount.run(),

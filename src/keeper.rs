@@ -86,7 +86,7 @@ struct Asked {
 
 impl Asked {
     fn resolve(&self) -> Result<Config, Failure> {
-        let dir = config::mountpoint(self.dir.as_deref(), self.flags.config.as_deref())?;
+        let dir = config::mountpoint(self.dir.as_deref(), self.flags.place.config.as_deref())?;
         Config::resolve(&mount::resolve(&dir)?, &self.flags)
     }
 }
@@ -306,7 +306,7 @@ fn not_mounted(mountpoint: &Path) -> Failure {
         format!(
             "{}: no sessionfs is mounted there; see 'findmnt -t {}'",
             mountpoint.display(),
-            mount::FSTYPE
+            crate::mount_table::FSTYPE
         ),
     )
 }
@@ -320,7 +320,7 @@ pub fn unmount(dir: &Path) -> Result<(), Failure> {
     let mut signals = Signals::receive()?;
     let path = lock_path(&mountpoint);
     if !is_held(&path) {
-        return if mount::Mounted::is_ours(&mountpoint) {
+        return if mount::is_ours(&mountpoint) {
             mount::detach(&mountpoint)
         } else {
             Err(not_mounted(&mountpoint))
