@@ -22,7 +22,6 @@ use crate::exit::{ExitCode, Failure};
 use crate::fuse::kernel::Offers;
 use crate::mount_table::{MountTable, Mounted};
 
-
 const DEVICE: &str = "/dev/fuse";
 
 /// How long a mounted filesystem is waited for.
