@@ -1,10 +1,16 @@
 //! The command line: what can be asked for. One file per command.
 
 mod bench;
+mod config;
+mod kill;
+mod list;
 mod mount;
 mod output;
 mod place;
+mod redis;
 mod reload;
+mod sessions;
+mod show;
 mod unmount;
 mod worker;
 
@@ -24,8 +30,12 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Bench(bench::Args),
+    Config(config::Config),
+    Kill(kill::Kill),
+    List(list::List),
     Mount(mount::Mount),
     Reload(reload::Reload),
+    Show(show::Show),
     Unmount(unmount::Unmount),
     #[command(hide = true)]
     Worker(worker::Worker),
@@ -39,8 +49,12 @@ pub fn run() -> Result<(), Failure> {
     };
     match arguments.command {
         Command::Bench(bench) => bench.run(),
+        Command::Config(config) => config.run(),
+        Command::Kill(kill) => kill.run(),
+        Command::List(list) => list.run(),
         Command::Mount(mount) => mount.run(),
         Command::Reload(reload) => reload.run(),
+        Command::Show(show) => show.run(),
         Command::Unmount(unmount) => unmount.run(),
         Command::Worker(worker) => worker.run(),
     }

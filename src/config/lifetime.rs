@@ -2,7 +2,7 @@
 //! in both, within the same ranges.
 
 use super::file::{self, LIFETIME_KEYS};
-use super::{HOUR_MS, SECOND_MS, YEAR_MS, bad, duration};
+use super::{HOUR_MS, SECOND_MS, YEAR_MS, duration};
 use crate::exit::{ExitCode, Failure};
 use crate::session::policy::Lifetimes;
 use crate::store::live::Rules;
@@ -17,14 +17,8 @@ pub const LIVE: Rules = Rules {
 
 /// Each key with its text in the file.
 pub fn written(file: &file::Lifetime) -> impl Iterator<Item = (&'static str, Option<&str>)> {
-    let file::Lifetime {
-        idle,
-        anonymous_idle,
-        anonymous_unopened,
-        absolute,
-        grace,
-        tombstone,
-    } = file;
+    let file::Lifetime { idle, anonymous_idle, anonymous_unopened, absolute, grace, tombstone } =
+        file;
     let texts = [idle, anonymous_idle, anonymous_unopened, absolute, grace, tombstone];
     LIFETIME_KEYS.iter().copied().zip(texts.map(Option::as_deref))
 }
