@@ -1,12 +1,18 @@
 //! The command line: what can be asked for. One file per command.
 
 mod bench;
+mod config;
 mod discover;
+mod kill;
+mod list;
 mod mount;
 pub mod mount_helper;
 mod mountpoint;
 mod output;
+mod redis;
 mod reload;
+mod sessions;
+mod show;
 mod unmount;
 mod worker;
 
@@ -26,9 +32,13 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Bench(bench::Args),
+    Config(config::Config),
     Discover(discover::Discover),
+    Kill(kill::Kill),
+    List(list::List),
     Mount(mount::Mount),
     Reload(reload::Reload),
+    Show(show::Show),
     Unmount(unmount::Unmount),
     #[command(hide = true)]
     Worker(worker::Worker),
@@ -42,9 +52,13 @@ pub fn run() -> Result<(), Failure> {
     };
     match arguments.command {
         Command::Bench(bench) => bench.run(),
+        Command::Config(config) => config.run(),
         Command::Discover(discover) => discover.run(),
+        Command::Kill(kill) => kill.run(),
+        Command::List(list) => list.run(),
         Command::Mount(mount) => mount.run(),
         Command::Reload(reload) => reload.run(),
+        Command::Show(show) => show.run(),
         Command::Unmount(unmount) => unmount.run(),
         Command::Worker(worker) => worker.run(),
     }
