@@ -1,6 +1,8 @@
 //! The command line: what can be asked for. One file per command.
 
 mod bench;
+mod completions;
+mod man;
 mod mount;
 mod output;
 mod place;
@@ -8,7 +10,7 @@ mod unmount;
 mod worker;
 
 use clap::error::ErrorKind;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::exit::{ExitCode, Failure};
 
@@ -23,10 +25,17 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Bench(bench::Args),
+    Completions(completions::Completions),
+    Man(man::Man),
     Mount(mount::Mount),
     Unmount(unmount::Unmount),
     #[command(hide = true)]
     Worker(worker::Worker),
+}
+
+/// The whole table, for what is made from it.
+fn table() -> clap::Command {
+    Arguments::command()
 }
 
 /// Does what the command line asks for.
@@ -37,6 +46,8 @@ pub fn run() -> Result<(), Failure> {
     };
     match arguments.command {
         Command::Bench(bench) => bench.run(),
+        Command::Completions(completions) => completions.run(),
+        Command::Man(man) => man.run(),
         Command::Mount(mount) => mount.run(),
         Command::Unmount(unmount) => unmount.run(),
         Command::Worker(worker) => worker.run(),
