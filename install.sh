@@ -309,7 +309,7 @@ decide_files() {
         local here_now offered
         here_now=$(dpkg-query -W -f '${Version}' sessionfs 2>/dev/null || true)
         offered=$(dpkg-deb -f "$deb" Version)
-        if ! is_installed_package sessionfs || [ "$here_now" != "$offered" ] || ! cmp -s "$binary" $program; then
+        if ! is_installed_package sessionfs || [ "$here_now" != "$offered" ] || ! cmp -s "$binary" "$program"; then
             step "Install the package $deb ($offered)" install_deb
         fi
         return
@@ -462,7 +462,7 @@ choose_redis() {
         redis_plan=instance
     fi
     needs_server=
-    [ $redis_plan = other ] || needs_server=yes
+    [ "$redis_plan" = other ] || needs_server=yes
 }
 
 # 256 MB, or a quarter of the RAM if that is less.
@@ -483,18 +483,19 @@ name_instance() {
 acl_rights() { say "~sessionfs:* $acl_commands $acl_check"; }
 
 decide_redis() {
-    [ $redis_plan = instance ] || return 0
+    [ "$redis_plan" = instance ] || return 0
     name_instance
     memory=${redis_memory:-$(default_memory)}
-    if [ ! -e $instance_config ] || [ ! -e $password_file ]; then
-        step "Set up a Redis of its own, $instance: $instance_config, on $instance_socket alone, with a password ($password_file), kept on disk every second ($instance_dir), at most $memory, nothing evicted" make_instance
-    elif ! grep -qF -- " $(acl_rights)" $instance_config; then
-        step "Give the Redis user $user the rights of this release ($instance_config), and restart $instance; Odoo waits meanwhile" renew_rights
-    elif [ -n "$redis_memory" ] && ! grep -qx "maxmemory $redis_memory" $instance_config; then
+    if [ ! -e "$instance_config" ] || [ ! -e $password_file ]; then
+        step "Set up a Redis of its own, $instance: "$instance_config", on $instance_socket alone, with a password ($password_file), kept on disk every second ($instance_dir), at most $memory, nothing evicted" make_instance
+    elif ! grep -qF -- " $(acl_rights)" "$instance_config"; then
+        step "Give the Redis user $user the rights of this release ("$instance_config"), and restart $instance; Odoo waits meanwhile" renew_rights
+    elif [ -n "$redis_memory" ] && ! grep -qx "maxmemory $redis_memory" "$instance_config"; then
         step "Let $instance hold $redis_memory, and restart it; Odoo waits meanwhile" renew_memory
     fi
-    systemctl is-active --quiet "$instance" && systemctl is-enabled --quiet "$instance" 2>/dev/null \
-        || step "Enable and start $instance" start_instance
+    if ! systemctl is-active --quiet "$instance" || ! systemctl is-enabled --quiet "$instance" 2>/dev/null; then
+        step "Enable and start $instance" start_instance
+    fi
 }
 
 make_instance() {
@@ -530,19 +531,19 @@ loglevel notice
 CONFIG
     chown "root:$kind" "$instance_config.new"
     chmod 640 "$instance_config.new"
-    mv -f "$instance_config.new" $instance_config
+    mv -f "$instance_config.new" "$instance_config"
     remember instance "$instance"
     # One that runs has the old password.
     systemctl stop "$instance"
 }
 
 renew_rights() {
-    sed -i "s/^\(user $user on #[0-9a-f]*\) .*/\1 $(acl_rights | sed 's/[&|]/\\&/g; s/\\|/|/g')/" $instance_config
+    sed -i "s/^\(user $user on #[0-9a-f]*\) .*/\1 $(acl_rights)/" "$instance_config"
     systemctl try-restart "$instance"
 }
 
 renew_memory() {
-    sed -i "s/^maxmemory .*/maxmemory $redis_memory/" $instance_config
+    sed -i "s/^maxmemory .*/maxmemory $redis_memory/" "$instance_config"
     systemctl try-restart "$instance"
 }
 
@@ -663,9 +664,9 @@ wanted_config() {
 decide_config() {
     if [ ! -e $config ]; then
         local kept="in the Redis of its own"
-        [ $redis_plan != private ] || kept="in a Redis that sessionfs starts itself (there is no systemd that could): /var/lib/sessionfs, at most ${redis_memory:-$(default_memory)}"
-        [ $redis_plan != private ] || ! has_systemd || kept="in a Redis that sessionfs starts itself: /var/lib/sessionfs"
-        [ $redis_plan != other ] || kept="in the Redis that was named"
+        [ "$redis_plan" != private ] || kept="in a Redis that sessionfs starts itself (there is no systemd that could): /var/lib/sessionfs, at most ${redis_memory:-$(default_memory)}"
+        [ "$redis_plan" != private ] || ! has_systemd || kept="in a Redis that sessionfs starts itself: /var/lib/sessionfs"
+        [ "$redis_plan" != other ] || kept="in the Redis that was named"
         step "Write $config: sessions of $sessions, for $owner, $kept" write_config
     elif [ -z "$(configured mountpoint)" ] && [ -z "$is_asked" ]; then
         step "Add the mountpoint $sessions and its owner $owner to $config" add_mountpoint
@@ -681,7 +682,7 @@ decide_config() {
 }
 
 write_config() {
-    [ $redis_plan != instance ] || name_instance
+    [ "$redis_plan" != instance ] || name_instance
     make_config_dir
     # A URL may hold a password.
     (umask 077 && wanted_config >$config.part)
@@ -824,14 +825,14 @@ decide_import() {
     elif [ -z "$(recall import)" ] && ! is_mounted "$sessions" && [ -d "$sessions" ] \
         && [ -n "$(find "$sessions" -mindepth 1 -type f -print -quit)" ]; then
         local after="then move their files to $sessions.imported"
-        [ $then = move ] || after="then delete their files"
+        [ "$then" = move ] || after="then delete their files"
         step "Import the $(find "$sessions" -mindepth 1 -type f | wc -l) session files in $sessions into Redis, so that nobody is logged out; $after" import_sessions
         import_is_new=yes
     fi
 }
 
 import_sessions() {
-    "$program" import "$sessions" --config $config --then $then || {
+    "$program" import "$sessions" --config $config --then "$then" || {
         say "       Not all could be imported, see above. The rest is still there, and is taken in when it is asked for."
         say "       Start this script again, or: sessionfs import $sessions"
         return 0
@@ -968,7 +969,7 @@ unmount_sessions() { "$program" unmount "$sessions"; }
 
 decide_to_give_back() {
     [ -n "$sessions" ] && [ -d "$sessions" ] && [ -n "$owner" ] || return 0
-    if [ $mirror_choice = restore ]; then
+    if [ "$mirror_choice" = restore ]; then
         step "Put the sessions of $mirror into $sessions, and give it back to $owner: who is in them stays logged in" restore_mirror
     else
         step "Give $sessions back to $owner ($group, mode $(recall mode))" give_back
@@ -990,7 +991,7 @@ restore_mirror() {
 }
 
 decide_to_remove() {
-    [ $redis_plan != instance ] || step "Stop and disable $instance" stop_instance
+    [ "$redis_plan" != instance ] || step "Stop and disable $instance" stop_instance
     if [ -n "$from_package" ]; then
         return 0
     elif is_installed_package sessionfs; then

@@ -2,10 +2,12 @@
 
 mod bench;
 mod completions;
+mod discover;
 mod man;
 mod mount;
 mod output;
 mod place;
+mod reload;
 mod unmount;
 mod worker;
 
@@ -26,8 +28,10 @@ struct Arguments {
 enum Command {
     Bench(bench::Args),
     Completions(completions::Completions),
+    Discover(discover::Discover),
     Man(man::Man),
     Mount(mount::Mount),
+    Reload(reload::Reload),
     Unmount(unmount::Unmount),
     #[command(hide = true)]
     Worker(worker::Worker),
@@ -47,8 +51,10 @@ pub fn run() -> Result<(), Failure> {
     match arguments.command {
         Command::Bench(bench) => bench.run(),
         Command::Completions(completions) => completions.run(),
+        Command::Discover(discover) => discover.run(),
         Command::Man(man) => man.run(),
         Command::Mount(mount) => mount.run(),
+        Command::Reload(reload) => reload.run(),
         Command::Unmount(unmount) => unmount.run(),
         Command::Worker(worker) => worker.run(),
     }
