@@ -487,9 +487,9 @@ decide_redis() {
     name_instance
     memory=${redis_memory:-$(default_memory)}
     if [ ! -e "$instance_config" ] || [ ! -e $password_file ]; then
-        step "Set up a Redis of its own, $instance: "$instance_config", on $instance_socket alone, with a password ($password_file), kept on disk every second ($instance_dir), at most $memory, nothing evicted" make_instance
+        step "Set up a Redis of its own, $instance: $instance_config, on $instance_socket alone, with a password ($password_file), kept on disk every second ($instance_dir), at most $memory, nothing evicted" make_instance
     elif ! grep -qF -- " $(acl_rights)" "$instance_config"; then
-        step "Give the Redis user $user the rights of this release ("$instance_config"), and restart $instance; Odoo waits meanwhile" renew_rights
+        step "Give the Redis user $user the rights of this release ($instance_config), and restart $instance; Odoo waits meanwhile" renew_rights
     elif [ -n "$redis_memory" ] && ! grep -qx "maxmemory $redis_memory" "$instance_config"; then
         step "Let $instance hold $redis_memory, and restart it; Odoo waits meanwhile" renew_memory
     fi
@@ -635,7 +635,11 @@ note_directory() {
 
 # ---- Configuration -------------------------------------------------------------------------------------------------
 
-toml() { printf '"%s"' "$(sed 's/[\\"]/\\&/g' <<<"$1")"; }
+# A text as TOML writes it.
+toml() {
+    local text=${1//\\/\\\\}
+    printf '"%s"' "${text//\"/\\\"}"
+}
 
 wanted_config() {
     say "# sessionfs, made by sessionfs-setup. All keys: $prefix/share/doc/sessionfs/configuration.md"
@@ -859,12 +863,10 @@ install_all() {
     decide_redis
     decide_directory
     decide_config
-    decide_import
-    # Noted before the mount hides the files.
-    local import_step=${#step_texts[@]}
     decide_service
     decide_odoo_units
-    import_last $import_step
+    # After the mount: until the import has ended, a session that is not in Redis yet is taken from the file below.
+    decide_import
 
     print_plan "This will be done:"
     [ -z "$dry_run" ] || { say "Dry run: nothing was changed."; return; }
@@ -872,15 +874,6 @@ install_all() {
     [ -z "$import_is_new" ] || { make_config_dir; remember import pending; }
     carry_out_plan
     conclude
-}
-
-# Imports after the mount: until the import has ended, a session that is not in Redis yet is taken from the file below.
-import_last() {
-    [ "$1" -gt 0 ] && [ "${step_functions[$1 - 1]}" = import_sessions ] || return 0
-    local text=${step_texts[$1 - 1]}
-    unset "step_texts[$1 - 1]" "step_functions[$1 - 1]"
-    step_texts=("${step_texts[@]}") step_functions=("${step_functions[@]}")
-    step "$text" import_sessions
 }
 
 need_root() { [ "$(id -u)" = 0 ] || fail "this needs root; start it with sudo"; }
