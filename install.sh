@@ -984,9 +984,11 @@ restore_mirror() {
 }
 
 decide_to_remove() {
-    [ "$redis_plan" != instance ] || step "Stop and disable $instance" stop_instance
+    if [ "$redis_plan" = instance ] && has_systemd && systemctl is-enabled --quiet "$instance" 2>/dev/null; then
+        step "Stop and disable $instance" stop_instance
+    fi
     if [ -n "$from_package" ]; then
-        return 0
+        : # It removes itself.
     elif is_installed_package sessionfs; then
         if [ -n "$purge" ]; then
             step "Remove the package sessionfs" remove_package
@@ -998,14 +1000,12 @@ decide_to_remove() {
     fi
     if [ -n "$purge" ]; then
         step "Remove /etc/sessionfs, the user $user, and ALL SESSIONS in its own Redis (${instance_dir:-/var/lib/sessionfs})" purge_all
-    elif [ -e $record ]; then
-        step "Forget the installation ($record)${instance_dir:+; the sessions in $instance_dir stay until --purge}" forget
+    elif [ -n "$(recall mountpoint)" ]; then
+        step "Forget the installation; what is in /etc/sessionfs and the sessions in ${instance_dir:-/var/lib/sessionfs} stay until --purge" forget
     fi
 }
 
-stop_instance() {
-    ! has_systemd || systemctl --quiet disable --now "$instance"
-}
+stop_instance() { systemctl --quiet disable --now "$instance"; }
 
 remove_package() { apt_get remove sessionfs; }
 
@@ -1019,7 +1019,11 @@ remove_files() {
     ! has_systemd || systemctl daemon-reload
 }
 
-forget() { rm -f -- $record $manifest; }
+# What a later --purge has to know stays.
+forget() {
+    sed -i '/^\(mountpoint\|owner\|group\|mode\|import\|odoo_units\|prefix\)=/d' $record
+    rm -f -- $manifest
+}
 
 purge_all() {
     [ -z "${instance_config:-}" ] || rm -rf -- "$instance_config" "$instance_dir" "/var/log/$kind/$kind-server-sessionfs.log"
