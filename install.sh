@@ -325,7 +325,7 @@ decide_files() {
         else
             cmp -s "$scratch/files$file" "$file" || changed+=("$file")
         fi
-    done < <(cd "$scratch/files" && find . \( -type f -o -type l \) -printf '/%P\n' | sort)
+    done < <(staged_files)
     [ ${#changed[@]} -gt 0 ] || return 0
     changed_files=("${changed[@]}")
     if [ $known = no ]; then
@@ -338,23 +338,33 @@ decide_files() {
     cmp -s "$binary" "$program" || program_changes=yes
 }
 
+staged_files() { (cd "$scratch/files" && find . \( -type f -o -type l \) -printf '/%P\n' | sort); }
+
+# Makes a directory, and notes which ones were missing.
+make_parents() {
+    [ ! -d "$1" ] || return 0
+    make_parents "${1%/*}"
+    mkdir -m 755 -- "$1"
+    printf '%s/\n' "$1" >>"$scratch/directories"
+}
+
 # Each by a rename: who runs or reads the old one goes on with it.
 install_files() {
     local file
     for file in "${changed_files[@]}"; do
-        mkdir -p -- "${file%/*}"
+        make_parents "${file%/*}"
         cp -P --preserve=mode -- "$scratch/files$file" "$file.sessionfs-new"
         mv -fT -- "$file.sessionfs-new" "$file"
     done
-    (cd "$scratch/files" && find . \( -type f -o -type l \) -printf '/%P\n' | sort) >"$scratch/manifest"
     make_config_dir
-    install -m 644 "$scratch/manifest" $manifest
+    [ ! -e $manifest ] || grep '/$' $manifest >>"$scratch/directories" || true
+    { staged_files; sort -u "$scratch/directories"; } >$manifest
     remember prefix "$prefix"
     ! has_systemd || systemctl daemon-reload
 }
 
 install_deb() {
-    apt_get install "$deb"
+    apt_get install "$deb" || fail "$deb cannot be installed; see above"
     make_config_dir
     remember prefix /usr
 }
@@ -363,7 +373,12 @@ make_config_dir() { install -d -m 755 /etc/sessionfs; }
 
 # ---- Packages and the kernel's module ------------------------------------------------------------------------------
 
-apt_get() { DEBIAN_FRONTEND=noninteractive apt-get -qq -y -o DPkg::Lock::Timeout=120 "$@" </dev/null; }
+# Quiet, unless it fails.
+apt_get() {
+    DEBIAN_FRONTEND=noninteractive apt-get -qq -y -o DPkg::Lock::Timeout=120 "$@" </dev/null >"$scratch/apt" 2>&1 && return
+    cat "$scratch/apt" >&2
+    return 1
+}
 
 # The kind of Redis server that is installed: redis or valkey.
 server_here() {
@@ -394,7 +409,7 @@ decide_packages() {
 }
 
 install_server() {
-    is_package_known $server_package || apt_get update
+    is_package_known $server_package || apt_get update || fail "apt-get update failed; see above"
     is_package_known $server_package || server_package=valkey-server
     local policy=/usr/sbin/policy-rc.d
     # Packages start what they bring, unless this says no. A policy that is there already is somebody's own.
@@ -407,7 +422,7 @@ install_server() {
         || fail "$server_package cannot be installed; see above, or name a Redis with --redis"
     take_policy_away
     # Nobody has used it so far, and nobody is to find an open port.
-    if has_systemd; then
+    if has_program systemctl; then
         systemctl --quiet disable $server_package.service
     elif has_program update-rc.d; then
         update-rc.d $server_package disable >/dev/null 2>&1 || true
@@ -641,9 +656,11 @@ toml() {
     printf '"%s"' "${text//\"/\\\"}"
 }
 
+reload_command() { if has_systemd; then say "systemctl reload sessionfs"; else say "sessionfs reload $sessions"; fi; }
+
 wanted_config() {
     say "# sessionfs, made by sessionfs-setup. All keys: $prefix/share/doc/sessionfs/configuration.md"
-    say "# After a change: systemctl reload sessionfs"
+    say "# After a change: $(reload_command)"
     say "mountpoint = $(toml "$sessions")"
     say "owner = $(toml "$owner")"
     [ "$group" = "$(id -gn -- "$owner")" ] || say "group = $(toml "$group")"
@@ -665,6 +682,8 @@ wanted_config() {
     esac
 }
 
+config_sha256() { sha256sum <$config | cut -d' ' -f1; }
+
 decide_config() {
     if [ ! -e $config ]; then
         local kept="in the Redis of its own"
@@ -676,7 +695,7 @@ decide_config() {
         step "Add the mountpoint $sessions and its owner $owner to $config" add_mountpoint
     elif [ -z "$is_asked" ] || [ "$(wanted_config)" = "$(cat $config)" ]; then
         return 0
-    elif [ "$(sha256sum <$config)" = "$(recall config_sha256)" ]; then
+    elif [ "$(config_sha256)" = "$(recall config_sha256)" ]; then
         step "Replace $config, which nobody has changed, by one with these options" write_config
     else
         step "Write $config.new beside $config, which was changed by hand and stays as it is" write_config_beside
@@ -691,7 +710,7 @@ write_config() {
     # A URL may hold a password.
     (umask 077 && wanted_config >$config.part)
     mv -f $config.part $config
-    remember config_sha256 "$(sha256sum <$config)"
+    remember config_sha256 "$(config_sha256)"
 }
 
 add_mountpoint() {
@@ -702,7 +721,7 @@ add_mountpoint() {
 
 write_config_beside() {
     (umask 077 && wanted_config >$config.new)
-    say "       Compare them, take over what you want, and run: systemctl reload sessionfs"
+    say "       Compare them, take over what you want, and run: $(reload_command)"
 }
 
 # ---- Odoo's unit ---------------------------------------------------------------------------------------------------
@@ -885,7 +904,7 @@ conclude() {
     say "Odoo's sessions in $sessions are in Redis."
     note "look:         sessionfs status; sessionfs list"
     if has_systemd; then note "log:          journalctl -u sessionfs"; else note "log:          $log"; fi
-    note "settings:     $config, then $(if has_systemd; then echo systemctl reload sessionfs; else echo "sessionfs reload $sessions"; fi)"
+    note "settings:     $config, then $(reload_command)"
     note "documents:    $prefix/share/doc/sessionfs"
     note "way back:     sessionfs-setup --uninstall"
     has_systemd || note "at boot:      nothing starts it here; let your init run: sessionfs mount --config $config"
@@ -996,7 +1015,7 @@ decide_to_remove() {
             step "Remove the package sessionfs; its configuration in /etc/sessionfs stays" remove_package
         fi
     elif [ -e $manifest ]; then
-        step "Remove the $(wc -l <$manifest) installed files ($program, units, documents)" remove_files
+        step "Remove the $(grep -vc '/$' $manifest) installed files ($program, units, documents)" remove_files
     fi
     if [ -n "$purge" ]; then
         step "Remove /etc/sessionfs, the user $user, and ALL SESSIONS in its own Redis (${instance_dir:-/var/lib/sessionfs})" purge_all
@@ -1011,11 +1030,13 @@ remove_package() { apt_get remove sessionfs; }
 
 remove_files() {
     local file
+    # Directories, which end in a slash, after what is in them.
     while IFS= read -r file; do
-        rm -f -- "$file"
-        # What becomes empty was made by us, unless somebody else uses it.
-        case $file in */sessionfs/*) rmdir -p --ignore-fail-on-non-empty -- "${file%/*}" 2>/dev/null || true ;; esac
-    done <$manifest
+        case $file in
+            */) [ ! -d "$file" ] || rmdir --ignore-fail-on-non-empty -- "$file" ;;
+            *) rm -f -- "$file" ;;
+        esac
+    done < <(grep -v '/$' $manifest; grep '/$' $manifest | sort -r)
     ! has_systemd || systemctl daemon-reload
 }
 
