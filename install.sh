@@ -165,7 +165,8 @@ has_systemd() { [ -d /run/systemd/system ]; }
 has_program() { command -v "$1" >/dev/null; }
 is_mounted() { findmnt --noheadings --types fuse.sessionfs --mountpoint "$1" >/dev/null 2>&1; }
 is_installed_package() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
-is_package_known() { apt-cache policy "$1" 2>/dev/null | grep -q '^ *Candidate: [^(]'; }
+# (With pipefail, `| grep -q` fails when grep is done before the other: so no pipe here.)
+is_package_known() { grep -q '^ *Candidate: [^(]' <<<"$(apt-cache policy "$1" 2>/dev/null)"; }
 
 # The value of KEY of what an earlier run noted.
 recall() { [ ! -e $record ] || sed -n "s/^$1=//p" $record; }
@@ -410,7 +411,7 @@ decide_packages() {
 
 install_server() {
     is_package_known $server_package || apt_get update || fail "apt-get update failed; see above"
-    is_package_known $server_package || server_package=valkey-server
+    if is_package_known valkey-server && ! is_package_known redis-server; then server_package=valkey-server; fi
     local policy=/usr/sbin/policy-rc.d
     # Packages start what they bring, unless this says no. A policy that is there already is somebody's own.
     if [ ! -e $policy ]; then
@@ -803,12 +804,21 @@ start_service() {
         enable_service
         systemctl restart sessionfs.service || {
             journalctl --no-pager --quiet --lines 15 --unit sessionfs.service >&2 || true
-            fail "sessionfs.service does not start; see above. Odoo goes on with its files; mend that and start this script again"
+            start_failed "sessionfs.service does not start; see above"
         }
     else
         start_in_background
     fi
-    is_mounted "$sessions" || fail "$sessions is not mounted, although sessionfs has started; see 'sessionfs check'"
+    is_mounted "$sessions" || start_failed "$sessions is not mounted, although sessionfs has started; see 'sessionfs check'"
+    remember served yes
+}
+
+# A first start that fails leaves Odoo as it was. Later, plain files are no way out: who logged out would be back.
+start_failed() {
+    [ -z "$(recall served)" ] || fail "$1. Odoo cannot open sessions until that is mended"
+    ! has_systemd || systemctl --quiet disable --now sessionfs.service || true
+    is_mounted "$sessions" || restore_directory
+    fail "$1. Odoo goes on with its files; mend that and start this script again"
 }
 
 # Ready is a line of its own in the log.
@@ -821,8 +831,8 @@ start_in_background() {
     pid=$!
     disown
     until=$((SECONDS + ready_within_seconds))
-    until tail -c +$from $log | grep -q "^ready "; do
-        kill -0 $pid 2>/dev/null || { tail -c +$from $log | tail -n 15 >&2; fail "sessionfs has ended; see above and $log"; }
+    until grep -q "^ready " <<<"$(tail -c +$from $log)"; do
+        kill -0 $pid 2>/dev/null || { tail -c +$from $log | tail -n 15 >&2; start_failed "sessionfs has ended; see above and $log"; }
         [ $SECONDS -lt $until ] || fail "sessionfs is not ready after $ready_within_seconds s; see $log"
         sleep 0.1
     done
@@ -944,6 +954,7 @@ tell_of_sessions() {
     [ "$mirror_choice" != restore ] || return 0
     say
     say "The sessions in Redis cannot be written back: session ids are not stored. So everybody logs in again."
+    [ -z "$from_package" ] || return 0
     say "To keep people logged in, set mirror = \"$sessions.mirror\" at the top of $config first,"
     say "reload, wait one idle time (better a working day), and come back with --restore-mirror."
 }
@@ -990,6 +1001,10 @@ decide_to_give_back() {
 
 give_back() {
     ! is_mounted "$sessions" || fail "$sessions is still mounted; end what uses it (fuser -m $sessions), and start this again"
+    restore_directory
+}
+
+restore_directory() {
     chown -- "$owner:$group" "$sessions"
     chmod -- "$(recall mode)" "$sessions"
 }
@@ -1042,7 +1057,7 @@ remove_files() {
 
 # What a later --purge has to know stays.
 forget() {
-    sed -i '/^\(mountpoint\|owner\|group\|mode\|import\|odoo_units\|prefix\)=/d' $record
+    sed -i '/^\(mountpoint\|owner\|group\|mode\|import\|odoo_units\|prefix\|served\)=/d' $record
     rm -f -- $manifest
 }
 
