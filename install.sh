@@ -43,9 +43,8 @@ readonly log=/var/log/sessionfs.log
 readonly user=sessionfs
 readonly ready_within_seconds=90
 
-# As in docs/redis.md, and what `sessionfs check` looks at besides.
-readonly acl_commands='+hello +auth +select +script|load +eval +evalsha +time +get +set +del +getrange +strlen +zadd +zrem +zscore +zcard +zrangebyscore +pexpire +pttl'
-readonly acl_check='+ping +info +config|get'
+# What `sessionfs check` would like to see of its own Redis, besides the rights that docs/redis.md names.
+readonly acl_of_check='+ping +info +config|get'
 
 # ---- Words ---------------------------------------------------------------------------------------------------------
 
@@ -222,13 +221,14 @@ find_binary() {
         [ -x "$program" ] || fail "$program is not there; leave out --setup-only, or install the package first"
         binary=$program
     elif [ -n "$deb" ]; then
-        dpkg-deb --fsys-tarfile "$deb" | tar -xO ./usr/bin/sessionfs >"$scratch/sessionfs" \
+        dpkg-deb --fsys-tarfile "$deb" | tar -xC "$scratch" ./usr/bin/sessionfs ./usr/share/sessionfs \
             || fail "--deb $deb: not a package of sessionfs"
-        chmod 755 "$scratch/sessionfs"
-        binary=$scratch/sessionfs
+        binary=$scratch/usr/bin/sessionfs
+        share=$scratch/usr/share/sessionfs
     elif [ -z "$binary" ]; then
         build
     fi
+    [ -n "$setup_only$deb" ] || [ -e "$here/Cargo.toml" ] || fail "--binary needs the source tree around install.sh"
     local version
     version=$("$binary" --version 2>&1) || fail "$binary does not run on this system: ${version##*$'\n'}; build it here, or take one for this distribution and architecture"
 }
@@ -282,6 +282,9 @@ lay_out() {
         put 644 "$share/systemd/$file" "$share_dir/systemd/$file"
     done
     put 644 "$share/systemd/odoo.service.d/sessionfs.conf" "$share_dir/systemd/odoo.service.d/sessionfs.conf"
+
+    needed_rights >"$scratch/redis.acl"
+    put 644 "$scratch/redis.acl" "$share_dir/redis.acl"
 
     mkdir -p "$scratch/man"
     "$binary" man "$scratch/man"
@@ -496,7 +499,15 @@ name_instance() {
     instance_socket=/run/$kind-sessionfs/$kind-server.sock
 }
 
-acl_rights() { say "~sessionfs:* $acl_commands $acl_check"; }
+# Keys and commands that the program needs, from the line in docs/redis.md.
+needed_rights() { sed -n 's/^ *ACL SETUSER sessionfs reset on >PASSWORD //p' "$here/docs/redis.md"; }
+
+acl_rights() {
+    local needed
+    needed=$(if [ "$share" = "$here" ]; then needed_rights; else cat "$share/redis.acl"; fi)
+    [ -n "$needed" ] || fail "the rights that sessionfs needs in Redis cannot be read ($share)"
+    say "$needed $acl_of_check"
+}
 
 decide_redis() {
     [ "$redis_plan" = instance ] || return 0
@@ -554,7 +565,9 @@ CONFIG
 }
 
 renew_rights() {
-    sed -i "s/^\(user $user on #[0-9a-f]*\) .*/\1 $(acl_rights)/" "$instance_config"
+    local hash
+    hash=$(sed -n "s/^user $user on #\([0-9a-f]*\) .*/\1/p" "$instance_config")
+    sed -i "/^user $user on /c user $user on #$hash $(acl_rights)" "$instance_config"
     systemctl try-restart "$instance"
 }
 
@@ -754,16 +767,11 @@ drop_in_of() { say "/etc/systemd/system/$1.service.d/sessionfs.conf"; }
 
 wanted_drop_in() {
     sed "s|^AssertPathIsMountPoint=.*|AssertPathIsMountPoint=$sessions|; s|/odoo.service.d/|/$1.service.d/|" \
-        "$drop_in_template"
+        "$share/systemd/odoo.service.d/sessionfs.conf"
 }
 
 decide_odoo_units() {
     local unit
-    drop_in_template=$share/systemd/odoo.service.d/sessionfs.conf
-    if [ -n "$deb" ]; then
-        dpkg-deb --fsys-tarfile "$deb" | tar -xO ./usr/share/sessionfs/systemd/odoo.service.d/sessionfs.conf >"$scratch/drop-in"
-        drop_in_template=$scratch/drop-in
-    fi
     for unit in "${odoo_units[@]}"; do
         [ "$(wanted_drop_in "$unit")" = "$(cat "$(drop_in_of "$unit")" 2>/dev/null)" ] && continue
         step "Tell ${odoo_units[*]} to start after the mount, and not without it ($(drop_in_of "$unit")); Odoo is not restarted" write_drop_ins
