@@ -2,12 +2,18 @@
 
 mod bench;
 mod completions;
+mod config;
 mod discover;
+mod kill;
+mod list;
 mod man;
 mod mount;
 mod output;
 mod place;
+mod redis;
 mod reload;
+mod sessions;
+mod show;
 mod unmount;
 mod worker;
 
@@ -28,10 +34,14 @@ struct Arguments {
 enum Command {
     Bench(bench::Args),
     Completions(completions::Completions),
+    Config(config::Config),
     Discover(discover::Discover),
+    Kill(kill::Kill),
+    List(list::List),
     Man(man::Man),
     Mount(mount::Mount),
     Reload(reload::Reload),
+    Show(show::Show),
     Unmount(unmount::Unmount),
     #[command(hide = true)]
     Worker(worker::Worker),
@@ -51,10 +61,14 @@ pub fn run() -> Result<(), Failure> {
     match arguments.command {
         Command::Bench(bench) => bench.run(),
         Command::Completions(completions) => completions.run(),
+        Command::Config(config) => config.run(),
         Command::Discover(discover) => discover.run(),
+        Command::Kill(kill) => kill.run(),
+        Command::List(list) => list.run(),
         Command::Man(man) => man.run(),
         Command::Mount(mount) => mount.run(),
         Command::Reload(reload) => reload.run(),
+        Command::Show(show) => show.run(),
         Command::Unmount(unmount) => unmount.run(),
         Command::Worker(worker) => worker.run(),
     }

@@ -92,6 +92,12 @@ exit_codes! {
     BenchOutput = 51,
     /// `bench`: ended by a signal, after the result so far was printed.
     Interrupted = 52,
+    /// `show`, `kill`: there is no such session.
+    NoSuchSession = 53,
+    /// `show`, `kill`: several sessions have such an alias.
+    AmbiguousSession = 54,
+    /// `show --sid`: the content does not open with this cookie.
+    UnreadableSession = 55,
     /// `check`: something needs a look.
     CheckWarning = 60,
     /// `check`: something is wrong.

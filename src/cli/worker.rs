@@ -1,7 +1,7 @@
 //! `sessionfs worker`: not for people. Started by the keeper with three descriptors; does all the
 //! work, with no right that an ordinary user lacks.
 
-mod first_contact;
+pub(super) mod first_contact;
 
 use std::fs::File;
 use std::io::Read;

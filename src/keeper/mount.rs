@@ -223,7 +223,9 @@ pub enum Exchange {
 /// The kernel did not let us mount.
 pub fn refused(mountpoint: &Path, errno: Errno) -> Failure {
     let remedy = match errno {
-        Errno::EPERM | Errno::EACCES => "; start it as root, in a container with --cap-add SYS_ADMIN",
+        Errno::EPERM | Errno::EACCES => {
+            "; start it as root, in a container with --cap-add SYS_ADMIN"
+        }
         _ => "",
     };
     Failure::new(
