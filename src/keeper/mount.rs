@@ -3,10 +3,11 @@
 //! Everything that asks the mounted filesystem itself is done on a thread of its own with a bound:
 //! a filesystem that does not answer would otherwise hold the keeper, who alone can end it.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -184,7 +185,9 @@ pub enum Exchange {
 /// The kernel did not let us mount.
 pub fn refused(mountpoint: &Path, errno: Errno) -> Failure {
     let remedy = match errno {
-        Errno::EPERM | Errno::EACCES => "; start it as root, in a container with --cap-add SYS_ADMIN",
+        Errno::EPERM | Errno::EACCES => {
+            "; start it as root, in a container with --cap-add SYS_ADMIN"
+        }
         _ => "",
     };
     Failure::new(
@@ -251,20 +254,40 @@ impl Mounted {
         Self::find(mountpoint).is_some_and(|mounted| mounted.fstype == FSTYPE)
     }
 
-    fn find_in(table: &[u8], mountpoint: &Path) -> Option<Self> {
-        const MOUNTPOINT_FIELD: usize = 4;
-        table
-            .split(|byte| *byte == b'\n')
-            .filter_map(|line| {
-                let mut fields = line.split(|byte| *byte == b' ');
-                let at = unescaped(fields.nth(MOUNTPOINT_FIELD)?);
-                // Optional fields end with a lone hyphen; the kind follows it.
-                let fstype = fields.skip_while(|field| *field != b"-").nth(1)?;
-                (at == mountpoint.as_os_str().as_bytes())
-                    .then(|| Self { fstype: String::from_utf8_lossy(fstype).into_owned() })
-            })
-            .next_back()
+    /// Where a sessionfs is mounted on this host, in the order of the mount table.
+    pub fn ours() -> io::Result<Vec<PathBuf>> {
+        Ok(Self::ours_in(&std::fs::read("/proc/self/mountinfo")?))
     }
+
+    fn ours_in(table: &[u8]) -> Vec<PathBuf> {
+        let mut ours: Vec<PathBuf> = Vec::new();
+        for (at, fstype) in entries(table) {
+            let at = PathBuf::from(OsString::from_vec(at));
+            if fstype == FSTYPE.as_bytes() && !ours.contains(&at) {
+                ours.push(at);
+            }
+        }
+        ours
+    }
+
+    fn find_in(table: &[u8], mountpoint: &Path) -> Option<Self> {
+        entries(table)
+            .filter(|(at, _)| *at == mountpoint.as_os_str().as_bytes())
+            .last()
+            .map(|(_, fstype)| Self { fstype: String::from_utf8_lossy(fstype).into_owned() })
+    }
+}
+
+/// Mountpoint and kind of each line of the mount table (proc(5)).
+fn entries(table: &[u8]) -> impl Iterator<Item = (Vec<u8>, &[u8])> {
+    const MOUNTPOINT_FIELD: usize = 4;
+    table.split(|byte| *byte == b'\n').filter_map(|line| {
+        let mut fields = line.split(|byte| *byte == b' ');
+        let at = unescaped(fields.nth(MOUNTPOINT_FIELD)?);
+        // Optional fields end with a lone hyphen; the kind follows it.
+        let fstype = fields.skip_while(|field| *field != b"-").nth(1)?;
+        Some((at, fstype))
+    })
 }
 
 /// The mount table writes blanks and backslashes of a path as three octal digits.
@@ -363,6 +386,8 @@ broken line
         assert_eq!(fstype("/srv/two").as_deref(), Some(FSTYPE));
         assert_eq!(fstype("/").as_deref(), Some("ext4"));
         assert_eq!(fstype("/srv"), None);
+        let ours = Mounted::ours_in(TABLE);
+        assert_eq!(ours, [PathBuf::from("/srv/a b"), PathBuf::from("/srv/two")]);
     }
 
     #[test]
