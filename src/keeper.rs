@@ -8,8 +8,9 @@
 mod backoff;
 pub mod confine;
 mod filesystem;
+mod listen;
 mod lock;
-mod mount;
+pub mod mount;
 mod notify;
 pub mod private_redis;
 mod process;
@@ -34,11 +35,14 @@ use nix::sys::signal::Signal;
 use crate::config::flags::Flags;
 use crate::config::{self, Config};
 use crate::exit::{ExitCode, Failure};
+use listen::Listeners;
+pub use listen::control_path;
 use notify::Manager;
 use private_redis::PrivateRedis;
 use process::{PATIENCE, Process};
 use program::Program;
 use reload::Outcomes;
+use running::Told;
 use signals::Signals;
 use worker::{Seen, Watched};
 
@@ -69,7 +73,8 @@ pub fn mount(dir: Option<&Path>, flags: &Flags) -> Result<(), Failure> {
         Some(settings) => Some(PrivateRedis::new(settings, &config.worker)?),
         None => None,
     };
-    let watched = Watched::new(config.clone(), Program::own()?);
+    let told = Told::new(Listeners::open(&config)?);
+    let watched = Watched::new(config.clone(), Program::own()?, told);
     let manager = Manager::from_environment();
     let mut keeper =
         Keeper { asked, config, redis, watched, manager, outcomes, next: None, mishap: None };

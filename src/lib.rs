@@ -9,6 +9,7 @@
 //! - [`odoo`]: what can be learnt of the Odoo on this host, and where it keeps its sessions.
 //! - [`keeper`]: owns the mount; starts and watches the worker and the private Redis.
 //! - [`config`]: file and command line, resolved into the settings of the parts above.
+//! - [`control`]: what a node tells of itself: HTTP on its sockets, its registration in the cluster.
 //! - [`telemetry`]: events that are a log line and a metric at once.
 //! - [`bench`]: Odoo's reads and saves on any directories, measured side by side.
 //! - [`cli`]: one file per command; [`exit`]: how one ends.
@@ -16,6 +17,7 @@
 pub mod bench;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod error;
 pub mod exit;
 pub mod fs;
