@@ -4,6 +4,8 @@ mod bench;
 mod discover;
 mod mount;
 mod output;
+mod place;
+mod reload;
 mod unmount;
 mod worker;
 
@@ -25,6 +27,7 @@ enum Command {
     Bench(bench::Args),
     Discover(discover::Discover),
     Mount(mount::Mount),
+    Reload(reload::Reload),
     Unmount(unmount::Unmount),
     #[command(hide = true)]
     Worker(worker::Worker),
@@ -40,6 +43,7 @@ pub fn run() -> Result<(), Failure> {
         Command::Bench(bench) => bench.run(),
         Command::Discover(discover) => discover.run(),
         Command::Mount(mount) => mount.run(),
+        Command::Reload(reload) => reload.run(),
         Command::Unmount(unmount) => unmount.run(),
         Command::Worker(worker) => worker.run(),
     }

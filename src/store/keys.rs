@@ -24,6 +24,11 @@ impl Keys {
     pub fn index(&self, shard: Shard) -> String {
         format!("{}:a:{{{}}}", self.prefix, shard.as_str())
     }
+
+    /// The hash of live settings.
+    pub fn config(&self) -> String {
+        format!("{}:config", self.prefix)
+    }
 }
 
 #[cfg(test)]

@@ -285,6 +285,12 @@ impl Probe {
         self.ask(redis::cmd("ZREM").arg(&index).arg(name)).await?;
         self.ask(redis::cmd("ZSCORE").arg(&index).arg(name)).await?;
         self.ask(redis::cmd("DEL").arg(&session)).await?;
+        // Not on the settings themselves.
+        self.ask(redis::cmd("HSET").arg(&session).arg("setting").arg(1)).await?;
+        self.ask(redis::cmd("PEXPIRE").arg(&session).arg(PROBE_LIFE_MS)).await?;
+        self.ask(redis::cmd("HINCRBY").arg(&session).arg("setting").arg(1)).await?;
+        self.ask(redis::cmd("HMGET").arg(&session).arg("setting")).await?;
+        self.ask(redis::cmd("HDEL").arg(&session).arg("setting")).await?;
         self.ask(redis::cmd("PTTL").arg(&session)).await?;
         self.ask(redis::cmd("PEXPIRE").arg(&session).arg(PROBE_LIFE_MS)).await?;
         self.ask(redis::cmd("STRLEN").arg(&session)).await?;
