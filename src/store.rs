@@ -11,6 +11,7 @@ pub mod envelope;
 pub mod keys;
 pub mod link;
 pub mod live;
+mod nodes;
 pub mod probe;
 pub mod scripts;
 mod touch;
@@ -31,15 +32,17 @@ use self::envelope::{Header, class_text, form_text, id_text, mode_text, text, ui
 use self::keys::Keys;
 use self::link::{Link, Need, Timing};
 use self::live::Live;
+use self::probe::ServerInfo;
 use self::scripts::{Answer, Call, CallFault, ClockView, Policy, Scripts};
 use self::touch::Touches;
 use crate::fs::store::{
-    Amend, ChangeId, Health, Listed, Lookup, Meta, Mtime, Opened, Publish, Published, RootListing,
-    Stamp, Store, StoreError, Unlink, Unlinked, Waited,
+    Amend, ChangeId, Health, Listed, Lookup, Meta, Mtime, Opened, Publish, Published, Refusal,
+    RootListing, Stamp, Store, StoreError, Unlink, Unlinked, Waited,
 };
 use crate::session::name::{Alias, Form, Shard};
 use crate::session::policy::Lifetimes;
 use crate::telemetry::Event;
+use crate::telemetry::metrics::metrics;
 
 /// How many members of a shard one step of a listing takes.
 const PAGE: usize = 250;
@@ -282,6 +285,20 @@ impl RedisStore {
         self.inner.link.cause()
     }
 
+    /// About how many sessions there are: those that have ended and were not asked for since are
+    /// counted, too.
+    pub async fn session_count(&self) -> Result<u64, StoreError> {
+        Ok(self.inner.shards_in_use().await?.iter().map(|(_, size)| size).sum())
+    }
+
+    /// Who answers there now.
+    pub async fn server(&self) -> Result<ServerInfo, StoreError> {
+        let address = self.inner.link.address();
+        let answer = self.inner.ask(&redis::cmd("HELLO")).await?;
+        ServerInfo::read(&answer, address)
+            .ok_or_else(|| StoreError::Unreadable("an answer to HELLO of another shape".into()))
+    }
+
     /// [`Store::publish`] of a save that may have been sent before (by a process that has died,
     /// or out of a spool): it never undoes what is newer than its stamp.
     pub async fn publish_again(&self, publish: &Publish) -> Result<Published, StoreError> {
@@ -513,7 +530,11 @@ impl Inner {
             call.argument(alias.as_str()).argument(at_ms);
         }
         let mut answer = self.call(&call, Need::Up, self.attempt()).await?;
-        if answer.status == "done" { answer.number() } else { Err(answer.strange()) }
+        if answer.status != "done" {
+            return Err(answer.strange());
+        }
+        metrics().activity_writes.inc_by(touches.len() as u64);
+        answer.number()
     }
 
     /// Writes all that is collected; what could not be written stays. False if something did.
@@ -654,7 +675,8 @@ impl Inner {
         Ok(root)
     }
 
-    /// The shards whose index is not empty, with its size.
+    /// The shards whose index is not empty, and how many sessions each has. Those that have ended
+    /// and were not asked for since are among them.
     async fn shards_in_use(&self) -> Result<Vec<(Shard, u64)>, StoreError> {
         let bound = Duration::from_millis(self.settings.down_after_ms);
         let all: Vec<Shard> = (0..Shard::COUNT).filter_map(Shard::from_index).collect();
@@ -673,8 +695,7 @@ impl Inner {
                 .ok()
                 .filter(|sizes| sizes.len() == shards.len())
                 .ok_or_else(|| StoreError::Unreadable("an index of another shape".into()))?;
-            let full = shards.iter().zip(sizes).filter(|(_, size)| *size > 0);
-            in_use.extend(full.map(|(shard, size)| (*shard, size)));
+            in_use.extend(shards.iter().copied().zip(sizes).filter(|(_, size)| *size > 0));
         }
         Ok(in_use)
     }
@@ -792,13 +813,7 @@ fn flag(value: bool) -> &'static str {
     if value { "1" } else { "0" }
 }
 
-/// The reasons that `publish.lua` gives; a static text is what the log's event takes.
-fn refusal(reason: &str) -> &'static str {
-    const REASONS: [&str; 4] = [
-        "the session has ended",
-        "the session it was read from has ended, the name lives anew",
-        "anonymous content after a read that failed",
-        "its lifetime is over",
-    ];
-    REASONS.into_iter().find(|known| *known == reason).unwrap_or("refused")
+/// The reasons that `publish.lua` gives.
+fn refusal(reason: &str) -> Refusal {
+    Refusal::ALL.iter().copied().find(|known| known.text() == reason).unwrap_or(Refusal::Other)
 }

@@ -2,7 +2,7 @@
 //! in both, within the same ranges.
 
 use super::file::{self, LIFETIME_KEYS};
-use super::{HOUR_MS, SECOND_MS, YEAR_MS, bad, duration};
+use super::{HOUR_MS, SECOND_MS, YEAR_MS, duration};
 use crate::exit::{ExitCode, Failure};
 use crate::session::policy::Lifetimes;
 use crate::store::live::Rules;
