@@ -1,10 +1,12 @@
 //! The command line: what can be asked for. One file per command.
 
 mod bench;
+mod check;
 mod discover;
 mod mount;
 mod output;
 mod place;
+mod probe;
 mod reload;
 mod unmount;
 mod worker;
@@ -25,10 +27,13 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Bench(bench::Args),
+    Check(check::Check),
     Discover(discover::Discover),
     Mount(mount::Mount),
     Reload(reload::Reload),
     Unmount(unmount::Unmount),
+    #[command(hide = true)]
+    Probe(probe::Probe),
     #[command(hide = true)]
     Worker(worker::Worker),
 }
@@ -41,10 +46,12 @@ pub fn run() -> Result<(), Failure> {
     };
     match arguments.command {
         Command::Bench(bench) => bench.run(),
+        Command::Check(check) => check.run(),
         Command::Discover(discover) => discover.run(),
         Command::Mount(mount) => mount.run(),
         Command::Reload(reload) => reload.run(),
         Command::Unmount(unmount) => unmount.run(),
+        Command::Probe(probe) => probe.run(),
         Command::Worker(worker) => worker.run(),
     }
 }

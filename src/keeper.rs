@@ -27,13 +27,14 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::signal::Signal;
 
 use crate::config::flags::Flags;
 use crate::config::{self, Config};
 use crate::exit::{ExitCode, Failure};
+pub use mount::is_dead;
 use notify::Manager;
 use private_redis::PrivateRedis;
 use process::{PATIENCE, Process};
@@ -71,7 +72,8 @@ pub fn mount(dir: Option<&Path>, flags: &Flags) -> Result<(), Failure> {
     };
     let watched = Watched::new(config.clone(), Program::own()?);
     let manager = Manager::from_environment();
-    let mut keeper = Keeper { asked, config, redis, watched, manager, outcomes, next: None, mishap: None };
+    let mut keeper =
+        Keeper { asked, config, redis, watched, manager, outcomes, next: None, mishap: None };
     let outcome = keeper.serve(&mut signals);
     let ended = keeper.end(&mut signals);
     outcome.and(ended)
@@ -125,7 +127,8 @@ impl Keeper {
                     Seen::Unmounted => return Ok(()),
                 }
             }
-            let turn = self.manager.turned(&words(&self.watched, may_start, self.mishap.as_deref()));
+            let turn =
+                self.manager.turned(&words(&self.watched, may_start, self.mishap.as_deref()));
             let (mut descriptors, mut until) = match &self.redis {
                 Some(redis) => redis.waits_for(),
                 None => (Vec::new(), None),
@@ -284,6 +287,12 @@ fn holder(path: &Path) -> Option<Process> {
     let pid = pid.parse().ok()?;
     let process = Process::found(pid).ok()?;
     (process::started_ticks(pid) == started.parse().ok()).then_some(process)
+}
+
+/// Who serves a mountpoint on this host, and since when.
+pub fn serving(mountpoint: &Path) -> Option<(i32, SystemTime)> {
+    let path = lock_path(mountpoint);
+    Some((holder(&path)?.pid(), path.metadata().and_then(|found| found.modified()).ok()?))
 }
 
 /// Whether a keeper holds the lock.

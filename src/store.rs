@@ -617,10 +617,9 @@ impl Inner {
     /// The living among `aliases`, all of one shard.
     async fn living(&self, shard: Shard, aliases: &[Alias]) -> Result<Vec<Listed>, StoreError> {
         let living = self.living_by(&self.policy(), shard, aliases).await?;
-        let listed = living.into_iter().map(|living| Listed {
-            meta: living.header.meta(living.left_ms),
-            alias: living.alias,
-        });
+        let listed = living
+            .into_iter()
+            .map(|living| Listed { meta: living.header.meta(living.left_ms), alias: living.alias });
         Ok(listed.collect())
     }
 
