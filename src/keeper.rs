@@ -28,7 +28,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::signal::Signal;
 
@@ -37,6 +37,7 @@ use crate::config::{self, Config};
 use crate::exit::{ExitCode, Failure};
 use listen::Listeners;
 pub use listen::control_path;
+pub use mount::is_dead;
 use notify::Manager;
 use private_redis::PrivateRedis;
 use process::{PATIENCE, Process};
@@ -295,6 +296,12 @@ fn holder(path: &Path) -> Option<Process> {
     let pid = pid.parse().ok()?;
     let process = Process::found(pid).ok()?;
     (process::started_ticks(pid) == started.parse().ok()).then_some(process)
+}
+
+/// Who serves a mountpoint on this host, and since when.
+pub fn serving(mountpoint: &Path) -> Option<(i32, SystemTime)> {
+    let path = lock_path(mountpoint);
+    Some((holder(&path)?.pid(), path.metadata().and_then(|found| found.modified()).ok()?))
 }
 
 /// Whether a keeper holds the lock.
