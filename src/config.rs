@@ -227,6 +227,7 @@ impl Config {
             attempt_ms: 2_000,
             retry_total_ms: 5_000,
             down_after_ms: settings.down_after_ms.max(5_000),
+            wait_step_ms: 500,
             ..settings
         })
     }
