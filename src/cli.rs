@@ -1,6 +1,8 @@
 //! The command line: what can be asked for. One file per command.
 
 mod bench;
+mod disk;
+mod import;
 mod mount;
 mod output;
 mod unmount;
@@ -22,6 +24,9 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Bench(bench::Args),
+    #[command(hide = true)]
+    Disk(disk::Disk),
+    Import(import::Import),
     Mount(mount::Mount),
     Unmount(unmount::Unmount),
     #[command(hide = true)]
@@ -36,6 +41,8 @@ pub fn run() -> Result<(), Failure> {
     };
     match arguments.command {
         Command::Bench(bench) => bench.run(),
+        Command::Disk(disk) => disk.run(),
+        Command::Import(import) => import.run(),
         Command::Mount(mount) => mount.run(),
         Command::Unmount(unmount) => unmount.run(),
         Command::Worker(worker) => worker.run(),

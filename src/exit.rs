@@ -90,6 +90,10 @@ exit_codes! {
     BenchOutput = 51,
     /// `bench`: ended by a signal, after the result so far was printed.
     Interrupted = 52,
+    /// `import`: some sessions could not be imported, and their files were left.
+    ImportIncomplete = 56,
+    /// The mirror cannot be used.
+    MirrorRefused = 57,
 }
 
 impl From<ExitCode> for u8 {

@@ -8,9 +8,10 @@
 mod backoff;
 pub mod confine;
 mod lock;
-mod mount;
+mod mirror;
+pub mod mount;
 pub mod private_redis;
-mod process;
+pub mod process;
 pub mod report;
 pub mod signals;
 pub mod staging;

@@ -7,6 +7,7 @@
 pub mod clock;
 pub mod endpoint;
 pub mod envelope;
+mod import;
 pub mod keys;
 pub mod link;
 pub mod probe;
@@ -37,6 +38,8 @@ use crate::fs::store::{
 use crate::session::name::{Alias, Form, Shard};
 use crate::session::policy::Lifetimes;
 use crate::telemetry::Event;
+
+pub use self::import::{Import, Imported, Patience};
 
 /// How many members of a shard one step of a listing takes.
 const PAGE: usize = 250;

@@ -10,8 +10,11 @@ use std::time::{Duration, Instant};
 use super::backoff::Backoff;
 use super::mount::{self, Mounted, Mountpoint, Probe};
 use super::process::{self, Process};
+use super::mirror;
 use super::report::{self, Handover, Heard, Line, Order, Report};
 use crate::config::Config;
+use crate::disk::aside;
+use crate::disk::launch::{self, Served};
 use crate::exit::{ExitCode, Failure};
 use crate::telemetry::Event;
 
@@ -34,8 +37,8 @@ pub struct Watched {
 enum Phase {
     /// Nobody serves; when to start the next.
     Down { retry_at: Instant },
-    /// Started, and not yet sure of Redis. The descriptor is held until it is mounted.
-    Connecting { running: Running, device: OwnedFd, until: Instant },
+    /// Started, and not yet sure of Redis. The descriptors are held until it is mounted.
+    Connecting { running: Running, mountpoint: Mountpoint, device: OwnedFd, until: Instant },
     /// Mounted, and not yet seen to answer.
     Mounted { running: Running, probe: Option<Probe>, until: Instant },
     /// It serves.
@@ -46,6 +49,8 @@ enum Phase {
 
 struct Running {
     process: Process,
+    /// They touch session files on disks for it, and end with it or before.
+    disks: Vec<Process>,
     line: Line,
     /// It has closed its end, which would read as news for ever.
     silent: bool,
@@ -113,12 +118,12 @@ impl Watched {
         Ok(match phase {
             Phase::Down { retry_at } if now < retry_at => (Phase::Down { retry_at }, Seen::Nothing),
             Phase::Down { .. } => (self.start()?, Seen::Nothing),
-            Phase::Connecting { mut running, device, until } => match running.hear() {
-                Some(Report::RedisOk) => (self.mount(running, device)?, Seen::Nothing),
+            Phase::Connecting { mut running, mountpoint, device, until } => match running.hear() {
+                Some(Report::RedisOk) => (self.mount(running, &mountpoint, device)?, Seen::Nothing),
                 _ if running.process.has_ended() || now >= until => {
                     return Err(running.end("was not ready in time"));
                 }
-                _ => (Phase::Connecting { running, device, until }, Seen::Nothing),
+                _ => (Phase::Connecting { running, mountpoint, device, until }, Seen::Nothing),
             },
             Phase::Mounted { running, probe, until } => self.look(running, probe, until)?,
             Phase::Serving { mut running, since } => {
@@ -135,24 +140,30 @@ impl Watched {
 
     fn start(&self) -> Result<Phase, Failure> {
         super::staging::prepare(&self.config.staging_dir, &self.config.worker)?;
+        // Before the mount: afterwards its path leads to the mount.
+        let mountpoint = Mountpoint::take(&self.config.mountpoint)?;
         let device = mount::open_device()?;
-        let running = Running::start(&self.config, !self.served, &device)?;
+        let running = Running::start(&self.config, !self.served, &device, &mountpoint)?;
         tracing::info!(
             pid = running.process.pid(),
             user = self.config.worker.user,
             "worker started"
         );
         let wait = Duration::from_millis(self.config.redis.start_wait_ms) + START_WITHIN;
-        Ok(Phase::Connecting { running, device, until: Instant::now() + wait })
+        Ok(Phase::Connecting { running, mountpoint, device, until: Instant::now() + wait })
     }
 
-    fn mount(&self, mut running: Running, device: OwnedFd) -> Result<Phase, Failure> {
-        let mounted = Mountpoint::take(&self.config.mountpoint)
-            .and_then(|mountpoint| mountpoint.mount(device.as_fd()));
+    fn mount(
+        &self,
+        mut running: Running,
+        mountpoint: &Mountpoint,
+        device: OwnedFd,
+    ) -> Result<Phase, Failure> {
+        let mounted = mountpoint.mount(device.as_fd());
         // From here on the worker alone holds the device: when it dies, the kernel knows.
         drop(device);
         if let Err(failure) = mounted {
-            running.process.kill();
+            running.kill();
             return Err(failure);
         }
         if running.line.say(&Order::Go).is_err() {
@@ -198,7 +209,7 @@ impl Watched {
 
     /// A worker that served has ended without being asked to.
     fn lost(&mut self, mut running: Running, since: Instant) -> Result<(Phase, Seen), Failure> {
-        let status = running.process.status();
+        let status = running.kill();
         if status.is_some_and(|status| status.success())
             && !Mounted::is_ours(&self.config.mountpoint)
         {
@@ -259,7 +270,7 @@ impl Watched {
             Phase::Connecting { mut running, .. }
             | Phase::Mounted { mut running, .. }
             | Phase::Serving { mut running, .. } => {
-                running.process.kill();
+                running.kill();
             }
             Phase::Down { .. } | Phase::Ended => {}
         }
@@ -267,16 +278,23 @@ impl Watched {
 }
 
 impl Running {
-    /// Starts this same program anew as the worker, with three descriptors.
-    fn start(config: &Config, first: bool, device: &OwnedFd) -> Result<Self, Failure> {
+    /// Starts this same program anew as the worker, with its descriptors.
+    fn start(
+        config: &Config,
+        first: bool,
+        device: &OwnedFd,
+        mountpoint: &Mountpoint,
+    ) -> Result<Self, Failure> {
         let failed = |e: io::Error| Failure::internal("start the worker", e);
         let (line, theirs) = report::pair().map_err(failed)?;
         let (handed, handing) = io::pipe().map_err(failed)?;
-        let descriptors = [
+        let Disks { processes: disks, sockets } = Disks::start(config, mountpoint)?;
+        let mut descriptors = vec![
             ("--status-fd", theirs.as_fd()),
             ("--config-fd", handed.as_fd()),
             ("--fuse-fd", device.as_fd()),
         ];
+        descriptors.extend(sockets.iter().map(|(flag, socket)| (*flag, socket.as_fd())));
         let inherited: Vec<RawFd> = descriptors.iter().map(|(_, fd)| fd.as_raw_fd()).collect();
 
         let mut command = Command::new("/proc/self/exe");
@@ -297,7 +315,7 @@ impl Running {
             command.pre_exec(move || process::inherit_only(&inherited));
         }
         let process = command.spawn().and_then(Process::of_child).map_err(failed)?;
-        let mut running = Self { process, line, silent: false, failure: None };
+        let mut running = Self { process, disks, line, silent: false, failure: None };
         drop((theirs, handed));
         // A configuration is smaller than a pipe; a worker that dies meanwhile breaks it.
         let written = serde_json::to_vec(&Handover { config: config.clone(), first })
@@ -306,7 +324,7 @@ impl Running {
         match written {
             Ok(()) => Ok(running),
             Err(error) => {
-                running.process.kill();
+                running.kill();
                 Err(failed(error))
             }
         }
@@ -314,11 +332,34 @@ impl Running {
 
     fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
         let line = (!self.silent).then(|| self.line.as_fd());
-        std::iter::once(self.process.as_fd()).chain(line).collect()
+        let disks = self.disks.iter().map(Process::as_fd);
+        std::iter::once(self.process.as_fd()).chain(line).chain(disks).collect()
     }
 
-    /// What it says now, if anything; a failure is kept for its end.
+    /// Forgets the disk servers that have ended: the worker needs them no more, or notices itself.
+    fn let_disks_go(&mut self) {
+        self.disks.retain_mut(|disk| {
+            let ended = disk.has_ended();
+            if ended {
+                disk.status();
+            }
+            !ended
+        });
+    }
+
+    /// Ends it and what works for it, by force.
+    fn kill(&mut self) -> Option<ExitStatus> {
+        let status = self.process.kill();
+        for disk in &mut self.disks {
+            disk.kill();
+        }
+        status
+    }
+
+    /// What it says now, if anything; a failure is kept for its end. Those that worked for it and
+    /// have ended are forgotten.
     fn hear(&mut self) -> Option<Report> {
+        self.let_disks_go();
         match self.line.hear() {
             Heard::Message(Report::Failed(failure)) => {
                 self.failure = Some(failure);
@@ -336,12 +377,55 @@ impl Running {
     /// Ends it and says why it ended: in its own words, if it found any.
     fn end(mut self, otherwise: &str) -> Failure {
         let ended = self.process.has_ended();
-        let status = self.process.kill();
+        let status = self.kill();
         while self.hear().is_some() {}
         self.failure.unwrap_or_else(|| {
             let what = if ended { status_words(status) } else { otherwise.to_owned() };
             Failure::new(ExitCode::WorkerFailed, format!("the worker {what}; see the log above"))
         })
+    }
+}
+
+/// The disk servers of a worker: for what lies below the mount, and for the mirror, as far as there
+/// are any.
+struct Disks {
+    processes: Vec<Process>,
+    /// How to ask each, and by which flag the worker is told of it.
+    sockets: Vec<(&'static str, OwnedFd)>,
+}
+
+impl Disks {
+    fn start(config: &Config, mountpoint: &Mountpoint) -> Result<Self, Failure> {
+        let mut disks = Self { processes: Vec::new(), sockets: Vec::new() };
+        if mountpoint.holds_sessions() {
+            let aside = aside::make_beside(&config.mountpoint)?;
+            disks.add("--below-fd", config, mountpoint.as_fd(), Some(aside.as_fd()))?;
+        }
+        if let Some(dir) = &config.mirror {
+            let mirror = mirror::open(dir, config)?;
+            disks.add("--mirror-fd", config, mirror.as_fd(), None)?;
+        }
+        Ok(disks)
+    }
+
+    fn add(
+        &mut self,
+        flag: &'static str,
+        config: &Config,
+        root: BorrowedFd<'_>,
+        aside: Option<BorrowedFd<'_>>,
+    ) -> Result<(), Failure> {
+        let served = Served {
+            root,
+            aside,
+            owner: (config.tree.owner_uid, config.tree.owner_gid),
+            session_max_bytes: config.limits.session_bytes,
+        };
+        let (process, socket) = launch::start(served)
+            .map_err(|e| Failure::internal("start the process that touches session files", e))?;
+        self.processes.push(process);
+        self.sockets.push((flag, socket));
+        Ok(())
     }
 }
 
