@@ -68,11 +68,7 @@ impl Adopter {
     }
 
     /// Takes in one session by its file, or by its two: the one saved last counts.
-    pub async fn adopt(
-        &self,
-        places: &[Place],
-        patience: Patience,
-    ) -> Result<Adopted, StoreError> {
+    pub async fn adopt(&self, places: &[Place], patience: Patience) -> Result<Adopted, StoreError> {
         let (latest, present) = match self.latest(places).await {
             Ok(Some(latest)) => latest,
             Ok(None) => return Ok(Adopted::Vanished),

@@ -131,10 +131,7 @@ impl Task {
         match self.then {
             Then::Move => {
                 let aside = aside::make_beside(&self.dir)?;
-                Ok(Prepared {
-                    files: start(&root, Some(&aside))?,
-                    moved_before: None,
-                })
+                Ok(Prepared { files: start(&root, Some(&aside))?, moved_before: None })
             }
             Then::Delete => {
                 let aside = aside::open_beside(&self.dir)?;

@@ -52,11 +52,8 @@ impl Import {
         }
         let named = self.from.as_ref().or(self.dir.as_ref());
         let dir = mount::resolve(named.map_or(std::path::Path::new(""), PathBuf::as_path))?;
-        let flags = Flags {
-            redis: self.redis.clone(),
-            config: self.config.clone(),
-            ..Flags::default()
-        };
+        let flags =
+            Flags { redis: self.redis.clone(), config: self.config.clone(), ..Flags::default() };
         let config = Config::resolve(&dir, &flags)?;
         crate::telemetry::log::init("warn")?;
         let task = Task { dir, then: self.then, dry_run: self.dry_run };

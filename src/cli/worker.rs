@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{FcntlArg, fcntl};
 use tokio::runtime::{Builder, Runtime};
 
-use crate::config::Config;
-use crate::exit::{ExitCode, Failure};
 use crate::adopt::below::Adopting;
+use crate::config::Config;
 use crate::disk::client::{Disk, DiskError};
-use crate::fs::{self, Core};
+use crate::exit::{ExitCode, Failure};
 use crate::fs::store::{Store as _, Waited};
+use crate::fs::{self, Core};
 use crate::keeper::confine;
 use crate::keeper::report::{Handover, Heard, Line, Order, Report};
 use crate::keeper::signals;
@@ -68,7 +68,8 @@ impl Worker {
 
 /// Takes over a descriptor that was named on the command line.
 pub(super) fn take_descriptor(raw: RawFd) -> Result<OwnedFd, Failure> {
-    let by_hand = || Failure::new(ExitCode::Usage, "this command is started by 'sessionfs mount' only");
+    let by_hand =
+        || Failure::new(ExitCode::Usage, "this command is started by 'sessionfs mount' only");
     if raw <= libc::STDERR_FILENO {
         return Err(by_hand());
     }
@@ -87,12 +88,7 @@ struct Disks {
     mirror: Option<OwnedFd>,
 }
 
-fn serve(
-    line: &Arc<Line>,
-    config: OwnedFd,
-    fuse: OwnedFd,
-    disks: Disks,
-) -> Result<(), Failure> {
+fn serve(line: &Arc<Line>, config: OwnedFd, fuse: OwnedFd, disks: Disks) -> Result<(), Failure> {
     let Handover { config, first } = read_handover(config)?;
     confine::become_worker(&config.worker)?;
     // Who ends a whole service sends its signal to all at once; the keeper ends us in order.

@@ -67,10 +67,7 @@ struct Asked {
 impl Disk {
     /// Speaks over `socket`, by a task on the current runtime. `on_gone` is called if the server
     /// ends while it may still be asked.
-    pub fn connect(
-        socket: OwnedFd,
-        on_gone: impl FnOnce() + Send + 'static,
-    ) -> io::Result<Self> {
+    pub fn connect(socket: OwnedFd, on_gone: impl FnOnce() + Send + 'static) -> io::Result<Self> {
         let socket = std::os::unix::net::UnixStream::from(socket);
         socket.set_nonblocking(true)?;
         let socket = UnixStream::from_std(socket)?;

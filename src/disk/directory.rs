@@ -149,7 +149,10 @@ impl Directory {
         }
         Ok(Look::Found(Found {
             bytes,
-            mtime_ns: stat.st_mtime.saturating_mul(NS_PER_SECOND).saturating_add(stat.st_mtime_nsec),
+            mtime_ns: stat
+                .st_mtime
+                .saturating_mul(NS_PER_SECOND)
+                .saturating_add(stat.st_mtime_nsec),
             mode: stat.st_mode & 0o777,
         }))
     }
@@ -325,7 +328,8 @@ fn write_file(
     // The shape of mkstemp's names: Odoo's own leftovers look alike and are left alone alike.
     let temp = format!("tmp{:08x}.__wz_sess", rand::random::<u32>());
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW;
-    let file = openat(root, temp.as_str(), flags | OFlag::O_CLOEXEC, Mode::from_bits_truncate(0o600))?;
+    let file =
+        openat(root, temp.as_str(), flags | OFlag::O_CLOEXEC, Mode::from_bits_truncate(0o600))?;
     let written = (|| {
         let mut file = File::from(file);
         file.write_all(&found.bytes)?;

@@ -32,9 +32,11 @@ pub fn start(served: Served<'_>) -> io::Result<(Process, OwnedFd)> {
     command
         .arg0("sessionfs")
         .arg("disk")
-        .args(descriptors.iter().flat_map(|(flag, fd)| {
-            [(*flag).to_owned(), fd.as_raw_fd().to_string()]
-        }))
+        .args(
+            descriptors
+                .iter()
+                .flat_map(|(flag, fd)| [(*flag).to_owned(), fd.as_raw_fd().to_string()]),
+        )
         .args(["--owner-uid", &uid.to_string(), "--owner-gid", &gid.to_string()])
         .args(["--session-max-bytes", &served.session_max_bytes.to_string()])
         .stdin(Stdio::null())

@@ -66,21 +66,20 @@ fn answer(directory: &Directory, request: Request, body: Vec<u8>) -> (Answer, Ve
     };
     let done = |result: io::Result<()>| result.map(|()| (Answer::Done, Vec::new()));
     let result = match request {
-        Request::Read { path } => place(&path).and_then(|place| directory.read(&place)).map(|look| {
-            match look {
+        Request::Read { path } => {
+            place(&path).and_then(|place| directory.read(&place)).map(|look| match look {
                 Look::Found(Found { bytes, mtime_ns, mode }) => {
                     (Answer::File { mtime_ns, mode }, bytes)
                 }
                 Look::Absent => (Answer::Absent, Vec::new()),
                 Look::TooLong => (Answer::TooLong, Vec::new()),
-            }
-        }),
-        Request::Retire { path } => {
-            done(place(&path).and_then(|place| directory.retire(&place)))
+            })
         }
-        Request::Write { path, mtime_ns, mode } => done(place(&path).and_then(|place| {
-            directory.write(&place, &Found { bytes: body, mtime_ns, mode })
-        })),
+        Request::Retire { path } => done(place(&path).and_then(|place| directory.retire(&place))),
+        Request::Write { path, mtime_ns, mode } => done(
+            place(&path)
+                .and_then(|place| directory.write(&place, &Found { bytes: body, mtime_ns, mode })),
+        ),
         Request::Tidy => done(directory.tidy()),
         Request::List => Err(io::Error::other("answered elsewhere")),
     };

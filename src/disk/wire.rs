@@ -77,7 +77,8 @@ pub fn pack(head: &impl Serialize, body: &[u8]) -> io::Result<Vec<u8>> {
     let head = serde_json::to_vec(head)?;
     let mut frame = Vec::with_capacity(PREFIX_BYTES + head.len() + body.len());
     for part in [&head[..], body] {
-        frame.extend_from_slice(&u32::try_from(part.len()).map_err(io::Error::other)?.to_be_bytes());
+        frame
+            .extend_from_slice(&u32::try_from(part.len()).map_err(io::Error::other)?.to_be_bytes());
     }
     frame.extend_from_slice(&head);
     frame.extend_from_slice(body);

@@ -58,10 +58,7 @@ impl Mirror {
     pub fn pair() -> (Self, Told) {
         let (sender, receiver) = channel(MAX_NOTES);
         let waiting = Arc::<Waiting>::default();
-        (
-            Self { notes: sender, waiting: Arc::clone(&waiting) },
-            Told { notes: receiver, waiting },
-        )
+        (Self { notes: sender, waiting: Arc::clone(&waiting) }, Told { notes: receiver, waiting })
     }
 
     /// A version was opened or saved.

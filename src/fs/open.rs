@@ -159,13 +159,7 @@ impl<S: Store> Core<S> {
         true
     }
 
-    fn serve(
-        &self,
-        caller: Caller,
-        version: &Version,
-        bytes: Bytes,
-        immutable: bool,
-    ) -> Opened {
+    fn serve(&self, caller: Caller, version: &Version, bytes: Bytes, immutable: bool) -> Opened {
         let Version { sid, alias, meta, .. } = version;
         self.threads(caller).opened(caller.tid, alias, meta.birth);
         if let Some(mirror) = &self.mirror {

@@ -39,7 +39,9 @@ pub fn open(dir: &Path, config: &Config) -> Result<OwnedFd, Failure> {
     }
     let found = opened.metadata().map_err(|e| refuse(&e.to_string()))?;
     if found.mode() & 0o007 != 0 {
-        return Err(refuse("can be read by everybody, and sessions in it could be stolen; chmod 700"));
+        return Err(refuse(
+            "can be read by everybody, and sessions in it could be stolen; chmod 700",
+        ));
     }
     if ![0, uid].contains(&found.uid()) {
         return Err(refuse("is neither Odoo's nor root's; chown it"));

@@ -8,9 +8,9 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
+use super::mirror;
 use super::mount::{self, Mounted, Mountpoint, Probe};
 use super::process::{self, Process};
-use super::mirror;
 use super::report::{self, Handover, Heard, Line, Order, Report};
 use crate::config::Config;
 use crate::disk::aside;
@@ -301,9 +301,11 @@ impl Running {
         command
             .arg0("sessionfs")
             .arg("worker")
-            .args(descriptors.iter().flat_map(|(flag, fd)| {
-                [(*flag).to_owned(), fd.as_raw_fd().to_string()]
-            }))
+            .args(
+                descriptors
+                    .iter()
+                    .flat_map(|(flag, fd)| [(*flag).to_owned(), fd.as_raw_fd().to_string()]),
+            )
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .current_dir("/")

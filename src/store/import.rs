@@ -65,7 +65,8 @@ impl RedisStore {
 
     /// Whether Redis knows this name, alive or ended. Changes nothing.
     pub async fn knows(&self, alias: &Alias) -> Result<bool, StoreError> {
-        let reply = self.inner.ask(redis::cmd("STRLEN").arg(self.inner.keys.session(alias))).await?;
+        let reply =
+            self.inner.ask(redis::cmd("STRLEN").arg(self.inner.keys.session(alias))).await?;
         let length = u64::from_redis_value(reply)
             .map_err(|_| StoreError::Unreadable("a length of another shape".into()))?;
         Ok(length > 0)
@@ -77,8 +78,7 @@ impl Inner {
         const NS_PER_MS: i64 = 1_000_000;
         let content = &import.content;
         let build = |retry| {
-            let mut call =
-                self.changing(&self.scripts.import, &import.alias, &import.stamp, retry);
+            let mut call = self.changing(&self.scripts.import, &import.alias, &import.stamp, retry);
             call.argument(class_text(content.class))
                 .argument(uid_text(content.uid))
                 .argument(text(content.db.as_deref()))
