@@ -5,6 +5,8 @@ mod disk;
 mod import;
 mod mount;
 mod output;
+mod place;
+mod reload;
 mod unmount;
 mod worker;
 
@@ -28,6 +30,7 @@ enum Command {
     Disk(disk::Disk),
     Import(import::Import),
     Mount(mount::Mount),
+    Reload(reload::Reload),
     Unmount(unmount::Unmount),
     #[command(hide = true)]
     Worker(worker::Worker),
@@ -44,6 +47,7 @@ pub fn run() -> Result<(), Failure> {
         Command::Disk(disk) => disk.run(),
         Command::Import(import) => import.run(),
         Command::Mount(mount) => mount.run(),
+        Command::Reload(reload) => reload.run(),
         Command::Unmount(unmount) => unmount.run(),
         Command::Worker(worker) => worker.run(),
     }

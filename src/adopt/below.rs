@@ -1,13 +1,14 @@
 //! What lies below a mount: a store that first takes in the session file that a name asks for.
 //!
-//! The index is read before the first request is served, when nobody can change the directory any
-//! more but us and `sessionfs import`. It only ever shrinks; once it is empty, this is the store
-//! itself and the disk server is let go.
+//! The index is read twice: before the first request is served, and once the mount is in its place,
+//! when nobody can put a file there any more; what is asked between the two waits. From then on it
+//! only shrinks; once it is empty, this is the store itself, and the disk server is let go.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::{Adopted, Adopter, Reason};
@@ -26,6 +27,8 @@ const AT_ONCE: usize = 32;
 /// meanwhile and keeps the cookie. Later the session counts as absent: an error for ever would lock
 /// its owner out.
 const MAX_FAILURES: u8 = 3;
+/// How long a request waits for the listing made when the mount is in its place.
+const SETTLED_WITHIN: Duration = Duration::from_secs(5);
 /// The pause between two looks at what is left, and how many times longer than a look it is.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(5);
 const LOOK_SHARE: u32 = 20;
@@ -38,10 +41,11 @@ pub struct Adopting {
 }
 
 /// The files that nobody has asked for yet.
-#[derive(Default)]
 struct Below {
     index: Mutex<Index>,
     adopter: Mutex<Option<Adopter>>,
+    /// Whether all files are known.
+    settled: watch::Sender<bool>,
 }
 
 #[derive(Default)]
@@ -61,37 +65,48 @@ struct Entry {
 impl Adopting {
     /// Over a store, with nothing below.
     pub fn over(redis: RedisStore) -> Self {
-        Self { redis, below: Arc::default() }
+        let below = Below {
+            index: Mutex::default(),
+            adopter: Mutex::default(),
+            settled: watch::Sender::new(true),
+        };
+        Self { redis, below: Arc::new(below) }
     }
 
-    /// Falls through to the files that `disk` has, from now on and until there are none. Returns
-    /// once all of them are known.
+    /// Falls through to the files that `disk` has, from now on and until there are none.
     pub async fn begin(&self, disk: Disk) -> Result<(), DiskError> {
-        let began = Instant::now();
+        // This first listing may take the time of a slow disk; the one that counts is quick then.
         let listing = disk.list().await?;
-        let files = listing.places.len();
-        *lock(&self.below.adopter) = Some(Adopter::new(disk.clone(), self.redis.clone()));
         self.below.index().set(listing.places);
+        *lock(&self.below.adopter) = Some(Adopter::new(disk, self.redis.clone()));
+        self.below.settled.send_replace(false);
+        Ok(())
+    }
+
+    /// The mount is in its place: nobody can put a file below any more.
+    pub async fn in_place(&self) {
+        let Some(disk) = lock(&self.below.adopter).as_ref().map(|adopter| adopter.disk.clone())
+        else {
+            return;
+        };
+        let began = Instant::now();
+        self.below.look(&disk).await;
+        self.below.settled.send_replace(true);
         if self.below.is_done() {
-            return Ok(());
+            return;
         }
         tracing::info!(
-            files,
+            sessions = self.below.index().len(),
             "session files lie below the mount; each is taken in when it is asked for, all of them \
              by 'sessionfs import'"
         );
         let pause = LOOK_AGAIN_AFTER.max(began.elapsed() * LOOK_SHARE);
         tokio::spawn(look_again(Arc::clone(&self.below), disk, pause));
-        Ok(())
-    }
-
-    /// How many files are known and not taken in.
-    pub fn waiting(&self) -> usize {
-        self.below.index().len()
     }
 
     /// Takes in the session of that name, if its file is below.
     async fn settle(&self, alias: &Alias, patience: Patience) -> Result<(), StoreError> {
+        self.below.until_settled().await;
         let Some(adopter) = lock(&self.below.adopter).clone() else { return Ok(()) };
         let Some(entry) = self.below.index().get(alias) else { return Ok(()) };
         match adopter.adopt(&entry.places, patience).await? {
@@ -144,11 +159,30 @@ impl Below {
         lock(&self.index)
     }
 
+    /// Waits until all files are known, within a bound.
+    async fn until_settled(&self) {
+        if *self.settled.borrow() {
+            return;
+        }
+        let mut settled = self.settled.subscribe();
+        // Its sender is ours, so there is always an end.
+        let _ = tokio::time::timeout(SETTLED_WITHIN, settled.wait_for(|settled| *settled)).await;
+    }
+
+    /// Looks at what is there.
+    async fn look(&self, disk: &Disk) {
+        match disk.list().await {
+            // What was taken in while this was listed is found absent when it is asked for.
+            Ok(listing) => self.index().set(listing.places),
+            Err(error) => tracing::warn!(%error, "cannot look at the directory below the mount"),
+        }
+    }
+
     /// Whether nothing is left to be taken in; then the disk server is let go.
     fn is_done(&self) -> bool {
         let left = {
             let index = self.index();
-            if !index.shards.is_empty() {
+            if !index.shards.is_empty() || !*self.settled.borrow() {
                 return false;
             }
             index.left.len()
@@ -230,11 +264,7 @@ async fn look_again(below: Arc<Below>, disk: Disk, pause: Duration) {
         if below.is_done() {
             return;
         }
-        match disk.list().await {
-            // What was taken in while this was listed is found absent when it is asked for.
-            Ok(listing) => below.index().set(listing.places),
-            Err(error) => tracing::warn!(%error, "cannot look at the directory below the mount"),
-        }
+        below.look(&disk).await;
     }
 }
 
@@ -270,12 +300,14 @@ impl Store for Adopting {
     }
 
     async fn list(&self, shard: Shard) -> Result<Vec<Listed>, StoreError> {
+        self.below.until_settled().await;
         let waiting = self.below.index().in_shard(shard);
         self.settle_all(waiting).await?;
         self.redis.list(shard).await
     }
 
     async fn list_root(&self) -> Result<RootListing, StoreError> {
+        self.below.until_settled().await;
         let flat = self.below.index().with_form(Form::Flat).cloned().collect();
         self.settle_all(flat).await?;
         let mut root = self.redis.list_root().await?;

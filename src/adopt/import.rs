@@ -117,13 +117,14 @@ impl Task {
                 Failure::new(code, format!("directory {dir}: {e}; name the directory of sessions"))
             })?;
         let start = |root: &dyn AsFd, aside: Option<&OwnedFd>| {
-            launch::start(Served {
+            let served = Served {
                 root: root.as_fd(),
                 aside: aside.map(AsFd::as_fd),
                 owner: (config.tree.owner_uid, config.tree.owner_gid),
                 session_max_bytes: config.limits.session_bytes,
-            })
-            .map_err(|e| Failure::internal("start the process that touches session files", e))
+            };
+            launch::start(Path::new("/proc/self/exe"), served)
+                .map_err(|e| Failure::internal("start the process that touches session files", e))
         };
         if self.dry_run {
             return Ok(Prepared { files: start(&root, None)?, moved_before: None });

@@ -10,8 +10,8 @@ use tokio::runtime::Builder;
 use super::output::{self, Format};
 use super::worker::first_contact;
 use crate::adopt::import::{Summary, Task, Then};
-use crate::config::Config;
-use crate::config::flags::Flags;
+use crate::config::flags::{Flags, Place};
+use crate::config::{self, Config};
 use crate::exit::{ExitCode, Failure};
 use crate::keeper::{confine, mount};
 use crate::store::RedisStore;
@@ -19,8 +19,9 @@ use crate::store::RedisStore;
 /// Take session files that lie in a directory into Redis, so that nobody is logged out
 #[derive(clap::Args, Debug)]
 pub struct Import {
-    /// Odoo's session directory; of one that sessionfs is mounted on, what lies below the mount
-    #[arg(value_name = "DIR", required_unless_present = "from")]
+    /// Odoo's session directory (default: the configuration's `mountpoint`); of one that sessionfs
+    /// is mounted on, what lies below the mount
+    #[arg(value_name = "DIR")]
     dir: Option<PathBuf>,
     /// Another directory to import from: a copy, a backup, a mirror
     #[arg(long, value_name = "OTHER_DIR", conflicts_with = "dir")]
@@ -31,12 +32,8 @@ pub struct Import {
     /// What becomes of the files of imported sessions
     #[arg(long, value_enum, value_name = "WHAT", default_value_t)]
     then: Then,
-    /// Redis to keep sessions in, as for `mount`
-    #[arg(long, value_name = "URL")]
-    redis: Option<String>,
-    /// Configuration file, as for `mount`
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    place: Place,
     #[command(flatten)]
     format: Format,
 }
@@ -50,10 +47,9 @@ impl Import {
                 "importing needs root, who alone can read the files; start it with sudo",
             ));
         }
-        let named = self.from.as_ref().or(self.dir.as_ref());
-        let dir = mount::resolve(named.map_or(std::path::Path::new(""), PathBuf::as_path))?;
-        let flags =
-            Flags { redis: self.redis.clone(), config: self.config.clone(), ..Flags::default() };
+        let named = self.from.as_deref().or(self.dir.as_deref());
+        let dir = mount::resolve(&config::mountpoint(named, self.place.config.as_deref())?)?;
+        let flags = Flags { place: self.place.clone(), ..Flags::default() };
         let config = Config::resolve(&dir, &flags)?;
         crate::telemetry::log::init("warn")?;
         let task = Task { dir, then: self.then, dry_run: self.dry_run };

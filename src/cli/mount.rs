@@ -8,9 +8,10 @@ use crate::exit::Failure;
 /// Serve a directory until SIGTERM or SIGINT; prints `ready DIR` once a session can be served
 #[derive(clap::Args, Debug)]
 pub struct Mount {
-    /// The directory that Odoo keeps its sessions in: empty, and to be mounted on
+    /// The directory that Odoo keeps its sessions in: empty, and to be mounted on (default: the
+    /// configuration file's `mountpoint`)
     #[arg(value_name = "DIR")]
-    dir: PathBuf,
+    dir: Option<PathBuf>,
     #[command(flatten)]
     flags: Flags,
 }
@@ -18,6 +19,6 @@ pub struct Mount {
 impl Mount {
     /// Serves.
     pub fn run(&self) -> Result<(), Failure> {
-        crate::keeper::mount(&self.dir, &self.flags)
+        crate::keeper::mount(self.dir.as_deref(), &self.flags)
     }
 }

@@ -89,11 +89,12 @@ struct Disks {
 }
 
 fn serve(line: &Arc<Line>, config: OwnedFd, fuse: OwnedFd, disks: Disks) -> Result<(), Failure> {
-    let Handover { config, first } = read_handover(config)?;
+    let Handover { keeper, config, first } = read_handover(config)?;
     confine::become_worker(&config.worker)?;
     // Who ends a whole service sends its signal to all at once; the keeper ends us in order.
     signals::block()?;
     crate::telemetry::log::init(&config.log)?;
+    tell_version(&keeper);
     confine::check_directory(&config.staging_dir, &config.worker)?;
 
     let runtime = runtime()?;
@@ -125,17 +126,12 @@ fn serve(line: &Arc<Line>, config: OwnedFd, fuse: OwnedFd, disks: Disks) -> Resu
             format!("staging directory {path}: {e}; let the worker's user own it"),
         )
     })?;
-    if let Some(disk) = &below {
-        // A slow disk has the time of a start for it; the listing that counts comes from memory.
-        runtime.block_on(disk.list()).map_err(cannot_list)?;
+    if let Some(disk) = below {
+        runtime.block_on(adopting.begin(disk)).map_err(cannot_list)?;
     }
     say(line, &Report::RedisOk)?;
     await_go(line)?;
-    if let Some(disk) = below {
-        // From here on nobody can put another file there.
-        runtime.block_on(adopting.begin(disk)).map_err(cannot_list)?;
-    }
-    listen(Arc::clone(line), ending.clone(), &runtime)?;
+    listen(Arc::clone(line), ending.clone(), adopting, &runtime)?;
 
     let on_init = {
         let line = Arc::clone(line);
@@ -183,6 +179,16 @@ fn read_handover(config: OwnedFd) -> Result<Handover, Failure> {
         .map_err(|_| Failure::internal("read the configuration", "it is not what was expected"))
 }
 
+/// After a reload the keeper may be of an older version than its worker.
+fn tell_version(keeper: &str) {
+    let version = env!("CARGO_PKG_VERSION");
+    if keeper == version {
+        tracing::info!(version, "worker of the keeper's own version");
+    } else {
+        tracing::warn!(version, keeper, "the keeper is of another version, until it is restarted");
+    }
+}
+
 fn runtime() -> Result<Runtime, Failure> {
     // One thread carries all conversations with Redis: a second would only add a hand-over to
     // each answer.
@@ -200,14 +206,19 @@ fn await_go(line: &Line) -> Result<(), Failure> {
     loop {
         match line.wait() {
             Heard::Message(Order::Go) => return Ok(()),
-            Heard::Message(Order::Drain) | Heard::Nothing => {}
+            Heard::Message(Order::Drain | Order::InPlace) | Heard::Nothing => {}
             Heard::Gone => return Err(Failure::internal("serve", "the keeper is gone")),
         }
     }
 }
 
 /// Carries out the keeper's orders from now on, and ends with the keeper.
-fn listen(line: Arc<Line>, ending: Ending, runtime: &Runtime) -> Result<(), Failure> {
+fn listen(
+    line: Arc<Line>,
+    ending: Ending,
+    adopting: Adopting,
+    runtime: &Runtime,
+) -> Result<(), Failure> {
     let handle = runtime.handle().clone();
     let orders = move || {
         loop {
@@ -217,6 +228,10 @@ fn listen(line: Arc<Line>, ending: Ending, runtime: &Runtime) -> Result<(), Fail
                     if line.say(&Report::Drained).is_err() {
                         break;
                     }
+                }
+                Heard::Message(Order::InPlace) => {
+                    let adopting = adopting.clone();
+                    handle.spawn(async move { adopting.in_place().await });
                 }
                 Heard::Message(Order::Go) | Heard::Nothing => {}
                 Heard::Gone => break,

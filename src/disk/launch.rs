@@ -4,8 +4,10 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
+use crate::keeper::notify;
 use crate::keeper::process::{self, Process};
 
 /// What a disk server is to serve.
@@ -21,15 +23,15 @@ pub struct Served<'a> {
     pub session_max_bytes: u64,
 }
 
-/// Starts this same program anew as a disk server; also gives the end to ask it by.
-pub fn start(served: Served<'_>) -> io::Result<(Process, OwnedFd)> {
+/// Starts a program (this same one, or its successor) as a disk server; also gives the end to ask it by.
+pub fn start(program: &Path, served: Served<'_>) -> io::Result<(Process, OwnedFd)> {
     let (ours, theirs) = UnixStream::pair()?;
     let (uid, gid) = served.owner;
     let mut descriptors = vec![("--socket-fd", theirs.as_fd()), ("--root-fd", served.root)];
     descriptors.extend(served.aside.map(|aside| ("--aside-fd", aside)));
     let inherited: Vec<RawFd> = descriptors.iter().map(|(_, fd)| fd.as_raw_fd()).collect();
-    let mut command = Command::new("/proc/self/exe");
-    command
+    let mut command = Command::new(program);
+    notify::keep_from(&mut command)
         .arg0("sessionfs")
         .arg("disk")
         .args(
