@@ -21,14 +21,13 @@ pub struct Disks {
 }
 
 impl Disks {
-    /// Starts them. The directory below is looked at even if it is empty: until the mount is in its
-    /// place Odoo may put a session there.
+    /// Starts them. The directory below is served even if it is empty: until the mount is in its
+    /// place Odoo may put a session there. (Only such a late one is deleted once it is taken in;
+    /// there is no place aside for it.)
     pub fn start(program: &Program, config: &Config, below: &Mountpoint) -> Result<Self, Failure> {
         let mut disks = Self { processes: Vec::new(), sockets: Vec::new() };
-        let aside = match below.holds_sessions() {
-            true => Some(aside::make_beside(&config.mountpoint)?),
-            false => aside::open_beside(&config.mountpoint)?,
-        };
+        let aside =
+            below.holds_sessions().then(|| aside::make_beside(&config.mountpoint)).transpose()?;
         let aside = aside.as_ref().map(AsFd::as_fd);
         disks.add("--below-fd", program, config, below.as_fd(), aside)?;
         if let Some(dir) = &config.mirror {

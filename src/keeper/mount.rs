@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -214,11 +214,6 @@ fn make_unusable(directory: &File) -> io::Result<()> {
         directory.set_permissions(std::fs::Permissions::from_mode(0o000))?;
     }
     Ok(())
-}
-
-/// A path that leads to what a descriptor holds, whatever its name leads to by now.
-fn path_of(descriptor: BorrowedFd<'_>) -> PathBuf {
-    format!("/proc/self/fd/{}", descriptor.as_raw_fd()).into()
 }
 
 impl AsFd for Mountpoint {
