@@ -19,7 +19,7 @@ use super::{Adopted, Adopter, Reason};
 use crate::config::Config;
 use crate::disk::Place;
 use crate::disk::aside;
-use crate::disk::client::{Disk, DiskError};
+use crate::disk::client::{Disk, DiskError, PATIENT_WITHIN};
 use crate::disk::launch::{self, Served};
 use crate::exit::{ExitCode, Failure};
 use crate::fs::store::{Store as _, StoreError, Waited};
@@ -268,7 +268,8 @@ async fn one(
 
 fn connect(socket: OwnedFd) -> Result<Disk, Failure> {
     // Its end is seen by whoever asks it next.
-    Disk::connect(socket, || ()).map_err(|e| Failure::internal("ask for session files", e))
+    Disk::connect(socket, PATIENT_WITHIN, || ())
+        .map_err(|e| Failure::internal("ask for session files", e))
 }
 
 fn cannot_list(error: &DiskError) -> Failure {

@@ -14,7 +14,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::adopt::below::Adopting;
 use crate::config::Config;
-use crate::disk::client::{Disk, DiskError};
+use crate::disk::client::{Disk, DiskError, SERVING_WITHIN};
 use crate::exit::{ExitCode, Failure};
 use crate::fs::store::{Store as _, Waited};
 use crate::fs::{self, Core};
@@ -276,7 +276,8 @@ fn connect(line: &Arc<Line>, socket: OwnedFd, runtime: &Runtime) -> Result<Disk,
         let _ = line.say(&Report::Failed(failure));
         std::process::exit(u8::from(ExitCode::Internal).into());
     };
-    Disk::connect(socket, on_gone).map_err(|e| Failure::internal("ask for session files", e))
+    Disk::connect(socket, SERVING_WITHIN, on_gone)
+        .map_err(|e| Failure::internal("ask for session files", e))
 }
 
 fn cannot_list(error: DiskError) -> Failure {

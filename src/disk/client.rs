@@ -16,8 +16,11 @@ use super::wire::{self, Answer, Request};
 
 /// Requests that may wait to be sent.
 const MAX_WAITING: usize = 256;
-/// One file of a few KiB on a disk that is well; whoever asked gets an error after it.
-const FILE_WITHIN: Duration = Duration::from_secs(5);
+/// For who serves a mount: one file of a few KiB on a disk that is well; whoever asked gets an error
+/// after it.
+pub const SERVING_WITHIN: Duration = Duration::from_secs(5);
+/// For who has the time of a disk that is not.
+pub const PATIENT_WITHIN: Duration = Duration::from_secs(60);
 /// A directory of millions of files on a slow disk.
 const LIST_WITHIN: Duration = Duration::from_secs(120);
 
@@ -25,6 +28,7 @@ const LIST_WITHIN: Duration = Duration::from_secs(120);
 #[derive(Clone, Debug)]
 pub struct Disk {
     requests: mpsc::Sender<Asked>,
+    file_within: Duration,
 }
 
 /// Why there is no answer. Holds no name.
@@ -65,9 +69,13 @@ struct Asked {
 }
 
 impl Disk {
-    /// Speaks over `socket`, by a task on the current runtime. `on_gone` is called if the server
-    /// ends while it may still be asked.
-    pub fn connect(socket: OwnedFd, on_gone: impl FnOnce() + Send + 'static) -> io::Result<Self> {
+    /// Speaks over `socket`, by a task on the current runtime. One file may take `file_within`.
+    /// `on_gone` is called if the server ends while it may still be asked.
+    pub fn connect(
+        socket: OwnedFd,
+        file_within: Duration,
+        on_gone: impl FnOnce() + Send + 'static,
+    ) -> io::Result<Self> {
         let socket = std::os::unix::net::UnixStream::from(socket);
         socket.set_nonblocking(true)?;
         let socket = UnixStream::from_std(socket)?;
@@ -77,7 +85,7 @@ impl Disk {
                 on_gone();
             }
         });
-        Ok(Self { requests })
+        Ok(Self { requests, file_within })
     }
 
     /// Every session file, and what else is there.
@@ -126,7 +134,10 @@ impl Disk {
 
     /// Removes empty shard directories.
     pub async fn tidy(&self) -> Result<(), DiskError> {
-        self.done(&Request::Tidy, &[]).await
+        match self.ask(&Request::Tidy, &[], LIST_WITHIN).await?.pop() {
+            Some((Answer::Done, _)) => Ok(()),
+            other => Err(other.map_or_else(strange, |(answer, _)| failure(answer))),
+        }
     }
 
     async fn done(&self, request: &Request, body: &[u8]) -> Result<(), DiskError> {
@@ -137,7 +148,7 @@ impl Disk {
     }
 
     async fn one(&self, request: &Request, body: &[u8]) -> Result<(Answer, Vec<u8>), DiskError> {
-        self.ask(request, body, FILE_WITHIN).await?.pop().ok_or_else(strange)
+        self.ask(request, body, self.file_within).await?.pop().ok_or_else(strange)
     }
 
     async fn ask(
