@@ -1,6 +1,7 @@
 //! The command line: what can be asked for. One file per command.
 
 mod bench;
+mod discover;
 mod disk;
 mod import;
 mod mount;
@@ -29,6 +30,7 @@ enum Command {
     #[command(hide = true)]
     Disk(disk::Disk),
     Import(import::Import),
+    Discover(discover::Discover),
     Mount(mount::Mount),
     Reload(reload::Reload),
     Unmount(unmount::Unmount),
@@ -46,6 +48,7 @@ pub fn run() -> Result<(), Failure> {
         Command::Bench(bench) => bench.run(),
         Command::Disk(disk) => disk.run(),
         Command::Import(import) => import.run(),
+        Command::Discover(discover) => discover.run(),
         Command::Mount(mount) => mount.run(),
         Command::Reload(reload) => reload.run(),
         Command::Unmount(unmount) => unmount.run(),

@@ -96,6 +96,12 @@ exit_codes! {
     ImportIncomplete = 56,
     /// The mirror cannot be used.
     MirrorRefused = 57,
+    /// `check`: something needs a look.
+    CheckWarning = 60,
+    /// `check`: something is wrong.
+    CheckFailed = 61,
+    /// `discover`: no Odoo, and no directory of sessions, is found.
+    SessionsNotFound = 62,
 }
 
 impl From<ExitCode> for u8 {

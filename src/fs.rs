@@ -18,6 +18,8 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::Result;
 use crate::session::name::Alias;
 
@@ -82,6 +84,19 @@ impl Default for Settings {
             mirror: None,
         }
     }
+}
+
+/// What the core holds at a moment.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct InUse {
+    /// Files that the kernel remembers.
+    pub nodes: u64,
+    /// Open files and directories.
+    pub handles: u64,
+    /// Temp files of saves under way.
+    pub staging_files: u64,
+    /// What they hold.
+    pub staging_bytes: u64,
 }
 
 /// Who asks.
@@ -169,6 +184,16 @@ impl<S: Store> Core<S> {
         self.nodes().ended(alias);
         if let Some(mirror) = &self.mirror {
             mirror.ended(alias);
+        }
+    }
+
+    /// What is held now.
+    pub fn in_use(&self) -> InUse {
+        InUse {
+            nodes: self.nodes().len() as u64,
+            handles: self.handles().len() as u64,
+            staging_files: self.staging.count() as u64,
+            staging_bytes: self.staging.total_bytes(),
         }
     }
 

@@ -8,6 +8,8 @@
 //! - [`adopt`]: session files that were there before become sessions in Redis.
 //! - [`mirror`]: sessions written back to a disk, for the way back.
 //! - [`fuse`]: the adapter that decodes requests, checks permission, calls the core and replies.
+//! - [`mount_table`]: what the kernel says is mounted where.
+//! - [`odoo`]: what can be learnt of the Odoo on this host, and where it keeps its sessions.
 //! - [`keeper`]: owns the mount; starts and watches the worker and the private Redis.
 //! - [`config`]: file and command line, resolved into the settings of the parts above.
 //! - [`telemetry`]: events that are a log line and a metric at once.
@@ -25,6 +27,8 @@ pub mod fs;
 pub mod fuse;
 pub mod keeper;
 pub mod mirror;
+pub mod mount_table;
+pub mod odoo;
 pub mod session;
 pub mod store;
 pub mod telemetry;

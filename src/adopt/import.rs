@@ -23,7 +23,7 @@ use crate::disk::client::{Disk, DiskError, PATIENT_WITHIN};
 use crate::disk::launch::{self, Served};
 use crate::exit::{ExitCode, Failure};
 use crate::fs::store::{Store as _, StoreError, Waited};
-use crate::keeper::mount::{Mounted, detach};
+use crate::keeper::mount::{detach, is_ours};
 use crate::keeper::process::Process;
 use crate::session::content::Class;
 use crate::session::name::Alias;
@@ -101,7 +101,7 @@ impl Task {
     /// Finds the directory and starts the disk servers. To be called as root, while there is one
     /// thread: what is mounted over the directory is taken away for this process alone.
     pub fn prepare(&self, config: &Config) -> Result<Prepared, Failure> {
-        if Mounted::is_ours(&self.dir) {
+        if is_ours(&self.dir) {
             uncover(&self.dir)?;
         }
         let root = File::options()
@@ -315,7 +315,7 @@ fn uncover(dir: &Path) -> Result<(), Failure> {
     unshare(CloneFlags::CLONE_NEWNS).map_err(failed)?;
     mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE).map_err(failed)?;
     for _ in 0..MAX_LAYERS {
-        if !Mounted::is_ours(dir) {
+        if !is_ours(dir) {
             break;
         }
         detach(dir)?;

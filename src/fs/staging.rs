@@ -87,7 +87,11 @@ impl Staging {
             if let (true, Ok(name)) =
                 (entry.file_type()?.is_file(), entry.file_name().into_string())
             {
-                staging.adopt(&name)?;
+                match staging.adopt(&name) {
+                    // The former worker serves yet: the save has just been published.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    adopted => drop(adopted?),
+                }
             }
         }
         Ok(staging)
@@ -141,6 +145,16 @@ impl Staging {
     /// All of them, for the listing of the root.
     pub fn all(&self) -> Vec<Arc<Staged>> {
         lock(&self.files).by_node.values().cloned().collect()
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        lock(&self.files).by_node.len()
+    }
+
+    /// What they hold together.
+    pub fn total_bytes(&self) -> u64 {
+        self.total_bytes.load(Ordering::Relaxed)
     }
 
     /// Writes within both bounds: `EFBIG` beyond a session's, `ENOSPC` beyond that of all.

@@ -26,6 +26,8 @@ pub struct Scripts {
     pub(super) touch: Script,
     pub(super) list: Script,
     pub(super) import: Script,
+    pub(super) settings: Script,
+    pub(super) set: Script,
     /// The clock is Redis's own, and so tells of its jumps.
     pub(super) own_clock: bool,
 }
@@ -61,6 +63,8 @@ impl Scripts {
             touch: script("touch", include_str!("scripts/touch.lua")),
             list: script("list", include_str!("scripts/list.lua")),
             import: script("import", include_str!("scripts/import.lua")),
+            settings: script("settings", include_str!("scripts/settings.lua")),
+            set: script("set", include_str!("scripts/set.lua")),
             own_clock: false,
         }
     }
@@ -72,7 +76,7 @@ impl Scripts {
     }
 
     /// Every script.
-    pub(super) fn all(&self) -> [&Script; 7] {
+    pub(super) fn all(&self) -> [&Script; 9] {
         [
             &self.fetch,
             &self.publish,
@@ -81,6 +85,8 @@ impl Scripts {
             &self.touch,
             &self.list,
             &self.import,
+            &self.settings,
+            &self.set,
         ]
     }
 }
