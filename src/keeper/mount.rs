@@ -7,7 +7,7 @@ use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -21,7 +21,6 @@ use super::signals::Signals;
 use crate::exit::{ExitCode, Failure};
 use crate::fuse::kernel::Offers;
 use crate::mount_table::{MountTable, Mounted};
-
 
 const DEVICE: &str = "/dev/fuse";
 
@@ -175,14 +174,24 @@ impl Mountpoint {
         std::thread::scope(|scope| {
             let detaching = scope.spawn(|| detach(&self.path));
             let mut since = Instant::now();
-            while mount_id(&self.path) == former && !detaching.is_finished() {
-                since = Instant::now();
-            }
-            let put = if mount_id(&self.path) == former {
+            let gone = loop {
+                // Before the look: in the midst of it this thread may have to wait for a processor.
+                let now = Instant::now();
+                if mount_id(&self.path) != former {
+                    break true;
+                }
+                if detaching.is_finished() {
+                    break mount_id(&self.path) != former;
+                }
+                since = now;
+            };
+            let put = if gone {
+                filesystem
+                    .put_on(self.directory.as_fd())
+                    .map_err(|errno| refused(&self.path, errno))
+            } else {
                 // It could not be taken away, which the other thread tells.
                 Ok(())
-            } else {
-                filesystem.put_on(self.directory.as_fd()).map_err(|errno| refused(&self.path, errno))
             };
             let gap = since.elapsed();
             detaching.join().unwrap_or_else(|_| Err(Failure::internal("unmount", "a panic")))?;
