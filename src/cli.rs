@@ -3,6 +3,7 @@
 mod bench;
 mod mount;
 mod output;
+mod place;
 mod unmount;
 mod worker;
 

@@ -162,6 +162,25 @@ pub struct Activity {
     pub passive_title: Vec<String>,
 }
 
+/// The directory that a command is about: the one it names, else the one that the configuration
+/// file does.
+pub fn mountpoint(dir: Option<&Path>, config: Option<&Path>) -> Result<PathBuf, Failure> {
+    if let Some(dir) = dir {
+        return Ok(dir.to_owned());
+    }
+    match File::load(config)?.mountpoint {
+        Some(named) if named.is_absolute() => Ok(named),
+        Some(named) => Err(bad("mountpoint", &named.to_string_lossy(), "is not an absolute path")),
+        None => Err(Failure::new(
+            ExitCode::Usage,
+            format!(
+                "no directory is named: give DIR, or the key 'mountpoint' in {}",
+                config.unwrap_or(Path::new(file::DEFAULT_PATH)).display()
+            ),
+        )),
+    }
+}
+
 impl Config {
     /// Resolves the flags of `mount` and the file they name. `mountpoint` is resolved already.
     pub fn resolve(mountpoint: &Path, flags: &Flags) -> Result<Self, Failure> {

@@ -123,8 +123,7 @@ mod configuration {
     fn a_command_line_that_is_none() {
         let lab = Lab::new();
         for (arguments, expected) in [
-            (&["mount"][..], "<DIR>"),
-            (&["mount", "/x", "--rediss"], "--rediss"),
+            (&["mount", "/x", "--rediss"][..], "--rediss"),
             (&["mout", "/x"], "mount"),
             (&[], "sessionfs --help"),
             (
@@ -139,6 +138,43 @@ mod configuration {
 
 mod mountpoint {
     use super::*;
+
+    #[test]
+    fn is_named_nowhere() {
+        let lab = Lab::new();
+        let file = lab.configure("");
+        for command in ["mount", "unmount"] {
+            let command = lab.command([command, "--config", file.to_str().unwrap()]);
+            let words = &["give DIR, or the key 'mountpoint' in", file.to_str().unwrap()];
+            fails(&lab, command, ExitCode::Usage, words);
+        }
+    }
+
+    #[test]
+    fn is_named_by_the_file_unless_the_command_line_does() {
+        let lab = Lab::new();
+        let file = lab.configure(&format!("mountpoint = {:?}\n", lab.mountpoint()));
+        let file = file.to_str().unwrap();
+        let other = lab.path("other");
+        std::fs::create_dir(&other).unwrap();
+        let dir = other.to_str().unwrap();
+        let there = Keeper::start(lab.command(["mount", dir, "--config", file]));
+        assert_eq!(there.wait_out("ready "), format!("ready {dir}"));
+        let here = Keeper::start(lab.command(["mount", "--config", file]));
+        assert_eq!(here.wait_out("ready "), format!("ready {}", lab.mountpoint().display()));
+        assert!(lab.command(["unmount", "--config", file]).status().unwrap().success());
+        assert!(here.wait().0.success());
+        there.end(Signal::SIGTERM);
+        lab.assert_clean();
+    }
+
+    #[test]
+    fn is_named_by_a_path_that_is_not_absolute() {
+        let lab = Lab::new();
+        let file = lab.configure("mountpoint = \"sessions\"\n");
+        let command = lab.command(["mount", "--config", file.to_str().unwrap()]);
+        fails(&lab, command, ExitCode::BadValue, &["mountpoint: 'sessions'", "absolute"]);
+    }
 
     #[test]
     fn is_missing() {

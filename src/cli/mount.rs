@@ -2,15 +2,16 @@
 
 use std::path::PathBuf;
 
-use crate::config::flags::Flags;
+use crate::config::{self, flags::Flags};
 use crate::exit::Failure;
 
 /// Serve a directory until SIGTERM or SIGINT; prints `ready DIR` once a session can be served
 #[derive(clap::Args, Debug)]
 pub struct Mount {
-    /// The directory that Odoo keeps its sessions in: empty, and to be mounted on
+    /// The directory that Odoo keeps its sessions in: empty, and to be mounted on (default: the
+    /// configuration file's `mountpoint`)
     #[arg(value_name = "DIR")]
-    dir: PathBuf,
+    dir: Option<PathBuf>,
     #[command(flatten)]
     flags: Flags,
 }
@@ -18,6 +19,7 @@ pub struct Mount {
 impl Mount {
     /// Serves.
     pub fn run(&self) -> Result<(), Failure> {
-        crate::keeper::mount(&self.dir, &self.flags)
+        let dir = config::mountpoint(self.dir.as_deref(), self.flags.config.as_deref())?;
+        crate::keeper::mount(&dir, &self.flags)
     }
 }

@@ -36,6 +36,8 @@ macro_rules! table {
 table! {
     /// The whole file.
     File(""): TOP_KEYS {
+        /// Where to mount, where the command line names no directory.
+        mountpoint: PathBuf,
         /// Owner of the tree.
         owner: String,
         /// Group of the tree.

@@ -283,9 +283,11 @@ impl Running {
         command
             .arg0("sessionfs")
             .arg("worker")
-            .args(descriptors.iter().flat_map(|(flag, fd)| {
-                [(*flag).to_owned(), fd.as_raw_fd().to_string()]
-            }))
+            .args(
+                descriptors
+                    .iter()
+                    .flat_map(|(flag, fd)| [(*flag).to_owned(), fd.as_raw_fd().to_string()]),
+            )
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .current_dir("/")
