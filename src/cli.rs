@@ -4,6 +4,7 @@ mod bench;
 mod mount;
 mod output;
 mod place;
+mod reload;
 mod unmount;
 mod worker;
 
@@ -24,6 +25,7 @@ struct Arguments {
 enum Command {
     Bench(bench::Args),
     Mount(mount::Mount),
+    Reload(reload::Reload),
     Unmount(unmount::Unmount),
     #[command(hide = true)]
     Worker(worker::Worker),
@@ -38,6 +40,7 @@ pub fn run() -> Result<(), Failure> {
     match arguments.command {
         Command::Bench(bench) => bench.run(),
         Command::Mount(mount) => mount.run(),
+        Command::Reload(reload) => reload.run(),
         Command::Unmount(unmount) => unmount.run(),
         Command::Worker(worker) => worker.run(),
     }

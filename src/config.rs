@@ -25,7 +25,7 @@ use crate::exit::{ExitCode, Failure};
 use crate::session::policy::Lifetimes;
 use crate::{fs, fuse, store};
 use file::File;
-use flags::Flags;
+use flags::{Flags, Place};
 use people::Person;
 
 /// The environment variable that says what is logged.
@@ -131,6 +131,8 @@ pub struct Worker {
     pub uid: u32,
     /// Its only group.
     pub gid: u32,
+    /// The mount answers within this time, or the worker is stuck.
+    pub answer_within_ms: u64,
 }
 
 /// Bounds of what one mount holds.
@@ -184,9 +186,9 @@ pub fn mountpoint(dir: Option<&Path>, config: Option<&Path>) -> Result<PathBuf, 
 impl Config {
     /// Resolves the flags of `mount` and the file they name. `mountpoint` is resolved already.
     pub fn resolve(mountpoint: &Path, flags: &Flags) -> Result<Self, Failure> {
-        let file = File::load(flags.config.as_deref())?;
+        let file = File::load(flags.place.config.as_deref())?;
         let worker = worker(&file.worker)?;
-        let private_redis = match flags.redis.as_ref().or(file.redis.url.as_ref()) {
+        let private_redis = match named_redis(&flags.place, &file) {
             Some(_) => None,
             None => Some(private_redis(&file.private_redis)?),
         };
@@ -195,7 +197,7 @@ impl Config {
             mountpoint: mountpoint.to_owned(),
             log: log_filter(flags, &file)?,
             tree: tree(flags, &file)?,
-            redis: redis(flags, &file.redis, private_redis.as_ref())?,
+            redis: redis(&flags.place, &file)?,
             private_redis,
             worker,
             lifetimes: lifetimes(&file.lifetime)?,
@@ -205,24 +207,21 @@ impl Config {
             staging_dir: crate::keeper::staging::place(file.staging_dir.as_deref(), mountpoint)?,
         })
     }
+
+    /// How a command that is no mount reaches the sessions: the Redis (and its password, prefix
+    /// and bounds) that a mount with the same flags and file would use. Nothing is started.
+    pub fn resolve_redis(place: &Place) -> Result<store::Settings, Failure> {
+        let file = File::load(place.config.as_deref())?;
+        let redis = redis(place, &file)?;
+        Ok(store_settings(&redis, lifetimes(&file.lifetime)?, &outage(&file.outage)?))
+    }
 }
 
 /// What each part is told.
 impl Config {
     /// The store.
     pub fn store_settings(&self) -> store::Settings {
-        store::Settings {
-            url: self.redis.url.clone(),
-            username: self.redis.username.clone(),
-            password: self.redis.password.clone(),
-            prefix: self.redis.prefix.clone(),
-            lifetimes: self.lifetimes,
-            connect_timeout_ms: self.redis.connect_timeout_ms,
-            down_after_ms: self.redis.request_timeout_ms,
-            wait_step_ms: self.outage.wait_step_ms,
-            outage_budget_ms: self.outage.wait_total_ms,
-            ..store::Settings::default()
-        }
+        store_settings(&self.redis, self.lifetimes, &self.outage)
     }
 
     /// The filesystem's core.
@@ -245,6 +244,21 @@ impl Config {
             owner_gid: self.tree.owner_gid,
             mode: self.tree.mode,
         }
+    }
+}
+
+fn store_settings(redis: &Redis, lifetimes: Lifetimes, outage: &Outage) -> store::Settings {
+    store::Settings {
+        url: redis.url.clone(),
+        username: redis.username.clone(),
+        password: redis.password.clone(),
+        prefix: redis.prefix.clone(),
+        lifetimes,
+        connect_timeout_ms: redis.connect_timeout_ms,
+        down_after_ms: redis.request_timeout_ms,
+        wait_step_ms: outage.wait_step_ms,
+        outage_budget_ms: outage.wait_total_ms,
+        ..store::Settings::default()
     }
 }
 
@@ -295,15 +309,18 @@ fn worker(file: &file::Worker) -> Result<Worker, Failure> {
     if uid == 0 || gid == 0 {
         return Err(bad(KEY, &name, "would run as root; name an unprivileged user"));
     }
-    Ok(Worker { user: name, uid, gid })
+    let answer_within_ms = duration(
+        "worker.answer_within",
+        file.answer_within.as_deref(),
+        10 * SECOND_MS,
+        SECOND_MS..=10 * MINUTE_MS,
+    )?;
+    Ok(Worker { user: name, uid, gid, answer_within_ms })
 }
 
 fn private_redis(file: &file::PrivateRedis) -> Result<PrivateRedis, Failure> {
-    let dir = file.dir.clone().unwrap_or_else(|| PathBuf::from("/var/lib/sessionfs"));
-    if !dir.is_absolute() {
-        return Err(bad("private_redis.dir", &dir.to_string_lossy(), "is not an absolute path"));
-    }
     Ok(PrivateRedis {
+        dir: private_dir(file)?,
         server: crate::keeper::private_redis::program(file.server.as_deref())?,
         memory_bytes: size(
             "private_redis.memory",
@@ -311,16 +328,27 @@ fn private_redis(file: &file::PrivateRedis) -> Result<PrivateRedis, Failure> {
             256 * MIB,
             16 * MIB..=1024 * GIB,
         )?,
-        dir,
     })
 }
 
+fn private_dir(file: &file::PrivateRedis) -> Result<PathBuf, Failure> {
+    let dir = file.dir.clone().unwrap_or_else(|| PathBuf::from("/var/lib/sessionfs"));
+    if !dir.is_absolute() {
+        return Err(bad("private_redis.dir", &dir.to_string_lossy(), "is not an absolute path"));
+    }
+    Ok(dir)
+}
+
+/// The Redis that is there already, if one is named.
+fn named_redis<'a>(place: &'a Place, file: &'a File) -> Option<&'a String> {
+    place.redis.as_ref().or(file.redis.url.as_ref())
+}
+
 /// How to reach Redis: the one named, or the private one's socket.
-fn redis(
-    flags: &Flags,
-    file: &file::Redis,
-    private: Option<&PrivateRedis>,
-) -> Result<Redis, Failure> {
+fn redis(place: &Place, file: &File) -> Result<Redis, Failure> {
+    let named = named_redis(place, file);
+    let private = &file.private_redis;
+    let file = &file.redis;
     let mut redis = Redis {
         url: String::new(),
         username: file.username.clone(),
@@ -345,16 +373,14 @@ fn redis(
             1..=24 * HOUR_MS,
         )?,
     };
-    match (private, flags.redis.as_ref().or(file.url.as_ref())) {
-        (Some(private), _) => redis.url = unix_url(&private.dir.join("redis.sock")),
-        (None, Some(url)) => {
-            let named = split_url(url)?;
-            redis.url = named.url;
-            redis.username = once("redis.username", redis.username, named.username)?;
-            redis.password = once("redis.password_file", redis.password, named.password)?;
-        }
-        (None, None) => return Err(Failure::internal("resolve the Redis URL", "there is none")),
-    }
+    let Some(url) = named else {
+        redis.url = unix_url(&crate::keeper::private_redis::socket_path(&private_dir(private)?));
+        return Ok(redis);
+    };
+    let named = split_url(url)?;
+    redis.url = named.url;
+    redis.username = once("redis.username", redis.username, named.username)?;
+    redis.password = once("redis.password_file", redis.password, named.password)?;
     Ok(redis)
 }
 
@@ -590,8 +616,10 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), text).unwrap();
         let flags = Flags {
-            config: Some(file.path().to_owned()),
-            redis: redis.map(ToOwned::to_owned),
+            place: Place {
+                config: Some(file.path().to_owned()),
+                redis: redis.map(ToOwned::to_owned),
+            },
             log: Some("info".into()),
             ..Flags::default()
         };
@@ -676,6 +704,23 @@ mod tests {
         assert_eq!(config.lifetimes.absolute_ms, Some(12 * HOUR_MS));
         let config = resolve("[lifetime]\nabsolute = \"off\"", REDIS).unwrap();
         assert_eq!(config.lifetimes.absolute_ms, None);
+    }
+
+    #[test]
+    fn commands_reach_the_redis_that_a_mount_uses() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let settings = |text: &str, redis: Option<&str>| {
+            std::fs::write(file.path(), text).unwrap();
+            let redis = redis.map(ToOwned::to_owned);
+            Config::resolve_redis(&Place { config: Some(file.path().to_owned()), redis }).unwrap()
+        };
+        let text =
+            "[private_redis]\ndir = \"/srv/x\"\n[redis]\nprefix = \"p\"\n[lifetime]\nidle = \"1h\"";
+        let found = settings(text, None);
+        assert_eq!((found.url.as_str(), found.prefix.as_str()), ("unix:/srv/x/redis.sock", "p"));
+        assert_eq!(found.lifetimes.idle_ms, HOUR_MS);
+        assert_eq!(settings(text, REDIS).url, resolve(text, REDIS).unwrap().redis.url);
+        assert_eq!(settings("[redis]\nurl = \"redis://h\"", None).url, "redis://h:6379/0");
     }
 
     #[test]

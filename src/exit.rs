@@ -60,7 +60,7 @@ exit_codes! {
     AlreadyMounted = 26,
     /// Another sessionfs serves this mountpoint.
     SecondDaemon = 27,
-    /// `unmount`: no sessionfs is mounted there.
+    /// No sessionfs is mounted there.
     NotMounted = 28,
     /// `unmount`: the mount is still in use.
     Busy = 29,
@@ -84,6 +84,8 @@ exit_codes! {
     WorkerRights = 41,
     /// The worker ended before it served.
     WorkerFailed = 42,
+    /// `reload`: nothing was changed; the message says why.
+    ReloadFailed = 44,
     /// `bench`: a directory cannot be measured.
     BenchDirectory = 50,
     /// `bench`: the result cannot be written.

@@ -7,13 +7,20 @@
 
 mod backoff;
 pub mod confine;
+mod filesystem;
 mod lock;
 mod mount;
+mod notify;
 pub mod private_redis;
 mod process;
+mod program;
+mod pulse;
+pub mod reload;
 pub mod report;
+mod running;
 pub mod signals;
 pub mod staging;
+mod start;
 mod worker;
 
 use std::fs::File;
@@ -24,56 +31,86 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::config::Config;
 use crate::config::flags::Flags;
+use crate::config::{self, Config};
 use crate::exit::{ExitCode, Failure};
+use notify::Manager;
 use private_redis::PrivateRedis;
 use process::{PATIENCE, Process};
+use program::Program;
+use reload::Outcomes;
 use signals::Signals;
 use worker::{Seen, Watched};
 
 /// Where the lock of each mountpoint lies.
 const RUNTIME_DIR: &str = "/run/sessionfs";
 
-/// Mounts and serves until a signal asks for the end.
-pub fn mount(dir: &Path, flags: &Flags) -> Result<(), Failure> {
+/// Mounts and serves until a signal asks for the end. Without a directory the configuration names
+/// one.
+pub fn mount(dir: Option<&Path>, flags: &Flags) -> Result<(), Failure> {
     if !nix::unistd::geteuid().is_root() {
         return Err(Failure::new(
             ExitCode::NotRoot,
             "mounting needs root; start it with sudo or as a system service",
         ));
     }
-    let mountpoint = mount::resolve(dir)?;
-    let config = Config::resolve(&mountpoint, flags)?;
+    let asked = Asked { dir: dir.map(Path::to_owned), flags: flags.clone() };
+    let config = asked.resolve()?;
     crate::telemetry::log::init(&config.log)?;
     let mut signals = Signals::receive()?;
-    let _lock = claim(&mountpoint)?;
-    mount::clear_dead(&mountpoint, &mut signals)?;
+    let _lock = claim(&config.mountpoint)?;
+    let outcomes = Outcomes::new(&config.mountpoint);
+    mount::clear_dead(&config.mountpoint, &mut signals)?;
     // Looked at before anything is started, and again at each mount.
-    drop(mount::Mountpoint::take(&mountpoint)?);
+    drop(mount::Mountpoint::take(&config.mountpoint)?);
     drop(mount::open_device()?);
 
     let redis = match &config.private_redis {
         Some(settings) => Some(PrivateRedis::new(settings, &config.worker)?),
         None => None,
     };
-    let mut keeper = Keeper { watched: Watched::new(config.clone()), redis, config };
+    let watched = Watched::new(config.clone(), Program::own()?);
+    let manager = Manager::from_environment();
+    let mut keeper = Keeper { asked, config, redis, watched, manager, outcomes, next: None, mishap: None };
     let outcome = keeper.serve(&mut signals);
     let ended = keeper.end(&mut signals);
     outcome.and(ended)
 }
 
+/// What the command line asked for: read again, with the file it names, at each reload.
+struct Asked {
+    dir: Option<PathBuf>,
+    flags: Flags,
+}
+
+impl Asked {
+    fn resolve(&self) -> Result<Config, Failure> {
+        let dir = config::mountpoint(self.dir.as_deref(), self.flags.place.config.as_deref())?;
+        Config::resolve(&mount::resolve(&dir)?, &self.flags)
+    }
+}
+
 /// What the keeper keeps.
 struct Keeper {
+    asked: Asked,
     config: Config,
     redis: Option<PrivateRedis>,
     watched: Watched,
+    manager: Manager,
+    outcomes: Outcomes,
+    /// The configuration that a reload under way will bring.
+    next: Option<Config>,
+    /// What the last reload failed of.
+    mishap: Option<String>,
 }
 
 impl Keeper {
     /// Looks after both until an end is asked for, or a first start fails.
     fn serve(&mut self, signals: &mut Signals) -> Result<(), Failure> {
         while signals.received() == 0 {
+            if !self.watched.is_reloading() && signals.take_reload() {
+                self.reload();
+            }
             if let Some(redis) = &mut self.redis {
                 redis.advance()?;
             }
@@ -84,9 +121,11 @@ impl Keeper {
                 match self.watched.advance()? {
                     Seen::Nothing => {}
                     Seen::Ready => self.tell_ready(),
+                    Seen::Reloaded(outcome) => self.reloaded(outcome.err()),
                     Seen::Unmounted => return Ok(()),
                 }
             }
+            let turn = self.manager.turned(&words(&self.watched, may_start, self.mishap.as_deref()));
             let (mut descriptors, mut until) = match &self.redis {
                 Some(redis) => redis.waits_for(),
                 None => (Vec::new(), None),
@@ -96,14 +135,64 @@ impl Keeper {
                 descriptors.extend(more);
                 until = until.into_iter().chain(also).min();
             }
-            signals.wait(&descriptors, until);
+            signals.wait(&descriptors, until.into_iter().chain(turn).min());
         }
         tracing::info!("asked to end");
         Ok(())
     }
 
+    /// Begins to take up what has changed: the configuration file, and the program.
+    fn reload(&mut self) {
+        tracing::info!("reloading");
+        if self.watched.has_served() {
+            self.manager.reloading();
+        }
+        match self.begin_reload() {
+            Ok(true) => {}
+            Ok(false) => self.reloaded(None),
+            Err(failure) => self.reloaded(Some(failure)),
+        }
+    }
+
+    /// Whether there is something to wait for.
+    fn begin_reload(&mut self) -> Result<bool, Failure> {
+        let config = self.asked.resolve();
+        let within = start::longest(config.as_ref().unwrap_or(&self.config));
+        self.outcomes.begin(within);
+        let config = config?;
+        if let Some(key) = reload::needs_restart(&self.config, &config) {
+            return Err(Failure::new(
+                ExitCode::ReloadFailed,
+                format!("{key} has changed, and a restart is needed for that; nothing was changed"),
+            ));
+        }
+        let program = self.watched.program().installed()?;
+        let waits = self.watched.reload(config.clone(), program)?;
+        self.next = Some(config);
+        Ok(waits)
+    }
+
+    /// A reload has ended; without a failure what it brought is used from now on.
+    fn reloaded(&mut self, failure: Option<Failure>) {
+        let next = self.next.take();
+        match &failure {
+            None => {
+                self.config = next.unwrap_or_else(|| self.config.clone());
+                tracing::info!("reloaded");
+            }
+            Some(failure) => tracing::error!(%failure, "the reload failed; all stays as it was"),
+        }
+        self.mishap = failure.as_ref().map(ToString::to_string);
+        // Whoever asked for it may look at the service manager's word next, so that goes first.
+        if self.watched.has_served() {
+            self.manager.ready();
+        }
+        self.outcomes.end(failure);
+    }
+
     /// For whoever started us: from here on a session can be served.
-    fn tell_ready(&self) {
+    fn tell_ready(&mut self) {
+        self.manager.ready();
         let mountpoint = self.config.mountpoint.display();
         tracing::info!(%mountpoint, "ready");
         let mut out = std::io::stdout().lock();
@@ -114,6 +203,7 @@ impl Keeper {
 
     /// Ends everything, whatever state it is in: nothing stays mounted, no process stays.
     fn end(mut self, signals: &mut Signals) -> Result<(), Failure> {
+        self.manager.stopping("ending");
         // The first signal asks for the end; one more hurries. A failed start has had none.
         let patient = |signals: &mut Signals, until: Instant| {
             Instant::now() < until && signals.received() < 2
@@ -145,6 +235,16 @@ impl Keeper {
         }
         tracing::info!("ended");
         unmounted.map(|_| ())
+    }
+}
+
+/// How things stand, for the service manager.
+fn words(watched: &Watched, may_start: bool, mishap: Option<&str>) -> String {
+    let words =
+        if may_start { watched.words() } else { "waiting for the private Redis".to_owned() };
+    match mishap {
+        None => words,
+        Some(mishap) => format!("{words}; the last reload failed: {mishap}"),
     }
 }
 
@@ -186,6 +286,25 @@ fn holder(path: &Path) -> Option<Process> {
     (process::started_ticks(pid) == started.parse().ok()).then_some(process)
 }
 
+/// Whether a keeper holds the lock.
+fn is_held(path: &Path) -> bool {
+    path.exists()
+        && lock::open(path)
+            .and_then(|file| lock::try_lock(&file, lock::Kind::Exclusive))
+            .is_ok_and(|free| !free)
+}
+
+fn not_mounted(mountpoint: &Path) -> Failure {
+    Failure::new(
+        ExitCode::NotMounted,
+        format!(
+            "{}: no sessionfs is mounted there; see 'findmnt -t {}'",
+            mountpoint.display(),
+            mount::FSTYPE
+        ),
+    )
+}
+
 /// Ends the keeper of a mountpoint, or clears a mount that has none any more.
 pub fn unmount(dir: &Path) -> Result<(), Failure> {
     /// The keeper drains, unmounts, and stops its Redis; each within its own bound.
@@ -194,23 +313,11 @@ pub fn unmount(dir: &Path) -> Result<(), Failure> {
     let shown = mountpoint.display();
     let mut signals = Signals::receive()?;
     let path = lock_path(&mountpoint);
-    let is_held = || {
-        path.exists()
-            && lock::open(&path)
-                .and_then(|file| lock::try_lock(&file, lock::Kind::Exclusive))
-                .is_ok_and(|free| !free)
-    };
-    if !is_held() {
+    if !is_held(&path) {
         return if mount::Mounted::is_ours(&mountpoint) {
             mount::detach(&mountpoint)
         } else {
-            Err(Failure::new(
-                ExitCode::NotMounted,
-                format!(
-                    "{shown}: no sessionfs is mounted there; see 'findmnt -t {}'",
-                    mount::FSTYPE
-                ),
-            ))
+            Err(not_mounted(&mountpoint))
         };
     }
     let busy = |what: &str| Failure::new(ExitCode::Busy, format!("{shown}: {what}"));

@@ -44,6 +44,11 @@ pub enum Event<'a> {
         /// What was seen.
         cause: &'a str,
     },
+    /// The worker lived, but the mount did not answer any more; it is ended.
+    WorkerStuck {
+        /// How long it had for an answer.
+        answer_within_ms: u64,
+    },
     /// The worker ended without being asked to.
     WorkerDied {
         /// How.
@@ -63,6 +68,9 @@ impl Event<'_> {
             }
             Event::BrokenSeal { alias } => warn!(event = "broken_seal", %alias),
             Event::Link { state, cause } => warn!(event = "link", state, cause),
+            Event::WorkerStuck { answer_within_ms } => {
+                error!(event = "worker_stuck", answer_within_ms);
+            }
             Event::WorkerDied { status } => error!(event = "worker_died", status),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::config::{self, flags::Flags};
+use crate::config::flags::Flags;
 use crate::exit::Failure;
 
 /// Serve a directory until SIGTERM or SIGINT; prints `ready DIR` once a session can be served
@@ -19,7 +19,6 @@ pub struct Mount {
 impl Mount {
     /// Serves.
     pub fn run(&self) -> Result<(), Failure> {
-        let dir = config::mountpoint(self.dir.as_deref(), self.flags.config.as_deref())?;
-        crate::keeper::mount(&dir, &self.flags)
+        crate::keeper::mount(self.dir.as_deref(), &self.flags)
     }
 }

@@ -1,6 +1,6 @@
 //! `sessionfs unmount`.
 
-use crate::cli::place::Place;
+use super::place::Place;
 use crate::exit::Failure;
 
 /// End the sessionfs that serves a directory, and wait for its end; clear a dead mount

@@ -70,11 +70,12 @@ fn take_descriptor(raw: RawFd) -> Result<OwnedFd, Failure> {
 }
 
 fn serve(line: &Arc<Line>, config: OwnedFd, fuse: OwnedFd) -> Result<(), Failure> {
-    let Handover { config, first } = read_handover(config)?;
+    let Handover { keeper, config, first } = read_handover(config)?;
     confine::become_worker(&config.worker)?;
     // Who ends a whole service sends its signal to all at once; the keeper ends us in order.
     signals::block()?;
     crate::telemetry::log::init(&config.log)?;
+    tell_version(&keeper);
     confine::check_directory(&config.staging_dir, &config.worker)?;
 
     let runtime = runtime()?;
@@ -146,6 +147,16 @@ fn read_handover(config: OwnedFd) -> Result<Handover, Failure> {
     // A parser's error might repeat a part of what it read, and that holds a password.
     serde_json::from_slice(&text)
         .map_err(|_| Failure::internal("read the configuration", "it is not what was expected"))
+}
+
+/// After a reload the keeper may be of an older version than its worker.
+fn tell_version(keeper: &str) {
+    let version = env!("CARGO_PKG_VERSION");
+    if keeper == version {
+        tracing::info!(version, "worker of the keeper's own version");
+    } else {
+        tracing::warn!(version, keeper, "the keeper is of another version, until it is restarted");
+    }
 }
 
 fn runtime() -> Result<Runtime, Failure> {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::file::keys;
-use super::flags::Flags;
+use super::flags::{Flags, Place};
 use super::{Config, file};
 use crate::exit::ExitCode;
 
@@ -59,7 +59,8 @@ fn every_documented_default_is_the_one_that_is_used() {
     let resolve = |text: String| {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), text).unwrap();
-        let flags = Flags { config: Some(file.path().to_owned()), ..Flags::default() };
+        let place = Place { config: Some(file.path().to_owned()), ..Place::default() };
+        let flags = Flags { place, ..Flags::default() };
         let mut config = Config::resolve(Path::new("/mnt"), &flags).unwrap();
         // Whoever runs the tests may have set it.
         config.log =

@@ -103,6 +103,8 @@ table! {
     Worker("worker."): WORKER_KEYS {
         /// The user it runs as.
         user: String,
+        /// How long it may leave the kernel without an answer.
+        answer_within: String,
     }
 }
 

@@ -1,16 +1,24 @@
-//! What the command line of `mount` says about the configuration, as written.
+//! What the command line says about the configuration, as written.
 
 use std::path::PathBuf;
 
-/// Each flag overrides the key of the same meaning in the file.
+/// Where the sessions are: what every command that talks to Redis is told.
 #[derive(clap::Args, Clone, Debug, Default)]
-pub struct Flags {
-    /// Redis to keep sessions in: `redis://`, `rediss://` or `unix:` (default: a private one)
+pub struct Place {
+    /// Redis that keeps the sessions: `redis://`, `rediss://` or `unix:` (default: the private one)
     #[arg(long, value_name = "URL")]
     pub redis: Option<String>,
     /// Configuration file (default: /etc/sessionfs/sessionfs.toml, if it exists)
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+}
+
+/// What `mount` is told. Each flag overrides the key of the same meaning in the file.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub struct Flags {
+    /// Redis and file.
+    #[command(flatten)]
+    pub place: Place,
     /// Owner of the tree: Odoo's user (default: `odoo`, or root where there is no such user)
     #[arg(long, value_name = "USER")]
     pub owner: Option<String>,

@@ -87,18 +87,27 @@ impl Staging {
             if let (true, Ok(name)) =
                 (entry.file_type()?.is_file(), entry.file_name().into_string())
             {
-                staging.adopt(name)?;
+                staging.adopt(&name)?;
             }
         }
         Ok(staging)
     }
 
-    fn adopt(&self, name: String) -> io::Result<()> {
-        let file = OpenOptions::new().read(true).write(true).open(self.dir.join(&name))?;
-        let staged = Staged::new(name, file)?;
+    /// Takes over a file that another worker of this mount has made.
+    fn adopt(&self, name: &str) -> io::Result<Arc<Staged>> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(self.path(name))?;
+        let staged = Arc::new(Staged::new(name.to_owned(), file)?);
+        let mut files = lock(&self.files);
+        if let Some(known) = files.by_name.get(name) {
+            return Ok(Arc::clone(known));
+        }
+        files.insert(&staged);
         self.total_bytes.fetch_add(staged.size(), Ordering::Relaxed);
-        lock(&self.files).insert(&Arc::new(staged));
-        Ok(())
+        Ok(staged)
     }
 
     /// Makes a new one; `EEXIST` if there is one of that name.
@@ -117,9 +126,11 @@ impl Staging {
         Ok(staged)
     }
 
-    /// The one of that name.
+    /// The one of that name: also one that the former worker made, whose mount may be in use yet
+    /// after a reload. A save that began there ends here.
     pub fn find(&self, name: &str) -> Option<Arc<Staged>> {
-        lock(&self.files).by_name.get(name).cloned()
+        let known = lock(&self.files).by_name.get(name).cloned();
+        known.or_else(|| self.adopt(name).ok())
     }
 
     /// The one of that node.

@@ -20,6 +20,9 @@ const AT_INIT: [(&str, InitFlags); 3] = [
 /// No FLUSH at close (5.16 and later); without it one more request.
 const NOFLUSH: &str = "noflush";
 
+/// One mount put beneath another (6.5 and later); without it a reload leaves a gap.
+const MOUNT_BENEATH: &str = "mount_beneath";
+
 /// What is used of the kernel's offers.
 #[derive(Clone, Debug, Default)]
 pub struct Offers {
@@ -31,6 +34,11 @@ impl Offers {
     pub fn from_environment() -> Self {
         let named = std::env::var(WITHOUT_VARIABLE).unwrap_or_default();
         Self { without: named.split(',').map(|name| name.trim().to_owned()).collect() }
+    }
+
+    /// Whether a reload may put one mount beneath another.
+    pub fn mount_beneath(&self) -> bool {
+        self.wanted(MOUNT_BENEATH)
     }
 
     /// Asks for what is wanted; what an older kernel lacks is gone without.

@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn every_right_too_many_is_found() {
-        let worker = Worker { user: "w".into(), uid: 5, gid: 6 };
+        let worker = Worker { user: "w".into(), uid: 5, gid: 6, answer_within_ms: 1000 };
         assert_eq!(excess(CONFINED, &worker), None);
         for (from, to) in [
             ("Uid:\t5\t5\t5\t5", "Uid:\t5\t5\t0\t5"),

@@ -12,16 +12,17 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::mount::{MntFlags, MsFlags, umount2};
+use nix::mount::{MntFlags, umount2};
 use nix::sys::statfs::statfs;
 
+use super::filesystem::Filesystem;
 use super::signals::Signals;
 use crate::exit::{ExitCode, Failure};
+use crate::fuse::kernel::Offers;
 
 /// What the mount table calls us.
 pub const FSTYPE: &str = "fuse.sessionfs";
 
-const SOURCE: &str = "sessionfs";
 const DEVICE: &str = "/dev/fuse";
 
 /// How long a mounted filesystem is waited for.
@@ -136,41 +137,60 @@ impl Mountpoint {
         Ok(Self { path: path.to_owned(), directory })
     }
 
-    /// Mounts the filesystem behind this descriptor. The directory below becomes root's, without
-    /// any permission: whenever the mount is missing, Odoo then gets an error, and does not
-    /// silently go on with sessions on this disk.
-    pub fn mount(&self, device: BorrowedFd<'_>) -> Result<(), Failure> {
+    /// Puts a filesystem on it. The directory below becomes root's, without any permission:
+    /// whenever the mount is missing, Odoo then gets an error, and does not silently go on with
+    /// sessions on this disk.
+    pub fn put(&self, filesystem: &Filesystem) -> Result<(), Failure> {
         if let Err(error) = make_unusable(&self.directory) {
             tracing::warn!(
                 mountpoint = %self.path.display(), %error,
                 "while nothing is mounted, Odoo may be able to write to the directory below"
             );
         }
-        // allow_other: the tree is for Odoo's user, not for root who mounts it. Not
-        // default_permissions: the adapter decides by one rule, and the kernel's would cost two
-        // requests a save.
-        let options =
-            format!("fd={},rootmode=40000,user_id=0,group_id=0,allow_other", device.as_raw_fd());
-        nix::mount::mount(
-            Some(SOURCE),
-            &path_of(self.directory.as_fd()),
-            Some(FSTYPE),
-            MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_NOATIME,
-            Some(options.as_str()),
-        )
-        .map_err(|e| {
-            let remedy = match e {
-                Errno::EPERM | Errno::EACCES => {
-                    "; start it as root, in a container with --cap-add SYS_ADMIN"
-                }
-                _ => "",
-            };
-            Failure::new(
-                ExitCode::MountRefused,
-                format!("mountpoint {}: mount: {e}{remedy}", self.path.display()),
-            )
-        })
+        filesystem.put_on(self.directory.as_fd()).map_err(|errno| refused(&self.path, errno))
     }
+
+    /// Puts a filesystem in the place of the one that is mounted, which lives on for who uses it.
+    /// Nothing is unserved meanwhile, where the kernel can put one mount beneath another (6.5 and
+    /// later); otherwise the place is empty for some microseconds.
+    pub fn exchange(&self, filesystem: &Filesystem) -> Result<Exchange, Failure> {
+        if Offers::from_environment().mount_beneath() {
+            match filesystem.put_beneath(&self.path) {
+                Ok(()) => {
+                    detach(&self.path)?;
+                    return Ok(Exchange::Seamless);
+                }
+                // Also where the mount is propagated in a way that does not allow it.
+                Err(Errno::EINVAL) => {}
+                Err(errno) => return Err(refused(&self.path, errno)),
+            }
+        }
+        let since = Instant::now();
+        detach(&self.path)?;
+        filesystem.put_on(self.directory.as_fd()).map_err(|errno| refused(&self.path, errno))?;
+        Ok(Exchange::Gap(since.elapsed()))
+    }
+}
+
+/// How one filesystem took the place of another.
+#[derive(Clone, Copy, Debug)]
+pub enum Exchange {
+    /// Somebody always served.
+    Seamless,
+    /// Nobody did for so long.
+    Gap(Duration),
+}
+
+/// The kernel did not let us mount.
+pub fn refused(mountpoint: &Path, errno: Errno) -> Failure {
+    let remedy = match errno {
+        Errno::EPERM | Errno::EACCES => "; start it as root, in a container with --cap-add SYS_ADMIN",
+        _ => "",
+    };
+    Failure::new(
+        ExitCode::MountRefused,
+        format!("mountpoint {}: mount: {errno}{remedy}", mountpoint.display()),
+    )
 }
 
 fn make_unusable(directory: &File) -> io::Result<()> {

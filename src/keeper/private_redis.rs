@@ -415,7 +415,8 @@ impl PrivateRedis {
     }
 }
 
-fn socket_path(dir: &Path) -> PathBuf {
+/// Where the private Redis of that directory listens.
+pub fn socket_path(dir: &Path) -> PathBuf {
     dir.join("redis.sock")
 }
 

@@ -21,6 +21,8 @@ const LENGTH_MAX_BYTES: usize = 16 * 1024;
 /// What the worker reads from its pipe before anything else.
 #[derive(Debug, Deserialize, Serialize)]
 pub struct Handover {
+    /// The version of the keeper: after a reload, that of the worker may be another.
+    pub keeper: String,
     /// The whole configuration.
     pub config: Config,
     /// The first worker of this keeper fails if there is no Redis. A later one serves without:

@@ -1,6 +1,7 @@
 //! Signals and waiting: the keeper's only way to pause.
 //!
-//! Signals are read from a descriptor, so that every wait of the keeper is a bounded `poll` that a
+//! SIGTERM and SIGINT ask for the end, SIGHUP for a reload; a SIGHUP of the kernel's own says that
+//! the terminal is gone, and asks for the end as well. Signals are read from a descriptor, so that every wait of the keeper is a bounded `poll` that a
 //! signal ends at once. Nothing is done inside a signal handler.
 
 use std::os::fd::{AsFd, BorrowedFd};
@@ -13,37 +14,49 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::exit::Failure;
 
-/// The signals that ask for an end. A terminal that closes asks for one, too.
-const ENDING: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
+/// The signals that are received.
+const RECEIVED: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
 
-/// Reads the signals that ask the keeper to end.
+/// Reads the signals that the keeper is sent.
 pub struct Signals {
     descriptor: SignalFd,
     received: u32,
+    reload: bool,
 }
 
-/// Keeps the ending signals away from this thread, and from those it will start.
+/// Keeps these signals away from this thread, and from those it will start.
 pub fn block() -> Result<SigSet, Failure> {
-    let set: SigSet = ENDING.into_iter().collect();
+    let set: SigSet = RECEIVED.into_iter().collect();
     set.thread_block().map_err(|e| Failure::internal("block signals", e))?;
     Ok(set)
 }
 
 impl Signals {
-    /// From now on the ending signals are only counted. To be called while there is one thread.
+    /// From now on signals are only noted. To be called while there is one thread.
     pub fn receive() -> Result<Self, Failure> {
         let descriptor =
             SignalFd::with_flags(&block()?, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
                 .map_err(|e| Failure::internal("receive signals", e))?;
-        Ok(Self { descriptor, received: 0 })
+        Ok(Self { descriptor, received: 0, reload: false })
     }
 
     /// How many times an end was asked for.
     pub fn received(&mut self) -> u32 {
-        while let Ok(Some(_)) = self.descriptor.read_signal() {
-            self.received = self.received.saturating_add(1);
+        while let Ok(Some(signal)) = self.descriptor.read_signal() {
+            let hangup = signal.ssi_signo == Signal::SIGHUP as u32;
+            if hangup && signal.ssi_code != libc::SI_KERNEL {
+                self.reload = true;
+            } else {
+                self.received = self.received.saturating_add(1);
+            }
         }
         self.received
+    }
+
+    /// Whether a reload has been asked for since this was asked last.
+    pub fn take_reload(&mut self) -> bool {
+        self.received();
+        std::mem::take(&mut self.reload)
     }
 
     /// Waits until a signal has come, one of the descriptors has something to say, or `until` is

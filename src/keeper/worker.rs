@@ -1,31 +1,33 @@
-//! The worker as the keeper sees it: started, mounted for, watched, and replaced when it dies.
+//! The worker as the keeper sees it: started, put in its place, watched, replaced when it dies or is
+//! stuck, and succeeded by another when a reload asks for that.
 
-use std::fs::File;
-use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Command, ExitStatus, Stdio};
+use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
-use super::mount::{self, Mounted, Mountpoint, Probe};
-use super::process::{self, Process};
-use super::report::{self, Handover, Heard, Line, Order, Report};
+use super::filesystem::Filesystem;
+use super::mount::{self, Exchange, Mounted, Mountpoint};
+use super::program::Program;
+use super::pulse::Pulse;
+use super::report::{Order, Report};
+use super::running::{Running, status_words};
+use super::start::{Progress, Start};
 use crate::config::Config;
 use crate::exit::{ExitCode, Failure};
 use crate::telemetry::Event;
 
-/// From the order to serve until the mount must answer.
-const SERVING_WITHIN: Duration = Duration::from_secs(10);
-/// Given on top of the wait for Redis, for everything else a start does.
-const START_WITHIN: Duration = Duration::from_secs(10);
 /// How long a worker may write what it has collected, when the end is near.
 pub const DRAIN_WITHIN: Duration = Duration::from_secs(2);
+/// How long a worker that was succeeded goes on serving those who use its mount.
+const LEAVES_WITHIN: Duration = Duration::from_secs(60);
 
-/// The mount and whoever serves it now.
+/// The mount, whoever serves it now, and who did or will.
 pub struct Watched {
     config: Config,
+    program: Program,
     phase: Phase,
+    successor: Option<Successor>,
+    leaving: Vec<Leaving>,
     backoff: Backoff,
     /// A mount has been served once: from then on nothing is given up.
     served: bool,
@@ -34,41 +36,60 @@ pub struct Watched {
 enum Phase {
     /// Nobody serves; when to start the next.
     Down { retry_at: Instant },
-    /// Started, and not yet sure of Redis. The descriptor is held until it is mounted.
-    Connecting { running: Running, device: OwnedFd, until: Instant },
-    /// Mounted, and not yet seen to answer.
-    Mounted { running: Running, probe: Option<Probe>, until: Instant },
+    /// The next is on its way.
+    Starting(Start),
     /// It serves.
-    Serving { running: Running, since: Instant },
+    Serving(Box<Serving>),
     /// It was unmounted by somebody, who thereby asked for the end.
     Ended,
 }
 
-struct Running {
-    process: Process,
-    line: Line,
-    /// It has closed its end, which would read as news for ever.
-    silent: bool,
-    /// What it said was wrong, before it ended.
-    failure: Option<Failure>,
+struct Serving {
+    running: Running,
+    since: Instant,
+    pulse: Pulse,
+    /// The directory below.
+    place: Mountpoint,
+}
+
+/// What a reload has started.
+struct Successor {
+    start: Start,
+    config: Config,
+    program: Program,
+}
+
+/// A worker whose mount has gone from the tree of names, and lives as long as it is used.
+struct Leaving {
+    running: Running,
+    until: Instant,
 }
 
 /// What a look at the worker came to.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Debug)]
 pub enum Seen {
     /// Nothing that concerns others.
     Nothing,
     /// A mount is ready from now on.
     Ready,
+    /// What a reload came to.
+    Reloaded(Result<(), Failure>),
     /// Somebody unmounted it.
     Unmounted,
 }
 
 impl Watched {
     /// Nobody serves yet.
-    pub fn new(config: Config) -> Self {
-        let phase = Phase::Down { retry_at: Instant::now() };
-        Self { config, phase, backoff: Backoff::default(), served: false }
+    pub fn new(config: Config, program: Program) -> Self {
+        Self {
+            config,
+            program,
+            phase: Phase::Down { retry_at: Instant::now() },
+            successor: None,
+            leaving: Vec::new(),
+            backoff: Backoff::default(),
+            served: false,
+        }
     }
 
     /// Whether a mount has ever been ready.
@@ -76,23 +97,62 @@ impl Watched {
         self.served
     }
 
+    /// The program that is started as the worker.
+    pub fn program(&self) -> &Program {
+        &self.program
+    }
+
+    /// How things stand, in words.
+    pub fn words(&self) -> String {
+        let mountpoint = self.config.mountpoint.display();
+        match &self.phase {
+            Phase::Serving(_) => format!("serving {mountpoint}"),
+            Phase::Starting(start) if start.is_connecting() && !self.served => {
+                format!("waiting for Redis at {}", self.config.redis.url)
+            }
+            Phase::Starting(_) if !self.served => format!("mounting {mountpoint}"),
+            Phase::Starting(_) => "the worker died, and the next one is starting".into(),
+            Phase::Down { .. } if self.served => "the worker died; trying again".into(),
+            Phase::Down { .. } => "starting".into(),
+            Phase::Ended => "ended".into(),
+        }
+    }
+
     /// What to wait for before the next look.
     pub fn waits_for(&self) -> (Vec<BorrowedFd<'_>>, Option<Instant>) {
-        match &self.phase {
+        let (mut descriptors, mut until) = match &self.phase {
             Phase::Down { retry_at } => (Vec::new(), Some(*retry_at)),
-            Phase::Connecting { running, until, .. } => (running.descriptors(), Some(*until)),
-            Phase::Mounted { running, probe, until } => {
-                let probe = probe.as_ref().map(Probe::as_fd);
-                (running.descriptors().into_iter().chain(probe).collect(), Some(*until))
+            Phase::Starting(start) => {
+                let (descriptors, until) = start.waits_for();
+                (descriptors, Some(until))
             }
-            Phase::Serving { running, .. } => (running.descriptors(), None),
+            Phase::Serving(serving) => {
+                let (asked, until) = serving.pulse.waits_for();
+                (serving.running.descriptors().into_iter().chain(asked).collect(), Some(until))
+            }
             Phase::Ended => (Vec::new(), None),
+        };
+        if let Some(successor) = &self.successor {
+            let (more, also) = successor.start.waits_for();
+            descriptors.extend(more);
+            until = until.into_iter().chain([also]).min();
         }
+        for leaving in &self.leaving {
+            descriptors.extend(leaving.running.descriptors());
+            until = until.into_iter().chain([leaving.until]).min();
+        }
+        (descriptors, until)
     }
 
     /// Looks at what has happened, and does what follows. A failure is one of the first start:
     /// later ones are logged, and tried again.
     pub fn advance(&mut self) -> Result<Seen, Failure> {
+        self.leaving.retain_mut(|leaving| !leaving.has_left());
+        if let Some(successor) = self.successor.take()
+            && let Some(outcome) = self.succeed(successor)
+        {
+            return Ok(Seen::Reloaded(outcome));
+        }
         let phase = std::mem::replace(&mut self.phase, Phase::Ended);
         match self.step(phase) {
             Ok((phase, seen)) => {
@@ -109,91 +169,65 @@ impl Watched {
     }
 
     fn step(&mut self, phase: Phase) -> Result<(Phase, Seen), Failure> {
-        let now = Instant::now();
         Ok(match phase {
-            Phase::Down { retry_at } if now < retry_at => (Phase::Down { retry_at }, Seen::Nothing),
-            Phase::Down { .. } => (self.start()?, Seen::Nothing),
-            Phase::Connecting { mut running, device, until } => match running.hear() {
-                Some(Report::RedisOk) => (self.mount(running, device)?, Seen::Nothing),
-                _ if running.process.has_ended() || now >= until => {
-                    return Err(running.end("was not ready in time"));
+            Phase::Down { retry_at } if Instant::now() < retry_at => {
+                (Phase::Down { retry_at }, Seen::Nothing)
+            }
+            Phase::Down { .. } => {
+                // A worker that leaves or comes has its files there.
+                if self.leaving.is_empty() && self.successor.is_none() {
+                    super::staging::prepare(&self.config.staging_dir, &self.config.worker)?;
                 }
-                _ => (Phase::Connecting { running, device, until }, Seen::Nothing),
+                let start = Start::begin(&self.program, &self.config, !self.served)?;
+                (Phase::Starting(start), Seen::Nothing)
+            }
+            Phase::Starting(start) => match start.advance(&self.config.mountpoint)? {
+                Progress::Waiting(start) => (Phase::Starting(start), Seen::Nothing),
+                Progress::Answers(running, filesystem) => {
+                    (self.put(running, filesystem)?, Seen::Ready)
+                }
             },
-            Phase::Mounted { running, probe, until } => self.look(running, probe, until)?,
-            Phase::Serving { mut running, since } => {
-                while running.hear().is_some() {}
-                if running.process.has_ended() {
-                    self.lost(running, since)?
+            Phase::Serving(mut serving) => {
+                while serving.running.hear().is_some() {}
+                if serving.running.process.has_ended() {
+                    self.lost(serving.running, serving.since)?
+                } else if serving.pulse.is_gone() {
+                    (self.stuck(serving.running, serving.since)?, Seen::Nothing)
                 } else {
-                    (Phase::Serving { running, since }, Seen::Nothing)
+                    (Phase::Serving(serving), Seen::Nothing)
                 }
             }
             Phase::Ended => (Phase::Ended, Seen::Unmounted),
         })
     }
 
-    fn start(&self) -> Result<Phase, Failure> {
-        super::staging::prepare(&self.config.staging_dir, &self.config.worker)?;
-        let device = mount::open_device()?;
-        let running = Running::start(&self.config, !self.served, &device)?;
-        tracing::info!(
-            pid = running.process.pid(),
-            user = self.config.worker.user,
-            "worker started"
-        );
-        let wait = Duration::from_millis(self.config.redis.start_wait_ms) + START_WITHIN;
-        Ok(Phase::Connecting { running, device, until: Instant::now() + wait })
-    }
-
-    fn mount(&self, mut running: Running, device: OwnedFd) -> Result<Phase, Failure> {
-        let mounted = Mountpoint::take(&self.config.mountpoint)
-            .and_then(|mountpoint| mountpoint.mount(device.as_fd()));
-        // From here on the worker alone holds the device: when it dies, the kernel knows.
-        drop(device);
-        if let Err(failure) = mounted {
-            running.process.kill();
-            return Err(failure);
-        }
-        if running.line.say(&Order::Go).is_err() {
-            return Err(self.unserved(running));
-        }
-        Ok(Phase::Mounted { running, probe: None, until: Instant::now() + SERVING_WITHIN })
-    }
-
-    /// Waits for the worker to serve, then for the root to answer.
-    fn look(
-        &mut self,
-        mut running: Running,
-        mut probe: Option<Probe>,
-        until: Instant,
-    ) -> Result<(Phase, Seen), Failure> {
-        if running.hear() == Some(Report::Serving) {
-            probe = Some(Probe::start(&self.config.mountpoint)?);
-        }
-        if let Some(asked) = probe.take() {
-            match asked.answer() {
-                Ok(Ok(())) if Mounted::is_ours(&self.config.mountpoint) => {
-                    self.served = true;
-                    return Ok((Phase::Serving { running, since: Instant::now() }, Seen::Ready));
-                }
-                Ok(_) => return Err(self.unserved(running)),
-                Err(asked) => probe = Some(asked),
+    /// Puts a filesystem that answers on the bare mountpoint.
+    fn put(&mut self, running: Running, filesystem: Filesystem) -> Result<Phase, Failure> {
+        let put = Mountpoint::take(&self.config.mountpoint)
+            .and_then(|place| place.put(&filesystem).map(|()| place));
+        // Held, it would be in use: 'umount' would say so.
+        drop(filesystem);
+        match put {
+            Ok(place) if Mounted::is_ours(&self.config.mountpoint) => {
+                self.served = true;
+                Ok(self.serving(running, place))
+            }
+            Ok(_) => {
+                let failure = running.end("serves a mount that cannot be seen");
+                mount::detach(&self.config.mountpoint)?;
+                Err(failure)
+            }
+            Err(failure) => {
+                running.end("");
+                Err(failure)
             }
         }
-        if running.process.has_ended() || Instant::now() >= until {
-            return Err(self.unserved(running));
-        }
-        Ok((Phase::Mounted { running, probe, until }, Seen::Nothing))
     }
 
-    /// Mounted, but it will not be served: nothing is left behind.
-    fn unserved(&self, running: Running) -> Failure {
-        let failure = running.end("did not serve the mount");
-        match mount::detach(&self.config.mountpoint) {
-            Ok(()) => failure,
-            Err(also) => Failure::new(failure.code, format!("{failure}; {also}")),
-        }
+    fn serving(&self, running: Running, place: Mountpoint) -> Phase {
+        let answer_within = Duration::from_millis(self.config.worker.answer_within_ms);
+        let pulse = Pulse::new(self.config.mountpoint.clone(), answer_within);
+        Phase::Serving(Box::new(Serving { running, since: Instant::now(), pulse, place }))
     }
 
     /// A worker that served has ended without being asked to.
@@ -214,12 +248,99 @@ impl Watched {
         Ok((Phase::Down { retry_at: self.backoff.failed(Some(since)) }, Seen::Nothing))
     }
 
+    /// A worker lives, and the mount does not answer. With its end the kernel answers whoever waits
+    /// for it, with an error.
+    fn stuck(&mut self, mut running: Running, since: Instant) -> Result<Phase, Failure> {
+        Event::WorkerStuck { answer_within_ms: self.config.worker.answer_within_ms }.emit();
+        running.process.kill();
+        mount::detach(&self.config.mountpoint)?;
+        Ok(Phase::Down { retry_at: self.backoff.failed(Some(since)) })
+    }
+
+    /// Starts a worker with this configuration and program, to take the place of the one that
+    /// serves; [`Seen::Reloaded`] tells what came of it. Where nobody serves, the next start is
+    /// made with them, at once, and there is nothing to wait for.
+    pub fn reload(&mut self, config: Config, program: Program) -> Result<bool, Failure> {
+        if let Phase::Serving(_) = self.phase {
+            let start = Start::begin(&program, &config, true)?;
+            self.successor = Some(Successor { start, config, program });
+            return Ok(true);
+        }
+        self.finish();
+        self.phase = Phase::Down { retry_at: Instant::now() };
+        (self.config, self.program) = (config, program);
+        Ok(false)
+    }
+
+    /// Whether a reload is under way.
+    pub fn is_reloading(&self) -> bool {
+        self.successor.is_some()
+    }
+
+    fn succeed(&mut self, successor: Successor) -> Option<Result<(), Failure>> {
+        let Successor { start, config, program } = successor;
+        match start.advance(&config.mountpoint) {
+            Ok(Progress::Waiting(start)) => {
+                self.successor = Some(Successor { start, config, program });
+                None
+            }
+            Ok(Progress::Answers(running, filesystem)) => {
+                let before = std::mem::replace(&mut self.config, config);
+                let taken = self.take_over(running, filesystem);
+                match taken {
+                    Ok(()) => self.program = program,
+                    Err(_) => self.config = before,
+                }
+                Some(taken)
+            }
+            Err(failure) => Some(Err(failure)),
+        }
+    }
+
+    /// The successor answers: it takes the place.
+    fn take_over(&mut self, running: Running, filesystem: Filesystem) -> Result<(), Failure> {
+        match std::mem::replace(&mut self.phase, Phase::Down { retry_at: Instant::now() }) {
+            Phase::Serving(serving) if Mounted::is_ours(&self.config.mountpoint) => {
+                match serving.place.exchange(&filesystem) {
+                    Ok(Exchange::Seamless) => tracing::info!("a new worker serves, without a gap"),
+                    Ok(Exchange::Gap(gap)) => {
+                        tracing::info!(?gap, "a new worker serves, after a gap");
+                    }
+                    Err(failure) => {
+                        running.end("");
+                        // It may or may not be there still: whoever looks at it next will see.
+                        self.phase = Phase::Serving(serving);
+                        return Err(failure);
+                    }
+                }
+                drop(filesystem);
+                self.phase = self.serving(running, serving.place);
+                let until = Instant::now() + LEAVES_WITHIN;
+                self.leaving.push(Leaving { running: serving.running, until });
+                Ok(())
+            }
+            // It died meanwhile, or was unmounted: as any other that serves next.
+            Phase::Serving(serving) => {
+                running.end("");
+                self.phase = Phase::Serving(serving);
+                Err(Failure::new(ExitCode::NotMounted, "the mount was taken away meanwhile"))
+            }
+            former => {
+                if let Phase::Starting(start) = former {
+                    start.end();
+                }
+                self.phase = self.put(running, filesystem)?;
+                Ok(())
+            }
+        }
+    }
+
     /// Asks the worker to write what it has collected, before the mount is taken away. Says until
     /// when it is worth waiting; `None` if nobody serves.
     pub fn drain(&self) -> Option<Instant> {
         match &self.phase {
-            Phase::Serving { running, .. } => {
-                running.line.say(&Order::Drain).ok().map(|()| Instant::now() + DRAIN_WITHIN)
+            Phase::Serving(serving) => {
+                serving.running.line.say(&Order::Drain).ok().map(|()| Instant::now() + DRAIN_WITHIN)
             }
             _ => None,
         }
@@ -228,8 +349,9 @@ impl Watched {
     /// Whether that has been done (or nobody is left to do it).
     pub fn has_drained(&mut self) -> bool {
         match &mut self.phase {
-            Phase::Serving { running, .. } => {
-                running.hear() == Some(Report::Drained) || running.process.has_ended()
+            Phase::Serving(serving) => {
+                serving.running.hear() == Some(Report::Drained)
+                    || serving.running.process.has_ended()
             }
             _ => true,
         }
@@ -238,122 +360,55 @@ impl Watched {
     /// Whether the process has ended. What it still says is of no use any more.
     pub fn has_ended(&mut self) -> bool {
         match &mut self.phase {
-            Phase::Down { .. } | Phase::Ended => true,
-            Phase::Connecting { running, .. }
-            | Phase::Mounted { running, .. }
-            | Phase::Serving { running, .. } => {
-                while running.hear().is_some() {}
-                running.process.has_ended()
+            Phase::Serving(serving) => {
+                while serving.running.hear().is_some() {}
+                serving.running.process.has_ended()
             }
+            Phase::Down { .. } | Phase::Starting(_) | Phase::Ended => true,
         }
     }
 
     /// Whether a mount is there to be taken away.
     pub fn is_mounted(&self) -> bool {
-        matches!(self.phase, Phase::Mounted { .. } | Phase::Serving { .. })
+        matches!(self.phase, Phase::Serving(_))
     }
 
-    /// Ends the process by force if it has not ended, and waits for it.
+    /// Ends all processes by force that have not ended, and waits for them.
     pub fn finish(&mut self) {
         match std::mem::replace(&mut self.phase, Phase::Ended) {
-            Phase::Connecting { mut running, .. }
-            | Phase::Mounted { mut running, .. }
-            | Phase::Serving { mut running, .. } => {
-                running.process.kill();
+            Phase::Starting(start) => start.end(),
+            Phase::Serving(mut serving) => {
+                serving.running.process.kill();
             }
             Phase::Down { .. } | Phase::Ended => {}
         }
+        if let Some(successor) = self.successor.take() {
+            successor.start.end();
+        }
+        for mut leaving in self.leaving.drain(..) {
+            leaving.running.process.kill();
+        }
     }
 }
 
-impl Running {
-    /// Starts this same program anew as the worker, with three descriptors.
-    fn start(config: &Config, first: bool, device: &OwnedFd) -> Result<Self, Failure> {
-        let failed = |e: io::Error| Failure::internal("start the worker", e);
-        let (line, theirs) = report::pair().map_err(failed)?;
-        let (handed, handing) = io::pipe().map_err(failed)?;
-        let descriptors = [
-            ("--status-fd", theirs.as_fd()),
-            ("--config-fd", handed.as_fd()),
-            ("--fuse-fd", device.as_fd()),
-        ];
-        let inherited: Vec<RawFd> = descriptors.iter().map(|(_, fd)| fd.as_raw_fd()).collect();
-
-        let mut command = Command::new("/proc/self/exe");
-        command
-            .arg0("sessionfs")
-            .arg("worker")
-            .args(
-                descriptors
-                    .iter()
-                    .flat_map(|(flag, fd)| [(*flag).to_owned(), fd.as_raw_fd().to_string()]),
-            )
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .current_dir("/")
-            // A Ctrl-C is for the keeper, who ends the worker in order.
-            .process_group(0);
-        // SAFETY: between fork and exec this only makes system calls, which are async-signal-safe,
-        // on descriptors that stay open until `spawn` has returned.
-        unsafe {
-            command.pre_exec(move || process::inherit_only(&inherited));
+impl Leaving {
+    /// Whether it has ended: by itself with the last user of its mount, or because it was time.
+    fn has_left(&mut self) -> bool {
+        while self.running.hear().is_some() {}
+        let pid = self.running.process.pid();
+        if self.running.process.has_ended() {
+            let words = status_words(self.running.process.status());
+            tracing::info!(pid, "the former worker {words}: nobody uses its mount any more");
+            return true;
         }
-        let process = command.spawn().and_then(Process::of_child).map_err(failed)?;
-        let mut running = Self { process, line, silent: false, failure: None };
-        drop((theirs, handed));
-        // A configuration is smaller than a pipe; a worker that dies meanwhile breaks it.
-        let written = serde_json::to_vec(&Handover { config: config.clone(), first })
-            .map_err(io::Error::other)
-            .and_then(|bytes| File::from(OwnedFd::from(handing)).write_all(&bytes));
-        match written {
-            Ok(()) => Ok(running),
-            Err(error) => {
-                running.process.kill();
-                Err(failed(error))
-            }
+        if Instant::now() < self.until {
+            return false;
         }
-    }
-
-    fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
-        let line = (!self.silent).then(|| self.line.as_fd());
-        std::iter::once(self.process.as_fd()).chain(line).collect()
-    }
-
-    /// What it says now, if anything; a failure is kept for its end.
-    fn hear(&mut self) -> Option<Report> {
-        match self.line.hear() {
-            Heard::Message(Report::Failed(failure)) => {
-                self.failure = Some(failure);
-                None
-            }
-            Heard::Message(report) => Some(report),
-            Heard::Nothing => None,
-            Heard::Gone => {
-                self.silent = true;
-                None
-            }
-        }
-    }
-
-    /// Ends it and says why it ended: in its own words, if it found any.
-    fn end(mut self, otherwise: &str) -> Failure {
-        let ended = self.process.has_ended();
-        let status = self.process.kill();
-        while self.hear().is_some() {}
-        self.failure.unwrap_or_else(|| {
-            let what = if ended { status_words(status) } else { otherwise.to_owned() };
-            Failure::new(ExitCode::WorkerFailed, format!("the worker {what}; see the log above"))
-        })
-    }
-}
-
-fn status_words(status: Option<ExitStatus>) -> String {
-    match status {
-        None => "ended".into(),
-        Some(status) => match (status.code(), status.signal()) {
-            (Some(code), _) => format!("ended with exit code {code}"),
-            (None, Some(signal)) => format!("was ended by signal {signal}"),
-            (None, None) => format!("ended: {status}"),
-        },
+        tracing::warn!(
+            pid,
+            "the former worker's mount is still in use: it is ended, and its users get errors"
+        );
+        self.running.process.kill();
+        true
     }
 }

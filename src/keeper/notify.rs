@@ -1,0 +1,88 @@
+//! What a service manager is told: that the mount is served, in words how things stand, and that
+//! the keeper is alive (`sd_notify(3)`). Without a service manager nothing of this does anything.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use sd_notify::NotifyState;
+
+/// What a service manager says by the environment is for the keeper alone.
+const VARIABLES: [&str; 6] =
+    ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"];
+
+/// While starting, how often more time is asked for, and how much: what a start waits for has its
+/// own bounds, and its own words when they are over.
+const ASK_EVERY: Duration = Duration::from_secs(5);
+const ASK_FOR_USEC: u32 = 30_000_000;
+
+/// Keeps what the keeper was told by a service manager away from what it starts.
+pub fn keep_from(command: &mut Command) -> &mut Command {
+    VARIABLES.iter().fold(command, |command, name| command.env_remove(name))
+}
+
+/// The service manager, as far as there is one.
+pub struct Manager {
+    /// A third of the time after which it takes us for dead, if it does.
+    alive_every: Option<Duration>,
+    next_alive: Instant,
+    next_ask: Option<Instant>,
+    said: String,
+}
+
+impl Manager {
+    /// The one that started us.
+    pub fn from_environment() -> Self {
+        let now = Instant::now();
+        Self {
+            alive_every: sd_notify::watchdog_enabled().map(|dead_after| dead_after / 3),
+            next_alive: now,
+            next_ask: Some(now),
+            said: String::new(),
+        }
+    }
+
+    /// To be called whenever the keeper's loop has turned; says when it has to turn again.
+    pub fn turned(&mut self, words: &str) -> Option<Instant> {
+        let now = Instant::now();
+        if self.said != words {
+            words.clone_into(&mut self.said);
+            tell(&[NotifyState::Status(words)]);
+        }
+        if let Some(every) = self.alive_every
+            && now >= self.next_alive
+        {
+            tell(&[NotifyState::Watchdog]);
+            self.next_alive = now + every;
+        }
+        if self.next_ask.is_some_and(|next| now >= next) {
+            tell(&[NotifyState::ExtendTimeoutUsec(ASK_FOR_USEC)]);
+            self.next_ask = Some(now + ASK_EVERY);
+        }
+        self.alive_every.map(|_| self.next_alive).into_iter().chain(self.next_ask).min()
+    }
+
+    /// The mount is served; or it is again, after a reload.
+    pub fn ready(&mut self) {
+        self.next_ask = None;
+        tell(&[NotifyState::Ready]);
+    }
+
+    /// A reload has begun; [`Manager::ready`] ends it, however it went.
+    pub fn reloading(&mut self) {
+        match NotifyState::monotonic_usec_now() {
+            Ok(now) => tell(&[NotifyState::Reloading, now]),
+            Err(error) => tracing::warn!(%error, "no monotonic time"),
+        }
+    }
+
+    /// The end has begun.
+    pub fn stopping(&mut self, words: &str) {
+        tell(&[NotifyState::Stopping, NotifyState::Status(words)]);
+    }
+}
+
+fn tell(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!(%error, "cannot tell the service manager");
+    }
+}

@@ -1,0 +1,46 @@
+//! The program that serves: the file itself, since another may be installed under its name.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use crate::exit::{ExitCode, Failure};
+
+/// An executable, held; and the name under which its successor will be installed.
+pub struct Program {
+    installed_as: PathBuf,
+    file: File,
+}
+
+impl Program {
+    /// The one that is running.
+    pub fn own() -> Result<Self, Failure> {
+        let failed = |e| Failure::internal("find the running program", e);
+        let installed_as = std::env::current_exe().map_err(failed)?;
+        let file = hold(Path::new("/proc/self/exe")).map_err(failed)?;
+        Ok(Self { installed_as, file })
+    }
+
+    /// The one that is installed under the same name now.
+    pub fn installed(&self) -> Result<Self, Failure> {
+        let installed_as = self.installed_as.clone();
+        let file = hold(&installed_as).map_err(|e| {
+            Failure::new(
+                ExitCode::ReloadFailed,
+                format!("program {}: {e}; install it there", installed_as.display()),
+            )
+        })?;
+        Ok(Self { installed_as, file })
+    }
+
+    /// A path that leads to it, in this process and in a child that has not yet executed it.
+    pub fn path(&self) -> PathBuf {
+        format!("/proc/self/fd/{}", self.file.as_raw_fd()).into()
+    }
+}
+
+fn hold(path: &Path) -> io::Result<File> {
+    File::options().read(true).custom_flags(libc::O_PATH | libc::O_CLOEXEC).open(path)
+}

@@ -1,0 +1,64 @@
+//! Whether the mount still answers. A worker may live and serve nobody: stopped, or caught in a
+//! mistake of its own.
+//!
+//! Only `stat` and `statfs` of the root are asked for, which the worker answers from what it knows:
+//! that Redis is away, or slow, never delays them.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use super::mount::Probe;
+
+/// The bound is counted in so many looks, not by the clock: when a whole host has been asleep, the
+/// clock says that the worker had its time, and it has had none.
+const LOOKS: u32 = 10;
+
+/// Asks the mount again and again.
+pub struct Pulse {
+    mountpoint: PathBuf,
+    answer_within: Duration,
+    asked: Option<(Probe, u32)>,
+    next: Instant,
+}
+
+impl Pulse {
+    /// Of the filesystem that is served at this mountpoint, which has so long for an answer.
+    pub fn new(mountpoint: PathBuf, answer_within: Duration) -> Self {
+        Self { mountpoint, answer_within, asked: None, next: Instant::now() + answer_within / 2 }
+    }
+
+    /// What to wait for before the next look.
+    pub fn waits_for(&self) -> (Option<BorrowedFd<'_>>, Instant) {
+        (self.asked.as_ref().map(|(probe, _)| probe.as_fd()), self.next)
+    }
+
+    /// Looks; `true` if the mount has not answered in time.
+    pub fn is_gone(&mut self) -> bool {
+        let now = Instant::now();
+        let due = now >= self.next;
+        match self.asked.take() {
+            Some((probe, looks)) => match probe.answer() {
+                // An error is an answer, too: that the worker has ended is seen by its end.
+                Ok(_) => self.next = now + self.answer_within / 2,
+                Err(probe) => {
+                    let looks = looks + u32::from(due);
+                    self.asked = Some((probe, looks));
+                    if due {
+                        self.next = now + self.answer_within / LOOKS;
+                    }
+                    return looks >= LOOKS;
+                }
+            },
+            None if due => {
+                match Probe::start(&self.mountpoint) {
+                    Ok(probe) => self.asked = Some((probe, 0)),
+                    Err(failure) => tracing::warn!(%failure, "cannot see whether the mount answers"),
+                }
+                self.next = now + self.answer_within / LOOKS;
+            }
+            None => {}
+        }
+        false
+    }
+}

@@ -1,0 +1,146 @@
+//! Reload: what may change while the mount is served, how its outcome is told, and the command that
+//! asks for it.
+//!
+//! A signal has no answer. So the keeper writes down how many reloads it has begun and ended, and
+//! how the last one went; whoever sent the signal reads that.
+
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use serde::{Deserialize, Serialize};
+
+use super::signals::Signals;
+use super::{RUNTIME_DIR, mount, staging};
+use crate::config::Config;
+use crate::exit::{ExitCode, Failure};
+
+/// How often the command looks for the outcome.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// From the signal until the keeper has begun (it may have another reload under way first).
+const BEGUN_WITHIN: Duration = Duration::from_secs(60);
+
+/// The first key that differs between these two and cannot change while the mount is served.
+pub fn needs_restart(now: &Config, then: &Config) -> Option<&'static str> {
+    let private = |config: &Config| config.private_redis.clone();
+    let (had, has) = (private(now), private(then));
+    let differs = [
+        ("mountpoint", now.mountpoint != then.mountpoint),
+        ("staging_dir", now.staging_dir != then.staging_dir),
+        ("worker.user", (now.worker.uid, now.worker.gid) != (then.worker.uid, then.worker.gid)),
+        ("redis.url", had.is_some() != has.is_some()),
+        ("private_redis", had != has),
+    ];
+    differs.into_iter().find_map(|(key, differs)| differs.then_some(key))
+}
+
+/// How many reloads have been begun and ended, and what came of the last.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+struct Record {
+    begun: u64,
+    ended: u64,
+    /// The longest that the one under way can take.
+    within_ms: u64,
+    failure: Option<Failure>,
+}
+
+/// The keeper's record of its reloads.
+pub struct Outcomes {
+    path: PathBuf,
+    record: Record,
+}
+
+impl Outcomes {
+    /// Of the mount at this place, which has had none yet.
+    pub fn new(mountpoint: &Path) -> Self {
+        let outcomes = Self { path: path(mountpoint), record: Record::default() };
+        outcomes.write();
+        outcomes
+    }
+
+    /// One begins, and ends within this time.
+    pub fn begin(&mut self, within: Duration) {
+        self.record.begun += 1;
+        self.record.within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+        self.write();
+    }
+
+    /// It has ended.
+    pub fn end(&mut self, failure: Option<Failure>) {
+        self.record.ended = self.record.begun;
+        self.record.failure = failure;
+        self.write();
+    }
+
+    /// At once as a whole, for whoever reads it meanwhile.
+    fn write(&self) {
+        let new = self.path.with_extension("reload-new");
+        let written = serde_json::to_vec(&self.record)
+            .map_err(std::io::Error::other)
+            .and_then(|text| std::fs::write(&new, text))
+            .and_then(|()| std::fs::rename(&new, &self.path));
+        if let Err(error) = written {
+            tracing::warn!(path = %self.path.display(), %error, "cannot tell how a reload went");
+        }
+    }
+}
+
+impl Drop for Outcomes {
+    fn drop(&mut self) {
+        // The next keeper writes it anew.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+fn path(mountpoint: &Path) -> PathBuf {
+    Path::new(RUNTIME_DIR).join(format!("{}.reload", staging::name_of(mountpoint)))
+}
+
+fn read(path: &Path) -> Option<Record> {
+    const LENGTH_MAX_BYTES: u64 = 16 * 1024;
+    let text = crate::config::file::read_bounded(path, LENGTH_MAX_BYTES).ok()?;
+    serde_json::from_str(&text).ok()
+}
+
+/// Asks the keeper of a mountpoint for a reload, and waits for its outcome.
+pub fn ask(dir: &Path) -> Result<(), Failure> {
+    let mountpoint = mount::resolve(dir)?;
+    let shown = mountpoint.display();
+    let failed = |what: String| Failure::new(ExitCode::ReloadFailed, format!("{shown}: {what}"));
+    if !nix::unistd::geteuid().is_root() {
+        return Err(Failure::new(ExitCode::NotRoot, "reload needs root; use sudo"));
+    }
+    let mut signals = Signals::receive()?;
+    let lock = super::lock_path(&mountpoint);
+    if !super::is_held(&lock) {
+        return Err(super::not_mounted(&mountpoint));
+    }
+    let keeper = super::holder(&lock)
+        .ok_or_else(|| failed("its keeper cannot be found; reload it where it runs".into()))?;
+    let path = path(&mountpoint);
+    let before =
+        read(&path).ok_or_else(|| failed("its keeper is not ready for that yet".into()))?.begun;
+    keeper.signal(Signal::SIGHUP);
+    let mut until = Instant::now() + BEGUN_WITHIN;
+    let mut begun = false;
+    loop {
+        match read(&path) {
+            Some(Record { ended, failure, .. }) if ended > before => {
+                return failure.map_or(Ok(()), |failure| Err(failed(failure.to_string())));
+            }
+            Some(record) if record.begun > before && !begun => {
+                begun = true;
+                until = Instant::now() + Duration::from_millis(record.within_ms);
+            }
+            _ => {}
+        }
+        if keeper.has_ended() {
+            return Err(failed(format!("its keeper (pid {}) has ended", keeper.pid())));
+        }
+        if Instant::now() >= until || signals.received() > 0 {
+            return Err(failed(format!("its keeper (pid {}) has not answered", keeper.pid())));
+        }
+        signals.wait(&[keeper.as_fd()], Some(Instant::now() + LOOK_EVERY));
+    }
+}

@@ -1,0 +1,129 @@
+//! One worker process and the conversation with it.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Command, ExitStatus, Stdio};
+
+use super::notify;
+use super::process::{self, Process};
+use super::program::Program;
+use super::report::{self, Handover, Heard, Line, Report};
+use crate::config::Config;
+use crate::exit::{ExitCode, Failure};
+
+/// A worker that was started, and may have ended since.
+pub struct Running {
+    /// The process.
+    pub process: Process,
+    /// The conversation.
+    pub line: Line,
+    /// It has closed its end, which would read as news for ever.
+    silent: bool,
+    /// What it said was wrong, before it ended.
+    pub failure: Option<Failure>,
+}
+
+impl Running {
+    /// Starts a program as the worker, with three descriptors.
+    pub fn start(
+        program: &Program,
+        config: &Config,
+        first: bool,
+        device: &OwnedFd,
+    ) -> Result<Self, Failure> {
+        let failed = |e: io::Error| Failure::internal("start the worker", e);
+        let (line, theirs) = report::pair().map_err(failed)?;
+        let (handed, handing) = io::pipe().map_err(failed)?;
+        let descriptors = [
+            ("--status-fd", theirs.as_fd()),
+            ("--config-fd", handed.as_fd()),
+            ("--fuse-fd", device.as_fd()),
+        ];
+        let inherited: Vec<RawFd> = descriptors.iter().map(|(_, fd)| fd.as_raw_fd()).collect();
+
+        let mut command = Command::new(program.path());
+        notify::keep_from(&mut command)
+            .arg0("sessionfs")
+            .arg("worker")
+            .args(
+                descriptors
+                    .iter()
+                    .flat_map(|(flag, fd)| [(*flag).to_owned(), fd.as_raw_fd().to_string()]),
+            )
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .current_dir("/")
+            // A Ctrl-C is for the keeper, who ends the worker in order.
+            .process_group(0);
+        // SAFETY: between fork and exec this only makes system calls, which are async-signal-safe,
+        // on descriptors that stay open until `spawn` has returned.
+        unsafe {
+            command.pre_exec(move || process::inherit_only(&inherited));
+        }
+        let process = command.spawn().and_then(Process::of_child).map_err(failed)?;
+        let mut running = Self { process, line, silent: false, failure: None };
+        drop((theirs, handed));
+        // A configuration is smaller than a pipe; a worker that dies meanwhile breaks it.
+        let written = serde_json::to_vec(&Handover {
+            keeper: env!("CARGO_PKG_VERSION").into(),
+            config: config.clone(),
+            first,
+        })
+            .map_err(io::Error::other)
+            .and_then(|bytes| File::from(OwnedFd::from(handing)).write_all(&bytes));
+        match written {
+            Ok(()) => Ok(running),
+            Err(error) => {
+                running.process.kill();
+                Err(failed(error))
+            }
+        }
+    }
+
+    /// What to wait for before the next look at it.
+    pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        let line = (!self.silent).then(|| self.line.as_fd());
+        std::iter::once(self.process.as_fd()).chain(line).collect()
+    }
+
+    /// What it says now, if anything; a failure is kept for its end.
+    pub fn hear(&mut self) -> Option<Report> {
+        match self.line.hear() {
+            Heard::Message(Report::Failed(failure)) => {
+                self.failure = Some(failure);
+                None
+            }
+            Heard::Message(report) => Some(report),
+            Heard::Nothing => None,
+            Heard::Gone => {
+                self.silent = true;
+                None
+            }
+        }
+    }
+
+    /// Ends it and says why it ended: in its own words, if it found any.
+    pub fn end(mut self, otherwise: &str) -> Failure {
+        let ended = self.process.has_ended();
+        let status = self.process.kill();
+        while self.hear().is_some() {}
+        self.failure.unwrap_or_else(|| {
+            let what = if ended { status_words(status) } else { otherwise.to_owned() };
+            Failure::new(ExitCode::WorkerFailed, format!("the worker {what}; see the log above"))
+        })
+    }
+}
+
+/// How a process ended, in words.
+pub fn status_words(status: Option<ExitStatus>) -> String {
+    match status {
+        None => "ended".into(),
+        Some(status) => match (status.code(), status.signal()) {
+            (Some(code), _) => format!("ended with exit code {code}"),
+            (None, Some(signal)) => format!("was ended by signal {signal}"),
+            (None, None) => format!("ended: {status}"),
+        },
+    }
+}
