@@ -87,7 +87,11 @@ impl Staging {
             if let (true, Ok(name)) =
                 (entry.file_type()?.is_file(), entry.file_name().into_string())
             {
-                staging.adopt(&name)?;
+                match staging.adopt(&name) {
+                    // The former worker serves yet: the save has just been published.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    adopted => drop(adopted?),
+                }
             }
         }
         Ok(staging)

@@ -3,6 +3,7 @@
 //! Everything that asks the mounted filesystem itself is done on a thread of its own with a bound:
 //! a filesystem that does not answer would otherwise hold the keeper, who alone can end it.
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -165,11 +166,50 @@ impl Mountpoint {
                 Err(errno) => return Err(refused(&self.path, errno)),
             }
         }
-        let since = Instant::now();
-        detach(&self.path)?;
-        filesystem.put_on(self.directory.as_fd()).map_err(|errno| refused(&self.path, errno))?;
-        Ok(Exchange::Gap(since.elapsed()))
+        self.exchange_with_gap(filesystem)
     }
+
+    /// The kernel takes a mount away at once, and then lets the call wait for a grace period of
+    /// some milliseconds. So another thread waits, and the place is filled as soon as it is empty.
+    fn exchange_with_gap(&self, filesystem: &Filesystem) -> Result<Exchange, Failure> {
+        let former = mount_id(&self.path);
+        std::thread::scope(|scope| {
+            let detaching = scope.spawn(|| detach(&self.path));
+            let mut since = Instant::now();
+            while mount_id(&self.path) == former && !detaching.is_finished() {
+                since = Instant::now();
+            }
+            let put = if mount_id(&self.path) == former {
+                // It could not be taken away, which the other thread tells.
+                Ok(())
+            } else {
+                filesystem.put_on(self.directory.as_fd()).map_err(|errno| refused(&self.path, errno))
+            };
+            let gap = since.elapsed();
+            detaching.join().unwrap_or_else(|_| Err(Failure::internal("unmount", "a panic")))?;
+            put.map(|()| Exchange::Gap(gap))
+        })
+    }
+}
+
+/// The mount that a path leads to, without asking its filesystem anything.
+fn mount_id(path: &Path) -> nix::Result<u64> {
+    let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)?;
+    let mut found = std::mem::MaybeUninit::<libc::statx>::zeroed();
+    // SAFETY: statx reads a string that ends with NUL, and writes to a buffer of its own type; both
+    // live through the call.
+    let result = unsafe {
+        libc::statx(
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            libc::AT_SYMLINK_NOFOLLOW | libc::AT_NO_AUTOMOUNT | libc::AT_STATX_DONT_SYNC,
+            libc::STATX_MNT_ID,
+            found.as_mut_ptr(),
+        )
+    };
+    Errno::result(result)?;
+    // SAFETY: the kernel has filled it, and every pattern of bits (zeroes before) is valid for it.
+    Ok(unsafe { found.assume_init() }.stx_mnt_id)
 }
 
 /// How one filesystem took the place of another.
