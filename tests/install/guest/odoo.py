@@ -3,6 +3,7 @@
 odoo.py --dir SESSIONS login NAME...     a new session for each; its sid is kept in ~/sids.json
 odoo.py --dir SESSIONS check [NAME...]   each must be there and be that person's; saves it once more
 odoo.py --dir SESSIONS logout NAME...    takes it away
+odoo.py --dir SESSIONS sid NAME          the cookie
 odoo.py --dir SESSIONS serve             checks all for ever; every error is a line on standard output
 """
 
@@ -79,7 +80,7 @@ def serve(store, book):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--dir", required=True)
-    parser.add_argument("what", choices=["login", "check", "logout", "serve"])
+    parser.add_argument("what", choices=["login", "check", "logout", "sid", "serve"])
     parser.add_argument("names", nargs="*")
     arguments = parser.parse_args()
     store = Store(arguments.dir)
@@ -94,6 +95,8 @@ def main():
             store.save(book[name], session | {"context": {"lang": "en_US", "tz": "UTC", "uid": uid}, "clicks": 0})
         elif arguments.what == "check":
             check(store, name, book[name])
+        elif arguments.what == "sid":
+            print(book[name])
         else:
             store.delete(book.pop(name))
     BOOK.write_text(json.dumps(book))
