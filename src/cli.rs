@@ -1,6 +1,7 @@
 //! The command line: what can be asked for. One file per command.
 
 mod bench;
+mod discover;
 mod mount;
 mod output;
 mod place;
@@ -24,6 +25,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Bench(bench::Args),
+    Discover(discover::Discover),
     Mount(mount::Mount),
     Reload(reload::Reload),
     Unmount(unmount::Unmount),
@@ -39,6 +41,7 @@ pub fn run() -> Result<(), Failure> {
     };
     match arguments.command {
         Command::Bench(bench) => bench.run(),
+        Command::Discover(discover) => discover.run(),
         Command::Mount(mount) => mount.run(),
         Command::Reload(reload) => reload.run(),
         Command::Unmount(unmount) => unmount.run(),

@@ -10,6 +10,7 @@
 mod documented;
 pub mod file;
 pub mod flags;
+pub mod lifetime;
 pub mod people;
 pub mod units;
 
@@ -213,7 +214,8 @@ impl Config {
     pub fn resolve_redis(place: &Place) -> Result<store::Settings, Failure> {
         let file = File::load(place.config.as_deref())?;
         let redis = redis(place, &file)?;
-        Ok(store_settings(&redis, lifetimes(&file.lifetime)?, &outage(&file.outage)?))
+        let settings = store_settings(&redis, lifetimes(&file.lifetime)?, &outage(&file.outage)?);
+        Ok(store::Settings { ends_stale: false, ..settings })
     }
 }
 
@@ -258,6 +260,7 @@ fn store_settings(redis: &Redis, lifetimes: Lifetimes, outage: &Outage) -> store
         down_after_ms: redis.request_timeout_ms,
         wait_step_ms: outage.wait_step_ms,
         outage_budget_ms: outage.wait_total_ms,
+        live: Some(lifetime::LIVE),
         ..store::Settings::default()
     }
 }
@@ -480,40 +483,13 @@ fn prefix(text: &str) -> Result<String, Failure> {
 }
 
 fn lifetimes(file: &file::Lifetime) -> Result<Lifetimes, Failure> {
-    let default = Lifetimes::default();
-    let range = SECOND_MS..=10 * YEAR_MS;
-    Ok(Lifetimes {
-        idle_ms: duration("lifetime.idle", file.idle.as_deref(), default.idle_ms, range.clone())?,
-        anonymous_idle_ms: duration(
-            "lifetime.anonymous_idle",
-            file.anonymous_idle.as_deref(),
-            default.anonymous_idle_ms,
-            range.clone(),
-        )?,
-        anonymous_unopened_ms: duration(
-            "lifetime.anonymous_unopened",
-            file.anonymous_unopened.as_deref(),
-            default.anonymous_unopened_ms,
-            range.clone(),
-        )?,
-        absolute_ms: match file.absolute.as_deref() {
-            None => default.absolute_ms,
-            Some("off") => None,
-            Some(text) => Some(duration("lifetime.absolute", Some(text), 0, range)?),
-        },
-        grace_ms: duration(
-            "lifetime.grace",
-            file.grace.as_deref(),
-            default.grace_ms,
-            SECOND_MS..=24 * HOUR_MS,
-        )?,
-        tombstone_ms: duration(
-            "lifetime.tombstone",
-            file.tombstone.as_deref(),
-            default.tombstone_ms,
-            SECOND_MS..=30 * 24 * HOUR_MS,
-        )?,
-    })
+    let mut lifetimes = Lifetimes::default();
+    for (key, text) in lifetime::written(file) {
+        if let Some(text) = text {
+            lifetime::set(&mut lifetimes, key, text)?;
+        }
+    }
+    Ok(lifetimes)
 }
 
 fn limits(file: &file::Limits) -> Result<Limits, Failure> {

@@ -92,6 +92,12 @@ exit_codes! {
     BenchOutput = 51,
     /// `bench`: ended by a signal, after the result so far was printed.
     Interrupted = 52,
+    /// `check`: something needs a look.
+    CheckWarning = 60,
+    /// `check`: something is wrong.
+    CheckFailed = 61,
+    /// `discover`: no Odoo, and no directory of sessions, is found.
+    SessionsNotFound = 62,
 }
 
 impl From<ExitCode> for u8 {

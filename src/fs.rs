@@ -17,6 +17,8 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::Result;
 
 pub mod attributes;
@@ -75,6 +77,19 @@ impl Default for Settings {
             passive_titles: vec!["odoo: WorkerCron".into()],
         }
     }
+}
+
+/// What the core holds at a moment.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct InUse {
+    /// Files that the kernel remembers.
+    pub nodes: u64,
+    /// Open files and directories.
+    pub handles: u64,
+    /// Temp files of saves under way.
+    pub staging_files: u64,
+    /// What they hold.
+    pub staging_bytes: u64,
 }
 
 /// Who asks.
@@ -153,6 +168,16 @@ impl<S: Store> Core<S> {
     /// Removes staging files that nobody has open and nobody will publish any more.
     pub fn expire_staging(&self) {
         self.staging.expire_orphans();
+    }
+
+    /// What is held now.
+    pub fn in_use(&self) -> InUse {
+        InUse {
+            nodes: self.nodes().len() as u64,
+            handles: self.handles().len() as u64,
+            staging_files: self.staging.count() as u64,
+            staging_bytes: self.staging.total_bytes(),
+        }
     }
 
     fn nodes(&self) -> MutexGuard<'_, Nodes> {

@@ -300,7 +300,7 @@ fn not_mounted(mountpoint: &Path) -> Failure {
         format!(
             "{}: no sessionfs is mounted there; see 'findmnt -t {}'",
             mountpoint.display(),
-            mount::FSTYPE
+            crate::mount_table::FSTYPE
         ),
     )
 }
@@ -314,7 +314,7 @@ pub fn unmount(dir: &Path) -> Result<(), Failure> {
     let mut signals = Signals::receive()?;
     let path = lock_path(&mountpoint);
     if !is_held(&path) {
-        return if mount::Mounted::is_ours(&mountpoint) {
+        return if mount::is_ours(&mountpoint) {
             mount::detach(&mountpoint)
         } else {
             Err(not_mounted(&mountpoint))

@@ -5,6 +5,8 @@
 //! - [`fs`]: the filesystem's core; runs without a kernel; asks a [`fs::store::Store`].
 //! - [`store`]: that trait on Redis: link, keys, envelope, scripts.
 //! - [`fuse`]: the adapter that decodes requests, checks permission, calls the core and replies.
+//! - [`mount_table`]: what the kernel says is mounted where.
+//! - [`odoo`]: what can be learnt of the Odoo on this host, and where it keeps its sessions.
 //! - [`keeper`]: owns the mount; starts and watches the worker and the private Redis.
 //! - [`config`]: file and command line, resolved into the settings of the parts above.
 //! - [`telemetry`]: events that are a log line and a metric at once.
@@ -19,6 +21,8 @@ pub mod exit;
 pub mod fs;
 pub mod fuse;
 pub mod keeper;
+pub mod mount_table;
+pub mod odoo;
 pub mod session;
 pub mod store;
 pub mod telemetry;

@@ -1,10 +1,20 @@
-//! Events: each is one log line (and, once metrics are served, one counter), so that the two
-//! cannot drift apart. No event holds a session id; sessions are named by alias.
+//! Events: each is one log line and one counter, so that the two cannot drift apart. No event holds
+//! a session id; sessions are named by alias.
+//!
+//! - [`metrics`]: what is counted, in one registry for the process
+//! - [`request`] and [`latency`]: the kernel's requests as labels, times as histograms
+//! - [`log`]: where log lines go; [`recent`]: the last warnings and errors, for `status`
 
+pub mod latency;
 pub mod log;
+pub mod metrics;
+pub mod recent;
+pub mod request;
 
 use tracing::{error, info, warn};
 
+use self::metrics::metrics;
+use crate::fs::store::{Health, Refusal};
 use crate::session::name::Alias;
 
 /// Something that an administrator or an auditor may want to know.
@@ -30,7 +40,7 @@ pub enum Event<'a> {
         /// Which session.
         alias: &'a Alias,
         /// Why.
-        reason: &'a str,
+        reason: Refusal,
     },
     /// Stored content that does not open with its own session's key.
     BrokenSeal {
@@ -40,9 +50,23 @@ pub enum Event<'a> {
     /// The connection to Redis went from one state to another.
     Link {
         /// The state it is in now.
-        state: &'a str,
+        state: Health,
         /// What was seen.
         cause: &'a str,
+    },
+    /// A live setting has changed, and is followed from now on.
+    Setting {
+        /// Its key.
+        key: &'a str,
+        /// What held until now; `None`: the node's own file.
+        old: Option<&'a str>,
+        /// What holds now.
+        new: Option<&'a str>,
+    },
+    /// A live setting cannot be used; what held before goes on.
+    BadSetting {
+        /// Why.
+        reason: &'a str,
     },
     /// The worker lived, but the mount did not answer any more; it is ended.
     WorkerStuck {
@@ -59,19 +83,42 @@ pub enum Event<'a> {
 impl Event<'_> {
     /// Logs and counts it.
     pub fn emit(&self) {
-        match self {
+        let metrics = metrics();
+        match *self {
             Event::Expired { alias, db, uid, limit, age_ms, idle_ms } => {
                 info!(event = "session_expired", %alias, db, uid, limit, age_ms, idle_ms);
+                metrics.session_expired(limit);
             }
             Event::SaveRefused { alias, reason } => {
-                info!(event = "save_refused", %alias, reason);
+                info!(event = "save_refused", %alias, reason = reason.text());
+                metrics.save_refused(reason);
             }
-            Event::BrokenSeal { alias } => warn!(event = "broken_seal", %alias),
-            Event::Link { state, cause } => warn!(event = "link", state, cause),
+            Event::BrokenSeal { alias } => {
+                warn!(event = "broken_seal", %alias);
+                metrics.broken_seals.inc();
+            }
+            Event::Link { state, cause } => {
+                match state {
+                    // That it is over is told, and warns of nothing.
+                    Health::Well => info!(event = "link", state = state.label(), cause),
+                    _ => warn!(event = "link", state = state.label(), cause),
+                }
+                metrics.link_is(state);
+            }
+            Event::WorkerDied { status } => {
+                error!(event = "worker_died", status);
+                metrics.worker_restarts.inc();
+            }
+            Event::Setting { key, old, new } => {
+                info!(event = "setting", key, old, new, "the live setting is followed from now on");
+            }
+            Event::BadSetting { reason } => {
+                warn!(event = "bad_setting", reason, "what held before goes on");
+            }
             Event::WorkerStuck { answer_within_ms } => {
                 error!(event = "worker_stuck", answer_within_ms);
+                metrics.worker_restarts.inc();
             }
-            Event::WorkerDied { status } => error!(event = "worker_died", status),
         }
     }
 }

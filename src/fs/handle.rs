@@ -44,6 +44,11 @@ impl Handles {
         self.open.get(&id).cloned()
     }
 
+    /// How many are open.
+    pub fn len(&self) -> usize {
+        self.open.len()
+    }
+
     /// Closes it.
     pub fn remove(&mut self, id: HandleId) -> Option<Handle> {
         self.open.remove(&id)

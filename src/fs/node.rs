@@ -119,6 +119,11 @@ pub struct Nodes {
 const MAX_EVICTIONS_AT_ONCE: usize = 8;
 
 impl Nodes {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.known.len()
+    }
+
     /// An empty table that asks the kernel to forget entries beyond `max_nodes` or `max_bytes`.
     pub fn new(max_nodes: usize, max_bytes: usize, evictions: SyncSender<Eviction>) -> Self {
         // The start second in the high bits: no id of an earlier worker comes again.

@@ -210,7 +210,7 @@ impl<S: Store> Core<S> {
                 if let Some(thread) = self.threads(caller).get(caller.tid) {
                     thread.unpublished = false;
                 }
-                return Err(refused(reason));
+                return Err(refused(reason.text()));
             }
             Err(error) => {
                 return Err(Error::fault(

@@ -147,6 +147,16 @@ impl Staging {
         lock(&self.files).by_node.values().cloned().collect()
     }
 
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        lock(&self.files).by_node.len()
+    }
+
+    /// What they hold together.
+    pub fn total_bytes(&self) -> u64 {
+        self.total_bytes.load(Ordering::Relaxed)
+    }
+
     /// Writes within both bounds: `EFBIG` beyond a session's, `ENOSPC` beyond that of all.
     pub fn write(&self, staged: &Staged, data: &[u8], offset: u64) -> Result<()> {
         let end = offset.saturating_add(data.len() as u64);

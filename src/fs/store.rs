@@ -115,8 +115,51 @@ pub enum Published {
     Taken(Meta),
     /// A retry that found something newer than its first attempt: done, and nothing changed.
     Superseded,
-    /// It would have revived a session that has ended, or destroyed one. The reason, for the log.
-    Refused(&'static str),
+    /// It would have revived a session that has ended, or destroyed one.
+    Refused(Refusal),
+}
+
+/// Why a save was refused, for the log and the metrics.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Refusal {
+    /// The session has ended.
+    Ended,
+    /// The session it was read from has ended, and the name lives anew.
+    Replaced,
+    /// Anonymous content after a read that failed.
+    Unread,
+    /// Its lifetime is over.
+    Lifetime,
+    /// A reason that this version does not know.
+    Other,
+}
+
+impl Refusal {
+    /// All of them, in the order of their numbers.
+    pub const ALL: &[Self] =
+        &[Self::Ended, Self::Replaced, Self::Unread, Self::Lifetime, Self::Other];
+
+    /// In words, as the script says it.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Ended => "the session has ended",
+            Self::Replaced => "the session it was read from has ended, the name lives anew",
+            Self::Unread => "anonymous content after a read that failed",
+            Self::Lifetime => "its lifetime is over",
+            Self::Other => "refused",
+        }
+    }
+
+    /// In one word.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Ended => "ended",
+            Self::Replaced => "replaced",
+            Self::Unread => "unread",
+            Self::Lifetime => "lifetime",
+            Self::Other => "other",
+        }
+    }
 }
 
 /// One removal.
@@ -210,6 +253,17 @@ pub enum Health {
     InDoubt,
     /// The connection is lost, or the doubt has lasted.
     Down,
+}
+
+impl Health {
+    /// In words.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Well => "well",
+            Self::InDoubt => "in doubt",
+            Self::Down => "down",
+        }
+    }
 }
 
 /// How a bounded wait for a well connection ended.

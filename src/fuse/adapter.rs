@@ -14,7 +14,7 @@ use fuser::{
 use tokio::runtime::Handle;
 
 use super::Tree;
-use super::answer::Answerer;
+use super::answer::{Asked, log_totals};
 use super::kernel::Offers;
 use crate::error::{Error, Result};
 use crate::fs::attributes::{Attributes, Change, Entry, Kind, from_ns};
@@ -25,6 +25,7 @@ use crate::fs::node::NodeId;
 use crate::fs::open::{Mode, Opened};
 use crate::fs::store::{Mtime, Store};
 use crate::fs::{Caller, Core, Step};
+use crate::telemetry::request::Operation;
 
 const GENERATION: Generation = Generation(0);
 const BLOCK_BYTES: u32 = 4096;
@@ -36,7 +37,8 @@ type OnInit = Box<dyn FnOnce() + Send + Sync>;
 pub struct Adapter<S> {
     core: Arc<Core<S>>,
     tree: Tree,
-    answerer: Answerer,
+    /// Runs what needs the store.
+    runtime: Handle,
     offers: Offers,
     on_init: Option<OnInit>,
     /// When this worker began: what directories show as their times.
@@ -49,7 +51,7 @@ impl<S: Store> Adapter<S> {
         Self {
             core,
             tree,
-            answerer: Answerer::new(runtime),
+            runtime,
             offers: Offers::from_environment(),
             on_init: Some(on_init),
             started: SystemTime::now(),
@@ -161,16 +163,17 @@ impl<S: Store> Filesystem for Adapter<S> {
     }
 
     fn destroy(&mut self) {
-        self.answerer.log_totals();
+        log_totals();
     }
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let asked = Asked::now(Operation::Lookup);
         let step = match self.caller(request) {
             Ok(caller) => self.core.lookup(caller, NodeId(parent.0), name),
             Err(error) => Err(error).into(),
         };
         let encoder = self.encoder();
-        self.answerer.answer("lookup", step, move |found| encoder.entry(reply, found));
+        asked.answer(&self.runtime, step, move |found| encoder.entry(reply, found));
     }
 
     fn forget(&self, _: &Request, node: INodeNo, count: u64) {
@@ -178,8 +181,9 @@ impl<S: Store> Filesystem for Adapter<S> {
     }
 
     fn getattr(&self, request: &Request, node: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        let asked = Asked::now(Operation::Getattr);
         let found = self.caller(request).and_then(|_| self.core.attributes(NodeId(node.0)));
-        match self.answerer.settle("getattr", found) {
+        match asked.settle(found) {
             Ok(found) => reply.attr(&found.valid, &self.encoder().attributes(&found)),
             Err(errno) => reply.error(errno),
         }
@@ -203,6 +207,7 @@ impl<S: Store> Filesystem for Adapter<S> {
         _: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
+        let asked = Asked::now(Operation::Setattr);
         let change = Change { mode, size_bytes: size, mtime: new_mtime.map(mtime) };
         let same_owner = uid.is_none_or(|uid| uid == self.tree.owner_uid)
             && gid.is_none_or(|gid| gid == self.tree.owner_gid);
@@ -217,7 +222,7 @@ impl<S: Store> Filesystem for Adapter<S> {
             }
         };
         let encoder = self.encoder();
-        self.answerer.answer("setattr", step, move |result| match result {
+        asked.answer(&self.runtime, step, move |result| match result {
             Ok(now) => reply.attr(&now.valid, &encoder.attributes(&now)),
             Err(errno) => reply.error(errno),
         });
@@ -233,10 +238,11 @@ impl<S: Store> Filesystem for Adapter<S> {
         _: u32,
         reply: ReplyEntry,
     ) {
+        let asked = Asked::now(Operation::Mknod);
         let refused = self.caller(request).and_then(|_| {
             Err(Error::expected(libc::EPERM, "only the temp file of a save can be created"))
         });
-        if let Err(errno) = self.answerer.settle::<()>("mknod", refused) {
+        if let Err(errno) = asked.settle::<()>(refused) {
             reply.error(errno);
         }
     }
@@ -250,24 +256,27 @@ impl<S: Store> Filesystem for Adapter<S> {
         _: u32,
         reply: ReplyEntry,
     ) {
+        let asked = Asked::now(Operation::Mkdir);
         let made = self.caller(request).and_then(|_| self.core.mkdir(NodeId(parent.0), name));
         let encoder = self.encoder();
-        encoder.entry(reply, self.answerer.settle("mkdir", made.map(Found::Entry)));
+        encoder.entry(reply, asked.settle(made.map(Found::Entry)));
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let asked = Asked::now(Operation::Unlink);
         let step = match self.caller(request) {
             Ok(caller) => self.core.unlink(caller, NodeId(parent.0), name),
             Err(error) => Err(error).into(),
         };
-        self.answerer.answer("unlink", step, move |result| empty(reply, result));
+        asked.answer(&self.runtime, step, move |result| empty(reply, result));
     }
 
     fn rmdir(&self, request: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
+        let asked = Asked::now(Operation::Rmdir);
         let refused = self
             .caller(request)
             .and_then(|_| Err(Error::expected(libc::ENOTEMPTY, "shards are always there")));
-        empty(reply, self.answerer.settle("rmdir", refused));
+        empty(reply, asked.settle(refused));
     }
 
     fn rename(
@@ -280,6 +289,7 @@ impl<S: Store> Filesystem for Adapter<S> {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
+        let asked = Asked::now(Operation::Rename);
         let step = match self.caller(request) {
             Err(error) => Err(error).into(),
             Ok(_) if !flags.is_empty() => {
@@ -290,10 +300,11 @@ impl<S: Store> Filesystem for Adapter<S> {
                 self.core.rename(caller, (NodeId(parent.0), name), (NodeId(new_parent.0), new_name))
             }
         };
-        self.answerer.answer("rename", step, move |result| empty(reply, result));
+        asked.answer(&self.runtime, step, move |result| empty(reply, result));
     }
 
     fn open(&self, request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let asked = Asked::now(Operation::Open);
         let mode = Mode {
             write: flags.acc_mode() != OpenAccMode::O_RDONLY,
             truncate: flags.0 & libc::O_TRUNC != 0,
@@ -303,7 +314,7 @@ impl<S: Store> Filesystem for Adapter<S> {
             Err(error) => Err(error).into(),
         };
         let always = self.offers.open_flags();
-        self.answerer.answer("open", step, move |result| match result {
+        asked.answer(&self.runtime, step, move |result| match result {
             Ok(opened) => reply.opened(FileHandle(opened.handle.0), always | caching(opened)),
             Err(errno) => reply.error(errno),
         });
@@ -320,9 +331,10 @@ impl<S: Store> Filesystem for Adapter<S> {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        let asked = Asked::now(Operation::Read);
         let data =
             self.caller(request).and_then(|_| self.core.read(HandleId(handle.0), offset, size));
-        match self.answerer.settle("read", data) {
+        match asked.settle(data) {
             Ok(data) => reply.data(&data),
             Err(errno) => reply.error(errno),
         }
@@ -340,11 +352,12 @@ impl<S: Store> Filesystem for Adapter<S> {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        let asked = Asked::now(Operation::Write);
         let step = match self.caller(request) {
             Ok(caller) => self.core.write(caller, HandleId(handle.0), offset, data),
             Err(error) => Err(error).into(),
         };
-        self.answerer.answer("write", step, move |result| match result {
+        asked.answer(&self.runtime, step, move |result| match result {
             Ok(written) => reply.written(written),
             Err(errno) => reply.error(errno),
         });
@@ -376,11 +389,12 @@ impl<S: Store> Filesystem for Adapter<S> {
     }
 
     fn opendir(&self, request: &Request, node: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        let asked = Asked::now(Operation::Opendir);
         let step = match self.caller(request) {
             Ok(caller) => self.core.open_directory(caller, NodeId(node.0)),
             Err(error) => Err(error).into(),
         };
-        self.answerer.answer("opendir", step, move |result| match result {
+        asked.answer(&self.runtime, step, move |result| match result {
             Ok(handle) => reply.opened(FileHandle(handle.0), FopenFlags::empty()),
             Err(errno) => reply.error(errno),
         });
@@ -394,7 +408,8 @@ impl<S: Store> Filesystem for Adapter<S> {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        match self.answerer.settle("readdir", self.listing(request, handle)) {
+        let asked = Asked::now(Operation::Readdir);
+        match asked.settle(self.listing(request, handle)) {
             Ok(snapshot) => {
                 for (next, name, item) in rest(&snapshot, offset) {
                     let (ino, kind) = match item {
@@ -420,7 +435,8 @@ impl<S: Store> Filesystem for Adapter<S> {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let snapshot = match self.answerer.settle("readdirplus", self.listing(request, handle)) {
+        let asked = Asked::now(Operation::Readdirplus);
+        let snapshot = match asked.settle(self.listing(request, handle)) {
             Ok(snapshot) => snapshot,
             Err(errno) => return reply.error(errno),
         };
@@ -477,6 +493,7 @@ impl<S: Store> Filesystem for Adapter<S> {
     }
 
     fn access(&self, request: &Request, node: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
+        let asked = Asked::now(Operation::Access);
         let allowed = self.caller(request).and_then(|_| {
             let found = self.core.attributes(NodeId(node.0))?;
             if mask.contains(AccessFlags::X_OK) && found.kind == Kind::File {
@@ -484,7 +501,7 @@ impl<S: Store> Filesystem for Adapter<S> {
             }
             Ok(())
         });
-        empty(reply, self.answerer.settle("access", allowed));
+        empty(reply, asked.settle(allowed));
     }
 
     fn create(
@@ -497,11 +514,12 @@ impl<S: Store> Filesystem for Adapter<S> {
         flags: i32,
         reply: ReplyCreate,
     ) {
+        let asked = Asked::now(Operation::Create);
         let created = self.caller(request).and_then(|caller| {
             let exclusive = flags & libc::O_EXCL != 0;
             self.core.create(caller, NodeId(parent.0), name, mode & !umask, exclusive)
         });
-        match self.answerer.settle("create", created) {
+        match asked.settle(created) {
             Ok((entry, opened)) => reply.created(
                 &entry.valid,
                 &self.encoder().attributes(&entry.attributes),

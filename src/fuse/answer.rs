@@ -1,71 +1,63 @@
 //! The one place that replies, logs and counts.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use fuser::Errno;
 use tokio::runtime::Handle;
 
 use crate::error::{Error, Level, Result};
 use crate::fs::Step;
+use crate::telemetry::metrics::metrics;
+use crate::telemetry::request::{Operation, Outcome};
 
-/// Answers requests.
-#[derive(Clone)]
-pub struct Answerer {
-    runtime: Handle,
-    counts: Arc<Counts>,
+/// A request that was read and is to be answered.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    operation: Operation,
+    at: Instant,
 }
 
-/// How many requests were answered.
-#[derive(Debug, Default)]
-pub struct Counts {
-    answered: AtomicU64,
-    failed: AtomicU64,
-}
-
-impl Answerer {
-    /// What needs the store is run on `runtime`.
-    pub fn new(runtime: Handle) -> Self {
-        Self { runtime, counts: Arc::default() }
+impl Asked {
+    /// It was read now.
+    pub fn now(operation: Operation) -> Self {
+        Self { operation, at: Instant::now() }
     }
 
-    /// Answers `operation` by `send`, now or when its work is done. The work is never dropped
+    /// Logs and counts a result that is sent by the caller at once.
+    pub fn settle<T>(self, result: Result<T>) -> std::result::Result<T, Errno> {
+        let outcome = match &result {
+            Ok(_) => Outcome::Ok,
+            Err(error) => {
+                log(self.operation.label(), error);
+                Outcome::of_errno(error.errno())
+            }
+        };
+        metrics().answered(self.operation, outcome, self.at.elapsed());
+        result.map_err(|error| Errno::from_i32(error.errno()))
+    }
+
+    /// Answers by `send`, now or when the work is done on `runtime`. The work is never dropped
     /// half-way: a reply that is dropped answers EIO, which is a logout.
     pub fn answer<T: Send + 'static>(
-        &self,
-        operation: &'static str,
+        self,
+        runtime: &Handle,
         step: Step<T>,
         send: impl FnOnce(std::result::Result<T, Errno>) + Send + 'static,
     ) {
         match step {
-            Step::Done(result) => send(self.settle(operation, result)),
+            Step::Done(result) => send(self.settle(result)),
             Step::Later(work) => {
-                let this = self.clone();
-                self.runtime.spawn(async move { send(this.settle(operation, work.await)) });
+                runtime.spawn(async move { send(self.settle(work.await)) });
             }
         }
     }
+}
 
-    /// Logs and counts a result that is sent by the caller at once.
-    pub fn settle<T>(
-        &self,
-        operation: &'static str,
-        result: Result<T>,
-    ) -> std::result::Result<T, Errno> {
-        self.counts.answered.fetch_add(1, Ordering::Relaxed);
-        result.map_err(|error| {
-            self.counts.failed.fetch_add(1, Ordering::Relaxed);
-            log(operation, &error);
-            Errno::from_i32(error.errno())
-        })
-    }
-
-    /// One line of what was done, at the end.
-    pub fn log_totals(&self) {
-        let answered = self.counts.answered.load(Ordering::Relaxed);
-        let failed = self.counts.failed.load(Ordering::Relaxed);
-        tracing::info!(answered, failed, "the mount is no longer served");
-    }
+/// One line of what was done, at the end.
+pub fn log_totals() {
+    let [answered, failed] =
+        [Outcome::Ok, Outcome::Failed].map(|o| metrics().requests_by_outcome(o));
+    tracing::info!(answered, failed, "the mount is no longer served");
 }
 
 fn log(operation: &'static str, error: &Error) {

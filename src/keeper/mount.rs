@@ -20,9 +20,8 @@ use super::filesystem::Filesystem;
 use super::signals::Signals;
 use crate::exit::{ExitCode, Failure};
 use crate::fuse::kernel::Offers;
+use crate::mount_table::{MountTable, Mounted};
 
-/// What the mount table calls us.
-pub const FSTYPE: &str = "fuse.sessionfs";
 
 const DEVICE: &str = "/dev/fuse";
 
@@ -74,10 +73,10 @@ pub fn resolve(dir: &Path) -> Result<PathBuf, Failure> {
 pub fn clear_dead(mountpoint: &Path, signals: &mut Signals) -> Result<(), Failure> {
     const DYING_WITHIN: Duration = Duration::from_secs(3);
     let until = Instant::now() + DYING_WITHIN;
-    while let Some(found) = Mounted::find(mountpoint) {
+    while let Some(found) = mounted(mountpoint) {
         let answer = Probe::start(mountpoint).map(|probe| probe.wait(signals));
         let dead = matches!(&answer, Ok(Err(error)) if is_dead(error));
-        let ours = found.fstype == FSTYPE;
+        let ours = found.is_ours();
         if dead && ours {
             tracing::warn!(
                 mountpoint = %mountpoint.display(),
@@ -272,55 +271,14 @@ pub fn is_dead(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED))
 }
 
-/// What the mount table says of a directory.
-#[derive(Debug, Eq, PartialEq)]
-pub struct Mounted {
-    /// The kind of filesystem.
-    pub fstype: String,
+/// What is mounted on this very directory; the uppermost, if several are.
+pub fn mounted(mountpoint: &Path) -> Option<Mounted> {
+    MountTable::own().ok()?.at(mountpoint).cloned()
 }
 
-impl Mounted {
-    /// What is mounted on this very directory; the uppermost, if several are.
-    pub fn find(mountpoint: &Path) -> Option<Self> {
-        let table = std::fs::read("/proc/self/mountinfo").ok()?;
-        Self::find_in(&table, mountpoint)
-    }
-
-    /// Whether a sessionfs is mounted there.
-    pub fn is_ours(mountpoint: &Path) -> bool {
-        Self::find(mountpoint).is_some_and(|mounted| mounted.fstype == FSTYPE)
-    }
-
-    fn find_in(table: &[u8], mountpoint: &Path) -> Option<Self> {
-        const MOUNTPOINT_FIELD: usize = 4;
-        table
-            .split(|byte| *byte == b'\n')
-            .filter_map(|line| {
-                let mut fields = line.split(|byte| *byte == b' ');
-                let at = unescaped(fields.nth(MOUNTPOINT_FIELD)?);
-                // Optional fields end with a lone hyphen; the kind follows it.
-                let fstype = fields.skip_while(|field| *field != b"-").nth(1)?;
-                (at == mountpoint.as_os_str().as_bytes())
-                    .then(|| Self { fstype: String::from_utf8_lossy(fstype).into_owned() })
-            })
-            .next_back()
-    }
-}
-
-/// The mount table writes blanks and backslashes of a path as three octal digits.
-fn unescaped(field: &[u8]) -> Vec<u8> {
-    let mut plain = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((first, after)) = rest.split_first() {
-        let escape = after
-            .get(..3)
-            .filter(|_| *first == b'\\')
-            .and_then(|digits| std::str::from_utf8(digits).ok())
-            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        plain.push(escape.unwrap_or(*first));
-        rest = &after[if escape.is_some() { 3 } else { 0 }..];
-    }
-    plain
+/// Whether a sessionfs is mounted there.
+pub fn is_ours(mountpoint: &Path) -> bool {
+    mounted(mountpoint).is_some_and(|mounted| mounted.is_ours())
 }
 
 /// A question to the filesystem's root, asked by a thread of its own.
@@ -384,34 +342,6 @@ impl AsFd for Probe {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const TABLE: &[u8] = b"\
-22 1 254:0 / / rw,relatime - ext4 /dev/root rw
-30 22 0:40 / /srv/a\\040b rw,nosuid shared:5 - fuse.sessionfs sessionfs rw,user_id=0
-31 22 0:41 / /srv/two rw - tmpfs tmpfs rw
-32 31 0:42 / /srv/two rw master:1 shared:2 - fuse.sessionfs sessionfs rw
-broken line
-";
-
-    fn fstype(path: &str) -> Option<String> {
-        Mounted::find_in(TABLE, Path::new(path)).map(|mounted| mounted.fstype)
-    }
-
-    #[test]
-    fn the_mount_table_is_read_with_blanks_and_layers() {
-        assert_eq!(fstype("/srv/a b").as_deref(), Some(FSTYPE));
-        assert_eq!(fstype("/srv/two").as_deref(), Some(FSTYPE));
-        assert_eq!(fstype("/").as_deref(), Some("ext4"));
-        assert_eq!(fstype("/srv"), None);
-    }
-
-    #[test]
-    fn odd_escapes_do_no_harm() {
-        for field in [&b"\\"[..], b"\\0", b"\\999", b"a\\04", b"\\\\"] {
-            assert_eq!(unescaped(field), field);
-        }
-        assert_eq!(unescaped(b"\\134\\040"), b"\\ ");
-    }
 
     #[test]
     fn a_mountpoint_that_is_none_is_told() {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
 use super::filesystem::Filesystem;
-use super::mount::{self, Exchange, Mounted, Mountpoint};
+use super::mount::{self, Exchange, Mountpoint};
 use super::program::Program;
 use super::pulse::Pulse;
 use super::report::{Order, Report};
@@ -208,7 +208,7 @@ impl Watched {
         // Held, it would be in use: 'umount' would say so.
         drop(filesystem);
         match put {
-            Ok(place) if Mounted::is_ours(&self.config.mountpoint) => {
+            Ok(place) if mount::is_ours(&self.config.mountpoint) => {
                 self.served = true;
                 Ok(self.serving(running, place))
             }
@@ -233,8 +233,7 @@ impl Watched {
     /// A worker that served has ended without being asked to.
     fn lost(&mut self, mut running: Running, since: Instant) -> Result<(Phase, Seen), Failure> {
         let status = running.process.status();
-        if status.is_some_and(|status| status.success())
-            && !Mounted::is_ours(&self.config.mountpoint)
+        if status.is_some_and(|status| status.success()) && !mount::is_ours(&self.config.mountpoint)
         {
             tracing::warn!("the mount was taken away with umount; ending");
             return Ok((Phase::Ended, Seen::Unmounted));
@@ -300,7 +299,7 @@ impl Watched {
     /// The successor answers: it takes the place.
     fn take_over(&mut self, running: Running, filesystem: Filesystem) -> Result<(), Failure> {
         match std::mem::replace(&mut self.phase, Phase::Down { retry_at: Instant::now() }) {
-            Phase::Serving(serving) if Mounted::is_ours(&self.config.mountpoint) => {
+            Phase::Serving(serving) if mount::is_ours(&self.config.mountpoint) => {
                 match serving.place.exchange(&filesystem) {
                     Ok(Exchange::Seamless) => tracing::info!("a new worker serves, without a gap"),
                     Ok(Exchange::Gap(gap)) => {

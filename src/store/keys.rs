@@ -24,6 +24,21 @@ impl Keys {
     pub fn index(&self, shard: Shard) -> String {
         format!("{}:a:{{{}}}", self.prefix, shard.as_str())
     }
+
+    /// The hash of live settings.
+    pub fn config(&self) -> String {
+        format!("{}:config", self.prefix)
+    }
+
+    /// The registration of one node.
+    pub fn node(&self, id: &str) -> String {
+        format!("{}:node:{id}", self.prefix)
+    }
+
+    /// The sorted set of all nodes by when they were last there.
+    pub fn nodes(&self) -> String {
+        format!("{}:nodes", self.prefix)
+    }
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use super::endpoint::Endpoint;
 use crate::fs::store::{Health, Waited};
 use crate::telemetry::Event;
+use crate::telemetry::metrics::metrics;
 
 /// The times by which the link judges and waits.
 #[derive(Clone, Copy, Debug)]
@@ -109,7 +110,7 @@ struct Shared {
     generations: AtomicU64,
     last_answer: Mutex<Instant>,
     sent: AtomicU64,
-    on_greeted: Box<dyn Fn(Value) + Send + Sync>,
+    on_greeted: Box<dyn Fn(Vec<Value>) + Send + Sync>,
     on_time: Box<dyn Fn(&Value) + Send + Sync>,
 }
 
@@ -120,13 +121,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Link {
     /// A link that is down, and the task that must run for it to become well. `greeting` is asked
-    /// on each new connection, and `greeted` is told the last answer. `on_time` is told each answer of
+    /// on each new connection, and `greeted` is told the answers before it counts. `on_time` is told each answer of
     /// `TIME`, which is the heartbeat.
     pub fn new(
         endpoint: Endpoint,
         timing: Timing,
         greeting: Vec<Cmd>,
-        greeted: impl Fn(Value) + Send + Sync + 'static,
+        greeted: impl Fn(Vec<Value>) + Send + Sync + 'static,
         on_time: impl Fn(&Value) + Send + Sync + 'static,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let now = Instant::now();
@@ -167,6 +168,11 @@ impl Link {
     /// What was seen last.
     pub fn cause(&self) -> String {
         self.0.state.borrow().cause.clone()
+    }
+
+    /// Where it leads to, without credentials.
+    pub fn address(&self) -> String {
+        self.0.endpoint.to_string()
     }
 
     /// How many requests were sent, heartbeats included.
@@ -286,7 +292,7 @@ impl Shared {
                 (Some(connection), ..) => (connection.clone(), state.generation),
             }
         };
-        self.sent.fetch_add(1, Ordering::Relaxed);
+        self.count_sent();
         let answer = send(&mut connection);
         tokio::pin!(answer);
         let asked = Instant::now();
@@ -303,9 +309,20 @@ impl Shared {
             answered = timeout_at(asked + bound, &mut answer).await.ok();
         }
         match answered {
-            None => Err(Fault::NoAnswer(format!("no answer within {} ms", bound.as_millis()))),
-            Some(answered) => self.judge(generation, answered),
+            None => {
+                metrics().redis_unanswered.inc();
+                Err(Fault::NoAnswer(format!("no answer within {} ms", bound.as_millis())))
+            }
+            Some(answered) => {
+                metrics().redis_latency.observe(asked.elapsed());
+                self.judge(generation, answered)
+            }
         }
+    }
+
+    fn count_sent(&self) {
+        self.sent.fetch_add(1, Ordering::Relaxed);
+        metrics().redis_round_trips.inc();
     }
 
     fn judge(&self, generation: u64, answer: Result<Value, RedisError>) -> Result<Reply, Fault> {
@@ -363,7 +380,7 @@ impl Shared {
             well
         });
         if changed {
-            Event::Link { state: "in doubt", cause: "a request is overdue" }.emit();
+            Event::Link { state: Health::InDoubt, cause: "a request is overdue" }.emit();
         }
     }
 
@@ -378,7 +395,7 @@ impl Shared {
             doubted
         });
         if changed {
-            Event::Link { state: "well", cause: "it answers again" }.emit();
+            Event::Link { state: Health::Well, cause: "it answers again" }.emit();
         }
     }
 
@@ -396,7 +413,7 @@ impl Shared {
             current
         });
         if changed {
-            Event::Link { state: "down", cause }.emit();
+            Event::Link { state: Health::Down, cause }.emit();
         }
     }
 
@@ -428,7 +445,7 @@ impl Shared {
             };
         });
         if was != Health::Well {
-            Event::Link { state: "well", cause: &cause }.emit();
+            Event::Link { state: Health::Well, cause: &cause }.emit();
         }
     }
 
@@ -448,12 +465,12 @@ impl Shared {
                     }
                 })
                 .await?;
-            let mut last = Value::Nil;
+            let mut answers = Vec::with_capacity(self.greeting.len());
             for command in &self.greeting {
-                self.sent.fetch_add(1, Ordering::Relaxed);
-                last = connection.send_packed_command(command).await?.extract_error()?;
+                self.count_sent();
+                answers.push(connection.send_packed_command(command).await?.extract_error()?);
             }
-            (self.on_greeted)(last);
+            (self.on_greeted)(answers);
             Ok(connection)
         };
         match timeout(bound, greet).await {
@@ -483,7 +500,7 @@ async fn supervise(shared: Arc<Shared>) {
                     news
                 });
                 if news {
-                    Event::Link { state: "down", cause: &cause }.emit();
+                    Event::Link { state: Health::Down, cause: &cause }.emit();
                 }
             }
         }

@@ -39,6 +39,23 @@ pub struct ServerInfo {
     pub address: String,
 }
 
+impl ServerInfo {
+    /// From an answer to `HELLO` in protocol 3.
+    pub fn read(answer: &Value, address: String) -> Option<Self> {
+        let server = fact(answer, "server")?;
+        let version = fact(answer, "version")?;
+        Some(Self { server, version, address })
+    }
+}
+
+/// One of the facts that `HELLO` tells.
+fn fact(answer: &Value, name: &str) -> Option<String> {
+    let Value::Map(facts) = answer else { return None };
+    facts.iter().find_map(|(key, value)| {
+        (plain(key)? == name).then(|| plain(value).map(str::to_owned)).flatten()
+    })
+}
+
 /// Why Redis cannot serve sessions. `Display` is one line with the remedy.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum ProbeError {
@@ -198,27 +215,20 @@ impl Probe {
 
     /// Who is it? `HELLO` tells, and is allowed to every user.
     async fn introduce(&mut self) -> Result<ServerInfo, ProbeError> {
-        let Value::Map(facts) = self.ask(redis::cmd("HELLO").arg(3)).await? else {
-            return Err(ProbeError::NotRedis(self.at.clone()));
-        };
-        let fact = |name: &str| {
-            facts.iter().find_map(|(key, value)| {
-                (plain(key)? == name).then(|| plain(value).map(str::to_owned)).flatten()
-            })
-        };
-        let (Some(server), Some(version)) = (fact("server"), fact("version")) else {
+        let answer = self.ask(redis::cmd("HELLO").arg(3)).await?;
+        let Some(found) = ServerInfo::read(&answer, self.at.clone()) else {
             return Err(ProbeError::NotRedis(self.at.clone()));
         };
         // Valkey begins at 7.2.
-        if read_version(&version) < Some(OLDEST) {
-            return Err(ProbeError::TooOld(self.at.clone(), version));
+        if read_version(&found.version) < Some(OLDEST) {
+            return Err(ProbeError::TooOld(self.at.clone(), found.version));
         }
-        if let Some(mode) = fact("mode")
+        if let Some(mode) = fact(&answer, "mode")
             && mode != "standalone"
         {
             return Err(ProbeError::Mode(self.at.clone(), mode));
         }
-        Ok(ServerInfo { server, version, address: self.at.clone() })
+        Ok(found)
     }
 
     /// A whole life of a session of our own, by every script and command there is.
@@ -285,6 +295,12 @@ impl Probe {
         self.ask(redis::cmd("ZREM").arg(&index).arg(name)).await?;
         self.ask(redis::cmd("ZSCORE").arg(&index).arg(name)).await?;
         self.ask(redis::cmd("DEL").arg(&session)).await?;
+        // Not on the settings themselves.
+        self.ask(redis::cmd("HSET").arg(&session).arg("setting").arg(1)).await?;
+        self.ask(redis::cmd("PEXPIRE").arg(&session).arg(PROBE_LIFE_MS)).await?;
+        self.ask(redis::cmd("HINCRBY").arg(&session).arg("setting").arg(1)).await?;
+        self.ask(redis::cmd("HMGET").arg(&session).arg("setting")).await?;
+        self.ask(redis::cmd("HDEL").arg(&session).arg("setting")).await?;
         self.ask(redis::cmd("PTTL").arg(&session)).await?;
         self.ask(redis::cmd("PEXPIRE").arg(&session).arg(PROBE_LIFE_MS)).await?;
         self.ask(redis::cmd("STRLEN").arg(&session)).await?;

@@ -25,6 +25,8 @@ pub struct Scripts {
     pub(super) amend: Script,
     pub(super) touch: Script,
     pub(super) list: Script,
+    pub(super) settings: Script,
+    pub(super) set: Script,
     /// The clock is Redis's own, and so tells of its jumps.
     pub(super) own_clock: bool,
 }
@@ -59,6 +61,8 @@ impl Scripts {
             amend: script("amend", include_str!("scripts/amend.lua")),
             touch: script("touch", include_str!("scripts/touch.lua")),
             list: script("list", include_str!("scripts/list.lua")),
+            settings: script("settings", include_str!("scripts/settings.lua")),
+            set: script("set", include_str!("scripts/set.lua")),
             own_clock: false,
         }
     }
@@ -70,8 +74,17 @@ impl Scripts {
     }
 
     /// Every script.
-    pub(super) fn all(&self) -> [&Script; 6] {
-        [&self.fetch, &self.publish, &self.unlink, &self.amend, &self.touch, &self.list]
+    pub(super) fn all(&self) -> [&Script; 8] {
+        [
+            &self.fetch,
+            &self.publish,
+            &self.unlink,
+            &self.amend,
+            &self.touch,
+            &self.list,
+            &self.settings,
+            &self.set,
+        ]
     }
 }
 

@@ -9,11 +9,12 @@ use log::{LevelFilter, Log, Metadata, Record};
 use tracing::Level;
 use tracing::level_filters::LevelFilter as TracingLevelFilter;
 use tracing_log::LogTracer;
-use tracing_subscriber::filter::{EnvFilter, filter_fn};
+use tracing_subscriber::filter::{EnvFilter, FilterExt, filter_fn};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{Layer, Registry};
 
+use super::recent::Keep;
 use crate::exit::{ExitCode, Failure};
 
 /// Crates that would log names or commands, and the most detailed level they are allowed.
@@ -60,8 +61,12 @@ where
         .with_ansi(false)
         // They would be told on standard error, with a panic if that is what failed.
         .log_internal_errors(false)
-        .with_filter(filter_fn(|meta| allowed(meta.target(), *meta.level())));
-    Ok(Registry::default().with(parse_filter(filter)?).with(lines))
+        .with_filter(
+            filter_fn(|meta| allowed(meta.target(), *meta.level())).and(parse_filter(filter)?),
+        );
+    // Whatever is logged, warnings are kept for `status`.
+    let kept = Keep.with_filter(TracingLevelFilter::WARN);
+    Ok(Registry::default().with(lines).with(kept))
 }
 
 /// Whether a target may log at this level at all.

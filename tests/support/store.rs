@@ -128,7 +128,7 @@ pub async fn taken(store: &RedisStore, publish: &Publish) -> Meta {
 
 pub async fn refused(store: &RedisStore, publish: &Publish) -> &'static str {
     match store.publish(publish).await {
-        Ok(Published::Refused(reason)) => reason,
+        Ok(Published::Refused(reason)) => reason.text(),
         other => panic!("not refused: {other:?}"),
     }
 }

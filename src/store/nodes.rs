@@ -1,0 +1,98 @@
+//! The nodes of a cluster: each writes what it has to say of itself, with a short life, and an
+//! index of all. Nobody reads them but `status`.
+
+use std::time::Duration;
+
+use redis::FromRedisValue as _;
+
+use super::RedisStore;
+use super::link::Need;
+use crate::fs::store::StoreError;
+
+/// A node that has not registered for so long is not there any more.
+pub const NODE_LIFE: Duration = Duration::from_secs(10);
+/// What is in the index for longer than this without a sign of life is removed from it.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(60 * 60);
+/// The index itself ends when no node has registered for so long.
+const INDEX_LIFE: Duration = Duration::from_secs(2 * 60 * 60);
+/// The most nodes that are read.
+const MOST: usize = 1000;
+
+fn ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl RedisStore {
+    /// Writes what node `id` says of itself. Nothing is read, and a link that is not well is not
+    /// asked.
+    pub async fn register_node(&self, id: &str, report: &str) -> Result<(), StoreError> {
+        let keys = &self.inner.keys;
+        let mut commands = redis::pipe();
+        commands.cmd("SET").arg(keys.node(id)).arg(report).arg("PX").arg(ms(NODE_LIFE));
+        commands.cmd("ZADD").arg(keys.nodes()).arg(self.inner.time.now_ms()).arg(id);
+        commands.cmd("PEXPIRE").arg(keys.nodes()).arg(ms(INDEX_LIFE));
+        self.all(&commands, Need::Well).await.map(|_| ())
+    }
+
+    /// Node `id` ends in order.
+    pub async fn remove_node(&self, id: &str) -> Result<(), StoreError> {
+        let keys = &self.inner.keys;
+        let mut commands = redis::pipe();
+        commands.cmd("DEL").arg(keys.node(id));
+        commands.cmd("ZREM").arg(keys.nodes()).arg(id);
+        self.all(&commands, Need::Up).await.map(|_| ())
+    }
+
+    /// What the nodes that are there say of themselves.
+    pub async fn nodes(&self) -> Result<Vec<String>, StoreError> {
+        let now_ms = self.inner.time.now_ms();
+        let ids = self.ids((now_ms.saturating_sub(ms(NODE_LIFE)).to_string(), "+inf")).await?;
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut commands = redis::pipe();
+        for id in &ids {
+            commands.cmd("GET").arg(self.inner.keys.node(id));
+        }
+        let value = self.all(&commands, Need::Up).await?;
+        let found =
+            Vec::<Option<String>>::from_redis_value(value).map_err(|_| of_another_shape())?;
+        Ok(found.into_iter().flatten().collect())
+    }
+
+    /// Takes those out of the index that have long been gone without having said so.
+    pub async fn forget_old_nodes(&self) -> Result<(), StoreError> {
+        let Some(before_ms) = self.inner.time.now_ms().checked_sub(ms(FORGOTTEN_AFTER)) else {
+            return Ok(());
+        };
+        let gone = self.ids(("-inf".to_owned(), &before_ms.to_string())).await?;
+        if gone.is_empty() {
+            return Ok(());
+        }
+        let mut command = redis::cmd("ZREM");
+        command.arg(self.inner.keys.nodes()).arg(gone);
+        self.inner.ask(&command).await.map(|_| ())
+    }
+
+    /// The ids last seen in a span of time.
+    async fn ids(&self, (from, to): (String, &str)) -> Result<Vec<String>, StoreError> {
+        let mut command = redis::cmd("ZRANGEBYSCORE");
+        command.arg(self.inner.keys.nodes()).arg(from).arg(to).arg("LIMIT").arg(0).arg(MOST);
+        let value = self.inner.ask(&command).await?;
+        Vec::<String>::from_redis_value(value).map_err(|_| of_another_shape())
+    }
+
+    async fn all(
+        &self,
+        commands: &redis::Pipeline,
+        need: Need,
+    ) -> Result<redis::Value, StoreError> {
+        let bound = Duration::from_millis(self.inner.settings.down_after_ms);
+        let reply = self.inner.link.request_all(commands, need, bound).await;
+        reply.map(|reply| reply.value).map_err(|fault| StoreError::Unavailable(fault.to_string()))
+    }
+}
+
+fn of_another_shape() -> StoreError {
+    StoreError::Unreadable("registrations of another shape".into())
+}

@@ -1,0 +1,393 @@
+//! What is counted: one registry for the process. `docs/monitoring.md` describes every metric, and
+//! a test holds the two together.
+//!
+//! Whoever counts holds a handle that was made beforehand: counting is one atomic addition.
+
+use std::fmt;
+use std::sync::atomic::AtomicU64;
+use std::sync::{LazyLock, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use prometheus_client::encoding::prometheus_text;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::latency::Latency;
+use super::request::{Operation, Outcome};
+use crate::fs::InUse;
+use crate::fs::store::{Health, Refusal};
+
+/// Begins every name.
+const PREFIX: &str = "sessionfs";
+/// The limits that a session can meet, as the scripts call them.
+const LIMITS: [&str; 3] = ["idle", "unopened", "absolute"];
+
+type Labels<const N: usize> = [(&'static str, &'static str); N];
+
+/// All metrics of this process.
+pub struct Metrics {
+    registry: Registry,
+    requests: Vec<Counter>,
+    request_latency: Vec<Latency>,
+    /// Requests sent to Redis, heartbeats included.
+    pub redis_round_trips: Counter,
+    /// Those that were not answered within their bound.
+    pub redis_unanswered: Counter,
+    /// How long the answered ones took.
+    pub redis_latency: Latency,
+    /// Activity of sessions written to Redis.
+    pub activity_writes: Counter,
+    /// Contents that did not open with their own session's key.
+    pub broken_seals: Counter,
+    /// Workers that ended without being asked to.
+    pub worker_restarts: Counter,
+    link: Link,
+    expired: [Counter; LIMITS.len()],
+    refused: Vec<Counter>,
+    gauges: Gauges,
+}
+
+/// The metrics of this process.
+pub fn metrics() -> &'static Metrics {
+    static METRICS: LazyLock<Metrics> = LazyLock::new(Metrics::new);
+    &METRICS
+}
+
+impl Metrics {
+    fn new() -> Self {
+        let mut registry = Registry::with_prefix(PREFIX);
+        let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("build", "The program that runs", version);
+        let started: Gauge = Gauge::default();
+        started.set(unix_seconds());
+        registry.register_with_unit(
+            "worker_start_time",
+            "When the worker was started, since the epoch",
+            Unit::Seconds,
+            started,
+        );
+
+        let requests = Family::<Labels<2>, Counter>::default();
+        let latency = Family::<Labels<1>, Latency>::default();
+        registry.register(
+            "requests",
+            "Requests of the kernel that were answered",
+            requests.clone(),
+        );
+        registry.register_with_unit(
+            "request_duration",
+            "From the reading of a request until its answer",
+            Unit::Seconds,
+            latency.clone(),
+        );
+        let every = Operation::ALL.iter().flat_map(|operation| {
+            Outcome::ALL.iter().map(|outcome| (operation.label(), outcome.label()))
+        });
+
+        let expired = Family::<Labels<1>, Counter>::default();
+        registry.register(
+            "sessions_expired",
+            "Sessions that met a limit and were ended",
+            expired.clone(),
+        );
+        let refused = Family::<Labels<1>, Counter>::default();
+        registry.register(
+            "saves_refused",
+            "Saves that would have revived or destroyed a session",
+            refused.clone(),
+        );
+        Self {
+            requests: every
+                .map(|(operation, outcome)| {
+                    requests.get_or_create_owned(&[("operation", operation), ("outcome", outcome)])
+                })
+                .collect(),
+            request_latency: Operation::ALL
+                .iter()
+                .map(|operation| latency.get_or_create_owned(&[("operation", operation.label())]))
+                .collect(),
+            expired: LIMITS.map(|limit| expired.get_or_create_owned(&[("limit", limit)])),
+            refused: Refusal::ALL
+                .iter()
+                .map(|reason| refused.get_or_create_owned(&[("reason", reason.label())]))
+                .collect(),
+            broken_seals: counter(
+                &mut registry,
+                "broken_seals",
+                "Stored contents that do not open with their own session's key",
+            ),
+            activity_writes: counter(
+                &mut registry,
+                "activity_writes",
+                "Sessions whose activity was written to Redis",
+            ),
+            worker_restarts: counter(
+                &mut registry,
+                "worker_restarts",
+                "Workers of this mount that ended without being asked to",
+            ),
+            redis_round_trips: counter(
+                &mut registry,
+                "redis_round_trips",
+                "Requests sent to Redis, heartbeats included",
+            ),
+            redis_unanswered: counter(
+                &mut registry,
+                "redis_unanswered",
+                "Requests to Redis without an answer within their bound",
+            ),
+            redis_latency: {
+                let latency = Latency::default();
+                registry.register_with_unit(
+                    "redis_round_trip_duration",
+                    "From the sending of a request to Redis until its answer",
+                    Unit::Seconds,
+                    latency.clone(),
+                );
+                latency
+            },
+            link: Link::new(&mut registry),
+            gauges: Gauges::new(&mut registry),
+            registry,
+        }
+    }
+
+    /// Counts an answered request.
+    pub fn answered(&self, operation: Operation, outcome: Outcome, took: Duration) {
+        self.requests[operation as usize * Outcome::ALL.len() + outcome as usize].inc();
+        self.request_latency[operation as usize].observe(took);
+    }
+
+    /// How many requests were answered in this way.
+    pub fn requests(&self, operation: Operation, outcome: Outcome) -> u64 {
+        self.requests[operation as usize * Outcome::ALL.len() + outcome as usize].get()
+    }
+
+    /// How many requests were answered in this way, whatever they asked for.
+    pub fn requests_by_outcome(&self, outcome: Outcome) -> u64 {
+        Operation::ALL.iter().map(|operation| self.requests(*operation, outcome)).sum()
+    }
+
+    /// How long the requests of this kind took.
+    pub fn request_latency(&self, operation: Operation) -> &Latency {
+        &self.request_latency[operation as usize]
+    }
+
+    /// Sessions that were ended, by whatever limit.
+    pub fn expired(&self) -> u64 {
+        self.expired.iter().map(Counter::get).sum()
+    }
+
+    /// A session met `limit`.
+    pub(super) fn session_expired(&self, limit: &str) {
+        if let Some(position) = LIMITS.iter().position(|known| *known == limit) {
+            self.expired[position].inc();
+        }
+    }
+
+    /// A save was refused.
+    pub(super) fn save_refused(&self, reason: Refusal) {
+        self.refused[reason as usize].inc();
+    }
+
+    /// The link is in this state now.
+    pub(super) fn link_is(&self, health: Health) {
+        self.link.is(health);
+    }
+
+    /// How often the link went down, and how long it was not well, all in all.
+    pub fn outages(&self) -> (u64, Duration) {
+        (self.link.down.get(), self.link.outage())
+    }
+
+    /// All metrics in Prometheus's text format ([`CONTENT_TYPE`]), with what is in use now.
+    pub fn encode(&self, in_use: InUse) -> Result<String, fmt::Error> {
+        self.gauges.set(in_use);
+        self.link.outage();
+        let mut text = String::new();
+        prometheus_text::encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
+
+/// What [`Metrics::encode`] writes.
+pub use prometheus_text::CONTENT_TYPE;
+
+fn counter(registry: &mut Registry, name: &str, help: &str) -> Counter {
+    let counter = Counter::default();
+    registry.register(name, help, counter.clone());
+    counter
+}
+
+fn unix_seconds() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// The link's state and its outages.
+struct Link {
+    states: [(Health, Gauge); 3],
+    down: Counter,
+    outage: Counter<f64, AtomicU64>,
+    /// The state, and up to when its time was counted. Asked rarely: not by requests.
+    now: Mutex<(Health, Instant)>,
+}
+
+impl Link {
+    fn new(registry: &mut Registry) -> Self {
+        let states = Family::<Labels<1>, Gauge>::default();
+        registry.register(
+            "redis_link_state",
+            "1 for the state that the connection to Redis is in",
+            states.clone(),
+        );
+        let outage = Counter::default();
+        registry.register_with_unit(
+            "redis_outage",
+            "How long the connection to Redis has not been well, all in all",
+            Unit::Seconds,
+            outage.clone(),
+        );
+        let state = |health, label| (health, states.get_or_create_owned(&[("state", label)]));
+        let link = Self {
+            states: [
+                state(Health::Well, "well"),
+                state(Health::InDoubt, "in doubt"),
+                state(Health::Down, "down"),
+            ],
+            down: counter(
+                registry,
+                "redis_link_down",
+                "How often the connection to Redis was lost",
+            ),
+            outage,
+            now: Mutex::new((Health::Down, Instant::now())),
+        };
+        link.show(Health::Down);
+        link
+    }
+
+    fn is(&self, health: Health) {
+        self.outage();
+        let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+        if health == Health::Down && now.0 != Health::Down {
+            self.down.inc();
+        }
+        now.0 = health;
+        self.show(health);
+    }
+
+    fn show(&self, health: Health) {
+        for (state, gauge) in &self.states {
+            gauge.set((*state == health).into());
+        }
+    }
+
+    /// Brings the time of outages up to now.
+    fn outage(&self) -> Duration {
+        let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+        let until = Instant::now();
+        if now.0 != Health::Well {
+            self.outage.inc_by((until - now.1).as_secs_f64());
+        }
+        now.1 = until;
+        Duration::from_secs_f64(self.outage.get())
+    }
+}
+
+/// What is in use at the moment of a scrape.
+struct Gauges {
+    nodes: Gauge,
+    handles: Gauge,
+    staging_files: Gauge,
+    staging_bytes: Gauge,
+}
+
+impl Gauges {
+    fn new(registry: &mut Registry) -> Self {
+        let gauge = |registry: &mut Registry, name: &str, help: &str| {
+            let gauge = Gauge::default();
+            registry.register(name, help, gauge.clone());
+            gauge
+        };
+        Self {
+            nodes: gauge(registry, "nodes", "Files that the kernel remembers"),
+            handles: gauge(registry, "open_handles", "Open files and directories"),
+            staging_files: gauge(registry, "staging_files", "Temp files of saves under way"),
+            staging_bytes: {
+                let bytes = Gauge::default();
+                registry.register_with_unit(
+                    "staging",
+                    "What the temp files of saves under way hold",
+                    Unit::Bytes,
+                    bytes.clone(),
+                );
+                bytes
+            },
+        }
+    }
+
+    fn set(&self, in_use: InUse) {
+        let whole = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        self.nodes.set(whole(in_use.nodes));
+        self.handles.set(whole(in_use.handles));
+        self.staging_files.set(whole(in_use.staging_files));
+        self.staging_bytes.set(whole(in_use.staging_bytes));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outage_is_counted_once_and_for_as_long_as_it_lasts() {
+        let metrics = Metrics::new();
+        metrics.link_is(Health::Well);
+        let (_, before) = metrics.outages();
+        metrics.link_is(Health::InDoubt);
+        metrics.link_is(Health::Down);
+        metrics.link_is(Health::Down);
+        let (down, during) = metrics.outages();
+        assert_eq!(down, 1);
+        assert!(during > before);
+        metrics.link_is(Health::Well);
+        let (_, after) = metrics.outages();
+        assert_eq!(metrics.outages(), (1, after));
+        let text = metrics.encode(InUse::default()).unwrap();
+        assert!(text.contains("sessionfs_redis_link_state{state=\"well\"} 1\n"), "{text}");
+        assert!(text.contains("sessionfs_redis_link_state{state=\"down\"} 0\n"), "{text}");
+    }
+
+    #[test]
+    fn a_request_is_counted_under_its_own_labels() {
+        let metrics = Metrics::new();
+        metrics.answered(Operation::Unlink, Outcome::Absent, Duration::from_micros(40));
+        assert_eq!(metrics.requests(Operation::Unlink, Outcome::Absent), 1);
+        assert_eq!(metrics.requests_by_outcome(Outcome::Ok), 0);
+        let text = metrics.encode(InUse { staging_bytes: 7, ..InUse::default() }).unwrap();
+        for line in [
+            "sessionfs_requests_total{operation=\"unlink\",outcome=\"absent\"} 1",
+            "sessionfs_request_duration_seconds_count{operation=\"unlink\"} 1",
+            "sessionfs_staging_bytes 7",
+        ] {
+            assert!(text.contains(line), "{line} is not in {text}");
+        }
+    }
+
+    #[test]
+    fn every_limit_and_reason_has_its_counter() {
+        let metrics = Metrics::new();
+        for limit in LIMITS {
+            metrics.session_expired(limit);
+        }
+        for reason in Refusal::ALL {
+            metrics.save_refused(*reason);
+        }
+        assert_eq!(metrics.expired(), LIMITS.len() as u64);
+        assert!(metrics.refused.iter().all(|counter| counter.get() == 1));
+    }
+}
