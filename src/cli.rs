@@ -1,7 +1,9 @@
 //! The command line: what can be asked for. One file per command.
 
 mod bench;
+mod completions;
 mod discover;
+mod man;
 mod mount;
 mod output;
 mod place;
@@ -10,7 +12,7 @@ mod unmount;
 mod worker;
 
 use clap::error::ErrorKind;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::exit::{ExitCode, Failure};
 
@@ -25,12 +27,19 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Bench(bench::Args),
+    Completions(completions::Completions),
     Discover(discover::Discover),
+    Man(man::Man),
     Mount(mount::Mount),
     Reload(reload::Reload),
     Unmount(unmount::Unmount),
     #[command(hide = true)]
     Worker(worker::Worker),
+}
+
+/// The whole table, for what is made from it.
+fn table() -> clap::Command {
+    Arguments::command()
 }
 
 /// Does what the command line asks for.
@@ -41,7 +50,9 @@ pub fn run() -> Result<(), Failure> {
     };
     match arguments.command {
         Command::Bench(bench) => bench.run(),
+        Command::Completions(completions) => completions.run(),
         Command::Discover(discover) => discover.run(),
+        Command::Man(man) => man.run(),
         Command::Mount(mount) => mount.run(),
         Command::Reload(reload) => reload.run(),
         Command::Unmount(unmount) => unmount.run(),
