@@ -165,7 +165,7 @@ has_systemd() { [ -d /run/systemd/system ]; }
 has_program() { command -v "$1" >/dev/null; }
 is_mounted() { findmnt --noheadings --types fuse.sessionfs --mountpoint "$1" >/dev/null 2>&1; }
 is_installed_package() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
-is_package_known() { apt-cache policy "$1" 2>/dev/null | grep -q '^ *Candidate: [^(]'; }
+is_package_known() { apt-cache policy "$1" 2>/dev/null | grep '^ *Candidate: [^(]' >/dev/null; }
 
 # The value of KEY of what an earlier run noted.
 recall() { [ ! -e $record ] || sed -n "s/^$1=//p" $record; }
@@ -798,7 +798,7 @@ start_in_background() {
     pid=$!
     disown
     until=$((SECONDS + ready_within_seconds))
-    until tail -c +$from $log | grep -q "^ready "; do
+    until tail -c +$from $log | grep "^ready " >/dev/null; do
         kill -0 $pid 2>/dev/null || { tail -c +$from $log | tail -n 15 >&2; fail "sessionfs has ended; see above and $log"; }
         [ $SECONDS -lt $until ] || fail "sessionfs is not ready after $ready_within_seconds s; see $log"
         sleep 0.1
