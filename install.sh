@@ -487,9 +487,9 @@ decide_redis() {
     name_instance
     memory=${redis_memory:-$(default_memory)}
     if [ ! -e "$instance_config" ] || [ ! -e $password_file ]; then
-        step "Set up a Redis of its own, $instance: "$instance_config", on $instance_socket alone, with a password ($password_file), kept on disk every second ($instance_dir), at most $memory, nothing evicted" make_instance
+        step "Set up a Redis of its own, $instance: $instance_config, on $instance_socket alone, with a password ($password_file), kept on disk every second ($instance_dir), at most $memory, nothing evicted" make_instance
     elif ! grep -qF -- " $(acl_rights)" "$instance_config"; then
-        step "Give the Redis user $user the rights of this release ("$instance_config"), and restart $instance; Odoo waits meanwhile" renew_rights
+        step "Give the Redis user $user the rights of this release ($instance_config), and restart $instance; Odoo waits meanwhile" renew_rights
     elif [ -n "$redis_memory" ] && ! grep -qx "maxmemory $redis_memory" "$instance_config"; then
         step "Let $instance hold $redis_memory, and restart it; Odoo waits meanwhile" renew_memory
     fi
@@ -635,7 +635,11 @@ note_directory() {
 
 # ---- Configuration -------------------------------------------------------------------------------------------------
 
-toml() { printf '"%s"' "$(sed 's/[\\"]/\\&/g' <<<"$1")"; }
+# A text as TOML writes it.
+toml() {
+    local text=${1//\\/\\\\}
+    printf '"%s"' "${text//\"/\\\"}"
+}
 
 wanted_config() {
     say "# sessionfs, made by sessionfs-setup. All keys: $prefix/share/doc/sessionfs/configuration.md"
@@ -859,12 +863,10 @@ install_all() {
     decide_redis
     decide_directory
     decide_config
-    decide_import
-    # Noted before the mount hides the files.
-    local import_step=${#step_texts[@]}
     decide_service
     decide_odoo_units
-    import_last $import_step
+    # After the mount: until the import has ended, a session that is not in Redis yet is taken from the file below.
+    decide_import
 
     print_plan "This will be done:"
     [ -z "$dry_run" ] || { say "Dry run: nothing was changed."; return; }
@@ -872,15 +874,6 @@ install_all() {
     [ -z "$import_is_new" ] || { make_config_dir; remember import pending; }
     carry_out_plan
     conclude
-}
-
-# Imports after the mount: until the import has ended, a session that is not in Redis yet is taken from the file below.
-import_last() {
-    [ "$1" -gt 0 ] && [ "${step_functions[$1 - 1]}" = import_sessions ] || return 0
-    local text=${step_texts[$1 - 1]}
-    unset "step_texts[$1 - 1]" "step_functions[$1 - 1]"
-    step_texts=("${step_texts[@]}") step_functions=("${step_functions[@]}")
-    step "$text" import_sessions
 }
 
 need_root() { [ "$(id -u)" = 0 ] || fail "this needs root; start it with sudo"; }
@@ -991,9 +984,11 @@ restore_mirror() {
 }
 
 decide_to_remove() {
-    [ "$redis_plan" != instance ] || step "Stop and disable $instance" stop_instance
+    if [ "$redis_plan" = instance ] && has_systemd && systemctl is-enabled --quiet "$instance" 2>/dev/null; then
+        step "Stop and disable $instance" stop_instance
+    fi
     if [ -n "$from_package" ]; then
-        return 0
+        : # It removes itself.
     elif is_installed_package sessionfs; then
         if [ -n "$purge" ]; then
             step "Remove the package sessionfs" remove_package
@@ -1005,14 +1000,12 @@ decide_to_remove() {
     fi
     if [ -n "$purge" ]; then
         step "Remove /etc/sessionfs, the user $user, and ALL SESSIONS in its own Redis (${instance_dir:-/var/lib/sessionfs})" purge_all
-    elif [ -e $record ]; then
-        step "Forget the installation ($record)${instance_dir:+; the sessions in $instance_dir stay until --purge}" forget
+    elif [ -n "$(recall mountpoint)" ]; then
+        step "Forget the installation; what is in /etc/sessionfs and the sessions in ${instance_dir:-/var/lib/sessionfs} stay until --purge" forget
     fi
 }
 
-stop_instance() {
-    ! has_systemd || systemctl --quiet disable --now "$instance"
-}
+stop_instance() { systemctl --quiet disable --now "$instance"; }
 
 remove_package() { apt_get remove sessionfs; }
 
@@ -1026,7 +1019,11 @@ remove_files() {
     ! has_systemd || systemctl daemon-reload
 }
 
-forget() { rm -f -- $record $manifest; }
+# What a later --purge has to know stays.
+forget() {
+    sed -i '/^\(mountpoint\|owner\|group\|mode\|import\|odoo_units\|prefix\)=/d' $record
+    rm -f -- $manifest
+}
 
 purge_all() {
     [ -z "${instance_config:-}" ] || rm -rf -- "$instance_config" "$instance_dir" "/var/log/$kind/$kind-server-sessionfs.log"
