@@ -5,6 +5,7 @@ mod completions;
 mod discover;
 mod man;
 mod mount;
+pub mod mount_helper;
 mod output;
 mod place;
 mod reload;

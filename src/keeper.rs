@@ -71,7 +71,8 @@ pub fn mount(dir: Option<&Path>, flags: &Flags) -> Result<(), Failure> {
     };
     let watched = Watched::new(config.clone(), Program::own()?);
     let manager = Manager::from_environment();
-    let mut keeper = Keeper { asked, config, redis, watched, manager, outcomes, next: None, mishap: None };
+    let mut keeper =
+        Keeper { asked, config, redis, watched, manager, outcomes, next: None, mishap: None };
     let outcome = keeper.serve(&mut signals);
     let ended = keeper.end(&mut signals);
     outcome.and(ended)
@@ -125,7 +126,8 @@ impl Keeper {
                     Seen::Unmounted => return Ok(()),
                 }
             }
-            let turn = self.manager.turned(&words(&self.watched, may_start, self.mishap.as_deref()));
+            let turn =
+                self.manager.turned(&words(&self.watched, may_start, self.mishap.as_deref()));
             let (mut descriptors, mut until) = match &self.redis {
                 Some(redis) => redis.waits_for(),
                 None => (Vec::new(), None),
@@ -196,8 +198,12 @@ impl Keeper {
         let mountpoint = self.config.mountpoint.display();
         tracing::info!(%mountpoint, "ready");
         let mut out = std::io::stdout().lock();
-        if let Err(error) = writeln!(out, "ready {mountpoint}").and_then(|()| out.flush()) {
-            tracing::warn!(%error, "cannot tell on standard output that the mount is ready");
+        match writeln!(out, "ready {mountpoint}").and_then(|()| out.flush()) {
+            // Whoever waited for the first time is not there for a later one.
+            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+                tracing::warn!(%error, "cannot tell on standard output that the mount is ready");
+            }
+            _ => {}
         }
     }
 

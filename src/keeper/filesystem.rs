@@ -118,12 +118,7 @@ fn mount(context: &OwnedFd) -> nix::Result<OwnedFd> {
         | libc::MOUNT_ATTR_NOATIME;
     // SAFETY: fsmount takes a descriptor that is open, and flags.
     owned(unsafe {
-        libc::syscall(
-            libc::SYS_fsmount,
-            context.as_raw_fd(),
-            libc::FSMOUNT_CLOEXEC,
-            attributes,
-        )
+        libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), libc::FSMOUNT_CLOEXEC, attributes)
     })
 }
 

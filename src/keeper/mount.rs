@@ -182,7 +182,9 @@ impl Mountpoint {
                 // It could not be taken away, which the other thread tells.
                 Ok(())
             } else {
-                filesystem.put_on(self.directory.as_fd()).map_err(|errno| refused(&self.path, errno))
+                filesystem
+                    .put_on(self.directory.as_fd())
+                    .map_err(|errno| refused(&self.path, errno))
             };
             let gap = since.elapsed();
             detaching.join().unwrap_or_else(|_| Err(Failure::internal("unmount", "a panic")))?;
@@ -223,7 +225,9 @@ pub enum Exchange {
 /// The kernel did not let us mount.
 pub fn refused(mountpoint: &Path, errno: Errno) -> Failure {
     let remedy = match errno {
-        Errno::EPERM | Errno::EACCES => "; start it as root, in a container with --cap-add SYS_ADMIN",
+        Errno::EPERM | Errno::EACCES => {
+            "; start it as root, in a container with --cap-add SYS_ADMIN"
+        }
         _ => "",
     };
     Failure::new(

@@ -7,8 +7,14 @@ use std::time::{Duration, Instant};
 use sd_notify::NotifyState;
 
 /// What a service manager says by the environment is for the keeper alone.
-const VARIABLES: [&str; 6] =
-    ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"];
+const VARIABLES: [&str; 6] = [
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "LISTEN_FDNAMES",
+];
 
 /// While starting, how often more time is asked for, and how much: what a start waits for has its
 /// own bounds, and its own words when they are over.

@@ -53,7 +53,9 @@ impl Pulse {
             None if due => {
                 match Probe::start(&self.mountpoint) {
                     Ok(probe) => self.asked = Some((probe, 0)),
-                    Err(failure) => tracing::warn!(%failure, "cannot see whether the mount answers"),
+                    Err(failure) => {
+                        tracing::warn!(%failure, "cannot see whether the mount answers")
+                    }
                 }
                 self.next = now + self.answer_within / LOOKS;
             }

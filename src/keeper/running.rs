@@ -71,8 +71,8 @@ impl Running {
             config: config.clone(),
             first,
         })
-            .map_err(io::Error::other)
-            .and_then(|bytes| File::from(OwnedFd::from(handing)).write_all(&bytes));
+        .map_err(io::Error::other)
+        .and_then(|bytes| File::from(OwnedFd::from(handing)).write_all(&bytes));
         match written {
             Ok(()) => Ok(running),
             Err(error) => {
