@@ -3,6 +3,8 @@
 mod bench;
 mod completions;
 mod discover;
+mod disk;
+mod import;
 mod man;
 mod mount;
 pub mod mount_helper;
@@ -30,6 +32,9 @@ enum Command {
     Bench(bench::Args),
     Completions(completions::Completions),
     Discover(discover::Discover),
+    #[command(hide = true)]
+    Disk(disk::Disk),
+    Import(import::Import),
     Man(man::Man),
     Mount(mount::Mount),
     Reload(reload::Reload),
@@ -53,6 +58,8 @@ pub fn run() -> Result<(), Failure> {
         Command::Bench(bench) => bench.run(),
         Command::Completions(completions) => completions.run(),
         Command::Discover(discover) => discover.run(),
+        Command::Disk(disk) => disk.run(),
+        Command::Import(import) => import.run(),
         Command::Man(man) => man.run(),
         Command::Mount(mount) => mount.run(),
         Command::Reload(reload) => reload.run(),

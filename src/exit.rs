@@ -92,6 +92,10 @@ exit_codes! {
     BenchOutput = 51,
     /// `bench`: ended by a signal, after the result so far was printed.
     Interrupted = 52,
+    /// `import`: some sessions could not be imported, and their files were left.
+    ImportIncomplete = 56,
+    /// The mirror cannot be used.
+    MirrorRefused = 57,
     /// `check`: something needs a look.
     CheckWarning = 60,
     /// `check`: something is wrong.

@@ -7,12 +7,14 @@
 
 mod backoff;
 pub mod confine;
+mod disks;
 mod filesystem;
 mod lock;
-mod mount;
-mod notify;
+mod mirror;
+pub mod mount;
+pub mod notify;
 pub mod private_redis;
-mod process;
+pub mod process;
 mod program;
 mod pulse;
 pub mod reload;

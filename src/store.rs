@@ -8,6 +8,7 @@ pub mod census;
 pub mod clock;
 pub mod endpoint;
 pub mod envelope;
+mod import;
 pub mod keys;
 pub mod link;
 pub mod live;
@@ -43,6 +44,8 @@ use crate::session::name::{Alias, Form, Shard};
 use crate::session::policy::Lifetimes;
 use crate::telemetry::Event;
 use crate::telemetry::metrics::metrics;
+
+pub use self::import::{Import, Imported, Patience};
 
 /// How many members of a shard one step of a listing takes.
 const PAGE: usize = 250;
@@ -617,10 +620,9 @@ impl Inner {
     /// The living among `aliases`, all of one shard.
     async fn living(&self, shard: Shard, aliases: &[Alias]) -> Result<Vec<Listed>, StoreError> {
         let living = self.living_by(&self.policy(), shard, aliases).await?;
-        let listed = living.into_iter().map(|living| Listed {
-            meta: living.header.meta(living.left_ms),
-            alias: living.alias,
-        });
+        let listed = living
+            .into_iter()
+            .map(|living| Listed { meta: living.header.meta(living.left_ms), alias: living.alias });
         Ok(listed.collect())
     }
 

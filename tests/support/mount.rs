@@ -29,12 +29,23 @@ impl Mount {
     /// The same, with the tree owned by another user than root.
     pub fn start_owned(redis: &Redis, configuration: &str, owner: (&str, &str)) -> Self {
         let command = Command::new(env!("CARGO_BIN_EXE_sessionfs"));
-        Self::start_as(redis, configuration, owner, command)
+        Self::start_as(redis, configuration, owner, command, |_| ())
+    }
+
+    /// The same, over a directory that `fill` has put something into.
+    pub fn start_over(
+        redis: &Redis,
+        configuration: &str,
+        owner: (&str, &str),
+        fill: impl FnOnce(&Path),
+    ) -> Self {
+        let command = Command::new(env!("CARGO_BIN_EXE_sessionfs"));
+        Self::start_as(redis, configuration, owner, command, fill)
     }
 
     /// The same, with the command that the daemon's arguments are added to.
     pub fn start_in(redis: &Redis, configuration: &str, command: Command) -> Self {
-        Self::start_as(redis, configuration, ("root", "root"), command)
+        Self::start_as(redis, configuration, ("root", "root"), command, |_| ())
     }
 
     /// The same, with the tree owned by another user than root.
@@ -52,6 +63,7 @@ impl Mount {
         configuration: &str,
         (owner, group): (&str, &str),
         mut command: Command,
+        fill: impl FnOnce(&Path),
     ) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         // The worker is another user: it must be let through to its Redis.
@@ -60,6 +72,7 @@ impl Mount {
         }
         std::fs::set_permissions(redis.socket(), std::fs::Permissions::from_mode(0o777)).unwrap();
         std::fs::create_dir(directory.path().join("sessions")).unwrap();
+        fill(&directory.path().join("sessions"));
         let file = directory.path().join("sessionfs.toml");
         std::fs::write(&file, configuration).unwrap();
         let log = File::create(directory.path().join("log")).unwrap();
@@ -149,6 +162,12 @@ impl Mount {
     pub fn stop(mut self) -> String {
         self.end();
         self.log()
+    }
+
+    /// Asks it to end, and looks at what lies there then.
+    pub fn stop_and<T>(mut self, look: impl FnOnce() -> T) -> T {
+        self.end();
+        look()
     }
 
     fn end(&mut self) {
