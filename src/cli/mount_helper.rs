@@ -127,9 +127,9 @@ impl Call {
     fn take(&mut self, option: &str, sloppy: bool) -> Result<(), String> {
         let flags = &mut self.flags;
         match option.split_once('=') {
-            Some(("config", file)) => flags.config = Some(absolute("config", file)?),
+            Some(("config", file)) => flags.place.config = Some(absolute("config", file)?),
             Some(("log_file", file)) => self.log_file = Some(absolute("log_file", file)?),
-            Some(("redis", url)) => flags.redis = Some(url.into()),
+            Some(("redis", url)) => flags.place.redis = Some(url.into()),
             Some(("owner", user)) => flags.owner = Some(user.into()),
             Some(("group", group)) => flags.group = Some(group.into()),
             Some(("mode", mode)) => flags.mode = Some(mode.into()),
