@@ -165,7 +165,8 @@ has_systemd() { [ -d /run/systemd/system ]; }
 has_program() { command -v "$1" >/dev/null; }
 is_mounted() { findmnt --noheadings --types fuse.sessionfs --mountpoint "$1" >/dev/null 2>&1; }
 is_installed_package() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
-is_package_known() { apt-cache policy "$1" 2>/dev/null | grep '^ *Candidate: [^(]' >/dev/null; }
+# (With pipefail, `| grep -q` fails when grep is done before the other: so no pipe here.)
+is_package_known() { grep -q '^ *Candidate: [^(]' <<<"$(apt-cache policy "$1" 2>/dev/null)"; }
 
 # The value of KEY of what an earlier run noted.
 recall() { [ ! -e $record ] || sed -n "s/^$1=//p" $record; }
@@ -325,7 +326,7 @@ decide_files() {
         else
             cmp -s "$scratch/files$file" "$file" || changed+=("$file")
         fi
-    done < <(cd "$scratch/files" && find . \( -type f -o -type l \) -printf '/%P\n' | sort)
+    done < <(staged_files)
     [ ${#changed[@]} -gt 0 ] || return 0
     changed_files=("${changed[@]}")
     if [ $known = no ]; then
@@ -338,23 +339,33 @@ decide_files() {
     cmp -s "$binary" "$program" || program_changes=yes
 }
 
+staged_files() { (cd "$scratch/files" && find . \( -type f -o -type l \) -printf '/%P\n' | sort); }
+
+# Makes a directory, and notes which ones were missing.
+make_parents() {
+    [ ! -d "$1" ] || return 0
+    make_parents "${1%/*}"
+    mkdir -m 755 -- "$1"
+    printf '%s/\n' "$1" >>"$scratch/directories"
+}
+
 # Each by a rename: who runs or reads the old one goes on with it.
 install_files() {
     local file
     for file in "${changed_files[@]}"; do
-        mkdir -p -- "${file%/*}"
+        make_parents "${file%/*}"
         cp -P --preserve=mode -- "$scratch/files$file" "$file.sessionfs-new"
         mv -fT -- "$file.sessionfs-new" "$file"
     done
-    (cd "$scratch/files" && find . \( -type f -o -type l \) -printf '/%P\n' | sort) >"$scratch/manifest"
     make_config_dir
-    install -m 644 "$scratch/manifest" $manifest
+    [ ! -e $manifest ] || grep '/$' $manifest >>"$scratch/directories" || true
+    { staged_files; sort -u "$scratch/directories"; } >$manifest
     remember prefix "$prefix"
     ! has_systemd || systemctl daemon-reload
 }
 
 install_deb() {
-    apt_get install "$deb"
+    apt_get install "$deb" || fail "$deb cannot be installed; see above"
     make_config_dir
     remember prefix /usr
 }
@@ -363,7 +374,12 @@ make_config_dir() { install -d -m 755 /etc/sessionfs; }
 
 # ---- Packages and the kernel's module ------------------------------------------------------------------------------
 
-apt_get() { DEBIAN_FRONTEND=noninteractive apt-get -qq -y -o DPkg::Lock::Timeout=120 "$@" </dev/null; }
+# Quiet, unless it fails.
+apt_get() {
+    DEBIAN_FRONTEND=noninteractive apt-get -qq -y -o DPkg::Lock::Timeout=120 "$@" </dev/null >"$scratch/apt" 2>&1 && return
+    cat "$scratch/apt" >&2
+    return 1
+}
 
 # The kind of Redis server that is installed: redis or valkey.
 server_here() {
@@ -394,8 +410,8 @@ decide_packages() {
 }
 
 install_server() {
-    is_package_known $server_package || apt_get update
-    is_package_known $server_package || server_package=valkey-server
+    is_package_known $server_package || apt_get update || fail "apt-get update failed; see above"
+    if is_package_known valkey-server && ! is_package_known redis-server; then server_package=valkey-server; fi
     local policy=/usr/sbin/policy-rc.d
     # Packages start what they bring, unless this says no. A policy that is there already is somebody's own.
     if [ ! -e $policy ]; then
@@ -407,7 +423,7 @@ install_server() {
         || fail "$server_package cannot be installed; see above, or name a Redis with --redis"
     take_policy_away
     # Nobody has used it so far, and nobody is to find an open port.
-    if has_systemd; then
+    if has_program systemctl; then
         systemctl --quiet disable $server_package.service
     elif has_program update-rc.d; then
         update-rc.d $server_package disable >/dev/null 2>&1 || true
@@ -641,9 +657,11 @@ toml() {
     printf '"%s"' "${text//\"/\\\"}"
 }
 
+reload_command() { if has_systemd; then say "systemctl reload sessionfs"; else say "sessionfs reload $sessions"; fi; }
+
 wanted_config() {
     say "# sessionfs, made by sessionfs-setup. All keys: $prefix/share/doc/sessionfs/configuration.md"
-    say "# After a change: systemctl reload sessionfs"
+    say "# After a change: $(reload_command)"
     say "mountpoint = $(toml "$sessions")"
     say "owner = $(toml "$owner")"
     [ "$group" = "$(id -gn -- "$owner")" ] || say "group = $(toml "$group")"
@@ -665,6 +683,8 @@ wanted_config() {
     esac
 }
 
+config_sha256() { sha256sum <$config | cut -d' ' -f1; }
+
 decide_config() {
     if [ ! -e $config ]; then
         local kept="in the Redis of its own"
@@ -676,7 +696,7 @@ decide_config() {
         step "Add the mountpoint $sessions and its owner $owner to $config" add_mountpoint
     elif [ -z "$is_asked" ] || [ "$(wanted_config)" = "$(cat $config)" ]; then
         return 0
-    elif [ "$(sha256sum <$config)" = "$(recall config_sha256)" ]; then
+    elif [ "$(config_sha256)" = "$(recall config_sha256)" ]; then
         step "Replace $config, which nobody has changed, by one with these options" write_config
     else
         step "Write $config.new beside $config, which was changed by hand and stays as it is" write_config_beside
@@ -691,7 +711,7 @@ write_config() {
     # A URL may hold a password.
     (umask 077 && wanted_config >$config.part)
     mv -f $config.part $config
-    remember config_sha256 "$(sha256sum <$config)"
+    remember config_sha256 "$(config_sha256)"
 }
 
 add_mountpoint() {
@@ -702,7 +722,7 @@ add_mountpoint() {
 
 write_config_beside() {
     (umask 077 && wanted_config >$config.new)
-    say "       Compare them, take over what you want, and run: systemctl reload sessionfs"
+    say "       Compare them, take over what you want, and run: $(reload_command)"
 }
 
 # ---- Odoo's unit ---------------------------------------------------------------------------------------------------
@@ -784,12 +804,21 @@ start_service() {
         enable_service
         systemctl restart sessionfs.service || {
             journalctl --no-pager --quiet --lines 15 --unit sessionfs.service >&2 || true
-            fail "sessionfs.service does not start; see above. Odoo goes on with its files; mend that and start this script again"
+            start_failed "sessionfs.service does not start; see above"
         }
     else
         start_in_background
     fi
-    is_mounted "$sessions" || fail "$sessions is not mounted, although sessionfs has started; see 'sessionfs check'"
+    is_mounted "$sessions" || start_failed "$sessions is not mounted, although sessionfs has started; see 'sessionfs check'"
+    remember served yes
+}
+
+# A first start that fails leaves Odoo as it was. Later, plain files are no way out: who logged out would be back.
+start_failed() {
+    [ -z "$(recall served)" ] || fail "$1. Odoo cannot open sessions until that is mended"
+    ! has_systemd || systemctl --quiet disable --now sessionfs.service || true
+    is_mounted "$sessions" || restore_directory
+    fail "$1. Odoo goes on with its files; mend that and start this script again"
 }
 
 # Ready is a line of its own in the log.
@@ -802,8 +831,8 @@ start_in_background() {
     pid=$!
     disown
     until=$((SECONDS + ready_within_seconds))
-    until tail -c +$from $log | grep "^ready " >/dev/null; do
-        kill -0 $pid 2>/dev/null || { tail -c +$from $log | tail -n 15 >&2; fail "sessionfs has ended; see above and $log"; }
+    until grep -q "^ready " <<<"$(tail -c +$from $log)"; do
+        kill -0 $pid 2>/dev/null || { tail -c +$from $log | tail -n 15 >&2; start_failed "sessionfs has ended; see above and $log"; }
         [ $SECONDS -lt $until ] || fail "sessionfs is not ready after $ready_within_seconds s; see $log"
         sleep 0.1
     done
@@ -885,7 +914,7 @@ conclude() {
     say "Odoo's sessions in $sessions are in Redis."
     note "look:         sessionfs status; sessionfs list"
     if has_systemd; then note "log:          journalctl -u sessionfs"; else note "log:          $log"; fi
-    note "settings:     $config, then $(if has_systemd; then echo systemctl reload sessionfs; else echo "sessionfs reload $sessions"; fi)"
+    note "settings:     $config, then $(reload_command)"
     note "documents:    $prefix/share/doc/sessionfs"
     note "way back:     sessionfs-setup --uninstall"
     has_systemd || note "at boot:      nothing starts it here; let your init run: sessionfs mount --config $config"
@@ -925,6 +954,7 @@ tell_of_sessions() {
     [ "$mirror_choice" != restore ] || return 0
     say
     say "The sessions in Redis cannot be written back: session ids are not stored. So everybody logs in again."
+    [ -z "$from_package" ] || return 0
     say "To keep people logged in, set mirror = \"$sessions.mirror\" at the top of $config first,"
     say "reload, wait one idle time (better a working day), and come back with --restore-mirror."
 }
@@ -971,6 +1001,10 @@ decide_to_give_back() {
 
 give_back() {
     ! is_mounted "$sessions" || fail "$sessions is still mounted; end what uses it (fuser -m $sessions), and start this again"
+    restore_directory
+}
+
+restore_directory() {
     chown -- "$owner:$group" "$sessions"
     chmod -- "$(recall mode)" "$sessions"
 }
@@ -996,7 +1030,7 @@ decide_to_remove() {
             step "Remove the package sessionfs; its configuration in /etc/sessionfs stays" remove_package
         fi
     elif [ -e $manifest ]; then
-        step "Remove the $(wc -l <$manifest) installed files ($program, units, documents)" remove_files
+        step "Remove the $(grep -vc '/$' $manifest) installed files ($program, units, documents)" remove_files
     fi
     if [ -n "$purge" ]; then
         step "Remove /etc/sessionfs, the user $user, and ALL SESSIONS in its own Redis (${instance_dir:-/var/lib/sessionfs})" purge_all
@@ -1011,17 +1045,19 @@ remove_package() { apt_get remove sessionfs; }
 
 remove_files() {
     local file
+    # Directories, which end in a slash, after what is in them.
     while IFS= read -r file; do
-        rm -f -- "$file"
-        # What becomes empty was made by us, unless somebody else uses it.
-        case $file in */sessionfs/*) rmdir -p --ignore-fail-on-non-empty -- "${file%/*}" 2>/dev/null || true ;; esac
-    done <$manifest
+        case $file in
+            */) [ ! -d "$file" ] || rmdir --ignore-fail-on-non-empty -- "$file" ;;
+            *) rm -f -- "$file" ;;
+        esac
+    done < <(grep -v '/$' $manifest; grep '/$' $manifest | sort -r)
     ! has_systemd || systemctl daemon-reload
 }
 
 # What a later --purge has to know stays.
 forget() {
-    sed -i '/^\(mountpoint\|owner\|group\|mode\|import\|odoo_units\|prefix\)=/d' $record
+    sed -i '/^\(mountpoint\|owner\|group\|mode\|import\|odoo_units\|prefix\|served\)=/d' $record
     rm -f -- $manifest
 }
 

@@ -35,6 +35,11 @@ keeper_is_new() { [ "$(keeper)" != 0 ] && [ "$(keeper)" != "$1" ] && is_active s
 worker_is_new() { [ -n "$(worker)" ] && [ "$(worker)" != "$1" ]; }
 none_failed() { [ -z "$(systemctl list-units --failed --plain --no-legend)" ] || { systemctl list-units --failed; return 1; }; }
 
+# Asks the Redis that install.sh has set up, as Redis's own administrator would.
+instance_cli() {
+    redis-cli -s /run/redis-sessionfs/redis-server.sock --user sessionfs --pass "$(cat /etc/sessionfs/redis.password)" --no-auth-warning "$@"
+}
+
 explain() {
     systemctl list-units --failed --plain --no-legend
     systemctl status --no-pager --lines 0 sessionfs.service odoo.service redis-server@sessionfs.service
