@@ -44,7 +44,7 @@ readonly user=sessionfs
 readonly ready_within_seconds=90
 
 # As in docs/redis.md, and what `sessionfs check` looks at besides.
-readonly acl_commands='+hello +auth +select +script|load +eval +evalsha +time +get +set +del +getrange +strlen +zadd +zrem +zscore +zcard +zrangebyscore +pexpire +pttl'
+readonly acl_commands='+hello +auth +select +script|load +eval +evalsha +time +get +set +del +getrange +strlen +hset +hmget +hincrby +hdel +zadd +zrem +zscore +zcard +zrangebyscore +pexpire +pttl'
 readonly acl_check='+ping +info +config|get'
 
 # ---- Words ---------------------------------------------------------------------------------------------------------
