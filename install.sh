@@ -43,9 +43,8 @@ readonly log=/var/log/sessionfs.log
 readonly user=sessionfs
 readonly ready_within_seconds=90
 
-# As in docs/redis.md, and what `sessionfs check` looks at besides.
-readonly acl_commands='+hello +auth +select +script|load +eval +evalsha +time +get +set +del +getrange +strlen +hset +hmget +hincrby +hdel +zadd +zrem +zscore +zcard +zrangebyscore +pexpire +pttl'
-readonly acl_check='+ping +info +config|get'
+# What `sessionfs check` would like to see of its own Redis, besides the rights that docs/redis.md names.
+readonly acl_of_check='+ping +info +config|get'
 
 # ---- Words ---------------------------------------------------------------------------------------------------------
 
@@ -163,7 +162,9 @@ set_option() {
 
 has_systemd() { [ -d /run/systemd/system ]; }
 has_program() { command -v "$1" >/dev/null; }
+# In the mount table. A mount whose keeper was killed stays there, dead.
 is_mounted() { findmnt --noheadings --types fuse.sessionfs --mountpoint "$1" >/dev/null 2>&1; }
+is_served() { is_mounted "$1" && timeout 10 stat -- "$1" >/dev/null 2>&1; }
 is_installed_package() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
 # (With pipefail, `| grep -q` fails when grep is done before the other: so no pipe here.)
 is_package_known() { grep -q '^ *Candidate: [^(]' <<<"$(apt-cache policy "$1" 2>/dev/null)"; }
@@ -222,13 +223,14 @@ find_binary() {
         [ -x "$program" ] || fail "$program is not there; leave out --setup-only, or install the package first"
         binary=$program
     elif [ -n "$deb" ]; then
-        dpkg-deb --fsys-tarfile "$deb" | tar -xO ./usr/bin/sessionfs >"$scratch/sessionfs" \
+        dpkg-deb --fsys-tarfile "$deb" | tar -xC "$scratch" ./usr/bin/sessionfs ./usr/share/sessionfs \
             || fail "--deb $deb: not a package of sessionfs"
-        chmod 755 "$scratch/sessionfs"
-        binary=$scratch/sessionfs
+        binary=$scratch/usr/bin/sessionfs
+        share=$scratch/usr/share/sessionfs
     elif [ -z "$binary" ]; then
         build
     fi
+    [ -n "$setup_only$deb" ] || [ -e "$here/Cargo.toml" ] || fail "--binary needs the source tree around install.sh"
     local version
     version=$("$binary" --version 2>&1) || fail "$binary does not run on this system: ${version##*$'\n'}; build it here, or take one for this distribution and architecture"
 }
@@ -282,6 +284,9 @@ lay_out() {
         put 644 "$share/systemd/$file" "$share_dir/systemd/$file"
     done
     put 644 "$share/systemd/odoo.service.d/sessionfs.conf" "$share_dir/systemd/odoo.service.d/sessionfs.conf"
+
+    needed_rights >"$scratch/redis.acl"
+    put 644 "$scratch/redis.acl" "$share_dir/redis.acl"
 
     mkdir -p "$scratch/man"
     "$binary" man "$scratch/man"
@@ -496,7 +501,15 @@ name_instance() {
     instance_socket=/run/$kind-sessionfs/$kind-server.sock
 }
 
-acl_rights() { say "~sessionfs:* $acl_commands $acl_check"; }
+# Keys and commands that the program needs, from the line in docs/redis.md.
+needed_rights() { sed -n 's/^ *ACL SETUSER sessionfs reset on >PASSWORD //p' "$here/docs/redis.md"; }
+
+acl_rights() {
+    local needed
+    needed=$(if [ "$share" = "$here" ]; then needed_rights; else cat "$share/redis.acl"; fi)
+    [ -n "$needed" ] || fail "the rights that sessionfs needs in Redis cannot be read ($share)"
+    say "$needed $acl_of_check"
+}
 
 decide_redis() {
     [ "$redis_plan" = instance ] || return 0
@@ -554,7 +567,9 @@ CONFIG
 }
 
 renew_rights() {
-    sed -i "s/^\(user $user on #[0-9a-f]*\) .*/\1 $(acl_rights)/" "$instance_config"
+    local hash
+    hash=$(sed -n "s/^user $user on #\([0-9a-f]*\) .*/\1/p" "$instance_config")
+    sed -i "/^user $user on /c user $user on #$hash $(acl_rights)" "$instance_config"
     systemctl try-restart "$instance"
 }
 
@@ -754,16 +769,11 @@ drop_in_of() { say "/etc/systemd/system/$1.service.d/sessionfs.conf"; }
 
 wanted_drop_in() {
     sed "s|^AssertPathIsMountPoint=.*|AssertPathIsMountPoint=$sessions|; s|/odoo.service.d/|/$1.service.d/|" \
-        "$drop_in_template"
+        "$share/systemd/odoo.service.d/sessionfs.conf"
 }
 
 decide_odoo_units() {
     local unit
-    drop_in_template=$share/systemd/odoo.service.d/sessionfs.conf
-    if [ -n "$deb" ]; then
-        dpkg-deb --fsys-tarfile "$deb" | tar -xO ./usr/share/sessionfs/systemd/odoo.service.d/sessionfs.conf >"$scratch/drop-in"
-        drop_in_template=$scratch/drop-in
-    fi
     for unit in "${odoo_units[@]}"; do
         [ "$(wanted_drop_in "$unit")" = "$(cat "$(drop_in_of "$unit")" 2>/dev/null)" ] && continue
         step "Tell ${odoo_units[*]} to start after the mount, and not without it ($(drop_in_of "$unit")); Odoo is not restarted" write_drop_ins
@@ -784,7 +794,7 @@ write_drop_ins() {
 # ---- Service -------------------------------------------------------------------------------------------------------
 
 decide_service() {
-    if ! is_mounted "$sessions"; then
+    if ! is_served "$sessions"; then
         local how="Enable and start sessionfs.service"
         has_systemd || how="Start sessionfs in the background (log: $log)"
         step "$how: from then on Odoo's sessions in $sessions are in Redis; what is below becomes unusable to Odoo (root, mode 0000)" start_service
@@ -899,7 +909,6 @@ install_all() {
 
     print_plan "This will be done:"
     [ -z "$dry_run" ] || { say "Dry run: nothing was changed."; return; }
-    need_root
     [ -z "$import_is_new" ] || { make_config_dir; remember import pending; }
     carry_out_plan
     conclude
@@ -937,7 +946,6 @@ uninstall_all() {
     print_plan "This will be done:"
     [ -n "$purge" ] || [ ${#step_texts[@]} = 0 ] || tell_of_sessions
     [ -z "$dry_run" ] || { say "Dry run: nothing was changed."; return; }
-    need_root
     carry_out_plan
     [ -z "$sessions" ] || [ -n "$from_package" ] || say "Odoo keeps its sessions as plain files in $sessions again."
 }
@@ -1059,9 +1067,14 @@ remove_files() {
 forget() {
     sed -i '/^\(mountpoint\|owner\|group\|mode\|import\|odoo_units\|prefix\|served\)=/d' $record
     rm -f -- $manifest
+    clear_runtime
 }
 
+# Locks of mounts that are no more.
+clear_runtime() { findmnt --types fuse.sessionfs >/dev/null || rm -rf -- /run/sessionfs; }
+
 purge_all() {
+    clear_runtime
     [ -z "${instance_config:-}" ] || rm -rf -- "$instance_config" "$instance_dir" "/var/log/$kind/$kind-server-sessionfs.log"
     local made package
     made=$(recall user_made) package=$(recall server_package)
@@ -1081,6 +1094,8 @@ main() {
     parse "$@"
     scratch=$(mktemp -d)
     trap 'take_policy_away; rm -rf -- "$scratch"' EXIT
+    # Who may not do it may look at what would be done, as far as that can be seen.
+    [ -n "$dry_run$destdir" ] || need_root
     locate
     if [ -n "$uninstall" ]; then uninstall_all; else install_all; fi
 }
