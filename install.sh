@@ -1071,7 +1071,7 @@ forget() {
 }
 
 # Locks of mounts that are no more.
-clear_runtime() { findmnt --types fuse.sessionfs >/dev/null || rm -rf -- /run/sessionfs; }
+clear_runtime() { [ -n "$(findmnt --noheadings --types fuse.sessionfs)" ] || rm -rf -- /run/sessionfs; }
 
 purge_all() {
     clear_runtime
