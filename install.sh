@@ -164,7 +164,8 @@ has_systemd() { [ -d /run/systemd/system ]; }
 has_program() { command -v "$1" >/dev/null; }
 # In the mount table. A mount whose keeper was killed stays there, dead.
 is_mounted() { findmnt --noheadings --types fuse.sessionfs --mountpoint "$1" >/dev/null 2>&1; }
-is_served() { is_mounted "$1" && timeout 10 stat -- "$1" >/dev/null 2>&1; }
+# (What stat says without -f, the kernel may still remember.)
+is_served() { is_mounted "$1" && timeout 10 stat -f -- "$1" >/dev/null 2>&1; }
 is_installed_package() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
 # (With pipefail, `| grep -q` fails when grep is done before the other: so no pipe here.)
 is_package_known() { grep -q '^ *Candidate: [^(]' <<<"$(apt-cache policy "$1" 2>/dev/null)"; }
