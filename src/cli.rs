@@ -2,15 +2,21 @@
 
 mod bench;
 mod completions;
+mod config;
 mod discover;
 mod disk;
 mod import;
+mod kill;
+mod list;
 mod man;
 mod mount;
 pub mod mount_helper;
 mod output;
 mod place;
+mod redis;
 mod reload;
+mod sessions;
+mod show;
 mod unmount;
 mod worker;
 
@@ -31,13 +37,17 @@ struct Arguments {
 enum Command {
     Bench(bench::Args),
     Completions(completions::Completions),
+    Config(config::Config),
     Discover(discover::Discover),
     #[command(hide = true)]
     Disk(disk::Disk),
     Import(import::Import),
+    Kill(kill::Kill),
+    List(list::List),
     Man(man::Man),
     Mount(mount::Mount),
     Reload(reload::Reload),
+    Show(show::Show),
     Unmount(unmount::Unmount),
     #[command(hide = true)]
     Worker(worker::Worker),
@@ -57,12 +67,16 @@ pub fn run() -> Result<(), Failure> {
     match arguments.command {
         Command::Bench(bench) => bench.run(),
         Command::Completions(completions) => completions.run(),
+        Command::Config(config) => config.run(),
         Command::Discover(discover) => discover.run(),
         Command::Disk(disk) => disk.run(),
         Command::Import(import) => import.run(),
+        Command::Kill(kill) => kill.run(),
+        Command::List(list) => list.run(),
         Command::Man(man) => man.run(),
         Command::Mount(mount) => mount.run(),
         Command::Reload(reload) => reload.run(),
+        Command::Show(show) => show.run(),
         Command::Unmount(unmount) => unmount.run(),
         Command::Worker(worker) => worker.run(),
     }

@@ -218,7 +218,15 @@ impl Config {
         let file = File::load(place.config.as_deref())?;
         let redis = redis(place, &file)?;
         let settings = store_settings(&redis, lifetimes(&file.lifetime)?, &outage(&file.outage)?);
-        Ok(store::Settings { ends_stale: false, ..settings })
+        // A command can wait longer than whoever waits for a file.
+        Ok(store::Settings {
+            ends_stale: false,
+            overdue_ms: 1_000,
+            attempt_ms: 2_000,
+            retry_total_ms: 5_000,
+            down_after_ms: settings.down_after_ms.max(5_000),
+            ..settings
+        })
     }
 }
 

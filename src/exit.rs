@@ -92,6 +92,12 @@ exit_codes! {
     BenchOutput = 51,
     /// `bench`: ended by a signal, after the result so far was printed.
     Interrupted = 52,
+    /// `show`, `kill`: there is no such session.
+    NoSuchSession = 53,
+    /// `show`, `kill`: several sessions have such an alias.
+    AmbiguousSession = 54,
+    /// `show --sid`: the content does not open with this cookie.
+    UnreadableSession = 55,
     /// `import`: some sessions could not be imported, and their files were left.
     ImportIncomplete = 56,
     /// The mirror cannot be used.
