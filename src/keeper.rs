@@ -149,7 +149,7 @@ impl Keeper {
     fn reload(&mut self) {
         tracing::info!("reloading");
         if self.watched.has_served() {
-            self.manager.reloading();
+            notify::reloading();
         }
         match self.begin_reload() {
             Ok(true) => {}
@@ -211,7 +211,7 @@ impl Keeper {
 
     /// Ends everything, whatever state it is in: nothing stays mounted, no process stays.
     fn end(mut self, signals: &mut Signals) -> Result<(), Failure> {
-        self.manager.stopping("ending");
+        notify::stopping("ending");
         // The first signal asks for the end; one more hurries. A failed start has had none.
         let patient = |signals: &mut Signals, until: Instant| {
             Instant::now() < until && signals.received() < 2

@@ -178,7 +178,7 @@ fn start(call: &Call) -> Result<(), Failure> {
         }
         ForkResult::Child => {
             drop(told);
-            let served = detach(telling.into(), log)
+            let served = detach(&telling, &log)
                 .map_err(|e| failed(&e))
                 .and_then(|()| crate::keeper::mount(Some(&dir), &call.flags));
             let Err(failure) = served else { std::process::exit(0) };
@@ -202,7 +202,7 @@ fn wait(told: impl std::io::Read) -> Result<(), Failure> {
 }
 
 /// Leaves the terminal, the working directory, and the standard files of whoever called.
-fn detach(telling: OwnedFd, log: OwnedFd) -> nix::Result<()> {
+fn detach(telling: &impl AsFd, log: &impl AsFd) -> nix::Result<()> {
     setsid()?;
     umask(Mode::from_bits_truncate(0o022));
     nix::unistd::chdir("/")?;
@@ -262,7 +262,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(call.dir, Path::new("/srv/sessions"));
-        assert_eq!(call.flags.config.as_deref(), Some(Path::new("/etc/a.toml")));
+        assert_eq!(call.flags.place.config.as_deref(), Some(Path::new("/etc/a.toml")));
         assert_eq!(call.flags.owner.as_deref(), Some("odoo"));
         assert_eq!(call.flags.mode.as_deref(), Some("0750"));
         assert!(!call.fake && parse("none /srv -f").unwrap().fake);
