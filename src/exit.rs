@@ -54,7 +54,7 @@ exit_codes! {
     MountpointMissing = 23,
     /// The mountpoint is not a directory.
     NotADirectory = 24,
-    /// The mountpoint is not empty.
+    /// The mountpoint holds what is not Odoo's.
     NotEmpty = 25,
     /// Something is mounted on the mountpoint already.
     AlreadyMounted = 26,

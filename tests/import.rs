@@ -325,6 +325,17 @@ fn a_directory_with_something_foreign_is_not_mounted_on() {
     assert_eq!(files(dir.path()).len(), 2);
 }
 
+/// Waits for the second worker's mount. (Meanwhile root could read the files below.) Until when
+/// whatever follows should have happened.
+fn until_ready_again(mount: &Mount) -> Instant {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while mount.log().matches(": ready mountpoint=").count() < 2 {
+        assert!(Instant::now() < deadline, "{}", mount.log());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    deadline
+}
+
 #[test]
 fn a_killed_worker_leaves_nobody_logged_out() {
     let redis = Redis::start();
@@ -337,17 +348,60 @@ fn a_killed_worker_leaves_nobody_logged_out() {
     assert_eq!(mount.read(&sids[0]).unwrap(), authenticated("x"));
     let worker = nix::unistd::Pid::from_raw(i32::try_from(mount.worker()).unwrap());
     nix::sys::signal::kill(worker, nix::sys::signal::Signal::SIGKILL).unwrap();
-    let deadline = Instant::now() + Duration::from_secs(20);
+    until_ready_again(&mount);
     for sid in &sids {
-        // The mount is gone for a moment, and never the session.
-        loop {
-            match mount.read(sid) {
-                Ok(content) => break assert_eq!(content, authenticated("x")),
-                Err(error) => assert!(Instant::now() < deadline, "{error}"),
-            }
-        }
+        assert_eq!(mount.read(sid).unwrap(), authenticated("x"));
     }
     mount.wait_for_log("no session file is left to be taken in");
+}
+
+#[test]
+fn a_killed_disk_server_leaves_nobody_logged_out() {
+    let redis = Redis::start();
+    let (one, other) = (sid("ab", 1), sid("ab", 2));
+    let mount = Mount::start_over(&redis, "", ROOT, |dir| {
+        put(dir, &sharded(&one), &authenticated("x"));
+        put(dir, &sharded(&other), &authenticated("x"));
+    });
+    assert_eq!(mount.read(&one).unwrap(), authenticated("x"));
+    let disk = nix::unistd::Pid::from_raw(i32::try_from(mount.disk().unwrap()).unwrap());
+    nix::sys::signal::kill(disk, nix::sys::signal::Signal::SIGKILL).unwrap();
+    mount.wait_for_log("the process that reads session files has ended");
+    let deadline = until_ready_again(&mount);
+    assert_eq!(mount.read(&other).unwrap(), authenticated("x"));
+    mount.wait_for_log("no session file is left to be taken in");
+    // Then it is not needed any more.
+    while mount.disk().is_some() {
+        assert!(Instant::now() < deadline, "it is still there");
+    }
+}
+
+#[test]
+fn a_session_saved_while_the_mount_was_on_its_way_is_there() {
+    let mut redis = Redis::start();
+    let late = sid("ab", 1);
+    let server: String = redis.run("INFO server");
+    let pid = server.lines().find_map(|line| line.strip_prefix("process_id:")).unwrap();
+    let pid = nix::unistd::Pid::from_raw(pid.trim().parse().unwrap());
+    redis.pause();
+    let (tell, told) = std::sync::mpsc::channel::<PathBuf>();
+    let file = sharded(&late);
+    let mount = std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let dir = told.recv().unwrap();
+            let log = dir.parent().unwrap().join("log");
+            let deadline = Instant::now() + Duration::from_secs(20);
+            while !std::fs::read_to_string(&log).unwrap_or_default().contains("waiting for Redis") {
+                assert!(Instant::now() < deadline, "it does not wait");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            put(&dir, &file, &authenticated("x"));
+            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGCONT).unwrap();
+        });
+        Mount::start_over(&redis, "", ROOT, |dir| tell.send(dir.to_owned()).unwrap())
+    });
+    redis.resume();
+    assert_eq!(mount.read(&late).unwrap(), authenticated("x"));
 }
 
 /// A mount with a mirror in a directory of its own.

@@ -51,7 +51,7 @@ impl Import {
         let dir = mount::resolve(&config::mountpoint(named, self.place.config.as_deref())?)?;
         let flags = Flags { place: self.place.clone(), ..Flags::default() };
         let config = Config::resolve(&dir, &flags)?;
-        crate::telemetry::log::init("warn")?;
+        crate::telemetry::log::init("error")?;
         let task = Task { dir, then: self.then, dry_run: self.dry_run };
         let prepared = task.prepare(&config)?;
         confine::become_unprivileged(&config.worker)?;

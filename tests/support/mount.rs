@@ -122,19 +122,27 @@ impl Mount {
 
     /// The id of the process that serves: the keeper's child.
     pub fn worker(&self) -> u32 {
-        let is_worker = |pid: &u32| {
+        self.child_of_kind("worker").expect("a worker")
+    }
+
+    /// The id of a process that touches session files for the worker.
+    pub fn disk(&self) -> Option<u32> {
+        self.child_of_kind("disk")
+    }
+
+    fn child_of_kind(&self, command: &str) -> Option<u32> {
+        let is_wanted = |pid: &u32| {
             let read = |file| std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
             let stat = String::from_utf8_lossy(&read("stat")).into_owned();
             // After the command, which may hold anything: the state, then the parent (proc(5)).
             let parent = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1));
             parent == Some(&self.child.id().to_string())
-                && read("cmdline").split(|&byte| byte == 0).nth(1) == Some(b"worker")
+                && read("cmdline").split(|&byte| byte == 0).nth(1) == Some(command.as_bytes())
         };
         std::fs::read_dir("/proc")
             .expect("proc")
             .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-            .find(is_worker)
-            .expect("a worker")
+            .find(is_wanted)
     }
 
     /// Waits until a mount is ready once more.
