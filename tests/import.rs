@@ -325,6 +325,17 @@ fn a_directory_with_something_foreign_is_not_mounted_on() {
     assert_eq!(files(dir.path()).len(), 2);
 }
 
+/// Waits for the second worker's mount. (Meanwhile root could read the files below.) Until when
+/// whatever follows should have happened.
+fn until_ready_again(mount: &Mount) -> Instant {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while mount.log().matches(": ready mountpoint=").count() < 2 {
+        assert!(Instant::now() < deadline, "{}", mount.log());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    deadline
+}
+
 #[test]
 fn a_killed_worker_leaves_nobody_logged_out() {
     let redis = Redis::start();
@@ -337,15 +348,9 @@ fn a_killed_worker_leaves_nobody_logged_out() {
     assert_eq!(mount.read(&sids[0]).unwrap(), authenticated("x"));
     let worker = nix::unistd::Pid::from_raw(i32::try_from(mount.worker()).unwrap());
     nix::sys::signal::kill(worker, nix::sys::signal::Signal::SIGKILL).unwrap();
-    let deadline = Instant::now() + Duration::from_secs(20);
+    until_ready_again(&mount);
     for sid in &sids {
-        // The mount is gone for a moment, and never the session.
-        loop {
-            match mount.read(sid) {
-                Ok(content) => break assert_eq!(content, authenticated("x")),
-                Err(error) => assert!(Instant::now() < deadline, "{error}"),
-            }
-        }
+        assert_eq!(mount.read(sid).unwrap(), authenticated("x"));
     }
     mount.wait_for_log("no session file is left to be taken in");
 }
@@ -362,10 +367,8 @@ fn a_killed_disk_server_leaves_nobody_logged_out() {
     let disk = nix::unistd::Pid::from_raw(i32::try_from(mount.disk().unwrap()).unwrap());
     nix::sys::signal::kill(disk, nix::sys::signal::Signal::SIGKILL).unwrap();
     mount.wait_for_log("the process that reads session files has ended");
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while let Err(error) = mount.read(&other) {
-        assert!(Instant::now() < deadline, "{error}");
-    }
+    let deadline = until_ready_again(&mount);
+    assert_eq!(mount.read(&other).unwrap(), authenticated("x"));
     mount.wait_for_log("no session file is left to be taken in");
     // Then it is not needed any more.
     while mount.disk().is_some() {
