@@ -1,7 +1,7 @@
-//! `sessionfs worker`: not for people. Started by the keeper with three descriptors; does all the
+//! `sessionfs worker`: not for people. Started by the keeper with its descriptors; does all the
 //! work, with no right that an ordinary user lacks.
 
-mod first_contact;
+pub(super) mod first_contact;
 
 use std::fs::File;
 use std::io::Read;
@@ -13,6 +13,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::config::Config;
+use crate::control::{Node, Sockets};
 use crate::exit::{ExitCode, Failure};
 use crate::fs::Core;
 use crate::fs::store::{Store as _, Waited};
@@ -37,6 +38,12 @@ pub struct Worker {
     /// The kernel asks here
     #[arg(long)]
     fuse_fd: RawFd,
+    /// Root asks here how things are
+    #[arg(long)]
+    control_fd: Option<RawFd>,
+    /// Prometheus asks here
+    #[arg(long)]
+    metrics_fd: Option<RawFd>,
 }
 
 impl Worker {
@@ -45,7 +52,11 @@ impl Worker {
         let [status, config, fuse] =
             [self.status_fd, self.config_fd, self.fuse_fd].map(take_descriptor);
         let line = Arc::new(Line::new(status?));
-        let Err(failure) = serve(&line, config?, fuse?) else { return Ok(()) };
+        let sockets = Sockets {
+            control: self.control_fd.map(take_descriptor).transpose()?,
+            metrics: self.metrics_fd.map(take_descriptor).transpose()?,
+        };
+        let Err(failure) = serve(&line, config?, fuse?, sockets) else { return Ok(()) };
         match line.say(&Report::Failed(failure.clone())) {
             // The keeper tells it, once.
             Ok(()) => std::process::exit(u8::from(failure.code).into()),
@@ -69,8 +80,13 @@ fn take_descriptor(raw: RawFd) -> Result<OwnedFd, Failure> {
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
 }
 
-fn serve(line: &Arc<Line>, config: OwnedFd, fuse: OwnedFd) -> Result<(), Failure> {
-    let Handover { keeper, config, first } = read_handover(config)?;
+fn serve(
+    line: &Arc<Line>,
+    config: OwnedFd,
+    fuse: OwnedFd,
+    sockets: Sockets,
+) -> Result<(), Failure> {
+    let Handover { keeper, config, first, node } = read_handover(config)?;
     confine::become_worker(&config.worker)?;
     // Who ends a whole service sends its signal to all at once; the keeper ends us in order.
     signals::block()?;
@@ -101,7 +117,10 @@ fn serve(line: &Arc<Line>, config: OwnedFd, fuse: OwnedFd) -> Result<(), Failure
     })?;
     say(line, &Report::RedisOk)?;
     await_go(line)?;
-    listen(Arc::clone(line), store.clone(), &runtime)?;
+    let held = Arc::clone(&core);
+    let node = Node::start(config.clone(), store.clone(), node, sockets, move || held.in_use())
+        .map_err(|e| Failure::internal("tell of this node", e))?;
+    listen(Arc::clone(line), store.clone(), Arc::clone(&node), &runtime)?;
 
     let on_init = {
         let line = Arc::clone(line);
@@ -111,7 +130,7 @@ fn serve(line: &Arc<Line>, config: OwnedFd, fuse: OwnedFd) -> Result<(), Failure
         }
     };
     let served = crate::fuse::serve(&core, config.fuse_tree(), fuse, runtime.handle(), on_init);
-    runtime.block_on(drain(&store));
+    runtime.block_on(drain(&store, &node));
     served.map_err(|e| {
         Failure::new(
             ExitCode::WorkerFailed,
@@ -176,24 +195,30 @@ fn await_go(line: &Line) -> Result<(), Failure> {
     loop {
         match line.wait() {
             Heard::Message(Order::Go) => return Ok(()),
-            Heard::Message(Order::Drain) | Heard::Nothing => {}
+            Heard::Message(Order::Drain | Order::Succeeded) | Heard::Nothing => {}
             Heard::Gone => return Err(Failure::internal("serve", "the keeper is gone")),
         }
     }
 }
 
 /// Carries out the keeper's orders from now on, and ends with the keeper.
-fn listen(line: Arc<Line>, store: RedisStore, runtime: &Runtime) -> Result<(), Failure> {
+fn listen(
+    line: Arc<Line>,
+    store: RedisStore,
+    node: Arc<Node>,
+    runtime: &Runtime,
+) -> Result<(), Failure> {
     let handle = runtime.handle().clone();
     let orders = move || {
         loop {
             match line.wait() {
                 Heard::Message(Order::Drain) => {
-                    handle.block_on(drain(&store));
+                    handle.block_on(drain(&store, &node));
                     if line.say(&Report::Drained).is_err() {
                         break;
                     }
                 }
+                Heard::Message(Order::Succeeded) => node.succeeded(),
                 Heard::Message(Order::Go) | Heard::Nothing => {}
                 Heard::Gone => break,
             }
@@ -208,8 +233,8 @@ fn listen(line: Arc<Line>, store: RedisStore, runtime: &Runtime) -> Result<(), F
         .map_err(|e| Failure::internal("start threads", e))
 }
 
-async fn drain(store: &RedisStore) {
-    store.drain(DRAIN_WITHIN).await;
+async fn drain(store: &RedisStore, node: &Node) {
+    tokio::join!(store.drain(DRAIN_WITHIN), node.leave());
 }
 
 fn say(line: &Line, report: &Report) -> Result<(), Failure> {

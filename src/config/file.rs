@@ -64,6 +64,8 @@ table! {
         outage: Outage,
         /// `[activity]`
         activity: Activity,
+        /// `[metrics]`
+        metrics: Metrics,
     }
 }
 
@@ -159,6 +161,14 @@ table! {
     }
 }
 
+table! {
+    /// What is counted.
+    Metrics("metrics."): METRICS_KEYS {
+        /// Where it is served.
+        listen: String,
+    }
+}
+
 /// Every accepted key, in full.
 pub fn keys() -> impl Iterator<Item = &'static str> {
     [
@@ -170,6 +180,7 @@ pub fn keys() -> impl Iterator<Item = &'static str> {
         LIMITS_KEYS,
         OUTAGE_KEYS,
         ACTIVITY_KEYS,
+        METRICS_KEYS,
     ]
     .into_iter()
     .flatten()

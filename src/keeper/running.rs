@@ -5,13 +5,47 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus, Stdio};
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::listen::Listeners;
 use super::notify;
 use super::process::{self, Process};
 use super::program::Program;
-use super::report::{self, Handover, Heard, Line, Report};
+use super::report::{self, Handover, Heard, Line, Node, Report};
 use crate::config::Config;
 use crate::exit::{ExitCode, Failure};
+use crate::telemetry::metrics::metrics;
+use crate::telemetry::recent::recent;
+
+/// What each worker is given to tell of its node.
+pub struct Told {
+    id: String,
+    since_ms: u64,
+    listeners: Listeners,
+}
+
+impl Told {
+    /// By whoever asks on these sockets. The id is new with each keeper: one that hosts share
+    /// (because they were cloned) would have them take each other's place.
+    pub fn new(listeners: Listeners) -> Self {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self {
+            id: format!("{:016x}", rand::random::<u64>()),
+            since_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
+            listeners,
+        }
+    }
+
+    fn node(&self) -> Node {
+        Node {
+            id: self.id.clone(),
+            keeper_pid: std::process::id(),
+            keeper_since_ms: self.since_ms,
+            worker_restarts: metrics().worker_restarts.get(),
+            recent: recent(),
+        }
+    }
+}
 
 /// A worker that was started, and may have ended since.
 pub struct Running {
@@ -26,21 +60,25 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts a program as the worker, with three descriptors.
+    /// Starts a program as the worker, with its descriptors.
     pub fn start(
         program: &Program,
         config: &Config,
         first: bool,
         device: &OwnedFd,
+        told: &Told,
     ) -> Result<Self, Failure> {
         let failed = |e: io::Error| Failure::internal("start the worker", e);
         let (line, theirs) = report::pair().map_err(failed)?;
         let (handed, handing) = io::pipe().map_err(failed)?;
-        let descriptors = [
+        let descriptors: Vec<_> = [
             ("--status-fd", theirs.as_fd()),
             ("--config-fd", handed.as_fd()),
             ("--fuse-fd", device.as_fd()),
-        ];
+        ]
+        .into_iter()
+        .chain(told.listeners.descriptors())
+        .collect();
         let inherited: Vec<RawFd> = descriptors.iter().map(|(_, fd)| fd.as_raw_fd()).collect();
 
         let mut command = Command::new(program.path());
@@ -70,6 +108,7 @@ impl Running {
             keeper: env!("CARGO_PKG_VERSION").into(),
             config: config.clone(),
             first,
+            node: told.node(),
         })
         .map_err(io::Error::other)
         .and_then(|bytes| File::from(OwnedFd::from(handing)).write_all(&bytes));

@@ -9,7 +9,7 @@ use super::filesystem::Filesystem;
 use super::mount::{self, Probe};
 use super::program::Program;
 use super::report::{Order, Report};
-use super::running::Running;
+use super::running::{Running, Told};
 use crate::config::Config;
 use crate::exit::Failure;
 
@@ -51,9 +51,14 @@ pub enum Progress {
 
 impl Start {
     /// Starts one. The `first` of a configuration fails if there is no Redis.
-    pub fn begin(program: &Program, config: &Config, first: bool) -> Result<Self, Failure> {
+    pub fn begin(
+        program: &Program,
+        config: &Config,
+        first: bool,
+        told: &Told,
+    ) -> Result<Self, Failure> {
         let device = mount::open_device()?;
-        let running = Running::start(program, config, first, &device)?;
+        let running = Running::start(program, config, first, &device, told)?;
         tracing::info!(pid = running.process.pid(), user = config.worker.user, "worker started");
         let until = Instant::now() + connecting_within(config);
         Ok(Self { running, step: Step::Connecting { device }, until })
