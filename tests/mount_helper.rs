@@ -69,7 +69,7 @@ fn a_start_that_fails_is_told_with_mounts_own_exit_code() {
     let output = help(&lab, &options);
     assert_eq!(output.status.code(), Some(32));
     assert!(said(&output).starts_with("mount.sessionfs: mountpoint "), "{}", said(&output));
-    assert!(said(&output).contains("is not empty"), "{}", said(&output));
+    assert!(said(&output).contains("holds what is not Odoo's"), "{}", said(&output));
     assert_eq!(said(&output).lines().count(), 1);
     lab.assert_clean();
 }
