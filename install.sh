@@ -162,7 +162,10 @@ set_option() {
 
 has_systemd() { [ -d /run/systemd/system ]; }
 has_program() { command -v "$1" >/dev/null; }
+# In the mount table. A mount whose keeper was killed stays there, dead.
 is_mounted() { findmnt --noheadings --types fuse.sessionfs --mountpoint "$1" >/dev/null 2>&1; }
+# (What stat says without -f, the kernel may still remember.)
+is_served() { is_mounted "$1" && timeout 10 stat -f -- "$1" >/dev/null 2>&1; }
 is_installed_package() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
 # (With pipefail, `| grep -q` fails when grep is done before the other: so no pipe here.)
 is_package_known() { grep -q '^ *Candidate: [^(]' <<<"$(apt-cache policy "$1" 2>/dev/null)"; }
@@ -541,7 +544,9 @@ make_instance() {
 port 0
 unixsocket $instance_socket
 unixsocketperm 777
-user default off
+# Off, so that nobody can be this user, but with all rights: when the server starts, it reads its append-only file as
+# this user, and leaves out, with no more than a line in its log, whatever the user may not do.
+user default off ~* &* +@all
 user $user on #$hash $(acl_rights)
 
 # What is lost is a logout: every save is on disk within a second, and nothing is evicted. When it is full, saves fail.
@@ -792,7 +797,7 @@ write_drop_ins() {
 # ---- Service -------------------------------------------------------------------------------------------------------
 
 decide_service() {
-    if ! is_mounted "$sessions"; then
+    if ! is_served "$sessions"; then
         local how="Enable and start sessionfs.service"
         has_systemd || how="Start sessionfs in the background (log: $log)"
         step "$how: from then on Odoo's sessions in $sessions are in Redis; what is below becomes unusable to Odoo (root, mode 0000)" start_service
@@ -810,8 +815,9 @@ enable_service() { systemctl --quiet enable sessionfs.service; }
 start_service() {
     if has_systemd; then
         enable_service
+        local began=$EPOCHSECONDS
         systemctl restart sessionfs.service || {
-            journalctl --no-pager --quiet --lines 15 --unit sessionfs.service >&2 || true
+            journalctl --no-pager --quiet --lines 15 --since "@$began" --unit sessionfs.service >&2 || true
             start_failed "sessionfs.service does not start; see above"
         }
     else
@@ -907,7 +913,6 @@ install_all() {
 
     print_plan "This will be done:"
     [ -z "$dry_run" ] || { say "Dry run: nothing was changed."; return; }
-    need_root
     [ -z "$import_is_new" ] || { make_config_dir; remember import pending; }
     carry_out_plan
     conclude
@@ -945,7 +950,6 @@ uninstall_all() {
     print_plan "This will be done:"
     [ -n "$purge" ] || [ ${#step_texts[@]} = 0 ] || tell_of_sessions
     [ -z "$dry_run" ] || { say "Dry run: nothing was changed."; return; }
-    need_root
     carry_out_plan
     [ -z "$sessions" ] || [ -n "$from_package" ] || say "Odoo keeps its sessions as plain files in $sessions again."
 }
@@ -1067,9 +1071,14 @@ remove_files() {
 forget() {
     sed -i '/^\(mountpoint\|owner\|group\|mode\|import\|odoo_units\|prefix\|served\)=/d' $record
     rm -f -- $manifest
+    clear_runtime
 }
 
+# Locks of mounts that are no more.
+clear_runtime() { [ -n "$(findmnt --noheadings --types fuse.sessionfs)" ] || rm -rf -- /run/sessionfs; }
+
 purge_all() {
+    clear_runtime
     [ -z "${instance_config:-}" ] || rm -rf -- "$instance_config" "$instance_dir" "/var/log/$kind/$kind-server-sessionfs.log"
     local made package
     made=$(recall user_made) package=$(recall server_package)
@@ -1089,6 +1098,8 @@ main() {
     parse "$@"
     scratch=$(mktemp -d)
     trap 'take_policy_away; rm -rf -- "$scratch"' EXIT
+    # Who may not do it may look at what would be done, as far as that can be seen.
+    [ -n "$dry_run$destdir" ] || need_root
     locate
     if [ -n "$uninstall" ]; then uninstall_all; else install_all; fi
 }
