@@ -61,16 +61,15 @@ const DENIED: [libc::c_long; 29] = [
 pub fn deny() -> io::Result<()> {
     let mut program = filter();
     let length = program.len().try_into().map_err(io::Error::other)?;
-    let program = sock_fprog { len: length, filter: program.as_mut_ptr() };
+    let call = sock_fprog { len: length, filter: program.as_mut_ptr() };
     // SAFETY: seccomp reads a program of the length that it is told, which lives through the call.
     let result = unsafe {
-        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program)
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const call)
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 fn filter() -> Vec<sock_filter> {
-    #[expect(clippy::cast_sign_loss, reason = "an errno is positive")]
     let deny = statement(BPF_RET | BPF_K, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32);
     let mut program = vec![
         statement(BPF_LD | BPF_W | BPF_ABS, ARCHITECTURE_OFFSET),
