@@ -162,7 +162,10 @@ set_option() {
 
 has_systemd() { [ -d /run/systemd/system ]; }
 has_program() { command -v "$1" >/dev/null; }
+# In the mount table. A mount whose keeper was killed stays there, dead.
 is_mounted() { findmnt --noheadings --types fuse.sessionfs --mountpoint "$1" >/dev/null 2>&1; }
+# (What stat says without -f, the kernel may still remember.)
+is_served() { is_mounted "$1" && timeout 10 stat -f -- "$1" >/dev/null 2>&1; }
 is_installed_package() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
 # (With pipefail, `| grep -q` fails when grep is done before the other: so no pipe here.)
 is_package_known() { grep -q '^ *Candidate: [^(]' <<<"$(apt-cache policy "$1" 2>/dev/null)"; }
@@ -803,7 +806,7 @@ write_drop_ins() {
 # ---- Service -------------------------------------------------------------------------------------------------------
 
 decide_service() {
-    if ! is_mounted "$sessions"; then
+    if ! is_served "$sessions"; then
         local how="Enable and start sessionfs.service"
         has_systemd || how="Start sessionfs in the background (log: $log)"
         step "$how: from then on Odoo's sessions in $sessions are in Redis; what is below becomes unusable to Odoo (root, mode 0000)" start_service
@@ -919,7 +922,6 @@ install_all() {
 
     print_plan "This will be done:"
     [ -z "$dry_run" ] || { say "Dry run: nothing was changed."; return; }
-    need_root
     [ -z "$import_is_new" ] || { make_config_dir; remember import pending; }
     carry_out_plan
     conclude
@@ -959,7 +961,6 @@ uninstall_all() {
     print_plan "This will be done:"
     [ -n "$purge" ] || [ ${#step_texts[@]} = 0 ] || tell_of_sessions
     [ -z "$dry_run" ] || { say "Dry run: nothing was changed."; return; }
-    need_root
     carry_out_plan
     [ -z "$sessions" ] || [ -n "$from_package" ] || say "Odoo keeps its sessions as plain files in $sessions again."
 }
@@ -1098,9 +1099,14 @@ remove_files() {
 forget() {
     sed -i '/^\(mountpoint\|owner\|group\|mode\|import\|odoo_units\|prefix\|served\)=/d' $record
     rm -f -- $manifest
+    clear_runtime
 }
 
+# Locks of mounts that are no more.
+clear_runtime() { [ -n "$(findmnt --noheadings --types fuse.sessionfs)" ] || rm -rf -- /run/sessionfs; }
+
 purge_all() {
+    clear_runtime
     [ -z "${instance_config:-}" ] || rm -rf -- "$instance_config" "$instance_dir" "/var/log/$kind/$kind-server-sessionfs.log"
     local made package
     made=$(recall user_made) package=$(recall server_package)
@@ -1120,6 +1126,8 @@ main() {
     parse "$@"
     scratch=$(mktemp -d)
     trap 'take_policy_away; rm -rf -- "$scratch"' EXIT
+    # Who may not do it may look at what would be done, as far as that can be seen.
+    [ -n "$dry_run$destdir" ] || need_root
     locate
     if [ -n "$uninstall" ]; then uninstall_all; else install_all; fi
 }

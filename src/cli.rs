@@ -5,6 +5,8 @@ mod check;
 mod completions;
 mod config;
 mod discover;
+mod disk;
+mod import;
 mod kill;
 mod list;
 mod man;
@@ -40,6 +42,9 @@ enum Command {
     Completions(completions::Completions),
     Config(config::Config),
     Discover(discover::Discover),
+    #[command(hide = true)]
+    Disk(disk::Disk),
+    Import(import::Import),
     Kill(kill::Kill),
     List(list::List),
     Man(man::Man),
@@ -70,6 +75,8 @@ pub fn run() -> Result<(), Failure> {
         Command::Completions(completions) => completions.run(),
         Command::Config(config) => config.run(),
         Command::Discover(discover) => discover.run(),
+        Command::Disk(disk) => disk.run(),
+        Command::Import(import) => import.run(),
         Command::Kill(kill) => kill.run(),
         Command::List(list) => list.run(),
         Command::Man(man) => man.run(),

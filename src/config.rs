@@ -69,6 +69,8 @@ pub struct Config {
     pub metrics: Option<Listen>,
     /// Where this mount's staging files lie: on a tmpfs, the worker's own, 0700.
     pub staging_dir: PathBuf,
+    /// Where each session is also written to, in plain text.
+    pub mirror: Option<PathBuf>,
 }
 
 /// Owner and permission of everything in the tree.
@@ -211,6 +213,7 @@ impl Config {
             activity: activity(&file.activity)?,
             metrics: metrics(&file.metrics)?,
             staging_dir: crate::keeper::staging::place(file.staging_dir.as_deref(), mountpoint)?,
+            mirror: mirror(flags, &file)?,
         })
     }
 
@@ -290,6 +293,22 @@ fn log_filter(flags: &Flags, file: &File) -> Result<String, Failure> {
         .unwrap_or_else(|| "info".to_owned());
     crate::telemetry::log::check_filter(&filter)?;
     Ok(filter)
+}
+
+/// The mirror's one true name, as far as it exists.
+fn mirror(flags: &Flags, file: &File) -> Result<Option<PathBuf>, Failure> {
+    let Some(dir) = flags.mirror.as_ref().or(file.mirror.as_ref()) else { return Ok(None) };
+    let refuse = |why: &str| {
+        Failure::new(ExitCode::MirrorRefused, format!("mirror {}: {why}", dir.display()))
+    };
+    let (Some(parent), Some(name), true) = (dir.parent(), dir.file_name(), dir.is_absolute())
+    else {
+        return Err(refuse("is not an absolute path; name a directory in full"));
+    };
+    let parent = parent.canonicalize().map_err(|e| {
+        refuse(&format!("{} cannot be reached: {e}; make it (mkdir -p)", parent.display()))
+    })?;
+    Ok(Some(parent.join(name)))
 }
 
 fn tree(flags: &Flags, file: &File) -> Result<Tree, Failure> {

@@ -54,7 +54,7 @@ exit_codes! {
     MountpointMissing = 23,
     /// The mountpoint is not a directory.
     NotADirectory = 24,
-    /// The mountpoint is not empty.
+    /// The mountpoint holds what is not Odoo's.
     NotEmpty = 25,
     /// Something is mounted on the mountpoint already.
     AlreadyMounted = 26,
@@ -100,6 +100,10 @@ exit_codes! {
     AmbiguousSession = 54,
     /// `show --sid`: the content does not open with this cookie.
     UnreadableSession = 55,
+    /// `import`: some sessions could not be imported, and their files were left.
+    ImportIncomplete = 56,
+    /// The mirror cannot be used.
+    MirrorRefused = 57,
     /// `check`: something needs a look.
     CheckWarning = 60,
     /// `check`: something is wrong.

@@ -7,13 +7,15 @@
 
 mod backoff;
 pub mod confine;
+mod disks;
 mod filesystem;
 mod listen;
 mod lock;
+mod mirror;
 pub mod mount;
-mod notify;
+pub mod notify;
 pub mod private_redis;
-mod process;
+pub mod process;
 mod program;
 mod pulse;
 pub mod reload;

@@ -8,6 +8,7 @@ pub mod census;
 pub mod clock;
 pub mod endpoint;
 pub mod envelope;
+mod import;
 pub mod keys;
 pub mod link;
 pub mod live;
@@ -43,6 +44,8 @@ use crate::session::name::{Alias, Form, Shard};
 use crate::session::policy::Lifetimes;
 use crate::telemetry::Event;
 use crate::telemetry::metrics::metrics;
+
+pub use self::import::{Import, Imported, Patience};
 
 /// How many members of a shard one step of a listing takes.
 const PAGE: usize = 250;

@@ -49,6 +49,8 @@ table! {
         log: String,
         /// Where staging files lie.
         staging_dir: PathBuf,
+        /// Where sessions are also written to.
+        mirror: PathBuf,
     } {
         /// `[redis]`
         redis: Redis,
