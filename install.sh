@@ -1054,6 +1054,8 @@ decide_to_finish_mirror() {
 finish_mirror() {
     ! is_mounted "$sessions" || fail "$sessions is still mounted; end what uses it (fuser -m $sessions), and start this again"
     copy_newer
+    # The copy has the mirror's own.
+    as_owner chmod -- "$(recall mode)" "$sessions"
     as_owner rm -rf -- "$mirror" || say "       $mirror is left; remove it by hand."
 }
 
