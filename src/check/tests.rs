@@ -25,6 +25,7 @@ fn mount() -> mount::Facts {
         directory: DIR.into(),
         layers: vec!["fuse.sessionfs".into()],
         keeper: Some(7),
+        may_see_keeper: true,
         answer: Some(Answer::Served { uid: 110, took_ms: 3 }),
         owner: Some(110),
     }
@@ -124,8 +125,8 @@ fn redis() -> redis::Facts {
 fn says(pairs: &[(&str, &str)]) -> redis::Facts {
     let mut facts = redis();
     for (key, value) in pairs {
-        let into =
-            if key.contains('_') { &mut facts.server.info } else { &mut facts.server.config };
+        let config = &mut facts.server.config;
+        let into = if config.contains_key(*key) { config } else { &mut facts.server.info };
         into.insert((*key).into(), (*value).into());
     }
     facts
@@ -352,7 +353,11 @@ fn cases() -> Vec<(Id, Vec<Finding>, &'static str)> {
             says(&[("used_memory", "80")]).findings(),
             "Redis at unix:/run/redis.sock?db=0 has used 80 % of its maxmemory",
         ),
-        (Id::NoBound, says(&[("maxmemory", "0"), ("used_memory", "1")]).findings(), ""),
+        (
+            Id::NoBound,
+            says(&[("maxmemory", "0"), ("used_memory", "1")]).findings(),
+            "Redis at unix:/run/redis.sock?db=0 has no maxmemory",
+        ),
         (
             Id::Failing,
             says(&[("aof_last_write_status", "err")]).findings(),
