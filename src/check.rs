@@ -70,7 +70,7 @@ ids! {
     Blind: Wrong = "odoo.blind",
     /// A running Odoo sees a mount that has ended.
     Stale: Wrong = "odoo.stale",
-    /// An Odoo keeps its sessions in another directory.
+    /// An Odoo keeps its sessions in another directory, and none uses the mount.
     Elsewhere: Wrong = "odoo.elsewhere",
     /// A module takes the sessions away from the directory.
     Module: Wrong = "odoo.module",
@@ -144,6 +144,8 @@ ids! {
     NotRoot: Note = "check.not-root",
     /// No Odoo runs.
     NoOdoo: Note = "odoo.none",
+    /// A second Odoo keeps its sessions in another directory.
+    OtherOdoo: Note = "odoo.other",
     /// What an Odoo sees cannot be seen.
     Unseen: Note = "odoo.unseen",
     /// A configuration file that no known Odoo uses leads elsewhere.
@@ -276,10 +278,11 @@ pub fn check(asked: &Asked) -> Result<Report, Failure> {
     let flags = Flags { place: place.clone(), ..Flags::default() };
     let configured = Config::resolve(&directory, &flags);
     let mount = mount::Facts::gather(&directory, &odoo.mounts, serving.map(|(pid, _)| pid));
-    let below = files::Facts::gather(&directory, &odoo, since);
+    let files = files::Facts::gather(&directory, &odoo, since);
+    let odoo = odoo::Facts::gather(&directory, odoo, mount.owner, &host);
     let mut findings = mount.findings();
-    findings.extend(below.findings());
-    findings.extend(odoo::Facts::gather(&directory, odoo, mount.owner, &host).findings());
+    findings.extend(odoo.findings());
+    findings.extend(files.findings(odoo.is_used()));
     // The private one runs as long as somebody serves, and is root's and the worker's alone.
     let is_private = configured.as_ref().is_ok_and(|config| config.private_redis.is_some());
     if !is_private || serving.is_some() {

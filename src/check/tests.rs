@@ -57,6 +57,7 @@ fn plain(count: u64, fresh: u64) -> Plain {
 fn process(mounts: &str) -> Process {
     Process {
         pid: 10,
+        readable: true,
         uid: 110,
         gid: 120,
         unit: Some("odoo.service".into()),
@@ -277,33 +278,33 @@ fn cases() -> Vec<(Id, Vec<Finding>, &'static str)> {
         ),
         (
             Id::BelowFresh,
-            files(|below, _| below.plain = plain(3, 2)).findings(),
+            files(|below, _| below.plain = plain(3, 2)).findings(false),
             "2 session files were written below the mount on /srv/odoo/sessions since it started, the newest 12 s ago",
         ),
         (
             Id::Below,
-            files(|below, _| below.plain = plain(1, 0)).findings(),
+            files(|below, _| below.plain = plain(1, 0)).findings(false),
             "1 session file lies in the clear below the mount",
         ),
         (
             Id::BelowUsable,
-            files(|below, _| (below.uid, below.mode) = (110, 0o40_700)).findings(),
+            files(|below, _| (below.uid, below.mode) = (110, 0o40_700)).findings(false),
             "the directory below the mount on /srv/odoo/sessions is of user 110 with mode 0700",
         ),
         (
             Id::BelowUnseen,
             files::Facts { below: Some(Err(std::io::Error::other("no"))), ..files(|_, _| {}) }
-                .findings(),
+                .findings(false),
             "the directory below the mount on /srv/odoo/sessions cannot be seen: no",
         ),
         (
             Id::Fresh,
-            files(|_, others| others.push(plain(9, 1))).findings(),
+            files(|_, others| others.push(plain(9, 1))).findings(false),
             "1 session file was written in /old/sessions since the mount on",
         ),
         (
             Id::Left,
-            files(|_, others| others.push(plain(9, 0))).findings(),
+            files(|_, others| others.push(plain(9, 0))).findings(true),
             "9 session files lie in the clear in /old/sessions",
         ),
         (
@@ -491,7 +492,7 @@ fn every_finding_is_provoked_and_says_what_is_so_and_what_to_do() {
 fn what_is_as_it_should_be_is_not_complained_of() {
     let all = [
         mount().findings(),
-        files(|_, _| {}).findings(),
+        files(|_, _| {}).findings(false),
         odoo(running(|_| {})).findings(),
         redis().findings(),
         host().findings(),
