@@ -2,17 +2,28 @@
 
 mod bench;
 mod check;
+mod completions;
+mod config;
 mod discover;
+mod disk;
+mod import;
+mod kill;
+mod list;
+mod man;
 mod mount;
+pub mod mount_helper;
+mod mountpoint;
 mod output;
-mod place;
 mod probe;
+mod redis;
 mod reload;
+mod sessions;
+mod show;
 mod unmount;
 mod worker;
 
 use clap::error::ErrorKind;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::exit::{ExitCode, Failure};
 
@@ -28,14 +39,28 @@ struct Arguments {
 enum Command {
     Bench(bench::Args),
     Check(check::Check),
+    Completions(completions::Completions),
+    Config(config::Config),
     Discover(discover::Discover),
+    #[command(hide = true)]
+    Disk(disk::Disk),
+    Import(import::Import),
+    Kill(kill::Kill),
+    List(list::List),
+    Man(man::Man),
     Mount(mount::Mount),
-    Reload(reload::Reload),
-    Unmount(unmount::Unmount),
     #[command(hide = true)]
     Probe(probe::Probe),
+    Reload(reload::Reload),
+    Show(show::Show),
+    Unmount(unmount::Unmount),
     #[command(hide = true)]
     Worker(worker::Worker),
+}
+
+/// The whole table, for what is made from it.
+fn table() -> clap::Command {
+    Arguments::command()
 }
 
 /// Does what the command line asks for.
@@ -47,11 +72,19 @@ pub fn run() -> Result<(), Failure> {
     match arguments.command {
         Command::Bench(bench) => bench.run(),
         Command::Check(check) => check.run(),
+        Command::Completions(completions) => completions.run(),
+        Command::Config(config) => config.run(),
         Command::Discover(discover) => discover.run(),
+        Command::Disk(disk) => disk.run(),
+        Command::Import(import) => import.run(),
+        Command::Kill(kill) => kill.run(),
+        Command::List(list) => list.run(),
+        Command::Man(man) => man.run(),
         Command::Mount(mount) => mount.run(),
-        Command::Reload(reload) => reload.run(),
-        Command::Unmount(unmount) => unmount.run(),
         Command::Probe(probe) => probe.run(),
+        Command::Reload(reload) => reload.run(),
+        Command::Show(show) => show.run(),
+        Command::Unmount(unmount) => unmount.run(),
         Command::Worker(worker) => worker.run(),
     }
 }

@@ -8,6 +8,7 @@ pub mod census;
 pub mod clock;
 pub mod endpoint;
 pub mod envelope;
+mod import;
 pub mod keys;
 pub mod link;
 pub mod live;
@@ -43,6 +44,8 @@ use crate::session::name::{Alias, Form, Shard};
 use crate::session::policy::Lifetimes;
 use crate::telemetry::Event;
 use crate::telemetry::metrics::metrics;
+
+pub use self::import::{Import, Imported, Patience};
 
 /// How many members of a shard one step of a listing takes.
 const PAGE: usize = 250;
@@ -291,11 +294,15 @@ impl RedisStore {
         Ok(self.inner.shards_in_use().await?.iter().map(|(_, size)| size).sum())
     }
 
+    /// Where Redis is, without credentials.
+    pub fn address(&self) -> String {
+        self.inner.link.address()
+    }
+
     /// Who answers there now.
     pub async fn server(&self) -> Result<ServerInfo, StoreError> {
-        let address = self.inner.link.address();
         let answer = self.inner.ask(&redis::cmd("HELLO")).await?;
-        ServerInfo::read(&answer, address)
+        ServerInfo::read(&answer, self.address())
             .ok_or_else(|| StoreError::Unreadable("an answer to HELLO of another shape".into()))
     }
 

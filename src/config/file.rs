@@ -49,6 +49,8 @@ table! {
         log: String,
         /// Where staging files lie.
         staging_dir: PathBuf,
+        /// Where sessions are also written to.
+        mirror: PathBuf,
     } {
         /// `[redis]`
         redis: Redis,
@@ -64,6 +66,8 @@ table! {
         outage: Outage,
         /// `[activity]`
         activity: Activity,
+        /// `[metrics]`
+        metrics: Metrics,
     }
 }
 
@@ -159,6 +163,14 @@ table! {
     }
 }
 
+table! {
+    /// What is counted.
+    Metrics("metrics."): METRICS_KEYS {
+        /// Where it is served.
+        listen: String,
+    }
+}
+
 /// Every accepted key, in full.
 pub fn keys() -> impl Iterator<Item = &'static str> {
     [
@@ -170,6 +182,7 @@ pub fn keys() -> impl Iterator<Item = &'static str> {
         LIMITS_KEYS,
         OUTAGE_KEYS,
         ACTIVITY_KEYS,
+        METRICS_KEYS,
     ]
     .into_iter()
     .flatten()

@@ -6,7 +6,7 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -18,6 +18,7 @@ use nix::sys::statfs::statfs;
 
 use super::filesystem::Filesystem;
 use super::signals::Signals;
+use crate::disk::directory::Directory;
 use crate::exit::{ExitCode, Failure};
 use crate::fuse::kernel::Offers;
 use crate::mount_table::{MountTable, Mounted};
@@ -99,15 +100,17 @@ pub fn clear_dead(mountpoint: &Path, signals: &mut Signals) -> Result<(), Failur
     Ok(())
 }
 
-/// An empty directory, held so that nobody can put another in its place: the directory above may
-/// belong to Odoo's user, and a symbolic link put there in time would have root mount elsewhere.
+/// A directory, held so that nobody can put another in its place: the directory above may belong to
+/// Odoo's user, and a symbolic link put there in time would have root mount elsewhere.
 pub struct Mountpoint {
     path: PathBuf,
     directory: File,
+    holds_sessions: bool,
 }
 
 impl Mountpoint {
-    /// Looks at a directory on which nothing is mounted.
+    /// Looks at a directory on which nothing is mounted: empty, or with what Odoo puts there and
+    /// nothing else.
     pub fn take(path: &Path) -> Result<Self, Failure> {
         let failed =
             |code, what: &str| Failure::new(code, format!("mountpoint {}: {what}", path.display()));
@@ -124,16 +127,23 @@ impl Mountpoint {
                 }
                 _ => failed(ExitCode::MountpointMissing, &format!("{e}; make it accessible")),
             })?;
-        let held = path_of(directory.as_fd());
-        let mut entries = std::fs::read_dir(&held)
+        let (holds_sessions, others) = Directory::look_at_top(directory.as_fd())
             .map_err(|e| failed(ExitCode::MountpointMissing, &format!("cannot be listed: {e}")))?;
-        if entries.next().is_some() {
+        if others.foreign > 0 {
             return Err(failed(
                 ExitCode::NotEmpty,
-                "is not empty; move its content away or name an empty directory",
+                &format!(
+                    "holds what is not Odoo's ({}); move that away or name another directory",
+                    others.names()
+                ),
             ));
         }
-        Ok(Self { path: path.to_owned(), directory })
+        Ok(Self { path: path.to_owned(), directory, holds_sessions })
+    }
+
+    /// Whether anything lies below, which a miss falls through to.
+    pub fn holds_sessions(&self) -> bool {
+        self.holds_sessions
     }
 
     /// Puts a filesystem on it. The directory below becomes root's, without any permission:
@@ -174,16 +184,24 @@ impl Mountpoint {
         std::thread::scope(|scope| {
             let detaching = scope.spawn(|| detach(&self.path));
             let mut since = Instant::now();
-            while mount_id(&self.path) == former && !detaching.is_finished() {
-                since = Instant::now();
-            }
-            let put = if mount_id(&self.path) == former {
-                // It could not be taken away, which the other thread tells.
-                Ok(())
-            } else {
+            let gone = loop {
+                // Before the look: in the midst of it this thread may have to wait for a processor.
+                let now = Instant::now();
+                if mount_id(&self.path) != former {
+                    break true;
+                }
+                if detaching.is_finished() {
+                    break mount_id(&self.path) != former;
+                }
+                since = now;
+            };
+            let put = if gone {
                 filesystem
                     .put_on(self.directory.as_fd())
                     .map_err(|errno| refused(&self.path, errno))
+            } else {
+                // It could not be taken away, which the other thread tells.
+                Ok(())
             };
             let gap = since.elapsed();
             detaching.join().unwrap_or_else(|_| Err(Failure::internal("unmount", "a panic")))?;
@@ -246,9 +264,11 @@ fn make_unusable(directory: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// A path that leads to what a descriptor holds, whatever its name leads to by now.
-fn path_of(descriptor: BorrowedFd<'_>) -> PathBuf {
-    format!("/proc/self/fd/{}", descriptor.as_raw_fd()).into()
+impl AsFd for Mountpoint {
+    /// The directory below the mount.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
 }
 
 /// Takes the mount away: at once if nobody uses it, else from the tree of names, so that it ends

@@ -10,7 +10,7 @@ use super::mount::{self, Exchange, Mountpoint};
 use super::program::Program;
 use super::pulse::Pulse;
 use super::report::{Order, Report};
-use super::running::{Running, status_words};
+use super::running::{Running, Told, status_words};
 use super::start::{Progress, Start};
 use crate::config::Config;
 use crate::exit::{ExitCode, Failure};
@@ -25,6 +25,7 @@ const LEAVES_WITHIN: Duration = Duration::from_secs(60);
 pub struct Watched {
     config: Config,
     program: Program,
+    told: Told,
     phase: Phase,
     successor: Option<Successor>,
     leaving: Vec<Leaving>,
@@ -80,10 +81,11 @@ pub enum Seen {
 
 impl Watched {
     /// Nobody serves yet.
-    pub fn new(config: Config, program: Program) -> Self {
+    pub fn new(config: Config, program: Program, told: Told) -> Self {
         Self {
             config,
             program,
+            told,
             phase: Phase::Down { retry_at: Instant::now() },
             successor: None,
             leaving: Vec::new(),
@@ -178,7 +180,10 @@ impl Watched {
                 if self.leaving.is_empty() && self.successor.is_none() {
                     super::staging::prepare(&self.config.staging_dir, &self.config.worker)?;
                 }
-                let start = Start::begin(&self.program, &self.config, !self.served)?;
+                // Held from before the mount: afterwards its path leads to the mount.
+                let below = Mountpoint::take(&self.config.mountpoint)?;
+                let start =
+                    Start::begin(&self.program, &self.config, !self.served, &self.told, &below)?;
                 (Phase::Starting(start), Seen::Nothing)
             }
             Phase::Starting(start) => match start.advance(&self.config.mountpoint)? {
@@ -225,6 +230,9 @@ impl Watched {
     }
 
     fn serving(&self, running: Running, place: Mountpoint) -> Phase {
+        if running.line.say(&Order::InPlace).is_err() {
+            tracing::warn!("the worker does not listen");
+        }
         let answer_within = Duration::from_millis(self.config.worker.answer_within_ms);
         let pulse = Pulse::new(self.config.mountpoint.clone(), answer_within);
         Phase::Serving(Box::new(Serving { running, since: Instant::now(), pulse, place }))
@@ -232,7 +240,7 @@ impl Watched {
 
     /// A worker that served has ended without being asked to.
     fn lost(&mut self, mut running: Running, since: Instant) -> Result<(Phase, Seen), Failure> {
-        let status = running.process.status();
+        let status = running.kill();
         if status.is_some_and(|status| status.success()) && !mount::is_ours(&self.config.mountpoint)
         {
             tracing::warn!("the mount was taken away with umount; ending");
@@ -251,7 +259,7 @@ impl Watched {
     /// for it, with an error.
     fn stuck(&mut self, mut running: Running, since: Instant) -> Result<Phase, Failure> {
         Event::WorkerStuck { answer_within_ms: self.config.worker.answer_within_ms }.emit();
-        running.process.kill();
+        running.kill();
         mount::detach(&self.config.mountpoint)?;
         Ok(Phase::Down { retry_at: self.backoff.failed(Some(since)) })
     }
@@ -260,8 +268,8 @@ impl Watched {
     /// serves; [`Seen::Reloaded`] tells what came of it. Where nobody serves, the next start is
     /// made with them, at once, and there is nothing to wait for.
     pub fn reload(&mut self, config: Config, program: Program) -> Result<bool, Failure> {
-        if let Phase::Serving(_) = self.phase {
-            let start = Start::begin(&program, &config, true)?;
+        if let Phase::Serving(serving) = &self.phase {
+            let start = Start::begin(&program, &config, true, &self.told, &serving.place)?;
             self.successor = Some(Successor { start, config, program });
             return Ok(true);
         }
@@ -315,6 +323,8 @@ impl Watched {
                 drop(filesystem);
                 self.phase = self.serving(running, serving.place);
                 let until = Instant::now() + LEAVES_WITHIN;
+                // If it cannot be told, it is about to end.
+                let _ = serving.running.line.say(&Order::Succeeded);
                 self.leaving.push(Leaving { running: serving.running, until });
                 Ok(())
             }
@@ -377,7 +387,7 @@ impl Watched {
         match std::mem::replace(&mut self.phase, Phase::Ended) {
             Phase::Starting(start) => start.end(),
             Phase::Serving(mut serving) => {
-                serving.running.process.kill();
+                serving.running.kill();
             }
             Phase::Down { .. } | Phase::Ended => {}
         }
@@ -385,7 +395,7 @@ impl Watched {
             successor.start.end();
         }
         for mut leaving in self.leaving.drain(..) {
-            leaving.running.process.kill();
+            leaving.running.kill();
         }
     }
 }
@@ -396,7 +406,7 @@ impl Leaving {
         while self.running.hear().is_some() {}
         let pid = self.running.process.pid();
         if self.running.process.has_ended() {
-            let words = status_words(self.running.process.status());
+            let words = status_words(self.running.kill());
             tracing::info!(pid, "the former worker {words}: nobody uses its mount any more");
             return true;
         }
@@ -407,7 +417,7 @@ impl Leaving {
             pid,
             "the former worker's mount is still in use: it is ended, and its users get errors"
         );
-        self.running.process.kill();
+        self.running.kill();
         true
     }
 }

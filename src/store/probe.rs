@@ -271,12 +271,17 @@ impl Probe {
         list.key(index.clone()).key(session.clone()).argument(name);
         let mut unlink = call(&scripts.unlink, &[name, &id(3), NOW, "0", ""]);
         unlink.key(session.clone());
+        let mut import = call(&scripts.import, &[name, &id(4), NOW, "0", "anon", "-", "-", "-"]);
+        for argument in ["0", "sharded", "0", "0", "600", ""] {
+            import.argument(argument);
+        }
         for (call, expected) in [
             (look, "absent"),
             (save, "taken"),
             (touch, "done"),
             (amend, "taken"),
             (list, "listed"),
+            (import, "kept"),
             (unlink, "gone"),
         ] {
             let value = self.ask(&call.command()).await?;

@@ -25,6 +25,7 @@ pub struct Scripts {
     pub(super) amend: Script,
     pub(super) touch: Script,
     pub(super) list: Script,
+    pub(super) import: Script,
     pub(super) settings: Script,
     pub(super) set: Script,
     /// The clock is Redis's own, and so tells of its jumps.
@@ -61,6 +62,7 @@ impl Scripts {
             amend: script("amend", include_str!("scripts/amend.lua")),
             touch: script("touch", include_str!("scripts/touch.lua")),
             list: script("list", include_str!("scripts/list.lua")),
+            import: script("import", include_str!("scripts/import.lua")),
             settings: script("settings", include_str!("scripts/settings.lua")),
             set: script("set", include_str!("scripts/set.lua")),
             own_clock: false,
@@ -74,7 +76,7 @@ impl Scripts {
     }
 
     /// Every script.
-    pub(super) fn all(&self) -> [&Script; 8] {
+    pub(super) fn all(&self) -> [&Script; 9] {
         [
             &self.fetch,
             &self.publish,
@@ -82,6 +84,7 @@ impl Scripts {
             &self.amend,
             &self.touch,
             &self.list,
+            &self.import,
             &self.settings,
             &self.set,
         ]
