@@ -324,10 +324,10 @@ fn directory(asked: &Asked, odoo: &Odoo, host: &Root) -> Result<PathBuf, Failure
              directory",
         )),
         several => {
-            let names: Vec<_> = several.iter().map(|path| path.display().to_string()).collect();
+            let all: Vec<_> = several.iter().map(|path| path.display().to_string()).collect();
             Err(Failure::new(
                 ExitCode::Usage,
-                format!("there are several directories; name one of {}", names.join(", ")),
+                format!("there are several directories; name one of {}", all.join(", ")),
             ))
         }
     }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{Finding, Id, counted};
-use crate::mount_table::MountTable;
+use crate::mount_table::{MountTable, Mounted};
 use crate::odoo::process::Process;
 use crate::odoo::root::Root;
 use crate::odoo::{Instance, Odoo, Sign};
@@ -146,11 +146,13 @@ impl Facts {
         let is_device = |path: &Path| {
             self.mounts.at(path).is_some_and(|ours| ours.is_ours() && ours.device == seen.device)
         };
+        let is_other = |found: &Mounted| {
+            let in_container = process.contained && process.has_own_sessionfs;
+            found.is_ours() && (in_container || self.mounts.ours().into_iter().any(is_device))
+        };
         if is_device(&self.directory) {
             View::Mount
-        } else if seen.is_ours() && self.mounts.ours().into_iter().any(is_device) {
-            View::Other
-        } else if seen.is_ours() && process.contained && process.has_own_sessionfs {
+        } else if is_other(seen) {
             View::Other
         } else if seen.is_ours() {
             View::Stale

@@ -220,6 +220,12 @@ fn cases() -> Vec<(Id, Vec<Finding>, &'static str)> {
             "Odoo (pid 10) keeps its sessions in /old/sessions, not in /srv/odoo/sessions",
         ),
         (
+            Id::OtherOdoo,
+            odoo::Facts { instances: vec![running(|_| {}), elsewhere()], ..odoo(running(|_| {})) }
+                .findings(),
+            "Odoo (pid 10) keeps its sessions in /old/sessions, not in /srv/odoo/sessions as another",
+        ),
+        (
             Id::Module,
             odoo(running(|it| it.launch.modules = Some("web,session_redis".into()))).findings(),
             "Odoo (pid 10) loads session_redis",
