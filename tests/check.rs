@@ -287,7 +287,7 @@ fn an_odoo_that_does_not_see_the_mount_is_told_with_what_it_writes() {
     let below = tempfile::tempdir().unwrap();
     plain_file(below.path(), 1);
     let before = format!(
-        "umount {0}; chmod 755 {0}; cp -a {1}/ab {0}/",
+        "umount {0}; chmod 777 {0}; cp -a {1}/ab {0}/",
         dir.display(),
         below.path().display()
     );
@@ -295,7 +295,7 @@ fn an_odoo_that_does_not_see_the_mount_is_told_with_what_it_writes() {
     let found = check(&dir, &[]);
     found.has(61, "odoo.blind", &format!("Odoo (pid {}) does not see the mount", odoo.0.id()));
     found.has(61, "files.fresh-below", "1 session file was written below the mount");
-    found.has(61, "files.unguarded", "mode 0755");
+    found.has(61, "files.unguarded", "mode 0777");
     drop(odoo);
     // Without a new one it is the same; with one it is of before.
     let odoo = Odoo::apart(&data_dir, "true");

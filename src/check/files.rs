@@ -103,7 +103,7 @@ impl Facts {
                         "take them in (sessionfs import), or remove them while nothing is mounted",
                     ));
                 }
-                if below.uid != 0 || below.mode & 0o777 != 0 {
+                if below.uid != 0 || below.mode & 0o022 != 0 {
                     found.push(Finding::new(
                         Id::BelowUsable,
                         format!(

@@ -84,7 +84,7 @@ impl Facts {
         for instance in &self.instances {
             let view = self.view(instance);
             if let Sign::Process(process) = &instance.sign {
-                running = true;
+                running |= view != View::Other;
                 if view == View::Mount {
                     seeing.push((process.pid, instance.account.name.clone()));
                 }

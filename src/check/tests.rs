@@ -545,3 +545,13 @@ fn the_worst_decides_and_names_are_unique() {
     let names: BTreeSet<&str> = Id::ALL.iter().map(|(_, name, ..)| *name).collect();
     assert_eq!(names.len(), Id::ALL.len());
 }
+
+#[test]
+fn every_finding_is_documented_in_the_same_words() {
+    let documentation = include_str!("../../docs/commands.md");
+    for (id, name, severity, meaning) in Id::ALL {
+        let severity = format!("{severity:?}").to_lowercase();
+        let line = format!("| `{name}` | {severity} | {} |", meaning.trim());
+        assert!(documentation.lines().any(|found| found == line), "{id:?}: {line}");
+    }
+}
