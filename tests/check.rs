@@ -1,6 +1,8 @@
 //! `sessionfs check` and `sessionfs discover` on real mounts, real Redis servers and processes that
 //! look like Odoo's.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod support;
 
 use std::fs::File;
