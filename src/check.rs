@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Serialize, Serializer};
 
-use crate::config::flags::Place;
+use crate::config::flags::{Flags, Place};
 use crate::config::{self, Config};
 use crate::exit::{ExitCode, Failure};
 use crate::odoo::Odoo;
@@ -70,7 +70,7 @@ ids! {
     Blind: Wrong = "odoo.blind",
     /// A running Odoo sees a mount that has ended.
     Stale: Wrong = "odoo.stale",
-    /// An Odoo keeps its sessions in another directory.
+    /// An Odoo keeps its sessions in another directory, and none uses the mount.
     Elsewhere: Wrong = "odoo.elsewhere",
     /// A module takes the sessions away from the directory.
     Module: Wrong = "odoo.module",
@@ -144,6 +144,8 @@ ids! {
     NotRoot: Note = "check.not-root",
     /// No Odoo runs.
     NoOdoo: Note = "odoo.none",
+    /// A second Odoo keeps its sessions in another directory.
+    OtherOdoo: Note = "odoo.other",
     /// What an Odoo sees cannot be seen.
     Unseen: Note = "odoo.unseen",
     /// A configuration file that no known Odoo uses leads elsewhere.
@@ -273,16 +275,23 @@ pub fn check(asked: &Asked) -> Result<Report, Failure> {
     let since = serving.map(|(_, since)| since);
     let place = place(&asked.place, serving.map(|(pid, _)| pid), &host);
 
+    let flags = Flags { place: place.clone(), ..Flags::default() };
+    let configured = Config::resolve(&directory, &flags);
     let mount = mount::Facts::gather(&directory, &odoo.mounts, serving.map(|(pid, _)| pid));
-    let below = files::Facts::gather(&directory, &odoo, since);
+    let files = files::Facts::gather(&directory, &odoo, since);
+    let odoo = odoo::Facts::gather(&directory, odoo, mount.owner, &host);
     let mut findings = mount.findings();
-    findings.extend(below.findings());
-    findings.extend(odoo::Facts::gather(&directory, odoo, mount.owner, &host).findings());
-    let configured = Config::resolve_redis(&place);
-    if let Ok(settings) = &configured {
-        findings.extend(redis::Facts::gather(settings)?.findings());
+    findings.extend(odoo.findings());
+    findings.extend(files.findings(odoo.is_used()));
+    // The private one runs as long as somebody serves, and is root's and the worker's alone.
+    let is_private = configured.as_ref().is_ok_and(|config| config.private_redis.is_some());
+    if !is_private || serving.is_some() {
+        // Other things than Redis may be wrong with the configuration.
+        if let Ok(settings) = Config::resolve_redis(&place) {
+            findings.extend(redis::Facts::gather(&settings)?.findings());
+        }
     }
-    findings.extend(host::Facts::gather(&directory, &place, configured.err()).findings());
+    findings.extend(host::Facts::gather(configured).findings());
     findings.extend(service::Facts::gather(serving.map(|(pid, _)| pid), &host).findings());
     findings.sort_by_key(|finding| (finding.severity, finding.id));
     Ok(Report { directory, findings })
@@ -315,10 +324,10 @@ fn directory(asked: &Asked, odoo: &Odoo, host: &Root) -> Result<PathBuf, Failure
              directory",
         )),
         several => {
-            let names: Vec<_> = several.iter().map(|path| path.display().to_string()).collect();
+            let all: Vec<_> = several.iter().map(|path| path.display().to_string()).collect();
             Err(Failure::new(
                 ExitCode::Usage,
-                format!("there are several directories; name one of {}", names.join(", ")),
+                format!("there are several directories; name one of {}", all.join(", ")),
             ))
         }
     }

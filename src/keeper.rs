@@ -303,7 +303,8 @@ fn holder(path: &Path) -> Option<Process> {
 /// Who serves a mountpoint on this host, and since when.
 pub fn serving(mountpoint: &Path) -> Option<(i32, SystemTime)> {
     let path = lock_path(mountpoint);
-    Some((holder(&path)?.pid(), path.metadata().and_then(|found| found.modified()).ok()?))
+    let keeper = holder(&path).filter(|keeper| !keeper.has_ended())?;
+    Some((keeper.pid(), path.metadata().and_then(|found| found.modified()).ok()?))
 }
 
 /// Whether a keeper holds the lock.

@@ -120,6 +120,9 @@ impl Odoo {
         let mut found: Vec<Candidate> = Vec::new();
         for instance in &self.instances {
             let Some(path) = instance.sessions_here.clone() else { continue };
+            if matches!(&instance.sign, Sign::Process(process) if !process.readable) {
+                continue;
+            }
             let mounted = self.mounts.at(&path).is_some_and(Mounted::is_ours);
             let counts = mounted || Some(instance.sign.doubt()) == surest;
             if !counts || found.iter().any(|known| known.path == path) {

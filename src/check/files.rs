@@ -73,8 +73,8 @@ impl Facts {
         }
     }
 
-    /// Judges.
-    pub fn findings(&self) -> Vec<Finding> {
+    /// Judges. If an Odoo uses the mount, who writes elsewhere is another, and may have its reasons.
+    pub fn findings(&self, is_used: bool) -> Vec<Finding> {
         let dir = self.directory.display();
         let mut found = Vec::new();
         match &self.below {
@@ -103,7 +103,7 @@ impl Facts {
                         "take them in (sessionfs import), or remove them while nothing is mounted",
                     ));
                 }
-                if below.uid != 0 || below.mode & 0o777 != 0 {
+                if below.uid != 0 || below.mode & 0o022 != 0 {
                     found.push(Finding::new(
                         Id::BelowUsable,
                         format!(
@@ -119,7 +119,7 @@ impl Facts {
         }
         for other in &self.others {
             let at = other.directory.display();
-            if other.fresh > 0 {
+            if other.fresh > 0 && !is_used {
                 found.push(Finding::new(
                     Id::Fresh,
                     format!(

@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 
 use super::{Finding, Id};
 use crate::config::Config;
-use crate::config::flags::{Flags, Place};
 use crate::exit::{ExitCode, Failure};
 
 /// The oldest kernel that is supported.
@@ -34,15 +33,10 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// Looks. `refused` is what was wrong with the configuration so far.
-    pub fn gather(directory: &Path, place: &Place, refused: Option<Failure>) -> Self {
+    /// Looks.
+    pub fn gather(configured: Result<Config, Failure>) -> Self {
         let root = nix::unistd::geteuid().is_root();
-        let flags = Flags { place: place.clone(), ..Flags::default() };
-        let resolved = match refused {
-            Some(refused) => Err(refused),
-            None => Config::resolve(directory, &flags),
-        };
-        let staging = resolved.as_ref().ok().and_then(|config| {
+        let staging = configured.as_ref().ok().and_then(|config| {
             let base = config.staging_dir.parent()?;
             let there = nix::sys::statvfs::statvfs(base).ok()?;
             let free = there.blocks_available().saturating_mul(there.fragment_size());
@@ -59,7 +53,7 @@ impl Facts {
             synchronised: synchronised(),
             staging,
             // Only root needs to be able to read it.
-            configuration: resolved.err().filter(|failure| !unreadable(failure)),
+            configuration: configured.err().filter(|failure| !unreadable(failure)),
         }
     }
 

@@ -25,6 +25,8 @@ pub struct Facts {
     pub layers: Vec<String>,
     /// The process that looks after it.
     pub keeper: Option<i32>,
+    /// Whether it can be seen if there is one: its lock is root's.
+    pub may_see_keeper: bool,
     /// What it says itself.
     pub answer: Option<Answer>,
     /// Whose it is.
@@ -66,7 +68,8 @@ impl Facts {
             Some(Answer::Served { uid, .. }) => Some(*uid),
             _ => None,
         };
-        Self { directory: directory.to_owned(), layers, keeper, answer, owner }
+        let may_see_keeper = nix::unistd::geteuid().is_root();
+        Self { directory: directory.to_owned(), layers, keeper, may_see_keeper, answer, owner }
     }
 
     /// Judges.
@@ -132,7 +135,7 @@ impl Facts {
                 format!("end the one that systemd does not know; sessionfs unmount {dir} ends one"),
             ));
         }
-        if self.keeper.is_none() {
+        if self.keeper.is_none() && self.may_see_keeper {
             found.push(Finding::new(
                 Id::NoKeeper,
                 format!("no keeper looks after {dir}: if its worker dies, the mount is dead"),

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{Finding, Id, counted};
-use crate::mount_table::MountTable;
+use crate::mount_table::{MountTable, Mounted};
 use crate::odoo::process::Process;
 use crate::odoo::root::Root;
 use crate::odoo::{Instance, Odoo, Sign};
@@ -84,7 +84,7 @@ impl Facts {
         for instance in &self.instances {
             let view = self.view(instance);
             if let Sign::Process(process) = &instance.sign {
-                running = true;
+                running |= view != View::Other;
                 if view == View::Mount {
                     seeing.push((process.pid, instance.account.name.clone()));
                 }
@@ -92,7 +92,7 @@ impl Facts {
             // Another mount's Odoo is another check's.
             if view != View::Other {
                 found.extend(self.place(instance, &view));
-                found.extend(self.settings(instance));
+                found.extend(self.settings(instance, &view));
             }
         }
         if let [(pid, user), others @ ..] = seeing.as_slice() {
@@ -119,6 +119,13 @@ impl Facts {
         found
     }
 
+    /// Whether an Odoo that runs sees the mount.
+    pub fn is_used(&self) -> bool {
+        self.instances.iter().any(|instance| {
+            matches!(instance.sign, Sign::Process(_)) && self.view(instance) == View::Mount
+        })
+    }
+
     fn view(&self, instance: &Instance) -> View {
         let there = instance.sessions_here.as_deref() == Some(&self.directory);
         let Sign::Process(process) = &instance.sign else {
@@ -132,14 +139,20 @@ impl Facts {
                 (false, false) => View::Elsewhere,
             };
         };
-        let Some(theirs) = &process.mounts else { return View::Unseen };
+        let Some(theirs) = process.mounts.as_ref().filter(|_| process.readable) else {
+            return View::Unseen;
+        };
         let Some(seen) = theirs.covering(&instance.sessions) else { return View::Unseen };
         let is_device = |path: &Path| {
             self.mounts.at(path).is_some_and(|ours| ours.is_ours() && ours.device == seen.device)
         };
+        let is_other = |found: &Mounted| {
+            let in_container = process.contained && process.has_own_sessionfs;
+            found.is_ours() && (in_container || self.mounts.ours().into_iter().any(is_device))
+        };
         if is_device(&self.directory) {
             View::Mount
-        } else if seen.is_ours() && self.mounts.ours().into_iter().any(is_device) {
+        } else if is_other(seen) {
             View::Other
         } else if seen.is_ours() {
             View::Stale
@@ -173,17 +186,26 @@ impl Facts {
                 format!("{who} holds a mount of sessionfs that has ended: it gets errors"),
                 again(process),
             )),
+            (View::Elsewhere, Sign::Process(_) | Sign::Service(_)) if self.is_used() => {
+                Some(Finding::new(
+                    Id::OtherOdoo,
+                    format!("{who} keeps its sessions in {at}, not in {dir} as another does"),
+                    "if it should share them: set its data_dir, and restart it",
+                ))
+            }
             (View::Elsewhere, Sign::Process(_) | Sign::Service(_)) => Some(Finding::new(
                 Id::Elsewhere,
                 format!("{who} keeps its sessions in {at}, not in {dir}"),
                 format!("mount there (sessionfs mount {at}), or set its data_dir and restart it"),
             )),
-            (View::Elsewhere, Sign::File) => Some(Finding::new(
+            (View::Elsewhere, Sign::File) if is_read(instance) => Some(Finding::new(
                 Id::OtherFile,
                 format!("{who}, which no known Odoo uses, leads to sessions in {at}"),
                 "if an Odoo is started with it, mount there, too; else remove it",
             )),
-            (View::Unseen, Sign::Process(process)) if process.mounts.is_none() => {
+            (View::Unseen, Sign::Process(process))
+                if process.mounts.is_none() || !process.readable =>
+            {
                 Some(Finding::new(
                     Id::Unseen,
                     format!("what {who} sees mounted cannot be seen"),
@@ -209,7 +231,7 @@ impl Facts {
     }
 
     /// Whether its configuration fits.
-    fn settings(&self, instance: &Instance) -> Vec<Finding> {
+    fn settings(&self, instance: &Instance, view: &View) -> Vec<Finding> {
         let mut found = Vec::new();
         let who = name(instance);
         let file = instance.configuration.as_ref();
@@ -222,7 +244,9 @@ impl Facts {
             ));
             return found;
         }
-        if matches!(instance.sign, Sign::File | Sign::Directory) {
+        // Those that use the mount, or should.
+        let concerns = matches!(view, View::Mount | View::Blind(_) | View::Stale);
+        if !concerns || matches!(instance.sign, Sign::File | Sign::Directory) {
             return found;
         }
         let by_variable = match &instance.sign {
@@ -268,6 +292,10 @@ impl Facts {
         }
         found
     }
+}
+
+fn is_read(instance: &Instance) -> bool {
+    instance.configuration.as_ref().is_some_and(|file| file.unreadable.is_none())
 }
 
 fn name(instance: &Instance) -> String {

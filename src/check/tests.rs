@@ -25,6 +25,7 @@ fn mount() -> mount::Facts {
         directory: DIR.into(),
         layers: vec!["fuse.sessionfs".into()],
         keeper: Some(7),
+        may_see_keeper: true,
         answer: Some(Answer::Served { uid: 110, took_ms: 3 }),
         owner: Some(110),
     }
@@ -56,6 +57,7 @@ fn plain(count: u64, fresh: u64) -> Plain {
 fn process(mounts: &str) -> Process {
     Process {
         pid: 10,
+        readable: true,
         uid: 110,
         gid: 120,
         unit: Some("odoo.service".into()),
@@ -124,8 +126,8 @@ fn redis() -> redis::Facts {
 fn says(pairs: &[(&str, &str)]) -> redis::Facts {
     let mut facts = redis();
     for (key, value) in pairs {
-        let into =
-            if key.contains('_') { &mut facts.server.info } else { &mut facts.server.config };
+        let config = &mut facts.server.config;
+        let into = if config.contains_key(*key) { config } else { &mut facts.server.info };
         into.insert((*key).into(), (*value).into());
     }
     facts
@@ -218,6 +220,12 @@ fn cases() -> Vec<(Id, Vec<Finding>, &'static str)> {
             "Odoo (pid 10) keeps its sessions in /old/sessions, not in /srv/odoo/sessions",
         ),
         (
+            Id::OtherOdoo,
+            odoo::Facts { instances: vec![running(|_| {}), elsewhere()], ..odoo(running(|_| {})) }
+                .findings(),
+            "Odoo (pid 10) keeps its sessions in /old/sessions, not in /srv/odoo/sessions as another",
+        ),
+        (
             Id::Module,
             odoo(running(|it| it.launch.modules = Some("web,session_redis".into()))).findings(),
             "Odoo (pid 10) loads session_redis",
@@ -276,33 +284,33 @@ fn cases() -> Vec<(Id, Vec<Finding>, &'static str)> {
         ),
         (
             Id::BelowFresh,
-            files(|below, _| below.plain = plain(3, 2)).findings(),
+            files(|below, _| below.plain = plain(3, 2)).findings(false),
             "2 session files were written below the mount on /srv/odoo/sessions since it started, the newest 12 s ago",
         ),
         (
             Id::Below,
-            files(|below, _| below.plain = plain(1, 0)).findings(),
+            files(|below, _| below.plain = plain(1, 0)).findings(false),
             "1 session file lies in the clear below the mount",
         ),
         (
             Id::BelowUsable,
-            files(|below, _| (below.uid, below.mode) = (110, 0o40_700)).findings(),
+            files(|below, _| (below.uid, below.mode) = (110, 0o40_700)).findings(false),
             "the directory below the mount on /srv/odoo/sessions is of user 110 with mode 0700",
         ),
         (
             Id::BelowUnseen,
             files::Facts { below: Some(Err(std::io::Error::other("no"))), ..files(|_, _| {}) }
-                .findings(),
+                .findings(false),
             "the directory below the mount on /srv/odoo/sessions cannot be seen: no",
         ),
         (
             Id::Fresh,
-            files(|_, others| others.push(plain(9, 1))).findings(),
+            files(|_, others| others.push(plain(9, 1))).findings(false),
             "1 session file was written in /old/sessions since the mount on",
         ),
         (
             Id::Left,
-            files(|_, others| others.push(plain(9, 0))).findings(),
+            files(|_, others| others.push(plain(9, 0))).findings(true),
             "9 session files lie in the clear in /old/sessions",
         ),
         (
@@ -352,7 +360,11 @@ fn cases() -> Vec<(Id, Vec<Finding>, &'static str)> {
             says(&[("used_memory", "80")]).findings(),
             "Redis at unix:/run/redis.sock?db=0 has used 80 % of its maxmemory",
         ),
-        (Id::NoBound, says(&[("maxmemory", "0"), ("used_memory", "1")]).findings(), ""),
+        (
+            Id::NoBound,
+            says(&[("maxmemory", "0"), ("used_memory", "1")]).findings(),
+            "Redis at unix:/run/redis.sock?db=0 has no maxmemory",
+        ),
         (
             Id::Failing,
             says(&[("aof_last_write_status", "err")]).findings(),
@@ -486,7 +498,7 @@ fn every_finding_is_provoked_and_says_what_is_so_and_what_to_do() {
 fn what_is_as_it_should_be_is_not_complained_of() {
     let all = [
         mount().findings(),
-        files(|_, _| {}).findings(),
+        files(|_, _| {}).findings(false),
         odoo(running(|_| {})).findings(),
         redis().findings(),
         host().findings(),
@@ -532,4 +544,14 @@ fn the_worst_decides_and_names_are_unique() {
     assert_eq!(code(&[Id::Slow, Id::Dead]), Some(ExitCode::CheckFailed));
     let names: BTreeSet<&str> = Id::ALL.iter().map(|(_, name, ..)| *name).collect();
     assert_eq!(names.len(), Id::ALL.len());
+}
+
+#[test]
+fn every_finding_is_documented_in_the_same_words() {
+    let documentation = include_str!("../../docs/commands.md");
+    for (id, name, severity, meaning) in Id::ALL {
+        let severity = format!("{severity:?}").to_lowercase();
+        let line = format!("| `{name}` | {severity} | {} |", meaning.trim());
+        assert!(documentation.lines().any(|found| found == line), "{id:?}: {line}");
+    }
 }

@@ -55,9 +55,49 @@ fn lines(finding: &Finding) -> String {
         Severity::Note => ("note", Style::new()),
         Severity::Ok => ("ok", output::GOOD),
     };
-    let first = format!("{} {}", output::styled(style, format!("{word:<8}")), finding.what);
+    let word = output::styled(style, format!("{word:<INDENT$}"));
+    let what = folded(&finding.what);
     if finding.remedy.is_empty() {
-        return first;
+        return format!("{word}{what}");
     }
-    format!("{first}\n{:9}-> {} [{}]", "", finding.remedy, finding.id.name())
+    let remedy = folded(&format!("-> {} [{}]", finding.remedy, finding.id.name()));
+    format!("{word}{what}\n{:INDENT$}{remedy}", "")
+}
+
+/// Where the words begin.
+const INDENT: usize = 9;
+
+/// Lines that a terminal need not fold, one below the other.
+fn folded(text: &str) -> String {
+    const WIDTH: usize = 100 - INDENT;
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let last = lines.last().map_or(0, |line| line.chars().count());
+        if last > 0 && last + 1 + word.chars().count() > WIDTH {
+            lines.push(String::new());
+        }
+        if let Some(line) = lines.last_mut() {
+            if !line.is_empty() {
+                line.push(' ');
+            }
+            line.push_str(word);
+        }
+    }
+    lines.join(&format!("\n{:INDENT$}", ""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::Id;
+
+    #[test]
+    fn long_lines_are_folded_under_their_beginning() {
+        let finding = Finding::new(Id::Slow, "word ".repeat(30).trim(), "do this");
+        let text = anstream::adapter::strip_str(&lines(&finding)).to_string();
+        let text: Vec<&str> = text.lines().collect();
+        assert!(text[0].starts_with("warning  word") && text[0].len() <= 100, "{text:?}");
+        assert!(text[1].starts_with("         word"), "{text:?}");
+        assert_eq!(text[2], "         -> do this [redis.slow]");
+    }
 }

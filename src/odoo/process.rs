@@ -30,6 +30,10 @@ pub struct Process {
     pub mounts: Option<MountTable>,
     /// Whether its `/` is another directory than ours: a container.
     pub contained: bool,
+    /// Whether a sessionfs runs where it runs: then what it sees may be that one's mount.
+    pub has_own_sessionfs: bool,
+    /// Whether we may see its environment and its `/`; else all but its command line is a guess.
+    pub readable: bool,
 }
 
 /// What is kept of a process's environment; the rest may hold secrets.
@@ -45,10 +49,20 @@ pub const VARIABLES: [&str; 6] = [
 impl Process {
     /// All of Odoo's.
     pub fn all(root: &Root) -> Vec<Self> {
-        root.list(Path::new("/proc"))
-            .into_iter()
-            .filter_map(|name| Self::look(root, name.parse().ok()?))
-            .collect()
+        let pids: Vec<i32> =
+            root.list(Path::new("/proc")).iter().filter_map(|name| name.parse().ok()).collect();
+        let namespace = |pid: i32| std::fs::read_link(root.join(&proc_file(pid, "ns/mnt"))).ok();
+        let serving: Vec<PathBuf> = pids
+            .iter()
+            .filter(|pid| is_sessionfs(root, **pid))
+            .filter_map(|pid| namespace(*pid))
+            .collect();
+        let mut found: Vec<Self> = pids.iter().filter_map(|pid| Self::look(root, *pid)).collect();
+        for process in &mut found {
+            process.has_own_sessionfs =
+                namespace(process.pid).is_some_and(|namespace| serving.contains(&namespace));
+        }
+        found
     }
 
     /// The value of a kept variable.
@@ -69,7 +83,9 @@ impl Process {
             let line = status.lines().find_map(|line| line.strip_prefix(name))?;
             line.split_whitespace().nth(position)?.parse::<u32>().ok()
         };
-        let environment = words(&root.read(&proc_file(pid, "environ")).unwrap_or_default());
+        let environment = root.read(&proc_file(pid, "environ"));
+        let readable = environment.is_ok();
+        let environment = words(&environment.unwrap_or_default());
         Some(Self {
             pid,
             parent: i32::try_from(field("PPid:", 0)?).ok()?,
@@ -86,8 +102,16 @@ impl Process {
             unit: unit_of(root, pid),
             mounts: MountTable::read(&root.join(&proc_file(pid, "mountinfo"))).ok(),
             contained: is_elsewhere(root, &proc_file(pid, "root")),
+            has_own_sessionfs: false,
+            readable,
         })
     }
+}
+
+fn is_sessionfs(root: &Root, pid: i32) -> bool {
+    let words = words(&root.read(&proc_file(pid, "cmdline")).unwrap_or_default());
+    words.first().is_some_and(|program| Path::new(program).ends_with("sessionfs"))
+        && words.get(1).is_some_and(|command| command == "mount")
 }
 
 fn proc_file(pid: i32, name: &str) -> PathBuf {

@@ -50,7 +50,7 @@ impl Service {
         let mut text = root.read_text(path).ok()?;
         for directory in DIRECTORIES.iter().rev().map(Path::new) {
             let drop_ins = directory.join(format!("{name}.d"));
-            for file in root.list(&drop_ins).iter().filter(|file| file.ends_with(".conf")) {
+            for file in root.list(&drop_ins).iter().filter(|file| is_drop_in(file)) {
                 text.push('\n');
                 text.push_str(&root.read_text(&drop_ins.join(file)).unwrap_or_default());
             }
@@ -80,11 +80,7 @@ impl Service {
                 "WorkingDirectory" => {
                     service.working_dir = Some(PathBuf::from(value.trim_start_matches('-')));
                 }
-                "Environment" => {
-                    service.environment.extend(words(value).iter().filter_map(|pair| {
-                        pair.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned()))
-                    }))
-                }
+                "Environment" => service.environment.extend(pairs(value)),
                 _ => {}
             }
         }
@@ -99,6 +95,18 @@ impl Service {
     pub fn variable(&self, name: &str) -> Option<&str> {
         self.environment.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
+}
+
+fn is_drop_in(file: &str) -> bool {
+    Path::new(file).extension().is_some_and(|extension| extension == "conf")
+}
+
+/// `NAME=VALUE`, as many as there are.
+fn pairs(text: &str) -> Vec<(String, String)> {
+    let pair = |word: &String| {
+        word.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()))
+    };
+    words(text).iter().filter_map(pair).collect()
 }
 
 /// Words separated by blanks, with quotes as systemd allows them around a word or in it.
