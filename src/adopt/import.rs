@@ -91,7 +91,7 @@ pub struct Summary {
     pub left: BTreeMap<String, String>,
     /// Files moved aside earlier that are deleted now.
     pub deleted_aside: u64,
-    /// Where the files are now.
+    /// Where the files are now, if any were moved.
     pub moved_to: Option<PathBuf>,
     /// How long it took.
     pub elapsed_ms: u64,
@@ -185,7 +185,7 @@ impl Task {
         }
         if !self.dry_run {
             disk.tidy().await.map_err(|e| Failure::internal("remove empty directories", e))?;
-            if self.then == Then::Move {
+            if self.then == Then::Move && summary.has_moved() {
                 summary.moved_to = Some(aside::path_beside(&self.dir));
             }
         }
@@ -198,6 +198,10 @@ impl Task {
 }
 
 impl Summary {
+    fn has_moved(&self) -> bool {
+        self.authenticated + self.anonymous + self.kept + self.over > 0
+    }
+
     /// Whether every session found was taken in (or had ended).
     pub fn is_complete(&self) -> bool {
         self.failed == 0
