@@ -84,6 +84,8 @@ exit_codes! {
     WorkerRights = 41,
     /// The worker ended before it served.
     WorkerFailed = 42,
+    /// `status`: a mount does not answer, or nothing is mounted.
+    NotServed = 43,
     /// `reload`: nothing was changed; the message says why.
     ReloadFailed = 44,
     /// `bench`: a directory cannot be measured.
@@ -92,6 +94,12 @@ exit_codes! {
     BenchOutput = 51,
     /// `bench`: ended by a signal, after the result so far was printed.
     Interrupted = 52,
+    /// `show`, `kill`: there is no such session.
+    NoSuchSession = 53,
+    /// `show`, `kill`: several sessions have such an alias.
+    AmbiguousSession = 54,
+    /// `show --sid`: the content does not open with this cookie.
+    UnreadableSession = 55,
     /// `import`: some sessions could not be imported, and their files were left.
     ImportIncomplete = 56,
     /// The mirror cannot be used.

@@ -9,6 +9,7 @@ mod backoff;
 pub mod confine;
 mod disks;
 mod filesystem;
+mod listen;
 mod lock;
 mod mirror;
 pub mod mount;
@@ -29,18 +30,22 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::signal::Signal;
 
 use crate::config::flags::Flags;
 use crate::config::{self, Config};
 use crate::exit::{ExitCode, Failure};
+use listen::Listeners;
+pub use listen::control_path;
+pub use mount::is_dead;
 use notify::Manager;
 use private_redis::PrivateRedis;
 use process::{PATIENCE, Process};
 use program::Program;
 use reload::Outcomes;
+use running::Told;
 use signals::Signals;
 use worker::{Seen, Watched};
 
@@ -71,7 +76,8 @@ pub fn mount(dir: Option<&Path>, flags: &Flags) -> Result<(), Failure> {
         Some(settings) => Some(PrivateRedis::new(settings, &config.worker)?),
         None => None,
     };
-    let watched = Watched::new(config.clone(), Program::own()?);
+    let told = Told::new(Listeners::open(&config)?);
+    let watched = Watched::new(config.clone(), Program::own()?, told);
     let manager = Manager::from_environment();
     let mut keeper =
         Keeper { asked, config, redis, watched, manager, outcomes, next: None, mishap: None };
@@ -149,7 +155,7 @@ impl Keeper {
     fn reload(&mut self) {
         tracing::info!("reloading");
         if self.watched.has_served() {
-            self.manager.reloading();
+            notify::reloading();
         }
         match self.begin_reload() {
             Ok(true) => {}
@@ -200,14 +206,18 @@ impl Keeper {
         let mountpoint = self.config.mountpoint.display();
         tracing::info!(%mountpoint, "ready");
         let mut out = std::io::stdout().lock();
-        if let Err(error) = writeln!(out, "ready {mountpoint}").and_then(|()| out.flush()) {
-            tracing::warn!(%error, "cannot tell on standard output that the mount is ready");
+        match writeln!(out, "ready {mountpoint}").and_then(|()| out.flush()) {
+            // Whoever waited for the first time is not there for a later one.
+            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+                tracing::warn!(%error, "cannot tell on standard output that the mount is ready");
+            }
+            _ => {}
         }
     }
 
     /// Ends everything, whatever state it is in: nothing stays mounted, no process stays.
     fn end(mut self, signals: &mut Signals) -> Result<(), Failure> {
-        self.manager.stopping("ending");
+        notify::stopping("ending");
         // The first signal asks for the end; one more hurries. A failed start has had none.
         let patient = |signals: &mut Signals, until: Instant| {
             Instant::now() < until && signals.received() < 2
@@ -288,6 +298,12 @@ fn holder(path: &Path) -> Option<Process> {
     let pid = pid.parse().ok()?;
     let process = Process::found(pid).ok()?;
     (process::started_ticks(pid) == started.parse().ok()).then_some(process)
+}
+
+/// Who serves a mountpoint on this host, and since when.
+pub fn serving(mountpoint: &Path) -> Option<(i32, SystemTime)> {
+    let path = lock_path(mountpoint);
+    Some((holder(&path)?.pid(), path.metadata().and_then(|found| found.modified()).ok()?))
 }
 
 /// Whether a keeper holds the lock.

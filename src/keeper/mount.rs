@@ -184,16 +184,24 @@ impl Mountpoint {
         std::thread::scope(|scope| {
             let detaching = scope.spawn(|| detach(&self.path));
             let mut since = Instant::now();
-            while mount_id(&self.path) == former && !detaching.is_finished() {
-                since = Instant::now();
-            }
-            let put = if mount_id(&self.path) == former {
-                // It could not be taken away, which the other thread tells.
-                Ok(())
-            } else {
+            let gone = loop {
+                // Before the look: in the midst of it this thread may have to wait for a processor.
+                let now = Instant::now();
+                if mount_id(&self.path) != former {
+                    break true;
+                }
+                if detaching.is_finished() {
+                    break mount_id(&self.path) != former;
+                }
+                since = now;
+            };
+            let put = if gone {
                 filesystem
                     .put_on(self.directory.as_fd())
                     .map_err(|errno| refused(&self.path, errno))
+            } else {
+                // It could not be taken away, which the other thread tells.
+                Ok(())
             };
             let gap = since.elapsed();
             detaching.join().unwrap_or_else(|_| Err(Failure::internal("unmount", "a panic")))?;

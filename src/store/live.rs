@@ -21,6 +21,9 @@ use crate::telemetry::Event;
 /// Twice in the second within which every node follows.
 const POLL_EVERY: Duration = Duration::from_millis(500);
 
+/// The longest text of a setting (`settings.lua` holds the same number).
+pub const VALUE_MAX_BYTES: usize = 64;
+
 /// Which live settings there are, and how their text is taken.
 #[derive(Clone, Copy)]
 pub struct Rules {
@@ -137,16 +140,15 @@ impl Live {
             let said = found.values.get(key);
             let old = seen.used.get(key).cloned();
             if seen.found.values.get(key) != said {
-                match said.map(|text| (rules.set)(&mut lifetimes, key, text)) {
-                    Some(Err(reason)) => Event::BadSetting { reason: &reason }.emit(),
-                    _ => {
-                        let new = said.map(String::as_str);
-                        Event::Setting { key, old: old.as_deref(), new }.emit();
-                        match said {
-                            Some(text) => seen.used.insert(key, text.clone()),
-                            None => seen.used.remove(key),
-                        };
-                    }
+                if let Some(Err(reason)) = said.map(|text| (rules.set)(&mut lifetimes, key, text)) {
+                    Event::BadSetting { reason: &reason }.emit();
+                } else {
+                    let new = said.map(String::as_str);
+                    Event::Setting { key, old: old.as_deref(), new }.emit();
+                    match said {
+                        Some(text) => seen.used.insert(key, text.clone()),
+                        None => seen.used.remove(key),
+                    };
                 }
             }
             if let Some(text) = seen.used.get(key) {

@@ -17,7 +17,7 @@ const WITHIN: Duration = Duration::from_secs(30);
 pub struct Mount {
     directory: tempfile::TempDir,
     child: Child,
-    _stdout: BufReader<ChildStdout>,
+    stdout: BufReader<ChildStdout>,
 }
 
 impl Mount {
@@ -46,6 +46,16 @@ impl Mount {
     /// The same, with the command that the daemon's arguments are added to.
     pub fn start_in(redis: &Redis, configuration: &str, command: Command) -> Self {
         Self::start_as(redis, configuration, ("root", "root"), command, |_| ())
+    }
+
+    /// The same, with the tree owned by another user than root.
+    pub fn start_owned_in(
+        redis: &Redis,
+        configuration: &str,
+        owner: (&str, &str),
+        command: Command,
+    ) -> Self {
+        Self::start_as(redis, configuration, owner, command, |_| ())
     }
 
     fn start_as(
@@ -80,7 +90,7 @@ impl Mount {
         let mut line = String::new();
         // Ends when the daemon says that it is ready, or ends.
         stdout.read_line(&mut line).expect("a line");
-        let mount = Self { directory, child, _stdout: stdout };
+        let mount = Self { directory, child, stdout };
         assert!(line.starts_with("ready "), "not ready: {line:?}\n{}", mount.log());
         mount
     }
@@ -88,6 +98,26 @@ impl Mount {
     /// The mounted directory.
     pub fn path(&self) -> PathBuf {
         self.directory.path().join("sessions")
+    }
+
+    /// The id of the keeper.
+    pub fn keeper(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The configuration file.
+    pub fn configuration(&self) -> PathBuf {
+        self.directory.path().join("sessionfs.toml")
+    }
+
+    /// A command of sessionfs about this mount; its exit code and what it said.
+    pub fn command(&self, name: &str) -> (Option<i32>, String) {
+        let output = Command::new(env!("CARGO_BIN_EXE_sessionfs"))
+            .arg(name)
+            .arg(self.path())
+            .output()
+            .expect("sessionfs runs");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
     }
 
     /// The id of the process that serves: the keeper's child.
@@ -113,6 +143,13 @@ impl Mount {
             .expect("proc")
             .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
             .find(is_wanted)
+    }
+
+    /// Waits until a mount is ready once more.
+    pub fn wait_until_served(&mut self) {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).expect("a line");
+        assert!(line.starts_with("ready "), "not ready: {line:?}\n{}", self.log());
     }
 
     /// What it has logged so far.
