@@ -258,14 +258,14 @@ async fn one(
     dry_run: bool,
 ) -> Result<Adopted, StoreError> {
     loop {
-        let adopted = if dry_run {
+        let outcome = if dry_run {
             adopter.foresee(places).await
         } else {
             adopter.adopt(places, Patience::Insisting).await
         };
-        match adopted {
+        match outcome {
             Err(StoreError::Unavailable(_)) if redis.wait_well().await != Waited::BudgetSpent => {}
-            adopted => return adopted,
+            outcome => return outcome,
         }
     }
 }
@@ -303,6 +303,7 @@ async fn delete_all(disk: &Disk) -> Result<u64, Failure> {
 /// Takes our mount away from a directory, in a view of the tree of names that only this process and
 /// its children have.
 fn uncover(dir: &Path) -> Result<(), Failure> {
+    const NONE: Option<&str> = None;
     /// More than one of ours upon the other is unheard of.
     const MAX_LAYERS: usize = 4;
     let failed = |e: nix::errno::Errno| {
@@ -315,7 +316,6 @@ fn uncover(dir: &Path) -> Result<(), Failure> {
             ),
         )
     };
-    const NONE: Option<&str> = None;
     unshare(CloneFlags::CLONE_NEWNS).map_err(failed)?;
     mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE).map_err(failed)?;
     for _ in 0..MAX_LAYERS {
