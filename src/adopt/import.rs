@@ -219,7 +219,7 @@ impl Summary {
             Ok(Adopted::Left(reason)) => {
                 match reason {
                     Reason::NoSession => self.no_session += 1,
-                    Reason::TooLong | Reason::Disk(_) => self.failed += 1,
+                    Reason::TooLong | Reason::Unread(_) | Reason::Stuck(_) => self.failed += 1,
                 }
                 self.tell_left(&alias, reason.to_string());
             }
