@@ -319,7 +319,7 @@ fn what_cannot_be_imported_is_named_and_left() {
     let redis = Redis::start();
     let dir = tempfile::tempdir().unwrap();
     let (long, link) = (sid("ab", 1), sid("ab", 2));
-    put(dir.path(), &sharded(&long), &[b"{".as_slice(), &[b' '; 70_000]].concat());
+    put(dir.path(), &sharded(&long), format!("{{{}", " ".repeat(70_000)).as_bytes());
     put(dir.path(), &format!("{HEX}.bak"), b"{}");
     std::fs::hard_link(dir.path().join(format!("{HEX}.bak")), dir.path().join(sharded(&link)))
         .unwrap();
