@@ -47,8 +47,10 @@ pub enum Reason {
     NoSession,
     /// It is longer than a session may be.
     TooLong,
-    /// The disk did not give it, or did not let it be taken away.
-    Disk(DiskError),
+    /// The disk did not give it.
+    Unread(DiskError),
+    /// The session is in Redis, and the disk did not let its file be taken away.
+    Stuck(DiskError),
 }
 
 impl std::fmt::Display for Reason {
@@ -56,7 +58,10 @@ impl std::fmt::Display for Reason {
         match self {
             Self::NoSession => f.write_str("its content is not that of a session"),
             Self::TooLong => f.write_str("it is longer than limits.session"),
-            Self::Disk(error) => write!(f, "{error}"),
+            Self::Unread(error) => write!(f, "it cannot be read: {error}"),
+            Self::Stuck(error) => {
+                write!(f, "it is imported, and cannot be taken away: {error}")
+            }
         }
     }
 }
@@ -82,7 +87,7 @@ impl Adopter {
         };
         for place in present {
             if let Err(error) = self.disk.retire(place).await {
-                return Ok(Adopted::Left(Reason::Disk(error)));
+                return Ok(Adopted::Left(Reason::Stuck(error)));
             }
         }
         Ok(adopted)
@@ -109,7 +114,7 @@ impl Adopter {
         let mut latest: Option<(&Place, Found)> = None;
         let mut present = Vec::new();
         for place in places {
-            let found = match self.disk.read(place).await.map_err(Reason::Disk)? {
+            let found = match self.disk.read(place).await.map_err(Reason::Unread)? {
                 Look::Found(found) if !content::may_be_session(&found.bytes) => {
                     return Err(Reason::NoSession);
                 }

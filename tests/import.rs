@@ -198,6 +198,46 @@ fn the_later_of_a_sessions_two_files_counts() {
 }
 
 #[test]
+fn a_file_that_cannot_be_read_is_an_error_and_then_absent() {
+    let redis = Redis::start();
+    let user = sid("ab", 1);
+    let elsewhere = tempfile::tempdir().unwrap();
+    let mount = Mount::start_over(&redis, "", ROOT, |dir| {
+        put(dir, &sharded(&user), &authenticated("x"));
+        // What has a second name is not read.
+        std::fs::hard_link(dir.join(sharded(&user)), elsewhere.path().join("link")).unwrap();
+    });
+    for expected in [libc::EIO, libc::EIO, libc::ENOENT, libc::ENOENT] {
+        assert_eq!(errno(mount.read(&user)), expected);
+    }
+    let log = mount.log();
+    assert_eq!(log.matches("a session file cannot be read").count(), 1, "{log}");
+    assert!(log.contains(&alias(&user)));
+    let dir = mount.path();
+    mount.stop_and(|| assert_eq!(files(&dir), [sharded(&user)]));
+}
+
+#[test]
+fn a_file_that_cannot_be_taken_away_is_told_and_its_session_goes_on() {
+    let redis = Redis::start();
+    let user = sid("ab", 1);
+    let mount = Mount::start_over(&redis, "", ROOT, |dir| {
+        put(dir, &sharded(&user), &authenticated("x"));
+        // Where it should go another thing stands in the way.
+        std::fs::create_dir(beside(dir)).unwrap();
+        std::fs::set_permissions(beside(dir), std::fs::Permissions::from_mode(0o700)).unwrap();
+        std::fs::write(beside(dir).join("ab"), "").unwrap();
+    });
+    assert_eq!(mount.read(&user).unwrap(), authenticated("x"));
+    mount.wait_for_log("it is imported, and cannot be taken away");
+    in_thread(|| mount.save_in_request(&user, &authenticated("y"))).unwrap();
+    assert_eq!(mount.read(&user).unwrap(), authenticated("y"));
+    let output = import(&redis, &mount.path(), &[]);
+    assert_eq!(output.status.code(), Some(IMPORT_INCOMPLETE));
+    assert_eq!(mount.read(&user).unwrap(), authenticated("y"));
+}
+
+#[test]
 fn the_import_beside_a_living_mount_takes_in_everything() {
     let redis = Redis::start();
     let (user, visitor) = (sid("ab", 1), sid("ab", 2));
@@ -279,7 +319,7 @@ fn what_cannot_be_imported_is_named_and_left() {
     let redis = Redis::start();
     let dir = tempfile::tempdir().unwrap();
     let (long, link) = (sid("ab", 1), sid("ab", 2));
-    put(dir.path(), &sharded(&long), &[b"{".as_slice(), &[b' '; 70_000]].concat());
+    put(dir.path(), &sharded(&long), format!("{{{}", " ".repeat(70_000)).as_bytes());
     put(dir.path(), &format!("{HEX}.bak"), b"{}");
     std::fs::hard_link(dir.path().join(format!("{HEX}.bak")), dir.path().join(sharded(&link)))
         .unwrap();
@@ -287,7 +327,10 @@ fn what_cannot_be_imported_is_named_and_left() {
     assert_eq!(output.status.code(), Some(IMPORT_INCOMPLETE));
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains(&format!("left {}: it is longer than", alias(&long))), "{text}");
-    assert!(text.contains(&format!("left {}: not a regular file", alias(&link))), "{text}");
+    assert!(
+        text.contains(&format!("left {}: it cannot be read: not a regular file", alias(&link))),
+        "{text}"
+    );
     assert!(text.contains("not Odoo's: ab01....bak"), "{text}");
     assert_eq!(files(dir.path()).len(), 3);
 }
@@ -406,9 +449,17 @@ fn a_session_saved_while_the_mount_was_on_its_way_is_there() {
 
 /// A mount with a mirror in a directory of its own.
 fn mirrored(redis: &Redis, owner: (&str, &str)) -> (tempfile::TempDir, PathBuf, Mount) {
+    mirrored_with(redis, owner, "")
+}
+
+fn mirrored_with(
+    redis: &Redis,
+    owner: (&str, &str),
+    more: &str,
+) -> (tempfile::TempDir, PathBuf, Mount) {
     let parent = tempfile::tempdir().unwrap();
     let mirror = parent.path().join("mirror");
-    let configuration = format!("mirror = \"{}\"\n", mirror.display());
+    let configuration = format!("mirror = \"{}\"\n{more}", mirror.display());
     let mount = Mount::start_over(redis, &configuration, owner, |_| ());
     (parent, mirror, mount)
 }
@@ -491,6 +542,36 @@ fn a_mirror_loses_what_ends_without_anybody_coming_by() {
     mount.stop();
     until_files(&mirror, &[sharded(&here)]);
     assert_eq!(std::fs::read(mirror.join(sharded(&here))).unwrap(), authenticated("elsewhere"));
+}
+
+#[test]
+fn a_mirror_loses_what_has_expired_when_it_is_found_gone() {
+    let redis = Redis::start();
+    let (_parent, mirror, mount) = mirrored_with(&redis, ROOT, "[lifetime]\nidle = \"1s\"\n");
+    let user = sid("ab", 1);
+    mount.save(&user, &authenticated("x")).unwrap();
+    until_files(&mirror, &[sharded(&user)]);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while std::fs::metadata(mount.sharded(&user)).is_ok() {
+        assert!(Instant::now() < deadline, "it never expires");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    until_files(&mirror, &[]);
+}
+
+#[test]
+fn another_directory_can_be_imported_beside_the_mount() {
+    let redis = Redis::start();
+    let mount = Mount::start(&redis, "");
+    let backup = tempfile::tempdir().unwrap();
+    put(backup.path(), &sharded(HEX), &pickled());
+    assert_eq!(errno(mount.read(HEX)), libc::ENOENT);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sessionfs"));
+    command.arg("import").arg("--from").arg(backup.path()).args(["--redis", &redis.url()]);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(mount.read(HEX).unwrap(), pickled());
+    std::fs::remove_dir_all(beside(backup.path())).unwrap();
 }
 
 #[test]

@@ -24,7 +24,7 @@ use crate::store::{Patience, RedisStore};
 /// How many are taken in at once for a listing.
 const AT_ONCE: usize = 32;
 /// A disk that gives an error is asked again, and whoever asks for the session gets that error
-/// meanwhile and keeps the cookie. Later the session counts as absent: an error for ever would lock
+/// meanwhile and keeps the cookie. The third time the session counts as absent: an error for ever would lock
 /// its owner out.
 const MAX_FAILURES: u8 = 3;
 /// How long a request waits for the listing made when the mount is in its place.
@@ -110,9 +110,9 @@ impl Adopting {
         let Some(adopter) = lock(&self.below.adopter).clone() else { return Ok(()) };
         let Some(entry) = self.below.index().get(alias) else { return Ok(()) };
         match adopter.adopt(&entry.places, patience).await? {
-            Adopted::Left(Reason::Disk(error)) => {
+            Adopted::Left(Reason::Unread(error)) => {
                 if entry.failures == 0 {
-                    tracing::warn!(%alias, %error, "a session file cannot be taken in");
+                    tracing::warn!(%alias, %error, "a session file cannot be read");
                 }
                 if self.below.index().note_failure(alias) < MAX_FAILURES {
                     return Err(StoreError::Unreadable(format!("its file on the disk: {error}")));

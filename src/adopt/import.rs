@@ -91,7 +91,7 @@ pub struct Summary {
     pub left: BTreeMap<String, String>,
     /// Files moved aside earlier that are deleted now.
     pub deleted_aside: u64,
-    /// Where the files are now.
+    /// Where the files are now, if any were moved.
     pub moved_to: Option<PathBuf>,
     /// How long it took.
     pub elapsed_ms: u64,
@@ -185,7 +185,7 @@ impl Task {
         }
         if !self.dry_run {
             disk.tidy().await.map_err(|e| Failure::internal("remove empty directories", e))?;
-            if self.then == Then::Move {
+            if self.then == Then::Move && summary.has_moved() {
                 summary.moved_to = Some(aside::path_beside(&self.dir));
             }
         }
@@ -198,6 +198,10 @@ impl Task {
 }
 
 impl Summary {
+    fn has_moved(&self) -> bool {
+        self.authenticated + self.anonymous + self.kept + self.over > 0
+    }
+
     /// Whether every session found was taken in (or had ended).
     pub fn is_complete(&self) -> bool {
         self.failed == 0
@@ -215,7 +219,7 @@ impl Summary {
             Ok(Adopted::Left(reason)) => {
                 match reason {
                     Reason::NoSession => self.no_session += 1,
-                    Reason::TooLong | Reason::Disk(_) => self.failed += 1,
+                    Reason::TooLong | Reason::Unread(_) | Reason::Stuck(_) => self.failed += 1,
                 }
                 self.tell_left(&alias, reason.to_string());
             }
@@ -254,14 +258,14 @@ async fn one(
     dry_run: bool,
 ) -> Result<Adopted, StoreError> {
     loop {
-        let adopted = if dry_run {
+        let outcome = if dry_run {
             adopter.foresee(places).await
         } else {
             adopter.adopt(places, Patience::Insisting).await
         };
-        match adopted {
+        match outcome {
             Err(StoreError::Unavailable(_)) if redis.wait_well().await != Waited::BudgetSpent => {}
-            adopted => return adopted,
+            outcome => return outcome,
         }
     }
 }
@@ -299,6 +303,7 @@ async fn delete_all(disk: &Disk) -> Result<u64, Failure> {
 /// Takes our mount away from a directory, in a view of the tree of names that only this process and
 /// its children have.
 fn uncover(dir: &Path) -> Result<(), Failure> {
+    const NONE: Option<&str> = None;
     /// More than one of ours upon the other is unheard of.
     const MAX_LAYERS: usize = 4;
     let failed = |e: nix::errno::Errno| {
@@ -311,7 +316,6 @@ fn uncover(dir: &Path) -> Result<(), Failure> {
             ),
         )
     };
-    const NONE: Option<&str> = None;
     unshare(CloneFlags::CLONE_NEWNS).map_err(failed)?;
     mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE).map_err(failed)?;
     for _ in 0..MAX_LAYERS {

@@ -134,8 +134,17 @@ fn words(summary: &Summary) -> String {
     for (alias, why) in &summary.left {
         add(format!("left {alias}: {why}"));
     }
+    let untold = |count: u64, told: usize| count.saturating_sub(told as u64);
+    match untold(summary.no_session + summary.failed, summary.left.len()) {
+        0 => {}
+        more => add(format!("left {more} more")),
+    }
     for name in &summary.foreign_names {
         add(format!("not Odoo's: {name}"));
+    }
+    match untold(summary.foreign, summary.foreign_names.len()) {
+        0 => {}
+        more => add(format!("not Odoo's: {more} more")),
     }
     let elapsed = Duration::from_millis(summary.elapsed_ms);
     if summary.dry_run {

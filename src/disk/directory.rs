@@ -397,7 +397,12 @@ mod tests {
             assert_eq!((read.bytes.as_slice(), read.mode), (&b"{}"[..], 0o640));
             assert_eq!(read.mtime_ns, found(b"").mtime_ns);
             let mut names = Vec::new();
-            let others = disk.list(|name| Ok(names.push(name))).unwrap();
+            let others = disk
+                .list(|name| {
+                    names.push(name);
+                    Ok(())
+                })
+                .unwrap();
             assert_eq!((names, others), (vec![path.clone()], Others::default()));
             disk.retire(&place).unwrap();
             disk.retire(&place).unwrap();

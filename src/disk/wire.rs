@@ -87,9 +87,10 @@ pub fn pack(head: &impl Serialize, body: &[u8]) -> io::Result<Vec<u8>> {
 
 /// The lengths of head and body, if they are within their bounds.
 pub fn lengths(prefix: [u8; PREFIX_BYTES]) -> io::Result<(usize, usize)> {
-    let [a, b, c, d, e, f, g, h] = prefix;
-    let head = u32::from_be_bytes([a, b, c, d]) as usize;
-    let body = u32::from_be_bytes([e, f, g, h]) as usize;
+    let (head, body) = prefix.split_at(PREFIX_BYTES / 2);
+    let [head, body] = [head, body].map(|length| {
+        length.iter().fold(0, |length: usize, byte| length << 8 | usize::from(*byte))
+    });
     if head > HEAD_MAX_BYTES || body > BODY_MAX_BYTES {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "a frame beyond all bounds"));
     }
