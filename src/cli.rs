@@ -1,10 +1,12 @@
 //! The command line: what can be asked for. One file per command.
 
 mod bench;
+mod humane;
 mod mount;
 mod output;
 mod place;
 mod reload;
+mod status;
 mod unmount;
 mod worker;
 
@@ -26,6 +28,7 @@ enum Command {
     Bench(bench::Args),
     Mount(mount::Mount),
     Reload(reload::Reload),
+    Status(status::Status),
     Unmount(unmount::Unmount),
     #[command(hide = true)]
     Worker(worker::Worker),
@@ -41,6 +44,7 @@ pub fn run() -> Result<(), Failure> {
         Command::Bench(bench) => bench.run(),
         Command::Mount(mount) => mount.run(),
         Command::Reload(reload) => reload.run(),
+        Command::Status(status) => status.run(),
         Command::Unmount(unmount) => unmount.run(),
         Command::Worker(worker) => worker.run(),
     }

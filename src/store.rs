@@ -276,7 +276,7 @@ impl RedisStore {
 
     /// Who answers there now.
     pub async fn server(&self) -> Result<ServerInfo, StoreError> {
-        let answer = self.inner.ask(&redis::cmd("HELLO")).await?;
+        let answer = self.inner.ask(redis::cmd("HELLO").arg(3)).await?;
         ServerInfo::read(&answer, self.address())
             .ok_or_else(|| StoreError::Unreadable("an answer to HELLO of another shape".into()))
     }

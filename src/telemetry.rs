@@ -5,6 +5,8 @@
 //! - [`request`] and [`latency`]: the kernel's requests as labels, times as histograms
 //! - [`log`]: where log lines go; [`recent`]: the last warnings and errors, for `status`
 
+#[cfg(test)]
+mod documented;
 pub mod latency;
 pub mod log;
 pub mod metrics;

@@ -1,0 +1,415 @@
+//! `sessionfs status`.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::humane::{bytes, count, duration, latency, some};
+use super::output::{self, BAD, Format, GOOD, HEADING, WARNING, styled};
+use crate::config::Config;
+use crate::config::flags::Place;
+use crate::control::client;
+use crate::control::status::{Report, Status as Told, cluster, now_ms};
+use crate::exit::{ExitCode, Failure};
+use crate::fs::store::{Store as _, Waited};
+use crate::keeper::control_path;
+use crate::keeper::mount::{self, Mounted, Probe};
+use crate::store::RedisStore;
+
+/// How long a mount may take to answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+
+/// Show the mounts of this host, and the cluster they belong to
+#[derive(clap::Args, Debug)]
+pub struct Status {
+    /// One mount alone (default: all of this host)
+    #[arg(value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// Where the cluster is looked for; without these, each mount is asked
+    #[command(flatten)]
+    place: Place,
+    #[command(flatten)]
+    format: Format,
+}
+
+/// What is found out.
+#[derive(Debug, Serialize)]
+struct Found {
+    mounts: Vec<Mount>,
+    clusters: Vec<Cluster>,
+}
+
+/// One mount of this host.
+#[derive(Debug, Serialize)]
+struct Mount {
+    mountpoint: PathBuf,
+    /// Sessions can be opened and saved.
+    serves: bool,
+    /// Why not.
+    problem: Option<String>,
+    /// What its node tells.
+    told: Option<Told>,
+}
+
+/// The nodes on one Redis.
+#[derive(Debug, Serialize)]
+struct Cluster {
+    redis: String,
+    /// Nothing if it could not be asked.
+    nodes: Option<Vec<Report>>,
+    problem: Option<String>,
+}
+
+impl Status {
+    /// Asks and shows.
+    pub fn run(&self) -> Result<(), Failure> {
+        if !nix::unistd::geteuid().is_root() {
+            return Err(Failure::new(
+                ExitCode::NotRoot,
+                "the control sockets are root's; start it with sudo",
+            ));
+        }
+        let mountpoints = match &self.dir {
+            Some(dir) => vec![mount::resolve(dir)?],
+            None => Mounted::ours().map_err(|e| Failure::internal("read the mount table", e))?,
+        };
+        let mut mounts: Vec<Mount> = mountpoints.into_iter().map(look).collect();
+        let clusters = if self.place.redis.is_some() || self.place.config.is_some() {
+            vec![ask_redis(&self.place)?]
+        } else {
+            clusters_of(&mut mounts)
+        };
+        let found = Found { mounts, clusters };
+        if self.format.json {
+            output::json(&found)?;
+        } else {
+            output::say(found.text().trim_end())?;
+        }
+        found.verdict()
+    }
+}
+
+/// Asks one mount.
+fn look(mountpoint: PathBuf) -> Mount {
+    let mounted = Mounted::is_ours(&mountpoint);
+    let told = client::status(&control_path(&mountpoint));
+    let problem = match &told {
+        _ if !mounted => Some("no sessionfs is mounted there".to_owned()),
+        Err(error) => Some(error.to_string()),
+        Ok(_) if !Probe::start(&mountpoint).is_ok_and(|probe| probe.answers(ANSWER_WITHIN)) => {
+            Some(format!("the mount gives no answer within {} s", ANSWER_WITHIN.as_secs()))
+        }
+        Ok(told) if told.node.link == "down" => {
+            Some(format!("Redis is away: {}", told.redis.cause))
+        }
+        Ok(_) => None,
+    };
+    Mount { mountpoint, serves: problem.is_none(), problem, told: told.ok() }
+}
+
+/// The clusters that the mounts told of, each once.
+fn clusters_of(mounts: &mut [Mount]) -> Vec<Cluster> {
+    let mut clusters: Vec<Cluster> = Vec::new();
+    for told in mounts.iter_mut().filter_map(|mount| mount.told.as_mut()) {
+        let (redis, nodes) = (told.redis.address.clone(), told.cluster.take());
+        match clusters.iter_mut().find(|known| known.redis == redis) {
+            Some(known) if known.nodes.is_some() => {}
+            Some(known) => known.nodes = nodes,
+            None => clusters.push(Cluster { redis, nodes, problem: None }),
+        }
+    }
+    for cluster in &mut clusters {
+        if cluster.nodes.is_none() {
+            cluster.problem = Some("not known while Redis is away".into());
+        }
+    }
+    clusters
+}
+
+/// The cluster on the Redis that is named.
+fn ask_redis(place: &Place) -> Result<Cluster, Failure> {
+    let settings = Config::resolve_redis(place)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::internal("ask Redis", e))?;
+    runtime.block_on(async {
+        let store = RedisStore::start(settings)
+            .map_err(|e| Failure::new(ExitCode::BadUrl, e.to_string()))?;
+        let redis = store.address();
+        let nodes = match store.wait_well().await {
+            Waited::Well => store.nodes().await.map_err(|error| error.to_string()),
+            Waited::StepOver | Waited::BudgetSpent => Err(store.link_cause()),
+        };
+        Ok(match nodes {
+            Ok(nodes) => Cluster { redis, nodes: Some(cluster(&nodes)), problem: None },
+            Err(problem) => Cluster { redis, nodes: None, problem: Some(problem) },
+        })
+    })
+}
+
+impl Found {
+    fn verdict(&self) -> Result<(), Failure> {
+        let not_served = |message| Err(Failure::new(ExitCode::NotServed, message));
+        if self.mounts.is_empty() {
+            return not_served(
+                "no sessionfs is mounted on this host; start one with 'sessionfs mount DIR' or \
+                 its service"
+                    .to_owned(),
+            );
+        }
+        let bad: Vec<_> = self.mounts.iter().filter(|mount| !mount.serves).collect();
+        match bad.first() {
+            None => Ok(()),
+            Some(first) => not_served(format!(
+                "{} of {} not served; {}: {}; see its log",
+                bad.len(),
+                some(self.mounts.len() as u64, "mount"),
+                first.mountpoint.display(),
+                first.problem.as_deref().unwrap_or("no reason is known")
+            )),
+        }
+    }
+
+    fn text(&self) -> String {
+        let mut text = String::new();
+        for mount in &self.mounts {
+            mount.write(&mut text);
+            text.push('\n');
+        }
+        for cluster in &self.clusters {
+            cluster.write(&mut text);
+            text.push('\n');
+        }
+        text
+    }
+}
+
+/// Writing to a String cannot fail.
+macro_rules! line {
+    ($text:expr, $($format:tt)+) => { let _ = writeln!($text, $($format)+); };
+}
+
+impl Mount {
+    fn write(&self, text: &mut String) {
+        let state = match (&self.problem, &self.told) {
+            (Some(problem), _) => styled(BAD, format_args!("not served: {problem}")),
+            (None, Some(told)) if told.node.link != "well" => {
+                styled(WARNING, format_args!("serving; Redis is {}", told.node.link))
+            }
+            (None, _) => styled(GOOD, "serving"),
+        };
+        line!(text, "{}  {state}", styled(HEADING, self.mountpoint.display()));
+        if let Some(told) = &self.told {
+            write_told(text, told);
+        }
+    }
+}
+
+fn write_told(text: &mut String, told: &Told) {
+    let now_ms = now_ms();
+    let since = |then_ms: u64| duration(Duration::from_millis(now_ms.saturating_sub(then_ms)));
+    let (node, traffic, redis) = (&told.node, &told.node.traffic, &told.redis);
+    line!(text, "  node      {} ({}), sessionfs {}", node.host, node.id, node.version);
+    let restarts = match told.worker_restarts {
+        0 => String::new(),
+        n => format!(", {} after a failure", some(n, "restart")),
+    };
+    line!(
+        text,
+        "  running   {} (keeper {}), its worker {} (pid {}){restarts}",
+        since(told.keeper.since_ms),
+        told.keeper.pid,
+        since(told.worker.process.since_ms),
+        told.worker.process.pid
+    );
+    let server = match (&redis.server, &redis.version) {
+        (Some(server), Some(version)) => format!(", {server} {version}"),
+        _ => String::new(),
+    };
+    line!(text, "  redis     {}{server}", redis.address);
+    let not_well = duration(Duration::from_secs_f64(redis.outage_seconds.clamp(0.0, 1e9)));
+    let outages = match redis.outages {
+        0 => "never lost".to_owned(),
+        1 => format!("lost once, {not_well} away"),
+        n => format!("lost {} times, {not_well} away", count(n)),
+    };
+    line!(
+        text,
+        "            {}: {outages}; a round trip takes {}, 1 of 100 over {}",
+        node.link,
+        latency(traffic.redis.p50_seconds),
+        latency(traffic.redis.p99_seconds)
+    );
+    let sessions = told.sessions.map_or("not known while Redis is away".to_owned(), |n| {
+        format!("{} in Redis, of all nodes", count(n))
+    });
+    line!(text, "  sessions  {sessions}");
+    line!(
+        text,
+        "  expired   {} in the last minute, {} in the last hour, by this node",
+        count(traffic.expired_last_minute),
+        count(traffic.expired_last_hour)
+    );
+    line!(
+        text,
+        "  in use    {} known to the kernel, {} open, {} under way ({})",
+        some(told.in_use.nodes, "file"),
+        count(told.in_use.handles),
+        some(told.in_use.staging_files, "save"),
+        bytes(told.in_use.staging_bytes)
+    );
+    line!(
+        text,
+        "  requests  {:.1} a second; in the last minute {} failed, {} waited for Redis",
+        traffic.requests_per_second,
+        count(traffic.failed_last_minute),
+        count(traffic.waited_last_minute)
+    );
+    text.push('\n');
+    let window = format!("last {:.0} s", traffic.window_seconds);
+    let named =
+        [("look-up", "lookup"), ("open", "open"), ("save", "rename"), ("removal", "unlink")];
+    let lines = named.iter().filter_map(|(name, operation)| {
+        let speed = traffic.operations.get(*operation)?;
+        Some([
+            (*name).to_owned(),
+            format!("{:.1}", speed.per_second),
+            latency(speed.p50_seconds),
+            latency(speed.p99_seconds),
+        ])
+    });
+    let table = output::table(
+        [window.as_str(), "a second", "half within", "99% within"],
+        &[1, 2, 3],
+        lines,
+    );
+    for row in table.lines() {
+        line!(text, "  {row}");
+    }
+    text.push('\n');
+    if told.recent.is_empty() {
+        line!(text, "  no warnings");
+        return;
+    }
+    line!(text, "  last warnings");
+    /// As many as leave room for the rest of the screen; all of them are in the JSON.
+    const SHOWN: usize = 8;
+    for one in told.recent.iter().rev().take(SHOWN) {
+        let times =
+            if one.count > 1 { format!(" ({} times)", count(one.count)) } else { String::new() };
+        let style = if one.level == "error" { BAD } else { WARNING };
+        let ago = format!("{:>10} ago", since(one.at_ms));
+        let room = WIDTH.saturating_sub(ago.len() + times.len() + 4);
+        line!(text, "  {ago}  {}{times}", styled(style, cut(&one.text, room)));
+    }
+}
+
+/// What a terminal is wide at least.
+const WIDTH: usize = 100;
+
+fn cut(text: &str, most_chars: usize) -> String {
+    if text.chars().count() <= most_chars {
+        return text.to_owned();
+    }
+    text.chars().take(most_chars.saturating_sub(3)).chain("...".chars()).collect()
+}
+
+impl Cluster {
+    fn write(&self, text: &mut String) {
+        let title = styled(HEADING, format_args!("cluster on {}", self.redis));
+        let Some(nodes) = &self.nodes else {
+            let problem = self.problem.as_deref().unwrap_or("not known");
+            line!(text, "{title}  {}", styled(BAD, problem));
+            return;
+        };
+        line!(text, "{title}  {}", some(nodes.len() as u64, "node"));
+        let now_ms = now_ms();
+        let lines = nodes.iter().map(|node| {
+            let traffic = &node.traffic;
+            let p99 = |operation: &str| {
+                traffic.operations.get(operation).and_then(|speed| speed.p99_seconds)
+            };
+            [
+                cut(&node.host, 16),
+                // The end of a path tells more than its beginning.
+                tail(&node.mountpoint, 22),
+                node.link.clone(),
+                duration(Duration::from_millis(now_ms.saturating_sub(node.since_ms))),
+                format!("{:.1}", traffic.requests_per_second),
+                latency(p99("lookup")),
+                latency(p99("rename")),
+                count(traffic.failed_last_minute),
+            ]
+        });
+        let heading = ["host", "mountpoint", "redis", "up", "req/s", "look-up", "save", "failed"];
+        if !nodes.is_empty() {
+            for row in output::table(heading, &[4, 5, 6, 7], lines).lines() {
+                line!(text, "  {row}");
+            }
+        }
+    }
+}
+
+fn tail(text: &str, most_chars: usize) -> String {
+    let length = text.chars().count();
+    if length <= most_chars {
+        return text.to_owned();
+    }
+    "...".chars().chain(text.chars().skip(length - most_chars + 3)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn report(host: &str) -> Report {
+        let text = format!(
+            r#"{{"id":"1","host":"{host}","mountpoint":"/srv/{}/sessions","version":"0.1.0",
+                "since_ms":{},"link":"in doubt","traffic":{}}}"#,
+            "x".repeat(60),
+            now_ms() - 300 * 86_400_000,
+            serde_json::to_string(&crate::control::status::Traffic::default()).unwrap()
+        );
+        serde_json::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn a_cluster_fits_on_a_terminal() {
+        let nodes = Some(vec![report("a"), report(&"long-name".repeat(9))]);
+        let cluster = Cluster { redis: "redis://h:6379/0".into(), nodes, problem: None };
+        let mut text = String::new();
+        cluster.write(&mut text);
+        assert!(text.contains("2 nodes"), "{text}");
+        for line in text.lines().skip(1) {
+            assert!(line.chars().count() <= WIDTH, "{line}");
+        }
+    }
+
+    #[test]
+    fn nothing_mounted_and_a_silent_mount_are_no_success() {
+        let none = Found { mounts: vec![], clusters: vec![] };
+        assert_eq!(none.verdict().unwrap_err().code, ExitCode::NotServed);
+        let mount = |problem: Option<&str>| Mount {
+            mountpoint: Path::new("/srv/a").to_owned(),
+            serves: problem.is_none(),
+            problem: problem.map(ToOwned::to_owned),
+            told: None,
+        };
+        let one = Found { mounts: vec![mount(None), mount(Some("silent"))], clusters: vec![] };
+        let failure = one.verdict().unwrap_err();
+        assert_eq!(failure.code, ExitCode::NotServed);
+        assert_eq!(failure.to_string(), "1 of 2 mounts not served; /srv/a: silent; see its log");
+        assert!(Found { mounts: vec![mount(None)], clusters: vec![] }.verdict().is_ok());
+    }
+
+    #[test]
+    fn long_texts_are_cut_where_it_hurts_least() {
+        assert_eq!(cut("abcdefgh", 6), "abc...");
+        assert_eq!(tail("/srv/sessions", 9), "...ssions");
+        assert_eq!(cut("abc", 3), "abc");
+    }
+}
