@@ -1,17 +1,30 @@
 //! The command line: what can be asked for. One file per command.
 
 mod bench;
-mod humane;
+mod check;
+mod completions;
+mod config;
+mod discover;
+mod disk;
+mod import;
+mod kill;
+mod list;
+mod man;
 mod mount;
+pub mod mount_helper;
+mod mountpoint;
 mod output;
-mod place;
+mod probe;
+mod redis;
 mod reload;
+mod sessions;
+mod show;
 mod status;
 mod unmount;
 mod worker;
 
 use clap::error::ErrorKind;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::exit::{ExitCode, Failure};
 
@@ -26,12 +39,30 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Bench(bench::Args),
+    Check(check::Check),
+    Completions(completions::Completions),
+    Config(config::Config),
+    Discover(discover::Discover),
+    #[command(hide = true)]
+    Disk(disk::Disk),
+    Import(import::Import),
+    Kill(kill::Kill),
+    List(list::List),
+    Man(man::Man),
     Mount(mount::Mount),
+    #[command(hide = true)]
+    Probe(probe::Probe),
     Reload(reload::Reload),
+    Show(show::Show),
     Status(status::Status),
     Unmount(unmount::Unmount),
     #[command(hide = true)]
     Worker(worker::Worker),
+}
+
+/// The whole table, for what is made from it.
+fn table() -> clap::Command {
+    Arguments::command()
 }
 
 /// Does what the command line asks for.
@@ -42,8 +73,19 @@ pub fn run() -> Result<(), Failure> {
     };
     match arguments.command {
         Command::Bench(bench) => bench.run(),
+        Command::Check(check) => check.run(),
+        Command::Completions(completions) => completions.run(),
+        Command::Config(config) => config.run(),
+        Command::Discover(discover) => discover.run(),
+        Command::Disk(disk) => disk.run(),
+        Command::Import(import) => import.run(),
+        Command::Kill(kill) => kill.run(),
+        Command::List(list) => list.run(),
+        Command::Man(man) => man.run(),
         Command::Mount(mount) => mount.run(),
+        Command::Probe(probe) => probe.run(),
         Command::Reload(reload) => reload.run(),
+        Command::Show(show) => show.run(),
         Command::Status(status) => status.run(),
         Command::Unmount(unmount) => unmount.run(),
         Command::Worker(worker) => worker.run(),

@@ -10,6 +10,7 @@
 mod documented;
 pub mod file;
 pub mod flags;
+pub mod lifetime;
 pub mod listen;
 pub mod people;
 pub mod units;
@@ -68,6 +69,8 @@ pub struct Config {
     pub metrics: Option<Listen>,
     /// Where this mount's staging files lie: on a tmpfs, the worker's own, 0700.
     pub staging_dir: PathBuf,
+    /// Where each session is also written to, in plain text.
+    pub mirror: Option<PathBuf>,
 }
 
 /// Owner and permission of everything in the tree.
@@ -210,6 +213,7 @@ impl Config {
             activity: activity(&file.activity)?,
             metrics: metrics(&file.metrics)?,
             staging_dir: crate::keeper::staging::place(file.staging_dir.as_deref(), mountpoint)?,
+            mirror: mirror(flags, &file)?,
         })
     }
 
@@ -218,7 +222,17 @@ impl Config {
     pub fn resolve_redis(place: &Place) -> Result<store::Settings, Failure> {
         let file = File::load(place.config.as_deref())?;
         let redis = redis(place, &file)?;
-        Ok(store_settings(&redis, lifetimes(&file.lifetime)?, &outage(&file.outage)?))
+        let settings = store_settings(&redis, lifetimes(&file.lifetime)?, &outage(&file.outage)?);
+        // A command can wait longer than whoever waits for a file.
+        Ok(store::Settings {
+            ends_stale: false,
+            overdue_ms: 1_000,
+            attempt_ms: 2_000,
+            retry_total_ms: 5_000,
+            down_after_ms: settings.down_after_ms.max(5_000),
+            wait_step_ms: 500,
+            ..settings
+        })
     }
 }
 
@@ -263,6 +277,7 @@ fn store_settings(redis: &Redis, lifetimes: Lifetimes, outage: &Outage) -> store
         down_after_ms: redis.request_timeout_ms,
         wait_step_ms: outage.wait_step_ms,
         outage_budget_ms: outage.wait_total_ms,
+        live: Some(lifetime::LIVE),
         ..store::Settings::default()
     }
 }
@@ -278,6 +293,22 @@ fn log_filter(flags: &Flags, file: &File) -> Result<String, Failure> {
         .unwrap_or_else(|| "info".to_owned());
     crate::telemetry::log::check_filter(&filter)?;
     Ok(filter)
+}
+
+/// The mirror's one true name, as far as it exists.
+fn mirror(flags: &Flags, file: &File) -> Result<Option<PathBuf>, Failure> {
+    let Some(dir) = flags.mirror.as_ref().or(file.mirror.as_ref()) else { return Ok(None) };
+    let refuse = |why: &str| {
+        Failure::new(ExitCode::MirrorRefused, format!("mirror {}: {why}", dir.display()))
+    };
+    let (Some(parent), Some(name), true) = (dir.parent(), dir.file_name(), dir.is_absolute())
+    else {
+        return Err(refuse("is not an absolute path; name a directory in full"));
+    };
+    let parent = parent.canonicalize().map_err(|e| {
+        refuse(&format!("{} cannot be reached: {e}; make it (mkdir -p)", parent.display()))
+    })?;
+    Ok(Some(parent.join(name)))
 }
 
 fn tree(flags: &Flags, file: &File) -> Result<Tree, Failure> {
@@ -485,40 +516,13 @@ fn prefix(text: &str) -> Result<String, Failure> {
 }
 
 fn lifetimes(file: &file::Lifetime) -> Result<Lifetimes, Failure> {
-    let default = Lifetimes::default();
-    let range = SECOND_MS..=10 * YEAR_MS;
-    Ok(Lifetimes {
-        idle_ms: duration("lifetime.idle", file.idle.as_deref(), default.idle_ms, range.clone())?,
-        anonymous_idle_ms: duration(
-            "lifetime.anonymous_idle",
-            file.anonymous_idle.as_deref(),
-            default.anonymous_idle_ms,
-            range.clone(),
-        )?,
-        anonymous_unopened_ms: duration(
-            "lifetime.anonymous_unopened",
-            file.anonymous_unopened.as_deref(),
-            default.anonymous_unopened_ms,
-            range.clone(),
-        )?,
-        absolute_ms: match file.absolute.as_deref() {
-            None => default.absolute_ms,
-            Some("off") => None,
-            Some(text) => Some(duration("lifetime.absolute", Some(text), 0, range)?),
-        },
-        grace_ms: duration(
-            "lifetime.grace",
-            file.grace.as_deref(),
-            default.grace_ms,
-            SECOND_MS..=24 * HOUR_MS,
-        )?,
-        tombstone_ms: duration(
-            "lifetime.tombstone",
-            file.tombstone.as_deref(),
-            default.tombstone_ms,
-            SECOND_MS..=30 * 24 * HOUR_MS,
-        )?,
-    })
+    let mut lifetimes = Lifetimes::default();
+    for (key, text) in lifetime::written(file) {
+        if let Some(text) = text {
+            lifetime::set(&mut lifetimes, key, text)?;
+        }
+    }
+    Ok(lifetimes)
 }
 
 fn limits(file: &file::Limits) -> Result<Limits, Failure> {

@@ -54,7 +54,7 @@ exit_codes! {
     MountpointMissing = 23,
     /// The mountpoint is not a directory.
     NotADirectory = 24,
-    /// The mountpoint is not empty.
+    /// The mountpoint holds what is not Odoo's.
     NotEmpty = 25,
     /// Something is mounted on the mountpoint already.
     AlreadyMounted = 26,
@@ -94,6 +94,22 @@ exit_codes! {
     BenchOutput = 51,
     /// `bench`: ended by a signal, after the result so far was printed.
     Interrupted = 52,
+    /// `show`, `kill`: there is no such session.
+    NoSuchSession = 53,
+    /// `show`, `kill`: several sessions have such an alias.
+    AmbiguousSession = 54,
+    /// `show --sid`: the content does not open with this cookie.
+    UnreadableSession = 55,
+    /// `import`: some sessions could not be imported, and their files were left.
+    ImportIncomplete = 56,
+    /// The mirror cannot be used.
+    MirrorRefused = 57,
+    /// `check`: something needs a look.
+    CheckWarning = 60,
+    /// `check`: something is wrong.
+    CheckFailed = 61,
+    /// `discover`: no Odoo, and no directory of sessions, is found.
+    SessionsNotFound = 62,
 }
 
 impl From<ExitCode> for u8 {

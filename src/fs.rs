@@ -8,6 +8,7 @@
 //! - [`caller`]: who that thread is, and whether it acts for a person
 //! - [`staging`]: the files of saves under way, on this host's tmpfs
 //! - [`lookup`], [`open`], [`save`], [`unlink`], [`list`], [`attributes`]: the operations
+//! - [`mirror`]: what is told of the sessions that come by
 //! - [`store`]: what all this asks of the place where sessions are kept
 
 use std::future::Future;
@@ -20,12 +21,14 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
+use crate::session::name::Alias;
 
 pub mod attributes;
 pub mod caller;
 pub mod handle;
 pub mod list;
 pub mod lookup;
+pub mod mirror;
 pub mod node;
 pub mod open;
 pub mod save;
@@ -37,6 +40,7 @@ pub mod unlink;
 use caller::Callers;
 use handle::Handles;
 use list::Shown;
+use mirror::Mirror;
 use node::{Eviction, Nodes};
 use staging::Staging;
 use store::Store;
@@ -61,6 +65,8 @@ pub struct Settings {
     pub passive_argv: Vec<String>,
     /// The same for the beginning of a process title.
     pub passive_titles: Vec<String>,
+    /// Who writes sessions back to a disk, if anybody does.
+    pub mirror: Option<Mirror>,
 }
 
 impl Default for Settings {
@@ -75,6 +81,7 @@ impl Default for Settings {
             max_node_bytes: 64 * 1024 * 1024,
             passive_argv: vec!["gevent".into()],
             passive_titles: vec!["odoo: WorkerCron".into()],
+            mirror: None,
         }
     }
 }
@@ -135,6 +142,7 @@ pub struct Core<S> {
     shown: Mutex<Shown>,
     callers: Callers,
     staging: Staging,
+    mirror: Option<Mirror>,
     evictions: Mutex<Option<Receiver<Eviction>>>,
 }
 
@@ -145,6 +153,7 @@ impl<S: Store> Core<S> {
         Ok(Arc::new(Self {
             evictions: Mutex::new(Some(receiver)),
             staging: Staging::open(settings)?,
+            mirror: settings.mirror.clone(),
             callers: Callers::new(settings),
             nodes: Mutex::new(Nodes::new(settings.max_nodes, settings.max_node_bytes, sender)),
             threads: Mutex::default(),
@@ -168,6 +177,14 @@ impl<S: Store> Core<S> {
     /// Removes staging files that nobody has open and nobody will publish any more.
     pub fn expire_staging(&self) {
         self.staging.expire_orphans();
+    }
+
+    /// A session was found to be gone: no later save may take its last version for a guess.
+    fn ended(&self, alias: &Alias) {
+        self.nodes().ended(alias);
+        if let Some(mirror) = &self.mirror {
+            mirror.ended(alias);
+        }
     }
 
     /// What is held now.

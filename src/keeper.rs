@@ -7,13 +7,15 @@
 
 mod backoff;
 pub mod confine;
+mod disks;
 mod filesystem;
 mod listen;
 mod lock;
+mod mirror;
 pub mod mount;
-mod notify;
+pub mod notify;
 pub mod private_redis;
-mod process;
+pub mod process;
 mod program;
 mod pulse;
 pub mod reload;
@@ -28,7 +30,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::signal::Signal;
 
@@ -37,6 +39,7 @@ use crate::config::{self, Config};
 use crate::exit::{ExitCode, Failure};
 use listen::Listeners;
 pub use listen::control_path;
+pub use mount::is_dead;
 use notify::Manager;
 use private_redis::PrivateRedis;
 use process::{PATIENCE, Process};
@@ -152,7 +155,7 @@ impl Keeper {
     fn reload(&mut self) {
         tracing::info!("reloading");
         if self.watched.has_served() {
-            self.manager.reloading();
+            notify::reloading();
         }
         match self.begin_reload() {
             Ok(true) => {}
@@ -203,14 +206,18 @@ impl Keeper {
         let mountpoint = self.config.mountpoint.display();
         tracing::info!(%mountpoint, "ready");
         let mut out = std::io::stdout().lock();
-        if let Err(error) = writeln!(out, "ready {mountpoint}").and_then(|()| out.flush()) {
-            tracing::warn!(%error, "cannot tell on standard output that the mount is ready");
+        match writeln!(out, "ready {mountpoint}").and_then(|()| out.flush()) {
+            // Whoever waited for the first time is not there for a later one.
+            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+                tracing::warn!(%error, "cannot tell on standard output that the mount is ready");
+            }
+            _ => {}
         }
     }
 
     /// Ends everything, whatever state it is in: nothing stays mounted, no process stays.
     fn end(mut self, signals: &mut Signals) -> Result<(), Failure> {
-        self.manager.stopping("ending");
+        notify::stopping("ending");
         // The first signal asks for the end; one more hurries. A failed start has had none.
         let patient = |signals: &mut Signals, until: Instant| {
             Instant::now() < until && signals.received() < 2
@@ -293,6 +300,12 @@ fn holder(path: &Path) -> Option<Process> {
     (process::started_ticks(pid) == started.parse().ok()).then_some(process)
 }
 
+/// Who serves a mountpoint on this host, and since when.
+pub fn serving(mountpoint: &Path) -> Option<(i32, SystemTime)> {
+    let path = lock_path(mountpoint);
+    Some((holder(&path)?.pid(), path.metadata().and_then(|found| found.modified()).ok()?))
+}
+
 /// Whether a keeper holds the lock.
 fn is_held(path: &Path) -> bool {
     path.exists()
@@ -307,7 +320,7 @@ fn not_mounted(mountpoint: &Path) -> Failure {
         format!(
             "{}: no sessionfs is mounted there; see 'findmnt -t {}'",
             mountpoint.display(),
-            mount::FSTYPE
+            crate::mount_table::FSTYPE
         ),
     )
 }
@@ -321,7 +334,7 @@ pub fn unmount(dir: &Path) -> Result<(), Failure> {
     let mut signals = Signals::receive()?;
     let path = lock_path(&mountpoint);
     if !is_held(&path) {
-        return if mount::Mounted::is_ours(&mountpoint) {
+        return if mount::is_ours(&mountpoint) {
             mount::detach(&mountpoint)
         } else {
             Err(not_mounted(&mountpoint))

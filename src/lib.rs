@@ -4,23 +4,35 @@
 //! - [`session`]: names, contents, seal and lifetimes of a session; knows nobody else.
 //! - [`fs`]: the filesystem's core; runs without a kernel; asks a [`fs::store::Store`].
 //! - [`store`]: that trait on Redis: link, keys, envelope, scripts.
+//! - [`disk`]: session files on a disk, touched by a small process of their own.
+//! - [`adopt`]: session files that were there before become sessions in Redis.
+//! - [`mirror`]: sessions written back to a disk, for the way back.
 //! - [`fuse`]: the adapter that decodes requests, checks permission, calls the core and replies.
+//! - [`mount_table`]: what the kernel says is mounted where.
+//! - [`odoo`]: what can be learnt of the Odoo on this host, and where it keeps its sessions.
 //! - [`keeper`]: owns the mount; starts and watches the worker and the private Redis.
 //! - [`config`]: file and command line, resolved into the settings of the parts above.
 //! - [`control`]: what a node tells of itself: HTTP on its sockets, its registration in the cluster.
 //! - [`telemetry`]: events that are a log line and a metric at once.
 //! - [`bench`]: Odoo's reads and saves on any directories, measured side by side.
+//! - [`check`]: what is wrong or missing, from the mount to the process of Odoo that uses it.
 //! - [`cli`]: one file per command; [`exit`]: how one ends.
 
+pub mod adopt;
 pub mod bench;
+pub mod check;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod disk;
 pub mod error;
 pub mod exit;
 pub mod fs;
 pub mod fuse;
 pub mod keeper;
+pub mod mirror;
+pub mod mount_table;
+pub mod odoo;
 pub mod session;
 pub mod store;
 pub mod telemetry;

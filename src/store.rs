@@ -4,11 +4,14 @@
 //! script and its answer into the filesystem's words. What the rules are is in `store/scripts`; how
 //! the connection is, in [`link`].
 
+pub mod census;
 pub mod clock;
 pub mod endpoint;
 pub mod envelope;
+mod import;
 pub mod keys;
 pub mod link;
+pub mod live;
 mod nodes;
 pub mod probe;
 pub mod scripts;
@@ -16,7 +19,7 @@ mod touch;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -29,6 +32,7 @@ use self::endpoint::{BadUrl, Endpoint};
 use self::envelope::{Header, class_text, form_text, id_text, mode_text, text, uid_text};
 use self::keys::Keys;
 use self::link::{Link, Need, Timing};
+use self::live::Live;
 use self::probe::ServerInfo;
 use self::scripts::{Answer, Call, CallFault, ClockView, Policy, Scripts};
 use self::touch::Touches;
@@ -40,6 +44,8 @@ use crate::session::name::{Alias, Form, Shard};
 use crate::session::policy::Lifetimes;
 use crate::telemetry::Event;
 use crate::telemetry::metrics::metrics;
+
+pub use self::import::{Import, Imported, Patience};
 
 /// How many members of a shard one step of a listing takes.
 const PAGE: usize = 250;
@@ -83,6 +89,11 @@ pub struct Settings {
     pub heartbeat_ms: u64,
     /// Touches are collected for this long.
     pub touch_batch_ms: u64,
+    /// What of this Redis overrides; `None`: nothing.
+    pub live: Option<live::Rules>,
+    /// Whether a session that is found over is ended. A command's configuration need not be that
+    /// of the mounts, so it ends none.
+    pub ends_stale: bool,
 }
 
 impl Default for Settings {
@@ -103,6 +114,8 @@ impl Default for Settings {
             silent_ping_ms: 100,
             heartbeat_ms: 250,
             touch_batch_ms: 1000,
+            live: None,
+            ends_stale: true,
         }
     }
 }
@@ -146,7 +159,7 @@ struct Inner {
     scripts: Scripts,
     link: Link,
     time: Arc<Time>,
-    lifetimes: RwLock<Lifetimes>,
+    live: Arc<Live>,
     touches: Touches,
 }
 
@@ -228,19 +241,29 @@ impl RedisStore {
         let endpoint = Endpoint::parse(&settings.url)?
             .with_credentials(settings.username.as_deref(), settings.password.as_deref())?;
         let time = Arc::new(Time::new(scripts.own_clock));
+        let keys = Keys::new(settings.prefix.clone());
+        let live = Arc::new(Live::new(settings.lifetimes, settings.live));
         let mut greeting: Vec<_> = scripts.all().iter().map(|script| script.load()).collect();
+        let question = live.question(&scripts.settings, &keys);
+        let follows = question.is_some();
+        greeting.extend(question);
         greeting.push(redis::cmd("TIME"));
-        let (greeted, heard) = (Arc::clone(&time), Arc::clone(&time));
+        let (greeted, heard, following) = (Arc::clone(&time), Arc::clone(&time), Arc::clone(&live));
         let (link, supervisor) = Link::new(
             endpoint,
             settings.timing(),
             greeting,
-            move |last| greeted.told_by(&last),
+            move |mut answers| {
+                greeted.told_by(&answers.pop().unwrap_or(Value::Nil));
+                if follows {
+                    following.told(answers.pop().unwrap_or(Value::Nil));
+                }
+            },
             move |answer| heard.told_by(answer),
         );
         let inner = Arc::new(Inner {
-            keys: Keys::new(settings.prefix.clone()),
-            lifetimes: RwLock::new(settings.lifetimes),
+            keys,
+            live,
             settings,
             scripts,
             link,
@@ -249,7 +272,9 @@ impl RedisStore {
         });
         let writer = tokio::spawn(write_touches(Arc::clone(&inner)));
         let supervisor = tokio::spawn(supervisor);
-        let tasks = Tasks(vec![supervisor.abort_handle(), writer.abort_handle()]);
+        let mut tasks = vec![supervisor.abort_handle(), writer.abort_handle()];
+        tasks.extend(live::task(&inner));
+        let tasks = Tasks(tasks);
         Ok(Self { inner, _tasks: Arc::new(tasks) })
     }
 
@@ -263,12 +288,6 @@ impl RedisStore {
         self.inner.link.cause()
     }
 
-    /// About how many sessions there are: those that have ended and were not asked for since are
-    /// counted, too.
-    pub async fn session_count(&self) -> Result<u64, StoreError> {
-        Ok(self.inner.shards_in_use().await?.iter().map(|(_, size)| size).sum())
-    }
-
     /// Where Redis is, without credentials.
     pub fn address(&self) -> String {
         self.inner.link.address()
@@ -279,11 +298,6 @@ impl RedisStore {
         let answer = self.inner.ask(redis::cmd("HELLO").arg(3)).await?;
         ServerInfo::read(&answer, self.address())
             .ok_or_else(|| StoreError::Unreadable("an answer to HELLO of another shape".into()))
-    }
-
-    /// Other lifetimes from now on.
-    pub fn set_lifetimes(&self, lifetimes: Lifetimes) {
-        *self.inner.lifetimes.write().unwrap_or_else(PoisonError::into_inner) = lifetimes;
     }
 
     /// [`Store::publish`] of a save that may have been sent before (by a process that has died,
@@ -300,8 +314,13 @@ impl RedisStore {
 
 impl Inner {
     fn policy(&self) -> Policy {
-        let lifetimes = *self.lifetimes.read().unwrap_or_else(PoisonError::into_inner);
-        Policy { lifetimes, clock: self.time.view(lifetimes.idle_ms) }
+        let lifetimes = self.live.lifetimes();
+        let clock = if self.settings.ends_stale {
+            self.time.view(lifetimes.idle_ms)
+        } else {
+            ClockView::Jumped
+        };
+        Policy { lifetimes, clock }
     }
 
     fn attempt(&self) -> Duration {
@@ -497,27 +516,33 @@ impl Inner {
         }
     }
 
-    /// Writes activity of sessions of one shard.
-    async fn touch(&self, shard: Shard, touches: &[(Alias, u64)]) -> Result<(), StoreError> {
+    /// Writes activity of sessions of one shard; no time is no activity. Gives the number of those
+    /// that live.
+    async fn touch(
+        &self,
+        shard: Shard,
+        touches: &[(Alias, Option<u64>)],
+    ) -> Result<u64, StoreError> {
         let mut call = self.scripts.touch.call(&self.policy());
         call.key(self.keys.index(shard));
         for (alias, at_ms) in touches {
             call.key(self.keys.session(alias));
-            call.argument(alias.as_str()).argument(at_ms.to_string());
+            let at_ms = at_ms.map(|ms| ms.to_string()).unwrap_or_default();
+            call.argument(alias.as_str()).argument(at_ms);
         }
-        let answer = self.call(&call, Need::Up, self.attempt()).await?;
+        let mut answer = self.call(&call, Need::Up, self.attempt()).await?;
         if answer.status != "done" {
             return Err(answer.strange());
         }
         metrics().activity_writes.inc_by(touches.len() as u64);
-        Ok(())
+        answer.number()
     }
 
     /// Writes all that is collected; what could not be written stays. False if something did.
     async fn write_collected(self: &Arc<Self>) -> bool {
-        let mut shards: BTreeMap<Shard, Vec<(Alias, u64)>> = BTreeMap::new();
+        let mut shards: BTreeMap<Shard, Vec<(Alias, Option<u64>)>> = BTreeMap::new();
         for (alias, at_ms) in self.touches.take() {
-            shards.entry(alias.shard()).or_default().push((alias, at_ms));
+            shards.entry(alias.shard()).or_default().push((alias, Some(at_ms)));
         }
         let mut writing = JoinSet::new();
         for (shard, touches) in shards {
@@ -526,7 +551,7 @@ impl Inner {
                 writing.spawn(async move {
                     let mut guard = guard;
                     let written = guard.store.touch(shard, &guard.touches).await;
-                    if matches!(written, Ok(()) | Err(StoreError::Unreadable(_))) {
+                    if matches!(written, Ok(_) | Err(StoreError::Unreadable(_))) {
                         guard.touches.clear();
                     }
                     guard.touches.is_empty()
@@ -592,24 +617,11 @@ impl Inner {
 
     /// The living among `aliases`, all of one shard.
     async fn living(&self, shard: Shard, aliases: &[Alias]) -> Result<Vec<Listed>, StoreError> {
-        let mut call = self.scripts.list.call(&self.policy());
-        call.key(self.keys.index(shard));
-        for alias in aliases {
-            call.key(self.keys.session(alias));
-            call.argument(alias.as_str());
-        }
-        let bound = Duration::from_millis(self.settings.down_after_ms);
-        let mut answer = self.call(&call, Need::Up, bound).await?;
-        if answer.status != "listed" {
-            return Err(answer.strange());
-        }
-        answer.enter()?;
-        let mut listed = Vec::with_capacity(aliases.len());
-        while answer.more() {
-            let alias = answer.alias()?;
-            listed.push(Listed { alias, meta: meta(&mut answer)? });
-        }
-        Ok(listed)
+        let living = self.living_by(&self.policy(), shard, aliases).await?;
+        let listed = living
+            .into_iter()
+            .map(|living| Listed { meta: living.header.meta(living.left_ms), alias: living.alias });
+        Ok(listed.collect())
     }
 
     async fn list(&self, shard: Shard) -> Result<Vec<Listed>, StoreError> {
@@ -708,13 +720,15 @@ fn note_shard(
 /// Touches on their way. What was not written goes back, also when the writing task is dropped.
 struct Unwritten {
     store: Arc<Inner>,
-    touches: Vec<(Alias, u64)>,
+    touches: Vec<(Alias, Option<u64>)>,
 }
 
 impl Drop for Unwritten {
     fn drop(&mut self) {
         for (alias, at_ms) in self.touches.drain(..) {
-            self.store.touches.put(&alias, at_ms);
+            if let Some(at_ms) = at_ms {
+                self.store.touches.put(&alias, at_ms);
+            }
         }
     }
 }
@@ -761,11 +775,11 @@ impl Store for RedisStore {
 
     async fn touch_now(&self, alias: &Alias) -> Result<(), StoreError> {
         let at_ms = self.inner.time.now_ms();
-        let written = self.inner.touch(alias.shard(), &[(alias.clone(), at_ms)]).await;
+        let written = self.inner.touch(alias.shard(), &[(alias.clone(), Some(at_ms))]).await;
         if matches!(written, Err(StoreError::Unavailable(_) | StoreError::Refused(_))) {
             self.inner.touches.put(alias, at_ms);
         }
-        written
+        written.map(|_| ())
     }
 
     fn stamp(&self) -> Stamp {

@@ -56,6 +56,20 @@ pub enum Event<'a> {
         /// What was seen.
         cause: &'a str,
     },
+    /// A live setting has changed, and is followed from now on.
+    Setting {
+        /// Its key.
+        key: &'a str,
+        /// What held until now; `None`: the node's own file.
+        old: Option<&'a str>,
+        /// What holds now.
+        new: Option<&'a str>,
+    },
+    /// A live setting cannot be used; what held before goes on.
+    BadSetting {
+        /// Why.
+        reason: &'a str,
+    },
     /// The worker lived, but the mount did not answer any more; it is ended.
     WorkerStuck {
         /// How long it had for an answer.
@@ -96,6 +110,12 @@ impl Event<'_> {
             Event::WorkerDied { status } => {
                 error!(event = "worker_died", status);
                 metrics.worker_restarts.inc();
+            }
+            Event::Setting { key, old, new } => {
+                info!(event = "setting", key, old, new, "the live setting is followed from now on");
+            }
+            Event::BadSetting { reason } => {
+                warn!(event = "bad_setting", reason, "what held before goes on");
             }
             Event::WorkerStuck { answer_within_ms } => {
                 error!(event = "worker_stuck", answer_within_ms);

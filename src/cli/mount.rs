@@ -8,7 +8,7 @@ use crate::exit::Failure;
 /// Serve a directory until SIGTERM or SIGINT; prints `ready DIR` once a session can be served
 #[derive(clap::Args, Debug)]
 pub struct Mount {
-    /// The directory that Odoo keeps its sessions in: empty, and to be mounted on (default: the
+    /// The directory that Odoo keeps its sessions in, to be mounted on (default: the
     /// configuration file's `mountpoint`)
     #[arg(value_name = "DIR")]
     dir: Option<PathBuf>,

@@ -43,10 +43,76 @@ pub fn say(text: impl fmt::Display) -> Result<(), Failure> {
     }
 }
 
+/// Text from outside in one line of at most `chars` characters, with nothing in it that a terminal
+/// would obey, or that would show as what it is not.
+pub fn visible(text: &str, chars: usize) -> String {
+    let mut shown = String::new();
+    let mut length = 0;
+    for c in text.chars() {
+        let piece = if obeyed(c) { c.escape_unicode().to_string() } else { c.to_string() };
+        length += piece.chars().count();
+        if length > chars {
+            // Room for the mark that something is missing.
+            while shown.chars().count() >= chars {
+                shown.pop();
+            }
+            shown.push('\u{2026}');
+            return shown;
+        }
+        shown.push_str(&piece);
+    }
+    shown
+}
+
+/// Control characters, and those that turn or hide what stands beside them.
+fn obeyed(c: char) -> bool {
+    let unseen = [
+        '\u{ad}'..='\u{ad}',
+        '\u{61c}'..='\u{61c}',
+        '\u{200b}'..='\u{200f}',
+        '\u{2028}'..='\u{202e}',
+        '\u{2060}'..='\u{206f}',
+        '\u{feff}'..='\u{feff}',
+        '\u{fff9}'..='\u{fffb}',
+        '\u{e0000}'..='\u{e007f}',
+    ];
+    c.is_control() || unseen.iter().any(|range| range.contains(&c))
+}
+
 /// Prints a value as indented JSON.
 pub fn json(value: &impl Serialize) -> Result<(), Failure> {
-    let text = serde_json::to_string_pretty(value).map_err(|e| Failure::internal("print", e))?;
-    say(text)
+    say(json_text(value)?)
+}
+
+/// A value as indented JSON.
+pub fn json_text(value: &impl Serialize) -> Result<String, Failure> {
+    serde_json::to_string_pretty(value)
+        .map(|text| escaped(&text))
+        .map_err(|e| Failure::internal("print", e))
+}
+
+/// A value as JSON in one line.
+pub fn json_line(value: &impl Serialize) -> Result<String, Failure> {
+    serde_json::to_string(value)
+        .map(|text| escaped(&text))
+        .map_err(|e| Failure::internal("print", e))
+}
+
+/// JSON with escapes for what a terminal would obey; outside of strings there is none of it but
+/// line feeds.
+fn escaped(json: &str) -> String {
+    use fmt::Write;
+    json.chars().fold(String::with_capacity(json.len()), |mut text, c| {
+        if c != '\n' && obeyed(c) {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                // Writing to a String cannot fail.
+                let _ = write!(text, "\\u{unit:04x}");
+            }
+        } else {
+            text.push(c);
+        }
+        text
+    })
 }
 
 /// Lines under a heading, each column as wide as it needs; the columns in `numbers` stand to the
@@ -74,6 +140,24 @@ pub fn table<const COLUMNS: usize>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn text_from_outside_commands_no_terminal() {
+        assert_eq!(visible("admin", 10), "admin");
+        assert_eq!(visible("\x1b[2Ja\r\u{202e}b", 99), "\\u{1b}[2Ja\\u{d}\\u{202e}b");
+        assert_eq!(visible("Zo\u{eb} \u{4e2d}", 10), "Zo\u{eb} \u{4e2d}");
+        assert_eq!(visible("abcdef", 5), "abcd\u{2026}");
+        assert!(visible("abc\x1b\x1b", 5).chars().count() <= 5);
+    }
+
+    #[test]
+    fn json_commands_no_terminal_and_means_the_same() {
+        let value = ["\x1b[2J\u{9b}1m\u{202e}\u{e0001}\n", "plain \u{eb}"];
+        for text in [json_text(&value).unwrap(), json_line(&value).unwrap()] {
+            assert!(!text.chars().any(|c| c != '\n' && obeyed(c)), "{text:?}");
+            assert_eq!(serde_json::from_str::<Vec<String>>(&text).unwrap(), value);
+        }
+    }
 
     #[test]
     fn columns_are_as_wide_as_they_need() {

@@ -1,6 +1,6 @@
 //! `sessionfs reload`.
 
-use super::place::Place;
+use super::mountpoint::Mountpoint;
 use crate::exit::Failure;
 
 /// Have a mount take up a changed configuration file and an upgraded program, without taking it
@@ -8,12 +8,12 @@ use crate::exit::Failure;
 #[derive(clap::Args, Debug)]
 pub struct Reload {
     #[command(flatten)]
-    place: Place,
+    mountpoint: Mountpoint,
 }
 
 impl Reload {
     /// Asks for it.
     pub fn run(&self) -> Result<(), Failure> {
-        crate::keeper::reload::ask(&self.place.mountpoint()?)
+        crate::keeper::reload::ask(&self.mountpoint.named()?)
     }
 }

@@ -1,13 +1,15 @@
 //! `sessionfs status`.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use indicatif::{HumanBytes, HumanCount};
 use serde::Serialize;
 
-use super::humane::{bytes, count, duration, latency, some};
 use super::output::{self, BAD, Format, GOOD, HEADING, WARNING, styled};
+use super::sessions::span;
 use crate::config::Config;
 use crate::config::flags::Place;
 use crate::control::client;
@@ -15,7 +17,8 @@ use crate::control::status::{Report, Status as Told, cluster, now_ms};
 use crate::exit::{ExitCode, Failure};
 use crate::fs::store::{Store as _, Waited};
 use crate::keeper::control_path;
-use crate::keeper::mount::{self, Mounted, Probe};
+use crate::keeper::mount::{self, Probe};
+use crate::mount_table::MountTable;
 use crate::store::RedisStore;
 
 /// How long a mount may take to answer.
@@ -71,11 +74,11 @@ impl Status {
                 "the control sockets are root's; start it with sudo",
             ));
         }
-        let mountpoints = match &self.dir {
+        let named = match &self.dir {
             Some(dir) => vec![mount::resolve(dir)?],
-            None => Mounted::ours().map_err(|e| Failure::internal("read the mount table", e))?,
+            None => mountpoints()?,
         };
-        let mut mounts: Vec<Mount> = mountpoints.into_iter().map(look).collect();
+        let mut mounts: Vec<Mount> = named.into_iter().map(look).collect();
         let clusters = if self.place.redis.is_some() || self.place.config.is_some() {
             vec![ask_redis(&self.place)?]
         } else {
@@ -91,9 +94,44 @@ impl Status {
     }
 }
 
+/// Where this host's sessionfs are mounted. A mount that is bound to a second place (a container's
+/// volume) is one mount, and known by the place that its keeper made.
+fn mountpoints() -> Result<Vec<PathBuf>, Failure> {
+    let table = MountTable::own().map_err(|e| Failure::internal("read the mount table", e))?;
+    let mut found: BTreeMap<String, PathBuf> = BTreeMap::new();
+    for mounted in table.ours().into_iter().filter_map(|path| table.at(path)) {
+        let known = found.entry(mounted.device.clone()).or_insert(mounted.mountpoint.clone());
+        if !control_path(known).exists() {
+            known.clone_from(&mounted.mountpoint);
+        }
+    }
+    let mut mountpoints: Vec<PathBuf> = found.into_values().collect();
+    mountpoints.sort_unstable();
+    Ok(mountpoints)
+}
+
+/// How long something took: `140 us`, `2.1 ms`, `1.3 s`, `-` where nothing was measured.
+fn latency(seconds: Option<f64>) -> String {
+    match seconds {
+        None => "-".to_owned(),
+        Some(seconds) if seconds < 1e-3 => format!("{:.0} us", seconds * 1e6),
+        Some(seconds) if seconds < 1.0 => format!("{:.1} ms", seconds * 1e3),
+        Some(seconds) => format!("{seconds:.1} s"),
+    }
+}
+
+/// `1 save`, `2 saves`, `no saves`.
+fn some(number: u64, what: &str) -> String {
+    match number {
+        0 => format!("no {what}s"),
+        1 => format!("1 {what}"),
+        _ => format!("{} {what}s", HumanCount(number)),
+    }
+}
+
 /// Asks one mount.
 fn look(mountpoint: PathBuf) -> Mount {
-    let mounted = Mounted::is_ours(&mountpoint);
+    let mounted = mount::is_ours(&mountpoint);
     let told = client::status(&control_path(&mountpoint));
     let problem = match &told {
         _ if !mounted => Some("no sessionfs is mounted there".to_owned()),
@@ -164,9 +202,12 @@ impl Found {
         match bad.first() {
             None => Ok(()),
             Some(first) => not_served(format!(
-                "{} of {} not served; {}: {}; see its log",
-                bad.len(),
-                some(self.mounts.len() as u64, "mount"),
+                "{}{}: {}; 'sessionfs check' finds out more",
+                if bad.len() == 1 {
+                    String::new()
+                } else {
+                    format!("{} mounts are not served; ", bad.len())
+                },
                 first.mountpoint.display(),
                 first.problem.as_deref().unwrap_or("no reason is known")
             )),
@@ -210,7 +251,7 @@ impl Mount {
 
 fn write_told(text: &mut String, told: &Told) {
     let now_ms = now_ms();
-    let since = |then_ms: u64| duration(Duration::from_millis(now_ms.saturating_sub(then_ms)));
+    let since = |then_ms: u64| span(now_ms.saturating_sub(then_ms));
     let (node, traffic, redis) = (&told.node, &told.node.traffic, &told.redis);
     line!(text, "  node      {} ({}), sessionfs {}", node.host, node.id, node.version);
     let restarts = match told.worker_restarts {
@@ -230,11 +271,11 @@ fn write_told(text: &mut String, told: &Told) {
         _ => String::new(),
     };
     line!(text, "  redis     {}{server}", redis.address);
-    let not_well = duration(Duration::from_secs_f64(redis.outage_seconds.clamp(0.0, 1e9)));
+    let away = span(Duration::from_secs_f64(redis.outage_seconds.clamp(0.0, 1e9)).as_secs() * 1000);
     let outages = match redis.outages {
         0 => "never lost".to_owned(),
-        1 => format!("lost once, {not_well} away"),
-        n => format!("lost {} times, {not_well} away", count(n)),
+        1 => format!("lost once, {away} away"),
+        n => format!("lost {} times, {away} away", HumanCount(n)),
     };
     line!(
         text,
@@ -244,29 +285,29 @@ fn write_told(text: &mut String, told: &Told) {
         latency(traffic.redis.p99_seconds)
     );
     let sessions = told.sessions.map_or("not known while Redis is away".to_owned(), |n| {
-        format!("{} in Redis, of all nodes", count(n))
+        format!("{} in Redis, of all nodes", HumanCount(n))
     });
     line!(text, "  sessions  {sessions}");
     line!(
         text,
         "  expired   {} in the last minute, {} in the last hour, by this node",
-        count(traffic.expired_last_minute),
-        count(traffic.expired_last_hour)
+        HumanCount(traffic.expired_last_minute),
+        HumanCount(traffic.expired_last_hour)
     );
     line!(
         text,
         "  in use    {} known to the kernel, {} open, {} under way ({})",
         some(told.in_use.nodes, "file"),
-        count(told.in_use.handles),
+        HumanCount(told.in_use.handles),
         some(told.in_use.staging_files, "save"),
-        bytes(told.in_use.staging_bytes)
+        HumanBytes(told.in_use.staging_bytes)
     );
     line!(
         text,
         "  requests  {:.1} a second; in the last minute {} failed, {} waited for Redis",
         traffic.requests_per_second,
-        count(traffic.failed_last_minute),
-        count(traffic.waited_last_minute)
+        HumanCount(traffic.failed_last_minute),
+        HumanCount(traffic.waited_last_minute)
     );
     text.push('\n');
     let window = format!("last {:.0} s", traffic.window_seconds);
@@ -298,8 +339,11 @@ fn write_told(text: &mut String, told: &Told) {
     /// As many as leave room for the rest of the screen; all of them are in the JSON.
     const SHOWN: usize = 8;
     for one in told.recent.iter().rev().take(SHOWN) {
-        let times =
-            if one.count > 1 { format!(" ({} times)", count(one.count)) } else { String::new() };
+        let times = if one.count > 1 {
+            format!(" ({} times)", HumanCount(one.count))
+        } else {
+            String::new()
+        };
         let style = if one.level == "error" { BAD } else { WARNING };
         let ago = format!("{:>10} ago", since(one.at_ms));
         let room = WIDTH.saturating_sub(ago.len() + times.len() + 4);
@@ -337,11 +381,11 @@ impl Cluster {
                 // The end of a path tells more than its beginning.
                 tail(&node.mountpoint, 22),
                 node.link.clone(),
-                duration(Duration::from_millis(now_ms.saturating_sub(node.since_ms))),
+                span(now_ms.saturating_sub(node.since_ms)),
                 format!("{:.1}", traffic.requests_per_second),
                 latency(p99("lookup")),
                 latency(p99("rename")),
-                count(traffic.failed_last_minute),
+                HumanCount(traffic.failed_last_minute).to_string(),
             ]
         });
         let heading = ["host", "mountpoint", "redis", "up", "req/s", "look-up", "save", "failed"];
@@ -402,8 +446,17 @@ mod tests {
         let one = Found { mounts: vec![mount(None), mount(Some("silent"))], clusters: vec![] };
         let failure = one.verdict().unwrap_err();
         assert_eq!(failure.code, ExitCode::NotServed);
-        assert_eq!(failure.to_string(), "1 of 2 mounts not served; /srv/a: silent; see its log");
+        assert_eq!(failure.to_string(), "/srv/a: silent; 'sessionfs check' finds out more");
         assert!(Found { mounts: vec![mount(None)], clusters: vec![] }.verdict().is_ok());
+    }
+
+    #[test]
+    fn numbers_read_well() {
+        assert_eq!(latency(Some(0.000_14)), "140 us");
+        assert_eq!(latency(Some(0.0021)), "2.1 ms");
+        assert_eq!(latency(Some(1.25)), "1.2 s");
+        assert_eq!(latency(None), "-");
+        assert_eq!([0, 1, 1200].map(|n| some(n, "save")), ["no saves", "1 save", "1,200 saves"]);
     }
 
     #[test]

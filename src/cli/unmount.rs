@@ -1,18 +1,18 @@
 //! `sessionfs unmount`.
 
-use super::place::Place;
+use super::mountpoint::Mountpoint;
 use crate::exit::Failure;
 
 /// End the sessionfs that serves a directory, and wait for its end; clear a dead mount
 #[derive(clap::Args, Debug)]
 pub struct Unmount {
     #[command(flatten)]
-    place: Place,
+    mountpoint: Mountpoint,
 }
 
 impl Unmount {
     /// Ends it.
     pub fn run(&self) -> Result<(), Failure> {
-        crate::keeper::unmount(&self.place.mountpoint()?)
+        crate::keeper::unmount(&self.mountpoint.named()?)
     }
 }

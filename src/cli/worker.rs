@@ -1,7 +1,7 @@
 //! `sessionfs worker`: not for people. Started by the keeper with its descriptors; does all the
 //! work, with no right that an ordinary user lacks.
 
-mod first_contact;
+pub(super) mod first_contact;
 
 use std::fs::File;
 use std::io::Read;
@@ -12,14 +12,17 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{FcntlArg, fcntl};
 use tokio::runtime::{Builder, Runtime};
 
+use crate::adopt::below::Adopting;
 use crate::config::Config;
 use crate::control::{Node, Sockets};
+use crate::disk::client::{Disk, DiskError, SERVING_WITHIN};
 use crate::exit::{ExitCode, Failure};
-use crate::fs::Core;
 use crate::fs::store::{Store as _, Waited};
+use crate::fs::{self, Core};
 use crate::keeper::confine;
 use crate::keeper::report::{Handover, Heard, Line, Order, Report};
 use crate::keeper::signals;
+use crate::mirror;
 use crate::store::RedisStore;
 
 /// How long what is collected may take to be written at the end.
@@ -44,6 +47,12 @@ pub struct Worker {
     /// Prometheus asks here
     #[arg(long)]
     metrics_fd: Option<RawFd>,
+    /// Who touches the session files below the mount
+    #[arg(long)]
+    below_fd: Option<RawFd>,
+    /// Who touches those of the mirror
+    #[arg(long)]
+    mirror_fd: Option<RawFd>,
 }
 
 impl Worker {
@@ -51,12 +60,15 @@ impl Worker {
     pub fn run(&self) -> Result<(), Failure> {
         let [status, config, fuse] =
             [self.status_fd, self.config_fd, self.fuse_fd].map(take_descriptor);
+        let [below, mirror] =
+            [self.below_fd, self.mirror_fd].map(|fd| fd.map(take_descriptor).transpose());
         let line = Arc::new(Line::new(status?));
         let sockets = Sockets {
             control: self.control_fd.map(take_descriptor).transpose()?,
             metrics: self.metrics_fd.map(take_descriptor).transpose()?,
         };
-        let Err(failure) = serve(&line, config?, fuse?, sockets) else { return Ok(()) };
+        let disks = Disks { below: below?, mirror: mirror? };
+        let Err(failure) = serve(&line, config?, fuse?, sockets, disks) else { return Ok(()) };
         match line.say(&Report::Failed(failure.clone())) {
             // The keeper tells it, once.
             Ok(()) => std::process::exit(u8::from(failure.code).into()),
@@ -66,8 +78,9 @@ impl Worker {
 }
 
 /// Takes over a descriptor that was named on the command line.
-fn take_descriptor(raw: RawFd) -> Result<OwnedFd, Failure> {
-    let by_hand = || Failure::new(ExitCode::Usage, "'worker' is started by 'sessionfs mount' only");
+pub(super) fn take_descriptor(raw: RawFd) -> Result<OwnedFd, Failure> {
+    let by_hand =
+        || Failure::new(ExitCode::Usage, "this command is started by 'sessionfs mount' only");
     if raw <= libc::STDERR_FILENO {
         return Err(by_hand());
     }
@@ -80,11 +93,18 @@ fn take_descriptor(raw: RawFd) -> Result<OwnedFd, Failure> {
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
 }
 
+/// By which to ask the disk servers.
+struct Disks {
+    below: Option<OwnedFd>,
+    mirror: Option<OwnedFd>,
+}
+
 fn serve(
     line: &Arc<Line>,
     config: OwnedFd,
     fuse: OwnedFd,
     sockets: Sockets,
+    disks: Disks,
 ) -> Result<(), Failure> {
     let Handover { keeper, config, first, node } = read_handover(config)?;
     confine::become_worker(&config.worker)?;
@@ -108,19 +128,30 @@ fn serve(
     if first {
         connected(&store, &config, &runtime)?;
     }
-    let core = Core::new(store.clone(), &config.core_settings()).map_err(|e| {
+    let [below, mirror] = [disks.below, disks.mirror]
+        .map(|socket| socket.map(|socket| connect(line, socket, &runtime)).transpose());
+    let (below, mirror) = (below?, mirror?);
+    let mirror = mirror.map(|disk| keep_mirror(disk, &store, &runtime)).transpose()?;
+    let (mirror, writer) = mirror.unzip();
+    let adopting = Adopting::over(store.clone());
+    let settings = fs::Settings { mirror, ..config.core_settings() };
+    let core = Core::new(adopting.clone(), &settings).map_err(|e| {
         let path = config.staging_dir.display();
         Failure::new(
             ExitCode::WorkerRights,
             format!("staging directory {path}: {e}; let the worker's user own it"),
         )
     })?;
+    if let Some(disk) = below {
+        runtime.block_on(adopting.begin(disk)).map_err(cannot_list)?;
+    }
     say(line, &Report::RedisOk)?;
     await_go(line)?;
     let held = Arc::clone(&core);
     let node = Node::start(config.clone(), store.clone(), node, sockets, move || held.in_use())
         .map_err(|e| Failure::internal("tell of this node", e))?;
-    listen(Arc::clone(line), store.clone(), Arc::clone(&node), &runtime)?;
+    let ending = Ending { store, node, mirror: writer };
+    listen(Arc::clone(line), ending.clone(), adopting, &runtime)?;
 
     let on_init = {
         let line = Arc::clone(line);
@@ -130,7 +161,7 @@ fn serve(
         }
     };
     let served = crate::fuse::serve(&core, config.fuse_tree(), fuse, runtime.handle(), on_init);
-    runtime.block_on(drain(&store, &node));
+    runtime.block_on(ending.drain());
     served.map_err(|e| {
         Failure::new(
             ExitCode::WorkerFailed,
@@ -195,7 +226,7 @@ fn await_go(line: &Line) -> Result<(), Failure> {
     loop {
         match line.wait() {
             Heard::Message(Order::Go) => return Ok(()),
-            Heard::Message(Order::Drain | Order::Succeeded) | Heard::Nothing => {}
+            Heard::Message(Order::Drain | Order::Succeeded | Order::InPlace) | Heard::Nothing => {}
             Heard::Gone => return Err(Failure::internal("serve", "the keeper is gone")),
         }
     }
@@ -204,8 +235,8 @@ fn await_go(line: &Line) -> Result<(), Failure> {
 /// Carries out the keeper's orders from now on, and ends with the keeper.
 fn listen(
     line: Arc<Line>,
-    store: RedisStore,
-    node: Arc<Node>,
+    ending: Ending,
+    adopting: Adopting,
     runtime: &Runtime,
 ) -> Result<(), Failure> {
     let handle = runtime.handle().clone();
@@ -213,12 +244,16 @@ fn listen(
         loop {
             match line.wait() {
                 Heard::Message(Order::Drain) => {
-                    handle.block_on(drain(&store, &node));
+                    handle.block_on(ending.drain());
                     if line.say(&Report::Drained).is_err() {
                         break;
                     }
                 }
-                Heard::Message(Order::Succeeded) => node.succeeded(),
+                Heard::Message(Order::Succeeded) => ending.node.succeeded(),
+                Heard::Message(Order::InPlace) => {
+                    let adopting = adopting.clone();
+                    handle.spawn(async move { adopting.in_place().await });
+                }
                 Heard::Message(Order::Go) | Heard::Nothing => {}
                 Heard::Gone => break,
             }
@@ -233,8 +268,52 @@ fn listen(
         .map_err(|e| Failure::internal("start threads", e))
 }
 
-async fn drain(store: &RedisStore, node: &Node) {
-    tokio::join!(store.drain(DRAIN_WITHIN), node.leave());
+/// What is written when an end is near.
+#[derive(Clone)]
+struct Ending {
+    store: RedisStore,
+    node: Arc<Node>,
+    mirror: Option<mirror::Writer>,
+}
+
+impl Ending {
+    async fn drain(&self) {
+        let mirror = async {
+            if let Some(mirror) = &self.mirror {
+                mirror.settle(DRAIN_WITHIN).await;
+            }
+        };
+        tokio::join!(self.store.drain(DRAIN_WITHIN), self.node.leave(), mirror);
+    }
+}
+
+/// Speaks with a disk server. Its end is ours, too, since sessions would be missed without it; the
+/// keeper starts both anew.
+fn connect(line: &Arc<Line>, socket: OwnedFd, runtime: &Runtime) -> Result<Disk, Failure> {
+    let _entered = runtime.enter();
+    let line = Arc::clone(line);
+    let on_gone = move || {
+        let failure = Failure::internal("serve", DiskError::Gone);
+        // The keeper sees the end, if it does not hear of it.
+        let _ = line.say(&Report::Failed(failure));
+        std::process::exit(u8::from(ExitCode::Internal).into());
+    };
+    Disk::connect(socket, SERVING_WITHIN, on_gone)
+        .map_err(|e| Failure::internal("ask for session files", e))
+}
+
+fn cannot_list(error: DiskError) -> Failure {
+    Failure::internal("list the session files below the mount", error)
+}
+
+fn keep_mirror(
+    disk: Disk,
+    store: &RedisStore,
+    runtime: &Runtime,
+) -> Result<(fs::mirror::Mirror, mirror::Writer), Failure> {
+    runtime
+        .block_on(mirror::Writer::start(disk, store.clone()))
+        .map_err(|e| Failure::new(ExitCode::MirrorRefused, format!("mirror: {e}")))
 }
 
 fn say(line: &Line, report: &Report) -> Result<(), Failure> {

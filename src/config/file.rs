@@ -29,7 +29,8 @@ macro_rules! table {
             $($($(#[doc = $sub_doc])+ pub $sub: $sub_type,)*)?
         }
 
-        const $keys: &[&str] = &[$(concat!($prefix, stringify!($field)),)*];
+        /// Its keys, in full.
+        pub const $keys: &[&str] = &[$(concat!($prefix, stringify!($field)),)*];
     };
 }
 
@@ -48,6 +49,8 @@ table! {
         log: String,
         /// Where staging files lie.
         staging_dir: PathBuf,
+        /// Where sessions are also written to.
+        mirror: PathBuf,
     } {
         /// `[redis]`
         redis: Redis,
@@ -265,11 +268,17 @@ fn known(key: &str, path: &Path) -> Result<(), Failure> {
 }
 
 fn unknown(key: &str, path: &Path) -> Failure {
+    let Failure { code, message } = unknown_key(key);
+    Failure::new(code, format!("{}: {message}", path.display()))
+}
+
+/// There is no such key; perhaps another one was meant.
+pub fn unknown_key(key: &str) -> Failure {
     let remedy = nearest(key).map_or_else(
         || "see docs/configuration.md for the keys there are".to_owned(),
         |near| format!("did you mean '{near}'?"),
     );
-    Failure::new(ExitCode::UnknownKey, format!("{}: unknown key '{key}'; {remedy}", path.display()))
+    Failure::new(ExitCode::UnknownKey, format!("unknown key '{key}'; {remedy}"))
 }
 
 /// The key or table that was probably meant: a few letters away, or the same word in another

@@ -28,6 +28,9 @@ pub struct Flags {
     /// Permission bits of the root directory, in octal (default: 0700)
     #[arg(long, value_name = "OCTAL")]
     pub mode: Option<String>,
+    /// Also write each session to a plain file in DIR as its owner comes by, for the way back
+    #[arg(long, value_name = "DIR")]
+    pub mirror: Option<PathBuf>,
     /// What is logged: `error`, `warn`, `info`, `debug`, `trace`, or a list such as
     /// `info,sessionfs::fs=debug` (default: `$SESSIONFS_LOG`, else the file's `log`, else `info`)
     #[arg(long, value_name = "FILTER")]

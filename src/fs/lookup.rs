@@ -131,7 +131,7 @@ impl<S: Store> Core<S> {
                 Ok(session_entry(Attributes::of_version(node, &meta)))
             }
             Ok(Lookup::Absent) => {
-                self.nodes().ended(&alias);
+                self.ended(&alias);
                 self.threads(caller).found_absent(caller.tid, &alias);
                 Err(no_session())
             }

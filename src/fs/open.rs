@@ -11,7 +11,7 @@ use super::attributes::stale;
 use super::handle::{Handle, HandleId};
 use super::lookup::{no_session, unreadable, unseal};
 use super::node::{Node, NodeId, Version};
-use super::store::{ChangeId, Lookup, Store, StoreError, Waited};
+use super::store::{Lookup, Store, StoreError, Waited};
 use super::{Caller, Core, Step};
 use crate::error::{Error, Result};
 use crate::session::name::{Alias, Sid};
@@ -82,13 +82,13 @@ impl<S: Store> Core<S> {
             && left_ms >= TOUCH_NOW_BELOW_MS
             && let Some(bytes) = version.bytes.clone()
         {
-            return Ok(self.serve(caller, &version.alias, version.meta.birth, bytes, true)).into();
+            return Ok(self.serve(caller, &version, bytes, true)).into();
         }
         let core = Arc::clone(self);
         if fetched_by_this_open && let Some(bytes) = version.bytes.clone() {
             return Step::later(async move {
                 core.touch_before_answer(caller, &version.alias).await;
-                Ok(core.serve(caller, &version.alias, version.meta.birth, bytes, true))
+                Ok(core.serve(caller, &version, bytes, true))
             });
         }
         let sid = version.sid.clone();
@@ -117,10 +117,11 @@ impl<S: Store> Core<S> {
                         self.touch_before_answer(caller, &alias).await;
                     }
                     self.nodes().set_provisional_size(node, meta.size_bytes);
-                    return Ok(self.serve(caller, &alias, meta.birth, bytes, immutable));
+                    let version = Version { sid, alias, meta, bytes: None };
+                    return Ok(self.serve(caller, &version, bytes, immutable));
                 }
                 Ok(Lookup::Alias { .. } | Lookup::Absent) => {
-                    self.nodes().ended(&alias);
+                    self.ended(&alias);
                     self.threads(caller).found_absent(caller.tid, &alias);
                     return Err(no_session());
                 }
@@ -158,15 +159,12 @@ impl<S: Store> Core<S> {
         true
     }
 
-    fn serve(
-        &self,
-        caller: Caller,
-        alias: &Alias,
-        birth: ChangeId,
-        bytes: Bytes,
-        immutable: bool,
-    ) -> Opened {
-        self.threads(caller).opened(caller.tid, alias, birth);
+    fn serve(&self, caller: Caller, version: &Version, bytes: Bytes, immutable: bool) -> Opened {
+        let Version { sid, alias, meta, .. } = version;
+        self.threads(caller).opened(caller.tid, alias, meta.birth);
+        if let Some(mirror) = &self.mirror {
+            mirror.current(sid, meta, &bytes);
+        }
         if !self.callers.is_passive(caller.tid) {
             self.store.touch(alias);
         }

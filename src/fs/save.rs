@@ -202,7 +202,12 @@ impl<S: Store> Core<S> {
         plain: Bytes,
     ) -> Result<()> {
         let meta = match self.store.publish(&publish).await {
-            Ok(Published::Taken(meta)) => meta,
+            Ok(Published::Taken(meta)) => {
+                if let Some(mirror) = &self.mirror {
+                    mirror.current(&target.sid, &meta, &plain);
+                }
+                meta
+            }
             // Something newer is current: this inode is a version that nobody will look up.
             Ok(Published::Superseded) => superseded_meta(&publish),
             Ok(Published::Refused(reason)) => {

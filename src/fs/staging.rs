@@ -87,7 +87,11 @@ impl Staging {
             if let (true, Ok(name)) =
                 (entry.file_type()?.is_file(), entry.file_name().into_string())
             {
-                staging.adopt(&name)?;
+                match staging.adopt(&name) {
+                    // The former worker serves yet: the save has just been published.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    adopted => drop(adopted?),
+                }
             }
         }
         Ok(staging)
@@ -106,7 +110,7 @@ impl Staging {
             return Ok(Arc::clone(known));
         }
         files.insert(&staged);
-        self.total_bytes.fetch_add(staged.size(), Ordering::Relaxed);
+        self.total_bytes.fetch_add(staged.size_bytes.load(Ordering::Relaxed), Ordering::Relaxed);
         Ok(staged)
     }
 
@@ -202,7 +206,7 @@ impl Staging {
     /// Removes it: it was published, or Odoo unlinked it.
     pub fn remove(&self, node: NodeId) {
         let Some(staged) = lock(&self.files).remove(node) else { return };
-        self.total_bytes.fetch_sub(staged.size(), Ordering::Relaxed);
+        self.total_bytes.fetch_sub(staged.size_bytes.load(Ordering::Relaxed), Ordering::Relaxed);
         if let Err(error) = std::fs::remove_file(self.path(&staged.name)) {
             tracing::warn!(%error, "cannot remove a staging file");
         }
@@ -237,11 +241,6 @@ impl Staged {
         })
     }
 
-    /// Its length.
-    pub fn size(&self) -> u64 {
-        self.size_bytes.load(Ordering::Relaxed)
-    }
-
     /// The tmpfs file's own attributes.
     pub fn metadata(&self) -> Result<std::fs::Metadata> {
         self.file.metadata().map_err(|error| fault(&error, "cannot stat a staging file"))
@@ -249,18 +248,19 @@ impl Staged {
 
     /// Its whole content, never less.
     pub fn content(&self) -> Result<Vec<u8>> {
-        // Bounded by the limit of one session.
-        let mut content = vec![0; usize::try_from(self.size()).unwrap_or(usize::MAX)];
-        self.file
-            .read_exact_at(&mut content, 0)
-            .map_err(|error| fault(&error, "cannot read a staging file"))?;
-        Ok(content)
+        self.read_at(0, u64::MAX)
     }
 
     /// At most `size` bytes from `offset`; less only at the end.
     pub fn read(&self, offset: u64, size: u32) -> Result<Vec<u8>> {
-        let left = self.size().saturating_sub(offset).min(u64::from(size));
-        let mut data = vec![0; usize::try_from(left).unwrap_or(0)];
+        self.read_at(offset, u64::from(size))
+    }
+
+    fn read_at(&self, offset: u64, at_most: u64) -> Result<Vec<u8>> {
+        // The file itself is asked how long it is (bounded by the limit of one session): it may
+        // have grown through the mount that a reload has replaced, since it was found here.
+        let left = self.metadata()?.len().saturating_sub(offset).min(at_most);
+        let mut data = vec![0; usize::try_from(left).unwrap_or(usize::MAX)];
         self.file
             .read_exact_at(&mut data, offset)
             .map_err(|error| fault(&error, "cannot read a staging file"))?;

@@ -49,7 +49,7 @@ impl<S: Store> Core<S> {
         let unlink = Unlink { stamp: self.store.stamp(), alias: name.sid.alias(), listed };
         match self.store.unlink(&unlink).await {
             Ok(Unlinked::Gone { alias, birth }) => {
-                self.nodes().ended(&alias);
+                self.ended(&alias);
                 self.threads(caller).unlinked(caller.tid, &alias, birth);
                 Ok(())
             }

@@ -1,7 +1,8 @@
-//! How the worker gives up everything that root may do, for good.
+//! How the worker gives up everything that root may do, for good; and the disk server all but what
+//! it is there for.
 //!
-//! It parses what comes from Odoo, from Redis and from a browser's cookie; nothing of that is
-//! parsed with a right that an ordinary user lacks.
+//! The worker parses what comes from Odoo, from Redis and from a browser's cookie; nothing of that
+//! is parsed with a right that an ordinary user lacks.
 
 use std::io;
 
@@ -13,8 +14,16 @@ use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 use crate::config::Worker;
 use crate::exit::{ExitCode, Failure};
 
-/// Becomes the worker's user. To be called while there is one thread.
+/// Becomes the worker's user, and ends with the keeper. To be called while there is one thread.
 pub fn become_worker(worker: &Worker) -> Result<(), Failure> {
+    become_unprivileged(worker)?;
+    // After the change of user, which clears it. A keeper that has died before this is noticed by
+    // the end of the conversation.
+    end_with_parent()
+}
+
+/// Becomes the worker's user. To be called while there is one thread.
+pub fn become_unprivileged(worker: &Worker) -> Result<(), Failure> {
     let failed = |what: &'static str| {
         move |error: Errno| {
             Failure::new(
@@ -32,14 +41,31 @@ pub fn become_worker(worker: &Worker) -> Result<(), Failure> {
     // Needs a capability, so it comes before these go.
     empty_bounding_set().map_err(failed("empty its bounding set"))?;
     setresuid(uid, uid, uid).map_err(failed("change its user"))?;
-    drop_capabilities().map_err(failed("drop its capabilities"))?;
+    keep_capabilities(0).map_err(failed("drop its capabilities"))?;
     prctl::set_no_new_privs().map_err(failed("renounce new privileges"))?;
     // Sessions are in its memory: no core file, and no ptrace by others of the same user.
     prctl::set_dumpable(false).map_err(failed("forbid core files"))?;
-    // After the change of user, which clears it. A keeper that has died before this is noticed by
-    // the end of the conversation.
-    prctl::set_pdeathsig(Signal::SIGKILL).map_err(failed("tie itself to the keeper"))?;
     check(worker)
+}
+
+fn end_with_parent() -> Result<(), Failure> {
+    prctl::set_pdeathsig(Signal::SIGKILL)
+        .map_err(|e| Failure::internal("end with the process that started this one", e))
+}
+
+/// Stays root, with the rights to read, give away and change files, and no other. To be called
+/// while there is one thread.
+pub fn become_disk_server() -> Result<(), Failure> {
+    const CAP_CHOWN: u32 = 0;
+    const CAP_DAC_OVERRIDE: u32 = 1;
+    const CAP_FOWNER: u32 = 3;
+    let failed = |e: Errno| Failure::internal("give up rights that are not needed", e);
+    setgroups(&[]).map_err(failed)?;
+    empty_bounding_set().map_err(failed)?;
+    keep_capabilities(1 << CAP_CHOWN | 1 << CAP_DAC_OVERRIDE | 1 << CAP_FOWNER).map_err(failed)?;
+    prctl::set_no_new_privs().map_err(failed)?;
+    prctl::set_dumpable(false).map_err(failed)?;
+    end_with_parent()
 }
 
 fn empty_bounding_set() -> nix::Result<()> {
@@ -73,15 +99,16 @@ struct Half {
     inheritable: u32,
 }
 
+/// Keeps these capabilities (a bit each; all below 32), in effect and permitted, none inheritable.
 /// A change from root to another user has emptied the sets that count already; a container may
 /// have given inheritable ones, which it has not.
-fn drop_capabilities() -> nix::Result<()> {
+fn keep_capabilities(kept: u32) -> nix::Result<()> {
     const VERSION_3: u32 = 0x2008_0522;
     let header = Header { version: VERSION_3, pid: 0 };
-    let none = [Half::default(); 2];
+    let sets = [Half { effective: kept, permitted: kept, inheritable: 0 }, Half::default()];
     // SAFETY: both pointers are to live values laid out as version 3 asks, which are only read
     // (the header is written to for an unknown version only, and this one is known).
-    let result = unsafe { libc::syscall(libc::SYS_capset, &raw const header, none.as_ptr()) };
+    let result = unsafe { libc::syscall(libc::SYS_capset, &raw const header, sets.as_ptr()) };
     Errno::result(result).map(|_| ())
 }
 

@@ -3,11 +3,11 @@
 //! Everything that asks the mounted filesystem itself is done on a thread of its own with a bound:
 //! a filesystem that does not answer would otherwise hold the keeper, who alone can end it.
 
-use std::ffi::OsString;
+use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -19,11 +19,10 @@ use nix::sys::statfs::statfs;
 
 use super::filesystem::Filesystem;
 use super::signals::Signals;
+use crate::disk::directory::Directory;
 use crate::exit::{ExitCode, Failure};
 use crate::fuse::kernel::Offers;
-
-/// What the mount table calls us.
-pub const FSTYPE: &str = "fuse.sessionfs";
+use crate::mount_table::{MountTable, Mounted};
 
 const DEVICE: &str = "/dev/fuse";
 
@@ -75,10 +74,10 @@ pub fn resolve(dir: &Path) -> Result<PathBuf, Failure> {
 pub fn clear_dead(mountpoint: &Path, signals: &mut Signals) -> Result<(), Failure> {
     const DYING_WITHIN: Duration = Duration::from_secs(3);
     let until = Instant::now() + DYING_WITHIN;
-    while let Some(found) = Mounted::find(mountpoint) {
+    while let Some(found) = mounted(mountpoint) {
         let answer = Probe::start(mountpoint).map(|probe| probe.wait(signals));
         let dead = matches!(&answer, Ok(Err(error)) if is_dead(error));
-        let ours = found.fstype == FSTYPE;
+        let ours = found.is_ours();
         if dead && ours {
             tracing::warn!(
                 mountpoint = %mountpoint.display(),
@@ -102,15 +101,17 @@ pub fn clear_dead(mountpoint: &Path, signals: &mut Signals) -> Result<(), Failur
     Ok(())
 }
 
-/// An empty directory, held so that nobody can put another in its place: the directory above may
-/// belong to Odoo's user, and a symbolic link put there in time would have root mount elsewhere.
+/// A directory, held so that nobody can put another in its place: the directory above may belong to
+/// Odoo's user, and a symbolic link put there in time would have root mount elsewhere.
 pub struct Mountpoint {
     path: PathBuf,
     directory: File,
+    holds_sessions: bool,
 }
 
 impl Mountpoint {
-    /// Looks at a directory on which nothing is mounted.
+    /// Looks at a directory on which nothing is mounted: empty, or with what Odoo puts there and
+    /// nothing else.
     pub fn take(path: &Path) -> Result<Self, Failure> {
         let failed =
             |code, what: &str| Failure::new(code, format!("mountpoint {}: {what}", path.display()));
@@ -127,16 +128,23 @@ impl Mountpoint {
                 }
                 _ => failed(ExitCode::MountpointMissing, &format!("{e}; make it accessible")),
             })?;
-        let held = path_of(directory.as_fd());
-        let mut entries = std::fs::read_dir(&held)
+        let (holds_sessions, others) = Directory::look_at_top(directory.as_fd())
             .map_err(|e| failed(ExitCode::MountpointMissing, &format!("cannot be listed: {e}")))?;
-        if entries.next().is_some() {
+        if others.foreign > 0 {
             return Err(failed(
                 ExitCode::NotEmpty,
-                "is not empty; move its content away or name an empty directory",
+                &format!(
+                    "holds what is not Odoo's ({}); move that away or name another directory",
+                    others.names()
+                ),
             ));
         }
-        Ok(Self { path: path.to_owned(), directory })
+        Ok(Self { path: path.to_owned(), directory, holds_sessions })
+    }
+
+    /// Whether anything lies below, which a miss falls through to.
+    pub fn holds_sessions(&self) -> bool {
+        self.holds_sessions
     }
 
     /// Puts a filesystem on it. The directory below becomes root's, without any permission:
@@ -167,11 +175,60 @@ impl Mountpoint {
                 Err(errno) => return Err(refused(&self.path, errno)),
             }
         }
-        let since = Instant::now();
-        detach(&self.path)?;
-        filesystem.put_on(self.directory.as_fd()).map_err(|errno| refused(&self.path, errno))?;
-        Ok(Exchange::Gap(since.elapsed()))
+        self.exchange_with_gap(filesystem)
     }
+
+    /// The kernel takes a mount away at once, and then lets the call wait for a grace period of
+    /// some milliseconds. So another thread waits, and the place is filled as soon as it is empty.
+    fn exchange_with_gap(&self, filesystem: &Filesystem) -> Result<Exchange, Failure> {
+        let former = mount_id(&self.path);
+        std::thread::scope(|scope| {
+            let detaching = scope.spawn(|| detach(&self.path));
+            let mut since = Instant::now();
+            let gone = loop {
+                // Before the look: in the midst of it this thread may have to wait for a processor.
+                let now = Instant::now();
+                if mount_id(&self.path) != former {
+                    break true;
+                }
+                if detaching.is_finished() {
+                    break mount_id(&self.path) != former;
+                }
+                since = now;
+            };
+            let put = if gone {
+                filesystem
+                    .put_on(self.directory.as_fd())
+                    .map_err(|errno| refused(&self.path, errno))
+            } else {
+                // It could not be taken away, which the other thread tells.
+                Ok(())
+            };
+            let gap = since.elapsed();
+            detaching.join().unwrap_or_else(|_| Err(Failure::internal("unmount", "a panic")))?;
+            put.map(|()| Exchange::Gap(gap))
+        })
+    }
+}
+
+/// The mount that a path leads to, without asking its filesystem anything.
+fn mount_id(path: &Path) -> nix::Result<u64> {
+    let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)?;
+    let mut found = std::mem::MaybeUninit::<libc::statx>::zeroed();
+    // SAFETY: statx reads a string that ends with NUL, and writes to a buffer of its own type; both
+    // live through the call.
+    let result = unsafe {
+        libc::statx(
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            libc::AT_SYMLINK_NOFOLLOW | libc::AT_NO_AUTOMOUNT | libc::AT_STATX_DONT_SYNC,
+            libc::STATX_MNT_ID,
+            found.as_mut_ptr(),
+        )
+    };
+    Errno::result(result)?;
+    // SAFETY: the kernel has filled it, and every pattern of bits (zeroes before) is valid for it.
+    Ok(unsafe { found.assume_init() }.stx_mnt_id)
 }
 
 /// How one filesystem took the place of another.
@@ -208,9 +265,11 @@ fn make_unusable(directory: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// A path that leads to what a descriptor holds, whatever its name leads to by now.
-fn path_of(descriptor: BorrowedFd<'_>) -> PathBuf {
-    format!("/proc/self/fd/{}", descriptor.as_raw_fd()).into()
+impl AsFd for Mountpoint {
+    /// The directory below the mount.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
 }
 
 /// Takes the mount away: at once if nobody uses it, else from the tree of names, so that it ends
@@ -236,75 +295,14 @@ pub fn is_dead(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED))
 }
 
-/// What the mount table says of a directory.
-#[derive(Debug, Eq, PartialEq)]
-pub struct Mounted {
-    /// The kind of filesystem.
-    pub fstype: String,
+/// What is mounted on this very directory; the uppermost, if several are.
+pub fn mounted(mountpoint: &Path) -> Option<Mounted> {
+    MountTable::own().ok()?.at(mountpoint).cloned()
 }
 
-impl Mounted {
-    /// What is mounted on this very directory; the uppermost, if several are.
-    pub fn find(mountpoint: &Path) -> Option<Self> {
-        let table = std::fs::read("/proc/self/mountinfo").ok()?;
-        Self::find_in(&table, mountpoint)
-    }
-
-    /// Whether a sessionfs is mounted there.
-    pub fn is_ours(mountpoint: &Path) -> bool {
-        Self::find(mountpoint).is_some_and(|mounted| mounted.fstype == FSTYPE)
-    }
-
-    /// Where a sessionfs is mounted on this host, in the order of the mount table.
-    pub fn ours() -> io::Result<Vec<PathBuf>> {
-        Ok(Self::ours_in(&std::fs::read("/proc/self/mountinfo")?))
-    }
-
-    fn ours_in(table: &[u8]) -> Vec<PathBuf> {
-        let mut ours: Vec<PathBuf> = Vec::new();
-        for (at, fstype) in entries(table) {
-            let at = PathBuf::from(OsString::from_vec(at));
-            if fstype == FSTYPE.as_bytes() && !ours.contains(&at) {
-                ours.push(at);
-            }
-        }
-        ours
-    }
-
-    fn find_in(table: &[u8], mountpoint: &Path) -> Option<Self> {
-        entries(table)
-            .filter(|(at, _)| *at == mountpoint.as_os_str().as_bytes())
-            .last()
-            .map(|(_, fstype)| Self { fstype: String::from_utf8_lossy(fstype).into_owned() })
-    }
-}
-
-/// Mountpoint and kind of each line of the mount table (proc(5)).
-fn entries(table: &[u8]) -> impl Iterator<Item = (Vec<u8>, &[u8])> {
-    const MOUNTPOINT_FIELD: usize = 4;
-    table.split(|byte| *byte == b'\n').filter_map(|line| {
-        let mut fields = line.split(|byte| *byte == b' ');
-        let at = unescaped(fields.nth(MOUNTPOINT_FIELD)?);
-        // Optional fields end with a lone hyphen; the kind follows it.
-        let fstype = fields.skip_while(|field| *field != b"-").nth(1)?;
-        Some((at, fstype))
-    })
-}
-
-/// The mount table writes blanks and backslashes of a path as three octal digits.
-fn unescaped(field: &[u8]) -> Vec<u8> {
-    let mut plain = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((first, after)) = rest.split_first() {
-        let escape = after
-            .get(..3)
-            .filter(|_| *first == b'\\')
-            .and_then(|digits| std::str::from_utf8(digits).ok())
-            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        plain.push(escape.unwrap_or(*first));
-        rest = &after[if escape.is_some() { 3 } else { 0 }..];
-    }
-    plain
+/// Whether a sessionfs is mounted there.
+pub fn is_ours(mountpoint: &Path) -> bool {
+    mounted(mountpoint).is_some_and(|mounted| mounted.is_ours())
 }
 
 /// A question to the filesystem's root, asked by a thread of its own.
@@ -377,36 +375,6 @@ impl AsFd for Probe {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const TABLE: &[u8] = b"\
-22 1 254:0 / / rw,relatime - ext4 /dev/root rw
-30 22 0:40 / /srv/a\\040b rw,nosuid shared:5 - fuse.sessionfs sessionfs rw,user_id=0
-31 22 0:41 / /srv/two rw - tmpfs tmpfs rw
-32 31 0:42 / /srv/two rw master:1 shared:2 - fuse.sessionfs sessionfs rw
-broken line
-";
-
-    fn fstype(path: &str) -> Option<String> {
-        Mounted::find_in(TABLE, Path::new(path)).map(|mounted| mounted.fstype)
-    }
-
-    #[test]
-    fn the_mount_table_is_read_with_blanks_and_layers() {
-        assert_eq!(fstype("/srv/a b").as_deref(), Some(FSTYPE));
-        assert_eq!(fstype("/srv/two").as_deref(), Some(FSTYPE));
-        assert_eq!(fstype("/").as_deref(), Some("ext4"));
-        assert_eq!(fstype("/srv"), None);
-        let ours = Mounted::ours_in(TABLE);
-        assert_eq!(ours, [PathBuf::from("/srv/a b"), PathBuf::from("/srv/two")]);
-    }
-
-    #[test]
-    fn odd_escapes_do_no_harm() {
-        for field in [&b"\\"[..], b"\\0", b"\\999", b"a\\04", b"\\\\"] {
-            assert_eq!(unescaped(field), field);
-        }
-        assert_eq!(unescaped(b"\\134\\040"), b"\\ ");
-    }
 
     #[test]
     fn a_mountpoint_that_is_none_is_told() {

@@ -72,19 +72,19 @@ impl Manager {
         self.next_ask = None;
         tell(&[NotifyState::Ready]);
     }
+}
 
-    /// A reload has begun; [`Manager::ready`] ends it, however it went.
-    pub fn reloading(&mut self) {
-        match NotifyState::monotonic_usec_now() {
-            Ok(now) => tell(&[NotifyState::Reloading, now]),
-            Err(error) => tracing::warn!(%error, "no monotonic time"),
-        }
+/// A reload has begun; [`Manager::ready`] ends it, however it went.
+pub fn reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => tell(&[NotifyState::Reloading, now]),
+        Err(error) => tracing::warn!(%error, "no monotonic time"),
     }
+}
 
-    /// The end has begun.
-    pub fn stopping(&mut self, words: &str) {
-        tell(&[NotifyState::Stopping, NotifyState::Status(words)]);
-    }
+/// The end has begun.
+pub fn stopping(words: &str) {
+    tell(&[NotifyState::Stopping, NotifyState::Status(words)]);
 }
 
 fn tell(states: &[NotifyState<'_>]) {

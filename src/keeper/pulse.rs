@@ -40,7 +40,9 @@ impl Pulse {
         match self.asked.take() {
             Some((probe, looks)) => match probe.answer() {
                 // An error is an answer, too: that the worker has ended is seen by its end.
-                Ok(_) => self.next = now + self.answer_within / 2,
+                Ok(_) => {
+                    self.next = now + self.answer_within / 2;
+                }
                 Err(probe) => {
                     let looks = looks + u32::from(due);
                     self.asked = Some((probe, looks));
@@ -54,7 +56,7 @@ impl Pulse {
                 match Probe::start(&self.mountpoint) {
                     Ok(probe) => self.asked = Some((probe, 0)),
                     Err(failure) => {
-                        tracing::warn!(%failure, "cannot see whether the mount answers")
+                        tracing::warn!(%failure, "cannot see whether the mount answers");
                     }
                 }
                 self.next = now + self.answer_within / LOOKS;

@@ -64,8 +64,10 @@ pub enum Report {
 /// From the keeper.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum Order {
-    /// It is mounted: serve.
+    /// The filesystem is made: serve.
     Go,
+    /// It stands in its place: no name leads to the directory below any more.
+    InPlace,
     /// Write what is collected: an end is near.
     Drain,
     /// Another worker tells of this node from now on.

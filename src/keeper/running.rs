@@ -7,7 +7,9 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::disks::Disks;
 use super::listen::Listeners;
+use super::mount::Mountpoint;
 use super::notify;
 use super::process::{self, Process};
 use super::program::Program;
@@ -51,6 +53,8 @@ impl Told {
 pub struct Running {
     /// The process.
     pub process: Process,
+    /// They touch session files on disks for it, and end with it or before.
+    disks: Vec<Process>,
     /// The conversation.
     pub line: Line,
     /// It has closed its end, which would read as news for ever.
@@ -60,25 +64,27 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts a program as the worker, with its descriptors.
+    /// Starts a program as the worker, with its descriptors; `below` is the directory that it is to
+    /// be mounted on.
     pub fn start(
         program: &Program,
         config: &Config,
         first: bool,
         device: &OwnedFd,
         told: &Told,
+        below: &Mountpoint,
     ) -> Result<Self, Failure> {
         let failed = |e: io::Error| Failure::internal("start the worker", e);
         let (line, theirs) = report::pair().map_err(failed)?;
         let (handed, handing) = io::pipe().map_err(failed)?;
-        let descriptors: Vec<_> = [
+        let Disks { processes: disks, sockets } = Disks::start(program, config, below)?;
+        let mut descriptors = vec![
             ("--status-fd", theirs.as_fd()),
             ("--config-fd", handed.as_fd()),
             ("--fuse-fd", device.as_fd()),
-        ]
-        .into_iter()
-        .chain(told.listeners.descriptors())
-        .collect();
+        ];
+        descriptors.extend(told.listeners.descriptors());
+        descriptors.extend(sockets.iter().map(|(flag, socket)| (*flag, socket.as_fd())));
         let inherited: Vec<RawFd> = descriptors.iter().map(|(_, fd)| fd.as_raw_fd()).collect();
 
         let mut command = Command::new(program.path());
@@ -101,8 +107,8 @@ impl Running {
             command.pre_exec(move || process::inherit_only(&inherited));
         }
         let process = command.spawn().and_then(Process::of_child).map_err(failed)?;
-        let mut running = Self { process, line, silent: false, failure: None };
-        drop((theirs, handed));
+        let mut running = Self { process, disks, line, silent: false, failure: None };
+        drop((theirs, handed, sockets));
         // A configuration is smaller than a pipe; a worker that dies meanwhile breaks it.
         let written = serde_json::to_vec(&Handover {
             keeper: env!("CARGO_PKG_VERSION").into(),
@@ -115,7 +121,7 @@ impl Running {
         match written {
             Ok(()) => Ok(running),
             Err(error) => {
-                running.process.kill();
+                running.kill();
                 Err(failed(error))
             }
         }
@@ -124,11 +130,34 @@ impl Running {
     /// What to wait for before the next look at it.
     pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
         let line = (!self.silent).then(|| self.line.as_fd());
-        std::iter::once(self.process.as_fd()).chain(line).collect()
+        let disks = self.disks.iter().map(Process::as_fd);
+        std::iter::once(self.process.as_fd()).chain(line).chain(disks).collect()
     }
 
-    /// What it says now, if anything; a failure is kept for its end.
+    /// Ends it and what works for it, by force, and waits for that.
+    pub fn kill(&mut self) -> Option<ExitStatus> {
+        let status = self.process.kill();
+        for disk in &mut self.disks {
+            disk.kill();
+        }
+        status
+    }
+
+    /// Forgets the disk servers that have ended: the worker needs them no more, or notices itself.
+    fn let_disks_go(&mut self) {
+        self.disks.retain_mut(|disk| {
+            let ended = disk.has_ended();
+            if ended {
+                disk.status();
+            }
+            !ended
+        });
+    }
+
+    /// What it says now, if anything; a failure is kept for its end. Those that worked for it and
+    /// have ended are forgotten.
     pub fn hear(&mut self) -> Option<Report> {
+        self.let_disks_go();
         match self.line.hear() {
             Heard::Message(Report::Failed(failure)) => {
                 self.failure = Some(failure);
@@ -146,7 +175,7 @@ impl Running {
     /// Ends it and says why it ended: in its own words, if it found any.
     pub fn end(mut self, otherwise: &str) -> Failure {
         let ended = self.process.has_ended();
-        let status = self.process.kill();
+        let status = self.kill();
         while self.hear().is_some() {}
         self.failure.unwrap_or_else(|| {
             let what = if ended { status_words(status) } else { otherwise.to_owned() };

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::filesystem::Filesystem;
-use super::mount::{self, Probe};
+use super::mount::{self, Mountpoint, Probe};
 use super::program::Program;
 use super::report::{Order, Report};
 use super::running::{Running, Told};
@@ -50,15 +50,17 @@ pub enum Progress {
 }
 
 impl Start {
-    /// Starts one. The `first` of a configuration fails if there is no Redis.
+    /// Starts one, to be mounted on `below`. The `first` of a configuration fails if there is no
+    /// Redis.
     pub fn begin(
         program: &Program,
         config: &Config,
         first: bool,
         told: &Told,
+        below: &Mountpoint,
     ) -> Result<Self, Failure> {
         let device = mount::open_device()?;
-        let running = Running::start(program, config, first, &device, told)?;
+        let running = Running::start(program, config, first, &device, told, below)?;
         tracing::info!(pid = running.process.pid(), user = config.worker.user, "worker started");
         let until = Instant::now() + connecting_within(config);
         Ok(Self { running, step: Step::Connecting { device }, until })
@@ -95,7 +97,7 @@ impl Start {
                         Step::Made { filesystem, probe: None }
                     }
                     Err(errno) => {
-                        self.running.process.kill();
+                        self.running.kill();
                         return Err(mount::refused(mountpoint, errno));
                     }
                 }
@@ -124,6 +126,6 @@ impl Start {
 
     /// Gives it up.
     pub fn end(mut self) {
-        self.running.process.kill();
+        self.running.kill();
     }
 }

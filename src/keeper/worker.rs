@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
 use super::filesystem::Filesystem;
-use super::mount::{self, Exchange, Mounted, Mountpoint};
+use super::mount::{self, Exchange, Mountpoint};
 use super::program::Program;
 use super::pulse::Pulse;
 use super::report::{Order, Report};
@@ -180,7 +180,10 @@ impl Watched {
                 if self.leaving.is_empty() && self.successor.is_none() {
                     super::staging::prepare(&self.config.staging_dir, &self.config.worker)?;
                 }
-                let start = Start::begin(&self.program, &self.config, !self.served, &self.told)?;
+                // Held from before the mount: afterwards its path leads to the mount.
+                let below = Mountpoint::take(&self.config.mountpoint)?;
+                let start =
+                    Start::begin(&self.program, &self.config, !self.served, &self.told, &below)?;
                 (Phase::Starting(start), Seen::Nothing)
             }
             Phase::Starting(start) => match start.advance(&self.config.mountpoint)? {
@@ -210,7 +213,7 @@ impl Watched {
         // Held, it would be in use: 'umount' would say so.
         drop(filesystem);
         match put {
-            Ok(place) if Mounted::is_ours(&self.config.mountpoint) => {
+            Ok(place) if mount::is_ours(&self.config.mountpoint) => {
                 self.served = true;
                 Ok(self.serving(running, place))
             }
@@ -227,6 +230,9 @@ impl Watched {
     }
 
     fn serving(&self, running: Running, place: Mountpoint) -> Phase {
+        if running.line.say(&Order::InPlace).is_err() {
+            tracing::warn!("the worker does not listen");
+        }
         let answer_within = Duration::from_millis(self.config.worker.answer_within_ms);
         let pulse = Pulse::new(self.config.mountpoint.clone(), answer_within);
         Phase::Serving(Box::new(Serving { running, since: Instant::now(), pulse, place }))
@@ -234,9 +240,8 @@ impl Watched {
 
     /// A worker that served has ended without being asked to.
     fn lost(&mut self, mut running: Running, since: Instant) -> Result<(Phase, Seen), Failure> {
-        let status = running.process.status();
-        if status.is_some_and(|status| status.success())
-            && !Mounted::is_ours(&self.config.mountpoint)
+        let status = running.kill();
+        if status.is_some_and(|status| status.success()) && !mount::is_ours(&self.config.mountpoint)
         {
             tracing::warn!("the mount was taken away with umount; ending");
             return Ok((Phase::Ended, Seen::Unmounted));
@@ -254,7 +259,7 @@ impl Watched {
     /// for it, with an error.
     fn stuck(&mut self, mut running: Running, since: Instant) -> Result<Phase, Failure> {
         Event::WorkerStuck { answer_within_ms: self.config.worker.answer_within_ms }.emit();
-        running.process.kill();
+        running.kill();
         mount::detach(&self.config.mountpoint)?;
         Ok(Phase::Down { retry_at: self.backoff.failed(Some(since)) })
     }
@@ -263,8 +268,8 @@ impl Watched {
     /// serves; [`Seen::Reloaded`] tells what came of it. Where nobody serves, the next start is
     /// made with them, at once, and there is nothing to wait for.
     pub fn reload(&mut self, config: Config, program: Program) -> Result<bool, Failure> {
-        if let Phase::Serving(_) = self.phase {
-            let start = Start::begin(&program, &config, true, &self.told)?;
+        if let Phase::Serving(serving) = &self.phase {
+            let start = Start::begin(&program, &config, true, &self.told, &serving.place)?;
             self.successor = Some(Successor { start, config, program });
             return Ok(true);
         }
@@ -302,7 +307,7 @@ impl Watched {
     /// The successor answers: it takes the place.
     fn take_over(&mut self, running: Running, filesystem: Filesystem) -> Result<(), Failure> {
         match std::mem::replace(&mut self.phase, Phase::Down { retry_at: Instant::now() }) {
-            Phase::Serving(serving) if Mounted::is_ours(&self.config.mountpoint) => {
+            Phase::Serving(serving) if mount::is_ours(&self.config.mountpoint) => {
                 match serving.place.exchange(&filesystem) {
                     Ok(Exchange::Seamless) => tracing::info!("a new worker serves, without a gap"),
                     Ok(Exchange::Gap(gap)) => {
@@ -382,7 +387,7 @@ impl Watched {
         match std::mem::replace(&mut self.phase, Phase::Ended) {
             Phase::Starting(start) => start.end(),
             Phase::Serving(mut serving) => {
-                serving.running.process.kill();
+                serving.running.kill();
             }
             Phase::Down { .. } | Phase::Ended => {}
         }
@@ -390,7 +395,7 @@ impl Watched {
             successor.start.end();
         }
         for mut leaving in self.leaving.drain(..) {
-            leaving.running.process.kill();
+            leaving.running.kill();
         }
     }
 }
@@ -401,7 +406,7 @@ impl Leaving {
         while self.running.hear().is_some() {}
         let pid = self.running.process.pid();
         if self.running.process.has_ended() {
-            let words = status_words(self.running.process.status());
+            let words = status_words(self.running.kill());
             tracing::info!(pid, "the former worker {words}: nobody uses its mount any more");
             return true;
         }
@@ -412,7 +417,7 @@ impl Leaving {
             pid,
             "the former worker's mount is still in use: it is ended, and its users get errors"
         );
-        self.running.process.kill();
+        self.running.kill();
         true
     }
 }

@@ -49,6 +49,12 @@ pub fn read(bytes: &[u8]) -> Content {
     fields.map_or(UNREADABLE, Fields::into_content)
 }
 
+/// Whether the content of a file can be that of a session at all. What only cannot be read is one:
+/// Odoo may be able to.
+pub fn may_be_session(bytes: &[u8]) -> bool {
+    matches!(bytes.first(), Some(&(pickle::PROTO | b'{')))
+}
+
 const UNREADABLE: Content =
     Content { class: Class::Authenticated, uid: None, db: None, login: None };
 

@@ -25,6 +25,11 @@ impl Keys {
         format!("{}:a:{{{}}}", self.prefix, shard.as_str())
     }
 
+    /// The hash of live settings.
+    pub fn config(&self) -> String {
+        format!("{}:config", self.prefix)
+    }
+
     /// The registration of one node.
     pub fn node(&self, id: &str) -> String {
         format!("{}:node:{id}", self.prefix)

@@ -110,7 +110,7 @@ struct Shared {
     generations: AtomicU64,
     last_answer: Mutex<Instant>,
     sent: AtomicU64,
-    on_greeted: Box<dyn Fn(Value) + Send + Sync>,
+    on_greeted: Box<dyn Fn(Vec<Value>) + Send + Sync>,
     on_time: Box<dyn Fn(&Value) + Send + Sync>,
 }
 
@@ -121,13 +121,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Link {
     /// A link that is down, and the task that must run for it to become well. `greeting` is asked
-    /// on each new connection, and `greeted` is told the last answer. `on_time` is told each answer of
+    /// on each new connection, and `greeted` is told the answers before it counts. `on_time` is told each answer of
     /// `TIME`, which is the heartbeat.
     pub fn new(
         endpoint: Endpoint,
         timing: Timing,
         greeting: Vec<Cmd>,
-        greeted: impl Fn(Value) + Send + Sync + 'static,
+        greeted: impl Fn(Vec<Value>) + Send + Sync + 'static,
         on_time: impl Fn(&Value) + Send + Sync + 'static,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let now = Instant::now();
@@ -465,12 +465,12 @@ impl Shared {
                     }
                 })
                 .await?;
-            let mut last = Value::Nil;
+            let mut answers = Vec::with_capacity(self.greeting.len());
             for command in &self.greeting {
                 self.count_sent();
-                last = connection.send_packed_command(command).await?.extract_error()?;
+                answers.push(connection.send_packed_command(command).await?.extract_error()?);
             }
-            (self.on_greeted)(last);
+            (self.on_greeted)(answers);
             Ok(connection)
         };
         match timeout(bound, greet).await {

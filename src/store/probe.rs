@@ -271,12 +271,17 @@ impl Probe {
         list.key(index.clone()).key(session.clone()).argument(name);
         let mut unlink = call(&scripts.unlink, &[name, &id(3), NOW, "0", ""]);
         unlink.key(session.clone());
+        let mut import = call(&scripts.import, &[name, &id(4), NOW, "0", "anon", "-", "-", "-"]);
+        for argument in ["0", "sharded", "0", "0", "600", ""] {
+            import.argument(argument);
+        }
         for (call, expected) in [
             (look, "absent"),
             (save, "taken"),
             (touch, "done"),
             (amend, "taken"),
             (list, "listed"),
+            (import, "kept"),
             (unlink, "gone"),
         ] {
             let value = self.ask(&call.command()).await?;
@@ -295,6 +300,12 @@ impl Probe {
         self.ask(redis::cmd("ZREM").arg(&index).arg(name)).await?;
         self.ask(redis::cmd("ZSCORE").arg(&index).arg(name)).await?;
         self.ask(redis::cmd("DEL").arg(&session)).await?;
+        // Not on the settings themselves.
+        self.ask(redis::cmd("HSET").arg(&session).arg("setting").arg(1)).await?;
+        self.ask(redis::cmd("PEXPIRE").arg(&session).arg(PROBE_LIFE_MS)).await?;
+        self.ask(redis::cmd("HINCRBY").arg(&session).arg("setting").arg(1)).await?;
+        self.ask(redis::cmd("HMGET").arg(&session).arg("setting")).await?;
+        self.ask(redis::cmd("HDEL").arg(&session).arg("setting")).await?;
         self.ask(redis::cmd("PTTL").arg(&session)).await?;
         self.ask(redis::cmd("PEXPIRE").arg(&session).arg(PROBE_LIFE_MS)).await?;
         self.ask(redis::cmd("STRLEN").arg(&session)).await?;

@@ -25,6 +25,9 @@ pub struct Scripts {
     pub(super) amend: Script,
     pub(super) touch: Script,
     pub(super) list: Script,
+    pub(super) import: Script,
+    pub(super) settings: Script,
+    pub(super) set: Script,
     /// The clock is Redis's own, and so tells of its jumps.
     pub(super) own_clock: bool,
 }
@@ -59,6 +62,9 @@ impl Scripts {
             amend: script("amend", include_str!("scripts/amend.lua")),
             touch: script("touch", include_str!("scripts/touch.lua")),
             list: script("list", include_str!("scripts/list.lua")),
+            import: script("import", include_str!("scripts/import.lua")),
+            settings: script("settings", include_str!("scripts/settings.lua")),
+            set: script("set", include_str!("scripts/set.lua")),
             own_clock: false,
         }
     }
@@ -70,8 +76,18 @@ impl Scripts {
     }
 
     /// Every script.
-    pub(super) fn all(&self) -> [&Script; 6] {
-        [&self.fetch, &self.publish, &self.unlink, &self.amend, &self.touch, &self.list]
+    pub(super) fn all(&self) -> [&Script; 9] {
+        [
+            &self.fetch,
+            &self.publish,
+            &self.unlink,
+            &self.amend,
+            &self.touch,
+            &self.list,
+            &self.import,
+            &self.settings,
+            &self.set,
+        ]
     }
 }
 

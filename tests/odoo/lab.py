@@ -244,6 +244,7 @@ http_interface = 127.0.0.1
 http_port = {node.http_port}
 {evented} = {node.gevent_port}
 workers = 2
+proxy_mode = True
 max_cron_threads = {1 if node is self.a else 0}
 """)
             node.odoo = self._start("odoo-" + node.name, self._chroot(

@@ -1,9 +1,11 @@
 """What a user of a shop would see, as named checks. Each is one method; the order is in `Run.all`."""
 import concurrent.futures
+import http.client
 import os
 import random
 import re
 import socket
+import ssl
 import threading
 import time
 import traceback
@@ -11,6 +13,7 @@ import traceback
 import browser
 from browser import Browser, OdooError, SessionExpired, WebSocket, WebSocketClosed
 from lab import User, poll
+from nginx import Front
 from redis_wire import Monitor
 
 IDLE_LONG = "15min"
@@ -94,6 +97,7 @@ class Run:
             self.ask(self.device_revocation_with_held_page)
         self.ask(self.password_change)
         self.ask(self.websocket if self.new else self.longpolling)
+        self.ask(self.nginx_as_documented)
         self.ask(self.vacuum if self.new else self.garbage_collection)
         self.stop_monitor()
         self.ask(self.parallel_load)
@@ -455,6 +459,48 @@ class Run:
                 last = max([last, *(n["id"] for n in found)])
         for node in self.lab.nodes:
             self.must_be(one, node, user, "after longpolling")
+
+    # --- behind nginx ------------------------------------------------------------------------------------------------
+
+    def nginx_as_documented(self):
+        """No sticky sessions: every request may go to another node."""
+        front, user = Front(self.lab), self.users[6]
+        front.start()
+        one = self.fresh(user, front)
+        for _ in range(20):
+            self.must_be(one, front, user, "behind nginx")
+        check(front.upstreams() == {node.http_port for node in self.lab.nodes}, "nginx did not ask both nodes")
+        # The database has no calendar; whom nginx asks is what matters.
+        one.request(front, "/calendar/notify", b"{}", "application/json")
+        if self.new:
+            with WebSocket(one, front, self.web_socket_version()) as web_socket:
+                web_socket.send("subscribe", {"channels": [], "last": 0})
+                for node in self.lab.nodes:
+                    self.notify_until_heard(web_socket, one, node, f"nginx{node.name}")
+        else:
+            one.json(front, "/longpolling/im_status", {"partner_ids": []})
+        evented = {node.gevent_port for node in self.lab.nodes}
+        check(evented & front.upstreams(), "nginx did not ask the evented process")
+        self.must_be(one, front, user, "after the evented process")
+        cookies = one.log_out(front).headers.get_all("Set-Cookie")
+        flags = [cookie.lower() for cookie in cookies if cookie.startswith("session_id=")]
+        check(flags and all("; secure" in f and "; samesite=lax" in f for f in flags), f"the cookie has the flags {flags}")
+        self.nginx_speaks_tls()
+        check(front.process.stop() == 0, "nginx did not end well")
+
+    def nginx_speaks_tls(self):
+        # Its certificate is of a minute ago, and nobody's.
+        tls = http.client.HTTPSConnection("127.0.0.1", timeout=30, context=ssl._create_unverified_context())
+        tls.request("GET", "/web", headers={"Host": "shop.example.com"})
+        answer = tls.getresponse()
+        target = answer.headers["Location"]
+        check(re.match(r"(https://shop\.example\.com)?/web/login", target), f"over TLS /web leads to {target}")
+        tls.close()
+        plain = http.client.HTTPConnection("127.0.0.1", timeout=30)
+        plain.request("GET", "/web", headers={"Host": "shop.example.com"})
+        target = plain.getresponse().headers["Location"]
+        check(target == "https://shop.example.com/web", f"without TLS nginx leads to {target}")
+        plain.close()
 
     # --- Odoo's own collection of old sessions -------------------------------------------------------------------
 

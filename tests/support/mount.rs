@@ -17,7 +17,7 @@ const WITHIN: Duration = Duration::from_secs(30);
 pub struct Mount {
     directory: tempfile::TempDir,
     child: Child,
-    _stdout: BufReader<ChildStdout>,
+    stdout: BufReader<ChildStdout>,
 }
 
 impl Mount {
@@ -29,12 +29,33 @@ impl Mount {
     /// The same, with the tree owned by another user than root.
     pub fn start_owned(redis: &Redis, configuration: &str, owner: (&str, &str)) -> Self {
         let command = Command::new(env!("CARGO_BIN_EXE_sessionfs"));
-        Self::start_as(redis, configuration, owner, command)
+        Self::start_as(redis, configuration, owner, command, |_| ())
+    }
+
+    /// The same, over a directory that `fill` has put something into.
+    pub fn start_over(
+        redis: &Redis,
+        configuration: &str,
+        owner: (&str, &str),
+        fill: impl FnOnce(&Path),
+    ) -> Self {
+        let command = Command::new(env!("CARGO_BIN_EXE_sessionfs"));
+        Self::start_as(redis, configuration, owner, command, fill)
     }
 
     /// The same, with the command that the daemon's arguments are added to.
     pub fn start_in(redis: &Redis, configuration: &str, command: Command) -> Self {
-        Self::start_as(redis, configuration, ("root", "root"), command)
+        Self::start_as(redis, configuration, ("root", "root"), command, |_| ())
+    }
+
+    /// The same, with the tree owned by another user than root.
+    pub fn start_owned_in(
+        redis: &Redis,
+        configuration: &str,
+        owner: (&str, &str),
+        command: Command,
+    ) -> Self {
+        Self::start_as(redis, configuration, owner, command, |_| ())
     }
 
     fn start_as(
@@ -42,6 +63,7 @@ impl Mount {
         configuration: &str,
         (owner, group): (&str, &str),
         mut command: Command,
+        fill: impl FnOnce(&Path),
     ) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         // The worker is another user: it must be let through to its Redis.
@@ -50,6 +72,7 @@ impl Mount {
         }
         std::fs::set_permissions(redis.socket(), std::fs::Permissions::from_mode(0o777)).unwrap();
         std::fs::create_dir(directory.path().join("sessions")).unwrap();
+        fill(&directory.path().join("sessions"));
         let file = directory.path().join("sessionfs.toml");
         std::fs::write(&file, configuration).unwrap();
         let log = File::create(directory.path().join("log")).unwrap();
@@ -67,7 +90,7 @@ impl Mount {
         let mut line = String::new();
         // Ends when the daemon says that it is ready, or ends.
         stdout.read_line(&mut line).expect("a line");
-        let mount = Self { directory, child, _stdout: stdout };
+        let mount = Self { directory, child, stdout };
         assert!(line.starts_with("ready "), "not ready: {line:?}\n{}", mount.log());
         mount
     }
@@ -77,21 +100,56 @@ impl Mount {
         self.directory.path().join("sessions")
     }
 
+    /// The id of the keeper.
+    pub fn keeper(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The configuration file.
+    pub fn configuration(&self) -> PathBuf {
+        self.directory.path().join("sessionfs.toml")
+    }
+
+    /// A command of sessionfs about this mount; its exit code and what it said.
+    pub fn command(&self, name: &str) -> (Option<i32>, String) {
+        let output = Command::new(env!("CARGO_BIN_EXE_sessionfs"))
+            .arg(name)
+            .arg(self.path())
+            .output()
+            .expect("sessionfs runs");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+
     /// The id of the process that serves: the keeper's child.
     pub fn worker(&self) -> u32 {
-        let is_worker = |pid: &u32| {
+        self.child_of_kind("worker").expect("a worker")
+    }
+
+    /// The id of a process that touches session files for the worker.
+    pub fn disk(&self) -> Option<u32> {
+        self.child_of_kind("disk")
+    }
+
+    fn child_of_kind(&self, command: &str) -> Option<u32> {
+        let is_wanted = |pid: &u32| {
             let read = |file| std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
             let stat = String::from_utf8_lossy(&read("stat")).into_owned();
             // After the command, which may hold anything: the state, then the parent (proc(5)).
             let parent = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1));
             parent == Some(&self.child.id().to_string())
-                && read("cmdline").split(|&byte| byte == 0).nth(1) == Some(b"worker")
+                && read("cmdline").split(|&byte| byte == 0).nth(1) == Some(command.as_bytes())
         };
         std::fs::read_dir("/proc")
             .expect("proc")
             .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-            .find(is_worker)
-            .expect("a worker")
+            .find(is_wanted)
+    }
+
+    /// Waits until a mount is ready once more.
+    pub fn wait_until_served(&mut self) {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).expect("a line");
+        assert!(line.starts_with("ready "), "not ready: {line:?}\n{}", self.log());
     }
 
     /// What it has logged so far.
@@ -118,6 +176,12 @@ impl Mount {
     pub fn stop(mut self) -> String {
         self.end();
         self.log()
+    }
+
+    /// Asks it to end, and looks at what lies there then.
+    pub fn stop_and<T>(mut self, look: impl FnOnce() -> T) -> T {
+        self.end();
+        look()
     }
 
     fn end(&mut self) {

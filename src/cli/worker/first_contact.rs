@@ -41,7 +41,8 @@ pub async fn wait(config: &Config) -> Result<(), Failure> {
     }
 }
 
-fn code(error: &ProbeError) -> ExitCode {
+/// The class of failure.
+pub fn code(error: &ProbeError) -> ExitCode {
     match error {
         ProbeError::BadUrl(_) => ExitCode::BadUrl,
         ProbeError::Unreachable(..) | ProbeError::Tls(..) | ProbeError::NotReady(..) => {

@@ -586,3 +586,13 @@ fn check(bytes: &[u8]) -> Result<(), TestCaseError> {
     }
     Ok(())
 }
+
+#[test]
+fn only_json_of_an_object_and_pickles_may_be_sessions() {
+    for session in [&b"{}"[..], b"{\"uid\": 1", b"\x80\x05\x95", b"\x80"] {
+        assert!(may_be_session(session));
+    }
+    for other in [&b""[..], b"\0\0\0", b"root:x:0:0", b"[]", b" {}"] {
+        assert!(!may_be_session(other));
+    }
+}

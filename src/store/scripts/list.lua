@@ -1,7 +1,7 @@
 -- The living among the named members of one shard. What is not there any more leaves the index.
 -- KEYS: the index, then the sessions (all of one shard)
 -- ARGV: the alias of each session
--- Answers: listed, {alias, left, header, ...}
+-- Answers: listed, {alias, left, activity, header, ...}
 
 local living = {}
 for i = 2, #KEYS do
@@ -16,6 +16,7 @@ for i = 2, #KEYS do
     if not (stale(h) and expire(KEYS[i], KEYS[1], alias, h)) then
       living[#living + 1] = alias
       living[#living + 1] = left(h)
+      living[#living + 1] = h.active
       living[#living + 1] = h.stored
     end
   end

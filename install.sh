@@ -1,0 +1,1107 @@
+#!/bin/bash
+# Puts Odoo's sessions on sessionfs, on Debian or Ubuntu, and takes it away again. docs/install.md describes it.
+#
+# How it is built: every `decide_...` looks at the system and notes what has to be done with `step TEXT FUNCTION`. The
+# texts are the plan that is printed; the functions are then called in the same order. What is as it should be already
+# gets no step, so a second run has nothing to do.
+set -euo pipefail
+
+readonly usage="usage: install.sh [OPTION]...
+
+  --binary PATH         install this program
+  --deb FILE            install this package
+                        (neither: the program is built with cargo)
+  --sessions DIR        Odoo's session directory, instead of looking for it
+  --owner USER          Odoo's user, instead of the directory's owner
+  --odoo-unit NAME      Odoo's systemd unit, instead of looking for it; 'none' for none; may be repeated
+  --redis URL           keep sessions in this Redis, instead of one of its own
+  --redis-user NAME     log in there as this user
+  --redis-password-file FILE
+                        with the password in this file
+  --redis-memory SIZE   what the Redis of its own may hold, as 256mb (default: that, or a quarter of the RAM if less)
+  --no-import           do not take over the sessions that are in the directory
+  --then move|delete    what becomes of their files afterwards (default: move, to DIR.imported)
+  --setup-only          the program is installed already; do the rest
+  --uninstall           take it away, and give the directory back to Odoo
+      --purge           also remove the configuration and the sessions in its own Redis
+      --restore-mirror  put the configured mirror in the place of the directory
+      --leave-mirror    leave the mirror where it is
+  --dry-run             say what would be done, and change nothing
+  --yes                 accepted, and without a meaning: nothing is ever asked
+  --prefix DIR          where programs go (default: /usr/local)
+  --destdir DIR         for packagers: lay the files out below DIR, and do nothing else
+  --help
+
+Exit codes: 0 done, 1 failed, 2 the command line cannot be understood, 3 an option has to decide something first."
+
+readonly config=/etc/sessionfs/sessionfs.toml
+readonly password_file=/etc/sessionfs/redis.password
+# What this installation did, for the next run and for --uninstall: lines KEY=VALUE, and the installed files.
+readonly record=/etc/sessionfs/installed
+readonly manifest=/etc/sessionfs/installed.files
+readonly log=/var/log/sessionfs.log
+readonly user=sessionfs
+readonly ready_within_seconds=90
+
+# What `sessionfs check` would like to see of its own Redis, besides the rights that docs/redis.md names.
+readonly acl_of_check='+ping +info +config|get'
+
+# ---- Words ---------------------------------------------------------------------------------------------------------
+
+say() { printf '%s\n' "$*"; }
+note() { printf '  %s\n' "$*"; }
+fail() { printf 'install.sh: %s\n' "$*" >&2; exit 1; }
+misused() { printf "install.sh: %s; see 'install.sh --help'\n" "$*" >&2; exit 2; }
+
+# A question that only an option can answer: `undecided QUESTION OPTION...`.
+undecided() {
+    printf 'install.sh: %s\n' "$1" >&2
+    shift
+    printf '    %s\n' "$@" >&2
+    exit 3
+}
+
+# ---- The plan ------------------------------------------------------------------------------------------------------
+
+step_texts=()
+step_functions=()
+
+step() {
+    step_texts+=("$1")
+    step_functions+=("$2")
+}
+
+print_plan() {
+    local number
+    if [ ${#step_texts[@]} = 0 ]; then
+        say "Nothing has to be changed."
+        return
+    fi
+    say "$1"
+    for number in "${!step_texts[@]}"; do printf '%3d. %s\n' $((number + 1)) "${step_texts[number]}"; done
+}
+
+carry_out_plan() {
+    local number
+    for number in "${!step_texts[@]}"; do
+        printf '[%d/%d] %s\n' $((number + 1)) ${#step_texts[@]} "${step_texts[number]}"
+        "${step_functions[number]}"
+    done
+}
+
+# ---- Command line --------------------------------------------------------------------------------------------------
+
+binary='' deb='' sessions='' owner='' group='' redis_url='' redis_user='' redis_password='' redis_memory=''
+odoo_units=()
+import=yes then=move setup_only='' uninstall='' purge='' mirror_choice='' from_package='' dry_run=''
+prefix='' destdir='' is_asked=''
+
+parse() {
+    while [ $# -gt 0 ]; do
+        case $1 in
+            --binary | --deb | --sessions | --owner | --odoo-unit | --redis | --redis-user | --redis-password-file \
+                | --redis-memory | --then | --prefix | --destdir)
+                [ $# -ge 2 ] && [ -n "$2" ] || misused "$1 needs a value"
+                set_option "$1" "$2"
+                shift
+                ;;
+            --no-import) import='' ;;
+            --setup-only) setup_only=yes ;;
+            --uninstall) uninstall=yes ;;
+            --purge) purge=yes ;;
+            --restore-mirror) mirror_choice=restore ;;
+            --leave-mirror) mirror_choice=leave ;;
+            # Called by the package, which removes its files itself.
+            --from-package) from_package=yes ;;
+            --dry-run) dry_run=yes ;;
+            --yes) ;;
+            --help | -h)
+                say "$usage"
+                exit 0
+                ;;
+            *) misused "unknown option '$1'" ;;
+        esac
+        shift
+    done
+    [ -z "$binary" ] || [ -z "$deb" ] || misused "--binary and --deb exclude each other"
+    [ -z "$redis_url" ] || [ -z "$redis_memory" ] || misused "--redis-memory is for the Redis of its own, not for --redis"
+    [ -n "$uninstall" ] || [ -z "$purge$mirror_choice" ] || misused "--purge and the mirror's options go with --uninstall"
+}
+
+# An option with its value.
+set_option() {
+    case $1 in
+        --binary) binary=$(realpath -e -- "$2" 2>/dev/null) || misused "--binary $2: there is no such file" ;;
+        --deb) deb=$(realpath -e -- "$2" 2>/dev/null) || misused "--deb $2: there is no such file" ;;
+        --sessions)
+            [[ $2 = /* ]] || misused "--sessions $2: name an absolute path"
+            sessions=$2 is_asked=yes
+            ;;
+        --owner) owner=$2 is_asked=yes ;;
+        --odoo-unit) odoo_units+=("${2%.service}") ;;
+        --redis) redis_url=$2 is_asked=yes ;;
+        --redis-user) redis_user=$2 is_asked=yes ;;
+        --redis-password-file) redis_password=$(realpath -e -- "$2" 2>/dev/null) || misused "$1 $2: there is no such file" ;;
+        --redis-memory)
+            [[ $2 =~ ^[1-9][0-9]*(mb|gb)$ ]] || misused "--redis-memory $2: write it as 256mb or 2gb"
+            redis_memory=$2
+            ;;
+        --then)
+            [[ $2 =~ ^(move|delete)$ ]] || misused "--then $2: say move or delete"
+            then=$2
+            ;;
+        --prefix)
+            [[ $2 = /* ]] || misused "--prefix $2: name an absolute path"
+            prefix=${2%/}
+            ;;
+        --destdir) destdir=$(realpath -m -- "$2") ;;
+    esac
+}
+
+# ---- The system as it is -------------------------------------------------------------------------------------------
+
+has_systemd() { [ -d /run/systemd/system ]; }
+has_program() { command -v "$1" >/dev/null; }
+# In the mount table. A mount whose keeper was killed stays there, dead.
+is_mounted() { findmnt --noheadings --types fuse.sessionfs --mountpoint "$1" >/dev/null 2>&1; }
+# (What stat says without -f, the kernel may still remember.)
+is_served() { is_mounted "$1" && timeout 10 stat -f -- "$1" >/dev/null 2>&1; }
+is_installed_package() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
+# (With pipefail, `| grep -q` fails when grep is done before the other: so no pipe here.)
+is_package_known() { grep -q '^ *Candidate: [^(]' <<<"$(apt-cache policy "$1" 2>/dev/null)"; }
+
+# The value of KEY of what an earlier run noted.
+recall() { [ ! -e $record ] || sed -n "s/^$1=//p" $record; }
+
+remember() {
+    local rest=
+    [ ! -e $record ] || rest=$(grep -v "^$1=" $record || true)
+    { [ -z "$rest" ] || printf '%s\n' "$rest"; printf '%s=%s\n' "$1" "$2"; } >$record.new
+    chmod 600 $record.new
+    mv -f $record.new $record
+}
+
+# The text value of KEY in the configuration: `configured KEY` at its top, `configured redis.url` in a section.
+configured() {
+    [ -e $config ] || return 0
+    awk -v wanted="$1" '
+        /^[ \t]*\[/ { section = $0; gsub(/[][ \t]/, "", section); section = section "."; next }
+        /^[ \t]*[a-z_]+[ \t]*=/ {
+            key = $0; sub(/[ \t]*=.*/, "", key); sub(/^[ \t]*/, "", key)
+            if (section key != wanted) next
+            if (match($0, /"[^"]*"/)) print substr($0, RSTART + 1, RLENGTH - 2)
+        }' $config
+}
+
+# Where the files of this script's tree, or of its installation, are.
+locate() {
+    local script
+    script=$(realpath -e -- "${BASH_SOURCE[0]}")
+    here=${script%/*}
+    if [ "${script##*/}" = sessionfs-setup ]; then
+        share=${here%/*}/share/sessionfs
+        prefix=${prefix:-${here%/*}}
+        [ -n "$binary$deb" ] || setup_only=yes
+    else
+        share=$here
+        prefix=${prefix:-/usr/local}
+    fi
+    [ -z "$setup_only" ] || { [ ! -x /usr/bin/sessionfs ] || [ -x "$prefix/bin/sessionfs" ] || prefix=/usr; }
+    [ -z "$deb" ] || prefix=/usr
+    program=$prefix/bin/sessionfs
+    unit_dir=/etc/systemd/system
+    [ "$prefix" != /usr ] || unit_dir=/usr/lib/systemd/system
+}
+
+# ---- The program ---------------------------------------------------------------------------------------------------
+
+# `is_at_least VERSION WANTED`
+is_at_least() { [ "$(printf '%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]; }
+
+# Sets `binary` to the program that will be installed.
+find_binary() {
+    if [ -n "$setup_only" ]; then
+        [ -x "$program" ] || fail "$program is not there; leave out --setup-only, or install the package first"
+        binary=$program
+    elif [ -n "$deb" ]; then
+        dpkg-deb --fsys-tarfile "$deb" | tar -xC "$scratch" ./usr/bin/sessionfs ./usr/share/sessionfs \
+            || fail "--deb $deb: not a package of sessionfs"
+        binary=$scratch/usr/bin/sessionfs
+        share=$scratch/usr/share/sessionfs
+    elif [ -z "$binary" ]; then
+        build
+    fi
+    [ -n "$setup_only$deb" ] || [ -e "$here/Cargo.toml" ] || fail "--binary needs the source tree around install.sh"
+    local version
+    version=$("$binary" --version 2>&1) || fail "$binary does not run on this system: ${version##*$'\n'}; build it here, or take one for this distribution and architecture"
+}
+
+build() {
+    local wanted found cargo as=()
+    [ -e "$here/Cargo.toml" ] || fail "there is no source tree beside this script; name a program with --binary or a package with --deb"
+    wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$here/Cargo.toml")
+    cargo=$(command -v cargo || true)
+    [ -n "$cargo" ] || [ ! -x /root/.cargo/bin/cargo ] || cargo=/root/.cargo/bin/cargo
+    if [ -n "${SUDO_USER:-}" ] && [ "$SUDO_USER" != root ]; then
+        # The Rust of who called sudo, and as that user: root is to own nothing in their tree.
+        local home
+        home=$(getent passwd "$SUDO_USER" | cut -d: -f6)
+        [ ! -x "$home/.cargo/bin/cargo" ] || { cargo=$home/.cargo/bin/cargo; as=(runuser -u "$SUDO_USER" --); }
+    fi
+    local remedy="install a newer Rust with its own installer, as the user who builds:
+    curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile minimal
+    . ~/.cargo/env
+and start this script again; or build elsewhere, and name the program with --binary or the package with --deb"
+    [ -n "$cargo" ] || fail "to build sessionfs, Rust $wanted or newer is needed, and there is no cargo; $remedy"
+    found=$(cd "$here" && "${as[@]}" "$cargo" --version | cut -d' ' -f2) || fail "$cargo does not run; $remedy"
+    is_at_least "$found" "$wanted" || fail "to build sessionfs, Rust $wanted or newer is needed, and $cargo is $found; $remedy"
+    has_program cc || fail "to build sessionfs, a C compiler is needed: apt-get install gcc libc6-dev"
+    binary=$here/target/release/sessionfs
+    if [ -n "$dry_run" ] && [ ! -x "$binary" ]; then
+        say "The program would be built first ($cargo $found, in $here/target); what is then to be done depends on what it finds."
+        exit 0
+    fi
+    say "Building with $cargo $found, in $here/target ..."
+    (cd "$here" && "${as[@]}" "$cargo" build --release --locked) || fail "the build failed; see above"
+}
+
+# ---- Files ---------------------------------------------------------------------------------------------------------
+
+# Lays everything that is installed out below $1, under its final name.
+lay_out() {
+    local root=$1 share_dir=$prefix/share/sessionfs page file
+    put() { install -D -m "$1" -- "$2" "$root$3"; }
+    put 755 "$binary" "$prefix/bin/sessionfs"
+    put 755 "$(realpath -e -- "${BASH_SOURCE[0]}")" "$prefix/sbin/sessionfs-setup"
+    # mount(8) looks for its helpers here alone.
+    install -d -m 755 "$root/usr/sbin"
+    ln -sf "$prefix/bin/sessionfs" "$root/usr/sbin/mount.sessionfs"
+    ln -sf "$prefix/bin/sessionfs" "$root/usr/sbin/mount.fuse.sessionfs"
+
+    for file in sessionfs.service sessionfs@.service; do
+        sed "s|/usr/bin/sessionfs|$prefix/bin/sessionfs|g; s|/usr/share/doc|$prefix/share/doc|g" \
+            "$share/systemd/$file" >"$scratch/unit"
+        put 644 "$scratch/unit" "$unit_dir/$file"
+        put 644 "$share/systemd/$file" "$share_dir/systemd/$file"
+    done
+    put 644 "$share/systemd/odoo.service.d/sessionfs.conf" "$share_dir/systemd/odoo.service.d/sessionfs.conf"
+
+    needed_rights >"$scratch/redis.acl"
+    put 644 "$scratch/redis.acl" "$share_dir/redis.acl"
+
+    mkdir -p "$scratch/man"
+    "$binary" man "$scratch/man"
+    for page in "$scratch/man/"*.1; do
+        gzip -9n "$page"
+        put 644 "$page.gz" "$prefix/share/man/man1/${page##*/}.gz"
+    done
+    "$binary" completions bash >"$scratch/bash"
+    "$binary" completions zsh >"$scratch/zsh"
+    "$binary" completions fish >"$scratch/fish"
+    local zsh_dir=site-functions
+    [ "$prefix" != /usr ] || zsh_dir=vendor-completions
+    put 644 "$scratch/bash" "$prefix/share/bash-completion/completions/sessionfs"
+    put 644 "$scratch/zsh" "$prefix/share/zsh/$zsh_dir/_sessionfs"
+    put 644 "$scratch/fish" "$prefix/share/fish/vendor_completions.d/sessionfs.fish"
+
+    while IFS= read -r file; do
+        put 644 "$here/$file" "$prefix/share/doc/sessionfs/${file#docs/}"
+    done < <(cd "$here" && find README.md CHANGELOG.md docs -type f)
+}
+
+# Where files are missing or differ.
+decide_files() {
+    [ -z "$setup_only" ] || return 0
+    if [ -n "$deb" ]; then
+        local here_now offered
+        here_now=$(dpkg-query -W -f '${Version}' sessionfs 2>/dev/null || true)
+        offered=$(dpkg-deb -f "$deb" Version)
+        if ! is_installed_package sessionfs || [ "$here_now" != "$offered" ] || ! cmp -s "$binary" "$program"; then
+            step "Install the package $deb ($offered)" install_deb
+        fi
+        return
+    fi
+    ! is_installed_package sessionfs || [ "$prefix" = /usr ] \
+        || fail "the package sessionfs is installed; upgrade it with --deb, or remove it first (install.sh --uninstall)"
+    lay_out "$scratch/files"
+    local file changed=() known=no
+    [ ! -x "$program" ] || known=yes
+    while IFS= read -r file; do
+        if [ -L "$scratch/files$file" ]; then
+            [ "$(readlink "$file" 2>/dev/null)" = "$(readlink "$scratch/files$file")" ] || changed+=("$file")
+        else
+            cmp -s "$scratch/files$file" "$file" || changed+=("$file")
+        fi
+    done < <(staged_files)
+    [ ${#changed[@]} -gt 0 ] || return 0
+    changed_files=("${changed[@]}")
+    if [ $known = no ]; then
+        step "Install $program, sessionfs-setup, the mount helpers in /usr/sbin, units in $unit_dir, man pages, completions and documents ($prefix/share)" install_files
+    elif cmp -s "$binary" "$program"; then
+        step "Replace ${#changed[@]} installed files that differ" install_files
+    else
+        step "Upgrade $program to $("$binary" --version | cut -d' ' -f2), with all that belongs to it" install_files
+    fi
+    cmp -s "$binary" "$program" || program_changes=yes
+}
+
+staged_files() { (cd "$scratch/files" && find . \( -type f -o -type l \) -printf '/%P\n' | sort); }
+
+# Makes a directory, and notes which ones were missing.
+make_parents() {
+    [ ! -d "$1" ] || return 0
+    make_parents "${1%/*}"
+    mkdir -m 755 -- "$1"
+    printf '%s/\n' "$1" >>"$scratch/directories"
+}
+
+# Each by a rename: who runs or reads the old one goes on with it.
+install_files() {
+    local file
+    for file in "${changed_files[@]}"; do
+        make_parents "${file%/*}"
+        cp -P --preserve=mode -- "$scratch/files$file" "$file.sessionfs-new"
+        mv -fT -- "$file.sessionfs-new" "$file"
+    done
+    make_config_dir
+    [ ! -e $manifest ] || grep '/$' $manifest >>"$scratch/directories" || true
+    { staged_files; sort -u "$scratch/directories"; } >$manifest
+    remember prefix "$prefix"
+    ! has_systemd || systemctl daemon-reload
+}
+
+install_deb() {
+    apt_get install "$deb" || fail "$deb cannot be installed; see above"
+    make_config_dir
+    remember prefix /usr
+}
+
+make_config_dir() { install -d -m 755 /etc/sessionfs; }
+
+# ---- Packages and the kernel's module ------------------------------------------------------------------------------
+
+# Quiet, unless it fails.
+apt_get() {
+    DEBIAN_FRONTEND=noninteractive apt-get -qq -y -o DPkg::Lock::Timeout=120 "$@" </dev/null >"$scratch/apt" 2>&1 && return
+    cat "$scratch/apt" >&2
+    return 1
+}
+
+# The kind of Redis server that is installed: redis or valkey.
+server_here() {
+    local kind
+    for kind in redis valkey; do
+        if has_program "$kind-server"; then
+            say $kind
+            return
+        fi
+    done
+}
+
+# Whether the distribution's server can be run as a further instance.
+has_instances() {
+    local dir
+    for dir in /usr/lib/systemd/system /lib/systemd/system /etc/systemd/system; do
+        [ ! -e "$dir/$1-server@.service" ] || return 0
+    done
+    return 1
+}
+
+decide_packages() {
+    [ -z "$needs_server" ] || [ -n "$(server_here)" ] && return 0
+    has_program apt-get || fail "a Redis is needed and apt-get is not there to install it; install redis-server, or name a Redis with --redis"
+    server_package=redis-server
+    if is_package_known valkey-server && ! is_package_known redis-server; then server_package=valkey-server; fi
+    step "Install the package $server_package with apt-get; the distribution's own instance of it is not started" install_server
+}
+
+install_server() {
+    is_package_known $server_package || apt_get update || fail "apt-get update failed; see above"
+    if is_package_known valkey-server && ! is_package_known redis-server; then server_package=valkey-server; fi
+    local policy=/usr/sbin/policy-rc.d
+    # Packages start what they bring, unless this says no. A policy that is there already is somebody's own.
+    if [ ! -e $policy ]; then
+        printf '#!/bin/sh\nexit 101\n' >$policy
+        chmod 755 $policy
+        policy_made=$policy
+    fi
+    apt_get install --no-install-recommends $server_package \
+        || fail "$server_package cannot be installed; see above, or name a Redis with --redis"
+    take_policy_away
+    # Nobody has used it so far, and nobody is to find an open port.
+    if has_program systemctl; then
+        systemctl --quiet disable $server_package.service
+    elif has_program update-rc.d; then
+        update-rc.d $server_package disable >/dev/null 2>&1 || true
+    fi
+    make_config_dir
+    remember server_package $server_package
+}
+
+take_policy_away() {
+    [ -z "$policy_made" ] || rm -f -- "$policy_made"
+    policy_made=
+}
+
+decide_device() {
+    [ ! -e /dev/fuse ] || return 0
+    step "Load the kernel's module fuse" load_module
+}
+
+load_module() {
+    modprobe fuse 2>/dev/null || true
+    [ -e /dev/fuse ] || fail "/dev/fuse is missing; in a container, pass it in (--device /dev/fuse --cap-add SYS_ADMIN)"
+}
+
+decide_user() {
+    ! getent passwd $user >/dev/null || return 0
+    step "Make the system user $user, without login: the process that does the work runs as it" make_user
+}
+
+make_user() {
+    useradd --system --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin $user
+    make_config_dir
+    remember user_made yes
+}
+
+# ---- Redis ---------------------------------------------------------------------------------------------------------
+
+# Sets `redis_plan`: other (named), instance (the distribution's, its own), private (started by sessionfs).
+choose_redis() {
+    if [ -n "$redis_url" ]; then
+        redis_plan=other
+    elif [ -e $config ] && [ -z "$is_asked" ]; then
+        case $(configured redis.url) in
+            '') redis_plan=private ;;
+            unix:/run/*-sessionfs/*) redis_plan=instance ;;
+            *) redis_plan=other ;;
+        esac
+    elif ! has_systemd; then
+        redis_plan=private
+    elif [ -n "$(server_here)" ] && ! has_instances "$(server_here)"; then
+        redis_plan=private
+    else
+        redis_plan=instance
+    fi
+    needs_server=
+    [ "$redis_plan" = other ] || needs_server=yes
+}
+
+# 256 MB, or a quarter of the RAM if that is less.
+default_memory() {
+    awk '/^MemTotal:/ { mb = int($2 / 4096); if (mb > 256) mb = 256; if (mb < 32) mb = 32; print mb "mb" }' /proc/meminfo
+}
+
+# Names of the instance. Of a server that is yet to be installed, those of the package.
+name_instance() {
+    kind=$(server_here)
+    kind=${kind:-${server_package%-server}}
+    instance=$kind-server@sessionfs.service
+    instance_config=/etc/$kind/$kind-sessionfs.conf
+    instance_dir=/var/lib/$kind/sessionfs
+    instance_socket=/run/$kind-sessionfs/$kind-server.sock
+}
+
+# Keys and commands that the program needs, from the line in docs/redis.md.
+needed_rights() { sed -n 's/^ *ACL SETUSER sessionfs reset on >PASSWORD //p' "$here/docs/redis.md"; }
+
+acl_rights() {
+    local needed
+    needed=$(if [ "$share" = "$here" ]; then needed_rights; else cat "$share/redis.acl"; fi)
+    [ -n "$needed" ] || fail "the rights that sessionfs needs in Redis cannot be read ($share)"
+    say "$needed $acl_of_check"
+}
+
+decide_redis() {
+    [ "$redis_plan" = instance ] || return 0
+    name_instance
+    memory=${redis_memory:-$(default_memory)}
+    if [ ! -e "$instance_config" ] || [ ! -e $password_file ]; then
+        step "Set up a Redis of its own, $instance: $instance_config, on $instance_socket alone, with a password ($password_file), kept on disk every second ($instance_dir), at most $memory, nothing evicted" make_instance
+    elif ! grep -qF -- " $(acl_rights)" "$instance_config"; then
+        step "Give the Redis user $user the rights of this release ($instance_config), and restart $instance; Odoo waits meanwhile" renew_rights
+    elif [ -n "$redis_memory" ] && ! grep -qx "maxmemory $redis_memory" "$instance_config"; then
+        step "Let $instance hold $redis_memory, and restart it; Odoo waits meanwhile" renew_memory
+    fi
+    if ! systemctl is-active --quiet "$instance" || ! systemctl is-enabled --quiet "$instance" 2>/dev/null; then
+        step "Enable and start $instance" start_instance
+    fi
+}
+
+make_instance() {
+    name_instance
+    has_instances "$kind" || fail "$kind-server@.service does not exist, so a Redis of its own cannot be set up; name a Redis with --redis"
+    local password hash
+    make_config_dir
+    password=$(od -An -tx1 -N24 /dev/urandom | tr -d ' \n')
+    (umask 077 && printf '%s\n' "$password" >$password_file)
+    hash=$(printf %s "$password" | sha256sum | cut -d' ' -f1)
+    install -d -m 750 -o "$kind" -g "$kind" "$instance_dir"
+    (umask 077 && cat >"$instance_config.new") <<CONFIG
+# The Redis that holds Odoo's sessions; made by sessionfs-setup, and yours to change.
+
+# Its directory and everything in it can be reached on this host by name. Who connects needs the password.
+port 0
+unixsocket $instance_socket
+unixsocketperm 777
+# Off, so that nobody can be this user, but with all rights: when the server starts, it reads its append-only file as
+# this user, and leaves out, with no more than a line in its log, whatever the user may not do.
+user default off ~* &* +@all
+user $user on #$hash $(acl_rights)
+
+# What is lost is a logout: every save is on disk within a second, and nothing is evicted. When it is full, saves fail.
+dir $instance_dir
+appendonly yes
+appendfsync everysec
+save ""
+maxmemory $memory
+maxmemory-policy noeviction
+
+pidfile /run/$kind-sessionfs/$kind-server.pid
+logfile /var/log/$kind/$kind-server-sessionfs.log
+loglevel notice
+CONFIG
+    chown "root:$kind" "$instance_config.new"
+    chmod 640 "$instance_config.new"
+    mv -f "$instance_config.new" "$instance_config"
+    remember instance "$instance"
+    # One that runs has the old password.
+    systemctl stop "$instance"
+}
+
+renew_rights() {
+    local hash
+    hash=$(sed -n "s/^user $user on #\([0-9a-f]*\) .*/\1/p" "$instance_config")
+    sed -i "/^user $user on /c user $user on #$hash $(acl_rights)" "$instance_config"
+    systemctl try-restart "$instance"
+}
+
+renew_memory() {
+    sed -i "s/^maxmemory .*/maxmemory $redis_memory/" "$instance_config"
+    systemctl try-restart "$instance"
+}
+
+start_instance() {
+    name_instance
+    systemctl --quiet enable "$instance"
+    systemctl start "$instance" || fail "$instance does not start; see journalctl -u $instance and /var/log/$kind"
+}
+
+# ---- Odoo's session directory --------------------------------------------------------------------------------------
+
+candidate_paths=() candidate_owners=() candidate_groups=() candidate_sources=()
+
+# Asks the program where Odoo keeps its sessions.
+discover() {
+    "$binary" discover --json >"$scratch/discovered" 2>/dev/null || return 0
+    values() { sed -n "s/^ *\"$1\": \"\(.*\)\",\{0,1\}$/\1/p" "$scratch/discovered"; }
+    mapfile -t candidate_paths < <(values path)
+    mapfile -t candidate_owners < <(values owner)
+    mapfile -t candidate_groups < <(values group)
+    mapfile -t candidate_sources < <(values source)
+}
+
+# Sets `sessions`, `owner` and `group`.
+find_sessions() {
+    local number choice=() known=''
+    discover
+    [ -n "$sessions" ] || sessions=$(configured mountpoint)
+    if [ -z "$sessions" ]; then
+        if [ ${#candidate_paths[@]} = 0 ]; then
+            undecided "no Odoo is found on this host, so neither are its sessions; name the directory, which is 'sessions' in Odoo's data_dir:" "--sessions DIR"
+        elif [ ${#candidate_paths[@]} -gt 1 ]; then
+            for number in "${!candidate_paths[@]}"; do
+                choice+=("--sessions ${candidate_paths[number]}   (${candidate_owners[number]}; ${candidate_sources[number]})")
+            done
+            undecided "there is more than one directory with sessions; name one:" "${choice[@]}"
+        fi
+        sessions=${candidate_paths[0]}
+    fi
+    # Written into the configuration and a unit.
+    [[ $sessions =~ ^/[A-Za-z0-9/._@:+,\ -]+$ ]] || fail "$sessions: a name with such characters cannot be used here; mount it by hand (docs/configuration.md)"
+    [ -e "$sessions" ] || is_mounted "$sessions" || sessions=$(realpath -m -- "$sessions")
+    [ ! -e "$sessions" ] || sessions=$(realpath -e -- "$sessions")
+
+    for number in "${!candidate_paths[@]}"; do
+        [ "${candidate_paths[number]}" != "$sessions" ] || known=$number
+    done
+    [ -n "$owner" ] || owner=$(configured owner)
+    if [ -z "$owner" ] && [ -n "$known" ]; then
+        owner=${candidate_owners[known]} group=${candidate_groups[known]}
+    fi
+    [ -n "$owner" ] || owner=$(stat -c %U -- "$sessions" 2>/dev/null || true)
+    if [ -z "$owner" ] || [ "$owner" = root ] || [ "$owner" = UNKNOWN ]; then
+        owner=odoo
+        getent passwd odoo >/dev/null || undecided "$sessions does not tell who Odoo runs as; name its user:" "--owner USER"
+    fi
+    getent passwd "$owner" >/dev/null || fail "the user $owner does not exist; name Odoo's user with --owner"
+    [ -n "$group" ] || group=$(id -gn -- "$owner")
+}
+
+decide_directory() {
+    [ -z "$(recall mountpoint)" ] || [ "$(recall mountpoint)" = "$sessions" ] \
+        || fail "sessionfs is set up for $(recall mountpoint); take it away first (--uninstall), or set up a second mount by hand (sessionfs@.service)"
+    if [ ! -d "$sessions" ] && ! is_mounted "$sessions"; then
+        step "Make the directory $sessions for $owner" make_directory
+    fi
+    [ -n "$(recall mountpoint)" ] || step "Note what the directory is now, for the way back ($record)" note_directory
+}
+
+make_directory() {
+    local path=$sessions missing=()
+    while [ ! -e "$path" ]; do
+        missing=("$path" "${missing[@]}")
+        path=$(dirname -- "$path")
+    done
+    for path in "${missing[@]}"; do install -d -m 700 -o "$owner" -g "$group" -- "$path"; done
+}
+
+note_directory() {
+    local mode=700
+    make_config_dir
+    # A mount that is there already, or was, hides it.
+    if ! is_mounted "$sessions" && [ "$(stat -c %u -- "$sessions")" != 0 ]; then mode=$(stat -c %a -- "$sessions"); fi
+    remember mode "$mode"
+    remember owner "$owner"
+    remember group "$group"
+    remember mountpoint "$sessions"
+}
+
+# ---- Configuration -------------------------------------------------------------------------------------------------
+
+# A text as TOML writes it.
+toml() {
+    local text=${1//\\/\\\\}
+    printf '"%s"' "${text//\"/\\\"}"
+}
+
+reload_command() { if has_systemd; then say "systemctl reload sessionfs"; else say "sessionfs reload $sessions"; fi; }
+
+wanted_config() {
+    say "# sessionfs, made by sessionfs-setup. All keys: $prefix/share/doc/sessionfs/configuration.md"
+    say "# After a change: $(reload_command)"
+    say "mountpoint = $(toml "$sessions")"
+    say "owner = $(toml "$owner")"
+    [ "$group" = "$(id -gn -- "$owner")" ] || say "group = $(toml "$group")"
+    case $redis_plan in
+        other)
+            printf '\n[redis]\nurl = %s\n' "$(toml "$redis_url")"
+            [ -z "$redis_user" ] || say "username = $(toml "$redis_user")"
+            [ -z "$redis_password" ] || say "password_file = $(toml "$redis_password")"
+            ;;
+        instance)
+            printf '\n[redis]\nurl = %s\n' "$(toml "unix:$instance_socket")"
+            say "username = $(toml $user)"
+            say "password_file = $(toml $password_file)"
+            ;;
+        private)
+            local memory=${redis_memory:-$(default_memory)}
+            printf '\n[private_redis]\nmemory = %s\n' "$(toml "$(sed 's/mb$/MiB/; s/gb$/GiB/' <<<"$memory")")"
+            ;;
+    esac
+}
+
+config_sha256() { sha256sum <$config | cut -d' ' -f1; }
+
+decide_config() {
+    if [ ! -e $config ]; then
+        local kept="in the Redis of its own"
+        [ "$redis_plan" != private ] || kept="in a Redis that sessionfs starts itself (there is no systemd that could): /var/lib/sessionfs, at most ${redis_memory:-$(default_memory)}"
+        [ "$redis_plan" != private ] || ! has_systemd || kept="in a Redis that sessionfs starts itself: /var/lib/sessionfs"
+        [ "$redis_plan" != other ] || kept="in the Redis that was named"
+        step "Write $config: sessions of $sessions, for $owner, $kept" write_config
+    elif [ -z "$(configured mountpoint)" ] && [ -z "$is_asked" ]; then
+        step "Add the mountpoint $sessions and its owner $owner to $config" add_mountpoint
+    elif [ -z "$is_asked" ] || [ "$(wanted_config)" = "$(cat $config)" ]; then
+        return 0
+    elif [ "$(config_sha256)" = "$(recall config_sha256)" ]; then
+        step "Replace $config, which nobody has changed, by one with these options" write_config
+    else
+        step "Write $config.new beside $config, which was changed by hand and stays as it is" write_config_beside
+        return 0
+    fi
+    config_changes=yes
+}
+
+write_config() {
+    [ "$redis_plan" != instance ] || name_instance
+    make_config_dir
+    # A URL may hold a password.
+    (umask 077 && wanted_config >$config.part)
+    mv -f $config.part $config
+    remember config_sha256 "$(config_sha256)"
+}
+
+add_mountpoint() {
+    (umask 077 && { say "mountpoint = $(toml "$sessions")"; [ -n "$(configured owner)" ] || say "owner = $(toml "$owner")"; cat $config; } >$config.part)
+    chmod --reference=$config $config.part
+    mv -f $config.part $config
+}
+
+write_config_beside() {
+    (umask 077 && wanted_config >$config.new)
+    say "       Compare them, take over what you want, and run: $(reload_command)"
+}
+
+# ---- Odoo's unit ---------------------------------------------------------------------------------------------------
+
+# Sets `odoo_units` to those that get the drop-in.
+find_odoo_units() {
+    has_systemd || { odoo_units=(); return 0; }
+    if [ ${#odoo_units[@]} -gt 0 ]; then
+        [ "${odoo_units[*]}" != none ] || odoo_units=()
+        return 0
+    fi
+    local known
+    known=$(recall odoo_units)
+    if [ -n "$known" ]; then
+        read -ra odoo_units <<<"$known"
+        return
+    fi
+    local unit choice=()
+    while IFS= read -r unit; do
+        unit=${unit%.service}
+        [ "$(systemctl show --value --property User "$unit.service" 2>/dev/null)" != "$owner" ] || odoo_units+=("$unit")
+    done < <(systemctl list-unit-files --no-legend --type service 'odoo*' 'openerp*' | awk '$2 != "masked" && $1 !~ /@\./ { print $1 }')
+    [ ${#odoo_units[@]} -gt 1 ] || return 0
+    for unit in "${odoo_units[@]}"; do choice+=("--odoo-unit $unit"); done
+    undecided "several units run as $owner; name those that use $sessions:" "${choice[@]}" "--odoo-unit none"
+}
+
+drop_in_of() { say "/etc/systemd/system/$1.service.d/sessionfs.conf"; }
+
+wanted_drop_in() {
+    sed "s|^AssertPathIsMountPoint=.*|AssertPathIsMountPoint=$sessions|; s|/odoo.service.d/|/$1.service.d/|" \
+        "$share/systemd/odoo.service.d/sessionfs.conf"
+}
+
+decide_odoo_units() {
+    local unit
+    for unit in "${odoo_units[@]}"; do
+        [ "$(wanted_drop_in "$unit")" = "$(cat "$(drop_in_of "$unit")" 2>/dev/null)" ] && continue
+        step "Tell ${odoo_units[*]} to start after the mount, and not without it ($(drop_in_of "$unit")); Odoo is not restarted" write_drop_ins
+        return
+    done
+}
+
+write_drop_ins() {
+    local unit
+    for unit in "${odoo_units[@]}"; do
+        wanted_drop_in "$unit" >"$scratch/drop-in.$unit"
+        install -D -m 644 "$scratch/drop-in.$unit" "$(drop_in_of "$unit")"
+    done
+    remember odoo_units "${odoo_units[*]}"
+    systemctl daemon-reload
+}
+
+# ---- Service -------------------------------------------------------------------------------------------------------
+
+decide_service() {
+    if ! is_served "$sessions"; then
+        local how="Enable and start sessionfs.service"
+        has_systemd || how="Start sessionfs in the background (log: $log)"
+        step "$how: from then on Odoo's sessions in $sessions are in Redis; what is below becomes unusable to Odoo (root, mode 0000)" start_service
+    elif has_systemd && ! systemctl is-active --quiet sessionfs.service; then
+        fail "$sessions is mounted, but not by sessionfs.service; end that first (sessionfs unmount $sessions)"
+    elif [ -n "$program_changes$config_changes" ]; then
+        step "Let the running sessionfs take that up (reload: no request fails)" reload_service
+    elif has_systemd && ! systemctl is-enabled --quiet sessionfs.service; then
+        step "Enable sessionfs.service" enable_service
+    fi
+}
+
+enable_service() { systemctl --quiet enable sessionfs.service; }
+
+start_service() {
+    if has_systemd; then
+        enable_service
+        local began=$EPOCHSECONDS
+        systemctl restart sessionfs.service || {
+            journalctl --no-pager --quiet --lines 15 --since "@$began" --unit sessionfs.service >&2 || true
+            start_failed "sessionfs.service does not start; see above"
+        }
+    else
+        start_in_background
+    fi
+    is_mounted "$sessions" || start_failed "$sessions is not mounted, although sessionfs has started; see 'sessionfs check'"
+    remember served yes
+}
+
+# A first start that fails leaves Odoo as it was. Later, plain files are no way out: who logged out would be back.
+start_failed() {
+    [ -z "$(recall served)" ] || fail "$1. Odoo cannot open sessions until that is mended"
+    ! has_systemd || systemctl --quiet disable --now sessionfs.service || true
+    is_mounted "$sessions" || restore_directory
+    fail "$1. Odoo goes on with its files; mend that and start this script again"
+}
+
+# Ready is a line of its own in the log.
+start_in_background() {
+    local from pid until
+    touch $log
+    chmod 640 $log
+    from=$(($(stat -c %s $log) + 1))
+    setsid "$program" mount --config $config </dev/null >>$log 2>&1 &
+    pid=$!
+    disown
+    until=$((SECONDS + ready_within_seconds))
+    until grep -q "^ready " <<<"$(tail -c +$from $log)"; do
+        kill -0 $pid 2>/dev/null || { tail -c +$from $log | tail -n 15 >&2; start_failed "sessionfs has ended; see above and $log"; }
+        [ $SECONDS -lt $until ] || fail "sessionfs is not ready after $ready_within_seconds s; see $log"
+        sleep 0.1
+    done
+}
+
+reload_service() {
+    if has_systemd; then
+        systemctl reload sessionfs.service || {
+            say "       The reload failed, so it is restarted; Odoo gets errors for a moment."
+            systemctl restart sessionfs.service
+        }
+    else
+        "$program" reload "$sessions" || fail "the running sessionfs goes on with what it had; see $log"
+    fi
+}
+
+# ---- Import --------------------------------------------------------------------------------------------------------
+
+decide_import() {
+    [ -n "$import" ] || return 0
+    if [ "$(recall import)" = pending ]; then
+        step "Import the sessions of before that are not in Redis yet" import_sessions
+    elif [ -z "$(recall import)" ] && ! is_mounted "$sessions" && [ -d "$sessions" ] \
+        && [ -n "$(find "$sessions" -mindepth 1 -type f -print -quit)" ]; then
+        local after="then move their files to $sessions.imported"
+        [ "$then" = move ] || after="then delete their files"
+        step "Import the $(find "$sessions" -mindepth 1 -type f | wc -l) session files in $sessions into Redis, so that nobody is logged out; $after" import_sessions
+        import_is_new=yes
+    fi
+}
+
+import_sessions() {
+    "$program" import "$sessions" --config $config --then "$then" || {
+        say "       Not all could be imported, see above. The rest is still there, and is taken in when it is asked for."
+        say "       Start this script again, or: sessionfs import $sessions"
+        return 0
+    }
+    remember import "done"
+}
+
+# ---- Install -------------------------------------------------------------------------------------------------------
+
+install_all() {
+    find_binary
+    if [ -n "$destdir" ]; then
+        lay_out "$destdir"
+        return
+    fi
+    choose_redis
+    find_sessions
+    find_odoo_units
+
+    decide_device
+    decide_packages
+    decide_user
+    decide_files
+    decide_redis
+    decide_directory
+    decide_config
+    decide_service
+    decide_odoo_units
+    # After the mount: until the import has ended, a session that is not in Redis yet is taken from the file below.
+    decide_import
+
+    print_plan "This will be done:"
+    [ -z "$dry_run" ] || { say "Dry run: nothing was changed."; return; }
+    [ -z "$import_is_new" ] || { make_config_dir; remember import pending; }
+    carry_out_plan
+    conclude
+}
+
+need_root() { [ "$(id -u)" = 0 ] || fail "this needs root; start it with sudo"; }
+
+conclude() {
+    say
+    "$program" check || true
+    say
+    say "Odoo's sessions in $sessions are in Redis."
+    note "look:         sessionfs status; sessionfs list"
+    if has_systemd; then note "log:          journalctl -u sessionfs"; else note "log:          $log"; fi
+    note "settings:     $config, then $(reload_command)"
+    note "documents:    $prefix/share/doc/sessionfs"
+    note "way back:     sessionfs-setup --uninstall"
+    has_systemd || note "at boot:      nothing starts it here; let your init run: sessionfs mount --config $config"
+}
+
+# ---- Uninstall -----------------------------------------------------------------------------------------------------
+
+uninstall_all() {
+    sessions=$(recall mountpoint)
+    sessions=${sessions:-$(configured mountpoint)}
+    owner=$(recall owner) group=$(recall group) mirror=$(configured mirror)
+    [ -z "$(recall prefix)" ] || { prefix=$(recall prefix); program=$prefix/bin/sessionfs; }
+    redis_plan=private
+    [ -z "$(recall instance)" ] || { redis_plan=instance; name_instance; }
+
+    choose_mirror
+    decide_to_stop
+    decide_to_give_back
+    decide_to_remove
+    print_plan "This will be done:"
+    [ -n "$purge" ] || [ ${#step_texts[@]} = 0 ] || tell_of_sessions
+    [ -z "$dry_run" ] || { say "Dry run: nothing was changed."; return; }
+    carry_out_plan
+    [ -z "$sessions" ] || [ -n "$from_package" ] || say "Odoo keeps its sessions as plain files in $sessions again."
+}
+
+choose_mirror() {
+    [ -n "$mirror" ] && [ -d "$mirror" ] || { mirror_choice=leave; return 0; }
+    [ -z "$from_package" ] || mirror_choice=${mirror_choice:-leave}
+    [ -n "$mirror_choice" ] || undecided "$mirror holds sessions as plain files; say what becomes of it:" \
+        "--restore-mirror   it takes the place of $sessions, and who is in it stays logged in" \
+        "--leave-mirror     it stays where it is, and everybody logs in again"
+}
+
+tell_of_sessions() {
+    [ "$mirror_choice" != restore ] || return 0
+    say
+    say "The sessions in Redis cannot be written back: session ids are not stored. So everybody logs in again."
+    [ -z "$from_package" ] || return 0
+    say "To keep people logged in, set mirror = \"$sessions.mirror\" at the top of $config first,"
+    say "reload, wait one idle time (better a working day), and come back with --restore-mirror."
+}
+
+decide_to_stop() {
+    local unit drop_ins=()
+    for unit in $(recall odoo_units); do
+        [ ! -e "$(drop_in_of "$unit")" ] || drop_ins+=("$(drop_in_of "$unit")")
+    done
+    odoo_drop_ins=("${drop_ins[@]}")
+    [ ${#drop_ins[@]} = 0 ] || step "Remove what ties Odoo to the mount: ${drop_ins[*]}" remove_drop_ins
+    if has_systemd && { systemctl is-active --quiet sessionfs.service || systemctl is-enabled --quiet sessionfs.service 2>/dev/null; }; then
+        step "Stop and disable sessionfs.service: $sessions is unmounted" stop_service
+    elif [ -n "$sessions" ] && is_mounted "$sessions"; then
+        step "Unmount $sessions" unmount_sessions
+    fi
+}
+
+remove_drop_ins() {
+    local file
+    for file in "${odoo_drop_ins[@]}"; do
+        rm -f -- "$file"
+        rmdir --ignore-fail-on-non-empty -- "${file%/*}"
+    done
+    ! has_systemd || systemctl daemon-reload
+}
+
+stop_service() {
+    systemctl --quiet disable sessionfs.service
+    systemctl stop sessionfs.service
+    [ -z "$sessions" ] || ! is_mounted "$sessions" || unmount_sessions
+}
+
+unmount_sessions() { "$program" unmount "$sessions"; }
+
+decide_to_give_back() {
+    [ -n "$sessions" ] && [ -d "$sessions" ] && [ -n "$owner" ] || return 0
+    if [ "$mirror_choice" = restore ]; then
+        step "Put the sessions of $mirror into $sessions, and give it back to $owner: who is in them stays logged in" restore_mirror
+    else
+        step "Give $sessions back to $owner ($group, mode $(recall mode))" give_back
+    fi
+}
+
+give_back() {
+    ! is_mounted "$sessions" || fail "$sessions is still mounted; end what uses it (fuser -m $sessions), and start this again"
+    restore_directory
+}
+
+restore_directory() {
+    chown -- "$owner:$group" "$sessions"
+    chmod -- "$(recall mode)" "$sessions"
+}
+
+restore_mirror() {
+    ! is_mounted "$sessions" || fail "$sessions is still mounted; end what uses it (fuser -m $sessions), and start this again"
+    cp -a -- "$mirror/." "$sessions/"
+    chown -R -- "$owner:$group" "$sessions"
+    give_back
+    rm -rf -- "$mirror"
+}
+
+decide_to_remove() {
+    if [ "$redis_plan" = instance ] && has_systemd && systemctl is-enabled --quiet "$instance" 2>/dev/null; then
+        step "Stop and disable $instance" stop_instance
+    fi
+    if [ -n "$from_package" ]; then
+        : # It removes itself.
+    elif is_installed_package sessionfs; then
+        if [ -n "$purge" ]; then
+            step "Remove the package sessionfs" remove_package
+        else
+            step "Remove the package sessionfs; its configuration in /etc/sessionfs stays" remove_package
+        fi
+    elif [ -e $manifest ]; then
+        step "Remove the $(grep -vc '/$' $manifest) installed files ($program, units, documents)" remove_files
+    fi
+    if [ -n "$purge" ]; then
+        step "Remove /etc/sessionfs, the user $user, and ALL SESSIONS in its own Redis (${instance_dir:-/var/lib/sessionfs})" purge_all
+    elif [ -n "$(recall mountpoint)" ]; then
+        step "Forget the installation; what is in /etc/sessionfs and the sessions in ${instance_dir:-/var/lib/sessionfs} stay until --purge" forget
+    fi
+}
+
+stop_instance() { systemctl --quiet disable --now "$instance"; }
+
+remove_package() { apt_get remove sessionfs; }
+
+remove_files() {
+    local file
+    # Directories, which end in a slash, after what is in them.
+    while IFS= read -r file; do
+        case $file in
+            */) [ ! -d "$file" ] || rmdir --ignore-fail-on-non-empty -- "$file" ;;
+            *) rm -f -- "$file" ;;
+        esac
+    done < <(grep -v '/$' $manifest; grep '/$' $manifest | sort -r)
+    ! has_systemd || systemctl daemon-reload
+}
+
+# What a later --purge has to know stays.
+forget() {
+    sed -i '/^\(mountpoint\|owner\|group\|mode\|import\|odoo_units\|prefix\|served\)=/d' $record
+    rm -f -- $manifest
+    clear_runtime
+}
+
+# Locks of mounts that are no more.
+clear_runtime() { [ -n "$(findmnt --noheadings --types fuse.sessionfs)" ] || rm -rf -- /run/sessionfs; }
+
+purge_all() {
+    clear_runtime
+    [ -z "${instance_config:-}" ] || rm -rf -- "$instance_config" "$instance_dir" "/var/log/$kind/$kind-server-sessionfs.log"
+    local made package
+    made=$(recall user_made) package=$(recall server_package)
+    rm -rf -- /etc/sessionfs /var/lib/sessionfs $log
+    [ -z "$made" ] || ! getent passwd $user >/dev/null || userdel $user
+    ! is_installed_package sessionfs && [ "$(dpkg-query -W -f '${db:Status-Status}' sessionfs 2>/dev/null)" != config-files ] \
+        || DEBIAN_FRONTEND=noninteractive dpkg --purge sessionfs
+    [ -z "$package" ] || say "       The package $package stays; if nobody else uses it: apt-get purge $package"
+}
+
+# ---- -------------------------------------------------------------------------------------------------------------
+
+policy_made='' program_changes='' config_changes='' import_is_new='' server_package=redis-server
+changed_files=()
+
+main() {
+    parse "$@"
+    scratch=$(mktemp -d)
+    trap 'take_policy_away; rm -rf -- "$scratch"' EXIT
+    # Who may not do it may look at what would be done, as far as that can be seen.
+    [ -n "$dry_run$destdir" ] || need_root
+    locate
+    if [ -n "$uninstall" ]; then uninstall_all; else install_all; fi
+}
+
+main "$@"

@@ -1,0 +1,140 @@
+//! Session files that were there before sessionfs: each becomes a session in Redis, once, and its
+//! file is taken away at once, so that nothing that ends can ever come back from the disk.
+//!
+//! - [`Adopter`] takes in one session; who asks for it is
+//! - [`below`]: a mount, for what is found nowhere else, as its owner comes by
+//! - [`import`]: the command, for a whole directory
+
+pub mod below;
+pub mod import;
+
+use bytes::Bytes;
+
+use crate::disk::Place;
+use crate::disk::client::{Disk, DiskError};
+use crate::disk::directory::{Found, Look};
+use crate::fs::store::{Store as _, StoreError};
+use crate::session::content::{self, Class};
+use crate::session::seal;
+use crate::store::{Import, Imported, Patience, RedisStore};
+
+/// Takes in sessions from a directory.
+#[derive(Clone)]
+pub struct Adopter {
+    disk: Disk,
+    redis: RedisStore,
+}
+
+/// What became of a session's file.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Adopted {
+    /// It is a session from now on.
+    Imported(Class),
+    /// Redis knew the name already, alive or ended.
+    Kept,
+    /// Its absolute lifetime was over.
+    Over,
+    /// Somebody else was faster.
+    Vanished,
+    /// The file stays where it is.
+    Left(Reason),
+}
+
+/// Why a file stays where it is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Reason {
+    /// Its content is not that of a session.
+    NoSession,
+    /// It is longer than a session may be.
+    TooLong,
+    /// The disk did not give it, or did not let it be taken away.
+    Disk(DiskError),
+}
+
+impl std::fmt::Display for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NoSession => f.write_str("its content is not that of a session"),
+            Self::TooLong => f.write_str("it is longer than limits.session"),
+            Self::Disk(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+impl Adopter {
+    /// Takes in what `disk` has, into `redis`.
+    pub fn new(disk: Disk, redis: RedisStore) -> Self {
+        Self { disk, redis }
+    }
+
+    /// Takes in one session by its file, or by its two: the one saved last counts.
+    pub async fn adopt(&self, places: &[Place], patience: Patience) -> Result<Adopted, StoreError> {
+        let (latest, present) = match self.latest(places).await {
+            Ok(Some(latest)) => latest,
+            Ok(None) => return Ok(Adopted::Vanished),
+            Err(reason) => return Ok(Adopted::Left(reason)),
+        };
+        let import = self.import_of(&latest);
+        let adopted = match self.redis.import(&import, patience).await? {
+            Imported::Taken => Adopted::Imported(import.content.class),
+            Imported::Kept => Adopted::Kept,
+            Imported::Over => Adopted::Over,
+        };
+        for place in present {
+            if let Err(error) = self.disk.retire(place).await {
+                return Ok(Adopted::Left(Reason::Disk(error)));
+            }
+        }
+        Ok(adopted)
+    }
+
+    /// What would become of it, with nothing changed.
+    pub async fn foresee(&self, places: &[Place]) -> Result<Adopted, StoreError> {
+        let latest = match self.latest(places).await {
+            Ok(Some((latest, _))) => latest,
+            Ok(None) => return Ok(Adopted::Vanished),
+            Err(reason) => return Ok(Adopted::Left(reason)),
+        };
+        if self.redis.knows(&latest.0.sid.alias()).await? {
+            return Ok(Adopted::Kept);
+        }
+        Ok(Adopted::Imported(content::read(&latest.1.bytes).class))
+    }
+
+    /// The session's latest content, and which of its files are there.
+    async fn latest<'a>(
+        &self,
+        places: &'a [Place],
+    ) -> Result<Option<((&'a Place, Found), Vec<&'a Place>)>, Reason> {
+        let mut latest: Option<(&Place, Found)> = None;
+        let mut present = Vec::new();
+        for place in places {
+            let found = match self.disk.read(place).await.map_err(Reason::Disk)? {
+                Look::Found(found) if !content::may_be_session(&found.bytes) => {
+                    return Err(Reason::NoSession);
+                }
+                Look::Found(found) => found,
+                Look::TooLong => return Err(Reason::TooLong),
+                Look::Absent => continue,
+            };
+            present.push(place);
+            if latest.as_ref().is_none_or(|(_, other)| found.mtime_ns > other.mtime_ns) {
+                latest = Some((place, found));
+            }
+        }
+        Ok(latest.map(|latest| (latest, present)))
+    }
+
+    fn import_of(&self, (place, found): &(&Place, Found)) -> Import {
+        Import {
+            stamp: self.redis.stamp(),
+            alias: place.sid.alias(),
+            form: place.form,
+            content: content::read(&found.bytes),
+            size_bytes: found.bytes.len() as u64,
+            sealed: Bytes::from(seal::seal(&place.sid, &found.bytes)),
+            mtime_ns: found.mtime_ns,
+            mode: found.mode,
+        }
+    }
+}

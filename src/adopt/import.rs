@@ -1,0 +1,324 @@
+//! The command's work: a whole directory of session files, taken in.
+//!
+//! As root it finds the directory, which may lie below a living mount, and starts the disk server;
+//! what parses sessions afterwards is unprivileged, as the worker is.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use serde::Serialize;
+use tokio::task::JoinSet;
+
+use super::{Adopted, Adopter, Reason};
+use crate::config::Config;
+use crate::disk::Place;
+use crate::disk::aside;
+use crate::disk::client::{Disk, DiskError, PATIENT_WITHIN};
+use crate::disk::launch::{self, Served};
+use crate::exit::{ExitCode, Failure};
+use crate::fs::store::{Store as _, StoreError, Waited};
+use crate::keeper::mount::{detach, is_ours};
+use crate::keeper::process::Process;
+use crate::session::content::Class;
+use crate::session::name::Alias;
+use crate::store::{Patience, RedisStore};
+
+/// How many sessions are under way at once.
+const AT_ONCE: usize = 64;
+/// How many of those left are named.
+const LEFT_TOLD: usize = 10;
+
+/// What becomes of the file of an imported session.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Then {
+    /// Moved to `DIR.imported`, which is root's alone
+    #[default]
+    Move,
+    /// Deleted, with those that were moved there before
+    Delete,
+}
+
+/// What is to be imported.
+#[derive(Clone, Debug)]
+pub struct Task {
+    /// The directory; below a mount of ours, if one is there.
+    pub dir: PathBuf,
+    /// What becomes of the files.
+    pub then: Then,
+    /// Nothing is changed.
+    pub dry_run: bool,
+}
+
+/// The disk servers of an import, before anybody speaks with them.
+#[derive(Debug)]
+pub struct Prepared {
+    files: (Process, OwnedFd),
+    moved_before: Option<(Process, OwnedFd)>,
+}
+
+/// What an import came to.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
+pub struct Summary {
+    /// Nothing was changed: this is what would be.
+    pub dry_run: bool,
+    /// Imported, somebody logged in.
+    pub authenticated: u64,
+    /// Imported, of visitors.
+    pub anonymous: u64,
+    /// Known to Redis already, alive or ended.
+    pub kept: u64,
+    /// Not imported: their absolute lifetime was over.
+    pub over: u64,
+    /// Taken in by a mount or another import meanwhile.
+    pub vanished: u64,
+    /// Named like a session, with a content that cannot be one.
+    pub no_session: u64,
+    /// Sessions that could not be imported.
+    pub failed: u64,
+    /// Temp files of saves and upload spools: left, and of no use.
+    pub temporary: u64,
+    /// What Odoo would never name so: left.
+    pub foreign: u64,
+    /// The first of the foreign ones.
+    pub foreign_names: Vec<String>,
+    /// The first of those that were left, by alias, and why.
+    pub left: BTreeMap<String, String>,
+    /// Files moved aside earlier that are deleted now.
+    pub deleted_aside: u64,
+    /// Where the files are now.
+    pub moved_to: Option<PathBuf>,
+    /// How long it took.
+    pub elapsed_ms: u64,
+}
+
+impl Task {
+    /// Finds the directory and starts the disk servers. To be called as root, while there is one
+    /// thread: what is mounted over the directory is taken away for this process alone.
+    pub fn prepare(&self, config: &Config) -> Result<Prepared, Failure> {
+        if is_ours(&self.dir) {
+            uncover(&self.dir)?;
+        }
+        let root = File::options()
+            .read(true)
+            .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_CLOEXEC)
+            .open(&self.dir)
+            .map_err(|e| {
+                let code = match e.kind() {
+                    std::io::ErrorKind::NotADirectory => ExitCode::NotADirectory,
+                    _ => ExitCode::MountpointMissing,
+                };
+                let dir = self.dir.display();
+                Failure::new(code, format!("directory {dir}: {e}; name the directory of sessions"))
+            })?;
+        let start = |root: &dyn AsFd, aside: Option<&OwnedFd>| {
+            let served = Served {
+                root: root.as_fd(),
+                aside: aside.map(AsFd::as_fd),
+                owner: (config.tree.owner_uid, config.tree.owner_gid),
+                session_max_bytes: config.limits.session_bytes,
+            };
+            launch::start(Path::new("/proc/self/exe"), served)
+                .map_err(|e| Failure::internal("start the process that touches session files", e))
+        };
+        if self.dry_run {
+            return Ok(Prepared { files: start(&root, None)?, moved_before: None });
+        }
+        match self.then {
+            Then::Move => {
+                let aside = aside::make_beside(&self.dir)?;
+                Ok(Prepared { files: start(&root, Some(&aside))?, moved_before: None })
+            }
+            Then::Delete => {
+                let aside = aside::open_beside(&self.dir)?;
+                Ok(Prepared {
+                    files: start(&root, None)?,
+                    moved_before: aside.map(|aside| start(&aside, None)).transpose()?,
+                })
+            }
+        }
+    }
+
+    /// Imports everything. `progress` is told how many are to be done and how many are.
+    pub async fn run(
+        &self,
+        prepared: Prepared,
+        redis: RedisStore,
+        progress: impl Fn(u64, u64),
+    ) -> Result<Summary, Failure> {
+        let began = Instant::now();
+        // The disk servers end when nobody asks them any more, or with us.
+        let Prepared { files: (_process, socket), moved_before } = prepared;
+        let disk = connect(socket)?;
+        let listing = disk.list().await.map_err(|e| cannot_list(&e))?;
+        let mut summary = Summary {
+            dry_run: self.dry_run,
+            temporary: listing.others.temporary,
+            foreign: listing.others.foreign,
+            foreign_names: listing.others.foreign_names,
+            ..Summary::default()
+        };
+        let sessions = by_session(listing.places);
+        let total = sessions.len() as u64;
+        let adopter = Adopter::new(disk.clone(), redis.clone());
+        let mut running = JoinSet::new();
+        let mut done = 0;
+        progress(total, done);
+        for (alias, places) in sessions {
+            if running.len() >= AT_ONCE {
+                summary.note(running.join_next().await, &redis)?;
+                done += 1;
+                progress(total, done);
+            }
+            let (adopter, redis, dry_run) = (adopter.clone(), redis.clone(), self.dry_run);
+            running.spawn(async move { (alias, one(&adopter, &redis, &places, dry_run).await) });
+        }
+        while let Some(joined) = running.join_next().await {
+            summary.note(Some(joined), &redis)?;
+            done += 1;
+            progress(total, done);
+        }
+        if !self.dry_run {
+            disk.tidy().await.map_err(|e| Failure::internal("remove empty directories", e))?;
+            if self.then == Then::Move {
+                summary.moved_to = Some(aside::path_beside(&self.dir));
+            }
+        }
+        if let Some((_process, socket)) = moved_before {
+            summary.deleted_aside = delete_all(&connect(socket)?).await?;
+        }
+        summary.elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Ok(summary)
+    }
+}
+
+impl Summary {
+    /// Whether every session found was taken in (or had ended).
+    pub fn is_complete(&self) -> bool {
+        self.failed == 0
+    }
+
+    fn note(&mut self, joined: Option<JoinedOne>, redis: &RedisStore) -> Result<(), Failure> {
+        let Some(joined) = joined else { return Ok(()) };
+        let (alias, adopted) = joined.map_err(|e| Failure::internal("import a session", e))?;
+        match adopted {
+            Ok(Adopted::Imported(Class::Authenticated)) => self.authenticated += 1,
+            Ok(Adopted::Imported(Class::Anonymous)) => self.anonymous += 1,
+            Ok(Adopted::Kept) => self.kept += 1,
+            Ok(Adopted::Over) => self.over += 1,
+            Ok(Adopted::Vanished) => self.vanished += 1,
+            Ok(Adopted::Left(reason)) => {
+                match reason {
+                    Reason::NoSession => self.no_session += 1,
+                    Reason::TooLong | Reason::Disk(_) => self.failed += 1,
+                }
+                self.tell_left(&alias, reason.to_string());
+            }
+            Err(StoreError::Unreadable(why)) => {
+                self.failed += 1;
+                self.tell_left(&alias, why);
+            }
+            Err(error @ (StoreError::Unavailable(_) | StoreError::Refused(_))) => {
+                return Err(Failure::new(
+                    ExitCode::RedisUnreachable,
+                    format!(
+                        "the import stopped: {error} ({}); what is done is done, so start it again \
+                         when Redis is well",
+                        redis.link_cause()
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn tell_left(&mut self, alias: &Alias, why: String) {
+        if self.left.len() < LEFT_TOLD {
+            self.left.insert(alias.to_string(), why);
+        }
+    }
+}
+
+type JoinedOne = Result<(Alias, Result<Adopted, StoreError>), tokio::task::JoinError>;
+
+/// One session; waits for a Redis that is away for a while, within the budget of an outage.
+async fn one(
+    adopter: &Adopter,
+    redis: &RedisStore,
+    places: &[Place],
+    dry_run: bool,
+) -> Result<Adopted, StoreError> {
+    loop {
+        let adopted = if dry_run {
+            adopter.foresee(places).await
+        } else {
+            adopter.adopt(places, Patience::Insisting).await
+        };
+        match adopted {
+            Err(StoreError::Unavailable(_)) if redis.wait_well().await != Waited::BudgetSpent => {}
+            adopted => return adopted,
+        }
+    }
+}
+
+fn connect(socket: OwnedFd) -> Result<Disk, Failure> {
+    // Its end is seen by whoever asks it next.
+    Disk::connect(socket, PATIENT_WITHIN, || ())
+        .map_err(|e| Failure::internal("ask for session files", e))
+}
+
+fn cannot_list(error: &DiskError) -> Failure {
+    Failure::internal("list the session files", error)
+}
+
+fn by_session(places: Vec<Place>) -> HashMap<Alias, Vec<Place>> {
+    let mut sessions: HashMap<Alias, Vec<Place>> = HashMap::with_capacity(places.len());
+    for place in places {
+        sessions.entry(place.sid.alias()).or_default().push(place);
+    }
+    sessions
+}
+
+/// Deletes every session file; what is not one stays.
+async fn delete_all(disk: &Disk) -> Result<u64, Failure> {
+    let listing = disk.list().await.map_err(|e| cannot_list(&e))?;
+    let mut deleted = 0;
+    for place in &listing.places {
+        disk.retire(place).await.map_err(|e| Failure::internal("delete a moved file", e))?;
+        deleted += 1;
+    }
+    disk.tidy().await.map_err(|e| Failure::internal("remove empty directories", e))?;
+    Ok(deleted)
+}
+
+/// Takes our mount away from a directory, in a view of the tree of names that only this process and
+/// its children have.
+fn uncover(dir: &Path) -> Result<(), Failure> {
+    /// More than one of ours upon the other is unheard of.
+    const MAX_LAYERS: usize = 4;
+    let failed = |e: nix::errno::Errno| {
+        Failure::new(
+            ExitCode::MountRefused,
+            format!(
+                "directory {}: cannot look below the mount: {e}; start it as root, in a container \
+                 with --cap-add SYS_ADMIN",
+                dir.display()
+            ),
+        )
+    };
+    const NONE: Option<&str> = None;
+    unshare(CloneFlags::CLONE_NEWNS).map_err(failed)?;
+    mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE).map_err(failed)?;
+    for _ in 0..MAX_LAYERS {
+        if !is_ours(dir) {
+            break;
+        }
+        detach(dir)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,52 @@
+//! `sessionfs disk`: not for people. Started by the keeper or by `import` with its descriptors;
+//! touches session files for those who have no right to.
+
+use std::os::fd::RawFd;
+use std::os::unix::net::UnixStream;
+
+use super::worker::take_descriptor;
+use crate::disk::directory::Directory;
+use crate::disk::server;
+use crate::exit::Failure;
+use crate::keeper::{confine, signals};
+
+/// The process that touches session files on a disk; started by `mount` and `import`
+#[derive(clap::Args, Debug)]
+pub struct Disk {
+    /// Who asks
+    #[arg(long)]
+    socket_fd: RawFd,
+    /// The directory
+    #[arg(long)]
+    root_fd: RawFd,
+    /// Where retired files go
+    #[arg(long)]
+    aside_fd: Option<RawFd>,
+    /// Whose the written files are
+    #[arg(long)]
+    owner_uid: u32,
+    /// And their group
+    #[arg(long)]
+    owner_gid: u32,
+    /// A longer file is no session
+    #[arg(long)]
+    session_max_bytes: u64,
+}
+
+impl Disk {
+    /// Serves until nobody asks any more.
+    pub fn run(&self) -> Result<(), Failure> {
+        let socket = take_descriptor(self.socket_fd)?;
+        let directory = Directory {
+            root: take_descriptor(self.root_fd)?,
+            aside: self.aside_fd.map(take_descriptor).transpose()?,
+            owner: Some((self.owner_uid, self.owner_gid)),
+            session_max_bytes: self.session_max_bytes,
+        };
+        confine::become_disk_server()?;
+        // Who ends a whole service sends its signal to all at once; this one ends with its asker.
+        signals::block()?;
+        server::serve(&directory, UnixStream::from(socket))
+            .map_err(|e| Failure::internal("serve session files", e))
+    }
+}

@@ -1,0 +1,154 @@
+//! `sessionfs import`.
+
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use tokio::runtime::Builder;
+
+use super::output::{self, Format};
+use super::worker::first_contact;
+use crate::adopt::import::{Summary, Task, Then};
+use crate::config::flags::{Flags, Place};
+use crate::config::{self, Config};
+use crate::exit::{ExitCode, Failure};
+use crate::keeper::{confine, mount};
+use crate::store::RedisStore;
+
+/// Take session files that lie in a directory into Redis, so that nobody is logged out
+#[derive(clap::Args, Debug)]
+pub struct Import {
+    /// Odoo's session directory (default: the configuration's `mountpoint`); of one that sessionfs
+    /// is mounted on, what lies below the mount
+    #[arg(value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// Another directory to import from: a copy, a backup, a mirror
+    #[arg(long, value_name = "OTHER_DIR", conflicts_with = "dir")]
+    from: Option<PathBuf>,
+    /// Change nothing, and say what would happen
+    #[arg(long)]
+    dry_run: bool,
+    /// What becomes of the files of imported sessions
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t)]
+    then: Then,
+    #[command(flatten)]
+    place: Place,
+    #[command(flatten)]
+    format: Format,
+}
+
+impl Import {
+    /// Imports, and prints what became of each kind.
+    pub fn run(&self) -> Result<(), Failure> {
+        if !nix::unistd::geteuid().is_root() {
+            return Err(Failure::new(
+                ExitCode::NotRoot,
+                "importing needs root, who alone can read the files; start it with sudo",
+            ));
+        }
+        let named = self.from.as_deref().or(self.dir.as_deref());
+        let dir = mount::resolve(&config::mountpoint(named, self.place.config.as_deref())?)?;
+        let flags = Flags { place: self.place.clone(), ..Flags::default() };
+        let config = Config::resolve(&dir, &flags)?;
+        crate::telemetry::log::init("error")?;
+        let task = Task { dir, then: self.then, dry_run: self.dry_run };
+        let prepared = task.prepare(&config)?;
+        confine::become_unprivileged(&config.worker)?;
+
+        // The second thread seals and parses while the first speaks with Redis.
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .map_err(|e| Failure::internal("start threads", e))?;
+        let bar = bar();
+        let summary = runtime.block_on(async {
+            first_contact::wait(&config).await?;
+            let redis = RedisStore::start(config.store_settings())
+                .map_err(|e| Failure::new(ExitCode::BadUrl, e.to_string()))?;
+            task.run(prepared, redis, |total, done| {
+                bar.set_length(total);
+                bar.set_position(done);
+            })
+            .await
+        });
+        bar.finish_and_clear();
+        let summary = summary?;
+        if self.format.json {
+            output::json(&summary)?;
+        } else {
+            output::say(words(&summary))?;
+        }
+        if summary.is_complete() {
+            return Ok(());
+        }
+        Err(Failure::new(
+            ExitCode::ImportIncomplete,
+            format!(
+                "{} sessions could not be imported and were left; see the aliases above, mend that \
+                 and start it again",
+                summary.failed
+            ),
+        ))
+    }
+}
+
+/// Shown on a terminal alone.
+fn bar() -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(0);
+    // A template of our own that is known to be one.
+    if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} sessions, {eta} left") {
+        bar.set_style(style);
+    }
+    bar
+}
+
+fn words(summary: &Summary) -> String {
+    let imported = if summary.dry_run { "would be imported" } else { "imported" };
+    let lines = [
+        (summary.authenticated, format!("{imported}: somebody is logged in")),
+        (summary.anonymous, format!("{imported}: a visitor's")),
+        (summary.kept, "kept: Redis knows them already".into()),
+        (summary.over, "ended: their absolute lifetime is over".into()),
+        (summary.vanished, "taken in by a mount or another import meanwhile".into()),
+        (summary.no_session, "left: the content is not that of a session".into()),
+        (summary.failed, "left: could not be imported".into()),
+        (summary.temporary, "left: temp files and upload spools".into()),
+        (summary.foreign, "left: not Odoo's".into()),
+        (summary.deleted_aside, "deleted: moved aside earlier".into()),
+    ];
+    let rows = lines
+        .into_iter()
+        .enumerate()
+        .filter(|(position, (count, _))| *count > 0 || *position < 2)
+        .map(|(_, (count, what))| [count.to_string(), what]);
+    let mut text = output::table(["files", "what became of them"], &[0], rows);
+    let mut add = |line: String| {
+        text.push('\n');
+        text.push_str(&line);
+    };
+    for (alias, why) in &summary.left {
+        add(format!("left {alias}: {why}"));
+    }
+    for name in &summary.foreign_names {
+        add(format!("not Odoo's: {name}"));
+    }
+    let elapsed = Duration::from_millis(summary.elapsed_ms);
+    if summary.dry_run {
+        add(format!("dry run: nothing was changed ({})", humantime::format_duration(elapsed)));
+    } else {
+        add(format!("done in {}", humantime::format_duration(elapsed)));
+    }
+    if let Some(dir) = &summary.moved_to {
+        add(format!(
+            "The files are in {} now: sessions in plain text. Delete them once all is well:\n\
+             'sessionfs import --then delete' does.",
+            dir.display()
+        ));
+    }
+    text
+}

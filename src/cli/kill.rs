@@ -1,0 +1,257 @@
+//! `sessionfs kill`.
+
+use std::collections::BTreeMap;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+use tokio::task::JoinSet;
+
+use super::output::{self, Format, json, say, visible};
+use super::redis::{Reached, failed, reach};
+use super::sessions::{Which, find_one, none, read_sid, sessions, table, usage};
+use crate::config::flags::Place;
+use crate::exit::Failure;
+use crate::fs::store::{Store as _, StoreError, Unlink, Unlinked};
+use crate::session::name::Alias;
+use crate::store::RedisStore;
+use crate::store::census::{Filter, Living, Name, Page};
+
+/// How many removals are under way at once.
+const AT_ONCE: usize = 32;
+/// How many sessions are shown whole, and how many lines of counts.
+const SHOWN: usize = 10;
+/// For how many people sessions are counted each; the rest together.
+const PEOPLE: usize = 10_000;
+
+/// End sessions, on every server at once; without --yes only show which
+#[derive(clap::Args, Debug)]
+pub struct Kill {
+    #[command(flatten)]
+    which: Which,
+    /// Read the session's cookie from standard input
+    #[arg(long, value_name = "-", allow_hyphen_values = true, conflicts_with = "alias")]
+    sid: Option<String>,
+    /// All sessions there are
+    #[arg(long)]
+    all: bool,
+    /// Do it
+    #[arg(long)]
+    yes: bool,
+    /// Name each session that was ended
+    #[arg(long)]
+    verbose: bool,
+    #[command(flatten)]
+    place: Place,
+    #[command(flatten)]
+    format: Format,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Outcome {
+    /// Nothing was changed.
+    dry_run: bool,
+    matched: u64,
+    ended: u64,
+    /// Gone before we came to them.
+    gone_before: u64,
+    by_login: Vec<Count>,
+    sessions: Vec<String>,
+    #[serde(skip)]
+    people: BTreeMap<(Option<String>, Option<String>), u64>,
+    #[serde(skip)]
+    first: Vec<Living>,
+}
+
+#[derive(Debug, Serialize)]
+struct Count {
+    database: Option<String>,
+    login: Option<String>,
+    sessions: u64,
+}
+
+impl Kill {
+    /// Shows, or ends.
+    pub fn run(&self) -> Result<(), Failure> {
+        let sid = self.sid.as_deref().map(read_sid).transpose()?;
+        let mut filter = self.which.filter()?;
+        if let Some(sid) = &sid {
+            filter.name = Some(Name::whole(&sid.alias()));
+        }
+        match (filter.is_empty(), self.all) {
+            (true, false) => {
+                return Err(usage(
+                    "say which sessions are to end, or --all; see 'sessionfs kill --help'",
+                ));
+            }
+            (false, true) => {
+                return Err(usage("--all is said, and a choice as well; say one of them"));
+            }
+            _ => {}
+        }
+        let Reached { runtime, store, .. } = reach(&self.place)?;
+        let named = filter.name.is_some();
+        let mut outcome = Outcome { dry_run: !self.yes, ..Outcome::default() };
+        let failure = runtime.block_on(async {
+            if let Some(name) = filter.name.take() {
+                filter.name = Some(Name::whole(&find_one(&store, name).await?.alias));
+            }
+            self.go_through(&store, filter, &mut outcome).await
+        });
+        if let Err(failure) = failure {
+            let Failure { code, message } = failure;
+            return Err(match outcome.ended {
+                0 => Failure::new(code, message),
+                ended => Failure::new(code, format!("{} ended, then: {message}", sessions(ended))),
+            });
+        }
+        if named && outcome.matched == 0 {
+            return Err(none("the session of that alias is not among those"));
+        }
+        self.tell(outcome)
+    }
+
+    async fn go_through(
+        &self,
+        store: &RedisStore,
+        filter: Filter,
+        outcome: &mut Outcome,
+    ) -> Result<(), Failure> {
+        let bar = ProgressBar::new(store.rough_count().await.map_err(|error| failed(&error))?);
+        if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos} of {len} looked at, {msg}")
+        {
+            bar.set_style(style);
+        }
+        let mut census = store.census(filter);
+        let mut ending: JoinSet<(Alias, Result<Unlinked, StoreError>)> = JoinSet::new();
+        while let Some(page) = census.next().await {
+            let Page { living, looked_at } = page.map_err(|error| failed(&error))?;
+            for living in living {
+                if self.yes {
+                    if ending.len() >= AT_ONCE {
+                        self.note(outcome, ending.join_next().await)?;
+                    }
+                    let (store, alias) = (store.clone(), living.alias.clone());
+                    ending.spawn(async move {
+                        let unlink =
+                            Unlink { stamp: store.stamp(), alias: alias.clone(), listed: None };
+                        (alias, store.unlink(&unlink).await)
+                    });
+                } else if self.names() {
+                    outcome.sessions.push(living.alias.to_string());
+                }
+                outcome.count(living);
+            }
+            bar.inc(looked_at);
+            bar.set_message(format!("{} ended", outcome.ended));
+        }
+        while let Some(ended) = ending.join_next().await {
+            self.note(outcome, Some(ended))?;
+        }
+        bar.finish_and_clear();
+        Ok(())
+    }
+
+    fn names(&self) -> bool {
+        self.verbose || self.format.json
+    }
+
+    fn note(
+        &self,
+        outcome: &mut Outcome,
+        ended: Option<Result<(Alias, Result<Unlinked, StoreError>), tokio::task::JoinError>>,
+    ) -> Result<(), Failure> {
+        let Some(ended) = ended else { return Ok(()) };
+        let (alias, ended) = ended.map_err(|e| Failure::internal("end a session", e))?;
+        match ended.map_err(|error| failed(&error))? {
+            Unlinked::Gone { .. } => {
+                outcome.ended += 1;
+                if self.names() {
+                    outcome.sessions.push(alias.to_string());
+                }
+            }
+            Unlinked::Absent | Unlinked::Superseded => outcome.gone_before += 1,
+        }
+        Ok(())
+    }
+
+    fn tell(&self, mut outcome: Outcome) -> Result<(), Failure> {
+        outcome.sum_up();
+        if self.format.json {
+            return json(&outcome);
+        }
+        if self.verbose {
+            for alias in &outcome.sessions {
+                say(alias)?;
+            }
+        }
+        if outcome.dry_run && !outcome.first.is_empty() {
+            say(table(&outcome.first))?;
+            let shown = u64::try_from(outcome.first.len()).unwrap_or(u64::MAX);
+            if shown < outcome.matched {
+                say(format!("and {} more", outcome.matched - shown))?;
+            }
+            say("")?;
+        }
+        if outcome.by_login.len() > 1 {
+            say(outcome.counts())?;
+            say("")?;
+        }
+        if outcome.dry_run {
+            let many = sessions(outcome.matched);
+            return match outcome.matched {
+                0 => say("no session is meant"),
+                _ => say(format!("would end {many}; nothing was changed, say --yes to do it")),
+            };
+        }
+        match outcome.gone_before {
+            0 => say(format!("ended {}", sessions(outcome.ended))),
+            gone => say(format!("ended {}; {gone} had gone before", sessions(outcome.ended))),
+        }
+    }
+}
+
+impl Outcome {
+    fn count(&mut self, living: Living) {
+        self.matched += 1;
+        let content = &living.header.content;
+        let person = (content.db.clone(), content.login.clone());
+        if let Some(count) = self.people.get_mut(&person) {
+            *count += 1;
+        } else if self.people.len() < PEOPLE {
+            self.people.insert(person, 1);
+        }
+        if self.first.len() < SHOWN {
+            self.first.push(living);
+        }
+    }
+
+    /// Who has most of them comes first.
+    fn sum_up(&mut self) {
+        let people = std::mem::take(&mut self.people).into_iter();
+        self.by_login = people
+            .map(|((database, login), sessions)| Count { database, login, sessions })
+            .collect();
+        self.by_login.sort_by_key(|count| std::cmp::Reverse(count.sessions));
+    }
+
+    fn counts(&self) -> String {
+        const TEXT_CHARS: usize = 40;
+        let text = |text: &Option<String>| {
+            text.as_deref().map_or_else(|| "-".to_owned(), |text| visible(text, TEXT_CHARS))
+        };
+        let shown = &self.by_login[..self.by_login.len().min(SHOWN)];
+        let counted: u64 = shown.iter().map(|count| count.sessions).sum();
+        let rest = self.matched - counted;
+        let rest = (rest > 0).then(|| ["".to_owned(), "all others".to_owned(), rest.to_string()]);
+        output::table(
+            ["database", "login", "sessions"],
+            &[2],
+            shown
+                .iter()
+                .map(|count| {
+                    [text(&count.database), text(&count.login), count.sessions.to_string()]
+                })
+                .chain(rest),
+        )
+    }
+}

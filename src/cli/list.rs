@@ -1,0 +1,157 @@
+//! `sessionfs list`.
+
+use std::cmp::Ordering;
+
+use clap::ValueEnum;
+
+use super::output::{Format, json_line, say};
+use super::redis::{Reached, failed, reach};
+use super::sessions::{Shown, Which, sessions, table};
+use crate::config::flags::Place;
+use crate::exit::Failure;
+use crate::store::census::Living;
+
+/// List the living sessions of all servers, those used last first
+#[derive(clap::Args, Debug)]
+pub struct List {
+    #[command(flatten)]
+    which: Which,
+    /// Order (default: `idle`; with --json as they are found)
+    #[arg(long, value_enum, value_name = "BY")]
+    sort: Option<Sort>,
+    /// The other way round
+    #[arg(long)]
+    reverse: bool,
+    /// At most so many, 0 for all (default: 100; with --json all)
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    #[command(flatten)]
+    place: Place,
+    #[command(flatten)]
+    format: Format,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Sort {
+    /// Since the last use
+    Idle,
+    /// Since the login
+    Age,
+    /// Until the end
+    Left,
+    /// Largest first
+    Size,
+    /// By login
+    Login,
+    /// By database, then login
+    Database,
+}
+
+impl Sort {
+    fn compare(self, a: &Living, b: &Living) -> Ordering {
+        let (left, right) = (&a.header, &b.header);
+        let by_login = || left.content.login.cmp(&right.content.login);
+        let order = match self {
+            Self::Idle => b.activity_ms.cmp(&a.activity_ms),
+            Self::Age => right.login_ms.cmp(&left.login_ms),
+            Self::Left => a.left_ms.cmp(&b.left_ms),
+            Self::Size => right.size_bytes.cmp(&left.size_bytes),
+            Self::Login => by_login(),
+            Self::Database => left.content.db.cmp(&right.content.db).then_with(by_login),
+        };
+        order.then_with(|| a.alias.cmp(&b.alias))
+    }
+}
+
+impl List {
+    /// Lists.
+    pub fn run(&self) -> Result<(), Failure> {
+        let filter = self.which.filter()?;
+        let Reached { runtime, store, .. } = reach(&self.place)?;
+        let lifetimes = store.lifetimes();
+        // Unsorted, each is printed as it comes: nothing is held, however many there are.
+        let sort = self.sort.or((!self.format.json).then_some(Sort::Idle));
+        let limit = match self.limit {
+            Some(0) => usize::MAX,
+            Some(limit) => limit,
+            None if self.format.json => usize::MAX,
+            None => 100,
+        };
+        let mut kept: Vec<Living> = Vec::new();
+        let mut count = 0_u64;
+        let mut printed = 0_usize;
+        let order = |sort: Sort, kept: &mut Vec<Living>| {
+            kept.sort_unstable_by(|a, b| {
+                let order = sort.compare(a, b);
+                if self.reverse { order.reverse() } else { order }
+            });
+            kept.truncate(limit);
+        };
+        let mut array = Array::default();
+        runtime.block_on(async {
+            let mut census = store.census(filter);
+            while let Some(page) = census.next().await {
+                for living in page.map_err(|error| failed(&error))?.living {
+                    if living.left_ms == 0 {
+                        continue; // over, and only not asked for since
+                    }
+                    count += 1;
+                    match sort {
+                        Some(sort) => {
+                            kept.push(living);
+                            if kept.len() > limit.saturating_mul(2).saturating_add(1000) {
+                                order(sort, &mut kept);
+                            }
+                        }
+                        None if printed < limit => {
+                            printed += 1;
+                            array.element(&Shown::new(&living, &lifetimes))?;
+                        }
+                        None => {}
+                    }
+                }
+            }
+            Ok::<_, Failure>(())
+        })?;
+        if let Some(sort) = sort {
+            order(sort, &mut kept);
+        }
+        if self.format.json {
+            for living in &kept {
+                array.element(&Shown::new(living, &lifetimes))?;
+            }
+            return array.end();
+        }
+        if !kept.is_empty() {
+            say(table(&kept))?;
+        }
+        if u64::try_from(kept.len()).unwrap_or(u64::MAX) < count {
+            say(format!("{}, {} shown (--limit 0 shows all)", sessions(count), kept.len()))
+        } else {
+            say(sessions(count))
+        }
+    }
+}
+
+/// A JSON array, one element a line, printed as its elements come.
+#[derive(Default)]
+struct Array {
+    last: Option<String>,
+}
+
+impl Array {
+    fn element(&mut self, shown: &Shown) -> Result<(), Failure> {
+        let text = json_line(shown)?;
+        match self.last.replace(text) {
+            Some(before) => say(format!("{before},")),
+            None => say("["),
+        }
+    }
+
+    fn end(self) -> Result<(), Failure> {
+        match self.last {
+            Some(last) => say(format!("{last}\n]")),
+            None => say("[]"),
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! How a command reaches the sessions: the same Redis that a mount would use, within a bound.
+
+use tokio::runtime::{Builder, Runtime};
+
+use super::worker::first_contact;
+use crate::config::{Config, flags::Place};
+use crate::exit::{ExitCode, Failure};
+use crate::fs::store::{Store as _, StoreError, Waited};
+use crate::store::probe::probe;
+use crate::store::{RedisStore, Settings};
+
+/// How often a Redis that answers is waited for.
+const STEPS: usize = 4;
+
+/// A store that is well, and what runs it.
+pub struct Reached {
+    /// Where the store's tasks live.
+    pub runtime: Runtime,
+    /// The sessions.
+    pub store: RedisStore,
+    /// What it was told: the node's own lifetimes among it.
+    pub settings: Settings,
+}
+
+/// Connects, or says why not and what to do.
+pub fn reach(place: &Place) -> Result<Reached, Failure> {
+    let settings = Config::resolve_redis(place)?;
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::internal("start threads", e))?;
+    let store = runtime.block_on(connect(&settings))?;
+    Ok(Reached { runtime, store, settings })
+}
+
+async fn connect(settings: &Settings) -> Result<RedisStore, Failure> {
+    let store = RedisStore::start(settings.clone())
+        .map_err(|e| Failure::new(ExitCode::BadUrl, e.to_string()))?;
+    for _ in 0..STEPS {
+        if store.wait_well().await == Waited::Well {
+            return Ok(store);
+        }
+        // The link says that it is down; the probe finds out why, with the remedy.
+        probe(settings)
+            .await
+            .map_err(|error| Failure::new(first_contact::code(&error), error.to_string()))?;
+    }
+    Err(Failure::new(
+        ExitCode::RedisUnreachable,
+        format!("Redis at {}: {}; try again", settings.url, store.link_cause()),
+    ))
+}
+
+/// A command that was under way when Redis went, or that Redis does not carry out.
+pub fn failed(error: &StoreError) -> Failure {
+    match error {
+        StoreError::Unavailable(_) => {
+            Failure::new(ExitCode::RedisUnreachable, format!("{error}; try again when it is back"))
+        }
+        StoreError::Refused(_) => Failure::new(
+            ExitCode::RedisRefuses,
+            format!("{error}; mend what it complains of (see docs/redis.md)"),
+        ),
+        StoreError::Unreadable(_) => Failure::new(
+            ExitCode::RedisRefuses,
+            format!(
+                "{error}; look who else writes there, or give sessionfs a redis.prefix of its own"
+            ),
+        ),
+    }
+}

@@ -1,0 +1,304 @@
+//! Which sessions a command is about, and how one is shown: as a line, or as JSON.
+
+use std::io::Read as _;
+use std::time::{Duration, UNIX_EPOCH};
+
+use clap::ValueEnum;
+use indicatif::HumanBytes;
+use serde::Serialize;
+
+use super::output::{self, visible};
+use super::redis::failed;
+use crate::config::units::duration_ms;
+use crate::exit::{ExitCode, Failure};
+use crate::session::content::Class;
+use crate::session::name::{Form, Sid};
+use crate::session::policy::Lifetimes;
+use crate::store::RedisStore;
+use crate::store::census::{Filter, Living, Name, short};
+
+/// The sessions for which all that is said holds.
+#[derive(clap::Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Which sessions (all that is said must hold)")]
+pub struct Which {
+    /// Alias as `list` shows it, or the beginning of one
+    #[arg(value_name = "ALIAS")]
+    alias: Option<String>,
+    /// Odoo's user id
+    #[arg(long, value_name = "ID", allow_negative_numbers = true)]
+    user_id: Option<i64>,
+    /// Login, whole
+    #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
+    login: Option<String>,
+    /// Database
+    #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
+    database: Option<String>,
+    /// Device: the first 42 characters of its session ids (Odoo 18 and later keep them in
+    /// `res_device.session_identifier`)
+    #[arg(long, value_name = "FAMILY", allow_hyphen_values = true)]
+    family: Option<String>,
+    /// Whether somebody is logged in
+    #[arg(long, value_enum, value_name = "CLASS")]
+    class: Option<ClassName>,
+    /// Not used for at least so long, such as `8h`
+    #[arg(long, value_name = "DURATION")]
+    idle: Option<String>,
+    /// Logged in for at least so long
+    #[arg(long, value_name = "DURATION")]
+    age: Option<String>,
+}
+
+/// [`Class`] on the command line.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ClassName {
+    Authenticated,
+    Anonymous,
+}
+
+impl Which {
+    /// Takes the text as it is meant.
+    pub fn filter(&self) -> Result<Filter, Failure> {
+        const FAMILY_CHARS: usize = 42;
+        let duration = |flag: &str, text: &Option<String>| {
+            let said = text.as_deref().map(duration_ms).transpose();
+            said.map_err(|e| {
+                usage(format!("{flag}: '{}' {e}", text.as_deref().unwrap_or_default()))
+            })
+        };
+        if self.family.as_ref().is_some_and(|family| family.len() != FAMILY_CHARS) {
+            return Err(usage("--family: a family has 42 characters"));
+        }
+        Ok(Filter {
+            name: self.alias.as_deref().map(name).transpose()?,
+            user_id: self.user_id,
+            login: self.login.clone(),
+            database: self.database.clone(),
+            family: self.family.clone(),
+            class: self.class.map(|class| match class {
+                ClassName::Authenticated => Class::Authenticated,
+                ClassName::Anonymous => Class::Anonymous,
+            }),
+            idle_ms: duration("--idle", &self.idle)?,
+            age_ms: duration("--age", &self.age)?,
+        })
+    }
+}
+
+/// An alias, or a part of one, as it was typed.
+pub fn name(text: &str) -> Result<Name, Failure> {
+    // What was typed may be a cookie by mistake, so it is not repeated.
+    Name::parse(text).ok_or_else(|| {
+        usage("ALIAS: write it as 'sessionfs list' shows it, or at least its first two characters")
+    })
+}
+
+/// The one session of that name.
+pub async fn find_one(store: &RedisStore, name: Name) -> Result<Living, Failure> {
+    const NAMED: usize = 4;
+    let mut census = store.census(Filter { name: Some(name), ..Filter::default() });
+    let mut found: Vec<Living> = Vec::new();
+    let mut count = 0;
+    while let Some(page) = census.next().await {
+        for living in page.map_err(|error| failed(&error))?.living {
+            count += 1;
+            if found.len() < NAMED {
+                found.push(living);
+            }
+        }
+    }
+    if count > 1 {
+        let names: Vec<String> = found.iter().map(|living| short(&living.alias)).collect();
+        return Err(Failure::new(
+            ExitCode::AmbiguousSession,
+            format!("{count} sessions have such an alias: {}; write more of it", names.join(", ")),
+        ));
+    }
+    found.pop().ok_or_else(|| none("there is no session of that alias"))
+}
+
+/// Nothing lives where one was named.
+pub fn none(what: &str) -> Failure {
+    Failure::new(ExitCode::NoSuchSession, format!("{what}; 'sessionfs list' shows those there are"))
+}
+
+/// The session id on standard input: a cookie's value, with or without its name.
+pub fn read_sid(flag: &str) -> Result<Sid, Failure> {
+    const LENGTH_MAX_BYTES: u64 = 4096;
+    if flag != "-" {
+        return Err(usage(
+            "--sid: write '--sid -' and give the cookie on standard input; on a command line every \
+             user of the host can read it",
+        ));
+    }
+    let mut text = String::new();
+    std::io::stdin()
+        .take(LENGTH_MAX_BYTES)
+        .read_to_string(&mut text)
+        .map_err(|e| Failure::internal("read standard input", e))?;
+    let text = text.trim();
+    Sid::parse(text.strip_prefix("session_id=").unwrap_or(text))
+        .ok_or_else(|| usage("--sid: what standard input holds is no session id of Odoo"))
+}
+
+/// The command line can be understood, and is not meant.
+pub fn usage(message: impl Into<String>) -> Failure {
+    Failure::new(ExitCode::Usage, message)
+}
+
+/// A session for programs.
+#[derive(Debug, Serialize)]
+pub struct Shown {
+    alias: String,
+    family: Option<String>,
+    database: Option<String>,
+    login: Option<String>,
+    user_id: Option<i64>,
+    class: &'static str,
+    logged_in: String,
+    last_saved: String,
+    last_activity: String,
+    ends: String,
+    ends_by: &'static str,
+    age_seconds: u64,
+    idle_seconds: u64,
+    left_seconds: u64,
+    size_bytes: u64,
+    form: &'static str,
+}
+
+impl Shown {
+    /// As these lifetimes judge it.
+    pub fn new(living: &Living, lifetimes: &Lifetimes) -> Self {
+        let Living { alias, header, .. } = living;
+        let content = &header.content;
+        let (ends_ms, limit) = lifetimes.end(content.class, living.times());
+        Self {
+            alias: alias.to_string(),
+            family: alias.family().map(ToOwned::to_owned),
+            database: content.db.clone(),
+            login: content.login.clone(),
+            user_id: content.uid,
+            class: class_word(content.class),
+            logged_in: time(header.login_ms),
+            last_saved: time(header.saved_ms),
+            last_activity: time(living.activity_ms),
+            ends: time(ends_ms),
+            ends_by: limit.as_str(),
+            age_seconds: living.age_ms() / 1000,
+            idle_seconds: living.idle_ms() / 1000,
+            left_seconds: living.left_ms / 1000,
+            size_bytes: header.size_bytes,
+            form: match header.form {
+                Form::Sharded => "sharded",
+                Form::Flat => "flat",
+            },
+        }
+    }
+}
+
+/// The word for a class.
+pub fn class_word(class: Class) -> &'static str {
+    match class {
+        Class::Authenticated => "authenticated",
+        Class::Anonymous => "anonymous",
+    }
+}
+
+/// Sessions as lines, in this order.
+pub fn table(sessions: &[Living]) -> String {
+    const DATABASE_CHARS: usize = 14;
+    const LOGIN_CHARS: usize = 22;
+    output::table(
+        ["alias", "database", "login", "uid", "class", "since (UTC)", "idle", "left", "size"],
+        &[3, 6, 7, 8],
+        sessions.iter().map(|living| {
+            let content = &living.header.content;
+            let text = |text: &Option<String>, chars| {
+                text.as_deref().map_or_else(|| "-".to_owned(), |text| visible(text, chars))
+            };
+            [
+                short(&living.alias),
+                text(&content.db, DATABASE_CHARS),
+                text(&content.login, LOGIN_CHARS),
+                content.uid.map_or_else(|| "-".to_owned(), |uid| uid.to_string()),
+                match content.class {
+                    Class::Authenticated => "auth".to_owned(),
+                    Class::Anonymous => "anon".to_owned(),
+                },
+                minute(living.header.login_ms),
+                span(living.idle_ms()),
+                if living.left_ms == 0 { "over".to_owned() } else { span(living.left_ms) },
+                HumanBytes(living.header.size_bytes).to_string(),
+            ]
+        }),
+    )
+}
+
+/// "1 session", "2 sessions".
+pub fn sessions(count: u64) -> String {
+    if count == 1 { "1 session".to_owned() } else { format!("{count} sessions") }
+}
+
+/// A time of Redis's clock, to the second.
+pub fn time(ms: u64) -> String {
+    // What Redis holds may be anything, and a later year has no such form.
+    const LATEST_MS: u64 = 253_402_300_799_000;
+    let time = UNIX_EPOCH + Duration::from_millis(ms.min(LATEST_MS));
+    humantime::format_rfc3339_seconds(time).to_string()
+}
+
+/// The same for people, to the minute.
+fn minute(ms: u64) -> String {
+    time(ms).chars().take("2026-01-01T00:00".len()).collect::<String>().replace('T', " ")
+}
+
+/// A time span by its two largest units.
+pub fn span(ms: u64) -> String {
+    const UNITS: [(u64, &str); 4] = [(86_400, "d"), (3600, "h"), (60, "m"), (1, "s")];
+    let seconds = ms / 1000;
+    let Some(first) = UNITS.iter().position(|(size, _)| seconds >= *size) else {
+        return "0s".to_owned();
+    };
+    let (size, unit) = UNITS[first];
+    let rest = seconds % size;
+    match UNITS.get(first + 1) {
+        Some((smaller, name)) if rest >= *smaller => {
+            format!("{}{unit} {}{name}", seconds / size, rest / smaller)
+        }
+        _ => format!("{}{unit}", seconds / size),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_have_two_units() {
+        for (seconds, text) in [
+            (0, "0s"),
+            (59, "59s"),
+            (60, "1m"),
+            (200, "3m 20s"),
+            (3_600, "1h"),
+            (3_659, "1h"),
+            (93_600, "1d 2h"),
+        ] {
+            assert_eq!(span(seconds * 1000 + 999), text);
+        }
+    }
+
+    #[test]
+    fn any_number_has_a_time() {
+        assert_eq!(time(0), "1970-01-01T00:00:00Z");
+        assert_eq!(time(u64::MAX), "9999-12-31T23:59:59Z");
+        assert_eq!(minute(1_700_000_000_000), "2023-11-14 22:13");
+    }
+
+    #[test]
+    fn what_was_typed_is_not_repeated() {
+        let cookie = "s3cret s3cret";
+        assert!(!name(cookie).unwrap_err().to_string().contains("s3cret"));
+        assert!(!read_sid(cookie).unwrap_err().to_string().contains("s3cret"));
+    }
+}

@@ -1,0 +1,215 @@
+//! `sessionfs show`.
+
+use serde_json::{Map, Value, json};
+
+use super::output::{Format, json, json_text, say, visible};
+use super::redis::{Reached, failed, reach};
+use super::sessions::{Shown, class_word, find_one, name, none, read_sid, span, time, usage};
+use crate::config::flags::Place;
+use crate::exit::{ExitCode, Failure};
+use crate::fs::store::{Lookup, Store as _};
+use crate::session::name::{Form, Sid};
+use crate::session::seal;
+use crate::store::RedisStore;
+use crate::store::census::{Living, Name, limit_words};
+
+/// Show one session: whose it is, its times, and what will end it; with its cookie also its content
+#[derive(clap::Args, Debug)]
+pub struct Show {
+    /// Alias as `list` shows it, or the beginning of one
+    #[arg(value_name = "ALIAS", required_unless_present = "sid")]
+    alias: Option<String>,
+    /// Read the session's cookie from standard input, and open its content with it
+    #[arg(long, value_name = "-", allow_hyphen_values = true, conflicts_with = "alias")]
+    sid: Option<String>,
+    #[command(flatten)]
+    place: Place,
+    #[command(flatten)]
+    format: Format,
+}
+
+impl Show {
+    /// Shows it.
+    pub fn run(&self) -> Result<(), Failure> {
+        let sid = self.sid.as_deref().map(read_sid).transpose()?;
+        let wanted = match (&sid, &self.alias) {
+            (Some(sid), _) => Name::whole(&sid.alias()),
+            (None, Some(alias)) => name(alias)?,
+            (None, None) => return Err(usage("no session is named")),
+        };
+        let Reached { runtime, store, .. } = reach(&self.place)?;
+        let living = runtime.block_on(find_one(&store, wanted))?;
+        if living.left_ms == 0 {
+            return Err(none("the session is over"));
+        }
+        let content = match &sid {
+            Some(sid) => Some(runtime.block_on(open(&store, sid))?),
+            None => None,
+        };
+        let lifetimes = store.lifetimes();
+        if self.format.json {
+            let shown = Shown::new(&living, &lifetimes);
+            let mut value =
+                serde_json::to_value(shown).map_err(|e| Failure::internal("print", e))?;
+            if let (Some(content), Some(fields)) = (content, value.as_object_mut()) {
+                fields.insert("content".into(), content.into_json());
+            }
+            return json(&value);
+        }
+        let (ends_ms, limit) = lifetimes.end(living.header.content.class, living.times());
+        for (label, text) in lines(&living) {
+            say(format!("{label:<12}{text}"))?;
+        }
+        let left = span(living.left_ms);
+        say(format!("{:<12}{} (in {left}), {}", "ends", time(ends_ms), limit_words(limit)))?;
+        match content {
+            Some(content) => say(format!("\n{}", content.into_text()?)),
+            None => Ok(()),
+        }
+    }
+}
+
+fn lines(living: &Living) -> Vec<(&'static str, String)> {
+    const TEXT_CHARS: usize = 128;
+    let header = &living.header;
+    let content = &header.content;
+    let text = |text: &Option<String>| {
+        text.as_deref().map_or_else(|| "none".to_owned(), |text| visible(text, TEXT_CHARS))
+    };
+    let ago = |ms: u64| format!("{} ({} ago)", time(ms), span(living.now_ms.saturating_sub(ms)));
+    let mut lines = vec![("alias", living.alias.to_string()), ("database", text(&content.db))];
+    lines.push((
+        "login",
+        match content.uid {
+            Some(uid) => format!("{} (user id {uid})", text(&content.login)),
+            None => text(&content.login),
+        },
+    ));
+    lines.push(("class", class_word(content.class).to_owned()));
+    lines.push(("since", ago(header.login_ms)));
+    lines.push(("last saved", ago(header.saved_ms)));
+    lines.push(("last used", ago(living.activity_ms)));
+    let form = match header.form {
+        Form::Sharded => "a file in a directory of two characters (Odoo 16 and later)",
+        Form::Flat => "werkzeug_....sess (Odoo 14 and 15)",
+    };
+    lines.push(("size", format!("{} bytes, saved as {form}", header.size_bytes)));
+    lines
+}
+
+/// What the holder of the cookie may read.
+enum Content {
+    Json(Value),
+    Pickle { size_bytes: usize },
+    Other { size_bytes: usize },
+}
+
+async fn open(store: &RedisStore, sid: &Sid) -> Result<Content, Failure> {
+    const PICKLE: u8 = 0x80;
+    let found = store.fetch(&sid.alias(), None).await.map_err(|error| failed(&error))?;
+    let Lookup::Session { sealed, .. } = found else { return Err(none("the session is over")) };
+    let plain = seal::open(sid, &sealed).map_err(|error| {
+        Failure::new(
+            ExitCode::UnreadableSession,
+            format!("session {}: {error}; somebody has changed it in Redis", sid.alias()),
+        )
+    })?;
+    let size_bytes = plain.len();
+    Ok(match plain.first() {
+        // Unpickling runs what the pickle says.
+        Some(&PICKLE) => Content::Pickle { size_bytes },
+        _ => match serde_json::from_slice(&plain) {
+            Ok(value) => Content::Json(redacted(value)),
+            Err(_) => Content::Other { size_bytes },
+        },
+    })
+}
+
+impl Content {
+    fn into_json(self) -> Value {
+        match self {
+            Self::Json(value) => value,
+            Self::Pickle { size_bytes } => json!({ "pickle_bytes": size_bytes }),
+            Self::Other { size_bytes } => json!({ "unreadable_bytes": size_bytes }),
+        }
+    }
+
+    fn into_text(self) -> Result<String, Failure> {
+        match self {
+            Self::Json(value) => json_text(&value),
+            Self::Pickle { size_bytes } => Ok(format!(
+                "a pickle of {size_bytes} bytes (Odoo 14 to 17), which is never opened here"
+            )),
+            Self::Other { size_bytes } => {
+                Ok(format!("{size_bytes} bytes that are neither JSON nor a pickle"))
+            }
+        }
+    }
+}
+
+/// The same without what opens a door by itself: this is printed, and what is printed is copied
+/// into tickets.
+fn redacted(value: Value) -> Value {
+    match value {
+        Value::Object(fields) => {
+            let fields = fields.into_iter().map(|(key, value)| {
+                let value = if is_secret(&key) { hidden(value) } else { redacted(value) };
+                (hide_sid(key), value)
+            });
+            Value::Object(fields.collect::<Map<_, _>>())
+        }
+        Value::Array(items) => Value::Array(items.into_iter().map(redacted).collect()),
+        Value::String(text) => Value::String(hide_sid(text)),
+        other => other,
+    }
+}
+
+fn is_secret(key: &str) -> bool {
+    const WORDS: [&str; 6] = ["token", "secret", "password", "passwd", "csrf", "sid"];
+    let key = key.to_ascii_lowercase();
+    WORDS.iter().any(|word| key.contains(word)) || key.ends_with("key")
+}
+
+/// Null says that there is none, which is no secret.
+fn hidden(value: Value) -> Value {
+    match value {
+        Value::Null | Value::Bool(_) => value,
+        Value::String(text) => format!("(hidden, {} characters)", text.chars().count()).into(),
+        _ => "(hidden)".into(),
+    }
+}
+
+/// Whatever key it stands under, or within whatever text.
+fn hide_sid(text: String) -> String {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if text.split(|c| !is_part(c)).any(|word| Sid::parse(word).is_some()) {
+        format!("(hidden, {} characters)", text.chars().count())
+    } else {
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_opens_a_door_is_hidden() {
+        let sid = "ab".repeat(42);
+        let content = json!({
+            "uid": 7, "login": "admin", "debug": "", "session_token": "5f5f", "next_sid": sid,
+            "_csrf": [1], "other": {"deep": [format!("/x?session_id={sid}")], "api_key": "k"},
+            "identity-check-last": 5, "deletion_token": null, sid.clone(): 1,
+        });
+        let shown = redacted(content);
+        let text = shown.to_string();
+        assert!(!text.contains(&sid) && !text.contains("5f5f"), "{text}");
+        assert_eq!(shown["uid"], 7);
+        assert_eq!(shown["login"], "admin");
+        assert_eq!(shown["session_token"], "(hidden, 4 characters)");
+        assert_eq!(shown["other"]["api_key"], "(hidden, 1 characters)");
+        assert_eq!(shown["_csrf"], "(hidden)");
+        assert_eq!(shown["deletion_token"], Value::Null);
+        assert_eq!(shown["identity-check-last"], 5);
+    }
+}

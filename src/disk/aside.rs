@@ -1,0 +1,45 @@
+//! The place beside a directory of session files where retired ones go.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::exit::{ExitCode, Failure};
+use crate::keeper::staging::make_own;
+
+/// Where it is: `<dir>.imported`.
+pub fn path_beside(dir: &Path) -> PathBuf {
+    let mut name = dir.as_os_str().to_owned();
+    name.push(".imported");
+    name.into()
+}
+
+/// Makes it (root's own, 0700: what goes there are sessions in plain text), or takes it as it is.
+pub fn make_beside(dir: &Path) -> Result<OwnedFd, Failure> {
+    let path = path_beside(dir);
+    make_own(&path, 0o700)?;
+    open_beside(dir)?.ok_or_else(|| Failure::internal("make a directory", "it is gone again"))
+}
+
+/// Opens it, if it is there.
+pub fn open_beside(dir: &Path) -> Result<Option<OwnedFd>, Failure> {
+    let path = path_beside(dir);
+    let unusable = |what: &str| {
+        Failure::new(
+            ExitCode::Staging,
+            format!("directory {}: {what}; move it away", path.display()),
+        )
+    };
+    let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_CLOEXEC;
+    let opened = match File::options().read(true).custom_flags(flags).open(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.map_err(|e| unusable(&e.to_string()))?,
+    };
+    // The directory above may be Odoo's, who could have put another there since it was made.
+    let found = opened.metadata().map_err(|e| unusable(&e.to_string()))?;
+    if found.uid() != 0 || found.mode() & 0o077 != 0 {
+        return Err(unusable("is not root's alone (0700)"));
+    }
+    Ok(Some(opened.into()))
+}

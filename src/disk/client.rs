@@ -1,0 +1,218 @@
+//! Asking the disk server. One task speaks with it, so that a caller who stops waiting leaves no
+//! half of an answer behind.
+
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::sync::{mpsc, oneshot};
+
+use super::Place;
+use super::directory::{Found, Look, Others};
+use super::wire::{self, Answer, Request};
+
+/// Requests that may wait to be sent.
+const MAX_WAITING: usize = 256;
+/// For who serves a mount: one file of a few KiB on a disk that is well; whoever asked gets an error
+/// after it.
+pub const SERVING_WITHIN: Duration = Duration::from_secs(5);
+/// For who has the time of a disk that is not.
+pub const PATIENT_WITHIN: Duration = Duration::from_secs(60);
+/// A directory of millions of files on a slow disk.
+const LIST_WITHIN: Duration = Duration::from_secs(120);
+
+/// The conversation with a disk server. Clones share it; with the last one the server ends.
+#[derive(Clone, Debug)]
+pub struct Disk {
+    requests: mpsc::Sender<Asked>,
+    file_within: Duration,
+}
+
+/// Why there is no answer. Holds no name.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum DiskError {
+    /// The server has ended.
+    Gone,
+    /// It did not answer in time.
+    Overdue,
+    /// The system's words.
+    Failed(String),
+}
+
+impl fmt::Display for DiskError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Gone => f.write_str("the process that reads session files has ended"),
+            Self::Overdue => f.write_str("the disk does not answer"),
+            Self::Failed(why) => f.write_str(why),
+        }
+    }
+}
+
+/// What lies in the directory.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// The session files.
+    pub places: Vec<Place>,
+    /// What else is there.
+    pub others: Others,
+}
+
+#[derive(Debug)]
+struct Asked {
+    frame: Vec<u8>,
+    /// Every frame of the answer; the last one ends it.
+    answers: oneshot::Sender<Vec<(Answer, Vec<u8>)>>,
+}
+
+impl Disk {
+    /// Speaks over `socket`, by a task on the current runtime. One file may take `file_within`.
+    /// `on_gone` is called if the server ends while it may still be asked.
+    pub fn connect(
+        socket: OwnedFd,
+        file_within: Duration,
+        on_gone: impl FnOnce() + Send + 'static,
+    ) -> io::Result<Self> {
+        let socket = std::os::unix::net::UnixStream::from(socket);
+        socket.set_nonblocking(true)?;
+        let socket = UnixStream::from_std(socket)?;
+        let (requests, asked) = mpsc::channel(MAX_WAITING);
+        tokio::spawn(async move {
+            if converse(socket, asked).await.is_err() {
+                on_gone();
+            }
+        });
+        Ok(Self { requests, file_within })
+    }
+
+    /// Every session file, and what else is there.
+    pub async fn list(&self) -> Result<Listing, DiskError> {
+        let mut listing = Listing::default();
+        for (answer, names) in self.ask(&Request::List, &[], LIST_WITHIN).await? {
+            match answer {
+                Answer::Names { last } => {
+                    let names = String::from_utf8(names).map_err(|_| strange())?;
+                    listing.places.extend(names.lines().filter_map(Place::parse));
+                    listing.others = last.unwrap_or_default();
+                }
+                other => return Err(failure(other)),
+            }
+        }
+        Ok(listing)
+    }
+
+    /// A file's content.
+    pub async fn read(&self, place: &Place) -> Result<Look, DiskError> {
+        match self.one(&Request::Read { path: place.path() }, &[]).await? {
+            (Answer::File { mtime_ns, mode }, bytes) => {
+                Ok(Look::Found(Found { bytes, mtime_ns, mode }))
+            }
+            (Answer::Absent, _) => Ok(Look::Absent),
+            (Answer::TooLong, _) => Ok(Look::TooLong),
+            (other, _) => Err(failure(other)),
+        }
+    }
+
+    /// Takes a file away; one that is not there is no error.
+    pub async fn retire(&self, place: &Place) -> Result<(), DiskError> {
+        self.done(&Request::Retire { path: place.path() }, &[]).await
+    }
+
+    /// Writes a file anew.
+    pub async fn write(
+        &self,
+        place: &Place,
+        mtime_ns: i64,
+        mode: u32,
+        bytes: &[u8],
+    ) -> Result<(), DiskError> {
+        self.done(&Request::Write { path: place.path(), mtime_ns, mode }, bytes).await
+    }
+
+    /// Removes empty shard directories.
+    pub async fn tidy(&self) -> Result<(), DiskError> {
+        match self.ask(&Request::Tidy, &[], LIST_WITHIN).await?.pop() {
+            Some((Answer::Done, _)) => Ok(()),
+            other => Err(other.map_or_else(strange, |(answer, _)| failure(answer))),
+        }
+    }
+
+    async fn done(&self, request: &Request, body: &[u8]) -> Result<(), DiskError> {
+        match self.one(request, body).await? {
+            (Answer::Done, _) => Ok(()),
+            (other, _) => Err(failure(other)),
+        }
+    }
+
+    async fn one(&self, request: &Request, body: &[u8]) -> Result<(Answer, Vec<u8>), DiskError> {
+        self.ask(request, body, self.file_within).await?.pop().ok_or_else(strange)
+    }
+
+    async fn ask(
+        &self,
+        request: &Request,
+        body: &[u8],
+        within: Duration,
+    ) -> Result<Vec<(Answer, Vec<u8>)>, DiskError> {
+        let frame =
+            wire::pack(request, body).map_err(|error| DiskError::Failed(error.to_string()))?;
+        let (answers, answered) = oneshot::channel();
+        let asked = async {
+            self.requests.send(Asked { frame, answers }).await.map_err(|_| DiskError::Gone)?;
+            answered.await.map_err(|_| DiskError::Gone)
+        };
+        tokio::time::timeout(within, asked).await.map_err(|_| DiskError::Overdue)?
+    }
+}
+
+fn failure(answer: Answer) -> DiskError {
+    match answer {
+        Answer::Failed { why } => DiskError::Failed(why),
+        _ => strange(),
+    }
+}
+
+fn strange() -> DiskError {
+    DiskError::Failed("an answer of another shape".into())
+}
+
+/// Sends requests and hands out answers, in order, until nobody asks; an error if nobody answers.
+async fn converse(mut socket: UnixStream, mut asked: mpsc::Receiver<Asked>) -> io::Result<()> {
+    let mut unexpected = [0; 1];
+    loop {
+        let asked = tokio::select! {
+            biased;
+            next = asked.recv() => match next {
+                Some(asked) => asked,
+                None => return Ok(()),
+            },
+            // Nothing is said unasked: this is the server's end.
+            _ = socket.read(&mut unexpected) => return Err(io::ErrorKind::UnexpectedEof.into()),
+        };
+        let answers = exchange(&mut socket, &asked.frame).await?;
+        // Who does not wait any more need not hear it.
+        let _ = asked.answers.send(answers);
+    }
+}
+
+async fn exchange(socket: &mut UnixStream, frame: &[u8]) -> io::Result<Vec<(Answer, Vec<u8>)>> {
+    socket.write_all(frame).await?;
+    let mut answers = Vec::new();
+    loop {
+        let mut prefix = [0; wire::PREFIX_BYTES];
+        socket.read_exact(&mut prefix).await?;
+        let (head, body) = wire::lengths(prefix)?;
+        let mut bytes = vec![0; head + body];
+        socket.read_exact(&mut bytes).await?;
+        let body = bytes.split_off(head);
+        let answer: Answer = wire::unpack(&bytes)?;
+        let last = !matches!(answer, Answer::Names { last: None });
+        answers.push((answer, body));
+        if last {
+            return Ok(answers);
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! The process: one request after the other, until nobody asks any more.
+
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+
+use super::Place;
+use super::directory::{Directory, Found, Look};
+use super::wire::{self, Answer, Request};
+
+/// Names sent at once.
+const NAMES_BYTES: usize = 256 * 1024;
+
+/// Serves until the other side closes its end.
+pub fn serve(directory: &Directory, mut socket: UnixStream) -> io::Result<()> {
+    while let Some((request, body)) = next(&mut socket)? {
+        if matches!(request, Request::List) {
+            list(directory, &mut socket)?;
+            continue;
+        }
+        let (answer, bytes) = answer(directory, request, body);
+        send(&mut socket, &answer, &bytes)?;
+    }
+    Ok(())
+}
+
+/// The next request; `None` at the end of the conversation.
+fn next(socket: &mut UnixStream) -> io::Result<Option<(Request, Vec<u8>)>> {
+    let mut prefix = [0; wire::PREFIX_BYTES];
+    match socket.read_exact(&mut prefix) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        read => read?,
+    }
+    let (head, body) = wire::lengths(prefix)?;
+    let mut bytes = vec![0; head + body];
+    socket.read_exact(&mut bytes)?;
+    let body = bytes.split_off(head);
+    Ok(Some((wire::unpack(&bytes)?, body)))
+}
+
+fn send(socket: &mut UnixStream, answer: &Answer, body: &[u8]) -> io::Result<()> {
+    socket.write_all(&wire::pack(answer, body)?)
+}
+
+fn list(directory: &Directory, socket: &mut UnixStream) -> io::Result<()> {
+    let mut names = String::new();
+    let listed = directory.list(|name| {
+        names.push_str(&name);
+        names.push('\n');
+        if names.len() >= NAMES_BYTES {
+            send(socket, &Answer::Names { last: None }, names.as_bytes())?;
+            names.clear();
+        }
+        Ok(())
+    });
+    match listed {
+        Ok(others) => send(socket, &Answer::Names { last: Some(others) }, names.as_bytes()),
+        Err(error) => send(socket, &failed(&error), &[]),
+    }
+}
+
+/// Names are read anew here, by the only code that knows what a session's file is called.
+fn answer(directory: &Directory, request: Request, body: Vec<u8>) -> (Answer, Vec<u8>) {
+    let place = |path: &str| {
+        Place::parse(path)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "not a session's name"))
+    };
+    let done = |result: io::Result<()>| result.map(|()| (Answer::Done, Vec::new()));
+    let result = match request {
+        Request::Read { path } => {
+            place(&path).and_then(|place| directory.read(&place)).map(|look| match look {
+                Look::Found(Found { bytes, mtime_ns, mode }) => {
+                    (Answer::File { mtime_ns, mode }, bytes)
+                }
+                Look::Absent => (Answer::Absent, Vec::new()),
+                Look::TooLong => (Answer::TooLong, Vec::new()),
+            })
+        }
+        Request::Retire { path } => done(place(&path).and_then(|place| directory.retire(&place))),
+        Request::Write { path, mtime_ns, mode } => done(
+            place(&path)
+                .and_then(|place| directory.write(&place, &Found { bytes: body, mtime_ns, mode })),
+        ),
+        Request::Tidy => done(directory.tidy()),
+        Request::List => Err(io::Error::other("answered elsewhere")),
+    };
+    result.unwrap_or_else(|error| (failed(&error), Vec::new()))
+}
+
+fn failed(error: &io::Error) -> Answer {
+    Answer::Failed { why: error.to_string() }
+}

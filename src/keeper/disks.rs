@@ -1,0 +1,60 @@
+//! The processes that touch session files on disks for a worker: of what lies below the mount, and
+//! of the mirror.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use super::mirror;
+use super::mount::Mountpoint;
+use super::process::Process;
+use super::program::Program;
+use crate::config::Config;
+use crate::disk::aside;
+use crate::disk::launch::{self, Served};
+use crate::exit::Failure;
+
+/// Started, and not yet handed to the worker.
+pub struct Disks {
+    /// The processes. They end with the worker, or before it.
+    pub processes: Vec<Process>,
+    /// How to ask each, and by which flag the worker is told of it.
+    pub sockets: Vec<(&'static str, OwnedFd)>,
+}
+
+impl Disks {
+    /// Starts them. The directory below is served even if it is empty: until the mount is in its
+    /// place Odoo may put a session there. (Only such a late one is deleted once it is taken in;
+    /// there is no place aside for it.)
+    pub fn start(program: &Program, config: &Config, below: &Mountpoint) -> Result<Self, Failure> {
+        let mut disks = Self { processes: Vec::new(), sockets: Vec::new() };
+        let aside =
+            below.holds_sessions().then(|| aside::make_beside(&config.mountpoint)).transpose()?;
+        let aside = aside.as_ref().map(AsFd::as_fd);
+        disks.add("--below-fd", program, config, below.as_fd(), aside)?;
+        if let Some(dir) = &config.mirror {
+            let mirror = mirror::open(dir, config)?;
+            disks.add("--mirror-fd", program, config, mirror.as_fd(), None)?;
+        }
+        Ok(disks)
+    }
+
+    fn add(
+        &mut self,
+        flag: &'static str,
+        program: &Program,
+        config: &Config,
+        root: BorrowedFd<'_>,
+        aside: Option<BorrowedFd<'_>>,
+    ) -> Result<(), Failure> {
+        let served = Served {
+            root,
+            aside,
+            owner: (config.tree.owner_uid, config.tree.owner_gid),
+            session_max_bytes: config.limits.session_bytes,
+        };
+        let (process, socket) = launch::start(&program.path(), served)
+            .map_err(|e| Failure::internal("start the process that touches session files", e))?;
+        self.processes.push(process);
+        self.sockets.push((flag, socket));
+        Ok(())
+    }
+}

@@ -1,0 +1,200 @@
+//! Sessions written back to a disk as their owners come by, so that Odoo can go on without us.
+//!
+//! One task hears what the filesystem tells ([`crate::fs::mirror`]) and has the disk server write
+//! it. A sweep, each minute and at the end, holds what is written against the store: what ended
+//! without anybody coming by is removed, what another node has saved since is written anew.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
+
+use crate::disk::Place;
+use crate::disk::client::{Disk, DiskError};
+use crate::fs::mirror::{Mirror, Note, Told};
+use crate::fs::store::{ChangeId, Lookup, Meta, Store, StoreError};
+use crate::session::name::{Alias, Shard, Sid};
+use crate::session::seal;
+
+/// The pause between two sweeps.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
+
+/// Asks the mirror to be complete.
+#[derive(Clone, Debug)]
+pub struct Writer {
+    settle: mpsc::Sender<oneshot::Sender<()>>,
+}
+
+impl Writer {
+    /// Starts writing to what `disk` serves, by a task on the current runtime. Returns once what is
+    /// there already is known.
+    pub async fn start<S: Store>(disk: Disk, store: S) -> Result<(Mirror, Self), DiskError> {
+        let listing = disk.list().await?;
+        let mut written = HashMap::new();
+        for place in listing.places {
+            written.insert(place.sid.alias(), Written { place, version: None });
+        }
+        tracing::warn!(
+            sessions = written.len(),
+            "a mirror is kept: sessions are written to a disk in plain text; who can read those \
+             files can take over the sessions"
+        );
+        let (mirror, told) = Mirror::pair();
+        let (settle, asked) = mpsc::channel(1);
+        let task = Task { disk, store, written, told, failing: false };
+        tokio::spawn(task.run(asked));
+        Ok((mirror, Self { settle }))
+    }
+
+    /// Waits until all that was told is written and a sweep is done, at most for `bound`.
+    pub async fn settle(&self, bound: Duration) {
+        let (done, settled) = oneshot::channel();
+        let settling = async {
+            if self.settle.send(done).await.is_ok() {
+                // Its end says the same as its answer.
+                let _ = settled.await;
+            }
+        };
+        if tokio::time::timeout(bound, settling).await.is_err() {
+            tracing::warn!("the mirror may lack what was saved last");
+        }
+    }
+}
+
+struct Written {
+    place: Place,
+    /// The version in the file; `None` for a file of an earlier run.
+    version: Option<ChangeId>,
+}
+
+struct Task<S> {
+    disk: Disk,
+    store: S,
+    written: HashMap<Alias, Written>,
+    told: Told,
+    /// The disk gave an error last time; each change of that is logged once.
+    failing: bool,
+}
+
+impl<S: Store> Task<S> {
+    async fn run(mut self, mut settle: mpsc::Receiver<oneshot::Sender<()>>) {
+        let mut sweeps = interval_at(Instant::now() + SWEEP_EVERY, SWEEP_EVERY);
+        sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut asked_to_settle: Option<oneshot::Sender<()>> = None;
+        loop {
+            if asked_to_settle.is_some() && self.told.is_empty() {
+                self.sweep().await;
+                if let Some(done) = asked_to_settle.take() {
+                    // Who asked may have stopped waiting.
+                    let _ = done.send(());
+                }
+            }
+            tokio::select! {
+                biased;
+                note = self.told.next() => match note {
+                    Some(note) => self.note(note).await,
+                    None => return,
+                },
+                Some(done) = settle.recv(), if asked_to_settle.is_none() => {
+                    asked_to_settle = Some(done);
+                }
+                _ = sweeps.tick() => self.sweep().await,
+            }
+        }
+    }
+
+    async fn note(&mut self, note: Note) {
+        match note {
+            Note::Current { sid, meta, plain } => self.write(sid, &meta, &plain).await,
+            Note::Ended(alias) => self.remove(&alias).await,
+        }
+    }
+
+    async fn write(&mut self, sid: Sid, meta: &Meta, plain: &[u8]) {
+        let alias = sid.alias();
+        let before = self.written.get(&alias);
+        if before.is_some_and(|written| written.version == Some(meta.version)) {
+            return;
+        }
+        let place = Place { sid, form: meta.form };
+        let elsewhere =
+            before.map(|written| written.place.clone()).filter(|before| *before != place);
+        let written = self.disk.write(&place, meta.mtime_ns, meta.mode, plain).await;
+        if self.heard(written) {
+            self.written.insert(alias, Written { place, version: Some(meta.version) });
+            if let Some(other) = elsewhere {
+                let removed = self.disk.retire(&other).await;
+                self.heard(removed);
+            }
+        }
+    }
+
+    async fn remove(&mut self, alias: &Alias) {
+        let Some(written) = self.written.get(alias) else { return };
+        let removed = self.disk.retire(&written.place).await;
+        if self.heard(removed) {
+            self.written.remove(alias);
+        }
+    }
+
+    /// Notes how the disk is, and says so when that changes.
+    fn heard(&mut self, result: Result<(), DiskError>) -> bool {
+        match result {
+            Ok(()) => {
+                if std::mem::take(&mut self.failing) {
+                    tracing::info!("the mirror can be written to again");
+                }
+                true
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut self.failing, true) {
+                    tracing::error!(%error, "the mirror cannot be written to and grows old");
+                }
+                false
+            }
+        }
+    }
+
+    async fn sweep(&mut self) {
+        let dropped = self.told.take_dropped();
+        if dropped > 0 {
+            tracing::warn!(dropped, "the mirror did not keep up; it catches up at the next open");
+        }
+        let mut shards: BTreeMap<Shard, Vec<Alias>> = BTreeMap::new();
+        for alias in self.written.keys() {
+            shards.entry(alias.shard()).or_default().push(alias.clone());
+        }
+        for (shard, aliases) in shards {
+            if let Err(error) = self.sweep_shard(shard, aliases).await {
+                // Nothing is removed on the word of a store that does not answer.
+                tracing::warn!(%error, "the mirror cannot be held against Redis now");
+                return;
+            }
+        }
+    }
+
+    async fn sweep_shard(&mut self, shard: Shard, aliases: Vec<Alias>) -> Result<(), StoreError> {
+        let living: HashMap<Alias, Meta> =
+            self.store.list(shard).await?.into_iter().map(|one| (one.alias, one.meta)).collect();
+        for alias in aliases {
+            let Some(written) = self.written.get(&alias) else { continue };
+            match living.get(&alias) {
+                Some(meta) if written.version == Some(meta.version) => {}
+                // Born since the listing, or evicted from the index: the session itself decides.
+                _ => {
+                    let sid = written.place.sid.clone();
+                    match self.store.fetch(&alias, None).await? {
+                        Lookup::Session { meta, sealed } => {
+                            if let Ok(plain) = seal::open(&sid, &sealed) {
+                                self.write(sid, &meta, &plain).await;
+                            }
+                        }
+                        Lookup::Absent | Lookup::Alias { .. } => self.remove(&alias).await,
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,435 @@
+//! What can be learnt of the Odoo on this host, and where it keeps its sessions.
+//!
+//! Odoo names no directory of sessions itself: it is `sessions` in its `data_dir`, which comes from
+//! the command line, else the configuration file, else the home of its user. So each sign of an
+//! Odoo (a process, a systemd unit, a file) is followed to its end. Everything is read below a
+//! [`Root`].
+
+pub mod configuration;
+pub mod launch;
+pub mod process;
+pub mod root;
+pub mod service;
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::mount_table::{MountTable, Mounted};
+use configuration::Configuration;
+use launch::Launch;
+use process::Process;
+use root::{Account, Root};
+use service::Service;
+
+/// The name of the directory in Odoo's `data_dir`.
+const SESSIONS: &str = "sessions";
+/// Where Odoo keeps its data if its user has no home.
+const HOMELESS: &str = "/var/lib/odoo";
+/// Below a home.
+const DATA_BELOW_HOME: &str = ".local/share/Odoo";
+
+/// What a directory of sessions is known by, the surest first.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Sign {
+    /// A running process.
+    Process(Box<Process>),
+    /// A unit of systemd.
+    Service(Box<Service>),
+    /// A configuration file in one of the usual places.
+    File,
+    /// The directory itself, in one of the usual places.
+    Directory,
+}
+
+/// One Odoo, as far as a sign tells of it.
+#[derive(Clone, Debug)]
+pub struct Instance {
+    /// What tells of it.
+    pub sign: Sign,
+    /// Who runs it.
+    pub account: Account,
+    /// Its configuration file, if it has one.
+    pub configuration: Option<Configuration>,
+    /// Where its sessions are by its own words, without symbolic links.
+    pub sessions: PathBuf,
+    /// The same directory on this host, if it is to be seen here.
+    pub sessions_here: Option<PathBuf>,
+}
+
+/// What was found.
+#[derive(Clone, Debug, Default)]
+pub struct Odoo {
+    /// In order of certainty.
+    pub instances: Vec<Instance>,
+    /// Every process, workers included.
+    pub processes: Vec<Process>,
+    /// What is mounted on this host.
+    pub mounts: MountTable,
+}
+
+/// A directory in which Odoo may keep its sessions.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct Candidate {
+    /// On this host, without symbolic links.
+    pub path: PathBuf,
+    /// Odoo's user: a name, or a number where it has none here.
+    pub owner: String,
+    /// Its group.
+    pub group: String,
+    /// How it is known.
+    pub source: String,
+    /// Whether it is there.
+    pub exists: bool,
+    /// Whether a sessionfs is mounted on it.
+    pub mounted: bool,
+}
+
+impl Odoo {
+    /// Looks at a host, and at a configuration file that was named.
+    pub fn look(host: &Root, named: Option<&Path>) -> Self {
+        let processes = Process::all(host);
+        let mounts =
+            MountTable::read(&host.join(Path::new("/proc/self/mountinfo"))).unwrap_or_default();
+        let look = Look { host, mounts: &mounts };
+        let is_odoo = |pid: i32| processes.iter().any(|process| process.pid == pid);
+        // Workers share everything with the process that started them.
+        let running = processes.iter().filter(|process| !is_odoo(process.parent));
+        let mut instances: Vec<Instance> =
+            running.map(|process| look.at_process(process)).collect();
+        instances.extend(Service::all(host).into_iter().map(|service| look.at_service(service)));
+        let files: Vec<&Path> = named
+            .into_iter()
+            .chain(configuration::USUAL_PLACES.map(Path::new))
+            .filter(|path| {
+                !instances.iter().any(|known| {
+                    known.configuration.as_ref().is_some_and(|file| file.path == *path)
+                })
+            })
+            .collect();
+        instances.extend(files.into_iter().filter_map(|path| look.at_file(path)));
+        instances.extend(look.usual_directories());
+        Self { instances, processes, mounts }
+    }
+
+    /// The directories of those signs that are as sure as the surest, and those that a sessionfs
+    /// is mounted on: what an old or a second installation has left behind does not count beside a
+    /// running Odoo. Each real directory once.
+    pub fn candidates(&self, host: &Root) -> Vec<Candidate> {
+        let surest = self.instances.iter().map(|instance| instance.sign.doubt()).min();
+        let mut found: Vec<Candidate> = Vec::new();
+        for instance in &self.instances {
+            let Some(path) = instance.sessions_here.clone() else { continue };
+            let mounted = self.mounts.at(&path).is_some_and(Mounted::is_ours);
+            let counts = mounted || Some(instance.sign.doubt()) == surest;
+            if !counts || found.iter().any(|known| known.path == path) {
+                continue;
+            }
+            found.push(Candidate {
+                owner: instance.account.name.clone(),
+                group: host.group(instance.account.gid),
+                source: instance.source(),
+                // What is mounted there may not answer.
+                exists: self.mounts.at(&path).is_some() || host.is_dir(&path),
+                mounted,
+                path,
+            });
+        }
+        found
+    }
+}
+
+impl Sign {
+    /// A unit that is not running is as sure as a process: it will run.
+    fn doubt(&self) -> u8 {
+        match self {
+            Self::Process(_) | Self::Service(_) => 0,
+            Self::File => 1,
+            Self::Directory => 2,
+        }
+    }
+}
+
+impl Instance {
+    /// How it is known, in words.
+    pub fn source(&self) -> String {
+        let by = match &self.configuration {
+            Some(file) if file.unreadable.is_none() => format!("{}", file.path.display()),
+            _ => "its defaults".to_owned(),
+        };
+        match &self.sign {
+            Sign::Process(process) if process.contained => {
+                format!("Odoo runs in a container (pid {}, {by} in it)", process.pid)
+            }
+            Sign::Process(process) => format!("Odoo runs (pid {}, {by})", process.pid),
+            Sign::Service(service) => format!("unit {} starts Odoo ({by})", service.name),
+            Sign::File => format!("configuration file {by}"),
+            Sign::Directory => "the directory is there".to_owned(),
+        }
+    }
+
+    /// The command line that started it, or will.
+    pub fn launch(&self) -> Option<&Launch> {
+        match &self.sign {
+            Sign::Process(process) => Some(&process.launch),
+            Sign::Service(service) => Some(&service.launch),
+            Sign::File | Sign::Directory => None,
+        }
+    }
+
+    /// How many HTTP workers it has; `None` if nobody says so: then Odoo's default, 0.
+    pub fn workers(&self) -> Option<u32> {
+        let said = self.launch().and_then(|launch| launch.workers.as_deref()?.parse().ok());
+        said.or_else(|| self.configuration.as_ref()?.workers)
+    }
+
+    /// Whether it takes a proxy's word for who asks.
+    pub fn proxy_mode(&self) -> bool {
+        self.launch().is_some_and(|launch| launch.proxy_mode)
+            || self.configuration.as_ref().is_some_and(|file| file.proxy_mode)
+    }
+
+    /// Its server-wide modules, as far as they are named.
+    pub fn modules(&self) -> Vec<String> {
+        match self.launch().and_then(|launch| launch.modules.as_deref()) {
+            Some(text) => configuration::modules(text),
+            None => {
+                self.configuration.as_ref().map(|file| file.modules.clone()).unwrap_or_default()
+            }
+        }
+    }
+}
+
+/// What signs are followed by.
+struct Look<'a> {
+    host: &'a Root,
+    mounts: &'a MountTable,
+}
+
+impl Look<'_> {
+    fn at_process(&self, process: &Process) -> Instance {
+        let root = process.root(self.host);
+        let mut account = account(&root, process.uid, process.gid);
+        if let Some(home) = process.variable("HOME") {
+            account.home = Some(home.into());
+        }
+        let configuration = configuration_of(
+            &root,
+            &process.launch,
+            |name| process.variable(name),
+            process.working_dir.as_deref(),
+            &account,
+        );
+        let sessions = sessions_of(
+            &root,
+            &process.launch,
+            configuration.as_ref(),
+            process.variable("XDG_DATA_HOME"),
+            process.working_dir.as_deref(),
+            &account,
+        );
+        let theirs = process.mounts.as_ref().unwrap_or(self.mounts);
+        let (sessions, sessions_here) = if process.contained {
+            let here = self.mounts.translate(theirs, &sessions);
+            (sessions, here)
+        } else {
+            let sessions = self.resolved(&sessions);
+            (sessions.clone(), Some(sessions))
+        };
+        // The name that this host has for it.
+        let account = Account {
+            name: self
+                .host
+                .account(&process.uid.to_string())
+                .map_or(process.uid.to_string(), |a| a.name),
+            ..account
+        };
+        let sign = Sign::Process(Box::new(process.clone()));
+        Instance { sign, account, configuration, sessions, sessions_here }
+    }
+
+    fn at_service(&self, service: Service) -> Instance {
+        let mut account = self.host.account(&service.user).unwrap_or_else(|| Account {
+            name: service.user.clone(),
+            uid: u32::MAX,
+            gid: u32::MAX,
+            home: None,
+        });
+        if let Some(gid) = service.group.as_deref().and_then(|group| self.host.group_id(group)) {
+            account.gid = gid;
+        }
+        if let Some(home) = service.variable("HOME") {
+            account.home = Some(home.into());
+        }
+        let configuration = configuration_of(
+            self.host,
+            &service.launch,
+            |name| service.variable(name),
+            service.working_dir.as_deref(),
+            &account,
+        );
+        let sessions = self.resolved(&sessions_of(
+            self.host,
+            &service.launch,
+            configuration.as_ref(),
+            service.variable("XDG_DATA_HOME"),
+            service.working_dir.as_deref(),
+            &account,
+        ));
+        let sessions_here = Some(sessions.clone());
+        Instance {
+            sign: Sign::Service(Box::new(service)),
+            account,
+            configuration,
+            sessions,
+            sessions_here,
+        }
+    }
+
+    fn at_file(&self, path: &Path) -> Option<Instance> {
+        let configuration = Configuration::read(self.host, path)?;
+        let account = self.usual_account();
+        let sessions = self.resolved(&sessions_of(
+            self.host,
+            &Launch::default(),
+            Some(&configuration),
+            None,
+            None,
+            &account,
+        ));
+        let sessions_here = Some(sessions.clone());
+        let configuration = Some(configuration);
+        Some(Instance { sign: Sign::File, account, configuration, sessions, sessions_here })
+    }
+
+    /// Whoever would run an Odoo that nothing else tells of.
+    fn usual_account(&self) -> Account {
+        ["odoo", "openerp"]
+            .iter()
+            .find_map(|name| self.host.account(name))
+            .unwrap_or_else(|| account(self.host, 0, 0))
+    }
+
+    fn usual_directories(&self) -> Vec<Instance> {
+        let mut homes = vec![PathBuf::from("/root"), PathBuf::from(HOMELESS)];
+        for above in ["/home", "/opt", "/srv"].map(Path::new) {
+            homes.extend(self.host.list(above).iter().map(|name| above.join(name)));
+        }
+        homes.extend(self.usual_account().home);
+        let below = |home: &PathBuf| home.join(DATA_BELOW_HOME).join(SESSIONS);
+        let mut directories: Vec<PathBuf> = homes.iter().map(below).collect();
+        directories.push(Path::new(HOMELESS).join(SESSIONS));
+        let mut found: Vec<Instance> = Vec::new();
+        for directory in directories {
+            let sessions = self.resolved(&directory);
+            if self.mounts.at(&sessions).is_none() && !self.host.is_dir(&sessions)
+                || found.iter().any(|known| known.sessions == sessions)
+            {
+                continue;
+            }
+            // The directory's own owner may be a mount's; the one above is Odoo's.
+            let above = self.host.join(sessions.parent().unwrap_or(Path::new("/")));
+            let account = above.metadata().map_or_else(
+                |_| self.usual_account(),
+                |found| {
+                    use std::os::unix::fs::MetadataExt as _;
+                    account(self.host, found.uid(), found.gid())
+                },
+            );
+            let sessions_here = Some(sessions.clone());
+            let sign = Sign::Directory;
+            found.push(Instance { sign, account, configuration: None, sessions, sessions_here });
+        }
+        found
+    }
+
+    /// Without symbolic links, as far as it exists, and without a question to what is mounted on
+    /// it.
+    fn resolved(&self, path: &Path) -> PathBuf {
+        let host = self.host.join(Path::new("/"));
+        let inside = |real: PathBuf| {
+            real.strip_prefix(&host).map(|rest| Path::new("/").join(rest)).unwrap_or(real)
+        };
+        let mut missing = PathBuf::new();
+        let mut existing = path.to_owned();
+        loop {
+            if self.mounts.at(&existing).is_some() && existing.parent().is_some() {
+                let parent = existing.parent().unwrap_or(Path::new("/"));
+                let real = self.host.join(parent).canonicalize().map_or(parent.to_owned(), inside);
+                let name = existing.file_name().unwrap_or_default();
+                return real.join(name).join(missing).components().collect();
+            }
+            if let Ok(real) = self.host.join(&existing).canonicalize() {
+                return inside(real).join(missing).components().collect();
+            }
+            let Some((parent, name)) = existing.parent().zip(existing.file_name()) else {
+                return path.to_owned();
+            };
+            missing = Path::new(name).join(missing);
+            existing = parent.to_owned();
+        }
+    }
+}
+
+fn account(root: &Root, uid: u32, gid: u32) -> Account {
+    let known = root.account(&uid.to_string());
+    Account {
+        name: known.as_ref().map_or_else(|| uid.to_string(), |account| account.name.clone()),
+        uid,
+        gid,
+        home: known.and_then(|account| account.home),
+    }
+}
+
+/// The file that Odoo reads: named, else in the environment, else in the home.
+fn configuration_of<'a>(
+    root: &Root,
+    launch: &Launch,
+    variable: impl Fn(&str) -> Option<&'a str>,
+    working_dir: Option<&Path>,
+    account: &Account,
+) -> Option<Configuration> {
+    let named = launch
+        .config
+        .clone()
+        .or_else(|| variable("ODOO_RC").map(PathBuf::from))
+        .or_else(|| variable("OPENERP_SERVER").map(PathBuf::from));
+    match named {
+        Some(path) => Configuration::read(root, &absolute(&path, working_dir, account)),
+        None => [".odoorc", ".openerp_serverrc"]
+            .iter()
+            .find_map(|name| Configuration::read(root, &account.home.as_ref()?.join(name))),
+    }
+}
+
+/// Where an Odoo that was started so keeps its sessions.
+fn sessions_of(
+    root: &Root,
+    launch: &Launch,
+    configuration: Option<&Configuration>,
+    data_home: Option<&str>,
+    working_dir: Option<&Path>,
+    account: &Account,
+) -> PathBuf {
+    let named = launch.data_dir.as_ref().or_else(|| configuration?.data_dir.as_ref());
+    let data_dir = match (named, &account.home) {
+        (Some(named), _) => absolute(named, working_dir, account),
+        (None, Some(home)) if root.is_dir(home) => match data_home.filter(|dir| !dir.is_empty()) {
+            Some(dir) => Path::new(dir).join("Odoo"),
+            None => home.join(DATA_BELOW_HOME),
+        },
+        _ => PathBuf::from(HOMELESS),
+    };
+    data_dir.join(SESSIONS)
+}
+
+/// As Odoo reads a path: `~` is the home, and what is relative begins where it was started.
+fn absolute(path: &Path, working_dir: Option<&Path>, account: &Account) -> PathBuf {
+    match (path.strip_prefix("~"), &account.home) {
+        (Ok(rest), Some(home)) => home.join(rest),
+        _ => working_dir.unwrap_or(Path::new("/")).join(path),
+    }
+}
+
+#[cfg(test)]
+mod tests;

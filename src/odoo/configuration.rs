@@ -1,0 +1,119 @@
+//! Odoo's configuration file.
+
+use std::path::{Path, PathBuf};
+
+use ini::{Ini, ParseOption};
+
+use super::root::Root;
+
+/// Where Odoo, its packages and the usual guides put it.
+pub const USUAL_PLACES: [&str; 5] = [
+    "/etc/odoo/odoo.conf",
+    "/etc/odoo.conf",
+    "/etc/odoo/odoo-server.conf",
+    "/etc/odoo-server.conf",
+    "/etc/odoo/openerp-server.conf",
+];
+
+/// What matters of it here.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Configuration {
+    /// The file.
+    pub path: PathBuf,
+    /// Why it could not be read, if so; then nothing else is known.
+    pub unreadable: Option<String>,
+    /// `data_dir`, if it is set.
+    pub data_dir: Option<PathBuf>,
+    /// `proxy_mode`.
+    pub proxy_mode: bool,
+    /// `workers`, if it is set and a number.
+    pub workers: Option<u32>,
+    /// `server_wide_modules`.
+    pub modules: Vec<String>,
+}
+
+impl Configuration {
+    /// Reads a file; `None` if there is none.
+    pub fn read(root: &Root, path: &Path) -> Option<Self> {
+        let unreadable =
+            |why: String| Self { path: path.to_owned(), unreadable: Some(why), ..Self::default() };
+        match root.read_text(path) {
+            Ok(text) => Some(Self::parse(path, &text).unwrap_or_else(unreadable)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => Some(unreadable(error.to_string())),
+        }
+    }
+
+    fn parse(path: &Path, text: &str) -> Result<Self, String> {
+        // As Python's RawConfigParser: no escapes, and quotes belong to the value.
+        let how = ParseOption {
+            enabled_quote: false,
+            enabled_escape: false,
+            enabled_indented_mutiline_value: true,
+            ..ParseOption::default()
+        };
+        let file = Ini::load_from_str_opt(text, how).map_err(|error| error.to_string())?;
+        let options = file.section(Some("options")).ok_or("it has no section [options]")?;
+        let get = |key: &str| {
+            options
+                .get_all(key)
+                .next_back()
+                .map(str::trim)
+                // Odoo's own way to write "not set".
+                .filter(|value| !value.is_empty() && !["False", "None"].contains(value))
+        };
+        Ok(Self {
+            path: path.to_owned(),
+            unreadable: None,
+            data_dir: get("data_dir").map(PathBuf::from),
+            proxy_mode: get("proxy_mode").is_some_and(is_true),
+            workers: get("workers").and_then(|value| value.parse().ok()),
+            modules: get("server_wide_modules").map(modules).unwrap_or_default(),
+        })
+    }
+}
+
+/// A list of module names, as a file or a command line gives it.
+pub fn modules(text: &str) -> Vec<String> {
+    text.split(',').map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect()
+}
+
+fn is_true(value: &str) -> bool {
+    ["true", "1", "yes", "on"].contains(&value.to_lowercase().as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Configuration, String> {
+        Configuration::parse(Path::new("/etc/odoo.conf"), text)
+    }
+
+    #[test]
+    fn what_odoo_writes_itself_is_read() {
+        let text = "[options]\n; a comment\naddons_path = /a,\n    /b\nadmin_passwd = p%a\"s\\s\n\
+                    data_dir = /srv/odoo data\nproxy_mode = True\nworkers = 4\n\
+                    server_wide_modules = base,web, session_redis\ndb_host = False\n";
+        let found = parse(text).unwrap();
+        assert_eq!(found.data_dir.as_deref(), Some(Path::new("/srv/odoo data")));
+        assert!(found.proxy_mode);
+        assert_eq!(found.workers, Some(4));
+        assert_eq!(found.modules, ["base", "web", "session_redis"]);
+    }
+
+    #[test]
+    fn what_is_not_set_is_not_known() {
+        let found =
+            parse("[options]\ndata_dir = False\nworkers = many\nproxy_mode = False\n").unwrap();
+        assert_eq!((found.data_dir, found.workers, found.proxy_mode), (None, None, false));
+    }
+
+    #[test]
+    fn an_odd_file_is_told_without_its_content() {
+        for text in ["", "data_dir = /x\n", "[options\nadmin_passwd = geheim", "\0\u{fffd}\n=\n"] {
+            let why = parse(text).unwrap_err();
+            assert!(!why.contains("geheim") && !why.is_empty(), "{why}");
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! Odoo's running processes, by `/proc`.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use super::launch::Launch;
+use super::root::Root;
+use crate::mount_table::MountTable;
+
+/// One process.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Process {
+    /// Process id.
+    pub pid: i32,
+    /// Its parent's.
+    pub parent: i32,
+    /// Effective user.
+    pub uid: u32,
+    /// Effective group.
+    pub gid: u32,
+    /// Its command line.
+    pub launch: Launch,
+    /// Working directory, if it may be known.
+    pub working_dir: Option<PathBuf>,
+    /// What of its environment matters, if it may be known: see [`VARIABLES`].
+    pub environment: Vec<(String, String)>,
+    /// The systemd unit it belongs to.
+    pub unit: Option<String>,
+    /// What it sees mounted, if it may be known.
+    pub mounts: Option<MountTable>,
+    /// Whether its `/` is another directory than ours: a container.
+    pub contained: bool,
+}
+
+/// What is kept of a process's environment; the rest may hold secrets.
+pub const VARIABLES: [&str; 6] = [
+    "HOME",
+    "XDG_DATA_HOME",
+    "ODOO_RC",
+    "OPENERP_SERVER",
+    "ODOO_SESSION_REDIS",
+    "ODOO_SESSION_REDIS_HOST",
+];
+
+impl Process {
+    /// All of Odoo's.
+    pub fn all(root: &Root) -> Vec<Self> {
+        root.list(Path::new("/proc"))
+            .into_iter()
+            .filter_map(|name| Self::look(root, name.parse().ok()?))
+            .collect()
+    }
+
+    /// The value of a kept variable.
+    pub fn variable(&self, name: &str) -> Option<&str> {
+        self.environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The files as this process sees them, as far as we may look.
+    pub fn root(&self, host: &Root) -> Root {
+        let own = host.join(&proc_file(self.pid, "root"));
+        if self.contained && own.is_dir() { Root::at(own) } else { host.clone() }
+    }
+
+    fn look(root: &Root, pid: i32) -> Option<Self> {
+        let launch = Launch::parse(&words(&root.read(&proc_file(pid, "cmdline")).ok()?))?;
+        let status = root.read_text(&proc_file(pid, "status")).ok()?;
+        let field = |name: &str, position: usize| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+            line.split_whitespace().nth(position)?.parse::<u32>().ok()
+        };
+        let environment = words(&root.read(&proc_file(pid, "environ")).unwrap_or_default());
+        Some(Self {
+            pid,
+            parent: i32::try_from(field("PPid:", 0)?).ok()?,
+            uid: field("Uid:", 1)?,
+            gid: field("Gid:", 1)?,
+            launch,
+            working_dir: std::fs::read_link(root.join(&proc_file(pid, "cwd"))).ok(),
+            environment: environment
+                .iter()
+                .filter_map(|pair| pair.split_once('='))
+                .filter(|(name, _)| VARIABLES.contains(name))
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .collect(),
+            unit: unit_of(root, pid),
+            mounts: MountTable::read(&root.join(&proc_file(pid, "mountinfo"))).ok(),
+            contained: is_elsewhere(root, &proc_file(pid, "root")),
+        })
+    }
+}
+
+fn proc_file(pid: i32, name: &str) -> PathBuf {
+    PathBuf::from(format!("/proc/{pid}/{name}"))
+}
+
+fn words(text: &[u8]) -> Vec<String> {
+    let text = String::from_utf8_lossy(text);
+    text.trim_end_matches('\0').split('\0').map(ToOwned::to_owned).collect()
+}
+
+/// The systemd unit that a process belongs to.
+pub fn unit_of(root: &Root, pid: i32) -> Option<String> {
+    let text = root.read_text(&proc_file(pid, "cgroup")).ok()?;
+    unit(&text).map(ToOwned::to_owned)
+}
+
+/// The service in a process's cgroup (`0::/system.slice/odoo.service`).
+fn unit(cgroup: &str) -> Option<&str> {
+    let line = cgroup.lines().next_back()?;
+    line.split('/').find(|part| part.ends_with(".service") && !part.starts_with("user@"))
+}
+
+fn is_elsewhere(root: &Root, theirs: &Path) -> bool {
+    let identity = |path: &Path| {
+        let found = root.join(path).metadata().ok()?;
+        Some((found.dev(), found.ino()))
+    };
+    match (identity(theirs), identity(Path::new("/"))) {
+        (Some(theirs), Some(ours)) => theirs != ours,
+        // Not ours to see, or not there in a made-up tree.
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_unit_is_read_from_the_cgroup() {
+        assert_eq!(unit("0::/system.slice/odoo.service\n"), Some("odoo.service"));
+        assert_eq!(unit("0::/user.slice/user@1000.service/app.slice/x.scope\n"), None);
+        assert_eq!(unit(""), None);
+    }
+}

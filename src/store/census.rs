@@ -1,0 +1,339 @@
+//! Every living session of the cluster, shard by shard.
+//!
+//! A census reads: it ends nothing (its configuration need not be that of the mounts), is no
+//! activity, and holds a few pages at a time, however many sessions there are. A session that is
+//! saved for the first time while the census runs may be missed; one that lives all the while is
+//! met exactly once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::envelope::Header;
+use super::link::Need;
+use super::scripts::{ClockView, Policy};
+use super::{Inner, PAGE, RedisStore};
+use crate::fs::store::StoreError;
+use crate::session::content::Class;
+use crate::session::name::{Alias, Shard};
+use crate::session::policy::{Limit, Times};
+
+/// How many shards are asked side by side.
+const SHARDS_AT_ONCE: usize = 8;
+/// How many pages may wait for who reads the census.
+const PAGES_WAITING: usize = 4;
+/// How many characters of an alias a short one shows at its beginning and at its end.
+const SHORT_CHARS: (usize, usize) = (8, 6);
+const SHORT_GAP: &str = "..";
+
+/// A session, and what Redis knew of it at `now_ms`. All times are of Redis's clock.
+#[derive(Clone, Debug)]
+pub struct Living {
+    /// Its name.
+    pub alias: Alias,
+    /// What its last save said.
+    pub header: Header,
+    /// Its last activity, which may be later than the save.
+    pub activity_ms: u64,
+    /// What it would still live if nobody used it; 0: by the lifetimes of this census it is over.
+    pub left_ms: u64,
+    /// When this was so.
+    pub now_ms: u64,
+}
+
+impl Living {
+    /// Since its last activity.
+    pub fn idle_ms(&self) -> u64 {
+        self.now_ms.saturating_sub(self.activity_ms)
+    }
+
+    /// Since its owner logged in (or its first save).
+    pub fn age_ms(&self) -> u64 {
+        self.now_ms.saturating_sub(self.header.login_ms)
+    }
+
+    /// Its times, for a judgement.
+    pub fn times(&self) -> Times {
+        Times {
+            login_ms: self.header.login_ms,
+            activity_ms: self.activity_ms,
+            opened: self.header.opened || self.activity_ms > self.header.activity_ms,
+        }
+    }
+}
+
+/// Which sessions: those for which all that is said holds.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// The name, or a part of it.
+    pub name: Option<Name>,
+    /// Odoo's user id.
+    pub user_id: Option<i64>,
+    /// The login.
+    pub login: Option<String>,
+    /// The database.
+    pub database: Option<String>,
+    /// The device, as Odoo 18 and later name it: the first 42 characters of its session ids.
+    pub family: Option<String>,
+    /// Whether somebody is logged in.
+    pub class: Option<Class>,
+    /// Without activity for at least so long.
+    pub idle_ms: Option<u64>,
+    /// Logged in for at least so long.
+    pub age_ms: Option<u64>,
+}
+
+/// An alias, whole or as much of it as a person types.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Name {
+    head: String,
+    tail: String,
+}
+
+impl Name {
+    /// Reads the beginning of an alias, or its short form: beginning, two dots, end. `None` if it
+    /// is neither; a beginning has at least two characters.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (head, tail) = text.split_once(SHORT_GAP).unwrap_or((text, ""));
+        let plain = |text: &str| {
+            text.len() <= 84
+                && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
+        };
+        (head.len() >= 2 && plain(head) && plain(tail))
+            .then(|| Self { head: head.to_owned(), tail: tail.to_owned() })
+    }
+
+    /// A whole alias.
+    pub fn whole(alias: &Alias) -> Self {
+        Self { head: alias.as_str().to_owned(), tail: String::new() }
+    }
+
+    fn matches(&self, alias: &Alias) -> bool {
+        let text = alias.as_str();
+        text.starts_with(&self.head) && text.ends_with(&self.tail)
+    }
+}
+
+/// The short form of an alias that listings show, and that names it as well as the whole.
+pub fn short(alias: &Alias) -> String {
+    let text = alias.as_str();
+    let (head, tail) = SHORT_CHARS;
+    format!("{}{SHORT_GAP}{}", &text[..head], &text[text.len() - tail..])
+}
+
+impl Filter {
+    /// Whether nothing is said.
+    pub fn is_empty(&self) -> bool {
+        let Self { name, user_id, login, database, family, class, idle_ms, age_ms } = self;
+        name.is_none()
+            && user_id.is_none()
+            && login.is_none()
+            && database.is_none()
+            && family.is_none()
+            && class.is_none()
+            && idle_ms.is_none()
+            && age_ms.is_none()
+    }
+
+    /// Whether a session is meant.
+    pub fn matches(&self, living: &Living) -> bool {
+        let content = &living.header.content;
+        let said = |said: &Option<String>, text: &Option<String>| {
+            said.is_none() || said.as_deref() == text.as_deref()
+        };
+        self.name.as_ref().is_none_or(|name| name.matches(&living.alias))
+            && self.user_id.is_none_or(|uid| content.uid == Some(uid))
+            && said(&self.login, &content.login)
+            && said(&self.database, &content.db)
+            && self.family.as_deref().is_none_or(|family| living.alias.family() == Some(family))
+            && self.class.is_none_or(|class| content.class == class)
+            && self.idle_ms.is_none_or(|ms| living.idle_ms() >= ms)
+            && self.age_ms.is_none_or(|ms| living.age_ms() >= ms)
+    }
+
+    /// The only shard where it can be, if its name tells.
+    fn shard(&self) -> Option<Shard> {
+        let begins = self.name.as_ref().map(|name| &name.head).or(self.family.as_ref())?;
+        Shard::parse(begins.get(..2)?)
+    }
+}
+
+/// A census under way.
+pub struct Census {
+    pages: mpsc::Receiver<Result<Page, StoreError>>,
+    _taker: JoinSet<()>,
+}
+
+/// Some sessions of one shard, after the filter.
+pub struct Page {
+    /// Those that are meant.
+    pub living: Vec<Living>,
+    /// How many were looked at for it.
+    pub looked_at: u64,
+}
+
+impl Census {
+    /// The next page; `None` after the last. After an error there is no further page.
+    pub async fn next(&mut self) -> Option<Result<Page, StoreError>> {
+        self.pages.recv().await
+    }
+}
+
+impl RedisStore {
+    /// Goes through all sessions that `filter` means. Ends when the census is dropped.
+    pub fn census(&self, filter: Filter) -> Census {
+        let (sender, pages) = mpsc::channel(PAGES_WAITING);
+        let store = Arc::clone(&self.inner);
+        let mut taker = JoinSet::new();
+        taker.spawn(async move {
+            if let Err(error) = store.count_all(Arc::new(filter), &sender).await {
+                let _ = sender.send(Err(error)).await;
+            }
+        });
+        Census { pages, _taker: taker }
+    }
+
+    /// How many sessions there are about: the indexes' own count, which may hold dead ones.
+    pub async fn rough_count(&self) -> Result<u64, StoreError> {
+        Ok(self.inner.shards_in_use().await?.into_iter().map(|(_, size)| size).sum())
+    }
+
+    /// Lets the keys of these sessions (of one shard) stay for as long as the lifetimes of now ask
+    /// for: they may have become longer since the last use. Gives the number of living ones.
+    pub async fn keep(&self, shard: Shard, aliases: &[Alias]) -> Result<u64, StoreError> {
+        let mut kept = 0;
+        for aliases in aliases.chunks(PAGE) {
+            let touches: Vec<_> = aliases.iter().map(|alias| (alias.clone(), None)).collect();
+            kept += self.inner.touch(shard, &touches).await?;
+        }
+        Ok(kept)
+    }
+}
+
+type Pages = mpsc::Sender<Result<Page, StoreError>>;
+
+impl Inner {
+    async fn count_all(
+        self: &Arc<Self>,
+        filter: Arc<Filter>,
+        pages: &Pages,
+    ) -> Result<(), StoreError> {
+        let shards = match filter.shard() {
+            Some(shard) => vec![shard],
+            None => self.shards_in_use().await?.into_iter().map(|(shard, _)| shard).collect(),
+        };
+        let mut counting: JoinSet<Result<(), StoreError>> = JoinSet::new();
+        for shard in shards {
+            if counting.len() >= SHARDS_AT_ONCE {
+                joined(counting.join_next().await)?;
+            }
+            let (store, filter, pages) = (Arc::clone(self), Arc::clone(&filter), pages.clone());
+            counting.spawn(async move { store.count_shard(shard, &filter, &pages).await });
+        }
+        while let Some(counted) = counting.join_next().await {
+            joined(Some(counted))?;
+        }
+        Ok(())
+    }
+
+    async fn count_shard(
+        &self,
+        shard: Shard,
+        filter: &Filter,
+        pages: &Pages,
+    ) -> Result<(), StoreError> {
+        // Nothing is judged stale, so nothing is ended.
+        let policy = Policy { clock: ClockView::Jumped, ..self.policy() };
+        for aliases in self.members(shard).await?.chunks(PAGE) {
+            let mut living = self.living_by(&policy, shard, aliases).await?;
+            living.retain(|living| filter.matches(living));
+            let looked_at = u64::try_from(aliases.len()).unwrap_or(u64::MAX);
+            if pages.send(Ok(Page { living, looked_at })).await.is_err() {
+                break; // nobody wants to know any more
+            }
+        }
+        Ok(())
+    }
+
+    /// The living among `aliases`, all of one shard.
+    pub(super) async fn living_by(
+        &self,
+        policy: &Policy,
+        shard: Shard,
+        aliases: &[Alias],
+    ) -> Result<Vec<Living>, StoreError> {
+        let mut call = self.scripts.list.call(policy);
+        call.key(self.keys.index(shard));
+        for alias in aliases {
+            call.key(self.keys.session(alias));
+            call.argument(alias.as_str());
+        }
+        let bound = Duration::from_millis(self.settings.down_after_ms);
+        let mut answer = self.call(&call, Need::Up, bound).await?;
+        if answer.status != "listed" {
+            return Err(answer.strange());
+        }
+        answer.enter()?;
+        let mut all = Vec::with_capacity(aliases.len());
+        while answer.more() {
+            let (alias, left_ms, activity_ms) =
+                (answer.alias()?, answer.number()?, answer.number()?);
+            let header = answer.header()?;
+            all.push(Living { alias, header, activity_ms, left_ms, now_ms: answer.now_ms });
+        }
+        Ok(all)
+    }
+}
+
+fn joined(
+    counted: Option<Result<Result<(), StoreError>, tokio::task::JoinError>>,
+) -> Result<(), StoreError> {
+    match counted {
+        Some(Err(error)) => Err(StoreError::Unavailable(error.to_string())),
+        Some(Ok(counted)) => counted,
+        None => Ok(()),
+    }
+}
+
+/// What will end a session by these lifetimes, in words.
+pub fn limit_words(limit: Limit) -> &'static str {
+    match limit {
+        Limit::Idle => "unless it is used before",
+        Limit::Absolute => "however much it is used (lifetime.absolute)",
+        Limit::Unopened => "unless its visitor comes back before",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: &str =
+        "-_Ab0Ab0Ab0Ab0Ab0Ab0Ab0Ab0Ab0Ab0Ab0Ab0Ab0Ac2XAPTGVdBgZ9WgQ0gAE3pszxwmGJwvnbSdpl0gA8j";
+
+    #[test]
+    fn a_name_is_a_beginning_or_the_short_form() {
+        let alias = Alias::parse(LONG).unwrap();
+        assert_eq!(short(&alias), "-_Ab0Ab0..l0gA8j");
+        for text in ["-_", "-_Ab0", LONG, "-_..8j", &short(&alias)] {
+            assert!(Name::parse(text).unwrap().matches(&alias), "{text}");
+        }
+        assert!(!Name::parse("-_..xx").unwrap().matches(&alias));
+        assert!(!Name::parse("ab").unwrap().matches(&alias));
+        for text in ["", "-", "..8j", "a b", "ab..c..d", "ab/", &"a".repeat(85)] {
+            assert_eq!(Name::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_name_or_a_family_tells_the_shard() {
+        let shard = |filter: Filter| filter.shard().map(|shard| shard.to_string());
+        assert_eq!(shard(Filter::default()), None);
+        let name = Name::parse("xyz");
+        assert_eq!(shard(Filter { name, ..Filter::default() }).as_deref(), Some("xy"));
+        let family = Some("ab".repeat(21));
+        assert_eq!(shard(Filter { family, ..Filter::default() }).as_deref(), Some("ab"));
+    }
+}

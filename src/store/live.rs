@@ -1,0 +1,266 @@
+//! Live settings: what the cluster's administrator has said in Redis overrides each node's own file.
+//!
+//! They are read before a new connection counts, and once in [`POLL_EVERY`] after that, so a node
+//! follows a change within a second and never judges by what it has not heard. Text that is no
+//! value is told once; what held before goes on.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::time::Duration;
+
+use redis::{Cmd, Value};
+
+use super::keys::Keys;
+use super::link::Need;
+use super::scripts::{Answer, Call, ClockView, Policy, Script};
+use super::{Inner, RedisStore};
+use crate::fs::store::{Health, StoreError};
+use crate::session::policy::Lifetimes;
+use crate::telemetry::Event;
+
+/// Twice in the second within which every node follows.
+const POLL_EVERY: Duration = Duration::from_millis(500);
+
+/// The longest text of a setting (`settings.lua` holds the same number).
+pub const VALUE_MAX_BYTES: usize = 64;
+
+/// Which live settings there are, and how their text is taken.
+#[derive(Clone, Copy)]
+pub struct Rules {
+    /// Their names.
+    pub keys: &'static [&'static str],
+    /// Takes the text of one of them, or says in one line what is wrong with it.
+    pub set: fn(&mut Lifetimes, key: &str, text: &str) -> Result<(), String>,
+}
+
+/// What Redis holds.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Found {
+    /// How often they were changed.
+    pub generation: u64,
+    /// The text of those that are set; not judged.
+    pub values: BTreeMap<&'static str, String>,
+}
+
+/// The lifetimes that are followed: the node's own, and over them the live ones.
+pub(super) struct Live {
+    own: Lifetimes,
+    rules: Option<Rules>,
+    followed: RwLock<Lifetimes>,
+    seen: Mutex<Seen>,
+}
+
+#[derive(Default)]
+struct Seen {
+    /// What was found last.
+    found: Found,
+    /// The text that is followed: of each setting the last that could be used.
+    used: BTreeMap<&'static str, String>,
+    /// Why the settings as a whole could not be read, if that was told.
+    complaint: Option<String>,
+}
+
+impl Live {
+    pub fn new(own: Lifetimes, rules: Option<Rules>) -> Self {
+        Self { own, rules, followed: RwLock::new(own), seen: Mutex::default() }
+    }
+
+    pub fn lifetimes(&self) -> Lifetimes {
+        *self.followed.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn follow(&self, lifetimes: Lifetimes) {
+        *self.followed.write().unwrap_or_else(PoisonError::into_inner) = lifetimes;
+    }
+
+    /// What is asked on a new connection, when the scripts are there; `None` where nothing is
+    /// followed.
+    pub fn question(&self, script: &Script, keys: &Keys) -> Option<Cmd> {
+        Some(self.call(script, keys, self.rules?).command())
+    }
+
+    fn call<'a>(&self, script: &'a Script, keys: &Keys, rules: Rules) -> Call<'a> {
+        let mut call =
+            script.call(&Policy { lifetimes: self.lifetimes(), clock: ClockView::Unknown });
+        call.key(keys.config());
+        for key in rules.keys {
+            call.argument(*key);
+        }
+        call
+    }
+
+    /// Takes in what a new connection's server answered.
+    pub fn told(&self, answer: Value) {
+        self.heard(Answer::parts("settings", answer).and_then(|answer| self.read(answer)));
+    }
+
+    fn read(&self, mut answer: Answer) -> Result<Found, StoreError> {
+        match answer.status.as_str() {
+            "settings" => answer.enter()?,
+            "failed" => return Err(StoreError::Unreadable(answer.why()?)),
+            _ => return Err(answer.strange()),
+        }
+        // Whoever wrote it by hand may have written anything.
+        let mut next = || -> Result<String, StoreError> {
+            Ok(String::from_utf8_lossy(&answer.bytes()?).into_owned())
+        };
+        let mut found = Found { generation: next()?.parse().unwrap_or(0), ..Found::default() };
+        for key in self.rules.map(|rules| rules.keys).unwrap_or_default() {
+            let text = next()?;
+            if !text.is_empty() {
+                found.values.insert(key, text);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Follows what was found.
+    fn heard(&self, found: Result<Found, StoreError>) {
+        let Some(rules) = self.rules else { return };
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = match found {
+            Ok(found) => found,
+            // The link tells of its own faults.
+            Err(StoreError::Unavailable(_)) => return,
+            Err(error) => {
+                let reason = format!("the live settings cannot be read: {error}");
+                if seen.complaint.as_ref() != Some(&reason) {
+                    Event::BadSetting { reason: &reason }.emit();
+                    seen.complaint = Some(reason);
+                }
+                return;
+            }
+        };
+        seen.complaint = None;
+        if seen.found.values == found.values {
+            return;
+        }
+        let mut lifetimes = self.own;
+        for key in rules.keys {
+            let said = found.values.get(key);
+            let old = seen.used.get(key).cloned();
+            if seen.found.values.get(key) != said {
+                match said.map(|text| (rules.set)(&mut lifetimes, key, text)) {
+                    Some(Err(reason)) => Event::BadSetting { reason: &reason }.emit(),
+                    _ => {
+                        let new = said.map(String::as_str);
+                        Event::Setting { key, old: old.as_deref(), new }.emit();
+                        match said {
+                            Some(text) => seen.used.insert(key, text.clone()),
+                            None => seen.used.remove(key),
+                        };
+                    }
+                }
+            }
+            if let Some(text) = seen.used.get(key) {
+                // It could be used before.
+                let _ = (rules.set)(&mut lifetimes, key, text);
+            }
+        }
+        seen.found = found;
+        self.follow(lifetimes);
+    }
+}
+
+/// Asks for ever, while the link is well. Ends with the store.
+pub(super) async fn poll(store: Weak<Inner>) {
+    loop {
+        tokio::time::sleep(POLL_EVERY).await;
+        let Some(store) = store.upgrade() else { return };
+        if store.link.health() == Health::Well {
+            store.live.heard(store.live_settings().await);
+        }
+    }
+}
+
+impl Inner {
+    async fn live_settings(&self) -> Result<Found, StoreError> {
+        let Some(rules) = self.live.rules else { return Ok(Found::default()) };
+        let call = self.live.call(&self.scripts.settings, &self.keys, rules);
+        let bound = Duration::from_millis(self.settings.down_after_ms);
+        self.live.read(self.call(&call, Need::Well, bound).await?)
+    }
+
+    async fn change_live(&self, key: &str, text: &str) -> Result<u64, StoreError> {
+        let mut call = self.scripts.set.call(&self.policy());
+        call.key(self.keys.config()).argument(key).argument(text);
+        let bound = Duration::from_millis(self.settings.down_after_ms);
+        let mut answer = self.call(&call, Need::Up, bound).await?;
+        if answer.status == "done" { answer.number() } else { Err(answer.strange()) }
+    }
+}
+
+impl RedisStore {
+    /// What the live settings are now. Text that is no value is among them.
+    pub async fn live_settings(&self) -> Result<Found, StoreError> {
+        self.inner.live_settings().await
+    }
+
+    /// Changes a live setting, or with no text takes it away: each node's own holds again. Gives
+    /// the number of the change. Does not judge the text; sent once.
+    pub async fn change_live(&self, key: &str, text: Option<&str>) -> Result<u64, StoreError> {
+        self.inner.change_live(key, text.unwrap_or_default()).await
+    }
+
+    /// The lifetimes that are followed now.
+    pub fn lifetimes(&self) -> Lifetimes {
+        self.inner.live.lifetimes()
+    }
+
+    /// Other lifetimes from now on, until a live setting changes.
+    pub fn set_lifetimes(&self, lifetimes: Lifetimes) {
+        self.inner.live.follow(lifetimes);
+    }
+}
+
+/// The task that polls, where there is something to follow.
+pub(super) fn task(store: &Arc<Inner>) -> Option<tokio::task::AbortHandle> {
+    store.live.rules?;
+    Some(tokio::spawn(poll(Arc::downgrade(store))).abort_handle())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RULES: Rules = Rules {
+        keys: &["idle", "grace"],
+        set: |lifetimes, key, text| {
+            let number = text.parse().map_err(|_| format!("{key}: '{text}' is no number"))?;
+            match key {
+                "idle" => lifetimes.idle_ms = number,
+                _ => lifetimes.grace_ms = number,
+            }
+            Ok(())
+        },
+    };
+
+    fn heard(live: &Live, values: &[(&'static str, &str)]) -> (u64, u64) {
+        let values = values.iter().map(|(key, text)| (*key, (*text).to_owned())).collect();
+        live.heard(Ok(Found { generation: 1, values }));
+        let lifetimes = live.lifetimes();
+        (lifetimes.idle_ms, lifetimes.grace_ms)
+    }
+
+    #[test]
+    fn what_cannot_be_used_leaves_what_held() {
+        let own = Lifetimes { idle_ms: 1, grace_ms: 2, ..Lifetimes::default() };
+        let live = Live::new(own, Some(RULES));
+        assert_eq!(heard(&live, &[("idle", "x")]), (1, 2));
+        assert_eq!(heard(&live, &[("idle", "10"), ("grace", "20")]), (10, 20));
+        assert_eq!(heard(&live, &[("idle", "y"), ("grace", "30")]), (10, 30));
+        live.heard(Err(StoreError::Unreadable("WRONGTYPE".into())));
+        assert_eq!(live.lifetimes().idle_ms, 10);
+        assert_eq!(heard(&live, &[("grace", "30")]), (1, 30));
+        assert_eq!(heard(&live, &[]), (1, 2));
+    }
+
+    #[test]
+    fn answers_of_any_other_shape_change_nothing() {
+        let live = Live::new(Lifetimes::default(), Some(RULES));
+        for value in [Value::Nil, Value::Int(1), Value::Array(vec![Value::Int(1)])] {
+            live.told(value);
+        }
+        assert_eq!(live.lifetimes(), Lifetimes::default());
+    }
+}

@@ -1,0 +1,527 @@
+//! Session files that were there before: nobody is logged out by the mount, nor by the way back.
+
+#![allow(clippy::unwrap_used)] // a test that meets the unexpected ends there
+
+mod support;
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::{Duration, Instant, SystemTime};
+
+use support::mount::{Mount, alias, anonymous, authenticated, errno, in_thread, sid};
+use support::redis::Redis;
+
+/// 40 hex digits: Odoo 14 to 17.
+const HEX: &str = "ab0123456789012345678901234567890123456f";
+const OTHER_HEX: &str = "cd0123456789012345678901234567890123456f";
+const ROOT: (&str, &str) = ("root", "root");
+
+const IMPORT_INCOMPLETE: i32 = 56;
+const MIRROR_REFUSED: i32 = 57;
+
+/// What Odoo 17 writes.
+fn pickled() -> Vec<u8> {
+    std::fs::read(
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/fixtures/sessions/authenticated-fresh.5.pickle"),
+    )
+    .unwrap()
+}
+
+fn sharded(sid: &str) -> String {
+    format!("{}/{sid}", &sid[..2])
+}
+
+fn flat(sid: &str) -> String {
+    format!("werkzeug_{sid}.sess")
+}
+
+/// A session file of an hour ago, as Odoo leaves it.
+fn put(dir: &Path, name: &str, content: &[u8]) {
+    let path = dir.join(name);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(&path, content).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+    std::fs::File::options().write(true).open(&path).unwrap().set_modified(an_hour_ago()).unwrap();
+}
+
+/// To the nanosecond the same at every call.
+fn an_hour_ago() -> SystemTime {
+    static AT: std::sync::OnceLock<SystemTime> = std::sync::OnceLock::new();
+    *AT.get_or_init(|| SystemTime::now() - Duration::from_secs(3600))
+}
+
+/// The files below a directory, by their path in it.
+fn files(dir: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut pending = vec![dir.to_owned()];
+    while let Some(next) = pending.pop() {
+        let Ok(entries) = std::fs::read_dir(&next) else { continue };
+        for entry in entries {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                pending.push(path);
+            } else {
+                found.push(path.strip_prefix(dir).unwrap().to_str().unwrap().to_owned());
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+fn beside(dir: &Path) -> PathBuf {
+    PathBuf::from(format!("{}.imported", dir.display()))
+}
+
+fn start_import(redis: &Redis, dir: &Path, arguments: &[&str]) -> Command {
+    for shared in [redis.directory(), &redis.socket()] {
+        std::fs::set_permissions(shared, std::fs::Permissions::from_mode(0o777)).unwrap();
+    }
+    let configuration = redis.directory().join("import.toml");
+    std::fs::write(&configuration, "[limits]\nsession = \"64KiB\"\n").unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sessionfs"));
+    command
+        .arg("import")
+        .arg(dir)
+        .args(["--redis", &redis.url()])
+        .arg("--config")
+        .arg(configuration)
+        .args(arguments);
+    command
+}
+
+/// Runs the import; what it prints holds no session id.
+fn import(redis: &Redis, dir: &Path, arguments: &[&str]) -> Output {
+    let output = start_import(redis, dir, arguments).output().unwrap();
+    for text in [&output.stdout, &output.stderr] {
+        assert_secret(&String::from_utf8_lossy(text));
+    }
+    output
+}
+
+/// The import's result as JSON.
+#[track_caller]
+fn imported(redis: &Redis, dir: &Path, arguments: &[&str]) -> serde_json::Value {
+    let output = import(redis, dir, &[&["--json"], arguments].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// No session id of these tests is in it.
+#[track_caller]
+fn assert_secret(text: &str) {
+    let long = (0..20).map(|seed| sid("ab", seed));
+    for sid in long.chain([HEX.to_owned(), OTHER_HEX.to_owned()]) {
+        assert!(!text.contains(&sid), "a session id in: {text}");
+    }
+}
+
+#[test]
+fn whoever_was_logged_in_stays_so_from_the_first_moment() {
+    let redis = Redis::start();
+    let json = sid("ab", 1);
+    let mount = Mount::start_over(&redis, "", ROOT, |dir| {
+        put(dir, &sharded(&json), &authenticated("json"));
+        put(dir, &sharded(HEX), &pickled());
+        put(dir, &flat(OTHER_HEX), &pickled());
+        put(dir, "tmpabcdefgh.__wz_sess", b"{");
+    });
+    assert_eq!(mount.read(&json).unwrap(), authenticated("json"));
+    assert_eq!(mount.read(HEX).unwrap(), pickled());
+    assert_eq!(in_thread(|| std::fs::read(mount.flat(OTHER_HEX)).unwrap()), pickled());
+    assert_eq!(std::fs::metadata(mount.sharded(&json)).unwrap().modified().unwrap(), an_hour_ago());
+    assert_eq!(errno(mount.read(&sid("ab", 2))), libc::ENOENT);
+    mount.wait_for_log("no session file is left to be taken in");
+    // In a request that has read it, a save goes on with that session.
+    in_thread(|| mount.save_in_request(&json, &authenticated("saved"))).unwrap();
+    assert_eq!(mount.read(&json).unwrap(), authenticated("saved"));
+    let dir = mount.path();
+    let moved = [sharded(HEX), sharded(&json), flat(OTHER_HEX)];
+    assert_eq!(files(&beside(&dir)), moved);
+    assert_eq!(std::fs::metadata(beside(&dir)).unwrap().mode() & 0o777, 0o700);
+    let log = mount.stop();
+    assert_secret(&log);
+}
+
+#[test]
+fn a_session_that_ended_before_its_import_does_not_come_back() {
+    let redis = Redis::start();
+    let user = sid("ab", 1);
+    let fill = |dir: &Path| put(dir, &sharded(&user), &authenticated("x"));
+    let mount = Mount::start_over(&redis, "", ROOT, fill);
+    mount.unlink(&user).unwrap();
+    assert_eq!(errno(mount.read(&user)), libc::ENOENT);
+    // Whatever brings the file back: its name is known to have ended.
+    let copy = tempfile::tempdir().unwrap();
+    fill(copy.path());
+    let summary = imported(&redis, copy.path(), &[]);
+    assert_eq!((&summary["kept"], &summary["authenticated"]), (&1.into(), &0.into()));
+    assert_eq!(errno(mount.read(&user)), libc::ENOENT);
+    assert_eq!(errno(mount.save(&user, &authenticated("again"))), libc::EACCES);
+}
+
+#[test]
+fn a_listing_shows_what_nobody_has_asked_for_yet() {
+    let redis = Redis::start();
+    let device: Vec<String> = (1..4).map(|seed| sid("ab", seed)).collect();
+    let mount = Mount::start_over(&redis, "", ROOT, |dir| {
+        for sid in &device {
+            put(dir, &sharded(sid), &authenticated("x"));
+        }
+        put(dir, &flat(OTHER_HEX), &pickled());
+    });
+    let shown = alias(OTHER_HEX);
+    assert_eq!(mount.list(&mount.path()), ["ab".to_owned(), flat(&shown)]);
+    let mut aliases: Vec<String> = device.iter().map(|sid| alias(sid)).collect();
+    aliases.sort();
+    assert_eq!(mount.list(&mount.path().join("ab")), aliases);
+    // The revocation of a device unlinks what its listing shows.
+    in_thread(|| {
+        mount.list(&mount.path().join("ab"));
+        std::fs::remove_file(mount.path().join("ab").join(&aliases[0])).unwrap();
+    });
+    assert_eq!(mount.list(&mount.path().join("ab")).len(), 2);
+}
+
+#[test]
+fn the_later_of_a_sessions_two_files_counts() {
+    let redis = Redis::start();
+    let mount = Mount::start_over(&redis, "", ROOT, |dir| {
+        put(dir, &flat(HEX), &pickled());
+        std::fs::create_dir(dir.join("ab")).unwrap();
+        std::fs::write(dir.join(sharded(HEX)), authenticated("later")).unwrap();
+    });
+    assert_eq!(mount.read(HEX).unwrap(), authenticated("later"));
+    assert_eq!(files(&beside(&mount.path())), [sharded(HEX), flat(HEX)]);
+}
+
+#[test]
+fn the_import_beside_a_living_mount_takes_in_everything() {
+    let redis = Redis::start();
+    let (user, visitor) = (sid("ab", 1), sid("ab", 2));
+    let mount = Mount::start_over(&redis, "", ROOT, |dir| {
+        put(dir, &sharded(&user), &authenticated("x"));
+        put(dir, &sharded(&visitor), &anonymous("x"));
+        put(dir, &flat(OTHER_HEX), &pickled());
+        put(dir, "tmpabcdefgh.__wz_sess", b"{");
+        put(dir, "ab/abc", b"{}");
+    });
+    assert_eq!(mount.read(&user).unwrap(), authenticated("x"));
+    let summary = imported(&redis, &mount.path(), &[]);
+    for (what, count) in [
+        ("authenticated", 1),
+        ("anonymous", 1),
+        ("temporary", 1),
+        ("foreign", 1),
+        ("kept", 0),
+        ("failed", 0),
+    ] {
+        assert_eq!(summary[what], count, "{what}: {summary}");
+    }
+    assert_eq!(summary["foreign_names"], serde_json::json!(["ab/abc"]));
+    mount.wait_for_log("no session file is left to be taken in");
+    assert_eq!(mount.read(&visitor).unwrap(), anonymous("x"));
+    assert_eq!(in_thread(|| std::fs::read(mount.flat(OTHER_HEX)).unwrap()), pickled());
+    let again = imported(&redis, &mount.path(), &[]);
+    assert_eq!(again["authenticated"], 0, "{again}");
+    let dir = mount.path();
+    mount.stop_and(|| assert_eq!(files(&dir), ["ab/abc", "tmpabcdefgh.__wz_sess"]));
+}
+
+#[test]
+fn a_dry_run_changes_nothing_and_tells_the_same() {
+    let redis = Redis::start();
+    let dir = tempfile::tempdir().unwrap();
+    put(dir.path(), &sharded(&sid("ab", 1)), &authenticated("x"));
+    put(dir.path(), &flat(HEX), &pickled());
+    put(dir.path(), &sharded(&sid("ab", 2)), b"");
+    let before = files(dir.path());
+    let foreseen = imported(&redis, dir.path(), &["--dry-run"]);
+    assert_eq!(files(dir.path()), before);
+    assert!(!beside(dir.path()).exists());
+    assert_eq!(redis.run::<i64>("DBSIZE"), 0);
+    let done = imported(&redis, dir.path(), &[]);
+    for what in ["authenticated", "anonymous", "no_session", "kept"] {
+        assert_eq!(foreseen[what], done[what], "{what}");
+    }
+    assert_eq!(foreseen["no_session"], 1);
+    assert_eq!(files(dir.path()), [sharded(&sid("ab", 2))]);
+    std::fs::remove_dir_all(beside(dir.path())).unwrap();
+}
+
+#[test]
+fn two_imports_at_once_do_no_harm() {
+    let redis = Redis::start();
+    let dir = tempfile::tempdir().unwrap();
+    let sids: Vec<String> = (0..300).map(|seed| sid("ab", seed)).collect();
+    for sid in &sids {
+        put(dir.path(), &sharded(sid), &authenticated("x"));
+    }
+    let run = || imported(&redis, dir.path(), &["--then", "delete"]);
+    let (one, two) = std::thread::scope(|scope| {
+        let other = scope.spawn(run);
+        (run(), other.join().unwrap())
+    });
+    let count = |what: &str| one[what].as_u64().unwrap() + two[what].as_u64().unwrap();
+    assert_eq!(count("authenticated"), 300, "{one} {two}");
+    assert_eq!(count("failed"), 0);
+    assert_eq!(files(dir.path()), Vec::<String>::new());
+    let mount = Mount::start(&redis, "");
+    for sid in &sids {
+        assert_eq!(mount.read(sid).unwrap(), authenticated("x"));
+    }
+}
+
+#[test]
+fn what_cannot_be_imported_is_named_and_left() {
+    let redis = Redis::start();
+    let dir = tempfile::tempdir().unwrap();
+    let (long, link) = (sid("ab", 1), sid("ab", 2));
+    put(dir.path(), &sharded(&long), &[b"{".as_slice(), &[b' '; 70_000]].concat());
+    put(dir.path(), &format!("{HEX}.bak"), b"{}");
+    std::fs::hard_link(dir.path().join(format!("{HEX}.bak")), dir.path().join(sharded(&link)))
+        .unwrap();
+    let output = import(&redis, dir.path(), &[]);
+    assert_eq!(output.status.code(), Some(IMPORT_INCOMPLETE));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains(&format!("left {}: it is longer than", alias(&long))), "{text}");
+    assert!(text.contains(&format!("left {}: not a regular file", alias(&link))), "{text}");
+    assert!(text.contains("not Odoo's: ab01....bak"), "{text}");
+    assert_eq!(files(dir.path()).len(), 3);
+}
+
+#[test]
+fn deleting_takes_away_what_was_moved_before() {
+    let redis = Redis::start();
+    let dir = tempfile::tempdir().unwrap();
+    put(dir.path(), &sharded(&sid("ab", 1)), &authenticated("x"));
+    imported(&redis, dir.path(), &[]);
+    assert_eq!(files(&beside(dir.path())).len(), 1);
+    put(dir.path(), &sharded(&sid("ab", 2)), &authenticated("x"));
+    let summary = imported(&redis, dir.path(), &["--then", "delete"]);
+    assert_eq!((&summary["authenticated"], &summary["deleted_aside"]), (&1.into(), &1.into()));
+    assert_eq!(files(dir.path()), Vec::<String>::new());
+    assert_eq!(files(&beside(dir.path())), Vec::<String>::new());
+    std::fs::remove_dir_all(beside(dir.path())).unwrap();
+}
+
+#[test]
+fn a_directory_with_something_foreign_is_not_mounted_on() {
+    let redis = Redis::start();
+    let dir = tempfile::tempdir().unwrap();
+    put(dir.path(), &sharded(HEX), &pickled());
+    put(dir.path(), "filestore.txt", b"x");
+    let output = Command::new(env!("CARGO_BIN_EXE_sessionfs"))
+        .arg("mount")
+        .arg(dir.path())
+        .args(["--redis", &redis.url()])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(25));
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("holds what is not Odoo's (filestore.txt)"), "{text}");
+    assert_eq!(files(dir.path()).len(), 2);
+}
+
+/// Waits for the second worker's mount. (Meanwhile root could read the files below.) Until when
+/// whatever follows should have happened.
+fn until_ready_again(mount: &Mount) -> Instant {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while mount.log().matches(": ready mountpoint=").count() < 2 {
+        assert!(Instant::now() < deadline, "{}", mount.log());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    deadline
+}
+
+#[test]
+fn a_killed_worker_leaves_nobody_logged_out() {
+    let redis = Redis::start();
+    let sids: Vec<String> = (0..20).map(|seed| sid("ab", seed)).collect();
+    let mount = Mount::start_over(&redis, "", ROOT, |dir| {
+        for sid in &sids {
+            put(dir, &sharded(sid), &authenticated("x"));
+        }
+    });
+    assert_eq!(mount.read(&sids[0]).unwrap(), authenticated("x"));
+    let worker = nix::unistd::Pid::from_raw(i32::try_from(mount.worker()).unwrap());
+    nix::sys::signal::kill(worker, nix::sys::signal::Signal::SIGKILL).unwrap();
+    until_ready_again(&mount);
+    for sid in &sids {
+        assert_eq!(mount.read(sid).unwrap(), authenticated("x"));
+    }
+    mount.wait_for_log("no session file is left to be taken in");
+}
+
+#[test]
+fn a_killed_disk_server_leaves_nobody_logged_out() {
+    let redis = Redis::start();
+    let (one, other) = (sid("ab", 1), sid("ab", 2));
+    let mount = Mount::start_over(&redis, "", ROOT, |dir| {
+        put(dir, &sharded(&one), &authenticated("x"));
+        put(dir, &sharded(&other), &authenticated("x"));
+    });
+    assert_eq!(mount.read(&one).unwrap(), authenticated("x"));
+    let disk = nix::unistd::Pid::from_raw(i32::try_from(mount.disk().unwrap()).unwrap());
+    nix::sys::signal::kill(disk, nix::sys::signal::Signal::SIGKILL).unwrap();
+    mount.wait_for_log("the process that reads session files has ended");
+    let deadline = until_ready_again(&mount);
+    assert_eq!(mount.read(&other).unwrap(), authenticated("x"));
+    mount.wait_for_log("no session file is left to be taken in");
+    // Then it is not needed any more.
+    while mount.disk().is_some() {
+        assert!(Instant::now() < deadline, "it is still there");
+    }
+}
+
+#[test]
+fn a_session_saved_while_the_mount_was_on_its_way_is_there() {
+    let mut redis = Redis::start();
+    let late = sid("ab", 1);
+    let server: String = redis.run("INFO server");
+    let pid = server.lines().find_map(|line| line.strip_prefix("process_id:")).unwrap();
+    let pid = nix::unistd::Pid::from_raw(pid.trim().parse().unwrap());
+    redis.pause();
+    let (tell, told) = std::sync::mpsc::channel::<PathBuf>();
+    let file = sharded(&late);
+    let mount = std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let dir = told.recv().unwrap();
+            let log = dir.parent().unwrap().join("log");
+            let deadline = Instant::now() + Duration::from_secs(20);
+            while !std::fs::read_to_string(&log).unwrap_or_default().contains("waiting for Redis") {
+                assert!(Instant::now() < deadline, "it does not wait");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            put(&dir, &file, &authenticated("x"));
+            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGCONT).unwrap();
+        });
+        Mount::start_over(&redis, "", ROOT, |dir| tell.send(dir.to_owned()).unwrap())
+    });
+    redis.resume();
+    assert_eq!(mount.read(&late).unwrap(), authenticated("x"));
+}
+
+/// A mount with a mirror in a directory of its own.
+fn mirrored(redis: &Redis, owner: (&str, &str)) -> (tempfile::TempDir, PathBuf, Mount) {
+    let parent = tempfile::tempdir().unwrap();
+    let mirror = parent.path().join("mirror");
+    let configuration = format!("mirror = \"{}\"\n", mirror.display());
+    let mount = Mount::start_over(redis, &configuration, owner, |_| ());
+    (parent, mirror, mount)
+}
+
+/// Waits until the mirror holds these files and no others.
+#[track_caller]
+fn until_files(mirror: &Path, expected: &[String]) {
+    let mut expected = expected.to_vec();
+    expected.sort();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let found: Vec<_> =
+            files(mirror).into_iter().filter(|name| !name.starts_with("tmp")).collect();
+        if found == expected {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{found:?} instead of {expected:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_mirror_holds_what_came_by_and_odoo_can_go_on_with_it() {
+    let redis = Redis::start();
+    let (user, visitor, gone) = (sid("ab", 1), sid("cd", 2), sid("ef", 3));
+    // Saved before there was a mirror: written when its owner comes by.
+    let plain = Mount::start(&redis, "");
+    plain.save(&visitor, &anonymous("x")).unwrap();
+    plain.stop();
+    let (_parent, mirror, mount) = mirrored(&redis, ("nobody", "nogroup"));
+    until_files(&mirror, &[]);
+    mount.save(&user, &authenticated("x")).unwrap();
+    mount.save(&gone, &authenticated("x")).unwrap();
+    in_thread(|| mount.save_as(&mount.flat(HEX), &pickled())).unwrap();
+    until_files(&mirror, &[sharded(&user), sharded(&gone), flat(HEX)]);
+    mount.unlink(&gone).unwrap();
+    assert_eq!(mount.read(&visitor).unwrap(), anonymous("x"));
+    in_thread(|| mount.save_in_request(&user, &authenticated("later"))).unwrap();
+    let mtime = |path: PathBuf| std::fs::metadata(path).unwrap().modified().unwrap();
+    let mtimes = [mtime(mount.sharded(&user)), mtime(mount.sharded(&visitor))];
+    let log = mount.stop();
+    assert_secret(&log);
+    assert!(log.contains("in plain text"), "{log}");
+    // The end waits for what is under way.
+    until_files(&mirror, &[sharded(&user), sharded(&visitor), flat(HEX)]);
+    assert_eq!(std::fs::read(mirror.join(sharded(&user))).unwrap(), authenticated("later"));
+    assert_eq!(std::fs::read(mirror.join(flat(HEX))).unwrap(), pickled());
+    assert_eq!([mtime(mirror.join(sharded(&user))), mtime(mirror.join(sharded(&visitor)))], mtimes);
+    for path in [mirror.clone(), mirror.join("ab"), mirror.join(sharded(&user))] {
+        let found = std::fs::metadata(&path).unwrap();
+        assert_eq!((found.uid(), found.gid()), (65534, 65534), "{}", path.display());
+    }
+    assert_eq!(std::fs::metadata(mirror.join(sharded(&user))).unwrap().mode() & 0o7777, 0o644);
+    assert_eq!(std::fs::metadata(&mirror).unwrap().mode() & 0o7777, 0o700);
+    // And back again: the mirror in the place of the directory.
+    let redis = Redis::start();
+    let back = Mount::start_over(&redis, "", ROOT, |dir| {
+        std::fs::remove_dir(dir).unwrap();
+        std::fs::rename(&mirror, dir).unwrap();
+    });
+    assert_eq!(back.read(&user).unwrap(), authenticated("later"));
+}
+
+#[test]
+fn a_mirror_loses_what_ends_without_anybody_coming_by() {
+    let redis = Redis::start();
+    let (here, there) = (sid("ab", 1), sid("ab", 2));
+    let (_parent, mirror, mount) = mirrored(&redis, ROOT);
+    let other = Mount::start(&redis, "");
+    for sid in [&here, &there] {
+        mount.save(sid, &authenticated("x")).unwrap();
+    }
+    until_files(&mirror, &[sharded(&here), sharded(&there)]);
+    // On another node: this one is not asked.
+    in_thread(|| {
+        other.read(&here).unwrap();
+        other.save(&here, &authenticated("elsewhere")).unwrap();
+        other.unlink(&there).unwrap();
+    });
+    mount.stop();
+    until_files(&mirror, &[sharded(&here)]);
+    assert_eq!(std::fs::read(mirror.join(sharded(&here))).unwrap(), authenticated("elsewhere"));
+}
+
+#[test]
+fn a_mirror_that_would_be_unsafe_is_refused() {
+    let redis = Redis::start();
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("sessions");
+    let open = parent.path().join("open");
+    let link = parent.path().join("link");
+    for made in [&dir, &open] {
+        std::fs::create_dir(made).unwrap();
+    }
+    std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::os::unix::fs::symlink("/etc", &link).unwrap();
+    for (mirror, why) in [
+        (dir.join("mirror"), "in the mountpoint or around it"),
+        (parent.path().to_owned(), "in the mountpoint or around it"),
+        (open, "read by everybody"),
+        (link, "directory"),
+        (beside(&dir), "where imported files go"),
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_sessionfs"))
+            .arg("mount")
+            .arg(&dir)
+            .args(["--redis", &redis.url()])
+            .arg("--mirror")
+            .arg(&mirror)
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(MIRROR_REFUSED), "{text}");
+        assert!(text.contains(why), "{text}");
+    }
+}

@@ -1,0 +1,106 @@
+"""Reads and saves sessions as Odoo's FilesystemSessionStore does: mkstemp, write, rename, chmod.
+
+odoo.py --dir SESSIONS login NAME...     a new session for each; its sid is kept in ~/sids.json
+odoo.py --dir SESSIONS check [NAME...]   each must be there and be that person's; saves it once more
+odoo.py --dir SESSIONS logout NAME...    takes it away
+odoo.py --dir SESSIONS sid NAME          the cookie
+odoo.py --dir SESSIONS serve             checks all for ever; every error is a line on standard output
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import secrets
+import signal
+import sys
+import tempfile
+import time
+
+BOOK = pathlib.Path.home() / "sids.json"
+
+
+class Store:
+    def __init__(self, path):
+        self.path = path
+
+    def filename(self, sid):
+        return os.path.join(self.path, sid[:2], sid)
+
+    def save(self, sid, session):
+        target = self.filename(sid)
+        if not os.path.isdir(os.path.dirname(target)):
+            os.mkdir(os.path.dirname(target), 0o755)
+        fd, temporary = tempfile.mkstemp(suffix=".__wz_sess", dir=self.path)
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
+            json.dump(session, file)
+        os.rename(temporary, target)
+        os.chmod(target, 0o644)
+
+    def get(self, sid):
+        # The place of Odoo 15 is looked at first.
+        os.path.isfile(os.path.join(self.path, f"werkzeug_{sid}.sess"))
+        with open(self.filename(sid), encoding="utf-8") as file:
+            return json.load(file)
+
+    def delete(self, sid):
+        os.unlink(self.filename(sid))
+
+
+def check(store, name, sid):
+    """One page of this person: read, and saved with one more click."""
+    session = store.get(sid)
+    if session["login"] != name:
+        raise ValueError(f"{name} got the session of {session['login']}")
+    session["clicks"] += 1
+    store.save(sid, session)
+
+
+def serve(store, book):
+    ends = []
+    signal.signal(signal.SIGTERM, lambda *_: ends.append(True))
+    pages = 0
+    print("serving", len(book), flush=True)
+    while not ends:
+        for name, sid in book.items():
+            try:
+                check(store, name, sid)
+                pages += 1
+            except (OSError, ValueError) as error:
+                # The name of the file is a secret.
+                words = os.strerror(error.errno) if isinstance(error, OSError) else error
+                print(f"error {name}: {type(error).__name__}: {words}", flush=True)
+                time.sleep(0.1)
+        progress = BOOK.with_suffix(".pages")
+        progress.with_suffix(".new").write_text(f"{pages}\n")
+        os.replace(progress.with_suffix(".new"), progress)
+        time.sleep(0.01)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--dir", required=True)
+    parser.add_argument("what", choices=["login", "check", "logout", "sid", "serve"])
+    parser.add_argument("names", nargs="*")
+    arguments = parser.parse_args()
+    store = Store(arguments.dir)
+    book = json.loads(BOOK.read_text()) if BOOK.exists() else {}
+    names = arguments.names or list(book)
+    if arguments.what == "serve":
+        return serve(store, book)
+    for uid, name in enumerate(names, 2):
+        if arguments.what == "login":
+            book[name] = secrets.token_urlsafe(63)
+            session = {"uid": uid, "login": name, "db": "shop", "session_token": secrets.token_hex(32)}
+            store.save(book[name], session | {"context": {"lang": "en_US", "tz": "UTC", "uid": uid}, "clicks": 0})
+        elif arguments.what == "check":
+            check(store, name, book[name])
+        elif arguments.what == "sid":
+            print(book[name])
+        else:
+            store.delete(book.pop(name))
+    BOOK.write_text(json.dumps(book))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,259 @@
+//! `sessionfs reload`: what has changed is taken up while Odoo goes on, or nothing is.
+
+#![allow(clippy::unwrap_used)] // a test that meets the unexpected ends there
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use sessionfs::exit::ExitCode;
+use support::mount::{Mount, authenticated, errno, sid, temp_name};
+use support::redis::Redis;
+
+/// A user other than root that every Debian has: root could use the bare directory.
+const OWNER: (&str, &str, u32) = ("nobody", "nogroup", 65534);
+
+fn node(configuration: &str) -> (Redis, Mount) {
+    let redis = Redis::start();
+    let mount = Mount::start(&redis, configuration);
+    (redis, mount)
+}
+
+#[track_caller]
+fn reload(mount: &Mount) {
+    let (code, said) = mount.command("reload");
+    assert_eq!(code, Some(0), "{said}\n{}", mount.log());
+}
+
+/// The reload fails with these words, and the same worker goes on.
+#[track_caller]
+fn refuses(mount: &Mount, words: &[&str]) {
+    let worker = mount.worker();
+    let (code, said) = mount.command("reload");
+    assert_eq!(code, Some(u8::from(ExitCode::ReloadFailed).into()), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    for word in words {
+        assert!(said.contains(word), "'{word}' is not in: {said}");
+    }
+    assert_eq!(mount.worker(), worker);
+    mount.save(&sid("zz", 1), &authenticated("after")).unwrap();
+}
+
+#[test]
+fn a_changed_file_is_followed_and_sessions_stay() {
+    let (_redis, mount) = node("[limits]\nsession = \"4KiB\"\n");
+    let (known, large) = (sid("aa", 1), sid("bb", 2));
+    let long = authenticated(&"x".repeat(8000));
+    mount.save(&known, &authenticated("before")).unwrap();
+    assert_eq!(errno(mount.save(&large, &long)), libc::EFBIG);
+    let worker = mount.worker();
+    std::fs::write(mount.configuration(), "[limits]\nsession = \"64KiB\"\n").unwrap();
+    reload(&mount);
+    assert_ne!(mount.worker(), worker);
+    assert_eq!(mount.read(&known).unwrap(), authenticated("before"));
+    mount.save(&large, &long).unwrap();
+}
+
+#[test]
+fn a_broken_file_changes_nothing() {
+    let (_redis, mount) = node("");
+    for (text, words) in [
+        ("idel = 1", &["unknown key 'idel'"][..]),
+        ("[lifetime]\nidle = \"1\"", &["lifetime.idle: '1'"]),
+        ("staging_dir = \"/dev/shm/elsewhere\"", &["staging_dir has changed", "restart"]),
+        ("[worker]\nuser = \"daemon\"", &["worker.user has changed", "restart"]),
+    ] {
+        std::fs::write(mount.configuration(), text).unwrap();
+        refuses(&mount, words);
+    }
+    std::fs::write(mount.configuration(), "").unwrap();
+    reload(&mount);
+}
+
+#[test]
+fn a_worker_that_does_not_get_ready_changes_nothing() {
+    let (mut redis, mount) = node("");
+    std::fs::write(mount.configuration(), "[redis]\nstart_wait = \"500ms\"\n").unwrap();
+    redis.pause();
+    let (code, said) = mount.command("reload");
+    redis.resume();
+    assert_eq!(code, Some(u8::from(ExitCode::ReloadFailed).into()), "{said}");
+    assert!(said.contains("(tried for 500ms)"), "{said}");
+    mount.save(&sid("aa", 1), &authenticated("after")).unwrap();
+}
+
+#[test]
+fn without_a_keeper_it_says_so() {
+    let (_redis, mount) = node("");
+    let path = mount.path();
+    assert_eq!(mount.command("unmount").0, Some(0));
+    let (code, said) = mount.command("reload");
+    assert_eq!(code, Some(u8::from(ExitCode::NotMounted).into()));
+    assert!(said.contains(path.to_str().unwrap()) && said.contains("findmnt"), "{said}");
+}
+
+#[test]
+fn a_save_that_began_before_ends_after() {
+    let (_redis, mount) = node("");
+    let sid = sid("aa", 1);
+    let temp = mount.stage(&authenticated("across")).unwrap();
+    reload(&mount);
+    std::fs::rename(&temp, mount.sharded(&sid)).unwrap();
+    assert_eq!(mount.read(&sid).unwrap(), authenticated("across"));
+    // One that is begun after it finds its name free or taken as before.
+    let temp = mount.stage(&authenticated("next")).unwrap();
+    reload(&mount);
+    assert_eq!(temp.metadata().unwrap().len(), authenticated("next").len() as u64);
+    std::fs::remove_file(&temp).unwrap();
+    assert_eq!(errno(std::fs::rename(&temp, mount.sharded(&sid))), libc::ENOENT);
+}
+
+#[test]
+fn a_save_that_is_written_across_is_whole() {
+    let (_redis, mount) = node("");
+    let sid = sid("aa", 1);
+    let temp = mount.path().join(temp_name());
+    let mut file = std::fs::File::create_new(&temp).unwrap();
+    file.write_all(b"half").unwrap();
+    reload(&mount);
+    // Through the former worker, while the new one has found the half of it.
+    assert_eq!(temp.metadata().unwrap().len(), 4);
+    file.write_all(b" and half").unwrap();
+    drop(file);
+    std::fs::rename(&temp, mount.sharded(&sid)).unwrap();
+    assert_eq!(mount.read(&sid).unwrap(), b"half and half");
+}
+
+#[test]
+fn an_open_file_is_read_to_its_end_and_then_the_former_worker_leaves() {
+    let (_redis, mount) = node("");
+    let sid = sid("aa", 1);
+    mount.save(&sid, &authenticated("old")).unwrap();
+    let mut open = std::fs::File::open(mount.sharded(&sid)).unwrap();
+    reload(&mount);
+    mount.save(&sid, &authenticated("new")).unwrap();
+    let mut content = Vec::new();
+    open.read_to_end(&mut content).unwrap();
+    assert_eq!(content, authenticated("old"));
+    assert!(!mount.log().contains("the former worker"));
+    drop(open);
+    mount.wait_for_log("the former worker ended with exit code 0");
+    assert_eq!(mount.read(&sid).unwrap(), authenticated("new"));
+}
+
+#[test]
+fn an_upgraded_program_serves_from_then_on() {
+    let redis = Redis::start();
+    let directory = tempfile::tempdir().unwrap();
+    let program = directory.path().join("sessionfs");
+    let install = || {
+        let new = directory.path().join("new");
+        // Not by this process: a test beside this one may start another just now, which would hold
+        // the file open for writing, and the kernel executes none that is.
+        let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_sessionfs")).arg(&new).status();
+        assert!(copied.unwrap().success());
+        std::fs::rename(new, &program).unwrap();
+    };
+    install();
+    let mut mount = Mount::start_in(&redis, "", Command::new(&program));
+    let runs = |pid: u32| Path::new(&format!("/proc/{pid}/exe")).metadata().unwrap().ino();
+    install();
+    reload(&mount);
+    let installed = program.metadata().unwrap().ino();
+    assert_eq!(runs(mount.worker()), installed);
+    assert_ne!(runs(mount.keeper()), installed);
+    // The one that is started when this one dies is the upgraded one, too, even after removal.
+    std::fs::remove_file(&program).unwrap();
+    refuses(&mount, &[program.to_str().unwrap(), "install it"]);
+    let worker = mount.worker();
+    kill(worker);
+    mount.wait_for_log("worker_died");
+    mount.wait_until_served();
+    assert_ne!(mount.worker(), worker);
+    assert_eq!(runs(mount.worker()), installed);
+}
+
+fn kill(pid: u32) {
+    let pid = nix::unistd::Pid::from_raw(pid.try_into().unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+}
+
+/// What four busy threads see of this many reloads: operations and errors by kind.
+fn load_over_reloads(mount: &Mount, reloads: u32) -> BTreeMap<String, u64> {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/reload/load.py");
+    let mut load = Command::new("python3")
+        .arg("-c")
+        .arg(std::fs::read_to_string(script).unwrap())
+        .arg(mount.path())
+        .uid(OWNER.2)
+        .gid(OWNER.2)
+        .current_dir("/")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(load.stdout.take().unwrap()).lines();
+    assert_eq!(said.next().unwrap().unwrap(), "running");
+    for _ in 0..reloads {
+        reload(mount);
+    }
+    drop(load.stdin.take());
+    let counts = serde_json::from_str(&said.next().unwrap().unwrap()).unwrap();
+    assert!(load.wait().unwrap().success());
+    counts
+}
+
+/// Of a duration in its debug form.
+fn microseconds(gap: &str) -> f64 {
+    let number = gap.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let unit = match &gap[number.len()..] {
+        "µs" => 1.0,
+        "ms" => 1000.0,
+        "s" => 1_000_000.0,
+        other => panic!("{other}"),
+    };
+    number.parse::<f64>().unwrap() * unit
+}
+
+/// Prints what `docs/systemd.md` shows.
+#[test]
+fn a_busy_odoo_sees_no_error_of_twenty_reloads() {
+    const RELOADS: u32 = 20;
+    // Of a rename whose two names were looked up on two sides of the moment of exchange.
+    const ACROSS: &str = "save EXDEV";
+    println!("{:<16} {:>8} {:>10}  errors", "exchange", "reloads", "operations");
+    for (way, without) in [("beneath", ""), ("detach and mount", "mount_beneath")] {
+        let redis = Redis::start();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sessionfs"));
+        command.env("SESSIONFS_KERNEL_WITHOUT", without);
+        let mount = Mount::start_owned_in(&redis, "", (OWNER.0, OWNER.1), command);
+        let mut counts = load_over_reloads(&mount, RELOADS);
+        let operations = counts.remove("operations").unwrap_or(0);
+        println!("{way:<16} {RELOADS:>8} {operations:>10}  {counts:?}");
+        assert!(operations > 100, "{counts:?}");
+        let log = mount.log();
+        let seamless = log.matches("without a gap").count();
+        assert_eq!(seamless, if without.is_empty() { RELOADS as usize } else { 0 });
+        if without.is_empty() {
+            counts.remove(ACROSS);
+            assert!(counts.is_empty(), "{counts:?}");
+        } else {
+            let mut gaps: Vec<&str> = log
+                .split("after a gap gap=")
+                .skip(1)
+                .filter_map(|rest| rest.split_whitespace().next())
+                .collect();
+            assert_eq!(gaps.len(), RELOADS as usize);
+            gaps.sort_by(|a, b| microseconds(a).total_cmp(&microseconds(b)));
+            println!("gaps: {}", gaps.join(" "));
+            // While the directory is bare, it cannot be used; nothing else may be seen.
+            counts.retain(|kind, _| !kind.ends_with("EACCES") && kind != ACROSS);
+            assert!(counts.is_empty(), "{counts:?}");
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! What a service manager is told, and what is done with a worker that lives and serves nobody.
+
+#![allow(clippy::unwrap_used)] // a test that meets the unexpected ends there
+
+mod support;
+
+use std::os::unix::net::UnixDatagram;
+use std::process::Command;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use support::mount::{Mount, authenticated, errno, sid};
+use support::redis::Redis;
+
+/// Longer than anything here may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Stands for systemd.
+struct Manager {
+    socket: UnixDatagram,
+    directory: tempfile::TempDir,
+}
+
+impl Manager {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = UnixDatagram::bind(directory.path().join("notify")).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self { socket, directory }
+    }
+
+    fn command(&self, watchdog: Duration) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sessionfs"));
+        command
+            .env("NOTIFY_SOCKET", self.directory.path().join("notify"))
+            .env("WATCHDOG_USEC", watchdog.as_micros().to_string());
+        command
+    }
+
+    /// All that was said until this line came, with it.
+    #[track_caller]
+    fn hear(&self, expected: &str) -> Vec<String> {
+        let mut heard = Vec::new();
+        let mut packet = [0; 4096];
+        loop {
+            let Ok(length) = self.socket.recv(&mut packet) else {
+                panic!("'{expected}' was not said, but {heard:#?}");
+            };
+            let text = String::from_utf8_lossy(&packet[..length]).into_owned();
+            heard.extend(text.lines().map(ToOwned::to_owned));
+            if heard.iter().any(|line| line.starts_with(expected)) {
+                return heard;
+            }
+        }
+    }
+}
+
+fn environment(pid: u32) -> String {
+    String::from_utf8_lossy(&std::fs::read(format!("/proc/{pid}/environ")).unwrap()).into_owned()
+}
+
+#[test]
+fn a_service_manager_is_told_of_each_state() {
+    let redis = Redis::start();
+    let manager = Manager::new();
+    let mount = Mount::start_in(&redis, "", manager.command(Duration::from_millis(300)));
+    let path = mount.path();
+    let serving = format!("STATUS=serving {}", path.display());
+
+    let start = manager.hear("READY=1");
+    assert!(start.iter().any(|line| line.starts_with("STATUS=waiting for Redis at ")), "{start:?}");
+    assert!(start.iter().any(|line| line == "EXTEND_TIMEOUT_USEC=30000000"), "{start:?}");
+    manager.hear(&serving);
+    // Again and again, while nothing happens.
+    for _ in 0..3 {
+        manager.hear("WATCHDOG=1");
+    }
+    assert!(!environment(mount.worker()).contains("NOTIFY_SOCKET"));
+    assert!(!environment(mount.worker()).contains("WATCHDOG"));
+
+    assert_eq!(mount.command("reload").0, Some(0));
+    let reload = manager.hear("RELOADING=1");
+    assert!(reload.iter().any(|line| line.starts_with("MONOTONIC_USEC=")), "{reload:?}");
+    manager.hear("READY=1");
+    std::fs::write(mount.configuration(), "idel = 1").unwrap();
+    assert_ne!(mount.command("reload").0, Some(0));
+    manager.hear("RELOADING=1");
+    manager.hear("READY=1");
+    manager.hear(&format!("{serving}; the last reload failed: "));
+
+    let pid = nix::unistd::Pid::from_raw(mount.worker().try_into().unwrap());
+    kill(pid, Signal::SIGKILL).unwrap();
+    manager.hear("STATUS=the worker died");
+    manager.hear(&serving);
+    mount.stop();
+    manager.hear("STOPPING=1");
+}
+
+#[test]
+fn a_worker_that_serves_nobody_is_replaced() {
+    let redis = Redis::start();
+    let mut mount = Mount::start(&redis, "[worker]\nanswer_within = \"1s\"\n");
+    let sid = sid("aa", 1);
+    mount.save(&sid, &authenticated("kept")).unwrap();
+    let worker = mount.worker();
+    let pid = nix::unistd::Pid::from_raw(worker.try_into().unwrap());
+    kill(pid, Signal::SIGSTOP).unwrap();
+    mount.wait_for_log("event=\"worker_stuck\" answer_within_ms=1000");
+    mount.wait_until_served();
+    assert_ne!(mount.worker(), worker);
+    assert_eq!(mount.read(&sid).unwrap(), authenticated("kept"));
+}
+
+#[test]
+fn an_outage_of_redis_is_no_fault_of_the_worker() {
+    let mut redis = Redis::start();
+    let configuration = "[worker]\nanswer_within = \"1s\"\n\
+        [outage]\nwait_step = \"500ms\"\nwait_total = \"4s\"\n";
+    let mount = Mount::start(&redis, configuration);
+    let sid = sid("aa", 1);
+    mount.save(&sid, &authenticated("kept")).unwrap();
+    let worker = mount.worker();
+    redis.pause();
+    // Ends when the outage has used up its budget: four times what the worker has for an answer.
+    assert_eq!(errno(mount.read(&sid)), libc::EIO);
+    redis.resume();
+    assert_eq!(mount.worker(), worker);
+    assert!(!mount.log().contains("worker_stuck"));
+}
+
+/// The unit for several mounts is the unit for one, with another name.
+#[test]
+fn both_units_say_the_same() {
+    let read = |name: &str| {
+        let path = format!("{}/systemd/{name}", env!("CARGO_MANIFEST_DIR"));
+        let text = std::fs::read_to_string(path).unwrap();
+        let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+        lines.map(ToOwned::to_owned).collect::<Vec<_>>()
+    };
+    let one = read("sessionfs.service");
+    let several = read("sessionfs@.service");
+    assert!(one.len() > 30);
+    let named: Vec<String> = several
+        .iter()
+        .map(|line| line.replace("%i.toml", "sessionfs.toml").replace(": %i", ""))
+        .collect();
+    assert_eq!(one, named);
+}
