@@ -336,9 +336,7 @@ fn write_told(text: &mut String, told: &Told) {
         return;
     }
     line!(text, "  last warnings");
-    /// As many as leave room for the rest of the screen; all of them are in the JSON.
-    const SHOWN: usize = 8;
-    for one in told.recent.iter().rev().take(SHOWN) {
+    for one in told.recent.iter().rev().take(WARNINGS_SHOWN) {
         let times = if one.count > 1 {
             format!(" ({} times)", HumanCount(one.count))
         } else {
@@ -351,6 +349,8 @@ fn write_told(text: &mut String, told: &Told) {
     }
 }
 
+/// As many as leave room for the rest of the screen; all of them are in the JSON.
+const WARNINGS_SHOWN: usize = 8;
 /// What a terminal is wide at least.
 const WIDTH: usize = 100;
 
