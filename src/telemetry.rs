@@ -100,10 +100,11 @@ impl Event<'_> {
                 metrics.broken_seals.inc();
             }
             Event::Link { state, cause } => {
-                match state {
-                    // That it is over is told, and warns of nothing.
-                    Health::Well => info!(event = "link", state = state.label(), cause),
-                    _ => warn!(event = "link", state = state.label(), cause),
+                // That it is over is told, and warns of nothing.
+                if state == Health::Well {
+                    info!(event = "link", state = state.label(), cause);
+                } else {
+                    warn!(event = "link", state = state.label(), cause);
                 }
                 metrics.link_is(state);
             }
