@@ -69,6 +69,11 @@ impl Redis {
         command.query(&mut self.connection())
     }
 
+    /// The keys of sessions and their indexes: all but what nodes say of themselves.
+    pub fn session_keys(&self) -> Vec<String> {
+        self.run("KEYS sessionfs:[sa]:*")
+    }
+
     /// Everything that is stored, keys and values, in one heap of bytes.
     pub fn dump(&self) -> Vec<u8> {
         let mut all = Vec::new();
