@@ -19,6 +19,7 @@ mod redis;
 mod reload;
 mod sessions;
 mod show;
+mod status;
 mod unmount;
 mod worker;
 
@@ -53,6 +54,7 @@ enum Command {
     Probe(probe::Probe),
     Reload(reload::Reload),
     Show(show::Show),
+    Status(status::Status),
     Unmount(unmount::Unmount),
     #[command(hide = true)]
     Worker(worker::Worker),
@@ -84,6 +86,7 @@ pub fn run() -> Result<(), Failure> {
         Command::Probe(probe) => probe.run(),
         Command::Reload(reload) => reload.run(),
         Command::Show(show) => show.run(),
+        Command::Status(status) => status.run(),
         Command::Unmount(unmount) => unmount.run(),
         Command::Worker(worker) => worker.run(),
     }

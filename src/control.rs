@@ -116,7 +116,7 @@ impl Node {
     /// Everything, with what has to be asked of Redis for it.
     async fn status(&self) -> Status {
         let (server, sessions, cluster) =
-            tokio::join!(self.store.server(), self.store.session_count(), self.store.nodes());
+            tokio::join!(self.store.server(), self.store.rough_count(), self.store.nodes());
         Status {
             node: self.report(),
             keeper: status::Process {

@@ -84,7 +84,7 @@ exit_codes! {
     WorkerRights = 41,
     /// The worker ended before it served.
     WorkerFailed = 42,
-    /// `status`: a mount does not answer, or nothing is mounted.
+    /// `status`: a mount is not served, or nothing is mounted.
     NotServed = 43,
     /// `reload`: nothing was changed; the message says why.
     ReloadFailed = 44,

@@ -190,8 +190,8 @@ impl<S: Store> Core<S> {
     /// What is held now.
     pub fn in_use(&self) -> InUse {
         InUse {
-            nodes: self.nodes().len() as u64,
-            handles: self.handles().len() as u64,
+            nodes: self.nodes().count() as u64,
+            handles: self.handles().count() as u64,
             staging_files: self.staging.count() as u64,
             staging_bytes: self.staging.total_bytes(),
         }

@@ -288,12 +288,6 @@ impl RedisStore {
         self.inner.link.cause()
     }
 
-    /// About how many sessions there are: those that have ended and were not asked for since are
-    /// counted, too.
-    pub async fn session_count(&self) -> Result<u64, StoreError> {
-        Ok(self.inner.shards_in_use().await?.iter().map(|(_, size)| size).sum())
-    }
-
     /// Where Redis is, without credentials.
     pub fn address(&self) -> String {
         self.inner.link.address()
@@ -301,7 +295,7 @@ impl RedisStore {
 
     /// Who answers there now.
     pub async fn server(&self) -> Result<ServerInfo, StoreError> {
-        let answer = self.inner.ask(&redis::cmd("HELLO")).await?;
+        let answer = self.inner.ask(redis::cmd("HELLO").arg(3)).await?;
         ServerInfo::read(&answer, self.address())
             .ok_or_else(|| StoreError::Unreadable("an answer to HELLO of another shape".into()))
     }

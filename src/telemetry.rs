@@ -5,6 +5,8 @@
 //! - [`request`] and [`latency`]: the kernel's requests as labels, times as histograms
 //! - [`log`]: where log lines go; [`recent`]: the last warnings and errors, for `status`
 
+#[cfg(test)]
+mod documented;
 pub mod latency;
 pub mod log;
 pub mod metrics;
@@ -98,10 +100,11 @@ impl Event<'_> {
                 metrics.broken_seals.inc();
             }
             Event::Link { state, cause } => {
-                match state {
-                    // That it is over is told, and warns of nothing.
-                    Health::Well => info!(event = "link", state = state.label(), cause),
-                    _ => warn!(event = "link", state = state.label(), cause),
+                // That it is over is told, and warns of nothing.
+                if state == Health::Well {
+                    info!(event = "link", state = state.label(), cause);
+                } else {
+                    warn!(event = "link", state = state.label(), cause);
                 }
                 metrics.link_is(state);
             }

@@ -262,6 +262,7 @@ impl Storm {
             // Links to Redis may come and go; files of saves would be thousands.
             assert!(open_files(node) <= before + 4, "{} open, {before} before", open_files(node));
         }
+        // And their index.
         assert_eq!(self.redis.session_keys().len() as u64, SESSIONS + 1);
     }
 }

@@ -37,7 +37,7 @@ pub enum NoAnswer {
 impl fmt::Display for NoAnswer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Nobody(error) => write!(f, "nobody listens on its control socket ({error})"),
+            Self::Nobody(error) => write!(f, "its keeper is dead, or of another version: {error}"),
             Self::NotAllowed => f.write_str("only root may ask it"),
             Self::Silent => write!(f, "no answer within {} s", WITHIN.as_secs()),
             Self::Strange(what) => write!(f, "it gave an answer that makes no sense: {what}"),

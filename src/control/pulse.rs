@@ -74,8 +74,8 @@ impl Pulse {
     fn beat(&self) {
         let now = Reading::now();
         let mut kept = self.kept();
-        keep(&mut kept.seconds, now, EVERY, MINUTE);
-        keep(&mut kept.minutes, now, MINUTE, HOUR);
+        keep(&mut kept.seconds, &now, EVERY, MINUTE);
+        keep(&mut kept.minutes, &now, MINUTE, HOUR);
     }
 
     /// What has happened up to now.
@@ -113,11 +113,11 @@ impl Pulse {
 }
 
 /// Keeps a reading if it is time for one, and those not older than `most`.
-fn keep(readings: &mut VecDeque<Reading>, now: Reading, every: Duration, most: Duration) {
+fn keep(readings: &mut VecDeque<Reading>, now: &Reading, every: Duration, most: Duration) {
     // A tick may come a little early.
     let due = readings.back().is_none_or(|last| now.at - last.at >= every.mul_f64(0.9));
     if due {
-        readings.push_back(now);
+        readings.push_back(*now);
     }
     while readings.get(1).is_some_and(|second| now.at - second.at >= most) {
         readings.pop_front();
@@ -182,7 +182,7 @@ mod tests {
         let mut readings = VecDeque::from([first]);
         for second in 1..=200 {
             let at = first.at + Duration::from_secs(second);
-            keep(&mut readings, Reading { at, requests: second, ..first }, EVERY, MINUTE);
+            keep(&mut readings, &Reading { at, requests: second, ..first }, EVERY, MINUTE);
         }
         assert_eq!(readings.len(), 61);
         let now = first.at + Duration::from_secs(200);
@@ -199,7 +199,7 @@ mod tests {
         let mut readings = VecDeque::from([first]);
         for tenth in 1..=20 {
             let at = first.at + Duration::from_millis(tenth * 100);
-            keep(&mut readings, Reading { at, ..first }, EVERY, MINUTE);
+            keep(&mut readings, &Reading { at, ..first }, EVERY, MINUTE);
         }
         assert_eq!(readings.len(), 3);
     }

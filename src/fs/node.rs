@@ -120,7 +120,7 @@ const MAX_EVICTIONS_AT_ONCE: usize = 8;
 
 impl Nodes {
     /// How many there are.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.known.len()
     }
 

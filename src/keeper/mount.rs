@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::statfs::statfs;
 
 use super::filesystem::Filesystem;
@@ -339,6 +340,15 @@ impl Probe {
         } else {
             Err(self)
         }
+    }
+
+    /// Whether there is an answer within a bound.
+    pub fn answers(self, bound: Duration) -> bool {
+        let bound_ms = u16::try_from(bound.as_millis()).unwrap_or(u16::MAX);
+        let mut polled = [PollFd::new(self.answered.as_fd(), PollFlags::POLLIN)];
+        // What can be read is there just before the thread's end.
+        poll(&mut polled, bound_ms).is_ok_and(|ready| ready > 0)
+            && self.thread.join().is_ok_and(|answer| answer.is_ok())
     }
 
     /// Waits for the answer, within a bound and without regard to signals.

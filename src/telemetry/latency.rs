@@ -34,12 +34,12 @@ struct Shared {
 impl Latency {
     /// Counts one that took `time`.
     pub fn observe(&self, time: Duration) {
-        let time_us = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         // A bound belongs to its bucket ("less or equal").
-        let bucket = BOUNDS_US.partition_point(|bound| *bound < time_us);
+        let bucket = BOUNDS_US.partition_point(|bound| *bound < micros);
         self.0.buckets[bucket].fetch_add(1, Ordering::Relaxed);
-        let time_ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        self.0.sum_ns.fetch_add(time_ns, Ordering::Relaxed);
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.0.sum_ns.fetch_add(nanos, Ordering::Relaxed);
     }
 
     /// What was counted so far.

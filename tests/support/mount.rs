@@ -166,6 +166,12 @@ impl Mount {
         }
     }
 
+    /// Kills the keeper; its worker dies with it, and the mount stays dead.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("killed");
+        self.child.wait().expect("a child");
+    }
+
     /// Asks it to end, waits, and returns its log.
     pub fn stop(mut self) -> String {
         self.end();

@@ -69,19 +69,15 @@ impl Redis {
         command.query(&mut self.connection())
     }
 
-    /// The keys of sessions: what nodes say of themselves is left out.
+    /// The keys of sessions and their indexes: all but what nodes say of themselves.
     pub fn session_keys(&self) -> Vec<String> {
-        ["s", "a"].iter().flat_map(|kind| self.keys(&format!("*:{kind}:*"))).collect()
-    }
-
-    fn keys(&self, pattern: &str) -> Vec<String> {
-        self.run(&format!("KEYS {pattern}"))
+        self.run("KEYS sessionfs:[sa]:*")
     }
 
     /// Everything that is stored, keys and values, in one heap of bytes.
     pub fn dump(&self) -> Vec<u8> {
         let mut all = Vec::new();
-        for key in self.keys("*") {
+        for key in self.run::<Vec<String>>("KEYS *") {
             all.extend_from_slice(key.as_bytes());
             let kind: String = self.run(&format!("TYPE {key}"));
             match kind.as_str() {

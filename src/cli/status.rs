@@ -1,0 +1,468 @@
+//! `sessionfs status`.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use indicatif::{HumanBytes, HumanCount};
+use serde::Serialize;
+
+use super::output::{self, BAD, Format, GOOD, HEADING, WARNING, styled};
+use super::sessions::span;
+use crate::config::Config;
+use crate::config::flags::Place;
+use crate::control::client;
+use crate::control::status::{Report, Status as Told, cluster, now_ms};
+use crate::exit::{ExitCode, Failure};
+use crate::fs::store::{Store as _, Waited};
+use crate::keeper::control_path;
+use crate::keeper::mount::{self, Probe};
+use crate::mount_table::MountTable;
+use crate::store::RedisStore;
+
+/// How long a mount may take to answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+
+/// Show the mounts of this host, and the cluster they belong to
+#[derive(clap::Args, Debug)]
+pub struct Status {
+    /// One mount alone (default: all of this host)
+    #[arg(value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// Where the cluster is looked for; without these, each mount is asked
+    #[command(flatten)]
+    place: Place,
+    #[command(flatten)]
+    format: Format,
+}
+
+/// What is found out.
+#[derive(Debug, Serialize)]
+struct Found {
+    mounts: Vec<Mount>,
+    clusters: Vec<Cluster>,
+}
+
+/// One mount of this host.
+#[derive(Debug, Serialize)]
+struct Mount {
+    mountpoint: PathBuf,
+    /// Sessions can be opened and saved.
+    serves: bool,
+    /// Why not.
+    problem: Option<String>,
+    /// What its node tells.
+    told: Option<Told>,
+}
+
+/// The nodes on one Redis.
+#[derive(Debug, Serialize)]
+struct Cluster {
+    redis: String,
+    /// Nothing if it could not be asked.
+    nodes: Option<Vec<Report>>,
+    problem: Option<String>,
+}
+
+impl Status {
+    /// Asks and shows.
+    pub fn run(&self) -> Result<(), Failure> {
+        if !nix::unistd::geteuid().is_root() {
+            return Err(Failure::new(
+                ExitCode::NotRoot,
+                "the control sockets are root's; start it with sudo",
+            ));
+        }
+        let named = match &self.dir {
+            Some(dir) => vec![mount::resolve(dir)?],
+            None => mountpoints()?,
+        };
+        let mut mounts: Vec<Mount> = named.into_iter().map(look).collect();
+        let clusters = if self.place.redis.is_some() || self.place.config.is_some() {
+            vec![ask_redis(&self.place)?]
+        } else {
+            clusters_of(&mut mounts)
+        };
+        let found = Found { mounts, clusters };
+        if self.format.json {
+            output::json(&found)?;
+        } else {
+            output::say(found.text().trim_end())?;
+        }
+        found.verdict()
+    }
+}
+
+/// Where this host's sessionfs are mounted. A mount that is bound to a second place (a container's
+/// volume) is one mount, and known by the place that its keeper made.
+fn mountpoints() -> Result<Vec<PathBuf>, Failure> {
+    let table = MountTable::own().map_err(|e| Failure::internal("read the mount table", e))?;
+    let mut found: BTreeMap<String, PathBuf> = BTreeMap::new();
+    for mounted in table.ours().into_iter().filter_map(|path| table.at(path)) {
+        let known = found.entry(mounted.device.clone()).or_insert(mounted.mountpoint.clone());
+        if !control_path(known).exists() {
+            known.clone_from(&mounted.mountpoint);
+        }
+    }
+    let mut mountpoints: Vec<PathBuf> = found.into_values().collect();
+    mountpoints.sort_unstable();
+    Ok(mountpoints)
+}
+
+/// How long something took: `140 us`, `2.1 ms`, `1.3 s`, `-` where nothing was measured.
+fn latency(seconds: Option<f64>) -> String {
+    match seconds {
+        None => "-".to_owned(),
+        Some(seconds) if seconds < 1e-3 => format!("{:.0} us", seconds * 1e6),
+        Some(seconds) if seconds < 1.0 => format!("{:.1} ms", seconds * 1e3),
+        Some(seconds) => format!("{seconds:.1} s"),
+    }
+}
+
+/// `1 save`, `2 saves`, `no saves`.
+fn some(number: u64, what: &str) -> String {
+    match number {
+        0 => format!("no {what}s"),
+        1 => format!("1 {what}"),
+        _ => format!("{} {what}s", HumanCount(number)),
+    }
+}
+
+/// Asks one mount.
+fn look(mountpoint: PathBuf) -> Mount {
+    let mounted = mount::is_ours(&mountpoint);
+    let told = client::status(&control_path(&mountpoint));
+    let problem = match &told {
+        _ if !mounted => Some("no sessionfs is mounted there".to_owned()),
+        Err(error) => Some(error.to_string()),
+        Ok(_) if !Probe::start(&mountpoint).is_ok_and(|probe| probe.answers(ANSWER_WITHIN)) => {
+            Some(format!("the mount gives no answer within {} s", ANSWER_WITHIN.as_secs()))
+        }
+        Ok(told) if told.node.link == "down" => {
+            Some(format!("Redis is away: {}", told.redis.cause))
+        }
+        Ok(_) => None,
+    };
+    Mount { mountpoint, serves: problem.is_none(), problem, told: told.ok() }
+}
+
+/// The clusters that the mounts told of, each once.
+fn clusters_of(mounts: &mut [Mount]) -> Vec<Cluster> {
+    let mut clusters: Vec<Cluster> = Vec::new();
+    for told in mounts.iter_mut().filter_map(|mount| mount.told.as_mut()) {
+        let (redis, nodes) = (told.redis.address.clone(), told.cluster.take());
+        match clusters.iter_mut().find(|known| known.redis == redis) {
+            Some(known) if known.nodes.is_some() => {}
+            Some(known) => known.nodes = nodes,
+            None => clusters.push(Cluster { redis, nodes, problem: None }),
+        }
+    }
+    for cluster in &mut clusters {
+        if cluster.nodes.is_none() {
+            cluster.problem = Some("not known while Redis is away".into());
+        }
+    }
+    clusters
+}
+
+/// The cluster on the Redis that is named.
+fn ask_redis(place: &Place) -> Result<Cluster, Failure> {
+    let settings = Config::resolve_redis(place)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::internal("ask Redis", e))?;
+    runtime.block_on(async {
+        let store = RedisStore::start(settings)
+            .map_err(|e| Failure::new(ExitCode::BadUrl, e.to_string()))?;
+        let redis = store.address();
+        let nodes = match store.wait_well().await {
+            Waited::Well => store.nodes().await.map_err(|error| error.to_string()),
+            Waited::StepOver | Waited::BudgetSpent => Err(store.link_cause()),
+        };
+        Ok(match nodes {
+            Ok(nodes) => Cluster { redis, nodes: Some(cluster(&nodes)), problem: None },
+            Err(problem) => Cluster { redis, nodes: None, problem: Some(problem) },
+        })
+    })
+}
+
+impl Found {
+    fn verdict(&self) -> Result<(), Failure> {
+        let not_served = |message| Err(Failure::new(ExitCode::NotServed, message));
+        if self.mounts.is_empty() {
+            return not_served(
+                "no sessionfs is mounted on this host; start one with 'sessionfs mount DIR' or \
+                 its service"
+                    .to_owned(),
+            );
+        }
+        let bad: Vec<_> = self.mounts.iter().filter(|mount| !mount.serves).collect();
+        match bad.first() {
+            None => Ok(()),
+            Some(first) => not_served(format!(
+                "{}{}: {}; 'sessionfs check' finds out more",
+                if bad.len() == 1 {
+                    String::new()
+                } else {
+                    format!("{} mounts are not served; ", bad.len())
+                },
+                first.mountpoint.display(),
+                first.problem.as_deref().unwrap_or("no reason is known")
+            )),
+        }
+    }
+
+    fn text(&self) -> String {
+        let mut text = String::new();
+        for mount in &self.mounts {
+            mount.write(&mut text);
+            text.push('\n');
+        }
+        for cluster in &self.clusters {
+            cluster.write(&mut text);
+            text.push('\n');
+        }
+        text
+    }
+}
+
+/// Writing to a String cannot fail.
+macro_rules! line {
+    ($text:expr, $($format:tt)+) => { let _ = writeln!($text, $($format)+); };
+}
+
+impl Mount {
+    fn write(&self, text: &mut String) {
+        let state = match (&self.problem, &self.told) {
+            (Some(problem), _) => styled(BAD, format_args!("not served: {problem}")),
+            (None, Some(told)) if told.node.link != "well" => {
+                styled(WARNING, format_args!("serving; Redis is {}", told.node.link))
+            }
+            (None, _) => styled(GOOD, "serving"),
+        };
+        line!(text, "{}  {state}", styled(HEADING, self.mountpoint.display()));
+        if let Some(told) = &self.told {
+            write_told(text, told);
+        }
+    }
+}
+
+fn write_told(text: &mut String, told: &Told) {
+    let now_ms = now_ms();
+    let since = |then_ms: u64| span(now_ms.saturating_sub(then_ms));
+    let (node, traffic, redis) = (&told.node, &told.node.traffic, &told.redis);
+    line!(text, "  node      {} ({}), sessionfs {}", node.host, node.id, node.version);
+    let restarts = match told.worker_restarts {
+        0 => String::new(),
+        n => format!(", {} after a failure", some(n, "restart")),
+    };
+    line!(
+        text,
+        "  running   {} (keeper {}), its worker {} (pid {}){restarts}",
+        since(told.keeper.since_ms),
+        told.keeper.pid,
+        since(told.worker.process.since_ms),
+        told.worker.process.pid
+    );
+    let server = match (&redis.server, &redis.version) {
+        (Some(server), Some(version)) => format!(", {server} {version}"),
+        _ => String::new(),
+    };
+    line!(text, "  redis     {}{server}", redis.address);
+    let away = span(Duration::from_secs_f64(redis.outage_seconds.clamp(0.0, 1e9)).as_secs() * 1000);
+    let outages = match redis.outages {
+        0 => "never lost".to_owned(),
+        1 => format!("lost once, {away} away"),
+        n => format!("lost {} times, {away} away", HumanCount(n)),
+    };
+    line!(
+        text,
+        "            {}: {outages}; a round trip takes {}, 1 of 100 over {}",
+        node.link,
+        latency(traffic.redis.p50_seconds),
+        latency(traffic.redis.p99_seconds)
+    );
+    let sessions = told.sessions.map_or("not known while Redis is away".to_owned(), |n| {
+        format!("{} in Redis, of all nodes", HumanCount(n))
+    });
+    line!(text, "  sessions  {sessions}");
+    line!(
+        text,
+        "  expired   {} in the last minute, {} in the last hour, by this node",
+        HumanCount(traffic.expired_last_minute),
+        HumanCount(traffic.expired_last_hour)
+    );
+    line!(
+        text,
+        "  in use    {} known to the kernel, {} open, {} under way ({})",
+        some(told.in_use.nodes, "file"),
+        HumanCount(told.in_use.handles),
+        some(told.in_use.staging_files, "save"),
+        HumanBytes(told.in_use.staging_bytes)
+    );
+    line!(
+        text,
+        "  requests  {:.1} a second; in the last minute {} failed, {} waited for Redis",
+        traffic.requests_per_second,
+        HumanCount(traffic.failed_last_minute),
+        HumanCount(traffic.waited_last_minute)
+    );
+    text.push('\n');
+    let window = format!("last {:.0} s", traffic.window_seconds);
+    let named =
+        [("look-up", "lookup"), ("open", "open"), ("save", "rename"), ("removal", "unlink")];
+    let lines = named.iter().filter_map(|(name, operation)| {
+        let speed = traffic.operations.get(*operation)?;
+        Some([
+            (*name).to_owned(),
+            format!("{:.1}", speed.per_second),
+            latency(speed.p50_seconds),
+            latency(speed.p99_seconds),
+        ])
+    });
+    let table = output::table(
+        [window.as_str(), "a second", "half within", "99% within"],
+        &[1, 2, 3],
+        lines,
+    );
+    for row in table.lines() {
+        line!(text, "  {row}");
+    }
+    text.push('\n');
+    if told.recent.is_empty() {
+        line!(text, "  no warnings");
+        return;
+    }
+    line!(text, "  last warnings");
+    for one in told.recent.iter().rev().take(WARNINGS_SHOWN) {
+        let times = if one.count > 1 {
+            format!(" ({} times)", HumanCount(one.count))
+        } else {
+            String::new()
+        };
+        let style = if one.level == "error" { BAD } else { WARNING };
+        let ago = format!("{:>10} ago", since(one.at_ms));
+        let room = WIDTH.saturating_sub(ago.len() + times.len() + 4);
+        line!(text, "  {ago}  {}{times}", styled(style, cut(&one.text, room)));
+    }
+}
+
+/// As many as leave room for the rest of the screen; all of them are in the JSON.
+const WARNINGS_SHOWN: usize = 8;
+/// What a terminal is wide at least.
+const WIDTH: usize = 100;
+
+fn cut(text: &str, most_chars: usize) -> String {
+    if text.chars().count() <= most_chars {
+        return text.to_owned();
+    }
+    text.chars().take(most_chars.saturating_sub(3)).chain("...".chars()).collect()
+}
+
+impl Cluster {
+    fn write(&self, text: &mut String) {
+        let title = styled(HEADING, format_args!("cluster on {}", self.redis));
+        let Some(nodes) = &self.nodes else {
+            let problem = self.problem.as_deref().unwrap_or("not known");
+            line!(text, "{title}  {}", styled(BAD, problem));
+            return;
+        };
+        line!(text, "{title}  {}", some(nodes.len() as u64, "node"));
+        let now_ms = now_ms();
+        let lines = nodes.iter().map(|node| {
+            let traffic = &node.traffic;
+            let p99 = |operation: &str| {
+                traffic.operations.get(operation).and_then(|speed| speed.p99_seconds)
+            };
+            [
+                cut(&node.host, 16),
+                // The end of a path tells more than its beginning.
+                tail(&node.mountpoint, 22),
+                node.link.clone(),
+                span(now_ms.saturating_sub(node.since_ms)),
+                format!("{:.1}", traffic.requests_per_second),
+                latency(p99("lookup")),
+                latency(p99("rename")),
+                HumanCount(traffic.failed_last_minute).to_string(),
+            ]
+        });
+        let heading = ["host", "mountpoint", "redis", "up", "req/s", "look-up", "save", "failed"];
+        if !nodes.is_empty() {
+            for row in output::table(heading, &[4, 5, 6, 7], lines).lines() {
+                line!(text, "  {row}");
+            }
+        }
+    }
+}
+
+fn tail(text: &str, most_chars: usize) -> String {
+    let length = text.chars().count();
+    if length <= most_chars {
+        return text.to_owned();
+    }
+    "...".chars().chain(text.chars().skip(length - most_chars + 3)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn report(host: &str) -> Report {
+        let text = format!(
+            r#"{{"id":"1","host":"{host}","mountpoint":"/srv/{}/sessions","version":"0.1.0",
+                "since_ms":{},"link":"in doubt","traffic":{}}}"#,
+            "x".repeat(60),
+            now_ms() - 300 * 86_400_000,
+            serde_json::to_string(&crate::control::status::Traffic::default()).unwrap()
+        );
+        serde_json::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn a_cluster_fits_on_a_terminal() {
+        let nodes = Some(vec![report("a"), report(&"long-name".repeat(9))]);
+        let cluster = Cluster { redis: "redis://h:6379/0".into(), nodes, problem: None };
+        let mut text = String::new();
+        cluster.write(&mut text);
+        assert!(text.contains("2 nodes"), "{text}");
+        for line in text.lines().skip(1) {
+            assert!(line.chars().count() <= WIDTH, "{line}");
+        }
+    }
+
+    #[test]
+    fn nothing_mounted_and_a_silent_mount_are_no_success() {
+        let none = Found { mounts: vec![], clusters: vec![] };
+        assert_eq!(none.verdict().unwrap_err().code, ExitCode::NotServed);
+        let mount = |problem: Option<&str>| Mount {
+            mountpoint: Path::new("/srv/a").to_owned(),
+            serves: problem.is_none(),
+            problem: problem.map(ToOwned::to_owned),
+            told: None,
+        };
+        let one = Found { mounts: vec![mount(None), mount(Some("silent"))], clusters: vec![] };
+        let failure = one.verdict().unwrap_err();
+        assert_eq!(failure.code, ExitCode::NotServed);
+        assert_eq!(failure.to_string(), "/srv/a: silent; 'sessionfs check' finds out more");
+        assert!(Found { mounts: vec![mount(None)], clusters: vec![] }.verdict().is_ok());
+    }
+
+    #[test]
+    fn numbers_read_well() {
+        assert_eq!(latency(Some(0.000_14)), "140 us");
+        assert_eq!(latency(Some(0.0021)), "2.1 ms");
+        assert_eq!(latency(Some(1.25)), "1.2 s");
+        assert_eq!(latency(None), "-");
+        assert_eq!([0, 1, 1200].map(|n| some(n, "save")), ["no saves", "1 save", "1,200 saves"]);
+    }
+
+    #[test]
+    fn long_texts_are_cut_where_it_hurts_least() {
+        assert_eq!(cut("abcdefgh", 6), "abc...");
+        assert_eq!(tail("/srv/sessions", 9), "...ssions");
+        assert_eq!(cut("abc", 3), "abc");
+    }
+}

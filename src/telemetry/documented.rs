@@ -1,0 +1,93 @@
+//! Holds `docs/monitoring.md`, the alerts and the board against the registry.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::metrics::metrics;
+use super::request::Outcome;
+use crate::fs::InUse;
+
+const TEXT: &str = include_str!("../../docs/monitoring.md");
+const ALERTS: &str = include_str!("../../docs/alerts.yml");
+const BOARD: &str = include_str!("../../docs/grafana.json");
+
+/// Every metric with its type, as they are served.
+fn served() -> BTreeMap<String, String> {
+    let text = metrics().encode(InUse::default()).unwrap();
+    text.lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))
+        .map(|(name, kind)| (name.to_owned(), kind.to_owned()))
+        .collect()
+}
+
+/// Every metric that a text names; of a histogram, by its own name.
+fn named(text: &str) -> BTreeSet<String> {
+    let served = served();
+    text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+        .filter(|word| word.starts_with("sessionfs_"))
+        .map(|word| {
+            let histogram = ["_bucket", "_sum", "_count"]
+                .iter()
+                .filter_map(|suffix| word.strip_suffix(suffix))
+                .find(|name| served.get(*name).is_some_and(|kind| kind == "histogram"));
+            histogram.unwrap_or(word).to_owned()
+        })
+        .collect()
+}
+
+/// The cells of the lines of tables that begin with a quoted word.
+fn rows() -> impl Iterator<Item = (&'static str, Vec<&'static str>)> {
+    TEXT.lines().filter_map(|line| {
+        let cells: Vec<_> = line.strip_prefix("| `")?.split(" | ").collect();
+        let (first, rest) = cells.split_first()?;
+        Some((first.strip_suffix('`')?, rest.to_vec()))
+    })
+}
+
+#[test]
+fn every_metric_is_documented_with_its_type_and_no_other() {
+    let documented: BTreeMap<String, String> = rows()
+        .filter(|(name, _)| name.starts_with("sessionfs_"))
+        .map(|(name, rest)| (name.to_owned(), rest[0].to_owned()))
+        .collect();
+    assert_eq!(documented, served());
+}
+
+#[test]
+fn every_outcome_is_documented() {
+    for outcome in Outcome::ALL {
+        assert!(rows().any(|(name, _)| name == outcome.label()), "{outcome:?}");
+    }
+}
+
+#[test]
+fn alerts_and_board_name_only_what_there_is() {
+    let served = served();
+    for (text, least) in [(ALERTS, 4), (BOARD, 15)] {
+        let named = named(text);
+        assert!(named.len() >= least, "only {named:?}");
+        for name in named {
+            assert!(served.contains_key(&name), "{name} is not served");
+        }
+    }
+}
+
+#[test]
+fn the_five_alerts_are_those_of_the_document() {
+    let alerts: Vec<_> =
+        ALERTS.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    assert_eq!(alerts.len(), 5);
+    for alert in alerts {
+        assert!(rows().any(|(name, _)| name == alert), "{alert}");
+    }
+}
+
+#[test]
+fn the_board_is_json_with_panels_that_ask() {
+    let board: serde_json::Value = serde_json::from_str(BOARD).unwrap();
+    let panels = board["panels"].as_array().unwrap();
+    assert!(panels.len() > 10);
+    for panel in panels {
+        let targets = panel["targets"].as_array().unwrap();
+        assert!(targets.iter().all(|target| target["expr"].as_str().is_some()), "{panel}");
+    }
+}

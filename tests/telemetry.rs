@@ -1,0 +1,283 @@
+//! What a node tells of itself: counters that move with what is done, status, the cluster's list.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use support::mount::{Mount, anonymous, authenticated, sid};
+use support::redis::Redis;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Sends a request, and gives back head and body.
+fn exchange(mut stream: impl Read + Write, method: &str, path: &str) -> (String, String) {
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").expect("a head");
+    (head.to_owned(), body.to_owned())
+}
+
+fn control(mount: &Mount) -> PathBuf {
+    sessionfs::keeper::control_path(&mount.path())
+}
+
+fn get(mount: &Mount, path: &str) -> String {
+    let (head, body) = exchange(UnixStream::connect(control(mount)).unwrap(), "GET", path);
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    body
+}
+
+/// The value of one line of the metrics.
+fn value(mount: &Mount, line: &str) -> f64 {
+    let text = get(mount, "/metrics");
+    let found = text.lines().find_map(|found| found.strip_prefix(line)?.strip_prefix(' '));
+    found.unwrap_or_else(|| panic!("{line} is not in {text}")).parse().unwrap()
+}
+
+fn status(mount: &Mount) -> Value {
+    serde_json::from_str(&get(mount, "/status")).unwrap()
+}
+
+fn command(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_sessionfs")).args(arguments).output().unwrap()
+}
+
+/// Waits until it is so.
+#[track_caller]
+fn until(what: &str, mut so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !so() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn nodes(mount: &Mount) -> Vec<String> {
+    let status = status(mount);
+    let cluster = status["cluster"].as_array().cloned().unwrap_or_default();
+    cluster.iter().map(|node| node["mountpoint"].as_str().unwrap().to_owned()).collect()
+}
+
+fn name(mount: &Mount) -> String {
+    mount.path().to_str().unwrap().to_owned()
+}
+
+#[test]
+fn counters_move_with_what_is_done() {
+    let redis = Redis::start();
+    let node = Mount::start(&redis, "[lifetime]\nanonymous_unopened = \"1s\"\n");
+    let one = sid("ab", 1);
+    let request = |operation: &str, outcome: &str| {
+        let labels = format!("{{operation=\"{operation}\",outcome=\"{outcome}\"}}");
+        value(&node, &format!("sessionfs_requests_total{labels}"))
+    };
+    let names = [
+        ("rename", "ok"),
+        ("open", "ok"),
+        ("unlink", "ok"),
+        ("lookup", "absent"),
+        ("rename", "refused"),
+    ];
+    let before = names.map(|(operation, outcome)| request(operation, outcome));
+
+    node.save(&one, &authenticated("x")).unwrap();
+    node.read(&one).unwrap();
+    node.unlink(&one).unwrap();
+    assert!(node.read(&one).is_err());
+    // Somebody who never opened it brings back a session that has ended.
+    support::mount::in_thread(|| node.save(&one, &authenticated("y")).unwrap_err());
+
+    let moved: Vec<f64> = names
+        .iter()
+        .zip(before)
+        .map(|((operation, outcome), before)| request(operation, outcome) - before)
+        .collect();
+    assert!(moved.iter().all(|more| *more >= 1.0), "{names:?}: {moved:?}");
+    assert_eq!(moved[0], 1.0);
+    assert_eq!(moved[4], 1.0);
+    assert_eq!(value(&node, "sessionfs_saves_refused_total{reason=\"ended\"}"), 1.0);
+    let saved = "sessionfs_request_duration_seconds_count{operation=\"rename\"}";
+    assert_eq!(value(&node, saved), 2.0);
+    assert!(value(&node, "sessionfs_redis_round_trips_total") > 3.0);
+    assert_eq!(value(&node, "sessionfs_redis_link_state{state=\"well\"}"), 1.0);
+    until("activity is written", || value(&node, "sessionfs_activity_writes_total") >= 1.0);
+
+    // A visitor's session that nobody opens ends after a second.
+    let visitor = sid("cd", 2);
+    node.save(&visitor, &anonymous("x")).unwrap();
+    let expired = "sessionfs_sessions_expired_total{limit=\"unopened\"}";
+    assert_eq!(value(&node, expired), 0.0);
+    until("it expires", || {
+        // Looked at by another than its saver, whose own look-ups are answered without asking.
+        support::mount::in_thread(|| std::fs::metadata(node.sharded(&visitor))).is_err()
+    });
+    assert_eq!(value(&node, expired), 1.0);
+    assert_eq!(status(&node)["node"]["traffic"]["expired_last_minute"], 1);
+
+    let temp = node.stage(b"12345").unwrap();
+    assert_eq!(value(&node, "sessionfs_staging_bytes"), 5.0);
+    std::fs::remove_file(temp).unwrap();
+    assert_eq!(value(&node, "sessionfs_staging_bytes"), 0.0);
+}
+
+#[test]
+fn metrics_are_had_on_a_port_of_this_host_and_on_a_socket() {
+    let redis = Redis::start();
+    let port = Mount::start(&redis, "[metrics]\nlisten = \"127.0.0.1:0\"\n");
+    let log = port.log();
+    let address =
+        log.split("metrics can be had address=\"").nth(1).unwrap().split('"').next().unwrap();
+    let at_port = |method, path| exchange(TcpStream::connect(address).unwrap(), method, path);
+    let (head, body) = at_port("GET", "/metrics");
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    assert!(head.contains("content-type: text/plain; version=0.0.4; charset=utf-8"), "{head}");
+    assert!(body.contains("sessionfs_build_info{version="), "{body}");
+    assert!(at_port("GET", "/status").0.starts_with("HTTP/1.1 404 "));
+    assert!(at_port("POST", "/metrics").0.starts_with("HTTP/1.1 405 "));
+
+    let path = redis.directory().join("metrics.sock");
+    let socket =
+        Mount::start(&redis, &format!("[metrics]\nlisten = \"unix:{}\"\n", path.display()));
+    let at_socket = |path_asked| exchange(UnixStream::connect(&path).unwrap(), "GET", path_asked);
+    assert!(at_socket("/metrics").1.contains("sessionfs_build_info"));
+    assert!(at_socket("/status").0.starts_with("HTTP/1.1 404 "));
+    // Whoever holds a connection and says nothing keeps nobody else from an answer.
+    let silent: Vec<_> = (0..5).map(|_| UnixStream::connect(&path).unwrap()).collect();
+    assert!(at_socket("/metrics").0.starts_with("HTTP/1.1 200 "));
+    drop(silent);
+
+    let root_only = std::fs::metadata(control(&socket)).unwrap().permissions().mode() & 0o777;
+    assert_eq!(root_only, 0o600);
+    let left = control(&socket);
+    socket.stop();
+    assert!(!left.exists() && !path.exists());
+}
+
+#[test]
+fn the_sockets_outlive_a_worker_and_its_end_is_counted() {
+    let redis = Redis::start();
+    let node = Mount::start(&redis, "");
+    let id = status(&node)["node"]["id"].clone();
+    let worker = nix::unistd::Pid::from_raw(i32::try_from(node.worker()).unwrap());
+    nix::sys::signal::kill(worker, nix::sys::signal::Signal::SIGKILL).unwrap();
+    // The question waits in the socket for the next worker.
+    assert_eq!(value(&node, "sessionfs_worker_restarts_total"), 1.0);
+    let status = status(&node);
+    assert_eq!(status["node"]["id"], id);
+    let recent = status["recent"].as_array().unwrap();
+    let told = recent.iter().any(|one| one["text"].as_str().unwrap().contains("worker_died"));
+    assert!(told, "{recent:?}");
+}
+
+#[test]
+fn nodes_see_each_other_and_those_that_end_or_die_are_gone() {
+    let redis = Redis::start();
+    let one = Mount::start(&redis, "");
+    let two = Mount::start(&redis, "");
+    let mut dying = Mount::start(&redis, "");
+    let both =
+        |mount: &Mount| nodes(mount).contains(&name(&one)) && nodes(mount).contains(&name(&two));
+    until("they see each other", || both(&one) && both(&two) && nodes(&one).len() == 3);
+
+    let ended = name(&two);
+    two.stop();
+    assert!(!nodes(&one).contains(&ended), "one that ended in order is gone at once");
+
+    let killed = name(&dying);
+    dying.kill();
+    assert!(redis.run::<i64>("ZCARD sessionfs:nodes") >= 1);
+    until("one that died is gone when its time is over", || !nodes(&one).contains(&killed));
+    // Left by the killed keeper, for the next one at this mountpoint.
+    std::fs::remove_file(control(&dying)).unwrap();
+    for key in redis.run::<Vec<String>>("KEYS sessionfs:node*") {
+        assert!(redis.run::<i64>(&format!("PTTL {key}")) > 0, "{key} lives for ever");
+    }
+}
+
+#[test]
+fn the_command_tells_of_a_mount_and_says_by_its_exit_code_whether_it_is_served() {
+    let mut redis = Redis::start();
+    let node = Mount::start(&redis, "");
+    let one = sid("ab", 7);
+    node.save(&one, &authenticated("x")).unwrap();
+    until("it is registered", || !nodes(&node).is_empty());
+    let path = name(&node);
+
+    let output = command(&["status", &path]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    for part in [&format!("{path}  serving"), "sessions  1 in Redis", "  1 node", "redis  "] {
+        assert!(text.contains(part), "{part} is not in {text}");
+    }
+    assert!(!text.contains('\x1b'), "colours are for terminals");
+    assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
+
+    let output = command(&["status", &path, "--json"]);
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let mount = &found["mounts"][0];
+    assert_eq!(mount["serves"], true);
+    assert_eq!(mount["told"]["sessions"], 1);
+    assert_eq!(mount["told"]["worker"]["pid"], node.worker());
+    assert_eq!(found["clusters"][0]["nodes"][0]["mountpoint"], path.as_str());
+
+    // The cluster of a Redis that is named.
+    let output = command(&["status", &path, "--json", "--redis", &redis.url()]);
+    let named: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(named["clusters"][0]["nodes"][0]["mountpoint"], path.as_str());
+
+    // Neither the cookie nor a name of anybody.
+    for told in [get(&node, "/status"), get(&node, "/metrics"), text, found.to_string()] {
+        assert!(!told.contains(&one) && !told.contains("admin"), "{told}");
+    }
+    let registered = String::from_utf8_lossy(&redis.dump()).into_owned();
+    assert!(!registered.contains(&one));
+
+    // Redis is away: that is said, with the reason.
+    redis.kill();
+    until("it is noticed", || command(&["status", &path]).status.code() == Some(43));
+    let output = command(&["status", &path]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("not served: Redis is away"), "{text}");
+    assert!(value(&node, "sessionfs_redis_link_down_total") >= 1.0);
+    assert!(value(&node, "sessionfs_redis_outage_seconds_total") > 0.0);
+    redis.restart();
+}
+
+#[test]
+fn nothing_mounted_is_an_error_of_its_own() {
+    let directory = tempfile::tempdir().unwrap();
+    let output = command(&["status", directory.path().to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(43));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("no sessionfs is mounted there"), "{said}");
+}
+
+#[test]
+fn an_address_that_cannot_be_used_is_refused_at_the_start() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("sessionfs.toml");
+    for (listen, expected) in [
+        (address.as_str(), "somebody else listens there; name another address"),
+        ("0.0.0.0:9401", "can be reached from other hosts"),
+    ] {
+        std::fs::write(&config, format!("[metrics]\nlisten = \"{listen}\"\n")).unwrap();
+        let mountpoint = directory.path().join("mnt");
+        std::fs::create_dir_all(&mountpoint).unwrap();
+        let [mountpoint, config] = [&mountpoint, &config].map(|path| path.to_str().unwrap());
+        let output =
+            command(&["mount", mountpoint, "--config", config, "--redis", "redis://127.0.0.1:1"]);
+        assert_eq!(output.status.code(), Some(12));
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains(expected) && said.contains("metrics.listen"), "{said}");
+    }
+}
