@@ -544,7 +544,9 @@ make_instance() {
 port 0
 unixsocket $instance_socket
 unixsocketperm 777
-user default off
+# Off, so that nobody can be this user, but with all rights: when the server starts, it reads its append-only file as
+# this user, and leaves out, with no more than a line in its log, whatever the user may not do.
+user default off ~* &* +@all
 user $user on #$hash $(acl_rights)
 
 # What is lost is a logout: every save is on disk within a second, and nothing is evicted. When it is full, saves fail.
@@ -813,8 +815,9 @@ enable_service() { systemctl --quiet enable sessionfs.service; }
 start_service() {
     if has_systemd; then
         enable_service
+        local began=$EPOCHSECONDS
         systemctl restart sessionfs.service || {
-            journalctl --no-pager --quiet --lines 15 --unit sessionfs.service >&2 || true
+            journalctl --no-pager --quiet --lines 15 --since "@$began" --unit sessionfs.service >&2 || true
             start_failed "sessionfs.service does not start; see above"
         }
     else

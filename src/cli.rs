@@ -1,6 +1,7 @@
 //! The command line: what can be asked for. One file per command.
 
 mod bench;
+mod check;
 mod completions;
 mod config;
 mod discover;
@@ -13,6 +14,7 @@ mod mount;
 pub mod mount_helper;
 mod mountpoint;
 mod output;
+mod probe;
 mod redis;
 mod reload;
 mod sessions;
@@ -36,6 +38,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Bench(bench::Args),
+    Check(check::Check),
     Completions(completions::Completions),
     Config(config::Config),
     Discover(discover::Discover),
@@ -46,6 +49,8 @@ enum Command {
     List(list::List),
     Man(man::Man),
     Mount(mount::Mount),
+    #[command(hide = true)]
+    Probe(probe::Probe),
     Reload(reload::Reload),
     Show(show::Show),
     Unmount(unmount::Unmount),
@@ -66,6 +71,7 @@ pub fn run() -> Result<(), Failure> {
     };
     match arguments.command {
         Command::Bench(bench) => bench.run(),
+        Command::Check(check) => check.run(),
         Command::Completions(completions) => completions.run(),
         Command::Config(config) => config.run(),
         Command::Discover(discover) => discover.run(),
@@ -75,6 +81,7 @@ pub fn run() -> Result<(), Failure> {
         Command::List(list) => list.run(),
         Command::Man(man) => man.run(),
         Command::Mount(mount) => mount.run(),
+        Command::Probe(probe) => probe.run(),
         Command::Reload(reload) => reload.run(),
         Command::Show(show) => show.run(),
         Command::Unmount(unmount) => unmount.run(),

@@ -11,6 +11,7 @@ mod documented;
 pub mod file;
 pub mod flags;
 pub mod lifetime;
+pub mod listen;
 pub mod people;
 pub mod units;
 
@@ -27,6 +28,7 @@ use crate::session::policy::Lifetimes;
 use crate::{fs, fuse, store};
 use file::File;
 use flags::{Flags, Place};
+use listen::Listen;
 use people::Person;
 
 /// The environment variable that says what is logged.
@@ -63,6 +65,8 @@ pub struct Config {
     pub outage: Outage,
     /// Who acts for no person.
     pub activity: Activity,
+    /// Where metrics are served, if anywhere.
+    pub metrics: Option<Listen>,
     /// Where this mount's staging files lie: on a tmpfs, the worker's own, 0700.
     pub staging_dir: PathBuf,
     /// Where each session is also written to, in plain text.
@@ -207,6 +211,7 @@ impl Config {
             limits,
             outage: outage(&file.outage)?,
             activity: activity(&file.activity)?,
+            metrics: metrics(&file.metrics)?,
             staging_dir: crate::keeper::staging::place(file.staging_dir.as_deref(), mountpoint)?,
             mirror: mirror(flags, &file)?,
         })
@@ -225,6 +230,7 @@ impl Config {
             attempt_ms: 2_000,
             retry_total_ms: 5_000,
             down_after_ms: settings.down_after_ms.max(5_000),
+            wait_step_ms: 500,
             ..settings
         })
     }
@@ -552,6 +558,11 @@ fn outage(file: &file::Outage) -> Result<Outage, Failure> {
     Ok(Outage { wait_step_ms, wait_total_ms })
 }
 
+fn metrics(file: &file::Metrics) -> Result<Option<Listen>, Failure> {
+    let Some(text) = file.listen.as_deref() else { return Ok(None) };
+    Listen::parse(text).map_err(|e| bad("metrics.listen", text, &e))
+}
+
 fn activity(file: &file::Activity) -> Result<Activity, Failure> {
     const WORDS_MAX: usize = 64;
     let words = |key, words: Option<&Vec<String>>, default: &str| {
@@ -692,6 +703,7 @@ mod tests {
             ("[redis]\nprefix = \"{x}\"", "redis.prefix: '{x}' is not"),
             ("[activity]\npassive_argv = [\"\"]", "activity.passive_argv: '' has an empty word"),
             ("mode = \"rwx\"", "mode: 'rwx' is no mode"),
+            ("[metrics]\nlisten = \":9401\"", "metrics.listen: ':9401' is no address to listen on"),
             ("[worker]\nuser = \"root\"", "worker.user: 'root' would run as root"),
         ];
         for (text, expected) in cases {

@@ -1,0 +1,166 @@
+//! What a node tells of itself: to who asks on its sockets, and once a second to its cluster.
+//!
+//! All of it runs on one thread of its own. The filesystem never waits for it: what is told is
+//! read from counters, and whoever asks slowly holds up only this thread's other askers.
+//!
+//! - [`pulse`]: the last seconds, from counters that only ever grow; the registration
+//! - [`status`]: what is told, as JSON
+//! - [`server`]: HTTP on the sockets; [`client`]: the other end
+
+pub mod client;
+mod pulse;
+mod server;
+pub mod status;
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use self::pulse::Pulse;
+use self::server::Door;
+use self::status::{Status, Worker};
+use crate::config::Config;
+use crate::fs::InUse;
+use crate::fs::store::Store as _;
+use crate::keeper::report;
+use crate::store::RedisStore;
+use crate::telemetry::metrics::metrics;
+use crate::telemetry::recent;
+
+/// The sockets that the keeper has made.
+pub struct Sockets {
+    /// For `status`.
+    pub control: Option<OwnedFd>,
+    /// For Prometheus; what it is, the configuration says.
+    pub metrics: Option<OwnedFd>,
+}
+
+/// A node that tells of itself.
+pub struct Node {
+    config: Config,
+    store: RedisStore,
+    keeper: report::Node,
+    worker: Worker,
+    in_use: Box<dyn Fn() -> InUse + Send + Sync>,
+    pulse: Pulse,
+    stage: watch::Sender<Stage>,
+}
+
+/// Whether it still tells.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Stage {
+    Telling,
+    /// The end is near: it is taken out of the cluster, and goes on answering.
+    Leaving,
+    /// Another worker tells of this node.
+    Succeeded,
+}
+
+impl Node {
+    /// Starts to tell. `in_use` says what the filesystem holds.
+    pub fn start(
+        config: Config,
+        store: RedisStore,
+        keeper: report::Node,
+        sockets: Sockets,
+        in_use: impl Fn() -> InUse + Send + Sync + 'static,
+    ) -> io::Result<Arc<Self>> {
+        metrics().worker_restarts.inc_by(keeper.worker_restarts);
+        recent::inherit(keeper.recent.clone());
+        let node = Arc::new(Self {
+            worker: Worker::own(),
+            pulse: Pulse::default(),
+            stage: watch::Sender::new(Stage::Telling),
+            in_use: Box::new(in_use),
+            config,
+            store,
+            keeper,
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let telling = Arc::clone(&node);
+        std::thread::Builder::new()
+            .name("control".into())
+            .spawn(move || runtime.block_on(tell(telling, sockets)))?;
+        Ok(node)
+    }
+
+    /// The end is near: this node is not one of the cluster any more.
+    pub async fn leave(&self) {
+        let told = self.stage.send_if_modified(|stage| {
+            let telling = *stage == Stage::Telling;
+            if telling {
+                *stage = Stage::Leaving;
+            }
+            telling
+        });
+        if told && let Err(error) = self.store.remove_node(&self.keeper.id).await {
+            tracing::debug!(%error, "this node is still registered, for some seconds");
+        }
+    }
+
+    /// Another worker of the same keeper tells from now on.
+    pub fn succeeded(&self) {
+        self.stage.send_replace(Stage::Succeeded);
+    }
+
+    fn is_telling(&self) -> bool {
+        *self.stage.borrow() == Stage::Telling
+    }
+
+    fn metrics_text(&self) -> Result<String, std::fmt::Error> {
+        metrics().encode((self.in_use)())
+    }
+
+    /// Everything, with what has to be asked of Redis for it.
+    async fn status(&self) -> Status {
+        let (server, sessions, cluster) =
+            tokio::join!(self.store.server(), self.store.session_count(), self.store.nodes());
+        Status {
+            node: self.report(),
+            keeper: status::Process {
+                pid: self.keeper.keeper_pid,
+                since_ms: self.keeper.keeper_since_ms,
+            },
+            worker: self.worker.clone(),
+            worker_restarts: metrics().worker_restarts.get(),
+            redis: status::Redis::of(&self.store, server.ok()),
+            sessions: sessions.ok(),
+            in_use: (self.in_use)(),
+            recent: recent::recent(),
+            cluster: cluster.ok().map(|reports| status::cluster(&reports)),
+        }
+    }
+
+    /// What it says of itself to the cluster.
+    fn report(&self) -> status::Report {
+        status::Report {
+            id: self.keeper.id.clone(),
+            host: self.worker.host.clone(),
+            mountpoint: self.config.mountpoint.to_string_lossy().into_owned(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            since_ms: self.keeper.keeper_since_ms,
+            link: self.store.health().label().into(),
+            traffic: self.pulse.traffic(),
+        }
+    }
+}
+
+/// Until another worker tells.
+async fn tell(node: Arc<Node>, sockets: Sockets) {
+    let doors = [
+        sockets.control.map(Door::control),
+        sockets.metrics.map(|socket| Door::metrics(socket, node.config.metrics.as_ref())),
+    ];
+    for door in doors.into_iter().flatten() {
+        match door {
+            Ok(door) => drop(tokio::spawn(server::serve(door, Arc::clone(&node)))),
+            Err(error) => tracing::warn!(%error, "a socket cannot be served"),
+        }
+    }
+    tokio::spawn(pulse::beat(Arc::clone(&node)));
+    // With the end of this the thread's tasks end, and its sockets are closed.
+    let mut stage = node.stage.subscribe();
+    let _ = stage.wait_for(|stage| *stage == Stage::Succeeded).await;
+}

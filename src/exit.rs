@@ -84,6 +84,8 @@ exit_codes! {
     WorkerRights = 41,
     /// The worker ended before it served.
     WorkerFailed = 42,
+    /// `status`: a mount does not answer, or nothing is mounted.
+    NotServed = 43,
     /// `reload`: nothing was changed; the message says why.
     ReloadFailed = 44,
     /// `bench`: a directory cannot be measured.

@@ -9,6 +9,7 @@ mod backoff;
 pub mod confine;
 mod disks;
 mod filesystem;
+mod listen;
 mod lock;
 mod mirror;
 pub mod mount;
@@ -29,18 +30,22 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::signal::Signal;
 
 use crate::config::flags::Flags;
 use crate::config::{self, Config};
 use crate::exit::{ExitCode, Failure};
+use listen::Listeners;
+pub use listen::control_path;
+pub use mount::is_dead;
 use notify::Manager;
 use private_redis::PrivateRedis;
 use process::{PATIENCE, Process};
 use program::Program;
 use reload::Outcomes;
+use running::Told;
 use signals::Signals;
 use worker::{Seen, Watched};
 
@@ -71,7 +76,8 @@ pub fn mount(dir: Option<&Path>, flags: &Flags) -> Result<(), Failure> {
         Some(settings) => Some(PrivateRedis::new(settings, &config.worker)?),
         None => None,
     };
-    let watched = Watched::new(config.clone(), Program::own()?);
+    let told = Told::new(Listeners::open(&config)?);
+    let watched = Watched::new(config.clone(), Program::own()?, told);
     let manager = Manager::from_environment();
     let mut keeper =
         Keeper { asked, config, redis, watched, manager, outcomes, next: None, mishap: None };
@@ -292,6 +298,12 @@ fn holder(path: &Path) -> Option<Process> {
     let pid = pid.parse().ok()?;
     let process = Process::found(pid).ok()?;
     (process::started_ticks(pid) == started.parse().ok()).then_some(process)
+}
+
+/// Who serves a mountpoint on this host, and since when.
+pub fn serving(mountpoint: &Path) -> Option<(i32, SystemTime)> {
+    let path = lock_path(mountpoint);
+    Some((holder(&path)?.pid(), path.metadata().and_then(|found| found.modified()).ok()?))
 }
 
 /// Whether a keeper holds the lock.

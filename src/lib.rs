@@ -12,14 +12,18 @@
 //! - [`odoo`]: what can be learnt of the Odoo on this host, and where it keeps its sessions.
 //! - [`keeper`]: owns the mount; starts and watches the worker and the private Redis.
 //! - [`config`]: file and command line, resolved into the settings of the parts above.
+//! - [`control`]: what a node tells of itself: HTTP on its sockets, its registration in the cluster.
 //! - [`telemetry`]: events that are a log line and a metric at once.
 //! - [`bench`]: Odoo's reads and saves on any directories, measured side by side.
+//! - [`check`]: what is wrong or missing, from the mount to the process of Odoo that uses it.
 //! - [`cli`]: one file per command; [`exit`]: how one ends.
 
 pub mod adopt;
 pub mod bench;
+pub mod check;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod disk;
 pub mod error;
 pub mod exit;

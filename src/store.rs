@@ -294,11 +294,15 @@ impl RedisStore {
         Ok(self.inner.shards_in_use().await?.iter().map(|(_, size)| size).sum())
     }
 
+    /// Where Redis is, without credentials.
+    pub fn address(&self) -> String {
+        self.inner.link.address()
+    }
+
     /// Who answers there now.
     pub async fn server(&self) -> Result<ServerInfo, StoreError> {
-        let address = self.inner.link.address();
         let answer = self.inner.ask(&redis::cmd("HELLO")).await?;
-        ServerInfo::read(&answer, address)
+        ServerInfo::read(&answer, self.address())
             .ok_or_else(|| StoreError::Unreadable("an answer to HELLO of another shape".into()))
     }
 

@@ -143,7 +143,11 @@ fn documented_acl() -> String {
 async fn the_documented_acl_user_can_do_all_that_is_needed_and_nothing_else() {
     let redis = Redis::start();
     let _: redis::Value = redis.run(&documented_acl());
-    let settings = Settings { url: redis.url_as("sessionfs", "geheim"), ..settings(&redis) };
+    let settings = Settings {
+        url: redis.url_as("sessionfs", "geheim"),
+        live: Some(sessionfs::config::lifetime::LIVE),
+        ..settings(&redis)
+    };
     probe(&settings).await.expect("all is allowed");
     let store = connected(RedisStore::start(settings).expect("a good URL")).await;
     let (sid, next) = (alias("ab", 1), alias("ab", 2));
@@ -162,6 +166,12 @@ async fn the_documented_acl_user_can_do_all_that_is_needed_and_nothing_else() {
     store.amend(&amend).await.expect("answered").expect("alive");
     assert_eq!(store.list(sid.shard()).await.map(|l| l.len()), Ok(2));
     assert_eq!(store.list_root().await.map(|r| r.shards.len()), Ok(1));
+    assert_eq!(store.keep(sid.shard(), std::slice::from_ref(&sid)).await, Ok(1));
+    for text in [Some("20min"), None] {
+        store.change_live("lifetime.idle", text).await.expect("changed");
+        let found = store.live_settings().await.expect("read");
+        assert_eq!(found.values.get("lifetime.idle").map(String::as_str), text);
+    }
     // It ends one that is dead.
     store.set_lifetimes(Lifetimes { idle_ms: 1, ..Lifetimes::default() });
     tokio::time::sleep(std::time::Duration::from_millis(5)).await;

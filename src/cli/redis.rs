@@ -9,6 +9,9 @@ use crate::fs::store::{Store as _, StoreError, Waited};
 use crate::store::probe::probe;
 use crate::store::{RedisStore, Settings};
 
+/// How often a Redis that answers is waited for.
+const STEPS: usize = 4;
+
 /// A store that is well, and what runs it.
 pub struct Reached {
     /// Where the store's tasks live.
@@ -33,17 +36,19 @@ pub fn reach(place: &Place) -> Result<Reached, Failure> {
 async fn connect(settings: &Settings) -> Result<RedisStore, Failure> {
     let store = RedisStore::start(settings.clone())
         .map_err(|e| Failure::new(ExitCode::BadUrl, e.to_string()))?;
-    if store.wait_well().await == Waited::Well {
-        return Ok(store);
+    for _ in 0..STEPS {
+        if store.wait_well().await == Waited::Well {
+            return Ok(store);
+        }
+        // The link says that it is down; the probe finds out why, with the remedy.
+        probe(settings)
+            .await
+            .map_err(|error| Failure::new(first_contact::code(&error), error.to_string()))?;
     }
-    // The link says that it is down; the probe finds out why, with the remedy.
-    Err(match probe(settings).await {
-        Err(error) => Failure::new(first_contact::code(&error), error.to_string()),
-        Ok(found) => Failure::new(
-            ExitCode::RedisUnreachable,
-            format!("Redis at {}: {}; try again", found.address, store.link_cause()),
-        ),
-    })
+    Err(Failure::new(
+        ExitCode::RedisUnreachable,
+        format!("Redis at {}: {}; try again", settings.url, store.link_cause()),
+    ))
 }
 
 /// A command that was under way when Redis went, or that Redis does not carry out.

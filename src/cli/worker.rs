@@ -1,4 +1,4 @@
-//! `sessionfs worker`: not for people. Started by the keeper with three descriptors; does all the
+//! `sessionfs worker`: not for people. Started by the keeper with its descriptors; does all the
 //! work, with no right that an ordinary user lacks.
 
 pub(super) mod first_contact;
@@ -14,6 +14,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::adopt::below::Adopting;
 use crate::config::Config;
+use crate::control::{Node, Sockets};
 use crate::disk::client::{Disk, DiskError, SERVING_WITHIN};
 use crate::exit::{ExitCode, Failure};
 use crate::fs::store::{Store as _, Waited};
@@ -40,6 +41,12 @@ pub struct Worker {
     /// The kernel asks here
     #[arg(long)]
     fuse_fd: RawFd,
+    /// Root asks here how things are
+    #[arg(long)]
+    control_fd: Option<RawFd>,
+    /// Prometheus asks here
+    #[arg(long)]
+    metrics_fd: Option<RawFd>,
     /// Who touches the session files below the mount
     #[arg(long)]
     below_fd: Option<RawFd>,
@@ -56,8 +63,12 @@ impl Worker {
         let [below, mirror] =
             [self.below_fd, self.mirror_fd].map(|fd| fd.map(take_descriptor).transpose());
         let line = Arc::new(Line::new(status?));
+        let sockets = Sockets {
+            control: self.control_fd.map(take_descriptor).transpose()?,
+            metrics: self.metrics_fd.map(take_descriptor).transpose()?,
+        };
         let disks = Disks { below: below?, mirror: mirror? };
-        let Err(failure) = serve(&line, config?, fuse?, disks) else { return Ok(()) };
+        let Err(failure) = serve(&line, config?, fuse?, sockets, disks) else { return Ok(()) };
         match line.say(&Report::Failed(failure.clone())) {
             // The keeper tells it, once.
             Ok(()) => std::process::exit(u8::from(failure.code).into()),
@@ -88,8 +99,14 @@ struct Disks {
     mirror: Option<OwnedFd>,
 }
 
-fn serve(line: &Arc<Line>, config: OwnedFd, fuse: OwnedFd, disks: Disks) -> Result<(), Failure> {
-    let Handover { keeper, config, first } = read_handover(config)?;
+fn serve(
+    line: &Arc<Line>,
+    config: OwnedFd,
+    fuse: OwnedFd,
+    sockets: Sockets,
+    disks: Disks,
+) -> Result<(), Failure> {
+    let Handover { keeper, config, first, node } = read_handover(config)?;
     confine::become_worker(&config.worker)?;
     // Who ends a whole service sends its signal to all at once; the keeper ends us in order.
     signals::block()?;
@@ -116,7 +133,6 @@ fn serve(line: &Arc<Line>, config: OwnedFd, fuse: OwnedFd, disks: Disks) -> Resu
     let (below, mirror) = (below?, mirror?);
     let mirror = mirror.map(|disk| keep_mirror(disk, &store, &runtime)).transpose()?;
     let (mirror, writer) = mirror.unzip();
-    let ending = Ending { store: store.clone(), mirror: writer };
     let adopting = Adopting::over(store.clone());
     let settings = fs::Settings { mirror, ..config.core_settings() };
     let core = Core::new(adopting.clone(), &settings).map_err(|e| {
@@ -131,6 +147,10 @@ fn serve(line: &Arc<Line>, config: OwnedFd, fuse: OwnedFd, disks: Disks) -> Resu
     }
     say(line, &Report::RedisOk)?;
     await_go(line)?;
+    let held = Arc::clone(&core);
+    let node = Node::start(config.clone(), store.clone(), node, sockets, move || held.in_use())
+        .map_err(|e| Failure::internal("tell of this node", e))?;
+    let ending = Ending { store, node, mirror: writer };
     listen(Arc::clone(line), ending.clone(), adopting, &runtime)?;
 
     let on_init = {
@@ -206,7 +226,7 @@ fn await_go(line: &Line) -> Result<(), Failure> {
     loop {
         match line.wait() {
             Heard::Message(Order::Go) => return Ok(()),
-            Heard::Message(Order::Drain | Order::InPlace) | Heard::Nothing => {}
+            Heard::Message(Order::Drain | Order::Succeeded | Order::InPlace) | Heard::Nothing => {}
             Heard::Gone => return Err(Failure::internal("serve", "the keeper is gone")),
         }
     }
@@ -229,6 +249,7 @@ fn listen(
                         break;
                     }
                 }
+                Heard::Message(Order::Succeeded) => ending.node.succeeded(),
                 Heard::Message(Order::InPlace) => {
                     let adopting = adopting.clone();
                     handle.spawn(async move { adopting.in_place().await });
@@ -251,6 +272,7 @@ fn listen(
 #[derive(Clone)]
 struct Ending {
     store: RedisStore,
+    node: Arc<Node>,
     mirror: Option<mirror::Writer>,
 }
 
@@ -261,7 +283,7 @@ impl Ending {
                 mirror.settle(DRAIN_WITHIN).await;
             }
         };
-        tokio::join!(self.store.drain(DRAIN_WITHIN), mirror);
+        tokio::join!(self.store.drain(DRAIN_WITHIN), self.node.leave(), mirror);
     }
 }
 

@@ -66,6 +66,8 @@ table! {
         outage: Outage,
         /// `[activity]`
         activity: Activity,
+        /// `[metrics]`
+        metrics: Metrics,
     }
 }
 
@@ -161,6 +163,14 @@ table! {
     }
 }
 
+table! {
+    /// What is counted.
+    Metrics("metrics."): METRICS_KEYS {
+        /// Where it is served.
+        listen: String,
+    }
+}
+
 /// Every accepted key, in full.
 pub fn keys() -> impl Iterator<Item = &'static str> {
     [
@@ -172,6 +182,7 @@ pub fn keys() -> impl Iterator<Item = &'static str> {
         LIMITS_KEYS,
         OUTAGE_KEYS,
         ACTIVITY_KEYS,
+        METRICS_KEYS,
     ]
     .into_iter()
     .flatten()

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
 use crate::exit::Failure;
+use crate::telemetry::recent::Recent;
 
 /// No message is longer.
 const LENGTH_MAX_BYTES: usize = 16 * 1024;
@@ -28,6 +29,23 @@ pub struct Handover {
     /// The first worker of this keeper fails if there is no Redis. A later one serves without:
     /// whoever opens a session then waits, which is better than no filesystem at all.
     pub first: bool,
+    /// What it is to say of the keeper.
+    pub node: Node,
+}
+
+/// What a worker tells of the keeper that started it, and of the workers before.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct Node {
+    /// Names this keeper among all of a cluster.
+    pub id: String,
+    /// The keeper's process.
+    pub keeper_pid: u32,
+    /// When it was started: milliseconds since the epoch.
+    pub keeper_since_ms: u64,
+    /// Workers that ended without being asked to.
+    pub worker_restarts: u64,
+    /// The keeper's last warnings.
+    pub recent: Vec<Recent>,
 }
 
 /// From the worker.
@@ -52,6 +70,8 @@ pub enum Order {
     InPlace,
     /// Write what is collected: an end is near.
     Drain,
+    /// Another worker tells of this node from now on.
+    Succeeded,
 }
 
 /// What was heard.

@@ -5,15 +5,49 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus, Stdio};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::disks::Disks;
+use super::listen::Listeners;
 use super::mount::Mountpoint;
 use super::notify;
 use super::process::{self, Process};
 use super::program::Program;
-use super::report::{self, Handover, Heard, Line, Report};
+use super::report::{self, Handover, Heard, Line, Node, Report};
 use crate::config::Config;
 use crate::exit::{ExitCode, Failure};
+use crate::telemetry::metrics::metrics;
+use crate::telemetry::recent::recent;
+
+/// What each worker is given to tell of its node.
+pub struct Told {
+    id: String,
+    since_ms: u64,
+    listeners: Listeners,
+}
+
+impl Told {
+    /// By whoever asks on these sockets. The id is new with each keeper: one that hosts share
+    /// (because they were cloned) would have them take each other's place.
+    pub fn new(listeners: Listeners) -> Self {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self {
+            id: format!("{:016x}", rand::random::<u64>()),
+            since_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
+            listeners,
+        }
+    }
+
+    fn node(&self) -> Node {
+        Node {
+            id: self.id.clone(),
+            keeper_pid: std::process::id(),
+            keeper_since_ms: self.since_ms,
+            worker_restarts: metrics().worker_restarts.get(),
+            recent: recent(),
+        }
+    }
+}
 
 /// A worker that was started, and may have ended since.
 pub struct Running {
@@ -37,6 +71,7 @@ impl Running {
         config: &Config,
         first: bool,
         device: &OwnedFd,
+        told: &Told,
         below: &Mountpoint,
     ) -> Result<Self, Failure> {
         let failed = |e: io::Error| Failure::internal("start the worker", e);
@@ -48,6 +83,7 @@ impl Running {
             ("--config-fd", handed.as_fd()),
             ("--fuse-fd", device.as_fd()),
         ];
+        descriptors.extend(told.listeners.descriptors());
         descriptors.extend(sockets.iter().map(|(flag, socket)| (*flag, socket.as_fd())));
         let inherited: Vec<RawFd> = descriptors.iter().map(|(_, fd)| fd.as_raw_fd()).collect();
 
@@ -78,6 +114,7 @@ impl Running {
             keeper: env!("CARGO_PKG_VERSION").into(),
             config: config.clone(),
             first,
+            node: told.node(),
         })
         .map_err(io::Error::other)
         .and_then(|bytes| File::from(OwnedFd::from(handing)).write_all(&bytes));

@@ -9,7 +9,7 @@ use super::filesystem::Filesystem;
 use super::mount::{self, Mountpoint, Probe};
 use super::program::Program;
 use super::report::{Order, Report};
-use super::running::Running;
+use super::running::{Running, Told};
 use crate::config::Config;
 use crate::exit::Failure;
 
@@ -56,10 +56,11 @@ impl Start {
         program: &Program,
         config: &Config,
         first: bool,
+        told: &Told,
         below: &Mountpoint,
     ) -> Result<Self, Failure> {
         let device = mount::open_device()?;
-        let running = Running::start(program, config, first, &device, below)?;
+        let running = Running::start(program, config, first, &device, told, below)?;
         tracing::info!(pid = running.process.pid(), user = config.worker.user, "worker started");
         let until = Instant::now() + connecting_within(config);
         Ok(Self { running, step: Step::Connecting { device }, until })

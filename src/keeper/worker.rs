@@ -10,7 +10,7 @@ use super::mount::{self, Exchange, Mountpoint};
 use super::program::Program;
 use super::pulse::Pulse;
 use super::report::{Order, Report};
-use super::running::{Running, status_words};
+use super::running::{Running, Told, status_words};
 use super::start::{Progress, Start};
 use crate::config::Config;
 use crate::exit::{ExitCode, Failure};
@@ -25,6 +25,7 @@ const LEAVES_WITHIN: Duration = Duration::from_secs(60);
 pub struct Watched {
     config: Config,
     program: Program,
+    told: Told,
     phase: Phase,
     successor: Option<Successor>,
     leaving: Vec<Leaving>,
@@ -80,10 +81,11 @@ pub enum Seen {
 
 impl Watched {
     /// Nobody serves yet.
-    pub fn new(config: Config, program: Program) -> Self {
+    pub fn new(config: Config, program: Program, told: Told) -> Self {
         Self {
             config,
             program,
+            told,
             phase: Phase::Down { retry_at: Instant::now() },
             successor: None,
             leaving: Vec::new(),
@@ -180,7 +182,8 @@ impl Watched {
                 }
                 // Held from before the mount: afterwards its path leads to the mount.
                 let below = Mountpoint::take(&self.config.mountpoint)?;
-                let start = Start::begin(&self.program, &self.config, !self.served, &below)?;
+                let start =
+                    Start::begin(&self.program, &self.config, !self.served, &self.told, &below)?;
                 (Phase::Starting(start), Seen::Nothing)
             }
             Phase::Starting(start) => match start.advance(&self.config.mountpoint)? {
@@ -266,7 +269,7 @@ impl Watched {
     /// made with them, at once, and there is nothing to wait for.
     pub fn reload(&mut self, config: Config, program: Program) -> Result<bool, Failure> {
         if let Phase::Serving(serving) = &self.phase {
-            let start = Start::begin(&program, &config, true, &serving.place)?;
+            let start = Start::begin(&program, &config, true, &self.told, &serving.place)?;
             self.successor = Some(Successor { start, config, program });
             return Ok(true);
         }
@@ -320,6 +323,8 @@ impl Watched {
                 drop(filesystem);
                 self.phase = self.serving(running, serving.place);
                 let until = Instant::now() + LEAVES_WITHIN;
+                // If it cannot be told, it is about to end.
+                let _ = serving.running.line.say(&Order::Succeeded);
                 self.leaving.push(Leaving { running: serving.running, until });
                 Ok(())
             }

@@ -110,10 +110,10 @@ mod tests {
             "python3.11 -u /opt/odoo/odoo-bin -c x",
             "python3 -m odoo -c x",
             "/usr/bin/python3 /usr/bin/odoo gevent -c x",
-            "odoo: WorkerHTTP 17 ",
         ] {
             assert!(parse(line).is_some(), "{line}");
         }
+        assert!(Launch::parse(&["odoo: WorkerHTTP 17 "]).unwrap().titled);
         for line in [
             "vim /etc/odoo/odoo-bin",
             "tail -f /var/log/odoo",

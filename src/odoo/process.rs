@@ -83,10 +83,7 @@ impl Process {
                 .filter(|(name, _)| VARIABLES.contains(name))
                 .map(|(name, value)| (name.to_owned(), value.to_owned()))
                 .collect(),
-            unit: root
-                .read_text(&proc_file(pid, "cgroup"))
-                .ok()
-                .and_then(|text| unit(&text).map(ToOwned::to_owned)),
+            unit: unit_of(root, pid),
             mounts: MountTable::read(&root.join(&proc_file(pid, "mountinfo"))).ok(),
             contained: is_elsewhere(root, &proc_file(pid, "root")),
         })
@@ -100,6 +97,12 @@ fn proc_file(pid: i32, name: &str) -> PathBuf {
 fn words(text: &[u8]) -> Vec<String> {
     let text = String::from_utf8_lossy(text);
     text.trim_end_matches('\0').split('\0').map(ToOwned::to_owned).collect()
+}
+
+/// The systemd unit that a process belongs to.
+pub fn unit_of(root: &Root, pid: i32) -> Option<String> {
+    let text = root.read_text(&proc_file(pid, "cgroup")).ok()?;
+    unit(&text).map(ToOwned::to_owned)
 }
 
 /// The service in a process's cgroup (`0::/system.slice/odoo.service`).

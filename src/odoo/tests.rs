@@ -37,7 +37,9 @@ impl Host {
     }
 
     fn process(self, pid: i32, parent: i32, line: &str, environment: &str) -> Self {
-        self.write(&format!("/proc/{pid}/cmdline"), &format!("{}\0", line.replace(' ', "\0")))
+        // A title is one word, whatever it holds.
+        let blank = if line.starts_with("odoo:") { " " } else { "\0" };
+        self.write(&format!("/proc/{pid}/cmdline"), &format!("{}\0", line.replace(' ', blank)))
             .write(
                 &format!("/proc/{pid}/status"),
                 &format!(
@@ -115,7 +117,7 @@ fn workers_are_their_parents_and_a_second_sign_of_one_directory_is_no_second_can
         .write("/etc/systemd/system/odoo.service", UNIT)
         .dir("/srv/data/sessions")
         .process(10, 1, "/usr/bin/odoo -D /srv/data", "")
-        .process(11, 10, "odoo: WorkerHTTP_11", "");
+        .process(11, 10, "odoo: WorkerHTTP 11", "");
     symlink("data", host.root().join(Path::new("/srv/link"))).unwrap();
     assert_eq!(host.paths(), ["/srv/data/sessions"]);
     assert!(host.candidates()[0].exists);

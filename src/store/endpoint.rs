@@ -128,7 +128,7 @@ impl Endpoint {
 
     /// Connects, authenticates and selects the database within `bound`. `pushed` hears what the
     /// server sends unasked, and of the connection's end.
-    pub(super) async fn connect(
+    pub(crate) async fn connect(
         &self,
         bound: Duration,
         pushed: impl Fn(PushInfo) + Send + Sync + 'static,

@@ -55,7 +55,7 @@ impl Mount {
         owner: (&str, &str),
         command: Command,
     ) -> Self {
-        Self::start_as(redis, configuration, owner, command)
+        Self::start_as(redis, configuration, owner, command, |_| ())
     }
 
     fn start_as(

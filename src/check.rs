@@ -1,0 +1,364 @@
+//! What is wrong or missing, from the mount to the process of Odoo that uses it.
+//!
+//! One file for each subject. Each gathers facts, which touches the world, and judges them, which
+//! does not. Every question has a bound; what cannot be seen is said, not guessed.
+
+mod ask;
+pub mod files;
+pub mod host;
+pub mod mount;
+pub mod odoo;
+pub mod redis;
+pub mod service;
+
+use std::path::{Path, PathBuf};
+
+use serde::{Serialize, Serializer};
+
+use crate::config::flags::Place;
+use crate::config::{self, Config};
+use crate::exit::{ExitCode, Failure};
+use crate::odoo::Odoo;
+use crate::odoo::root::Root;
+
+/// How much a finding matters, the most first.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Sessions are lost, unsafe or not where they should be, or soon will be.
+    Wrong,
+    /// It works, and something should be mended.
+    Warning,
+    /// Good to know.
+    Note,
+    /// As it should be.
+    Ok,
+}
+
+/// Declares every finding once: its name, how much it matters and what it is called.
+macro_rules! ids {
+    ($($(#[doc = $doc:literal])+ $name:ident: $severity:ident = $text:literal,)+) => {
+        /// What can be found, in order of importance within each severity.
+        #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+        pub enum Id {
+            $($(#[doc = $doc])+ $name,)+
+        }
+
+        impl Id {
+            /// Every one, with its name, its severity and its meaning.
+            pub const ALL: &[(Id, &str, Severity, &str)] = &[
+                $((Id::$name, $text, Severity::$severity, concat!($($doc),+)),)+
+            ];
+        }
+    };
+}
+
+ids! {
+    /// Nothing is mounted on Odoo's session directory.
+    NotMounted: Wrong = "mount.missing",
+    /// Another filesystem is mounted there.
+    Foreign: Wrong = "mount.foreign",
+    /// Another filesystem is mounted over the sessionfs.
+    Covered: Wrong = "mount.covered",
+    /// The mount is there, and the process that served it has gone.
+    Dead: Wrong = "mount.dead",
+    /// The mount does not answer.
+    Silent: Wrong = "mount.silent",
+    /// A session cannot be saved, read and ended.
+    Unserved: Wrong = "mount.unserved",
+    /// A running Odoo does not see the mount.
+    Blind: Wrong = "odoo.blind",
+    /// A running Odoo sees a mount that has ended.
+    Stale: Wrong = "odoo.stale",
+    /// An Odoo keeps its sessions in another directory.
+    Elsewhere: Wrong = "odoo.elsewhere",
+    /// A module takes the sessions away from the directory.
+    Module: Wrong = "odoo.module",
+    /// The tree belongs to another user than Odoo's.
+    Owner: Wrong = "odoo.owner",
+    /// Session files are still written in the directory below the mount.
+    BelowFresh: Wrong = "files.fresh-below",
+    /// Session files are still written in another directory.
+    Fresh: Wrong = "files.fresh",
+    /// The configuration cannot be used.
+    Configuration: Wrong = "config.unusable",
+    /// Redis cannot be reached.
+    Unreachable: Wrong = "redis.unreachable",
+    /// Redis refuses the user or the password.
+    Password: Wrong = "redis.password",
+    /// Redis refuses a command that is needed.
+    Rights: Wrong = "redis.rights",
+    /// Redis cannot be used for another reason.
+    Unusable: Wrong = "redis.unusable",
+    /// Redis throws out sessions when it is full.
+    Evicts: Wrong = "redis.evicts",
+    /// Redis is full.
+    Full: Wrong = "redis.full",
+    /// Redis cannot write what it holds to disk.
+    Failing: Wrong = "redis.failing",
+    /// Anybody in the network can reach Redis.
+    Open: Wrong = "redis.open",
+    /// `/dev/fuse` is missing.
+    NoFuse: Wrong = "host.fuse",
+    /// Several are mounted one over another.
+    Layers: Warning = "mount.layers",
+    /// No keeper looks after the mount.
+    NoKeeper: Warning = "mount.keeper",
+    /// Redis loses everything when it ends.
+    Volatile: Warning = "redis.volatile",
+    /// Redis goes back to an old state when it ends.
+    Snapshots: Warning = "redis.snapshots",
+    /// Redis leaves it to the kernel when its log reaches the disk.
+    Fsync: Warning = "redis.fsync",
+    /// Redis has no bound of memory.
+    NoBound: Warning = "redis.no-bound",
+    /// Redis is filling.
+    Filling: Warning = "redis.filling",
+    /// A failover of Redis may lose saves and logouts.
+    Replicas: Warning = "redis.replicas",
+    /// Redis answers slowly.
+    Slow: Warning = "redis.slow",
+    /// Session files lie below the mount.
+    Below: Warning = "files.below",
+    /// Without the mount, Odoo would write to the disk in silence.
+    BelowUsable: Warning = "files.unguarded",
+    /// An Odoo without workers.
+    Workers: Warning = "odoo.workers",
+    /// A proxy in front, and Odoo does not know.
+    Proxy: Warning = "odoo.proxy-mode",
+    /// A configuration file of Odoo cannot be read.
+    OdooConfiguration: Warning = "odoo.conf",
+    /// After a reboot nobody mounts.
+    ByHand: Warning = "service.by-hand",
+    /// The unit is not started at boot.
+    Disabled: Warning = "service.disabled",
+    /// Odoo's unit may start before the mount.
+    Order: Warning = "service.order",
+    /// The kernel is older than what is supported.
+    OldKernel: Warning = "host.kernel",
+    /// Little memory is left.
+    Memory: Warning = "host.memory",
+    /// The staging directory's filesystem is nearly full.
+    Staging: Warning = "host.staging",
+    /// Not everything can be seen without root.
+    NotRoot: Note = "check.not-root",
+    /// No Odoo runs.
+    NoOdoo: Note = "odoo.none",
+    /// What an Odoo sees cannot be seen.
+    Unseen: Note = "odoo.unseen",
+    /// A configuration file that no known Odoo uses leads elsewhere.
+    OtherFile: Note = "odoo.other-conf",
+    /// Session files of before are left in another directory.
+    Left: Note = "files.left",
+    /// The directory below the mount cannot be seen.
+    BelowUnseen: Note = "files.unseen",
+    /// Redis does not tell this user how it is configured.
+    RedisUnseen: Note = "redis.unseen",
+    /// Every user of this host can reach Redis.
+    OpenHere: Note = "redis.open-here",
+    /// Redis's clock differs from this host's.
+    Clock: Note = "redis.clock",
+    /// This host's clock is not kept by NTP.
+    Unsynchronised: Note = "host.clock",
+    /// Something that a newer kernel would offer.
+    Kernel: Note = "host.kernel-features",
+    /// systemd does not run here.
+    NoSystemd: Note = "service.none",
+    /// The mount serves.
+    MountOk: Ok = "mount.ok",
+    /// Odoo sees the mount.
+    OdooOk: Ok = "odoo.ok",
+    /// Redis is as it should be, as far as it can be seen.
+    RedisOk: Ok = "redis.ok",
+    /// The service starts at boot, before Odoo.
+    ServiceOk: Ok = "service.ok",
+    /// The host has what is needed.
+    HostOk: Ok = "host.ok",
+}
+
+impl Id {
+    fn entry(self) -> (&'static str, Severity) {
+        Self::ALL
+            .iter()
+            .find(|(id, ..)| *id == self)
+            .map_or(("", Severity::Wrong), |(_, name, severity, _)| (name, *severity))
+    }
+
+    /// Its stable name.
+    pub fn name(self) -> &'static str {
+        self.entry().0
+    }
+
+    /// How much it matters.
+    pub fn severity(self) -> Severity {
+        self.entry().1
+    }
+}
+
+impl Serialize for Id {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+/// One thing that was found.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct Finding {
+    /// Which.
+    pub id: Id,
+    /// How much it matters.
+    pub severity: Severity,
+    /// What is so, in one line.
+    pub what: String,
+    /// What to do about it, in one line; empty if nothing is to be done.
+    pub remedy: String,
+}
+
+impl Finding {
+    /// Something with its remedy.
+    pub fn new(id: Id, what: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { id, severity: id.severity(), what: what.into(), remedy: remedy.into() }
+    }
+
+    /// Something that is as it should be.
+    pub fn ok(id: Id, what: impl Into<String>) -> Self {
+        Self::new(id, what, "")
+    }
+}
+
+/// All that was found, the most important first.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// The directory it is about.
+    pub directory: PathBuf,
+    /// What was found.
+    pub findings: Vec<Finding>,
+}
+
+impl Report {
+    /// How many are of this severity.
+    pub fn count(&self, severity: Severity) -> usize {
+        self.findings.iter().filter(|finding| finding.severity == severity).count()
+    }
+
+    /// How the command ends.
+    pub fn outcome(&self) -> Result<(), Failure> {
+        let (wrong, warnings) = (self.count(Severity::Wrong), self.count(Severity::Warning));
+        let told = format!("{}: {wrong} wrong, {warnings} to look at", self.directory.display());
+        match (wrong, warnings) {
+            (0, 0) => Ok(()),
+            (0, _) => Err(Failure::new(ExitCode::CheckWarning, told)),
+            _ => Err(Failure::new(ExitCode::CheckFailed, told)),
+        }
+    }
+}
+
+/// What is to be looked at.
+#[derive(Clone, Debug, Default)]
+pub struct Asked {
+    /// Odoo's session directory, if it is named.
+    pub directory: Option<PathBuf>,
+    /// Where the sessions are.
+    pub place: Place,
+    /// Odoo's configuration file, if it is named.
+    pub odoo_conf: Option<PathBuf>,
+}
+
+/// Looks at everything.
+pub fn check(asked: &Asked) -> Result<Report, Failure> {
+    let host = Root::host();
+    let odoo = Odoo::look(&host, asked.odoo_conf.as_deref());
+    let directory = directory(asked, &odoo, &host)?;
+    let serving = crate::keeper::serving(&directory);
+    let since = serving.map(|(_, since)| since);
+    let place = place(&asked.place, serving.map(|(pid, _)| pid), &host);
+
+    let mount = mount::Facts::gather(&directory, &odoo.mounts, serving.map(|(pid, _)| pid));
+    let below = files::Facts::gather(&directory, &odoo, since);
+    let mut findings = mount.findings();
+    findings.extend(below.findings());
+    findings.extend(odoo::Facts::gather(&directory, odoo, mount.owner, &host).findings());
+    let configured = Config::resolve_redis(&place);
+    if let Ok(settings) = &configured {
+        findings.extend(redis::Facts::gather(settings)?.findings());
+    }
+    findings.extend(host::Facts::gather(&directory, &place, configured.err()).findings());
+    findings.extend(service::Facts::gather(serving.map(|(pid, _)| pid), &host).findings());
+    findings.sort_by_key(|finding| (finding.severity, finding.id));
+    Ok(Report { directory, findings })
+}
+
+/// The directory that is named, configured, mounted or used: in this order.
+fn directory(asked: &Asked, odoo: &Odoo, host: &Root) -> Result<PathBuf, Failure> {
+    let named = match &asked.directory {
+        Some(named) => Some(named.clone()),
+        None => config::mountpoint(None, asked.place.config.as_deref()).ok(),
+    };
+    if let Some(named) = named {
+        let absolute = std::path::absolute(&named)
+            .map_err(|error| Failure::internal(format!("find {}", named.display()), error))?;
+        // What is mounted there may not answer: it is not asked for its name.
+        return Ok(match odoo.mounts.at(&absolute) {
+            Some(_) => absolute,
+            None => absolute.canonicalize().unwrap_or(absolute),
+        });
+    }
+    let mut found: Vec<PathBuf> = odoo.mounts.ours().into_iter().map(Path::to_owned).collect();
+    if found.is_empty() {
+        found = odoo.candidates(host).into_iter().map(|candidate| candidate.path).collect();
+    }
+    match found.as_slice() {
+        [one] => Ok(one.clone()),
+        [] => Err(Failure::new(
+            ExitCode::SessionsNotFound,
+            "nothing is mounted and no Odoo is found, so there is nothing to check; name the \
+             directory",
+        )),
+        several => {
+            let names: Vec<_> = several.iter().map(|path| path.display().to_string()).collect();
+            Err(Failure::new(
+                ExitCode::Usage,
+                format!("there are several directories; name one of {}", names.join(", ")),
+            ))
+        }
+    }
+}
+
+/// What is named, else what the keeper that serves was told.
+fn place(asked: &Place, keeper: Option<i32>, host: &Root) -> Place {
+    let mut place = asked.clone();
+    let told = keeper
+        .filter(|_| asked.redis.is_none() && asked.config.is_none())
+        .and_then(|pid| host.read_text(Path::new(&format!("/proc/{pid}/cmdline"))).ok());
+    let words: Vec<&str> = told.as_deref().unwrap_or_default().split('\0').collect();
+    for (position, word) in words.iter().enumerate() {
+        let value = |name: &str| match word.strip_prefix(name)?.strip_prefix('=') {
+            Some(value) => Some((*value).to_owned()),
+            None if *word == name => words.get(position + 1).map(|next| (*next).to_owned()),
+            None => None,
+        };
+        place.redis = value("--redis").or(place.redis);
+        place.config = value("--config").map(PathBuf::from).or(place.config);
+    }
+    place
+}
+
+/// How long ago, in the largest unit that fits.
+fn ago(since: std::time::SystemTime) -> String {
+    let seconds = since.elapsed().unwrap_or_default().as_secs();
+    let (number, unit) = match seconds {
+        0..120 => (seconds, "s"),
+        120..7200 => (seconds / 60, "min"),
+        7200..172_800 => (seconds / 3600, "h"),
+        _ => (seconds / 86_400, "days"),
+    };
+    format!("{number} {unit} ago")
+}
+
+/// A number of things.
+fn counted(number: u64, thing: &str) -> String {
+    if number == 1 { format!("1 {thing}") } else { format!("{number} {thing}s") }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,222 @@
+//! Session files on a disk: those that are left of before, and those that should not be written
+//! any more.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd as _, FromRawFd as _};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use super::{Finding, Id, ago, counted};
+use crate::odoo::Odoo;
+use crate::session::name::Sid;
+
+/// Entries of one tree that are looked at.
+const ENTRIES_MAX: usize = 200_000;
+/// A save of before the mount may have come so long after the service's start.
+const STARTING: Duration = Duration::from_secs(60);
+
+/// Session files in a directory.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Plain {
+    /// Where.
+    pub directory: PathBuf,
+    /// How many.
+    pub count: u64,
+    /// How many of them were written since the mount started.
+    pub fresh: u64,
+    /// When the newest was written.
+    pub newest: Option<SystemTime>,
+}
+
+/// The directory below the mount.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Below {
+    /// Its owner.
+    pub uid: u32,
+    /// Its permission bits.
+    pub mode: u32,
+    /// What lies in it.
+    pub plain: Plain,
+}
+
+/// What is known.
+#[derive(Debug)]
+pub struct Facts {
+    /// Where the mount is, or should be.
+    pub directory: PathBuf,
+    /// What is below it; not asked if nothing is mounted.
+    pub below: Option<io::Result<Below>>,
+    /// Other directories in which Odoo keeps, or kept, sessions.
+    pub others: Vec<Plain>,
+}
+
+impl Facts {
+    /// Looks below the mount and into the other directories that Odoo may use.
+    pub fn gather(directory: &Path, odoo: &Odoo, since: Option<SystemTime>) -> Self {
+        let mounted = odoo.mounts.at(directory).is_some();
+        let mut others: Vec<Plain> = Vec::new();
+        for path in odoo.instances.iter().filter_map(|found| found.sessions_here.as_ref()) {
+            let known = path == directory || others.iter().any(|other| other.directory == *path);
+            // What is mounted there is not a disk's, and may not answer.
+            if !known && odoo.mounts.at(path).is_none() {
+                others.push(scan(path, path, since));
+            }
+        }
+        Self {
+            directory: directory.to_owned(),
+            below: mounted.then(|| below(directory, since)),
+            others,
+        }
+    }
+
+    /// Judges.
+    pub fn findings(&self) -> Vec<Finding> {
+        let dir = self.directory.display();
+        let mut found = Vec::new();
+        match &self.below {
+            None => {}
+            Some(Err(error)) => found.push(Finding::new(
+                Id::BelowUnseen,
+                format!("the directory below the mount on {dir} cannot be seen: {error}"),
+                "check as root",
+            )),
+            Some(Ok(below)) => {
+                if below.plain.fresh > 0 {
+                    found.push(Finding::new(
+                        Id::BelowFresh,
+                        format!(
+                            "{} written below the mount on {dir} since it started, the newest {}: \
+                             an Odoo does not see the mount",
+                            written(below.plain.fresh),
+                            newest(&below.plain)
+                        ),
+                        "restart every Odoo on this host, containers included, and check again",
+                    ));
+                } else if below.plain.count > 0 {
+                    found.push(Finding::new(
+                        Id::Below,
+                        format!("{} in the clear below the mount on {dir}", lie(below.plain.count)),
+                        "take them in (sessionfs import), or remove them while nothing is mounted",
+                    ));
+                }
+                if below.uid != 0 || below.mode & 0o777 != 0 {
+                    found.push(Finding::new(
+                        Id::BelowUsable,
+                        format!(
+                            "the directory below the mount on {dir} is of user {} with mode {:04o}: \
+                             without the mount, Odoo would write sessions there in silence",
+                            below.uid,
+                            below.mode & 0o7777
+                        ),
+                        "systemctl restart sessionfs, which gives it to root with mode 0000",
+                    ));
+                }
+            }
+        }
+        for other in &self.others {
+            let at = other.directory.display();
+            if other.fresh > 0 {
+                found.push(Finding::new(
+                    Id::Fresh,
+                    format!(
+                        "{} written in {at} since the mount on {dir} started, the newest {}: an \
+                         Odoo still writes files",
+                        written(other.fresh),
+                        newest(other)
+                    ),
+                    format!(
+                        "find the Odoo that uses {at} (sessionfs discover); mount there, or set its \
+                         data_dir, and restart it"
+                    ),
+                ));
+            } else if other.count > 0 {
+                found.push(Finding::new(
+                    Id::Left,
+                    format!("{} in the clear in {at}, where nothing is mounted", lie(other.count)),
+                    "if they are of before, take them in (sessionfs import) or remove them",
+                ));
+            }
+        }
+        found
+    }
+}
+
+fn written(count: u64) -> String {
+    format!("{} {}", counted(count, "session file"), if count == 1 { "was" } else { "were" })
+}
+
+fn lie(count: u64) -> String {
+    format!("{} {}", counted(count, "session file"), if count == 1 { "lies" } else { "lie" })
+}
+
+fn newest(plain: &Plain) -> String {
+    plain.newest.map_or_else(|| "just now".into(), ago)
+}
+
+/// The directory that a mount hides, without touching the mount: a copy of the tree above it, in
+/// which nothing else is mounted.
+fn below(directory: &Path, since: Option<SystemTime>) -> io::Result<Below> {
+    let (Some(above), Some(name)) = (directory.parent(), directory.file_name()) else {
+        return Err(io::Error::other("it is the root of this host"));
+    };
+    let path = CString::new(above.as_os_str().as_bytes())?;
+    // SAFETY: open_tree takes a descriptor or AT_FDCWD, a path that outlives the call, and flags.
+    let raw = unsafe {
+        libc::syscall(
+            libc::SYS_open_tree,
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC,
+        )
+    };
+    let raw =
+        i32::try_from(raw).ok().filter(|raw| *raw >= 0).ok_or_else(io::Error::last_os_error)?;
+    // SAFETY: just made for us, and nobody else knows it.
+    let tree = unsafe { File::from_raw_fd(raw) };
+    let hidden = PathBuf::from(format!("/proc/self/fd/{}", tree.as_raw_fd())).join(name);
+    let found = hidden.symlink_metadata()?;
+    let plain = scan(&hidden, directory, since);
+    Ok(Below { uid: found.uid(), mode: found.mode(), plain })
+}
+
+/// Counts the session files of a tree, of every version of Odoo.
+fn scan(directory: &Path, shown: &Path, since: Option<SystemTime>) -> Plain {
+    let mut plain = Plain { directory: shown.to_owned(), ..Plain::default() };
+    let fresh_from = since.map(|since| since + STARTING);
+    let mut left = ENTRIES_MAX;
+    let mut count = |directory: &Path, shards: &mut Vec<PathBuf>| {
+        for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+            if left == 0 {
+                return;
+            }
+            left -= 1;
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            let flat = name.strip_prefix("werkzeug_").and_then(|rest| rest.strip_suffix(".sess"));
+            if name.len() == 2 {
+                shards.push(entry.path());
+            }
+            if Sid::parse(flat.unwrap_or(&name)).is_none() {
+                continue;
+            }
+            plain.count += 1;
+            if let Ok(written) = entry.metadata().and_then(|found| found.modified()) {
+                plain.newest = plain.newest.max(Some(written));
+                plain.fresh += u64::from(fresh_from.is_some_and(|from| written > from));
+            }
+        }
+    };
+    let mut shards = Vec::new();
+    count(directory, &mut shards);
+    for shard in std::mem::take(&mut shards) {
+        // A link could lead anywhere.
+        if shard.symlink_metadata().is_ok_and(|found| found.is_dir()) {
+            count(&shard, &mut shards);
+        }
+    }
+    plain
+}

@@ -1,0 +1,164 @@
+//! The host: kernel, memory, clock, rights, and our own configuration on it.
+
+use std::path::{Path, PathBuf};
+
+use super::{Finding, Id};
+use crate::config::Config;
+use crate::config::flags::{Flags, Place};
+use crate::exit::{ExitCode, Failure};
+
+/// The oldest kernel that is supported.
+const OLDEST: (u32, u32) = (5, 15);
+/// The one that can leave out a request at each close.
+const NOFLUSH: (u32, u32) = (5, 16);
+/// Below it the kernel may end Redis at any time.
+const MEMORY_LEAST_BYTES: u64 = 64 << 20;
+
+/// What is known.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// Whether we are root.
+    pub root: bool,
+    /// Whether there is a `/dev/fuse`.
+    pub fuse: bool,
+    /// The kernel's version, as it says it itself.
+    pub kernel: String,
+    /// What can still be given to programs.
+    pub memory_bytes: Option<u64>,
+    /// Whether the clock is kept by NTP.
+    pub synchronised: Option<bool>,
+    /// Where saves under way lie, what is free there, and what they may take.
+    pub staging: Option<(PathBuf, u64, u64)>,
+    /// Why our configuration cannot be used.
+    pub configuration: Option<Failure>,
+}
+
+impl Facts {
+    /// Looks. `refused` is what was wrong with the configuration so far.
+    pub fn gather(directory: &Path, place: &Place, refused: Option<Failure>) -> Self {
+        let root = nix::unistd::geteuid().is_root();
+        let flags = Flags { place: place.clone(), ..Flags::default() };
+        let resolved = match refused {
+            Some(refused) => Err(refused),
+            None => Config::resolve(directory, &flags),
+        };
+        let staging = resolved.as_ref().ok().and_then(|config| {
+            let base = config.staging_dir.parent()?;
+            let there = nix::sys::statvfs::statvfs(base).ok()?;
+            let free = there.blocks_available().saturating_mul(there.fragment_size());
+            Some((base.to_owned(), free, config.limits.staging_bytes))
+        });
+        let unreadable = |failure: &Failure| !root && failure.code == ExitCode::UnreadableFile;
+        Self {
+            root,
+            fuse: Path::new("/dev/fuse").exists(),
+            kernel: nix::sys::utsname::uname()
+                .map(|name| name.release().to_string_lossy().into_owned())
+                .unwrap_or_default(),
+            memory_bytes: memory(),
+            synchronised: synchronised(),
+            staging,
+            // Only root needs to be able to read it.
+            configuration: resolved.err().filter(|failure| !unreadable(failure)),
+        }
+    }
+
+    /// Judges.
+    pub fn findings(&self) -> Vec<Finding> {
+        let mut found = Vec::new();
+        if let Some(failure) = &self.configuration {
+            let text = failure.to_string();
+            let (what, remedy) = text
+                .rsplit_once("; ")
+                .unwrap_or((&text, "correct it; docs/configuration.md has every key"));
+            found.push(Finding::new(Id::Configuration, what, remedy));
+        }
+        if !self.fuse {
+            found.push(Finding::new(
+                Id::NoFuse,
+                "/dev/fuse is missing: nothing can be mounted",
+                "modprobe fuse; in a container pass it in (--device /dev/fuse)",
+            ));
+        }
+        let version = version(&self.kernel);
+        if version < OLDEST {
+            found.push(Finding::new(
+                Id::OldKernel,
+                format!("kernel {} is older than {}.{}", self.kernel, OLDEST.0, OLDEST.1),
+                "upgrade the system; nothing older is tested",
+            ));
+        } else if version < NOFLUSH {
+            found.push(Finding::new(
+                Id::Kernel,
+                format!("kernel {} asks once more at every close than a newer one", self.kernel),
+                "nothing must be done; 5.16 and later are a little faster",
+            ));
+        }
+        if let Some(free) = self.memory_bytes.filter(|free| *free < MEMORY_LEAST_BYTES) {
+            found.push(Finding::new(
+                Id::Memory,
+                format!(
+                    "only {} MiB of memory are left: the kernel may end Redis or Odoo",
+                    free >> 20
+                ),
+                "give the host more, or Odoo fewer workers",
+            ));
+        }
+        if let Some((dir, free, wanted)) =
+            self.staging.as_ref().filter(|(_, free, wanted)| free < wanted)
+        {
+            found.push(Finding::new(
+                Id::Staging,
+                format!(
+                    "{} has {} MiB free, and saves under way may take {} MiB",
+                    dir.display(),
+                    free >> 20,
+                    wanted >> 20
+                ),
+                "enlarge that tmpfs, or lower limits.staging",
+            ));
+        }
+        if self.synchronised == Some(false) {
+            found.push(Finding::new(
+                Id::Unsynchronised,
+                "this host's clock is not kept by NTP: if Redis runs here, sessions end by it",
+                "start systemd-timesyncd or chrony",
+            ));
+        }
+        if !self.root {
+            found.push(Finding::new(
+                Id::NotRoot,
+                "not all can be seen without root: other users' processes, what is below the mount",
+                "sudo sessionfs check",
+            ));
+        }
+        if found.iter().all(|finding| finding.id.severity() > super::Severity::Warning) {
+            found.push(Finding::ok(
+                Id::HostOk,
+                format!("kernel {}, /dev/fuse, memory", self.kernel),
+            ));
+        }
+        found
+    }
+}
+
+fn version(release: &str) -> (u32, u32) {
+    let mut numbers = release
+        .split(|c: char| !c.is_ascii_digit())
+        .map(|number| number.parse().unwrap_or_default());
+    (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default())
+}
+
+fn memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    Some(line.split_whitespace().next()?.parse::<u64>().ok()? << 10)
+}
+
+fn synchronised() -> Option<bool> {
+    // SAFETY: all of it may be zero: then adjtimex changes nothing.
+    let mut clock: libc::timex = unsafe { std::mem::zeroed() };
+    // SAFETY: adjtimex writes into the structure, which outlives the call.
+    let state = unsafe { libc::adjtimex(&raw mut clock) };
+    (state >= 0).then_some(clock.status & libc::STA_UNSYNC == 0)
+}

@@ -1,0 +1,193 @@
+//! The mount: whether it is there, ours, looked after, and serves.
+
+use std::io::{self, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::{Deserialize, Serialize};
+
+use super::{Finding, Id, ask, counted};
+use crate::mount_table::{MountTable, Mounted};
+
+/// Longer than Redis may be away in an ordinary moment, shorter than a person waits.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+/// What is known of it.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// Where it should be.
+    pub directory: PathBuf,
+    /// What is mounted there: the kinds of filesystem, the uppermost last.
+    pub layers: Vec<String>,
+    /// The process that looks after it.
+    pub keeper: Option<i32>,
+    /// What it says itself.
+    pub answer: Option<Answer>,
+    /// Whose it is.
+    pub owner: Option<u32>,
+}
+
+/// How a mount answers.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Answer {
+    /// Not in time.
+    Silent,
+    /// The process that served it has gone.
+    Dead,
+    /// Something could not be done: what, and why.
+    Failed(String, String),
+    /// It lets nobody in but its owner and root.
+    NotLetIn,
+    /// A session was saved, read and ended.
+    Served {
+        /// The owner of the tree.
+        uid: u32,
+        /// How long it took.
+        took_ms: u64,
+    },
+}
+
+impl Facts {
+    /// Looks.
+    pub fn gather(directory: &Path, mounts: &MountTable, keeper: Option<i32>) -> Self {
+        let layers = mounts.layers(directory).map(|layer| layer.fstype.clone()).collect();
+        let ours = mounts.at(directory).is_some_and(Mounted::is_ours);
+        let answer = ours.then(|| {
+            let said = std::env::current_exe().ok().and_then(|program| {
+                ask::ask(Command::new(program).arg("probe").arg(directory), ANSWER_WITHIN)
+            });
+            said.and_then(|said| serde_json::from_str(&said).ok()).unwrap_or(Answer::Silent)
+        });
+        let owner = match &answer {
+            Some(Answer::Served { uid, .. }) => Some(*uid),
+            _ => None,
+        };
+        Self { directory: directory.to_owned(), layers, keeper, answer, owner }
+    }
+
+    /// Judges.
+    pub fn findings(&self) -> Vec<Finding> {
+        let dir = self.directory.display();
+        let is_ours = |kind: &&String| *kind == crate::mount_table::FSTYPE;
+        let ours = self.layers.iter().filter(is_ours).count();
+        let restart =
+            format!("systemctl restart sessionfs (or: sessionfs unmount {dir}, and mount again)");
+        let mut found = Vec::new();
+        match self.layers.last() {
+            None => {
+                found.push(Finding::new(
+                    Id::NotMounted,
+                    format!(
+                        "nothing is mounted on {dir}: Odoo gets errors, or writes its sessions to \
+                         this disk"
+                    ),
+                    format!("systemctl start sessionfs (or: sessionfs mount {dir})"),
+                ));
+                return found;
+            }
+            Some(kind) if !is_ours(&kind) => {
+                let (id, what) = if ours > 0 {
+                    (Id::Covered, format!("a {kind} is mounted over the sessionfs on {dir}"))
+                } else {
+                    (Id::Foreign, format!("what is mounted on {dir} is no sessionfs but a {kind}"))
+                };
+                found.push(Finding::new(id, what, format!("unmount it: umount {dir}")));
+                return found;
+            }
+            Some(_) => {}
+        }
+        match &self.answer {
+            None | Some(Answer::NotLetIn) => {}
+            Some(Answer::Silent) => found.push(Finding::new(
+                Id::Silent,
+                format!("{dir} gives no answer within {} s", ANSWER_WITHIN.as_secs()),
+                format!("look at the service's log (journalctl -u sessionfs), then {restart}"),
+            )),
+            Some(Answer::Dead) => found.push(Finding::new(
+                Id::Dead,
+                format!("the mount on {dir} is dead: the process that served it has gone"),
+                restart,
+            )),
+            Some(Answer::Failed(what, why)) => found.push(Finding::new(
+                Id::Unserved,
+                format!("in {dir} a session cannot be {what}: {why}"),
+                "look at the service's log (journalctl -u sessionfs); if it is Redis, see below",
+            )),
+            Some(Answer::Served { took_ms, .. }) => found.push(Finding::ok(
+                Id::MountOk,
+                format!("{dir} serves: a session was saved, read and ended in {took_ms} ms"),
+            )),
+        }
+        if ours > 1 {
+            found.push(Finding::new(
+                Id::Layers,
+                format!(
+                    "{} are mounted on {dir}, one over another",
+                    counted(ours as u64, "sessionfs mount")
+                ),
+                format!("end the one that systemd does not know; sessionfs unmount {dir} ends one"),
+            ));
+        }
+        if self.keeper.is_none() {
+            found.push(Finding::new(
+                Id::NoKeeper,
+                format!("no keeper looks after {dir}: if its worker dies, the mount is dead"),
+                "systemctl restart sessionfs; or, if it was mounted in a container, check there",
+            ));
+        }
+        found
+    }
+}
+
+/// A visitor's session, saved, read and ended as Odoo does it. What it leaves is the mark of an
+/// ended session, for an hour.
+pub fn probe(directory: &Path) -> Answer {
+    let begun = Instant::now();
+    match life(directory) {
+        Ok(uid) => {
+            let took_ms = begun.elapsed().as_millis().try_into().unwrap_or(u64::MAX);
+            Answer::Served { uid, took_ms }
+        }
+        Err((_, error)) if crate::keeper::is_dead(&error) => Answer::Dead,
+        Err((_, error))
+            if error.kind() == io::ErrorKind::PermissionDenied
+                && !nix::unistd::geteuid().is_root() =>
+        {
+            Answer::NotLetIn
+        }
+        Err((what, error)) => Answer::Failed(what.to_owned(), error.to_string()),
+    }
+}
+
+fn life(directory: &Path) -> Result<u32, (&'static str, io::Error)> {
+    const CONTENT: &[u8] = br#"{"context": {}, "db": null, "debug": "", "login": null, "uid": null, "session_token": null}"#;
+    let bytes: [u8; 63] = std::array::from_fn(|_| rand::random());
+    let sid = URL_SAFE_NO_PAD.encode(bytes);
+    let temp = directory.join(format!("tmp{:08x}.__wz_sess", rand::random::<u32>()));
+    let session = directory.join(&sid[..2]).join(&sid);
+    let step = |what: &'static str| move |error| (what, error);
+
+    let uid = directory.metadata().map_err(step("looked for"))?.uid();
+    let saved = std::fs::File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&temp)
+        .and_then(|mut file| file.write_all(CONTENT))
+        .and_then(|()| std::fs::rename(&temp, &session));
+    if saved.is_err() {
+        let _ = std::fs::remove_file(&temp);
+    }
+    saved.map_err(step("saved"))?;
+    let read = std::fs::read(&session);
+    let ended = std::fs::remove_file(&session);
+    if read.map_err(step("read"))? != CONTENT {
+        return Err(("read", io::Error::other("it differs from what was saved")));
+    }
+    ended.map_err(step("ended"))?;
+    Ok(uid)
+}

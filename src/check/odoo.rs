@@ -1,0 +1,300 @@
+//! Odoo: whether each one on this host really uses the mount, and whether its configuration fits.
+
+use std::path::{Path, PathBuf};
+
+use super::{Finding, Id, counted};
+use crate::mount_table::MountTable;
+use crate::odoo::process::Process;
+use crate::odoo::root::Root;
+use crate::odoo::{Instance, Odoo, Sign};
+
+/// Programs that stand between browsers and Odoo.
+const PROXIES: [&str; 6] = ["nginx", "haproxy", "apache2", "httpd", "caddy", "traefik"];
+
+/// Parts of the names of modules that keep sessions elsewhere (`session_redis`, `session_db`,
+/// `smile_redis_session_store`, `muk_session_store`).
+const ELSEWHERE: [&str; 6] = ["redis", "db", "store", "memcache", "dynamodb", "postgres"];
+
+/// What is known.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// Where the mount is, or should be.
+    pub directory: PathBuf,
+    /// The mount's user.
+    pub owner: Option<u32>,
+    /// Each Odoo, the surest first.
+    pub instances: Vec<Instance>,
+    /// How many processes they have.
+    pub processes: usize,
+    /// What is mounted on this host.
+    pub mounts: MountTable,
+    /// A proxy that runs on this host.
+    pub proxy: Option<String>,
+    /// The name of a user id.
+    pub owner_name: String,
+}
+
+/// What an Odoo finds where it looks for its sessions.
+#[derive(Clone, Debug, Eq, PartialEq)]
+enum View {
+    /// The mount.
+    Mount,
+    /// A mount that has ended.
+    Stale,
+    /// The directory without the mount: what kind of filesystem it has instead.
+    Blind(String),
+    /// Another directory.
+    Elsewhere,
+    /// Another mount of ours.
+    Other,
+    /// It cannot be seen.
+    Unseen,
+}
+
+impl Facts {
+    /// Looks.
+    pub fn gather(directory: &Path, odoo: Odoo, owner: Option<u32>, host: &Root) -> Self {
+        let proc = Path::new("/proc");
+        let proxy = host
+            .list(proc)
+            .into_iter()
+            .filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
+            .filter_map(|pid| host.read_text(&proc.join(pid).join("comm")).ok())
+            .map(|name| name.trim().to_owned())
+            .find(|name| PROXIES.contains(&name.as_str()));
+        let owner_name = owner.map_or(String::new(), |uid| {
+            host.account(&uid.to_string()).map_or(uid.to_string(), |account| account.name)
+        });
+        Self {
+            directory: directory.to_owned(),
+            owner,
+            processes: odoo.processes.len(),
+            instances: odoo.instances,
+            mounts: odoo.mounts,
+            proxy,
+            owner_name,
+        }
+    }
+
+    /// Judges.
+    pub fn findings(&self) -> Vec<Finding> {
+        let mut found = Vec::new();
+        let mut running = false;
+        let mut seeing = Vec::new();
+        for instance in &self.instances {
+            let view = self.view(instance);
+            if let Sign::Process(process) = &instance.sign {
+                running = true;
+                if view == View::Mount {
+                    seeing.push((process.pid, instance.account.name.clone()));
+                }
+            }
+            // Another mount's Odoo is another check's.
+            if view != View::Other {
+                found.extend(self.place(instance, &view));
+                found.extend(self.settings(instance));
+            }
+        }
+        if let [(pid, user), others @ ..] = seeing.as_slice() {
+            let others = if others.is_empty() {
+                String::new()
+            } else {
+                format!(" and {} more", others.len())
+            };
+            found.push(Finding::ok(
+                Id::OdooOk,
+                format!(
+                    "Odoo (pid {pid}{others}, {} in all, user {user}) sees the mount",
+                    counted(self.processes as u64, "process").replace("processs", "processes")
+                ),
+            ));
+        }
+        if !running {
+            found.push(Finding::new(
+                Id::NoOdoo,
+                "no Odoo runs here, so nobody can be seen to use the mount",
+                "start Odoo, open its login page, and check again",
+            ));
+        }
+        found
+    }
+
+    fn view(&self, instance: &Instance) -> View {
+        let there = instance.sessions_here.as_deref() == Some(&self.directory);
+        let Sign::Process(process) = &instance.sign else {
+            let other = instance
+                .sessions_here
+                .as_ref()
+                .is_some_and(|path| self.mounts.ours().contains(&path.as_path()));
+            return match (there, other) {
+                (true, _) => View::Mount,
+                (false, true) => View::Other,
+                (false, false) => View::Elsewhere,
+            };
+        };
+        let Some(theirs) = &process.mounts else { return View::Unseen };
+        let Some(seen) = theirs.covering(&instance.sessions) else { return View::Unseen };
+        let is_device = |path: &Path| {
+            self.mounts.at(path).is_some_and(|ours| ours.is_ours() && ours.device == seen.device)
+        };
+        if is_device(&self.directory) {
+            View::Mount
+        } else if seen.is_ours() && self.mounts.ours().into_iter().any(is_device) {
+            View::Other
+        } else if seen.is_ours() {
+            View::Stale
+        } else if there && self.mounts.at(&self.directory).is_some() {
+            View::Blind(seen.fstype.clone())
+        } else if there {
+            // Nothing is mounted: that is said of the mount.
+            View::Unseen
+        } else {
+            View::Elsewhere
+        }
+    }
+
+    /// Whether it finds the mount, and may use it.
+    fn place(&self, instance: &Instance, view: &View) -> Option<Finding> {
+        let who = name(instance);
+        let dir = self.directory.display();
+        let at = instance.sessions_here.as_ref().unwrap_or(&instance.sessions).display();
+        match (view, &instance.sign) {
+            (View::Blind(kind), Sign::Process(process)) => Some(Finding::new(
+                Id::Blind,
+                format!(
+                    "{who} does not see the mount: where it looks, {} is on {kind}, so it still \
+                     writes files",
+                    instance.sessions.display()
+                ),
+                again(process),
+            )),
+            (View::Stale, Sign::Process(process)) => Some(Finding::new(
+                Id::Stale,
+                format!("{who} holds a mount of sessionfs that has ended: it gets errors"),
+                again(process),
+            )),
+            (View::Elsewhere, Sign::Process(_) | Sign::Service(_)) => Some(Finding::new(
+                Id::Elsewhere,
+                format!("{who} keeps its sessions in {at}, not in {dir}"),
+                format!("mount there (sessionfs mount {at}), or set its data_dir and restart it"),
+            )),
+            (View::Elsewhere, Sign::File) => Some(Finding::new(
+                Id::OtherFile,
+                format!("{who}, which no known Odoo uses, leads to sessions in {at}"),
+                "if an Odoo is started with it, mount there, too; else remove it",
+            )),
+            (View::Unseen, Sign::Process(process)) if process.mounts.is_none() => {
+                Some(Finding::new(
+                    Id::Unseen,
+                    format!("what {who} sees mounted cannot be seen"),
+                    "check as root",
+                ))
+            }
+            (View::Mount, Sign::Process(process)) => {
+                let owner = self.owner.filter(|owner| *owner != process.uid && process.uid != 0)?;
+                Some(Finding::new(
+                    Id::Owner,
+                    format!(
+                        "{who} runs as {}, but {dir} belongs to {} ({owner}): Odoo is not let in",
+                        instance.account.name, self.owner_name
+                    ),
+                    format!(
+                        "set owner = \"{}\" in the configuration of sessionfs and restart it",
+                        instance.account.name
+                    ),
+                ))
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether its configuration fits.
+    fn settings(&self, instance: &Instance) -> Vec<Finding> {
+        let mut found = Vec::new();
+        let who = name(instance);
+        let file = instance.configuration.as_ref();
+        let path = file.map_or_else(|| "odoo.conf".into(), |file| file.path.display().to_string());
+        if let Some((file, why)) = file.and_then(|file| Some((file, file.unreadable.as_ref()?))) {
+            found.push(Finding::new(
+                Id::OdooConfiguration,
+                format!("Odoo's configuration {} cannot be read: {why}", file.path.display()),
+                "correct it, or check as root",
+            ));
+            return found;
+        }
+        if matches!(instance.sign, Sign::File | Sign::Directory) {
+            return found;
+        }
+        let by_variable = match &instance.sign {
+            Sign::Process(process) => {
+                process.variable("ODOO_SESSION_REDIS").is_some_and(|value| value != "0")
+            }
+            _ => false,
+        };
+        let module = instance.modules().into_iter().find(|name| {
+            name.contains("session") && ELSEWHERE.iter().any(|part| name.contains(part))
+        });
+        if let Some(module) = module {
+            found.push(Finding::new(
+                Id::Module,
+                format!("{who} loads {module}, which keeps sessions elsewhere: none comes here"),
+                format!("take it out of server_wide_modules in {path}, and restart Odoo"),
+            ));
+        } else if by_variable {
+            found.push(Finding::new(
+                Id::Module,
+                format!(
+                    "{who} runs with ODOO_SESSION_REDIS: a module keeps its sessions elsewhere"
+                ),
+                "take the variable out of its environment, and restart Odoo",
+            ));
+        }
+        if instance.workers().unwrap_or(0) == 0 {
+            found.push(Finding::new(
+                Id::Workers,
+                format!(
+                    "{who} has no workers: its background polls cannot be told from a person's \
+                     requests, so an open tab keeps its session alive"
+                ),
+                format!("set workers = 2 or more in {path}, and restart Odoo"),
+            ));
+        }
+        if let Some(proxy) = self.proxy.as_ref().filter(|_| !instance.proxy_mode()) {
+            found.push(Finding::new(
+                Id::Proxy,
+                format!("{proxy} runs here, but {who} has no proxy_mode: it takes everybody for the proxy"),
+                format!("set proxy_mode = True in {path}, and restart Odoo"),
+            ));
+        }
+        found
+    }
+}
+
+fn name(instance: &Instance) -> String {
+    match &instance.sign {
+        Sign::Process(process) if process.contained => {
+            format!("Odoo in a container (pid {})", process.pid)
+        }
+        Sign::Process(process) => format!("Odoo (pid {})", process.pid),
+        Sign::Service(service) => format!("the Odoo of unit {}", service.name),
+        Sign::File => instance
+            .configuration
+            .as_ref()
+            .map_or_else(|| "a configuration file".into(), |file| file.path.display().to_string()),
+        Sign::Directory => "somebody".into(),
+    }
+}
+
+/// How such a process comes to see the mount.
+fn again(process: &Process) -> String {
+    match (&process.unit, process.contained) {
+        (_, true) => "restart the container; give it the directory above as a volume that passes \
+                      mounts on (-v DIR:DIR:rslave)"
+            .into(),
+        (Some(unit), false) => format!(
+            "systemctl restart {unit}; if that does not help, it has a mount namespace that passes \
+             nothing on: look at MountFlags= and PrivateMounts= (systemctl cat {unit})"
+        ),
+        (None, false) => "restart it from a shell that sees the mount".into(),
+    }
+}

@@ -1,0 +1,377 @@
+//! Redis: whether it serves, keeps what it is given, and keeps others out.
+
+use std::collections::HashMap;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpStream, ToSocketAddrs as _};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use redis::aio::MultiplexedConnection;
+use redis::{ConnectionAddr, IntoConnectionInfo as _};
+use tokio::time::timeout;
+
+use super::{Finding, Id};
+use crate::exit::Failure;
+use crate::store::Settings;
+use crate::store::endpoint::Endpoint;
+use crate::store::probe::{ProbeError, ServerInfo, probe};
+
+/// Round trips that are measured.
+const ROUND_TRIPS: usize = 50;
+/// All questions together.
+const WITHIN: Duration = Duration::from_secs(10);
+/// A stranger's connection.
+const STRANGER_WITHIN: Duration = Duration::from_millis(500);
+/// Slower than this, each page waits noticeably.
+const SLOW: Duration = Duration::from_millis(5);
+/// What two clocks kept by NTP never differ by.
+const CLOCK_APART_MS: i64 = 2000;
+
+/// What is known.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// What answers there, or why nothing does.
+    pub probe: Result<ServerInfo, ProbeError>,
+    /// What the server says of itself, if this user may ask.
+    pub server: Server,
+    /// Median and longest round trip.
+    pub round_trip: Option<(Duration, Duration)>,
+    /// How far its clock is ahead of this host's.
+    pub ahead_ms: Option<i64>,
+    /// Who gets an answer without a password, and where.
+    pub open: Option<Open>,
+}
+
+/// Whom Redis lets in without a password.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Open {
+    /// Everybody on this host, at this address.
+    Here(String),
+    /// Everybody who reaches this address.
+    Everywhere(String),
+}
+
+/// What `INFO` and `CONFIG GET` say, as far as they are allowed.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Server {
+    /// The fields of `INFO`.
+    pub info: HashMap<String, String>,
+    /// Some settings.
+    pub config: HashMap<String, String>,
+}
+
+/// The settings that are asked for.
+const CONFIG: [&str; 5] =
+    ["save", "appendfsync", "min-replicas-to-write", "bind", "protected-mode"];
+
+impl Server {
+    /// From the answer to `INFO`.
+    pub fn parse(info: &str) -> Self {
+        let fields = info
+            .lines()
+            .filter_map(|line| line.trim().split_once(':'))
+            .map(|(key, value)| (key.to_owned(), value.to_owned()));
+        Self { info: fields.collect(), config: HashMap::new() }
+    }
+
+    fn number(&self, key: &str) -> Option<u64> {
+        self.info.get(key)?.parse().ok()
+    }
+
+    fn is(&self, key: &str, value: &str) -> bool {
+        self.info.get(key).is_some_and(|found| found == value)
+    }
+
+    fn set_to(&self, key: &str) -> Option<&str> {
+        self.config.get(key).map(String::as_str)
+    }
+}
+
+impl Facts {
+    /// Looks.
+    pub fn gather(settings: &Settings) -> Result<Self, Failure> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| Failure::internal("start asking Redis", error))?;
+        Ok(runtime.block_on(Self::ask(settings)))
+    }
+
+    async fn ask(settings: &Settings) -> Self {
+        let mut facts = Self {
+            probe: probe(settings).await,
+            server: Server::default(),
+            round_trip: None,
+            ahead_ms: None,
+            open: None,
+        };
+        let bound = Duration::from_millis(settings.connect_timeout_ms);
+        let endpoint = Endpoint::parse(&settings.url).and_then(|endpoint| {
+            endpoint.with_credentials(settings.username.as_deref(), settings.password.as_deref())
+        });
+        if let Ok(endpoint) = endpoint
+            && let Ok(Ok(mut connection)) = timeout(bound, endpoint.connect(bound, |_| {})).await
+        {
+            // What was learnt before the bound is kept.
+            let _ = timeout(WITHIN, facts.learn(&mut connection)).await;
+        }
+        facts.open = open(&settings.url, &facts.server);
+        facts
+    }
+
+    async fn learn(&mut self, connection: &mut MultiplexedConnection) {
+        let info: Result<String, _> = redis::cmd("INFO").query_async(connection).await;
+        self.server = info.map(|info| Server::parse(&info)).unwrap_or_default();
+        for key in CONFIG {
+            let pair: Result<HashMap<String, String>, _> =
+                redis::cmd("CONFIG").arg("GET").arg(key).query_async(connection).await;
+            self.server.config.extend(pair.unwrap_or_default());
+        }
+        let mut times = Vec::with_capacity(ROUND_TRIPS);
+        for _ in 0..ROUND_TRIPS {
+            let asked = (Instant::now(), SystemTime::now());
+            let told: Result<(i64, i64), _> = redis::cmd("TIME").query_async(connection).await;
+            let Ok((seconds, micros)) = told else { break };
+            let took = asked.0.elapsed();
+            if times.iter().all(|known| took < *known) {
+                // The fastest says the most of the clock.
+                let here = (asked.1 + took / 2).duration_since(UNIX_EPOCH).unwrap_or_default();
+                let here_ms = i64::try_from(here.as_millis()).unwrap_or_default();
+                self.ahead_ms = Some(seconds * 1000 + micros / 1000 - here_ms);
+            }
+            times.push(took);
+        }
+        times.sort_unstable();
+        self.round_trip = times.get(times.len() / 2).copied().zip(times.last().copied());
+    }
+
+    /// Judges.
+    pub fn findings(&self) -> Vec<Finding> {
+        let info = match &self.probe {
+            Ok(info) => info,
+            Err(error) => return vec![refused(error)],
+        };
+        let at = &info.address;
+        let mut found = Vec::new();
+        found.extend(self.memory(at));
+        found.extend(self.persistence(at));
+        found.extend(self.replication(at));
+        found.extend(self.reach());
+        if let Some((median, longest)) = self.round_trip.filter(|(median, _)| *median > SLOW) {
+            found.push(Finding::new(
+                Id::Slow,
+                format!(
+                    "Redis at {at} takes {} for a round trip, at most {}: every request of Odoo \
+                     waits for two or three",
+                    ms(median),
+                    ms(longest)
+                ),
+                "move it nearer; look for slow commands of others (redis-cli SLOWLOG GET)",
+            ));
+        }
+        if let Some(ahead_ms) = self.ahead_ms.filter(|ahead| ahead.abs() > CLOCK_APART_MS) {
+            let way = if ahead_ms > 0 { "ahead of" } else { "behind" };
+            let seconds = ahead_ms.unsigned_abs() / 1000;
+            found.push(Finding::new(
+                Id::Clock,
+                format!("the clock of Redis at {at} is {seconds} s {way} this host's"),
+                "keep both by NTP; sessions end by Redis's clock alone",
+            ));
+        }
+        let unseen = self.server.info.is_empty() || self.server.config.is_empty();
+        if unseen {
+            found.push(Finding::new(
+                Id::RedisUnseen,
+                format!(
+                    "Redis at {at} does not tell this user all of its settings: memory, \
+                     persistence, replicas and its neighbours may be otherwise than is good"
+                ),
+                "check as one of its administrators: sessionfs check --redis redis://USER:PASSWORD@HOST",
+            ));
+        }
+        if found.iter().all(|finding| finding.id.severity() > super::Severity::Warning) {
+            let round_trip = self
+                .round_trip
+                .map(|(median, longest)| {
+                    format!(", round trip {} (at most {})", ms(median), ms(longest))
+                })
+                .unwrap_or_default();
+            found.push(Finding::ok(
+                Id::RedisOk,
+                format!("{} {} at {at} serves{round_trip}", info.server, info.version),
+            ));
+        }
+        found
+    }
+
+    fn memory(&self, at: &str) -> Vec<Finding> {
+        let mut found = Vec::new();
+        if let Some(policy) =
+            self.server.info.get("maxmemory_policy").filter(|it| *it != "noeviction")
+        {
+            found.push(Finding::new(
+                Id::Evicts,
+                format!("Redis at {at} has maxmemory-policy {policy}: when full, it logs people out in silence"),
+                "redis-cli CONFIG SET maxmemory-policy noeviction, and the same in redis.conf",
+            ));
+        }
+        let (used, bound) = (self.server.number("used_memory"), self.server.number("maxmemory"));
+        match (used, bound) {
+            (_, Some(0)) => found.push(Finding::new(
+                Id::NoBound,
+                format!("Redis at {at} has no maxmemory: it grows until the kernel ends it"),
+                "redis-cli CONFIG SET maxmemory 1gb (twice what is needed), and the same in redis.conf",
+            )),
+            (Some(used), Some(bound)) => {
+                let percent = used.saturating_mul(100) / bound;
+                let what = format!("Redis at {at} has used {percent} % of its maxmemory");
+                let remedy = "raise maxmemory; sessionfs list shows what the sessions are";
+                if percent >= 98 {
+                    found.push(Finding::new(Id::Full, format!("{what}: saves fail"), remedy));
+                } else if percent >= 80 {
+                    found.push(Finding::new(Id::Filling, what, remedy));
+                }
+            }
+            _ => {}
+        }
+        found
+    }
+
+    fn persistence(&self, at: &str) -> Vec<Finding> {
+        let mut found = Vec::new();
+        let appends = self.server.is("aof_enabled", "1");
+        let failing =
+            ["aof_last_write_status", "aof_last_bgrewrite_status", "rdb_last_bgsave_status"]
+                .into_iter()
+                .find(|key| self.server.is(key, "err"));
+        if let Some(failing) = failing {
+            found.push(Finding::new(
+                Id::Failing,
+                format!("Redis at {at} cannot write to its disk ({failing} is err)"),
+                "look at its log, and at the disk's free space and rights",
+            ));
+        }
+        let snapshots = self.server.set_to("save").map(|save| !save.is_empty());
+        if self.server.is("aof_enabled", "0") {
+            let remedy = "redis-cli CONFIG SET appendonly yes, and the same in redis.conf";
+            found.push(match snapshots {
+                Some(false) => Finding::new(
+                    Id::Volatile,
+                    format!("Redis at {at} keeps nothing on disk: its restart logs everybody out"),
+                    remedy,
+                ),
+                Some(true) | None => Finding::new(
+                    Id::Snapshots,
+                    format!(
+                        "Redis at {at} keeps snapshots only: its restart brings back sessions that \
+                         were ended, and loses those since the last one"
+                    ),
+                    remedy,
+                ),
+            });
+        }
+        if appends && self.server.set_to("appendfsync") == Some("no") {
+            found.push(Finding::new(
+                Id::Fsync,
+                format!(
+                    "Redis at {at} has appendfsync no: a crash of its host loses half a minute"
+                ),
+                "redis-cli CONFIG SET appendfsync everysec, and the same in redis.conf",
+            ));
+        }
+        found
+    }
+
+    fn replication(&self, at: &str) -> Option<Finding> {
+        let replicas = self.server.number("connected_slaves").filter(|count| *count > 0)?;
+        (self.server.set_to("min-replicas-to-write")? == "0").then(|| {
+            Finding::new(
+                Id::Replicas,
+                format!(
+                    "Redis at {at} has {}, and writes without waiting for any: a failover may \
+                     lose saves and bring back ended sessions",
+                    super::counted(replicas, "replica")
+                ),
+                "redis-cli CONFIG SET min-replicas-to-write 1, and the same in redis.conf",
+            )
+        })
+    }
+
+    fn reach(&self) -> Option<Finding> {
+        Some(match self.open.as_ref()? {
+            Open::Everywhere(at) => Finding::new(
+                Id::Open,
+                format!("Redis answers everybody who reaches {at}, without a password"),
+                "give it a password or ACL users (docs/redis.md), and bind it to where it is needed",
+            ),
+            Open::Here(at) => Finding::new(
+                Id::OpenHere,
+                format!("every user of this host can reach Redis at {at}, without a password"),
+                "give it a password, or port 0 and a unix socket: they can end sessions, not read them",
+            ),
+        })
+    }
+}
+
+fn ms(time: Duration) -> String {
+    format!("{:.2} ms", time.as_secs_f64() * 1000.0)
+}
+
+/// The probe's own words are a statement and a remedy.
+fn refused(error: &ProbeError) -> Finding {
+    let id = match error {
+        ProbeError::Unreachable(..) | ProbeError::NoSocketRight(..) | ProbeError::Tls(..) => {
+            Id::Unreachable
+        }
+        ProbeError::AuthFailed(..) => Id::Password,
+        ProbeError::NoPermission(..) => Id::Rights,
+        _ => Id::Unusable,
+    };
+    let text = error.to_string();
+    let (what, remedy) = text.rsplit_once("; ").unwrap_or((&text, "correct redis.url"));
+    Finding::new(id, what, remedy)
+}
+
+/// Tries as a stranger: over TCP, without user and password.
+fn open(url: &str, server: &Server) -> Option<Open> {
+    let info = url.into_connection_info().ok()?;
+    let (host, port, by_socket) = match info.addr() {
+        ConnectionAddr::Tcp(host, port) => (host.clone(), *port, false),
+        ConnectionAddr::Unix(_) => {
+            let port = u16::try_from(server.number("tcp_port")?).ok()?;
+            ("127.0.0.1".to_owned(), port, true)
+        }
+        _ => return None,
+    };
+    if port == 0 || !answers_a_stranger(&host, port) {
+        return None;
+    }
+    let is_local = |name: &str| {
+        let name = name.trim_start_matches('-');
+        name == "localhost" || name == "::1" || name.starts_with("127.")
+    };
+    // No list means every address.
+    let binds_beyond = server
+        .set_to("bind")
+        .is_some_and(|bind| bind.is_empty() || bind.split_whitespace().any(|name| !is_local(name)));
+    let beyond = binds_beyond && server.set_to("protected-mode") == Some("no");
+    let at = format!("{host}:{port}");
+    Some(if beyond || (!by_socket && !is_local(&host)) {
+        Open::Everywhere(at)
+    } else {
+        Open::Here(at)
+    })
+}
+
+fn answers_a_stranger(host: &str, port: u16) -> bool {
+    let Some(address) = (host, port).to_socket_addrs().ok().and_then(|mut all| all.next()) else {
+        return false;
+    };
+    let asked = TcpStream::connect_timeout(&address, STRANGER_WITHIN).and_then(|mut stream| {
+        stream.set_read_timeout(Some(STRANGER_WITHIN))?;
+        stream.write_all(b"PING\r\n")?;
+        let mut answer = [0; 5];
+        stream.read_exact(&mut answer)?;
+        Ok(answer)
+    });
+    asked.is_ok_and(|answer| &answer == b"+PONG")
+}

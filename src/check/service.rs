@@ -1,0 +1,109 @@
+//! The service: whether the mount comes back after a reboot, and before Odoo.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use super::{Finding, Id, ask};
+use crate::odoo::process::unit_of;
+use crate::odoo::root::Root;
+use crate::odoo::service::Service;
+
+/// The unit that an installation brings.
+const UNIT: &str = "sessionfs.service";
+const ANSWER_WITHIN: Duration = Duration::from_secs(3);
+
+/// What is known.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// Whether systemd runs here.
+    pub systemd: bool,
+    /// Whether somebody serves the mount, and by which unit.
+    pub served: bool,
+    /// The unit that serves the mount, or would.
+    pub unit: Option<String>,
+    /// Whether it starts at boot.
+    pub enabled: bool,
+    /// Odoo's units that do not wait for it.
+    pub early: Vec<String>,
+}
+
+impl Facts {
+    /// Looks.
+    pub fn gather(keeper: Option<i32>, host: &Root) -> Self {
+        let systemd = host.is_dir(Path::new("/run/systemd/system"));
+        if !systemd {
+            return Self::default();
+        }
+        let serving = keeper.and_then(|pid| unit_of(host, pid));
+        let unit = match (&serving, keeper) {
+            (Some(unit), _) => Some(unit.clone()),
+            (None, Some(_)) => None,
+            (None, None) => Some(UNIT.to_owned()),
+        };
+        let show = |unit: &str, property: &str| {
+            let mut command = Command::new("systemctl");
+            command.args(["show", "--value", "--property", property, unit]);
+            ask::ask(&mut command, ANSWER_WITHIN).unwrap_or_default().trim().to_owned()
+        };
+        let unit = unit.filter(|unit| show(unit, "LoadState") == "loaded");
+        let enabled = unit.as_deref().is_some_and(|unit| {
+            ["enabled", "enabled-runtime", "static", "generated"]
+                .contains(&show(unit, "UnitFileState").as_str())
+        });
+        let after = |odoo: &str| {
+            let after = show(odoo, "After");
+            unit.as_deref().is_some_and(|unit| after.split_whitespace().any(|name| name == unit))
+        };
+        let early =
+            Service::all(host).into_iter().map(|odoo| odoo.name).filter(|odoo| !after(odoo));
+        let early = if unit.is_some() { early.collect() } else { Vec::new() };
+        Self { systemd, served: keeper.is_some(), unit, enabled, early }
+    }
+
+    /// Judges.
+    pub fn findings(&self) -> Vec<Finding> {
+        if !self.systemd {
+            return vec![Finding::new(
+                Id::NoSystemd,
+                "systemd does not run here, so it will not mount after a reboot",
+                "have whatever starts this host's services start 'sessionfs mount', before Odoo",
+            )];
+        }
+        let Some(unit) = &self.unit else {
+            let what = if self.served {
+                "sessionfs was started by hand: after a reboot nobody mounts"
+            } else {
+                "there is no unit sessionfs.service: after a reboot nobody mounts"
+            };
+            return vec![Finding::new(
+                Id::ByHand,
+                what,
+                "install it (install.sh, or the package), and systemctl enable --now sessionfs",
+            )];
+        };
+        let mut found = Vec::new();
+        if !self.enabled {
+            found.push(Finding::new(
+                Id::Disabled,
+                format!("{unit} is not enabled: after a reboot nobody mounts"),
+                format!("systemctl enable {unit}"),
+            ));
+        }
+        for odoo in &self.early {
+            found.push(Finding::new(
+                Id::Order,
+                format!(
+                    "{odoo} does not wait for {unit}: after a reboot it may start without the mount"
+                ),
+                format!(
+                    "give it a drop-in with After={unit} and Wants={unit} (systemctl edit {odoo})"
+                ),
+            ));
+        }
+        if found.is_empty() {
+            found.push(Finding::ok(Id::ServiceOk, format!("{unit} starts at boot, before Odoo")));
+        }
+        found
+    }
+}

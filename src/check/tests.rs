@@ -1,0 +1,535 @@
+//! Every finding is provoked once, by facts that are made up.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, SystemTime};
+
+use super::files::{Below, Plain};
+use super::mount::Answer;
+use super::redis::{Open, Server};
+use super::*;
+use crate::mount_table::MountTable;
+use crate::odoo::configuration::Configuration;
+use crate::odoo::launch::Launch;
+use crate::odoo::process::Process;
+use crate::odoo::root::Account;
+use crate::odoo::service::Service;
+use crate::odoo::{Instance, Sign};
+use crate::store::probe::{ProbeError, ServerInfo};
+
+const DIR: &str = "/srv/odoo/sessions";
+const HERE: &str = "1 0 8:1 / / rw - ext4 a rw\n2 1 0:40 / /srv/odoo/sessions rw - fuse.sessionfs s rw\n\
+                    3 1 0:41 / /srv/second/sessions rw - fuse.sessionfs s rw\n";
+
+fn mount() -> mount::Facts {
+    mount::Facts {
+        directory: DIR.into(),
+        layers: vec!["fuse.sessionfs".into()],
+        keeper: Some(7),
+        answer: Some(Answer::Served { uid: 110, took_ms: 3 }),
+        owner: Some(110),
+    }
+}
+
+fn mounted(layers: &[&str]) -> mount::Facts {
+    mount::Facts {
+        layers: layers.iter().map(ToString::to_string).collect(),
+        answer: None,
+        ..mount()
+    }
+}
+
+fn answered(answer: Answer) -> mount::Facts {
+    mount::Facts { answer: Some(answer), ..mount() }
+}
+
+fn files(change: impl FnOnce(&mut Below, &mut Vec<Plain>)) -> files::Facts {
+    let (mut below, mut others) = (Below::default(), Vec::new());
+    change(&mut below, &mut others);
+    files::Facts { directory: DIR.into(), below: Some(Ok(below)), others }
+}
+
+fn plain(count: u64, fresh: u64) -> Plain {
+    let newest = Some(SystemTime::now() - Duration::from_secs(12));
+    Plain { directory: "/old/sessions".into(), count, fresh, newest }
+}
+
+fn process(mounts: &str) -> Process {
+    Process {
+        pid: 10,
+        uid: 110,
+        gid: 120,
+        unit: Some("odoo.service".into()),
+        mounts: Some(MountTable::parse(mounts.as_bytes())),
+        launch: Launch { workers: Some("4".into()), ..Launch::default() },
+        ..Process::default()
+    }
+}
+
+fn instance(sign: Sign, sessions: &str) -> Instance {
+    Instance {
+        sign,
+        account: Account { name: "odoo".into(), uid: 110, gid: 120, home: None },
+        configuration: None,
+        sessions: sessions.into(),
+        sessions_here: Some(sessions.into()),
+    }
+}
+
+fn running(change: impl FnOnce(&mut Process)) -> Instance {
+    let mut process = process(HERE);
+    change(&mut process);
+    instance(Sign::Process(Box::new(process)), DIR)
+}
+
+fn odoo(instance: Instance) -> odoo::Facts {
+    odoo::Facts {
+        directory: DIR.into(),
+        owner: Some(110),
+        owner_name: "odoo".into(),
+        instances: vec![instance],
+        processes: 5,
+        mounts: MountTable::parse(HERE.as_bytes()),
+        proxy: None,
+    }
+}
+
+fn configured(configuration: Configuration) -> Instance {
+    Instance {
+        configuration: Some(Configuration { path: "/etc/odoo.conf".into(), ..configuration }),
+        ..running(|_| {})
+    }
+}
+
+fn redis() -> redis::Facts {
+    let mut server = Server::parse(
+        "# Memory\r\nused_memory:10\r\nmaxmemory:100\r\nmaxmemory_policy:noeviction\r\n\
+         aof_enabled:1\r\naof_last_write_status:ok\r\nconnected_slaves:0\r\n",
+    );
+    server.config.insert("save".into(), String::new());
+    server.config.insert("appendfsync".into(), "everysec".into());
+    server.config.insert("min-replicas-to-write".into(), "0".into());
+    redis::Facts {
+        probe: Ok(ServerInfo {
+            server: "redis".into(),
+            version: "7.0.15".into(),
+            address: "unix:/run/redis.sock?db=0".into(),
+        }),
+        server,
+        round_trip: Some((Duration::from_micros(120), Duration::from_millis(1))),
+        ahead_ms: Some(3),
+        open: None,
+    }
+}
+
+fn says(pairs: &[(&str, &str)]) -> redis::Facts {
+    let mut facts = redis();
+    for (key, value) in pairs {
+        let into =
+            if key.contains('_') { &mut facts.server.info } else { &mut facts.server.config };
+        into.insert((*key).into(), (*value).into());
+    }
+    facts
+}
+
+fn refused(error: ProbeError) -> redis::Facts {
+    redis::Facts { probe: Err(error), ..redis() }
+}
+
+fn host() -> host::Facts {
+    host::Facts {
+        root: true,
+        fuse: true,
+        kernel: "6.1.0-28-amd64".into(),
+        memory_bytes: Some(1 << 30),
+        synchronised: Some(true),
+        staging: Some(("/run/sessionfs".into(), 1 << 30, 1 << 28)),
+        configuration: None,
+    }
+}
+
+fn service() -> service::Facts {
+    service::Facts {
+        systemd: true,
+        served: true,
+        unit: Some("sessionfs.service".into()),
+        enabled: true,
+        early: Vec::new(),
+    }
+}
+
+/// What provokes each, and how its statement begins.
+fn cases() -> Vec<(Id, Vec<Finding>, &'static str)> {
+    let at = || "redis://cache:6379/0".to_owned();
+    let blind = "1 0 8:1 / / rw - ext4 a rw\n";
+    let stale =
+        "1 0 8:1 / / rw - ext4 a rw\n2 1 0:39 / /srv/odoo/sessions rw - fuse.sessionfs s rw\n";
+    let elsewhere = || instance(Sign::Process(Box::new(process(HERE))), "/old/sessions");
+    vec![
+        (Id::NotMounted, mounted(&[]).findings(), "nothing is mounted on /srv/odoo/sessions"),
+        (
+            Id::Foreign,
+            mounted(&["tmpfs"]).findings(),
+            "what is mounted on /srv/odoo/sessions is no sessionfs but a tmpfs",
+        ),
+        (
+            Id::Covered,
+            mounted(&["fuse.sessionfs", "tmpfs"]).findings(),
+            "a tmpfs is mounted over the sessionfs",
+        ),
+        (Id::Dead, answered(Answer::Dead).findings(), "the mount on /srv/odoo/sessions is dead"),
+        (
+            Id::Silent,
+            answered(Answer::Silent).findings(),
+            "/srv/odoo/sessions gives no answer within 5 s",
+        ),
+        (
+            Id::Unserved,
+            answered(Answer::Failed("saved".into(), "EIO".into())).findings(),
+            "in /srv/odoo/sessions a session cannot be saved: EIO",
+        ),
+        (
+            Id::Layers,
+            mounted(&["fuse.sessionfs", "fuse.sessionfs"]).findings(),
+            "2 sessionfs mounts are mounted on",
+        ),
+        (
+            Id::NoKeeper,
+            mount::Facts { keeper: None, ..mount() }.findings(),
+            "no keeper looks after",
+        ),
+        (
+            Id::MountOk,
+            mount().findings(),
+            "/srv/odoo/sessions serves: a session was saved, read and ended in 3 ms",
+        ),
+        (
+            Id::Blind,
+            odoo(running(|it| it.mounts = Some(MountTable::parse(blind.as_bytes())))).findings(),
+            "Odoo (pid 10) does not see the mount: where it looks, /srv/odoo/sessions is on ext4",
+        ),
+        (
+            Id::Stale,
+            odoo(running(|it| it.mounts = Some(MountTable::parse(stale.as_bytes())))).findings(),
+            "Odoo (pid 10) holds a mount of sessionfs that has ended",
+        ),
+        (
+            Id::Elsewhere,
+            odoo(elsewhere()).findings(),
+            "Odoo (pid 10) keeps its sessions in /old/sessions, not in /srv/odoo/sessions",
+        ),
+        (
+            Id::Module,
+            odoo(running(|it| it.launch.modules = Some("web,session_redis".into()))).findings(),
+            "Odoo (pid 10) loads session_redis",
+        ),
+        (
+            Id::Owner,
+            odoo::Facts { owner: Some(5), owner_name: "shop".into(), ..odoo(running(|_| {})) }
+                .findings(),
+            "Odoo (pid 10) runs as odoo, but /srv/odoo/sessions belongs to shop (5)",
+        ),
+        (
+            Id::Workers,
+            odoo(running(|it| it.launch.workers = None)).findings(),
+            "Odoo (pid 10) has no workers",
+        ),
+        (
+            Id::Proxy,
+            odoo::Facts { proxy: Some("nginx".into()), ..odoo(running(|_| {})) }.findings(),
+            "nginx runs here, but Odoo (pid 10) has no proxy_mode",
+        ),
+        (
+            Id::OdooConfiguration,
+            odoo(configured(Configuration {
+                unreadable: Some("no".into()),
+                ..Configuration::default()
+            }))
+            .findings(),
+            "Odoo's configuration /etc/odoo.conf cannot be read: no",
+        ),
+        (
+            Id::NoOdoo,
+            odoo(instance(Sign::Service(Box::default()), DIR)).findings(),
+            "no Odoo runs here",
+        ),
+        (
+            Id::Unseen,
+            odoo(running(|it| it.mounts = None)).findings(),
+            "what Odoo (pid 10) sees mounted cannot be seen",
+        ),
+        (
+            Id::OtherFile,
+            odoo(Instance {
+                configuration: Some(Configuration {
+                    path: "/etc/odoo.conf".into(),
+                    ..Configuration::default()
+                }),
+                ..instance(Sign::File, "/old/sessions")
+            })
+            .findings(),
+            "/etc/odoo.conf, which no known Odoo uses, leads to sessions in /old/sessions",
+        ),
+        (
+            Id::OdooOk,
+            odoo(running(|_| {})).findings(),
+            "Odoo (pid 10, 5 processes in all, user odoo) sees the mount",
+        ),
+        (
+            Id::BelowFresh,
+            files(|below, _| below.plain = plain(3, 2)).findings(),
+            "2 session files were written below the mount on /srv/odoo/sessions since it started, the newest 12 s ago",
+        ),
+        (
+            Id::Below,
+            files(|below, _| below.plain = plain(1, 0)).findings(),
+            "1 session file lies in the clear below the mount",
+        ),
+        (
+            Id::BelowUsable,
+            files(|below, _| (below.uid, below.mode) = (110, 0o40_700)).findings(),
+            "the directory below the mount on /srv/odoo/sessions is of user 110 with mode 0700",
+        ),
+        (
+            Id::BelowUnseen,
+            files::Facts { below: Some(Err(std::io::Error::other("no"))), ..files(|_, _| {}) }
+                .findings(),
+            "the directory below the mount on /srv/odoo/sessions cannot be seen: no",
+        ),
+        (
+            Id::Fresh,
+            files(|_, others| others.push(plain(9, 1))).findings(),
+            "1 session file was written in /old/sessions since the mount on",
+        ),
+        (
+            Id::Left,
+            files(|_, others| others.push(plain(9, 0))).findings(),
+            "9 session files lie in the clear in /old/sessions",
+        ),
+        (
+            Id::Configuration,
+            host::Facts {
+                configuration: Some(Failure::new(
+                    ExitCode::UnknownUser,
+                    "worker.user: there is no user 'x'; create it",
+                )),
+                ..host()
+            }
+            .findings(),
+            "worker.user: there is no user 'x'",
+        ),
+        (
+            Id::Unreachable,
+            refused(ProbeError::Unreachable(at(), "refused".into())).findings(),
+            "cannot reach Redis at redis://cache:6379/0: refused",
+        ),
+        (
+            Id::Password,
+            refused(ProbeError::AuthFailed(at())).findings(),
+            "Redis at redis://cache:6379/0 refuses the user or the password",
+        ),
+        (
+            Id::Rights,
+            refused(ProbeError::NoPermission(at(), "NOPERM".into())).findings(),
+            "Redis at redis://cache:6379/0 does not allow this user what sessionfs needs: NOPERM",
+        ),
+        (
+            Id::Unusable,
+            refused(ProbeError::TooOld(at(), "5.0".into())).findings(),
+            "Redis at redis://cache:6379/0 is version 5.0",
+        ),
+        (
+            Id::Evicts,
+            says(&[("maxmemory_policy", "allkeys-lru")]).findings(),
+            "Redis at unix:/run/redis.sock?db=0 has maxmemory-policy allkeys-lru",
+        ),
+        (
+            Id::Full,
+            says(&[("used_memory", "99")]).findings(),
+            "Redis at unix:/run/redis.sock?db=0 has used 99 % of its maxmemory: saves fail",
+        ),
+        (
+            Id::Filling,
+            says(&[("used_memory", "80")]).findings(),
+            "Redis at unix:/run/redis.sock?db=0 has used 80 % of its maxmemory",
+        ),
+        (Id::NoBound, says(&[("maxmemory", "0"), ("used_memory", "1")]).findings(), ""),
+        (
+            Id::Failing,
+            says(&[("aof_last_write_status", "err")]).findings(),
+            "Redis at unix:/run/redis.sock?db=0 cannot write to its disk (aof_last_write_status is err)",
+        ),
+        (
+            Id::Volatile,
+            says(&[("aof_enabled", "0")]).findings(),
+            "Redis at unix:/run/redis.sock?db=0 keeps nothing on disk",
+        ),
+        (
+            Id::Snapshots,
+            says(&[("aof_enabled", "0"), ("save", "3600 1")]).findings(),
+            "Redis at unix:/run/redis.sock?db=0 keeps snapshots only",
+        ),
+        (
+            Id::Fsync,
+            says(&[("appendfsync", "no")]).findings(),
+            "Redis at unix:/run/redis.sock?db=0 has appendfsync no",
+        ),
+        (
+            Id::Replicas,
+            says(&[("connected_slaves", "1")]).findings(),
+            "Redis at unix:/run/redis.sock?db=0 has 1 replica, and writes without waiting",
+        ),
+        (
+            Id::Slow,
+            redis::Facts {
+                round_trip: Some((Duration::from_millis(8), Duration::from_millis(90))),
+                ..redis()
+            }
+            .findings(),
+            "Redis at unix:/run/redis.sock?db=0 takes 8.00 ms for a round trip, at most 90.00 ms",
+        ),
+        (
+            Id::Open,
+            redis::Facts { open: Some(Open::Everywhere("10.0.0.5:6379".into())), ..redis() }
+                .findings(),
+            "Redis answers everybody who reaches 10.0.0.5:6379",
+        ),
+        (
+            Id::OpenHere,
+            redis::Facts { open: Some(Open::Here("127.0.0.1:6379".into())), ..redis() }.findings(),
+            "every user of this host can reach Redis at 127.0.0.1:6379",
+        ),
+        (
+            Id::RedisUnseen,
+            redis::Facts { server: Server::default(), ..redis() }.findings(),
+            "Redis at unix:/run/redis.sock?db=0 does not tell this user",
+        ),
+        (
+            Id::Clock,
+            redis::Facts { ahead_ms: Some(-5000), ..redis() }.findings(),
+            "the clock of Redis at unix:/run/redis.sock?db=0 is 5 s behind this host's",
+        ),
+        (
+            Id::RedisOk,
+            redis().findings(),
+            "redis 7.0.15 at unix:/run/redis.sock?db=0 serves, round trip 0.12 ms (at most 1.00 ms)",
+        ),
+        (Id::NoFuse, host::Facts { fuse: false, ..host() }.findings(), "/dev/fuse is missing"),
+        (
+            Id::OldKernel,
+            host::Facts { kernel: "5.10.0-1".into(), ..host() }.findings(),
+            "kernel 5.10.0-1 is older than 5.15",
+        ),
+        (
+            Id::Kernel,
+            host::Facts { kernel: "5.15.0-130-generic".into(), ..host() }.findings(),
+            "kernel 5.15.0-130-generic asks once more",
+        ),
+        (
+            Id::Memory,
+            host::Facts { memory_bytes: Some(9 << 20), ..host() }.findings(),
+            "only 9 MiB of memory are left",
+        ),
+        (
+            Id::Staging,
+            host::Facts { staging: Some(("/run/sessionfs".into(), 1 << 20, 1 << 28)), ..host() }
+                .findings(),
+            "/run/sessionfs has 1 MiB free, and saves under way may take 256 MiB",
+        ),
+        (
+            Id::Unsynchronised,
+            host::Facts { synchronised: Some(false), ..host() }.findings(),
+            "this host's clock is not kept by NTP",
+        ),
+        (
+            Id::NotRoot,
+            host::Facts { root: false, ..host() }.findings(),
+            "not all can be seen without root",
+        ),
+        (Id::HostOk, host().findings(), "kernel 6.1.0-28-amd64, /dev/fuse, memory"),
+        (Id::NoSystemd, service::Facts::default().findings(), "systemd does not run here"),
+        (
+            Id::ByHand,
+            service::Facts { unit: None, ..service() }.findings(),
+            "sessionfs was started by hand",
+        ),
+        (
+            Id::Disabled,
+            service::Facts { enabled: false, ..service() }.findings(),
+            "sessionfs.service is not enabled",
+        ),
+        (
+            Id::Order,
+            service::Facts { early: vec!["odoo.service".into()], ..service() }.findings(),
+            "odoo.service does not wait for sessionfs.service",
+        ),
+        (Id::ServiceOk, service().findings(), "sessionfs.service starts at boot, before Odoo"),
+    ]
+}
+
+#[test]
+fn every_finding_is_provoked_and_says_what_is_so_and_what_to_do() {
+    let mut provoked = BTreeSet::new();
+    for (id, findings, beginning) in cases() {
+        let Some(found) = findings.iter().find(|finding| finding.id == id) else {
+            panic!("{}: {findings:#?}", id.name());
+        };
+        assert!(found.what.starts_with(beginning), "{}: {}", id.name(), found.what);
+        assert!(!found.what.contains('\n') && !found.remedy.contains('\n'));
+        assert_eq!(found.remedy.is_empty(), found.severity == Severity::Ok, "{}", id.name());
+        provoked.insert(id);
+    }
+    let all: BTreeSet<Id> = Id::ALL.iter().map(|(id, ..)| *id).collect();
+    assert_eq!(provoked, all);
+}
+
+#[test]
+fn what_is_as_it_should_be_is_not_complained_of() {
+    let all = [
+        mount().findings(),
+        files(|_, _| {}).findings(),
+        odoo(running(|_| {})).findings(),
+        redis().findings(),
+        host().findings(),
+        service().findings(),
+    ];
+    for finding in all.iter().flatten() {
+        assert_eq!(finding.severity, Severity::Ok, "{finding:?}");
+    }
+}
+
+#[test]
+fn another_mounts_odoo_is_another_checks() {
+    let second = instance(Sign::Process(Box::new(process(HERE))), "/srv/second/sessions");
+    let unit = instance(Sign::Service(Box::new(Service::default())), "/srv/second/sessions");
+    for other in [second, unit] {
+        let found = odoo(other).findings();
+        assert!(found.iter().all(|finding| finding.id == Id::NoOdoo), "{found:?}");
+    }
+}
+
+#[test]
+fn a_container_that_has_the_mount_as_a_volume_sees_it() {
+    let theirs = "1 0 0:60 / / rw - overlay o rw\n2 1 0:40 / /var/lib/odoo/sessions rw - fuse.sessionfs s rw\n";
+    let mut process = process(theirs);
+    process.contained = true;
+    let inside = Instance {
+        sessions_here: Some(DIR.into()),
+        ..instance(Sign::Process(Box::new(process)), "/var/lib/odoo/sessions")
+    };
+    let found = odoo(inside).findings();
+    assert_eq!(found.iter().map(|finding| finding.id).collect::<Vec<_>>(), [Id::OdooOk]);
+}
+
+#[test]
+fn the_worst_decides_and_names_are_unique() {
+    let report = |ids: &[Id]| Report {
+        directory: DIR.into(),
+        findings: ids.iter().map(|id| Finding::ok(*id, "x")).collect(),
+    };
+    let code = |ids: &[Id]| report(ids).outcome().err().map(|failure| failure.code);
+    assert_eq!(code(&[Id::MountOk, Id::NoOdoo]), None);
+    assert_eq!(code(&[Id::NoOdoo, Id::Slow]), Some(ExitCode::CheckWarning));
+    assert_eq!(code(&[Id::Slow, Id::Dead]), Some(ExitCode::CheckFailed));
+    let names: BTreeSet<&str> = Id::ALL.iter().map(|(_, name, ..)| *name).collect();
+    assert_eq!(names.len(), Id::ALL.len());
+}

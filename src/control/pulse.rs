@@ -1,0 +1,206 @@
+//! Once a second: what the counters have come to, so that the last seconds can be told, and the
+//! registration in the cluster.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::time::MissedTickBehavior;
+
+use super::Node;
+use super::status::{Speed, Traffic};
+use crate::fs::store::{Health, Store as _};
+use crate::telemetry::latency::Counted;
+use crate::telemetry::metrics::metrics;
+use crate::telemetry::request::{Operation, Outcome};
+
+const EVERY: Duration = Duration::from_secs(1);
+/// What "the last seconds" are.
+const WINDOW: Duration = Duration::from_secs(10);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(60 * 60);
+/// What people wait for.
+const SHOWN: [Operation; 4] =
+    [Operation::Lookup, Operation::Open, Operation::Rename, Operation::Unlink];
+
+/// What was counted at a moment.
+#[derive(Clone, Copy)]
+struct Reading {
+    at: Instant,
+    requests: u64,
+    failed: u64,
+    waited: u64,
+    expired: u64,
+    shown: [Counted; SHOWN.len()],
+    redis: Counted,
+}
+
+impl Reading {
+    fn now() -> Self {
+        let metrics = metrics();
+        let count = |outcome: &Outcome| metrics.requests_by_outcome(*outcome);
+        Self {
+            at: Instant::now(),
+            requests: Outcome::ALL.iter().map(count).sum(),
+            failed: count(&Outcome::Failed),
+            waited: count(&Outcome::Waiting),
+            expired: metrics.expired(),
+            shown: SHOWN.map(|operation| metrics.request_latency(operation).read()),
+            redis: metrics.redis_latency.read(),
+        }
+    }
+}
+
+/// Readings of the last hour: one a second for the window, one a minute before that.
+pub struct Pulse(Mutex<Kept>);
+
+struct Kept {
+    seconds: VecDeque<Reading>,
+    minutes: VecDeque<Reading>,
+}
+
+impl Default for Pulse {
+    fn default() -> Self {
+        let first = Reading::now();
+        Self(Mutex::new(Kept { seconds: [first].into(), minutes: [first].into() }))
+    }
+}
+
+impl Pulse {
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn beat(&self) {
+        let now = Reading::now();
+        let mut kept = self.kept();
+        keep(&mut kept.seconds, now, EVERY, MINUTE);
+        keep(&mut kept.minutes, now, MINUTE, HOUR);
+    }
+
+    /// What has happened up to now.
+    pub fn traffic(&self) -> Traffic {
+        let now = Reading::now();
+        let (window, minute, hour) = {
+            let kept = self.kept();
+            let window = before(&kept.seconds, now.at, WINDOW);
+            let minute = before(&kept.seconds, now.at, MINUTE);
+            (window, minute, before(&kept.minutes, now.at, HOUR))
+        };
+        let (window, minute, hour) =
+            (window.unwrap_or(now), minute.unwrap_or(now), hour.unwrap_or(now));
+        let seconds = (now.at - window.at).as_secs_f64();
+        let operations: BTreeMap<String, Speed> = SHOWN
+            .iter()
+            .zip(now.shown.iter().zip(&window.shown))
+            .map(|(operation, (now, then))| {
+                (operation.label().to_owned(), speed(&now.since(then), seconds))
+            })
+            .collect();
+        Traffic {
+            window_seconds: seconds,
+            requests_per_second: rate(now.requests - window.requests, seconds),
+            failed_last_minute: now.failed - minute.failed,
+            waited_last_minute: now.waited - minute.waited,
+            expired_last_minute: now.expired - minute.expired,
+            expired_last_hour: now.expired - hour.expired,
+            opens_total: metrics().requests(Operation::Open, Outcome::Ok),
+            saves_total: metrics().requests(Operation::Rename, Outcome::Ok),
+            operations,
+            redis: speed(&now.redis.since(&window.redis), seconds),
+        }
+    }
+}
+
+/// Keeps a reading if it is time for one, and those not older than `most`.
+fn keep(readings: &mut VecDeque<Reading>, now: Reading, every: Duration, most: Duration) {
+    // A tick may come a little early.
+    let due = readings.back().is_none_or(|last| now.at - last.at >= every.mul_f64(0.9));
+    if due {
+        readings.push_back(now);
+    }
+    while readings.get(1).is_some_and(|second| now.at - second.at >= most) {
+        readings.pop_front();
+    }
+}
+
+/// The oldest reading not older than `span`, or the newest before.
+fn before(readings: &VecDeque<Reading>, now: Instant, span: Duration) -> Option<Reading> {
+    readings.iter().find(|one| now - one.at <= span).or(readings.back()).copied()
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts of a few seconds, for people")]
+fn rate(count: u64, seconds: f64) -> f64 {
+    if seconds > 0.0 { count as f64 / seconds } else { 0.0 }
+}
+
+fn speed(counted: &Counted, seconds: f64) -> Speed {
+    Speed {
+        per_second: rate(counted.count(), seconds),
+        p50_seconds: counted.quantile_seconds(0.5),
+        p99_seconds: counted.quantile_seconds(0.99),
+    }
+}
+
+/// Beats for ever.
+pub async fn beat(node: Arc<Node>) {
+    let mut every = tokio::time::interval(EVERY);
+    every.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut cleared = false;
+    loop {
+        every.tick().await;
+        node.pulse.beat();
+        if !node.is_telling() || node.store.health() != Health::Well {
+            continue;
+        }
+        if let Err(error) = register(&node).await {
+            tracing::debug!(%error, "this node could not be registered");
+            continue;
+        }
+        if !node.is_telling() {
+            // It was asked to leave meanwhile, and has just come back.
+            let _ = node.store.remove_node(&node.keeper.id).await;
+        } else if !cleared {
+            cleared = node.store.forget_old_nodes().await.is_ok();
+        }
+    }
+}
+
+async fn register(node: &Node) -> Result<(), String> {
+    let report = serde_json::to_string(&node.report()).map_err(|error| error.to_string())?;
+    let written = node.store.register_node(&node.keeper.id, &report).await;
+    written.map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readings_are_kept_for_as_long_as_they_are_asked_for() {
+        let first = Reading::now();
+        let mut readings = VecDeque::from([first]);
+        for second in 1..=200 {
+            let at = first.at + Duration::from_secs(second);
+            keep(&mut readings, Reading { at, requests: second, ..first }, EVERY, MINUTE);
+        }
+        assert_eq!(readings.len(), 61);
+        let now = first.at + Duration::from_secs(200);
+        assert_eq!(before(&readings, now, WINDOW).unwrap().requests, 190);
+        assert_eq!(before(&readings, now, MINUTE).unwrap().requests, 140);
+        // Nothing was kept for long: the newest there is.
+        let later = now + HOUR;
+        assert_eq!(before(&readings, later, WINDOW).unwrap().requests, 200);
+    }
+
+    #[test]
+    fn what_has_come_too_early_is_not_kept() {
+        let first = Reading::now();
+        let mut readings = VecDeque::from([first]);
+        for tenth in 1..=20 {
+            let at = first.at + Duration::from_millis(tenth * 100);
+            keep(&mut readings, Reading { at, ..first }, EVERY, MINUTE);
+        }
+        assert_eq!(readings.len(), 3);
+    }
+}

@@ -1,0 +1,153 @@
+//! HTTP on the sockets of a node: `GET /metrics`, and on the control socket `GET /status`.
+
+use std::convert::Infallible;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+
+use super::Node;
+use crate::config::listen::Listen;
+use crate::telemetry::metrics;
+
+/// Connections at once on one socket; more wait in its backlog.
+const CONNECTIONS: usize = 16;
+/// From its first byte until a request's header is there.
+const HEADER_WITHIN: Duration = Duration::from_secs(2);
+/// One connection, which carries one request, in all.
+const REQUEST_WITHIN: Duration = Duration::from_secs(10);
+/// Nobody asks with a longer header.
+const BUFFER_BYTES: usize = 16 * 1024;
+
+/// A socket, and what is told there.
+pub struct Door {
+    listener: Listener,
+    tells_status: bool,
+}
+
+enum Listener {
+    Unix(UnixListener),
+    Loopback(TcpListener),
+}
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+impl Door {
+    /// For `status`: everything is told.
+    pub fn control(socket: OwnedFd) -> io::Result<Self> {
+        Ok(Self { listener: Listener::unix(socket)?, tells_status: true })
+    }
+
+    /// For Prometheus, on a socket of the kind that is configured.
+    pub fn metrics(socket: OwnedFd, at: Option<&Listen>) -> io::Result<Self> {
+        let listener = match at {
+            Some(Listen::Loopback(_)) => {
+                let listener = std::net::TcpListener::from(socket);
+                listener.set_nonblocking(true)?;
+                Listener::Loopback(TcpListener::from_std(listener)?)
+            }
+            _ => Listener::unix(socket)?,
+        };
+        Ok(Self { listener, tells_status: false })
+    }
+}
+
+impl Listener {
+    fn unix(socket: OwnedFd) -> io::Result<Self> {
+        let listener = std::os::unix::net::UnixListener::from(socket);
+        listener.set_nonblocking(true)?;
+        Ok(Self::Unix(UnixListener::from_std(listener)?))
+    }
+
+    async fn accept(&self) -> io::Result<Box<dyn Stream>> {
+        Ok(match self {
+            Self::Unix(listener) => Box::new(listener.accept().await?.0),
+            Self::Loopback(listener) => Box::new(listener.accept().await?.0),
+        })
+    }
+}
+
+/// Answers for ever.
+pub async fn serve(door: Door, node: Arc<Node>) {
+    const AFTER_AN_ERROR: Duration = Duration::from_millis(100);
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    while let Ok(place) = Arc::clone(&places).acquire_owned().await {
+        let stream = match door.listener.accept().await {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::debug!(%error, "a connection could not be taken");
+                sleep(AFTER_AN_ERROR).await;
+                continue;
+            }
+        };
+        let node = Arc::clone(&node);
+        let answer = service_fn(move |request| {
+            let node = Arc::clone(&node);
+            async move { Ok::<_, Infallible>(answer(&node, door.tells_status, &request).await) }
+        });
+        tokio::spawn(async move {
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEADER_WITHIN)
+                .max_buf_size(BUFFER_BYTES)
+                .keep_alive(false)
+                .serve_connection(TokioIo::new(stream), answer);
+            // Whoever breaks off, or is too slow, gets no answer; that is his own affair.
+            let _ = timeout(REQUEST_WITHIN, connection).await;
+            drop(place);
+        });
+    }
+}
+
+async fn answer(
+    node: &Node,
+    tells_status: bool,
+    request: &Request<Incoming>,
+) -> Response<Full<Bytes>> {
+    let path = request.uri().path();
+    if path != "/metrics" && !(path == "/status" && tells_status) {
+        return plain(StatusCode::NOT_FOUND, "there is nothing here\n");
+    }
+    if ![Method::GET, Method::HEAD].contains(request.method()) {
+        let mut refusal = plain(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
+        refusal.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return refusal;
+    }
+    let (kind, text) = if path == "/metrics" {
+        (metrics::CONTENT_TYPE, node.metrics_text().map_err(|error| error.to_string()))
+    } else {
+        let status = serde_json::to_string(&node.status().await);
+        ("application/json", status.map_err(|error| error.to_string()))
+    };
+    match text {
+        Ok(text) => with_type(kind, Response::new(Full::from(text))),
+        Err(error) => {
+            tracing::warn!(path, error, "cannot be told");
+            plain(StatusCode::INTERNAL_SERVER_ERROR, "see the log\n")
+        }
+    }
+}
+
+fn plain(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
+    let mut response = with_type("text/plain; charset=utf-8", Response::new(Full::from(text)));
+    *response.status_mut() = status;
+    response
+}
+
+fn with_type(kind: &'static str, mut response: Response<Full<Bytes>>) -> Response<Full<Bytes>> {
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}

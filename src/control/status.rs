@@ -1,0 +1,176 @@
+//! What a node tells, as JSON. Times are seconds, or milliseconds since the epoch where the name
+//! says so.
+
+use std::collections::BTreeMap;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use crate::fs::InUse;
+use crate::fs::store::Store as _;
+use crate::store::RedisStore;
+use crate::store::probe::ServerInfo;
+use crate::telemetry::metrics::metrics;
+use crate::telemetry::recent::Recent;
+
+/// What `GET /status` answers.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Status {
+    /// What the cluster is told, too.
+    pub node: Report,
+    /// The process that owns the mount.
+    pub keeper: Process,
+    /// The process that does the work.
+    pub worker: Worker,
+    /// Workers that ended without being asked to.
+    pub worker_restarts: u64,
+    /// The connection to Redis.
+    pub redis: Redis,
+    /// Sessions in Redis, of all nodes; those that have ended and were not asked for since are
+    /// counted. Nothing while Redis is away.
+    pub sessions: Option<u64>,
+    /// What the filesystem holds.
+    pub in_use: InUse,
+    /// The last warnings and errors, oldest first.
+    pub recent: Vec<Recent>,
+    /// The nodes of the cluster, this one among them. Nothing while Redis is away.
+    pub cluster: Option<Vec<Report>>,
+}
+
+/// What a node writes to Redis once a second.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Report {
+    /// Names its keeper.
+    pub id: String,
+    /// Its host's name.
+    pub host: String,
+    /// Where its tree appears.
+    pub mountpoint: String,
+    /// Its program's version.
+    pub version: String,
+    /// When its keeper was started: milliseconds since the epoch, by its host's clock.
+    pub since_ms: u64,
+    /// How its connection to Redis is: `well`, `in doubt`, `down`.
+    pub link: String,
+    /// What it does.
+    pub traffic: Traffic,
+}
+
+/// The last seconds, and sums since the worker's start.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct Traffic {
+    /// How long the last seconds are.
+    pub window_seconds: f64,
+    /// Requests of the kernel a second.
+    pub requests_per_second: f64,
+    /// Answered with EIO in the last minute.
+    pub failed_last_minute: u64,
+    /// Answered with EINTR in the last minute: callers that wait for Redis.
+    pub waited_last_minute: u64,
+    /// Sessions ended by a limit in the last minute.
+    pub expired_last_minute: u64,
+    /// The same in the last hour.
+    pub expired_last_hour: u64,
+    /// Sessions opened since the worker's start.
+    pub opens_total: u64,
+    /// Saves since the worker's start.
+    pub saves_total: u64,
+    /// What people wait for, by the name of the kernel's request: `lookup` (the step of a read
+    /// that asks Redis), `open`, `rename` (a save), `unlink`.
+    pub operations: BTreeMap<String, Speed>,
+    /// Round trips to Redis.
+    pub redis: Speed,
+}
+
+/// How often, and how fast.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct Speed {
+    /// How many a second.
+    pub per_second: f64,
+    /// Half of them took at most this long; nothing if there were none.
+    pub p50_seconds: Option<f64>,
+    /// 99 of 100 took at most this long.
+    pub p99_seconds: Option<f64>,
+}
+
+/// A process.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Process {
+    /// Its id.
+    pub pid: u32,
+    /// When it was started: milliseconds since the epoch.
+    pub since_ms: u64,
+}
+
+/// The worker.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Worker {
+    /// Its process.
+    #[serde(flatten)]
+    pub process: Process,
+    /// The name of this host.
+    pub host: String,
+}
+
+impl Worker {
+    /// This process, just started.
+    pub fn own() -> Self {
+        let host = nix::unistd::gethostname().unwrap_or_default();
+        Self {
+            process: Process { pid: std::process::id(), since_ms: now_ms() },
+            host: host.to_string_lossy().into_owned(),
+        }
+    }
+}
+
+/// The connection to Redis.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Redis {
+    /// Where it leads, without credentials.
+    pub address: String,
+    /// `redis` or `valkey`; nothing while it is away.
+    pub server: Option<String>,
+    /// Its version.
+    pub version: Option<String>,
+    /// What was seen of the connection last.
+    pub cause: String,
+    /// How often the connection was lost since the worker's start.
+    pub outages: u64,
+    /// How long it was not well, all in all.
+    pub outage_seconds: f64,
+}
+
+impl Redis {
+    /// As a store sees it.
+    pub fn of(store: &RedisStore, server: Option<ServerInfo>) -> Self {
+        let (outages, outage) = metrics().outages();
+        let (server, version) = server.map(|found| (found.server, found.version)).unzip();
+        Self {
+            address: store.address(),
+            server,
+            version,
+            cause: if store.health() == crate::fs::store::Health::Well {
+                "connected".into()
+            } else {
+                store.link_cause()
+            },
+            outages,
+            outage_seconds: outage.as_secs_f64(),
+        }
+    }
+}
+
+/// The nodes that registered, in the order of their names; what another version wrote and this
+/// one cannot read is left out.
+pub fn cluster(reports: &[String]) -> Vec<Report> {
+    let mut nodes: Vec<Report> =
+        reports.iter().filter_map(|text| serde_json::from_str(text).ok()).collect();
+    nodes.sort_by(|a, b| (&a.host, &a.mountpoint, &a.id).cmp(&(&b.host, &b.mountpoint, &b.id)));
+    nodes
+}
+
+/// This host's clock.
+pub fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

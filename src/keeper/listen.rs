@@ -1,0 +1,158 @@
+//! The sockets on which a node tells of itself. The keeper makes them and hands them to each
+//! worker, so that they outlive all of those; it never reads from them itself.
+
+use std::io::{self, ErrorKind};
+use std::net::TcpListener;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use super::{RUNTIME_DIR, staging};
+use crate::config::Config;
+use crate::config::listen::Listen;
+use crate::exit::{ExitCode, Failure};
+
+/// For root alone: who uses a session, and from where, is nobody else's business.
+const CONTROL_MODE: u32 = 0o600;
+/// Whoever reaches its directory may read it, as with a port.
+const METRICS_MODE: u32 = 0o666;
+
+/// The control socket of a mount.
+pub fn control_path(mountpoint: &Path) -> PathBuf {
+    Path::new(RUNTIME_DIR).join(format!("{}.sock", staging::name_of(mountpoint)))
+}
+
+/// The listening sockets of one mount; removed when dropped.
+pub struct Listeners {
+    control: Socket,
+    metrics: Option<Socket>,
+}
+
+struct Socket {
+    listener: OwnedFd,
+    /// To be removed at the end.
+    path: Option<PathBuf>,
+}
+
+impl Listeners {
+    /// Makes them. The caller holds the mountpoint's lock.
+    pub fn open(config: &Config) -> Result<Self, Failure> {
+        let path = control_path(&config.mountpoint);
+        // Nobody else listens there while we hold the lock: what is there was left by the dead.
+        let control = remove(&path)
+            .and_then(|()| Socket::unix(path.clone(), CONTROL_MODE))
+            .map_err(|e| Failure::internal(format!("listen on {}", path.display()), e))?;
+        let metrics = config.metrics.as_ref().map(Socket::metrics).transpose()?;
+        Ok(Self { control, metrics })
+    }
+
+    /// With the flags by which a worker is told of them.
+    pub fn descriptors(&self) -> impl Iterator<Item = (&'static str, BorrowedFd<'_>)> {
+        let metrics = self.metrics.as_ref().map(|socket| ("--metrics-fd", socket.listener.as_fd()));
+        [("--control-fd", self.control.listener.as_fd())].into_iter().chain(metrics)
+    }
+}
+
+impl Socket {
+    fn unix(path: PathBuf, mode: u32) -> io::Result<Self> {
+        let listener = UnixListener::bind(&path)?;
+        // Until here the umask has kept others away.
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode))?;
+        Ok(Self { listener: listener.into(), path: Some(path) })
+    }
+
+    fn metrics(at: &Listen) -> Result<Self, Failure> {
+        let made = match at {
+            Listen::Loopback(address) => TcpListener::bind(address).map(|listener| {
+                let found =
+                    listener.local_addr().map_or_else(|_| at.to_string(), |a| a.to_string());
+                tracing::info!(address = found, "metrics can be had");
+                Self { listener: listener.into(), path: None }
+            }),
+            Listen::Unix(path) => free(path).and_then(|()| {
+                tracing::info!(address = %at, "metrics can be had");
+                Self::unix(path.clone(), METRICS_MODE)
+            }),
+        };
+        made.map_err(|e| {
+            let remedy = match e.kind() {
+                ErrorKind::AddrInUse => "somebody else listens there; name another address",
+                ErrorKind::NotFound => "make its directory, or name another",
+                ErrorKind::AlreadyExists => "remove it, or name another path",
+                _ => "name another address, or \"off\"",
+            };
+            Failure::new(
+                ExitCode::BadValue,
+                format!("metrics.listen: '{at}' cannot be listened on: {e}; {remedy}"),
+            )
+        })
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path
+            && let Err(error) = remove(path)
+        {
+            tracing::warn!(path = %path.display(), %error, "cannot remove a socket");
+        }
+    }
+}
+
+/// Removes a socket that nobody listens on any more, and nothing else.
+fn free(path: &Path) -> io::Result<()> {
+    match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(found) if !found.file_type().is_socket() => {
+            Err(io::Error::new(ErrorKind::AlreadyExists, "something that is no socket is there"))
+        }
+        Ok(_) if UnixStream::connect(path).is_ok() => Err(ErrorKind::AddrInUse.into()),
+        Ok(_) => remove(path),
+    }
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn a_socket_left_by_the_dead_is_replaced_and_one_of_the_living_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.sock");
+        let at = Listen::Unix(path.clone());
+        drop(UnixListener::bind(&path).unwrap());
+        let socket = Socket::metrics(&at).unwrap();
+        assert_eq!(mode(&path), METRICS_MODE);
+        let failure = Socket::metrics(&at).err().unwrap();
+        assert_eq!(failure.code, ExitCode::BadValue);
+        assert!(failure.to_string().contains("somebody else listens there"), "{failure}");
+        drop(socket);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_is_no_socket_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        std::fs::write(&path, "precious").unwrap();
+        let failure = Socket::metrics(&Listen::Unix(path.clone())).err().unwrap();
+        assert!(failure.to_string().contains("no socket is there; remove it"), "{failure}");
+        assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+        let missing = Listen::Unix(dir.path().join("missing/metrics.sock"));
+        let failure = Socket::metrics(&missing).err().unwrap();
+        assert!(failure.to_string().contains("make its directory"), "{failure}");
+    }
+}

@@ -1,0 +1,491 @@
+//! What an administrator does with the sessions and settings of the whole cluster.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::io::Write as _;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use sessionfs::fs::store::Opened;
+use sessionfs::session::content::{Class, Content};
+use sessionfs::session::name::Shard;
+use sessionfs::session::policy::Lifetimes;
+use sessionfs::store::RedisStore;
+use sessionfs::store::census::Filter;
+use support::mount::{Mount, alias, authenticated, errno, in_thread, sid};
+use support::redis::Redis;
+use support::store;
+
+/// What a person waits for at most; far above what it takes.
+const WITHIN: Duration = Duration::from_secs(20);
+const HOSTILE: &str = "\u{1b}[2J\u{9b}1m\r\nroot \u{202e}nimda";
+
+/// `sessionfs`, on this Redis and with the defaults of a file that says nothing.
+fn run(redis: &Redis, arguments: &[&str], input: &str) -> Output {
+    let file = redis.directory().join("says-nothing.toml");
+    std::fs::write(&file, "").expect("written");
+    let command_words = if arguments[0] == "config" { 2 } else { 1 };
+    let (command, rest) = arguments.split_at(command_words);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_sessionfs"))
+        .args(command)
+        .args(["--redis", &redis.url(), "--config"])
+        .arg(file)
+        .args(rest)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("sessionfs starts");
+    // It may end without reading it.
+    let _ = child.stdin.take().expect("a pipe").write_all(input.as_bytes());
+    child.wait_with_output().expect("it ends")
+}
+
+#[track_caller]
+fn says(redis: &Redis, arguments: &[&str]) -> String {
+    let output = run(redis, arguments, "");
+    assert!(output.status.success(), "{arguments:?}: {output:?}");
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+#[track_caller]
+fn refuses(redis: &Redis, arguments: &[&str], input: &str, code: i32) -> String {
+    let output = run(redis, arguments, input);
+    let text = String::from_utf8(output.stderr).expect("UTF-8");
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {text}");
+    assert_eq!(text.lines().count(), 1, "{text}");
+    text
+}
+
+#[track_caller]
+fn json(redis: &Redis, arguments: &[&str]) -> Value {
+    let arguments: Vec<&str> = arguments.iter().copied().chain(["--json"]).collect();
+    serde_json::from_str(&says(redis, &arguments)).expect("JSON")
+}
+
+/// The aliases that `list` with these arguments gives.
+#[track_caller]
+fn listed(redis: &Redis, arguments: &[&str]) -> BTreeSet<String> {
+    let arguments: Vec<&str> = ["list"].into_iter().chain(arguments.iter().copied()).collect();
+    let list = json(redis, &arguments);
+    let aliases: Vec<String> = list
+        .as_array()
+        .expect("an array")
+        .iter()
+        .map(|session| session["alias"].as_str().expect("an alias").to_owned())
+        .collect();
+    let set: BTreeSet<String> = aliases.iter().cloned().collect();
+    assert_eq!(set.len(), aliases.len(), "each once");
+    set
+}
+
+/// Content of whoever it says.
+fn content(db: &str, login: Option<&str>, uid: Option<i64>) -> Vec<u8> {
+    let token = login.map(|_| "5f".repeat(32));
+    serde_json::json!({"db": db, "login": login, "uid": uid, "session_token": token})
+        .to_string()
+        .into_bytes()
+}
+
+fn is_there(node: &Mount, sid: &str) -> bool {
+    std::fs::metadata(node.sharded(sid)).is_ok()
+}
+
+#[track_caller]
+fn until(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + WITHIN;
+    while !condition() {
+        assert!(Instant::now() < deadline, "never happened: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Two nodes, and five sessions saved on the first: two of one device.
+struct Shop {
+    redis: Redis,
+    here: Mount,
+    there: Mount,
+    sids: Vec<String>,
+}
+
+const ADMIN: usize = 0;
+const ADMIN_ROTATED: usize = 1;
+const MARC: usize = 2;
+const EVIL: usize = 3;
+const VISITOR: usize = 4;
+
+impl Shop {
+    fn open() -> Self {
+        let redis = Redis::start();
+        let (here, there) = (Mount::start(&redis, ""), Mount::start(&redis, ""));
+        let admin = sid("ab", 1);
+        let rotated = format!("{}{}", &admin[..42], &sid("ab", 9)[42..]);
+        let sids = vec![admin, rotated, sid("-_", 2), sid("cd", 3), sid("ab", 4)];
+        let contents = [
+            content("shop", Some("admin"), Some(2)),
+            content("shop", Some("admin"), Some(2)),
+            content("other", Some("marc"), Some(6)),
+            content("other", Some(HOSTILE), Some(6)),
+            content("shop", None, None),
+        ];
+        for (sid, content) in sids.iter().zip(contents) {
+            here.save(sid, &content).expect("saved");
+        }
+        Self { redis, here, there, sids }
+    }
+
+    fn aliases(&self, which: &[usize]) -> BTreeSet<String> {
+        which.iter().map(|index| alias(&self.sids[*index])).collect()
+    }
+
+    #[track_caller]
+    fn assert_no_sid_in(&self, text: &str) {
+        for sid in &self.sids {
+            // The family (its first 42) is no secret; what follows is.
+            assert!(!text.contains(&sid[43..]), "{text}");
+        }
+    }
+}
+
+#[test]
+fn list_and_kill_mean_the_same_by_every_filter() {
+    let shop = Shop::open();
+    let family = shop.sids[ADMIN][..42].to_owned();
+    let marc = alias(&shop.sids[MARC]);
+    let short = format!("{}..{}", &marc[..8], &marc[marc.len() - 6..]);
+    let all = [ADMIN, ADMIN_ROTATED, MARC, EVIL, VISITOR];
+    let cases: Vec<(Vec<&str>, Vec<usize>)> = vec![
+        (vec!["--user-id", "6"], vec![MARC, EVIL]),
+        (vec!["--login", "admin"], vec![ADMIN, ADMIN_ROTATED]),
+        (vec!["--database", "shop"], vec![ADMIN, ADMIN_ROTATED, VISITOR]),
+        (vec!["--database", "shop", "--class", "authenticated"], vec![ADMIN, ADMIN_ROTATED]),
+        (vec!["--class", "anonymous"], vec![VISITOR]),
+        (vec!["--family", &family], vec![ADMIN, ADMIN_ROTATED]),
+        (vec!["--idle", "1ms"], all.to_vec()),
+        (vec!["--idle", "1h"], vec![]),
+        (vec!["--age", "1ms"], all.to_vec()),
+        (vec!["--age", "1h"], vec![]),
+        (vec!["--login", "admin", "--user-id", "6"], vec![]),
+        (vec!["--json", "--", &short], vec![MARC]),
+    ];
+    // Each is at least a millisecond old.
+    std::thread::sleep(Duration::from_millis(2));
+    for (arguments, meant) in &cases {
+        let named = arguments.contains(&"--");
+        let mut list: Vec<&str> = vec!["list"];
+        list.extend(arguments);
+        let found = if named {
+            let list: Value = serde_json::from_str(&says(&shop.redis, &list)).expect("JSON");
+            assert_eq!(list.as_array().map(Vec::len), Some(1));
+            BTreeSet::from([list[0]["alias"].as_str().expect("an alias").to_owned()])
+        } else {
+            listed(&shop.redis, arguments)
+        };
+        assert_eq!(found, shop.aliases(meant), "{arguments:?}");
+        let mut kill: Vec<&str> = vec!["kill"];
+        kill.extend(arguments);
+        if !named {
+            kill.push("--json");
+        }
+        let kill: Value = serde_json::from_str(&says(&shop.redis, &kill)).expect("JSON");
+        assert_eq!((&kill["dry_run"], &kill["ended"]), (&true.into(), &0.into()));
+        assert_eq!(kill["matched"], meant.len(), "{arguments:?}");
+    }
+    // Without --yes nothing was changed.
+    assert_eq!(listed(&shop.redis, &[]), shop.aliases(&all));
+
+    let killed = json(&shop.redis, &["kill", "--login", "admin", "--yes"]);
+    assert_eq!((&killed["ended"], &killed["dry_run"]), (&2.into(), &false.into()));
+    for node in [&shop.here, &shop.there] {
+        for index in all {
+            let ended = [ADMIN, ADMIN_ROTATED].contains(&index);
+            assert_eq!(is_there(node, &shop.sids[index]), !ended, "{index}");
+        }
+    }
+    let text = says(&shop.redis, &["kill", "--all", "--yes", "--verbose"]);
+    assert!(text.contains("ended 3 sessions") && text.contains(&marc), "{text}");
+    assert_eq!(listed(&shop.redis, &[]), BTreeSet::new());
+    assert_eq!(says(&shop.redis, &["kill", "--all", "--yes"]), "ended 0 sessions\n");
+}
+
+#[test]
+fn a_request_under_way_does_not_revive_what_was_killed() {
+    let shop = Shop::open();
+    for (node, index) in [(&shop.here, ADMIN), (&shop.there, MARC)] {
+        let sid = &shop.sids[index];
+        let refused = in_thread(|| {
+            node.read(sid).expect("alive");
+            says(&shop.redis, &["kill", "--yes", "--", &alias(sid)]);
+            errno(node.save(sid, &authenticated("late")))
+        });
+        assert_eq!(refused, libc::EACCES);
+        assert!(!is_there(&shop.here, sid) && !is_there(&shop.there, sid));
+        // Nor by somebody who never read it, on either node.
+        for node in [&shop.here, &shop.there] {
+            let refused = in_thread(|| errno(node.save(sid, &authenticated("later"))));
+            assert_eq!(refused, libc::EACCES);
+        }
+    }
+}
+
+#[test]
+fn a_kill_by_cookie_ends_that_session_alone() {
+    let shop = Shop::open();
+    let output = run(&shop.redis, &["kill", "--sid", "-", "--yes"], &shop.sids[ADMIN]);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(listed(&shop.redis, &[]), shop.aliases(&[ADMIN_ROTATED, MARC, EVIL, VISITOR]));
+    refuses(&shop.redis, &["kill", "--sid", "-", "--yes"], &shop.sids[ADMIN], 53);
+}
+
+#[test]
+fn what_is_meant_has_to_be_said() {
+    let shop = Shop::open();
+    refuses(&shop.redis, &["kill"], "", 2);
+    refuses(&shop.redis, &["kill", "--yes"], "", 2);
+    refuses(&shop.redis, &["kill", "--all", "--login", "admin"], "", 2);
+    refuses(&shop.redis, &["show"], "", 2);
+    refuses(&shop.redis, &["list", "--idle", "soon"], "", 2);
+    refuses(&shop.redis, &["list", "--family", "short"], "", 2);
+    refuses(&shop.redis, &["show", "zzzz"], "", 53);
+    refuses(&shop.redis, &["kill", "zzzz", "--yes"], "", 53);
+    let text = refuses(&shop.redis, &["kill", &shop.sids[ADMIN][..12], "--yes"], "", 54);
+    assert!(text.contains("2 sessions have such an alias"), "{text}");
+    let whole = alias(&shop.sids[MARC]);
+    refuses(&shop.redis, &["kill", "--login", "admin", "--yes", "--", &whole], "", 53);
+    // A cookie on the command line is read by everybody, so it is not taken, and not repeated.
+    for command in ["show", "kill"] {
+        let text = refuses(&shop.redis, &[command, "--sid", &shop.sids[ADMIN]], "", 2);
+        shop.assert_no_sid_in(&text);
+        let text = refuses(&shop.redis, &[command, "--sid", "-"], "no cookie", 2);
+        assert!(!text.contains("no cookie"));
+        refuses(&shop.redis, &[command, &shop.sids[ADMIN]], "", 53);
+    }
+    assert_eq!(listed(&shop.redis, &[]).len(), 5);
+}
+
+#[test]
+fn no_output_shows_an_id_or_commands_a_terminal() {
+    let shop = Shop::open();
+    let evil = alias(&shop.sids[EVIL]);
+    let mut texts = vec![
+        says(&shop.redis, &["list"]),
+        says(&shop.redis, &["list", "--json"]),
+        says(&shop.redis, &["list", "--sort", "login", "--reverse", "--limit", "2"]),
+        says(&shop.redis, &["show", &evil]),
+        says(&shop.redis, &["show", &evil, "--json"]),
+        says(&shop.redis, &["kill", "--all"]),
+        says(&shop.redis, &["kill", "--all", "--json"]),
+    ];
+    // What is stored in the content of a session is the next id of another.
+    let content = serde_json::json!({
+        "login": HOSTILE, "uid": 6, "session_token": "f00d", "next_sid": shop.sids[ADMIN],
+        "kept": [HOSTILE, shop.sids[MARC]],
+    });
+    shop.here.save_in_request(&shop.sids[EVIL], content.to_string().as_bytes()).expect("saved");
+    for arguments in [&["show", "--sid", "-"][..], &["show", "--sid", "-", "--json"]] {
+        let cookie = format!("session_id={}\n", shop.sids[EVIL]);
+        let output = run(&shop.redis, arguments, &cookie);
+        assert!(output.status.success(), "{output:?}");
+        let text = String::from_utf8(output.stdout).expect("UTF-8");
+        assert!(text.contains("\"next_sid\": \"(hidden, 84 characters)\""), "{text}");
+        assert!(!text.contains("f00d"), "{text}");
+        texts.push(text);
+    }
+    for text in &texts {
+        shop.assert_no_sid_in(text);
+        let obeyed = |c: char| c != '\n' && (c.is_control() || c == '\u{202e}');
+        assert!(!text.contains(obeyed), "{text:?}");
+        assert!(text.contains("1b") || text.contains("shown"), "{text}");
+    }
+    // For programs it is the same text.
+    let shown: Value = serde_json::from_str(&texts[4]).expect("JSON");
+    assert_eq!(shown["login"], HOSTILE);
+    for line in texts[0].lines() {
+        assert!(line.chars().count() <= 120, "{line}");
+    }
+    assert!(texts[2].ends_with("5 sessions, 2 shown (--limit 0 shows all)\n"), "{}", texts[2]);
+}
+
+#[test]
+fn show_says_of_a_pickle_that_it_is_one() {
+    let redis = Redis::start();
+    let node = Mount::start(&redis, "");
+    let sid = "0123456789abcdef0123456789abcdef01234567";
+    let pickle = include_bytes!("fixtures/sessions/authenticated-fresh.4.pickle");
+    node.save_as(&node.flat(sid), pickle).expect("saved");
+    let output = run(&redis, &["show", "--sid", "-"], sid);
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    assert!(text.contains(&format!("a pickle of {} bytes", pickle.len())), "{text}");
+    assert!(text.contains("werkzeug_....sess") && !text.contains(sid), "{text}");
+}
+
+#[test]
+fn without_redis_every_command_says_so_soon() {
+    let mut redis = Redis::start();
+    redis.kill();
+    for arguments in [
+        &["list"][..],
+        &["show", "abcd"],
+        &["kill", "--all", "--yes"],
+        &["config", "get"],
+        &["config", "set", "lifetime.idle", "1h"],
+    ] {
+        let started = Instant::now();
+        let text = refuses(&redis, arguments, "", 30);
+        assert!(text.contains("cannot reach Redis at unix:"), "{text}");
+        assert!(started.elapsed() < WITHIN);
+    }
+    redis.restart();
+    redis.pause();
+    let started = Instant::now();
+    refuses(&redis, &["list"], "", 30);
+    assert!(started.elapsed() < WITHIN);
+    redis.resume();
+}
+
+#[test]
+fn every_node_follows_a_live_setting_and_goes_back() {
+    let redis = Redis::start();
+    let here = Mount::start(&redis, "");
+    let there = Mount::start(&redis, "[lifetime]\nidle = \"30min\"\n");
+    let sid = sid("ab", 1);
+    here.save(&sid, &authenticated("x")).expect("saved");
+    says(&redis, &["config", "set", "lifetime.idle", "1s"]);
+    for node in [&here, &there] {
+        node.wait_for_log("key=\"lifetime.idle\" new=\"1s\"");
+    }
+    // What was saved under the longer one ends by the shorter.
+    until("it ends", || !is_there(&there, &sid));
+    let setting = &json(&redis, &["config", "get", "lifetime.idle"])[0];
+    assert_eq!((&setting["value"], &setting["source"]), (&"1s".into(), &"live".into()));
+
+    // A new node knows it before it serves.
+    drop(here);
+    let here = Mount::start(&redis, "");
+    assert!(here.log().contains("key=\"lifetime.idle\" new=\"1s\""), "{}", here.log());
+
+    says(&redis, &["config", "unset", "lifetime.idle"]);
+    for node in [&here, &there] {
+        node.wait_for_log("key=\"lifetime.idle\" old=\"1s\"");
+    }
+    let setting = &json(&redis, &["config", "get", "lifetime.idle"])[0];
+    assert_eq!((&setting["value"], &setting["source"]), (&"15m".into(), &"default".into()));
+}
+
+#[test]
+fn a_longer_lifetime_holds_for_the_sessions_that_are_there() {
+    const HOUR_MS: i64 = 3_600_000;
+    let redis = Redis::start();
+    let node = Mount::start(&redis, "");
+    let sid = sid("ab", 1);
+    node.save(&sid, &authenticated("x")).expect("saved");
+    let ttl = || redis.run::<i64>(&format!("PTTL sessionfs:s:{{ab}}:{}", alias(&sid)));
+    let activity = || redis.run::<f64>(&format!("ZSCORE sessionfs:a:{{ab}} {}", alias(&sid)));
+    let before = (ttl(), activity());
+    assert!(before.0 < HOUR_MS);
+    let change = json(&redis, &["config", "set", "lifetime.idle", "8h"]);
+    assert_eq!((&change["old"], &change["new"]), (&"15m".into(), &"8h".into()));
+    assert_eq!(change["kept"], 1);
+    assert!(ttl() > 8 * HOUR_MS);
+    assert!(redis.run::<i64>("PTTL sessionfs:a:{ab}") > 8 * HOUR_MS);
+    // That was no use of it.
+    assert!((activity() - before.1).abs() < 0.5);
+    assert!(is_there(&node, &sid));
+}
+
+#[test]
+fn what_is_no_setting_harms_nobody() {
+    let redis = Redis::start();
+    let node = Mount::start(&redis, "");
+    let sid = sid("ab", 1);
+    node.save(&sid, &authenticated("x")).expect("saved");
+    for (key, value, code) in [
+        ("lifetime.idle", "1ms", 12),
+        ("lifetime.idle", "soon", 12),
+        ("lifetime.absolute", "never", 12),
+        ("lifetime.idel", "1h", 11),
+        ("redis.url", "redis://h", 12),
+    ] {
+        refuses(&redis, &["config", "set", key, value], "", code);
+        let hash: Vec<String> = redis.run("HGETALL sessionfs:config");
+        assert_eq!(hash, Vec::<String>::new(), "{key}");
+    }
+    says(&redis, &["config", "set", "lifetime.idle", "20min"]);
+    node.wait_for_log("new=\"20min\"");
+    // Whoever writes there by hand.
+    let _: i64 = redis.run("HSET sessionfs:config lifetime.idle nonsense generation x any 1");
+    node.wait_for_log("bad_setting");
+    let setting = &json(&redis, &["config", "get", "lifetime.idle"])[0];
+    assert_eq!(setting["ignored"], "nonsense");
+    let later = Mount::start(&redis, "");
+    assert!(is_there(&node, &sid) && is_there(&later, &sid));
+    let _: i64 = redis.run("DEL sessionfs:config");
+    let _: String = redis.run("SET sessionfs:config nonsense");
+    node.wait_for_log("the live settings cannot be read");
+    let latest = Mount::start(&redis, "");
+    assert!(is_there(&node, &sid) && is_there(&latest, &sid));
+    let _: i64 = redis.run("DEL sessionfs:config");
+    says(&redis, &["config", "set", "lifetime.idle", "25min"]);
+    node.wait_for_log("new=\"25min\"");
+    // Told once each, however often it was read.
+    assert_eq!(node.log().matches("bad_setting").count(), 2, "{}", node.log());
+}
+
+#[tokio::test]
+async fn a_census_meets_every_session_once_and_ends_none() {
+    const COUNT: u32 = 5_000;
+    let redis = Redis::start();
+    let node = store::node(&redis).await;
+    let mut expected = BTreeSet::new();
+    for number in 0..COUNT {
+        // All of one shard in one half: more than a page of it.
+        let shard = if number % 2 == 0 {
+            "ab".to_owned()
+        } else {
+            Shard::from_index(u16::try_from(number % 4096).unwrap()).unwrap().to_string()
+        };
+        let alias = store::alias(&shard, number);
+        let class = if number % 5 == 0 { Class::Anonymous } else { Class::Authenticated };
+        let mut save = store::save(&node, &alias, class, Opened::Never);
+        save.content = Content { uid: Some(number.into()), ..store::content(class) };
+        store::taken(&node, &save).await;
+        expected.insert(alias);
+    }
+    let census = async |node: &RedisStore, filter: Filter| {
+        let (mut found, mut looked_at, mut count) = (BTreeSet::new(), 0, 0);
+        let mut census = node.census(filter);
+        while let Some(page) = census.next().await {
+            let page = page.expect("a page");
+            looked_at += page.looked_at;
+            count += page.living.len();
+            found.extend(page.living.into_iter().map(|living| living.alias));
+        }
+        assert_eq!(count, found.len(), "each once");
+        (found, looked_at)
+    };
+    let (found, looked_at) = census(&node, Filter::default()).await;
+    assert_eq!((found, looked_at), (expected.clone(), COUNT.into()));
+    let (visitors, _) =
+        census(&node, Filter { class: Some(Class::Anonymous), ..Filter::default() }).await;
+    assert_eq!(visitors.len(), usize::try_from(COUNT / 5).unwrap());
+    let (one, _) = census(&node, Filter { user_id: Some(77), ..Filter::default() }).await;
+    assert_eq!(one.len(), 1);
+
+    // Whoever counts by a shorter idle time ends nobody's session, and says that it is over.
+    let short = Lifetimes { idle_ms: 1, ..Default::default() };
+    let short = store::node_with(&redis, short).await;
+    store::pass(&redis, store::MINUTE);
+    let (found, _) = census(&short, Filter::default()).await;
+    assert_eq!(found.len(), expected.len());
+    let (found, _) = census(&node, Filter::default()).await;
+    assert_eq!(found, expected);
+
+    // The last activity is the index's, not only that of the save.
+    let used = expected.first().expect("one").clone();
+    store::use_it(&node, &used).await;
+    let filter = Filter { idle_ms: Some(store::SECOND * 30), ..Filter::default() };
+    let (idle, _) = census(&node, filter).await;
+    assert!(!idle.contains(&used) && idle.len() == expected.len() - 1);
+}
