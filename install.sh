@@ -647,13 +647,22 @@ decide_directory() {
     [ -n "$(recall mountpoint)" ] || step "Note what the directory is now, for the way back ($record)" note_directory
 }
 
+# Where Odoo's user may change names, root follows none.
+as_owner() { runuser -u "$owner" -- "$@"; }
+
 make_directory() {
     local path=$sessions missing=()
     while [ ! -e "$path" ]; do
         missing=("$path" "${missing[@]}")
         path=$(dirname -- "$path")
     done
-    for path in "${missing[@]}"; do install -d -m 700 -o "$owner" -g "$group" -- "$path"; done
+    for path in "${missing[@]}"; do
+        if [ "$(stat -c %U -- "$(dirname -- "$path")")" = "$owner" ]; then
+            as_owner mkdir -m 700 -- "$path"
+        else
+            install -d -m 700 -o "$owner" -g "$group" -- "$path"
+        fi
+    done
 }
 
 note_directory() {
@@ -831,7 +840,7 @@ start_service() {
 start_failed() {
     [ -z "$(recall served)" ] || fail "$1. Odoo cannot open sessions until that is mended"
     ! has_systemd || systemctl --quiet disable --now sessionfs.service || true
-    is_mounted "$sessions" || restore_directory
+    give_back
     fail "$1. Odoo goes on with its files; mend that and start this script again"
 }
 
@@ -944,8 +953,10 @@ uninstall_all() {
     [ -z "$(recall instance)" ] || { redis_plan=instance; name_instance; }
 
     choose_mirror
-    decide_to_stop
+    decide_to_untie
     decide_to_give_back
+    decide_to_stop
+    decide_to_finish_mirror
     decide_to_remove
     print_plan "This will be done:"
     [ -n "$purge" ] || [ ${#step_texts[@]} = 0 ] || tell_of_sessions
@@ -971,13 +982,16 @@ tell_of_sessions() {
     say "reload, wait one idle time (better a working day), and come back with --restore-mirror."
 }
 
-decide_to_stop() {
+decide_to_untie() {
     local unit drop_ins=()
     for unit in $(recall odoo_units); do
         [ ! -e "$(drop_in_of "$unit")" ] || drop_ins+=("$(drop_in_of "$unit")")
     done
     odoo_drop_ins=("${drop_ins[@]}")
     [ ${#drop_ins[@]} = 0 ] || step "Remove what ties Odoo to the mount: ${drop_ins[*]}" remove_drop_ins
+}
+
+decide_to_stop() {
     if has_systemd && { systemctl is-active --quiet sessionfs.service || systemctl is-enabled --quiet sessionfs.service 2>/dev/null; }; then
         step "Stop and disable sessionfs.service: $sessions is unmounted" stop_service
     elif [ -n "$sessions" ] && is_mounted "$sessions"; then
@@ -1002,31 +1016,47 @@ stop_service() {
 
 unmount_sessions() { "$program" unmount "$sessions"; }
 
+# Before it is unmounted, so that there is no moment in which Odoo finds a directory that it cannot use.
 decide_to_give_back() {
     [ -n "$sessions" ] && [ -d "$sessions" ] && [ -n "$owner" ] || return 0
-    if [ "$mirror_choice" = restore ]; then
-        step "Put the sessions of $mirror into $sessions, and give it back to $owner: who is in them stays logged in" restore_mirror
-    else
-        step "Give $sessions back to $owner ($group, mode $(recall mode))" give_back
-    fi
+    step "Give the directory below, $sessions, back to $owner ($group, mode $(recall mode))" give_back
+    [ "$mirror_choice" != restore ] || step "Copy the sessions of $mirror into it: who is in them stays logged in" copy_mirror
 }
 
-give_back() {
-    ! is_mounted "$sessions" || fail "$sessions is still mounted; end what uses it (fuser -m $sessions), and start this again"
-    restore_directory
+# Runs a function where sessionfs is not mounted on the directory: in a mount namespace of its own.
+below_the_mount() {
+    if ! is_mounted "$sessions"; then
+        "$1"
+        return
+    fi
+    local script
+    script="$(declare -f as_owner "$1"); umount --internal-only --lazy -- \"\$sessions\"; $1"
+    sessions=$sessions owner=$owner group=$group mode=$(recall mode) mirror=$mirror \
+        unshare --mount --propagation private bash -euc "$script"
 }
+
+give_back() { mode=$(recall mode) below_the_mount restore_directory; }
 
 restore_directory() {
-    chown -- "$owner:$group" "$sessions"
-    chmod -- "$(recall mode)" "$sessions"
+    chown --no-dereference -- "$owner:$group" "$sessions"
+    as_owner chmod -- "$mode" "$sessions"
 }
 
-restore_mirror() {
+copy_mirror() { below_the_mount copy_newer; }
+
+copy_newer() { as_owner cp -a --update -- "$mirror/." "$sessions/"; }
+
+decide_to_finish_mirror() {
+    [ "$mirror_choice" = restore ] || return 0
+    step "Copy what was saved since, and remove $mirror" finish_mirror
+}
+
+finish_mirror() {
     ! is_mounted "$sessions" || fail "$sessions is still mounted; end what uses it (fuser -m $sessions), and start this again"
-    cp -a -- "$mirror/." "$sessions/"
-    chown -R -- "$owner:$group" "$sessions"
-    give_back
-    rm -rf -- "$mirror"
+    copy_newer
+    # The copy has the mirror's own.
+    as_owner chmod -- "$(recall mode)" "$sessions"
+    as_owner rm -rf -- "$mirror" || say "       $mirror is left; remove it by hand."
 }
 
 decide_to_remove() {
