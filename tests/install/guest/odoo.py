@@ -57,8 +57,9 @@ def check(store, name, sid):
 
 
 def write(path, text):
-    path.with_suffix(".new").write_text(text)
-    os.replace(path.with_suffix(".new"), path)
+    new = path.with_name(path.name + ".new")
+    new.write_text(text)
+    os.replace(new, path)
 
 
 def serve(store):
