@@ -1,4 +1,4 @@
-//! `mount -t sessionfs none DIR -o OPTIONS` and a line in `/etc/fstab`: mount(8) calls this program
+//! `mount -t sessionfs sessionfs DIR -o OPTIONS` and a line in `/etc/fstab`: mount(8) calls this program
 //! by the name `mount.sessionfs` or `mount.fuse.sessionfs`.
 //!
 //! The daemon goes on in the background. What it logs goes to the system's log by way of
@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 use nix::sys::stat::{Mode, umask};
+use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, dup2_stderr, dup2_stdin, dup2_stdout, fork, setsid};
 
 use crate::config::flags::Flags;
@@ -172,9 +173,14 @@ fn start(call: &Call) -> Result<(), Failure> {
     let (told, telling) = std::io::pipe().map_err(|e| failed(&e))?;
     // SAFETY: this process has one thread, so its child may go on like any program.
     match unsafe { fork() }.map_err(|e| failed(&e))? {
-        ForkResult::Parent { .. } => {
+        ForkResult::Parent { child } => {
             drop(telling);
-            wait(told)
+            let outcome = wait(told);
+            if outcome.is_err() {
+                // It has nothing left to do but to end; whoever called finds nothing of it.
+                let _ = waitpid(child, None);
+            }
+            outcome
         }
         ForkResult::Child => {
             drop(told);
