@@ -62,6 +62,9 @@ struct Outcome {
     first: Vec<Living>,
 }
 
+/// What became of one removal.
+type Ended = (Alias, Result<Unlinked, StoreError>);
+
 #[derive(Debug, Serialize)]
 struct Count {
     database: Option<String>,
@@ -122,7 +125,7 @@ impl Kill {
             bar.set_style(style);
         }
         let mut census = store.census(filter);
-        let mut ending: JoinSet<(Alias, Result<Unlinked, StoreError>)> = JoinSet::new();
+        let mut ending: JoinSet<Ended> = JoinSet::new();
         while let Some(page) = census.next().await {
             let Page { living, looked_at } = page.map_err(|error| failed(&error))?;
             for living in living {
@@ -158,7 +161,7 @@ impl Kill {
     fn note(
         &self,
         outcome: &mut Outcome,
-        ended: Option<Result<(Alias, Result<Unlinked, StoreError>), tokio::task::JoinError>>,
+        ended: Option<Result<Ended, tokio::task::JoinError>>,
     ) -> Result<(), Failure> {
         let Some(ended) = ended else { return Ok(()) };
         let (alias, ended) = ended.map_err(|e| Failure::internal("end a session", e))?;
@@ -242,7 +245,7 @@ impl Outcome {
         let shown = &self.by_login[..self.by_login.len().min(SHOWN)];
         let counted: u64 = shown.iter().map(|count| count.sessions).sum();
         let rest = self.matched - counted;
-        let rest = (rest > 0).then(|| ["".to_owned(), "all others".to_owned(), rest.to_string()]);
+        let rest = (rest > 0).then(|| [String::new(), "all others".to_owned(), rest.to_string()]);
         output::table(
             ["database", "login", "sessions"],
             &[2],

@@ -123,7 +123,7 @@ pub fn table<const COLUMNS: usize>(
     lines: impl IntoIterator<Item = [String; COLUMNS]>,
 ) -> String {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(heading.map(|title| title.to_uppercase()));
+    table.load_style(presets::NOTHING).set_header(heading.map(str::to_uppercase));
     for line in lines {
         table.add_row(line);
     }

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::output::{Format, json, json_text, say, visible};
+use super::output::{Format, HEADING, json, json_text, say, styled, visible};
 use super::redis::{Reached, failed, reach};
 use super::sessions::{Shown, class_word, find_one, name, none, read_sid, span, time, usage};
 use crate::config::flags::Place;
@@ -58,15 +58,20 @@ impl Show {
         }
         let (ends_ms, limit) = lifetimes.end(living.header.content.class, living.times());
         for (label, text) in lines(&living) {
-            say(format!("{label:<12}{text}"))?;
+            say(line(label, &text))?;
         }
         let left = span(living.left_ms);
-        say(format!("{:<12}{} (in {left}), {}", "ends", time(ends_ms), limit_words(limit)))?;
+        let ends = format!("{} (in {left}), {}", time(ends_ms), limit_words(limit));
+        say(line("ends", &ends))?;
         match content {
             Some(content) => say(format!("\n{}", content.into_text()?)),
             None => Ok(()),
         }
     }
+}
+
+fn line(label: &str, text: &str) -> String {
+    format!("{}{text}", styled(HEADING, format!("{label:<12}")))
 }
 
 fn lines(living: &Living) -> Vec<(&'static str, String)> {

@@ -140,16 +140,15 @@ impl Live {
             let said = found.values.get(key);
             let old = seen.used.get(key).cloned();
             if seen.found.values.get(key) != said {
-                match said.map(|text| (rules.set)(&mut lifetimes, key, text)) {
-                    Some(Err(reason)) => Event::BadSetting { reason: &reason }.emit(),
-                    _ => {
-                        let new = said.map(String::as_str);
-                        Event::Setting { key, old: old.as_deref(), new }.emit();
-                        match said {
-                            Some(text) => seen.used.insert(key, text.clone()),
-                            None => seen.used.remove(key),
-                        };
-                    }
+                if let Some(Err(reason)) = said.map(|text| (rules.set)(&mut lifetimes, key, text)) {
+                    Event::BadSetting { reason: &reason }.emit();
+                } else {
+                    let new = said.map(String::as_str);
+                    Event::Setting { key, old: old.as_deref(), new }.emit();
+                    match said {
+                        Some(text) => seen.used.insert(key, text.clone()),
+                        None => seen.used.remove(key),
+                    };
                 }
             }
             if let Some(text) = seen.used.get(key) {
