@@ -30,5 +30,6 @@ explain() {
     systemctl status --no-pager --lines 0 sessionfs.service odoo.service redis-server@sessionfs.service
     journalctl --no-pager --lines 40 --unit sessionfs.service --unit odoo.service --output short-precise
     tail -n 5 $odoo_home/log
+    tail -n 15 /var/log/redis/redis-server-sessionfs.log
     findmnt --types fuse.sessionfs
 }
