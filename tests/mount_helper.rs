@@ -63,13 +63,12 @@ fn it_mounts_goes_on_in_the_background_and_ends_with_umount() {
 #[test]
 fn a_start_that_fails_is_told_with_mounts_own_exit_code() {
     let lab = Lab::new();
-    let file = lab.configure("");
-    std::fs::write(lab.mountpoint().join("precious"), "kept").unwrap();
+    let file = lab.configure("[worker]\nuser = \"no-such\"\n");
     let options = format!("config={},log_file={}", file.display(), log(&lab).display());
     let output = help(&lab, &options);
     assert_eq!(output.status.code(), Some(32));
-    assert!(said(&output).starts_with("mount.sessionfs: mountpoint "), "{}", said(&output));
-    assert!(said(&output).contains("is not empty"), "{}", said(&output));
+    assert!(said(&output).starts_with("mount.sessionfs: worker.user"), "{}", said(&output));
+    assert!(said(&output).contains("there is no user 'no-such'"), "{}", said(&output));
     assert_eq!(said(&output).lines().count(), 1);
     lab.assert_clean();
 }

@@ -610,6 +610,8 @@ mod worker {
             assert_eq!(u64::from_str_radix(&status(worker, field), 16), Ok(0), "{field}");
         }
         assert_eq!(status(worker, "NoNewPrivs"), "1");
+        // Under a filter of system calls.
+        assert_eq!(status(worker, "Seccomp"), "2");
         assert_eq!(status(worker, "Groups"), "");
         for field in ["Uid", "Gid"] {
             assert!(status(worker, field).split_whitespace().all(|id| id != "0"), "{field}");

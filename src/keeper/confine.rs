@@ -4,6 +4,8 @@
 //! The worker parses what comes from Odoo, from Redis and from a browser's cookie; nothing of that
 //! is parsed with a right that an ordinary user lacks.
 
+mod calls;
+
 use std::io;
 
 use nix::errno::Errno;
@@ -43,6 +45,11 @@ pub fn become_unprivileged(worker: &Worker) -> Result<(), Failure> {
     setresuid(uid, uid, uid).map_err(failed("change its user"))?;
     keep_capabilities(0).map_err(failed("drop its capabilities"))?;
     prctl::set_no_new_privs().map_err(failed("renounce new privileges"))?;
+    if let Err(error) = calls::deny() {
+        // A kernel or a container without seccomp; its rights are gone all the same. Said aloud
+        // here already: there is no log yet.
+        eprintln!("sessionfs: the worker goes on without a filter of system calls: {error}");
+    }
     // Sessions are in its memory: no core file, and no ptrace by others of the same user.
     prctl::set_dumpable(false).map_err(failed("forbid core files"))?;
     check(worker)
