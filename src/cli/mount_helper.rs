@@ -1,4 +1,4 @@
-//! `mount -t sessionfs none DIR -o OPTIONS` and a line in `/etc/fstab`: mount(8) calls this program
+//! `mount -t sessionfs sessionfs DIR -o OPTIONS` and a line in `/etc/fstab`: mount(8) calls this program
 //! by the name `mount.sessionfs` or `mount.fuse.sessionfs`.
 //!
 //! The daemon goes on in the background. What it logs goes to the system's log by way of

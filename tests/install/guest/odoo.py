@@ -56,12 +56,19 @@ def check(store, name, sid):
     store.save(sid, session)
 
 
-def serve(store, book):
+def write(path, text):
+    new = path.with_name(path.name + ".new")
+    new.write_text(text)
+    os.replace(new, path)
+
+
+def serve(store):
     ends = []
     signal.signal(signal.SIGTERM, lambda *_: ends.append(True))
     pages = 0
-    print("serving", len(book), flush=True)
+    print("serving", flush=True)
     while not ends:
+        book = json.loads(BOOK.read_text())
         for name, sid in book.items():
             try:
                 check(store, name, sid)
@@ -71,9 +78,7 @@ def serve(store, book):
                 words = os.strerror(error.errno) if isinstance(error, OSError) else error
                 print(f"error {name}: {type(error).__name__}: {words}", flush=True)
                 time.sleep(0.1)
-        progress = BOOK.with_suffix(".pages")
-        progress.with_suffix(".new").write_text(f"{pages}\n")
-        os.replace(progress.with_suffix(".new"), progress)
+        write(BOOK.with_suffix(".pages"), f"{pages}\n")
         time.sleep(0.01)
 
 
@@ -87,7 +92,7 @@ def main():
     book = json.loads(BOOK.read_text()) if BOOK.exists() else {}
     names = arguments.names or list(book)
     if arguments.what == "serve":
-        return serve(store, book)
+        return serve(store)
     for uid, name in enumerate(names, 2):
         if arguments.what == "login":
             book[name] = secrets.token_urlsafe(63)
@@ -99,7 +104,7 @@ def main():
             print(book[name])
         else:
             store.delete(book.pop(name))
-    BOOK.write_text(json.dumps(book))
+    write(BOOK, json.dumps(book))
 
 
 if __name__ == "__main__":
