@@ -1,5 +1,7 @@
 //! What a node tells of itself: counters that move with what is done, status, the cluster's list.
 
+#![allow(clippy::unwrap_used)] // a test that meets the unexpected ends there
+
 mod support;
 
 use std::io::{Read, Write};

@@ -12,7 +12,6 @@ use crate::odoo::configuration::Configuration;
 use crate::odoo::launch::Launch;
 use crate::odoo::process::Process;
 use crate::odoo::root::Account;
-use crate::odoo::service::Service;
 use crate::odoo::{Instance, Sign};
 use crate::store::probe::{ProbeError, ServerInfo};
 

@@ -73,14 +73,14 @@ impl Mount {
         std::fs::set_permissions(redis.socket(), std::fs::Permissions::from_mode(0o777)).unwrap();
         std::fs::create_dir(directory.path().join("sessions")).unwrap();
         fill(&directory.path().join("sessions"));
-        let file = directory.path().join("sessionfs.toml");
-        std::fs::write(&file, configuration).unwrap();
+        let toml = directory.path().join("sessionfs.toml");
+        std::fs::write(&toml, configuration).unwrap();
         let log = File::create(directory.path().join("log")).unwrap();
         let mut child = command
             .args(["mount", "--log", "trace", "--owner", owner, "--group", group])
             .args(["--redis", &redis.url()])
             .arg("--config")
-            .arg(&file)
+            .arg(&toml)
             .arg(directory.path().join("sessions"))
             .stdout(Stdio::piped())
             .stderr(log)
