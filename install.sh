@@ -950,6 +950,7 @@ uninstall_all() {
     owner=$(recall owner) group=$(recall group) mirror=$(configured mirror)
     [ -z "$(recall prefix)" ] || { prefix=$(recall prefix); program=$prefix/bin/sessionfs; }
     redis_plan=private
+    [ -z "$(configured redis.url)" ] || redis_plan=other
     [ -z "$(recall instance)" ] || { redis_plan=instance; name_instance; }
 
     choose_mirror
@@ -1075,9 +1076,18 @@ decide_to_remove() {
         step "Remove the $(grep -vc '/$' $manifest) installed files ($program, units, documents)" remove_files
     fi
     if [ -n "$purge" ]; then
-        step "Remove /etc/sessionfs, the user $user, and ALL SESSIONS in its own Redis (${instance_dir:-/var/lib/sessionfs})" purge_all
+        step "Remove /etc/sessionfs, the user $user, and $(kept_sessions "ALL SESSIONS")" purge_all
     elif [ -n "$(recall mountpoint)" ]; then
-        step "Forget the installation; what is in /etc/sessionfs and the sessions in ${instance_dir:-/var/lib/sessionfs} stay until --purge" forget
+        step "Forget the installation; what is in /etc/sessionfs and $(kept_sessions "the sessions") stay until --purge" forget
+    fi
+}
+
+# What is kept here of sessions: `kept_sessions WORDS`. Another's Redis is never touched.
+kept_sessions() {
+    if [ "$redis_plan" = other ]; then
+        printf '/var/lib/sessionfs (the sessions in the Redis that was named live on to their end)'
+    else
+        printf '%s in its own Redis (%s)' "$1" "${instance_dir:-/var/lib/sessionfs}"
     fi
 }
 
