@@ -78,13 +78,22 @@ print_plan() {
         return
     fi
     say "$1"
-    for number in "${!step_texts[@]}"; do printf '%3d. %s\n' $((number + 1)) "${step_texts[number]}"; done
+    for number in "${!step_texts[@]}"; do indented "$(printf '%3d. ' $((number + 1)))" "${step_texts[number]}"; done
+}
+
+# A text behind its mark, in lines of 100 columns.
+indented() {
+    local mark=$1 line
+    while IFS= read -r line; do
+        printf '%s%s\n' "$mark" "${line% }"
+        mark=${mark//?/ }
+    done < <(fold -s -w $((100 - ${#mark})) <<<"$2")
 }
 
 carry_out_plan() {
     local number
     for number in "${!step_texts[@]}"; do
-        printf '[%d/%d] %s\n' $((number + 1)) ${#step_texts[@]} "${step_texts[number]}"
+        indented "[$((number + 1))/${#step_texts[@]}] " "${step_texts[number]}"
         "${step_functions[number]}"
     done
 }

@@ -97,7 +97,15 @@ impl Odoo {
         let running = processes.iter().filter(|process| !is_odoo(process.parent));
         let mut instances: Vec<Instance> =
             running.map(|process| look.at_process(process)).collect();
-        instances.extend(Service::all(host).into_iter().map(|service| look.at_service(service)));
+        // A unit whose process was looked at tells nothing more.
+        let seen: Vec<&str> = processes
+            .iter()
+            .filter(|process| process.readable)
+            .filter_map(|process| process.unit.as_deref())
+            .collect();
+        let services = Service::all(host);
+        let unseen = services.into_iter().filter(|service| !seen.contains(&service.name.as_str()));
+        instances.extend(unseen.map(|service| look.at_service(service)));
         let files: Vec<&Path> = named
             .into_iter()
             .chain(configuration::USUAL_PLACES.map(Path::new))

@@ -129,10 +129,12 @@ pub fn unit_of(root: &Root, pid: i32) -> Option<String> {
     unit(&text).map(ToOwned::to_owned)
 }
 
-/// The service in a process's cgroup (`0::/system.slice/odoo.service`).
+/// The service in a process's cgroup (`0::/system.slice/odoo.service`). Where the older hierarchies
+/// are used, too, it is in one of their lines.
 fn unit(cgroup: &str) -> Option<&str> {
-    let line = cgroup.lines().next_back()?;
-    line.split('/').find(|part| part.ends_with(".service") && !part.starts_with("user@"))
+    cgroup.lines().find_map(|line| {
+        line.split('/').find(|part| part.ends_with(".service") && !part.starts_with("user@"))
+    })
 }
 
 fn is_elsewhere(root: &Root, theirs: &Path) -> bool {
@@ -155,6 +157,8 @@ mod tests {
     fn the_unit_is_read_from_the_cgroup() {
         assert_eq!(unit("0::/system.slice/odoo.service\n"), Some("odoo.service"));
         assert_eq!(unit("0::/user.slice/user@1000.service/app.slice/x.scope\n"), None);
+        let hybrid = "3:pids:/\n1:name=systemd:/system.slice/odoo.service\n0::/\n";
+        assert_eq!(unit(hybrid), Some("odoo.service"));
         assert_eq!(unit(""), None);
     }
 }
