@@ -3,13 +3,17 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::process::{Child, ExitStatus};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
+
+use super::notify;
 
 /// A process: a child of ours, or one that was found.
 #[derive(Debug)]
@@ -104,6 +108,35 @@ fn descriptor_of(pid: i32) -> io::Result<OwnedFd> {
     let raw = i32::try_from(result).map_err(io::Error::other)?;
     // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+/// A command of this program for a child: it inherits the descriptors named by its flags, which stay
+/// open until it is spawned, and nothing else; it is asked to end by us alone, not by a Ctrl-C.
+pub fn prepare(
+    program: &Path,
+    command: &str,
+    descriptors: &[(&'static str, BorrowedFd<'_>)],
+) -> Command {
+    let inherited: Vec<RawFd> = descriptors.iter().map(|(_, fd)| fd.as_raw_fd()).collect();
+    let mut child = Command::new(program);
+    notify::keep_from(&mut child)
+        .arg0("sessionfs")
+        .arg(command)
+        .args(
+            descriptors
+                .iter()
+                .flat_map(|(flag, fd)| [(*flag).to_owned(), fd.as_raw_fd().to_string()]),
+        )
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .current_dir("/")
+        .process_group(0);
+    // SAFETY: between fork and exec this only makes system calls, which are async-signal-safe; a
+    // descriptor that is not open any more makes the start fail.
+    unsafe {
+        child.pre_exec(move || inherit_only(&inherited));
+    }
+    child
 }
 
 /// Between fork and exec: lets these descriptors, and no others above the standard three, go on to

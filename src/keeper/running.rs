@@ -2,15 +2,14 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Command, ExitStatus, Stdio};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::disks::Disks;
 use super::listen::Listeners;
 use super::mount::Mountpoint;
-use super::notify;
 use super::process::{self, Process};
 use super::program::Program;
 use super::report::{self, Handover, Heard, Line, Node, Report};
@@ -85,27 +84,7 @@ impl Running {
         ];
         descriptors.extend(told.listeners.descriptors());
         descriptors.extend(sockets.iter().map(|(flag, socket)| (*flag, socket.as_fd())));
-        let inherited: Vec<RawFd> = descriptors.iter().map(|(_, fd)| fd.as_raw_fd()).collect();
-
-        let mut command = Command::new(program.path());
-        notify::keep_from(&mut command)
-            .arg0("sessionfs")
-            .arg("worker")
-            .args(
-                descriptors
-                    .iter()
-                    .flat_map(|(flag, fd)| [(*flag).to_owned(), fd.as_raw_fd().to_string()]),
-            )
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .current_dir("/")
-            // A Ctrl-C is for the keeper, who ends the worker in order.
-            .process_group(0);
-        // SAFETY: between fork and exec this only makes system calls, which are async-signal-safe,
-        // on descriptors that stay open until `spawn` has returned.
-        unsafe {
-            command.pre_exec(move || process::inherit_only(&inherited));
-        }
+        let mut command = process::prepare(&program.path(), "worker", &descriptors);
         let process = command.spawn().and_then(Process::of_child).map_err(failed)?;
         let mut running = Self { process, disks, line, silent: false, failure: None };
         drop((theirs, handed, sockets));
