@@ -113,13 +113,18 @@ impl Adopter {
     ) -> Result<Option<((&'a Place, Found), Vec<&'a Place>)>, Reason> {
         let mut latest: Option<(&Place, Found)> = None;
         let mut present = Vec::new();
+        let mut spoilt = None;
         for place in places {
             let found = match self.disk.read(place).await.map_err(Reason::Unread)? {
-                Look::Found(found) if !content::may_be_session(&found.bytes) => {
-                    return Err(Reason::NoSession);
+                Look::Found(found) if content::may_be_session(&found.bytes) => found,
+                Look::Found(_) => {
+                    spoilt = Some(Reason::NoSession);
+                    continue;
                 }
-                Look::Found(found) => found,
-                Look::TooLong => return Err(Reason::TooLong),
+                Look::TooLong => {
+                    spoilt = Some(Reason::TooLong);
+                    continue;
+                }
                 Look::Absent => continue,
             };
             present.push(place);
@@ -127,7 +132,11 @@ impl Adopter {
                 latest = Some((place, found));
             }
         }
-        Ok(latest.map(|latest| (latest, present)))
+        match (latest, spoilt) {
+            (Some(latest), _) => Ok(Some((latest, present))),
+            (None, Some(reason)) => Err(reason),
+            (None, None) => Ok(None),
+        }
     }
 
     fn import_of(&self, (place, found): &(&Place, Found)) -> Import {

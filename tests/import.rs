@@ -20,6 +20,9 @@ const ROOT: (&str, &str) = ("root", "root");
 const IMPORT_INCOMPLETE: i32 = 56;
 const MIRROR_REFUSED: i32 = 57;
 
+/// Neither root nor the tree's owner.
+const STRANGER: u32 = 12_345;
+
 /// What Odoo 17 writes.
 fn pickled() -> Vec<u8> {
     std::fs::read(
@@ -204,10 +207,16 @@ fn a_file_that_cannot_be_read_is_an_error_and_then_absent() {
     let elsewhere = tempfile::tempdir().unwrap();
     let mount = Mount::start_over(&redis, "", ROOT, |dir| {
         put(dir, &sharded(&user), &authenticated("x"));
-        // What has a second name is not read.
+        // What has a second name, and is not the tree's owner's, is not read.
         std::fs::hard_link(dir.join(sharded(&user)), elsewhere.path().join("link")).unwrap();
+        std::os::unix::fs::chown(dir.join(sharded(&user)), Some(STRANGER), None).unwrap();
     });
-    for expected in [libc::EIO, libc::EIO, libc::ENOENT, libc::ENOENT] {
+    // The error reaches who would save now, or Odoo 14 would give a new cookie.
+    in_thread(|| {
+        assert_eq!(errno(mount.read(&user)), libc::EIO);
+        assert_eq!(errno(mount.stage(b"anonymous")), libc::EIO);
+    });
+    for expected in [libc::EIO, libc::ENOENT, libc::ENOENT] {
         assert_eq!(errno(mount.read(&user)), expected);
     }
     let log = mount.log();
@@ -215,6 +224,33 @@ fn a_file_that_cannot_be_read_is_an_error_and_then_absent() {
     assert!(log.contains(&alias(&user)));
     let dir = mount.path();
     mount.stop_and(|| assert_eq!(files(&dir), [sharded(&user)]));
+}
+
+#[test]
+fn a_backup_of_hard_links_is_no_hindrance() {
+    let redis = Redis::start();
+    let user = sid("ab", 1);
+    let backup = tempfile::tempdir().unwrap();
+    let mount = Mount::start_over(&redis, "", ROOT, |dir| {
+        put(dir, &sharded(&user), &authenticated("x"));
+        std::fs::hard_link(dir.join(sharded(&user)), backup.path().join("link")).unwrap();
+    });
+    assert_eq!(mount.read(&user).unwrap(), authenticated("x"));
+}
+
+#[test]
+fn a_removal_is_not_refused_for_want_of_memory() {
+    let redis = Redis::start();
+    let user = sid("ab", 1);
+    let mount = Mount::start_over(&redis, "", ROOT, |dir| {
+        put(dir, &sharded(&user), &authenticated("x"));
+    });
+    let _: redis::Value = redis.run("CONFIG SET maxmemory 1");
+    std::fs::remove_file(mount.path().join(sharded(&user))).unwrap();
+    let _: redis::Value = redis.run("CONFIG SET maxmemory 0");
+    assert_eq!(errno(mount.read(&user)), libc::ENOENT);
+    let dir = mount.path();
+    mount.stop_and(|| assert_eq!(files(&dir), [""; 0]));
 }
 
 #[test]
@@ -323,6 +359,7 @@ fn what_cannot_be_imported_is_named_and_left() {
     put(dir.path(), &format!("{HEX}.bak"), b"{}");
     std::fs::hard_link(dir.path().join(format!("{HEX}.bak")), dir.path().join(sharded(&link)))
         .unwrap();
+    std::os::unix::fs::chown(dir.path().join(sharded(&link)), Some(STRANGER), None).unwrap();
     let output = import(&redis, dir.path(), &[]);
     assert_eq!(output.status.code(), Some(IMPORT_INCOMPLETE));
     let text = String::from_utf8(output.stdout).unwrap();

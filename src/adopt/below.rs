@@ -27,7 +27,7 @@ const AT_ONCE: usize = 32;
 /// meanwhile and keeps the cookie. The third time the session counts as absent: an error for ever would lock
 /// its owner out.
 const MAX_FAILURES: u8 = 3;
-/// How long a request waits for the listing made when the mount is in its place.
+/// How long requests wait for the listing made when the mount is in its place.
 const SETTLED_WITHIN: Duration = Duration::from_secs(5);
 /// The pause between two looks at what is left, and how many times longer than a look it is.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(5);
@@ -90,9 +90,10 @@ impl Adopting {
             return;
         };
         let began = Instant::now();
-        self.below.look(&disk).await;
+        // A disk that is slower is looked at again; whoever asks is not to wait for it for ever.
+        let looked = tokio::time::timeout(SETTLED_WITHIN, self.below.look(&disk)).await;
         self.below.settled.send_replace(true);
-        if self.below.is_done() {
+        if looked.is_ok() && self.below.is_done() {
             return;
         }
         tracing::info!(
@@ -110,6 +111,10 @@ impl Adopting {
         let Some(adopter) = lock(&self.below.adopter).clone() else { return Ok(()) };
         let Some(entry) = self.below.index().get(alias) else { return Ok(()) };
         match adopter.adopt(&entry.places, patience).await? {
+            // Nothing is known of the file: it may be read in a moment.
+            Adopted::Left(Reason::Unread(error @ (DiskError::Overdue | DiskError::Gone))) => {
+                return Err(StoreError::Unreadable(format!("its file on the disk: {error}")));
+            }
             Adopted::Left(Reason::Unread(error)) => {
                 if entry.failures == 0 {
                     tracing::warn!(%alias, %error, "a session file cannot be read");
@@ -129,6 +134,28 @@ impl Adopting {
         }
         self.below.is_done();
         Ok(())
+    }
+
+    /// Takes in the session of that name before its removal, so that the removal is known for what
+    /// it is. What cannot be taken in is taken away all the same: a removal must never be refused.
+    /// Whether only a file was taken away.
+    async fn settle_for_removal(&self, alias: &Alias) -> bool {
+        self.below.until_settled().await;
+        let Some(adopter) = lock(&self.below.adopter).clone() else { return false };
+        let Some(entry) = self.below.index().get(alias) else { return false };
+        let settled = self.settle(alias, Patience::Insisting).await;
+        if settled.is_ok() && !self.below.index().left.contains(alias) {
+            return false;
+        }
+        for place in &entry.places {
+            if let Err(error) = adopter.disk.retire(place).await {
+                tracing::error!(%alias, %error, "the file of a removed session cannot be taken away");
+                return false;
+            }
+        }
+        self.below.index().remove(alias);
+        self.below.is_done();
+        true
     }
 
     /// Takes in many. What cannot be read is not listed, as on a disk that is broken there.
@@ -287,11 +314,18 @@ impl Store for Adopting {
     }
 
     async fn unlink(&self, unlink: &Unlink) -> Result<Unlinked, StoreError> {
-        self.settle(&unlink.alias, Patience::Insisting).await?;
-        if let Some(listed) = &unlink.listed {
-            self.settle(listed, Patience::Insisting).await?;
+        let mut removed = None;
+        for alias in std::iter::once(&unlink.alias).chain(&unlink.listed) {
+            if self.settle_for_removal(alias).await {
+                removed = Some(alias.clone());
+            }
         }
-        self.redis.unlink(unlink).await
+        let unlinked = self.redis.unlink(unlink).await?;
+        // It never was in Redis, so it has no birth that anything could know.
+        Ok(match (unlinked, removed) {
+            (Unlinked::Absent, Some(alias)) => Unlinked::Gone { alias, birth: unlink.stamp.id },
+            (unlinked, _) => unlinked,
+        })
     }
 
     async fn amend(&self, amend: &Amend) -> Result<Option<Meta>, StoreError> {

@@ -51,6 +51,16 @@ impl Import {
         let dir = mount::resolve(&config::mountpoint(named, self.place.config.as_deref())?)?;
         let flags = Flags { place: self.place.clone(), ..Flags::default() };
         let config = Config::resolve(&dir, &flags)?;
+        if config.mirror.as_ref() == Some(&dir) {
+            return Err(Failure::new(
+                ExitCode::BadValue,
+                format!(
+                    "{} is the mirror, which a mount keeps; take 'mirror' out of the configuration \
+                     and reload first, or name a copy of it",
+                    dir.display()
+                ),
+            ));
+        }
         crate::telemetry::log::init("error")?;
         let task = Task { dir, then: self.then, dry_run: self.dry_run };
         let prepared = task.prepare(&config)?;

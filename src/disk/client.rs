@@ -64,6 +64,8 @@ pub struct Listing {
 #[derive(Debug)]
 struct Asked {
     frame: Vec<u8>,
+    /// Nothing is changed by it.
+    only_reads: bool,
     /// Every frame of the answer; the last one ends it.
     answers: oneshot::Sender<Vec<(Answer, Vec<u8>)>>,
 }
@@ -159,9 +161,13 @@ impl Disk {
     ) -> Result<Vec<(Answer, Vec<u8>)>, DiskError> {
         let frame =
             wire::pack(request, body).map_err(|error| DiskError::Failed(error.to_string()))?;
+        let only_reads = matches!(request, Request::List { .. } | Request::Read { .. });
         let (answers, answered) = oneshot::channel();
         let asked = async {
-            self.requests.send(Asked { frame, answers }).await.map_err(|_| DiskError::Gone)?;
+            self.requests
+                .send(Asked { frame, only_reads, answers })
+                .await
+                .map_err(|_| DiskError::Gone)?;
             answered.await.map_err(|_| DiskError::Gone)
         };
         tokio::time::timeout(within, asked).await.map_err(|_| DiskError::Overdue)?
@@ -192,6 +198,10 @@ async fn converse(mut socket: UnixStream, mut asked: mpsc::Receiver<Asked>) -> i
             // Nothing is said unasked: this is the server's end.
             _ = socket.read(&mut unexpected) => return Err(io::ErrorKind::UnexpectedEof.into()),
         };
+        // A read that was given up is not made: it would hold up those that are waited for.
+        if asked.only_reads && asked.answers.is_closed() {
+            continue;
+        }
         let answers = exchange(&mut socket, &asked.frame).await?;
         // Who does not wait any more need not hear it.
         let _ = asked.answers.send(answers);

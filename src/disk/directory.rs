@@ -138,8 +138,10 @@ impl Directory {
             return Ok(Look::Absent);
         };
         let stat = fstat(&file)?;
-        // With a second name it may be a file that its namer had no right to read; we have.
-        if !is_regular(stat.st_mode) || stat.st_nlink != 1 {
+        // With a second name it may be a file that its namer had no right to read; we have. A backup
+        // of hard links (`cp -al`) has the owner's own.
+        let is_owners = self.owner.is_some_and(|(uid, _)| uid == stat.st_uid);
+        if !is_regular(stat.st_mode) || (stat.st_nlink != 1 && !is_owners) {
             return Err(io::Error::other("not a regular file with one name"));
         }
         let mut bytes = Vec::with_capacity(usize::try_from(stat.st_size).unwrap_or(0).min(1 << 20));

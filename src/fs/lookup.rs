@@ -122,9 +122,13 @@ impl<S: Store> Core<S> {
         let alias = name.sid.alias();
         let shown = name.alias.filter(|alias| self.shown().contains(alias));
         match self.store.fetch(&alias, shown.as_ref()).await {
-            Ok(Lookup::Session { meta, sealed }) => match unseal(&name.sid, &sealed)? {
-                Some(bytes) => Ok(self.enter(caller, name.sid, meta, bytes)),
-                None => Err(no_session()),
+            Ok(Lookup::Session { meta, sealed }) => match unseal(&name.sid, &sealed) {
+                Ok(Some(bytes)) => Ok(self.enter(caller, name.sid, meta, bytes)),
+                Ok(None) => Err(no_session()),
+                Err(error) => {
+                    self.threads(caller).failed_to_open(caller.tid, &alias);
+                    Err(error)
+                }
             },
             Ok(Lookup::Alias { meta }) => {
                 let node = self.nodes().alias_view(shown.as_ref().unwrap_or(&alias), &meta);
@@ -138,7 +142,11 @@ impl<S: Store> Core<S> {
             Err(StoreError::Unavailable(_) | StoreError::Refused(_)) => {
                 Ok(self.provisional(&name.sid, name.form))
             }
-            Err(StoreError::Unreadable(why)) => Err(unreadable(&name.sid, &why)),
+            Err(StoreError::Unreadable(why)) => {
+                // This look-up is most likely the first half of an `open`.
+                self.threads(caller).failed_to_open(caller.tid, &alias);
+                Err(unreadable(&name.sid, &why))
+            }
         }
     }
 

@@ -107,7 +107,10 @@ impl<S: Store> Core<S> {
         for _ in 0..MAX_ASKS {
             match self.store.fetch(&alias, None).await {
                 Ok(Lookup::Session { meta, sealed }) => {
-                    let Some(bytes) = unseal(&sid, &sealed)? else { return Err(no_session()) };
+                    let unsealed = unseal(&sid, &sealed).inspect_err(|_| {
+                        self.threads(caller).failed_to_open(caller.tid, &alias);
+                    })?;
+                    let Some(bytes) = unsealed else { return Err(no_session()) };
                     let immutable =
                         opening.as_ref().is_some_and(|v| v.meta.version == meta.version);
                     if !immutable && opening.is_some() && self.say_stale(caller, node) {
