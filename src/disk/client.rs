@@ -161,7 +161,7 @@ impl Disk {
     ) -> Result<Vec<(Answer, Vec<u8>)>, DiskError> {
         let frame =
             wire::pack(request, body).map_err(|error| DiskError::Failed(error.to_string()))?;
-        let only_reads = matches!(request, Request::List { .. } | Request::Read { .. });
+        let only_reads = matches!(request, Request::List | Request::Read { .. });
         let (answers, answered) = oneshot::channel();
         let asked = async {
             self.requests
