@@ -611,6 +611,46 @@ fn another_directory_can_be_imported_beside_the_mount() {
     std::fs::remove_dir_all(beside(backup.path())).unwrap();
 }
 
+fn kill_worker(mount: &Mount) {
+    let pid = nix::unistd::Pid::from_raw(mount.worker().try_into().unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+}
+
+#[test]
+fn a_mirror_that_is_lost_later_does_not_keep_sessions_from_being_served() {
+    let redis = Redis::start();
+    let (_parent, mirror, mut mount) = mirrored(&redis, ROOT);
+    let user = sid("ab", 1);
+    mount.save(&user, &authenticated("kept")).unwrap();
+    until_files(&mirror, &[sharded(&user)]);
+    std::fs::remove_dir_all(&mirror).unwrap();
+    std::fs::write(&mirror, "no directory").unwrap();
+    kill_worker(&mount);
+    mount.wait_until_served();
+    assert_eq!(mount.read(&user).unwrap(), authenticated("kept"));
+    let log = mount.log();
+    assert!(log.contains("the mirror is not written"), "{log}");
+}
+
+#[test]
+fn files_below_stay_untouched_when_the_place_aside_is_lost_later() {
+    let redis = Redis::start();
+    let mut mount = Mount::start_over(&redis, "", ROOT, |dir| put(dir, &sharded(HEX), &pickled()));
+    let aside = beside(&mount.path());
+    std::fs::remove_dir_all(&aside).unwrap();
+    std::fs::write(&aside, "no directory").unwrap();
+    kill_worker(&mount);
+    mount.wait_until_served();
+    assert_eq!(errno(mount.read(HEX)), libc::ENOENT);
+    let new = sid("ab", 1);
+    mount.save(&new, &authenticated("new")).unwrap();
+    assert_eq!(mount.read(&new).unwrap(), authenticated("new"));
+    let log = mount.log();
+    assert!(log.contains("session files below the mount are not taken in"), "{log}");
+    let dir = mount.path();
+    assert_eq!(mount.stop_and(|| files(&dir)), [sharded(HEX)]);
+}
+
 #[test]
 fn a_mirror_that_would_be_unsafe_is_refused() {
     let redis = Redis::start();

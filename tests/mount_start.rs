@@ -790,6 +790,19 @@ mod end {
     }
 
     #[test]
+    fn by_a_lazy_umount_while_the_mount_is_in_use() {
+        let lab = Lab::new();
+        let keeper = lab.mount("[worker]\nanswer_within = \"1s\"\n");
+        let held = std::fs::File::open(lab.mountpoint()).unwrap();
+        umount2(&lab.mountpoint(), MntFlags::MNT_DETACH).unwrap();
+        let (status, said) = keeper.wait();
+        assert!(status.success(), "{said:#?}");
+        assert!(said.iter().any(|line| line.contains("taken away with umount")), "{said:#?}");
+        lab.assert_clean();
+        drop(held);
+    }
+
+    #[test]
     fn the_directory_below_cannot_be_used_by_odoo() {
         let lab = Lab::new();
         std::os::unix::fs::chown(lab.mountpoint(), Some(12345), Some(12345)).unwrap();

@@ -264,23 +264,35 @@ fn nothing_mounted_is_an_error_of_its_own() {
 }
 
 #[test]
-fn an_address_that_cannot_be_used_is_refused_at_the_start() {
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = taken.local_addr().unwrap().to_string();
+fn an_address_that_other_hosts_reach_is_refused_at_the_start() {
     let directory = tempfile::tempdir().unwrap();
     let config = directory.path().join("sessionfs.toml");
-    for (listen, expected) in [
-        (address.as_str(), "somebody else listens there; name another address"),
-        ("0.0.0.0:9401", "can be reached from other hosts"),
+    std::fs::write(&config, "[metrics]\nlisten = \"0.0.0.0:9401\"\n").unwrap();
+    let mountpoint = directory.path().join("mnt");
+    std::fs::create_dir_all(&mountpoint).unwrap();
+    let [mountpoint, config] = [&mountpoint, &config].map(|path| path.to_str().unwrap());
+    let output =
+        command(&["mount", mountpoint, "--config", config, "--redis", "redis://127.0.0.1:1"]);
+    assert_eq!(output.status.code(), Some(12));
+    let said = String::from_utf8(output.stderr).unwrap();
+    let expected = "can be reached from other hosts";
+    assert!(said.contains(expected) && said.contains("metrics.listen"), "{said}");
+}
+
+#[test]
+fn sessions_are_served_without_metrics_where_those_cannot_be() {
+    let redis = Redis::start();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().to_string();
+    let missing = format!("unix:{}", redis.directory().join("missing/metrics.sock").display());
+    for (listen, remedy) in [
+        (port, "somebody else listens there; name another address"),
+        (missing, "make its directory, or name another"),
     ] {
-        std::fs::write(&config, format!("[metrics]\nlisten = \"{listen}\"\n")).unwrap();
-        let mountpoint = directory.path().join("mnt");
-        std::fs::create_dir_all(&mountpoint).unwrap();
-        let [mountpoint, config] = [&mountpoint, &config].map(|path| path.to_str().unwrap());
-        let output =
-            command(&["mount", mountpoint, "--config", config, "--redis", "redis://127.0.0.1:1"]);
-        assert_eq!(output.status.code(), Some(12));
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert!(said.contains(expected) && said.contains("metrics.listen"), "{said}");
+        let mount = Mount::start(&redis, &format!("[metrics]\nlisten = \"{listen}\"\n"));
+        let log = mount.log();
+        assert!(log.contains("metrics are not served: metrics.listen"), "{log}");
+        assert!(log.contains(remedy), "{log}");
+        assert!(get(&mount, "/metrics").contains("sessionfs_build_info"));
     }
 }

@@ -131,7 +131,14 @@ fn serve(
     let [below, mirror] = [disks.below, disks.mirror]
         .map(|socket| socket.map(|socket| connect(line, socket, &runtime)).transpose());
     let (below, mirror) = (below?, mirror?);
-    let mirror = mirror.map(|disk| keep_mirror(disk, &store, &runtime)).transpose()?;
+    let mirror = match mirror.map(|disk| keep_mirror(disk, &store, &runtime)).transpose() {
+        // A later worker serves without it, as without Redis.
+        Err(failure) if !first => {
+            tracing::error!(%failure, "the mirror is not written; once that is mended, 'sessionfs reload'");
+            None
+        }
+        kept => kept?,
+    };
     let (mirror, writer) = mirror.unzip();
     let adopting = Adopting::over(store.clone());
     let settings = fs::Settings { mirror, ..config.core_settings() };

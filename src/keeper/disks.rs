@@ -24,15 +24,39 @@ impl Disks {
     /// Starts them. The directory below is served even if it is empty: until the mount is in its
     /// place Odoo may put a session there. (Only such a late one is deleted once it is taken in;
     /// there is no place aside for it.)
-    pub fn start(program: &Program, config: &Config, below: &Mountpoint) -> Result<Self, Failure> {
+    ///
+    /// The `first` start fails if a directory cannot be used. A later one goes on without what needs
+    /// it: a mount is worth more than a mirror, and than sessions that nobody has asked for so far.
+    pub fn start(
+        program: &Program,
+        config: &Config,
+        first: bool,
+        below: &Mountpoint,
+    ) -> Result<Self, Failure> {
         let mut disks = Self { processes: Vec::new(), sockets: Vec::new() };
+        let tolerated = |without: &str, failure: Failure| {
+            if first {
+                return Err(failure);
+            }
+            tracing::error!(%failure, "{without}; once that is mended, 'sessionfs reload'");
+            Ok(())
+        };
         let aside =
-            below.holds_sessions().then(|| aside::make_beside(&config.mountpoint)).transpose()?;
-        let aside = aside.as_ref().map(AsFd::as_fd);
-        disks.add("--below-fd", program, config, below.as_fd(), aside)?;
-        if let Some(dir) = &config.mirror {
-            let mirror = mirror::open(dir, config)?;
-            disks.add("--mirror-fd", program, config, mirror.as_fd(), None)?;
+            below.holds_sessions().then(|| aside::make_beside(&config.mountpoint)).transpose();
+        match aside {
+            Ok(aside) => {
+                let aside = aside.as_ref().map(AsFd::as_fd);
+                disks.add("--below-fd", program, config, below.as_fd(), aside)?;
+            }
+            // Without a place aside the files would be deleted; so they stay, untouched.
+            Err(failure) => tolerated("session files below the mount are not taken in", failure)?,
+        }
+        match config.mirror.as_ref().map(|dir| mirror::open(dir, config)).transpose() {
+            Ok(None) => {}
+            Ok(Some(mirror)) => {
+                disks.add("--mirror-fd", program, config, mirror.as_fd(), None)?;
+            }
+            Err(failure) => tolerated("the mirror is not written", failure)?,
         }
         Ok(disks)
     }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use super::{RUNTIME_DIR, staging};
 use crate::config::Config;
 use crate::config::listen::Listen;
-use crate::exit::{ExitCode, Failure};
+use crate::exit::Failure;
 
 /// For root alone: who uses a session, and from where, is nobody else's business.
 const CONTROL_MODE: u32 = 0o600;
@@ -43,7 +43,12 @@ impl Listeners {
         let control = remove(&path)
             .and_then(|()| Socket::unix(path.clone(), CONTROL_MODE))
             .map_err(|e| Failure::internal(format!("listen on {}", path.display()), e))?;
-        let metrics = config.metrics.as_ref().map(Socket::metrics).transpose()?;
+        // Sessions do not depend on who counts them.
+        let metrics = config.metrics.as_ref().and_then(|at| {
+            Socket::metrics(at)
+                .inspect_err(|why| tracing::warn!("metrics are not served: {why}, and restart"))
+                .ok()
+        });
         Ok(Self { control, metrics })
     }
 
@@ -62,7 +67,8 @@ impl Socket {
         Ok(Self { listener: listener.into(), path: Some(path) })
     }
 
-    fn metrics(at: &Listen) -> Result<Self, Failure> {
+    /// An error names the remedy.
+    fn metrics(at: &Listen) -> Result<Self, String> {
         let made = match at {
             Listen::Loopback(address) => TcpListener::bind(address).map(|listener| {
                 let found =
@@ -82,10 +88,7 @@ impl Socket {
                 ErrorKind::AlreadyExists => "remove it, or name another path",
                 _ => "name another address, or \"off\"",
             };
-            Failure::new(
-                ExitCode::BadValue,
-                format!("metrics.listen: '{at}' cannot be listened on: {e}; {remedy}"),
-            )
+            format!("metrics.listen: '{at}' cannot be listened on: {e}; {remedy}")
         })
     }
 }
@@ -137,8 +140,7 @@ mod tests {
         let socket = Socket::metrics(&at).unwrap();
         assert_eq!(mode(&path), METRICS_MODE);
         let failure = Socket::metrics(&at).err().unwrap();
-        assert_eq!(failure.code, ExitCode::BadValue);
-        assert!(failure.to_string().contains("somebody else listens there"), "{failure}");
+        assert!(failure.contains("somebody else listens there"), "{failure}");
         drop(socket);
         assert!(!path.exists());
     }
@@ -149,10 +151,10 @@ mod tests {
         let path = dir.path().join("file");
         std::fs::write(&path, "precious").unwrap();
         let failure = Socket::metrics(&Listen::Unix(path.clone())).err().unwrap();
-        assert!(failure.to_string().contains("no socket is there; remove it"), "{failure}");
+        assert!(failure.contains("no socket is there; remove it"), "{failure}");
         assert_eq!(std::fs::read(&path).unwrap(), b"precious");
         let missing = Listen::Unix(dir.path().join("missing/metrics.sock"));
         let failure = Socket::metrics(&missing).err().unwrap();
-        assert!(failure.to_string().contains("make its directory"), "{failure}");
+        assert!(failure.contains("make its directory"), "{failure}");
     }
 }

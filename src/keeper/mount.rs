@@ -305,6 +305,12 @@ pub fn is_ours(mountpoint: &Path) -> bool {
     mounted(mountpoint).is_some_and(|mounted| mounted.is_ours())
 }
 
+/// Whether no sessionfs is mounted there any more, not even beneath another mount. A table that
+/// cannot be read says nothing.
+pub fn is_taken_away(mountpoint: &Path) -> bool {
+    MountTable::own().is_ok_and(|table| !table.layers(mountpoint).any(Mounted::is_ours))
+}
+
 /// A question to the filesystem's root, asked by a thread of its own.
 pub struct Probe {
     answered: OwnedFd,

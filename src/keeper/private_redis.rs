@@ -285,7 +285,7 @@ impl PrivateRedis {
                 process::inherit_only(&[held])
             });
         }
-        command.spawn().and_then(Process::of_child).map_err(failed)
+        command.spawn().and_then(Process::of_lasting_child).map_err(failed)
     }
 
     /// Everything is said, so that neither a default nor a file of this host decides.

@@ -15,12 +15,15 @@ use nix::sys::signal::Signal;
 
 use super::notify;
 
-/// A process: a child of ours, or one that was found.
+/// A process: a child of ours, or one that was found. A child that is dropped is ended by force, so
+/// that no error on the way leaves one unwatched.
 #[derive(Debug)]
 pub struct Process {
     pid: i32,
     descriptor: OwnedFd,
     child: Option<Child>,
+    /// Whether it may go on without us, or has been ended already.
+    let_go: bool,
 }
 
 impl Process {
@@ -28,7 +31,7 @@ impl Process {
     pub fn of_child(mut child: Child) -> io::Result<Self> {
         let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
         match descriptor_of(pid) {
-            Ok(descriptor) => Ok(Self { pid, descriptor, child: Some(child) }),
+            Ok(descriptor) => Ok(Self { pid, descriptor, child: Some(child), let_go: false }),
             Err(error) => {
                 child.kill()?;
                 child.wait()?;
@@ -37,10 +40,17 @@ impl Process {
         }
     }
 
+    /// A child that others may come to use, and that goes on when it is dropped.
+    pub fn of_lasting_child(child: Child) -> io::Result<Self> {
+        let mut process = Self::of_child(child)?;
+        process.let_go = true;
+        Ok(process)
+    }
+
     /// A process that was found running. Its number may meanwhile be another's: the caller checks
     /// afterwards that the one it meant is still alive.
     pub fn found(pid: i32) -> io::Result<Self> {
-        Ok(Self { pid, descriptor: descriptor_of(pid)?, child: None })
+        Ok(Self { pid, descriptor: descriptor_of(pid)?, child: None, let_go: true })
     }
 
     /// Its number, for messages.
@@ -83,11 +93,21 @@ impl Process {
     /// Ends it by force, and waits for that: the kernel ends what is killed at once.
     pub fn kill(&mut self) -> Option<ExitStatus> {
         const LONGEST_MS: u16 = 5000;
+        // Who does not end within that is not waited for a second time.
+        self.let_go = true;
         self.signal(Signal::SIGKILL);
         let mut polled = [PollFd::new(self.descriptor.as_fd(), PollFlags::POLLIN)];
         match poll(&mut polled, LONGEST_MS) {
             Ok(1) => self.status(),
             _ => None,
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if !self.let_go {
+            self.kill();
         }
     }
 }
@@ -181,6 +201,20 @@ mod tests {
         assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(libc::SIGKILL));
         assert!(process.has_ended());
         process.signal(Signal::SIGTERM);
+    }
+
+    #[test]
+    fn a_child_that_is_dropped_is_ended_unless_it_is_to_last() {
+        let sleep = || Command::new("sleep").arg("1000").spawn().unwrap();
+        let child = Process::of_child(sleep()).unwrap();
+        let seen = Process::found(child.pid()).unwrap();
+        drop(child);
+        assert!(seen.has_ended());
+        let lasting = Process::of_lasting_child(sleep()).unwrap();
+        let mut seen = Process::found(lasting.pid()).unwrap();
+        drop(lasting);
+        assert!(!seen.has_ended());
+        seen.kill();
     }
 
     #[test]

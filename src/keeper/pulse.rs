@@ -1,5 +1,6 @@
-//! Whether the mount still answers. A worker may live and serve nobody: stopped, or caught in a
-//! mistake of its own.
+//! Whether the mount still answers, and is still there. A worker may live and serve nobody: stopped,
+//! or caught in a mistake of its own. And a mount that is taken away while somebody uses it lives on,
+//! and no name leads to it any more.
 //!
 //! Only `stat` and `statfs` of the root are asked for, which the worker answers from what it knows:
 //! that Redis is away, or slow, never delays them.
@@ -8,11 +9,22 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::mount::Probe;
+use super::mount::{self, Probe};
 
 /// The bound is counted in so many looks, not by the clock: when a whole host has been asleep, the
 /// clock says that the worker had its time, and it has had none.
 const LOOKS: u32 = 10;
+
+/// What a look came to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Beat {
+    /// Nothing is known to be wrong.
+    Well,
+    /// The mount has not answered in time.
+    Silent,
+    /// The mount was taken away.
+    TakenAway,
+}
 
 /// Asks the mount again and again.
 pub struct Pulse {
@@ -33,8 +45,8 @@ impl Pulse {
         (self.asked.as_ref().map(|(probe, _)| probe.as_fd()), self.next)
     }
 
-    /// Looks; `true` if the mount has not answered in time.
-    pub fn is_gone(&mut self) -> bool {
+    /// Looks.
+    pub fn look(&mut self) -> Beat {
         let now = Instant::now();
         let due = now >= self.next;
         match self.asked.take() {
@@ -49,10 +61,13 @@ impl Pulse {
                     if due {
                         self.next = now + self.answer_within / LOOKS;
                     }
-                    return looks >= LOOKS;
+                    return if looks >= LOOKS { Beat::Silent } else { Beat::Well };
                 }
             },
             None if due => {
+                if mount::is_taken_away(&self.mountpoint) {
+                    return Beat::TakenAway;
+                }
                 match Probe::start(&self.mountpoint) {
                     Ok(probe) => self.asked = Some((probe, 0)),
                     Err(failure) => {
@@ -63,6 +78,6 @@ impl Pulse {
             }
             None => {}
         }
-        false
+        Beat::Well
     }
 }

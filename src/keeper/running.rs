@@ -76,7 +76,7 @@ impl Running {
         let failed = |e: io::Error| Failure::internal("start the worker", e);
         let (line, theirs) = report::pair().map_err(failed)?;
         let (handed, handing) = io::pipe().map_err(failed)?;
-        let Disks { processes: disks, sockets } = Disks::start(program, config, below)?;
+        let Disks { processes: disks, sockets } = Disks::start(program, config, first, below)?;
         let mut descriptors = vec![
             ("--status-fd", theirs.as_fd()),
             ("--config-fd", handed.as_fd()),
@@ -151,11 +151,22 @@ impl Running {
         }
     }
 
+    /// Hears what it has to say and nobody waits for; at most so much at a time that one that never
+    /// stops speaking does not hold the keeper.
+    pub fn hear_out(&mut self) {
+        const MESSAGES_MAX: usize = 64;
+        for _ in 0..MESSAGES_MAX {
+            if self.hear().is_none() {
+                break;
+            }
+        }
+    }
+
     /// Ends it and says why it ended: in its own words, if it found any.
     pub fn end(mut self, otherwise: &str) -> Failure {
         let ended = self.process.has_ended();
         let status = self.kill();
-        while self.hear().is_some() {}
+        self.hear_out();
         self.failure.unwrap_or_else(|| {
             let what = if ended { status_words(status) } else { otherwise.to_owned() };
             Failure::new(ExitCode::WorkerFailed, format!("the worker {what}; see the log above"))

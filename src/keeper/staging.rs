@@ -2,9 +2,9 @@
 //! never reach a disk.
 
 use std::fmt::Write;
-use std::fs::{DirBuilder, Permissions};
+use std::fs::{DirBuilder, File, Permissions};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -88,22 +88,28 @@ pub fn name_of(mountpoint: &Path) -> String {
 /// Makes a directory of root's own, or takes one that is already there. In a place where
 /// everybody may write (`/dev/shm`) somebody else may have been faster.
 pub fn make_own(dir: &Path, mode: u32) -> Result<(), Failure> {
-    match DirBuilder::new().mode(mode).create(dir) {
-        Ok(()) => {
-            // The mode given at creation is subject to the umask.
-            return std::fs::set_permissions(dir, Permissions::from_mode(mode))
-                .map_err(|e| unsafe_directory(dir, &e.to_string()));
-        }
-        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+    let new = match DirBuilder::new().mode(mode).create(dir) {
+        Ok(()) => true,
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => false,
         Err(e) => return Err(unsafe_directory(dir, &format!("cannot be made: {e}"))),
-    }
-    let found =
-        std::fs::symlink_metadata(dir).map_err(|e| unsafe_directory(dir, &e.to_string()))?;
-    if !found.is_dir() {
-        return Err(unsafe_directory(dir, "is not a directory"));
-    }
+    };
+    // From here on it is held: whoever owns the directory above may put another in its place.
+    let failed = |e: std::io::Error| match e.kind() {
+        std::io::ErrorKind::NotADirectory => unsafe_directory(dir, "is not a directory"),
+        _ => unsafe_directory(dir, &e.to_string()),
+    };
+    let opened = File::options()
+        .read(true)
+        .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_CLOEXEC)
+        .open(dir)
+        .map_err(failed)?;
+    let found = opened.metadata().map_err(failed)?;
     if found.uid() != 0 || found.mode() & 0o022 != 0 {
         return Err(unsafe_directory(dir, "can be written to by others than root"));
+    }
+    if new {
+        // The mode given at creation is subject to the umask.
+        opened.set_permissions(Permissions::from_mode(mode)).map_err(failed)?;
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use super::backoff::Backoff;
 use super::filesystem::Filesystem;
 use super::mount::{self, Exchange, Mountpoint};
 use super::program::Program;
-use super::pulse::Pulse;
+use super::pulse::{Beat, Pulse};
 use super::report::{Order, Report};
 use super::running::{Running, Told, status_words};
 use super::start::{Progress, Start};
@@ -193,13 +193,19 @@ impl Watched {
                 }
             },
             Phase::Serving(mut serving) => {
-                while serving.running.hear().is_some() {}
+                serving.running.hear_out();
                 if serving.running.process.has_ended() {
-                    self.lost(serving.running, serving.since)?
-                } else if serving.pulse.is_gone() {
-                    (self.stuck(serving.running, serving.since)?, Seen::Nothing)
-                } else {
-                    (Phase::Serving(serving), Seen::Nothing)
+                    return self.lost(serving.running, serving.since);
+                }
+                match serving.pulse.look() {
+                    Beat::Well => (Phase::Serving(serving), Seen::Nothing),
+                    Beat::Silent => (self.stuck(serving.running, serving.since)?, Seen::Nothing),
+                    // The worker lives as long as somebody uses what was mounted; until then it
+                    // can write what it has collected.
+                    Beat::TakenAway => {
+                        tell_taken_away();
+                        (Phase::Serving(serving), Seen::Unmounted)
+                    }
                 }
             }
             Phase::Ended => (Phase::Ended, Seen::Unmounted),
@@ -243,7 +249,7 @@ impl Watched {
         let status = running.kill();
         if status.is_some_and(|status| status.success()) && !mount::is_ours(&self.config.mountpoint)
         {
-            tracing::warn!("the mount was taken away with umount; ending");
+            tell_taken_away();
             return Ok((Phase::Ended, Seen::Unmounted));
         }
         let mut words = status_words(status);
@@ -370,7 +376,7 @@ impl Watched {
     pub fn has_ended(&mut self) -> bool {
         match &mut self.phase {
             Phase::Serving(serving) => {
-                while serving.running.hear().is_some() {}
+                serving.running.hear_out();
                 serving.running.process.has_ended()
             }
             Phase::Down { .. } | Phase::Starting(_) | Phase::Ended => true,
@@ -379,7 +385,7 @@ impl Watched {
 
     /// Whether a mount is there to be taken away.
     pub fn is_mounted(&self) -> bool {
-        matches!(self.phase, Phase::Serving(_))
+        matches!(self.phase, Phase::Serving(_)) && !mount::is_taken_away(&self.config.mountpoint)
     }
 
     /// Ends all processes by force that have not ended, and waits for them.
@@ -400,10 +406,14 @@ impl Watched {
     }
 }
 
+fn tell_taken_away() {
+    tracing::warn!("the mount was taken away with umount; ending");
+}
+
 impl Leaving {
     /// Whether it has ended: by itself with the last user of its mount, or because it was time.
     fn has_left(&mut self) -> bool {
-        while self.running.hear().is_some() {}
+        self.running.hear_out();
         let pid = self.running.process.pid();
         if self.running.process.has_ended() {
             let words = status_words(self.running.kill());
