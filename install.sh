@@ -190,17 +190,23 @@ remember() {
     mv -f $record.new $record
 }
 
-# The text value of KEY in the configuration: `configured KEY` at its top, `configured redis.url` in a section.
+# The text value of KEY in the configuration: `configured KEY` at its top, `configured redis.url` in a section or dotted.
 configured() {
     [ -e $config ] || return 0
     awk -v wanted="$1" '
-        /^[ \t]*\[/ { section = $0; gsub(/[][ \t]/, "", section); section = section "."; next }
-        /^[ \t]*[a-z_]+[ \t]*=/ {
-            key = $0; sub(/[ \t]*=.*/, "", key); sub(/^[ \t]*/, "", key)
-            if (section key != wanted) next
-            if (match($0, /"[^"]*"/)) print substr($0, RSTART + 1, RLENGTH - 2)
+        /^[ \t]*\[/ { section = $0; sub(/\].*/, "", section); gsub(/[[ \t]/, "", section); section = section "."; next }
+        /^[ \t]*[a-z_][a-z_. \t]*=/ {
+            key = value = $0
+            sub(/=.*/, "", key); gsub(/[ \t]/, "", key)
+            sub(/^[^=]*=[ \t]*/, "", value)
+            if (section key != wanted || value !~ /^["\047]/) next
+            rest = substr(value, 2)
+            print substr(rest, 1, index(rest, substr(value, 1, 1)) - 1)
         }' $config
 }
+
+# Whether the configuration has KEY at all, in whatever way it is written.
+has_key() { grep -qsE "^[[:space:]]*[\"']?$1[\"']?[[:space:]]*=" $config; }
 
 # Where the files of this script's tree, or of its installation, are.
 locate() {
@@ -728,6 +734,8 @@ decide_config() {
         [ "$redis_plan" != private ] || ! has_systemd || kept="in a Redis that sessionfs starts itself: /var/lib/sessionfs"
         [ "$redis_plan" != other ] || kept="in the Redis that was named"
         step "Write $config: sessions of $sessions, for $owner, $kept" write_config
+    elif [ -z "$(configured mountpoint)" ] && has_key mountpoint; then
+        fail "the mountpoint in $config is written in a way that this script cannot read; write it as mountpoint = \"DIR\""
     elif [ -z "$(configured mountpoint)" ] && [ -z "$is_asked" ]; then
         step "Add the mountpoint $sessions and its owner $owner to $config" add_mountpoint
     elif [ -z "$is_asked" ] || [ "$(wanted_config)" = "$(cat $config)" ]; then
