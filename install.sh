@@ -749,9 +749,23 @@ decide_config() {
     config_changes=yes
 }
 
+# For put_former_config_back.
+keep_former_config() { [ ! -e $config ] || cp -p -- $config "$scratch/former.toml"; }
+
+# Whether there was a former one, which is in its place again.
+put_former_config_back() {
+    [ -e "$scratch/former.toml" ] || return 1
+    local is_ours=''
+    [ "$(config_sha256)" != "$(recall config_sha256)" ] || is_ours=yes
+    cp -p -- "$scratch/former.toml" $config.part
+    mv -f $config.part $config
+    [ -z "$is_ours" ] || remember config_sha256 "$(config_sha256)"
+}
+
 write_config() {
     [ "$redis_plan" != instance ] || name_instance
     make_config_dir
+    keep_former_config
     # A URL may hold a password.
     (umask 077 && wanted_config >$config.part)
     mv -f $config.part $config
@@ -759,7 +773,8 @@ write_config() {
 }
 
 add_mountpoint() {
-    (umask 077 && { say "mountpoint = $(toml "$sessions")"; [ -n "$(configured owner)" ] || say "owner = $(toml "$owner")"; cat $config; } >$config.part)
+    keep_former_config
+    (umask 077 && { say "mountpoint = $(toml "$sessions")"; has_key owner || say "owner = $(toml "$owner")"; cat $config; } >$config.part)
     chmod --reference=$config $config.part
     mv -f $config.part $config
 }
@@ -829,7 +844,7 @@ decide_service() {
         step "$how: from then on Odoo's sessions in $sessions are in Redis; what is below becomes unusable to Odoo (root, mode 0000)" start_service
     elif has_systemd && ! systemctl is-active --quiet sessionfs.service; then
         fail "$sessions is mounted, but not by sessionfs.service; end that first (sessionfs unmount $sessions)"
-    elif [ -n "$program_changes$config_changes" ]; then
+    elif [ -n "$program_changes$config_changes" ] || [ "$(recall reload)" = pending ]; then
         step "Let the running sessionfs take that up (reload: no request fails)" reload_service
     elif has_systemd && ! systemctl is-enabled --quiet sessionfs.service; then
         step "Enable sessionfs.service" enable_service
@@ -873,19 +888,57 @@ start_in_background() {
     until=$((SECONDS + ready_within_seconds))
     until grep -q "^ready " <<<"$(tail -c +$from $log)"; do
         kill -0 $pid 2>/dev/null || { tail -c +$from $log | tail -n 15 >&2; start_failed "sessionfs has ended; see above and $log"; }
-        [ $SECONDS -lt $until ] || fail "sessionfs is not ready after $ready_within_seconds s; see $log"
+        [ $SECONDS -lt $until ] || {
+            end_process $pid
+            start_failed "sessionfs is not ready after $ready_within_seconds s; see $log"
+        }
         sleep 0.1
     done
 }
 
+# By its own way if it takes that within 30 s, which is longer than its own bounds.
+end_process() {
+    kill -TERM "$1" 2>/dev/null || return 0
+    local until=$((SECONDS + 30))
+    while kill -0 "$1" 2>/dev/null; do
+        [ $SECONDS -lt $until ] || { kill -KILL "$1" 2>/dev/null || true; return 0; }
+        sleep 0.1
+    done
+}
+
+# A reload that fails leaves what serves as it was, and so does this. (Not by systemctl, which does not pass on why.)
 reload_service() {
+    local said restored=''
+    # So that another run tries again, although nothing differs then.
+    remember reload pending
+    if ! said=$("$program" reload "$sessions" 2>&1); then
+        if [[ $said = *"a restart is needed"* ]]; then
+            restart_service "$said"
+        else
+            if put_former_config_back; then
+                restored=", and $config is what it was"
+                [ -n "$program_changes" ] || remember reload "done"
+            fi
+            fail "the running sessionfs cannot take that up, and goes on with what it had$restored: $said"
+        fi
+    fi
+    remember reload "done"
+}
+
+restart_service() {
+    say "       $1"
+    say "       So it is restarted; Odoo gets errors for a moment."
+    ! (start_anew) || return 0
+    put_former_config_back || fail "sessionfs does not start again, see above; Odoo cannot open sessions until that is mended"
+    (start_anew) || fail "sessionfs does not start again, although $config is what it was; Odoo cannot open sessions until that is mended"
+    fail "with the new configuration sessionfs does not start, see above; it goes on with what it had, and $config is what it was"
+}
+
+start_anew() {
     if has_systemd; then
-        systemctl reload sessionfs.service || {
-            say "       The reload failed, so it is restarted; Odoo gets errors for a moment."
-            systemctl restart sessionfs.service
-        }
+        systemctl restart sessionfs.service
     else
-        "$program" reload "$sessions" || fail "the running sessionfs goes on with what it had; see $log"
+        "$program" unmount "$sessions" && start_in_background
     fi
 }
 
