@@ -481,15 +481,21 @@ make_user() {
 
 # ---- Redis ---------------------------------------------------------------------------------------------------------
 
-# Sets `redis_plan`: other (named), instance (the distribution's, its own), private (started by sessionfs).
+# Sets `redis_plan`: other (named), instance (the distribution's, its own), private (started by sessionfs). Who is
+# configured already stays until another is named: its sessions are there.
 choose_redis() {
     if [ -n "$redis_url" ]; then
         redis_plan=other
-    elif [ -e $config ] && [ -z "$is_asked" ]; then
-        case $(configured redis.url) in
+    elif [ -e $config ]; then
+        redis_url=$(configured redis.url)
+        case $redis_url in
             '') redis_plan=private ;;
             unix:/run/*-sessionfs/*) redis_plan=instance ;;
-            *) redis_plan=other ;;
+            *)
+                redis_plan=other
+                redis_user=${redis_user:-$(configured redis.username)}
+                redis_password=${redis_password:-$(configured redis.password_file)}
+                ;;
         esac
     elif ! has_systemd; then
         redis_plan=private
@@ -719,7 +725,9 @@ wanted_config() {
             say "password_file = $(toml $password_file)"
             ;;
         private)
-            local memory=${redis_memory:-$(default_memory)}
+            local memory=$redis_memory
+            memory=${memory:-$(configured private_redis.memory)}
+            memory=${memory:-$(default_memory)}
             printf '\n[private_redis]\nmemory = %s\n' "$(toml "$(sed 's/mb$/MiB/; s/gb$/GiB/' <<<"$memory")")"
             ;;
     esac
