@@ -513,9 +513,12 @@ default_memory() {
     awk '/^MemTotal:/ { mb = int($2 / 4096); if (mb > 256) mb = 256; if (mb < 32) mb = 32; print mb "mb" }' /proc/meminfo
 }
 
-# Names of the instance. Of a server that is yet to be installed, those of the package.
+# Names of the instance: the one that was set up, whatever was installed since; or of the server that is here; or, of
+# one that is yet to be installed, those of the package.
 name_instance() {
-    kind=$(server_here)
+    kind=$(recall instance)
+    kind=${kind%%-server@*}
+    kind=${kind:-$(server_here)}
     kind=${kind:-${server_package%-server}}
     instance=$kind-server@sessionfs.service
     instance_config=/etc/$kind/$kind-sessionfs.conf
@@ -537,14 +540,20 @@ decide_redis() {
     [ "$redis_plan" = instance ] || return 0
     name_instance
     memory=${redis_memory:-$(default_memory)}
+    local is_made=''
     if [ ! -e "$instance_config" ] || [ ! -e $password_file ]; then
+        is_made=yes
+        # What serves has the old password.
+        config_changes=yes
         step "Set up a Redis of its own, $instance: $instance_config, on $instance_socket alone, with a password ($password_file), kept on disk every second ($instance_dir), at most $memory, nothing evicted" make_instance
     elif ! grep -qF -- " $(acl_rights)" "$instance_config"; then
+        [ -n "$(password_hash)" ] || fail "the rights in $instance_config cannot be renewed, since its line 'user $user' was changed; write it as: user $user on #SHA256_OF_THE_PASSWORD $(acl_rights)"
         step "Give the Redis user $user the rights of this release ($instance_config), and restart $instance; Odoo waits meanwhile" renew_rights
     elif [ -n "$redis_memory" ] && ! grep -qx "maxmemory $redis_memory" "$instance_config"; then
         step "Let $instance hold $redis_memory, and restart it; Odoo waits meanwhile" renew_memory
     fi
-    if ! systemctl is-active --quiet "$instance" || ! systemctl is-enabled --quiet "$instance" 2>/dev/null; then
+    # Making it stops one that runs.
+    if [ -n "$is_made" ] || ! systemctl is-active --quiet "$instance" || ! systemctl is-enabled --quiet "$instance" 2>/dev/null; then
         step "Enable and start $instance" start_instance
     fi
 }
@@ -590,9 +599,11 @@ CONFIG
     systemctl stop "$instance"
 }
 
+password_hash() { sed -n "s/^user $user on #\([0-9a-f]\{64\}\) .*/\1/p" "$instance_config"; }
+
 renew_rights() {
     local hash
-    hash=$(sed -n "s/^user $user on #\([0-9a-f]*\) .*/\1/p" "$instance_config")
+    hash=$(password_hash)
     sed -i "/^user $user on /c user $user on #$hash $(acl_rights)" "$instance_config"
     systemctl try-restart "$instance"
 }
