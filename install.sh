@@ -808,12 +808,14 @@ write_config_beside() {
 # Sets `odoo_units` to those that get the drop-in.
 find_odoo_units() {
     has_systemd || { odoo_units=(); return 0; }
-    if [ ${#odoo_units[@]} -gt 0 ]; then
-        [ "${odoo_units[*]}" != none ] || odoo_units=()
-        return 0
-    fi
     local known
     known=$(recall odoo_units)
+    if [ ${#odoo_units[@]} -gt 0 ]; then
+        [ "${odoo_units[*]}" != none ] || odoo_units=()
+        # Those of before have their drop-in, which --uninstall has to find.
+        mapfile -t odoo_units < <(printf '%s\n' $known "${odoo_units[@]}" | awk 'NF && !known[$0]++')
+        return 0
+    fi
     if [ -n "$known" ]; then
         read -ra odoo_units <<<"$known"
         return
@@ -846,11 +848,11 @@ decide_odoo_units() {
 
 write_drop_ins() {
     local unit
+    remember odoo_units "${odoo_units[*]}"
     for unit in "${odoo_units[@]}"; do
         wanted_drop_in "$unit" >"$scratch/drop-in.$unit"
         install -D -m 644 "$scratch/drop-in.$unit" "$(drop_in_of "$unit")"
     done
-    remember odoo_units "${odoo_units[*]}"
     systemctl daemon-reload
 }
 
