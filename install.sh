@@ -328,6 +328,8 @@ lay_out() {
 decide_files() {
     [ -z "$setup_only" ] || return 0
     if [ -n "$deb" ]; then
+        # Its units would go before those of the package.
+        [ ! -e $manifest ] || fail "sessionfs is installed from source here; upgrade it with --binary, or stop Odoo, take it away (install.sh --uninstall; sessions in Redis stay), and start this again"
         local here_now offered
         here_now=$(dpkg-query -W -f '${Version}' sessionfs 2>/dev/null || true)
         offered=$(dpkg-deb -f "$deb" Version)
@@ -1044,6 +1046,7 @@ uninstall_all() {
     [ -z "$(configured redis.url)" ] || redis_plan=other
     [ -z "$(recall instance)" ] || { redis_plan=instance; name_instance; }
 
+    [ -n "$from_package" ] || refuse_with_others
     choose_mirror
     decide_to_untie
     decide_to_give_back
@@ -1057,8 +1060,29 @@ uninstall_all() {
     [ -z "$sessions" ] || [ -n "$from_package" ] || say "Odoo keeps its sessions as plain files in $sessions again."
 }
 
+# Mounts that were set up by hand need the program, and perhaps the Redis. (The package ends them itself.)
+refuse_with_others() {
+    local others=() unit dir file
+    if has_systemd; then
+        while read -r unit _; do others+=("systemctl disable --now $unit"); done < <({
+            systemctl list-units --plain --no-legend --state active,activating,reloading 'sessionfs@*.service'
+            for file in /etc/systemd/system/*.wants/sessionfs@*.service; do [ ! -L "$file" ] || say "${file##*/}"; done
+        } | awk '!known[$1]++ { print $1 }')
+    fi
+    while IFS= read -r dir; do
+        # (Raw is with spaces as \x20.)
+        [ "$(printf %b "$dir")" = "$sessions" ] || others+=("sessionfs unmount $dir")
+    done < <(findmnt --noheadings --raw --types fuse.sessionfs --output TARGET | sort -u)
+    [ ${#others[@]} = 0 ] || fail "there are other mounts of sessionfs; end them first:$(printf '\n    %s' "${others[@]}")"
+}
+
 choose_mirror() {
-    [ -n "$mirror" ] && [ -d "$mirror" ] || { mirror_choice=leave; return 0; }
+    [ -n "$mirror" ] && [ -d "$mirror" ] || {
+        [ "$mirror_choice" != restore ] \
+            || fail "there is no mirror to restore (${mirror:-no mirror is configured}); bring it back, or leave out --restore-mirror, and everybody logs in again"
+        mirror_choice=leave
+        return 0
+    }
     [ -z "$from_package" ] || mirror_choice=${mirror_choice:-leave}
     [ -n "$mirror_choice" ] || undecided "$mirror holds sessions as plain files; say what becomes of it:" \
         "--restore-mirror   it takes the place of $sessions, and who is in it stays logged in" \
@@ -1195,18 +1219,21 @@ remove_files() {
             *) rm -f -- "$file" ;;
         esac
     done < <(grep -v '/$' $manifest; grep '/$' $manifest | sort -r)
+    rm -f -- $manifest
     ! has_systemd || systemctl daemon-reload
 }
 
 # What a later --purge has to know stays.
 forget() {
-    sed -i '/^\(mountpoint\|owner\|group\|mode\|import\|odoo_units\|prefix\|served\)=/d' $record
-    rm -f -- $manifest
+    sed -i '/^\(mountpoint\|owner\|group\|mode\|import\|odoo_units\|prefix\|served\|reload\)=/d' $record
     clear_runtime
 }
 
-# Locks of mounts that are no more.
-clear_runtime() { [ -n "$(findmnt --noheadings --types fuse.sessionfs)" ] || rm -rf -- /run/sessionfs; }
+# Locks of mounts that are no more. One that waits for its Redis is not in the mount table yet.
+clear_runtime() {
+    ! grep -qsx sessionfs /proc/[0-9]*/comm || return 0
+    [ -n "$(findmnt --noheadings --types fuse.sessionfs)" ] || rm -rf -- /run/sessionfs
+}
 
 purge_all() {
     clear_runtime
