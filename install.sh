@@ -954,6 +954,7 @@ restart_service() {
     ! (start_anew) || return 0
     put_former_config_back || fail "sessionfs does not start again, see above; Odoo cannot open sessions until that is mended"
     (start_anew) || fail "sessionfs does not start again, although $config is what it was; Odoo cannot open sessions until that is mended"
+    remember reload "done"
     fail "with the new configuration sessionfs does not start, see above; it goes on with what it had, and $config is what it was"
 }
 
@@ -961,7 +962,7 @@ start_anew() {
     if has_systemd; then
         systemctl restart sessionfs.service
     else
-        "$program" unmount "$sessions" && start_in_background
+        { ! is_mounted "$sessions" || "$program" unmount "$sessions"; } && start_in_background
     fi
 }
 
