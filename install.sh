@@ -190,17 +190,23 @@ remember() {
     mv -f $record.new $record
 }
 
-# The text value of KEY in the configuration: `configured KEY` at its top, `configured redis.url` in a section.
+# The text value of KEY in the configuration: `configured KEY` at its top, `configured redis.url` in a section or dotted.
 configured() {
     [ -e $config ] || return 0
     awk -v wanted="$1" '
-        /^[ \t]*\[/ { section = $0; gsub(/[][ \t]/, "", section); section = section "."; next }
-        /^[ \t]*[a-z_]+[ \t]*=/ {
-            key = $0; sub(/[ \t]*=.*/, "", key); sub(/^[ \t]*/, "", key)
-            if (section key != wanted) next
-            if (match($0, /"[^"]*"/)) print substr($0, RSTART + 1, RLENGTH - 2)
+        /^[ \t]*\[/ { section = $0; sub(/\].*/, "", section); gsub(/[[ \t]/, "", section); section = section "."; next }
+        /^[ \t]*[a-z_][a-z_. \t]*=/ {
+            key = value = $0
+            sub(/=.*/, "", key); gsub(/[ \t]/, "", key)
+            sub(/^[^=]*=[ \t]*/, "", value)
+            if (section key != wanted || value !~ /^["\047]/) next
+            rest = substr(value, 2)
+            print substr(rest, 1, index(rest, substr(value, 1, 1)) - 1)
         }' $config
 }
+
+# Whether the configuration has KEY at all, in whatever way it is written.
+has_key() { grep -qsE "^[[:space:]]*[\"']?$1[\"']?[[:space:]]*=" $config; }
 
 # Where the files of this script's tree, or of its installation, are.
 locate() {
@@ -322,6 +328,8 @@ lay_out() {
 decide_files() {
     [ -z "$setup_only" ] || return 0
     if [ -n "$deb" ]; then
+        # Its units would go before those of the package.
+        [ ! -e $manifest ] || fail "sessionfs is installed from source here; upgrade it with --binary, or stop Odoo, take it away (install.sh --uninstall; sessions in Redis stay), and start this again"
         local here_now offered
         here_now=$(dpkg-query -W -f '${Version}' sessionfs 2>/dev/null || true)
         offered=$(dpkg-deb -f "$deb" Version)
@@ -475,15 +483,21 @@ make_user() {
 
 # ---- Redis ---------------------------------------------------------------------------------------------------------
 
-# Sets `redis_plan`: other (named), instance (the distribution's, its own), private (started by sessionfs).
+# Sets `redis_plan`: other (named), instance (the distribution's, its own), private (started by sessionfs). Who is
+# configured already stays until another is named: its sessions are there.
 choose_redis() {
     if [ -n "$redis_url" ]; then
         redis_plan=other
-    elif [ -e $config ] && [ -z "$is_asked" ]; then
-        case $(configured redis.url) in
+    elif [ -e $config ]; then
+        redis_url=$(configured redis.url)
+        case $redis_url in
             '') redis_plan=private ;;
             unix:/run/*-sessionfs/*) redis_plan=instance ;;
-            *) redis_plan=other ;;
+            *)
+                redis_plan=other
+                redis_user=${redis_user:-$(configured redis.username)}
+                redis_password=${redis_password:-$(configured redis.password_file)}
+                ;;
         esac
     elif ! has_systemd; then
         redis_plan=private
@@ -501,9 +515,12 @@ default_memory() {
     awk '/^MemTotal:/ { mb = int($2 / 4096); if (mb > 256) mb = 256; if (mb < 32) mb = 32; print mb "mb" }' /proc/meminfo
 }
 
-# Names of the instance. Of a server that is yet to be installed, those of the package.
+# Names of the instance: the one that was set up, whatever was installed since; or of the server that is here; or, of
+# one that is yet to be installed, those of the package.
 name_instance() {
-    kind=$(server_here)
+    kind=$(recall instance)
+    kind=${kind%%-server@*}
+    kind=${kind:-$(server_here)}
     kind=${kind:-${server_package%-server}}
     instance=$kind-server@sessionfs.service
     instance_config=/etc/$kind/$kind-sessionfs.conf
@@ -525,14 +542,20 @@ decide_redis() {
     [ "$redis_plan" = instance ] || return 0
     name_instance
     memory=${redis_memory:-$(default_memory)}
+    local is_made=''
     if [ ! -e "$instance_config" ] || [ ! -e $password_file ]; then
+        is_made=yes
+        # What serves has the old password.
+        config_changes=yes
         step "Set up a Redis of its own, $instance: $instance_config, on $instance_socket alone, with a password ($password_file), kept on disk every second ($instance_dir), at most $memory, nothing evicted" make_instance
     elif ! grep -qF -- " $(acl_rights)" "$instance_config"; then
+        [ -n "$(password_hash)" ] || fail "the rights in $instance_config cannot be renewed, since its line 'user $user' was changed; write it as: user $user on #SHA256_OF_THE_PASSWORD $(acl_rights)"
         step "Give the Redis user $user the rights of this release ($instance_config), and restart $instance; Odoo waits meanwhile" renew_rights
     elif [ -n "$redis_memory" ] && ! grep -qx "maxmemory $redis_memory" "$instance_config"; then
         step "Let $instance hold $redis_memory, and restart it; Odoo waits meanwhile" renew_memory
     fi
-    if ! systemctl is-active --quiet "$instance" || ! systemctl is-enabled --quiet "$instance" 2>/dev/null; then
+    # Making it stops one that runs.
+    if [ -n "$is_made" ] || ! systemctl is-active --quiet "$instance" || ! systemctl is-enabled --quiet "$instance" 2>/dev/null; then
         step "Enable and start $instance" start_instance
     fi
 }
@@ -578,9 +601,11 @@ CONFIG
     systemctl stop "$instance"
 }
 
+password_hash() { sed -n "s/^user $user on #\([0-9a-f]\{64\}\) .*/\1/p" "$instance_config"; }
+
 renew_rights() {
     local hash
-    hash=$(sed -n "s/^user $user on #\([0-9a-f]*\) .*/\1/p" "$instance_config")
+    hash=$(password_hash)
     sed -i "/^user $user on /c user $user on #$hash $(acl_rights)" "$instance_config"
     systemctl try-restart "$instance"
 }
@@ -713,7 +738,9 @@ wanted_config() {
             say "password_file = $(toml $password_file)"
             ;;
         private)
-            local memory=${redis_memory:-$(default_memory)}
+            local memory=$redis_memory
+            memory=${memory:-$(configured private_redis.memory)}
+            memory=${memory:-$(default_memory)}
             printf '\n[private_redis]\nmemory = %s\n' "$(toml "$(sed 's/mb$/MiB/; s/gb$/GiB/' <<<"$memory")")"
             ;;
     esac
@@ -728,6 +755,8 @@ decide_config() {
         [ "$redis_plan" != private ] || ! has_systemd || kept="in a Redis that sessionfs starts itself: /var/lib/sessionfs"
         [ "$redis_plan" != other ] || kept="in the Redis that was named"
         step "Write $config: sessions of $sessions, for $owner, $kept" write_config
+    elif [ -z "$(configured mountpoint)" ] && has_key mountpoint; then
+        fail "the mountpoint in $config is written in a way that this script cannot read; write it as mountpoint = \"DIR\""
     elif [ -z "$(configured mountpoint)" ] && [ -z "$is_asked" ]; then
         step "Add the mountpoint $sessions and its owner $owner to $config" add_mountpoint
     elif [ -z "$is_asked" ] || [ "$(wanted_config)" = "$(cat $config)" ]; then
@@ -741,9 +770,23 @@ decide_config() {
     config_changes=yes
 }
 
+# For put_former_config_back.
+keep_former_config() { [ ! -e $config ] || cp -p -- $config "$scratch/former.toml"; }
+
+# Whether there was a former one, which is in its place again.
+put_former_config_back() {
+    [ -e "$scratch/former.toml" ] || return 1
+    local is_ours=''
+    [ "$(config_sha256)" != "$(recall config_sha256)" ] || is_ours=yes
+    cp -p -- "$scratch/former.toml" $config.part
+    mv -f $config.part $config
+    [ -z "$is_ours" ] || remember config_sha256 "$(config_sha256)"
+}
+
 write_config() {
     [ "$redis_plan" != instance ] || name_instance
     make_config_dir
+    keep_former_config
     # A URL may hold a password.
     (umask 077 && wanted_config >$config.part)
     mv -f $config.part $config
@@ -751,7 +794,8 @@ write_config() {
 }
 
 add_mountpoint() {
-    (umask 077 && { say "mountpoint = $(toml "$sessions")"; [ -n "$(configured owner)" ] || say "owner = $(toml "$owner")"; cat $config; } >$config.part)
+    keep_former_config
+    (umask 077 && { say "mountpoint = $(toml "$sessions")"; has_key owner || say "owner = $(toml "$owner")"; cat $config; } >$config.part)
     chmod --reference=$config $config.part
     mv -f $config.part $config
 }
@@ -766,12 +810,14 @@ write_config_beside() {
 # Sets `odoo_units` to those that get the drop-in.
 find_odoo_units() {
     has_systemd || { odoo_units=(); return 0; }
-    if [ ${#odoo_units[@]} -gt 0 ]; then
-        [ "${odoo_units[*]}" != none ] || odoo_units=()
-        return 0
-    fi
     local known
     known=$(recall odoo_units)
+    if [ ${#odoo_units[@]} -gt 0 ]; then
+        [ "${odoo_units[*]}" != none ] || odoo_units=()
+        # Those of before have their drop-in, which --uninstall has to find.
+        mapfile -t odoo_units < <(printf '%s\n' $known "${odoo_units[@]}" | awk 'NF && !known[$0]++')
+        return 0
+    fi
     if [ -n "$known" ]; then
         read -ra odoo_units <<<"$known"
         return
@@ -804,11 +850,11 @@ decide_odoo_units() {
 
 write_drop_ins() {
     local unit
+    remember odoo_units "${odoo_units[*]}"
     for unit in "${odoo_units[@]}"; do
         wanted_drop_in "$unit" >"$scratch/drop-in.$unit"
         install -D -m 644 "$scratch/drop-in.$unit" "$(drop_in_of "$unit")"
     done
-    remember odoo_units "${odoo_units[*]}"
     systemctl daemon-reload
 }
 
@@ -821,7 +867,7 @@ decide_service() {
         step "$how: from then on Odoo's sessions in $sessions are in Redis; what is below becomes unusable to Odoo (root, mode 0000)" start_service
     elif has_systemd && ! systemctl is-active --quiet sessionfs.service; then
         fail "$sessions is mounted, but not by sessionfs.service; end that first (sessionfs unmount $sessions)"
-    elif [ -n "$program_changes$config_changes" ]; then
+    elif [ -n "$program_changes$config_changes" ] || [ "$(recall reload)" = pending ]; then
         step "Let the running sessionfs take that up (reload: no request fails)" reload_service
     elif has_systemd && ! systemctl is-enabled --quiet sessionfs.service; then
         step "Enable sessionfs.service" enable_service
@@ -865,19 +911,58 @@ start_in_background() {
     until=$((SECONDS + ready_within_seconds))
     until grep -q "^ready " <<<"$(tail -c +$from $log)"; do
         kill -0 $pid 2>/dev/null || { tail -c +$from $log | tail -n 15 >&2; start_failed "sessionfs has ended; see above and $log"; }
-        [ $SECONDS -lt $until ] || fail "sessionfs is not ready after $ready_within_seconds s; see $log"
+        [ $SECONDS -lt $until ] || {
+            end_process $pid
+            start_failed "sessionfs is not ready after $ready_within_seconds s; see $log"
+        }
         sleep 0.1
     done
 }
 
+# By its own way if it takes that within 30 s, which is longer than its own bounds.
+end_process() {
+    kill -TERM "$1" 2>/dev/null || return 0
+    local until=$((SECONDS + 30))
+    while kill -0 "$1" 2>/dev/null; do
+        [ $SECONDS -lt $until ] || { kill -KILL "$1" 2>/dev/null || true; return 0; }
+        sleep 0.1
+    done
+}
+
+# A reload that fails leaves what serves as it was, and so does this. (Not by systemctl, which does not pass on why.)
 reload_service() {
+    local said restored=''
+    # So that another run tries again, although nothing differs then.
+    remember reload pending
+    if ! said=$("$program" reload "$sessions" 2>&1); then
+        if [[ $said = *"a restart is needed"* ]]; then
+            restart_service "$said"
+        else
+            if put_former_config_back; then
+                restored=", and $config is what it was"
+                [ -n "$program_changes" ] || remember reload "done"
+            fi
+            fail "the running sessionfs cannot take that up, and goes on with what it had$restored: $said"
+        fi
+    fi
+    remember reload "done"
+}
+
+restart_service() {
+    say "       $1"
+    say "       So it is restarted; Odoo gets errors for a moment."
+    ! (start_anew) || return 0
+    put_former_config_back || fail "sessionfs does not start again, see above; Odoo cannot open sessions until that is mended"
+    (start_anew) || fail "sessionfs does not start again, although $config is what it was; Odoo cannot open sessions until that is mended"
+    remember reload "done"
+    fail "with the new configuration sessionfs does not start, see above; it goes on with what it had, and $config is what it was"
+}
+
+start_anew() {
     if has_systemd; then
-        systemctl reload sessionfs.service || {
-            say "       The reload failed, so it is restarted; Odoo gets errors for a moment."
-            systemctl restart sessionfs.service
-        }
+        systemctl restart sessionfs.service
     else
-        "$program" reload "$sessions" || fail "the running sessionfs goes on with what it had; see $log"
+        { ! is_mounted "$sessions" || "$program" unmount "$sessions"; } && start_in_background
     fi
 }
 
@@ -962,6 +1047,7 @@ uninstall_all() {
     [ -z "$(configured redis.url)" ] || redis_plan=other
     [ -z "$(recall instance)" ] || { redis_plan=instance; name_instance; }
 
+    [ -n "$from_package" ] || refuse_with_others
     choose_mirror
     decide_to_untie
     decide_to_give_back
@@ -975,8 +1061,29 @@ uninstall_all() {
     [ -z "$sessions" ] || [ -n "$from_package" ] || say "Odoo keeps its sessions as plain files in $sessions again."
 }
 
+# Mounts that were set up by hand need the program, and perhaps the Redis. (The package ends them itself.)
+refuse_with_others() {
+    local others=() unit dir file
+    if has_systemd; then
+        while read -r unit _; do others+=("systemctl disable --now $unit"); done < <({
+            systemctl list-units --plain --no-legend --state active,activating,reloading 'sessionfs@*.service'
+            for file in /etc/systemd/system/*.wants/sessionfs@*.service; do [ ! -L "$file" ] || say "${file##*/}"; done
+        } | awk '!known[$1]++ { print $1 }')
+    fi
+    while IFS= read -r dir; do
+        # (Raw is with spaces as \x20.)
+        [ "$(printf %b "$dir")" = "$sessions" ] || others+=("sessionfs unmount $dir")
+    done < <(findmnt --noheadings --raw --types fuse.sessionfs --output TARGET | sort -u)
+    [ ${#others[@]} = 0 ] || fail "there are other mounts of sessionfs; end them first:$(printf '\n    %s' "${others[@]}")"
+}
+
 choose_mirror() {
-    [ -n "$mirror" ] && [ -d "$mirror" ] || { mirror_choice=leave; return 0; }
+    [ -n "$mirror" ] && [ -d "$mirror" ] || {
+        [ "$mirror_choice" != restore ] \
+            || fail "there is no mirror to restore (${mirror:-no mirror is configured}); bring it back, or leave out --restore-mirror, and everybody logs in again"
+        mirror_choice=leave
+        return 0
+    }
     [ -z "$from_package" ] || mirror_choice=${mirror_choice:-leave}
     [ -n "$mirror_choice" ] || undecided "$mirror holds sessions as plain files; say what becomes of it:" \
         "--restore-mirror   it takes the place of $sessions, and who is in it stays logged in" \
@@ -1113,18 +1220,21 @@ remove_files() {
             *) rm -f -- "$file" ;;
         esac
     done < <(grep -v '/$' $manifest; grep '/$' $manifest | sort -r)
+    rm -f -- $manifest
     ! has_systemd || systemctl daemon-reload
 }
 
 # What a later --purge has to know stays.
 forget() {
-    sed -i '/^\(mountpoint\|owner\|group\|mode\|import\|odoo_units\|prefix\|served\)=/d' $record
-    rm -f -- $manifest
+    sed -i '/^\(mountpoint\|owner\|group\|mode\|import\|odoo_units\|prefix\|served\|reload\)=/d' $record
     clear_runtime
 }
 
-# Locks of mounts that are no more.
-clear_runtime() { [ -n "$(findmnt --noheadings --types fuse.sessionfs)" ] || rm -rf -- /run/sessionfs; }
+# Locks of mounts that are no more. One that waits for its Redis is not in the mount table yet.
+clear_runtime() {
+    ! grep -qsx sessionfs /proc/[0-9]*/comm || return 0
+    [ -n "$(findmnt --noheadings --types fuse.sessionfs)" ] || rm -rf -- /run/sessionfs
+}
 
 purge_all() {
     clear_runtime
