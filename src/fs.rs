@@ -15,13 +15,14 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::mpsc::{Receiver, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::session::name::Alias;
+use crate::sync::lock;
 
 pub mod attributes;
 pub mod caller;
@@ -218,12 +219,6 @@ impl<S: Store> Core<S> {
         }
         threads
     }
-}
-
-/// A lock whose holder panicked is still taken: each structure is valid between its statements,
-/// and one failed request must not fail all later ones.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Attributes of a version and the names of shards hold as long as we live.

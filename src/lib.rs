@@ -35,4 +35,5 @@ pub mod mount_table;
 pub mod odoo;
 pub mod session;
 pub mod store;
+mod sync;
 pub mod telemetry;

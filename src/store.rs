@@ -19,7 +19,7 @@ mod touch;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -42,6 +42,7 @@ use crate::fs::store::{
 };
 use crate::session::name::{Alias, Form, Shard};
 use crate::session::policy::Lifetimes;
+use crate::sync::lock;
 use crate::telemetry::Event;
 use crate::telemetry::metrics::metrics;
 
@@ -188,9 +189,9 @@ impl Time {
 
     fn told(&self, now_ms: u64) {
         let now = Instant::now();
-        let jump = self.clock.lock().unwrap_or_else(PoisonError::into_inner).told(now_ms, now);
+        let jump = lock(&self.clock).told(now_ms, now);
         if let Some(ahead_ms) = jump.filter(|_| self.real) {
-            *self.jumped.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+            *lock(&self.jumped) = Some(now);
             tracing::warn!(
                 event = "clock_jump",
                 ahead_ms,
@@ -211,13 +212,13 @@ impl Time {
 
     /// 0 when nothing is known yet.
     fn now_ms(&self) -> u64 {
-        let clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
+        let clock = lock(&self.clock);
         clock.at(Instant::now()).unwrap_or(0)
     }
 
     /// For one idle time after a jump nothing is judged stale.
     fn view(&self, idle_ms: u64) -> ClockView {
-        let jumped = *self.jumped.lock().unwrap_or_else(PoisonError::into_inner);
+        let jumped = *lock(&self.jumped);
         if jumped.is_some_and(|at| at.elapsed() < Duration::from_millis(idle_ms)) {
             return ClockView::Jumped;
         }

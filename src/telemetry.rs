@@ -13,11 +13,19 @@ pub mod metrics;
 pub mod recent;
 pub mod request;
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use tracing::{error, info, warn};
 
 use self::metrics::metrics;
 use crate::fs::store::{Health, Refusal};
 use crate::session::name::Alias;
+
+/// This host's clock, milliseconds since the epoch: for people's eyes, never to judge a session.
+pub fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
 
 /// Something that an administrator or an auditor may want to know.
 #[derive(Debug)]

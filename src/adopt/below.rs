@@ -5,7 +5,7 @@
 //! only shrinks; once it is empty, this is the store itself, and the disk server is let go.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -20,6 +20,7 @@ use crate::fs::store::{
 };
 use crate::session::name::{Alias, Form, Shard};
 use crate::store::{Patience, RedisStore};
+use crate::sync::lock;
 
 /// How many are taken in at once for a listing.
 const AT_ONCE: usize = 32;
@@ -293,10 +294,6 @@ async fn look_again(below: Arc<Below>, disk: Disk, pause: Duration) {
         }
         below.look(&disk).await;
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Store for Adopting {

@@ -105,7 +105,7 @@ impl Facts {
                 Id::OdooOk,
                 format!(
                     "Odoo (pid {pid}{others}, {} in all, user {user}) sees the mount",
-                    counted(self.processes as u64, "process").replace("processs", "processes")
+                    counted(self.processes as u64, "process")
                 ),
             ));
         }

@@ -13,13 +13,14 @@ use super::sessions::span;
 use crate::config::Config;
 use crate::config::flags::Place;
 use crate::control::client;
-use crate::control::status::{Report, Status as Told, cluster, now_ms};
+use crate::control::status::{Report, Status as Told, cluster};
 use crate::exit::{ExitCode, Failure};
 use crate::fs::store::{Store as _, Waited};
 use crate::keeper::control_path;
 use crate::keeper::mount::{self, Probe};
 use crate::mount_table::MountTable;
 use crate::store::RedisStore;
+use crate::telemetry::now_ms;
 
 /// How long a mount may take to answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);

@@ -2,7 +2,7 @@
 //! registration in the cluster.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use tokio::time::MissedTickBehavior;
@@ -10,6 +10,7 @@ use tokio::time::MissedTickBehavior;
 use super::Node;
 use super::status::{Speed, Traffic};
 use crate::fs::store::{Health, Store as _};
+use crate::sync::lock;
 use crate::telemetry::latency::Counted;
 use crate::telemetry::metrics::metrics;
 use crate::telemetry::request::{Operation, Outcome};
@@ -68,7 +69,7 @@ impl Default for Pulse {
 
 impl Pulse {
     fn kept(&self) -> MutexGuard<'_, Kept> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     fn beat(&self) {

@@ -2,7 +2,6 @@
 //! says so.
 
 use std::collections::BTreeMap;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +10,7 @@ use crate::fs::store::Store as _;
 use crate::store::RedisStore;
 use crate::store::probe::ServerInfo;
 use crate::telemetry::metrics::metrics;
+use crate::telemetry::now_ms;
 use crate::telemetry::recent::Recent;
 
 /// What `GET /status` answers.
@@ -167,10 +167,4 @@ pub fn cluster(reports: &[String]) -> Vec<Report> {
         reports.iter().filter_map(|text| serde_json::from_str(text).ok()).collect();
     nodes.sort_by(|a, b| (&a.host, &a.mountpoint, &a.id).cmp(&(&b.host, &b.mountpoint, &b.id)));
     nodes
-}
-
-/// This host's clock.
-pub fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

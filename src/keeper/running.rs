@@ -5,7 +5,6 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::disks::Disks;
 use super::listen::Listeners;
@@ -16,6 +15,7 @@ use super::report::{self, Handover, Heard, Line, Node, Report};
 use crate::config::Config;
 use crate::exit::{ExitCode, Failure};
 use crate::telemetry::metrics::metrics;
+use crate::telemetry::now_ms;
 use crate::telemetry::recent::recent;
 
 /// What each worker is given to tell of its node.
@@ -29,12 +29,7 @@ impl Told {
     /// By whoever asks on these sockets. The id is new with each keeper: one that hosts share
     /// (because they were cloned) would have them take each other's place.
     pub fn new(listeners: Listeners) -> Self {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self {
-            id: format!("{:016x}", rand::random::<u64>()),
-            since_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
-            listeners,
-        }
+        Self { id: format!("{:016x}", rand::random::<u64>()), since_ms: now_ms(), listeners }
     }
 
     fn node(&self) -> Node {

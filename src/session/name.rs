@@ -69,7 +69,7 @@ pub enum RootName {
     Shard(Shard),
     /// `werkzeug_<40 hex>.sess`.
     Session(SessionName),
-    /// `tmpXXXXXXXX.__wz_sess` or `tmpXXXXXXXX.__tx_sess__`, the `mkstemp` names of a save.
+    /// `tmp….__wz_sess` or `tmp….__tx_sess__`, the `mkstemp` names of a save.
     Staging,
     /// `werkzeug_<40 hex>_<32 hex>.file`, where Odoo 14 and 15 spool an upload.
     Spool(SpoolName),

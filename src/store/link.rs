@@ -8,7 +8,7 @@
 use std::fmt;
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use rand::Rng as _;
@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::endpoint::Endpoint;
 use crate::fs::store::{Health, Waited};
+use crate::sync::lock;
 use crate::telemetry::Event;
 use crate::telemetry::metrics::metrics;
 
@@ -112,11 +113,6 @@ struct Shared {
     sent: AtomicU64,
     on_greeted: Box<dyn Fn(Vec<Value>) + Send + Sync>,
     on_time: Box<dyn Fn(&Value) + Send + Sync>,
-}
-
-/// A lock whose holder panicked still guards plain values here.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Link {

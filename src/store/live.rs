@@ -16,6 +16,7 @@ use super::scripts::{Answer, Call, ClockView, Policy, Script};
 use super::{Inner, RedisStore};
 use crate::fs::store::{Health, StoreError};
 use crate::session::policy::Lifetimes;
+use crate::sync::lock;
 use crate::telemetry::Event;
 
 /// Twice in the second within which every node follows.
@@ -117,7 +118,7 @@ impl Live {
     /// Follows what was found.
     fn heard(&self, found: Result<Found, StoreError>) {
         let Some(rules) = self.rules else { return };
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = lock(&self.seen);
         let found = match found {
             Ok(found) => found,
             // The link tells of its own faults.

@@ -1,11 +1,12 @@
 //! Activity that is still in our pocket, until the next batch is written.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use tokio::sync::Notify;
 
 use crate::session::name::Alias;
+use crate::sync::lock;
 
 /// The most sessions that may wait. Beyond it (a store that took no writes for very long) new ones
 /// are dropped, which shortens their lives rather than ours.
@@ -22,7 +23,7 @@ pub(super) struct Touches {
 impl Touches {
     /// Notes a use; only ever moves forward.
     pub fn put(&self, alias: &Alias, at_ms: u64) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = lock(&self.waiting);
         if let Some(noted) = waiting.get_mut(alias) {
             *noted = at_ms.max(*noted);
             return;
@@ -37,6 +38,6 @@ impl Touches {
 
     /// Takes all out.
     pub fn take(&self) -> HashMap<Alias, u64> {
-        std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *lock(&self.waiting))
     }
 }

@@ -5,8 +5,8 @@
 
 use std::fmt;
 use std::sync::atomic::AtomicU64;
-use std::sync::{LazyLock, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::sync::{LazyLock, Mutex};
+use std::time::{Duration, Instant};
 
 use prometheus_client::encoding::prometheus_text;
 use prometheus_client::metrics::counter::Counter;
@@ -19,6 +19,8 @@ use super::latency::Latency;
 use super::request::{Operation, Outcome};
 use crate::fs::InUse;
 use crate::fs::store::{Health, Refusal};
+use crate::sync::lock;
+use crate::telemetry::now_ms;
 
 /// Begins every name.
 const PREFIX: &str = "sessionfs";
@@ -223,8 +225,7 @@ fn counter(registry: &mut Registry, name: &str, help: &str) -> Counter {
 }
 
 fn unix_seconds() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+    i64::try_from(now_ms() / 1000).unwrap_or(i64::MAX)
 }
 
 /// The link's state and its outages.
@@ -272,7 +273,7 @@ impl Link {
 
     fn is(&self, health: Health) {
         self.outage();
-        let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut now = lock(&self.now);
         if health == Health::Down && now.0 != Health::Down {
             self.down.inc();
         }
@@ -288,7 +289,7 @@ impl Link {
 
     /// Brings the time of outages up to now.
     fn outage(&self) -> Duration {
-        let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut now = lock(&self.now);
         let until = Instant::now();
         if now.0 != Health::Well {
             self.outage.inc_by((until - now.1).as_secs_f64());

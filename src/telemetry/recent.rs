@@ -4,14 +4,16 @@
 
 use std::collections::VecDeque;
 use std::fmt::{self, Write};
-use std::sync::{Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
+
+use crate::sync::lock;
+use crate::telemetry::now_ms;
 
 /// How many are kept.
 const MOST: usize = 20;
@@ -37,13 +39,13 @@ static RECENT: Mutex<VecDeque<Recent>> = Mutex::new(VecDeque::new());
 
 /// The last ones, oldest first.
 pub fn recent() -> Vec<Recent> {
-    RECENT.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    lock(&RECENT).iter().cloned().collect()
 }
 
 /// Takes over what another process of this mount has kept.
 pub fn inherit(earlier: Vec<Recent>) {
     for one in earlier {
-        keep(&mut RECENT.lock().unwrap_or_else(PoisonError::into_inner), one);
+        keep(&mut lock(&RECENT), one);
     }
 }
 
@@ -68,15 +70,14 @@ impl<S: Subscriber> Layer<S> for Keep {
         let metadata = event.metadata();
         let mut line = Line::default();
         event.record(&mut line);
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let newest = Recent {
-            at_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
+            at_ms: now_ms(),
             level: if *metadata.level() == Level::ERROR { "error" } else { "warning" }.to_owned(),
             text: line.text(),
             count: 1,
             kind: format!("{}:{:?}{}", metadata.target(), metadata.line(), line.kind),
         };
-        keep(&mut RECENT.lock().unwrap_or_else(PoisonError::into_inner), newest);
+        keep(&mut lock(&RECENT), newest);
     }
 }
 

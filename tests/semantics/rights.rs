@@ -77,19 +77,22 @@ for name in names:
     try: os.unlink(f'{root}/{name}'); print('gone')
     except FileNotFoundError: print('absent')";
 
+/// The names that a listing shows of the two.
+fn saved_in_both_forms(mount: &Mount, id: &str, hex: &str) -> [String; 2] {
+    mount.save(id, &authenticated("")).unwrap();
+    in_thread(|| mount.save_as(&mount.flat(hex), &authenticated("")).unwrap());
+    [format!("ab/{}", alias(id)), format!("werkzeug_{}.sess", alias(hex))]
+}
+
 #[test]
 fn an_alias_cannot_be_unlinked_by_a_thread_that_has_not_listed() {
     let (_redis, mount) = owned_by_nobody();
-    let hex = crate::HEX;
-    let id = sid("ab", 1);
-    mount.save(&id, &authenticated("")).unwrap();
-    in_thread(|| mount.save_as(&mount.flat(hex), &authenticated("")).unwrap());
-    let sharded = format!("ab/{}", alias(&id));
+    let (id, hex) = (sid("ab", 1), crate::HEX);
+    let [sharded, flat] = saved_in_both_forms(&mount, &id, hex);
     // Not the one, nor another directory, nor another thread's listing.
     for listed in ["", "cd", ".", "by another thread"] {
         assert_eq!(mount.python_as(NOBODY, REMOVE, &[&sharded, listed]), "absent", "{listed}");
     }
-    let flat = format!("werkzeug_{}.sess", alias(hex));
     assert_eq!(mount.python_as(NOBODY, REMOVE, &[&flat, "ab"]), "absent");
     assert!(mount.read(&id).is_ok());
     in_thread(|| assert!(fs::read(mount.flat(hex)).is_ok()));
@@ -98,12 +101,8 @@ fn an_alias_cannot_be_unlinked_by_a_thread_that_has_not_listed() {
 #[test]
 fn an_alias_is_unlinked_by_a_thread_that_has_listed_its_directory() {
     let (_redis, mount) = owned_by_nobody();
-    let hex = crate::HEX;
-    let id = sid("ab", 1);
-    mount.save(&id, &authenticated("")).unwrap();
-    in_thread(|| mount.save_as(&mount.flat(hex), &authenticated("")).unwrap());
-    let sharded = format!("ab/{}", alias(&id));
-    let flat = format!("werkzeug_{}.sess", alias(hex));
+    let (id, hex) = (sid("ab", 1), crate::HEX);
+    let [sharded, flat] = saved_in_both_forms(&mount, &id, hex);
     assert_eq!(mount.python_as(NOBODY, REMOVE, &[&flat, "."]), "gone");
     assert_eq!(mount.python_as(NOBODY, REMOVE, &[&sharded, "ab"]), "gone");
     assert_eq!(errno(mount.read(&id)), libc::ENOENT);
