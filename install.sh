@@ -20,7 +20,8 @@ readonly usage="usage: install.sh [OPTION]...
                         with the password in this file
   --redis-memory SIZE   what the Redis of its own may hold, as 256mb (default: that, or a quarter of the RAM if less)
   --no-import           do not take over the sessions that are in the directory
-  --then move|delete    what becomes of their files afterwards (default: move, to DIR.imported)
+  --after-import move|delete
+                        what becomes of their files afterwards (default: move, to DIR.imported)
   --setup-only          the program is installed already; do the rest
   --uninstall           take it away, and give the directory back to Odoo
       --purge           also remove the configuration and the sessions in its own Redis
@@ -102,14 +103,14 @@ carry_out_plan() {
 
 binary='' deb='' sessions='' owner='' group='' redis_url='' redis_user='' redis_password='' redis_memory=''
 odoo_units=()
-import=yes then=move setup_only='' uninstall='' purge='' mirror_choice='' from_package='' dry_run=''
+import=yes after_import=move setup_only='' uninstall='' purge='' mirror_choice='' from_package='' dry_run=''
 prefix='' destdir='' is_asked=''
 
 parse() {
     while [ $# -gt 0 ]; do
         case $1 in
             --binary | --deb | --sessions | --owner | --odoo-unit | --redis | --redis-user | --redis-password-file \
-                | --redis-memory | --then | --prefix | --destdir)
+                | --redis-memory | --after-import | --prefix | --destdir)
                 [ $# -ge 2 ] && [ -n "$2" ] || misused "$1 needs a value"
                 set_option "$1" "$2"
                 shift
@@ -155,9 +156,9 @@ set_option() {
             [[ $2 =~ ^[1-9][0-9]*(mb|gb)$ ]] || misused "--redis-memory $2: write it as 256mb or 2gb"
             redis_memory=$2
             ;;
-        --then)
-            [[ $2 =~ ^(move|delete)$ ]] || misused "--then $2: say move or delete"
-            then=$2
+        --after-import)
+            [[ $2 =~ ^(move|delete)$ ]] || misused "--after-import $2: use move or delete"
+            after_import=$2
             ;;
         --prefix)
             [[ $2 = /* ]] || misused "--prefix $2: name an absolute path"
@@ -975,15 +976,15 @@ decide_import() {
     elif [ -z "$(recall import)" ] && ! is_mounted "$sessions" && [ -d "$sessions" ] \
         && [ -n "$(find "$sessions" -mindepth 1 -type f -print -quit)" ]; then
         local after="then move their files to $sessions.imported"
-        [ "$then" = move ] || after="then delete their files"
+        [ "$after_import" = move ] || after="then delete their files"
         step "Import the $(find "$sessions" -mindepth 1 -type f | wc -l) session files in $sessions into Redis, so that nobody is logged out; $after" import_sessions
         import_is_new=yes
     fi
 }
 
 import_sessions() {
-    "$program" import "$sessions" --config $config --then "$then" || {
-        say "       Not all could be imported, see above. The rest is still there, and is taken in when it is asked for."
+    "$program" import "$sessions" --config $config --after-import "$after_import" || {
+        say "       Not all could be imported, see above. The rest is still there, and is imported on first access."
         say "       Start this script again, or: sessionfs import $sessions"
         return 0
     }

@@ -60,7 +60,7 @@ impl std::fmt::Display for Reason {
             Self::TooLong => f.write_str("it is longer than limits.session"),
             Self::Unread(error) => write!(f, "it cannot be read: {error}"),
             Self::Stuck(error) => {
-                write!(f, "it is imported, and cannot be taken away: {error}")
+                write!(f, "it is imported, but its file cannot be archived: {error}")
             }
         }
     }

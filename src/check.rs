@@ -26,7 +26,7 @@ use crate::odoo::root::Root;
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// Sessions are lost, unsafe or not where they should be, or soon will be.
-    Wrong,
+    Error,
     /// It works, and something should be mended.
     Warning,
     /// Good to know.
@@ -55,51 +55,51 @@ macro_rules! ids {
 
 ids! {
     /// Nothing is mounted on Odoo's session directory.
-    NotMounted: Wrong = "mount.missing",
+    NotMounted: Error = "mount.missing",
     /// Another filesystem is mounted there.
-    Foreign: Wrong = "mount.foreign",
+    Foreign: Error = "mount.foreign",
     /// Another filesystem is mounted over the sessionfs.
-    Covered: Wrong = "mount.covered",
+    Covered: Error = "mount.covered",
     /// The mount is there, and the process that served it has gone.
-    Dead: Wrong = "mount.dead",
+    Dead: Error = "mount.dead",
     /// The mount does not answer.
-    Silent: Wrong = "mount.silent",
+    Silent: Error = "mount.silent",
     /// A session cannot be saved, read and ended.
-    Unserved: Wrong = "mount.unserved",
+    Unserved: Error = "mount.unserved",
     /// A running Odoo does not see the mount.
-    Blind: Wrong = "odoo.blind",
+    Blind: Error = "odoo.blind",
     /// A running Odoo sees a mount that has ended.
-    Stale: Wrong = "odoo.stale",
+    Stale: Error = "odoo.stale",
     /// An Odoo keeps its sessions in another directory, and none uses the mount.
-    Elsewhere: Wrong = "odoo.elsewhere",
+    Elsewhere: Error = "odoo.elsewhere",
     /// A module takes the sessions away from the directory.
-    Module: Wrong = "odoo.module",
+    Module: Error = "odoo.module",
     /// The tree belongs to another user than Odoo's.
-    Owner: Wrong = "odoo.owner",
+    Owner: Error = "odoo.owner",
     /// Session files are still written in the directory below the mount.
-    BelowFresh: Wrong = "files.fresh-below",
+    BelowFresh: Error = "files.underlying-written",
     /// Session files are still written in another directory.
-    Fresh: Wrong = "files.fresh",
+    Fresh: Error = "files.fresh",
     /// The configuration cannot be used.
-    Configuration: Wrong = "config.unusable",
+    Configuration: Error = "config.unusable",
     /// Redis cannot be reached.
-    Unreachable: Wrong = "redis.unreachable",
+    Unreachable: Error = "redis.unreachable",
     /// Redis refuses the user or the password.
-    Password: Wrong = "redis.password",
+    Password: Error = "redis.password",
     /// Redis refuses a command that is needed.
-    Rights: Wrong = "redis.rights",
+    Rights: Error = "redis.rights",
     /// Redis cannot be used for another reason.
-    Unusable: Wrong = "redis.unusable",
+    Unusable: Error = "redis.unusable",
     /// Redis throws out sessions when it is full.
-    Evicts: Wrong = "redis.evicts",
+    Evicts: Error = "redis.evicts",
     /// Redis is full.
-    Full: Wrong = "redis.full",
+    Full: Error = "redis.full",
     /// Redis cannot write what it holds to disk.
-    Failing: Wrong = "redis.failing",
+    Failing: Error = "redis.failing",
     /// Anybody in the network can reach Redis.
-    Open: Wrong = "redis.open",
+    Open: Error = "redis.open",
     /// `/dev/fuse` is missing.
-    NoFuse: Wrong = "host.fuse",
+    NoFuse: Error = "host.fuse",
     /// Several are mounted one over another.
     Layers: Warning = "mount.layers",
     /// No keeper looks after the mount.
@@ -119,7 +119,7 @@ ids! {
     /// Redis answers slowly.
     Slow: Warning = "redis.slow",
     /// Session files lie below the mount.
-    Below: Warning = "files.below",
+    Below: Warning = "files.underlying",
     /// Without the mount, Odoo would write to the disk in silence.
     BelowUsable: Warning = "files.unguarded",
     /// An Odoo without workers.
@@ -183,7 +183,7 @@ impl Id {
         Self::ALL
             .iter()
             .find(|(id, ..)| *id == self)
-            .map_or(("", Severity::Wrong), |(_, name, severity, _)| (name, *severity))
+            .map_or(("", Severity::Error), |(_, name, severity, _)| (name, *severity))
     }
 
     /// Its stable name.
@@ -245,9 +245,9 @@ impl Report {
 
     /// How the command ends.
     pub fn outcome(&self) -> Result<(), Failure> {
-        let (wrong, warnings) = (self.count(Severity::Wrong), self.count(Severity::Warning));
-        let told = format!("{}: {wrong} wrong, {warnings} to look at", self.directory.display());
-        match (wrong, warnings) {
+        let (errors, warnings) = (self.count(Severity::Error), self.count(Severity::Warning));
+        let told = format!("{}: {errors} errors, {warnings} warnings", self.directory.display());
+        match (errors, warnings) {
             (0, 0) => Ok(()),
             (0, _) => Err(Failure::new(ExitCode::CheckWarning, told)),
             _ => Err(Failure::new(ExitCode::CheckFailed, told)),

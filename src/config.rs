@@ -150,7 +150,7 @@ pub struct Limits {
     /// All staging files together.
     pub staging_bytes: u64,
     /// Node ids that the kernel may hold.
-    pub nodes: u64,
+    pub inodes: u64,
 }
 
 /// What callers see of an outage.
@@ -166,9 +166,9 @@ pub struct Outage {
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Activity {
     /// One of these among its arguments.
-    pub passive_argv: Vec<String>,
+    pub background_argv: Vec<String>,
     /// One of these at the beginning of its title.
-    pub passive_title: Vec<String>,
+    pub background_title: Vec<String>,
 }
 
 /// The directory that a command is about: the one it names, else the one that the configuration
@@ -249,9 +249,9 @@ impl Config {
             staging_dir: self.staging_dir.clone(),
             max_session_bytes: self.limits.session_bytes,
             max_staging_bytes: self.limits.staging_bytes,
-            max_nodes: usize::try_from(self.limits.nodes).unwrap_or(usize::MAX),
-            passive_argv: self.activity.passive_argv.clone(),
-            passive_titles: self.activity.passive_title.clone(),
+            max_inodes: usize::try_from(self.limits.inodes).unwrap_or(usize::MAX),
+            background_argv: self.activity.background_argv.clone(),
+            background_titles: self.activity.background_title.clone(),
             ..fs::Settings::default()
         }
     }
@@ -526,20 +526,20 @@ fn lifetimes(file: &file::Lifetime) -> Result<Lifetimes, Failure> {
 }
 
 fn limits(file: &file::Limits) -> Result<Limits, Failure> {
-    const NODES: RangeInclusive<u64> = 1_000..=100_000_000;
+    const INODES: RangeInclusive<u64> = 1_000..=100_000_000;
     let session_bytes =
         size("limits.session", file.session.as_deref(), 4 * MIB, 4 * KIB..=64 * MIB)?;
     let staging_bytes =
         size("limits.staging", file.staging.as_deref(), 256 * MIB, session_bytes..=64 * GIB)?;
-    let nodes = file.nodes.unwrap_or(1_000_000);
-    if !NODES.contains(&nodes) {
+    let inodes = file.inodes.unwrap_or(1_000_000);
+    if !INODES.contains(&inodes) {
         return Err(bad(
-            "limits.nodes",
-            &nodes.to_string(),
-            &range_words(NODES, |n| n.to_string()),
+            "limits.inodes",
+            &inodes.to_string(),
+            &range_words(INODES, |n| n.to_string()),
         ));
     }
-    Ok(Limits { session_bytes, staging_bytes, nodes })
+    Ok(Limits { session_bytes, staging_bytes, inodes })
 }
 
 fn outage(file: &file::Outage) -> Result<Outage, Failure> {
@@ -573,10 +573,14 @@ fn activity(file: &file::Activity) -> Result<Activity, Failure> {
         Ok(words)
     };
     Ok(Activity {
-        passive_argv: words("activity.passive_argv", file.passive_argv.as_ref(), "gevent")?,
-        passive_title: words(
-            "activity.passive_title",
-            file.passive_title.as_ref(),
+        background_argv: words(
+            "activity.background_argv",
+            file.background_argv.as_ref(),
+            "gevent",
+        )?,
+        background_title: words(
+            "activity.background_title",
+            file.background_title.as_ref(),
             "odoo: WorkerCron",
         )?,
     })
@@ -698,10 +702,13 @@ mod tests {
             ("[lifetime]\nidle = \"1ms\"", "lifetime.idle: '1ms' is not between 1s and"),
             ("[lifetime]\nidle = \"off\"", "lifetime.idle: 'off' is no duration"),
             ("[limits]\nsession = \"1GiB\"", "limits.session: '1GiB' is not between 4KiB and"),
-            ("[limits]\nnodes = 1", "limits.nodes: '1' is not between 1000 and"),
+            ("[limits]\ninodes = 1", "limits.inodes: '1' is not between 1000 and"),
             ("[outage]\nwait_total = \"1s\"", "outage.wait_total: '1s' is not between 2s and"),
             ("[redis]\nprefix = \"{x}\"", "redis.prefix: '{x}' is not"),
-            ("[activity]\npassive_argv = [\"\"]", "activity.passive_argv: '' has an empty word"),
+            (
+                "[activity]\nbackground_argv = [\"\"]",
+                "activity.background_argv: '' has an empty word",
+            ),
             ("mode = \"rwx\"", "mode: 'rwx' is no mode"),
             ("[metrics]\nlisten = \":9401\"", "metrics.listen: ':9401' is no address to listen on"),
             ("[worker]\nuser = \"root\"", "worker.user: 'root' would run as root"),

@@ -96,7 +96,7 @@ impl Node {
             telling
         });
         if told && let Err(error) = self.store.remove_node(&self.keeper.id).await {
-            tracing::debug!(%error, "this node is still registered, for some seconds");
+            tracing::debug!(%error, "this server is still registered, for some seconds");
         }
     }
 
@@ -118,7 +118,7 @@ impl Node {
         let (server, sessions, cluster) =
             tokio::join!(self.store.server(), self.store.rough_count(), self.store.nodes());
         Status {
-            node: self.report(),
+            server: self.report(),
             keeper: status::Process {
                 pid: self.keeper.keeper_pid,
                 since_ms: self.keeper.keeper_since_ms,

@@ -104,9 +104,9 @@ exit_codes! {
     ImportIncomplete = 56,
     /// The mirror cannot be used.
     MirrorRefused = 57,
-    /// `check`: something needs a look.
+    /// `check`: there is a warning.
     CheckWarning = 60,
-    /// `check`: something is wrong.
+    /// `check`: there is an error.
     CheckFailed = 61,
     /// `discover`: no Odoo, and no directory of sessions, is found.
     SessionsNotFound = 62,

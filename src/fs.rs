@@ -59,13 +59,13 @@ pub struct Settings {
     /// A staging file that nobody has open is removed at this age.
     pub staging_orphan_ms: u64,
     /// How many inodes the kernel is asked to remember at most.
-    pub max_nodes: usize,
+    pub max_inodes: usize,
     /// How many bytes of content are held for inodes that the kernel remembers.
     pub max_node_bytes: usize,
     /// A caller with one of these as an argument of its command line acts for no person.
-    pub passive_argv: Vec<String>,
+    pub background_argv: Vec<String>,
     /// The same for the beginning of a process title.
-    pub passive_titles: Vec<String>,
+    pub background_titles: Vec<String>,
     /// Who writes sessions back to a disk, if anybody does.
     pub mirror: Option<Mirror>,
 }
@@ -78,10 +78,10 @@ impl Default for Settings {
             max_session_bytes: 4 * MEBIBYTE,
             max_staging_bytes: 256 * MEBIBYTE,
             staging_orphan_ms: 60 * 60 * 1000,
-            max_nodes: 65_536,
+            max_inodes: 65_536,
             max_node_bytes: 64 * 1024 * 1024,
-            passive_argv: vec!["gevent".into()],
-            passive_titles: vec!["odoo: WorkerCron".into()],
+            background_argv: vec!["gevent".into()],
+            background_titles: vec!["odoo: WorkerCron".into()],
             mirror: None,
         }
     }
@@ -91,7 +91,7 @@ impl Default for Settings {
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct InUse {
     /// Files that the kernel remembers.
-    pub nodes: u64,
+    pub inodes: u64,
     /// Open files and directories.
     pub handles: u64,
     /// Temp files of saves under way.
@@ -156,7 +156,7 @@ impl<S: Store> Core<S> {
             staging: Staging::open(settings)?,
             mirror: settings.mirror.clone(),
             callers: Callers::new(settings),
-            nodes: Mutex::new(Nodes::new(settings.max_nodes, settings.max_node_bytes, sender)),
+            nodes: Mutex::new(Nodes::new(settings.max_inodes, settings.max_node_bytes, sender)),
             threads: Mutex::default(),
             handles: Mutex::default(),
             shown: Mutex::default(),
@@ -191,7 +191,7 @@ impl<S: Store> Core<S> {
     /// What is held now.
     pub fn in_use(&self) -> InUse {
         InUse {
-            nodes: self.nodes().count() as u64,
+            inodes: self.nodes().count() as u64,
             handles: self.handles().count() as u64,
             staging_files: self.staging.count() as u64,
             staging_bytes: self.staging.total_bytes(),

@@ -79,8 +79,16 @@ pub fn mount(dir: Option<&Path>, flags: &Flags) -> Result<(), Failure> {
     let told = Told::new(Listeners::open(&config)?);
     let watched = Watched::new(config.clone(), Program::own()?, told);
     let manager = Manager::from_environment();
-    let mut keeper =
-        Keeper { asked, config, redis, watched, manager, outcomes, next: None, mishap: None };
+    let mut keeper = Keeper {
+        asked,
+        config,
+        redis,
+        watched,
+        manager,
+        outcomes,
+        next: None,
+        last_reload_error: None,
+    };
     let outcome = keeper.serve(&mut signals);
     let ended = keeper.end(&mut signals);
     outcome.and(ended)
@@ -110,7 +118,7 @@ struct Keeper {
     /// The configuration that a reload under way will bring.
     next: Option<Config>,
     /// What the last reload failed of.
-    mishap: Option<String>,
+    last_reload_error: Option<String>,
 }
 
 impl Keeper {
@@ -134,8 +142,11 @@ impl Keeper {
                     Seen::Unmounted => return Ok(()),
                 }
             }
-            let turn =
-                self.manager.turned(&words(&self.watched, may_start, self.mishap.as_deref()));
+            let turn = self.manager.turned(&words(
+                &self.watched,
+                may_start,
+                self.last_reload_error.as_deref(),
+            ));
             let (mut descriptors, mut until) = match &self.redis {
                 Some(redis) => redis.waits_for(),
                 None => (Vec::new(), None),
@@ -192,7 +203,7 @@ impl Keeper {
             }
             Some(failure) => tracing::error!(%failure, "the reload failed; all stays as it was"),
         }
-        self.mishap = failure.as_ref().map(ToString::to_string);
+        self.last_reload_error = failure.as_ref().map(ToString::to_string);
         // Whoever asked for it may look at the service manager's word next, so that goes first.
         if self.watched.has_served() {
             self.manager.ready();
@@ -209,7 +220,7 @@ impl Keeper {
         match writeln!(out, "ready {mountpoint}").and_then(|()| out.flush()) {
             // Whoever waited for the first time is not there for a later one.
             Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-                tracing::warn!(%error, "cannot tell on standard output that the mount is ready");
+                tracing::warn!(%error, "cannot write to standard output that the mount is ready");
             }
             _ => {}
         }
@@ -253,12 +264,12 @@ impl Keeper {
 }
 
 /// How things stand, for the service manager.
-fn words(watched: &Watched, may_start: bool, mishap: Option<&str>) -> String {
+fn words(watched: &Watched, may_start: bool, last_reload_error: Option<&str>) -> String {
     let words =
         if may_start { watched.words() } else { "waiting for the private Redis".to_owned() };
-    match mishap {
+    match last_reload_error {
         None => words,
-        Some(mishap) => format!("{words}; the last reload failed: {mishap}"),
+        Some(last_reload_error) => format!("{words}; the last reload failed: {last_reload_error}"),
     }
 }
 

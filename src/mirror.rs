@@ -149,7 +149,7 @@ impl<S: Store> Task<S> {
             }
             Err(error) => {
                 if !std::mem::replace(&mut self.failing, true) {
-                    tracing::error!(%error, "the mirror cannot be written to and grows old");
+                    tracing::error!(%error, "the mirror cannot be written to, and is out of date");
                 }
                 false
             }

@@ -462,7 +462,7 @@ impl Inner {
                 })
                 .argument(publish.own_unlink.map(id_text).unwrap_or_default())
                 .argument(sibling.map_or("", Alias::as_str))
-                .argument(flag(publish.passive))
+                .argument(flag(publish.background))
                 .argument(flag(publish.doubtful))
                 .bytes(&publish.sealed);
             call

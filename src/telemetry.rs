@@ -73,7 +73,7 @@ pub enum Event<'a> {
         /// What holds now.
         new: Option<&'a str>,
     },
-    /// A live setting cannot be used; what held before goes on.
+    /// A live setting cannot be used; the former value stays in force.
     BadSetting {
         /// Why.
         reason: &'a str,
@@ -109,7 +109,7 @@ impl Event<'_> {
             }
             Event::Link { state, cause } => {
                 // That it is over is told, and warns of nothing.
-                if state == Health::Well {
+                if state == Health::Up {
                     info!(event = "link", state = state.label(), cause);
                 } else {
                     warn!(event = "link", state = state.label(), cause);
@@ -121,10 +121,10 @@ impl Event<'_> {
                 metrics.worker_restarts.inc();
             }
             Event::Setting { key, old, new } => {
-                info!(event = "setting", key, old, new, "the live setting is followed from now on");
+                info!(event = "setting", key, old, new, "a live setting has changed");
             }
             Event::BadSetting { reason } => {
-                warn!(event = "bad_setting", reason, "what held before goes on");
+                warn!(event = "bad_setting", reason, "the former value stays in force");
             }
             Event::WorkerStuck { answer_within_ms } => {
                 error!(event = "worker_stuck", answer_within_ms);

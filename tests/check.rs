@@ -64,7 +64,7 @@ fn check(directory: &Path, arguments: &[&str]) -> Checked {
     let findings = report["findings"].as_array().expect("findings");
     let severities: Vec<String> = findings.iter().map(|found| text(found, "severity")).collect();
     let order =
-        |severity: &String| ["wrong", "warning", "note", "ok"].iter().position(|it| it == severity);
+        |severity: &String| ["error", "warning", "note", "ok"].iter().position(|it| it == severity);
     assert!(severities.is_sorted_by_key(order), "{severities:?}");
     let findings: Vec<_> =
         findings.iter().map(|found| (text(found, "id"), text(found, "what"))).collect();
@@ -296,7 +296,7 @@ fn an_odoo_that_does_not_see_the_mount_is_told_with_what_it_writes() {
     let odoo = Odoo::apart(&data_dir, &before);
     let found = check(&dir, &[]);
     found.has(61, "odoo.blind", &format!("Odoo (pid {}) does not see the mount", odoo.0.id()));
-    found.has(61, "files.fresh-below", "1 session file was written below the mount");
+    found.has(61, "files.underlying-written", "1 session file was written to the underlying directory");
     found.has(61, "files.unguarded", "mode 0777");
     drop(odoo);
     // Without a new one it is the same; with one it is of before.

@@ -136,7 +136,7 @@ fn whoever_was_logged_in_stays_so_from_the_first_moment() {
     assert_eq!(in_thread(|| std::fs::read(mount.flat(OTHER_HEX)).unwrap()), pickled());
     assert_eq!(std::fs::metadata(mount.sharded(&json)).unwrap().modified().unwrap(), an_hour_ago());
     assert_eq!(errno(mount.read(&sid("ab", 2))), libc::ENOENT);
-    mount.wait_for_log("no session file is left to be taken in");
+    mount.wait_for_log("all session files of the underlying directory are imported");
     // In a request that has read it, a save goes on with that session.
     in_thread(|| mount.save_in_request(&json, &authenticated("saved"))).unwrap();
     assert_eq!(mount.read(&json).unwrap(), authenticated("saved"));
@@ -297,7 +297,7 @@ fn the_import_beside_a_living_mount_takes_in_everything() {
         assert_eq!(summary[what], count, "{what}: {summary}");
     }
     assert_eq!(summary["foreign_names"], serde_json::json!(["ab/abc"]));
-    mount.wait_for_log("no session file is left to be taken in");
+    mount.wait_for_log("all session files of the underlying directory are imported");
     assert_eq!(mount.read(&visitor).unwrap(), anonymous("x"));
     assert_eq!(in_thread(|| std::fs::read(mount.flat(OTHER_HEX)).unwrap()), pickled());
     let again = imported(&redis, &mount.path(), &[]);
@@ -335,7 +335,7 @@ fn two_imports_at_once_do_no_harm() {
     for sid in &sids {
         put(dir.path(), &sharded(sid), &authenticated("x"));
     }
-    let run = || imported(&redis, dir.path(), &["--then", "delete"]);
+    let run = || imported(&redis, dir.path(), &["--after-import", "delete"]);
     let (one, two) = std::thread::scope(|scope| {
         let other = scope.spawn(run);
         (run(), other.join().unwrap())
@@ -380,7 +380,7 @@ fn deleting_takes_away_what_was_moved_before() {
     imported(&redis, dir.path(), &[]);
     assert_eq!(files(&beside(dir.path())).len(), 1);
     put(dir.path(), &sharded(&sid("ab", 2)), &authenticated("x"));
-    let summary = imported(&redis, dir.path(), &["--then", "delete"]);
+    let summary = imported(&redis, dir.path(), &["--after-import", "delete"]);
     assert_eq!((&summary["authenticated"], &summary["deleted_aside"]), (&1.into(), &1.into()));
     assert_eq!(files(dir.path()), Vec::<String>::new());
     assert_eq!(files(&beside(dir.path())), Vec::<String>::new());
@@ -432,7 +432,7 @@ fn a_killed_worker_leaves_nobody_logged_out() {
     for sid in &sids {
         assert_eq!(mount.read(sid).unwrap(), authenticated("x"));
     }
-    mount.wait_for_log("no session file is left to be taken in");
+    mount.wait_for_log("all session files of the underlying directory are imported");
 }
 
 #[test]
@@ -449,7 +449,7 @@ fn a_killed_disk_server_leaves_nobody_logged_out() {
     mount.wait_for_log("the process that reads session files has ended");
     let deadline = until_ready_again(&mount);
     assert_eq!(mount.read(&other).unwrap(), authenticated("x"));
-    mount.wait_for_log("no session file is left to be taken in");
+    mount.wait_for_log("all session files of the underlying directory are imported");
     // Then it is not needed any more.
     while mount.disk().is_some() {
         assert!(Instant::now() < deadline, "it is still there");
@@ -646,7 +646,7 @@ fn files_below_stay_untouched_when_the_place_aside_is_lost_later() {
     mount.save(&new, &authenticated("new")).unwrap();
     assert_eq!(mount.read(&new).unwrap(), authenticated("new"));
     let log = mount.log();
-    assert!(log.contains("session files below the mount are not taken in"), "{log}");
+    assert!(log.contains("session files of the underlying directory are not imported"), "{log}");
     let dir = mount.path();
     assert_eq!(mount.stop_and(|| files(&dir)), [sharded(HEX)]);
 }

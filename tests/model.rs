@@ -55,11 +55,11 @@ enum Op {
         save: Save,
         sent: bool,
     },
-    /// A read; activity unless the process is a passive one.
+    /// A read; activity unless the process is a background one.
     Open {
         by: By,
         session: usize,
-        passive: bool,
+        background: bool,
     },
     /// A removal by the id, or by the alias out of a listing.
     Unlink {
@@ -99,7 +99,7 @@ struct By {
 struct Save {
     authenticated: bool,
     uid: i64,
-    passive: bool,
+    background: bool,
     doubtful: bool,
     /// Tell of another session of the family that this thread may have opened.
     sibling: Option<usize>,
@@ -120,10 +120,10 @@ fn save() -> impl Strategy<Value = Save> {
         prop::option::weighted(0.2, 0..SESSIONS),
         0..50_usize,
     )
-        .prop_map(|(authenticated, uid, passive, doubtful, sibling, size)| Save {
+        .prop_map(|(authenticated, uid, background, doubtful, sibling, size)| Save {
             authenticated,
             uid,
-            passive,
+            background,
             doubtful,
             sibling,
             size,
@@ -138,7 +138,7 @@ fn op() -> impl Strategy<Value = Op> {
         6 => (by(), session(), save(), sent())
             .prop_map(|(by, session, save, sent)| Op::Save { by, session, save, sent }),
         6 => (by(), session(), prop::bool::weighted(0.3))
-            .prop_map(|(by, session, passive)| Op::Open { by, session, passive }),
+            .prop_map(|(by, session, background)| Op::Open { by, session, background }),
         3 => (by(), session(), prop::bool::weighted(0.3), sent())
             .prop_map(|(by, session, listed, sent)| Op::Unlink { by, session, listed, sent }),
         1 => (by(), session(), prop::option::of(0..0o1000_u32), prop::option::of(any::<i64>()))
@@ -244,7 +244,7 @@ impl<'a> History<'a> {
                 self.changes.push(Change::Save(publish.clone()));
                 if *sent { self.save(*by, *session, &publish, false).await } else { Ok(()) }
             }
-            Op::Open { by, session, passive } => self.open(*by, *session, *passive).await,
+            Op::Open { by, session, background } => self.open(*by, *session, *background).await,
             Op::Unlink { by, session, listed, sent } => {
                 let own = name(*session);
                 let unlink = Unlink {
@@ -310,7 +310,7 @@ impl<'a> History<'a> {
             opened: memory.opened.map_or(Opened::Never, Opened::Birth),
             own_unlink: memory.own_unlink,
             sibling: save.sibling.filter(|&sibling| sibling != session).map(name),
-            passive: save.passive,
+            background: save.background,
             doubtful: save.doubtful,
         }
     }
@@ -336,7 +336,7 @@ impl<'a> History<'a> {
         same(&got, &self.model.publish(publish, again))
     }
 
-    async fn open(&mut self, by: By, session: usize, passive: bool) -> Result<(), String> {
+    async fn open(&mut self, by: By, session: usize, background: bool) -> Result<(), String> {
         let alias = name(session);
         let node = &self.nodes[by.node];
         let got = match node.fetch(&alias, None).await.map_err(|error| error.to_string())? {
@@ -345,7 +345,7 @@ impl<'a> History<'a> {
             Lookup::Alias { .. } => return Err("an alias was found".into()),
         };
         same(&got, &self.model.fetch(&alias))?;
-        if got.is_some() && !passive {
+        if got.is_some() && !background {
             node.touch_now(&alias).await.map_err(|error| error.to_string())?;
             self.model.touch(&alias);
         }
@@ -573,7 +573,7 @@ impl Model {
             if old.content.class == new.content.class {
                 new.times.login_ms = old.times.login_ms;
             }
-            if publish.passive {
+            if publish.background {
                 new.times.activity_ms = old.times.activity_ms;
             }
         } else if new.content.class == Class::Authenticated
@@ -582,7 +582,7 @@ impl Model {
             && sibling.content.class == Class::Authenticated
         {
             new.times.login_ms = sibling.times.login_ms;
-            if publish.passive {
+            if publish.background {
                 new.times.activity_ms = sibling.times.activity_ms;
             }
         }

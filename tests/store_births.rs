@@ -84,7 +84,7 @@ async fn an_authenticated_save_after_the_websockets_anonymous_one_is_refused() {
     let born = taken(&node, &login(&node, &sid)).await;
     pass(&redis, 15 * MINUTE);
     assert_eq!(look(&node, &sid).await, None);
-    let websocket = Publish { passive: true, ..visit(&node, &sid) };
+    let websocket = Publish { background: true, ..visit(&node, &sid) };
     let anew = taken(&node, &websocket).await;
     assert_ne!(anew.birth, born.birth);
     assert_eq!(anew.class, Class::Anonymous);
@@ -288,7 +288,7 @@ async fn what_is_not_ours_is_unreadable_and_never_absent() {
 }
 
 #[tokio::test]
-async fn a_soft_rotation_inherits_login_time_and_when_passive_activity() {
+async fn a_soft_rotation_inherits_login_time_and_when_background_activity() {
     let redis = Redis::start();
     let limits = Lifetimes { absolute_ms: Some(HOUR), ..Lifetimes::default() };
     let node = node_with(&redis, limits).await;
@@ -298,7 +298,7 @@ async fn a_soft_rotation_inherits_login_time_and_when_passive_activity() {
         pass(&redis, 10 * MINUTE);
         use_it(&node, &old).await;
     }
-    let rotation = Publish { sibling: Some(old.clone()), passive: true, ..login(&node, &next) };
+    let rotation = Publish { sibling: Some(old.clone()), background: true, ..login(&node, &next) };
     let meta = taken(&node, &rotation).await;
     assert!(meta.left_ms <= 10 * MINUTE, "ten minutes are left since login: {}", meta.left_ms);
     // Another person's session is no sibling.
@@ -309,7 +309,7 @@ async fn a_soft_rotation_inherits_login_time_and_when_passive_activity() {
     let (idle, next) = (alias("cd", 1), alias("cd", 2));
     taken(&node, &login(&node, &idle)).await;
     pass(&redis, 12 * MINUTE);
-    let rotation = Publish { sibling: Some(idle.clone()), passive: true, ..login(&node, &next) };
+    let rotation = Publish { sibling: Some(idle.clone()), background: true, ..login(&node, &next) };
     let left_ms = taken(&node, &rotation).await.left_ms;
     assert!(left_ms <= 3 * MINUTE, "nobody has moved meanwhile: {left_ms}");
     // By a person it is activity; the sibling may be a tombstone by then (14 to 18 remove first).

@@ -42,7 +42,7 @@ async fn use_moves_the_end_and_a_look_does_not() {
 }
 
 #[tokio::test]
-async fn a_passive_save_keeps_the_last_activity() {
+async fn a_background_save_keeps_the_last_activity() {
     let redis = Redis::start();
     let node = node(&redis).await;
     let sid = alias("ab", 1);
@@ -50,7 +50,7 @@ async fn a_passive_save_keeps_the_last_activity() {
     pass(&redis, 5 * MINUTE);
     use_it(&node, &sid).await;
     pass(&redis, 10 * MINUTE);
-    let handshake = Publish { passive: true, ..page(&node, &sid, born.birth) };
+    let handshake = Publish { background: true, ..page(&node, &sid, born.birth) };
     let left_ms = taken(&node, &handshake).await.left_ms;
     assert!(left_ms <= 5 * MINUTE && left_ms > 4 * MINUTE, "{left_ms}");
     pass(&redis, 5 * MINUTE);

@@ -49,7 +49,7 @@ async fn a_server_that_stands_still_is_doubted_and_then_given_up() {
     let outcome = store.fetch(&alias("ab", 1), None).await;
     assert!(matches!(outcome, Err(StoreError::Unavailable(_))), "{outcome:?}");
     assert!((90..300).contains(&ms(asked)), "a look-up waits no longer: {} ms", ms(asked));
-    assert_eq!(store.health(), Health::InDoubt);
+    assert_eq!(store.health(), Health::Degraded);
     // Others do not even ask.
     let second = Instant::now();
     assert!(store.fetch(&alias("ab", 1), None).await.is_err());
@@ -70,7 +70,7 @@ async fn a_silent_link_is_found_dead_without_any_request() {
     until_health(&store, Health::Down).await;
     assert!(ms(stopped) < 1200, "{} ms", ms(stopped));
     redis.resume();
-    until_health(&store, Health::Well).await;
+    until_health(&store, Health::Up).await;
 }
 
 #[tokio::test]
@@ -87,9 +87,9 @@ async fn a_short_stall_is_a_doubt_and_no_more() {
     let before = connections(&redis);
     redis.pause();
     assert!(store.fetch(&alias("ab", 1), None).await.is_err());
-    assert_eq!(store.health(), Health::InDoubt);
+    assert_eq!(store.health(), Health::Degraded);
     redis.resume();
-    until_health(&store, Health::Well).await;
+    until_health(&store, Health::Up).await;
     assert_eq!(connections(&redis), before + 1, "only the test's own is new");
 }
 
@@ -131,7 +131,7 @@ async fn one_outage_has_one_budget_whoever_waits() {
     assert!(ms(asked) < 50, "{} ms", ms(asked));
     // The next outage has a budget of its own.
     redis.restart();
-    until_health(&store, Health::Well).await;
+    until_health(&store, Health::Up).await;
     redis.kill();
     until_health(&store, Health::Down).await;
     assert_eq!(store.wait_well().await, Waited::StepOver);
@@ -167,7 +167,7 @@ async fn a_wait_asks_a_link_that_has_been_silent() {
     tokio::time::sleep(Duration::from_millis(150)).await;
     redis.pause();
     assert_eq!(store.wait_well().await, Waited::StepOver);
-    assert_ne!(store.health(), Health::Well);
+    assert_ne!(store.health(), Health::Up);
     redis.resume();
 }
 
@@ -180,7 +180,7 @@ async fn a_store_may_start_before_its_server() {
     assert_eq!(store.wait_well().await, Waited::StepOver);
     let stamp = store.stamp();
     redis.restart();
-    until_health(&store, Health::Well).await;
+    until_health(&store, Health::Up).await;
     // A stamp from before anything was known of the time still serves.
     let mut publish = login(&store, &alias("ab", 1));
     publish.stamp = stamp;
@@ -204,7 +204,7 @@ async fn a_wrong_password_at_reconnect_is_outlived() {
         .arg(&["SET", "requirepass", "geheim"])
         .query::<()>(&mut connection)
         .expect("set");
-    until_health(&store, Health::Well).await;
+    until_health(&store, Health::Up).await;
 }
 
 #[tokio::test]
@@ -222,7 +222,7 @@ async fn a_server_that_is_busy_with_something_else_is_down_until_it_is_not() {
     .await;
     until_health(&store, Health::Down).await;
     let _: redis::Value = redis.run("SCRIPT KILL");
-    until_health(&store, Health::Well).await;
+    until_health(&store, Health::Up).await;
     assert!(endless.join().expect("ended").is_err());
 }
 
@@ -256,7 +256,7 @@ async fn a_replica_goes_on_being_read_until_there_is_a_master() {
     let outcome = store.publish(&visit(&store, &sid)).await;
     assert!(matches!(&outcome, Err(StoreError::Refused(_))), "{outcome:?}");
     look(&store, &sid).await.expect("alive");
-    assert_eq!(store.health(), Health::Well);
+    assert_eq!(store.health(), Health::Up);
     let _: redis::Value = redis.run("REPLICAOF NO ONE");
     let publish = visit(&store, &sid);
     taken(&store, &publish).await;

@@ -110,7 +110,7 @@ fn counters_move_with_what_is_done() {
     let saved = "sessionfs_request_duration_seconds_count{operation=\"rename\"}";
     assert_eq!(value(&node, saved), 2.0);
     assert!(value(&node, "sessionfs_redis_round_trips_total") > 3.0);
-    assert_eq!(value(&node, "sessionfs_redis_link_state{state=\"well\"}"), 1.0);
+    assert_eq!(value(&node, "sessionfs_redis_link_state{state=\"up\"}"), 1.0);
     until("activity is written", || value(&node, "sessionfs_activity_writes_total") >= 1.0);
 
     // A visitor's session that nobody opens ends after a second.
@@ -123,7 +123,7 @@ fn counters_move_with_what_is_done() {
         support::mount::in_thread(|| std::fs::metadata(node.sharded(&visitor))).is_err()
     });
     assert_eq!(value(&node, expired), 1.0);
-    assert_eq!(status(&node)["node"]["traffic"]["expired_last_minute"], 1);
+    assert_eq!(status(&node)["server"]["traffic"]["expired_last_minute"], 1);
 
     let temp = node.stage(b"12345").unwrap();
     assert_eq!(value(&node, "sessionfs_staging_bytes"), 5.0);
@@ -168,13 +168,13 @@ fn metrics_are_had_on_a_port_of_this_host_and_on_a_socket() {
 fn the_sockets_outlive_a_worker_and_its_end_is_counted() {
     let redis = Redis::start();
     let node = Mount::start(&redis, "");
-    let id = status(&node)["node"]["id"].clone();
+    let id = status(&node)["server"]["id"].clone();
     let worker = nix::unistd::Pid::from_raw(i32::try_from(node.worker()).unwrap());
     nix::sys::signal::kill(worker, nix::sys::signal::Signal::SIGKILL).unwrap();
     // The question waits in the socket for the next worker.
     assert_eq!(value(&node, "sessionfs_worker_restarts_total"), 1.0);
     let status = status(&node);
-    assert_eq!(status["node"]["id"], id);
+    assert_eq!(status["server"]["id"], id);
     let recent = status["recent"].as_array().unwrap();
     let told = recent.iter().any(|one| one["text"].as_str().unwrap().contains("worker_died"));
     assert!(told, "{recent:?}");
@@ -227,14 +227,14 @@ fn the_command_tells_of_a_mount_and_says_by_its_exit_code_whether_it_is_served()
     let found: Value = serde_json::from_slice(&output.stdout).unwrap();
     let mount = &found["mounts"][0];
     assert_eq!(mount["serves"], true);
-    assert_eq!(mount["told"]["sessions"], 1);
-    assert_eq!(mount["told"]["worker"]["pid"], node.worker());
-    assert_eq!(found["clusters"][0]["nodes"][0]["mountpoint"], path.as_str());
+    assert_eq!(mount["status"]["sessions"], 1);
+    assert_eq!(mount["status"]["worker"]["pid"], node.worker());
+    assert_eq!(found["clusters"][0]["servers"][0]["mountpoint"], path.as_str());
 
     // The cluster of a Redis that is named.
     let output = command(&["status", &path, "--json", "--redis", &redis.url()]);
     let named: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(named["clusters"][0]["nodes"][0]["mountpoint"], path.as_str());
+    assert_eq!(named["clusters"][0]["servers"][0]["mountpoint"], path.as_str());
 
     // Neither the cookie nor a name of anybody.
     for told in [get(&node, "/status"), get(&node, "/metrics"), text, found.to_string()] {

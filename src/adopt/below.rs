@@ -99,7 +99,7 @@ impl Adopting {
         }
         tracing::info!(
             sessions = self.below.index().len(),
-            "session files lie below the mount; each is taken in when it is asked for, all of them \
+            "session files lie in the underlying directory; each is imported on first access, all of them \
              by 'sessionfs import'"
         );
         let pause = LOOK_AGAIN_AFTER.max(began.elapsed() * LOOK_SHARE);
@@ -150,7 +150,7 @@ impl Adopting {
         }
         for place in &entry.places {
             if let Err(error) = adopter.disk.retire(place).await {
-                tracing::error!(%alias, %error, "the file of a removed session cannot be taken away");
+                tracing::error!(%alias, %error, "the file of a removed session cannot be archived");
                 return false;
             }
         }
@@ -202,7 +202,7 @@ impl Below {
         match disk.list().await {
             // What was taken in while this was listed is found absent when it is asked for.
             Ok(listing) => self.index().set(listing.places),
-            Err(error) => tracing::warn!(%error, "cannot look at the directory below the mount"),
+            Err(error) => tracing::warn!(%error, "cannot read the underlying directory"),
         }
     }
 
@@ -216,7 +216,7 @@ impl Below {
             index.left.len()
         };
         if lock(&self.adopter).take().is_some() {
-            tracing::info!(left, "no session file is left to be taken in below the mount");
+            tracing::info!(left, "all session files of the underlying directory are imported");
         }
         true
     }

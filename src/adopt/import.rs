@@ -232,7 +232,7 @@ impl Summary {
                     ExitCode::RedisUnreachable,
                     format!(
                         "the import stopped: {error} ({}); what is done is done, so start it again \
-                         when Redis is well",
+                         when Redis is available",
                         redis.link_cause()
                     ),
                 ));
@@ -310,7 +310,7 @@ fn uncover(dir: &Path) -> Result<(), Failure> {
         Failure::new(
             ExitCode::MountRefused,
             format!(
-                "directory {}: cannot look below the mount: {e}; start it as root, in a container \
+                "directory {}: cannot read the underlying directory: {e}; start it as root, in a container \
                  with --cap-add SYS_ADMIN",
                 dir.display()
             ),

@@ -81,7 +81,7 @@ impl Facts {
             None => {}
             Some(Err(error)) => found.push(Finding::new(
                 Id::BelowUnseen,
-                format!("the directory below the mount on {dir} cannot be seen: {error}"),
+                format!("the underlying directory of {dir} cannot be read: {error}"),
                 "check as root",
             )),
             Some(Ok(below)) => {
@@ -89,7 +89,7 @@ impl Facts {
                     found.push(Finding::new(
                         Id::BelowFresh,
                         format!(
-                            "{} written below the mount on {dir} since it started, the newest {}: \
+                            "{} written to the underlying directory of {dir} since the mount, the newest {}: \
                              an Odoo does not see the mount",
                             written(below.plain.fresh),
                             newest(&below.plain)
@@ -99,15 +99,18 @@ impl Facts {
                 } else if below.plain.count > 0 {
                     found.push(Finding::new(
                         Id::Below,
-                        format!("{} in the clear below the mount on {dir}", lie(below.plain.count)),
-                        "take them in (sessionfs import), or remove them while nothing is mounted",
+                        format!(
+                            "{} in plain text in the underlying directory of {dir}",
+                            lie(below.plain.count)
+                        ),
+                        "import them (sessionfs import), or remove them while nothing is mounted",
                     ));
                 }
                 if below.uid != 0 || below.mode & 0o022 != 0 {
                     found.push(Finding::new(
                         Id::BelowUsable,
                         format!(
-                            "the directory below the mount on {dir} is of user {} with mode {:04o}: \
+                            "the underlying directory of {dir} belongs to user {} with mode {:04o}: \
                              without the mount, Odoo would write sessions there in silence",
                             below.uid,
                             below.mode & 0o7777
@@ -137,7 +140,7 @@ impl Facts {
                 found.push(Finding::new(
                     Id::Left,
                     format!("{} in the clear in {at}, where nothing is mounted", lie(other.count)),
-                    "if they are of before, take them in (sessionfs import) or remove them",
+                    "if they are of before, import them (sessionfs import) or remove them",
                 ));
             }
         }

@@ -122,7 +122,7 @@ impl Facts {
         if !self.root {
             found.push(Finding::new(
                 Id::NotRoot,
-                "not all can be seen without root: other users' processes, what is below the mount",
+                "not all can be seen without root: other users' processes, the underlying directory",
                 "sudo sessionfs check",
             ));
         }

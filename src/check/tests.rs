@@ -285,23 +285,23 @@ fn cases() -> Vec<(Id, Vec<Finding>, &'static str)> {
         (
             Id::BelowFresh,
             files(|below, _| below.plain = plain(3, 2)).findings(false),
-            "2 session files were written below the mount on /srv/odoo/sessions since it started, the newest 12 s ago",
+            "2 session files were written to the underlying directory of /srv/odoo/sessions since the mount, the newest 12 s ago",
         ),
         (
             Id::Below,
             files(|below, _| below.plain = plain(1, 0)).findings(false),
-            "1 session file lies in the clear below the mount",
+            "1 session file lies in plain text in the underlying directory",
         ),
         (
             Id::BelowUsable,
             files(|below, _| (below.uid, below.mode) = (110, 0o40_700)).findings(false),
-            "the directory below the mount on /srv/odoo/sessions is of user 110 with mode 0700",
+            "the underlying directory of /srv/odoo/sessions belongs to user 110 with mode 0700",
         ),
         (
             Id::BelowUnseen,
             files::Facts { below: Some(Err(std::io::Error::other("no"))), ..files(|_, _| {}) }
                 .findings(false),
-            "the directory below the mount on /srv/odoo/sessions cannot be seen: no",
+            "the underlying directory of /srv/odoo/sessions cannot be read: no",
         ),
         (
             Id::Fresh,

@@ -13,7 +13,7 @@ use crate::exit::Failure;
 ///
 /// Looks at the mount, Redis, the service, this host and every Odoo on it. It changes nothing, but
 /// for one visitor's session that it saves, reads and ends. Best as root. Exit code 0: nothing to
-/// do; 60: something needs a look; 61: something is wrong.
+/// do; 60: there is a warning; 61: there is an error.
 #[derive(clap::Args, Debug)]
 pub struct Check {
     /// Odoo's session directory (default: the configured, the mounted or the one that Odoo uses)
@@ -50,7 +50,7 @@ impl Check {
 /// As a person reads it: what is so, and under it what to do.
 fn lines(finding: &Finding) -> String {
     let (word, style) = match finding.severity {
-        Severity::Wrong => ("wrong", output::BAD),
+        Severity::Error => ("error", output::BAD),
         Severity::Warning => ("warning", output::WARNING),
         Severity::Note => ("note", Style::new()),
         Severity::Ok => ("ok", output::GOOD),

@@ -16,11 +16,11 @@ use crate::exit::{ExitCode, Failure};
 use crate::keeper::{confine, mount};
 use crate::store::RedisStore;
 
-/// Take session files that lie in a directory into Redis, so that nobody is logged out
+/// Import the session files of a directory into Redis, so that nobody is logged out
 #[derive(clap::Args, Debug)]
 pub struct Import {
     /// Odoo's session directory (default: the configuration's `mountpoint`); of one that sessionfs
-    /// is mounted on, what lies below the mount
+    /// is mounted on, its underlying directory
     #[arg(value_name = "DIR")]
     dir: Option<PathBuf>,
     /// Another directory to import from: a copy, a backup, a mirror
@@ -31,7 +31,7 @@ pub struct Import {
     dry_run: bool,
     /// What becomes of the files of imported sessions
     #[arg(long, value_enum, value_name = "WHAT", default_value_t)]
-    then: Then,
+    after_import: Then,
     #[command(flatten)]
     place: Place,
     #[command(flatten)]
@@ -44,7 +44,7 @@ impl Import {
         if !nix::unistd::geteuid().is_root() {
             return Err(Failure::new(
                 ExitCode::NotRoot,
-                "importing needs root, who alone can read the files; start it with sudo",
+                "only root can read the files; start it with sudo",
             ));
         }
         let named = self.from.as_deref().or(self.dir.as_deref());
@@ -62,7 +62,7 @@ impl Import {
             ));
         }
         crate::telemetry::log::init("error")?;
-        let task = Task { dir, then: self.then, dry_run: self.dry_run };
+        let task = Task { dir, then: self.after_import, dry_run: self.dry_run };
         let prepared = task.prepare(&config)?;
         confine::become_unprivileged(&config.worker)?;
 
@@ -96,7 +96,7 @@ impl Import {
         Err(Failure::new(
             ExitCode::ImportIncomplete,
             format!(
-                "{} sessions could not be imported and were left; see the aliases above, mend that \
+                "{} sessions could not be imported and were left; see the aliases above, correct that \
                  and start it again",
                 summary.failed
             ),
@@ -124,12 +124,12 @@ fn words(summary: &Summary) -> String {
         (summary.anonymous, format!("{imported}: a visitor's")),
         (summary.kept, "kept: Redis knows them already".into()),
         (summary.over, "ended: their absolute lifetime is over".into()),
-        (summary.vanished, "taken in by a mount or another import meanwhile".into()),
+        (summary.vanished, "imported at the same time, by a mount or another import".into()),
         (summary.no_session, "left: the content is not that of a session".into()),
         (summary.failed, "left: could not be imported".into()),
         (summary.temporary, "left: temp files and upload spools".into()),
         (summary.foreign, "left: not Odoo's".into()),
-        (summary.deleted_aside, "deleted: moved aside earlier".into()),
+        (summary.deleted_aside, "deleted: archived earlier".into()),
     ];
     let rows = lines
         .into_iter()
@@ -165,7 +165,7 @@ fn words(summary: &Summary) -> String {
     if let Some(dir) = &summary.moved_to {
         add(format!(
             "The files are in {} now: sessions in plain text. Delete them once all is well:\n\
-             'sessionfs import --then delete' does.",
+             'sessionfs import --after-import delete' does.",
             dir.display()
         ));
     }

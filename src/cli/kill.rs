@@ -83,11 +83,11 @@ impl Kill {
         match (filter.is_empty(), self.all) {
             (true, false) => {
                 return Err(usage(
-                    "say which sessions are to end, or --all; see 'sessionfs kill --help'",
+                    "name the sessions to end, or --all; see 'sessionfs kill --help'",
                 ));
             }
             (false, true) => {
-                return Err(usage("--all is said, and a choice as well; say one of them"));
+                return Err(usage("--all cannot be combined with other choices"));
             }
             _ => {}
         }
@@ -203,7 +203,7 @@ impl Kill {
             let many = sessions(outcome.matched);
             return match outcome.matched {
                 0 => say("no session is meant"),
-                _ => say(format!("would end {many}; nothing was changed, say --yes to do it")),
+                _ => say(format!("would end {many}; nothing was changed, use --yes to do it")),
             };
         }
         match outcome.gone_before {

@@ -135,7 +135,11 @@ impl Call {
             Some(("group", group)) => flags.group = Some(group.into()),
             Some(("mode", mode)) => flags.mode = Some(mode.into()),
             Some(("log", filter)) => flags.log = Some(filter.into()),
-            _ if option == "ro" => return Err("ro: sessions are written, or nobody logs in".into()),
+            _ if option == "ro" => {
+                return Err(
+                    "ro: read-only mounts are not supported, since a login is a write".into()
+                );
+            }
             _ if option.is_empty() || ACCEPTED.contains(&option) || sloppy => {}
             _ if option.starts_with("x-") || option.starts_with("X-") => {}
             Some(("comment", _)) => {}

@@ -59,7 +59,7 @@ pub fn failed(error: &StoreError) -> Failure {
         }
         StoreError::Refused(_) => Failure::new(
             ExitCode::RedisRefuses,
-            format!("{error}; mend what it complains of (see docs/redis.md)"),
+            format!("{error}; correct what it names (see docs/redis.md)"),
         ),
         StoreError::Unreadable(_) => Failure::new(
             ExitCode::RedisRefuses,

@@ -19,7 +19,7 @@ use crate::store::census::{Filter, Living, Name, short};
 
 /// The sessions for which all that is said holds.
 #[derive(clap::Args, Clone, Debug, Default)]
-#[command(next_help_heading = "Which sessions (all that is said must hold)")]
+#[command(next_help_heading = "Which sessions (all conditions must hold)")]
 pub struct Which {
     /// Alias as `list` shows it, or the beginning of one
     #[arg(value_name = "ALIAS")]

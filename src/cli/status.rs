@@ -13,7 +13,7 @@ use super::sessions::span;
 use crate::config::Config;
 use crate::config::flags::Place;
 use crate::control::client;
-use crate::control::status::{Report, Status as Told, cluster};
+use crate::control::status::{Report, Status as ServerStatus, cluster};
 use crate::exit::{ExitCode, Failure};
 use crate::fs::store::{Store as _, Waited};
 use crate::keeper::control_path;
@@ -53,16 +53,16 @@ struct Mount {
     serves: bool,
     /// Why not.
     problem: Option<String>,
-    /// What its node tells.
-    told: Option<Told>,
+    /// Its answer.
+    status: Option<ServerStatus>,
 }
 
-/// The nodes on one Redis.
+/// The servers on one Redis.
 #[derive(Debug, Serialize)]
 struct Cluster {
     redis: String,
     /// Nothing if it could not be asked.
-    nodes: Option<Vec<Report>>,
+    servers: Option<Vec<Report>>,
     problem: Option<String>,
 }
 
@@ -133,34 +133,34 @@ fn some(number: u64, what: &str) -> String {
 /// Asks one mount.
 fn look(mountpoint: PathBuf) -> Mount {
     let mounted = mount::is_ours(&mountpoint);
-    let told = client::status(&control_path(&mountpoint));
-    let problem = match &told {
+    let status = client::status(&control_path(&mountpoint));
+    let problem = match &status {
         _ if !mounted => Some("no sessionfs is mounted there".to_owned()),
         Err(error) => Some(error.to_string()),
         Ok(_) if !Probe::start(&mountpoint).is_ok_and(|probe| probe.answers(ANSWER_WITHIN)) => {
             Some(format!("the mount gives no answer within {} s", ANSWER_WITHIN.as_secs()))
         }
-        Ok(told) if told.node.link == "down" => {
-            Some(format!("Redis is away: {}", told.redis.cause))
+        Ok(status) if status.server.link == "down" => {
+            Some(format!("Redis is away: {}", status.redis.cause))
         }
         Ok(_) => None,
     };
-    Mount { mountpoint, serves: problem.is_none(), problem, told: told.ok() }
+    Mount { mountpoint, serves: problem.is_none(), problem, status: status.ok() }
 }
 
-/// The clusters that the mounts told of, each once.
+/// The clusters that the mounts status of, each once.
 fn clusters_of(mounts: &mut [Mount]) -> Vec<Cluster> {
     let mut clusters: Vec<Cluster> = Vec::new();
-    for told in mounts.iter_mut().filter_map(|mount| mount.told.as_mut()) {
-        let (redis, nodes) = (told.redis.address.clone(), told.cluster.take());
+    for status in mounts.iter_mut().filter_map(|mount| mount.status.as_mut()) {
+        let (redis, nodes) = (status.redis.address.clone(), status.cluster.take());
         match clusters.iter_mut().find(|known| known.redis == redis) {
-            Some(known) if known.nodes.is_some() => {}
-            Some(known) => known.nodes = nodes,
-            None => clusters.push(Cluster { redis, nodes, problem: None }),
+            Some(known) if known.servers.is_some() => {}
+            Some(known) => known.servers = nodes,
+            None => clusters.push(Cluster { redis, servers: nodes, problem: None }),
         }
     }
     for cluster in &mut clusters {
-        if cluster.nodes.is_none() {
+        if cluster.servers.is_none() {
             cluster.problem = Some("not known while Redis is away".into());
         }
     }
@@ -183,8 +183,8 @@ fn ask_redis(place: &Place) -> Result<Cluster, Failure> {
             Waited::StepOver | Waited::BudgetSpent => Err(store.link_cause()),
         };
         Ok(match nodes {
-            Ok(nodes) => Cluster { redis, nodes: Some(cluster(&nodes)), problem: None },
-            Err(problem) => Cluster { redis, nodes: None, problem: Some(problem) },
+            Ok(nodes) => Cluster { redis, servers: Some(cluster(&nodes)), problem: None },
+            Err(problem) => Cluster { redis, servers: None, problem: Some(problem) },
         })
     })
 }
@@ -236,36 +236,36 @@ macro_rules! line {
 
 impl Mount {
     fn write(&self, text: &mut String) {
-        let state = match (&self.problem, &self.told) {
+        let state = match (&self.problem, &self.status) {
             (Some(problem), _) => styled(BAD, format_args!("not served: {problem}")),
-            (None, Some(told)) if told.node.link != "well" => {
-                styled(WARNING, format_args!("serving; Redis is {}", told.node.link))
+            (None, Some(status)) if status.server.link != "up" => {
+                styled(WARNING, format_args!("serving; Redis is {}", status.server.link))
             }
             (None, _) => styled(GOOD, "serving"),
         };
         line!(text, "{}  {state}", styled(HEADING, self.mountpoint.display()));
-        if let Some(told) = &self.told {
-            write_told(text, told);
+        if let Some(status) = &self.status {
+            write_server(text, status);
         }
     }
 }
 
-fn write_told(text: &mut String, told: &Told) {
+fn write_server(text: &mut String, status: &ServerStatus) {
     let now_ms = now_ms();
     let since = |then_ms: u64| span(now_ms.saturating_sub(then_ms));
-    let (node, traffic, redis) = (&told.node, &told.node.traffic, &told.redis);
-    line!(text, "  node      {} ({}), sessionfs {}", node.host, node.id, node.version);
-    let restarts = match told.worker_restarts {
+    let (node, traffic, redis) = (&status.server, &status.server.traffic, &status.redis);
+    line!(text, "  server    {} ({}), sessionfs {}", node.host, node.id, node.version);
+    let restarts = match status.worker_restarts {
         0 => String::new(),
         n => format!(", {} after a failure", some(n, "restart")),
     };
     line!(
         text,
         "  running   {} (keeper {}), its worker {} (pid {}){restarts}",
-        since(told.keeper.since_ms),
-        told.keeper.pid,
-        since(told.worker.process.since_ms),
-        told.worker.process.pid
+        since(status.keeper.since_ms),
+        status.keeper.pid,
+        since(status.worker.process.since_ms),
+        status.worker.process.pid
     );
     let server = match (&redis.server, &redis.version) {
         (Some(server), Some(version)) => format!(", {server} {version}"),
@@ -280,28 +280,28 @@ fn write_told(text: &mut String, told: &Told) {
     };
     line!(
         text,
-        "            {}: {outages}; a round trip takes {}, 1 of 100 over {}",
+        "            {}: {outages}; round trip p50 {}, p99 {}",
         node.link,
         latency(traffic.redis.p50_seconds),
         latency(traffic.redis.p99_seconds)
     );
-    let sessions = told.sessions.map_or("not known while Redis is away".to_owned(), |n| {
-        format!("{} in Redis, of all nodes", HumanCount(n))
+    let sessions = status.sessions.map_or("not known while Redis is away".to_owned(), |n| {
+        format!("{} in Redis, of all servers", HumanCount(n))
     });
     line!(text, "  sessions  {sessions}");
     line!(
         text,
-        "  expired   {} in the last minute, {} in the last hour, by this node",
+        "  expired   {} in the last minute, {} in the last hour, by this server",
         HumanCount(traffic.expired_last_minute),
         HumanCount(traffic.expired_last_hour)
     );
     line!(
         text,
         "  in use    {} known to the kernel, {} open, {} under way ({})",
-        some(told.in_use.nodes, "file"),
-        HumanCount(told.in_use.handles),
-        some(told.in_use.staging_files, "save"),
-        HumanBytes(told.in_use.staging_bytes)
+        some(status.in_use.inodes, "inode"),
+        HumanCount(status.in_use.handles),
+        some(status.in_use.staging_files, "save"),
+        HumanBytes(status.in_use.staging_bytes)
     );
     line!(
         text,
@@ -323,21 +323,17 @@ fn write_told(text: &mut String, told: &Told) {
             latency(speed.p99_seconds),
         ])
     });
-    let table = output::table(
-        [window.as_str(), "a second", "half within", "99% within"],
-        &[1, 2, 3],
-        lines,
-    );
+    let table = output::table([window.as_str(), "a second", "p50", "p99"], &[1, 2, 3], lines);
     for row in table.lines() {
         line!(text, "  {row}");
     }
     text.push('\n');
-    if told.recent.is_empty() {
+    if status.recent.is_empty() {
         line!(text, "  no warnings");
         return;
     }
     line!(text, "  last warnings");
-    for one in told.recent.iter().rev().take(WARNINGS_SHOWN) {
+    for one in status.recent.iter().rev().take(WARNINGS_SHOWN) {
         let times = if one.count > 1 {
             format!(" ({} times)", HumanCount(one.count))
         } else {
@@ -365,12 +361,12 @@ fn cut(text: &str, most_chars: usize) -> String {
 impl Cluster {
     fn write(&self, text: &mut String) {
         let title = styled(HEADING, format_args!("cluster on {}", self.redis));
-        let Some(nodes) = &self.nodes else {
+        let Some(nodes) = &self.servers else {
             let problem = self.problem.as_deref().unwrap_or("not known");
             line!(text, "{title}  {}", styled(BAD, problem));
             return;
         };
-        line!(text, "{title}  {}", some(nodes.len() as u64, "node"));
+        line!(text, "{title}  {}", some(nodes.len() as u64, "server"));
         let now_ms = now_ms();
         let lines = nodes.iter().map(|node| {
             let traffic = &node.traffic;
@@ -414,7 +410,7 @@ mod tests {
     fn report(host: &str) -> Report {
         let text = format!(
             r#"{{"id":"1","host":"{host}","mountpoint":"/srv/{}/sessions","version":"0.1.0",
-                "since_ms":{},"link":"in doubt","traffic":{}}}"#,
+                "since_ms":{},"link":"degraded","traffic":{}}}"#,
             "x".repeat(60),
             now_ms() - 300 * 86_400_000,
             serde_json::to_string(&crate::control::status::Traffic::default()).unwrap()
@@ -425,10 +421,10 @@ mod tests {
     #[test]
     fn a_cluster_fits_on_a_terminal() {
         let nodes = Some(vec![report("a"), report(&"long-name".repeat(9))]);
-        let cluster = Cluster { redis: "redis://h:6379/0".into(), nodes, problem: None };
+        let cluster = Cluster { redis: "redis://h:6379/0".into(), servers: nodes, problem: None };
         let mut text = String::new();
         cluster.write(&mut text);
-        assert!(text.contains("2 nodes"), "{text}");
+        assert!(text.contains("2 servers"), "{text}");
         for line in text.lines().skip(1) {
             assert!(line.chars().count() <= WIDTH, "{line}");
         }
@@ -442,7 +438,7 @@ mod tests {
             mountpoint: Path::new("/srv/a").to_owned(),
             serves: problem.is_none(),
             problem: problem.map(ToOwned::to_owned),
-            told: None,
+            status: None,
         };
         let one = Found { mounts: vec![mount(None), mount(Some("silent"))], clusters: vec![] };
         let failure = one.verdict().unwrap_err();

@@ -134,7 +134,7 @@ fn serve(
     let mirror = match mirror.map(|disk| keep_mirror(disk, &store, &runtime)).transpose() {
         // A later worker serves without it, as without Redis.
         Err(failure) if !first => {
-            tracing::error!(%failure, "the mirror is not written; once that is mended, 'sessionfs reload'");
+            tracing::error!(%failure, "the mirror is not written; once that is corrected, 'sessionfs reload'");
             None
         }
         kept => kept?,
@@ -310,7 +310,7 @@ fn connect(line: &Arc<Line>, socket: OwnedFd, runtime: &Runtime) -> Result<Disk,
 }
 
 fn cannot_list(error: DiskError) -> Failure {
-    Failure::internal("list the session files below the mount", error)
+    Failure::internal("list the session files of the underlying directory", error)
 }
 
 fn keep_mirror(

@@ -138,8 +138,8 @@ table! {
         session: String,
         /// All staging files.
         staging: String,
-        /// Node ids that the kernel may hold.
-        nodes: u64,
+        /// Inodes that the kernel may hold.
+        inodes: u64,
     }
 }
 
@@ -156,10 +156,10 @@ table! {
 table! {
     /// Who acts for no person.
     Activity("activity."): ACTIVITY_KEYS {
-        /// Arguments of a passive process.
-        passive_argv: Vec<String>,
-        /// The beginnings of a passive process's title.
-        passive_title: Vec<String>,
+        /// Arguments of a background process.
+        background_argv: Vec<String>,
+        /// The beginnings of a background process's title.
+        background_title: Vec<String>,
     }
 }
 
@@ -170,6 +170,13 @@ table! {
         listen: String,
     }
 }
+
+/// Keys of development versions, and what they are called since 0.1.0.
+const RENAMED: &[(&str, &str)] = &[
+    ("activity.passive_argv", "activity.background_argv"),
+    ("activity.passive_title", "activity.background_title"),
+    ("limits.nodes", "limits.inodes"),
+];
 
 /// Every accepted key, in full.
 pub fn keys() -> impl Iterator<Item = &'static str> {
@@ -274,6 +281,12 @@ fn unknown(key: &str, path: &Path) -> Failure {
 
 /// There is no such key; perhaps another one was meant.
 pub fn unknown_key(key: &str) -> Failure {
+    if let Some((_, name)) = RENAMED.iter().find(|(former, _)| *former == key) {
+        return Failure::new(
+            ExitCode::UnknownKey,
+            format!("unknown key '{key}'; it was renamed to '{name}'"),
+        );
+    }
     let remedy = nearest(key).map_or_else(
         || "see docs/configuration.md for the keys there are".to_owned(),
         |near| format!("did you mean '{near}'?"),
@@ -328,8 +341,8 @@ mod tests {
         for key in keys() {
             let (table, name) = key.rsplit_once('.').unwrap_or(("", key));
             let value = match key {
-                "limits.nodes" => "7",
-                "activity.passive_argv" | "activity.passive_title" => "[\"x\"]",
+                "limits.inodes" => "7",
+                "activity.background_argv" | "activity.background_title" => "[\"x\"]",
                 _ => "\"x\"",
             };
             let header = if table.is_empty() { String::new() } else { format!("[{table}]\n") };
@@ -349,6 +362,10 @@ mod tests {
             ("idle = '1h'", "unknown key 'idle'; did you mean 'lifetime.idle'?"),
             ("[redis]\nmemory = '1MiB'", "'redis.memory'; did you mean 'private_redis.memory'?"),
             ("quux = 1", "unknown key 'quux'; see docs/configuration.md"),
+            (
+                "[limits]\nnodes = 5000",
+                "unknown key 'limits.nodes'; it was renamed to 'limits.inodes'",
+            ),
         ];
         for (text, expected) in cases {
             let failure = parse(text).unwrap_err();
@@ -359,7 +376,7 @@ mod tests {
 
     #[test]
     fn a_wrong_type_names_file_and_line() {
-        for (text, line) in [("owner = 5", 1), ("\nredis = 5", 2), ("[limits]\nnodes = -1", 2)] {
+        for (text, line) in [("owner = 5", 1), ("\nredis = 5", 2), ("[limits]\ninodes = -1", 2)] {
             let failure = parse(text).unwrap_err();
             assert_eq!(failure.code, ExitCode::BadValue);
             assert!(failure.to_string().starts_with(&format!("test.toml:{line}: ")), "{failure}");

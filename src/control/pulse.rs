@@ -151,11 +151,11 @@ pub async fn beat(node: Arc<Node>) {
     loop {
         every.tick().await;
         node.pulse.beat();
-        if !node.is_telling() || node.store.health() != Health::Well {
+        if !node.is_telling() || node.store.health() != Health::Up {
             continue;
         }
         if let Err(error) = register(&node).await {
-            tracing::debug!(%error, "this node could not be registered");
+            tracing::debug!(%error, "this server could not be registered");
             continue;
         }
         if !node.is_telling() {

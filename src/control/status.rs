@@ -1,4 +1,4 @@
-//! What a node tells, as JSON. Times are seconds, or milliseconds since the epoch where the name
+//! The status of a server, as JSON. Times are seconds, or milliseconds since the epoch where the name
 //! says so.
 
 use std::collections::BTreeMap;
@@ -16,8 +16,8 @@ use crate::telemetry::recent::Recent;
 /// What `GET /status` answers.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Status {
-    /// What the cluster is told, too.
-    pub node: Report,
+    /// What is also published to the cluster.
+    pub server: Report,
     /// The process that owns the mount.
     pub keeper: Process,
     /// The process that does the work.
@@ -26,18 +26,18 @@ pub struct Status {
     pub worker_restarts: u64,
     /// The connection to Redis.
     pub redis: Redis,
-    /// Sessions in Redis, of all nodes; those that have ended and were not asked for since are
+    /// Sessions in Redis, of all servers; those that have ended and were not asked for since are
     /// counted. Nothing while Redis is away.
     pub sessions: Option<u64>,
     /// What the filesystem holds.
     pub in_use: InUse,
     /// The last warnings and errors, oldest first.
     pub recent: Vec<Recent>,
-    /// The nodes of the cluster, this one among them. Nothing while Redis is away.
+    /// The servers of the cluster, this one among them. Nothing while Redis is away.
     pub cluster: Option<Vec<Report>>,
 }
 
-/// What a node writes to Redis once a second.
+/// What a server writes to Redis once a second.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Report {
     /// Names its keeper.
@@ -50,7 +50,7 @@ pub struct Report {
     pub version: String,
     /// When its keeper was started: milliseconds since the epoch, by its host's clock.
     pub since_ms: u64,
-    /// How its connection to Redis is: `well`, `in doubt`, `down`.
+    /// How its connection to Redis is: `up`, `degraded`, `down`.
     pub link: String,
     /// What it does.
     pub traffic: Traffic,
@@ -149,7 +149,7 @@ impl Redis {
             address: store.address(),
             server,
             version,
-            cause: if store.health() == crate::fs::store::Health::Well {
+            cause: if store.health() == crate::fs::store::Health::Up {
                 "connected".into()
             } else {
                 store.link_cause()

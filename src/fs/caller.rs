@@ -22,8 +22,8 @@ const MAX_CMDLINE_BYTES: usize = 4096;
 /// The threads seen lately.
 pub struct Callers {
     known: Mutex<LruCache<u32, Known>>,
-    passive_argv: Vec<Vec<u8>>,
-    passive_titles: Vec<Vec<u8>>,
+    background_argv: Vec<Vec<u8>>,
+    background_titles: Vec<Vec<u8>>,
 }
 
 #[derive(Clone, Copy)]
@@ -31,24 +31,24 @@ struct Known {
     /// Clock ticks since boot at which the thread began; tells a reused id from the old thread.
     start_ticks: u64,
     checked: Instant,
-    passive: bool,
+    background: bool,
 }
 
 impl Callers {
-    /// With the configured signs of a passive caller.
+    /// With the configured signs of a background caller.
     pub fn new(settings: &Settings) -> Self {
         let bytes = |list: &[String]| list.iter().map(|s| s.clone().into_bytes()).collect();
         Self {
             known: Mutex::new(LruCache::new(MAX_KNOWN)),
-            passive_argv: bytes(&settings.passive_argv),
-            passive_titles: bytes(&settings.passive_titles),
+            background_argv: bytes(&settings.background_argv),
+            background_titles: bytes(&settings.background_titles),
         }
     }
 
     /// Whether this thread acts for no person. One that cannot be looked at counts as a person:
     /// a session that lives too long is the lesser harm.
-    pub fn is_passive(&self, tid: u32) -> bool {
-        self.identify(tid).0.is_some_and(|known| known.passive)
+    pub fn is_background(&self, tid: u32) -> bool {
+        self.identify(tid).0.is_some_and(|known| known.background)
     }
 
     /// Whether this id belongs to another thread than when it was last asked about.
@@ -66,23 +66,23 @@ impl Callers {
         }
         let Some(start_ticks) = start_ticks(tid) else { return (None, false) };
         let known =
-            Known { start_ticks, checked: Instant::now(), passive: self.reads_passive(tid) };
+            Known { start_ticks, checked: Instant::now(), background: self.reads_background(tid) };
         lock(&self.known).put(tid, known);
         (Some(known), before.is_some_and(|before| before.start_ticks != start_ticks))
     }
 
-    fn reads_passive(&self, tid: u32) -> bool {
+    fn reads_background(&self, tid: u32) -> bool {
         let Ok(mut cmdline) = std::fs::read(format!("/proc/{tid}/cmdline")) else { return false };
         cmdline.truncate(MAX_CMDLINE_BYTES);
-        self.is_passive_cmdline(&cmdline)
+        self.is_background_cmdline(&cmdline)
     }
 
     /// `setproctitle` writes the title over the arguments, so both are read from one place.
-    fn is_passive_cmdline(&self, cmdline: &[u8]) -> bool {
-        self.passive_titles.iter().any(|title| cmdline.starts_with(title))
-            || cmdline
-                .split(|&byte| byte == 0)
-                .any(|argument| self.passive_argv.iter().any(|passive| passive == argument))
+    fn is_background_cmdline(&self, cmdline: &[u8]) -> bool {
+        self.background_titles.iter().any(|title| cmdline.starts_with(title))
+            || cmdline.split(|&byte| byte == 0).any(|argument| {
+                self.background_argv.iter().any(|background| background == argument)
+            })
     }
 }
 
@@ -105,22 +105,24 @@ mod tests {
     #[test]
     fn evented_and_cron_processes_act_for_no_person() {
         let callers = callers();
-        assert!(callers.is_passive_cmdline(b"/usr/bin/python3\0/usr/bin/odoo\0gevent\0-c\0x\0"));
-        assert!(callers.is_passive_cmdline(b"odoo: WorkerCron 812 shop\0"));
+        assert!(callers.is_background_cmdline(b"/usr/bin/python3\0/usr/bin/odoo\0gevent\0-c\0x\0"));
+        assert!(callers.is_background_cmdline(b"odoo: WorkerCron 812 shop\0"));
     }
 
     #[test]
     fn workers_and_lookalikes_act_for_a_person() {
         let callers = callers();
-        assert!(!callers.is_passive_cmdline(b"odoo: WorkerHTTP 812 \0"));
-        assert!(!callers.is_passive_cmdline(b"/usr/bin/python3\0/usr/bin/odoo\0-d\0gevent-shop\0"));
+        assert!(!callers.is_background_cmdline(b"odoo: WorkerHTTP 812 \0"));
+        assert!(
+            !callers.is_background_cmdline(b"/usr/bin/python3\0/usr/bin/odoo\0-d\0gevent-shop\0")
+        );
     }
 
     #[test]
     fn this_thread_is_found_and_a_foreign_one_is_a_person() {
         let tid = std::process::id();
         assert!(start_ticks(tid).is_some());
-        assert!(!callers().is_passive(tid));
-        assert!(!callers().is_passive(0));
+        assert!(!callers().is_background(tid));
+        assert!(!callers().is_background(0));
     }
 }

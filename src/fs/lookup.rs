@@ -78,7 +78,7 @@ impl<S: Store> Core<S> {
         if let Some(entry) = self.lookup_of_own_save(caller, &name) {
             return Ok(Found::Entry(entry)).into();
         }
-        if self.store.health() != Health::Well {
+        if self.store.health() != Health::Up {
             return Ok(Found::Entry(self.provisional(&name.sid, name.form))).into();
         }
         let core = Arc::clone(self);

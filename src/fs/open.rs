@@ -168,7 +168,7 @@ impl<S: Store> Core<S> {
         if let Some(mirror) = &self.mirror {
             mirror.current(sid, meta, &bytes);
         }
-        if !self.callers.is_passive(caller.tid) {
+        if !self.callers.is_background(caller.tid) {
             self.store.touch(alias);
         }
         let handle = self.handles().insert(Handle::Version(bytes));
@@ -176,7 +176,7 @@ impl<S: Store> Core<S> {
     }
 
     async fn touch_before_answer(&self, caller: Caller, alias: &Alias) {
-        if !self.callers.is_passive(caller.tid)
+        if !self.callers.is_background(caller.tid)
             && let Err(error) = self.store.touch_now(alias).await
         {
             tracing::warn!(%alias, %error, "an activity could not be written at once");

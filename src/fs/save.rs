@@ -186,7 +186,7 @@ impl<S: Store> Core<S> {
             opened: context.opened,
             own_unlink: context.own_unlink,
             sibling: context.sibling,
-            passive: self.callers.is_passive(caller.tid),
+            background: self.callers.is_background(caller.tid),
             doubtful: context.doubtful,
             alias,
         };

@@ -99,10 +99,10 @@ pub struct Publish {
     /// own session): that life may go on.
     pub own_unlink: Option<ChangeId>,
     /// A session of the same family that this thread opened: a soft rotation inherits its login
-    /// time (and, when passive, its activity).
+    /// time (and, when background, its activity).
     pub sibling: Option<Alias>,
     /// The caller acts for no person (Odoo's evented process): activity is not advanced.
-    pub passive: bool,
+    pub background: bool,
     /// The thread's last open of this name failed for our own fault: anonymous content must not
     /// replace an authenticated session.
     pub doubtful: bool,
@@ -143,7 +143,7 @@ impl Refusal {
     pub const fn text(self) -> &'static str {
         match self {
             Self::Ended => "the session has ended",
-            Self::Replaced => "the session it was read from has ended, the name lives anew",
+            Self::Replaced => "the session it was read from has ended, and another has its name",
             Self::Unread => "anonymous content after a read that failed",
             Self::Lifetime => "its lifetime is over",
             Self::Other => "refused",
@@ -248,9 +248,9 @@ impl std::error::Error for StoreError {}
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Health {
     /// Connected, and no request is overdue.
-    Well,
+    Up,
     /// A request is overdue.
-    InDoubt,
+    Degraded,
     /// The connection is lost, or the doubt has lasted.
     Down,
 }
@@ -259,8 +259,8 @@ impl Health {
     /// In words.
     pub const fn label(self) -> &'static str {
         match self {
-            Self::Well => "well",
-            Self::InDoubt => "in doubt",
+            Self::Up => "up",
+            Self::Degraded => "degraded",
             Self::Down => "down",
         }
     }

@@ -48,7 +48,7 @@ pub fn become_unprivileged(worker: &Worker) -> Result<(), Failure> {
     if let Err(error) = calls::deny() {
         // A kernel or a container without seccomp; its rights are gone all the same. Said aloud
         // here already: there is no log yet.
-        eprintln!("sessionfs: the worker goes on without a filter of system calls: {error}");
+        eprintln!("sessionfs: the worker runs without a filter of system calls: {error}");
     }
     // Sessions are in its memory: no core file, and no ptrace by others of the same user.
     prctl::set_dumpable(false).map_err(failed("forbid core files"))?;

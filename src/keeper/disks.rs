@@ -38,7 +38,7 @@ impl Disks {
             if first {
                 return Err(failure);
             }
-            tracing::error!(%failure, "{without}; once that is mended, 'sessionfs reload'");
+            tracing::error!(%failure, "{without}; once that is corrected, 'sessionfs reload'");
             Ok(())
         };
         let aside =
@@ -49,7 +49,9 @@ impl Disks {
                 disks.add("--below-fd", program, config, below.as_fd(), aside)?;
             }
             // Without a place aside the files would be deleted; so they stay, untouched.
-            Err(failure) => tolerated("session files below the mount are not taken in", failure)?,
+            Err(failure) => {
+                tolerated("session files of the underlying directory are not imported", failure)?
+            }
         }
         match config.mirror.as_ref().map(|dir| mirror::open(dir, config)).transpose() {
             Ok(None) => {}

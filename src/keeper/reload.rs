@@ -82,7 +82,7 @@ impl Outcomes {
             .and_then(|text| std::fs::write(&new, text))
             .and_then(|()| std::fs::rename(&new, &self.path));
         if let Err(error) = written {
-            tracing::warn!(path = %self.path.display(), %error, "cannot tell how a reload went");
+            tracing::warn!(path = %self.path.display(), %error, "cannot report the result of a reload");
         }
     }
 }

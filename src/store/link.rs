@@ -158,7 +158,7 @@ impl Link {
 
     /// Whether it is well and was heard of a moment ago.
     pub fn is_fresh(&self) -> bool {
-        self.health() == Health::Well && self.0.silent_for() < self.0.timing.silent_ping
+        self.health() == Health::Up && self.0.silent_for() < self.0.timing.silent_ping
     }
 
     /// What was seen last.
@@ -228,7 +228,7 @@ impl Link {
         matches!(
             timeout_at(
                 deadline,
-                state.wait_for(|s| s.health == Health::Well && s.generation > generation)
+                state.wait_for(|s| s.health == Health::Up && s.generation > generation)
             )
             .await,
             Ok(Ok(_))
@@ -246,7 +246,7 @@ impl Link {
     pub async fn wait_well(&self) -> Waited {
         let timing = &self.0.timing;
         let step_over = Instant::now() + timing.wait_step;
-        if self.health() == Health::Well && self.0.silent_for() >= timing.silent_ping {
+        if self.health() == Health::Up && self.0.silent_for() >= timing.silent_ping {
             // What becomes of it is seen in the health.
             let _ = self.0.beat(timing.down_after).await;
         }
@@ -255,7 +255,7 @@ impl Link {
             let outage = {
                 let state = state.borrow_and_update();
                 match (state.health, state.outage) {
-                    (Health::Well, _) => return Waited::Well,
+                    (Health::Up, _) => return Waited::Well,
                     (_, Some(since)) => since,
                     (_, None) => Instant::now(),
                 }
@@ -282,7 +282,7 @@ impl Shared {
         let (mut connection, generation) = {
             let state = self.state.borrow();
             match (&state.connection, state.health, need) {
-                (None, ..) | (_, Health::Down, _) | (_, Health::InDoubt, Need::Well) => {
+                (None, ..) | (_, Health::Down, _) | (_, Health::Degraded, Need::Well) => {
                     return Err(Fault::NotSent(state.cause.clone()));
                 }
                 (Some(connection), ..) => (connection.clone(), state.generation),
@@ -366,9 +366,9 @@ impl Shared {
 
     fn doubt(&self, generation: u64, since: Instant) {
         let changed = self.state.send_if_modified(|state| {
-            let well = state.generation == generation && state.health == Health::Well;
+            let well = state.generation == generation && state.health == Health::Up;
             if well {
-                state.health = Health::InDoubt;
+                state.health = Health::Degraded;
                 state.outage = Some(since);
                 state.doubt = Some(since);
                 state.cause = "a request is overdue".into();
@@ -376,22 +376,22 @@ impl Shared {
             well
         });
         if changed {
-            Event::Link { state: Health::InDoubt, cause: "a request is overdue" }.emit();
+            Event::Link { state: Health::Degraded, cause: "a request is overdue" }.emit();
         }
     }
 
     fn settled(&self, generation: u64) {
         let changed = self.state.send_if_modified(|state| {
-            let doubted = state.generation == generation && state.health == Health::InDoubt;
+            let doubted = state.generation == generation && state.health == Health::Degraded;
             if doubted {
-                state.health = Health::Well;
+                state.health = Health::Up;
                 state.outage = None;
                 state.doubt = None;
             }
             doubted
         });
         if changed {
-            Event::Link { state: Health::Well, cause: "it answers again" }.emit();
+            Event::Link { state: Health::Up, cause: "it answers again" }.emit();
         }
     }
 
@@ -425,13 +425,13 @@ impl Shared {
 
     /// A new connection takes the place of whatever there was.
     fn connected(&self, generation: u64, connection: MultiplexedConnection) {
-        let mut was = Health::Well;
+        let mut was = Health::Up;
         let cause = format!("connected to {}", self.endpoint);
         *lock(&self.last_answer) = Instant::now();
         self.state.send_modify(|state| {
             was = state.health;
             *state = State {
-                health: Health::Well,
+                health: Health::Up,
                 connection: Some(connection),
                 generation,
                 outage: None,
@@ -440,8 +440,8 @@ impl Shared {
                 cause: cause.clone(),
             };
         });
-        if was != Health::Well {
-            Event::Link { state: Health::Well, cause: &cause }.emit();
+        if was != Health::Up {
+            Event::Link { state: Health::Up, cause: &cause }.emit();
         }
     }
 
@@ -512,7 +512,7 @@ async fn attend(shared: &Arc<Shared>, mut generation: u64) {
         let state = changes.borrow_and_update().clone();
         match state.health {
             Health::Down => return,
-            Health::InDoubt => {
+            Health::Degraded => {
                 let since = state.doubt.unwrap_or_else(Instant::now);
                 let left = shared.timing.down_after.saturating_sub(since.elapsed());
                 let mut watching = changes.clone();
@@ -524,7 +524,7 @@ async fn attend(shared: &Arc<Shared>, mut generation: u64) {
                     () = gone(&mut watching) => {}
                 }
             }
-            Health::Well => {
+            Health::Up => {
                 let beat_at = *lock(&shared.last_answer) + shared.timing.heartbeat;
                 tokio::select! {
                     _ = changes.changed() => {}
@@ -617,21 +617,21 @@ mod tests {
         let endpoint = Endpoint::parse("redis://nowhere.invalid").expect("a good URL");
         let (link, _) = Link::new(endpoint, timing, vec![], |_| {}, |_| {});
         link.0.state.send_modify(|state| {
-            state.health = Health::Well;
+            state.health = Health::Up;
             state.generation = 2;
             state.outage = None;
         });
         link.0.lost(1, "late");
         link.0.doubt(1, Instant::now());
         link.refused(1, "READONLY");
-        assert_eq!(link.health(), Health::Well);
+        assert_eq!(link.health(), Health::Up);
         assert!(link.0.state.borrow().renew.is_none());
         link.0.doubt(2, Instant::now());
-        assert_eq!(link.health(), Health::InDoubt);
+        assert_eq!(link.health(), Health::Degraded);
         link.0.settled(1);
-        assert_eq!(link.health(), Health::InDoubt);
+        assert_eq!(link.health(), Health::Degraded);
         link.0.settled(2);
-        assert_eq!(link.health(), Health::Well);
+        assert_eq!(link.health(), Health::Up);
         link.refused(2, "READONLY");
         assert!(link.0.state.borrow().renew.is_some());
         link.0.lost(2, "gone");

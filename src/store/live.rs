@@ -167,7 +167,7 @@ pub(super) async fn poll(store: Weak<Inner>) {
     loop {
         tokio::time::sleep(POLL_EVERY).await;
         let Some(store) = store.upgrade() else { return };
-        if store.link.health() == Health::Well {
+        if store.link.health() == Health::Up {
             store.live.heard(store.live_settings().await);
         }
     }

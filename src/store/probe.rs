@@ -149,7 +149,7 @@ impl fmt::Display for ProbeError {
             }
             Self::NoWrites(at, why) => write!(
                 f,
-                "Redis at {at} takes no writes: {why}; name the master, or mend what it complains of"
+                "Redis at {at} takes no writes: {why}; name the master, or correct what it names"
             ),
             Self::Strange(at, what) => {
                 write!(

@@ -248,15 +248,15 @@ impl Link {
         let outage = Counter::default();
         registry.register_with_unit(
             "redis_outage",
-            "How long the connection to Redis has not been well, all in all",
+            "How long the connection to Redis was not up, all in all",
             Unit::Seconds,
             outage.clone(),
         );
         let state = |health, label| (health, states.get_or_create_owned(&[("state", label)]));
         let link = Self {
             states: [
-                state(Health::Well, "well"),
-                state(Health::InDoubt, "in doubt"),
+                state(Health::Up, "up"),
+                state(Health::Degraded, "degraded"),
                 state(Health::Down, "down"),
             ],
             down: counter(
@@ -291,7 +291,7 @@ impl Link {
     fn outage(&self) -> Duration {
         let mut now = lock(&self.now);
         let until = Instant::now();
-        if now.0 != Health::Well {
+        if now.0 != Health::Up {
             self.outage.inc_by((until - now.1).as_secs_f64());
         }
         now.1 = until;
@@ -301,7 +301,7 @@ impl Link {
 
 /// What is in use at the moment of a scrape.
 struct Gauges {
-    nodes: Gauge,
+    inodes: Gauge,
     handles: Gauge,
     staging_files: Gauge,
     staging_bytes: Gauge,
@@ -315,7 +315,7 @@ impl Gauges {
             gauge
         };
         Self {
-            nodes: gauge(registry, "nodes", "Files that the kernel remembers"),
+            inodes: gauge(registry, "inodes", "Inodes that the kernel remembers"),
             handles: gauge(registry, "open_handles", "Open files and directories"),
             staging_files: gauge(registry, "staging_files", "Temp files of saves under way"),
             staging_bytes: {
@@ -333,7 +333,7 @@ impl Gauges {
 
     fn set(&self, in_use: InUse) {
         let whole = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
-        self.nodes.set(whole(in_use.nodes));
+        self.inodes.set(whole(in_use.inodes));
         self.handles.set(whole(in_use.handles));
         self.staging_files.set(whole(in_use.staging_files));
         self.staging_bytes.set(whole(in_use.staging_bytes));
@@ -347,19 +347,19 @@ mod tests {
     #[test]
     fn an_outage_is_counted_once_and_for_as_long_as_it_lasts() {
         let metrics = Metrics::new();
-        metrics.link_is(Health::Well);
+        metrics.link_is(Health::Up);
         let (_, before) = metrics.outages();
-        metrics.link_is(Health::InDoubt);
+        metrics.link_is(Health::Degraded);
         metrics.link_is(Health::Down);
         metrics.link_is(Health::Down);
         let (down, during) = metrics.outages();
         assert_eq!(down, 1);
         assert!(during > before);
-        metrics.link_is(Health::Well);
+        metrics.link_is(Health::Up);
         let (_, after) = metrics.outages();
         assert_eq!(metrics.outages(), (1, after));
         let text = metrics.encode(InUse::default()).unwrap();
-        assert!(text.contains("sessionfs_redis_link_state{state=\"well\"} 1\n"), "{text}");
+        assert!(text.contains("sessionfs_redis_link_state{state=\"up\"} 1\n"), "{text}");
         assert!(text.contains("sessionfs_redis_link_state{state=\"down\"} 0\n"), "{text}");
     }
 

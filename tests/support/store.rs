@@ -97,7 +97,7 @@ pub fn save(store: &RedisStore, alias: &Alias, class: Class, opened: Opened) -> 
         opened,
         own_unlink: None,
         sibling: None,
-        passive: false,
+        background: false,
         doubtful: false,
     }
 }
