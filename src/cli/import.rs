@@ -30,8 +30,8 @@ pub struct Import {
     #[arg(long)]
     dry_run: bool,
     /// What becomes of the files of imported sessions
-    #[arg(long, value_enum, value_name = "WHAT", default_value_t)]
-    after_import: Then,
+    #[arg(long = "after-import", value_enum, value_name = "WHAT", default_value_t)]
+    then: Then,
     #[command(flatten)]
     place: Place,
     #[command(flatten)]
@@ -62,7 +62,7 @@ impl Import {
             ));
         }
         crate::telemetry::log::init("error")?;
-        let task = Task { dir, then: self.after_import, dry_run: self.dry_run };
+        let task = Task { dir, then: self.then, dry_run: self.dry_run };
         let prepared = task.prepare(&config)?;
         confine::become_unprivileged(&config.worker)?;
 

@@ -50,7 +50,7 @@ impl Disks {
             }
             // Without a place aside the files would be deleted; so they stay, untouched.
             Err(failure) => {
-                tolerated("session files of the underlying directory are not imported", failure)?
+                tolerated("session files of the underlying directory are not imported", failure)?;
             }
         }
         match config.mirror.as_ref().map(|dir| mirror::open(dir, config)).transpose() {
