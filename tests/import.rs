@@ -265,7 +265,7 @@ fn a_file_that_cannot_be_taken_away_is_told_and_its_session_goes_on() {
         std::fs::write(beside(dir).join("ab"), "").unwrap();
     });
     assert_eq!(mount.read(&user).unwrap(), authenticated("x"));
-    mount.wait_for_log("it is imported, and cannot be taken away");
+    mount.wait_for_log("it is imported, but its file cannot be archived");
     in_thread(|| mount.save_in_request(&user, &authenticated("y"))).unwrap();
     assert_eq!(mount.read(&user).unwrap(), authenticated("y"));
     let output = import(&redis, &mount.path(), &[]);

@@ -168,7 +168,7 @@ fn a_node_with_little_room_forgets_and_serves_all() {
     // The least that is taken.
     const BOUND: u64 = 1_000;
     let redis = Redis::start();
-    let node = Mount::start(&redis, &format!("[limits]\nnodes = {BOUND}\n"));
+    let node = Mount::start(&redis, &format!("[limits]\ninodes = {BOUND}\n"));
     let sids: Vec<String> = (0..SESSIONS).map(|seed| sid("ab", seed)).collect();
     let content = |sid: &str| authenticated(&sid[..40]);
     for sid in &sids {
