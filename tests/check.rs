@@ -296,7 +296,11 @@ fn an_odoo_that_does_not_see_the_mount_is_told_with_what_it_writes() {
     let odoo = Odoo::apart(&data_dir, &before);
     let found = check(&dir, &[]);
     found.has(61, "odoo.blind", &format!("Odoo (pid {}) does not see the mount", odoo.0.id()));
-    found.has(61, "files.underlying-written", "1 session file was written to the underlying directory");
+    found.has(
+        61,
+        "files.underlying-written",
+        "1 session file was written to the underlying directory",
+    );
     found.has(61, "files.unguarded", "mode 0777");
     drop(odoo);
     // Without a new one it is the same; with one it is of before.

@@ -21,11 +21,10 @@ use sessionfs::session::name::{Alias, Form};
 use sessionfs::session::policy::{Lifetimes, Times};
 use sessionfs::store::RedisStore;
 use sessionfs::store::scripts::Scripts;
+use support::model::{Model, Outcome, UNIT};
 use support::redis::Redis;
 use support::store::{alias, connected, settings, short_alias};
 
-/// The step of the model's clock. Keys' own TTLs run in real time, which must be nothing beside it.
-const UNIT: u64 = 60_000;
 const SHARD: &str = "ab";
 const SESSIONS: usize = 4;
 const THREADS: usize = 3;
@@ -221,7 +220,7 @@ impl<'a> History<'a> {
         for node in nodes {
             node.set_lifetimes(limits);
         }
-        let model = Model { limits, now, sessions: BTreeMap::new() };
+        let model = Model::new(limits, now);
         Self { redis, nodes, model, changes: vec![], memory: BTreeMap::new(), last_id: 0 }
     }
 
@@ -377,9 +376,10 @@ impl<'a> History<'a> {
     async fn list(&mut self, node: usize) -> Result<(), String> {
         let shard = name(0).shard();
         let listed = self.nodes[node].list(shard).await.map_err(|error| error.to_string())?;
-        let got: BTreeMap<_, _> =
-            listed.into_iter().map(|Listed { alias, meta }| (number(&alias), meta)).collect();
-        same(&got, &self.model.list())
+        let by_number = |listed: Vec<Listed>| -> BTreeMap<_, _> {
+            listed.into_iter().map(|Listed { alias, meta }| (number(&alias), meta)).collect()
+        };
+        same(&by_number(listed), &by_number(self.model.list()))
     }
 
     async fn pass(&mut self, units: u64) {
@@ -408,236 +408,4 @@ fn name(session: usize) -> Alias {
 
 fn number(alias: &Alias) -> usize {
     (0..SESSIONS).find(|&session| name(session) == *alias).expect("one of ours")
-}
-
-#[derive(Debug, PartialEq)]
-enum Outcome {
-    Taken(Meta),
-    Superseded,
-    Refused,
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum End {
-    Lifetime,
-    Removal(ChangeId),
-}
-
-/// One session, alive or remembered.
-#[derive(Clone)]
-struct Session {
-    /// What ended it, if it is gone.
-    gone: Option<End>,
-    version: ChangeId,
-    birth: ChangeId,
-    saved: u64,
-    content: Content,
-    times: Times,
-    mtime_ns: i64,
-    mode: u32,
-    size_bytes: u64,
-    form: Form,
-    sealed: Bytes,
-    /// When nothing will be remembered of it.
-    kept_until: u64,
-}
-
-struct Model {
-    limits: Lifetimes,
-    now: u64,
-    sessions: BTreeMap<Alias, Session>,
-}
-
-impl Model {
-    fn pass(&mut self, ms: u64) {
-        self.now += ms;
-        let now = self.now;
-        self.sessions.retain(|_, session| now < session.kept_until);
-    }
-
-    /// The living session of that name; one whose lifetime is over ends here.
-    fn living(&mut self, alias: &Alias) -> Option<&mut Session> {
-        let (limits, now) = (self.limits, self.now);
-        let session = self.sessions.get_mut(alias)?;
-        if session.gone.is_none()
-            && limits.ended(session.content.class, session.times, now).is_some()
-        {
-            session.end(End::Lifetime, &limits, now);
-        }
-        session.gone.is_none().then_some(session)
-    }
-
-    fn meta(&self, session: &Session) -> Meta {
-        Meta {
-            version: session.version,
-            birth: session.birth,
-            mtime_ns: session.mtime_ns,
-            mode: session.mode,
-            size_bytes: session.size_bytes,
-            class: session.content.class,
-            form: session.form,
-            left_ms: self.limits.end_ms(session.content.class, session.times) - self.now,
-        }
-    }
-
-    fn fetch(&mut self, alias: &Alias) -> Option<(Meta, Bytes)> {
-        let session = self.living(alias)?.clone();
-        Some((self.meta(&session), session.sealed))
-    }
-
-    fn list(&mut self) -> BTreeMap<usize, Meta> {
-        (0..SESSIONS).filter_map(|session| Some((session, self.fetch(&name(session))?.0))).collect()
-    }
-
-    fn touch(&mut self, alias: &Alias) {
-        let (limits, now) = (self.limits, self.now);
-        let Some(session) = self.living(alias) else { return };
-        // A first opening counts as later than the save, if only by a millisecond.
-        let least = session.times.activity_ms + u64::from(!session.times.opened);
-        session.times.activity_ms = least.max(now);
-        session.times.opened = true;
-        let end_ms = limits.end_ms(session.content.class, session.times);
-        if session.kept_until < end_ms + limits.grace_ms {
-            session.keep(&limits);
-        }
-    }
-
-    fn amend(&mut self, amend: &Amend) -> Option<Meta> {
-        let now = self.now;
-        let session = self.living(&amend.alias)?;
-        session.version = amend.stamp.id;
-        session.saved = now;
-        session.mode = amend.mode.unwrap_or(session.mode);
-        if let Some(Mtime::Ns(ns)) = amend.mtime {
-            session.mtime_ns = ns;
-        }
-        let session = session.clone();
-        Some(self.meta(&session))
-    }
-
-    fn unlink(&mut self, unlink: &Unlink, again: bool) -> Unlinked {
-        for alias in std::iter::once(&unlink.alias).chain(&unlink.listed) {
-            let Some(session) = self.sessions.get(alias) else { continue };
-            let done = session.gone == Some(End::Removal(unlink.stamp.id));
-            if again && session.gone.is_none() && session.saved > unlink.stamp.first_ms {
-                return Unlinked::Superseded;
-            }
-            let birth = session.birth;
-            let (limits, now) = (self.limits, self.now);
-            if let Some(session) = self.living(alias) {
-                session.end(End::Removal(unlink.stamp.id), &limits, now);
-            } else if !done {
-                continue;
-            }
-            return Unlinked::Gone { alias: alias.clone(), birth };
-        }
-        Unlinked::Absent
-    }
-
-    fn publish(&mut self, publish: &Publish, again: bool) -> Outcome {
-        let id = publish.stamp.id;
-        if let Some(old) = self.sessions.get(&publish.alias) {
-            if old.gone.is_none() && old.version == id {
-                let old = old.clone();
-                // A reply that was lost is given again, also when the life is over since.
-                let end_ms = self.limits.end_ms(old.content.class, old.times);
-                let left_ms = end_ms.saturating_sub(self.now);
-                return Outcome::Taken(Meta { left_ms, ..self.meta_at_end(&old) });
-            }
-            if again && old.saved > publish.stamp.first_ms {
-                return Outcome::Superseded;
-            }
-        }
-        let old_alive = self.living(&publish.alias).is_some();
-        let old = self.sessions.get(&publish.alias).cloned();
-        let Some(goes_on) = goes_on(publish, old.as_ref(), old_alive) else {
-            return Outcome::Refused;
-        };
-        let mut new = Session {
-            gone: None,
-            version: id,
-            birth: id,
-            saved: self.now,
-            content: publish.content.clone(),
-            times: Times { login_ms: self.now, activity_ms: self.now, opened: false },
-            mtime_ns: i64::try_from(self.now).expect("of this century") * 1_000_000,
-            mode: old.as_ref().filter(|_| old_alive).map_or(0o644, |old| old.mode),
-            size_bytes: publish.size_bytes,
-            form: publish.form,
-            sealed: publish.sealed.clone(),
-            kept_until: 0,
-        };
-        if let Some(old) = old.filter(|_| goes_on) {
-            new.birth = old.birth;
-            new.times.opened = old.times.opened || publish.opened == Opened::Birth(old.birth);
-            if old.content.class == new.content.class {
-                new.times.login_ms = old.times.login_ms;
-            }
-            if publish.background {
-                new.times.activity_ms = old.times.activity_ms;
-            }
-        } else if new.content.class == Class::Authenticated
-            && let Some(sibling) = publish.sibling.as_ref().and_then(|s| self.sessions.get(s))
-            && sibling.content.uid == new.content.uid
-            && sibling.content.class == Class::Authenticated
-        {
-            new.times.login_ms = sibling.times.login_ms;
-            if publish.background {
-                new.times.activity_ms = sibling.times.activity_ms;
-            }
-        }
-        if self.limits.ended(new.content.class, new.times, self.now).is_some() {
-            return Outcome::Refused;
-        }
-        new.keep(&self.limits);
-        let meta = self.meta(&new);
-        self.sessions.insert(publish.alias.clone(), new);
-        Outcome::Taken(meta)
-    }
-
-    /// The meta of one that may have ended.
-    fn meta_at_end(&self, session: &Session) -> Meta {
-        let now = self.now.min(self.limits.end_ms(session.content.class, session.times));
-        Self { limits: self.limits, now, sessions: BTreeMap::new() }.meta(session)
-    }
-}
-
-/// Whether the life of `old` goes on with this save; `None` if it may not be made.
-fn goes_on(publish: &Publish, old: Option<&Session>, alive: bool) -> Option<bool> {
-    let opened_another =
-        |old: &Session| matches!(publish.opened, Opened::Birth(birth) if birth != old.birth);
-    match (publish.content.class, old) {
-        (Class::Anonymous, Some(old)) if alive => {
-            let over_authenticated = old.content.class == Class::Authenticated;
-            (!over_authenticated || !publish.doubtful).then_some(!over_authenticated)
-        }
-        (Class::Anonymous, _) => Some(false),
-        (Class::Authenticated, Some(old)) => {
-            let may = alive || publish.own_unlink == Some(old.birth);
-            (may && !opened_another(old)).then_some(true)
-        }
-        (Class::Authenticated, None) => (publish.opened == Opened::Never).then_some(false),
-    }
-}
-
-impl Session {
-    fn end(&mut self, by: End, limits: &Lifetimes, now: u64) {
-        self.gone = Some(by);
-        self.saved = now;
-        self.size_bytes = 0;
-        self.kept_until = now + limits.tombstone_ms;
-    }
-
-    /// Kept for its life, half an idle time more, and the grace.
-    fn keep(&mut self, limits: &Lifetimes) {
-        let idle_ms = match self.content.class {
-            Class::Authenticated => limits.idle_ms,
-            Class::Anonymous if self.times.opened => limits.anonymous_idle_ms,
-            Class::Anonymous => limits.anonymous_idle_ms.min(limits.anonymous_unopened_ms),
-        };
-        let later = Times { activity_ms: self.times.activity_ms + idle_ms / 2, ..self.times };
-        let until = limits.end_ms(self.content.class, later) + limits.grace_ms;
-        // As the clock of keys goes: see `PASS`.
-        self.kept_until = until / (UNIT / 2) * (UNIT / 2);
-    }
 }

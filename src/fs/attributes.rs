@@ -115,6 +115,7 @@ impl<S: Store> Core<S> {
             Some(Node::Provisional { size_bytes, .. }) => {
                 Ok(Attributes::of_provisional(node, size_bytes))
             }
+            Some(Node::Superseded { attributes, .. }) => Ok(attributes),
             Some(Node::Staging) => self.staging_attributes(node),
             None => Err(stale(node)),
         }
@@ -147,6 +148,8 @@ impl<S: Store> Core<S> {
             Some(Node::Version(version)) => (version.alias, Some(version.meta)),
             Some(Node::AliasView { alias, meta }) => (alias, Some(meta)),
             Some(Node::Provisional { sid, .. }) => (sid.alias(), None),
+            // What is current now is another's: this save's own chmod is none of it.
+            Some(Node::Superseded { attributes, .. }) => return Ok(attributes).into(),
             None if node == NodeId::ROOT || node.shard().is_some() => {
                 return Err(Error::expected(libc::EACCES, "directories cannot be changed")).into();
             }

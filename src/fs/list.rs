@@ -15,7 +15,7 @@ use super::store::{Listed, Store, StoreError, Waited};
 use super::thread::Listing;
 use super::{Caller, Core, LONG, Step};
 use crate::error::{Error, Result};
-use crate::session::name::{Alias, Form, Shard};
+use crate::session::name::{Alias, CandidateAlias, Form, Shard};
 
 /// A directory as it was when it was opened.
 #[derive(Debug)]
@@ -70,9 +70,9 @@ impl Shown {
         }
     }
 
-    /// Whether a listing has shown it.
-    pub fn contains(&mut self, alias: &Alias) -> bool {
-        self.0.get(alias).is_some()
+    /// The alias that a name is, if a listing has shown it.
+    pub fn proven(&mut self, candidate: &CandidateAlias) -> Option<Alias> {
+        candidate.among(|alias| self.0.get(alias).is_some())
     }
 }
 

@@ -120,7 +120,7 @@ impl<S: Store> Core<S> {
 
     async fn fetch_entry(&self, caller: Caller, name: SessionName) -> Result<Entry> {
         let alias = name.sid.alias();
-        let shown = name.alias.filter(|alias| self.shown().contains(alias));
+        let shown = name.candidate.and_then(|candidate| self.shown().proven(&candidate));
         match self.store.fetch(&alias, shown.as_ref()).await {
             Ok(Lookup::Session { meta, sealed }) => match unseal(&name.sid, &sealed) {
                 Ok(Some(bytes)) => Ok(self.enter(caller, name.sid, meta, bytes)),

@@ -12,6 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use lru::LruCache;
 
+use super::attributes::Attributes;
 use super::store::{ChangeId, Meta};
 use crate::session::name::{Alias, Form, Shard, Sid};
 
@@ -59,6 +60,15 @@ pub enum Node {
         alias: Alias,
         /// The version that was current at the look-up.
         meta: Meta,
+    },
+    /// A save that was overtaken: something newer is current, and this is only the inode that the
+    /// kernel has moved onto the name. It keeps its own attributes, changing them changes
+    /// nothing, and its `open` asks for what is current.
+    Superseded {
+        /// Whose session.
+        sid: Sid,
+        /// The attributes that the kernel was shown of it last.
+        attributes: Attributes,
     },
     /// A name that may be a session: the store could not be asked. Its `open` asks.
     Provisional {
@@ -218,6 +228,13 @@ impl Nodes {
         self.evict();
     }
 
+    /// A staging file's save was overtaken: the inode stays, and nobody will look it up.
+    pub fn supersede(&mut self, id: NodeId, sid: Sid, attributes: Attributes) {
+        if let Some(known) = self.known.get_mut(&id) {
+            known.node = Node::Superseded { sid, attributes };
+        }
+    }
+
     /// What an `open` of a provisional node found.
     pub fn set_provisional_size(&mut self, id: NodeId, found_bytes: u64) {
         if let Some(Known { node: Node::Provisional { size_bytes, .. }, .. }) =
@@ -277,7 +294,7 @@ impl Nodes {
     fn remove(&mut self, id: NodeId) {
         let Some(Known { node, .. }) = self.known.pop(&id) else { return };
         match node {
-            Node::Staging => {}
+            Node::Staging | Node::Superseded { .. } => {}
             Node::Version(version) => {
                 self.held_bytes -= version.bytes.as_ref().map_or(0, Bytes::len);
                 self.versions.remove(&(version.alias.clone(), version.meta.version));
@@ -314,7 +331,7 @@ impl Nodes {
                 Node::AliasView { alias, meta } => {
                     (alias.entry(meta.form), alias.shard(), meta.form)
                 }
-                Node::Staging => continue,
+                Node::Staging | Node::Superseded { .. } => continue,
             };
             let _ = self.evictions.try_send(Eviction { parent: parent(shard, form), name });
         }

@@ -56,7 +56,7 @@ impl<S: Store> Core<S> {
             ))
             .into(),
             Some(Node::Version(version)) => self.open_version(caller, node, version),
-            Some(Node::Provisional { sid, .. }) => {
+            Some(Node::Provisional { sid, .. } | Node::Superseded { sid, .. }) => {
                 let core = Arc::clone(self);
                 Step::later(async move { core.ask_and_open(caller, node, sid, None).await })
             }

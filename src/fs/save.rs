@@ -15,13 +15,16 @@ use super::handle::{Handle, HandleId};
 use super::node::{NodeId, Version};
 use super::open::{Opened, bad_handle};
 use super::staging::{OpenStaging, Staged};
-use super::store::{ChangeId, Meta, Publish, Published, Stamp, Store, Waited};
+use super::store::{Publish, Published, Store, Waited};
 use super::{Caller, Core, Step};
 use crate::error::{Error, Result};
 use crate::session::content;
 use crate::session::name::{RootName, SessionName};
 use crate::session::seal;
 use crate::telemetry::Event;
+
+/// The permission bits with which Odoo ends every save (`chmod`, 0644).
+const SAVED_MODE: u32 = 0o644;
 
 impl<S: Store> Core<S> {
     /// Creates and opens a staging file, or an upload spool of Odoo 14 and 15. No other name can
@@ -201,15 +204,25 @@ impl<S: Store> Core<S> {
         publish: Publish,
         plain: Bytes,
     ) -> Result<()> {
-        let meta = match self.store.publish(&publish).await {
+        match self.store.publish(&publish).await {
             Ok(Published::Taken(meta)) => {
                 if let Some(mirror) = &self.mirror {
                     mirror.current(&target.sid, &meta, &plain);
                 }
-                meta
+                let birth = meta.birth;
+                let alias = publish.alias.clone();
+                let version = Version { sid: target.sid, alias, meta, bytes: Some(plain) };
+                self.nodes().publish(node, version);
+                self.threads(caller).published(caller.tid, &publish.alias, birth, node);
             }
-            // Something newer is current: this inode is a version that nobody will look up.
-            Ok(Published::Superseded) => superseded_meta(&publish),
+            // Something newer is current, of a birth that is not known here: what this thread
+            // knows of the name stays as it is.
+            Ok(Published::Superseded) => {
+                let mut attributes = self.staging_attributes(node)?;
+                attributes.mode = Some(SAVED_MODE);
+                self.nodes().supersede(node, target.sid, attributes);
+                self.threads(caller).superseded(caller.tid);
+            }
             Ok(Published::Refused(reason)) => {
                 Event::SaveRefused { alias: &publish.alias, reason }.emit();
                 if let Some(thread) = self.threads(caller).get(caller.tid) {
@@ -223,13 +236,8 @@ impl<S: Store> Core<S> {
                     format!("a save of {} is lost: {error}", name_of(&target.sid, target.form)),
                 ));
             }
-        };
-        let birth = meta.birth;
-        let version =
-            Version { sid: target.sid, alias: publish.alias.clone(), meta, bytes: Some(plain) };
-        self.nodes().publish(node, version);
+        }
         self.staging.remove(node);
-        self.threads(caller).published(caller.tid, &publish.alias, birth, node);
         Ok(())
     }
 }
@@ -244,22 +252,6 @@ pub(super) fn session_name(parent: NodeId, name: &OsStr) -> Option<SessionName> 
         };
     }
     SessionName::in_shard(parent.shard()?, name)
-}
-
-fn superseded_meta(publish: &Publish) -> Meta {
-    const NS_PER_MS: i64 = 1_000_000;
-    let Stamp { id, first_ms } = publish.stamp;
-    let birth: ChangeId = id;
-    Meta {
-        version: id,
-        birth,
-        mtime_ns: i64::try_from(first_ms).unwrap_or(0).saturating_mul(NS_PER_MS),
-        mode: 0o644,
-        size_bytes: publish.size_bytes,
-        class: publish.content.class,
-        form: publish.form,
-        left_ms: 0,
-    }
 }
 
 fn refused(reason: &str) -> Error {

@@ -142,6 +142,15 @@ impl Threads {
         );
     }
 
+    /// Its save was overtaken. The birth that is current now is not known, so what it opened
+    /// stays as it was.
+    pub fn superseded(&mut self, tid: u32) {
+        if let Some(thread) = self.get(tid) {
+            thread.unpublished = false;
+            thread.published = None;
+        }
+    }
+
     /// What a save of `alias` by this thread has to tell.
     pub fn save_context(&mut self, tid: u32, alias: &Alias) -> SaveContext {
         if let Some(thread) = self.get(tid) {

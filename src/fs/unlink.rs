@@ -10,7 +10,7 @@ use super::store::{Store, Unlink, Unlinked};
 use super::thread::Listing;
 use super::{Caller, Core, Step};
 use crate::error::{Error, Result};
-use crate::session::name::{Alias, RootName, SessionName};
+use crate::session::name::{Alias, CandidateAlias, RootName, SessionName};
 
 impl<S: Store> Core<S> {
     /// Removes a session or a staging file.
@@ -21,23 +21,27 @@ impl<S: Store> Core<S> {
         if let Some(session) = session_name(parent, name) {
             let core = Arc::clone(self);
             let listed = session
-                .alias
-                .clone()
-                .filter(|alias| self.may_remove_by_alias(caller, parent, alias));
+                .candidate
+                .as_ref()
+                .and_then(|candidate| self.removable_by_alias(caller, parent, candidate));
             return Step::later(async move { core.unlink_session(caller, &session, listed).await });
         }
         self.unlink_staging(parent, name).into()
     }
 
-    fn may_remove_by_alias(&self, caller: Caller, parent: NodeId, alias: &Alias) -> bool {
-        if !self.shown().contains(alias) {
-            return false;
-        }
+    fn removable_by_alias(
+        &self,
+        caller: Caller,
+        parent: NodeId,
+        candidate: &CandidateAlias,
+    ) -> Option<Alias> {
+        let alias = self.shown().proven(candidate)?;
         let listing = match parent.shard() {
             Some(shard) => Listing::Shard(shard),
             None => Listing::Root,
         };
-        caller.uid == 0 || self.threads(caller).has_listed(caller.tid, listing)
+        let may = caller.uid == 0 || self.threads(caller).has_listed(caller.tid, listing);
+        may.then_some(alias)
     }
 
     async fn unlink_session(

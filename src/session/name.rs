@@ -37,6 +37,12 @@ pub struct Sid(Box<str>);
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Alias(Box<str>);
 
+/// A name of the shape of an alias that nobody has shown to be one: it may be a session id, and so
+/// a secret. It can neither be printed nor logged. A listing that has shown it makes it an
+/// [`Alias`] ([`CandidateAlias::among`]).
+#[derive(Clone, Eq, PartialEq)]
+pub struct CandidateAlias(Alias);
+
 /// The first two characters of a session id: Odoo's sub-directory, and the Redis hash tag.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Shard([u8; 2]);
@@ -56,8 +62,7 @@ pub struct SessionName {
     /// The name read as a session id. Every candidate is tried as one first.
     pub sid: Sid,
     /// The name read as an alias, where its shape allows it (an 85 or 86 character name cannot be).
-    /// **Never to be logged**: of a name that is a session id this is the session id.
-    pub alias: Option<Alias>,
+    pub candidate: Option<CandidateAlias>,
     /// Which of the two forms it has.
     pub form: Form,
 }
@@ -111,6 +116,13 @@ impl fmt::Display for Shard {
 impl fmt::Display for Alias {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+impl CandidateAlias {
+    /// The alias, if `is_known` says that it is one.
+    pub fn among(&self, is_known: impl FnOnce(&Alias) -> bool) -> Option<Alias> {
+        is_known(&self.0).then(|| self.0.clone())
     }
 }
 
@@ -219,7 +231,11 @@ impl SessionName {
     }
 
     fn of(text: &str, form: Form) -> Option<Self> {
-        Some(Self { sid: Sid::parse(text)?, alias: Alias::parse(text), form })
+        Some(Self {
+            sid: Sid::parse(text)?,
+            candidate: Alias::parse(text).map(CandidateAlias),
+            form,
+        })
     }
 }
 
@@ -381,9 +397,9 @@ mod tests {
     fn a_shard_holds_only_its_own() {
         let shard = sid(LONG).shard();
         let name = SessionName::in_shard(shard, LONG).expect("its own");
-        assert_eq!((name.alias, name.form), (None, Form::Sharded));
+        assert!(name.candidate.is_none() && name.form == Form::Sharded);
         let name = SessionName::in_shard(shard, &LONG[..84]).expect("its own");
-        assert_eq!(name.alias, Alias::parse(&LONG[..84]));
+        assert!(name.candidate == Alias::parse(&LONG[..84]).map(CandidateAlias));
         assert_eq!(SessionName::in_shard(shard, HEX), None);
         assert_eq!(SessionName::in_shard(shard, "-_"), None);
     }
@@ -393,7 +409,7 @@ mod tests {
         use RootName::{Other, Session, Spool, Staging};
         let flat = |id: &str| RootName::parse(&format!("werkzeug_{id}.sess"));
         assert!(matches!(flat(HEX), Session(name) if name.sid == sid(HEX)
-            && name.alias == Alias::parse(HEX) && name.form == Form::Flat));
+            && name.candidate == Alias::parse(HEX).map(CandidateAlias) && name.form == Form::Flat));
         assert_eq!(flat(&LONG[..84]), Other);
         assert_eq!(flat(&HEX.to_uppercase()), Other);
         assert_eq!(RootName::parse("--"), RootName::Shard(Shard(*b"--")));
@@ -428,7 +444,7 @@ mod tests {
         let RootName::Session(name) = RootName::parse(&alias.entry(Form::Flat)) else {
             panic!("a flat name")
         };
-        assert_eq!(name.alias, Some(alias.clone()));
+        assert!(name.candidate == Some(CandidateAlias(alias.clone())));
         let spool = SpoolName { sid: sid(HEX), uuid: UUID.into() };
         assert_eq!(spool.aliased(), format!("werkzeug_{alias}_{UUID}.file"));
     }
@@ -460,7 +476,7 @@ mod tests {
             prop_assert_eq!(alias.shard(), sid.shard());
             let listed = alias.entry(Form::Sharded);
             let name = SessionName::in_shard(sid.shard(), &listed).expect("a session's name");
-            prop_assert_eq!(name.alias, Some(alias.clone()));
+            prop_assert!(name.candidate == Some(CandidateAlias(alias.clone())));
             // An alias taken for a session id is never the same session.
             prop_assert_ne!(name.sid.alias(), alias);
         }

@@ -1,0 +1,435 @@
+//! The filesystem's core without a kernel and without Redis, as an ordinary user: the kernel's part
+//! is played by `support::kernel`, the store's by `support::memory`.
+
+#![allow(clippy::unwrap_used)] // a test that meets the unexpected ends there
+
+mod support;
+
+#[path = "core/histories.rs"]
+mod histories;
+
+use std::ffi::OsStr;
+
+use sessionfs::fs::InUse;
+use sessionfs::fs::attributes::Change;
+use sessionfs::fs::node::NodeId;
+use sessionfs::fs::store::{Health, Waited};
+use support::kernel::{Kernel, flat_sid, foreign, person, sid, thread, visitor};
+use support::memory::{Fault, Memory};
+use support::model::UNIT;
+
+const NOTHING: InUse = InUse { inodes: 0, handles: 0, staging_files: 0, staging_bytes: 0 };
+
+fn one() -> Kernel {
+    Kernel::new(Memory::new())
+}
+
+fn two() -> (Kernel, Kernel) {
+    let store = Memory::new();
+    (Kernel::new(store.clone()), Kernel::new(store.other_server()))
+}
+
+fn shard() -> NodeId {
+    NodeId::of_shard(sid('a', 0).shard())
+}
+
+#[test]
+fn a_save_is_read_and_in_the_end_nothing_is_held() {
+    let kernel = one();
+    // An Odoo of 18 or later, and one of 14.
+    for (session, one, other) in [(sid('a', 1), 1, 2), (flat_sid(1), 3, 4)] {
+        kernel.save(thread(one), &session, &person("first")).unwrap();
+        assert_eq!(kernel.read(thread(other), &session), Ok(person("first")));
+        kernel.save(thread(other), &session, &person("second")).unwrap();
+        assert_eq!(kernel.read(thread(one), &session), Ok(person("second")));
+    }
+    assert!(kernel.core.in_use().inodes > 0);
+    assert_eq!(kernel.forget_all(), NOTHING);
+}
+
+#[test]
+fn an_inode_is_kept_until_the_last_of_its_look_ups_is_forgotten() {
+    let kernel = one();
+    kernel.save(thread(1), &sid('a', 1), &person("x")).unwrap();
+    kernel.forget_all();
+    let node = kernel.lookup(thread(2), &sid('a', 1)).unwrap().attributes.node;
+    for _ in 0..2 {
+        assert_eq!(kernel.lookup(thread(2), &sid('a', 1)).unwrap().attributes.node, node);
+    }
+    kernel.core.forget(node, 2);
+    assert_eq!(kernel.attributes(node).unwrap().size_bytes, person("x").len() as u64);
+    kernel.core.forget(node, 1);
+    assert_eq!(kernel.attributes(node).unwrap_err(), libc::ESTALE);
+    // More than it was told does no harm.
+    kernel.core.forget(node, 7);
+    assert_eq!(kernel.core.in_use(), NOTHING);
+}
+
+#[test]
+fn beyond_the_bound_the_kernel_is_asked_to_forget_the_oldest() {
+    let kernel = Kernel::with(Memory::new(), |settings| settings.max_inodes = 2);
+    let evictions = kernel.core.take_evictions().unwrap();
+    for number in 0..4 {
+        kernel.save(thread(1), &sid('a', number), &person("x")).unwrap();
+    }
+    let evicted: Vec<_> = evictions.try_iter().collect();
+    assert!(evicted.iter().all(|eviction| eviction.parent == shard()));
+    assert!(evicted.iter().any(|eviction| eviction.name == sid('a', 0).expose()));
+    assert!(kernel.core.take_evictions().is_none());
+    // It may be open yet, so it is known until FORGET, and read without harm.
+    assert_eq!(kernel.read(thread(2), &sid('a', 0)), Ok(person("x")));
+    assert_eq!(kernel.forget_all(), NOTHING);
+}
+
+#[test]
+fn beyond_the_bound_of_bytes_content_is_dropped_and_asked_for_again() {
+    let kernel = Kernel::with(Memory::new(), |settings| settings.max_node_bytes = 1);
+    kernel.save(thread(1), &sid('a', 1), &person("x")).unwrap();
+    assert_eq!(kernel.read(thread(1), &sid('a', 1)), Ok(person("x")));
+    assert_eq!(kernel.forget_all(), NOTHING);
+}
+
+#[test]
+fn a_replaced_version_is_stale_once_and_then_what_the_retry_found() {
+    let (here, there) = two();
+    let session = sid('a', 1);
+    there.save(thread(1), &session, &person("one")).unwrap();
+    // Known to the kernel by an earlier look-up, and replaced since.
+    let old = here.lookup(thread(1), &session).unwrap().attributes.node;
+    here.lookup(thread(2), &session).unwrap();
+    there.save(thread(1), &session, &person("two")).unwrap();
+    assert_eq!(here.open_node(thread(3), old), Err(libc::ESTALE));
+    let retried = here.lookup(thread(3), &session).unwrap().attributes.node;
+    assert_ne!(retried, old);
+    // Replaced once more, after the look-up of this very open: that version was current in it.
+    there.save(thread(1), &session, &person("three")).unwrap();
+    let handle = here.open_node(thread(3), retried).unwrap();
+    assert_eq!(here.read_handle(handle), person("two"));
+    here.core.release(handle);
+    assert_eq!(here.read(thread(3), &session), Ok(person("three")));
+}
+
+#[test]
+fn estale_is_never_said_twice_for_one_inode() {
+    let (here, there) = two();
+    let session = sid('a', 1);
+    there.save(thread(1), &session, &person("one")).unwrap();
+    let old = here.lookup(thread(1), &session).unwrap().attributes.node;
+    there.save(thread(1), &session, &person("two")).unwrap();
+    assert_eq!(here.open_node(thread(2), old), Err(libc::ESTALE));
+    let handle = here.open_node(thread(2), old).unwrap();
+    assert_eq!(here.read_handle(handle), person("two"));
+}
+
+#[test]
+fn estale_is_never_said_to_a_caller_that_cannot_be_followed() {
+    let (here, there) = two();
+    let session = sid('a', 1);
+    there.save(thread(1), &session, &person("one")).unwrap();
+    let old = here.lookup(foreign(), &session).unwrap().attributes.node;
+    there.save(thread(1), &session, &person("two")).unwrap();
+    assert!(here.open_node(foreign(), old).is_ok());
+}
+
+#[test]
+fn an_open_handle_keeps_what_it_opened() {
+    let (here, there) = two();
+    let session = sid('a', 1);
+    there.save(thread(1), &session, &person("one")).unwrap();
+    let handle = here.open(thread(1), &session).unwrap();
+    there.save(thread(1), &session, &person("two")).unwrap();
+    there.unlink(thread(1), &session).unwrap();
+    assert_eq!(here.read_handle(handle), person("one"));
+    here.forget_all();
+    assert_eq!(here.read_handle(handle), person("one"));
+    here.core.release(handle);
+    assert_eq!(here.core.in_use(), NOTHING);
+}
+
+#[test]
+fn a_save_costs_one_request_and_a_read_one() {
+    let kernel = one();
+    let session = sid('a', 1);
+    kernel.save(thread(1), &session, &person("x")).unwrap();
+    assert_eq!(kernel.store.requests(), 1);
+    kernel.read(thread(2), &session).unwrap();
+    assert_eq!(kernel.store.requests(), 2);
+    assert_eq!(kernel.store.touched(), [session.alias()]);
+}
+
+#[test]
+fn the_second_look_of_a_rename_is_answered_without_a_request() {
+    let kernel = one();
+    let session = sid('a', 1);
+    kernel.save(thread(1), &session, &person("x")).unwrap();
+    let (_, handle) = kernel.create(thread(1), "tmpaaaaaaaa.__wz_sess").unwrap();
+    kernel.run(kernel.core.write(thread(1), handle, 0, b"{}")).unwrap();
+    let before = kernel.store.requests();
+    kernel.lookup(thread(1), &session).unwrap();
+    kernel.lookup(thread(1), &session).unwrap();
+    assert_eq!(kernel.store.requests(), before);
+    // Another session's look-up is none of the rename's.
+    assert_eq!(kernel.lookup(thread(1), &sid('a', 2)).unwrap_err(), libc::ENOENT);
+    assert_eq!(kernel.store.requests(), before + 1);
+}
+
+/// A save by `thread(1)` whose first sending is lost, and the inode of its temp file: another server
+/// saves before the second one arrives.
+fn overtaken(here: &Kernel, there: &Kernel, content: &str) -> NodeId {
+    let session = sid('a', 1);
+    let (node, handle) = here.create(thread(1), "tmpaaaaaaaa.__wz_sess").unwrap();
+    here.run(here.core.write(thread(1), handle, 0, &person(content))).unwrap();
+    here.core.release(handle);
+    here.lookup(thread(1), &session).unwrap();
+    // Its time is taken here; it is sent when it is run.
+    let rename = here.core.rename(
+        thread(1),
+        (NodeId::ROOT, OsStr::new("tmpaaaaaaaa.__wz_sess")),
+        (shard(), OsStr::new(session.expose())),
+    );
+    here.store.model().pass(1);
+    there.read(thread(9), &session).unwrap();
+    there.save(thread(9), &session, &person("theirs")).unwrap();
+    here.store.next_fault(Fault::Again);
+    here.run(rename).unwrap();
+    node
+}
+
+#[test]
+fn a_save_that_was_overtaken_changes_nothing_and_the_next_one_is_taken() {
+    let (here, there) = two();
+    let session = sid('a', 1);
+    here.save(thread(1), &session, &person("first")).unwrap();
+    overtaken(&here, &there, "overtaken");
+    assert_eq!(there.read(thread(9), &session), Ok(person("theirs")));
+    // No `open` between: what the thread knows of the session is what it knew before.
+    here.save(thread(1), &session, &person("next")).unwrap();
+    assert_eq!(there.read(thread(9), &session), Ok(person("next")));
+    assert_eq!((here.forget_all(), there.forget_all()), (NOTHING, NOTHING));
+}
+
+#[test]
+fn the_inode_of_an_overtaken_save_shows_itself_and_opens_what_is_current() {
+    let (here, there) = two();
+    here.save(thread(1), &sid('a', 1), &person("first")).unwrap();
+    let node = overtaken(&here, &there, "overtaken and longer");
+    let size_bytes = person("overtaken and longer").len() as u64;
+    assert_eq!(here.attributes(node).unwrap().size_bytes, size_bytes);
+    // Its chmod is not another's.
+    let before = here.store.requests();
+    let change = Change { mode: Some(0o640), ..Change::default() };
+    here.run(here.core.set_attributes(thread(1), node, None, change)).unwrap();
+    assert_eq!(here.store.requests(), before);
+    let handle = here.open_node(thread(1), node).unwrap();
+    assert_eq!(here.read_handle(handle), person("theirs"));
+    here.core.release(handle);
+    assert_eq!(here.forget_all(), NOTHING);
+}
+
+#[test]
+fn a_failed_open_is_owed_one_error_at_the_next_create() {
+    let kernel = one();
+    let session = sid('a', 1);
+    kernel.save(thread(1), &session, &person("x")).unwrap();
+    kernel.store.set_health(Health::Down);
+    kernel.store.next_waits([Waited::BudgetSpent]);
+    assert_eq!(kernel.read(thread(1), &session), Err(libc::EIO));
+    kernel.store.set_health(Health::Up);
+    assert_eq!(kernel.create(thread(1), "tmpaaaaaaaa.__wz_sess").unwrap_err(), libc::EIO);
+    // Once, and no other thread.
+    assert!(kernel.create(thread(1), "tmpaaaaaaaa.__wz_sess").is_ok());
+    assert!(kernel.create(thread(2), "tmpbbbbbbbb.__wz_sess").is_ok());
+}
+
+#[test]
+fn a_failed_open_is_owed_one_error_at_the_next_write() {
+    let kernel = one();
+    let session = sid('a', 1);
+    kernel.save(thread(1), &session, &person("x")).unwrap();
+    let (_, handle) = kernel.create(thread(1), "tmpaaaaaaaa.__wz_sess").unwrap();
+    kernel.store.next_fault(Fault::Unreadable);
+    assert_eq!(kernel.read(thread(1), &session), Err(libc::EIO));
+    let write = |content| kernel.run(kernel.core.write(thread(1), handle, 0, content));
+    assert_eq!(write(b"{}"), Err(libc::EIO));
+    assert_eq!(write(b"{}"), Ok(2));
+}
+
+#[test]
+fn an_open_that_succeeds_pays_what_a_failed_one_owed() {
+    let kernel = one();
+    let session = sid('a', 1);
+    kernel.save(thread(1), &session, &person("x")).unwrap();
+    kernel.store.next_fault(Fault::Unreadable);
+    assert_eq!(kernel.read(thread(1), &session), Err(libc::EIO));
+    assert_eq!(kernel.read(thread(1), &session), Ok(person("x")));
+    assert!(kernel.create(thread(1), "tmpaaaaaaaa.__wz_sess").is_ok());
+}
+
+#[test]
+fn after_a_failed_read_a_visitors_content_never_replaces_a_persons() {
+    let kernel = one();
+    let session = sid('a', 1);
+    kernel.save(thread(1), &session, &person("x")).unwrap();
+    kernel.store.next_fault(Fault::Unreadable);
+    assert_eq!(kernel.read(thread(1), &session), Err(libc::EIO));
+    // The error that is owed is paid by another save.
+    assert_eq!(kernel.save(thread(1), &sid('a', 2), &visitor("y")).unwrap_err(), libc::EIO);
+    assert_eq!(kernel.save(thread(1), &session, &visitor("empty")).unwrap_err(), libc::EACCES);
+    assert_eq!(kernel.read(thread(2), &session), Ok(person("x")));
+}
+
+#[test]
+fn a_name_that_cannot_be_asked_about_is_there_and_its_open_asks() {
+    let kernel = one();
+    let session = sid('a', 1);
+    kernel.save(thread(1), &session, &person("x")).unwrap();
+    kernel.forget_all();
+    kernel.store.set_health(Health::Degraded);
+    let before = kernel.store.requests();
+    let found = kernel.lookup(thread(2), &session).unwrap().attributes;
+    assert_eq!((found.size_bytes, found.valid.as_nanos()), (0, 0));
+    assert_eq!(kernel.store.requests(), before);
+    // The same inode again, whoever asks, until it is forgotten.
+    assert_eq!(kernel.lookup(thread(3), &session).unwrap().attributes.node, found.node);
+    let handle = kernel.open_node(thread(2), found.node).unwrap();
+    assert_eq!(kernel.read_handle(handle), person("x"));
+    kernel.core.release(handle);
+    assert_eq!(kernel.attributes(found.node).unwrap().size_bytes, person("x").len() as u64);
+    assert_eq!(kernel.forget_all(), NOTHING);
+}
+
+#[test]
+fn an_open_in_an_outage_waits_in_steps_and_fails_when_the_budget_is_spent() {
+    let kernel = one();
+    let session = sid('a', 1);
+    kernel.save(thread(1), &session, &person("x")).unwrap();
+    kernel.store.set_health(Health::Down);
+    kernel.store.next_waits([Waited::StepOver, Waited::StepOver, Waited::BudgetSpent]);
+    assert_eq!(kernel.read(thread(2), &session), Err(libc::EINTR));
+    assert_eq!(kernel.read(thread(2), &session), Err(libc::EINTR));
+    assert_eq!(kernel.read(thread(2), &session), Err(libc::EIO));
+    // No outage says that a session is gone.
+    kernel.store.set_health(Health::Up);
+    assert_eq!(kernel.read(thread(2), &session), Ok(person("x")));
+}
+
+#[test]
+fn the_first_write_of_a_save_waits_and_the_others_do_not() {
+    let kernel = one();
+    let (_, handle) = kernel.create(thread(1), "tmpaaaaaaaa.__wz_sess").unwrap();
+    kernel.store.set_health(Health::Down);
+    kernel.store.next_waits([Waited::StepOver, Waited::Well]);
+    let write = |offset| kernel.run(kernel.core.write(thread(1), handle, offset, b"{}"));
+    assert_eq!(write(0), Err(libc::EINTR));
+    assert_eq!(write(0), Ok(2));
+    assert_eq!(write(2), Ok(2));
+}
+
+#[test]
+fn an_alias_is_found_only_after_a_listing_has_shown_it() {
+    let kernel = one();
+    let session = sid('a', 1);
+    kernel.save(thread(1), &session, &person("x")).unwrap();
+    let alias = session.alias();
+    let look = || kernel.lookup_name(thread(2), shard(), alias.as_str());
+    assert_eq!(look().unwrap_err(), libc::ENOENT);
+    let listed = kernel.list(thread(2), shard()).unwrap();
+    assert_eq!(listed.len(), 1);
+    assert_eq!(listed[0].0, alias.as_str());
+    let found = look().unwrap().attributes;
+    assert_eq!(found.size_bytes, person("x").len() as u64);
+    // It is no way to the content.
+    assert_eq!(kernel.open_node(thread(2), found.node), Err(libc::ENOENT));
+    assert_eq!(kernel.forget_all(), NOTHING);
+}
+
+#[test]
+fn an_alias_is_removed_by_the_thread_that_listed_it_and_by_root() {
+    let kernel = one();
+    for number in 1..=2 {
+        kernel.save(thread(1), &sid('a', number), &person("x")).unwrap();
+    }
+    kernel.list(thread(2), shard()).unwrap();
+    let remove = |by, number| kernel.unlink_name(by, shard(), sid('a', number).alias().as_str());
+    assert_eq!(remove(thread(3), 1), Err(libc::ENOENT));
+    assert_eq!(kernel.read(thread(1), &sid('a', 1)), Ok(person("x")));
+    assert_eq!(remove(thread(2), 1), Ok(()));
+    assert_eq!(kernel.read(thread(1), &sid('a', 1)), Err(libc::ENOENT));
+    let root = sessionfs::fs::Caller { uid: 0, ..thread(4) };
+    assert_eq!(remove(root, 2), Ok(()));
+}
+
+#[test]
+fn an_open_listing_stays_as_it_was_taken() {
+    let kernel = one();
+    for number in 1..=2 {
+        kernel.save(thread(1), &sid('a', number), &person("x")).unwrap();
+    }
+    let (_, handle) = kernel.create(thread(1), "tmpaaaaaaaa.__wz_sess").unwrap();
+    kernel.core.release(handle);
+    let open = |node| kernel.run(kernel.core.open_directory(thread(2), node)).unwrap();
+    let (root, directory) = (open(NodeId::ROOT), open(shard()));
+    kernel.unlink(thread(1), &sid('a', 1)).unwrap();
+    kernel.save(thread(1), &sid('a', 3), &person("x")).unwrap();
+    kernel.unlink_name(thread(1), NodeId::ROOT, "tmpaaaaaaaa.__wz_sess").unwrap();
+    let names = |handle| {
+        let snapshot = kernel.core.snapshot(handle).unwrap();
+        snapshot.entries.iter().map(|item| item.name.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(names(directory), [1, 2].map(|n| sid('a', n).alias().as_str().to_owned()));
+    assert_eq!(names(root), ["ab", "tmpaaaaaaaa.__wz_sess"]);
+    // A temp file that is gone has no attributes to show.
+    let snapshot = kernel.core.snapshot(root).unwrap();
+    assert!(kernel.core.enter_listed(&snapshot.entries[1]).is_none());
+    for handle in [root, directory] {
+        kernel.core.release(handle);
+    }
+    assert_eq!(kernel.forget_all(), NOTHING);
+}
+
+#[test]
+fn a_thread_that_removed_a_session_may_save_it_again_and_no_other_thread() {
+    let kernel = one();
+    let session = sid('a', 1);
+    kernel.save(thread(1), &session, &person("x")).unwrap();
+    kernel.read(thread(2), &session).unwrap();
+    kernel.read(thread(1), &session).unwrap();
+    kernel.unlink(thread(1), &session).unwrap();
+    assert_eq!(kernel.save(thread(2), &session, &person("late")).unwrap_err(), libc::EACCES);
+    kernel.save(thread(1), &session, &person("again")).unwrap();
+    assert_eq!(kernel.read(thread(2), &session), Ok(person("again")));
+}
+
+#[test]
+fn a_session_that_expired_is_absent_and_its_inode_leads_nowhere() {
+    let kernel = one();
+    let session = sid('a', 1);
+    kernel.save(thread(1), &session, &person("x")).unwrap();
+    let node = kernel.lookup(thread(2), &session).unwrap().attributes.node;
+    kernel.store.model().pass(16 * UNIT);
+    assert_eq!(kernel.read(thread(1), &session), Err(libc::ENOENT));
+    assert_eq!(kernel.open_node(thread(1), node), Err(libc::ENOENT));
+    assert_eq!(kernel.list(thread(1), shard()), Ok(vec![]));
+    assert_eq!(kernel.forget_all(), NOTHING);
+}
+
+#[test]
+fn the_probe_of_a_flat_name_is_answered_without_a_request() {
+    let kernel = one();
+    let session = flat_sid(1);
+    kernel.lookup_name(thread(1), shard(), session.expose()).unwrap_err();
+    let before = kernel.store.requests();
+    assert_eq!(kernel.lookup(thread(1), &session).unwrap_err(), libc::ENOENT);
+    assert_eq!(kernel.store.requests(), before);
+    kernel.lookup(thread(2), &session).unwrap_err();
+    assert_eq!(kernel.store.requests(), before + 1);
+}
+
+#[test]
+fn names_that_are_neither_session_nor_temp_file_cannot_be_made() {
+    let kernel = one();
+    for name in ["x", "tmp.__wz_sess", "werkzeug_x.sess", "ab", "tmpAAAAAAAA.__wz_sess"] {
+        assert_eq!(kernel.create(thread(1), name).unwrap_err(), libc::EACCES, "{name}");
+    }
+    assert_eq!(kernel.core.in_use(), NOTHING);
+}

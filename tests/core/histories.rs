@@ -1,0 +1,250 @@
+//! Random histories of two servers, with what the kernel does on each: every read gives the
+//! content that is current, or says that there is none when there is none, whatever was cached,
+//! forgotten or lost on the way; and in the end nothing is held.
+
+use bytes::Bytes;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use sessionfs::session::name::Sid;
+use sessionfs::session::seal;
+
+use super::support::kernel::{Kernel, person, sid, thread, visitor};
+use super::support::memory::{Fault, Memory};
+use super::support::model::UNIT;
+use super::{NOTHING, shard};
+
+const SESSIONS: u32 = 3;
+const THREADS: u32 = 3;
+
+#[derive(Clone, Debug)]
+enum Op {
+    Save {
+        at: At,
+        person: bool,
+        text: u16,
+    },
+    Read {
+        at: At,
+    },
+    /// A look-up whose inode is opened later, perhaps after others have saved.
+    Look {
+        at: At,
+    },
+    OpenLooked {
+        server: usize,
+        thread: u32,
+        which: prop::sample::Index,
+    },
+    Unlink {
+        at: At,
+    },
+    /// Listed, then removed by what the listing shows.
+    Revoke {
+        at: At,
+    },
+    Pass {
+        units: u64,
+    },
+    Forget {
+        server: usize,
+    },
+    Lose {
+        server: usize,
+        unreadable: bool,
+    },
+}
+
+#[derive(Clone, Copy, Debug)]
+struct At {
+    server: usize,
+    thread: u32,
+    session: u32,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let at = || {
+        (0..2_usize, 0..THREADS, 0..SESSIONS).prop_map(|(server, thread, session)| At {
+            server,
+            thread,
+            session,
+        })
+    };
+    prop_oneof![
+        6 => (at(), prop::bool::weighted(0.8), any::<u16>())
+            .prop_map(|(at, person, text)| Op::Save { at, person, text }),
+        8 => at().prop_map(|at| Op::Read { at }),
+        4 => at().prop_map(|at| Op::Look { at }),
+        4 => (0..2_usize, 0..THREADS, any::<prop::sample::Index>())
+            .prop_map(|(server, thread, which)| Op::OpenLooked { server, thread, which }),
+        2 => at().prop_map(|at| Op::Unlink { at }),
+        1 => at().prop_map(|at| Op::Revoke { at }),
+        2 => (1..10_u64).prop_map(|units| Op::Pass { units }),
+        1 => (0..2_usize).prop_map(|server| Op::Forget { server }),
+        2 => (0..2_usize, any::<bool>())
+            .prop_map(|(server, unreadable)| Op::Lose { server, unreadable }),
+    ]
+}
+
+struct History {
+    servers: [Kernel; 2],
+    /// Inodes that the kernel of each server may open, with their session.
+    looked: [Vec<(u32, sessionfs::fs::node::NodeId)>; 2],
+    /// The faults that were yet to happen before this step, on each server.
+    pending: [usize; 2],
+}
+
+impl History {
+    fn new() -> Self {
+        let store = Memory::new();
+        let few = |store| Kernel::with(store, |settings| settings.max_inodes = 4);
+        let servers = [few(store.clone()), few(store.other_server())];
+        Self { servers, looked: [vec![], vec![]], pending: [0, 0] }
+    }
+
+    /// The content that whoever opens the session now has to get.
+    fn current(&self, session: &Sid) -> Option<Bytes> {
+        let (_, sealed) = self.servers[0].store.model().fetch(&session.alias())?;
+        Some(seal::open(session, &sealed).expect("sealed by its holder").into())
+    }
+
+    /// Whether a request of this step was lost, so that its answer may be another than the true one.
+    fn was_disturbed(&self, server: usize) -> bool {
+        self.servers[server].store.pending_faults() < self.pending[server]
+    }
+
+    fn judge(&self, server: usize, session: &Sid, got: Result<Bytes, i32>) -> Result<(), String> {
+        let current = self.current(session);
+        let disturbed = self.was_disturbed(server);
+        match (got, current) {
+            (Ok(got), Some(current)) if got == current => Ok(()),
+            (Err(libc::ENOENT), None) => Ok(()),
+            // Never ENOENT, and never another content, for a fault of ours.
+            (Err(libc::EIO | libc::EINTR), _) if disturbed => Ok(()),
+            (got, current) => Err(format!("got {got:?}, current is {current:?}")),
+        }
+    }
+
+    fn step(&mut self, op: &Op) -> Result<(), String> {
+        self.pending = [0, 1].map(|server| self.servers[server].store.pending_faults());
+        match *op {
+            Op::Save { at, person: logged_in, text } => {
+                let content = if logged_in { person } else { visitor }(&text.to_string());
+                let session = sid('a', at.session);
+                let saved = self.servers[at.server].save(thread(at.thread), &session, &content);
+                let disturbed = self.was_disturbed(at.server);
+                match saved {
+                    Ok(_) if self.current(&session).as_ref() == Some(&content) => Ok(()),
+                    // EIO: owed by an earlier failed open, or lost now.
+                    Err(libc::EACCES | libc::EIO) => Ok(()),
+                    other => Err(format!("{other:?}, disturbed: {disturbed}")),
+                }
+            }
+            Op::Read { at } => {
+                let session = sid('a', at.session);
+                let got = self.servers[at.server].read(thread(at.thread), &session);
+                self.judge(at.server, &session, got)
+            }
+            Op::Look { at } => {
+                let session = sid('a', at.session);
+                let found = self.servers[at.server].lookup(thread(at.thread), &session);
+                let disturbed = self.was_disturbed(at.server);
+                match (found, self.current(&session)) {
+                    (Ok(entry), current) if current.is_some() || disturbed => {
+                        self.looked[at.server].push((at.session, entry.attributes.node));
+                        Ok(())
+                    }
+                    (Err(libc::ENOENT), None) => Ok(()),
+                    (Err(libc::EIO), _) if disturbed => Ok(()),
+                    (found, current) => Err(format!("found {found:?}, current is {current:?}")),
+                }
+            }
+            Op::OpenLooked { server, thread: number, which } => {
+                if self.looked[server].is_empty() {
+                    return Ok(());
+                }
+                let (session, node) = *which.get(&self.looked[server]);
+                let (session, kernel) = (sid('a', session), &self.servers[server]);
+                // Not the thread that looked: for that one the look-up is part of this very open,
+                // and what was current at it is right.
+                let by = thread(THREADS + number);
+                let got = match kernel.open_node(by, node) {
+                    Err(libc::ESTALE) => kernel.read(by, &session),
+                    opened => opened.map(|handle| {
+                        let bytes = kernel.read_handle(handle);
+                        kernel.core.release(handle);
+                        bytes
+                    }),
+                };
+                self.judge(server, &session, got)
+            }
+            Op::Unlink { at } => {
+                let session = sid('a', at.session);
+                let before = self.current(&session).is_some();
+                let removed = self.servers[at.server].unlink(thread(at.thread), &session);
+                let disturbed = self.was_disturbed(at.server);
+                match removed {
+                    Ok(()) if before && self.current(&session).is_none() => Ok(()),
+                    Err(libc::ENOENT) if !before => Ok(()),
+                    Err(libc::EIO) if disturbed => Ok(()),
+                    other => Err(format!("{other:?}")),
+                }
+            }
+            Op::Revoke { at } => {
+                let kernel = &self.servers[at.server];
+                let listed = kernel.list(thread(at.thread), shard());
+                let alias = sid('a', at.session).alias();
+                let shown =
+                    listed.is_ok_and(|all| all.iter().any(|(name, _)| name == alias.as_str()));
+                if shown {
+                    // The look-up that unlink(2) makes first.
+                    let _ = kernel.lookup_name(thread(at.thread), shard(), alias.as_str());
+                    let removed = kernel.unlink_name(thread(at.thread), shard(), alias.as_str());
+                    let gone = self.current(&sid('a', at.session)).is_none();
+                    if removed == Ok(()) && !gone {
+                        return Err("removed, and still there".into());
+                    }
+                }
+                Ok(())
+            }
+            Op::Pass { units } => {
+                self.servers[0].store.model().pass(units * UNIT);
+                Ok(())
+            }
+            Op::Forget { server } => {
+                self.looked[server].clear();
+                let held = self.servers[server].forget_all();
+                // What failed saves have left is removed as an orphan later.
+                if held.inodes == 0 && held.handles == 0 {
+                    Ok(())
+                } else {
+                    Err(format!("{held:?}"))
+                }
+            }
+            Op::Lose { server, unreadable } => {
+                let fault = if unreadable { Fault::Unreadable } else { Fault::Unavailable };
+                self.servers[server].store.next_fault(fault);
+                Ok(())
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_read_gives_what_is_current_and_in_the_end_nothing_is_held(
+        ops in vec(op(), 1..80)
+    ) {
+        let mut history = History::new();
+        for (step, op) in ops.iter().enumerate() {
+            history.step(op).map_err(|why| {
+                TestCaseError::fail(format!("step {step}, {op:?}: {why}"))
+            })?;
+        }
+        for kernel in &history.servers {
+            let held = kernel.forget_all();
+            prop_assert_eq!((held.inodes, held.handles), (NOTHING.inodes, NOTHING.handles));
+        }
+    }
+}

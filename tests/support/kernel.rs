@@ -1,0 +1,227 @@
+//! What the kernel does to the core for a caller, without a kernel: it looks names up before it
+//! opens them, counts what it was told, retries ESTALE once, and forgets in the end.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use sessionfs::error::Error;
+use sessionfs::fs::attributes::{Attributes, Change, Entry};
+use sessionfs::fs::handle::HandleId;
+use sessionfs::fs::list::Item;
+use sessionfs::fs::lookup::Found;
+use sessionfs::fs::node::NodeId;
+use sessionfs::fs::open::Mode;
+use sessionfs::fs::{Caller, Core, InUse, Settings, Step};
+use sessionfs::session::name::Sid;
+use tempfile::TempDir;
+
+use super::memory::Memory;
+
+/// More than READ of a session asks for at once.
+const READ_BYTES: u32 = 1 << 20;
+/// Beyond any thread id that the host gives out, so that it is nobody's.
+const FIRST_TID: u32 = 1 << 28;
+
+pub struct Kernel {
+    pub core: Arc<Core<Memory>>,
+    pub store: Memory,
+    /// How often each inode was given out and not forgotten.
+    counts: RefCell<BTreeMap<u64, u64>>,
+    /// How many names `mkstemp` has drawn.
+    temp_files: Cell<u32>,
+    runtime: tokio::runtime::Runtime,
+    _staging: TempDir,
+}
+
+/// What a call ends with: the errno, if it fails.
+pub type Outcome<T> = Result<T, i32>;
+
+/// Odoo's thread of that number, as Odoo's user.
+pub fn thread(number: u32) -> Caller {
+    Caller { tid: FIRST_TID + number, uid: 1000 }
+}
+
+/// A caller whose thread cannot be seen.
+pub fn foreign() -> Caller {
+    Caller { tid: 0, uid: 1000 }
+}
+
+/// A session of a family, as Odoo 18 and 19 draw them.
+pub fn sid(family: char, number: u32) -> Sid {
+    let text = format!("ab{}{number:042}", family.to_string().repeat(40));
+    Sid::parse(&text).expect("84 characters")
+}
+
+/// A session of Odoo 14 and 15.
+pub fn flat_sid(number: u32) -> Sid {
+    Sid::parse(&format!("ab{number:038x}")).expect("40 digits")
+}
+
+/// What Odoo writes for somebody who is logged in.
+pub fn person(text: &str) -> Bytes {
+    format!(r#"{{"uid": 2, "session_token": "{}", "note": "{text}"}}"#, "5f".repeat(32)).into()
+}
+
+/// What Odoo writes for a visitor.
+pub fn visitor(text: &str) -> Bytes {
+    format!(r#"{{"uid": null, "session_token": null, "note": "{text}"}}"#).into()
+}
+
+impl Kernel {
+    pub fn new(store: Memory) -> Self {
+        Self::with(store, |_| {})
+    }
+
+    pub fn with(store: Memory, change: impl FnOnce(&mut Settings)) -> Self {
+        // A tmpfs never gives the number of an inode to a second file.
+        let staging = tempfile::tempdir_in("/dev/shm").expect("a directory on a tmpfs");
+        let mut settings = Settings { staging_dir: staging.path().into(), ..Settings::default() };
+        change(&mut settings);
+        Self {
+            core: Core::new(store.clone(), &settings).expect("a core"),
+            store,
+            counts: RefCell::default(),
+            temp_files: Cell::default(),
+            runtime: tokio::runtime::Builder::new_current_thread().build().expect("a runtime"),
+            _staging: staging,
+        }
+    }
+
+    /// The errno and the message, for tests of what is logged.
+    pub fn run_or_error<T>(&self, step: Step<T>) -> Result<T, Error> {
+        match step {
+            Step::Done(result) => result,
+            Step::Later(work) => self.runtime.block_on(work),
+        }
+    }
+
+    pub fn run<T>(&self, step: Step<T>) -> Outcome<T> {
+        self.run_or_error(step).map_err(|error| error.errno())
+    }
+
+    /// It was told of an inode once more.
+    pub fn told(&self, entry: Entry) -> Entry {
+        *self.counts.borrow_mut().entry(entry.attributes.node.0).or_default() += 1;
+        entry
+    }
+
+    /// Where a session stands: its directory's inode, and its name there.
+    fn place(sid: &Sid) -> (NodeId, String) {
+        if sid.alias().family().is_some() {
+            (NodeId::of_shard(sid.shard()), sid.expose().to_owned())
+        } else {
+            (NodeId::ROOT, format!("werkzeug_{}.sess", sid.expose()))
+        }
+    }
+
+    pub fn lookup_name(&self, by: Caller, parent: NodeId, name: &str) -> Outcome<Entry> {
+        match self.run(self.core.lookup(by, parent, OsStr::new(name)))? {
+            Found::Entry(entry) => Ok(self.told(entry)),
+            Found::NeverFor(_) => Err(libc::ENOENT),
+        }
+    }
+
+    pub fn lookup(&self, by: Caller, sid: &Sid) -> Outcome<Entry> {
+        let (parent, name) = Self::place(sid);
+        self.lookup_name(by, parent, &name)
+    }
+
+    pub fn open_node(&self, by: Caller, node: NodeId) -> Outcome<HandleId> {
+        self.run(self.core.open(by, node, Mode::default())).map(|opened| opened.handle)
+    }
+
+    /// `open(2)`: ESTALE is retried once, with a look-up of its own.
+    pub fn open(&self, by: Caller, sid: &Sid) -> Outcome<HandleId> {
+        let first = self.lookup(by, sid)?;
+        match self.open_node(by, first.attributes.node) {
+            Err(libc::ESTALE) => {
+                let again = self.lookup(by, sid)?;
+                self.open_node(by, again.attributes.node)
+            }
+            opened => opened,
+        }
+    }
+
+    pub fn read_handle(&self, handle: HandleId) -> Bytes {
+        self.core.read(handle, 0, READ_BYTES).expect("an open file")
+    }
+
+    /// Odoo's read of a session.
+    pub fn read(&self, by: Caller, sid: &Sid) -> Outcome<Bytes> {
+        let handle = self.open(by, sid)?;
+        let bytes = self.read_handle(handle);
+        self.core.release(handle);
+        Ok(bytes)
+    }
+
+    /// `mkstemp`, as far as its inode.
+    pub fn create(&self, by: Caller, name: &str) -> Outcome<(NodeId, HandleId)> {
+        let (entry, opened) = self
+            .core
+            .create(by, NodeId::ROOT, OsStr::new(name), 0o600, true)
+            .map_err(|error| error.errno())?;
+        Ok((self.told(entry).attributes.node, opened.handle))
+    }
+
+    /// Odoo's save of a session, up to and with the `chmod`, which Odoo ignores.
+    pub fn save(&self, by: Caller, sid: &Sid, content: &Bytes) -> Outcome<NodeId> {
+        let number = self.temp_files.get();
+        self.temp_files.set(number + 1);
+        let name = format!("tmp{number:08}.__wz_sess");
+        let _ = self.lookup_name(by, NodeId::ROOT, &name);
+        let (node, handle) = self.create(by, &name)?;
+        self.run(self.core.write(by, handle, 0, content))?;
+        self.core.release(handle);
+        self.rename(by, &name, sid)?;
+        // The dentry has moved with its inode; the kernel looks it up anew, since no entry holds.
+        let named = self.lookup(by, sid).map_or(node, |entry| entry.attributes.node);
+        let change = Change { mode: Some(0o644), ..Change::default() };
+        let _ = self.run(self.core.set_attributes(by, named, None, change));
+        Ok(node)
+    }
+
+    /// RENAME with its own look at the target.
+    pub fn rename(&self, by: Caller, from: &str, sid: &Sid) -> Outcome<()> {
+        let (parent, name) = Self::place(sid);
+        let _ = self.lookup_name(by, parent, &name);
+        let (from, to) = ((NodeId::ROOT, OsStr::new(from)), (parent, OsStr::new(&name)));
+        self.run(self.core.rename(by, from, to))
+    }
+
+    pub fn unlink(&self, by: Caller, sid: &Sid) -> Outcome<()> {
+        let (parent, name) = Self::place(sid);
+        self.run(self.core.unlink(by, parent, OsStr::new(&name)))
+    }
+
+    pub fn unlink_name(&self, by: Caller, parent: NodeId, name: &str) -> Outcome<()> {
+        self.run(self.core.unlink(by, parent, OsStr::new(name)))
+    }
+
+    /// `scandir`: the names, and what READDIRPLUS tells of each.
+    pub fn list(&self, by: Caller, directory: NodeId) -> Outcome<Vec<(String, Option<Entry>)>> {
+        let handle = self.run(self.core.open_directory(by, directory))?;
+        let snapshot = self.core.snapshot(handle).map_err(|error| error.errno())?;
+        let tell = |item: &Item| {
+            let entry = self.core.enter_listed(item).map(|entry| self.told(entry));
+            (item.name.clone(), entry)
+        };
+        let listed = snapshot.entries.iter().map(tell).collect();
+        self.core.release(handle);
+        Ok(listed)
+    }
+
+    pub fn attributes(&self, node: NodeId) -> Outcome<Attributes> {
+        self.core.attributes(node).map_err(|error| error.errno())
+    }
+
+    /// Forgets all that it was told, and says what is held then.
+    pub fn forget_all(&self) -> InUse {
+        for (node, count) in self.counts.take() {
+            self.core.forget(NodeId(node), count);
+        }
+        self.core.in_use()
+    }
+}

@@ -1,0 +1,208 @@
+//! A store in memory, so that the core runs without a kernel and without Redis: the model of
+//! [`super::model`] behind the core's port, with a link that a test can cut.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use sessionfs::fs::store::{
+    Amend, ChangeId, Health, Listed, Lookup, Meta, Publish, Published, Refusal, RootListing, Stamp,
+    Store, StoreError, Unlink, Unlinked, Waited,
+};
+use sessionfs::session::name::{Alias, Form, Shard};
+use sessionfs::session::policy::Lifetimes;
+
+use super::model::{Model, Outcome, UNIT};
+
+/// What happens to the next request in place of its answer.
+pub enum Fault {
+    /// It is not carried out.
+    Unavailable,
+    /// What is stored cannot be read.
+    Unreadable,
+    /// A change's first sending was lost: this is the second.
+    Again,
+}
+
+/// One server's view of the store. [`Memory::other_server`] gives another's.
+#[derive(Clone)]
+pub struct Memory {
+    model: Arc<Mutex<Model>>,
+    link: Arc<Mutex<Link>>,
+}
+
+struct Link {
+    health: Health,
+    /// How the next waits end; after them, as the health says.
+    waits: VecDeque<Waited>,
+    faults: VecDeque<Fault>,
+    requests: u64,
+    touched: Vec<Alias>,
+}
+
+impl Default for Link {
+    fn default() -> Self {
+        Self {
+            health: Health::Up,
+            waits: VecDeque::new(),
+            faults: VecDeque::new(),
+            requests: 0,
+            touched: vec![],
+        }
+    }
+}
+
+impl Memory {
+    pub fn new() -> Self {
+        let limits = Lifetimes {
+            idle_ms: 15 * UNIT,
+            anonymous_idle_ms: 60 * UNIT,
+            anonymous_unopened_ms: 60 * UNIT,
+            absolute_ms: None,
+            grace_ms: 10 * UNIT,
+            tombstone_ms: 60 * UNIT,
+        };
+        let model = Model::new(limits, 1_800_000_000_000);
+        Self { model: Arc::new(Mutex::new(model)), link: Arc::default() }
+    }
+
+    /// The same store, by a link of its own.
+    pub fn other_server(&self) -> Self {
+        Self { model: Arc::clone(&self.model), link: Arc::default() }
+    }
+
+    pub fn model(&self) -> MutexGuard<'_, Model> {
+        self.model.lock().expect("no test panics with it")
+    }
+
+    fn link(&self) -> MutexGuard<'_, Link> {
+        self.link.lock().expect("no test panics with it")
+    }
+
+    pub fn set_health(&self, health: Health) {
+        self.link().health = health;
+    }
+
+    pub fn next_waits(&self, waits: impl IntoIterator<Item = Waited>) {
+        self.link().waits.extend(waits);
+    }
+
+    pub fn next_fault(&self, fault: Fault) {
+        self.link().faults.push_back(fault);
+    }
+
+    /// How many faults are yet to happen.
+    pub fn pending_faults(&self) -> usize {
+        self.link().faults.len()
+    }
+
+    /// How many requests reached the store, over this link.
+    pub fn requests(&self) -> u64 {
+        self.link().requests
+    }
+
+    /// The sessions whose use was noted over this link, the first one first.
+    pub fn touched(&self) -> Vec<Alias> {
+        self.link().touched.clone()
+    }
+
+    /// Whether a change is sent for the second time, or why it does not arrive.
+    fn send(&self) -> Result<bool, StoreError> {
+        let mut link = self.link();
+        link.requests += 1;
+        if link.health == Health::Down {
+            return Err(StoreError::Unavailable("the link is down".into()));
+        }
+        let fault = link.faults.pop_front();
+        drop(link);
+        match fault {
+            None => Ok(false),
+            Some(Fault::Unavailable) => Err(StoreError::Unavailable("not answered".into())),
+            Some(Fault::Unreadable) => Err(StoreError::Unreadable("of another program".into())),
+            Some(Fault::Again) => Ok(true),
+        }
+    }
+
+    fn listed(&self) -> Result<Vec<Listed>, StoreError> {
+        self.send()?;
+        Ok(self.model().list())
+    }
+}
+
+impl Store for Memory {
+    async fn fetch(&self, alias: &Alias, listed: Option<&Alias>) -> Result<Lookup, StoreError> {
+        self.send()?;
+        let mut model = self.model();
+        if let Some((meta, sealed)) = model.fetch(alias) {
+            return Ok(Lookup::Session { meta, sealed });
+        }
+        let by_alias = listed.and_then(|alias| model.fetch(alias));
+        Ok(by_alias.map_or(Lookup::Absent, |(meta, _)| Lookup::Alias { meta }))
+    }
+
+    async fn publish(&self, publish: &Publish) -> Result<Published, StoreError> {
+        let again = self.send()?;
+        Ok(match self.model().publish(publish, again) {
+            Outcome::Taken(meta) => Published::Taken(meta),
+            Outcome::Superseded => Published::Superseded,
+            Outcome::Refused => Published::Refused(Refusal::Ended),
+        })
+    }
+
+    async fn unlink(&self, unlink: &Unlink) -> Result<Unlinked, StoreError> {
+        let again = self.send()?;
+        Ok(self.model().unlink(unlink, again))
+    }
+
+    async fn amend(&self, amend: &Amend) -> Result<Option<Meta>, StoreError> {
+        self.send()?;
+        Ok(self.model().amend(amend))
+    }
+
+    async fn list(&self, shard: Shard) -> Result<Vec<Listed>, StoreError> {
+        let mut listed = self.listed()?;
+        listed.retain(|one| one.alias.shard() == shard);
+        Ok(listed)
+    }
+
+    async fn list_root(&self) -> Result<RootListing, StoreError> {
+        let listed = self.listed()?;
+        let (flat, sharded): (Vec<_>, Vec<_>) =
+            listed.into_iter().partition(|one| one.meta.form == Form::Flat);
+        let mut shards: Vec<_> = sharded.iter().map(|one| one.alias.shard()).collect();
+        shards.sort_unstable();
+        shards.dedup();
+        Ok(RootListing { shards, flat })
+    }
+
+    fn touch(&self, alias: &Alias) {
+        self.link().touched.push(alias.clone());
+        self.model().touch(alias);
+    }
+
+    async fn touch_now(&self, alias: &Alias) -> Result<(), StoreError> {
+        self.send()?;
+        self.model().touch(alias);
+        Ok(())
+    }
+
+    fn stamp(&self) -> Stamp {
+        Stamp { id: ChangeId(rand::random()), first_ms: self.model().now }
+    }
+
+    fn health(&self) -> Health {
+        self.link().health
+    }
+
+    fn is_fresh(&self) -> bool {
+        self.link().health == Health::Up
+    }
+
+    async fn wait_well(&self) -> Waited {
+        let mut link = self.link();
+        let by_health = if link.health == Health::Up { Waited::Well } else { Waited::StepOver };
+        link.waits.pop_front().unwrap_or(by_health)
+    }
+
+    async fn drain(&self, _bound: Duration) {}
+}
