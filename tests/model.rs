@@ -8,17 +8,16 @@ mod support;
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestError, TestRunner};
 use sessionfs::fs::store::{
-    Amend, ChangeId, Listed, Lookup, Meta, Mtime, Opened, Publish, Published, Stamp, Store as _,
-    Unlink, Unlinked,
+    Amend, ChangeId, Listed, Lookup, Mtime, Opened, Publish, Published, Stamp, Store as _, Unlink,
+    Unlinked,
 };
 use sessionfs::session::content::{Class, Content};
 use sessionfs::session::name::{Alias, Form};
-use sessionfs::session::policy::{Lifetimes, Times};
+use sessionfs::session::policy::Lifetimes;
 use sessionfs::store::RedisStore;
 use sessionfs::store::scripts::Scripts;
 use support::model::{Model, Outcome, UNIT};
