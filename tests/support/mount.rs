@@ -130,19 +130,25 @@ impl Mount {
         self.child_of_kind("disk")
     }
 
+    /// The youngest child of that kind: after a reload the former worker may be about to end.
     fn child_of_kind(&self, command: &str) -> Option<u32> {
-        let is_wanted = |pid: &u32| {
+        let keeper = self.child.id().to_string();
+        let started = |pid: u32| -> Option<u64> {
             let read = |file| std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
             let stat = String::from_utf8_lossy(&read("stat")).into_owned();
-            // After the command, which may hold anything: the state, then the parent (proc(5)).
-            let parent = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1));
-            parent == Some(&self.child.id().to_string())
-                && read("cmdline").split(|&byte| byte == 0).nth(1) == Some(command.as_bytes())
+            // After the command, which may hold anything: the state, then the parent, and at
+            // its place the start time (proc(5)).
+            let fields: Vec<_> = stat.rsplit(')').next()?.split_whitespace().collect();
+            let is_wanted = *fields.get(1)? == keeper
+                && read("cmdline").split(|&byte| byte == 0).nth(1) == Some(command.as_bytes());
+            if is_wanted { fields.get(19)?.parse().ok() } else { None }
         };
         std::fs::read_dir("/proc")
             .expect("proc")
             .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-            .find(is_wanted)
+            .filter_map(|pid| Some((started(pid)?, pid)))
+            .max()
+            .map(|(_, pid)| pid)
     }
 
     /// Waits until a mount is ready once more.
