@@ -814,7 +814,29 @@ fn flag(value: bool) -> &'static str {
     if value { "1" } else { "0" }
 }
 
-/// The reasons that `publish.lua` gives.
-fn refusal(reason: &str) -> Refusal {
-    Refusal::ALL.iter().copied().find(|known| known.text() == reason).unwrap_or(Refusal::Other)
+/// The codes that `publish.lua` gives; one of a later version is `Other`.
+fn refusal(code: &str) -> Refusal {
+    Refusal::ALL.iter().copied().find(|known| known.label() == code).unwrap_or(Refusal::Other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_of_the_script_is_a_refusal_and_every_refusal_has_its_code() {
+        let script = include_str!("store/scripts/publish.lua");
+        let mut codes: Vec<_> = script
+            .split("answer('refused', '")
+            .skip(1)
+            .filter_map(|rest| rest.split('\'').next())
+            .collect();
+        codes.sort_unstable();
+        codes.dedup();
+        let known = Refusal::ALL.iter().filter(|refusal| **refusal != Refusal::Other);
+        let mut labels: Vec<_> = known.map(|refusal| refusal.label()).collect();
+        labels.sort_unstable();
+        assert_eq!(codes, labels);
+        assert_eq!(refusal("of a later version"), Refusal::Other);
+    }
 }

@@ -217,7 +217,7 @@ fn the_command_tells_of_a_mount_and_says_by_its_exit_code_whether_it_is_served()
     let output = command(&["status", &path]);
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
-    for part in [&format!("{path}  serving"), "sessions  1 in Redis", "  1 node", "redis  "] {
+    for part in [&format!("{path}  serving"), "sessions  1 in Redis", "  1 server", "redis  "] {
         assert!(text.contains(part), "{part} is not in {text}");
     }
     assert!(!text.contains('\x1b'), "colours are for terminals");

@@ -124,7 +124,7 @@ pub enum Published {
 pub enum Refusal {
     /// The session has ended.
     Ended,
-    /// The session it was read from has ended, and the name lives anew.
+    /// The session it was read from has ended, and another has its name.
     Replaced,
     /// Anonymous content after a read that failed.
     Unread,
@@ -139,7 +139,7 @@ impl Refusal {
     pub const ALL: &[Self] =
         &[Self::Ended, Self::Replaced, Self::Unread, Self::Lifetime, Self::Other];
 
-    /// In words, as the script says it.
+    /// In words.
     pub const fn text(self) -> &'static str {
         match self {
             Self::Ended => "the session has ended",
@@ -150,7 +150,7 @@ impl Refusal {
         }
     }
 
-    /// In one word.
+    /// In one word: the label of its counter, and the code by which a script names it.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Ended => "ended",

@@ -1,13 +1,13 @@
 -- Makes a save the current version, by the rules of births: nothing that ended is revived.
 -- KEYS: the session, its index, the sibling's session (or the first again)
 -- ARGV: see the names below
--- Answers: taken, left, header | superseded | refused, why | failed, why
+-- Answers: taken, left, header | superseded | refused, code | failed, why
 
 local alias, id, first_ms, retry = ARGV[8], ARGV[9], tonumber(ARGV[10]), is_retry()
 local class, uid, db, user = ARGV[12], ARGV[13], ARGV[14], ARGV[15]
 local size, form = ARGV[16], ARGV[17]
 local opened, own_unlink, sibling_alias = ARGV[18], ARGV[19], ARGV[20] -- '' for none
-local passive, doubtful = ARGV[21] == '1', ARGV[22] == '1'
+local background, doubtful = ARGV[21] == '1', ARGV[22] == '1'
 local sealed = ARGV[23]
 
 local old = read(KEYS[1])
@@ -29,22 +29,22 @@ local alive = old and old.state == 'alive'
 local goes_on = false
 if class == 'anon' then
   if alive and old.class == 'auth' and doubtful then
-    return answer('refused', 'anonymous content after a read that failed')
+    return answer('refused', 'unread')
   end
   -- Over an authenticated session it is a logout in place: a new life.
   goes_on = alive and old.class == 'anon'
 elseif alive then
   if opened ~= '' and opened ~= old.birth then
-    return answer('refused', 'the session it was read from has ended, the name lives anew')
+    return answer('refused', 'replaced')
   end
   goes_on = true
 elseif old then
   if own_unlink ~= old.birth or (opened ~= '' and opened ~= old.birth) then
-    return answer('refused', 'the session has ended')
+    return answer('refused', 'ended')
   end
   goes_on = true
 elseif opened ~= '' then
-  return answer('refused', 'the session has ended')
+  return answer('refused', 'ended')
 end
 
 local h = {
@@ -58,7 +58,7 @@ if goes_on then
   h.opened = old.opened or opened == old.birth
   -- A login inside one life starts the clock of the absolute lifetime; later saves keep it.
   if old.class == class then h.login = old.login end
-  if passive then h.active = old.active end
+  if background then h.active = old.active end
 elseif class == 'auth' and sibling_alias ~= '' then
   -- A soft rotation: the same person under the next id of the family.
   local sibling = read(KEYS[3])
@@ -66,12 +66,12 @@ elseif class == 'auth' and sibling_alias ~= '' then
   if sibling and sibling.class == 'auth' and sibling.uid == uid and uid ~= '-' then
     h.login = sibling.login
     if sibling.state == 'alive' then weigh(sibling, KEYS[2], sibling_alias) end
-    if passive then h.active = sibling.active end
+    if background then h.active = sibling.active end
   end
 end
 
 h.ends = ends(h, 0)
-if stale(h) then return answer('refused', 'its lifetime is over') end
+if stale(h) then return answer('refused', 'lifetime') end
 
 local ttl = keep_ms(h)
 local header = line(h)
