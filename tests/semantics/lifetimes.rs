@@ -27,16 +27,23 @@ def save():
     with open(temp, 'wb') as f: f.write(content)
     os.rename(temp, path)
 do = {'read': read, 'save': save, 'stat': lambda: os.stat(path)}[touch]
-end = time.monotonic() + 9
+last = time.monotonic()
+end = last + 9
+longest = 0
 try:
-    while time.monotonic() < end: do(); time.sleep(0.1)
+    while time.monotonic() < end:
+        do()
+        longest, last = max(longest, time.monotonic() - last), time.monotonic()
+        time.sleep(0.1)
     print('alive')
-except (FileNotFoundError, PermissionError): print('gone')";
+except (FileNotFoundError, PermissionError):
+    longest = max(longest, time.monotonic() - last)
+    print('gone' if longest < 2 else 'gone after a standstill of this machine')";
 
 #[track_caller]
 fn assert_gone_in_time(mount: &Mount, arguments: &[&str]) {
     let begun = Instant::now();
-    assert_eq!(mount.python(UNTIL_GONE, arguments), "gone");
+    assert_ne!(mount.python(UNTIL_GONE, arguments), "alive");
     let lived = begun.elapsed();
     assert!(lived + Duration::from_secs(1) > IDLE && lived < IDLE * 2, "{lived:?}");
 }
@@ -56,9 +63,16 @@ fn an_idle_session_ends_and_leaves_the_listing() {
 #[test]
 fn a_read_of_a_person_prolongs_a_session() {
     let (_redis, mount) = node(SHORT);
-    let id = sid("ab", 1);
-    mount.save(&id, &authenticated("")).unwrap();
-    assert_eq!(mount.python(UNTIL_GONE, &[&id, "read"]), "alive");
+    // A machine that stands still for an idle time says nothing; it is asked again.
+    let ends = (1..=5).map(|trial| {
+        let id = sid("ab", trial);
+        mount.save(&id, &authenticated("")).unwrap();
+        mount.python(UNTIL_GONE, &[&id, "read"])
+    });
+    assert_eq!(
+        ends.into_iter().find(|end| !end.ends_with("standstill of this machine")).as_deref(),
+        Some("alive")
+    );
 }
 
 #[test]
@@ -111,12 +125,12 @@ fn the_absolute_lifetime_ends_under_a_slow_request() {
 
 #[test]
 fn soft_rotation_does_not_begin_the_absolute_lifetime_anew() {
-    let (_redis, mount) = node("[lifetime]\nabsolute = \"3s\"");
+    let (_redis, mount) = node("[lifetime]\nabsolute = \"6s\"");
     let old = sid("ab", 1);
     let new = format!("{}{}", &old[..42], &sid("xx", 2)[42..]);
     let begun = Instant::now();
     in_thread(|| mount.save(&old, &authenticated("")).unwrap());
-    sleep(Duration::from_millis(1500));
+    sleep(Duration::from_secs(2));
     in_thread(|| {
         mount.read(&old).unwrap();
         mount.save(&old, &authenticated("next_sid")).unwrap();
@@ -124,7 +138,7 @@ fn soft_rotation_does_not_begin_the_absolute_lifetime_anew() {
     });
     mount.read(&new).unwrap();
     while mount.read(&new).is_ok() {
-        assert!(begun.elapsed() < Duration::from_secs(4), "it lives on");
+        assert!(begun.elapsed() < Duration::from_secs(7), "it lives on");
         sleep(Duration::from_millis(50));
     }
 }
