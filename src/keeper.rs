@@ -39,6 +39,7 @@ use crate::config::{self, Config};
 use crate::exit::{ExitCode, Failure};
 use listen::Listeners;
 pub use listen::control_path;
+use lock::Claim;
 pub use mount::is_dead;
 use notify::Manager;
 use private_redis::PrivateRedis;
@@ -274,12 +275,11 @@ fn words(watched: &Watched, may_start: bool, last_reload_error: Option<&str>) ->
 }
 
 /// Takes the mountpoint's lock, which says who serves it.
-fn claim(mountpoint: &Path) -> Result<File, Failure> {
+fn claim(mountpoint: &Path) -> Result<Claim, Failure> {
     staging::make_own(Path::new(RUNTIME_DIR), 0o755)?;
     let path = lock_path(mountpoint);
     let failed = |e| Failure::internal(format!("lock {}", path.display()), e);
-    let mut lock = lock::open(&path).map_err(failed)?;
-    if !lock::try_lock(&lock, lock::Kind::Exclusive).map_err(failed)? {
+    let Some(mut claim) = Claim::take(&path).map_err(failed)? else {
         let holder =
             holder(&path).map_or(String::new(), |process| format!(" (pid {})", process.pid()));
         return Err(Failure::new(
@@ -290,11 +290,11 @@ fn claim(mountpoint: &Path) -> Result<File, Failure> {
                 mountpoint.display()
             ),
         ));
-    }
+    };
     let pid = i32::try_from(std::process::id()).unwrap_or_default();
     let words = format!("{pid} {}\n", process::started_ticks(pid).unwrap_or_default());
-    lock.set_len(0).and_then(|()| lock.write_all(words.as_bytes())).map_err(failed)?;
-    Ok(lock)
+    claim.write(&words).map_err(failed)?;
+    Ok(claim)
 }
 
 fn lock_path(mountpoint: &Path) -> PathBuf {
@@ -320,10 +320,9 @@ pub fn serving(mountpoint: &Path) -> Option<(i32, SystemTime)> {
 
 /// Whether a keeper holds the lock.
 fn is_held(path: &Path) -> bool {
-    path.exists()
-        && lock::open(path)
-            .and_then(|file| lock::try_lock(&file, lock::Kind::Exclusive))
-            .is_ok_and(|free| !free)
+    File::open(path)
+        .and_then(|file| lock::try_lock(&file, lock::Kind::Exclusive))
+        .is_ok_and(|free| !free)
 }
 
 fn not_mounted(mountpoint: &Path) -> Failure {

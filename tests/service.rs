@@ -128,6 +128,23 @@ fn an_outage_of_redis_is_no_fault_of_the_worker() {
     assert!(!mount.log().contains("worker_stuck"));
 }
 
+#[test]
+fn an_orderly_end_leaves_nothing_in_the_runtime_directory() {
+    let redis = Redis::start();
+    let mount = Mount::start(&redis, "");
+    let path = mount.path();
+    // A part of its path that no other mount has.
+    let own = path.components().rev().nth(1).unwrap().as_os_str().to_string_lossy().into_owned();
+    let left = || {
+        let found = std::fs::read_dir("/run/sessionfs").unwrap();
+        let names = found.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned());
+        names.filter(|name| name.contains(&own)).collect::<Vec<_>>()
+    };
+    assert!(left().iter().any(|name| name.ends_with(".lock")), "{:?}", left());
+    mount.stop();
+    assert_eq!(left(), Vec::<String>::new());
+}
+
 /// The unit for several mounts is the unit for one, with another name.
 #[test]
 fn both_units_say_the_same() {

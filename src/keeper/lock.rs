@@ -7,11 +7,11 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 
-/// Opens a lock file, making it if there is none. It is never removed: a name that is removed and
-/// made again gives two files, and two holders.
+/// Opens a lock file, making it if there is none. Where it is ever removed, only a [`Claim`] may hold
+/// it: a name that is removed and made again gives two files, and two holders.
 pub fn open(path: &Path) -> io::Result<File> {
     // The directory may belong to an unprivileged user, who must not be able to lead root to
     // another file, nor to a pipe that blocks.
@@ -52,6 +52,57 @@ pub fn try_lock(file: &File, kind: Kind) -> io::Result<bool> {
     }
 }
 
+/// A lock file that is held, and is removed by an orderly end of its holder.
+#[derive(Debug)]
+pub struct Claim {
+    file: File,
+    path: PathBuf,
+}
+
+impl Claim {
+    /// Locks without waiting; none if somebody else holds it.
+    pub fn take(path: &Path) -> io::Result<Option<Self>> {
+        /// Each try is lost to a holder that comes and goes meanwhile.
+        const TRIES_MAX: u32 = 100;
+        for _ in 0..TRIES_MAX {
+            let file = open(path)?;
+            if !try_lock(&file, Kind::Exclusive)? {
+                break;
+            }
+            // Whoever held it before may have removed it between the two.
+            if is_named(&file, path)? {
+                return Ok(Some(Self { file, path: path.to_owned() }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What the file says from now on.
+    pub fn write(&mut self, words: &str) -> io::Result<()> {
+        self.file.set_len(0)?;
+        self.file.write_all_at(words.as_bytes(), 0)
+    }
+}
+
+impl Drop for Claim {
+    /// The name goes while the lock is held, so the next holder makes a new file.
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "cannot remove the lock file");
+        }
+    }
+}
+
+/// Whether the name still leads to this file.
+fn is_named(file: &File, path: &Path) -> io::Result<bool> {
+    let held = file.metadata()?;
+    match std::fs::symlink_metadata(path) {
+        Ok(named) => Ok((named.dev(), named.ino()) == (held.dev(), held.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -87,5 +138,43 @@ mod tests {
         let path = dir.path().join("lock");
         std::os::unix::fs::symlink("/etc/passwd", &path).unwrap();
         assert!(open(&path).is_err());
+    }
+
+    #[test]
+    fn a_claim_is_one_holders_and_leaves_no_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let mut claim = Claim::take(&path).unwrap().unwrap();
+        claim.write("longer words").unwrap();
+        claim.write("words").unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "words");
+        assert!(Claim::take(&path).unwrap().is_none());
+        drop(claim);
+        assert!(!path.exists());
+        assert!(Claim::take(&path).unwrap().is_some());
+    }
+
+    #[test]
+    fn of_many_that_come_and_go_never_two_hold_it() {
+        use std::sync::atomic::{AtomicU32, Ordering};
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let (holders, taken) = (AtomicU32::new(0), AtomicU32::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..500 {
+                        let Some(claim) = Claim::take(&path).unwrap() else { continue };
+                        assert_eq!(holders.fetch_add(1, Ordering::SeqCst), 0);
+                        taken.fetch_add(1, Ordering::SeqCst);
+                        std::thread::yield_now();
+                        holders.fetch_sub(1, Ordering::SeqCst);
+                        drop(claim);
+                    }
+                });
+            }
+        });
+        assert!(taken.into_inner() > 0);
+        assert!(!path.exists());
     }
 }
