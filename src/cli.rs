@@ -60,9 +60,15 @@ enum Command {
     Worker(worker::Worker),
 }
 
-/// The whole table, for what is made from it.
-fn table() -> clap::Command {
-    Arguments::command()
+/// The table of all that a person may ask for: what the manual and the completions are made from.
+fn public_table() -> clap::Command {
+    let all = Arguments::command();
+    // A command cannot be taken out of a table.
+    clap::Command::new("sessionfs")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about(env!("CARGO_PKG_DESCRIPTION"))
+        .subcommand_required(true)
+        .subcommands(all.get_subcommands().filter(|command| !command.is_hide_set()).cloned())
 }
 
 /// Does what the command line asks for.

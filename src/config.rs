@@ -13,6 +13,7 @@ pub mod flags;
 pub mod lifetime;
 pub mod listen;
 pub mod people;
+pub mod reference;
 pub mod units;
 
 use std::fmt;

@@ -1,8 +1,10 @@
 //! `sessionfs completions`.
 
+use clap::builder::PossibleValuesParser;
 use clap_complete::Shell;
 
 use super::output;
+use crate::config::lifetime::LIVE;
 use crate::exit::Failure;
 
 /// Print the completions of a shell
@@ -20,11 +22,25 @@ pub struct Completions {
 impl Completions {
     /// Prints them.
     pub fn run(&self) -> Result<(), Failure> {
-        let mut table = super::table();
-        let name = table.get_name().to_owned();
-        let mut text = Vec::new();
-        clap_complete::generate(self.shell, &mut table, name, &mut text);
-        output::say(String::from_utf8_lossy(&text).trim_end())
+        output::say(script(self.shell).trim_end())
+    }
+}
+
+fn script(shell: Shell) -> String {
+    let mut table = super::public_table().mut_subcommand("config", |config| {
+        config.mut_subcommands(|command| command.mut_args(with_keys))
+    });
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut table, "sessionfs", &mut text);
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+/// The keys that can be changed live. (A wrong one is told by the command itself, with the right.)
+fn with_keys(argument: clap::Arg) -> clap::Arg {
+    if argument.get_id() == "key" {
+        argument.value_parser(PossibleValuesParser::new(LIVE.keys))
+    } else {
+        argument
     }
 }
 
@@ -32,13 +48,44 @@ impl Completions {
 mod tests {
     use super::*;
 
+    /// Also those that no administrator of a server uses.
+    fn scripts() -> impl Iterator<Item = (Shell, String)> {
+        use clap::ValueEnum;
+        Shell::value_variants().iter().map(|shell| (*shell, script(*shell)))
+    }
+
     #[test]
-    fn every_command_is_completed_and_no_hidden_one_offered_in_bash() {
-        let mut table = super::super::table();
-        let mut text = Vec::new();
-        clap_complete::generate(Shell::Bash, &mut table, "sessionfs", &mut text);
-        let text = String::from_utf8(text).unwrap();
-        assert!(text.contains("sessionfs__subcmd__unmount"), "{text}");
-        assert!(text.contains("--redis"), "{text}");
+    fn every_command_and_its_options_are_completed() {
+        for (shell, script) in scripts() {
+            for word in ["unmount", "redis", "after-import"] {
+                assert!(script.contains(word), "{shell} lacks {word}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_internal_command_is_offered() {
+        let all = <super::super::Arguments as clap::CommandFactory>::command();
+        let hidden: Vec<_> = all.get_subcommands().filter(|found| found.is_hide_set()).collect();
+        assert!(!hidden.is_empty());
+        for (shell, script) in scripts() {
+            for command in &hidden {
+                let name = command.get_name();
+                // Between two signs of the shell's own: it may also be a part of a sentence.
+                let offered = [format!(" {name} "), format!(",{name})"), format!("'{name}'")];
+                let found = offered.iter().find(|offer| script.contains(offer.as_str()));
+                assert_eq!(found, None, "{shell}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_keys_of_config_are_completed() {
+        // The generator gives the others no values of what has no name.
+        for shell in [Shell::Bash, Shell::Zsh] {
+            for key in LIVE.keys {
+                assert!(script(shell).contains(key), "{shell} lacks {key}");
+            }
+        }
     }
 }

@@ -1,15 +1,20 @@
-//! `sessionfs man`: the manual pages, from the command line's own table.
+//! `sessionfs man`: the manual pages. Nothing in them is written twice: options come from the
+//! command line's own table, exit codes and the configuration's keys from where they are defined.
+
+mod command;
+mod configuration;
+mod examples;
+mod mount_helper;
+mod page;
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-use clap_mangen::Man as Page;
-use clap_mangen::roff::{Roff, roman};
-
-use crate::config::file::DEFAULT_PATH;
 use crate::exit::{ExitCode, Failure};
+use page::Page;
 
-/// Write the manual pages into a directory: sessionfs.1, and one for each command
+/// Write the manual pages into a directory: of every command, of the configuration file, and of
+/// the mount helper
 #[derive(clap::Args, Debug)]
 pub struct Man {
     /// A directory that exists
@@ -20,9 +25,9 @@ pub struct Man {
 impl Man {
     /// Writes them.
     pub fn run(&self) -> Result<(), Failure> {
-        for (name, page) in pages().map_err(|e| Failure::internal("make the manual", e))? {
-            let path = self.dir.join(name);
-            std::fs::write(&path, page).map_err(|e| unwritable(&path, &e))?;
+        for page in pages()? {
+            let path = self.dir.join(&page.file);
+            std::fs::write(&path, page.text).map_err(|e| unwritable(&path, &e))?;
         }
         Ok(())
     }
@@ -36,61 +41,71 @@ fn unwritable(path: &Path, error: &io::Error) -> Failure {
     )
 }
 
-/// Every page with the name of its file.
-fn pages() -> io::Result<Vec<(String, Vec<u8>)>> {
-    let mut table = super::table().disable_help_subcommand(true);
-    table.build();
-    let commands: Vec<_> =
-        table.get_subcommands().filter(|command| !command.is_hide_set()).cloned().collect();
-    std::iter::once(table).chain(commands).map(page).collect()
-}
-
-fn page(command: clap::Command) -> io::Result<(String, Vec<u8>)> {
-    let page = Page::new(command).manual("sessionfs");
-    let mut text = Vec::new();
-    page.render(&mut text)?;
-    closing().to_writer(&mut text)?;
-    Ok((page.get_filename(), text))
-}
-
-/// What is the same for all commands.
-fn closing() -> Roff {
-    let mut roff = Roff::new();
-    roff.control("SH", ["EXIT STATUS"]);
-    let done = ("0".to_owned(), "It did what was asked.");
-    let failed = ExitCode::ALL.iter().map(|(code, words)| (u8::from(*code).to_string(), *words));
-    for (code, words) in std::iter::once(done).chain(failed) {
-        roff.control("TP", ["5"]);
-        roff.text([roman(code)]);
-        // Doc comments, from which the words come, mark names with backquotes.
-        roff.text([roman(words.trim().replace('`', "'"))]);
-    }
-    roff.control("SH", ["FILES"]);
-    roff.control("TP", []);
-    roff.text([roman(DEFAULT_PATH)]);
-    roff.text([roman(
-        "The configuration. Its keys are described in configuration.md of the documentation.",
-    )]);
-    roff
+fn pages() -> Result<Vec<Page>, Failure> {
+    let mut pages = command::pages().map_err(|e| Failure::internal("make the manual", e))?;
+    pages.push(configuration::page()?);
+    pages.extend(mount_helper::pages());
+    Ok(pages)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn page(file: &str) -> String {
+        pages().unwrap().into_iter().find(|page| page.file == file).unwrap().text
+    }
+
     #[test]
-    fn each_public_command_has_a_page_that_explains_its_exit_codes() {
-        let pages = pages().unwrap();
-        let names: Vec<_> = pages.iter().map(|(name, _)| name.as_str()).collect();
-        assert!(names.contains(&"sessionfs.1"), "{names:?}");
-        assert!(names.contains(&"sessionfs-mount.1"), "{names:?}");
-        assert!(!names.contains(&"sessionfs-worker.1"), "{names:?}");
-        for (name, page) in &pages {
-            let page = String::from_utf8_lossy(page);
-            for (code, _) in ExitCode::ALL {
-                let line = format!("\n{}\n", u8::from(*code));
-                assert!(page.contains(&line), "{name} lacks {code:?}");
-            }
+    fn there_is_a_page_for_each_public_command_the_file_and_the_helper() {
+        let mut files: Vec<_> = pages().unwrap().into_iter().map(|page| page.file).collect();
+        for file in ["sessionfs.8", "sessionfs-mount.8", "sessionfs-bench.1", "sessionfs.toml.5"] {
+            assert!(files.iter().any(|name| name == file), "{file} in {files:?}");
         }
+        assert!(!files.iter().any(|name| name.contains("worker")), "{files:?}");
+        let count = files.len();
+        files.sort_unstable();
+        files.dedup();
+        assert_eq!(files.len(), count);
+    }
+
+    #[test]
+    fn every_page_has_files_examples_and_exit_status() {
+        for Page { file, text } in pages().unwrap() {
+            if text.starts_with(".so ") {
+                continue;
+            }
+            for heading in ["NAME", "DESCRIPTION", "FILES", "EXAMPLES", "\"SEE ALSO\""] {
+                assert!(text.contains(&format!("\n.SH {heading}\n")), "{file}: {heading}");
+            }
+            let has_exit_status = text.contains("\n.SH \"EXIT STATUS\"\n");
+            assert_eq!(has_exit_status, file != "sessionfs.toml.5", "{file}");
+            assert!(!text.contains('`'), "{file}");
+        }
+    }
+
+    #[test]
+    fn the_first_page_has_every_exit_code_and_a_commands_page_its_own() {
+        let all = page("sessionfs.8");
+        for (code, meaning) in ExitCode::ALL {
+            let line = format!("\n{}\n", u8::from(*code));
+            assert!(all.contains(&line), "{code:?}");
+            let of_unmount = meaning.contains("`unmount`");
+            if of_unmount || !meaning.contains("`: ") {
+                assert!(page("sessionfs-unmount.8").contains(&line), "{code:?}");
+            }
+            assert!(!of_unmount || !page("sessionfs-check.8").contains(&line), "{code:?}");
+        }
+    }
+
+    #[test]
+    fn every_key_of_the_configuration_is_explained() {
+        let text = page("sessionfs.toml.5");
+        for key in crate::config::file::keys() {
+            let line = format!("\n.TP\n\\fB{key}\\fR\n");
+            assert!(text.contains(&line), "{key}");
+        }
+        assert!(text.contains("\\fB\"15min\"\\fR"), "{text}");
+        assert!(!text.contains("](") && !text.contains("**"), "{text}");
     }
 }

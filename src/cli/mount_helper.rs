@@ -22,12 +22,32 @@ use crate::exit::{self, Failure};
 /// By these names mount(8) finds its helper, for both ways to write the kind of filesystem.
 const NAMES: [&str; 2] = ["mount.sessionfs", "mount.fuse.sessionfs"];
 
-/// mount(8)'s exit codes.
-const WRONG_CALL: u8 = 1;
-const MOUNT_FAILED: u8 = 32;
+/// Of mount(8)'s exit codes: the call is wrong.
+pub const WRONG_CALL: u8 = 1;
+/// The mount failed; what failed is said, and logged.
+pub const MOUNT_FAILED: u8 = 32;
+
+/// Our own options: name, value and meaning. All but the last are flags of `sessionfs mount`.
+pub const OPTIONS: [(&str, &str, &str); 7] = [
+    (
+        "config",
+        "FILE",
+        "The configuration file (default: `/etc/sessionfs/sessionfs.toml`, if it exists).",
+    ),
+    ("redis", "URL", "The Redis that keeps the sessions."),
+    ("owner", "USER", "Odoo's user."),
+    ("group", "GROUP", "The group that the files show."),
+    ("mode", "OCTAL", "Permission bits that the root directory shows."),
+    ("log", "FILTER", "What is logged."),
+    (
+        "log_file",
+        "FILE",
+        "Where it is logged (default: the system's log, by logger(1) with the tag `sessionfs`).",
+    ),
+];
 
 /// What concerns mount(8) or systemd, or is so in any case.
-const ACCEPTED: [&str; 28] = [
+pub const ACCEPTED: [&str; 28] = [
     "defaults",
     "rw",
     "auto",
@@ -144,9 +164,9 @@ impl Call {
             _ if option.starts_with("x-") || option.starts_with("X-") => {}
             Some(("comment", _)) => {}
             _ => {
+                let ours = OPTIONS.map(|(name, ..)| name).join(", ");
                 return Err(format!(
-                    "unknown mount option '{option}'; ours are config, redis, owner, group, mode, \
-                     log and log_file, each with a value"
+                    "unknown mount option '{option}'; ours are {ours}, each with a value"
                 ));
             }
         }

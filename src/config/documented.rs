@@ -5,29 +5,14 @@ use std::path::Path;
 
 use super::file::keys;
 use super::flags::{Flags, Place};
+use super::reference::{TEXT, quoted, rows, sections};
 use super::{Config, file};
 use crate::exit::ExitCode;
 
-const TEXT: &str = include_str!("../../docs/configuration.md");
-
-/// The cells of the lines of all tables.
-fn rows() -> impl Iterator<Item = Vec<&'static str>> {
-    TEXT.lines().filter_map(|line| {
-        let inner = line.strip_prefix("| ")?.strip_suffix(" |")?;
-        Some(inner.split(" | ").map(str::trim).collect())
-    })
-}
-
-fn quoted(cell: &str) -> Option<&str> {
-    cell.strip_prefix('`')?.strip_suffix('`').filter(|inner| !inner.contains('`'))
-}
-
 /// Each documented key with the cell of its default.
 fn documented() -> Vec<(&'static str, &'static str)> {
-    rows()
-        .filter(|cells| cells.len() == 4)
-        .filter_map(|cells| Some((quoted(cells[0])?, cells[1])))
-        .collect()
+    let keys = sections().into_iter().flat_map(|section| section.keys);
+    keys.map(|key| (key.name, key.default)).collect()
 }
 
 #[test]
@@ -72,7 +57,7 @@ fn every_documented_default_is_the_one_that_is_used() {
 
 #[test]
 fn every_exit_code_is_documented_with_its_meaning() {
-    let in_text: Vec<_> = rows()
+    let in_text: Vec<_> = rows(TEXT)
         .filter(|cells| cells.len() == 2)
         .filter_map(|cells| Some((cells[0].parse::<u8>().ok()?, cells[1])))
         .filter(|(code, _)| *code != 0)

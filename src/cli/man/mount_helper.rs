@@ -1,0 +1,63 @@
+//! `mount.sessionfs(8)`.
+
+use clap_mangen::roff::{bold, italic, roman};
+
+use super::page::{Draft, Page};
+use crate::cli::mount_helper::{ACCEPTED, MOUNT_FAILED, OPTIONS, WRONG_CALL};
+
+const FILES: [(&str, &str); 2] = [
+    ("/etc/fstab", "Mounts at boot; see `fstab(5)`."),
+    ("/etc/sessionfs/sessionfs.toml", "The configuration; see `sessionfs.toml(5)`."),
+];
+
+const DESCRIPTION: &str = "`mount(8)` calls it for a filesystem of the type `sessionfs`. It returns when a \
+    session can be served, or says why not. The daemon goes on in the background; `umount DIR` ends it. \
+    SOURCE is only shown in the mount table.";
+const ADVICE: &str =
+    "There is no watchdog and no restart this way; the unit `sessionfs.service` is better.";
+
+/// The page, and the same by the helper's other name.
+pub fn pages() -> [Page; 2] {
+    let page = page();
+    let link = Page::link("mount.fuse.sessionfs.8", &page);
+    [page, link]
+}
+
+fn page() -> Page {
+    let mut draft = Draft::new("mount.sessionfs", "8");
+    draft.name("mount.sessionfs", "mount Odoo's session directory by mount(8) and fstab(5)");
+    draft.heading("SYNOPSIS");
+    draft.paragraph("`mount -t sessionfs` SOURCE DIR [`-o` OPTIONS]");
+    draft.heading("DESCRIPTION");
+    draft.paragraph(DESCRIPTION);
+    draft.paragraph(ADVICE);
+    draft.heading("OPTIONS");
+    for (name, value, meaning) in OPTIONS {
+        draft.item([bold(name), roman("="), italic(value)], meaning);
+    }
+    let accepted = ACCEPTED.map(|name| format!("`{name}`")).join(", ");
+    draft.paragraph(&format!(
+        "Accepted, since they concern `mount(8)` or `systemd(1)`, or hold in any case: {accepted}, \
+         `comment=`, and what begins with `x-`. `ro` is refused: a login is a write."
+    ));
+    draft.heading("EXIT STATUS");
+    for (code, meaning) in [
+        (0, "A session can be served."),
+        (WRONG_CALL, "The call cannot be understood."),
+        (MOUNT_FAILED, "The mount failed; what failed is said, and logged."),
+    ] {
+        draft.item([roman(code.to_string())], meaning);
+    }
+    draft.files(&FILES);
+    draft.heading("EXAMPLES");
+    draft.paragraph("A line of `/etc/fstab`:");
+    draft.verbatim(
+        "sessionfs /var/lib/odoo/sessions sessionfs config=/etc/sessionfs/shop.toml,_netdev,nofail 0 0",
+    );
+    draft.paragraph("By hand, with a Redis that is there:");
+    draft.verbatim(
+        "mount -t sessionfs sessionfs /var/lib/odoo/sessions -o owner=odoo,redis=unix:/run/redis/redis.sock",
+    );
+    draft.see_also(["sessionfs(8)", "sessionfs-mount(8)", "sessionfs.toml(5)", "mount(8)"]);
+    draft.finish()
+}
