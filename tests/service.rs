@@ -9,6 +9,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
+use sessionfs::exit::ExitCode;
 use support::mount::{Mount, authenticated, errno, sid};
 use support::redis::Redis;
 
@@ -162,4 +163,46 @@ fn both_units_say_the_same() {
         .map(|line| line.replace("%i.toml", "sessionfs.toml").replace(": %i", ""))
         .collect();
     assert_eq!(one, named);
+}
+
+/// A line of a unit, without its key.
+fn setting(unit: &str, key: &str) -> String {
+    let path = format!("{}/systemd/{unit}", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(path).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+    line.unwrap_or_else(|| panic!("{unit} lacks {key}=")).to_owned()
+}
+
+/// A failed start is tried again: after a second, after a pause, or never. The unit knows the codes as numbers.
+#[test]
+fn the_unit_waits_longer_for_what_does_not_mend_itself_in_a_second() {
+    let never: Vec<u8> = setting("sessionfs.service", "RestartPreventExitStatus")
+        .split(' ')
+        .map(|code| code.parse().unwrap())
+        .collect();
+    let command = setting("sessionfs.service", "ExecStopPost");
+    let script = command.strip_prefix("/bin/sh -c '").unwrap().strip_suffix('\'').unwrap();
+    // As systemd reads it.
+    let script = script.replace("$$", "$").replace("exec sleep 10", "echo pause");
+    let pauses = |code: u8| {
+        let output = Command::new("/bin/sh")
+            .args(["-c", &script])
+            .env("EXIT_STATUS", code.to_string())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        !output.stdout.is_empty()
+    };
+    let known: Vec<u8> = ExitCode::ALL.iter().map(|(code, _)| u8::from(*code)).collect();
+    let paused: Vec<u8> = (0..=125).filter(|code| pauses(*code)).collect();
+    for code in &paused {
+        assert!(known.contains(code) && !never.contains(code), "{code}");
+    }
+    for code in [ExitCode::NotEmpty, ExitCode::RedisRefuses, ExitCode::RedisPassword] {
+        assert!(paused.contains(&u8::from(code)), "{code:?}");
+    }
+    // A fault, the end of another keeper, a Redis that was waited for already.
+    for code in [ExitCode::Internal, ExitCode::SecondDaemon, ExitCode::RedisUnreachable] {
+        assert!(!paused.contains(&u8::from(code)), "{code:?}");
+    }
 }
