@@ -291,25 +291,30 @@ lay_out() {
     put 755 "$(realpath -e -- "${BASH_SOURCE[0]}")" "$prefix/sbin/sessionfs-setup"
     # mount(8) looks for its helpers here alone.
     install -d -m 755 "$root/usr/sbin"
-    ln -sf "$prefix/bin/sessionfs" "$root/usr/sbin/mount.sessionfs"
-    ln -sf "$prefix/bin/sessionfs" "$root/usr/sbin/mount.fuse.sessionfs"
+    ln -sfr "$root$prefix/bin/sessionfs" "$root/usr/sbin/mount.sessionfs"
+    ln -sfr "$root$prefix/bin/sessionfs" "$root/usr/sbin/mount.fuse.sessionfs"
 
-    for file in sessionfs.service sessionfs@.service; do
-        sed "s|/usr/bin/sessionfs|$prefix/bin/sessionfs|g; s|/usr/share/doc|$prefix/share/doc|g" \
-            "$share/systemd/$file" >"$scratch/unit"
+    for file in sessionfs.service sessionfs@.service sessionfs-check.service sessionfs-check.timer; do
+        sed "s|/usr/bin/sessionfs|$prefix/bin/sessionfs|g" "$share/systemd/$file" >"$scratch/unit"
         put 644 "$scratch/unit" "$unit_dir/$file"
         put 644 "$share/systemd/$file" "$share_dir/systemd/$file"
     done
     put 644 "$share/systemd/odoo.service.d/sessionfs.conf" "$share_dir/systemd/odoo.service.d/sessionfs.conf"
+    for file in redis valkey; do
+        put 644 "$share/systemd/redis-instance.conf" "$unit_dir/$file-server@sessionfs.service.d/sessionfs.conf"
+    done
+    put 644 "$here/packaging/needrestart/sessionfs.conf" /etc/needrestart/conf.d/sessionfs.conf
 
     needed_rights >"$scratch/redis.acl"
     put 644 "$scratch/redis.acl" "$share_dir/redis.acl"
 
     mkdir -p "$scratch/man"
     "$binary" man "$scratch/man"
-    for page in "$scratch/man/"*.1; do
+    # (Where it is now, no program may be startable.)
+    bash "$root$prefix/sbin/sessionfs-setup" --help | "$here/packaging/man/setup-page" >"$scratch/man/sessionfs-setup.8"
+    for page in "$scratch/man/"*; do
         gzip -9n "$page"
-        put 644 "$page.gz" "$prefix/share/man/man1/${page##*/}.gz"
+        put 644 "$page.gz" "$prefix/share/man/man${page##*.}/${page##*/}.gz"
     done
     "$binary" completions bash >"$scratch/bash"
     "$binary" completions zsh >"$scratch/zsh"
@@ -322,7 +327,12 @@ lay_out() {
 
     while IFS= read -r file; do
         put 644 "$here/$file" "$prefix/share/doc/sessionfs/${file#docs/}"
-    done < <(cd "$here" && find README.md CHANGELOG.md docs -type f)
+    done < <(cd "$here" && find README.md CHANGELOG.md docs -name '*.md')
+    # What a program reads: minimal systems and images drop documents.
+    for file in alerts.yml grafana.json; do
+        put 644 "$here/docs/$file" "$share_dir/$file"
+        ln -sfr "$root$share_dir/$file" "$root$prefix/share/doc/sessionfs/$file"
+    done
 }
 
 # Where files are missing or differ.
@@ -1214,6 +1224,7 @@ remove_package() { apt_get remove sessionfs; }
 
 remove_files() {
     local file
+    ! has_systemd || systemctl --quiet disable --now sessionfs-check.timer
     # Directories, which end in a slash, after what is in them.
     while IFS= read -r file; do
         case $file in

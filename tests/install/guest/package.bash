@@ -10,6 +10,7 @@ newer_package() {
     dpkg-deb --root-owner-group -Znone --build /srv/test/package /srv/test/newer.deb
 }
 apt() { timeout 120 apt-get -qq -y "$@" </dev/null; }
+has() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1")" = installed ]; }
 state() { dpkg-query -W -f '${db:Status-Status}' sessionfs; }
 
 package_life() {
@@ -25,7 +26,10 @@ package_life() {
     dpkg --verify sessionfs
     not is_mounted
     sessionfs --version
-    test -e /usr/share/man/man1/sessionfs.1.gz
+    reference_is_installed /usr
+    # Nobody is to find an open port of a server that nobody uses.
+    not has redis-server
+    not has valkey-server
     within 10 is_serving
 
     step "sessionfs-setup mounts; nobody is logged out, and no request fails"
