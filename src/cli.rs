@@ -60,9 +60,14 @@ enum Command {
     Worker(worker::Worker),
 }
 
+/// The whole table.
+fn table() -> clap::Command {
+    Arguments::command()
+}
+
 /// The table of all that a person may ask for: what the manual and the completions are made from.
 fn public_table() -> clap::Command {
-    let all = Arguments::command();
+    let all = table();
     // A command cannot be taken out of a table.
     clap::Command::new("sessionfs")
         .version(env!("CARGO_PKG_VERSION"))

@@ -65,7 +65,7 @@ mod tests {
 
     #[test]
     fn no_internal_command_is_offered() {
-        let all = <super::super::Arguments as clap::CommandFactory>::command();
+        let all = super::super::table();
         let hidden: Vec<_> = all.get_subcommands().filter(|found| found.is_hide_set()).collect();
         assert!(!hidden.is_empty());
         for (shell, script) in scripts() {
