@@ -16,8 +16,11 @@ mod mountpoint;
 mod output;
 mod probe;
 mod redis;
+mod redis_acl;
+mod release;
 mod reload;
 mod sessions;
+mod shell;
 mod show;
 mod status;
 mod unmount;
@@ -52,6 +55,8 @@ enum Command {
     Mount(mount::Mount),
     #[command(hide = true)]
     Probe(probe::Probe),
+    RedisAcl(redis_acl::RedisAcl),
+    Release(release::Release),
     Reload(reload::Reload),
     Show(show::Show),
     Status(status::Status),
@@ -95,6 +100,8 @@ pub fn run() -> Result<(), Failure> {
         Command::Man(man) => man.run(),
         Command::Mount(mount) => mount.run(),
         Command::Probe(probe) => probe.run(),
+        Command::RedisAcl(redis_acl) => redis_acl.run(),
+        Command::Release(release) => release.run(),
         Command::Reload(reload) => reload.run(),
         Command::Show(show) => show.run(),
         Command::Status(status) => status.run(),

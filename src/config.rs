@@ -32,6 +32,9 @@ use flags::{Flags, Place};
 use listen::Listen;
 use people::Person;
 
+/// The beginning of every key, if no other is configured.
+pub const DEFAULT_PREFIX: &str = "sessionfs";
+
 /// The environment variable that says what is logged.
 pub const LOG_VARIABLE: &str = "SESSIONFS_LOG";
 
@@ -312,7 +315,8 @@ fn mirror(flags: &Flags, file: &File) -> Result<Option<PathBuf>, Failure> {
     Ok(Some(parent.join(name)))
 }
 
-fn tree(flags: &Flags, file: &File) -> Result<Tree, Failure> {
+/// Who is to own the tree.
+pub fn tree(flags: &Flags, file: &File) -> Result<Tree, Failure> {
     let owner = match flags.owner.as_deref().or(file.owner.as_deref()) {
         Some(name) => people::user(name, "owner")?,
         None => people::find("odoo").map_or_else(|| people::user("root", "owner"), Ok)?,
@@ -390,7 +394,7 @@ fn redis(place: &Place, file: &File) -> Result<Redis, Failure> {
         url: String::new(),
         username: file.username.clone(),
         password: file.password_file.as_deref().map(password).transpose()?,
-        prefix: prefix(file.prefix.as_deref().unwrap_or("sessionfs"))?,
+        prefix: prefix(file.prefix.as_deref().unwrap_or(DEFAULT_PREFIX))?,
         connect_timeout_ms: duration(
             "redis.connect_timeout",
             file.connect_timeout.as_deref(),
@@ -422,13 +426,15 @@ fn redis(place: &Place, file: &File) -> Result<Redis, Failure> {
 }
 
 /// A URL taken apart, so that what is logged cannot hold the password.
-struct NamedUrl {
-    url: String,
+pub struct NamedUrl {
+    /// Without user and password.
+    pub url: String,
     username: Option<String>,
     password: Option<String>,
 }
 
-fn split_url(url: &str) -> Result<NamedUrl, Failure> {
+/// Takes a Redis URL apart.
+pub fn split_url(url: &str) -> Result<NamedUrl, Failure> {
     let refuse = |reason: &str| {
         // The URL itself may hold a password, so it is not repeated.
         Failure::new(
@@ -506,7 +512,8 @@ fn password(path: &Path) -> Result<String, Failure> {
     Ok(password.to_owned())
 }
 
-fn prefix(text: &str) -> Result<String, Failure> {
+/// A prefix of keys, if it can be one.
+pub fn prefix(text: &str) -> Result<String, Failure> {
     const LENGTH_MAX_BYTES: usize = 64;
     // Braces would move the hash tag; glob characters would widen an ACL's key pattern.
     let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-_.:/".contains(&b);
@@ -516,7 +523,8 @@ fn prefix(text: &str) -> Result<String, Failure> {
     Ok(text.to_owned())
 }
 
-fn lifetimes(file: &file::Lifetime) -> Result<Lifetimes, Failure> {
+/// The lifetimes that a file asks for.
+pub fn lifetimes(file: &file::Lifetime) -> Result<Lifetimes, Failure> {
     let mut lifetimes = Lifetimes::default();
     for (key, text) in lifetime::written(file) {
         if let Some(text) = text {

@@ -24,6 +24,7 @@ mod running;
 pub mod signals;
 pub mod staging;
 mod start;
+pub mod underlying;
 mod worker;
 
 use std::fs::File;
@@ -93,6 +94,26 @@ pub fn mount(dir: Option<&Path>, flags: &Flags) -> Result<(), Failure> {
     let outcome = keeper.serve(&mut signals);
     let ended = keeper.end(&mut signals);
     outcome.and(ended)
+}
+
+/// What a mount would meet in its directory.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Outlook {
+    /// The directory's one true name.
+    pub mountpoint: PathBuf,
+    /// How many session files are in it.
+    pub sessions: u64,
+}
+
+/// Looks at the directory as a mount does before it changes anything, and refuses what that refuses.
+pub fn look(dir: Option<&Path>, flags: &Flags) -> Result<Outlook, Failure> {
+    let dir = config::mountpoint(dir, flags.place.config.as_deref())?;
+    let mountpoint = mount::resolve(&dir)?;
+    mount::refuse_mounted(&mountpoint)?;
+    let sessions = mount::Mountpoint::take(&mountpoint)?
+        .count_sessions()
+        .map_err(|e| Failure::internal(format!("list {}", mountpoint.display()), e))?;
+    Ok(Outlook { mountpoint, sessions })
 }
 
 /// What the command line asked for: read again, with the file it names, at each reload.

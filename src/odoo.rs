@@ -83,6 +83,8 @@ pub struct Candidate {
     pub exists: bool,
     /// Whether a sessionfs is mounted on it.
     pub mounted: bool,
+    /// The systemd units whose Odoo keeps its sessions there, sorted.
+    pub units: Vec<String>,
 }
 
 impl Odoo {
@@ -143,10 +145,30 @@ impl Odoo {
                 // What is mounted there may not answer.
                 exists: self.mounts.at(&path).is_some() || host.is_dir(&path),
                 mounted,
+                units: self.units(&path),
                 path,
             });
         }
         found
+    }
+
+    /// The systemd units whose Odoo keeps its sessions in that directory. A container's belongs to
+    /// whoever runs containers.
+    fn units(&self, sessions: &Path) -> Vec<String> {
+        let theirs =
+            self.instances.iter().filter(|found| found.sessions_here.as_deref() == Some(sessions));
+        let mut units: Vec<String> = theirs.filter_map(Instance::unit).collect();
+        units.sort_unstable();
+        units.dedup();
+        units
+    }
+
+    /// Every systemd unit that is known to start an Odoo, whatever directory that uses.
+    pub fn all_units(&self) -> Vec<String> {
+        let mut units: Vec<String> = self.instances.iter().filter_map(Instance::unit).collect();
+        units.sort_unstable();
+        units.dedup();
+        units
     }
 }
 
@@ -176,6 +198,17 @@ impl Instance {
             Sign::Service(service) => format!("unit {} starts Odoo ({by})", service.name),
             Sign::File => format!("configuration file {by}"),
             Sign::Directory => "the directory is there".to_owned(),
+        }
+    }
+
+    /// The service of systemd that starts it on this host.
+    pub fn unit(&self) -> Option<String> {
+        match &self.sign {
+            Sign::Process(process) if !process.contained => {
+                process.unit.clone().filter(|unit| unit.ends_with(".service"))
+            }
+            Sign::Service(service) => Some(service.name.clone()),
+            Sign::Process(_) | Sign::File | Sign::Directory => None,
         }
     }
 

@@ -4,6 +4,7 @@
 //! script and its answer into the filesystem's words. What the rules are is in `store/scripts`; how
 //! the connection is, in [`link`].
 
+pub mod acl;
 pub mod census;
 pub mod clock;
 pub mod endpoint;

@@ -1,16 +1,13 @@
 //! Session files on a disk: those that are left of before, and those that should not be written
 //! any more.
 
-use std::ffi::CString;
-use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd as _, FromRawFd as _};
-use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::{Finding, Id, ago, counted};
+use crate::keeper::underlying::hidden;
 use crate::odoo::Odoo;
 use crate::session::name::Sid;
 
@@ -160,27 +157,9 @@ fn newest(plain: &Plain) -> String {
     plain.newest.map_or_else(|| "just now".into(), ago)
 }
 
-/// The directory that a mount hides, without touching the mount: a copy of the tree above it, in
-/// which nothing else is mounted.
+/// The directory that a mount hides, without touching the mount.
 fn below(directory: &Path, since: Option<SystemTime>) -> io::Result<Below> {
-    let (Some(above), Some(name)) = (directory.parent(), directory.file_name()) else {
-        return Err(io::Error::other("it is the root of this host"));
-    };
-    let path = CString::new(above.as_os_str().as_bytes())?;
-    // SAFETY: open_tree takes a descriptor or AT_FDCWD, a path that outlives the call, and flags.
-    let raw = unsafe {
-        libc::syscall(
-            libc::SYS_open_tree,
-            libc::AT_FDCWD,
-            path.as_ptr(),
-            libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC,
-        )
-    };
-    let raw =
-        i32::try_from(raw).ok().filter(|raw| *raw >= 0).ok_or_else(io::Error::last_os_error)?;
-    // SAFETY: just made for us, and nobody else knows it.
-    let tree = unsafe { File::from_raw_fd(raw) };
-    let hidden = PathBuf::from(format!("/proc/self/fd/{}", tree.as_raw_fd())).join(name);
+    let (_tree, hidden) = hidden(directory)?;
     let found = hidden.symlink_metadata()?;
     let plain = scan(&hidden, directory, since);
     Ok(Below { uid: found.uid(), mode: found.mode(), plain })

@@ -1,4 +1,6 @@
-//! `sessionfs config`: the settings that can be changed while the nodes serve.
+//! `sessionfs config`: the settings that can be changed while the nodes serve, and what the file says.
+
+mod show;
 
 use std::time::Duration;
 
@@ -38,6 +40,8 @@ enum What {
         #[command(flatten)]
         format: Format,
     },
+    /// Show what the configuration file says, and the lifetimes that hold without a word of it
+    Show(show::Show),
     /// Change a setting on all servers
     Set {
         /// Such as `lifetime.idle`
@@ -68,6 +72,7 @@ impl Config {
     pub fn run(&self) -> Result<(), Failure> {
         match &self.what {
             What::Get { key, place, format } => get(key.as_deref(), place, *format),
+            What::Show(show) => show.run(),
             What::Set { key, value, place, format } => {
                 change(key, Some(value.trim()), place, *format)
             }

@@ -1,9 +1,10 @@
 //! `sessionfs discover`.
 
 use super::output::{self, Format};
+use super::shell::Assignments;
 use crate::exit::{ExitCode, Failure};
-use crate::odoo::Odoo;
 use crate::odoo::root::Root;
+use crate::odoo::{Candidate, Odoo};
 
 /// Tell where the Odoo of this host keeps its sessions, the surest first, and how that is known
 ///
@@ -14,14 +15,20 @@ use crate::odoo::root::Root;
 pub struct Discover {
     #[command(flatten)]
     format: Format,
+    /// Print assignments for a shell, safe for eval: `discovered=2`, `discovered_0_path='...'`, ...
+    #[arg(long, conflicts_with = "json")]
+    shell: bool,
 }
 
 impl Discover {
     /// Looks, and prints.
     pub fn run(&self) -> Result<(), Failure> {
         let host = Root::host();
-        let candidates = Odoo::look(&host, None).candidates(&host);
-        if self.format.json {
+        let odoo = Odoo::look(&host, None);
+        let candidates = odoo.candidates(&host);
+        if self.shell {
+            facts(&candidates, &odoo.all_units()).print()?;
+        } else if self.format.json {
             output::json(&candidates)?;
         } else if !candidates.is_empty() {
             let lines = candidates.iter().map(|candidate| {
@@ -48,4 +55,24 @@ impl Discover {
         }
         Ok(())
     }
+}
+
+/// The candidates, numbered from 0, and the units of any Odoo.
+fn facts(candidates: &[Candidate], units: &[String]) -> Assignments {
+    let mut facts = Assignments::default();
+    facts.set("discovered", &candidates.len().to_string());
+    facts.set("discovered_units", &units.join(" "));
+    for (number, candidate) in candidates.iter().enumerate() {
+        let mut set = |name: &str, value: &str| {
+            facts.set(&format!("discovered_{number}_{name}"), value);
+        };
+        set("path", &candidate.path.to_string_lossy());
+        set("owner", &candidate.owner);
+        set("group", &candidate.group);
+        set("source", &candidate.source);
+        set("exists", if candidate.exists { "yes" } else { "" });
+        set("mounted", if candidate.mounted { "yes" } else { "" });
+        set("units", &candidate.units.join(" "));
+    }
+    facts
 }

@@ -199,30 +199,65 @@ pub fn keys() -> impl Iterator<Item = &'static str> {
 impl File {
     /// Reads the named file, or the default one if it exists.
     pub fn load(named: Option<&Path>) -> Result<Self, Failure> {
-        let path = named.unwrap_or(Path::new(DEFAULT_PATH));
-        let text = match read_bounded(path, LENGTH_MAX_BYTES) {
-            Ok(text) => text,
-            Err(e) if named.is_none() && e.kind() == std::io::ErrorKind::NotFound => {
-                return Ok(Self::default());
-            }
-            Err(e) => {
-                return Err(Failure::new(
-                    ExitCode::UnreadableFile,
-                    format!(
-                        "configuration file {}: {e}; name a readable file with --config",
-                        path.display()
-                    ),
-                ));
-            }
-        };
+        let (text, path) = read(named)?;
         Self::parse(&text, path)
     }
 
     fn parse(text: &str, path: &Path) -> Result<Self, Failure> {
-        let table: Table = text.parse().map_err(|e| describe(&e, text, path))?;
+        let table = table(text, path)?;
         refuse_unknown_keys(&table, path)?;
         toml::from_str(text).map_err(|e| describe(&e, text, path))
     }
+}
+
+/// A key that the file has.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Written {
+    /// In full, such as `redis.url`.
+    pub key: String,
+    /// As text; a list as TOML writes it.
+    pub value: String,
+}
+
+/// The keys that the named file has, or the default one if it exists.
+pub fn written(named: Option<&Path>) -> Result<Vec<Written>, Failure> {
+    let (text, path) = read(named)?;
+    let mut written = Vec::new();
+    for (name, value) in table(&text, path)? {
+        match value {
+            toml::Value::Table(inner) => written.extend(
+                inner.into_iter().map(|(key, value)| line(format!("{name}.{key}"), &value)),
+            ),
+            value => written.push(line(name, &value)),
+        }
+    }
+    Ok(written)
+}
+
+fn line(key: String, value: &toml::Value) -> Written {
+    let value = value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned);
+    Written { key, value }
+}
+
+fn read(named: Option<&Path>) -> Result<(String, &Path), Failure> {
+    let path = named.unwrap_or(Path::new(DEFAULT_PATH));
+    match read_bounded(path, LENGTH_MAX_BYTES) {
+        Ok(text) => Ok((text, path)),
+        Err(e) if named.is_none() && e.kind() == std::io::ErrorKind::NotFound => {
+            Ok((String::new(), path))
+        }
+        Err(e) => Err(Failure::new(
+            ExitCode::UnreadableFile,
+            format!(
+                "configuration file {}: {e}; name a readable file with --config",
+                path.display()
+            ),
+        )),
+    }
+}
+
+fn table(text: &str, path: &Path) -> Result<Table, Failure> {
+    text.parse().map_err(|e| describe(&e, text, path))
 }
 
 /// Reads a small text file, refusing what is too long to be one.
@@ -348,6 +383,28 @@ mod tests {
             let header = if table.is_empty() { String::new() } else { format!("[{table}]\n") };
             parse(&format!("{header}{name} = {value}\n")).unwrap();
         }
+    }
+
+    #[test]
+    fn what_is_written_is_told_however_it_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sessionfs.toml");
+        let text = "\"mountpoint\" = '/srv/a b'\nredis.url = \"unix:/r\"\n[limits]\ninodes = 7\n\
+                    [activity]\nbackground_argv = [\"x\"]\n";
+        std::fs::write(&path, text).unwrap();
+        let mut found: Vec<String> = written(Some(&path))
+            .unwrap()
+            .into_iter()
+            .map(|Written { key, value }| format!("{key}={value}"))
+            .collect();
+        found.sort();
+        let expected = [
+            "activity.background_argv=[\"x\"]",
+            "limits.inodes=7",
+            "mountpoint=/srv/a b",
+            "redis.url=unix:/r",
+        ];
+        assert_eq!(found, expected);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -19,12 +19,18 @@ use nix::sys::statfs::statfs;
 
 use super::filesystem::Filesystem;
 use super::signals::Signals;
+use super::underlying::make_unusable;
 use crate::disk::directory::Directory;
 use crate::exit::{ExitCode, Failure};
 use crate::fuse::kernel::Offers;
 use crate::mount_table::{MountTable, Mounted};
 
 const DEVICE: &str = "/dev/fuse";
+
+/// To unmount what Odoo keeps its sessions on would log everybody out.
+const FOREIGN_REMEDY: &str = "if sessions are on it, docs/install.md says how they are kept \
+                              (\"The session directory is itself a mountpoint\"); else unmount it, \
+                              or name another directory";
 
 /// How long a mounted filesystem is waited for.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -87,18 +93,31 @@ pub fn clear_dead(mountpoint: &Path, signals: &mut Signals) -> Result<(), Failur
         } else if ours && Instant::now() < until {
             signals.wait(&[], Some(Instant::now() + Duration::from_millis(20)));
         } else {
-            return Err(Failure::new(
-                ExitCode::AlreadyMounted,
-                format!(
-                    "mountpoint {}: already mounted ({}); unmount it (umount {0}) or name another \
-                     directory",
-                    mountpoint.display(),
-                    found.fstype
-                ),
-            ));
+            return Err(already_mounted(mountpoint, &found));
         }
     }
     Ok(())
+}
+
+/// Refuses a mount of anybody's, without asking it anything.
+pub fn refuse_mounted(mountpoint: &Path) -> Result<(), Failure> {
+    mounted(mountpoint).map_or(Ok(()), |found| Err(already_mounted(mountpoint, &found)))
+}
+
+fn already_mounted(mountpoint: &Path, found: &Mounted) -> Failure {
+    let remedy = if found.is_ours() {
+        "end that first (sessionfs unmount), or name another directory"
+    } else {
+        FOREIGN_REMEDY
+    };
+    Failure::new(
+        ExitCode::AlreadyMounted,
+        format!(
+            "mountpoint {}: already mounted ({}); {remedy}",
+            mountpoint.display(),
+            found.fstype
+        ),
+    )
 }
 
 /// A directory, held so that nobody can put another in its place: the directory above may belong to
@@ -140,6 +159,18 @@ impl Mountpoint {
             ));
         }
         Ok(Self { path: path.to_owned(), directory, holds_sessions })
+    }
+
+    /// How many session files are in it.
+    pub fn count_sessions(&self) -> io::Result<u64> {
+        let root = self.directory.try_clone()?.into();
+        let directory = Directory { root, aside: None, owner: None, session_max_bytes: 0 };
+        let mut count = 0;
+        directory.list(|_| {
+            count += 1;
+            Ok(())
+        })?;
+        Ok(count)
     }
 
     /// Whether anything lies below, which a miss falls through to.
@@ -252,17 +283,6 @@ pub fn refused(mountpoint: &Path, errno: Errno) -> Failure {
         ExitCode::MountRefused,
         format!("mountpoint {}: mount: {errno}{remedy}", mountpoint.display()),
     )
-}
-
-fn make_unusable(directory: &File) -> io::Result<()> {
-    let found = directory.metadata()?;
-    if found.uid() != 0 || found.gid() != 0 {
-        std::os::unix::fs::fchown(directory, Some(0), Some(0))?;
-    }
-    if found.mode() & 0o777 != 0o000 {
-        directory.set_permissions(std::fs::Permissions::from_mode(0o000))?;
-    }
-    Ok(())
 }
 
 impl AsFd for Mountpoint {

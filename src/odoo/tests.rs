@@ -86,8 +86,27 @@ fn debians_package_is_found_before_its_first_start() {
         source: "unit odoo.service starts Odoo (/etc/odoo/odoo.conf)".into(),
         exists: false,
         mounted: false,
+        units: vec!["odoo.service".into()],
     };
     assert_eq!(found, [expected]);
+}
+
+#[test]
+fn a_unit_belongs_to_the_directory_that_its_odoo_uses() {
+    let unit = |data: &str| format!("[Service]\nUser=odoo\nExecStart=/usr/bin/odoo -D {data}\n");
+    let host = Host::new()
+        .write("/etc/systemd/system/odoo-cron.service", &unit("/srv/shop"))
+        .write("/etc/systemd/system/odoo.service", &unit("/srv/shop"))
+        .write("/etc/systemd/system/odoo14.service", &unit("/srv/old"));
+    let found = host.candidates();
+    let units: Vec<_> =
+        found.iter().map(|found| (found.path.to_str().unwrap(), found.units.join(" "))).collect();
+    let expected = [
+        ("/srv/shop/sessions", "odoo-cron.service odoo.service".to_owned()),
+        ("/srv/old/sessions", "odoo14.service".to_owned()),
+    ];
+    assert_eq!(units, expected);
+    assert_eq!(host.look().all_units().join(" "), "odoo-cron.service odoo.service odoo14.service");
 }
 
 #[test]

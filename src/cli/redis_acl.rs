@@ -1,0 +1,38 @@
+//! `sessionfs redis-acl`.
+
+use std::path::PathBuf;
+
+use super::output;
+use crate::config;
+use crate::config::file::File;
+use crate::exit::Failure;
+use crate::store::acl;
+
+/// Print the rights that sessionfs needs in Redis, to follow `ACL SETUSER NAME on >PASSWORD`
+#[derive(clap::Args, Debug)]
+pub struct RedisAcl {
+    /// The beginning of every key (default: the configuration's `redis.prefix`)
+    #[arg(long, value_name = "PREFIX")]
+    prefix: Option<String>,
+    /// And what `sessionfs check` would like to see: PING, INFO and CONFIG GET
+    #[arg(long)]
+    with_check: bool,
+    /// Configuration file (default: /etc/sessionfs/sessionfs.toml, if it exists)
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl RedisAcl {
+    /// Prints them.
+    pub fn run(&self) -> Result<(), Failure> {
+        let prefix = match &self.prefix {
+            Some(prefix) => config::prefix(prefix)?,
+            None => {
+                let file = File::load(self.config.as_deref())?;
+                config::prefix(file.redis.prefix.as_deref().unwrap_or(config::DEFAULT_PREFIX))?
+            }
+        };
+        let rights = if self.with_check { acl::rights_with_check } else { acl::rights };
+        output::say(rights(&prefix))
+    }
+}

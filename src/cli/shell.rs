@@ -1,0 +1,69 @@
+//! Facts for a shell script: lines `name='value'`, each safe for `eval`.
+
+use std::io::{self, Write as _};
+
+use crate::exit::Failure;
+
+/// A set of assignments, in their order.
+#[derive(Debug, Default)]
+pub struct Assignments(String);
+
+impl Assignments {
+    /// Adds one. `name` is made of our own words; `value` may be anything.
+    pub fn set(&mut self, name: &str, value: &str) {
+        debug_assert!(name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'), "{name}");
+        self.0.push_str(name);
+        self.0.push('=');
+        self.0.push_str(&quoted(value));
+        self.0.push('\n');
+    }
+
+    /// Prints them as they are: without the care for terminals that would change a value.
+    pub fn print(&self) -> Result<(), Failure> {
+        let mut out = io::stdout().lock();
+        match out.write_all(self.0.as_bytes()).and_then(|()| out.flush()) {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                Err(Failure::internal("write to standard output", error))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A value that a POSIX shell takes for itself and for one word, whatever is in it.
+fn quoted(value: &str) -> String {
+    // No shell has a variable with a NUL in it.
+    format!("'{}'", value.replace('\0', "").replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn a_shell_takes_every_value_for_itself() {
+        let hostile = [
+            "",
+            "/opt/odoo 17/data/sessions",
+            "'; touch /tmp/owned; '",
+            "$(id) `id` ${HOME} \\ \" * ? ~ ! # & | ; < > ( )",
+            "two\nlines=\n'",
+            "\u{1b}[2J\u{202e}\u{eb}\t\r",
+            "-n",
+            "'''",
+        ];
+        for value in hostile {
+            let mut facts = Assignments::default();
+            facts.set("fact", value);
+            facts.set("other", "kept");
+            let script = format!("{}printf '%s.%s' \"$fact\" \"$other\"", facts.0);
+            for shell in ["sh", "bash"] {
+                let said = Command::new(shell).arg("-euc").arg(&script).output().expect("a shell");
+                assert!(said.status.success(), "{value:?}");
+                assert_eq!(String::from_utf8_lossy(&said.stdout), format!("{value}.kept"));
+            }
+        }
+    }
+}
