@@ -6,14 +6,26 @@
 # gets no step, so a second run has nothing to do.
 set -euo pipefail
 
-readonly usage="usage: install.sh [OPTION]...
+# What it is called by: install.sh in the source tree, sessionfs-setup once it is installed.
+readonly me=${0##*/}
+
+readonly usage_of_source="usage: install.sh [OPTION]...
 
   --binary PATH         install this program
   --deb FILE            install this package
                         (neither: the program is built with cargo)
+  --setup-only          the program is installed already; do the rest
+  --prefix DIR          where programs go (default: /usr/local)
+  --destdir DIR         for packagers: lay the files out below DIR, and do nothing else
+"
+readonly usage_of_setup="usage: sessionfs-setup [OPTION]...
+"
+readonly usage="
   --sessions DIR        Odoo's session directory, instead of looking for it
   --owner USER          Odoo's user, instead of the directory's owner
   --odoo-unit NAME      Odoo's systemd unit, instead of looking for it; 'none' for none; may be repeated
+  --idle TIME           after how long without a request people log in again, as 8h (default: 15m)
+  --instance NAME       a further Odoo on this host: all of this for /etc/sessionfs/NAME.toml and sessionfs@NAME
   --redis URL           keep sessions in this Redis, instead of one of its own
   --redis-user NAME     log in there as this user
   --redis-password-file FILE
@@ -22,45 +34,50 @@ readonly usage="usage: install.sh [OPTION]...
   --no-import           do not take over the sessions that are in the directory
   --after-import move|delete
                         what becomes of their files afterwards (default: move, to DIR.imported)
-  --setup-only          the program is installed already; do the rest
   --uninstall           take it away, and give the directory back to Odoo
       --purge           also remove the configuration and the sessions in its own Redis
       --restore-mirror  put the configured mirror in the place of the directory
       --leave-mirror    leave the mirror where it is
   --dry-run             say what would be done, and change nothing
   --yes                 accepted, and without a meaning: nothing is ever asked
-  --prefix DIR          where programs go (default: /usr/local)
-  --destdir DIR         for packagers: lay the files out below DIR, and do nothing else
   --help
 
-Exit codes: 0 done, 1 failed, 2 the command line cannot be understood, 3 an option has to decide something first."
+Exit codes: 0 done, 1 failed, 2 the command line cannot be understood, 3 an option has to decide something first,
+4 done, but 'sessionfs check' finds an error. The last line says 'result: changed' or 'result: unchanged'."
 
-readonly config=/etc/sessionfs/sessionfs.toml
-readonly password_file=/etc/sessionfs/redis.password
-# What this installation did, for the next run and for --uninstall: lines KEY=VALUE, and the installed files.
-readonly record=/etc/sessionfs/installed
+# What this installation did to the host, for the next run and for --uninstall: lines KEY=VALUE, and the installed files.
+readonly host_record=/etc/sessionfs/installed
 readonly manifest=/etc/sessionfs/installed.files
-readonly log=/var/log/sessionfs.log
 readonly user=sessionfs
 readonly ready_within_seconds=90
-
-# What `sessionfs check` would like to see of its own Redis, besides the rights that docs/redis.md names.
-readonly acl_of_check='+ping +info +config|get'
 
 # ---- Words ---------------------------------------------------------------------------------------------------------
 
 say() { printf '%s\n' "$*"; }
 note() { printf '  %s\n' "$*"; }
-fail() { printf 'install.sh: %s\n' "$*" >&2; exit 1; }
-misused() { printf "install.sh: %s; see 'install.sh --help'\n" "$*" >&2; exit 2; }
+fail() { printf '%s: %s\n' "$me" "$*" >&2; exit 1; }
+misused() { printf "%s: %s; see '%s --help'\n" "$me" "$*" "$me" >&2; exit 2; }
 
-# A question that only an option can answer: `undecided QUESTION OPTION...`.
+# A question that only an option can answer: `undecided QUESTION CHOICE...`. A choice can be pasted as it is.
 undecided() {
-    printf 'install.sh: %s\n' "$1" >&2
+    printf '%s: %s\n' "$me" "$1" >&2
     shift
     printf '    %s\n' "$@" >&2
     exit 3
 }
+
+# An option with its value, as it can be pasted: `choice OPTION VALUE [WHY]`.
+choice() {
+    local value=${2//\'/\'\\\'\'}
+    [[ $2 =~ ^[A-Za-z0-9/._@:+-]+$ ]] || value="'$value'"
+    say "$1 $value${3:+   # $3}"
+}
+
+# What this script is started as by who reads its messages, for this mount.
+again() { say "$me${name:+ --instance $name}"; }
+
+# What the program said in failing, without its name.
+reason() { say "${1#sessionfs: }"; }
 
 # ---- The plan ------------------------------------------------------------------------------------------------------
 
@@ -78,7 +95,7 @@ print_plan() {
         say "Nothing has to be changed."
         return
     fi
-    say "$1"
+    say "This will be done:"
     for number in "${!step_texts[@]}"; do indented "$(printf '%3d. ' $((number + 1)))" "${step_texts[number]}"; done
 }
 
@@ -94,14 +111,25 @@ indented() {
 carry_out_plan() {
     local number
     for number in "${!step_texts[@]}"; do
-        indented "[$((number + 1))/${#step_texts[@]}] " "${step_texts[number]}"
         "${step_functions[number]}"
+        say "[$((number + 1))/${#step_texts[@]}] done"
     done
+}
+
+# For programs: whether anything was changed, or would be.
+print_result() {
+    if [ ${#step_texts[@]} = 0 ]; then
+        say "result: unchanged"
+    elif [ -n "$dry_run" ]; then
+        say "result: would change"
+    else
+        say "result: changed"
+    fi
 }
 
 # ---- Command line --------------------------------------------------------------------------------------------------
 
-binary='' deb='' sessions='' owner='' group='' redis_url='' redis_user='' redis_password='' redis_memory=''
+binary='' deb='' name='' sessions='' owner='' group='' idle='' redis_url='' redis_user='' redis_password='' redis_memory=''
 odoo_units=()
 import=yes after_import=move setup_only='' uninstall='' purge='' mirror_choice='' from_package='' dry_run=''
 prefix='' destdir='' is_asked=''
@@ -109,8 +137,8 @@ prefix='' destdir='' is_asked=''
 parse() {
     while [ $# -gt 0 ]; do
         case $1 in
-            --binary | --deb | --sessions | --owner | --odoo-unit | --redis | --redis-user | --redis-password-file \
-                | --redis-memory | --after-import | --prefix | --destdir)
+            --binary | --deb | --instance | --sessions | --owner | --odoo-unit | --idle | --redis | --redis-user \
+                | --redis-password-file | --redis-memory | --after-import | --prefix | --destdir)
                 [ $# -ge 2 ] && [ -n "$2" ] || misused "$1 needs a value"
                 set_option "$1" "$2"
                 shift
@@ -126,7 +154,7 @@ parse() {
             --dry-run) dry_run=yes ;;
             --yes) ;;
             --help | -h)
-                say "$usage"
+                if [ "$me" = sessionfs-setup ]; then say "$usage_of_setup$usage"; else say "$usage_of_source$usage"; fi
                 exit 0
                 ;;
             *) misused "unknown option '$1'" ;;
@@ -136,6 +164,9 @@ parse() {
     [ -z "$binary" ] || [ -z "$deb" ] || misused "--binary and --deb exclude each other"
     [ -z "$redis_url" ] || [ -z "$redis_memory" ] || misused "--redis-memory is for the Redis of its own, not for --redis"
     [ -n "$uninstall" ] || [ -z "$purge$mirror_choice" ] || misused "--purge and the mirror's options go with --uninstall"
+    # Its files stand beside those of the first mount. (Who set up units by hand may have called them otherwise.)
+    [ -n "$from_package" ] || [[ $name =~ ^([a-z0-9][a-z0-9_-]{0,31})?$ && $name != redis && $name != sessionfs ]] \
+        || misused "--instance $name: use up to 32 of a-z, 0-9, _ and -, and neither redis nor sessionfs"
 }
 
 # An option with its value.
@@ -143,12 +174,14 @@ set_option() {
     case $1 in
         --binary) binary=$(realpath -e -- "$2" 2>/dev/null) || misused "--binary $2: there is no such file" ;;
         --deb) deb=$(realpath -e -- "$2" 2>/dev/null) || misused "--deb $2: there is no such file" ;;
+        --instance) name=$2 ;;
         --sessions)
             [[ $2 = /* ]] || misused "--sessions $2: name an absolute path"
             sessions=$2 is_asked=yes
             ;;
         --owner) owner=$2 is_asked=yes ;;
         --odoo-unit) odoo_units+=("${2%.service}") ;;
+        --idle) idle=$2 is_asked=yes ;;
         --redis) redis_url=$2 is_asked=yes ;;
         --redis-user) redis_user=$2 is_asked=yes ;;
         --redis-password-file) redis_password=$(realpath -e -- "$2" 2>/dev/null) || misused "$1 $2: there is no such file" ;;
@@ -168,6 +201,18 @@ set_option() {
     esac
 }
 
+# Sets what differs from mount to mount: the first one, or the further one called `name`.
+name_mount() {
+    if [ -z "$name" ]; then
+        config=/etc/sessionfs/sessionfs.toml record=$host_record log=/var/log/sessionfs.log
+        unit=sessionfs.service account=$user password_file=/etc/sessionfs/redis.password
+    else
+        has_systemd || fail "--instance needs systemd, which does not run here: it sets up the unit sessionfs@$name"
+        config=/etc/sessionfs/$name.toml record=/etc/sessionfs/$name.installed
+        unit=sessionfs@$name.service account=$user-$name password_file=/etc/sessionfs/$name.password
+    fi
+}
+
 # ---- The system as it is -------------------------------------------------------------------------------------------
 
 has_systemd() { [ -d /run/systemd/system ]; }
@@ -180,34 +225,56 @@ is_installed_package() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev
 # (With pipefail, `| grep -q` fails when grep is done before the other: so no pipe here.)
 is_package_known() { grep -q '^ *Candidate: [^(]' <<<"$(apt-cache policy "$1" 2>/dev/null)"; }
 
-# The value of KEY of what an earlier run noted.
-recall() { [ ! -e $record ] || sed -n "s/^$1=//p" $record; }
+# The value of KEY of what an earlier run noted: of this mount, of the host, of a record that is named.
+recall() { recall_from "$record" "$1"; }
+recall_host() { recall_from $host_record "$1"; }
+recall_from() { [ ! -e "$1" ] || sed -n "s/^$2=//p" "$1"; }
 
-remember() {
+remember() { remember_in "$record" "$1" "$2"; }
+remember_host() { remember_in $host_record "$1" "$2"; }
+remember_in() {
     local rest=
-    [ ! -e $record ] || rest=$(grep -v "^$1=" $record || true)
-    { [ -z "$rest" ] || printf '%s\n' "$rest"; printf '%s=%s\n' "$1" "$2"; } >$record.new
-    chmod 600 $record.new
-    mv -f $record.new $record
+    [ ! -e "$1" ] || rest=$(grep -v "^$2=" "$1" || true)
+    { [ -z "$rest" ] || printf '%s\n' "$rest"; printf '%s=%s\n' "$2" "$3"; } >"$1.new"
+    chmod 600 "$1.new"
+    mv -f "$1.new" "$1"
 }
 
-# The text value of KEY in the configuration: `configured KEY` at its top, `configured redis.url` in a section or dotted.
-configured() {
-    [ -e $config ] || return 0
-    awk -v wanted="$1" '
-        /^[ \t]*\[/ { section = $0; sub(/\].*/, "", section); gsub(/[[ \t]/, "", section); section = section "."; next }
-        /^[ \t]*[a-z_][a-z_. \t]*=/ {
-            key = value = $0
-            sub(/=.*/, "", key); gsub(/[ \t]/, "", key)
-            sub(/^[^=]*=[ \t]*/, "", value)
-            if (section key != wanted || value !~ /^["\047]/) next
-            rest = substr(value, 2)
-            print substr(rest, 1, index(rest, substr(value, 1, 1)) - 1)
-        }' $config
+# What the configuration says, as variables: redis.url is config_redis_url, and what it does not say of lifetimes is
+# default_lifetime_... (`read_config PROGRAM`)
+read_config() {
+    local facts file=$config
+    unset "${!config_@}" "${!default_@}"
+    [ -e "$file" ] || { file=$scratch/empty.toml; : >"$file"; }
+    facts=$("$1" config show --shell --config "$file" 2>&1) || { reason "$facts" >&2; return 1; }
+    eval "$facts"
 }
 
-# Whether the configuration has KEY at all, in whatever way it is written.
-has_key() { grep -qsE "^[[:space:]]*[\"']?$1[\"']?[[:space:]]*=" $config; }
+# The directories of all mounts of sessionfs. (Raw is with spaces as \x20.)
+mounted_directories() {
+    local dir
+    findmnt --noheadings --raw --types fuse.sessionfs --output TARGET | sort -u \
+        | while IFS= read -r dir; do printf '%b\n' "$dir"; done
+}
+
+# The further mounts that were set up, or whose unit is there: names.
+other_instances() {
+    local file listed
+    {
+        for file in /etc/sessionfs/*.installed; do
+            [ ! -e "$file" ] || [ -z "$(recall_from "$file" mountpoint)" ] || { file=${file##*/}; say "${file%.installed}"; }
+        done
+        if has_systemd; then
+            for file in /etc/systemd/system/*.wants/sessionfs@*.service; do
+                [ ! -L "$file" ] || { file=${file##*/sessionfs@}; say "${file%.service}"; }
+            done
+            while read -r listed _; do
+                listed=${listed#sessionfs@}
+                [ -z "$listed" ] || say "${listed%.service}"
+            done < <(systemctl list-units --plain --no-legend --state active,activating,reloading 'sessionfs@*.service')
+        fi
+    } | awk '!known[$0]++'
+}
 
 # Where the files of this script's tree, or of its installation, are.
 locate() {
@@ -305,9 +372,6 @@ lay_out() {
     done
     put 644 "$here/packaging/needrestart/sessionfs.conf" /etc/needrestart/conf.d/sessionfs.conf
 
-    needed_rights >"$scratch/redis.acl"
-    put 644 "$scratch/redis.acl" "$share_dir/redis.acl"
-
     mkdir -p "$scratch/man"
     "$binary" man "$scratch/man"
     # (Where it is now, no program may be startable.)
@@ -340,7 +404,7 @@ decide_files() {
     [ -z "$setup_only" ] || return 0
     if [ -n "$deb" ]; then
         # Its units would go before those of the package.
-        [ ! -e $manifest ] || fail "sessionfs is installed from source here; upgrade it with --binary, or stop Odoo, take it away (install.sh --uninstall; sessions in Redis stay), and start this again"
+        [ ! -e $manifest ] || fail "sessionfs is installed from source here; upgrade it with --binary, or stop Odoo, take it away (sessionfs-setup --uninstall; sessions in Redis stay), start this again, and start Odoo"
         local here_now offered
         here_now=$(dpkg-query -W -f '${Version}' sessionfs 2>/dev/null || true)
         offered=$(dpkg-deb -f "$deb" Version)
@@ -349,8 +413,8 @@ decide_files() {
         fi
         return
     fi
-    ! is_installed_package sessionfs || [ "$prefix" = /usr ] \
-        || fail "the package sessionfs is installed; upgrade it with --deb, or remove it first (install.sh --uninstall)"
+    ! is_installed_package sessionfs \
+        || fail "the package sessionfs is installed; upgrade it with --deb, or stop Odoo, remove it (sessionfs-setup --uninstall; sessions in Redis stay), start this again, and start Odoo"
     lay_out "$scratch/files"
     local file changed=() known=no
     [ ! -x "$program" ] || known=yes
@@ -394,14 +458,14 @@ install_files() {
     make_config_dir
     [ ! -e $manifest ] || grep '/$' $manifest >>"$scratch/directories" || true
     { staged_files; sort -u "$scratch/directories"; } >$manifest
-    remember prefix "$prefix"
+    remember_host prefix "$prefix"
     ! has_systemd || systemctl daemon-reload
 }
 
 install_deb() {
     apt_get install "$deb" || fail "$deb cannot be installed; see above"
     make_config_dir
-    remember prefix /usr
+    remember_host prefix /usr
 }
 
 make_config_dir() { install -d -m 755 /etc/sessionfs; }
@@ -444,7 +508,7 @@ decide_packages() {
 }
 
 install_server() {
-    is_package_known $server_package || apt_get update || fail "apt-get update failed; see above"
+    is_package_known "$server_package" || apt_get update || fail "apt-get update failed; see above"
     if is_package_known valkey-server && ! is_package_known redis-server; then server_package=valkey-server; fi
     local policy=/usr/sbin/policy-rc.d
     # Packages start what they bring, unless this says no. A policy that is there already is somebody's own.
@@ -453,17 +517,17 @@ install_server() {
         chmod 755 $policy
         policy_made=$policy
     fi
-    apt_get install --no-install-recommends $server_package \
+    apt_get install --no-install-recommends "$server_package" \
         || fail "$server_package cannot be installed; see above, or name a Redis with --redis"
     take_policy_away
     # Nobody has used it so far, and nobody is to find an open port.
     if has_program systemctl; then
-        systemctl --quiet disable $server_package.service
+        systemctl --quiet disable "$server_package.service"
     elif has_program update-rc.d; then
-        update-rc.d $server_package disable >/dev/null 2>&1 || true
+        update-rc.d "$server_package" disable >/dev/null 2>&1 || true
     fi
     make_config_dir
-    remember server_package $server_package
+    remember_host server_package "$server_package"
 }
 
 take_policy_away() {
@@ -489,7 +553,7 @@ decide_user() {
 make_user() {
     useradd --system --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin $user
     make_config_dir
-    remember user_made yes
+    remember_host user_made yes
 }
 
 # ---- Redis ---------------------------------------------------------------------------------------------------------
@@ -499,15 +563,15 @@ make_user() {
 choose_redis() {
     if [ -n "$redis_url" ]; then
         redis_plan=other
-    elif [ -e $config ]; then
-        redis_url=$(configured redis.url)
+    elif [ -e "$config" ]; then
+        redis_url=${config_redis_url:-}
         case $redis_url in
             '') redis_plan=private ;;
             unix:/run/*-sessionfs/*) redis_plan=instance ;;
             *)
                 redis_plan=other
-                redis_user=${redis_user:-$(configured redis.username)}
-                redis_password=${redis_password:-$(configured redis.password_file)}
+                redis_user=${redis_user:-${config_redis_username:-}}
+                redis_password=${redis_password:-${config_redis_password_file:-}}
                 ;;
         esac
     elif ! has_systemd; then
@@ -529,7 +593,7 @@ default_memory() {
 # Names of the instance: the one that was set up, whatever was installed since; or of the server that is here; or, of
 # one that is yet to be installed, those of the package.
 name_instance() {
-    kind=$(recall instance)
+    kind=$(recall_host instance)
     kind=${kind%%-server@*}
     kind=${kind:-$(server_here)}
     kind=${kind:-${server_package%-server}}
@@ -539,31 +603,27 @@ name_instance() {
     instance_socket=/run/$kind-sessionfs/$kind-server.sock
 }
 
-# Keys and commands that the program needs, from the line in docs/redis.md.
-needed_rights() { sed -n 's/^ *ACL SETUSER sessionfs reset on >PASSWORD //p' "$here/docs/redis.md"; }
-
-acl_rights() {
-    local needed
-    needed=$(if [ "$share" = "$here" ]; then needed_rights; else cat "$share/redis.acl"; fi)
-    [ -n "$needed" ] || fail "the rights that sessionfs needs in Redis cannot be read ($share)"
-    say "$needed $acl_of_check"
-}
-
 decide_redis() {
     [ "$redis_plan" = instance ] || return 0
     name_instance
     memory=${redis_memory:-$(default_memory)}
-    local is_made=''
-    if [ ! -e "$instance_config" ] || [ ! -e $password_file ]; then
+    local is_made='' stale
+    if [ ! -e "$instance_config" ]; then
         is_made=yes
-        # What serves has the old password.
-        config_changes=yes
-        step "Set up a Redis of its own, $instance: $instance_config, on $instance_socket alone, with a password ($password_file), kept on disk every second ($instance_dir), at most $memory, nothing evicted" make_instance
-    elif ! grep -qF -- " $(acl_rights)" "$instance_config"; then
-        [ -n "$(password_hash)" ] || fail "the rights in $instance_config cannot be renewed, since its line 'user $user' was changed; write it as: user $user on #SHA256_OF_THE_PASSWORD $(acl_rights)"
-        step "Give the Redis user $user the rights of this release ($instance_config), and restart $instance; Odoo waits meanwhile" renew_rights
+        step "Set up a Redis of its own, $instance: $instance_config, on $instance_socket alone, kept on disk every second ($instance_dir), at most $memory, nothing evicted" make_instance
     elif [ -n "$redis_memory" ] && ! grep -qx "maxmemory $redis_memory" "$instance_config"; then
         step "Let $instance hold $redis_memory, and restart it; Odoo waits meanwhile" renew_memory
+    fi
+    if [ -n "$is_made" ] || [ ! -e "$password_file" ] || ! grep -q "^user $account " "$instance_config"; then
+        # What serves has the old password.
+        reconfigured=yes
+        local waits="; $instance is restarted, and Odoo waits meanwhile"
+        [ -z "$is_made" ] || waits=''
+        step "Make the Redis user $account, for keys that begin with $(redis_prefix): with a password of its own ($password_file)$waits" make_account
+    fi
+    stale=$([ -n "$is_made" ] || stale_accounts)
+    if [ -n "$stale" ]; then
+        step "Give these Redis users the rights of this release ($instance_config), and restart $instance; Odoo waits meanwhile: ${stale//$'\n'/ }" renew_rights
     fi
     # Making it stops one that runs.
     if [ -n "$is_made" ] || ! systemctl is-active --quiet "$instance" || ! systemctl is-enabled --quiet "$instance" 2>/dev/null; then
@@ -574,11 +634,7 @@ decide_redis() {
 make_instance() {
     name_instance
     has_instances "$kind" || fail "$kind-server@.service does not exist, so a Redis of its own cannot be set up; name a Redis with --redis"
-    local password hash
     make_config_dir
-    password=$(od -An -tx1 -N24 /dev/urandom | tr -d ' \n')
-    (umask 077 && printf '%s\n' "$password" >$password_file)
-    hash=$(printf %s "$password" | sha256sum | cut -d' ' -f1)
     install -d -m 750 -o "$kind" -g "$kind" "$instance_dir"
     (umask 077 && cat >"$instance_config.new") <<CONFIG
 # The Redis that holds Odoo's sessions; made by sessionfs-setup, and yours to change.
@@ -590,7 +646,6 @@ unixsocketperm 777
 # Off, so that nobody can be this user, but with all rights: when the server starts, it reads its append-only file as
 # this user, and leaves out, with no more than a line in its log, whatever the user may not do.
 user default off ~* &* +@all
-user $user on #$hash $(acl_rights)
 
 # What is lost is a logout: every save is on disk within a second, and nothing is evicted. When it is full, saves fail.
 dir $instance_dir
@@ -607,17 +662,59 @@ CONFIG
     chown "root:$kind" "$instance_config.new"
     chmod 640 "$instance_config.new"
     mv -f "$instance_config.new" "$instance_config"
-    remember instance "$instance"
+    remember_host instance "$instance"
     # One that runs has the old password.
     systemctl stop "$instance"
 }
 
-password_hash() { sed -n "s/^user $user on #\([0-9a-f]\{64\}\) .*/\1/p" "$instance_config"; }
+# The beginning of this mount's keys.
+redis_prefix() { say "${config_redis_prefix:-$account}"; }
+
+# What follows a user's name and password in Redis's configuration: `rights_of PREFIX`.
+rights_of() { "$binary" redis-acl --with-check --prefix "$1"; }
+
+make_account() {
+    name_instance
+    local password hash
+    password=$(od -An -tx1 -N24 /dev/urandom | tr -d ' \n')
+    (umask 077 && printf '%s\n' "$password" >"$password_file")
+    hash=$(printf %s "$password" | sha256sum | cut -d' ' -f1)
+    sed -i "/^user $account /d" "$instance_config"
+    say "user $account on #$hash $(rights_of "$(redis_prefix)")" >>"$instance_config"
+    systemctl try-restart "$instance"
+}
+
+# The users of this and of all other mounts.
+accounts() { sed -n "s/^user \($user\|$user-[a-z0-9_-]*\) .*/\1/p" "$instance_config"; }
+
+# What its line says after its name: `account_line ACCOUNT`.
+account_line() { sed -n "s/^user $1 //p" "$instance_config"; }
+
+# The same as this release wants it, for the same password and prefix.
+wanted_account_line() {
+    local line hash prefix
+    line=$(account_line "$1")
+    hash=$(sed -n 's/^on #\([0-9a-f]\{64\}\) .*/\1/p' <<<"$line")
+    prefix=$(sed -n 's/.* ~\([^ ]*\):\* .*/\1/p' <<<"$line")
+    [ "$1" != "$account" ] || prefix=$(redis_prefix)
+    [ -z "$hash$prefix" ] || say "on #$hash $(rights_of "${prefix:-$1}")"
+}
+
+# Those whose rights are not of this release.
+stale_accounts() {
+    local one
+    for one in $(accounts); do
+        [ "$(account_line "$one")" = "$(wanted_account_line "$one")" ] || say "$one"
+    done
+}
 
 renew_rights() {
-    local hash
-    hash=$(password_hash)
-    sed -i "/^user $user on /c user $user on #$hash $(acl_rights)" "$instance_config"
+    local one wanted
+    for one in $(stale_accounts); do
+        wanted=$(wanted_account_line "$one")
+        [[ $wanted = "on #"[0-9a-f]* ]] || fail "the rights in $instance_config cannot be renewed, since its line 'user $one' was changed; write it as: user $one on #SHA256_OF_THE_PASSWORD $(rights_of "$one")"
+        sed -i "/^user $one /c user $one $wanted" "$instance_config"
+    done
     systemctl try-restart "$instance"
 }
 
@@ -634,31 +731,49 @@ start_instance() {
 
 # ---- Odoo's session directory --------------------------------------------------------------------------------------
 
-candidate_paths=() candidate_owners=() candidate_groups=() candidate_sources=()
+candidate_paths=() candidate_owners=() candidate_groups=() candidate_sources=() candidate_units=()
+units_here=()
 
-# Asks the program where Odoo keeps its sessions.
+discovered_units=''
+
+# Asks the program where Odoo keeps its sessions. What another mount is for is no candidate.
 discover() {
-    "$binary" discover --json >"$scratch/discovered" 2>/dev/null || return 0
-    values() { sed -n "s/^ *\"$1\": \"\(.*\)\",\{0,1\}$/\1/p" "$scratch/discovered"; }
-    mapfile -t candidate_paths < <(values path)
-    mapfile -t candidate_owners < <(values owner)
-    mapfile -t candidate_groups < <(values group)
-    mapfile -t candidate_sources < <(values source)
+    local facts number variable taken
+    facts=$("$binary" discover --shell 2>/dev/null) || [ -n "$facts" ] || return 0
+    eval "$facts"
+    taken=$(taken_directories)
+    fact() { variable=discovered_${number}_$1; say "${!variable}"; }
+    for ((number = 0; number < discovered; number++)); do
+        grep -qxF -- "$(fact path)" <<<"$taken" && continue
+        candidate_paths+=("$(fact path)")
+        candidate_owners+=("$(fact owner)")
+        candidate_groups+=("$(fact group)")
+        candidate_sources+=("$(fact source)")
+        candidate_units+=("$(fact units)")
+    done
 }
 
-# Sets `sessions`, `owner` and `group`.
+# The directories that were set up for other mounts.
+taken_directories() {
+    local file
+    for file in $host_record /etc/sessionfs/*.installed; do
+        [ "$file" = "$record" ] || [ ! -e "$file" ] || recall_from "$file" mountpoint
+    done
+}
+
+# Sets `sessions`, `owner` and `group`, and `units_here`: Odoo's units that use the directory.
 find_sessions() {
-    local number choice=() known=''
+    local number choices=() known=''
     discover
-    [ -n "$sessions" ] || sessions=$(configured mountpoint)
+    [ -n "$sessions" ] || sessions=${config_mountpoint:-}
     if [ -z "$sessions" ]; then
         if [ ${#candidate_paths[@]} = 0 ]; then
-            undecided "no Odoo is found on this host, so neither are its sessions; name the directory, which is 'sessions' in Odoo's data_dir:" "--sessions DIR"
+            undecided "no Odoo is found on this host${name:+ that is not set up already}, so neither are its sessions; name the directory, which is 'sessions' in Odoo's data_dir:" "--sessions DIR"
         elif [ ${#candidate_paths[@]} -gt 1 ]; then
             for number in "${!candidate_paths[@]}"; do
-                choice+=("--sessions ${candidate_paths[number]}   (${candidate_owners[number]}; ${candidate_sources[number]})")
+                choices+=("$(choice --sessions "${candidate_paths[number]}" "${candidate_owners[number]}; ${candidate_sources[number]}")")
             done
-            undecided "there is more than one directory with sessions; name one:" "${choice[@]}"
+            undecided "there is more than one directory with sessions; name one (and set the others up with --instance NAME):" "${choices[@]}"
         fi
         sessions=${candidate_paths[0]}
     fi
@@ -670,7 +785,8 @@ find_sessions() {
     for number in "${!candidate_paths[@]}"; do
         [ "${candidate_paths[number]}" != "$sessions" ] || known=$number
     done
-    [ -n "$owner" ] || owner=$(configured owner)
+    [ -z "$known" ] || read -ra units_here <<<"${candidate_units[known]//.service/}"
+    [ -n "$owner" ] || owner=${config_owner:-}
     if [ -z "$owner" ] && [ -n "$known" ]; then
         owner=${candidate_owners[known]} group=${candidate_groups[known]}
     fi
@@ -683,13 +799,30 @@ find_sessions() {
     [ -n "$group" ] || group=$(id -gn -- "$owner")
 }
 
+# Whether the Odoo that runs in a container will see the mount.
+decide_containers() { :; }
+
 decide_directory() {
     [ -z "$(recall mountpoint)" ] || [ "$(recall mountpoint)" = "$sessions" ] \
-        || fail "sessionfs is set up for $(recall mountpoint); take it away first (--uninstall), or set up a second mount by hand (sessionfs@.service)"
-    if [ ! -d "$sessions" ] && ! is_mounted "$sessions"; then
-        step "Make the directory $sessions for $owner" make_directory
+        || fail "sessionfs is set up for $(recall mountpoint); take that away first ($(again) --uninstall), or set up a further one: $me --instance NAME $(choice --sessions "$sessions")"
+    if ! is_mounted "$sessions"; then
+        if [ -d "$sessions" ]; then look_at_directory; else step "Make the directory $sessions for $owner" make_directory; fi
     fi
     [ -n "$(recall mountpoint)" ] || step "Note what the directory is now, for the way back ($record)" note_directory
+}
+
+# Sets `session_count`. What a mount would refuse of the directory is refused here, before anything is changed; what else
+# it would miss is yet to be installed.
+look_at_directory() {
+    local said code=0
+    said=$("$binary" mount --dry-run "$sessions" 2>"$scratch/refused") || code=$?
+    # Who is not root cannot look.
+    [ "$(id -u)" != 0 ] && return
+    case $code in
+        # The mountpoint is missing, is none, holds what is not Odoo's, is mounted on already.
+        23 | 24 | 25 | 26) fail "$(reason "$(cat "$scratch/refused")")" ;;
+    esac
+    session_count=$(sed -n 's/^sessions //p' <<<"$said")
 }
 
 # Where Odoo's user may change names, root follows none.
@@ -729,9 +862,21 @@ toml() {
     printf '"%s"' "${text//\"/\\\"}"
 }
 
-reload_command() { if has_systemd; then say "systemctl reload sessionfs"; else say "sessionfs reload $sessions"; fi; }
+reload_command() { if has_systemd; then say "systemctl reload ${unit%.service}"; else say "sessionfs reload $sessions"; fi; }
+
+# The idle time by this configuration, and the one that is in force until it is taken up.
+idle_now() { say "${config_lifetime_idle:-$default_lifetime_idle}"; }
+
+# Whether --idle names a time, by the program's own word.
+check_idle() {
+    [ -n "$idle" ] || return 0
+    local said
+    printf '[lifetime]\nidle = %s\n' "$(toml "$idle")" >"$scratch/idle.toml"
+    said=$("$binary" config show --config "$scratch/idle.toml" 2>&1) || misused "--idle: $(reason "$said")"
+}
 
 wanted_config() {
+    local wanted_idle=${idle:-${config_lifetime_idle:-}}
     say "# sessionfs, made by sessionfs-setup. All keys: $prefix/share/doc/sessionfs/configuration.md"
     say "# After a change: $(reload_command)"
     say "mountpoint = $(toml "$sessions")"
@@ -742,35 +887,39 @@ wanted_config() {
             printf '\n[redis]\nurl = %s\n' "$(toml "$redis_url")"
             [ -z "$redis_user" ] || say "username = $(toml "$redis_user")"
             [ -z "$redis_password" ] || say "password_file = $(toml "$redis_password")"
+            wanted_prefix
             ;;
         instance)
             printf '\n[redis]\nurl = %s\n' "$(toml "unix:$instance_socket")"
-            say "username = $(toml $user)"
-            say "password_file = $(toml $password_file)"
+            say "username = $(toml "$account")"
+            say "password_file = $(toml "$password_file")"
+            wanted_prefix
             ;;
         private)
             local memory=$redis_memory
-            memory=${memory:-$(configured private_redis.memory)}
+            memory=${memory:-${config_private_redis_memory:-}}
             memory=${memory:-$(default_memory)}
             printf '\n[private_redis]\nmemory = %s\n' "$(toml "$(sed 's/mb$/MiB/; s/gb$/GiB/' <<<"$memory")")"
             ;;
     esac
+    [ -z "$wanted_idle" ] || printf '\n[lifetime]\nidle = %s\n' "$(toml "$wanted_idle")"
 }
 
-config_sha256() { sha256sum <$config | cut -d' ' -f1; }
+wanted_prefix() { [ "$(redis_prefix)" = $user ] || say "prefix = $(toml "$(redis_prefix)")"; }
+
+config_sha256() { sha256sum <"$config" | cut -d' ' -f1; }
 
 decide_config() {
-    if [ ! -e $config ]; then
+    if [ ! -e "$config" ]; then
         local kept="in the Redis of its own"
         [ "$redis_plan" != private ] || kept="in a Redis that sessionfs starts itself (there is no systemd that could): /var/lib/sessionfs, at most ${redis_memory:-$(default_memory)}"
         [ "$redis_plan" != private ] || ! has_systemd || kept="in a Redis that sessionfs starts itself: /var/lib/sessionfs"
+        [ -z "$idle" ] || kept="$kept; who does nothing for $idle logs in again"
         [ "$redis_plan" != other ] || kept="in the Redis that was named"
         step "Write $config: sessions of $sessions, for $owner, $kept" write_config
-    elif [ -z "$(configured mountpoint)" ] && has_key mountpoint; then
-        fail "the mountpoint in $config is written in a way that this script cannot read; write it as mountpoint = \"DIR\""
-    elif [ -z "$(configured mountpoint)" ] && [ -z "$is_asked" ]; then
+    elif [ -z "${config_mountpoint:-}" ] && [ -z "$is_asked" ]; then
         step "Add the mountpoint $sessions and its owner $owner to $config" add_mountpoint
-    elif [ -z "$is_asked" ] || [ "$(wanted_config)" = "$(cat $config)" ]; then
+    elif [ -z "$is_asked" ] || [ "$(wanted_config)" = "$(cat "$config")" ]; then
         return 0
     elif [ "$(config_sha256)" = "$(recall config_sha256)" ]; then
         step "Replace $config, which nobody has changed, by one with these options" write_config
@@ -778,19 +927,19 @@ decide_config() {
         step "Write $config.new beside $config, which was changed by hand and stays as it is" write_config_beside
         return 0
     fi
-    config_changes=yes
+    reconfigured=yes
 }
 
 # For put_former_config_back.
-keep_former_config() { [ ! -e $config ] || cp -p -- $config "$scratch/former.toml"; }
+keep_former_config() { [ ! -e "$config" ] || cp -p -- "$config" "$scratch/former.toml"; }
 
 # Whether there was a former one, which is in its place again.
 put_former_config_back() {
     [ -e "$scratch/former.toml" ] || return 1
     local is_ours=''
     [ "$(config_sha256)" != "$(recall config_sha256)" ] || is_ours=yes
-    cp -p -- "$scratch/former.toml" $config.part
-    mv -f $config.part $config
+    cp -p -- "$scratch/former.toml" "$config.part"
+    mv -f "$config.part" "$config"
     [ -z "$is_ours" ] || remember config_sha256 "$(config_sha256)"
 }
 
@@ -799,72 +948,101 @@ write_config() {
     make_config_dir
     keep_former_config
     # A URL may hold a password.
-    (umask 077 && wanted_config >$config.part)
-    mv -f $config.part $config
+    (umask 077 && wanted_config >"$config.part")
+    mv -f "$config.part" "$config"
     remember config_sha256 "$(config_sha256)"
 }
 
 add_mountpoint() {
     keep_former_config
-    (umask 077 && { say "mountpoint = $(toml "$sessions")"; has_key owner || say "owner = $(toml "$owner")"; cat $config; } >$config.part)
-    chmod --reference=$config $config.part
-    mv -f $config.part $config
+    (umask 077 && { say "mountpoint = $(toml "$sessions")"; [ -n "${config_owner:-}" ] || say "owner = $(toml "$owner")"; cat "$config"; } >"$config.part")
+    chmod --reference="$config" "$config.part"
+    mv -f "$config.part" "$config"
 }
 
 write_config_beside() {
-    (umask 077 && wanted_config >$config.new)
+    (umask 077 && wanted_config >"$config.new")
     say "       Compare them, take over what you want, and run: $(reload_command)"
 }
 
 # ---- Odoo's unit ---------------------------------------------------------------------------------------------------
 
-# Sets `odoo_units` to those that get the drop-in.
+# Sets `odoo_units` to those that get the drop-in: those that were named, now or earlier; else those whose Odoo uses the
+# directory.
 find_odoo_units() {
     has_systemd || { odoo_units=(); return 0; }
     local known
     known=$(recall odoo_units)
-    if [ ${#odoo_units[@]} -gt 0 ]; then
-        [ "${odoo_units[*]}" != none ] || odoo_units=()
-        # Those of before have their drop-in, which --uninstall has to find.
-        mapfile -t odoo_units < <(printf '%s\n' $known "${odoo_units[@]}" | awk 'NF && !known[$0]++')
+    if [ "${odoo_units[*]}" = none ]; then
+        odoo_units=()
+        [ "$known" = none ] || unties=yes
+    elif [ ${#odoo_units[@]} -gt 0 ]; then
+        # Those of before have their drop-in.
+        mapfile -t odoo_units < <(printf '%s\n' "${known/#none/}" "${odoo_units[@]}" | tr ' ' '\n' | awk 'NF && !known[$0]++')
+    elif [ "$known" = none ]; then
         return 0
-    fi
-    if [ -n "$known" ]; then
+    elif [ -n "$known" ]; then
         read -ra odoo_units <<<"$known"
-        return
+    elif [ ${#units_here[@]} -gt 0 ]; then
+        odoo_units=("${units_here[@]}")
+    else
+        find_unknown_units
     fi
-    local unit choice=()
-    while IFS= read -r unit; do
-        unit=${unit%.service}
-        [ "$(systemctl show --value --property User "$unit.service" 2>/dev/null)" != "$owner" ] || odoo_units+=("$unit")
+}
+
+# Units of Odoo's name and user of which the program does not know what they start: a script, perhaps.
+find_unknown_units() {
+    local one choices=()
+    while IFS= read -r one; do
+        [[ " $discovered_units " != *" $one "* ]] || continue
+        [ "$(systemctl show --value --property User "$one" 2>/dev/null)" != "$owner" ] || odoo_units+=("${one%.service}")
     done < <(systemctl list-unit-files --no-legend --type service 'odoo*' 'openerp*' | awk '$2 != "masked" && $1 !~ /@\./ { print $1 }')
     [ ${#odoo_units[@]} -gt 1 ] || return 0
-    for unit in "${odoo_units[@]}"; do choice+=("--odoo-unit $unit"); done
-    undecided "several units run as $owner; name those that use $sessions:" "${choice[@]}" "--odoo-unit none"
+    for one in "${odoo_units[@]}"; do choices+=("$(choice --odoo-unit "$one")"); done
+    undecided "several units run as $owner, and do not tell which directory they use; name those that use $sessions:" "${choices[@]}" "--odoo-unit none"
+}
+
+forget_odoo_units() {
+    remove_drop_ins "$sessions"
+    remember odoo_units none
 }
 
 drop_in_of() { say "/etc/systemd/system/$1.service.d/sessionfs.conf"; }
 
 wanted_drop_in() {
-    sed "s|^AssertPathIsMountPoint=.*|AssertPathIsMountPoint=$sessions|; s|/odoo.service.d/|/$1.service.d/|" \
-        "$share/systemd/odoo.service.d/sessionfs.conf"
+    sed "s|^AssertPathIsMountPoint=.*|AssertPathIsMountPoint=$sessions|; s|/odoo.service.d/|/$1.service.d/|
+        s|=sessionfs\.service|=$unit|; s|sessionfs\.toml|${config##*/}|" "$share/systemd/odoo.service.d/sessionfs.conf"
+}
+
+# The drop-ins that keep an Odoo from starting without a mount, whoever wrote them: `drop_ins DIR`.
+drop_ins() { grep -lsxF -- "AssertPathIsMountPoint=$1" /etc/systemd/system/*.service.d/*.conf || true; }
+our_drop_ins() { drop_ins "$1" | grep '/sessionfs[^/]*$' || true; }
+
+remove_drop_ins() {
+    local file
+    while IFS= read -r file; do
+        rm -f -- "$file"
+        rmdir --ignore-fail-on-non-empty -- "${file%/*}"
+    done < <(our_drop_ins "$1")
+    ! has_systemd || systemctl daemon-reload
 }
 
 decide_odoo_units() {
-    local unit
-    for unit in "${odoo_units[@]}"; do
-        [ "$(wanted_drop_in "$unit")" = "$(cat "$(drop_in_of "$unit")" 2>/dev/null)" ] && continue
-        step "Tell ${odoo_units[*]} to start after the mount, and not without it ($(drop_in_of "$unit")); Odoo is not restarted" write_drop_ins
+    [ -z "$unties" ] || step "Tie no unit of Odoo to the mount, nor in a later run" forget_odoo_units
+    local one
+    for one in "${odoo_units[@]}"; do
+        [ "$(wanted_drop_in "$one")" = "$(cat "$(drop_in_of "$one")" 2>/dev/null)" ] && continue
+        step "Tell ${odoo_units[*]} to start after the mount, and not without it ($(drop_in_of "$one")); Odoo is not restarted" write_drop_ins
         return
     done
 }
 
 write_drop_ins() {
-    local unit
+    local one
     remember odoo_units "${odoo_units[*]}"
-    for unit in "${odoo_units[@]}"; do
-        wanted_drop_in "$unit" >"$scratch/drop-in.$unit"
-        install -D -m 644 "$scratch/drop-in.$unit" "$(drop_in_of "$unit")"
+    for one in "${odoo_units[@]}"; do
+        wanted_drop_in "$one" >"$scratch/drop-in.$one"
+        install -D -m 644 "$scratch/drop-in.$one" "$(drop_in_of "$one")"
     done
     systemctl daemon-reload
 }
@@ -873,27 +1051,42 @@ write_drop_ins() {
 
 decide_service() {
     if ! is_served "$sessions"; then
-        local how="Enable and start sessionfs.service"
+        local how="Enable and start $unit"
         has_systemd || how="Start sessionfs in the background (log: $log)"
         step "$how: from then on Odoo's sessions in $sessions are in Redis; what is below becomes unusable to Odoo (root, mode 0000)" start_service
-    elif has_systemd && ! systemctl is-active --quiet sessionfs.service; then
-        fail "$sessions is mounted, but not by sessionfs.service; end that first (sessionfs unmount $sessions)"
-    elif [ -n "$program_changes$config_changes" ] || [ "$(recall reload)" = pending ]; then
+    elif has_systemd && ! systemctl is-active --quiet "$unit"; then
+        fail "$sessions is mounted, but not by $unit; end that first (sessionfs unmount $sessions)"
+    elif [ -n "$program_changes$reconfigured" ] || [ "$(recall reload)" = pending ]; then
         step "Let the running sessionfs take that up (reload: no request fails)" reload_service
-    elif has_systemd && ! systemctl is-enabled --quiet sessionfs.service; then
-        step "Enable sessionfs.service" enable_service
+    elif has_systemd && ! systemctl is-enabled --quiet "$unit"; then
+        step "Enable $unit" enable_service
     fi
 }
 
-enable_service() { systemctl --quiet enable sessionfs.service; }
+# An upgrade is for all mounts.
+decide_others() {
+    [ -n "$program_changes" ] && has_systemd || return 0
+    mapfile -t other_units < <(systemctl list-units --plain --no-legend --state active 'sessionfs.service' 'sessionfs@*.service' \
+        | awk -v own="$unit" '$1 != own { print $1 }')
+    [ ${#other_units[@]} = 0 ] || step "Let the other mounts take the program up, too: ${other_units[*]} (reload)" reload_others
+}
+
+reload_others() {
+    local one
+    for one in "${other_units[@]}"; do
+        systemctl reload "$one" || say "       $one goes on with the old program; or, when it suits you: systemctl restart $one"
+    done
+}
+
+enable_service() { systemctl --quiet enable "$unit"; }
 
 start_service() {
     if has_systemd; then
         enable_service
         local began=$EPOCHSECONDS
-        systemctl restart sessionfs.service || {
-            journalctl --no-pager --quiet --lines 15 --since "@$began" --unit sessionfs.service >&2 || true
-            start_failed "sessionfs.service does not start; see above"
+        systemctl restart "$unit" || {
+            journalctl --no-pager --quiet --lines 15 --since "@$began" --unit "$unit" >&2 || true
+            start_failed "$unit does not start; see above"
         }
     else
         start_in_background
@@ -905,7 +1098,7 @@ start_service() {
 # A first start that fails leaves Odoo as it was. Later, plain files are no way out: who logged out would be back.
 start_failed() {
     [ -z "$(recall served)" ] || fail "$1. Odoo cannot open sessions until that is mended"
-    ! has_systemd || systemctl --quiet disable --now sessionfs.service || true
+    ! has_systemd || systemctl --quiet disable --now "$unit" || true
     give_back
     fail "$1. Odoo goes on with its files; mend that and start this script again"
 }
@@ -913,15 +1106,15 @@ start_failed() {
 # Ready is a line of its own in the log.
 start_in_background() {
     local from pid until
-    touch $log
-    chmod 640 $log
-    from=$(($(stat -c %s $log) + 1))
-    setsid "$program" mount --config $config </dev/null >>$log 2>&1 &
+    touch "$log"
+    chmod 640 "$log"
+    from=$(($(stat -c %s "$log") + 1))
+    setsid "$program" mount --config "$config" </dev/null >>"$log" 2>&1 &
     pid=$!
     disown
     until=$((SECONDS + ready_within_seconds))
-    until grep -q "^ready " <<<"$(tail -c +$from $log)"; do
-        kill -0 $pid 2>/dev/null || { tail -c +$from $log | tail -n 15 >&2; start_failed "sessionfs has ended; see above and $log"; }
+    until grep -q "^ready " <<<"$(tail -c +$from "$log")"; do
+        kill -0 $pid 2>/dev/null || { tail -c +$from "$log" | tail -n 15 >&2; start_failed "sessionfs has ended; see above and $log"; }
         [ $SECONDS -lt $until ] || {
             end_process $pid
             start_failed "sessionfs is not ready after $ready_within_seconds s; see $log"
@@ -971,7 +1164,7 @@ restart_service() {
 
 start_anew() {
     if has_systemd; then
-        systemctl restart sessionfs.service
+        systemctl restart "$unit"
     else
         { ! is_mounted "$sessions" || "$program" unmount "$sessions"; } && start_in_background
     fi
@@ -983,22 +1176,37 @@ decide_import() {
     [ -n "$import" ] || return 0
     if [ "$(recall import)" = pending ]; then
         step "Import the sessions of before that are not in Redis yet" import_sessions
-    elif [ -z "$(recall import)" ] && ! is_mounted "$sessions" && [ -d "$sessions" ] \
-        && [ -n "$(find "$sessions" -mindepth 1 -type f -print -quit)" ]; then
-        local after="then move their files to $sessions.imported"
+    elif [ -z "$(recall import)" ] && [ "${session_count:-0}" -gt 0 ]; then
+        local after="then move their files to $sessions.imported" many="$session_count sessions"
         [ "$after_import" = move ] || after="then delete their files"
-        step "Import the $(find "$sessions" -mindepth 1 -type f | wc -l) session files in $sessions into Redis, so that nobody is logged out; $after" import_sessions
+        [ "$session_count" != 1 ] || many="1 session"
+        step "Import the $many in $sessions into Redis, so that nobody is logged out; $after" import_sessions
         import_is_new=yes
     fi
 }
 
 import_sessions() {
-    "$program" import "$sessions" --config $config --after-import "$after_import" || {
+    "$program" import "$sessions" --config "$config" --after-import "$after_import" || {
         say "       Not all could be imported, see above. The rest is still there, and is imported on first access."
-        say "       Start this script again, or: sessionfs import $sessions"
+        say "       Start this script again, or: sessionfs import $sessions --config $config"
         return 0
     }
     remember import "done"
+}
+
+# ---- What changes for people ---------------------------------------------------------------------------------------
+
+# Said with the plan, when sessions come to sessionfs or the idle time becomes another.
+tell_people() {
+    local then=${idle:-$(idle_now)} before="7 days, if nothing else is set in Odoo"
+    if [ -z "$is_first" ]; then
+        [ "$then" != "$(idle_now)" ] || return 0
+        before=$(idle_now)
+    fi
+    say
+    say "What changes for people:"
+    indented "  " "Who does nothing for $then has to log in again (so far: $before). An open browser tab, a till (point of sale) or a phone app that only waits does not keep anybody logged in, and what is typed into a form and not saved is lost with the login. All who are away when this is done go together, $then later."
+    [ -n "$idle" ] || indented "  " "Another time: $(again) --idle 8h (or later: sessionfs config set lifetime.idle 8h)."
 }
 
 # ---- Install -------------------------------------------------------------------------------------------------------
@@ -1009,9 +1217,13 @@ install_all() {
         lay_out "$destdir"
         return
     fi
+    read_config "$binary" || fail "$config cannot be used, see above; mend it, and start this again"
+    check_idle
     choose_redis
     find_sessions
     find_odoo_units
+    is_first=
+    is_mounted "$sessions" || [ -n "$(recall served)" ] || is_first=yes
 
     decide_device
     decide_packages
@@ -1019,14 +1231,22 @@ install_all() {
     decide_files
     decide_redis
     decide_directory
+    decide_containers
     decide_config
     decide_service
+    decide_others
     decide_odoo_units
     # After the mount: until the import has ended, a session that is not in Redis yet is taken from the file below.
     decide_import
 
-    print_plan "This will be done:"
-    [ -z "$dry_run" ] || { say "Dry run: nothing was changed."; return; }
+    print_plan
+    [ ${#step_texts[@]} = 0 ] || tell_people
+    if [ -n "$dry_run" ]; then
+        say "Dry run: nothing was changed."
+        print_result
+        return
+    fi
+    [ ${#step_texts[@]} = 0 ] || say
     [ -z "$import_is_new" ] || { make_config_dir; remember import pending; }
     carry_out_plan
     conclude
@@ -1035,57 +1255,113 @@ install_all() {
 need_root() { [ "$(id -u)" = 0 ] || fail "this needs root; start it with sudo"; }
 
 conclude() {
+    local code=0
+    read_config "$program" || true
     say
-    "$program" check || true
+    "$program" check "$sessions" --config "$config" || code=$?
     say
     say "Odoo's sessions in $sessions are in Redis."
+    note "idle time:    $(idle_now), then people log in again"
     note "look:         sessionfs status; sessionfs list"
-    if has_systemd; then note "log:          journalctl -u sessionfs"; else note "log:          $log"; fi
+    if has_systemd; then note "log:          journalctl -u ${unit%.service}"; else note "log:          $log"; fi
     note "settings:     $config, then $(reload_command)"
     note "documents:    $prefix/share/doc/sessionfs"
-    note "way back:     sessionfs-setup --uninstall"
+    note "way back:     sessionfs-setup --uninstall${name:+ --instance $name}"
     has_systemd || note "at boot:      nothing starts it here; let your init run: sessionfs mount --config $config"
+    print_result
+    # What 'check' calls an error.
+    if [ $code = 61 ]; then
+        printf '%s: it is done, but sessionfs check finds an error, see above\n' "$me" >&2
+        exit 4
+    fi
 }
 
 # ---- Uninstall -----------------------------------------------------------------------------------------------------
 
 uninstall_all() {
+    [ -z "$(recall_host prefix)" ] || { prefix=$(recall_host prefix); program=$prefix/bin/sessionfs; }
+    # A configuration that is broken is no reason to stay.
+    [ ! -x "$program" ] || read_config "$program" || true
     sessions=$(recall mountpoint)
-    sessions=${sessions:-$(configured mountpoint)}
-    owner=$(recall owner) group=$(recall group) mirror=$(configured mirror)
-    [ -z "$(recall prefix)" ] || { prefix=$(recall prefix); program=$prefix/bin/sessionfs; }
-    redis_plan=private
-    [ -z "$(configured redis.url)" ] || redis_plan=other
-    [ -z "$(recall instance)" ] || { redis_plan=instance; name_instance; }
+    sessions=${sessions:-${config_mountpoint:-}}
+    owner=$(recall owner) group=$(recall group) mirror=${config_mirror:-}
+    owner=${owner:-${config_owner:-}}
+    redis_plan=$(recall redis)
+    redis_plan=${redis_plan:-private}
+    [ -z "${config_redis_url:-}" ] || redis_plan=other
+    [ -z "$(recall_host instance)" ] || { redis_plan=instance; name_instance; }
 
-    [ -n "$from_package" ] || refuse_with_others
+    if [ -n "$name" ]; then
+        if [ -z "$sessions" ] && [ -n "$from_package" ]; then
+            systemctl --quiet disable --now "$unit"
+            return
+        fi
+        [ -n "$sessions" ] || fail "there is no instance $name: neither $config nor $record names a directory"
+    elif [ -n "$from_package" ]; then
+        uninstall_others
+    else
+        refuse_with_others
+    fi
     choose_mirror
     decide_to_untie
     decide_to_give_back
+    decide_to_end_sessions
     decide_to_stop
     decide_to_finish_mirror
-    decide_to_remove
-    print_plan "This will be done:"
-    [ -n "$purge" ] || [ ${#step_texts[@]} = 0 ] || tell_of_sessions
-    [ -z "$dry_run" ] || { say "Dry run: nothing was changed."; return; }
+    if [ -n "$name" ]; then decide_to_remove_instance; else decide_to_remove; fi
+    print_plan
+    [ ${#step_texts[@]} = 0 ] || tell_of_sessions
+    tell_of_imported
+    if [ -n "$dry_run" ]; then
+        say "Dry run: nothing was changed."
+        print_result
+        return
+    fi
+    local was_in_use=''
+    ! is_in_use || was_in_use=yes
     carry_out_plan
-    [ -z "$sessions" ] || [ -n "$from_package" ] || say "Odoo keeps its sessions as plain files in $sessions again."
+    [ -z "$was_in_use" ] || [ -n "$from_package" ] || say "Odoo keeps its sessions as plain files in $sessions again."
+    [ -n "$from_package" ] || print_result
 }
 
-# Mounts that were set up by hand need the program, and perhaps the Redis. (The package ends them itself.)
+# Other mounts need the program, and perhaps the Redis.
 refuse_with_others() {
-    local others=() unit dir file
-    if has_systemd; then
-        while read -r unit _; do others+=("systemctl disable --now $unit"); done < <({
-            systemctl list-units --plain --no-legend --state active,activating,reloading 'sessionfs@*.service'
-            for file in /etc/systemd/system/*.wants/sessionfs@*.service; do [ ! -L "$file" ] || say "${file##*/}"; done
-        } | awk '!known[$1]++ { print $1 }')
-    fi
+    local others=() one dir
+    while IFS= read -r one; do
+        others+=("sessionfs-setup --uninstall --instance $one")
+    done < <(other_instances)
     while IFS= read -r dir; do
-        # (Raw is with spaces as \x20.)
-        [ "$(printf %b "$dir")" = "$sessions" ] || others+=("sessionfs unmount $dir")
-    done < <(findmnt --noheadings --raw --types fuse.sessionfs --output TARGET | sort -u)
-    [ ${#others[@]} = 0 ] || fail "there are other mounts of sessionfs; end them first:$(printf '\n    %s' "${others[@]}")"
+        [ "$dir" = "$sessions" ] || grep -qxF -- "$dir" <<<"$(instance_directories)" \
+            || others+=("$(choice "sessionfs release" "$dir"); $(choice "sessionfs unmount" "$dir")")
+    done < <(mounted_directories)
+    [ ${#others[@]} = 0 ] || fail "there are other mounts of sessionfs; take them away first:$(printf '\n    %s' "${others[@]}")"
+}
+
+# The directories of the further mounts.
+instance_directories() {
+    local one facts
+    while IFS= read -r one; do
+        recall_from "/etc/sessionfs/$one.installed" mountpoint
+        facts=$("$program" config show --shell --config "/etc/sessionfs/$one.toml" 2>/dev/null) || continue
+        (eval "$facts"; say "${config_mountpoint:-}")
+    done < <(other_instances)
+}
+
+# The package takes all of them with it: each is given back.
+uninstall_others() {
+    [ -z "$dry_run" ] || return 0
+    local one dir
+    while IFS= read -r one; do
+        "$0" --uninstall --from-package --instance "$one" || fail "the instance $one could not be taken away, see above"
+    done < <(other_instances)
+    while IFS= read -r dir; do
+        [ "$dir" != "$sessions" ] || continue
+        say "Mounted by hand: $dir"
+        refuse_strange_drop_ins "$dir"
+        remove_drop_ins "$dir"
+        "$program" release "$dir"
+        "$program" unmount "$dir"
+    done < <(mounted_directories)
 }
 
 choose_mirror() {
@@ -1101,44 +1377,67 @@ choose_mirror() {
         "--leave-mirror     it stays where it is, and everybody logs in again"
 }
 
+# Whether sessions of people are in Redis that were not given up before.
+is_in_use() { [ -n "$sessions" ] && { is_mounted "$sessions" || [ -n "$(recall served)" ]; }; }
+
 tell_of_sessions() {
-    [ "$mirror_choice" != restore ] || return 0
+    is_in_use && [ "$mirror_choice" != restore ] || return 0
     say
     say "The sessions in Redis cannot be written back: session ids are not stored. So everybody logs in again."
-    [ -z "$from_package" ] || return 0
+    [ -z "$from_package$purge" ] || return 0
     say "To keep people logged in, set mirror = \"$sessions.mirror\" at the top of $config first,"
     say "reload, wait one idle time (better a working day), and come back with --restore-mirror."
 }
 
+# What the import has left is nobody's but the administrator's.
+tell_of_imported() {
+    local imported
+    imported=$(recall imported)
+    [ -z "$sessions" ] || imported=$sessions.imported
+    [ -d "$imported" ] || return 0
+    say
+    say "$imported stays: sessions of before the import, with their cookies, in plain text. Delete it:"
+    say "    $(choice "rm -r --" "$imported")"
+}
+
 decide_to_untie() {
-    local unit drop_ins=()
-    for unit in $(recall odoo_units); do
-        [ ! -e "$(drop_in_of "$unit")" ] || drop_ins+=("$(drop_in_of "$unit")")
-    done
-    odoo_drop_ins=("${drop_ins[@]}")
-    [ ${#drop_ins[@]} = 0 ] || step "Remove what ties Odoo to the mount: ${drop_ins[*]}" remove_drop_ins
+    [ -n "$sessions" ] || return 0
+    refuse_strange_drop_ins "$sessions"
+    local ours
+    ours=$(our_drop_ins "$sessions")
+    [ -z "$ours" ] || step "Remove what ties Odoo to the mount: ${ours//$'\n'/ }" forget_drop_ins
+}
+
+# With such a line Odoo would not start any more.
+refuse_strange_drop_ins() {
+    local strange
+    strange=$(drop_ins "$1" | grep -v '/sessionfs[^/]*$' || true)
+    [ -z "$strange" ] || fail "Odoo would not start without the mount; take the line AssertPathIsMountPoint=$1 out of: ${strange//$'\n'/ }"
+}
+
+forget_drop_ins() { remove_drop_ins "$sessions"; }
+
+# Those of an instance in a Redis that stays.
+decide_to_end_sessions() {
+    [ -z "$name" ] || [ -z "$purge" ] || [ ! -e "$config" ] || step "End ALL SESSIONS of $sessions" end_sessions
+}
+
+end_sessions() {
+    "$program" kill --all --yes --config "$config" || say "       Not all could be ended; the rest lives on in Redis to its end."
 }
 
 decide_to_stop() {
-    if has_systemd && { systemctl is-active --quiet sessionfs.service || systemctl is-enabled --quiet sessionfs.service 2>/dev/null; }; then
-        step "Stop and disable sessionfs.service: $sessions is unmounted" stop_service
+    if has_systemd && { systemctl is-active --quiet "$unit" || systemctl is-failed --quiet "$unit" || systemctl is-enabled --quiet "$unit" 2>/dev/null; }; then
+        step "Stop and disable $unit: $sessions is unmounted" stop_service
     elif [ -n "$sessions" ] && is_mounted "$sessions"; then
         step "Unmount $sessions" unmount_sessions
     fi
 }
 
-remove_drop_ins() {
-    local file
-    for file in "${odoo_drop_ins[@]}"; do
-        rm -f -- "$file"
-        rmdir --ignore-fail-on-non-empty -- "${file%/*}"
-    done
-    ! has_systemd || systemctl daemon-reload
-}
-
 stop_service() {
-    systemctl --quiet disable sessionfs.service
-    systemctl stop sessionfs.service
+    systemctl --quiet disable "$unit"
+    systemctl stop "$unit"
+    systemctl reset-failed "$unit" 2>/dev/null || true
     [ -z "$sessions" ] || ! is_mounted "$sessions" || unmount_sessions
 }
 
@@ -1146,8 +1445,9 @@ unmount_sessions() { "$program" unmount "$sessions"; }
 
 # Before it is unmounted, so that there is no moment in which Odoo finds a directory that it cannot use.
 decide_to_give_back() {
-    [ -n "$sessions" ] && [ -d "$sessions" ] && [ -n "$owner" ] || return 0
-    step "Give the directory below, $sessions, back to $owner ($group, mode $(recall mode))" give_back
+    [ -n "$sessions" ] && [ -x "$program" ] || return 0
+    is_mounted "$sessions" || [ "$(stat -c %u%a -- "$sessions" 2>/dev/null)" = 00 ] || return 0
+    step "Give the underlying directory of $sessions back to whom it belonged before" give_back
     [ "$mirror_choice" != restore ] || step "Copy the sessions of $mirror into it: who is in them stays logged in" copy_mirror
 }
 
@@ -1159,15 +1459,17 @@ below_the_mount() {
     fi
     local script
     script="$(declare -f as_owner "$1"); umount --internal-only --lazy -- \"\$sessions\"; $1"
-    sessions=$sessions owner=$owner group=$group mode=$(recall mode) mirror=$mirror \
-        unshare --mount --propagation private bash -euc "$script"
+    sessions=$sessions owner=$owner mirror=$mirror unshare --mount --propagation private bash -euc "$script"
 }
 
-give_back() { mode=$(recall mode) below_the_mount restore_directory; }
-
-restore_directory() {
-    chown --no-dereference -- "$owner:$group" "$sessions"
-    as_owner chmod -- "$mode" "$sessions"
+# The directory tells whose it was, where its filesystem can keep that; else the record does.
+give_back() {
+    local known=()
+    [ -z "$(recall owner)" ] || known+=(--owner "$(recall owner)")
+    [ -z "$(recall group)" ] || known+=(--group "$(recall group)")
+    [ -z "$(recall mode)" ] || known+=(--mode "$(recall mode)")
+    [ ! -e "$config" ] || known+=(--config "$config")
+    "$program" release "$sessions" "${known[@]}" >/dev/null
 }
 
 copy_mirror() { below_the_mount copy_newer; }
@@ -1183,8 +1485,32 @@ finish_mirror() {
     ! is_mounted "$sessions" || fail "$sessions is still mounted; end what uses it (fuser -m $sessions), and start this again"
     copy_newer
     # The copy has the mirror's own.
-    as_owner chmod -- "$(recall mode)" "$sessions"
+    [ -z "$(recall mode)" ] || as_owner chmod -- "$(recall mode)" "$sessions"
     as_owner rm -rf -- "$mirror" || say "       $mirror is left; remove it by hand."
+}
+
+decide_to_remove_instance() {
+    if [ "$redis_plan" = instance ] && [ -e "$instance_config" ] && grep -q "^user $account " "$instance_config"; then
+        step "Take the Redis user $account out of $instance_config" remove_account
+    fi
+    if [ -n "$purge" ]; then
+        step "Remove $config, $password_file and $record" purge_instance
+    elif [ -e "$record" ]; then
+        step "Forget the instance; $config stays until --purge" forget_instance
+    fi
+}
+
+# It is gone with Redis's next start; its password is gone now.
+remove_account() {
+    sed -i "/^user $account /d" "$instance_config"
+    rm -f -- "$password_file"
+}
+
+purge_instance() { rm -f -- "$config" "$config.new" "$password_file" "$record"; }
+
+forget_instance() {
+    rm -f -- "$record"
+    keep_for_purge
 }
 
 decide_to_remove() {
@@ -1236,9 +1562,16 @@ remove_files() {
     ! has_systemd || systemctl daemon-reload
 }
 
+# For a later --purge, when no program reads the configuration any more.
+keep_for_purge() {
+    remember redis "$redis_plan"
+    [ ! -d "$sessions.imported" ] || remember imported "$sessions.imported"
+}
+
 # What a later --purge has to know stays.
 forget() {
-    sed -i '/^\(mountpoint\|owner\|group\|mode\|import\|odoo_units\|prefix\|served\|reload\)=/d' $record
+    keep_for_purge
+    sed -i '/^\(mountpoint\|owner\|group\|mode\|import\|odoo_units\|prefix\|served\|reload\)=/d' "$record"
     clear_runtime
 }
 
@@ -1252,8 +1585,8 @@ purge_all() {
     clear_runtime
     [ -z "${instance_config:-}" ] || rm -rf -- "$instance_config" "$instance_dir" "/var/log/$kind/$kind-server-sessionfs.log"
     local made package
-    made=$(recall user_made) package=$(recall server_package)
-    rm -rf -- /etc/sessionfs /var/lib/sessionfs $log
+    made=$(recall_host user_made) package=$(recall_host server_package)
+    rm -rf -- /etc/sessionfs /var/lib/sessionfs "$log"
     [ -z "$made" ] || ! getent passwd $user >/dev/null || userdel $user
     ! is_installed_package sessionfs && [ "$(dpkg-query -W -f '${db:Status-Status}' sessionfs 2>/dev/null)" != config-files ] \
         || DEBIAN_FRONTEND=noninteractive dpkg --purge sessionfs
@@ -1262,8 +1595,8 @@ purge_all() {
 
 # ---- -------------------------------------------------------------------------------------------------------------
 
-policy_made='' program_changes='' config_changes='' import_is_new='' server_package=redis-server
-changed_files=()
+scratch='' policy_made='' program_changes='' reconfigured='' import_is_new='' is_first='' unties='' session_count='' server_package=redis-server
+changed_files=() other_units=() discovered=0
 
 main() {
     parse "$@"
@@ -1271,6 +1604,7 @@ main() {
     trap 'take_policy_away; rm -rf -- "$scratch"' EXIT
     # Who may not do it may look at what would be done, as far as that can be seen.
     [ -n "$dry_run$destdir" ] || need_root
+    name_mount
     locate
     if [ -n "$uninstall" ]; then uninstall_all; else install_all; fi
 }

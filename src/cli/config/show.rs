@@ -10,6 +10,8 @@ use crate::config::file::{self, File, Written};
 use crate::config::{self, lifetime};
 use crate::exit::Failure;
 
+const FILE: &str = "file";
+const DEFAULT: &str = "default";
 /// Longer values are cut for people.
 const VALUE_MAX_CHARS: usize = 200;
 
@@ -21,7 +23,8 @@ pub struct Show {
     config: Option<PathBuf>,
     #[command(flatten)]
     format: Format,
-    /// Print assignments for a shell, safe for eval: `config_redis_url='...'`; a URL with its password
+    /// Print assignments for a shell, safe for eval: `config_redis_url='...'` for a key of the file
+    /// (a URL with its password), `default_lifetime_idle='...'` for one that it does not have
     #[arg(long, conflicts_with = "json")]
     shell: bool,
 }
@@ -43,13 +46,14 @@ impl Show {
         let defaults = file::LIFETIME_KEYS.iter().filter(default).map(|key| Line {
             key: (*key).to_owned(),
             value: lifetime::text(&lifetimes, key).unwrap_or_default(),
-            source: "default",
+            source: DEFAULT,
         });
         let mut lines: Vec<Line> = written.iter().map(line).chain(defaults).collect();
         if self.shell {
             let mut facts = Assignments::default();
-            for Line { key, value, .. } in lines {
-                facts.set(&format!("config_{}", key.replace('.', "_")), &value);
+            for Line { key, value, source } in lines {
+                let origin = if source == FILE { "config" } else { source };
+                facts.set(&format!("{origin}_{}", key.replace('.', "_")), &value);
             }
             return facts.print();
         }
@@ -70,5 +74,5 @@ impl Show {
 }
 
 fn line(written: &Written) -> Line {
-    Line { key: written.key.clone(), value: written.value.clone(), source: "file" }
+    Line { key: written.key.clone(), value: written.value.clone(), source: FILE }
 }
