@@ -5,6 +5,7 @@ odoo.py --dir SESSIONS check [NAME...]   each must be there and be that person's
 odoo.py --dir SESSIONS logout NAME...    takes it away
 odoo.py --dir SESSIONS sid NAME          the cookie
 odoo.py --dir SESSIONS serve             checks all for ever; every error is a line on standard output
+odoo.py --data-dir DIR ...               the same for DIR/sessions
 """
 
 import argparse
@@ -84,11 +85,13 @@ def serve(store):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--dir", required=True)
+    place = parser.add_mutually_exclusive_group(required=True)
+    place.add_argument("--dir", help="of the sessions")
+    place.add_argument("--data-dir", help="the one above, as Odoo's own option")
     parser.add_argument("what", choices=["login", "check", "logout", "sid", "serve"])
     parser.add_argument("names", nargs="*")
     arguments = parser.parse_args()
-    store = Store(arguments.dir)
+    store = Store(arguments.dir or os.path.join(arguments.data_dir, "sessions"))
     book = json.loads(BOOK.read_text()) if BOOK.exists() else {}
     names = arguments.names or list(book)
     if arguments.what == "serve":
