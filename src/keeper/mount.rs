@@ -178,17 +178,18 @@ impl Mountpoint {
         self.holds_sessions
     }
 
-    /// Puts a filesystem on it. The directory below becomes root's, without any permission:
-    /// whenever the mount is missing, Odoo then gets an error, and does not silently go on with
-    /// sessions on this disk.
+    /// Puts a filesystem on it, and then makes the underlying directory unusable to Odoo: in this
+    /// order there is no moment in which Odoo meets a directory that it cannot use, and a mount that
+    /// is refused changes nothing.
     pub fn put(&self, filesystem: &Filesystem) -> Result<(), Failure> {
+        filesystem.put_on(self.directory.as_fd()).map_err(|errno| refused(&self.path, errno))?;
         if let Err(error) = make_unusable(&self.directory) {
             tracing::warn!(
                 mountpoint = %self.path.display(), %error,
-                "while nothing is mounted, Odoo may be able to write to the directory below"
+                "while nothing is mounted, Odoo may be able to write to the underlying directory"
             );
         }
-        filesystem.put_on(self.directory.as_fd()).map_err(|errno| refused(&self.path, errno))
+        Ok(())
     }
 
     /// Puts a filesystem in the place of the one that is mounted, which lives on for who uses it.
