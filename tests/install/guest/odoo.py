@@ -66,7 +66,9 @@ def write(path, text):
 def serve(store):
     ends = []
     signal.signal(signal.SIGTERM, lambda *_: ends.append(True))
-    pages = 0
+    counted = BOOK.with_suffix(".pages")
+    # Goes on after a restart: whoever waits for more may have read it before.
+    pages = int(counted.read_text()) if counted.exists() else 0
     print("serving", flush=True)
     while not ends:
         book = json.loads(BOOK.read_text())
@@ -79,7 +81,7 @@ def serve(store):
                 words = os.strerror(error.errno) if isinstance(error, OSError) else error
                 print(f"error {name}: {type(error).__name__}: {words}", flush=True)
                 time.sleep(0.1)
-        write(BOOK.with_suffix(".pages"), f"{pages}\n")
+        write(counted, f"{pages}\n")
         time.sleep(0.01)
 
 
