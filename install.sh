@@ -1467,7 +1467,10 @@ give_back() {
     local known=()
     [ -z "$(recall owner)" ] || known+=(--owner "$(recall owner)")
     [ -z "$(recall group)" ] || known+=(--group "$(recall group)")
-    [ -z "$(recall mode)" ] || known+=(--mode "$(recall mode)")
+    local mode
+    mode=$(recall mode)
+    # Permission bits alone: more of it is noted on the directory.
+    [ -z "$mode" ] || known+=(--mode "${mode: -3}")
     [ ! -e "$config" ] || known+=(--config "$config")
     "$program" release "$sessions" "${known[@]}" >/dev/null
 }

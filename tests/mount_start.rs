@@ -217,6 +217,74 @@ mod mountpoint {
         lab.assert_clean();
     }
 
+    /// A dry run refuses what a mount refuses, with the same words, and changes nothing.
+    #[test]
+    fn is_looked_at_by_a_dry_run_as_by_a_mount() {
+        let lab = Lab::new();
+        let dry = || {
+            let mut command = lab.mount_command("");
+            command.arg("--dry-run");
+            Keeper::start(command).wait()
+        };
+        let words_of_mount = || {
+            let (status, said) = Keeper::start(lab.mount_command("")).wait();
+            (status.code(), said.last().cloned())
+        };
+        let shard = lab.mountpoint().join("ab");
+        std::fs::create_dir(&shard).unwrap();
+        std::fs::write(shard.join(format!("ab{}", "0".repeat(82))), "{}").unwrap();
+        let before = lab.mountpoint().metadata().unwrap().mode();
+        let (status, said) = dry();
+        assert!(status.success(), "{said:?}");
+        let sessions = said.iter().find_map(|line| line.strip_prefix("sessions "));
+        assert_eq!(sessions, Some("1"), "{said:?}");
+
+        std::fs::write(lab.mountpoint().join("notes.txt"), "").unwrap();
+        let (status, said) = dry();
+        assert_eq!(status.code(), Some(u8::from(ExitCode::NotEmpty).into()));
+        assert_eq!((status.code(), said.last().cloned()), words_of_mount());
+
+        mount(Some("t"), &lab.mountpoint(), Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+        let (status, said) = dry();
+        assert_eq!((status.code(), said.last().cloned()), words_of_mount());
+        umount2(&lab.mountpoint(), MntFlags::empty()).unwrap();
+        assert_eq!(lab.mountpoint().metadata().unwrap().mode(), before);
+        lab.assert_clean();
+    }
+
+    /// Mounted or not, whoever set it up.
+    #[test]
+    fn is_given_back_as_it_was() {
+        let lab = Lab::new();
+        let state = || {
+            let found = lab.mountpoint().metadata().unwrap();
+            (found.uid(), found.gid(), found.mode() & 0o7777)
+        };
+        std::os::unix::fs::chown(lab.mountpoint(), Some(1234), Some(2345)).unwrap();
+        std::fs::set_permissions(lab.mountpoint(), std::fs::Permissions::from_mode(0o2751))
+            .unwrap();
+        let config = lab.configure("owner = \"root\"\n");
+        let release = || {
+            let dir: OsString = lab.mountpoint().into();
+            let arguments = ["release".into(), dir, "--config".into(), config.clone().into()];
+            let (status, said) = Keeper::start(lab.command(arguments)).wait();
+            assert!(status.success(), "{said:?}");
+        };
+        for while_mounted in [true, false] {
+            let keeper = lab.mount("owner = \"root\"\n");
+            if while_mounted {
+                release();
+            }
+            keeper.end(Signal::SIGTERM);
+            if !while_mounted {
+                assert_eq!(state(), (0, 0, 0));
+                release();
+            }
+            assert_eq!(state(), (1234, 2345, 0o2751), "while mounted: {while_mounted}");
+        }
+        lab.assert_clean();
+    }
+
     #[test]
     fn is_served_by_another_daemon() {
         let lab = Lab::new();
