@@ -139,7 +139,7 @@ parse() {
         case $1 in
             --binary | --deb | --instance | --sessions | --owner | --odoo-unit | --idle | --redis | --redis-user \
                 | --redis-password-file | --redis-memory | --after-import | --prefix | --destdir)
-                [ $# -ge 2 ] && [ -n "$2" ] || misused "$1 needs a value"
+                [ -n "${2:-}" ] || misused "$1 needs a value"
                 set_option "$1" "$2"
                 shift
                 ;;
@@ -1365,16 +1365,16 @@ uninstall_others() {
 }
 
 choose_mirror() {
-    [ -n "$mirror" ] && [ -d "$mirror" ] || {
+    if [ -z "$mirror" ] || [ ! -d "$mirror" ]; then
         [ "$mirror_choice" != restore ] \
             || fail "there is no mirror to restore (${mirror:-no mirror is configured}); bring it back, or leave out --restore-mirror, and everybody logs in again"
         mirror_choice=leave
         return 0
-    }
+    fi
     [ -z "$from_package" ] || mirror_choice=${mirror_choice:-leave}
     [ -n "$mirror_choice" ] || undecided "$mirror holds sessions as plain files; say what becomes of it:" \
-        "--restore-mirror   it takes the place of $sessions, and who is in it stays logged in" \
-        "--leave-mirror     it stays where it is, and everybody logs in again"
+        "--restore-mirror   # it takes the place of $sessions, and who is in it stays logged in" \
+        "--leave-mirror     # it stays where it is, and everybody logs in again"
 }
 
 # Whether sessions of people are in Redis that were not given up before.
@@ -1591,8 +1591,9 @@ purge_all() {
     made=$(recall_host user_made) package=$(recall_host server_package)
     rm -rf -- /etc/sessionfs /var/lib/sessionfs "$log"
     [ -z "$made" ] || ! getent passwd $user >/dev/null || userdel $user
-    ! is_installed_package sessionfs && [ "$(dpkg-query -W -f '${db:Status-Status}' sessionfs 2>/dev/null)" != config-files ] \
-        || DEBIAN_FRONTEND=noninteractive dpkg --purge sessionfs
+    case $(dpkg-query -W -f '${db:Status-Status}' sessionfs 2>/dev/null) in
+        installed | config-files) DEBIAN_FRONTEND=noninteractive dpkg --purge sessionfs ;;
+    esac
     [ -z "$package" ] || say "       The package $package stays; if nobody else uses it: apt-get purge $package"
 }
 
