@@ -25,13 +25,12 @@ pub struct RedisAcl {
 impl RedisAcl {
     /// Prints them.
     pub fn run(&self) -> Result<(), Failure> {
-        let prefix = match &self.prefix {
-            Some(prefix) => config::prefix(prefix)?,
-            None => {
-                let file = File::load(self.config.as_deref())?;
-                config::prefix(file.redis.prefix.as_deref().unwrap_or(config::DEFAULT_PREFIX))?
-            }
+        let configured = match &self.prefix {
+            Some(_) => None,
+            None => File::load(self.config.as_deref())?.redis.prefix,
         };
+        let named = self.prefix.as_ref().or(configured.as_ref());
+        let prefix = config::prefix(named.map_or(config::DEFAULT_PREFIX, String::as_str))?;
         let rights = if self.with_check { acl::rights_with_check } else { acl::rights };
         output::say(rights(&prefix))
     }

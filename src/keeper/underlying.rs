@@ -6,7 +6,7 @@
 //! up. A filesystem without such attributes has none: then the configuration says whose it is.
 
 use std::ffi::{CStr, CString};
-use std::fs::{File, Permissions};
+use std::fs::{File, Metadata, Permissions};
 use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _};
 use std::os::unix::ffi::OsStrExt as _;
@@ -27,7 +27,7 @@ const PERMISSIONS: u32 = 0o7777;
 pub fn make_unusable(directory: &File) -> io::Result<()> {
     let found = directory.metadata()?;
     let is_roots = found.uid() == 0 && found.gid() == 0;
-    if is_roots && found.mode() & 0o777 == 0 {
+    if is_roots && is_closed(&found) {
         return Ok(());
     }
     let owner =
@@ -56,7 +56,7 @@ pub fn release(path: &Path, otherwise: &Tree) -> Result<Tree, Failure> {
     };
     let directory = open(path).map_err(failed)?;
     let found = directory.metadata().map_err(failed)?;
-    if found.uid() != 0 || found.mode() & 0o777 != 0 {
+    if found.uid() != 0 || !is_closed(&found) {
         return Ok(Tree {
             owner_uid: found.uid(),
             owner_gid: found.gid(),
@@ -69,6 +69,11 @@ pub fn release(path: &Path, otherwise: &Tree) -> Result<Tree, Failure> {
         .map_err(|e| Failure::internal(format!("give {} back", path.display()), e))?;
     forget(&directory);
     Ok(owner)
+}
+
+/// Whether nobody but root can use it.
+fn is_closed(found: &Metadata) -> bool {
+    found.mode() & 0o777 == 0o000
 }
 
 /// Opens the underlying directory, without touching what is mounted on it.
