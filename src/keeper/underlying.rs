@@ -71,9 +71,9 @@ pub fn release(path: &Path, otherwise: &Tree) -> Result<Tree, Failure> {
     Ok(owner)
 }
 
-/// Whether nobody but root can use it.
+/// Whether it has none of its nine permission bits, so that nobody but root can use it.
 fn is_closed(found: &Metadata) -> bool {
-    found.mode() & 0o777 == 0o000
+    matches!(found.mode() & 0o777, 0)
 }
 
 /// Opens the underlying directory, without touching what is mounted on it.
