@@ -206,12 +206,16 @@ impl File {
                 return Ok(Self::default());
             }
             Err(e) => {
+                let is_roots = e.kind() == std::io::ErrorKind::PermissionDenied
+                    && !nix::unistd::geteuid().is_root();
+                let remedy = if is_roots {
+                    "start it with sudo"
+                } else {
+                    "name a readable file with --config"
+                };
                 return Err(Failure::new(
                     ExitCode::UnreadableFile,
-                    format!(
-                        "configuration file {}: {e}; name a readable file with --config",
-                        path.display()
-                    ),
+                    format!("configuration file {}: {e}; {remedy}", path.display()),
                 ));
             }
         };
