@@ -18,8 +18,10 @@ use serde::{Serialize, Serializer};
 use crate::config::flags::{Flags, Place};
 use crate::config::{self, Config};
 use crate::exit::{ExitCode, Failure};
+use crate::mount_table::Mounted;
 use crate::odoo::Odoo;
 use crate::odoo::root::Root;
+use service::Configured;
 
 /// How much a finding matters, the most first.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
@@ -38,7 +40,8 @@ pub enum Severity {
 /// Declares every finding once: its name, how much it matters and what it is called.
 macro_rules! ids {
     ($($(#[doc = $doc:literal])+ $name:ident: $severity:ident = $text:literal,)+) => {
-        /// What can be found, in order of importance within each severity.
+        /// What can be found, in order of importance within each severity: a cause comes before
+        /// what it causes.
         #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
         pub enum Id {
             $($(#[doc = $doc])+ $name,)+
@@ -54,6 +57,20 @@ macro_rules! ids {
 }
 
 ids! {
+    /// The configuration cannot be used.
+    Configuration: Error = "config.unusable",
+    /// Redis cannot be reached.
+    Unreachable: Error = "redis.unreachable",
+    /// Redis refuses the user or the password.
+    Password: Error = "redis.password",
+    /// Redis refuses a command that is needed.
+    Rights: Error = "redis.rights",
+    /// Redis cannot be used for another reason.
+    Unusable: Error = "redis.unusable",
+    /// Redis is full.
+    Full: Error = "redis.full",
+    /// Redis cannot write what it holds to disk.
+    Failing: Error = "redis.failing",
     /// Nothing is mounted on Odoo's session directory.
     NotMounted: Error = "mount.missing",
     /// Another filesystem is mounted there.
@@ -80,22 +97,8 @@ ids! {
     BelowFresh: Error = "files.underlying-written",
     /// Session files are still written in another directory.
     Fresh: Error = "files.fresh",
-    /// The configuration cannot be used.
-    Configuration: Error = "config.unusable",
-    /// Redis cannot be reached.
-    Unreachable: Error = "redis.unreachable",
-    /// Redis refuses the user or the password.
-    Password: Error = "redis.password",
-    /// Redis refuses a command that is needed.
-    Rights: Error = "redis.rights",
-    /// Redis cannot be used for another reason.
-    Unusable: Error = "redis.unusable",
     /// Redis throws out sessions when it is full.
     Evicts: Error = "redis.evicts",
-    /// Redis is full.
-    Full: Error = "redis.full",
-    /// Redis cannot write what it holds to disk.
-    Failing: Error = "redis.failing",
     /// Anybody in the network can reach Redis.
     Open: Error = "redis.open",
     /// `/dev/fuse` is missing.
@@ -144,6 +147,8 @@ ids! {
     NotRoot: Note = "check.not-root",
     /// No Odoo runs.
     NoOdoo: Note = "odoo.none",
+    /// No Odoo that runs uses this directory, and one uses another mount.
+    Unused: Note = "odoo.unused",
     /// A second Odoo keeps its sessions in another directory.
     OtherOdoo: Note = "odoo.other",
     /// What an Odoo sees cannot be seen.
@@ -195,6 +200,12 @@ impl Id {
     pub fn severity(self) -> Severity {
         self.entry().1
     }
+
+    /// Whether Redis, as it is now, keeps a mount from serving.
+    fn is_redis_away(self) -> bool {
+        let is_state = matches!(self, Self::Evicts | Self::Open);
+        self.severity() == Severity::Error && self.name().starts_with("redis.") && !is_state
+    }
 }
 
 impl Serialize for Id {
@@ -228,7 +239,7 @@ impl Finding {
     }
 }
 
-/// All that was found, the most important first.
+/// All that was found of one directory, the most important first.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
     /// The directory it is about.
@@ -242,16 +253,25 @@ impl Report {
     pub fn count(&self, severity: Severity) -> usize {
         self.findings.iter().filter(|finding| finding.severity == severity).count()
     }
+}
 
-    /// How the command ends.
-    pub fn outcome(&self) -> Result<(), Failure> {
-        let (errors, warnings) = (self.count(Severity::Error), self.count(Severity::Warning));
-        let told = format!("{}: {errors} errors, {warnings} warnings", self.directory.display());
-        match (errors, warnings) {
-            (0, 0) => Ok(()),
-            (0, _) => Err(Failure::new(ExitCode::CheckWarning, told)),
-            _ => Err(Failure::new(ExitCode::CheckFailed, told)),
-        }
+/// How the command ends.
+pub fn outcome(reports: &[Report]) -> Result<(), Failure> {
+    let count =
+        |severity| reports.iter().map(|report| report.count(severity)).sum::<usize>() as u64;
+    let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
+    let directories: Vec<String> =
+        reports.iter().map(|report| report.directory.display().to_string()).collect();
+    let told = format!(
+        "{}: {}, {}",
+        directories.join(", "),
+        counted(errors, "error"),
+        counted(warnings, "warning")
+    );
+    match (errors, warnings) {
+        (0, 0) => Ok(()),
+        (0, _) => Err(Failure::new(ExitCode::CheckWarning, told)),
+        _ => Err(Failure::new(ExitCode::CheckFailed, told)),
     }
 }
 
@@ -266,58 +286,98 @@ pub struct Asked {
     pub odoo_conf: Option<PathBuf>,
 }
 
-/// Looks at everything.
-pub fn check(asked: &Asked) -> Result<Report, Failure> {
+/// Looks at everything: at the directory that is named, else at each of this host. What is said of
+/// one is not said again of the next.
+pub fn check(asked: &Asked) -> Result<Vec<Report>, Failure> {
     let host = Root::host();
     let odoo = Odoo::look(&host, asked.odoo_conf.as_deref());
-    let directory = directory(asked, &odoo, &host)?;
+    let configured = Configured::all(&host);
+    let mut reports: Vec<Report> = Vec::new();
+    for directory in directories(asked, &odoo, &configured, &host)? {
+        let mut report = look(directory, asked, &odoo, &configured, &host)?;
+        report.findings.retain(|finding| {
+            let is_same = |told: &Finding| (told.id, &told.what) == (finding.id, &finding.what);
+            !reports.iter().flat_map(|told| &told.findings).any(is_same)
+        });
+        reports.push(report);
+    }
+    Ok(reports)
+}
+
+/// Looks at everything that one mount needs.
+fn look(
+    directory: PathBuf,
+    asked: &Asked,
+    odoo: &Odoo,
+    configured: &[Configured],
+    host: &Root,
+) -> Result<Report, Failure> {
     let serving = crate::keeper::serving(&directory);
+    let keeper = serving.map(|(pid, _)| pid);
     let since = serving.map(|(_, since)| since);
-    let place = place(&asked.place, serving.map(|(pid, _)| pid), &host);
+    let own = configured.iter().find(|found| found.mountpoint == directory);
+    let unit = service::unit_for(keeper, own, host);
+    let place = place(&asked.place, keeper, own, host);
 
     let flags = Flags { place: place.clone(), ..Flags::default() };
-    let configured = Config::resolve(&directory, &flags);
-    let mount = mount::Facts::gather(&directory, &odoo.mounts, serving.map(|(pid, _)| pid));
-    let files = files::Facts::gather(&directory, &odoo, since);
-    let odoo = odoo::Facts::gather(&directory, odoo, mount.owner, &host);
-    let mut findings = mount.findings();
-    findings.extend(odoo.findings());
-    findings.extend(files.findings(odoo.is_used()));
+    let config = Config::resolve(&directory, &flags);
+    let mount = mount::Facts::gather(&directory, &odoo.mounts, keeper, &unit);
+    let files = files::Facts::gather(&directory, odoo, since, &unit);
+    let odoo = odoo::Facts::gather(&directory, odoo.clone(), mount.owner, host);
+    let mut findings = Vec::new();
     // The private one runs as long as somebody serves, and is root's and the worker's alone.
-    let is_private = configured.as_ref().is_ok_and(|config| config.private_redis.is_some());
+    let is_private = config.as_ref().is_ok_and(|config| config.private_redis.is_some());
     if !is_private || serving.is_some() {
         // Other things than Redis may be wrong with the configuration.
         if let Ok(settings) = Config::resolve_redis(&place) {
             findings.extend(redis::Facts::gather(&settings)?.findings());
         }
     }
-    findings.extend(host::Facts::gather(configured).findings());
-    findings.extend(service::Facts::gather(serving.map(|(pid, _)| pid), &host).findings());
+    let redis_is_away = findings.iter().any(|finding| finding.id.is_redis_away());
+    findings.extend(mount.findings(redis_is_away));
+    findings.extend(odoo.findings());
+    findings.extend(files.findings(odoo.is_used()));
+    findings.extend(host::Facts::gather(config).findings());
+    findings.extend(service::Facts::gather(keeper, &unit, odoo.units(), host).findings());
     findings.sort_by_key(|finding| (finding.severity, finding.id));
+    // Two signs of one Odoo may tell the same.
+    findings.dedup_by(|a, b| (a.id, &a.what) == (b.id, &b.what));
     Ok(Report { directory, findings })
 }
 
-/// The directory that is named, configured, mounted or used: in this order.
-fn directory(asked: &Asked, odoo: &Odoo, host: &Root) -> Result<PathBuf, Failure> {
-    let named = match &asked.directory {
-        Some(named) => Some(named.clone()),
-        None => config::mountpoint(None, asked.place.config.as_deref()).ok(),
+/// The directory that is named; else all that are configured or mounted; else the one that Odoo
+/// uses.
+fn directories(
+    asked: &Asked,
+    odoo: &Odoo,
+    configured: &[Configured],
+    host: &Root,
+) -> Result<Vec<PathBuf>, Failure> {
+    let named = match (&asked.directory, &asked.place.config) {
+        (Some(named), _) => Some(named.clone()),
+        (None, Some(file)) => config::mountpoint(None, Some(file)).ok(),
+        (None, None) => None,
     };
     if let Some(named) = named {
         let absolute = std::path::absolute(&named)
             .map_err(|error| Failure::internal(format!("find {}", named.display()), error))?;
-        // What is mounted there may not answer: it is not asked for its name.
-        return Ok(match odoo.mounts.at(&absolute) {
-            Some(_) => absolute,
-            None => absolute.canonicalize().unwrap_or(absolute),
-        });
+        return Ok(vec![real(absolute, odoo)]);
     }
-    let mut found: Vec<PathBuf> = odoo.mounts.ours().into_iter().map(Path::to_owned).collect();
-    if found.is_empty() {
-        found = odoo.candidates(host).into_iter().map(|candidate| candidate.path).collect();
+    let mut found: Vec<PathBuf> = Vec::new();
+    for one in configured {
+        let path = real(one.mountpoint.clone(), odoo);
+        if !found.contains(&path) {
+            found.push(path);
+        }
     }
-    match found.as_slice() {
-        [one] => Ok(one.clone()),
+    found.extend(mounted(odoo, &found));
+    if !found.is_empty() {
+        return Ok(found);
+    }
+    let used: Vec<PathBuf> =
+        odoo.candidates(host).into_iter().map(|candidate| candidate.path).collect();
+    match used.as_slice() {
+        [_] => Ok(used),
         [] => Err(Failure::new(
             ExitCode::SessionsNotFound,
             "nothing is mounted and no Odoo is found, so there is nothing to check; name the \
@@ -333,9 +393,46 @@ fn directory(asked: &Asked, odoo: &Odoo, host: &Root) -> Result<PathBuf, Failure
     }
 }
 
-/// What is named, else what the keeper that serves was told.
-fn place(asked: &Place, keeper: Option<i32>, host: &Root) -> Place {
+/// Without symbolic links. What is mounted there may not answer: it is not asked for its name.
+fn real(path: PathBuf, odoo: &Odoo) -> PathBuf {
+    match odoo.mounts.at(&path) {
+        Some(_) => path,
+        None => path.canonicalize().unwrap_or(path),
+    }
+}
+
+/// Where a sessionfs is mounted, beside those that are `known`. One that is bound to a second place
+/// (a container's volume) is one, known by the place that its keeper made.
+fn mounted(odoo: &Odoo, known: &[PathBuf]) -> Vec<PathBuf> {
+    let mut found: Vec<&Mounted> = Vec::new();
+    for mounted in odoo.mounts.ours().into_iter().filter_map(|path| odoo.mounts.at(path)) {
+        if known
+            .iter()
+            .any(|path| odoo.mounts.at(path).map(|at| &at.device) == Some(&mounted.device))
+        {
+            continue;
+        }
+        match found.iter_mut().find(|one| one.device == mounted.device) {
+            Some(one) if crate::keeper::serving(&one.mountpoint).is_none() => *one = mounted,
+            Some(_) => {}
+            None => found.push(mounted),
+        }
+    }
+    found.into_iter().map(|mounted| mounted.mountpoint.clone()).collect()
+}
+
+/// What is named, else what the keeper that serves was told, else the mount's own configuration.
+fn place(
+    asked: &Place,
+    keeper: Option<i32>,
+    configured: Option<&Configured>,
+    host: &Root,
+) -> Place {
     let mut place = asked.clone();
+    if let (None, None, None, Some(configured)) = (&asked.redis, &asked.config, keeper, configured)
+    {
+        place.config = Some(configured.path.clone());
+    }
     let told = keeper
         .filter(|_| asked.redis.is_none() && asked.config.is_none())
         .and_then(|pid| host.read_text(Path::new(&format!("/proc/{pid}/cmdline"))).ok());

@@ -1,5 +1,6 @@
 //! The command line: what can be asked for. One file per command.
 
+mod audit;
 mod bench;
 mod check;
 mod completions;
@@ -110,16 +111,48 @@ pub fn run() -> Result<(), Failure> {
     }
 }
 
-/// Help and version are answers; anything else is told in one line, like every failure.
+/// Help and version are answers; anything else is told in one line, like every failure, and where
+/// the command's own help is.
 fn refuse(error: &clap::Error) -> Result<(), Failure> {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         return error.print().map_err(|e| Failure::internal("print", e));
     }
     let text = error.to_string();
     let said = match error.kind() {
-        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => "no command is given".to_owned(),
-        _ => text.strip_prefix("error: ").unwrap_or(&text).replace("\n\n", "; "),
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => "no command is given",
+        _ => text.strip_prefix("error: ").unwrap_or(&text),
     };
-    let reason = said.split("; Usage:").next().unwrap_or_default();
-    Err(Failure::new(ExitCode::Usage, format!("{reason}; see 'sessionfs --help'")))
+    let said: Vec<&str> = said
+        .split("\n\n")
+        .take_while(|part| !part.starts_with("Usage:") && !part.starts_with("For more information"))
+        .map(str::trim)
+        .collect();
+    let command = named(std::env::args().skip(1));
+    Err(Failure::new(ExitCode::Usage, format!("{}; see '{command} --help'", said.join("; "))))
+}
+
+/// The command that these arguments name, as far as they do: `sessionfs config get`.
+fn named(arguments: impl Iterator<Item = String>) -> String {
+    let mut command = table();
+    let mut words = vec!["sessionfs".to_owned()];
+    for argument in arguments {
+        let Some(found) = command.find_subcommand(&argument).cloned() else { break };
+        words.push(argument);
+        command = found;
+    }
+    words.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_that_is_meant_is_named() {
+        let said = |line: &str| named(line.split(' ').map(ToOwned::to_owned));
+        assert_eq!(said("list --sort foo"), "sessionfs list");
+        assert_eq!(said("config"), "sessionfs config");
+        assert_eq!(said("config set lifetime.idle"), "sessionfs config set");
+        assert_eq!(said("lst"), "sessionfs");
+    }
 }

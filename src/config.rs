@@ -41,7 +41,8 @@ pub const LOG_VARIABLE: &str = "SESSIONFS_LOG";
 const SECOND_MS: u64 = 1000;
 const MINUTE_MS: u64 = 60 * SECOND_MS;
 const HOUR_MS: u64 = 60 * MINUTE_MS;
-const YEAR_MS: u64 = 366 * 24 * HOUR_MS;
+/// As who reads and writes durations counts it.
+const YEAR_MS: u64 = 31_557_600 * SECOND_MS;
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -606,8 +607,7 @@ fn duration(
     if range_ms.contains(&ms) {
         return Ok(ms);
     }
-    let words = |ms| humantime::format_duration(std::time::Duration::from_millis(ms)).to_string();
-    Err(bad(key, text, &range_words(range_ms, words)))
+    Err(bad(key, text, &range_words(range_ms, units::duration_text)))
 }
 
 fn size(

@@ -94,7 +94,7 @@ exit_codes! {
     BenchOutput = 51,
     /// `bench`: ended by a signal, after the result so far was printed.
     Interrupted = 52,
-    /// `show`, `kill`: there is no such session.
+    /// `list`, `show`, `kill`: there is no such session.
     NoSuchSession = 53,
     /// `show`, `kill`: several sessions have such an alias.
     AmbiguousSession = 54,
@@ -104,6 +104,10 @@ exit_codes! {
     ImportIncomplete = 56,
     /// The mirror cannot be used.
     MirrorRefused = 57,
+    /// `config`: nothing was changed, because a lifetime becomes shorter and `--yes` was not given.
+    Unconfirmed = 58,
+    /// `import`: an Odoo on this host is using the directory, and nothing is mounted there.
+    InUse = 59,
     /// `check`: there is a warning.
     CheckWarning = 60,
     /// `check`: there is an error.

@@ -179,6 +179,7 @@ impl Keeper {
                 until = until.into_iter().chain(also).min();
             }
             signals.wait(&descriptors, until.into_iter().chain(turn).min());
+            crate::telemetry::log::tell_repeated();
         }
         tracing::info!("asked to end");
         Ok(())
@@ -280,6 +281,7 @@ impl Keeper {
         if let Some(redis) = self.redis.take() {
             redis.leave(signals);
         }
+        crate::telemetry::log::tell_all_repeated();
         tracing::info!("ended");
         unmounted.map(|_| ())
     }

@@ -122,6 +122,18 @@ impl Odoo {
         Self { instances, processes, mounts }
     }
 
+    /// The running Odoo that keeps its sessions in this directory of a disk: where it looks, no
+    /// sessionfs is mounted.
+    pub fn running_in(&self, directory: &Path) -> Option<&Process> {
+        self.instances.iter().find_map(|instance| {
+            let Sign::Process(process) = &instance.sign else { return None };
+            let theirs = process.mounts.as_ref().unwrap_or(&self.mounts);
+            let on_disk = !theirs.covering(&instance.sessions).is_some_and(Mounted::is_ours);
+            let is_it = on_disk && instance.sessions_here.as_deref() == Some(directory);
+            is_it.then_some(&**process)
+        })
+    }
+
     /// The directories of those signs that are as sure as the surest, and those that a sessionfs
     /// is mounted on: what an old or a second installation has left behind does not count beside a
     /// running Odoo. Each real directory once.

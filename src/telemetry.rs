@@ -3,11 +3,13 @@
 //!
 //! - [`metrics`]: what is counted, in one registry for the process
 //! - [`request`] and [`latency`]: the kernel's requests as labels, times as histograms
-//! - [`log`]: where log lines go; [`recent`]: the last warnings and errors, for `status`
+//! - [`log`]: where log lines go; [`recent`]: the last warnings and errors, for `status`; [`line`]:
+//!   what both take for one of a kind
 
 #[cfg(test)]
 mod documented;
 pub mod latency;
+pub mod line;
 pub mod log;
 pub mod metrics;
 pub mod recent;

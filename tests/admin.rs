@@ -189,7 +189,10 @@ fn list_and_kill_mean_the_same_by_every_filter() {
         if !named {
             kill.push("--json");
         }
-        let kill: Value = serde_json::from_str(&says(&shop.redis, &kill)).expect("JSON");
+        let output = run(&shop.redis, &kill, "");
+        let nobody = if meant.is_empty() { Some(53) } else { Some(0) };
+        assert_eq!(output.status.code(), nobody, "{output:?}");
+        let kill: Value = serde_json::from_slice(&output.stdout).expect("JSON");
         assert_eq!((&kill["dry_run"], &kill["ended"]), (&true.into(), &0.into()));
         assert_eq!(kill["matched"], meant.len(), "{arguments:?}");
     }
@@ -352,7 +355,7 @@ fn every_node_follows_a_live_setting_and_goes_back() {
     let there = Mount::start(&redis, "[lifetime]\nidle = \"30min\"\n");
     let sid = sid("ab", 1);
     here.save(&sid, &authenticated("x")).expect("saved");
-    says(&redis, &["config", "set", "lifetime.idle", "1s"]);
+    says(&redis, &["config", "set", "lifetime.idle", "1s", "--yes"]);
     for node in [&here, &there] {
         node.wait_for_log("key=\"lifetime.idle\" new=\"1s\"");
     }
@@ -371,7 +374,7 @@ fn every_node_follows_a_live_setting_and_goes_back() {
         node.wait_for_log("key=\"lifetime.idle\" old=\"1s\"");
     }
     let setting = &json(&redis, &["config", "get", "lifetime.idle"])[0];
-    assert_eq!((&setting["value"], &setting["source"]), (&"15m".into(), &"default".into()));
+    assert_eq!((&setting["value"], &setting["source"]), (&"15min".into(), &"default".into()));
 }
 
 #[test]
@@ -386,13 +389,174 @@ fn a_longer_lifetime_holds_for_the_sessions_that_are_there() {
     let before = (ttl(), activity());
     assert!(before.0 < HOUR_MS);
     let change = json(&redis, &["config", "set", "lifetime.idle", "8h"]);
-    assert_eq!((&change["old"], &change["new"]), (&"15m".into(), &"8h".into()));
+    assert_eq!((&change["old"], &change["new"]), (&"15min".into(), &"8h".into()));
     assert_eq!(change["kept"], 1);
     assert!(ttl() > 8 * HOUR_MS);
     assert!(redis.run::<i64>("PTTL sessionfs:a:{ab}") > 8 * HOUR_MS);
     // That was no use of it.
     assert!((activity() - before.1).abs() < 0.5);
     assert!(is_there(&node, &sid));
+}
+
+#[test]
+fn a_shorter_lifetime_tells_whom_it_ends_and_asks() {
+    let shop = Shop::open();
+    std::thread::sleep(Duration::from_millis(1100));
+    let set = ["config", "set", "lifetime.idle", "1s"];
+    let output = run(&shop.redis, &set, "");
+    assert_eq!(output.status.code(), Some(58), "{output:?}");
+    let said = String::from_utf8(output.stdout).expect("UTF-8");
+    assert_eq!(
+        said,
+        "lifetime.idle: 15min -> 1s would end 4 sessions in which somebody is logged in now\n"
+    );
+    let asked = String::from_utf8(output.stderr).expect("UTF-8");
+    assert!(asked.contains("nothing was changed") && asked.contains("--yes"), "{asked}");
+    assert_eq!(shop.redis.run::<Vec<String>>("HGETALL sessionfs:config"), Vec::<String>::new());
+    assert_eq!(listed(&shop.redis, &[]).len(), 5);
+
+    // Visitors have limits of their own.
+    let output =
+        run(&shop.redis, &["config", "set", "lifetime.anonymous_idle", "1s", "--json"], "");
+    assert_eq!(output.status.code(), Some(58), "{output:?}");
+    let said: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((&said["dry_run"], &said["ends"]["anonymous"]), (&true.into(), &1.into()));
+    // What ends nobody in this moment asks as well: else it would depend on the hour.
+    refuses(&shop.redis, &["config", "set", "lifetime.absolute", "10years"], "", 58);
+
+    let said = says(&shop.redis, &["config", "set", "lifetime.idle", "1s", "--yes"]);
+    assert!(said.contains("ended: 4 sessions in which somebody is logged in\n"), "{said}");
+    until("they end", || !is_there(&shop.there, &shop.sids[MARC]));
+    // Back to a longer one nobody has to be asked; back to a shorter one everybody has.
+    says(&shop.redis, &["config", "set", "lifetime.idle", "8h"]);
+    refuses(&shop.redis, &["config", "unset", "lifetime.idle"], "", 58);
+    says(&shop.redis, &["config", "unset", "lifetime.idle", "--yes"]);
+}
+
+#[test]
+fn a_duration_is_shown_in_one_way_however_it_was_typed() {
+    let redis = Redis::start();
+    says(&redis, &["config", "set", "lifetime.idle", "1800s"]);
+    assert_eq!(json(&redis, &["config", "get", "lifetime.idle"])[0]["value"], "30min");
+    let _: i64 = redis.run("HSET sessionfs:config lifetime.idle 90m");
+    assert_eq!(json(&redis, &["config", "get", "lifetime.idle"])[0]["value"], "1h 30min");
+    let said = refuses(&redis, &["config", "set", "lifetime.absolute", "0"], "", 12);
+    assert!(said.contains("not between 1s and 10years; \"off\" is no limit"), "{said}");
+}
+
+#[test]
+fn who_is_mistaken_is_told_what_may_be_meant() {
+    let shop = Shop::open();
+    for yes in [&[][..], &["--yes"]] {
+        for who in [&["--login", "ADMIN"][..], &["--login", "adm*"], &["--idle", "1h"]] {
+            let said = refuses(&shop.redis, &[&["kill"], who, yes].concat(), "", 53);
+            assert!(said.contains("no session matches"), "{said}");
+        }
+    }
+    let said = refuses(&shop.redis, &["list", "admin"], "", 53);
+    assert!(said.contains("did you mean --login admin?\n"), "{said}");
+    let said = refuses(&shop.redis, &["list", "marc@example.com"], "", 2);
+    assert!(said.contains("--login"), "{said}");
+    // It may be a cookie.
+    let said = refuses(&shop.redis, &["list", &shop.sids[EVIL]], "", 53);
+    shop.assert_no_sid_in(&said);
+    for (line, help) in [
+        ("list --sort foo", "; see 'sessionfs list --help'\n"),
+        ("kill --frob", "; see 'sessionfs kill --help'\n"),
+        ("config", "no command is given; see 'sessionfs config --help'\n"),
+        ("config set lifetime.idle", "; see 'sessionfs config set --help'\n"),
+        ("lst", "; see 'sessionfs --help'\n"),
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_sessionfs"))
+            .args(line.split(' '))
+            .output()
+            .expect("sessionfs runs");
+        let said = String::from_utf8(output.stderr).expect("UTF-8");
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.ends_with(help) && said.matches("--help").count() == 1, "{said}");
+    }
+}
+
+#[test]
+fn on_a_narrow_terminal_a_line_stays_a_line() {
+    let shop = Shop::open();
+    let on = |columns: u32| {
+        let list = format!(
+            "stty cols {columns}; {} list --redis {} --config {}",
+            env!("CARGO_BIN_EXE_sessionfs"),
+            shop.redis.url(),
+            shop.here.configuration().display()
+        );
+        // It stands for a terminal.
+        let output = Command::new("script").args(["-qec", &list, "/dev/null"]).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).expect("UTF-8")
+    };
+    let (narrow, wide) = (on(100), on(200));
+    assert!(wide.contains("SIZE") && !narrow.contains("SIZE"), "{narrow}\n{wide}");
+    assert!(narrow.contains("LEFT") && narrow.contains("5 sessions"), "{narrow}");
+    // What is no terminal has no width.
+    assert!(says(&shop.redis, &["list"]).contains("SIZE"));
+}
+
+#[test]
+fn the_log_of_the_host_knows_who_typed_it() {
+    let shop = Shop::open();
+    let directory = tempfile::tempdir().expect("a directory");
+    let socket = directory.path().join("log");
+    let listener = std::os::unix::net::UnixDatagram::bind(&socket).expect("bound");
+    listener.set_read_timeout(Some(WITHIN)).expect("a bound");
+    // A /dev of its own, in which syslog's socket is ours.
+    let script = "mount -t tmpfs none /dev && mknod -m 666 /dev/null c 1 3 && ln -s \"$0\" /dev/log && \
+                  exec \"$@\"";
+    let typed = |arguments: &[&str]| {
+        let output = Command::new("unshare")
+            .args(["--mount", "sh", "-c", script])
+            .arg(&socket)
+            .arg(env!("CARGO_BIN_EXE_sessionfs"))
+            .args(arguments)
+            .args(["--redis", &shop.redis.url()])
+            .env("SUDO_USER", "an\u{1b}na")
+            .output()
+            .expect("unshare runs");
+        assert!(output.status.success(), "{output:?}");
+        let mut packet = [0; 2048];
+        let length = listener.recv(&mut packet).expect("a line for the log");
+        String::from_utf8_lossy(&packet[..length]).into_owned()
+    };
+    let by = ", by root (sudo: an\\u{1b}na) without a terminal";
+    let said = typed(&["kill", "--login", "admin", "--yes"]);
+    assert!(said.starts_with("<85>sessionfs["), "{said}");
+    let expected = format!("]: kill: ended 2 sessions (--login 'admin'){by}");
+    assert!(said.ends_with(&expected), "{said}");
+    let said = typed(&["config", "set", "lifetime.idle", "8h"]);
+    assert!(said.ends_with(&format!("]: config: lifetime.idle: 15min -> 8h{by}")), "{said}");
+}
+
+#[test]
+fn who_may_not_read_the_configuration_is_told_to_use_sudo() {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::CommandExt as _;
+    let directory = tempfile::tempdir().expect("a directory");
+    std::fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    let program = directory.path().join("sessionfs");
+    std::fs::copy(env!("CARGO_BIN_EXE_sessionfs"), &program).expect("copied");
+    let file = directory.path().join("sessionfs.toml");
+    std::fs::write(&file, "").expect("written");
+    std::fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).unwrap();
+    for command in [&["list"][..], &["kill", "--all"], &["config", "get"]] {
+        let output = Command::new(&program)
+            .args(command)
+            .arg("--config")
+            .arg(&file)
+            .uid(65534)
+            .gid(65534)
+            .output()
+            .expect("sessionfs runs");
+        let said = String::from_utf8(output.stderr).expect("UTF-8");
+        assert_eq!(output.status.code(), Some(10), "{said}");
+        assert!(said.trim_end().ends_with("; start it with sudo"), "{said}");
+    }
 }
 
 #[test]
@@ -405,6 +569,7 @@ fn what_is_no_setting_harms_nobody() {
         ("lifetime.idle", "1ms", 12),
         ("lifetime.idle", "soon", 12),
         ("lifetime.absolute", "never", 12),
+        ("lifetime.absolute", "0", 12),
         ("lifetime.idel", "1h", 11),
         ("redis.url", "redis://h", 12),
     ] {

@@ -352,6 +352,117 @@ fn an_odoo_with_another_directory_user_or_module_is_told() {
 }
 
 #[test]
+fn the_sessions_of_another_running_odoo_are_left_to_it() {
+    let _alone = alone();
+    let redis = good();
+    let mounted = Mount::start(&redis, "");
+    let _ours = Odoo::plain(mounted.path().parent().unwrap());
+    let other = tempfile::tempdir().unwrap();
+    let sessions = other.path().join("sessions");
+    plain_file(&sessions, 3);
+    let odoo = Odoo::plain(other.path());
+    let found = check(&mounted.path(), &[]);
+    found.has(0, "odoo.other", &format!("Odoo (pid {}) keeps its sessions in", odoo.0.id()));
+    assert!(!found.findings.iter().any(|(id, _)| id == "files.left"), "{:#?}", found.findings);
+    for more in [&[][..], &["--dry-run"]] {
+        let from = ["import", "--redis", &redis.url(), "--from", sessions.to_str().unwrap()];
+        let output = Command::new(env!("CARGO_BIN_EXE_sessionfs"))
+            .args(from)
+            .args(more)
+            .output()
+            .expect("sessionfs runs");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(59), "{said}");
+        assert!(said.contains(&format!("Odoo (pid {}) is using it", odoo.0.id())), "{said}");
+        assert!(said.contains("sessionfs-setup --instance NAME"), "{said}");
+    }
+    assert_eq!(std::fs::read_dir(sessions.join("ab")).unwrap().count(), 1);
+    // Once that Odoo has ended, they may be of before.
+    drop(odoo);
+    let (code, said) = run(&[
+        "import",
+        "--redis",
+        &redis.url(),
+        "--from",
+        sessions.to_str().unwrap(),
+        "--dry-run",
+    ]);
+    assert_eq!(code, 0, "{said}");
+}
+
+#[test]
+fn two_mounts_with_an_odoo_each_are_each_told_as_well() {
+    let _alone = alone();
+    let redis = good();
+    let (one, two) = (Mount::start(&redis, ""), Mount::start(&redis, ""));
+    let _odoos = [&one, &two].map(|mount| Odoo::plain(mount.path().parent().unwrap()));
+    for mount in [&one, &two] {
+        let found = check(&mount.path(), &[]);
+        found.has(0, "odoo.ok", "1 process in all");
+    }
+    // A directory that neither uses.
+    let neither = tempfile::tempdir().unwrap();
+    let missing = neither.path().join("sessions");
+    let found = check(&missing, &["--redis", &redis.url()]);
+    found.has(61, "mount.missing", "there is no directory");
+    found.has(61, "odoo.unused", "where a sessionfs is mounted, too");
+
+    // Without a directory all are looked at. Others may have mounts on this host.
+    let script = "findmnt -nlt fuse.sessionfs -o TARGET | while read -r at; do \
+                  [ \"$at\" = \"$1\" ] || [ \"$at\" = \"$2\" ] || umount -l \"$at\"; done; \
+                  shift 2; exec \"$0\" check \"$@\"";
+    let all = |more: &[&str]| {
+        let output = Command::new("unshare")
+            .args(["--mount", "sh", "-c", script])
+            .arg(env!("CARGO_BIN_EXE_sessionfs"))
+            .args([one.path(), two.path()])
+            .args(more)
+            .output()
+            .expect("unshare runs");
+        let said = String::from_utf8(output.stdout).expect("UTF-8");
+        (output.status.code(), said, String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, said, errors) = all(&["--json"]);
+    assert_eq!(code, Some(0), "{said}{errors}");
+    let report: Value = serde_json::from_str(&said).expect("JSON");
+    for mount in [&one, &two] {
+        let path = mount.path();
+        let ours: Vec<&str> = report["findings"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|finding| finding["directory"] == path.to_str().unwrap())
+            .map(|finding| finding["id"].as_str().unwrap())
+            .collect();
+        assert!(ours.contains(&"mount.ok") && ours.contains(&"odoo.ok"), "{report:#}");
+    }
+    // This host's state is told once.
+    assert_eq!(said.matches("host.ok").count(), 1, "{said}");
+    let (_, said, _) = all(&[]);
+    assert!(said.contains(&format!("{}\n", one.path().display())), "{said}");
+    assert_eq!(all(&["--quiet"]), (Some(0), String::new(), String::new()));
+    let _: String = redis.run("CONFIG SET maxmemory 0");
+    let (code, said, errors) = all(&["--quiet"]);
+    assert_eq!(code, Some(60), "{said}{errors}");
+    assert!(said.contains("[redis.no-bound]") && !said.contains("ok       "), "{said}");
+    assert!(errors.contains(": 0 errors, 1 warning\n"), "{errors}");
+}
+
+#[test]
+fn in_an_outage_redis_is_named_first_and_no_restart_is_advised() {
+    let _alone = alone();
+    let mut redis = good();
+    let mounted = Mount::start(&redis, "");
+    redis.kill();
+    let (code, said) = run(&["check", mounted.path().to_str().unwrap()]);
+    assert_eq!(code, 61, "{said}");
+    assert!(said.starts_with("error    cannot reach Redis"), "{said}");
+    assert!(said.contains("[mount.silent]") && said.contains("restart nothing"), "{said}");
+    assert!(!said.contains("systemctl restart"), "{said}");
+    redis.restart();
+}
+
+#[test]
 fn a_named_configuration_file_that_leads_elsewhere_is_noted() {
     let _alone = alone();
     let redis = good();

@@ -60,6 +60,25 @@ fn a_changed_file_is_followed_and_sessions_stay() {
 }
 
 #[test]
+fn a_reload_is_a_few_lines_that_alarm_nobody() {
+    let (_redis, mount) = node("");
+    reload(&mount);
+    let log = mount.log();
+    let (_, reloaded) = log.split_once("reloading").unwrap();
+    let lines: Vec<&str> = reloaded
+        .lines()
+        .filter(|line| [" INFO ", " WARN ", "ERROR "].iter().any(|level| line.contains(level)))
+        .collect();
+    assert!(lines.len() <= 6, "{lines:#?}");
+    for words in ["no longer", "left=0", " WARN ", "ERROR "] {
+        assert!(
+            !reloaded.lines().any(|line| line.contains(words) && !line.contains("DEBUG")),
+            "{lines:#?}"
+        );
+    }
+}
+
+#[test]
 fn a_broken_file_changes_nothing() {
     let (_redis, mount) = node("");
     for (text, words) in [

@@ -146,6 +146,72 @@ fn an_orderly_end_leaves_nothing_in_the_runtime_directory() {
     assert_eq!(left(), Vec::<String>::new());
 }
 
+/// `sessionfs` with the arguments of a test's mount, by a shell that has made something of them.
+fn shell(script: &str) -> Command {
+    let mut command = Command::new("sh");
+    let script = format!("set -e; {script}");
+    command.args(["-c", &script, env!("CARGO_BIN_EXE_sessionfs")]);
+    command
+}
+
+#[test]
+fn the_journal_is_told_the_priority_of_each_line() {
+    let redis = Redis::start();
+    // What systemd says of the journal's socket is true of the test's log.
+    let command = shell(
+        "JOURNAL_STREAM=$(stat -Lc %d:%i /proc/self/fd/2); export JOURNAL_STREAM; exec \"$0\" \"$@\"",
+    );
+    let mut mount = Mount::start_in(&redis, "", command);
+    let worker = nix::unistd::Pid::from_raw(mount.worker().try_into().unwrap());
+    kill(worker, Signal::SIGKILL).unwrap();
+    mount.wait_until_served();
+    let log = mount.stop();
+    for line in log.lines() {
+        let priority = line.strip_prefix('<').and_then(|rest| rest.split_once('>'));
+        let (number, rest) = priority.unwrap_or_else(|| panic!("no priority: {line}"));
+        let level = match number {
+            "3" => &["ERROR"][..],
+            "4" => &["WARN"],
+            "6" => &["INFO"],
+            _ => &["DEBUG", "TRACE"],
+        };
+        assert!(level.iter().any(|word| rest.starts_with(word)), "{line}");
+    }
+    for line in
+        ["<3>ERROR sessionfs::telemetry: event=\"worker_died\"", "<6>INFO sessionfs::keeper: ready"]
+    {
+        assert!(log.contains(line), "{log}");
+    }
+}
+
+#[test]
+fn an_outage_is_a_few_lines_and_none_is_lost() {
+    const FAILED: usize = 500;
+    let mut redis = Redis::start();
+    // The test's mounts log everything; this one logs what a service does.
+    let command = shell("shift 3; exec \"$0\" mount --log info \"$@\"");
+    let configuration = "[outage]\nwait_step = \"100ms\"\nwait_total = \"100ms\"\n";
+    let mount = Mount::start_in(&redis, configuration, command);
+    redis.pause();
+    for number in 0..FAILED {
+        assert_eq!(errno(mount.read(&sid("aa", number as u64))), libc::EIO);
+    }
+    redis.resume();
+    // Told once it is over, too, when nobody asks for anything any more.
+    mount.wait_for_log(" more of this kind in ");
+    let log = mount.stop();
+    let failed: Vec<&str> = log.lines().filter(|line| line.contains("EIO")).collect();
+    assert!(failed.len() < 20, "{failed:#?}");
+    let told: usize = failed
+        .iter()
+        .map(|line| match line.split_once(" more of this kind in ") {
+            Some((before, _)) => before.rsplit(' ').next().unwrap().parse().unwrap(),
+            None => 1,
+        })
+        .sum();
+    assert!(told >= FAILED, "{told}: {failed:#?}");
+}
+
 /// The unit for several mounts is the unit for one, with another name.
 #[test]
 fn both_units_say_the_same() {

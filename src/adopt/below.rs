@@ -54,6 +54,8 @@ struct Index {
     shards: HashMap<Shard, HashMap<Alias, Entry>>,
     /// What stays on the disk: it is not taken in, and not counted any more.
     left: HashSet<Alias>,
+    /// Whether there ever was a file.
+    had_any: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -208,14 +210,15 @@ impl Below {
 
     /// Whether nothing is left to be taken in; then the disk server is let go.
     fn is_done(&self) -> bool {
-        let left = {
+        let (had_any, left) = {
             let index = self.index();
             if !index.shards.is_empty() || !*self.settled.borrow() {
                 return false;
             }
-            index.left.len()
+            (index.had_any, index.left.len())
         };
-        if lock(&self.adopter).take().is_some() {
+        // At most starts there is nothing to tell.
+        if lock(&self.adopter).take().is_some() && had_any {
             tracing::info!(left, "all session files of the underlying directory are imported");
         }
         true
@@ -224,6 +227,7 @@ impl Below {
 
 impl Index {
     fn set(&mut self, places: Vec<Place>) {
+        self.had_any |= !places.is_empty();
         let mut known = std::mem::take(&mut self.shards);
         for place in places {
             let alias = place.sid.alias();

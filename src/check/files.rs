@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use super::{Finding, Id, ago, counted};
 use crate::keeper::underlying::hidden;
-use crate::odoo::Odoo;
+use crate::odoo::{Odoo, Sign};
 use crate::session::name::Sid;
 
 /// Entries of one tree that are looked at.
@@ -27,6 +27,9 @@ pub struct Plain {
     pub fresh: u64,
     /// When the newest was written.
     pub newest: Option<SystemTime>,
+    /// Whether an Odoo of this host, running or not, keeps its sessions there: then they are its
+    /// own, and nobody else's to take away.
+    pub in_use: bool,
 }
 
 /// The directory below the mount.
@@ -49,24 +52,31 @@ pub struct Facts {
     pub below: Option<io::Result<Below>>,
     /// Other directories in which Odoo keeps, or kept, sessions.
     pub others: Vec<Plain>,
+    /// The unit of the mount.
+    pub unit: String,
 }
 
 impl Facts {
     /// Looks below the mount and into the other directories that Odoo may use.
-    pub fn gather(directory: &Path, odoo: &Odoo, since: Option<SystemTime>) -> Self {
+    pub fn gather(directory: &Path, odoo: &Odoo, since: Option<SystemTime>, unit: &str) -> Self {
         let mounted = odoo.mounts.at(directory).is_some();
         let mut others: Vec<Plain> = Vec::new();
         for path in odoo.instances.iter().filter_map(|found| found.sessions_here.as_ref()) {
             let known = path == directory || others.iter().any(|other| other.directory == *path);
             // What is mounted there is not a disk's, and may not answer.
             if !known && odoo.mounts.at(path).is_none() {
-                others.push(scan(path, path, since));
+                let in_use = odoo.instances.iter().any(|found| {
+                    matches!(found.sign, Sign::Process(_) | Sign::Service(_))
+                        && found.sessions_here.as_ref() == Some(path)
+                });
+                others.push(Plain { in_use, ..scan(path, path, since) });
             }
         }
         Self {
             directory: directory.to_owned(),
             below: mounted.then(|| below(directory, since)),
             others,
+            unit: unit.to_owned(),
         }
     }
 
@@ -112,7 +122,7 @@ impl Facts {
                             below.uid,
                             below.mode & 0o7777
                         ),
-                        "systemctl restart sessionfs, which gives it to root with mode 0000",
+                        format!("systemctl restart {}, which gives it to root with mode 0000", self.unit),
                     ));
                 }
             }
@@ -133,7 +143,7 @@ impl Facts {
                          data_dir, and restart it"
                     ),
                 ));
-            } else if other.count > 0 {
+            } else if other.count > 0 && !other.in_use {
                 found.push(Finding::new(
                     Id::Left,
                     format!("{} in the clear in {at}, where nothing is mounted", lie(other.count)),

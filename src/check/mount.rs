@@ -31,6 +31,10 @@ pub struct Facts {
     pub answer: Option<Answer>,
     /// Whose it is.
     pub owner: Option<u32>,
+    /// Whether there is such a directory.
+    pub exists: bool,
+    /// The unit that serves it, or would.
+    pub unit: String,
 }
 
 /// How a mount answers.
@@ -55,8 +59,9 @@ pub enum Answer {
 
 impl Facts {
     /// Looks.
-    pub fn gather(directory: &Path, mounts: &MountTable, keeper: Option<i32>) -> Self {
-        let layers = mounts.layers(directory).map(|layer| layer.fstype.clone()).collect();
+    pub fn gather(directory: &Path, mounts: &MountTable, keeper: Option<i32>, unit: &str) -> Self {
+        let layers: Vec<String> =
+            mounts.layers(directory).map(|layer| layer.fstype.clone()).collect();
         let ours = mounts.at(directory).is_some_and(Mounted::is_ours);
         let answer = ours.then(|| {
             let said = std::env::current_exe().ok().and_then(|program| {
@@ -69,26 +74,53 @@ impl Facts {
             _ => None,
         };
         let may_see_keeper = nix::unistd::geteuid().is_root();
-        Self { directory: directory.to_owned(), layers, keeper, may_see_keeper, answer, owner }
+        Self {
+            directory: directory.to_owned(),
+            // What is mounted there may not answer.
+            exists: !layers.is_empty() || directory.is_dir(),
+            layers,
+            keeper,
+            may_see_keeper,
+            answer,
+            owner,
+            unit: unit.to_owned(),
+        }
     }
 
-    /// Judges.
-    pub fn findings(&self) -> Vec<Finding> {
+    /// Judges. Without Redis a mount waits, and comes back by itself: to restart it would take it
+    /// away from Odoo.
+    pub fn findings(&self, redis_is_away: bool) -> Vec<Finding> {
         let dir = self.directory.display();
+        let unit = &self.unit;
         let is_ours = |kind: &&String| *kind == crate::mount_table::FSTYPE;
         let ours = self.layers.iter().filter(is_ours).count();
         let restart =
-            format!("systemctl restart sessionfs (or: sessionfs unmount {dir}, and mount again)");
+            format!("systemctl restart {unit} (or: sessionfs unmount {dir}, and mount again)");
+        let look = format!("look at the service's log (journalctl -u {unit})");
+        let wait = "mend what is said of Redis above, and restart nothing: the mount comes back by \
+                    itself, and a restart takes it away from Odoo";
         let mut found = Vec::new();
         match self.layers.last() {
+            None if !self.exists => {
+                found.push(Finding::new(
+                    Id::NotMounted,
+                    format!("there is no directory {dir}"),
+                    "name the directory of sessions: sessionfs discover tells which Odoo uses",
+                ));
+                return found;
+            }
             None => {
+                let first =
+                    if redis_is_away { "mend what is said of Redis above, then " } else { "" };
                 found.push(Finding::new(
                     Id::NotMounted,
                     format!(
                         "nothing is mounted on {dir}: Odoo gets errors, or writes its sessions to \
                          this disk"
                     ),
-                    format!("systemctl start sessionfs (or: sessionfs mount {dir})"),
+                    format!(
+                        "{first}systemctl start {unit} (without systemd: sessionfs mount {dir})"
+                    ),
                 ));
                 return found;
             }
@@ -108,7 +140,7 @@ impl Facts {
             Some(Answer::Silent) => found.push(Finding::new(
                 Id::Silent,
                 format!("{dir} gives no answer within {} s", ANSWER_WITHIN.as_secs()),
-                format!("look at the service's log (journalctl -u sessionfs), then {restart}"),
+                if redis_is_away { wait.to_owned() } else { format!("{look}, then {restart}") },
             )),
             Some(Answer::Dead) => found.push(Finding::new(
                 Id::Dead,
@@ -118,7 +150,7 @@ impl Facts {
             Some(Answer::Failed(what, why)) => found.push(Finding::new(
                 Id::Unserved,
                 format!("in {dir} a session cannot be {what}: {why}"),
-                "look at the service's log (journalctl -u sessionfs); if it is Redis, see below",
+                if redis_is_away { wait.to_owned() } else { look },
             )),
             Some(Answer::Served { took_ms, .. }) => found.push(Finding::ok(
                 Id::MountOk,
@@ -139,7 +171,9 @@ impl Facts {
             found.push(Finding::new(
                 Id::NoKeeper,
                 format!("no keeper looks after {dir}: if its worker dies, the mount is dead"),
-                "systemctl restart sessionfs; or, if it was mounted in a container, check there",
+                format!(
+                    "systemctl restart {unit}; or, if it was mounted in a container, check there"
+                ),
             ));
         }
         found

@@ -24,8 +24,8 @@ pub struct Facts {
     pub owner: Option<u32>,
     /// Each Odoo, the surest first.
     pub instances: Vec<Instance>,
-    /// How many processes they have.
-    pub processes: usize,
+    /// Every process, with its parent.
+    pub processes: Vec<(i32, i32)>,
     /// What is mounted on this host.
     pub mounts: MountTable,
     /// A proxy that runs on this host.
@@ -68,7 +68,7 @@ impl Facts {
         Self {
             directory: directory.to_owned(),
             owner,
-            processes: odoo.processes.len(),
+            processes: odoo.processes.iter().map(|found| (found.pid, found.parent)).collect(),
             instances: odoo.instances,
             mounts: odoo.mounts,
             proxy,
@@ -81,10 +81,14 @@ impl Facts {
         let mut found = Vec::new();
         let mut running = false;
         let mut seeing = Vec::new();
+        let mut elsewhere = None;
         for instance in &self.instances {
             let view = self.view(instance);
             if let Sign::Process(process) = &instance.sign {
                 running |= view != View::Other;
+                if view == View::Other {
+                    elsewhere = elsewhere.or(Some(instance));
+                }
                 if view == View::Mount {
                     seeing.push((process.pid, instance.account.name.clone()));
                 }
@@ -105,11 +109,22 @@ impl Facts {
                 Id::OdooOk,
                 format!(
                     "Odoo (pid {pid}{others}, {} in all, user {user}) sees the mount",
-                    counted(self.processes as u64, "process")
+                    counted(self.family(seeing.iter().map(|(pid, _)| *pid)), "process")
                 ),
             ));
         }
-        if !running {
+        if let (false, Some(instance)) = (running, elsewhere) {
+            let at = instance.sessions_here.as_ref().unwrap_or(&instance.sessions).display();
+            found.push(Finding::new(
+                Id::Unused,
+                format!(
+                    "no Odoo that runs here uses {}; {} uses {at}, where a sessionfs is mounted, too",
+                    self.directory.display(),
+                    name(instance)
+                ),
+                format!("check that one (sessionfs check {at}); or start the Odoo that uses this one"),
+            ));
+        } else if !running {
             found.push(Finding::new(
                 Id::NoOdoo,
                 "no Odoo runs here, so nobody can be seen to use the mount",
@@ -124,6 +139,40 @@ impl Facts {
         self.instances.iter().any(|instance| {
             matches!(instance.sign, Sign::Process(_)) && self.view(instance) == View::Mount
         })
+    }
+
+    /// The units of the Odoos that use the directory, or should.
+    pub fn units(&self) -> Vec<String> {
+        let mut units: Vec<String> = Vec::new();
+        for instance in &self.instances {
+            let unit = match &instance.sign {
+                Sign::Process(process) if !process.contained => process.unit.clone(),
+                Sign::Service(service) => Some(service.name.clone()),
+                _ => None,
+            };
+            let there = instance.sessions_here.as_deref() == Some(&self.directory);
+            if let Some(unit) = unit.filter(|_| there || self.view(instance) == View::Mount)
+                && !units.contains(&unit)
+            {
+                units.push(unit);
+            }
+        }
+        units
+    }
+
+    /// How many processes these have with their workers.
+    fn family(&self, roots: impl Iterator<Item = i32>) -> u64 {
+        let mut family: Vec<i32> = roots.collect();
+        let mut seen = 0;
+        while let Some(pid) = family.get(seen).copied() {
+            seen += 1;
+            let children =
+                self.processes.iter().filter(|(child, parent)| *parent == pid && *child != pid);
+            let children: Vec<i32> =
+                children.map(|(child, _)| *child).filter(|child| !family.contains(child)).collect();
+            family.extend(children);
+        }
+        family.len() as u64
     }
 
     fn view(&self, instance: &Instance) -> View {
@@ -190,18 +239,33 @@ impl Facts {
                 Some(Finding::new(
                     Id::OtherOdoo,
                     format!("{who} keeps its sessions in {at}, not in {dir} as another does"),
-                    "if it should share them: set its data_dir, and restart it",
+                    format!(
+                        "those are its own, and not to be imported here; sessionfs-setup --instance \
+                         NAME --sessions {at} sets it up as well"
+                    ),
                 ))
             }
+            (View::Elsewhere, Sign::Process(process)) if process.contained => Some(Finding::new(
+                Id::Elsewhere,
+                format!("{who} keeps its sessions in {at}, not in {dir}"),
+                format!(
+                    "give its container {dir} as a volume that passes mounts on, in the place of its \
+                     sessions (-v {dir}:{}:rslave)",
+                    instance.sessions.display()
+                ),
+            )),
             (View::Elsewhere, Sign::Process(_) | Sign::Service(_)) => Some(Finding::new(
                 Id::Elsewhere,
                 format!("{who} keeps its sessions in {at}, not in {dir}"),
-                format!("mount there (sessionfs mount {at}), or set its data_dir and restart it"),
+                format!(
+                    "sessionfs-setup --sessions {at} sets it up there; or set its data_dir, and \
+                     restart it"
+                ),
             )),
             (View::Elsewhere, Sign::File) if is_read(instance) => Some(Finding::new(
                 Id::OtherFile,
                 format!("{who}, which no known Odoo uses, leads to sessions in {at}"),
-                "if an Odoo is started with it, mount there, too; else remove it",
+                "if an Odoo is started with it, set sessionfs up there, too; else remove it",
             )),
             (View::Unseen, Sign::Process(process))
                 if process.mounts.is_none() || !process.readable =>

@@ -185,7 +185,8 @@ impl Facts {
                     "Redis at {at} does not tell this user all of its settings: memory, \
                      persistence, replicas and its neighbours may be otherwise than is good"
                 ),
-                "check as one of its administrators: sessionfs check --redis redis://USER:PASSWORD@HOST",
+                "check as one of its administrators: sessionfs check --config FILE, in which redis.url, \
+                 redis.username and redis.password_file name one",
             ));
         }
         if found.iter().all(|finding| finding.id.severity() > super::Severity::Warning) {
@@ -328,6 +329,13 @@ fn refused(error: &ProbeError) -> Finding {
     };
     let text = error.to_string();
     let (what, remedy) = text.rsplit_once("; ").unwrap_or((&text, "correct redis.url"));
+    // The one that an installation sets up.
+    let is_own = what.contains("/run/redis-sessionfs/") || what.contains("/run/valkey-sessionfs/");
+    if id == Id::Unreachable && is_own {
+        let remedy = "start it: systemctl start redis-server@sessionfs (or valkey-server@sessionfs); \
+                      why it is down: journalctl -u redis-server@sessionfs";
+        return Finding::new(id, what, remedy);
+    }
     Finding::new(id, what, remedy)
 }
 

@@ -1,16 +1,20 @@
 //! The service: whether the mount comes back after a reboot, and before Odoo.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use super::{Finding, Id, ask};
+use crate::config::file::File;
 use crate::odoo::process::unit_of;
 use crate::odoo::root::Root;
-use crate::odoo::service::Service;
 
 /// The unit that an installation brings.
 const UNIT: &str = "sessionfs.service";
+/// Where the files of several mounts lie: `shop.toml` is that of `sessionfs@shop`.
+const CONFIGURATIONS: &str = "/etc/sessionfs";
+/// The most of them that are looked at.
+const CONFIGURATIONS_MAX: usize = 100;
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 
 /// What is known.
@@ -28,9 +32,54 @@ pub struct Facts {
     pub early: Vec<String>,
 }
 
+/// A mount that is configured.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Configured {
+    /// The unit that reads the file, without `.service`.
+    pub unit: String,
+    /// The file.
+    pub path: PathBuf,
+    /// The directory that it names.
+    pub mountpoint: PathBuf,
+}
+
+impl Configured {
+    /// All of this host, that of `sessionfs.service` first. A file that cannot be used is passed
+    /// over: whoever starts with it is told.
+    pub fn all(host: &Root) -> Vec<Self> {
+        let directory = Path::new(CONFIGURATIONS);
+        let mut found: Vec<Self> = host
+            .list(directory)
+            .into_iter()
+            .take(CONFIGURATIONS_MAX)
+            .filter_map(|name| {
+                let path = directory.join(&name);
+                let mountpoint = File::load(Some(&host.join(&path))).ok()?.mountpoint?;
+                let unit = match name.strip_suffix(".toml")? {
+                    "sessionfs" => "sessionfs".to_owned(),
+                    instance => format!("sessionfs@{instance}"),
+                };
+                Some(Self { unit, path, mountpoint })
+            })
+            .collect();
+        found.sort_by_key(|one| (one.unit != "sessionfs", one.unit.clone()));
+        found
+    }
+}
+
+/// The unit that serves a mount, or would, without `.service`.
+pub fn unit_for(keeper: Option<i32>, configured: Option<&Configured>, host: &Root) -> String {
+    let serving = keeper.and_then(|pid| unit_of(host, pid));
+    let serving = serving.filter(|unit| unit.starts_with("sessionfs"));
+    let unit = serving.or_else(|| configured.map(|found| found.unit.clone()));
+    let unit = unit.unwrap_or_else(|| UNIT.to_owned());
+    unit.strip_suffix(".service").unwrap_or(&unit).to_owned()
+}
+
 impl Facts {
-    /// Looks.
-    pub fn gather(keeper: Option<i32>, host: &Root) -> Self {
+    /// Looks. `would` is the unit of a mount that nobody serves, `odoo` are those of the Odoos that
+    /// use it.
+    pub fn gather(keeper: Option<i32>, would: &str, odoo: Vec<String>, host: &Root) -> Self {
         let systemd = host.is_dir(Path::new("/run/systemd/system"));
         if !systemd {
             return Self::default();
@@ -39,7 +88,7 @@ impl Facts {
         let unit = match (&serving, keeper) {
             (Some(unit), _) => Some(unit.clone()),
             (None, Some(_)) => None,
-            (None, None) => Some(UNIT.to_owned()),
+            (None, None) => Some(format!("{would}.service")),
         };
         let show = |unit: &str, property: &str| {
             let mut command = Command::new("systemctl");
@@ -56,8 +105,7 @@ impl Facts {
             unit.as_deref().is_some_and(|unit| after.split_whitespace().any(|name| name == unit))
         };
         let early =
-            Service::all(host).into_iter().map(|odoo| odoo.name).filter(|odoo| !after(odoo));
-        let early = if unit.is_some() { early.collect() } else { Vec::new() };
+            odoo.into_iter().filter(|_| unit.is_some()).filter(|odoo| !after(odoo)).collect();
         Self { systemd, served: keeper.is_some(), unit, enabled, early }
     }
 

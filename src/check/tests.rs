@@ -27,6 +27,8 @@ fn mount() -> mount::Facts {
         may_see_keeper: true,
         answer: Some(Answer::Served { uid: 110, took_ms: 3 }),
         owner: Some(110),
+        exists: true,
+        unit: "sessionfs".into(),
     }
 }
 
@@ -45,12 +47,12 @@ fn answered(answer: Answer) -> mount::Facts {
 fn files(change: impl FnOnce(&mut Below, &mut Vec<Plain>)) -> files::Facts {
     let (mut below, mut others) = (Below::default(), Vec::new());
     change(&mut below, &mut others);
-    files::Facts { directory: DIR.into(), below: Some(Ok(below)), others }
+    files::Facts { directory: DIR.into(), below: Some(Ok(below)), others, unit: "sessionfs".into() }
 }
 
 fn plain(count: u64, fresh: u64) -> Plain {
     let newest = Some(SystemTime::now() - Duration::from_secs(12));
-    Plain { directory: "/old/sessions".into(), count, fresh, newest }
+    Plain { directory: "/old/sessions".into(), count, fresh, newest, in_use: false }
 }
 
 fn process(mounts: &str) -> Process {
@@ -88,7 +90,8 @@ fn odoo(instance: Instance) -> odoo::Facts {
         owner: Some(110),
         owner_name: "odoo".into(),
         instances: vec![instance],
-        processes: 5,
+        // One of them is another Odoo's.
+        processes: vec![(10, 1), (11, 10), (12, 10), (13, 10), (14, 12), (20, 1), (21, 20)],
         mounts: MountTable::parse(HERE.as_bytes()),
         proxy: None,
     }
@@ -167,41 +170,45 @@ fn cases() -> Vec<(Id, Vec<Finding>, &'static str)> {
         "1 0 8:1 / / rw - ext4 a rw\n2 1 0:39 / /srv/odoo/sessions rw - fuse.sessionfs s rw\n";
     let elsewhere = || instance(Sign::Process(Box::new(process(HERE))), "/old/sessions");
     vec![
-        (Id::NotMounted, mounted(&[]).findings(), "nothing is mounted on /srv/odoo/sessions"),
+        (Id::NotMounted, mounted(&[]).findings(false), "nothing is mounted on /srv/odoo/sessions"),
         (
             Id::Foreign,
-            mounted(&["tmpfs"]).findings(),
+            mounted(&["tmpfs"]).findings(false),
             "what is mounted on /srv/odoo/sessions is no sessionfs but a tmpfs",
         ),
         (
             Id::Covered,
-            mounted(&["fuse.sessionfs", "tmpfs"]).findings(),
+            mounted(&["fuse.sessionfs", "tmpfs"]).findings(false),
             "a tmpfs is mounted over the sessionfs",
         ),
-        (Id::Dead, answered(Answer::Dead).findings(), "the mount on /srv/odoo/sessions is dead"),
+        (
+            Id::Dead,
+            answered(Answer::Dead).findings(false),
+            "the mount on /srv/odoo/sessions is dead",
+        ),
         (
             Id::Silent,
-            answered(Answer::Silent).findings(),
+            answered(Answer::Silent).findings(false),
             "/srv/odoo/sessions gives no answer within 5 s",
         ),
         (
             Id::Unserved,
-            answered(Answer::Failed("saved".into(), "EIO".into())).findings(),
+            answered(Answer::Failed("saved".into(), "EIO".into())).findings(false),
             "in /srv/odoo/sessions a session cannot be saved: EIO",
         ),
         (
             Id::Layers,
-            mounted(&["fuse.sessionfs", "fuse.sessionfs"]).findings(),
+            mounted(&["fuse.sessionfs", "fuse.sessionfs"]).findings(false),
             "2 sessionfs mounts are mounted on",
         ),
         (
             Id::NoKeeper,
-            mount::Facts { keeper: None, ..mount() }.findings(),
+            mount::Facts { keeper: None, ..mount() }.findings(false),
             "no keeper looks after",
         ),
         (
             Id::MountOk,
-            mount().findings(),
+            mount().findings(false),
             "/srv/odoo/sessions serves: a session was saved, read and ended in 3 ms",
         ),
         (
@@ -259,6 +266,12 @@ fn cases() -> Vec<(Id, Vec<Finding>, &'static str)> {
             Id::NoOdoo,
             odoo(instance(Sign::Service(Box::default()), DIR)).findings(),
             "no Odoo runs here",
+        ),
+        (
+            Id::Unused,
+            odoo(instance(Sign::Process(Box::new(process(HERE))), "/srv/second/sessions"))
+                .findings(),
+            "no Odoo that runs here uses /srv/odoo/sessions; Odoo (pid 10) uses /srv/second/sessions",
         ),
         (
             Id::Unseen,
@@ -497,7 +510,7 @@ fn every_finding_is_provoked_and_says_what_is_so_and_what_to_do() {
 #[test]
 fn what_is_as_it_should_be_is_not_complained_of() {
     let all = [
-        mount().findings(),
+        mount().findings(false),
         files(|_, _| {}).findings(false),
         odoo(running(|_| {})).findings(),
         redis().findings(),
@@ -513,10 +526,62 @@ fn what_is_as_it_should_be_is_not_complained_of() {
 fn another_mounts_odoo_is_another_checks() {
     let second = instance(Sign::Process(Box::new(process(HERE))), "/srv/second/sessions");
     let unit = instance(Sign::Service(Box::default()), "/srv/second/sessions");
-    for other in [second, unit] {
-        let found = odoo(other).findings();
-        assert!(found.iter().all(|finding| finding.id == Id::NoOdoo), "{found:?}");
+    for (other, id) in [(second, Id::Unused), (unit, Id::NoOdoo)] {
+        let facts = odoo(other);
+        let found = facts.findings();
+        assert!(found.iter().all(|finding| finding.id == id), "{found:?}");
+        assert_eq!(facts.units(), Vec::<String>::new());
     }
+    assert_eq!(odoo(running(|_| {})).units(), ["odoo.service"]);
+}
+
+#[test]
+fn what_another_odoo_uses_is_not_to_be_imported() {
+    let used = files(|_, others| others.push(Plain { in_use: true, ..plain(9, 0) }));
+    assert_eq!(used.findings(true), []);
+}
+
+#[test]
+fn a_cause_comes_before_what_it_causes_and_nothing_is_to_be_restarted() {
+    let away = refused(ProbeError::Unreachable("redis://c".into(), "refused".into()));
+    let away = away.findings();
+    for answer in [Answer::Silent, Answer::Failed("saved".into(), "EIO".into())] {
+        let found = answered(answer).findings(away.iter().any(|found| found.id.is_redis_away()));
+        assert!(found[0].remedy.contains("restart nothing"), "{found:?}");
+        assert!(away[0].id < found[0].id);
+    }
+    let own = "unix:/run/redis-sessionfs/redis-server.sock".to_owned();
+    let found = refused(ProbeError::Unreachable(own, "refused".into())).findings();
+    assert!(found[0].remedy.contains("systemctl start redis-server@sessionfs"), "{found:?}");
+}
+
+#[test]
+fn remedies_name_the_unit_of_the_mount() {
+    let second = mount::Facts { unit: "sessionfs@two".into(), ..answered(Answer::Dead) };
+    assert!(second.findings(false)[0].remedy.starts_with("systemctl restart sessionfs@two "));
+    let missing = mount::Facts { exists: false, layers: Vec::new(), ..mount() };
+    assert_eq!(missing.findings(false)[0].what, "there is no directory /srv/odoo/sessions");
+}
+
+#[test]
+fn each_mounts_configuration_is_found() {
+    let directory = tempfile::tempdir().unwrap();
+    let below = directory.path().join("etc/sessionfs");
+    std::fs::create_dir_all(&below).unwrap();
+    for (name, text) in [
+        ("two.toml", "mountpoint = '/srv/two'"),
+        ("sessionfs.toml", "mountpoint = '/srv/one'"),
+        ("bad.toml", "mountpoint"),
+        ("redis.password", "x"),
+    ] {
+        std::fs::write(below.join(name), text).unwrap();
+    }
+    let host = Root::at(directory.path().to_owned());
+    let found = Configured::all(&host);
+    let units: Vec<_> = found.iter().map(|one| (one.unit.as_str(), &one.mountpoint)).collect();
+    assert_eq!(units, [("sessionfs", &"/srv/one".into()), ("sessionfs@two", &"/srv/two".into())]);
+    assert_eq!(service::unit_for(None, found.get(1), &host), "sessionfs@two");
+    assert_eq!(service::unit_for(None, None, &host), "sessionfs");
 }
 
 #[test]
@@ -538,7 +603,10 @@ fn the_worst_decides_and_names_are_unique() {
         directory: DIR.into(),
         findings: ids.iter().map(|id| Finding::ok(*id, "x")).collect(),
     };
-    let code = |ids: &[Id]| report(ids).outcome().err().map(|failure| failure.code);
+    let code = |ids: &[Id]| {
+        let reports = [report(&[Id::MountOk]), report(ids)];
+        outcome(&reports).err().map(|failure| failure.code)
+    };
     assert_eq!(code(&[Id::MountOk, Id::NoOdoo]), None);
     assert_eq!(code(&[Id::NoOdoo, Id::Slow]), Some(ExitCode::CheckWarning));
     assert_eq!(code(&[Id::Slow, Id::Dead]), Some(ExitCode::CheckFailed));

@@ -1,22 +1,24 @@
 //! `sessionfs check`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anstyle::Style;
+use serde::Serialize;
 
-use super::output::{self, Format};
-use crate::check::{Asked, Finding, Severity, check};
+use super::output::{self, Format, visible};
+use crate::check::{Asked, Finding, Report, Severity, check, outcome};
 use crate::config::flags::Place;
 use crate::exit::Failure;
 
 /// Tell what is wrong or missing, the most important first, each with its remedy
 ///
-/// Looks at the mount, Redis, the service, this host and every Odoo on it. It changes nothing, but
-/// for one visitor's session that it saves, reads and ends. Best as root. Exit code 0: nothing to
+/// Looks at each mount of this host, its Redis, its service, this host and every Odoo on it. It
+/// changes nothing, but for one visitor's session that it saves, reads and ends. Best as root. Exit code 0: nothing to
 /// do; 60: there is a warning; 61: there is an error.
 #[derive(clap::Args, Debug)]
 pub struct Check {
-    /// Odoo's session directory (default: the configured, the mounted or the one that Odoo uses)
+    /// Odoo's session directory (default: all that are configured or mounted, else the one that
+    /// Odoo uses)
     #[arg(value_name = "DIR")]
     dir: Option<PathBuf>,
     #[command(flatten)]
@@ -24,26 +26,75 @@ pub struct Check {
     /// Odoo's configuration file, if it is in no usual place
     #[arg(long, value_name = "FILE")]
     odoo_conf: Option<PathBuf>,
+    /// Print what is to be mended alone, and nothing where all is well: for cron and timers
+    #[arg(long, conflicts_with = "json")]
+    quiet: bool,
     #[command(flatten)]
     format: Format,
+}
+
+/// What was found, for programs.
+#[derive(Serialize)]
+struct Told<'a> {
+    /// The first directory that was looked at.
+    directory: &'a Path,
+    /// Of all directories, one after the other.
+    findings: Vec<ToldFinding<'a>>,
+}
+
+#[derive(Serialize)]
+struct ToldFinding<'a> {
+    directory: &'a Path,
+    #[serde(flatten)]
+    finding: &'a Finding,
 }
 
 impl Check {
     /// Looks, and prints.
     pub fn run(&self) -> Result<(), Failure> {
-        let report = check(&Asked {
+        let reports = check(&Asked {
             directory: self.dir.clone(),
             place: self.place.clone(),
             odoo_conf: self.odoo_conf.clone(),
         })?;
         if self.format.json {
-            output::json(&report)?;
+            output::json(&told(&reports))?;
         } else {
-            for finding in &report.findings {
-                output::say(lines(finding))?;
-            }
+            self.say(&reports)?;
         }
-        report.outcome()
+        outcome(&reports)
+    }
+
+    fn say(&self, reports: &[Report]) -> Result<(), Failure> {
+        let mut is_first = true;
+        for report in reports {
+            let is_shown = |finding: &&Finding| {
+                !self.quiet || matches!(finding.severity, Severity::Error | Severity::Warning)
+            };
+            let shown: Vec<String> = report.findings.iter().filter(is_shown).map(lines).collect();
+            if shown.is_empty() {
+                continue;
+            }
+            if reports.len() > 1 {
+                let blank = if is_first { "" } else { "\n" };
+                let directory = visible(&report.directory.display().to_string(), TEXT_CHARS);
+                output::say(format!("{blank}{}", output::styled(output::HEADING, directory)))?;
+            }
+            is_first = false;
+            output::say(shown.join("\n"))?;
+        }
+        Ok(())
+    }
+}
+
+fn told(reports: &[Report]) -> Told<'_> {
+    let findings = reports.iter().flat_map(|report| {
+        let told = |finding| ToldFinding { directory: &report.directory, finding };
+        report.findings.iter().map(told)
+    });
+    Told {
+        directory: reports.first().map_or(Path::new(""), |report| &report.directory),
+        findings: findings.collect(),
     }
 }
 
@@ -56,14 +107,17 @@ fn lines(finding: &Finding) -> String {
         Severity::Ok => ("ok", output::GOOD),
     };
     let word = output::styled(style, format!("{word:<INDENT$}"));
-    let what = folded(&finding.what);
+    let what = folded(&visible(&finding.what, TEXT_CHARS));
     if finding.remedy.is_empty() {
         return format!("{word}{what}");
     }
-    let remedy = folded(&format!("-> {} [{}]", finding.remedy, finding.id.name()));
+    let remedy = visible(&finding.remedy, TEXT_CHARS);
+    let remedy = folded(&format!("-> {remedy} [{}]", finding.id.name()));
     format!("{word}{what}\n{:INDENT$}{remedy}", "")
 }
 
+/// More than any finding has.
+const TEXT_CHARS: usize = 4000;
 /// Where the words begin.
 const INDENT: usize = 9;
 

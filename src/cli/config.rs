@@ -1,4 +1,5 @@
-//! `sessionfs config`: the settings that can be changed while the nodes serve, and what the file says.
+//! `sessionfs config`: the settings that can be changed while the servers serve, and what
+//! the file says.
 
 mod show;
 
@@ -6,6 +7,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::audit;
 use super::output::{self, Format, json, say, visible};
 use super::redis::{Reached, failed, reach};
 use super::sessions::sessions;
@@ -13,10 +15,11 @@ use crate::config::file::File;
 use crate::config::flags::Place;
 use crate::config::lifetime;
 use crate::exit::{ExitCode, Failure};
+use crate::session::content::Class;
 use crate::session::policy::Lifetimes;
 use crate::store::RedisStore;
 use crate::store::census::Filter;
-use crate::store::live::{Found, VALUE_MAX_BYTES};
+use crate::store::live::Found;
 
 /// Every node has followed a change by then.
 const FOLLOWED_WITHIN: Duration = Duration::from_secs(1);
@@ -42,7 +45,7 @@ enum What {
     },
     /// Show what the configuration file says, and the lifetimes that hold without a word of it
     Show(show::Show),
-    /// Change a setting on all servers
+    /// Change a setting on all servers; without --yes a shorter lifetime only shows what it ends
     Set {
         /// Such as `lifetime.idle`
         #[arg(value_name = "KEY")]
@@ -50,6 +53,9 @@ enum What {
         /// As in the configuration file, such as `30min`
         #[arg(value_name = "VALUE")]
         value: String,
+        /// End the sessions that are over by a shorter lifetime
+        #[arg(long)]
+        yes: bool,
         #[command(flatten)]
         place: Place,
         #[command(flatten)]
@@ -60,6 +66,9 @@ enum What {
         /// Such as `lifetime.idle`
         #[arg(value_name = "KEY")]
         key: String,
+        /// End the sessions that are over by a shorter lifetime
+        #[arg(long)]
+        yes: bool,
         #[command(flatten)]
         place: Place,
         #[command(flatten)]
@@ -73,10 +82,15 @@ impl Config {
         match &self.what {
             What::Get { key, place, format } => get(key.as_deref(), place, *format),
             What::Show(show) => show.run(),
-            What::Set { key, value, place, format } => {
-                change(key, Some(value.trim()), place, *format)
+            What::Set { key, value, yes, place, format } => {
+                let key = lifetime::known(key)?;
+                let value = Some(lifetime::canonical(key, value.trim())?);
+                Wish { key, value, yes: *yes }.carry_out(place, *format)
             }
-            What::Unset { key, place, format } => change(key, None, place, *format),
+            What::Unset { key, yes, place, format } => {
+                let key = lifetime::known(key)?;
+                Wish { key, value: None, yes: *yes }.carry_out(place, *format)
+            }
         }
     }
 }
@@ -93,16 +107,16 @@ struct Setting {
 }
 
 fn setting(key: &'static str, file: &File, found: &Found) -> Setting {
-    let mut lifetimes = Lifetimes::default();
     let written = lifetime::written(&file.lifetime).find(|(name, _)| *name == key);
-    let own = match written.and_then(|(_, text)| text) {
-        Some(text) => (text.to_owned(), "file"),
-        None => (lifetime::text(&lifetimes, key).unwrap_or_default(), "default"),
+    let written = written.and_then(|(_, text)| lifetime::canonical(key, text?).ok());
+    let own = match written {
+        Some(text) => (text, "file"),
+        None => (lifetime::text(&Lifetimes::default(), key).unwrap_or_default(), "default"),
     };
     let live = found.values.get(key);
-    let usable = live.filter(|text| lifetime::set(&mut lifetimes, key, text).is_ok());
+    let usable = live.and_then(|text| lifetime::canonical(key, text).ok());
     let ignored = if usable.is_none() { live.cloned() } else { None };
-    let (value, source) = usable.map_or(own, |text| (text.clone(), "live"));
+    let (value, source) = usable.map_or(own, |text| (text, "live"));
     Setting { key, value, source, ignored }
 }
 
@@ -135,6 +149,15 @@ fn get(key: Option<&str>, place: &Place, format: Format) -> Result<(), Failure> 
     ))
 }
 
+/// What is asked for.
+struct Wish {
+    key: &'static str,
+    /// `None`: what each server's own file says.
+    value: Option<String>,
+    /// Also if it ends sessions.
+    yes: bool,
+}
+
 #[derive(Serialize)]
 struct Change {
     key: &'static str,
@@ -145,53 +168,155 @@ struct Change {
     generation: u64,
     /// For how many sessions Redis was told that they may stay longer.
     kept: u64,
+    /// Nothing was changed.
+    dry_run: bool,
+    /// What a shorter lifetime ends at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ends: Option<Ends>,
 }
 
-fn change(key: &str, value: Option<&str>, place: &Place, format: Format) -> Result<(), Failure> {
-    let key = lifetime::known(key)?;
-    if let Some(value) = value {
-        lifetime::set(&mut Lifetimes::default(), key, value)?;
-        if value.len() > VALUE_MAX_BYTES {
-            return Err(Failure::new(ExitCode::BadValue, format!("{key}: the value is too long")));
+/// Sessions that live, and are over by other lifetimes.
+#[derive(Clone, Copy, Default, Serialize)]
+struct Ends {
+    authenticated: u64,
+    anonymous: u64,
+}
+
+impl Ends {
+    async fn count(store: &RedisStore, lifetimes: &Lifetimes) -> Result<Self, Failure> {
+        let mut ends = Self::default();
+        let mut census = store.census(Filter::default());
+        while let Some(page) = census.next().await {
+            for living in page.map_err(|error| failed(&error))?.living {
+                let class = living.header.content.class;
+                if living.left_ms == 0 || lifetimes.end_ms(class, living.times()) > living.now_ms {
+                    continue;
+                }
+                match class {
+                    Class::Authenticated => ends.authenticated += 1,
+                    Class::Anonymous => ends.anonymous += 1,
+                }
+            }
+        }
+        Ok(ends)
+    }
+
+    fn is_none(self) -> bool {
+        self.authenticated + self.anonymous == 0
+    }
+
+    fn words(self) -> String {
+        match (self.authenticated, self.anonymous) {
+            (0, 0) => "no session".to_owned(),
+            (people, 0) => format!("{} in which somebody is logged in", sessions(people)),
+            (0, visitors) => format!("{} of visitors", sessions(visitors)),
+            (people, visitors) => format!(
+                "{} in which somebody is logged in, and {visitors} of visitors",
+                sessions(people)
+            ),
         }
     }
-    let file = File::load(place.config.as_deref())?;
-    let Reached { runtime, store, settings } = reach(place)?;
-    let changed = runtime.block_on(async {
+}
+
+impl Wish {
+    fn carry_out(&self, place: &Place, format: Format) -> Result<(), Failure> {
+        let file = File::load(place.config.as_deref())?;
+        let Reached { runtime, store, settings } = reach(place)?;
+        let own = lifetime::text(&settings.lifetimes, self.key).unwrap_or_default();
+        let change = runtime.block_on(self.change(&store, &file, &own))?;
+        if !change.dry_run {
+            let Change { key, old, new, .. } = &change;
+            audit::note(&format!("config: {key}: {old} -> {new}"));
+        }
+        if format.json {
+            json(&change)?;
+        } else {
+            change.tell()?;
+        }
+        if change.dry_run {
+            return Err(Failure::new(
+                ExitCode::Unconfirmed,
+                "nothing was changed; use --yes to make a lifetime shorter",
+            ));
+        }
+        Ok(())
+    }
+
+    async fn change(&self, store: &RedisStore, file: &File, own: &str) -> Result<Change, Failure> {
+        let key = self.key;
         let before = store.live_settings().await.map_err(|error| failed(&error))?;
         let was = store.lifetimes();
-        let generation = store.change_live(key, value).await.map_err(|error| failed(&error))?;
-        let after = store.live_settings().await.map_err(|error| failed(&error))?;
         let mut will_be = was;
-        let own = lifetime::text(&settings.lifetimes, key).unwrap_or_default();
-        lifetime::set(&mut will_be, key, value.unwrap_or(&own))?;
-        let kept = if is_longer(&will_be, &was) { keep(&store, will_be).await? } else { 0 };
-        let (old, new) = (setting(key, &file, &before), setting(key, &file, &after));
-        let (source, old, new) = (new.source, old.value, new.value);
-        Ok::<_, Failure>(Change { key, old, new, source, generation, kept })
-    })?;
-    if format.json {
-        return json(&changed);
-    }
-    let Change { key, old, new, source, kept, .. } = changed;
-    let whose = match source {
-        "live" => "",
-        _ => ", or what each server's own file says",
-    };
-    say(format!("{key}: {old} -> {new}{whose}; every server follows within a second"))?;
-    match kept {
-        0 => Ok(()),
-        kept => say(format!("{} may stay longer", sessions(kept))),
+        let new = self.value.as_deref().unwrap_or(own);
+        lifetime::set(&mut will_be, key, new)?;
+        let ends = if is_shorter(&will_be, &was) {
+            Some(Ends::count(store, &will_be).await?)
+        } else {
+            None
+        };
+        let old = setting(key, file, &before);
+        let mut change = Change {
+            key,
+            old: old.value,
+            new: new.to_owned(),
+            source: old.source,
+            generation: before.generation,
+            kept: 0,
+            dry_run: ends.is_some() && !self.yes,
+            ends,
+        };
+        if change.dry_run {
+            return Ok(change);
+        }
+        let value = self.value.as_deref();
+        change.generation = store.change_live(key, value).await.map_err(|error| failed(&error))?;
+        let after = store.live_settings().await.map_err(|error| failed(&error))?;
+        let after = setting(key, file, &after);
+        (change.new, change.source) = (after.value, after.source);
+        if is_longer(&will_be, &was) {
+            change.kept = keep(store, will_be).await?;
+        }
+        Ok(change)
     }
 }
 
-/// Whether something lives longer by `a` than by `b`.
+impl Change {
+    fn tell(&self) -> Result<(), Failure> {
+        let Self { key, old, new, source, kept, dry_run, ends, .. } = self;
+        if *dry_run {
+            let ends = ends.unwrap_or_default().words();
+            return say(format!("{key}: {old} -> {new} would end {ends} now"));
+        }
+        let whose = match *source {
+            "live" => "",
+            _ => ", or what each server's own file says",
+        };
+        say(format!("{key}: {old} -> {new}{whose}; every server follows within a second"))?;
+        if let Some(ends) = ends.filter(|ends| !ends.is_none()) {
+            say(format!("ended: {}", ends.words()))?;
+        }
+        match kept {
+            0 => Ok(()),
+            kept => say(format!("{} may stay longer", sessions(*kept))),
+        }
+    }
+}
+
+/// What may end a session.
+fn ends_after_ms(lifetimes: &Lifetimes) -> [u64; 4] {
+    let Lifetimes { idle_ms, anonymous_idle_ms, anonymous_unopened_ms, absolute_ms, .. } =
+        *lifetimes;
+    [idle_ms, anonymous_idle_ms, anonymous_unopened_ms, absolute_ms.unwrap_or(u64::MAX)]
+}
+
+/// Whether something ends sooner by `a` than by `b`.
+fn is_shorter(a: &Lifetimes, b: &Lifetimes) -> bool {
+    ends_after_ms(a).iter().zip(ends_after_ms(b)).any(|(a, b)| *a < b)
+}
+
+/// Whether something is kept longer by `a` than by `b`.
 fn is_longer(a: &Lifetimes, b: &Lifetimes) -> bool {
-    a.idle_ms > b.idle_ms
-        || a.anonymous_idle_ms > b.anonymous_idle_ms
-        || a.anonymous_unopened_ms > b.anonymous_unopened_ms
-        || a.grace_ms > b.grace_ms
-        || a.absolute_ms.unwrap_or(u64::MAX) > b.absolute_ms.unwrap_or(u64::MAX)
+    a.grace_ms > b.grace_ms || ends_after_ms(a).iter().zip(ends_after_ms(b)).any(|(a, b)| *a > b)
 }
 
 /// A session's key has the time to live that its last use gave it by the lifetimes of then. Those

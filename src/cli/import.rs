@@ -1,7 +1,7 @@
 //! `sessionfs import`.
 
 use std::io::IsTerminal as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -14,6 +14,8 @@ use crate::config::flags::{Flags, Place};
 use crate::config::{self, Config};
 use crate::exit::{ExitCode, Failure};
 use crate::keeper::{confine, mount};
+use crate::odoo::Odoo;
+use crate::odoo::root::Root;
 use crate::store::RedisStore;
 
 /// Import the session files of a directory into Redis, so that nobody is logged out
@@ -61,6 +63,7 @@ impl Import {
                 ),
             ));
         }
+        refuse_in_use(&dir)?;
         crate::telemetry::log::init("error")?;
         let task = Task { dir, then: self.then, dry_run: self.dry_run };
         let prepared = task.prepare(&config)?;
@@ -102,6 +105,26 @@ impl Import {
             ),
         ))
     }
+}
+
+/// An Odoo that goes on with its files would miss those that are taken away: all its people would be
+/// logged out.
+fn refuse_in_use(dir: &Path) -> Result<(), Failure> {
+    if mount::is_ours(dir) {
+        return Ok(());
+    }
+    let odoo = Odoo::look(&Root::host(), None);
+    let Some(process) = odoo.running_in(dir) else { return Ok(()) };
+    let dir = dir.display();
+    Err(Failure::new(
+        ExitCode::InUse,
+        format!(
+            "{dir}: Odoo (pid {}) is using it and no sessionfs is mounted there, so an import would \
+             log its people out; nothing was changed; set it up with 'sessionfs-setup --instance NAME \
+             --sessions {dir}', or stop that Odoo first",
+            process.pid
+        ),
+    ))
 }
 
 /// Shown on a terminal alone.

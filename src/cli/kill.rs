@@ -6,6 +6,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use tokio::task::JoinSet;
 
+use super::audit;
 use super::output::{self, Format, json, say, visible};
 use super::redis::{Reached, failed, reach};
 use super::sessions::{Which, find_one, none, read_sid, sessions, table, usage};
@@ -102,6 +103,9 @@ impl Kill {
         });
         if let Err(failure) = failure {
             let Failure { code, message } = failure;
+            if outcome.ended > 0 {
+                self.note_in_syslog(&outcome);
+            }
             return Err(match outcome.ended {
                 0 => Failure::new(code, message),
                 ended => Failure::new(code, format!("{} ended, then: {message}", sessions(ended))),
@@ -110,7 +114,29 @@ impl Kill {
         if named && outcome.matched == 0 {
             return Err(none("the session of that alias is not among those"));
         }
-        self.tell(outcome)
+        let nobody = outcome.matched == 0 && !self.all;
+        if self.yes {
+            self.note_in_syslog(&outcome);
+        }
+        self.tell(outcome)?;
+        // A mistyped name must not look as if it was done.
+        if nobody { Err(none("no session matches")) } else { Ok(()) }
+    }
+
+    /// Who ended how many of which: an auditor asks for it.
+    fn note_in_syslog(&self, outcome: &Outcome) {
+        let Outcome { ended, .. } = outcome;
+        audit::note(&format!("kill: ended {} ({})", sessions(*ended), self.meant()));
+    }
+
+    /// Which sessions were meant, in the words of the command line.
+    fn meant(&self) -> String {
+        let which = self.which.words();
+        match (self.all, self.sid.is_some()) {
+            (true, _) => "--all".to_owned(),
+            (_, true) => format!("--sid - {which}").trim().to_owned(),
+            _ => which,
+        }
     }
 
     async fn go_through(
@@ -202,9 +228,12 @@ impl Kill {
         if outcome.dry_run {
             let many = sessions(outcome.matched);
             return match outcome.matched {
-                0 => say("no session is meant"),
+                0 => Ok(()),
                 _ => say(format!("would end {many}; nothing was changed, use --yes to do it")),
             };
+        }
+        if outcome.matched == 0 && !self.all {
+            return Ok(());
         }
         match outcome.gone_before {
             0 => say(format!("ended {}", sessions(outcome.ended))),

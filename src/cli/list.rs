@@ -6,9 +6,9 @@ use clap::ValueEnum;
 
 use super::output::{Format, json_line, say};
 use super::redis::{Reached, failed, reach};
-use super::sessions::{Shown, Which, sessions, table};
+use super::sessions::{Shown, Which, none, sessions, table};
 use crate::config::flags::Place;
-use crate::exit::Failure;
+use crate::exit::{ExitCode, Failure};
 use crate::store::census::Living;
 
 /// List the living sessions of all servers, those used last first
@@ -67,6 +67,7 @@ impl List {
     /// Lists.
     pub fn run(&self) -> Result<(), Failure> {
         let filter = self.which.filter()?;
+        let is_named = filter.name.is_some();
         let Reached { runtime, store, .. } = reach(&self.place)?;
         let lifetimes = store.lifetimes();
         // Unsorted, each is printed as it comes: nothing is held, however many there are.
@@ -120,7 +121,13 @@ impl List {
             for living in &kept {
                 array.element(&Shown::new(living, &lifetimes))?;
             }
-            return array.end();
+            array.end()?;
+        }
+        if is_named && count == 0 {
+            return Err(self.nobody());
+        }
+        if self.format.json {
+            return Ok(());
         }
         if !kept.is_empty() {
             say(table(&kept))?;
@@ -129,6 +136,24 @@ impl List {
             say(format!("{}, {} shown (--limit 0 shows all)", sessions(count), kept.len()))
         } else {
             say(sessions(count))
+        }
+    }
+}
+
+impl List {
+    /// A login is easily typed where an alias belongs. What is longer than one may be a cookie, and
+    /// is not repeated.
+    fn nobody(&self) -> Failure {
+        const LOGIN_CHARS: usize = 40;
+        match self.which.alias() {
+            Some(typed) if typed.chars().count() < LOGIN_CHARS => Failure::new(
+                ExitCode::NoSuchSession,
+                format!(
+                    "no session has an alias that begins with '{typed}'; did you mean --login \
+                     {typed}?"
+                ),
+            ),
+            _ => none("no session has such an alias"),
         }
     }
 }

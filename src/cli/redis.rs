@@ -6,7 +6,7 @@ use super::worker::first_contact;
 use crate::config::{Config, flags::Place};
 use crate::exit::{ExitCode, Failure};
 use crate::fs::store::{Store as _, StoreError, Waited};
-use crate::store::probe::probe;
+use crate::store::probe::{ProbeError, probe};
 use crate::store::{RedisStore, Settings};
 
 /// How often a Redis that answers is waited for.
@@ -41,14 +41,23 @@ async fn connect(settings: &Settings) -> Result<RedisStore, Failure> {
             return Ok(store);
         }
         // The link says that it is down; the probe finds out why, with the remedy.
-        probe(settings)
-            .await
-            .map_err(|error| Failure::new(first_contact::code(&error), error.to_string()))?;
+        probe(settings).await.map_err(|error| refused(&error))?;
     }
     Err(Failure::new(
         ExitCode::RedisUnreachable,
         format!("Redis at {}: {}; try again", settings.url, store.link_cause()),
     ))
+}
+
+/// Why Redis cannot be used by whoever typed the command.
+fn refused(error: &ProbeError) -> Failure {
+    match error {
+        ProbeError::NoSocketRight(at) if !nix::unistd::geteuid().is_root() => Failure::new(
+            ExitCode::NotRoot,
+            format!("you have no right to use the socket of Redis at {at}; start it with sudo"),
+        ),
+        error => Failure::new(first_contact::code(error), error.to_string()),
+    }
 }
 
 /// A command that was under way when Redis went, or that Redis does not carry out.

@@ -56,6 +56,38 @@ enum ClassName {
 }
 
 impl Which {
+    /// The alias, or the part of one, that was typed.
+    pub fn alias(&self) -> Option<&str> {
+        self.alias.as_deref()
+    }
+
+    /// What was typed, for a record of it. An alias is told by its beginning: it may be a cookie by
+    /// mistake.
+    pub fn words(&self) -> String {
+        const TEXT_CHARS: usize = 64;
+        const ALIAS_CHARS: usize = 16;
+        let Self { alias, user_id, login, database, family, class, idle, age } = self;
+        let class = class.map(|class| match class {
+            ClassName::Authenticated => "authenticated".to_owned(),
+            ClassName::Anonymous => "anonymous".to_owned(),
+        });
+        let said = [
+            ("--user-id", &user_id.map(|id| id.to_string())),
+            ("--login", login),
+            ("--database", database),
+            ("--family", family),
+            ("--class", &class),
+            ("--idle", idle),
+            ("--age", age),
+        ];
+        let mut words: Vec<String> =
+            alias.iter().map(|alias| format!("alias {}", visible(alias, ALIAS_CHARS))).collect();
+        words.extend(said.into_iter().filter_map(|(flag, text)| {
+            Some(format!("{flag} '{}'", visible(text.as_deref()?, TEXT_CHARS)))
+        }));
+        words.join(" ")
+    }
+
     /// Takes the text as it is meant.
     pub fn filter(&self) -> Result<Filter, Failure> {
         const FAMILY_CHARS: usize = 42;
@@ -88,7 +120,10 @@ impl Which {
 pub fn name(text: &str) -> Result<Name, Failure> {
     // What was typed may be a cookie by mistake, so it is not repeated.
     Name::parse(text).ok_or_else(|| {
-        usage("ALIAS: write it as 'sessionfs list' shows it, or at least its first two characters")
+        usage(
+            "ALIAS: write it as 'sessionfs list' shows it, or at least its first two characters; a \
+             login is named by --login",
+        )
     })
 }
 
@@ -118,7 +153,7 @@ pub async fn find_one(store: &RedisStore, name: Name) -> Result<Living, Failure>
 
 /// Nothing lives where one was named.
 pub fn none(what: &str) -> Failure {
-    Failure::new(ExitCode::NoSuchSession, format!("{what}; 'sessionfs list' shows those there are"))
+    Failure::new(ExitCode::NoSuchSession, format!("{what}; 'sessionfs list' shows all there are"))
 }
 
 /// The session id on standard input: a cookie's value, with or without its name.
@@ -204,34 +239,41 @@ pub fn class_word(class: Class) -> &'static str {
     }
 }
 
-/// Sessions as lines, in this order.
+/// Sessions as lines, in this order; without their size where the terminal is too narrow for it.
 pub fn table(sessions: &[Living]) -> String {
+    let rows: Vec<_> = sessions.iter().map(row).collect();
+    let heading =
+        ["alias", "database", "login", "uid", "class", "since (UTC)", "idle", "left", "size"];
+    let whole = output::table(heading, &[3, 6, 7, 8], rows.clone());
+    let widest = whole.lines().map(|line| line.chars().count()).max().unwrap_or_default();
+    if output::width().is_none_or(|width| widest <= width) {
+        return whole;
+    }
+    let [heading @ .., _] = heading;
+    output::table(heading, &[3, 6, 7], rows.into_iter().map(|[row @ .., _]| row))
+}
+
+fn row(living: &Living) -> [String; 9] {
     const DATABASE_CHARS: usize = 14;
     const LOGIN_CHARS: usize = 22;
-    output::table(
-        ["alias", "database", "login", "uid", "class", "since (UTC)", "idle", "left", "size"],
-        &[3, 6, 7, 8],
-        sessions.iter().map(|living| {
-            let content = &living.header.content;
-            let text = |text: &Option<String>, chars| {
-                text.as_deref().map_or_else(|| "-".to_owned(), |text| visible(text, chars))
-            };
-            [
-                short(&living.alias),
-                text(&content.db, DATABASE_CHARS),
-                text(&content.login, LOGIN_CHARS),
-                content.uid.map_or_else(|| "-".to_owned(), |uid| uid.to_string()),
-                match content.class {
-                    Class::Authenticated => "auth".to_owned(),
-                    Class::Anonymous => "anon".to_owned(),
-                },
-                minute(living.header.login_ms),
-                span(living.idle_ms()),
-                if living.left_ms == 0 { "over".to_owned() } else { span(living.left_ms) },
-                HumanBytes(living.header.size_bytes).to_string(),
-            ]
-        }),
-    )
+    let content = &living.header.content;
+    let text = |text: &Option<String>, chars| {
+        text.as_deref().map_or_else(|| "-".to_owned(), |text| visible(text, chars))
+    };
+    [
+        short(&living.alias),
+        text(&content.db, DATABASE_CHARS),
+        text(&content.login, LOGIN_CHARS),
+        content.uid.map_or_else(|| "-".to_owned(), |uid| uid.to_string()),
+        match content.class {
+            Class::Authenticated => "auth".to_owned(),
+            Class::Anonymous => "anon".to_owned(),
+        },
+        minute(living.header.login_ms),
+        span(living.idle_ms()),
+        if living.left_ms == 0 { "over".to_owned() } else { span(living.left_ms) },
+        HumanBytes(living.header.size_bytes).to_string(),
+    ]
 }
 
 /// "1 session", "2 sessions".

@@ -115,6 +115,7 @@ fn serve(
     confine::check_directory(&config.staging_dir, &config.worker)?;
 
     let runtime = runtime()?;
+    runtime.spawn(tell_repeated());
     if first {
         runtime.block_on(first_contact::wait(&config))?;
     }
@@ -169,6 +170,7 @@ fn serve(
     };
     let served = crate::fuse::serve(&core, config.fuse_tree(), fuse, runtime.handle(), on_init);
     runtime.block_on(ending.drain());
+    crate::telemetry::log::tell_all_repeated();
     served.map_err(|e| {
         Failure::new(
             ExitCode::WorkerFailed,
@@ -210,7 +212,7 @@ fn read_handover(config: OwnedFd) -> Result<Handover, Failure> {
 fn tell_version(keeper: &str) {
     let version = env!("CARGO_PKG_VERSION");
     if keeper == version {
-        tracing::info!(version, "worker of the keeper's own version");
+        tracing::debug!(version, "worker of the keeper's own version");
     } else {
         tracing::warn!(version, keeper, "the keeper is of another version, until it is restarted");
     }
@@ -226,6 +228,14 @@ fn runtime() -> Result<Runtime, Failure> {
         .enable_all()
         .build()
         .map_err(|e| Failure::internal("start threads", e))
+}
+
+/// For ever: lines that were repeated are told of, also once nothing is logged any more.
+async fn tell_repeated() {
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        crate::telemetry::log::tell_repeated();
+    }
 }
 
 /// Waits for the order to serve.

@@ -246,13 +246,19 @@ fn read(named: Option<&Path>) -> Result<(String, &Path), Failure> {
         Err(e) if named.is_none() && e.kind() == std::io::ErrorKind::NotFound => {
             Ok((String::new(), path))
         }
-        Err(e) => Err(Failure::new(
-            ExitCode::UnreadableFile,
-            format!(
-                "configuration file {}: {e}; name a readable file with --config",
-                path.display()
-            ),
-        )),
+        Err(e) => {
+            let is_roots = e.kind() == std::io::ErrorKind::PermissionDenied
+                && !nix::unistd::geteuid().is_root();
+            let remedy = if is_roots {
+                "start it with sudo"
+            } else {
+                "name a readable file with --config"
+            };
+            Err(Failure::new(
+                ExitCode::UnreadableFile,
+                format!("configuration file {}: {e}; {remedy}", path.display()),
+            ))
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //! in both, within the same ranges.
 
 use super::file::{self, LIFETIME_KEYS};
+use super::units::duration_text;
 use super::{HOUR_MS, SECOND_MS, YEAR_MS, duration};
 use crate::exit::{ExitCode, Failure};
 use crate::session::policy::Lifetimes;
@@ -34,7 +35,10 @@ pub fn set(lifetimes: &mut Lifetimes, key: &str, text: &str) -> Result<(), Failu
         lifetimes.absolute_ms = None;
         return Ok(());
     }
-    let ms = duration(key, Some(text), 0, range)?;
+    let ms = duration(key, Some(text), 0, range).map_err(|Failure { code, message }| {
+        let off = if key == "lifetime.absolute" { "; \"off\" is no limit" } else { "" };
+        Failure::new(code, format!("{message}{off}"))
+    })?;
     match key {
         "lifetime.idle" => lifetimes.idle_ms = ms,
         "lifetime.anonymous_idle" => lifetimes.anonymous_idle_ms = ms,
@@ -61,7 +65,14 @@ pub fn text(lifetimes: &Lifetimes, key: &str) -> Option<String> {
         "lifetime.tombstone" => lifetimes.tombstone_ms,
         _ => return None,
     };
-    Some(humantime::format_duration(std::time::Duration::from_millis(ms)).to_string())
+    Some(duration_text(ms))
+}
+
+/// A value as [`text`] writes it, whoever has typed it.
+pub fn canonical(key: &str, value: &str) -> Result<String, Failure> {
+    let mut lifetimes = Lifetimes::default();
+    set(&mut lifetimes, key, value)?;
+    text(&lifetimes, key).ok_or_else(|| not_live(key))
 }
 
 /// The key as it is listed, if it can be changed live.
@@ -86,7 +97,7 @@ mod tests {
     #[test]
     fn every_value_reads_back() {
         let mut lifetimes = Lifetimes::default();
-        for (key, said) in LIFETIME_KEYS.iter().zip(["8h", "30days", "2h", "12h", "5m", "1day"]) {
+        for (key, said) in LIFETIME_KEYS.iter().zip(["8h", "30days", "2h", "12h", "5min", "1day"]) {
             set(&mut lifetimes, key, said).unwrap();
             assert_eq!(text(&lifetimes, key).as_deref(), Some(said));
         }
@@ -122,6 +133,19 @@ mod tests {
             assert_eq!(failure.code, code, "{key}");
             assert!(failure.to_string().contains(words), "{failure}");
         }
+    }
+
+    #[test]
+    fn a_value_out_of_range_is_told_with_the_range() {
+        let said = |key, text| set(&mut Lifetimes::default(), key, text).unwrap_err().to_string();
+        assert_eq!(
+            said("lifetime.absolute", "0"),
+            "lifetime.absolute: '0' is not between 1s and 10years; \"off\" is no limit"
+        );
+        assert_eq!(
+            said("lifetime.grace", "2days"),
+            "lifetime.grace: '2days' is not between 1s and 1day"
+        );
     }
 
     #[test]

@@ -88,6 +88,7 @@ impl<S: Store> Core<S> {
             return self.write_now(&open.staged, offset, data).into();
         }
         if let Err(error) = self.settle_debt(caller) {
+            open.staged.note_failure();
             return Err(error).into();
         }
         if self.store.is_fresh() {
@@ -107,10 +108,13 @@ impl<S: Store> Core<S> {
                 self.write_now(&open.staged, offset, data)
             }
             Waited::StepOver => Err(Error::expected(libc::EINTR, "still waiting for Redis")),
-            Waited::BudgetSpent => Err(Error::fault(
-                libc::EIO,
-                "a session cannot be saved: Redis has been away too long",
-            )),
+            Waited::BudgetSpent => {
+                open.staged.note_failure();
+                Err(Error::fault(
+                    libc::EIO,
+                    "a session cannot be saved: Redis has been away too long",
+                ))
+            }
         }
     }
 

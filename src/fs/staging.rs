@@ -15,6 +15,9 @@ use super::node::NodeId;
 use super::{Settings, lock};
 use crate::error::{Error, Result};
 
+/// What is left of a save whose write failed, and that nobody has open: it is not renamed any more.
+const FAILED_FOR: Duration = Duration::from_secs(10);
+
 /// All staging files of this mount.
 #[derive(Debug)]
 pub struct Staging {
@@ -57,6 +60,8 @@ pub struct Staged {
     size_bytes: AtomicU64,
     open_count: AtomicU64,
     touched: Mutex<Instant>,
+    /// Its last write failed.
+    failed: AtomicBool,
 }
 
 /// A handle on one.
@@ -162,6 +167,7 @@ impl Staging {
         let end = offset.saturating_add(data.len() as u64);
         self.reserve(staged, end)?;
         *lock(&staged.touched) = Instant::now();
+        staged.failed.store(false, Ordering::Relaxed);
         staged
             .file
             .write_all_at(data, offset)
@@ -213,11 +219,13 @@ impl Staging {
     }
 
     /// Removes those that nobody has open and nobody has written to for long: a worker of Odoo
-    /// died in a save, or its rename was refused.
+    /// died in a save, or its rename was refused. What an outage has left goes sooner.
     pub fn expire_orphans(&self) {
         for staged in self.all() {
             let idle = lock(&staged.touched).elapsed();
-            if staged.open_count.load(Ordering::Relaxed) == 0 && idle >= self.orphan_after {
+            let failed = staged.failed.load(Ordering::Relaxed);
+            let after = if failed { FAILED_FOR.min(self.orphan_after) } else { self.orphan_after };
+            if staged.open_count.load(Ordering::Relaxed) == 0 && idle >= after {
                 self.remove(staged.node);
             }
         }
@@ -238,7 +246,14 @@ impl Staged {
             size_bytes: AtomicU64::new(metadata.len()),
             open_count: AtomicU64::new(0),
             touched: Mutex::new(Instant::now()),
+            failed: AtomicBool::new(false),
         })
+    }
+
+    /// A write to it failed, so its save has failed, too.
+    pub fn note_failure(&self) {
+        *lock(&self.touched) = Instant::now();
+        self.failed.store(true, Ordering::Relaxed);
     }
 
     /// The tmpfs file's own attributes.
@@ -300,5 +315,32 @@ fn fault(error: &io::Error, what: &str) -> Error {
     match errno {
         libc::EEXIST => Error::expected(errno, what),
         _ => Error::fault(errno, format!("{what}: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_failed_save_has_left_goes_before_what_may_still_be_renamed() {
+        let directory = tempfile::tempdir().unwrap();
+        let settings =
+            Settings { staging_dir: directory.path().join("staging"), ..Settings::default() };
+        let staging = Staging::open(&settings).unwrap();
+        let [failed, held, written, recent] = ["failed", "held", "written", "recent"]
+            .map(|name| staging.create(name, 0o600).unwrap());
+        for staged in [&failed, &held, &recent] {
+            staged.note_failure();
+        }
+        staging.write(&written, b"{}", 0).unwrap();
+        let _open = held.opened();
+        for staged in [&failed, &held, &written] {
+            *lock(&staged.touched) -= FAILED_FOR;
+        }
+        staging.expire_orphans();
+        let mut left: Vec<String> = staging.all().iter().map(|one| one.name.clone()).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["held", "recent", "written"]);
     }
 }

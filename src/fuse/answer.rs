@@ -57,7 +57,7 @@ impl Asked {
 pub fn log_totals() {
     let [answered, failed] =
         [Outcome::Ok, Outcome::Failed].map(|o| metrics().requests_by_outcome(o));
-    tracing::info!(answered, failed, "the mount is no longer served");
+    tracing::debug!(answered, failed, "this worker serves its mount no longer");
 }
 
 fn log(operation: &'static str, error: &Error) {

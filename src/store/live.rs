@@ -22,9 +22,6 @@ use crate::telemetry::Event;
 /// Twice in the second within which every node follows.
 const POLL_EVERY: Duration = Duration::from_millis(500);
 
-/// The longest text of a setting (`settings.lua` holds the same number).
-pub const VALUE_MAX_BYTES: usize = 64;
-
 /// Which live settings there are, and how their text is taken.
 #[derive(Clone, Copy)]
 pub struct Rules {

@@ -1,9 +1,16 @@
-//! Where log lines go: standard error, by one filter.
+//! Where log lines go: standard error, by one filter; in the form of the journal, if that is what
+//! standard error is. What repeats is written once in some seconds, with a count.
 //!
 //! Some crates log names at their debug level, and a name is a session id. They are capped here,
 //! before the user's filter is asked, so that no filter can let them through.
 
+mod journal;
+mod lines;
+mod repeats;
+
 use std::io;
+use std::os::fd::AsFd as _;
+use std::sync::OnceLock;
 
 use log::{LevelFilter, Log, Metadata, Record};
 use tracing::Level;
@@ -14,6 +21,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{Layer, Registry};
 
+use self::lines::{Form, Lines};
 use super::recent::Keep;
 use crate::exit::{ExitCode, Failure};
 
@@ -23,6 +31,11 @@ const CAPPED: [(&str, Level); 2] = [("fuser", Level::INFO), ("redis", Level::INF
 /// Fuser logs each request that an adapter does not implement at warning level, names included.
 const NOT_IMPLEMENTED: &str = "[Not Implemented]";
 
+type ErrorLines = Lines<fn() -> io::Stderr>;
+
+/// What [`init`] has started.
+static LINES: OnceLock<ErrorLines> = OnceLock::new();
+
 /// Checks a filter's syntax.
 pub fn check_filter(filter: &str) -> Result<(), Failure> {
     parse_filter(filter).map(|_| ())
@@ -31,13 +44,36 @@ pub fn check_filter(filter: &str) -> Result<(), Failure> {
 /// Starts logging to standard error. The filter is `error`, `warn`, `info`, `debug`, `trace`, or
 /// a list like `info,sessionfs::store=debug`.
 pub fn init(filter: &str) -> Result<(), Failure> {
-    let subscriber = subscriber(filter, io::stderr)?;
+    let form = if journal::is_behind(io::stderr().as_fd()) { Form::Journal } else { Form::Timed };
+    let lines: ErrorLines = Lines::new(io::stderr, form, folds(&parse_filter(filter)?));
+    let subscriber = subscriber(filter, lines.clone())?;
     tracing::subscriber::set_global_default(subscriber)
         .map_err(|e| Failure::internal("start logging", e))?;
     log::set_boxed_logger(Box::new(Bridge { tracer: LogTracer::new() }))
         .map_err(|e| Failure::internal("start logging", e))?;
     log::set_max_level(LevelFilter::Trace);
+    let _ = LINES.set(lines);
     Ok(())
+}
+
+/// Writes how often lines were repeated, where it is time for that. To be called every second or
+/// so: nobody else tells of what has just ended.
+pub fn tell_repeated() {
+    if let Some(lines) = LINES.get() {
+        lines.tell_repeated();
+    }
+}
+
+/// The same for all of them, at the end.
+pub fn tell_all_repeated() {
+    if let Some(lines) = LINES.get() {
+        lines.tell_all_repeated();
+    }
+}
+
+/// Who asks for details gets each line.
+fn folds(filter: &EnvFilter) -> bool {
+    filter.max_level_hint().is_some_and(|most| most < TracingLevelFilter::DEBUG)
 }
 
 fn parse_filter(filter: &str) -> Result<EnvFilter, Failure> {
@@ -52,18 +88,16 @@ fn parse_filter(filter: &str) -> Result<EnvFilter, Failure> {
         })
 }
 
-fn subscriber<W>(filter: &str, writer: W) -> Result<impl tracing::Subscriber + Send + Sync, Failure>
+fn subscriber<W>(
+    filter: &str,
+    lines: Lines<W>,
+) -> Result<impl tracing::Subscriber + Send + Sync, Failure>
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    let lines = tracing_subscriber::fmt::layer()
-        .with_writer(writer)
-        .with_ansi(false)
-        // They would be told on standard error, with a panic if that is what failed.
-        .log_internal_errors(false)
-        .with_filter(
-            filter_fn(|meta| allowed(meta.target(), *meta.level())).and(parse_filter(filter)?),
-        );
+    let lines = lines.with_filter(
+        filter_fn(|meta| allowed(meta.target(), *meta.level())).and(parse_filter(filter)?),
+    );
     // Whatever is logged, warnings are kept for `status`.
     let kept = Keep.with_filter(TracingLevelFilter::WARN);
     Ok(Registry::default().with(lines).with(kept))
@@ -142,7 +176,8 @@ mod tests {
         for filter in ["trace", "fuser=trace", "trace,fuser::request=trace,redis::aio=trace"] {
             let captured = Captured::default();
             let writer = captured.clone();
-            let subscriber = subscriber(filter, move || writer.clone()).unwrap();
+            let lines = Lines::new(move || writer.clone(), Form::Timed, false);
+            let subscriber = subscriber(filter, lines).unwrap();
             tracing::subscriber::with_default(subscriber, || {
                 record("fuser::request", log::Level::Debug, "LOOKUP secret");
                 record("fuser", log::Level::Trace, "secret");
@@ -163,6 +198,66 @@ mod tests {
         assert!(allowed("fuserish", Level::TRACE));
         assert!(allowed("fuser::session", Level::INFO));
         assert!(!allowed("fuser::session", Level::DEBUG));
+    }
+
+    /// What is written of some events.
+    fn written(form: Form, filter: &str, events: impl FnOnce()) -> Vec<String> {
+        let captured = Captured::default();
+        let writer = captured.clone();
+        let folds = folds(&parse_filter(filter).unwrap());
+        let lines = Lines::new(move || writer.clone(), form, folds);
+        let subscriber = subscriber(filter, lines.clone()).unwrap();
+        tracing::subscriber::with_default(subscriber, events);
+        lines.tell_all_repeated();
+        let text = String::from_utf8(captured.0.lock().unwrap().clone()).unwrap();
+        text.lines().map(ToOwned::to_owned).collect()
+    }
+
+    #[test]
+    fn the_journal_is_told_the_priority_and_no_time() {
+        let lines = written(Form::Journal, "trace", || {
+            tracing::error!(errno = 5, "cannot\nread");
+            tracing::warn!(event = "link", state = "down");
+            tracing::info!("ready");
+            tracing::debug!("detail");
+        });
+        let expected = [
+            r"<3>ERROR sessionfs::telemetry::log::tests: cannot\u{a}read errno=5",
+            r#"<4>WARN sessionfs::telemetry::log::tests: event="link" state="down""#,
+            "<6>INFO sessionfs::telemetry::log::tests: ready",
+            "<7>DEBUG sessionfs::telemetry::log::tests: detail",
+        ];
+        assert_eq!(lines, expected);
+        let timed = written(Form::Timed, "info", || tracing::info!("ready"));
+        let (time, rest) = timed[0].split_once(' ').unwrap();
+        assert!(time.len() > 20 && time.ends_with('Z'), "{timed:?}");
+        assert_eq!(rest, " INFO sessionfs::telemetry::log::tests: ready");
+    }
+
+    #[test]
+    fn what_repeats_is_counted_and_the_count_is_told_at_the_end() {
+        let fail = |operation: &str| {
+            tracing::warn!(operation, errno = %nix::errno::Errno::EIO, error = "away");
+        };
+        let flood = || {
+            for _ in 0..1000 {
+                fail("open");
+                fail("create");
+                tracing::info!(event = "save_refused", reason = "it has ended");
+                tracing::info!(event = "session_expired", limit = "idle");
+            }
+        };
+        let lines = written(Form::Journal, "info", flood);
+        let count = |words: &str| lines.iter().filter(|line| line.contains(words)).count();
+        // Each that ended is a fact of its own.
+        assert_eq!(count("session_expired"), 1000);
+        assert_eq!(lines.len(), 1000 + 3 + 3, "{lines:#?}");
+        let told = "<4>WARN sessionfs: 999 more of this kind in 0 s, the last: operation open, \
+                    errno EIO: I/O error, away";
+        assert!(lines.iter().any(|line| line == told), "{:#?}", &lines[1000..]);
+        assert_eq!(count("<6>INFO sessionfs: 999 more of this kind in 0 s"), 1);
+        // Who asks for details gets each.
+        assert_eq!(written(Form::Journal, "debug", flood).len(), 4000);
     }
 
     #[test]

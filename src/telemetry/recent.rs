@@ -3,22 +3,19 @@
 //! session id, either.
 
 use std::collections::VecDeque;
-use std::fmt::{self, Write};
 use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
-use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
+use super::line::Line;
 use crate::sync::lock;
 use crate::telemetry::now_ms;
 
 /// How many are kept.
 const MOST: usize = 20;
-/// A longer line is cut.
-const LENGTH_MAX_CHARS: usize = 300;
 
 /// A warning or an error.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -67,60 +64,16 @@ pub struct Keep;
 
 impl<S: Subscriber> Layer<S> for Keep {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let metadata = event.metadata();
-        let mut line = Line::default();
-        event.record(&mut line);
+        let line = Line::of(event);
+        let is_error = *event.metadata().level() == Level::ERROR;
         let newest = Recent {
             at_ms: now_ms(),
-            level: if *metadata.level() == Level::ERROR { "error" } else { "warning" }.to_owned(),
+            level: if is_error { "error" } else { "warning" }.to_owned(),
             text: line.text(),
             count: 1,
-            kind: format!("{}:{:?}{}", metadata.target(), metadata.line(), line.kind),
+            kind: line.kind(event),
         };
         keep(&mut lock(&RECENT), newest);
-    }
-}
-
-/// Fields that tell one kind from another, where one line of the program logs several.
-const TELLING: [&str; 4] = ["event", "operation", "errno", "state"];
-
-#[derive(Default)]
-struct Line {
-    message: String,
-    fields: String,
-    kind: String,
-}
-
-impl Line {
-    fn text(&self) -> String {
-        let blank = if self.message.is_empty() || self.fields.is_empty() { "" } else { "; " };
-        let whole = format!("{}{blank}{}", self.message, self.fields);
-        whole.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LENGTH_MAX_CHARS).collect()
-    }
-}
-
-impl Visit for Line {
-    fn record_str(&mut self, field: &Field, value: &str) {
-        self.record_debug(field, &format_args!("{value}"));
-    }
-
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        // Writing to a String cannot fail.
-        if field.name() == "message" {
-            let _ = write!(self.message, "{value:?}");
-            return;
-        }
-        if field.name().starts_with("log.") {
-            return;
-        }
-        if TELLING.contains(&field.name()) {
-            let _ = write!(self.kind, ",{value:?}");
-        }
-        let blank = if self.fields.is_empty() { "" } else { ", " };
-        let _ = match field.name() {
-            "error" | "event" => write!(self.fields, "{blank}{value:?}"),
-            name => write!(self.fields, "{blank}{name} {value:?}"),
-        };
     }
 }
 
