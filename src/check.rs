@@ -288,11 +288,12 @@ pub fn check(asked: &Asked) -> Result<Report, Failure> {
     if !is_private || serving.is_some() {
         // Other things than Redis may be wrong with the configuration.
         if let Ok(settings) = Config::resolve_redis(&place) {
-            findings.extend(redis::Facts::gather(&settings)?.findings());
+            findings.extend(redis::Facts::gather(&settings, is_private)?.findings());
         }
     }
     findings.extend(host::Facts::gather(configured).findings());
     findings.extend(service::Facts::gather(serving.map(|(pid, _)| pid), &host).findings());
+    mount::blame_redis(&mut findings);
     findings.sort_by_key(|finding| (finding.severity, finding.id));
     Ok(Report { directory, findings })
 }

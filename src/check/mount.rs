@@ -118,7 +118,7 @@ impl Facts {
             Some(Answer::Failed(what, why)) => found.push(Finding::new(
                 Id::Unserved,
                 format!("in {dir} a session cannot be {what}: {why}"),
-                "look at the service's log (journalctl -u sessionfs); if it is Redis, see below",
+                "look at the service's log (journalctl -u sessionfs)",
             )),
             Some(Answer::Served { took_ms, .. }) => found.push(Finding::ok(
                 Id::MountOk,
@@ -143,6 +143,23 @@ impl Facts {
             ));
         }
         found
+    }
+}
+
+/// Where Redis is the cause, what is told of the mount is its consequence: to restart it would take
+/// it away from Odoo, and mend nothing.
+pub fn blame_redis(findings: &mut [Finding]) {
+    const CAUSES: [Id; 6] =
+        [Id::Unreachable, Id::Password, Id::Rights, Id::Unusable, Id::Full, Id::Failing];
+    let Some(cause) = findings.iter().map(|found| found.id).find(|id| CAUSES.contains(id)) else {
+        return;
+    };
+    for finding in findings.iter_mut().filter(|it| [Id::Silent, Id::Unserved].contains(&it.id)) {
+        finding.remedy = format!(
+            "it is Redis: see {}. Do not restart sessionfs for it: Odoo goes on by itself when \
+             Redis does",
+            cause.name()
+        );
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use super::files::{Below, Plain};
 use super::mount::Answer;
-use super::redis::{Open, Server};
+use super::redis::{Kind, Open, Server};
 use super::*;
 use crate::mount_table::MountTable;
 use crate::odoo::configuration::Configuration;
@@ -119,6 +119,7 @@ fn redis() -> redis::Facts {
         round_trip: Some((Duration::from_micros(120), Duration::from_millis(1))),
         ahead_ms: Some(3),
         open: None,
+        kind: Kind::of("unix:/run/redis.sock?db=0", false),
     }
 }
 
@@ -554,4 +555,63 @@ fn every_finding_is_documented_in_the_same_words() {
         let line = format!("| `{name}` | {severity} | {} |", meaning.trim());
         assert!(documentation.lines().any(|found| found == line), "{id:?}: {line}");
     }
+}
+
+#[test]
+fn a_redis_that_takes_no_writes_is_told_with_its_cause_and_the_remedy_for_that_redis() {
+    const OWN: &str = "unix:/run/redis-sessionfs/redis-server.sock?db=0";
+    let found = |why: &str, at: &str, is_private| {
+        let error = ProbeError::NoWrites(at.to_owned(), why.to_owned());
+        let facts = redis::Facts { kind: Kind::of(at, is_private), ..refused(error) };
+        let [finding] = facts.findings().try_into().expect("one finding");
+        assert!(finding.what.contains(at) && finding.what.contains(why), "{finding:?}");
+        (finding.id, finding.remedy)
+    };
+    let (full, failing) = ("OOM command not allowed", "MISCONF Errors writing to the AOF file");
+    let (id, remedy) = found(full, OWN, false);
+    assert_eq!((id, remedy.as_str()), (Id::Full, "sessionfs-setup --redis-memory SIZE (as 2gb)"));
+    let (id, remedy) = found(failing, OWN, false);
+    assert_eq!(id, Id::Failing);
+    assert!(remedy.contains("/var/log/redis/redis-server-sessionfs.log"), "{remedy}");
+    let private = "unix:/var/lib/sessionfs/redis.sock?db=0";
+    assert!(found(full, private, true).1.contains("private_redis.memory"));
+    let there = "rediss://cache.example.com:6380/0";
+    let (id, remedy) = found(full, there, false);
+    assert_eq!(id, Id::Full);
+    assert!(
+        remedy.starts_with("redis-cli -h cache.example.com -p 6380 --tls CONFIG SET maxmemory")
+    );
+    for (why, part) in
+        [("READONLY You can't write", "name the master"), ("NOREPLICAS x", "replicas back")]
+    {
+        let (id, remedy) = found(why, there, false);
+        assert_eq!(id, Id::Unusable);
+        assert!(remedy.contains(part), "{remedy}");
+    }
+    // Never a redis-cli that would lead to the distribution's own instance.
+    let own = redis::Facts {
+        kind: Kind::of(OWN, false),
+        ..says(&[("aof_enabled", "0"), ("maxmemory", "0")])
+    };
+    let gone = ProbeError::Unreachable(OWN.into(), "no such file".into());
+    let gone = redis::Facts { kind: Kind::of(OWN, false), ..refused(gone) };
+    for finding in own.findings().iter().chain(&gone.findings()) {
+        assert!(!finding.remedy.contains("redis-cli"), "{finding:?}");
+    }
+    assert!(gone.findings()[0].remedy.starts_with("systemctl start redis-server@sessionfs "));
+}
+
+#[test]
+fn where_redis_is_the_cause_nobody_is_told_to_restart_the_mount() {
+    let silent = mount::Facts { answer: Some(Answer::Silent), ..mount() }.findings();
+    let mut alone = silent.clone();
+    mount::blame_redis(&mut alone);
+    assert_eq!(alone, silent);
+    let mut both = silent;
+    let away = refused(ProbeError::Unreachable("redis://cache:6379/0".into(), "refused".into()));
+    both.extend(away.findings());
+    mount::blame_redis(&mut both);
+    let silent = both.iter().find(|finding| finding.id == Id::Silent).expect("it is still told");
+    assert!(silent.remedy.contains("redis.unreachable"), "{silent:?}");
+    assert!(!silent.remedy.contains("systemctl restart"), "{silent:?}");
 }
