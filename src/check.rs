@@ -202,7 +202,7 @@ impl Id {
     }
 
     /// Whether Redis, as it is now, keeps a mount from serving.
-    fn is_redis_away(self) -> bool {
+    fn is_fault_of_redis(self) -> bool {
         let is_state = matches!(self, Self::Evicts | Self::Open);
         self.severity() == Severity::Error && self.name().starts_with("redis.") && !is_state
     }
@@ -330,11 +330,11 @@ fn look(
     if !is_private || serving.is_some() {
         // Other things than Redis may be wrong with the configuration.
         if let Ok(settings) = Config::resolve_redis(&place) {
-            findings.extend(redis::Facts::gather(&settings)?.findings());
+            findings.extend(redis::Facts::gather(&settings, is_private)?.findings());
         }
     }
-    let redis_is_away = findings.iter().any(|finding| finding.id.is_redis_away());
-    findings.extend(mount.findings(redis_is_away));
+    let cause = findings.iter().map(|finding| finding.id).find(|id| id.is_fault_of_redis());
+    findings.extend(mount.findings(cause));
     findings.extend(odoo.findings());
     findings.extend(files.findings(odoo.is_used()));
     findings.extend(host::Facts::gather(config).findings());

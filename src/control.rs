@@ -1,13 +1,17 @@
-//! What a node tells of itself: to who asks on its sockets, and once a second to its cluster.
+//! What a node tells of itself: to who asks on its sockets, and now and then to its cluster.
 //!
 //! All of it runs on one thread of its own. The filesystem never waits for it: what is told is
 //! read from counters, and whoever asks slowly holds up only this thread's other askers.
 //!
 //! - [`pulse`]: the last seconds, from counters that only ever grow; the registration
+//! - [`health`]: whether sessions are served, for a load balancer
+//! - [`gauges`]: what is asked of Redis for who looks on
 //! - [`status`]: what is told, as JSON
 //! - [`server`]: HTTP on the sockets; [`client`]: the other end
 
 pub mod client;
+mod gauges;
+pub mod health;
 mod pulse;
 mod server;
 pub mod status;
@@ -15,18 +19,21 @@ pub mod status;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
+use self::gauges::Gauges;
+use self::health::Health;
 use self::pulse::Pulse;
 use self::server::Door;
 use self::status::{Status, Worker};
 use crate::config::Config;
 use crate::fs::InUse;
-use crate::fs::store::Store as _;
-use crate::keeper::report;
+use crate::fs::store::{Health as Link, Store as _};
+use crate::keeper::report::{self, Standing};
 use crate::store::RedisStore;
-use crate::telemetry::metrics::metrics;
+use crate::telemetry::metrics::{Now, metrics};
 use crate::telemetry::recent;
 
 /// The sockets that the keeper has made.
@@ -44,13 +51,17 @@ pub struct Node {
     keeper: report::Node,
     worker: Worker,
     in_use: Box<dyn Fn() -> InUse + Send + Sync>,
+    tell_keeper: Box<dyn Fn(Standing) + Send + Sync>,
     pulse: Pulse,
+    gauges: Gauges,
     stage: watch::Sender<Stage>,
 }
 
 /// Whether it still tells.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Stage {
+    /// Its mount is not in its place yet: whoever asks waits, or is answered by the worker before.
+    Preparing,
     Telling,
     /// The end is near: it is taken out of the cluster, and goes on answering.
     Leaving,
@@ -59,21 +70,25 @@ enum Stage {
 }
 
 impl Node {
-    /// Starts to tell. `in_use` says what the filesystem holds.
+    /// Gets ready to tell, from [`Node::in_place`] on. `in_use` says what the filesystem holds;
+    /// `tell_keeper` says how it stands with Redis, whenever that has changed.
     pub fn start(
         config: Config,
         store: RedisStore,
         keeper: report::Node,
         sockets: Sockets,
         in_use: impl Fn() -> InUse + Send + Sync + 'static,
+        tell_keeper: impl Fn(Standing) + Send + Sync + 'static,
     ) -> io::Result<Arc<Self>> {
         metrics().worker_restarts.inc_by(keeper.worker_restarts);
         recent::inherit(keeper.recent.clone());
         let node = Arc::new(Self {
             worker: Worker::own(),
             pulse: Pulse::default(),
-            stage: watch::Sender::new(Stage::Telling),
+            gauges: Gauges::default(),
+            stage: watch::Sender::new(Stage::Preparing),
             in_use: Box::new(in_use),
+            tell_keeper: Box::new(tell_keeper),
             config,
             store,
             keeper,
@@ -86,15 +101,26 @@ impl Node {
         Ok(node)
     }
 
+    /// The mount is in its place: it tells from now on.
+    pub fn in_place(&self) {
+        self.pulse.begin();
+        self.turn(Stage::Preparing, Stage::Telling);
+    }
+
+    /// From one stage to the next; false if it was in another.
+    fn turn(&self, from: Stage, to: Stage) -> bool {
+        self.stage.send_if_modified(|stage| {
+            let turns = *stage == from;
+            if turns {
+                *stage = to;
+            }
+            turns
+        })
+    }
+
     /// The end is near: this node is not one of the cluster any more.
     pub async fn leave(&self) {
-        let told = self.stage.send_if_modified(|stage| {
-            let telling = *stage == Stage::Telling;
-            if telling {
-                *stage = Stage::Leaving;
-            }
-            telling
-        });
+        let told = self.turn(Stage::Telling, Stage::Leaving);
         if told && let Err(error) = self.store.remove_node(&self.keeper.id).await {
             tracing::debug!(%error, "this server is still registered, for some seconds");
         }
@@ -109,27 +135,62 @@ impl Node {
         *self.stage.borrow() == Stage::Telling
     }
 
-    fn metrics_text(&self) -> Result<String, std::fmt::Error> {
-        metrics().encode((self.in_use)())
+    async fn metrics_text(&self) -> Result<String, std::fmt::Error> {
+        let (writes, memory, population) = tokio::join!(
+            self.store.ask_writes(),
+            self.gauges.memory(&self.store),
+            self.gauges.population(&self.store)
+        );
+        metrics().encode(&Now { in_use: (self.in_use)(), writes, memory, population })
+    }
+
+    async fn health(&self) -> Health {
+        let writes = self.store.ask_writes().await;
+        let facts = health::Facts {
+            stage: *self.stage.borrow(),
+            unasked: self.pulse.unasked(),
+            unasked_max: pulse::unasked_max(self.config.worker.answer_within_ms),
+            outage: self.store.outage().map(|outage| (outage, self.store.link_cause())),
+            wait_total: Duration::from_millis(self.config.outage.wait_total_ms),
+            writes,
+        };
+        facts.health()
     }
 
     /// Everything, with what has to be asked of Redis for it.
     async fn status(&self) -> Status {
-        let (server, sessions, cluster) =
-            tokio::join!(self.store.server(), self.store.rough_count(), self.store.nodes());
+        let (server, sessions, cluster, writes, memory, population) = tokio::join!(
+            self.store.server(),
+            self.store.rough_count(),
+            self.store.nodes(),
+            self.store.ask_writes(),
+            self.gauges.memory(&self.store),
+            self.gauges.population(&self.store)
+        );
+        let report = self.report();
         Status {
-            server: self.report(),
             keeper: status::Process {
                 pid: self.keeper.keeper_pid,
                 since_ms: self.keeper.keeper_since_ms,
             },
             worker: self.worker.clone(),
             worker_restarts: metrics().worker_restarts.get(),
-            redis: status::Redis::of(&self.store, server.ok()),
+            redis: status::Redis::of(&self.store, server.ok(), &writes, memory),
             sessions: sessions.ok(),
+            living: population,
             in_use: (self.in_use)(),
             recent: recent::recent(),
-            cluster: cluster.ok().map(|reports| status::cluster(&reports)),
+            cluster: cluster.ok().map(|nodes| status::cluster(&nodes, Some(&report))),
+            server: report,
+        }
+    }
+
+    /// How it stands with Redis, by what is known.
+    fn standing(&self) -> Standing {
+        match self.store.writes().refusal() {
+            _ if self.store.health() == Link::Down => Standing::Away,
+            Some(why) => Standing::NoWrites(why.to_owned()),
+            None => Standing::Well,
         }
     }
 
@@ -143,12 +204,15 @@ impl Node {
             since_ms: self.keeper.keeper_since_ms,
             link: self.store.health().label().into(),
             traffic: self.pulse.traffic(),
+            seen_seconds_ago: None,
         }
     }
 }
 
 /// Until another worker tells.
 async fn tell(node: Arc<Node>, sockets: Sockets) {
+    let mut stage = node.stage.subscribe();
+    let _ = stage.wait_for(|stage| *stage != Stage::Preparing).await;
     let doors = [
         sockets.control.map(Door::control),
         sockets.metrics.map(|socket| Door::metrics(socket, node.config.metrics.as_ref())),
@@ -161,6 +225,5 @@ async fn tell(node: Arc<Node>, sockets: Sockets) {
     }
     tokio::spawn(pulse::beat(Arc::clone(&node)));
     // With the end of this the thread's tasks end, and its sockets are closed.
-    let mut stage = node.stage.subscribe();
     let _ = stage.wait_for(|stage| *stage == Stage::Succeeded).await;
 }

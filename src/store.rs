@@ -13,10 +13,13 @@ mod import;
 pub mod keys;
 pub mod link;
 pub mod live;
-mod nodes;
+pub mod memory;
+pub mod nodes;
+pub mod population;
 pub mod probe;
 pub mod scripts;
 mod touch;
+pub mod writes;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -163,6 +166,7 @@ struct Inner {
     time: Arc<Time>,
     live: Arc<Live>,
     touches: Touches,
+    writes: writes::Observed,
 }
 
 struct Tasks(Vec<AbortHandle>);
@@ -271,6 +275,7 @@ impl RedisStore {
             link,
             time,
             touches: Touches::default(),
+            writes: writes::Observed::default(),
         });
         let writer = tokio::spawn(write_touches(Arc::clone(&inner)));
         let supervisor = tokio::spawn(supervisor);
@@ -288,6 +293,11 @@ impl RedisStore {
     /// What was last seen of the link, in words.
     pub fn link_cause(&self) -> String {
         self.inner.link.cause()
+    }
+
+    /// How long the current outage lasts, if there is one.
+    pub fn outage(&self) -> Option<Duration> {
+        self.inner.link.outage()
     }
 
     /// Where Redis is, without credentials.
@@ -336,7 +346,11 @@ impl Inner {
         need: Need,
         bound: Duration,
     ) -> Result<Answer, CallFault> {
-        let answer = call.send(&self.link, need, bound).await?;
+        let answer = call.send(&self.link, need, bound).await.inspect_err(|fault| {
+            if let CallFault::Answered(StoreError::Refused(why), _) = fault {
+                self.writes.error(why);
+            }
+        })?;
         self.time.told(answer.now_ms);
         for ended in &answer.expired {
             Event::Expired {
@@ -470,7 +484,10 @@ impl Inner {
         };
         let mut answer = self.insist(retry, build).await?;
         match answer.status.as_str() {
-            "taken" => Ok(Published::Taken(meta(&mut answer)?)),
+            "taken" => {
+                self.writes.taken();
+                Ok(Published::Taken(meta(&mut answer)?))
+            }
             "superseded" => Ok(Published::Superseded),
             "refused" => Ok(Published::Refused(refusal(&answer.text()?))),
             _ => Err(answer.strange()),
@@ -589,6 +606,7 @@ impl Inner {
             Err(link::Fault::Server(text)) if text.contains("WRONGTYPE") => {
                 Err(StoreError::Unreadable(text))
             }
+            Err(link::Fault::Server(text)) => Err(StoreError::Refused(text)),
             Err(fault) => Err(StoreError::Unavailable(fault.to_string())),
         }
     }

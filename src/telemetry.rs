@@ -66,6 +66,11 @@ pub enum Event<'a> {
         /// What was seen.
         cause: &'a str,
     },
+    /// Redis, which is reached, takes no writes; or takes them again.
+    Writes {
+        /// Its words, if it refuses them.
+        refused: Option<&'a str>,
+    },
     /// A live setting has changed, and is followed from now on.
     Setting {
         /// Its key.
@@ -117,6 +122,12 @@ impl Event<'_> {
                     warn!(event = "link", state = state.label(), cause);
                 }
                 metrics.link_is(state);
+            }
+            Event::Writes { refused: Some(reason) } => {
+                warn!(event = "writes_refused", reason, "Redis takes no writes");
+            }
+            Event::Writes { refused: None } => {
+                info!(event = "writes_taken", "Redis takes writes again");
             }
             Event::WorkerDied { status } => {
                 error!(event = "worker_died", status);

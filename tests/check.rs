@@ -5,6 +5,7 @@
 
 mod support;
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -31,6 +32,7 @@ fn alone() -> MutexGuard<'static, ()> {
 struct Checked {
     code: i32,
     findings: Vec<(String, String)>,
+    remedies: HashMap<String, String>,
 }
 
 impl Checked {
@@ -66,9 +68,11 @@ fn check(directory: &Path, arguments: &[&str]) -> Checked {
     let order =
         |severity: &String| ["error", "warning", "note", "ok"].iter().position(|it| it == severity);
     assert!(severities.is_sorted_by_key(order), "{severities:?}");
+    let remedies =
+        findings.iter().map(|found| (text(found, "id"), text(found, "remedy"))).collect();
     let findings: Vec<_> =
         findings.iter().map(|found| (text(found, "id"), text(found, "what"))).collect();
-    Checked { code, findings }
+    Checked { code, findings, remedies }
 }
 
 /// A Redis that has nothing to be complained of.
@@ -186,6 +190,21 @@ fn each_setting_of_redis_that_loses_sessions_is_told() {
     let _: String = redis.run("CONFIG SET appendonly yes");
     let _: String = redis.run(&format!("CONFIG SET maxmemory {}", used * 10 / 9));
     check(&mounted.path(), &[]).has(60, "redis.filling", "% of its maxmemory");
+}
+
+#[test]
+fn a_redis_that_takes_no_writes_is_the_cause_and_not_the_mount() {
+    let _alone = alone();
+    let redis = good();
+    let mounted = Mount::start(&redis, "");
+    let _odoo = Odoo::plain(mounted.path().parent().unwrap());
+    let _: String = redis.run("CONFIG SET maxmemory 1");
+    let found = check(&mounted.path(), &[]);
+    found.has(61, "redis.full", "is full, so sessions are not saved: OOM command not allowed");
+    found.has(61, "mount.unserved", "a session cannot be saved");
+    let remedy = &found.remedies["mount.unserved"];
+    assert!(remedy.starts_with("it is Redis: see redis.full"), "{remedy}");
+    assert!(!found.remedies.contains_key("redis.unusable"));
 }
 
 #[test]

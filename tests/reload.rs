@@ -12,8 +12,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use sessionfs::exit::ExitCode;
+use support::http::{ask, ask_port, until};
 use support::mount::{Mount, authenticated, errno, sid, temp_name};
-use support::redis::Redis;
+use support::redis::{Redis, free_port};
 
 /// A user other than root that every Debian has: root could use the bare directory.
 const OWNER: (&str, &str, u32) = ("nobody", "nogroup", 65534);
@@ -92,6 +93,40 @@ fn a_broken_file_changes_nothing() {
     }
     std::fs::write(mount.configuration(), "").unwrap();
     reload(&mount);
+}
+
+#[test]
+fn metrics_are_had_where_a_changed_file_says() {
+    let (_redis, mount) = node("");
+    let (first, second) = (free_port(), free_port());
+    let listen = |at: &str| {
+        std::fs::write(mount.configuration(), format!("[metrics]\nlisten = \"{at}\"\n")).unwrap();
+    };
+    let answers = |port: u16| std::net::TcpStream::connect(("127.0.0.1", port)).is_ok();
+    listen(&format!("127.0.0.1:{first}"));
+    reload(&mount);
+    assert_eq!(ask_port(first, "/health").0, 200);
+    // The same file again: nobody lets go of the port.
+    reload(&mount);
+    assert_eq!(ask_port(first, "/health").0, 200);
+    // One that cannot be had changes nothing.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listen(&taken.local_addr().unwrap().to_string());
+    refuses(&mount, &["metrics.listen", "somebody else listens there"]);
+    assert_eq!(ask_port(first, "/health").0, 200);
+    listen(&format!("127.0.0.1:{second}"));
+    reload(&mount);
+    assert_eq!(ask_port(second, "/health").0, 200);
+    until("the old port is let go", || !answers(first));
+    let socket = mount.path().parent().unwrap().join("metrics.sock");
+    listen(&format!("unix:{}", socket.display()));
+    reload(&mount);
+    assert!(std::os::unix::net::UnixStream::connect(&socket).is_ok());
+    until("the port is let go", || !answers(second));
+    listen("off");
+    reload(&mount);
+    assert!(!socket.exists());
+    assert_eq!(ask(&mount, "/health").0, 200);
 }
 
 #[test]

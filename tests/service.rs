@@ -98,6 +98,27 @@ fn a_service_manager_is_told_of_each_state() {
 }
 
 #[test]
+fn a_service_manager_is_told_how_it_stands_with_redis() {
+    let mut redis = Redis::start_with(&["--unixsocketperm", "777"]);
+    let manager = Manager::new();
+    let mount = Mount::start_in(&redis, "", manager.command(Duration::from_secs(60)));
+    let serving = format!("STATUS=serving {}", mount.path().display());
+    manager.hear(&serving);
+    let _: String = redis.run("CONFIG SET maxmemory 1");
+    manager.hear(&format!("{serving}; Redis takes no writes: OOM command not allowed"));
+    let _: String = redis.run("CONFIG SET maxmemory 0");
+    manager.hear(&serving);
+    redis.kill();
+    // Second by second, while nothing else happens.
+    for seconds in 0..3 {
+        manager.hear(&format!("STATUS=waiting for Redis, {seconds} s"));
+    }
+    redis.restart();
+    manager.hear(&serving);
+    mount.stop();
+}
+
+#[test]
 fn a_worker_that_serves_nobody_is_replaced() {
     let redis = Redis::start();
     let mut mount = Mount::start(&redis, "[worker]\nanswer_within = \"1s\"\n");

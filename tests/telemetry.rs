@@ -5,44 +5,19 @@
 
 mod support;
 
-use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::process::{Command, Output};
-use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use support::http::{control, exchange, get, metric, until};
 use support::mount::{Mount, anonymous, authenticated, sid};
 use support::redis::Redis;
 
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Sends a request, and gives back head and body.
-fn exchange(mut stream: impl Read + Write, method: &str, path: &str) -> (String, String) {
-    write!(stream, "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
-    let (head, body) = text.split_once("\r\n\r\n").expect("a head");
-    (head.to_owned(), body.to_owned())
-}
-
-fn control(mount: &Mount) -> PathBuf {
-    sessionfs::keeper::control_path(&mount.path())
-}
-
-fn get(mount: &Mount, path: &str) -> String {
-    let (head, body) = exchange(UnixStream::connect(control(mount)).unwrap(), "GET", path);
-    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
-    body
-}
-
 /// The value of one line of the metrics.
 fn value(mount: &Mount, line: &str) -> f64 {
-    let text = get(mount, "/metrics");
-    let found = text.lines().find_map(|found| found.strip_prefix(line)?.strip_prefix(' '));
-    found.unwrap_or_else(|| panic!("{line} is not in {text}")).parse().unwrap()
+    metric(mount, line).unwrap_or_else(|| panic!("{line} is not in {}", get(mount, "/metrics")))
 }
 
 fn status(mount: &Mount) -> Value {
@@ -51,16 +26,6 @@ fn status(mount: &Mount) -> Value {
 
 fn command(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_sessionfs")).args(arguments).output().unwrap()
-}
-
-/// Waits until it is so.
-#[track_caller]
-fn until(what: &str, mut so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !so() {
-        assert!(Instant::now() < deadline, "never: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 fn nodes(mount: &Mount) -> Vec<String> {
@@ -197,6 +162,27 @@ fn nodes_see_each_other_and_those_that_end_or_die_are_gone() {
     let killed = name(&dying);
     dying.kill();
     assert!(redis.run::<i64>("ZCARD sessionfs:nodes") >= 1);
+    // Said to be there, with the time since it was seen, until its registration ends by itself.
+    let seen = |mount: &Mount, name: &str| {
+        let status = status(mount);
+        let cluster = status["cluster"].as_array().unwrap().clone();
+        let of = cluster.iter().find(|server| server["mountpoint"] == name).cloned();
+        of.map(|server| server["seen_seconds_ago"].as_u64())
+    };
+    until("it is said how long ago it was seen", || {
+        seen(&one, &killed).flatten().is_some_and(|seconds| seconds >= 1)
+    });
+    assert_eq!(seen(&one, &name(&one)), Some(None), "who tells is seen now");
+    let life_max_ms = 90_000;
+    for key in redis.run::<Vec<String>>("KEYS sessionfs:node:*") {
+        assert!(redis.run::<i64>(&format!("PTTL {key}")) <= life_max_ms);
+    }
+    // What Redis does when that time is over.
+    for key in redis.run::<Vec<String>>("KEYS sessionfs:node:*") {
+        if redis.run::<String>(&format!("GET {key}")).contains(&killed) {
+            let _: i64 = redis.run(&format!("PEXPIRE {key} 1"));
+        }
+    }
     until("one that died is gone when its time is over", || !nodes(&one).contains(&killed));
     // Left by the killed keeper, for the next one at this mountpoint.
     std::fs::remove_file(control(&dying)).unwrap();

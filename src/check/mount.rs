@@ -87,9 +87,9 @@ impl Facts {
         }
     }
 
-    /// Judges. Without Redis a mount waits, and comes back by itself: to restart it would take it
-    /// away from Odoo.
-    pub fn findings(&self, redis_is_away: bool) -> Vec<Finding> {
+    /// Judges. Where Redis is the cause (its finding), what is seen of the mount is the consequence:
+    /// the mount waits, and comes back by itself. To restart it would take it away from Odoo.
+    pub fn findings(&self, cause: Option<Id>) -> Vec<Finding> {
         let dir = self.directory.display();
         let unit = &self.unit;
         let is_ours = |kind: &&String| *kind == crate::mount_table::FSTYPE;
@@ -97,8 +97,13 @@ impl Facts {
         let restart =
             format!("systemctl restart {unit} (or: sessionfs unmount {dir}, and mount again)");
         let look = format!("look at the service's log (journalctl -u {unit})");
-        let wait = "mend what is said of Redis above, and restart nothing: the mount comes back by \
-                    itself, and a restart takes it away from Odoo";
+        let wait = cause.map(|cause| {
+            format!(
+                "it is Redis: see {}. Do not restart sessionfs for it: Odoo goes on by itself when \
+                 Redis does",
+                cause.name()
+            )
+        });
         let mut found = Vec::new();
         match self.layers.last() {
             None if !self.exists => {
@@ -111,7 +116,7 @@ impl Facts {
             }
             None => {
                 let first =
-                    if redis_is_away { "mend what is said of Redis above, then " } else { "" };
+                    cause.map_or(String::new(), |cause| format!("mend {}, then ", cause.name()));
                 found.push(Finding::new(
                     Id::NotMounted,
                     format!(
@@ -140,7 +145,7 @@ impl Facts {
             Some(Answer::Silent) => found.push(Finding::new(
                 Id::Silent,
                 format!("{dir} gives no answer within {} s", ANSWER_WITHIN.as_secs()),
-                if redis_is_away { wait.to_owned() } else { format!("{look}, then {restart}") },
+                wait.unwrap_or_else(|| format!("{look}, then {restart}")),
             )),
             Some(Answer::Dead) => found.push(Finding::new(
                 Id::Dead,
@@ -150,7 +155,7 @@ impl Facts {
             Some(Answer::Failed(what, why)) => found.push(Finding::new(
                 Id::Unserved,
                 format!("in {dir} a session cannot be {what}: {why}"),
-                if redis_is_away { wait.to_owned() } else { look },
+                wait.unwrap_or(look),
             )),
             Some(Answer::Served { took_ms, .. }) => found.push(Finding::ok(
                 Id::MountOk,

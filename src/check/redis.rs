@@ -14,6 +14,7 @@ use crate::exit::Failure;
 use crate::store::Settings;
 use crate::store::endpoint::Endpoint;
 use crate::store::probe::{ProbeError, ServerInfo, probe};
+use crate::store::writes::Refusal;
 
 /// Round trips that are measured.
 const ROUND_TRIPS: usize = 50;
@@ -39,6 +40,118 @@ pub struct Facts {
     pub ahead_ms: Option<i64>,
     /// Who gets an answer without a password, and where.
     pub open: Option<Open>,
+    /// Who looks after it.
+    pub kind: Kind,
+}
+
+/// Which Redis it is, as it is mended in different ways.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Kind {
+    /// The one that a mount without configuration starts.
+    Private,
+    /// An instance of the distribution's unit, as `sessionfs-setup` sets it up. The distribution's
+    /// own on port 6379 is another one, and `redis-cli` alone would lead there.
+    Instance {
+        /// `redis` or `valkey`.
+        server: String,
+        /// What its unit is called after the `@`.
+        name: String,
+    },
+    /// Any other, and the `redis-cli` that leads to it.
+    Other(String),
+}
+
+impl Kind {
+    /// By its address.
+    pub fn of(address: &str, is_private: bool) -> Self {
+        if is_private {
+            return Self::Private;
+        }
+        let Some(path) = address.strip_prefix("unix:") else {
+            return Self::Other(Self::cli(address));
+        };
+        let path = path.split('?').next().unwrap_or_default();
+        let instance = |server: &str| {
+            let name = path.strip_prefix(&format!("/run/{server}-"))?;
+            let name = name.strip_suffix(&format!("/{server}-server.sock"))?;
+            Some(Self::Instance { server: server.to_owned(), name: name.to_owned() })
+        };
+        ["redis", "valkey"]
+            .into_iter()
+            .find_map(instance)
+            .unwrap_or_else(|| Self::Other(format!("redis-cli -s {path}")))
+    }
+
+    fn cli(address: &str) -> String {
+        let tls = if address.starts_with("rediss") { " --tls" } else { "" };
+        let place = address.split("://").nth(1).and_then(|rest| rest.split('/').next());
+        match place.and_then(|place| place.rsplit_once(':')) {
+            Some((host, port)) => format!("redis-cli -h {host} -p {port}{tls}"),
+            None => "redis-cli".to_owned(),
+        }
+    }
+
+    fn unit(server: &str, name: &str) -> String {
+        format!("{server}-server@{name}")
+    }
+
+    /// So that it runs.
+    fn start(&self) -> String {
+        match self {
+            Self::Private => "the keeper starts it again; its log is that of sessionfs".to_owned(),
+            Self::Instance { server, name } => {
+                let unit = Self::unit(server, name);
+                format!(
+                    "systemctl start {unit} (if it failed too often, systemctl reset-failed {unit} \
+                     before that); journalctl -u {unit} and /var/log/{server} say why it ended"
+                )
+            }
+            Self::Other(_) => "start it, or correct redis.url".to_owned(),
+        }
+    }
+
+    /// So that it may hold more.
+    fn enlarge(&self) -> String {
+        match self {
+            Self::Private => "raise private_redis.memory, and restart sessionfs".to_owned(),
+            Self::Instance { name, .. } => {
+                // One that belongs to a mount of several is called after it.
+                let mount = match name.strip_prefix("sessionfs-") {
+                    Some(mount) => format!(" --instance {mount}"),
+                    None => String::new(),
+                };
+                format!("sessionfs-setup{mount} --redis-memory SIZE (as 2gb)")
+            }
+            Self::Other(_) => self.set("maxmemory", "2gb"),
+        }
+    }
+
+    /// So that it can write to its disk.
+    fn disk(&self) -> String {
+        match self {
+            Self::Instance { server, name } => format!(
+                "free space in /var/lib/{server} (df /var/lib/{server}); \
+                 /var/log/{server}/{server}-server-{name}.log says what it cannot write"
+            ),
+            Self::Private | Self::Other(_) => {
+                "look at its log, and at the disk's free space and rights".to_owned()
+            }
+        }
+    }
+
+    /// So that it has another setting, now and after a restart.
+    fn set(&self, key: &str, value: &str) -> String {
+        match self {
+            Self::Private => format!("restart sessionfs, which starts it with {key} {value}"),
+            Self::Instance { server, name } => format!(
+                "write '{key} {value}' in /etc/{server}/{server}-{name}.conf, and systemctl restart {}",
+                Self::unit(server, name)
+            ),
+            Self::Other(cli) => {
+                format!("{cli} CONFIG SET {key} {value}, and the same in its redis.conf")
+            }
+        }
+    }
 }
 
 /// Whom Redis lets in without a password.
@@ -88,26 +201,28 @@ impl Server {
 
 impl Facts {
     /// Looks.
-    pub fn gather(settings: &Settings) -> Result<Self, Failure> {
+    pub fn gather(settings: &Settings, is_private: bool) -> Result<Self, Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(|error| Failure::internal("start asking Redis", error))?;
-        Ok(runtime.block_on(Self::ask(settings)))
+        Ok(runtime.block_on(Self::ask(settings, is_private)))
     }
 
-    async fn ask(settings: &Settings) -> Self {
+    async fn ask(settings: &Settings, is_private: bool) -> Self {
+        let endpoint = Endpoint::parse(&settings.url).and_then(|endpoint| {
+            endpoint.with_credentials(settings.username.as_deref(), settings.password.as_deref())
+        });
+        let address = endpoint.as_ref().map(ToString::to_string).unwrap_or_default();
         let mut facts = Self {
             probe: probe(settings).await,
             server: Server::default(),
             round_trip: None,
             ahead_ms: None,
             open: None,
+            kind: Kind::of(&address, is_private),
         };
         let bound = Duration::from_millis(settings.connect_timeout_ms);
-        let endpoint = Endpoint::parse(&settings.url).and_then(|endpoint| {
-            endpoint.with_credentials(settings.username.as_deref(), settings.password.as_deref())
-        });
         if let Ok(endpoint) = endpoint
             && let Ok(Ok(mut connection)) = timeout(bound, endpoint.connect(bound, |_| {})).await
         {
@@ -148,7 +263,7 @@ impl Facts {
     pub fn findings(&self) -> Vec<Finding> {
         let info = match &self.probe {
             Ok(info) => info,
-            Err(error) => return vec![refused(error)],
+            Err(error) => return vec![refused(error, &self.kind)],
         };
         let at = &info.address;
         let mut found = Vec::new();
@@ -165,7 +280,16 @@ impl Facts {
                     ms(median),
                     ms(longest)
                 ),
-                "move it nearer; look for slow commands of others (redis-cli SLOWLOG GET)",
+                match &self.kind {
+                    Kind::Other(cli) => {
+                        format!(
+                            "move it nearer; look for slow commands of others ({cli} SLOWLOG GET)"
+                        )
+                    }
+                    Kind::Private | Kind::Instance { .. } => {
+                        "look at this host: what takes its processors from Redis?".to_owned()
+                    }
+                },
             ));
         }
         if let Some(ahead_ms) = self.ahead_ms.filter(|ahead| ahead.abs() > CLOCK_APART_MS) {
@@ -212,7 +336,7 @@ impl Facts {
             found.push(Finding::new(
                 Id::Evicts,
                 format!("Redis at {at} has maxmemory-policy {policy}: when full, it logs people out in silence"),
-                "redis-cli CONFIG SET maxmemory-policy noeviction, and the same in redis.conf",
+                self.kind.set("maxmemory-policy", "noeviction"),
             ));
         }
         let (used, bound) = (self.server.number("used_memory"), self.server.number("maxmemory"));
@@ -220,12 +344,13 @@ impl Facts {
             (_, Some(0)) => found.push(Finding::new(
                 Id::NoBound,
                 format!("Redis at {at} has no maxmemory: it grows until the kernel ends it"),
-                "redis-cli CONFIG SET maxmemory 1gb (twice what is needed), and the same in redis.conf",
+                format!("{} (twice what is needed)", self.kind.set("maxmemory", "1gb")),
             )),
             (Some(used), Some(bound)) => {
                 let percent = used.saturating_mul(100) / bound;
                 let what = format!("Redis at {at} has used {percent} % of its maxmemory");
-                let remedy = "raise maxmemory; sessionfs list shows what the sessions are";
+                let remedy =
+                    format!("{}; sessionfs list shows what the sessions are", self.kind.enlarge());
                 if percent >= 98 {
                     found.push(Finding::new(Id::Full, format!("{what}: saves fail"), remedy));
                 } else if percent >= 80 {
@@ -248,12 +373,12 @@ impl Facts {
             found.push(Finding::new(
                 Id::Failing,
                 format!("Redis at {at} cannot write to its disk ({failing} is err)"),
-                "look at its log, and at the disk's free space and rights",
+                self.kind.disk(),
             ));
         }
         let snapshots = self.server.set_to("save").map(|save| !save.is_empty());
         if self.server.is("aof_enabled", "0") {
-            let remedy = "redis-cli CONFIG SET appendonly yes, and the same in redis.conf";
+            let remedy = self.kind.set("appendonly", "yes");
             found.push(match snapshots {
                 Some(false) => Finding::new(
                     Id::Volatile,
@@ -276,7 +401,7 @@ impl Facts {
                 format!(
                     "Redis at {at} has appendfsync no: a crash of its host loses half a minute"
                 ),
-                "redis-cli CONFIG SET appendfsync everysec, and the same in redis.conf",
+                self.kind.set("appendfsync", "everysec"),
             ));
         }
         found
@@ -292,7 +417,7 @@ impl Facts {
                      lose saves and bring back ended sessions",
                     super::counted(replicas, "replica")
                 ),
-                "redis-cli CONFIG SET min-replicas-to-write 1, and the same in redis.conf",
+                self.kind.set("min-replicas-to-write", "1"),
             )
         })
     }
@@ -318,7 +443,22 @@ fn ms(time: Duration) -> String {
 }
 
 /// The probe's own words are a statement and a remedy.
-fn refused(error: &ProbeError) -> Finding {
+fn refused(error: &ProbeError, kind: &Kind) -> Finding {
+    if let ProbeError::NoWrites(at, why) = error {
+        match Refusal::of(why) {
+            Some(Refusal::Full) => {
+                let what = format!("Redis at {at} is full, so sessions are not saved: {why}");
+                return Finding::new(Id::Full, what, kind.enlarge());
+            }
+            Some(Refusal::Failing) => {
+                let what = format!(
+                    "Redis at {at} cannot write to its disk, so sessions are not saved: {why}"
+                );
+                return Finding::new(Id::Failing, what, kind.disk());
+            }
+            Some(Refusal::Replica | Refusal::NoReplicas) | None => {}
+        }
+    }
     let id = match error {
         ProbeError::Unreachable(..) | ProbeError::NoSocketRight(..) | ProbeError::Tls(..) => {
             Id::Unreachable
@@ -329,14 +469,10 @@ fn refused(error: &ProbeError) -> Finding {
     };
     let text = error.to_string();
     let (what, remedy) = text.rsplit_once("; ").unwrap_or((&text, "correct redis.url"));
-    // The one that an installation sets up.
-    let is_own = what.contains("/run/redis-sessionfs/") || what.contains("/run/valkey-sessionfs/");
-    if id == Id::Unreachable && is_own {
-        let remedy = "start it: systemctl start redis-server@sessionfs (or valkey-server@sessionfs); \
-                      why it is down: journalctl -u redis-server@sessionfs";
-        return Finding::new(id, what, remedy);
+    match error {
+        ProbeError::Unreachable(..) => Finding::new(id, what, kind.start()),
+        _ => Finding::new(id, what, remedy),
     }
-    Finding::new(id, what, remedy)
 }
 
 /// Tries as a stranger: over TCP, without user and password.

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use super::files::{Below, Plain};
 use super::mount::Answer;
-use super::redis::{Open, Server};
+use super::redis::{Kind, Open, Server};
 use super::*;
 use crate::mount_table::MountTable;
 use crate::odoo::configuration::Configuration;
@@ -122,6 +122,7 @@ fn redis() -> redis::Facts {
         round_trip: Some((Duration::from_micros(120), Duration::from_millis(1))),
         ahead_ms: Some(3),
         open: None,
+        kind: Kind::of("unix:/run/redis.sock?db=0", false),
     }
 }
 
@@ -170,45 +171,45 @@ fn cases() -> Vec<(Id, Vec<Finding>, &'static str)> {
         "1 0 8:1 / / rw - ext4 a rw\n2 1 0:39 / /srv/odoo/sessions rw - fuse.sessionfs s rw\n";
     let elsewhere = || instance(Sign::Process(Box::new(process(HERE))), "/old/sessions");
     vec![
-        (Id::NotMounted, mounted(&[]).findings(false), "nothing is mounted on /srv/odoo/sessions"),
+        (Id::NotMounted, mounted(&[]).findings(None), "nothing is mounted on /srv/odoo/sessions"),
         (
             Id::Foreign,
-            mounted(&["tmpfs"]).findings(false),
+            mounted(&["tmpfs"]).findings(None),
             "what is mounted on /srv/odoo/sessions is no sessionfs but a tmpfs",
         ),
         (
             Id::Covered,
-            mounted(&["fuse.sessionfs", "tmpfs"]).findings(false),
+            mounted(&["fuse.sessionfs", "tmpfs"]).findings(None),
             "a tmpfs is mounted over the sessionfs",
         ),
         (
             Id::Dead,
-            answered(Answer::Dead).findings(false),
+            answered(Answer::Dead).findings(None),
             "the mount on /srv/odoo/sessions is dead",
         ),
         (
             Id::Silent,
-            answered(Answer::Silent).findings(false),
+            answered(Answer::Silent).findings(None),
             "/srv/odoo/sessions gives no answer within 5 s",
         ),
         (
             Id::Unserved,
-            answered(Answer::Failed("saved".into(), "EIO".into())).findings(false),
+            answered(Answer::Failed("saved".into(), "EIO".into())).findings(None),
             "in /srv/odoo/sessions a session cannot be saved: EIO",
         ),
         (
             Id::Layers,
-            mounted(&["fuse.sessionfs", "fuse.sessionfs"]).findings(false),
+            mounted(&["fuse.sessionfs", "fuse.sessionfs"]).findings(None),
             "2 sessionfs mounts are mounted on",
         ),
         (
             Id::NoKeeper,
-            mount::Facts { keeper: None, ..mount() }.findings(false),
+            mount::Facts { keeper: None, ..mount() }.findings(None),
             "no keeper looks after",
         ),
         (
             Id::MountOk,
-            mount().findings(false),
+            mount().findings(None),
             "/srv/odoo/sessions serves: a session was saved, read and ended in 3 ms",
         ),
         (
@@ -510,7 +511,7 @@ fn every_finding_is_provoked_and_says_what_is_so_and_what_to_do() {
 #[test]
 fn what_is_as_it_should_be_is_not_complained_of() {
     let all = [
-        mount().findings(false),
+        mount().findings(None),
         files(|_, _| {}).findings(false),
         odoo(running(|_| {})).findings(),
         redis().findings(),
@@ -558,9 +559,9 @@ fn a_cause_comes_before_what_it_causes_and_nothing_is_to_be_restarted() {
 #[test]
 fn remedies_name_the_unit_of_the_mount() {
     let second = mount::Facts { unit: "sessionfs@two".into(), ..answered(Answer::Dead) };
-    assert!(second.findings(false)[0].remedy.starts_with("systemctl restart sessionfs@two "));
+    assert!(second.findings(None)[0].remedy.starts_with("systemctl restart sessionfs@two "));
     let missing = mount::Facts { exists: false, layers: Vec::new(), ..mount() };
-    assert_eq!(missing.findings(false)[0].what, "there is no directory /srv/odoo/sessions");
+    assert_eq!(missing.findings(None)[0].what, "there is no directory /srv/odoo/sessions");
 }
 
 #[test]
@@ -622,4 +623,60 @@ fn every_finding_is_documented_in_the_same_words() {
         let line = format!("| `{name}` | {severity} | {} |", meaning.trim());
         assert!(documentation.lines().any(|found| found == line), "{id:?}: {line}");
     }
+}
+
+#[test]
+fn a_redis_that_takes_no_writes_is_told_with_its_cause_and_the_remedy_for_that_redis() {
+    const OWN: &str = "unix:/run/redis-sessionfs/redis-server.sock?db=0";
+    let found = |why: &str, at: &str, is_private| {
+        let error = ProbeError::NoWrites(at.to_owned(), why.to_owned());
+        let facts = redis::Facts { kind: Kind::of(at, is_private), ..refused(error) };
+        let [finding] = facts.findings().try_into().expect("one finding");
+        assert!(finding.what.contains(at) && finding.what.contains(why), "{finding:?}");
+        (finding.id, finding.remedy)
+    };
+    let (full, failing) = ("OOM command not allowed", "MISCONF Errors writing to the AOF file");
+    let (id, remedy) = found(full, OWN, false);
+    assert_eq!((id, remedy.as_str()), (Id::Full, "sessionfs-setup --redis-memory SIZE (as 2gb)"));
+    let (id, remedy) = found(failing, OWN, false);
+    assert_eq!(id, Id::Failing);
+    assert!(remedy.contains("/var/log/redis/redis-server-sessionfs.log"), "{remedy}");
+    let private = "unix:/var/lib/sessionfs/redis.sock?db=0";
+    assert!(found(full, private, true).1.contains("private_redis.memory"));
+    let there = "rediss://cache.example.com:6380/0";
+    let (id, remedy) = found(full, there, false);
+    assert_eq!(id, Id::Full);
+    assert!(
+        remedy.starts_with("redis-cli -h cache.example.com -p 6380 --tls CONFIG SET maxmemory")
+    );
+    for (why, part) in
+        [("READONLY You can't write", "name the master"), ("NOREPLICAS x", "replicas back")]
+    {
+        let (id, remedy) = found(why, there, false);
+        assert_eq!(id, Id::Unusable);
+        assert!(remedy.contains(part), "{remedy}");
+    }
+    // Never a redis-cli that would lead to the distribution's own instance.
+    let own = redis::Facts {
+        kind: Kind::of(OWN, false),
+        ..says(&[("aof_enabled", "0"), ("maxmemory", "0")])
+    };
+    let gone = ProbeError::Unreachable(OWN.into(), "no such file".into());
+    let gone = redis::Facts { kind: Kind::of(OWN, false), ..refused(gone) };
+    for finding in own.findings().iter().chain(&gone.findings()) {
+        assert!(!finding.remedy.contains("redis-cli"), "{finding:?}");
+    }
+    assert!(gone.findings()[0].remedy.starts_with("systemctl start redis-server@sessionfs "));
+}
+
+#[test]
+fn where_redis_is_the_cause_nobody_is_told_to_restart_the_mount() {
+    let silent = mount::Facts { answer: Some(Answer::Silent), ..mount() };
+    let away = refused(ProbeError::Unreachable("redis://cache:6379/0".into(), "refused".into()));
+    let cause = away.findings().iter().map(|found| found.id).find(|id| id.is_fault_of_redis());
+    assert_eq!(cause, Some(Id::Unreachable));
+    let remedy = |cause| silent.findings(cause).remove(0).remedy;
+    assert!(remedy(None).contains("systemctl restart sessionfs"));
+    assert!(remedy(cause).contains("redis.unreachable"));
+    assert!(!remedy(cause).contains("systemctl restart"));
 }

@@ -20,6 +20,7 @@ use crate::keeper::control_path;
 use crate::keeper::mount::{self, Probe};
 use crate::mount_table::MountTable;
 use crate::store::RedisStore;
+use crate::store::memory::Memory;
 use crate::telemetry::now_ms;
 
 /// How long a mount may take to answer.
@@ -143,7 +144,9 @@ fn look(mountpoint: PathBuf) -> Mount {
         Ok(status) if status.server.link == "down" => {
             Some(format!("Redis is away: {}", status.redis.cause))
         }
-        Ok(_) => None,
+        Ok(status) => {
+            status.redis.writes_refused.as_ref().map(|why| format!("Redis takes no writes: {why}"))
+        }
     };
     Mount { mountpoint, serves: problem.is_none(), problem, status: status.ok() }
 }
@@ -183,7 +186,7 @@ fn ask_redis(place: &Place) -> Result<Cluster, Failure> {
             Waited::StepOver | Waited::BudgetSpent => Err(store.link_cause()),
         };
         Ok(match nodes {
-            Ok(nodes) => Cluster { redis, servers: Some(cluster(&nodes)), problem: None },
+            Ok(nodes) => Cluster { redis, servers: Some(cluster(&nodes, None)), problem: None },
             Err(problem) => Cluster { redis, servers: None, problem: Some(problem) },
         })
     })
@@ -237,6 +240,9 @@ macro_rules! line {
 impl Mount {
     fn write(&self, text: &mut String) {
         let state = match (&self.problem, &self.status) {
+            (Some(problem), Some(status)) if status.redis.takes_writes == Some(false) => {
+                styled(BAD, format_args!("sessions are read, not saved: {problem}"))
+            }
             (Some(problem), _) => styled(BAD, format_args!("not served: {problem}")),
             (None, Some(status)) if status.server.link != "up" => {
                 styled(WARNING, format_args!("serving; Redis is {}", status.server.link))
@@ -285,10 +291,10 @@ fn write_server(text: &mut String, status: &ServerStatus) {
         latency(traffic.redis.p50_seconds),
         latency(traffic.redis.p99_seconds)
     );
-    let sessions = status.sessions.map_or("not known while Redis is away".to_owned(), |n| {
-        format!("{} in Redis, of all servers", HumanCount(n))
-    });
-    line!(text, "  sessions  {sessions}");
+    if let Some(memory) = &redis.memory {
+        line!(text, "            {}", fill(memory));
+    }
+    line!(text, "  sessions  {}", sessions(status));
     line!(
         text,
         "  expired   {} in the last minute, {} in the last hour, by this server",
@@ -346,6 +352,30 @@ fn write_server(text: &mut String, status: &ServerStatus) {
     }
 }
 
+/// How full Redis is.
+fn fill(memory: &Memory) -> String {
+    let used = HumanBytes(memory.used_bytes);
+    match memory.percent() {
+        Some(percent) => format!("{used} of {} used, {percent} %", HumanBytes(memory.max_bytes)),
+        None => format!("{used} used, without a bound"),
+    }
+}
+
+/// How many sessions there are.
+fn sessions(status: &ServerStatus) -> String {
+    let Some(all) = status.sessions else { return "not known while Redis is away".to_owned() };
+    let all = format!("{} in Redis, of all servers", HumanCount(all));
+    match &status.living {
+        Some(living) => format!(
+            "{all}: {}{} of people, {} of visitors",
+            if living.exact { "" } else { "about " },
+            HumanCount(living.authenticated),
+            HumanCount(living.anonymous)
+        ),
+        None => all,
+    }
+}
+
 /// As many as leave room for the rest of the screen; all of them are in the JSON.
 const WARNINGS_SHOWN: usize = 8;
 /// What a terminal is wide at least.
@@ -379,15 +409,17 @@ impl Cluster {
                 tail(&node.mountpoint, 22),
                 node.link.clone(),
                 span(now_ms.saturating_sub(node.since_ms)),
+                node.seen_seconds_ago.map_or("now".to_owned(), |ago| format!("{ago}s ago")),
                 format!("{:.1}", traffic.requests_per_second),
                 latency(p99("lookup")),
                 latency(p99("rename")),
                 HumanCount(traffic.failed_last_minute).to_string(),
             ]
         });
-        let heading = ["host", "mountpoint", "redis", "up", "req/s", "look-up", "save", "failed"];
+        let heading =
+            ["host", "mountpoint", "redis", "up", "seen", "req/s", "look-up", "save", "failed"];
         if !nodes.is_empty() {
-            for row in output::table(heading, &[4, 5, 6, 7], lines).lines() {
+            for row in output::table(heading, &[5, 6, 7, 8], lines).lines() {
                 line!(text, "  {row}");
             }
         }

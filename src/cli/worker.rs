@@ -156,7 +156,13 @@ fn serve(
     say(line, &Report::RedisOk)?;
     await_go(line)?;
     let held = Arc::clone(&core);
-    let node = Node::start(config.clone(), store.clone(), node, sockets, move || held.in_use())
+    let tell_keeper = {
+        let line = Arc::clone(line);
+        // A keeper that does not listen now hears of the next change.
+        move |standing| drop(line.say(&Report::Standing(standing)))
+    };
+    let in_use = move || held.in_use();
+    let node = Node::start(config.clone(), store.clone(), node, sockets, in_use, tell_keeper)
         .map_err(|e| Failure::internal("tell of this node", e))?;
     let ending = Ending { store, node, mirror: writer };
     listen(Arc::clone(line), ending.clone(), adopting, &runtime)?;
@@ -268,6 +274,7 @@ fn listen(
                 }
                 Heard::Message(Order::Succeeded) => ending.node.succeeded(),
                 Heard::Message(Order::InPlace) => {
+                    ending.node.in_place();
                     let adopting = adopting.clone();
                     handle.spawn(async move { adopting.in_place().await });
                 }

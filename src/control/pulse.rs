@@ -1,5 +1,5 @@
-//! Once a second: what the counters have come to, so that the last seconds can be told, and the
-//! registration in the cluster.
+//! Once a second: what the counters have come to, so that the last seconds can be told. Less often,
+//! whether Redis takes writes, and the registration in the cluster.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -10,12 +10,20 @@ use tokio::time::MissedTickBehavior;
 use super::Node;
 use super::status::{Speed, Traffic};
 use crate::fs::store::{Health, Store as _};
+use crate::keeper::report::Standing;
 use crate::sync::lock;
 use crate::telemetry::latency::Counted;
 use crate::telemetry::metrics::metrics;
 use crate::telemetry::request::{Operation, Outcome};
 
 const EVERY: Duration = Duration::from_secs(1);
+/// How often Redis is asked whether it takes writes, if nobody else asks; each second while it
+/// takes none.
+const WRITES_EVERY: Duration = Duration::from_secs(5);
+/// How often a server registers that people use. Each time is a kilobyte in the append-only file.
+const REGISTERED_EVERY: Duration = Duration::from_secs(5);
+/// How often one registers that nobody uses. Three times in the life of a registration.
+const IDLE_REGISTERED_EVERY: Duration = Duration::from_secs(30);
 /// What "the last seconds" are.
 const WINDOW: Duration = Duration::from_secs(10);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -58,13 +66,25 @@ pub struct Pulse(Mutex<Kept>);
 struct Kept {
     seconds: VecDeque<Reading>,
     minutes: VecDeque<Reading>,
+    /// When a request of the kernel was last seen to be answered, and how many there were then.
+    answered: (Instant, u64),
 }
 
 impl Default for Pulse {
     fn default() -> Self {
         let first = Reading::now();
-        Self(Mutex::new(Kept { seconds: [first].into(), minutes: [first].into() }))
+        Self(Mutex::new(Kept {
+            seconds: [first].into(),
+            minutes: [first].into(),
+            answered: (first.at, first.requests),
+        }))
     }
+}
+
+/// How long at most no request comes on a mount that is served: its keeper asks each half of this
+/// time (`keeper::pulse`), and may be a little late.
+pub fn unasked_max(answer_within_ms: u64) -> Duration {
+    Duration::from_millis(answer_within_ms) * 3 / 4
 }
 
 impl Pulse {
@@ -72,9 +92,23 @@ impl Pulse {
         lock(&self.0)
     }
 
+    /// From now on requests are to come.
+    pub fn begin(&self) {
+        self.kept().answered.0 = Instant::now();
+    }
+
+    /// How long ago the kernel was last answered.
+    pub fn unasked(&self) -> Duration {
+        let now = Reading::now();
+        let mut kept = self.kept();
+        kept.note(&now);
+        now.at - kept.answered.0
+    }
+
     fn beat(&self) {
         let now = Reading::now();
         let mut kept = self.kept();
+        kept.note(&now);
         keep(&mut kept.seconds, &now, EVERY, MINUTE);
         keep(&mut kept.minutes, &now, MINUTE, HOUR);
     }
@@ -113,6 +147,14 @@ impl Pulse {
     }
 }
 
+impl Kept {
+    fn note(&mut self, now: &Reading) {
+        if now.requests != self.answered.1 {
+            self.answered = (now.at, now.requests);
+        }
+    }
+}
+
 /// Keeps a reading if it is time for one, and those not older than `most`.
 fn keep(readings: &mut VecDeque<Reading>, now: &Reading, every: Duration, most: Duration) {
     // A tick may come a little early.
@@ -147,22 +189,80 @@ fn speed(counted: &Counted, seconds: f64) -> Speed {
 pub async fn beat(node: Arc<Node>) {
     let mut every = tokio::time::interval(EVERY);
     every.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    let mut cleared = false;
+    let mut registration = Registration::default();
+    let mut standing = Standing::Well;
+    let mut writes_asked = None;
     loop {
         every.tick().await;
         node.pulse.beat();
-        if !node.is_telling() || node.store.health() != Health::Up {
-            continue;
+        let refused = node.store.writes().refusal().is_some();
+        if refused || is_due(writes_asked, WRITES_EVERY) {
+            node.store.ask_writes().await;
+            writes_asked = Some(Instant::now());
         }
-        if let Err(error) = register(&node).await {
+        let now = node.standing();
+        if now != standing {
+            standing = now;
+            (node.tell_keeper)(standing.clone());
+        }
+        if node.is_telling() && node.store.health() == Health::Up {
+            registration.renew(&node).await;
+        }
+    }
+}
+
+fn is_due(last: Option<Instant>, every: Duration) -> bool {
+    // A tick may come a little early.
+    last.is_none_or(|last| last.elapsed() >= every.mul_f64(0.95))
+}
+
+/// What was last written to Redis of this server.
+#[derive(Default)]
+struct Registration {
+    at: Option<Instant>,
+    said: Noted,
+    cleared: bool,
+}
+
+/// What is worth to be told again.
+#[derive(Clone, Copy, Default, Eq, PartialEq)]
+struct Noted {
+    /// What people asked for.
+    asked: u64,
+    /// Redis may have lost it in an outage.
+    outages: u64,
+}
+
+impl Noted {
+    fn now() -> Self {
+        let metrics = metrics();
+        let all = |operation: &Operation| metrics.request_latency(*operation).read().count();
+        Self { asked: SHOWN.iter().map(all).sum(), outages: metrics.outages().0 }
+    }
+}
+
+impl Registration {
+    fn is_due(&self, now: Noted) -> bool {
+        now.outages != self.said.outages
+            || is_due(self.at, IDLE_REGISTERED_EVERY)
+            || (now.asked != self.said.asked && is_due(self.at, REGISTERED_EVERY))
+    }
+
+    async fn renew(&mut self, node: &Node) {
+        let now = Noted::now();
+        if !self.is_due(now) {
+            return;
+        }
+        if let Err(error) = register(node).await {
             tracing::debug!(%error, "this server could not be registered");
-            continue;
+            return;
         }
+        (self.at, self.said) = (Some(Instant::now()), now);
         if !node.is_telling() {
             // It was asked to leave meanwhile, and has just come back.
             let _ = node.store.remove_node(&node.keeper.id).await;
-        } else if !cleared {
-            cleared = node.store.forget_old_nodes().await.is_ok();
+        } else if !self.cleared {
+            self.cleared = node.store.forget_old_nodes().await.is_ok();
         }
     }
 }
@@ -203,5 +303,19 @@ mod tests {
             keep(&mut readings, &Reading { at, ..first }, EVERY, MINUTE);
         }
         assert_eq!(readings.len(), 3);
+    }
+
+    #[test]
+    fn an_idle_server_registers_seldom_and_a_used_one_more_often() {
+        let noted = Noted { asked: 1, outages: 0 };
+        let ago = |seconds| Instant::now().checked_sub(Duration::from_secs(seconds));
+        let registered = |seconds| Registration { at: ago(seconds), said: noted, cleared: true };
+        assert!(Registration::default().is_due(Noted::default()), "at once at the start");
+        assert!(!registered(20).is_due(noted));
+        assert!(registered(30).is_due(noted));
+        let used = Noted { asked: 2, ..noted };
+        assert!(!registered(3).is_due(used));
+        assert!(registered(5).is_due(used));
+        assert!(registered(1).is_due(Noted { outages: 1, ..noted }), "Redis may have lost it");
     }
 }

@@ -1,4 +1,5 @@
-//! HTTP on the sockets of a node: `GET /metrics`, and on the control socket `GET /status`.
+//! HTTP on the sockets of a node: `GET /metrics` and `GET /health`, and on the control socket
+//! `GET /status`.
 
 use std::convert::Infallible;
 use std::io;
@@ -8,11 +9,12 @@ use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
@@ -118,7 +120,8 @@ async fn answer(
     request: &Request<Incoming>,
 ) -> Response<Full<Bytes>> {
     let path = request.uri().path();
-    if path != "/metrics" && !(path == "/status" && tells_status) {
+    let is_there = ["/metrics", "/health"].contains(&path) || (path == "/status" && tells_status);
+    if !is_there {
         return plain(StatusCode::NOT_FOUND, "there is nothing here\n");
     }
     if ![Method::GET, Method::HEAD].contains(request.method()) {
@@ -126,19 +129,33 @@ async fn answer(
         refusal.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return refusal;
     }
-    let (kind, text) = if path == "/metrics" {
-        (metrics::CONTENT_TYPE, node.metrics_text().map_err(|error| error.to_string()))
-    } else {
-        let status = serde_json::to_string(&node.status().await);
-        ("application/json", status.map_err(|error| error.to_string()))
-    };
-    match text {
-        Ok(text) => with_type(kind, Response::new(Full::from(text))),
-        Err(error) => {
-            tracing::warn!(path, error, "cannot be told");
-            plain(StatusCode::INTERNAL_SERVER_ERROR, "see the log\n")
+    let told = match path {
+        "/metrics" => {
+            let text = node.metrics_text().await.map_err(|error| error.to_string());
+            text.map(|text| with_type(metrics::CONTENT_TYPE, Response::new(Full::from(text))))
         }
-    }
+        "/health" => {
+            let health = node.health().await;
+            let strict = request.uri().query() == Some("strict");
+            json(&health).map(|mut response| {
+                *response.status_mut() = health.code(strict);
+                response
+            })
+        }
+        _ => json(&node.status().await),
+    };
+    told.unwrap_or_else(|error| {
+        tracing::warn!(path, error, "cannot be told");
+        plain(StatusCode::INTERNAL_SERVER_ERROR, "see the log\n")
+    })
+}
+
+/// How it is now: nobody between may keep it.
+fn json(told: &impl Serialize) -> Result<Response<Full<Bytes>>, String> {
+    let text = serde_json::to_string(told).map_err(|error| error.to_string())?;
+    let mut response = with_type("application/json", Response::new(Full::from(text)));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
 }
 
 fn plain(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {

@@ -8,7 +8,11 @@ use serde::{Deserialize, Serialize};
 use crate::fs::InUse;
 use crate::fs::store::Store as _;
 use crate::store::RedisStore;
+use crate::store::memory::Memory;
+use crate::store::nodes::Registered;
+use crate::store::population::Population;
 use crate::store::probe::ServerInfo;
+use crate::store::writes::Writes;
 use crate::telemetry::metrics::metrics;
 use crate::telemetry::now_ms;
 use crate::telemetry::recent::Recent;
@@ -29,6 +33,9 @@ pub struct Status {
     /// Sessions in Redis, of all servers; those that have ended and were not asked for since are
     /// counted. Nothing while Redis is away.
     pub sessions: Option<u64>,
+    /// How many of them live, as it was at most a minute ago. Nothing while Redis is away.
+    #[serde(default)]
+    pub living: Option<Population>,
     /// What the filesystem holds.
     pub in_use: InUse,
     /// The last warnings and errors, oldest first.
@@ -37,7 +44,7 @@ pub struct Status {
     pub cluster: Option<Vec<Report>>,
 }
 
-/// What a server writes to Redis once a second.
+/// What a server says of itself in Redis.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Report {
     /// Names its keeper.
@@ -54,6 +61,9 @@ pub struct Report {
     pub link: String,
     /// What it does.
     pub traffic: Traffic,
+    /// How long ago it said so, if not just now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seen_seconds_ago: Option<u64>,
 }
 
 /// The last seconds, and sums since the worker's start.
@@ -138,11 +148,25 @@ pub struct Redis {
     pub outages: u64,
     /// How long it was not well, all in all.
     pub outage_seconds: f64,
+    /// Whether it takes writes; nothing if that is not known.
+    #[serde(default)]
+    pub takes_writes: Option<bool>,
+    /// Its words, if it takes none.
+    #[serde(default)]
+    pub writes_refused: Option<String>,
+    /// How full it is; nothing if it does not say.
+    #[serde(default)]
+    pub memory: Option<Memory>,
 }
 
 impl Redis {
     /// As a store sees it.
-    pub fn of(store: &RedisStore, server: Option<ServerInfo>) -> Self {
+    pub fn of(
+        store: &RedisStore,
+        server: Option<ServerInfo>,
+        writes: &Writes,
+        memory: Option<Memory>,
+    ) -> Self {
         let (outages, outage) = metrics().outages();
         let (server, version) = server.map(|found| (found.server, found.version)).unzip();
         Self {
@@ -156,15 +180,29 @@ impl Redis {
             },
             outages,
             outage_seconds: outage.as_secs_f64(),
+            takes_writes: match writes {
+                Writes::Unknown => None,
+                Writes::Taken => Some(true),
+                Writes::Refused(_) => Some(false),
+            },
+            writes_refused: writes.refusal().map(ToOwned::to_owned),
+            memory,
         }
     }
 }
 
-/// The nodes that registered, in the order of their names; what another version wrote and this
-/// one cannot read is left out.
-pub fn cluster(reports: &[String]) -> Vec<Report> {
-    let mut nodes: Vec<Report> =
-        reports.iter().filter_map(|text| serde_json::from_str(text).ok()).collect();
-    nodes.sort_by(|a, b| (&a.host, &a.mountpoint, &a.id).cmp(&(&b.host, &b.mountpoint, &b.id)));
-    nodes
+/// The servers that registered, in the order of their names; what another version wrote and this
+/// one cannot read is left out. Of the one that tells this, what it says now.
+pub fn cluster(registered: &[Registered], own: Option<&Report>) -> Vec<Report> {
+    let read = |one: &Registered| {
+        let mut report: Report = serde_json::from_str(&one.report).ok()?;
+        if let Some(own) = own.filter(|own| own.id == report.id) {
+            return Some(own.clone());
+        }
+        report.seen_seconds_ago = Some(one.age_ms / 1000);
+        Some(report)
+    };
+    let mut servers: Vec<Report> = registered.iter().filter_map(read).collect();
+    servers.sort_by(|a, b| (&a.host, &a.mountpoint, &a.id).cmp(&(&b.host, &b.mountpoint, &b.id)));
+    servers
 }

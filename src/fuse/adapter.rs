@@ -480,6 +480,7 @@ impl<S: Store> Filesystem for Adapter<S> {
         const BLOCKS: u64 = 1 << 28;
         const FILES: u64 = 1 << 32;
         const NAME_BYTES: u32 = 255;
+        Asked::now(Operation::Statfs).answered();
         reply.statfs(BLOCKS, BLOCKS, BLOCKS, FILES, FILES, BLOCK_BYTES, NAME_BYTES, BLOCK_BYTES);
     }
 

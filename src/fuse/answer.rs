@@ -36,6 +36,11 @@ impl Asked {
         result.map_err(|error| Errno::from_i32(error.errno()))
     }
 
+    /// Counts an answer that is sent by the caller at once, and never fails.
+    pub fn answered(self) {
+        metrics().answered(self.operation, Outcome::Ok, self.at.elapsed());
+    }
+
     /// Answers by `send`, now or when the work is done on `runtime`. The work is never dropped
     /// half-way: a reply that is dropped answers EIO, which is a logout.
     pub fn answer<T: Send + 'static>(

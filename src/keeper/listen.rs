@@ -7,11 +7,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::{RUNTIME_DIR, staging};
 use crate::config::Config;
 use crate::config::listen::Listen;
-use crate::exit::Failure;
+use crate::exit::{ExitCode, Failure};
 
 /// For root alone: who uses a session, and from where, is nobody else's business.
 const CONTROL_MODE: u32 = 0o600;
@@ -23,10 +24,13 @@ pub fn control_path(mountpoint: &Path) -> PathBuf {
     Path::new(RUNTIME_DIR).join(format!("{}.sock", staging::name_of(mountpoint)))
 }
 
-/// The listening sockets of one mount; removed when dropped.
+/// The listening sockets of one mount; each is removed with the last that holds it.
+#[derive(Clone)]
 pub struct Listeners {
-    control: Socket,
-    metrics: Option<Socket>,
+    control: Arc<Socket>,
+    metrics: Option<Arc<Socket>>,
+    /// Where the metrics were to be had.
+    metrics_at: Option<Listen>,
 }
 
 struct Socket {
@@ -46,10 +50,28 @@ impl Listeners {
         // Sessions do not depend on who counts them.
         let metrics = config.metrics.as_ref().and_then(|at| {
             Socket::metrics(at)
-                .inspect_err(|why| tracing::warn!("metrics are not served: {why}, and restart"))
+                .inspect_err(|why| tracing::warn!("metrics are not served: {why}, and reload"))
                 .ok()
         });
-        Ok(Self { control, metrics })
+        Ok(Self {
+            control: Arc::new(control),
+            metrics: metrics.map(Arc::new),
+            metrics_at: config.metrics.clone(),
+        })
+    }
+
+    /// Those for a changed configuration: the same, but for metrics that are to be had elsewhere
+    /// now (or could not be had before).
+    pub fn renewed(&self, config: &Config) -> Result<Self, Failure> {
+        let mut renewed = self.clone();
+        if config.metrics == self.metrics_at && config.metrics.is_some() == self.metrics.is_some() {
+            return Ok(renewed);
+        }
+        let made = config.metrics.as_ref().map(Socket::metrics).transpose();
+        renewed.metrics =
+            made.map_err(|why| Failure::new(ExitCode::ReloadFailed, why))?.map(Arc::new);
+        renewed.metrics_at.clone_from(&config.metrics);
+        Ok(renewed)
     }
 
     /// With the flags by which a worker is told of them.

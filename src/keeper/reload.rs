@@ -31,7 +31,6 @@ pub fn needs_restart(now: &Config, then: &Config) -> Option<&'static str> {
         ("worker.user", (now.worker.uid, now.worker.gid) != (then.worker.uid, then.worker.gid)),
         ("redis.url", had.is_some() != has.is_some()),
         ("private_redis", had != has),
-        ("metrics.listen", now.metrics != then.metrics),
     ];
     differs.into_iter().find_map(|(key, differs)| differs.then_some(key))
 }

@@ -55,10 +55,24 @@ pub enum Report {
     RedisOk,
     /// The kernel has been answered: requests are served.
     Serving,
+    /// How it stands with Redis from now on.
+    Standing(Standing),
     /// What was collected has been written.
     Drained,
     /// It cannot go on, and why.
     Failed(Failure),
+}
+
+/// How a worker that serves stands with Redis.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Standing {
+    /// It reads and saves, as far as is known.
+    #[default]
+    Well,
+    /// There is no connection: requests wait, or fail.
+    Away,
+    /// Redis takes no writes, with these words.
+    NoWrites(String),
 }
 
 /// From the keeper.

@@ -4,14 +4,16 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::ExitStatus;
+use std::time::{Duration, Instant};
 
 use super::disks::Disks;
 use super::listen::Listeners;
 use super::mount::Mountpoint;
 use super::process::{self, Process};
 use super::program::Program;
-use super::report::{self, Handover, Heard, Line, Node, Report};
+use super::report::{self, Handover, Heard, Line, Node, Report, Standing};
 use crate::config::Config;
 use crate::exit::{ExitCode, Failure};
 use crate::telemetry::metrics::metrics;
@@ -19,6 +21,7 @@ use crate::telemetry::now_ms;
 use crate::telemetry::recent::recent;
 
 /// What each worker is given to tell of its node.
+#[derive(Clone)]
 pub struct Told {
     id: String,
     since_ms: u64,
@@ -30,6 +33,12 @@ impl Told {
     /// (because they were cloned) would have them take each other's place.
     pub fn new(listeners: Listeners) -> Self {
         Self { id: format!("{:016x}", rand::random::<u64>()), since_ms: now_ms(), listeners }
+    }
+
+    /// The same with the sockets of a changed configuration.
+    pub fn renewed(&self, config: &Config) -> Result<Self, Failure> {
+        let listeners = self.listeners.renewed(config)?;
+        Ok(Self { id: self.id.clone(), listeners, ..*self })
     }
 
     fn node(&self) -> Node {
@@ -55,6 +64,8 @@ pub struct Running {
     silent: bool,
     /// What it said was wrong, before it ended.
     pub failure: Option<Failure>,
+    /// How it said it stands with Redis, and when.
+    standing: (Standing, Instant),
 }
 
 impl Running {
@@ -81,7 +92,14 @@ impl Running {
         descriptors.extend(sockets.iter().map(|(flag, socket)| (*flag, socket.as_fd())));
         let mut command = process::prepare(&program.path(), "worker", &descriptors);
         let process = command.spawn().and_then(Process::of_child).map_err(failed)?;
-        let mut running = Self { process, disks, line, silent: false, failure: None };
+        let mut running = Self {
+            process,
+            disks,
+            line,
+            silent: false,
+            failure: None,
+            standing: (Standing::Well, Instant::now()),
+        };
         drop((theirs, handed, sockets));
         // A configuration is smaller than a pipe; a worker that dies meanwhile breaks it.
         let written = serde_json::to_vec(&Handover {
@@ -137,6 +155,10 @@ impl Running {
                 self.failure = Some(failure);
                 None
             }
+            Heard::Message(Report::Standing(standing)) => {
+                self.standing = (standing, Instant::now());
+                None
+            }
             Heard::Message(report) => Some(report),
             Heard::Nothing => None,
             Heard::Gone => {
@@ -144,6 +166,26 @@ impl Running {
                 None
             }
         }
+    }
+
+    /// How the mount that it serves is, in words.
+    pub fn words(&self, mountpoint: &Path) -> String {
+        let mountpoint = mountpoint.display();
+        match &self.standing {
+            (Standing::Well, _) => format!("serving {mountpoint}"),
+            (Standing::Away, since) => {
+                format!("waiting for Redis, {} s", since.elapsed().as_secs())
+            }
+            (Standing::NoWrites(why), _) => {
+                format!("serving {mountpoint}; Redis takes no writes: {}", plain(why))
+            }
+        }
+    }
+
+    /// When these words change by themselves.
+    pub fn words_change(&self) -> Option<Instant> {
+        const EVERY: Duration = Duration::from_secs(1);
+        (self.standing.0 == Standing::Away).then(|| Instant::now() + EVERY)
     }
 
     /// Hears what it has to say and nobody waits for; at most so much at a time that one that never
@@ -169,6 +211,14 @@ impl Running {
     }
 }
 
+/// What a worker repeats of a server's words, as one short line: a line's end would be another
+/// message to the service manager.
+fn plain(words: &str) -> String {
+    const CHARS_MAX: usize = 200;
+    let shown = |c: char| if c == ' ' || c.is_ascii_graphic() { c } else { '?' };
+    words.chars().take(CHARS_MAX).map(shown).collect()
+}
+
 /// How a process ended, in words.
 pub fn status_words(status: Option<ExitStatus>) -> String {
     match status {
@@ -178,5 +228,16 @@ pub fn status_words(status: Option<ExitStatus>) -> String {
             (None, Some(signal)) => format!("was ended by signal {signal}"),
             (None, None) => format!("ended: {status}"),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_repeated_is_one_short_line() {
+        assert_eq!(plain("OOM\nREADY=1 \u{1b}[31m"), "OOM?READY=1 ?[31m");
+        assert_eq!(plain(&"x".repeat(10_000)).len(), 200);
     }
 }

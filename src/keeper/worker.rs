@@ -58,6 +58,7 @@ struct Successor {
     start: Start,
     config: Config,
     program: Program,
+    told: Told,
 }
 
 /// A worker whose mount has gone from the tree of names, and lives as long as it is used.
@@ -108,7 +109,7 @@ impl Watched {
     pub fn words(&self) -> String {
         let mountpoint = self.config.mountpoint.display();
         match &self.phase {
-            Phase::Serving(_) => format!("serving {mountpoint}"),
+            Phase::Serving(serving) => serving.running.words(&self.config.mountpoint),
             Phase::Starting(start) if start.is_connecting() && !self.served => {
                 format!("waiting for Redis at {}", self.config.redis.url)
             }
@@ -130,7 +131,8 @@ impl Watched {
             }
             Phase::Serving(serving) => {
                 let (asked, until) = serving.pulse.waits_for();
-                (serving.running.descriptors().into_iter().chain(asked).collect(), Some(until))
+                let until = serving.running.words_change().into_iter().chain([until]).min();
+                (serving.running.descriptors().into_iter().chain(asked).collect(), until)
             }
             Phase::Ended => (Vec::new(), None),
         };
@@ -274,14 +276,15 @@ impl Watched {
     /// serves; [`Seen::Reloaded`] tells what came of it. Where nobody serves, the next start is
     /// made with them, at once, and there is nothing to wait for.
     pub fn reload(&mut self, config: Config, program: Program) -> Result<bool, Failure> {
+        let told = self.told.renewed(&config)?;
         if let Phase::Serving(serving) = &self.phase {
-            let start = Start::begin(&program, &config, true, &self.told, &serving.place)?;
-            self.successor = Some(Successor { start, config, program });
+            let start = Start::begin(&program, &config, true, &told, &serving.place)?;
+            self.successor = Some(Successor { start, config, program, told });
             return Ok(true);
         }
         self.finish();
         self.phase = Phase::Down { retry_at: Instant::now() };
-        (self.config, self.program) = (config, program);
+        (self.config, self.program, self.told) = (config, program, told);
         Ok(false)
     }
 
@@ -291,17 +294,17 @@ impl Watched {
     }
 
     fn succeed(&mut self, successor: Successor) -> Option<Result<(), Failure>> {
-        let Successor { start, config, program } = successor;
+        let Successor { start, config, program, told } = successor;
         match start.advance(&config.mountpoint) {
             Ok(Progress::Waiting(start)) => {
-                self.successor = Some(Successor { start, config, program });
+                self.successor = Some(Successor { start, config, program, told });
                 None
             }
             Ok(Progress::Answers(running, filesystem)) => {
                 let before = std::mem::replace(&mut self.config, config);
                 let taken = self.take_over(running, filesystem);
                 match taken {
-                    Ok(()) => self.program = program,
+                    Ok(()) => (self.program, self.told) = (program, told),
                     Err(_) => self.config = before,
                 }
                 Some(taken)

@@ -30,6 +30,11 @@ impl Keys {
         format!("{}:config", self.prefix)
     }
 
+    /// A key that nobody makes: by asking to replace it, it is seen whether writes are taken.
+    pub fn write_probe(&self) -> String {
+        format!("{}:write-probe", self.prefix)
+    }
+
     /// The registration of one node.
     pub fn node(&self, id: &str) -> String {
         format!("{}:node:{id}", self.prefix)

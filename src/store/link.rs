@@ -235,10 +235,15 @@ impl Link {
         )
     }
 
+    /// How long the current outage lasts, if there is one.
+    pub fn outage(&self) -> Option<Duration> {
+        let since = self.0.state.borrow().outage;
+        since.map(|since| since.elapsed())
+    }
+
     /// Whether the current outage, if there is one, has used up its budget.
     pub fn budget_spent(&self) -> bool {
-        let outage = self.0.state.borrow().outage;
-        outage.is_some_and(|since| since.elapsed() >= self.0.timing.outage_budget)
+        self.outage().is_some_and(|outage| outage >= self.0.timing.outage_budget)
     }
 
     /// Waits for a well link, at most one step, within the one budget of the outage. Asks a link

@@ -9,14 +9,30 @@ use super::RedisStore;
 use super::link::Need;
 use crate::fs::store::StoreError;
 
-/// A node that has not registered for so long is not there any more.
-pub const NODE_LIFE: Duration = Duration::from_secs(10);
+/// A node that has not registered for so long is not there any more. Three times what one that
+/// nobody uses lets pass between two registrations.
+pub const NODE_LIFE: Duration = Duration::from_secs(90);
 /// What is in the index for longer than this without a sign of life is removed from it.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(60 * 60);
 /// The index itself ends when no node has registered for so long.
 const INDEX_LIFE: Duration = Duration::from_secs(2 * 60 * 60);
 /// The most nodes that are read.
 const MOST: usize = 1000;
+
+/// What a node said of itself.
+#[derive(Clone, Debug)]
+pub struct Registered {
+    /// In its own words.
+    pub report: String,
+    /// How long ago, by Redis's clock.
+    pub age_ms: u64,
+}
+
+/// A score, which was a whole number when it was written.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it saturates")]
+fn whole_ms(score: f64) -> u64 {
+    score as u64
+}
 
 fn ms(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
@@ -44,20 +60,23 @@ impl RedisStore {
     }
 
     /// What the nodes that are there say of themselves.
-    pub async fn nodes(&self) -> Result<Vec<String>, StoreError> {
+    pub async fn nodes(&self) -> Result<Vec<Registered>, StoreError> {
         let now_ms = self.inner.time.now_ms();
-        let ids = self.ids((now_ms.saturating_sub(ms(NODE_LIFE)).to_string(), "+inf")).await?;
-        if ids.is_empty() {
+        let seen = self.ids((now_ms.saturating_sub(ms(NODE_LIFE)).to_string(), "+inf")).await?;
+        if seen.is_empty() {
             return Ok(Vec::new());
         }
         let mut commands = redis::pipe();
-        for id in &ids {
+        for (id, _) in &seen {
             commands.cmd("GET").arg(self.inner.keys.node(id));
         }
         let value = self.all(&commands, Need::Up).await?;
         let found =
             Vec::<Option<String>>::from_redis_value(value).map_err(|_| of_another_shape())?;
-        Ok(found.into_iter().flatten().collect())
+        let registered = found.into_iter().zip(seen).filter_map(|(report, (_, at_ms))| {
+            Some(Registered { report: report?, age_ms: now_ms.saturating_sub(at_ms) })
+        });
+        Ok(registered.collect())
     }
 
     /// Takes those out of the index that have long been gone without having said so.
@@ -66,6 +85,7 @@ impl RedisStore {
             return Ok(());
         };
         let gone = self.ids(("-inf".to_owned(), &before_ms.to_string())).await?;
+        let gone: Vec<String> = gone.into_iter().map(|(id, _)| id).collect();
         if gone.is_empty() {
             return Ok(());
         }
@@ -74,12 +94,14 @@ impl RedisStore {
         self.inner.ask(&command).await.map(|_| ())
     }
 
-    /// The ids last seen in a span of time.
-    async fn ids(&self, (from, to): (String, &str)) -> Result<Vec<String>, StoreError> {
+    /// The ids last seen in a span of time, and when that was.
+    async fn ids(&self, (from, to): (String, &str)) -> Result<Vec<(String, u64)>, StoreError> {
         let mut command = redis::cmd("ZRANGEBYSCORE");
-        command.arg(self.inner.keys.nodes()).arg(from).arg(to).arg("LIMIT").arg(0).arg(MOST);
+        command.arg(self.inner.keys.nodes()).arg(from).arg(to).arg("WITHSCORES");
+        command.arg("LIMIT").arg(0).arg(MOST);
         let value = self.inner.ask(&command).await?;
-        Vec::<String>::from_redis_value(value).map_err(|_| of_another_shape())
+        let seen = Vec::<(String, f64)>::from_redis_value(value).map_err(|_| of_another_shape())?;
+        Ok(seen.into_iter().map(|(id, at_ms)| (id, whole_ms(at_ms))).collect())
     }
 
     async fn all(

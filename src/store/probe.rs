@@ -18,6 +18,7 @@ use super::endpoint::{BadUrl, Endpoint};
 use super::keys::Keys;
 use super::link::error_text;
 use super::scripts::{Answer, ClockView, Policy, Script, Scripts};
+use super::writes::Refusal;
 use crate::session::name::{Alias, Shard};
 use crate::session::policy::Lifetimes;
 
@@ -147,10 +148,17 @@ impl fmt::Display for ProbeError {
             Self::NotReady(at, why) => {
                 write!(f, "Redis at {at} is not ready: {why}; try again when it is")
             }
-            Self::NoWrites(at, why) => write!(
-                f,
-                "Redis at {at} takes no writes: {why}; name the master, or correct what it names"
-            ),
+            Self::NoWrites(at, why) => {
+                let remedy = match Refusal::of(why) {
+                    Some(Refusal::Full) => "raise its maxmemory",
+                    Some(Refusal::Failing) => "look at its log, and at its disk's free space",
+                    Some(Refusal::NoReplicas) => {
+                        "bring its replicas back, or lower min-replicas-to-write"
+                    }
+                    Some(Refusal::Replica) | None => "it is a replica: name the master",
+                };
+                write!(f, "Redis at {at} takes no writes: {why}; {remedy}")
+            }
             Self::Strange(at, what) => {
                 write!(
                     f,
@@ -400,7 +408,7 @@ fn by_words(at: &str, text: &str) -> ProbeError {
         ProbeError::NoDatabase(at)
     } else if has(&["LOADING", "MASTERDOWN", "BUSY", "CLUSTERDOWN"]) {
         ProbeError::NotReady(at, text)
-    } else if has(&["READONLY", "OOM ", "MISCONF", "NOREPLICAS"]) {
+    } else if Refusal::of(&text).is_some() {
         ProbeError::NoWrites(at, text)
     } else if has(&["unknown command"]) {
         ProbeError::TooOld(at, format!("without a command that is needed ({text})"))

@@ -19,6 +19,9 @@ use super::latency::Latency;
 use super::request::{Operation, Outcome};
 use crate::fs::InUse;
 use crate::fs::store::{Health, Refusal};
+use crate::store::memory::Memory;
+use crate::store::population::Population;
+use crate::store::writes::Writes;
 use crate::sync::lock;
 use crate::telemetry::now_ms;
 
@@ -205,9 +208,9 @@ impl Metrics {
         (self.link.down.get(), self.link.outage())
     }
 
-    /// All metrics in Prometheus's text format ([`CONTENT_TYPE`]), with what is in use now.
-    pub fn encode(&self, in_use: InUse) -> Result<String, fmt::Error> {
-        self.gauges.set(in_use);
+    /// All metrics in Prometheus's text format ([`CONTENT_TYPE`]), with what is so now.
+    pub fn encode(&self, now: &Now) -> Result<String, fmt::Error> {
+        self.gauges.set(now);
         self.link.outage();
         let mut text = String::new();
         prometheus_text::encode(&mut text, &self.registry)?;
@@ -299,12 +302,29 @@ impl Link {
     }
 }
 
-/// What is in use at the moment of a scrape.
+/// What is so at the moment of a scrape.
+#[derive(Clone, Debug)]
+pub struct Now {
+    /// What the filesystem holds.
+    pub in_use: InUse,
+    /// Whether Redis takes writes.
+    pub writes: Writes,
+    /// How full Redis is, if it says.
+    pub memory: Option<Memory>,
+    /// How many sessions live, if that could be asked.
+    pub population: Option<Population>,
+}
+
+/// The gauges of a moment. What is not known then has no line.
 struct Gauges {
     inodes: Gauge,
     handles: Gauge,
     staging_files: Gauge,
     staging_bytes: Gauge,
+    takes_writes: Family<Labels<0>, Gauge>,
+    memory_used: Family<Labels<0>, Gauge>,
+    memory_max: Family<Labels<0>, Gauge>,
+    sessions: Family<Labels<1>, Gauge>,
 }
 
 impl Gauges {
@@ -313,6 +333,11 @@ impl Gauges {
             let gauge = Gauge::default();
             registry.register(name, help, gauge.clone());
             gauge
+        };
+        let bytes = |registry: &mut Registry, name: &str, help: &str| {
+            let family = Family::<Labels<0>, Gauge>::default();
+            registry.register_with_unit(name, help, Unit::Bytes, family.clone());
+            family
         };
         Self {
             inodes: gauge(registry, "inodes", "Inodes that the kernel remembers"),
@@ -328,21 +353,91 @@ impl Gauges {
                 );
                 bytes
             },
+            takes_writes: {
+                let family = Family::<Labels<0>, Gauge>::default();
+                registry.register(
+                    "redis_takes_writes",
+                    "1 if Redis takes writes, 0 if it refuses them",
+                    family.clone(),
+                );
+                family
+            },
+            memory_used: bytes(registry, "redis_memory_used", "What Redis uses of its memory"),
+            memory_max: bytes(
+                registry,
+                "redis_memory_max",
+                "What Redis may use of its memory; 0: no bound",
+            ),
+            sessions: {
+                let family = Family::<Labels<1>, Gauge>::default();
+                registry.register("sessions", "Living sessions, of all servers", family.clone());
+                family
+            },
         }
     }
 
-    fn set(&self, in_use: InUse) {
+    fn set(&self, now: &Now) {
         let whole = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
-        self.inodes.set(whole(in_use.inodes));
-        self.handles.set(whole(in_use.handles));
-        self.staging_files.set(whole(in_use.staging_files));
-        self.staging_bytes.set(whole(in_use.staging_bytes));
+        self.inodes.set(whole(now.in_use.inodes));
+        self.handles.set(whole(now.in_use.handles));
+        self.staging_files.set(whole(now.in_use.staging_files));
+        self.staging_bytes.set(whole(now.in_use.staging_bytes));
+        let one = |family: &Family<Labels<0>, Gauge>, value: Option<i64>| match value {
+            Some(value) => drop(family.get_or_create(&[]).set(value)),
+            None => family.clear(),
+        };
+        one(
+            &self.takes_writes,
+            match now.writes {
+                Writes::Unknown => None,
+                Writes::Taken => Some(1),
+                Writes::Refused(_) => Some(0),
+            },
+        );
+        one(&self.memory_used, now.memory.map(|memory| whole(memory.used_bytes)));
+        one(&self.memory_max, now.memory.map(|memory| whole(memory.max_bytes)));
+        self.sessions.clear();
+        if let Some(living) = now.population {
+            for (class, number) in
+                [("authenticated", living.authenticated), ("anonymous", living.anonymous)]
+            {
+                self.sessions.get_or_create(&[("class", class)]).set(whole(number));
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn now() -> Now {
+        Now { in_use: InUse::default(), writes: Writes::Unknown, memory: None, population: None }
+    }
+
+    #[test]
+    fn what_is_not_known_has_no_line() {
+        let metrics = Metrics::new();
+        let known = Now {
+            writes: Writes::Refused("OOM".into()),
+            memory: Some(Memory { used_bytes: 3, max_bytes: 4 }),
+            population: Some(Population { authenticated: 5, anonymous: 6, exact: true }),
+            ..now()
+        };
+        let lines = [
+            "sessionfs_redis_takes_writes 0\n",
+            "sessionfs_redis_memory_used_bytes 3\n",
+            "sessionfs_redis_memory_max_bytes 4\n",
+            "sessionfs_sessions{class=\"authenticated\"} 5\n",
+            "sessionfs_sessions{class=\"anonymous\"} 6\n",
+        ];
+        let text = metrics.encode(&known).unwrap();
+        assert!(lines.iter().all(|line| text.contains(line)), "{text}");
+        let text = metrics.encode(&now()).unwrap();
+        let names = lines.map(|line| line.split(['{', ' ']).next().unwrap_or_default());
+        assert!(!names.iter().any(|name| text.contains(&format!("{name} "))), "{text}");
+        assert!(!text.contains("sessionfs_sessions{"), "{text}");
+    }
 
     #[test]
     fn an_outage_is_counted_once_and_for_as_long_as_it_lasts() {
@@ -358,7 +453,7 @@ mod tests {
         metrics.link_is(Health::Up);
         let (_, after) = metrics.outages();
         assert_eq!(metrics.outages(), (1, after));
-        let text = metrics.encode(InUse::default()).unwrap();
+        let text = metrics.encode(&now()).unwrap();
         assert!(text.contains("sessionfs_redis_link_state{state=\"up\"} 1\n"), "{text}");
         assert!(text.contains("sessionfs_redis_link_state{state=\"down\"} 0\n"), "{text}");
     }
@@ -369,7 +464,9 @@ mod tests {
         metrics.answered(Operation::Unlink, Outcome::Absent, Duration::from_micros(40));
         assert_eq!(metrics.requests(Operation::Unlink, Outcome::Absent), 1);
         assert_eq!(metrics.requests_by_outcome(Outcome::Ok), 0);
-        let text = metrics.encode(InUse { staging_bytes: 7, ..InUse::default() }).unwrap();
+        let text = metrics
+            .encode(&Now { in_use: InUse { staging_bytes: 7, ..InUse::default() }, ..now() })
+            .unwrap();
         for line in [
             "sessionfs_requests_total{operation=\"unlink\",outcome=\"absent\"} 1",
             "sessionfs_request_duration_seconds_count{operation=\"unlink\"} 1",

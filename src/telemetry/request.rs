@@ -53,6 +53,8 @@ labels! {
         Rmdir = "rmdir",
         /// Mode, mtime or size is set.
         Setattr = "setattr",
+        /// How much room there is: what the keeper asks again and again, to see that it is served.
+        Statfs = "statfs",
         /// A session or a temp file is removed.
         Unlink = "unlink",
         /// Bytes are written.

@@ -1,0 +1,75 @@
+//! What is asked of Redis for those who look on: seldom, however many ask, and within a bound.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout};
+
+use crate::fs::store::{Health, Store as _, StoreError};
+use crate::store::RedisStore;
+use crate::store::memory::Memory;
+use crate::store::population::Population;
+
+/// How old the fill may be.
+const MEMORY_EVERY: Duration = Duration::from_secs(5);
+/// How old the number of sessions may be: to count them costs.
+const POPULATION_EVERY: Duration = Duration::from_secs(60);
+/// What Redis does not allow is asked again after this: each refusal is a line of its log.
+const FORBIDDEN_FOR: Duration = Duration::from_secs(60 * 60);
+/// Nobody waits longer for one of them.
+const WITHIN: Duration = Duration::from_secs(2);
+
+/// What was asked last.
+#[derive(Default)]
+pub struct Gauges {
+    memory: Kept<Memory>,
+    population: Kept<Population>,
+}
+
+impl Gauges {
+    /// How full Redis is; nothing if it does not say, or is away.
+    pub async fn memory(&self, store: &RedisStore) -> Option<Memory> {
+        self.memory.get(store, MEMORY_EVERY, store.memory()).await
+    }
+
+    /// How many sessions live; nothing while Redis is away.
+    pub async fn population(&self, store: &RedisStore) -> Option<Population> {
+        self.population.get(store, POPULATION_EVERY, store.population()).await
+    }
+}
+
+/// One answer, and until when it is good.
+struct Kept<T>(Mutex<(Option<T>, Option<Instant>)>);
+
+impl<T> Default for Kept<T> {
+    fn default() -> Self {
+        Self(Mutex::new((None, None)))
+    }
+}
+
+impl<T: Copy> Kept<T> {
+    /// The answer, asked anew when the last one is too old. Others wait for who asks.
+    async fn get(
+        &self,
+        store: &RedisStore,
+        every: Duration,
+        question: impl Future<Output = Result<T, StoreError>>,
+    ) -> Option<T> {
+        if store.health() == Health::Down {
+            return None;
+        }
+        let mut kept = self.0.lock().await;
+        let (answer, good_until) = &mut *kept;
+        if good_until.is_none_or(|until| Instant::now() >= until) {
+            let asked = timeout(WITHIN, question).await;
+            let pause = match &asked {
+                Ok(Err(StoreError::Refused(why))) if why.starts_with("NOPERM") => FORBIDDEN_FOR,
+                _ => every,
+            };
+            *answer = asked.ok().and_then(Result::ok);
+            *good_until = Some(Instant::now() + pause);
+        }
+        *answer
+    }
+}

@@ -1,0 +1,56 @@
+//! How full Redis is, where its user may ask (`INFO`).
+
+use redis::FromRedisValue as _;
+
+use super::RedisStore;
+use crate::fs::store::StoreError;
+
+/// What Redis says of its memory.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct Memory {
+    /// What it uses.
+    pub used_bytes: u64,
+    /// `maxmemory`: what it may use; 0: there is no bound.
+    pub max_bytes: u64,
+}
+
+impl Memory {
+    /// From the answer to `INFO memory`; `None` if that is not in it.
+    pub fn parse(info: &str) -> Option<Self> {
+        let number = |name: &str| {
+            info.lines()
+                .find_map(|line| line.strip_prefix(name)?.strip_prefix(':')?.trim().parse().ok())
+        };
+        Some(Self { used_bytes: number("used_memory")?, max_bytes: number("maxmemory")? })
+    }
+
+    /// How full it is, if there is a bound.
+    pub fn percent(&self) -> Option<u64> {
+        self.used_bytes.saturating_mul(100).checked_div(self.max_bytes)
+    }
+}
+
+impl RedisStore {
+    /// How full Redis is. [`StoreError::Refused`]: this user may not ask.
+    pub async fn memory(&self) -> Result<Memory, StoreError> {
+        let info = self.inner.ask(redis::cmd("INFO").arg("memory")).await?;
+        let info = String::from_redis_value(info).ok();
+        info.and_then(|info| Memory::parse(&info))
+            .ok_or_else(|| StoreError::Unreadable("an answer to INFO of another shape".into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fill_is_read_from_info() {
+        let info = "# Memory\r\nused_memory:750\r\nused_memory_human:750B\r\nmaxmemory:1000\r\nmaxmemory_policy:noeviction\r\n";
+        let memory = Memory::parse(info).unwrap();
+        assert_eq!(memory, Memory { used_bytes: 750, max_bytes: 1000 });
+        assert_eq!(memory.percent(), Some(75));
+        assert_eq!(Memory { max_bytes: 0, ..memory }.percent(), None);
+        assert_eq!(Memory::parse("used_memory:x\r\nmaxmemory:0"), None);
+    }
+}
