@@ -83,6 +83,21 @@ pub struct Candidate {
     pub exists: bool,
     /// Whether a sessionfs is mounted on it.
     pub mounted: bool,
+    /// Whether the Odoo that runs will see a mount that is made on it from now on.
+    pub sees_mount: Sees,
+}
+
+/// Whether a running Odoo will see what is mounted on its session directory from now on. One that
+/// is started later sees it in any case.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Sees {
+    /// It runs in the same mount namespace, or in one that mounts are passed on to.
+    Yes,
+    /// It cannot be told.
+    Unknown,
+    /// It has to be restarted.
+    No,
 }
 
 impl Odoo {
@@ -133,10 +148,16 @@ impl Odoo {
             }
             let mounted = self.mounts.at(&path).is_some_and(Mounted::is_ours);
             let counts = mounted || Some(instance.sign.doubt()) == surest;
-            if !counts || found.iter().any(|known| known.path == path) {
+            if !counts {
+                continue;
+            }
+            let sees_mount = instance.sees_mount(&self.mounts);
+            if let Some(known) = found.iter_mut().find(|known| known.path == path) {
+                known.sees_mount = known.sees_mount.max(sees_mount);
                 continue;
             }
             found.push(Candidate {
+                sees_mount,
                 owner: instance.account.name.clone(),
                 group: host.group(instance.account.gid),
                 source: instance.source(),
@@ -176,6 +197,18 @@ impl Instance {
             Sign::Service(service) => format!("unit {} starts Odoo ({by})", service.name),
             Sign::File => format!("configuration file {by}"),
             Sign::Directory => "the directory is there".to_owned(),
+        }
+    }
+
+    /// Whether it will see a mount that is made on its session directory from now on, on a host
+    /// with these mounts.
+    pub fn sees_mount(&self, host: &MountTable) -> Sees {
+        let Sign::Process(process) = &self.sign else { return Sees::Yes };
+        let told = process.mounts.as_ref().zip(self.sessions_here.as_ref());
+        match told.and_then(|(theirs, here)| host.propagates(here, theirs, &self.sessions)) {
+            Some(true) => Sees::Yes,
+            Some(false) => Sees::No,
+            None => Sees::Unknown,
         }
     }
 

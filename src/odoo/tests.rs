@@ -86,6 +86,7 @@ fn debians_package_is_found_before_its_first_start() {
         source: "unit odoo.service starts Odoo (/etc/odoo/odoo.conf)".into(),
         exists: false,
         mounted: false,
+        sees_mount: Sees::Yes,
     };
     assert_eq!(found, [expected]);
 }
