@@ -128,6 +128,7 @@ impl Node {
             redis: status::Redis::of(&self.store, server.ok()),
             sessions: sessions.ok(),
             in_use: (self.in_use)(),
+            unidentified_callers: status::UnidentifiedCallers::own(),
             recent: recent::recent(),
             cluster: cluster.ok().map(|reports| status::cluster(&reports)),
         }

@@ -7,6 +7,8 @@ use super::files::{Below, Plain};
 use super::mount::Answer;
 use super::redis::{Open, Server};
 use super::*;
+use crate::control::status::UnidentifiedCallers;
+use crate::fs::caller::Unidentified;
 use crate::mount_table::MountTable;
 use crate::odoo::configuration::Configuration;
 use crate::odoo::launch::Launch;
@@ -14,6 +16,7 @@ use crate::odoo::process::Process;
 use crate::odoo::root::Account;
 use crate::odoo::{Instance, Sign};
 use crate::store::probe::{ProbeError, ServerInfo};
+use crate::telemetry::now_ms;
 
 const DIR: &str = "/srv/odoo/sessions";
 const HERE: &str = "1 0 8:1 / / rw - ext4 a rw\n2 1 0:40 / /srv/odoo/sessions rw - fuse.sessionfs s rw\n\
@@ -91,7 +94,21 @@ fn odoo(instance: Instance) -> odoo::Facts {
         processes: 5,
         mounts: MountTable::parse(HERE.as_bytes()),
         proxy: None,
+        unidentified: Vec::new(),
     }
+}
+
+fn unidentified(last_ms: u64) -> UnidentifiedCallers {
+    UnidentifiedCallers { reason: Unidentified::PidNamespace, count: 3, last_ms }
+}
+
+#[test]
+fn callers_that_could_not_be_identified_long_ago_are_no_error_now() {
+    let facts = odoo::Facts {
+        unidentified: vec![unidentified(now_ms() - 2 * 60 * 60 * 1000)],
+        ..odoo(running(|_| {}))
+    };
+    assert!(facts.findings().iter().all(|finding| finding.id != Id::Callers));
 }
 
 fn configured(configuration: Configuration) -> Instance {
@@ -235,6 +252,26 @@ fn cases() -> Vec<(Id, Vec<Finding>, &'static str)> {
             odoo::Facts { owner: Some(5), owner_name: "shop".into(), ..odoo(running(|_| {})) }
                 .findings(),
             "Odoo (pid 10) runs as odoo, but /srv/odoo/sessions belongs to shop (5)",
+        ),
+        (
+            Id::Callers,
+            odoo::Facts {
+                unidentified: vec![unidentified(now_ms() - 12_000)],
+                ..odoo(running(|_| {}))
+            }
+            .findings(),
+            "device logout and background detection do not work: Odoo is in another PID namespace (seen 3 times, 12 s ago)",
+        ),
+        (
+            Id::Volume,
+            odoo(running(|it| {
+                it.contained = true;
+                // The same filesystem by a mount of its own, of no peer group.
+                let theirs = HERE.replace("1 0 8:1", "91 0 8:1").replace(" 1 0:4", " 91 0:4");
+                it.mounts = Some(MountTable::parse(theirs.as_bytes()));
+            }))
+            .findings(),
+            "Odoo in a container (pid 10) loses the mount when sessionfs is restarted",
         ),
         (
             Id::Workers,
