@@ -14,6 +14,7 @@ readonly usage="usage: install.sh [OPTION]...
   --sessions DIR        Odoo's session directory, instead of looking for it
   --owner USER          Odoo's user, instead of the directory's owner
   --odoo-unit NAME      Odoo's systemd unit, instead of looking for it; 'none' for none; may be repeated
+  --restart-container   set up although the Odoo that runs in a container will not see the mount before you restart it
   --redis URL           keep sessions in this Redis, instead of one of its own
   --redis-user NAME     log in there as this user
   --redis-password-file FILE
@@ -103,7 +104,7 @@ carry_out_plan() {
 
 binary='' deb='' sessions='' owner='' group='' redis_url='' redis_user='' redis_password='' redis_memory=''
 odoo_units=()
-import=yes after_import=move setup_only='' uninstall='' purge='' mirror_choice='' from_package='' dry_run=''
+import=yes after_import=move restart_container='' setup_only='' uninstall='' purge='' mirror_choice='' from_package='' dry_run=''
 prefix='' destdir='' is_asked=''
 
 parse() {
@@ -116,6 +117,7 @@ parse() {
                 shift
                 ;;
             --no-import) import='' ;;
+            --restart-container) restart_container=yes ;;
             --setup-only) setup_only=yes ;;
             --uninstall) uninstall=yes ;;
             --purge) purge=yes ;;
@@ -634,7 +636,7 @@ start_instance() {
 
 # ---- Odoo's session directory --------------------------------------------------------------------------------------
 
-candidate_paths=() candidate_owners=() candidate_groups=() candidate_sources=()
+candidate_paths=() candidate_owners=() candidate_groups=() candidate_sources=() candidate_sees=()
 
 # Asks the program where Odoo keeps its sessions.
 discover() {
@@ -644,6 +646,7 @@ discover() {
     mapfile -t candidate_owners < <(values owner)
     mapfile -t candidate_groups < <(values group)
     mapfile -t candidate_sources < <(values source)
+    mapfile -t candidate_sees < <(values sees_mount)
 }
 
 # Sets `sessions`, `owner` and `group`.
@@ -675,12 +678,32 @@ find_sessions() {
         owner=${candidate_owners[known]} group=${candidate_groups[known]}
     fi
     [ -n "$owner" ] || owner=$(stat -c %U -- "$sessions" 2>/dev/null || true)
-    if [ -z "$owner" ] || [ "$owner" = root ] || [ "$owner" = UNKNOWN ]; then
+    [ "$owner" != UNKNOWN ] || owner=$(stat -c %u -- "$sessions")
+    if [ -z "$owner" ] || [ "$owner" = root ]; then
         owner=odoo
         getent passwd odoo >/dev/null || undecided "$sessions does not tell who Odoo runs as; name its user:" "--owner USER"
     fi
-    getent passwd "$owner" >/dev/null || fail "the user $owner does not exist; name Odoo's user with --owner"
-    [ -n "$group" ] || group=$(id -gn -- "$owner")
+    # The user of an Odoo in a container may have no name here.
+    [[ $owner =~ ^[0-9]+$ ]] || getent passwd "$owner" >/dev/null \
+        || fail "the user $owner does not exist; name Odoo's user with --owner"
+    [ -n "$group" ] || group=$(group_of_owner)
+    [ -n "$group" ] || group=$(stat -c %g -- "$sessions" 2>/dev/null || say "$owner")
+}
+
+# The owner's own group; nothing for a user without a name.
+group_of_owner() { id -gn -- "$owner" 2>/dev/null || true; }
+
+# Before anything is done: a container sees what is mounted later only in a volume that passes mounts on.
+decide_containers() {
+    local number
+    ! is_mounted "$sessions" || return 0
+    for number in "${!candidate_paths[@]}"; do
+        [ "${candidate_paths[number]}" = "$sessions" ] && [ "${candidate_sees[number]}" = no ] || continue
+        [ -z "$restart_container" ] || { blind_odoo=${candidate_sources[number]}; return 0; }
+        undecided "the Odoo that runs would not see the mount on $sessions, and nobody could use it until it is restarted (${candidate_sources[number]}); two ways:" \
+            "start its container anew with the directory above as a volume that passes mounts on (-v DIR:DIR:rslave), and start this script again" \
+            "--restart-container   set up now, and restart that container yourself right after; its sessions stay"
+    done
 }
 
 decide_directory() {
@@ -693,7 +716,13 @@ decide_directory() {
 }
 
 # Where Odoo's user may change names, root follows none.
-as_owner() { runuser -u "$owner" -- "$@"; }
+as_owner() {
+    if [[ $owner =~ ^[0-9]+$ ]]; then
+        setpriv --reuid "$owner" --regid "$group" --clear-groups -- "$@"
+    else
+        runuser -u "$owner" -- "$@"
+    fi
+}
 
 make_directory() {
     local path=$sessions missing=()
@@ -736,7 +765,7 @@ wanted_config() {
     say "# After a change: $(reload_command)"
     say "mountpoint = $(toml "$sessions")"
     say "owner = $(toml "$owner")"
-    [ "$group" = "$(id -gn -- "$owner")" ] || say "group = $(toml "$group")"
+    [ "$group" = "$(group_of_owner)" ] || say "group = $(toml "$group")"
     case $redis_plan in
         other)
             printf '\n[redis]\nurl = %s\n' "$(toml "$redis_url")"
@@ -1013,6 +1042,7 @@ install_all() {
     find_sessions
     find_odoo_units
 
+    decide_containers
     decide_device
     decide_packages
     decide_user
@@ -1039,6 +1069,7 @@ conclude() {
     "$program" check || true
     say
     say "Odoo's sessions in $sessions are in Redis."
+    [ -z "$blind_odoo" ] || say "Now restart the container that does not see the mount yet: $blind_odoo."
     note "look:         sessionfs status; sessionfs list"
     if has_systemd; then note "log:          journalctl -u sessionfs"; else note "log:          $log"; fi
     note "settings:     $config, then $(reload_command)"
@@ -1262,7 +1293,7 @@ purge_all() {
 
 # ---- -------------------------------------------------------------------------------------------------------------
 
-policy_made='' program_changes='' config_changes='' import_is_new='' server_package=redis-server
+policy_made='' blind_odoo='' program_changes='' config_changes='' import_is_new='' server_package=redis-server
 changed_files=()
 
 main() {
