@@ -159,7 +159,7 @@ impl Odoo {
             found.push(Candidate {
                 sees_mount,
                 owner: instance.account.name.clone(),
-                group: host.group(instance.account.gid),
+                group: instance.group(host),
                 source: instance.source(),
                 // What is mounted there may not answer.
                 exists: self.mounts.at(&path).is_some() || host.is_dir(&path),
@@ -183,6 +183,14 @@ impl Sign {
 }
 
 impl Instance {
+    /// Its group, by the name that this host has for it, as with its user.
+    fn group(&self, host: &Root) -> String {
+        match &self.sign {
+            Sign::Process(process) if process.contained => self.account.gid.to_string(),
+            _ => host.group(self.account.gid),
+        }
+    }
+
     /// How it is known, in words.
     pub fn source(&self) -> String {
         let by = match &self.configuration {
@@ -280,14 +288,10 @@ impl Look<'_> {
             let sessions = self.resolved(&sessions);
             (sessions.clone(), Some(sessions))
         };
-        // The name that this host has for it.
-        let account = Account {
-            name: self
-                .host
-                .account(&process.uid.to_string())
-                .map_or(process.uid.to_string(), |a| a.name),
-            ..account
-        };
+        // The name that this host has for it. In a container the same number is somebody else.
+        let number = process.uid.to_string();
+        let known = self.host.account(&number).filter(|_| !process.contained);
+        let account = Account { name: known.map_or(number, |known| known.name), ..account };
         let sign = Sign::Process(Box::new(process.clone()));
         Instance { sign, account, configuration, sessions, sessions_here }
     }

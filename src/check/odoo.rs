@@ -227,7 +227,7 @@ impl Facts {
                 Some(Finding::new(
                     Id::Unseen,
                     format!("what {who} sees mounted cannot be seen"),
-                    "check as root",
+                    "check as root; in a container, with the capability SYS_PTRACE",
                 ))
             }
             (View::Mount, Sign::Process(process)) => self
