@@ -62,7 +62,7 @@ impl Unidentified {
                 "share the host's PID namespace (pid: host, hostPID) or Odoo's (shareProcessNamespace)"
             }
             Self::Hidden => {
-                "mount /proc without hidepid=, or with gid= of a group of the worker's user"
+                "mount /proc without hidepid=, or with gid= of the worker's group"
             }
         }
     }
