@@ -61,9 +61,7 @@ impl Unidentified {
             Self::PidNamespace => {
                 "share the host's PID namespace (pid: host, hostPID) or Odoo's (shareProcessNamespace)"
             }
-            Self::Hidden => {
-                "mount /proc without hidepid=, or with gid= of the worker's group"
-            }
+            Self::Hidden => "mount /proc without hidepid=, or with gid= of the worker's group",
         }
     }
 }

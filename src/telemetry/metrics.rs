@@ -92,23 +92,17 @@ impl Metrics {
             Outcome::ALL.iter().map(|outcome| (operation.label(), outcome.label()))
         });
 
-        let expired = Family::<Labels<1>, Counter>::default();
-        registry.register(
-            "sessions_expired",
-            "Sessions that met a limit and were ended",
-            expired.clone(),
-        );
-        let refused = Family::<Labels<1>, Counter>::default();
-        registry.register(
+        let expired =
+            counters(&mut registry, "sessions_expired", "Sessions that met a limit and were ended");
+        let refused = counters(
+            &mut registry,
             "saves_refused",
             "Saves that would have revived or destroyed a session",
-            refused.clone(),
         );
-        let unidentified = Family::<Labels<1>, Counter>::default();
-        registry.register(
+        let unidentified = counters(
+            &mut registry,
             "unidentified_callers",
             "Opens and saves by processes that cannot be identified",
-            unidentified.clone(),
         );
         Self {
             unidentified: Unidentified::ALL
@@ -250,6 +244,13 @@ fn counter(registry: &mut Registry, name: &str, help: &str) -> Counter {
     let counter = Counter::default();
     registry.register(name, help, counter.clone());
     counter
+}
+
+/// Counters of one name, told apart by a label.
+fn counters(registry: &mut Registry, name: &str, help: &str) -> Family<Labels<1>, Counter> {
+    let counters = Family::default();
+    registry.register(name, help, Family::clone(&counters));
+    counters
 }
 
 fn unix_seconds() -> i64 {
