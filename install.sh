@@ -26,6 +26,7 @@ readonly usage="
   --odoo-unit NAME      Odoo's systemd unit, instead of looking for it; 'none' for none; may be repeated
   --idle TIME           after how long without a request people log in again, as 8h (default: 15m)
   --instance NAME       a further Odoo on this host: all of this for /etc/sessionfs/NAME.toml and sessionfs@NAME
+  --restart-container   set up although the Odoo that runs in a container will not see the mount before you restart it
   --redis URL           keep sessions in this Redis, instead of one of its own
   --redis-user NAME     log in there as this user
   --redis-password-file FILE
@@ -131,7 +132,7 @@ print_result() {
 
 binary='' deb='' name='' sessions='' owner='' group='' idle='' redis_url='' redis_user='' redis_password='' redis_memory=''
 odoo_units=()
-import=yes after_import=move setup_only='' uninstall='' purge='' mirror_choice='' from_package='' dry_run=''
+import=yes after_import=move restart_container='' setup_only='' uninstall='' purge='' mirror_choice='' from_package='' dry_run=''
 prefix='' destdir='' is_asked=''
 
 parse() {
@@ -144,6 +145,7 @@ parse() {
                 shift
                 ;;
             --no-import) import='' ;;
+            --restart-container) restart_container=yes ;;
             --setup-only) setup_only=yes ;;
             --uninstall) uninstall=yes ;;
             --purge) purge=yes ;;
@@ -731,7 +733,7 @@ start_instance() {
 
 # ---- Odoo's session directory --------------------------------------------------------------------------------------
 
-candidate_paths=() candidate_owners=() candidate_groups=() candidate_sources=() candidate_units=()
+candidate_paths=() candidate_owners=() candidate_groups=() candidate_sources=() candidate_units=() candidate_sees=()
 units_here=()
 
 discovered_units=''
@@ -750,6 +752,7 @@ discover() {
         candidate_groups+=("$(fact group)")
         candidate_sources+=("$(fact source)")
         candidate_units+=("$(fact units)")
+        candidate_sees+=("$(fact sees_mount)")
     done
 }
 
@@ -791,16 +794,33 @@ find_sessions() {
         owner=${candidate_owners[known]} group=${candidate_groups[known]}
     fi
     [ -n "$owner" ] || owner=$(stat -c %U -- "$sessions" 2>/dev/null || true)
-    if [ -z "$owner" ] || [ "$owner" = root ] || [ "$owner" = UNKNOWN ]; then
+    [ "$owner" != UNKNOWN ] || owner=$(stat -c %u -- "$sessions")
+    if [ -z "$owner" ] || [ "$owner" = root ]; then
         owner=odoo
         getent passwd odoo >/dev/null || undecided "$sessions does not tell who Odoo runs as; name its user:" "--owner USER"
     fi
-    getent passwd "$owner" >/dev/null || fail "the user $owner does not exist; name Odoo's user with --owner"
-    [ -n "$group" ] || group=$(id -gn -- "$owner")
+    # The user of an Odoo in a container may have no name here.
+    [[ $owner =~ ^[0-9]+$ ]] || getent passwd "$owner" >/dev/null \
+        || fail "the user $owner does not exist; name Odoo's user with --owner"
+    [ -n "$group" ] || group=$(group_of_owner)
+    [ -n "$group" ] || group=$(stat -c %g -- "$sessions" 2>/dev/null || say "$owner")
 }
 
-# Whether the Odoo that runs in a container will see the mount.
-decide_containers() { :; }
+# The owner's own group; nothing for a user without a name.
+group_of_owner() { id -gn -- "$owner" 2>/dev/null || true; }
+
+# Before anything is done: a container sees what is mounted later only in a volume that passes mounts on.
+decide_containers() {
+    local number
+    ! is_mounted "$sessions" || return 0
+    for number in "${!candidate_paths[@]}"; do
+        if [ "${candidate_paths[number]}" != "$sessions" ] || [ "${candidate_sees[number]}" != no ]; then continue; fi
+        [ -z "$restart_container" ] || { blind_odoo=${candidate_sources[number]}; return 0; }
+        undecided "the Odoo that runs would not see the mount on $sessions, and nobody could use it until it is restarted (${candidate_sources[number]}); two ways:" \
+            "start its container anew with the directory above as a volume that passes mounts on (-v DIR:DIR:rslave), and start this script again" \
+            "--restart-container   set up now, and restart that container yourself right after; its sessions stay"
+    done
+}
 
 decide_directory() {
     [ -z "$(recall mountpoint)" ] || [ "$(recall mountpoint)" = "$sessions" ] \
@@ -826,7 +846,13 @@ look_at_directory() {
 }
 
 # Where Odoo's user may change names, root follows none.
-as_owner() { runuser -u "$owner" -- "$@"; }
+as_owner() {
+    if [[ $owner =~ ^[0-9]+$ ]]; then
+        setpriv --reuid "$owner" --regid "$group" --clear-groups -- "$@"
+    else
+        runuser -u "$owner" -- "$@"
+    fi
+}
 
 make_directory() {
     local path=$sessions missing=()
@@ -881,7 +907,7 @@ wanted_config() {
     say "# After a change: $(reload_command)"
     say "mountpoint = $(toml "$sessions")"
     say "owner = $(toml "$owner")"
-    [ "$group" = "$(id -gn -- "$owner")" ] || say "group = $(toml "$group")"
+    [ "$group" = "$(group_of_owner)" ] || say "group = $(toml "$group")"
     case $redis_plan in
         other)
             printf '\n[redis]\nurl = %s\n' "$(toml "$redis_url")"
@@ -1225,6 +1251,7 @@ install_all() {
     is_first=
     is_mounted "$sessions" || [ -n "$(recall served)" ] || is_first=yes
 
+    decide_containers
     decide_device
     decide_packages
     decide_user
@@ -1261,6 +1288,7 @@ conclude() {
     "$program" check "$sessions" --config "$config" || code=$?
     say
     say "Odoo's sessions in $sessions are in Redis."
+    [ -z "$blind_odoo" ] || say "Now restart the container that does not see the mount yet: $blind_odoo."
     note "idle time:    $(idle_now), then people log in again"
     note "look:         sessionfs status; sessionfs list"
     if has_systemd; then note "log:          journalctl -u ${unit%.service}"; else note "log:          $log"; fi
@@ -1599,7 +1627,7 @@ purge_all() {
 
 # ---- -------------------------------------------------------------------------------------------------------------
 
-scratch='' policy_made='' program_changes='' reconfigured='' import_is_new='' is_first='' unties='' session_count='' server_package=redis-server
+scratch='' policy_made='' blind_odoo='' program_changes='' reconfigured='' import_is_new='' is_first='' unties='' session_count='' server_package=redis-server
 changed_files=() other_units=() discovered=0
 
 main() {

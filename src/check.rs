@@ -93,6 +93,8 @@ ids! {
     Module: Error = "odoo.module",
     /// The tree belongs to another user than Odoo's.
     Owner: Error = "odoo.owner",
+    /// Odoo's processes cannot be identified.
+    Callers: Error = "odoo.callers",
     /// Session files are still written in the directory below the mount.
     BelowFresh: Error = "files.underlying-written",
     /// Session files are still written in another directory.
@@ -125,6 +127,8 @@ ids! {
     Below: Warning = "files.underlying",
     /// Without the mount, Odoo would write to the disk in silence.
     BelowUsable: Warning = "files.unguarded",
+    /// An Odoo in a container would lose the mount at a restart of sessionfs.
+    Volume: Warning = "odoo.volume",
     /// An Odoo without workers.
     Workers: Warning = "odoo.workers",
     /// A proxy in front, and Odoo does not know.

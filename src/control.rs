@@ -179,6 +179,7 @@ impl Node {
             sessions: sessions.ok(),
             living: population,
             in_use: (self.in_use)(),
+            unidentified_callers: status::UnidentifiedCallers::own(),
             recent: recent::recent(),
             cluster: cluster.ok().map(|nodes| status::cluster(&nodes, Some(&report))),
             server: report,

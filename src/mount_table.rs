@@ -25,6 +25,10 @@ pub struct Mounted {
     pub mountpoint: PathBuf,
     /// The kind of filesystem.
     pub fstype: String,
+    /// The peer group that it passes mounts on to, and gets them from.
+    shared: Option<u64>,
+    /// The peer group that it only gets mounts from.
+    master: Option<u64>,
 }
 
 impl Mounted {
@@ -40,10 +44,16 @@ impl Mounted {
         let device = String::from_utf8_lossy(fields.next()?).into_owned();
         let root = path(fields.next()?);
         let mountpoint = path(fields.next()?);
-        // Optional fields end with a lone hyphen; the kind follows it.
-        let fstype = fields.skip_while(|field| *field != b"-").nth(1)?;
-        let fstype = String::from_utf8_lossy(fstype).into_owned();
-        Some(Self { id, parent, device, root, mountpoint, fstype })
+        // Optional fields follow the options and end with a lone hyphen; the kind follows it.
+        let optional: Vec<&[u8]> =
+            fields.by_ref().skip(1).take_while(|field| *field != b"-").collect();
+        let group = |name: &[u8]| {
+            let number = optional.iter().find_map(|field| field.strip_prefix(name))?;
+            std::str::from_utf8(number).ok()?.parse().ok()
+        };
+        let fstype = String::from_utf8_lossy(fields.next()?).into_owned();
+        let (shared, master) = (group(b"shared:"), group(b"master:"));
+        Some(Self { id, parent, device, root, mountpoint, fstype, shared, master })
     }
 }
 
@@ -71,10 +81,16 @@ impl MountTable {
 
     /// The mount that a path (absolute, without symbolic links) leads to.
     pub fn covering(&self, path: &Path) -> Option<&Mounted> {
-        // The walk of a name: from each mount on to the first one in the way.
+        self.walk(path, |_| true)
+    }
+
+    /// The walk of a name, from each mount on to the first one in the way, among those that `is_in`
+    /// takes.
+    fn walk(&self, path: &Path, is_in: impl Fn(&Mounted) -> bool) -> Option<&Mounted> {
         let next = |parent: Option<&Mounted>| {
             self.0
                 .iter()
+                .filter(|mounted| is_in(mounted))
                 .filter(|mounted| match parent {
                     Some(parent) => mounted.parent == parent.id && mounted.id != parent.id,
                     None => !self.0.iter().any(|other| other.id == mounted.parent),
@@ -114,6 +130,44 @@ impl MountTable {
         found.sort_unstable();
         found.dedup();
         found
+    }
+
+    /// Whether a mount that is made on the directory `here` appears on `there` in another process's
+    /// view, where both are names of one directory; `None` where that cannot be told. What of a
+    /// sessionfs is mounted there already is looked past.
+    pub fn propagates(&self, here: &Path, theirs: &Self, there: &Path) -> Option<bool> {
+        let below = |table: &Self, path: &Path| {
+            let is_below = |mounted: &Mounted| !(mounted.is_ours() && mounted.mountpoint == path);
+            table.walk(path, is_below).cloned()
+        };
+        let (here, there) = (below(self, here)?, below(theirs, there)?);
+        // One mount in both views: one mount namespace.
+        if here.id == there.id {
+            return Some(true);
+        }
+        let (Some(group), true) = (here.shared, here.device == there.device) else {
+            return Some(false);
+        };
+        // From group to master, as far as the two tables tell of them. A group's members may all be
+        // in a third namespace, and then nobody here knows its master.
+        let mut reached: Vec<u64> = there.shared.into_iter().chain(there.master).collect();
+        let mut followed = 0;
+        let mut is_lost = false;
+        while let Some(one) = reached.get(followed).copied() {
+            if one == group {
+                return Some(true);
+            }
+            let members: Vec<&Mounted> =
+                self.0.iter().chain(&theirs.0).filter(|other| other.shared == Some(one)).collect();
+            is_lost |= members.is_empty();
+            for master in members.iter().filter_map(|member| member.master) {
+                if !reached.contains(&master) {
+                    reached.push(master);
+                }
+            }
+            followed += 1;
+        }
+        (!is_lost).then_some(false)
     }
 
     /// The name that a path of another process's view has in this one's, by the filesystem that
@@ -204,6 +258,43 @@ broken line
         assert_eq!(found.unwrap(), Path::new("/var/lib/docker/volumes/odoo/_data/sessions"));
         let found = MountTable::parse(TABLE).translate(&theirs, Path::new("/elsewhere"));
         assert_eq!(found, None);
+    }
+
+    #[test]
+    fn a_mount_reaches_peers_and_slaves_and_nobody_else() {
+        let host = MountTable::parse(
+            b"20 1 8:1 / / rw,noatime shared:1 - ext4 /dev/sda1 rw\n\
+              21 20 0:40 / /srv/odoo/sessions rw shared:9 - fuse.sessionfs s rw\n",
+        );
+        let here = Path::new("/srv/odoo/sessions");
+        let sees = |volume: &str, there: &str| {
+            let theirs = format!("80 70 0:60 / / rw - overlay overlay rw\n{volume}\n");
+            host.propagates(here, &MountTable::parse(theirs.as_bytes()), Path::new(there))
+        };
+        let bound = |at: &str, how: &str| {
+            format!("81 80 8:1 /srv/odoo/{at} /x rw,relatime {how} - ext4 /dev/sda1 rw")
+        };
+        let inside = "/x/sessions";
+        // By `rslave`, by `rshared`, and without either (Docker's and podman's default).
+        assert_eq!(sees(&bound("", "master:1"), inside), Some(true));
+        assert_eq!(sees(&bound("", "shared:1"), inside), Some(true));
+        assert_eq!(sees(&bound("", ""), inside), Some(false));
+        // The mount of now is there all the same, and the next one will not be.
+        let now = "82 81 0:40 / /x/sessions rw - fuse.sessionfs s rw";
+        assert_eq!(sees(&format!("{}\n{now}", bound("", "")), inside), Some(false));
+        assert_eq!(sees(&format!("{}\n{now}", bound("", "master:1")), inside), Some(true));
+        // The directory itself as the volume: before the mount, and after it.
+        assert_eq!(sees(&bound("sessions", "master:1"), "/x"), Some(true));
+        let itself = "81 80 0:40 / /x rw master:9 - fuse.sessionfs s rw";
+        assert_eq!(sees(itself, "/x"), Some(false));
+        // A slave of a slave; and a group of which nothing is known here.
+        let slave =
+            format!("{}\n83 80 8:1 / /y rw shared:5 master:1 - ext4 a rw", bound("", "master:5"));
+        assert_eq!(sees(&slave, inside), Some(true));
+        assert_eq!(sees(&bound("", "master:6"), inside), None);
+        // One namespace, whose mounts are private.
+        let private = MountTable::parse(b"20 1 8:1 / / rw - ext4 /dev/sda1 rw\n");
+        assert_eq!(private.propagates(here, &private, here), Some(true));
     }
 
     #[test]

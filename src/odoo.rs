@@ -85,6 +85,32 @@ pub struct Candidate {
     pub mounted: bool,
     /// The systemd units whose Odoo keeps its sessions there, sorted.
     pub units: Vec<String>,
+    /// Whether the Odoo that runs will see a mount that is made on it from now on.
+    pub sees_mount: Sees,
+}
+
+/// Whether a running Odoo will see what is mounted on its session directory from now on. One that
+/// is started later sees it in any case.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Sees {
+    /// It runs in the same mount namespace, or in one that mounts are passed on to.
+    Yes,
+    /// It cannot be told.
+    Unknown,
+    /// It has to be restarted.
+    No,
+}
+
+impl Sees {
+    /// As in JSON.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Yes => "yes",
+            Self::Unknown => "unknown",
+            Self::No => "no",
+        }
+    }
 }
 
 impl Odoo {
@@ -147,12 +173,18 @@ impl Odoo {
             }
             let mounted = self.mounts.at(&path).is_some_and(Mounted::is_ours);
             let counts = mounted || Some(instance.sign.doubt()) == surest;
-            if !counts || found.iter().any(|known| known.path == path) {
+            if !counts {
+                continue;
+            }
+            let sees_mount = instance.sees_mount(&self.mounts);
+            if let Some(known) = found.iter_mut().find(|known| known.path == path) {
+                known.sees_mount = known.sees_mount.max(sees_mount);
                 continue;
             }
             found.push(Candidate {
+                sees_mount,
                 owner: instance.account.name.clone(),
-                group: host.group(instance.account.gid),
+                group: instance.group(host),
                 source: instance.source(),
                 // What is mounted there may not answer.
                 exists: self.mounts.at(&path).is_some() || host.is_dir(&path),
@@ -196,6 +228,14 @@ impl Sign {
 }
 
 impl Instance {
+    /// Its group, by the name that this host has for it, as with its user.
+    fn group(&self, host: &Root) -> String {
+        match &self.sign {
+            Sign::Process(process) if process.contained => self.account.gid.to_string(),
+            _ => host.group(self.account.gid),
+        }
+    }
+
     /// How it is known, in words.
     pub fn source(&self) -> String {
         let by = match &self.configuration {
@@ -221,6 +261,18 @@ impl Instance {
             }
             Sign::Service(service) => Some(service.name.clone()),
             Sign::Process(_) | Sign::File | Sign::Directory => None,
+        }
+    }
+
+    /// Whether it will see a mount that is made on its session directory from now on, on a host
+    /// with these mounts.
+    pub fn sees_mount(&self, host: &MountTable) -> Sees {
+        let Sign::Process(process) = &self.sign else { return Sees::Yes };
+        let told = process.mounts.as_ref().zip(self.sessions_here.as_ref());
+        match told.and_then(|(theirs, here)| host.propagates(here, theirs, &self.sessions)) {
+            Some(true) => Sees::Yes,
+            Some(false) => Sees::No,
+            None => Sees::Unknown,
         }
     }
 
@@ -292,14 +344,10 @@ impl Look<'_> {
             let sessions = self.resolved(&sessions);
             (sessions.clone(), Some(sessions))
         };
-        // The name that this host has for it.
-        let account = Account {
-            name: self
-                .host
-                .account(&process.uid.to_string())
-                .map_or(process.uid.to_string(), |a| a.name),
-            ..account
-        };
+        // The name that this host has for it. In a container the same number is somebody else.
+        let number = process.uid.to_string();
+        let known = self.host.account(&number).filter(|_| !process.contained);
+        let account = Account { name: known.map_or(number, |known| known.name), ..account };
         let sign = Sign::Process(Box::new(process.clone()));
         Instance { sign, account, configuration, sessions, sessions_here }
     }

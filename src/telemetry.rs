@@ -20,6 +20,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tracing::{error, info, warn};
 
 use self::metrics::metrics;
+use crate::fs::caller::Unidentified;
 use crate::fs::store::{Health, Refusal};
 use crate::session::name::Alias;
 
@@ -58,6 +59,11 @@ pub enum Event<'a> {
     BrokenSeal {
         /// Which session.
         alias: &'a Alias,
+    },
+    /// An open or a save by a process that cannot be identified. Logged once, counted always.
+    UnidentifiedCaller {
+        /// Why.
+        why: Unidentified,
     },
     /// The connection to Redis went from one state to another.
     Link {
@@ -113,6 +119,18 @@ impl Event<'_> {
             Event::BrokenSeal { alias } => {
                 warn!(event = "broken_seal", %alias);
                 metrics.broken_seals.inc();
+            }
+            Event::UnidentifiedCaller { why } => {
+                if metrics.caller_unidentified(why) == 1 {
+                    let remedy = why.remedy();
+                    error!(
+                        event = "unidentified_caller",
+                        why = why.label(),
+                        remedy,
+                        "{}",
+                        why.text()
+                    );
+                }
             }
             Event::Link { state, cause } => {
                 // That it is over is told, and warns of nothing.

@@ -476,7 +476,10 @@ fn in_an_outage_redis_is_named_first_and_no_restart_is_advised() {
     let (code, said) = run(&["check", mounted.path().to_str().unwrap()]);
     assert_eq!(code, 61, "{said}");
     assert!(said.starts_with("error    cannot reach Redis"), "{said}");
-    assert!(said.contains("[mount.silent]") && said.contains("restart nothing"), "{said}");
+    assert!(
+        said.contains("[mount.silent]") && said.contains("it is Redis: see redis.unreachable"),
+        "{said}"
+    );
     assert!(!said.contains("systemctl restart"), "{said}");
     redis.restart();
 }

@@ -6,6 +6,8 @@ mod support;
 
 #[path = "semantics/births.rs"]
 mod births;
+#[path = "semantics/callers.rs"]
+mod callers;
 #[path = "semantics/files.rs"]
 mod files;
 #[path = "semantics/lifetimes.rs"]

@@ -1,12 +1,16 @@
 //! Odoo: whether each one on this host really uses the mount, and whether its configuration fits.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, UNIX_EPOCH};
 
-use super::{Finding, Id, counted};
+use super::{Finding, Id, ago, counted};
+use crate::control::client;
+use crate::control::status::UnidentifiedCallers;
+use crate::keeper::control_path;
 use crate::mount_table::{MountTable, Mounted};
 use crate::odoo::process::Process;
 use crate::odoo::root::Root;
-use crate::odoo::{Instance, Odoo, Sign};
+use crate::odoo::{Instance, Odoo, Sees, Sign};
 
 /// Programs that stand between browsers and Odoo.
 const PROXIES: [&str; 6] = ["nginx", "haproxy", "apache2", "httpd", "caddy", "traefik"];
@@ -32,6 +36,8 @@ pub struct Facts {
     pub proxy: Option<String>,
     /// The name of a user id.
     pub owner_name: String,
+    /// Who used the mount and could not be identified, by the mount's own word.
+    pub unidentified: Vec<UnidentifiedCallers>,
 }
 
 /// What an Odoo finds where it looks for its sessions.
@@ -73,6 +79,10 @@ impl Facts {
             mounts: odoo.mounts,
             proxy,
             owner_name,
+            // Where nobody answers, that is said of the mount.
+            unidentified: client::status(&control_path(directory))
+                .map(|status| status.unidentified_callers)
+                .unwrap_or_default(),
         }
     }
 
@@ -113,6 +123,14 @@ impl Facts {
                 ),
             ));
         }
+        found.extend(self.unidentified.iter().filter(|callers| callers.is_current()).map(
+            |callers| {
+                let last = UNIX_EPOCH + Duration::from_millis(callers.last_ms);
+                let times = counted(callers.count, "time");
+                let what = format!("{} (seen {times}, {})", callers.reason.text(), ago(last));
+                Finding::new(Id::Callers, what, callers.reason.remedy())
+            },
+        ));
         if let (false, Some(instance)) = (running, elsewhere) {
             let at = instance.sessions_here.as_ref().unwrap_or(&instance.sessions).display();
             found.push(Finding::new(
@@ -273,25 +291,48 @@ impl Facts {
                 Some(Finding::new(
                     Id::Unseen,
                     format!("what {who} sees mounted cannot be seen"),
-                    "check as root",
+                    "check as root; in a container, with the capability SYS_PTRACE",
                 ))
             }
-            (View::Mount, Sign::Process(process)) => {
-                let owner = self.owner.filter(|owner| *owner != process.uid && process.uid != 0)?;
-                Some(Finding::new(
-                    Id::Owner,
-                    format!(
-                        "{who} runs as {}, but {dir} belongs to {} ({owner}): Odoo is not let in",
-                        instance.account.name, self.owner_name
-                    ),
-                    format!(
-                        "set owner = \"{}\" in the configuration of sessionfs and restart it",
-                        instance.account.name
-                    ),
-                ))
-            }
+            (View::Mount, Sign::Process(process)) => self
+                .owned_by_another(instance, process)
+                .or_else(|| self.lost_later(instance, process)),
             _ => None,
         }
+    }
+
+    /// It sees the mount, and may not use it.
+    fn owned_by_another(&self, instance: &Instance, process: &Process) -> Option<Finding> {
+        let owner = self.owner.filter(|owner| *owner != process.uid && process.uid != 0)?;
+        Some(Finding::new(
+            Id::Owner,
+            format!(
+                "{} runs as {}, but {} belongs to {} ({owner}): Odoo is not let in",
+                name(instance),
+                instance.account.name,
+                self.directory.display(),
+                self.owner_name
+            ),
+            format!(
+                "set owner = \"{}\" in the configuration of sessionfs and restart it",
+                instance.account.name
+            ),
+        ))
+    }
+
+    /// It sees the mount of now, and would not see the next one.
+    fn lost_later(&self, instance: &Instance, process: &Process) -> Option<Finding> {
+        (process.contained && instance.sees_mount(&self.mounts) == Sees::No).then(|| {
+            Finding::new(
+                Id::Volume,
+                format!(
+                    "{} loses the mount when sessionfs is restarted: its volume passes no mount on",
+                    name(instance)
+                ),
+                "make the directory above the sessions (data_dir) its volume, with propagation \
+                 (-v DIR:DIR:rslave)",
+            )
+        })
     }
 
     /// Whether its configuration fits.

@@ -72,6 +72,7 @@ fn facts(candidates: &[Candidate], units: &[String]) -> Assignments {
         set("source", &candidate.source);
         set("exists", if candidate.exists { "yes" } else { "" });
         set("mounted", if candidate.mounted { "yes" } else { "" });
+        set("sees_mount", candidate.sees_mount.text());
         set("units", &candidate.units.join(" "));
     }
     facts

@@ -251,6 +251,11 @@ impl Mount {
         };
         line!(text, "{}  {state}", styled(HEADING, self.mountpoint.display()));
         if let Some(status) = &self.status {
+            let callers = status.unidentified_callers.iter().filter(|callers| callers.is_current());
+            for callers in callers {
+                line!(text, "  {}  {}", styled(BAD, "error:"), callers.reason.text());
+                line!(text, "  ->      {}", callers.reason.remedy());
+            }
             write_server(text, status);
         }
     }

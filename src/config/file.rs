@@ -249,11 +249,8 @@ fn read(named: Option<&Path>) -> Result<(String, &Path), Failure> {
         Err(e) => {
             let is_roots = e.kind() == std::io::ErrorKind::PermissionDenied
                 && !nix::unistd::geteuid().is_root();
-            let remedy = if is_roots {
-                "start it with sudo"
-            } else {
-                "name a readable file with --config"
-            };
+            let remedy =
+                if is_roots { "start it with sudo" } else { "name a readable file with --config" };
             Err(Failure::new(
                 ExitCode::UnreadableFile,
                 format!("configuration file {}: {e}; {remedy}", path.display()),

@@ -37,6 +37,9 @@ pub enum NoAnswer {
 impl fmt::Display for NoAnswer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Nobody(error) if error.kind() == io::ErrorKind::NotFound => {
+                f.write_str("its keeper is dead, or runs in a container (ask there)")
+            }
             Self::Nobody(error) => write!(f, "its keeper is dead, or of another version: {error}"),
             Self::NotAllowed => f.write_str("only root may ask it"),
             Self::Silent => write!(f, "no answer within {} s", WITHIN.as_secs()),

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::fs::InUse;
+use crate::fs::caller::Unidentified;
 use crate::fs::store::Store as _;
 use crate::store::RedisStore;
 use crate::store::memory::Memory;
@@ -38,6 +39,9 @@ pub struct Status {
     pub living: Option<Population>,
     /// What the filesystem holds.
     pub in_use: InUse,
+    /// Who uses it and cannot be identified.
+    #[serde(default)]
+    pub unidentified_callers: Vec<UnidentifiedCallers>,
     /// The last warnings and errors, oldest first.
     pub recent: Vec<Recent>,
     /// The servers of the cluster, this one among them. Nothing while Redis is away.
@@ -101,6 +105,34 @@ pub struct Speed {
     pub p50_seconds: Option<f64>,
     /// 99 of 100 took at most this long.
     pub p99_seconds: Option<f64>,
+}
+
+/// Opens and saves by processes that cannot be identified, since the worker's start.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct UnidentifiedCallers {
+    /// Why they cannot.
+    pub reason: Unidentified,
+    /// How many.
+    pub count: u64,
+    /// When the last one came: milliseconds since the epoch.
+    pub last_ms: u64,
+}
+
+impl UnidentifiedCallers {
+    /// Those of this process.
+    pub fn own() -> Vec<Self> {
+        let counted = Unidentified::ALL.iter().map(|reason| {
+            let (count, last_ms) = metrics().unidentified(*reason);
+            Self { reason: *reason, count, last_ms }
+        });
+        counted.filter(|callers| callers.count > 0).collect()
+    }
+
+    /// Whether it is still so: the last one came within the last hour.
+    pub fn is_current(&self) -> bool {
+        const CURRENT_MS: u64 = 60 * 60 * 1000;
+        now_ms().saturating_sub(self.last_ms) < CURRENT_MS
+    }
 }
 
 /// A process.

@@ -9,8 +9,10 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use lru::LruCache;
+use serde::{Deserialize, Serialize};
 
 use super::{Settings, lock};
+use crate::telemetry::Event;
 
 /// How long what was read in `/proc` is trusted. A thread id is not given out again so soon.
 const TRUSTED: Duration = Duration::from_secs(1);
@@ -18,6 +20,51 @@ const TRUSTED: Duration = Duration::from_secs(1);
 const MAX_KNOWN: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
 /// How much of a command line is looked at.
 const MAX_CMDLINE_BYTES: usize = 4096;
+
+/// Why nothing can be learnt of a calling process.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unidentified {
+    /// The kernel gives its id as 0: it is in a PID namespace that cannot be seen from ours.
+    PidNamespace,
+    /// `/proc` hides the processes of other users (hidepid).
+    Hidden,
+}
+
+impl Unidentified {
+    /// All of them, in the order of their numbers.
+    pub const ALL: &[Self] = &[Self::PidNamespace, Self::Hidden];
+
+    /// What it is called in metrics and logs.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::PidNamespace => "pid_namespace",
+            Self::Hidden => "hidden",
+        }
+    }
+
+    /// What does not work then, and why.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::PidNamespace => {
+                "device logout and background detection do not work: Odoo is in another PID namespace"
+            }
+            Self::Hidden => {
+                "background detection does not work: /proc hides Odoo's processes (hidepid)"
+            }
+        }
+    }
+
+    /// What is to be done about it.
+    pub const fn remedy(self) -> &'static str {
+        match self {
+            Self::PidNamespace => {
+                "share the host's PID namespace (pid: host, hostPID) or Odoo's (shareProcessNamespace)"
+            }
+            Self::Hidden => "mount /proc without hidepid=, or with gid= of the worker's group",
+        }
+    }
+}
 
 /// The threads seen lately.
 pub struct Callers {
@@ -46,9 +93,15 @@ impl Callers {
     }
 
     /// Whether this thread acts for no person. One that cannot be looked at counts as a person:
-    /// a session that lives too long is the lesser harm.
+    /// a session that lives too long is the lesser harm. That it could not is told.
     pub fn is_background(&self, tid: u32) -> bool {
-        self.identify(tid).0.is_some_and(|known| known.background)
+        let known = self.identify(tid).0;
+        if known.is_none()
+            && let Some(why) = unidentified(tid)
+        {
+            Event::UnidentifiedCaller { why }.emit();
+        }
+        known.is_some_and(|known| known.background)
     }
 
     /// Whether this id belongs to another thread than when it was last asked about.
@@ -83,6 +136,16 @@ impl Callers {
             || cmdline.split(|&byte| byte == 0).any(|argument| {
                 self.background_argv.iter().any(|background| background == argument)
             })
+    }
+}
+
+/// Why this thread could not be identified; nothing if it has only ended meanwhile.
+fn unidentified(tid: u32) -> Option<Unidentified> {
+    // There always is a process 1, and everybody may see it, unless processes are hidden.
+    match tid {
+        0 => Some(Unidentified::PidNamespace),
+        _ if start_ticks(1).is_none() => Some(Unidentified::Hidden),
+        _ => None,
     }
 }
 
@@ -124,5 +187,12 @@ mod tests {
         assert!(start_ticks(tid).is_some());
         assert!(!callers().is_background(tid));
         assert!(!callers().is_background(0));
+    }
+
+    #[test]
+    fn a_thread_that_has_ended_is_no_foreign_one() {
+        let gone = std::thread::spawn(|| nix::unistd::gettid().as_raw()).join().unwrap();
+        assert_eq!(unidentified(u32::try_from(gone).unwrap()), None);
+        assert_eq!(unidentified(0), Some(Unidentified::PidNamespace));
     }
 }

@@ -1,5 +1,6 @@
 //! Odoo's running processes, by `/proc`.
 
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -84,7 +85,8 @@ impl Process {
             line.split_whitespace().nth(position)?.parse::<u32>().ok()
         };
         let environment = root.read(&proc_file(pid, "environ"));
-        let readable = environment.is_ok();
+        // In a container without the capability SYS_PTRACE, the one may be seen without the other.
+        let readable = environment.is_ok() && !is_barred(root, &proc_file(pid, "root"));
         let environment = words(&environment.unwrap_or_default());
         Some(Self {
             pid,
@@ -135,6 +137,10 @@ fn unit(cgroup: &str) -> Option<&str> {
     cgroup.lines().find_map(|line| {
         line.split('/').find(|part| part.ends_with(".service") && !part.starts_with("user@"))
     })
+}
+
+fn is_barred(root: &Root, path: &Path) -> bool {
+    root.join(path).metadata().is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
 }
 
 fn is_elsewhere(root: &Root, theirs: &Path) -> bool {

@@ -87,6 +87,7 @@ fn debians_package_is_found_before_its_first_start() {
         exists: false,
         mounted: false,
         units: vec!["odoo.service".into()],
+        sees_mount: Sees::Yes,
     };
     assert_eq!(found, [expected]);
 }
@@ -192,6 +193,26 @@ fn a_container_is_looked_into_and_its_volume_found_here() {
     let found = host.candidates();
     assert_eq!(found[0].path, Path::new("/var/lib/docker/volumes/odoo/_data/sessions"));
     assert_eq!(found[0].source, "Odoo runs in a container (pid 10, /etc/odoo/odoo.conf in it)");
+    // Whoever has the same number here is somebody else.
+    assert_eq!((found[0].owner.as_str(), found[0].group.as_str()), ("110", "120"));
+    assert_eq!(found[0].sees_mount, Sees::No);
+}
+
+#[test]
+fn a_directory_is_seen_by_all_that_use_it_or_not_at_all() {
+    let line = "/usr/bin/odoo -D /srv/one";
+    let mounts = |id: u32, group: &str| format!("{id} 1 8:1 / / rw {group} - ext4 /dev/sda1 rw\n");
+    let host = Host::new()
+        .write("/proc/self/mountinfo", &mounts(22, "shared:1"))
+        .process(10, 1, line, "")
+        .write("/proc/10/mountinfo", &mounts(60, "master:1"));
+    assert_eq!(host.candidates()[0].sees_mount, Sees::Yes);
+    // Of this one nothing can be read.
+    let host = host.process(20, 1, line, "");
+    assert_eq!(host.candidates()[0].sees_mount, Sees::Unknown);
+    let host = host.write("/proc/20/mountinfo", &mounts(70, ""));
+    assert_eq!(host.candidates().len(), 1);
+    assert_eq!(host.candidates()[0].sees_mount, Sees::No);
 }
 
 #[test]

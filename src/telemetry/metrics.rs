@@ -4,7 +4,7 @@
 //! Whoever counts holds a handle that was made beforehand: counting is one atomic addition.
 
 use std::fmt;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,7 @@ use prometheus_client::registry::{Registry, Unit};
 use super::latency::Latency;
 use super::request::{Operation, Outcome};
 use crate::fs::InUse;
+use crate::fs::caller::Unidentified;
 use crate::fs::store::{Health, Refusal};
 use crate::store::memory::Memory;
 use crate::store::population::Population;
@@ -52,6 +53,8 @@ pub struct Metrics {
     link: Link,
     expired: [Counter; LIMITS.len()],
     refused: Vec<Counter>,
+    /// Each with the time of the last one, milliseconds since the epoch.
+    unidentified: Vec<(Counter, AtomicU64)>,
     gauges: Gauges,
 }
 
@@ -92,19 +95,24 @@ impl Metrics {
             Outcome::ALL.iter().map(|outcome| (operation.label(), outcome.label()))
         });
 
-        let expired = Family::<Labels<1>, Counter>::default();
-        registry.register(
-            "sessions_expired",
-            "Sessions that met a limit and were ended",
-            expired.clone(),
-        );
-        let refused = Family::<Labels<1>, Counter>::default();
-        registry.register(
+        let expired =
+            counters(&mut registry, "sessions_expired", "Sessions that met a limit and were ended");
+        let refused = counters(
+            &mut registry,
             "saves_refused",
             "Saves that would have revived or destroyed a session",
-            refused.clone(),
+        );
+        let unidentified = counters(
+            &mut registry,
+            "unidentified_callers",
+            "Opens and saves by processes that cannot be identified",
         );
         Self {
+            unidentified: Unidentified::ALL
+                .iter()
+                .map(|why| unidentified.get_or_create_owned(&[("reason", why.label())]))
+                .map(|counter| (counter, AtomicU64::new(0)))
+                .collect(),
             requests: every
                 .map(|(operation, outcome)| {
                     requests.get_or_create_owned(&[("operation", operation), ("outcome", outcome)])
@@ -198,6 +206,20 @@ impl Metrics {
         self.refused[reason as usize].inc();
     }
 
+    /// An open or a save came from a process that cannot be identified; returns how many have.
+    pub(super) fn caller_unidentified(&self, why: Unidentified) -> u64 {
+        let (counter, last_ms) = &self.unidentified[why as usize];
+        last_ms.store(now_ms(), Ordering::Relaxed);
+        counter.inc() + 1
+    }
+
+    /// How many opens and saves came from processes that cannot be identified, and when the last
+    /// one came (milliseconds since the epoch).
+    pub fn unidentified(&self, why: Unidentified) -> (u64, u64) {
+        let (counter, last_ms) = &self.unidentified[why as usize];
+        (counter.get(), last_ms.load(Ordering::Relaxed))
+    }
+
     /// The link is in this state now.
     pub(super) fn link_is(&self, health: Health) {
         self.link.is(health);
@@ -225,6 +247,13 @@ fn counter(registry: &mut Registry, name: &str, help: &str) -> Counter {
     let counter = Counter::default();
     registry.register(name, help, counter.clone());
     counter
+}
+
+/// Counters of one name, told apart by a label.
+fn counters(registry: &mut Registry, name: &str, help: &str) -> Family<Labels<1>, Counter> {
+    let counters = Family::default();
+    registry.register(name, help, Family::clone(&counters));
+    counters
 }
 
 fn unix_seconds() -> i64 {
@@ -484,6 +513,10 @@ mod tests {
         }
         for reason in Refusal::ALL {
             metrics.save_refused(*reason);
+        }
+        for why in Unidentified::ALL {
+            assert_eq!(metrics.caller_unidentified(*why), 1);
+            assert_eq!(metrics.unidentified(*why).0, 1);
         }
         assert_eq!(metrics.expired(), LIMITS.len() as u64);
         assert!(metrics.refused.iter().all(|counter| counter.get() == 1));

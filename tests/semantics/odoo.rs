@@ -5,7 +5,7 @@ use crate::support::redis::Redis;
 use crate::{HEX, NOBODY, node};
 
 /// Odoo's `FilesystemSessionStore`, of 18 and 19 where versions differ.
-const STORE: &str = "
+pub(crate) const STORE: &str = "
 import contextlib, glob, json, os, sys, tempfile, time
 path = sys.argv[1]
 def filename(sid): return os.path.join(path, sid[:2], sid)
