@@ -40,10 +40,7 @@ impl Stage {
     /// Mounts on `dir`, or on a directory of its own.
     pub fn set(dir: Option<&Path>, idle: Duration, signals: &mut Signals) -> Result<Self, Failure> {
         if !nix::unistd::geteuid().is_root() {
-            return Err(Failure::new(
-                ExitCode::NotRoot,
-                "mounting needs root; start it with sudo",
-            ));
+            return Err(Failure::new(ExitCode::NotRoot, "mounting needs root; start it with sudo"));
         }
         let folder = Folder::make()?;
         let own = folder.path.join("sessions");
@@ -256,7 +253,8 @@ impl Folder {
         let failed = |e: io::Error| {
             Failure::internal(format!("make a folder in {}", temporary.display()), e)
         };
-        let path = mkdtemp(&temporary.join("sessionfs-demo-XXXXXX")).map_err(|e| failed(e.into()))?;
+        let path =
+            mkdtemp(&temporary.join("sessionfs-demo-XXXXXX")).map_err(|e| failed(e.into()))?;
         let folder = Self { path, is_used: false };
         std::fs::set_permissions(&folder.path, Permissions::from_mode(0o711)).map_err(failed)?;
         Ok(folder)
