@@ -921,7 +921,7 @@ mod by_hand {
     #[test]
     fn after_an_earlier_mount_it_leads_to_the_owner_of_the_tree() {
         let lab = Lab::new();
-        std::fs::set_permissions(lab.mountpoint(), PermissionsExt::from_mode(0)).unwrap();
+        std::fs::set_permissions(lab.mountpoint(), PermissionsExt::from_mode(0o000)).unwrap();
         let said = lab.mount("owner = \"games\"").end(Signal::SIGTERM);
         let dir = lab.mountpoint();
         let dir = dir.display();
