@@ -5,6 +5,7 @@ mod bench;
 mod check;
 mod completions;
 mod config;
+mod demo;
 mod discover;
 mod disk;
 mod import;
@@ -46,6 +47,7 @@ enum Command {
     Check(check::Check),
     Completions(completions::Completions),
     Config(config::Config),
+    Demo(demo::Demo),
     Discover(discover::Discover),
     #[command(hide = true)]
     Disk(disk::Disk),
@@ -93,6 +95,7 @@ pub fn run() -> Result<(), Failure> {
         Command::Check(check) => check.run(),
         Command::Completions(completions) => completions.run(),
         Command::Config(config) => config.run(),
+        Command::Demo(demo) => demo.run(),
         Command::Discover(discover) => discover.run(),
         Command::Disk(disk) => disk.run(),
         Command::Import(import) => import.run(),

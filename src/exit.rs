@@ -92,7 +92,7 @@ exit_codes! {
     BenchDirectory = 50,
     /// `bench`: the result cannot be written.
     BenchOutput = 51,
-    /// `bench`: ended by a signal, after the result so far was printed.
+    /// `bench`, `demo`: ended by a signal, after the result so far was printed.
     Interrupted = 52,
     /// `list`, `show`, `kill`: there is no such session.
     NoSuchSession = 53,

@@ -6,6 +6,7 @@
 //! `PR_SET_PDEATHSIG` follows the thread that started it.
 
 mod backoff;
+mod by_hand;
 pub mod confine;
 mod disks;
 mod filesystem;
@@ -38,6 +39,8 @@ use nix::sys::signal::Signal;
 use crate::config::flags::Flags;
 use crate::config::{self, Config};
 use crate::exit::{ExitCode, Failure};
+use by_hand::ByHand;
+pub use by_hand::Caller;
 use listen::Listeners;
 pub use listen::control_path;
 use lock::Claim;
@@ -56,7 +59,7 @@ const RUNTIME_DIR: &str = "/run/sessionfs";
 
 /// Mounts and serves until a signal asks for the end. Without a directory the configuration names
 /// one.
-pub fn mount(dir: Option<&Path>, flags: &Flags) -> Result<(), Failure> {
+pub fn mount(dir: Option<&Path>, flags: &Flags, caller: Caller) -> Result<(), Failure> {
     if !nix::unistd::geteuid().is_root() {
         return Err(Failure::new(
             ExitCode::NotRoot,
@@ -79,6 +82,7 @@ pub fn mount(dir: Option<&Path>, flags: &Flags) -> Result<(), Failure> {
         None => None,
     };
     let told = Told::new(Listeners::open(&config)?);
+    let by_hand = ByHand::look(caller, &config, flags);
     let watched = Watched::new(config.clone(), Program::own()?, told);
     let manager = Manager::from_environment();
     let mut keeper = Keeper {
@@ -87,6 +91,7 @@ pub fn mount(dir: Option<&Path>, flags: &Flags) -> Result<(), Failure> {
         redis,
         watched,
         manager,
+        by_hand,
         outcomes,
         next: None,
         last_reload_error: None,
@@ -136,6 +141,7 @@ struct Keeper {
     redis: Option<PrivateRedis>,
     watched: Watched,
     manager: Manager,
+    by_hand: Option<ByHand>,
     outcomes: Outcomes,
     /// The configuration that a reload under way will bring.
     next: Option<Config>,
@@ -247,11 +253,16 @@ impl Keeper {
             }
             _ => {}
         }
+        drop(out);
+        if let Some(by_hand) = &self.by_hand {
+            by_hand.ready();
+        }
     }
 
     /// Ends everything, whatever state it is in: nothing stays mounted, no process stays.
     fn end(mut self, signals: &mut Signals) -> Result<(), Failure> {
         notify::stopping("ending");
+        let has_served = self.watched.has_served();
         // The first signal asks for the end; one more hurries. A failed start has had none.
         let patient = |signals: &mut Signals, until: Instant| {
             Instant::now() < until && signals.received() < 2
@@ -283,6 +294,9 @@ impl Keeper {
         }
         crate::telemetry::log::tell_all_repeated();
         tracing::info!("ended");
+        if let Some(by_hand) = self.by_hand.filter(|_| has_served) {
+            by_hand.ended();
+        }
         unmounted.map(|_| ())
     }
 }

@@ -889,3 +889,117 @@ fn the_tree_belongs_to_whom_it_is_given() {
     keeper.end(Signal::SIGTERM);
     lab.assert_clean();
 }
+
+/// For whoever mounts by hand.
+mod by_hand {
+    use super::*;
+
+    /// What was said after a label.
+    fn told(said: &[String], label: &str) -> String {
+        let line = said.iter().rev().find_map(|line| line.trim_start().strip_prefix(label));
+        line.unwrap_or_else(|| panic!("no '{label}' in {said:#?}")).trim().to_owned()
+    }
+
+    #[test]
+    fn the_way_back_is_told_and_leads_back() {
+        let lab = Lab::new();
+        std::os::unix::fs::chown(lab.mountpoint(), Some(65534), Some(12)).unwrap();
+        std::fs::set_permissions(lab.mountpoint(), PermissionsExt::from_mode(0o750)).unwrap();
+        let keeper = lab.mount("");
+        let end = keeper.wait_log("  end it:");
+        let said = keeper.end(Signal::SIGINT);
+        assert!(end.contains("unmount"), "{end}");
+        assert_eq!(lab.mountpoint().metadata().unwrap().mode() & 0o7777, 0, "taken");
+        assert!(told(&said, "sessions:").contains(lab.state().to_str().unwrap()), "{said:#?}");
+        let back = told(&said, "way back:");
+        assert!(Command::new("sh").args(["-c", &back]).status().unwrap().success(), "{back}");
+        let found = lab.mountpoint().metadata().unwrap();
+        assert_eq!((found.uid(), found.gid(), found.mode() & 0o7777), (65534, 12, 0o750));
+        lab.assert_clean();
+    }
+
+    #[test]
+    fn after_an_earlier_mount_it_leads_to_the_owner_of_the_tree() {
+        let lab = Lab::new();
+        std::fs::set_permissions(lab.mountpoint(), PermissionsExt::from_mode(0o000)).unwrap();
+        let said = lab.mount("owner = \"games\"").end(Signal::SIGTERM);
+        let dir = lab.mountpoint();
+        let dir = dir.display();
+        let expected = format!("chown games:games {dir} && chmod 0700 {dir}");
+        assert_eq!(told(&said, "way back:"), expected);
+    }
+
+    #[test]
+    fn a_service_manager_and_a_start_that_fails_are_told_nothing_of_it() {
+        let lab = Lab::new();
+        let mut command = lab.mount_command("");
+        // Nobody listens there, which is no reason not to serve.
+        command.env("NOTIFY_SOCKET", lab.path("notify"));
+        let keeper = Keeper::start(command);
+        keeper.wait_ready();
+        let said = keeper.end(Signal::SIGTERM);
+        assert!(!said.iter().any(|line| line.contains("way back")), "{said:#?}");
+        std::fs::write(lab.mountpoint().join("notes.txt"), "").unwrap();
+        let (status, said) = Keeper::start(lab.mount_command("")).wait();
+        assert_eq!(status.code(), Some(25));
+        assert!(!said.iter().any(|line| line.contains("way back")), "{said:#?}");
+    }
+}
+
+/// `sessionfs demo`.
+mod demo {
+    use super::*;
+
+    fn demo(lab: &Lab, dir: Option<&std::path::Path>) -> Command {
+        let mut command = lab.command(["demo"]);
+        command.args(dir).env("TMPDIR", lab.path(""));
+        command
+    }
+
+    /// Only what was there before is in the lab.
+    fn left(lab: &Lab) -> Vec<String> {
+        let entries = std::fs::read_dir(lab.path("")).unwrap();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn it_shows_the_whole_life_of_a_session_and_leaves_nothing() {
+        let lab = Lab::new();
+        for dir in [None, Some(lab.path("made by it")), Some(lab.mountpoint())] {
+            let output = demo(&lab, dir.as_deref()).output().unwrap();
+            let said = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success(), "{output:?}");
+            for shown in ["rename", "as saved", "key    sessionfs:s:{", "TTL", "ENOENT", "cart"] {
+                assert!(said.contains(shown), "no '{shown}' in {said}");
+            }
+            assert_eq!(left(&lab), ["mnt"]);
+            lab.assert_clean();
+        }
+        assert_eq!(lab.mountpoint().metadata().unwrap().mode() & 0o7777, 0o755);
+    }
+
+    #[test]
+    fn what_lies_in_a_directory_is_left_alone() {
+        let lab = Lab::new();
+        std::fs::create_dir(lab.mountpoint().join("ab")).unwrap();
+        fails(&lab, demo(&lab, Some(&lab.mountpoint())), ExitCode::NotEmpty, &["not empty"]);
+        std::fs::write(lab.path("file"), "").unwrap();
+        fails(&lab, demo(&lab, Some(&lab.path("file"))), ExitCode::NotADirectory, &["file"]);
+        assert_eq!(left(&lab), ["file", "mnt"]);
+    }
+
+    #[test]
+    fn an_interrupt_takes_everything_away() {
+        let lab = Lab::new();
+        let keeper = Keeper::start(demo(&lab, Some(&lab.mountpoint())));
+        keeper.wait_out("Nobody clicks");
+        keeper.signal(Signal::SIGINT);
+        let (status, said) = keeper.wait();
+        assert_eq!(status.code(), Some(u8::from(ExitCode::Interrupted).into()), "{said:#?}");
+        assert_eq!(left(&lab), ["mnt"]);
+        lab.assert_clean();
+    }
+}

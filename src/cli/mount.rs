@@ -6,7 +6,7 @@ use super::output::say;
 use crate::config::Config;
 use crate::config::flags::Flags;
 use crate::exit::Failure;
-use crate::keeper;
+use crate::keeper::{self, Caller};
 
 /// Serve a directory until SIGTERM or SIGINT; prints `ready DIR` once a session can be served
 #[derive(clap::Args, Debug)]
@@ -26,7 +26,9 @@ pub struct Mount {
 impl Mount {
     /// Serves.
     pub fn run(&self) -> Result<(), Failure> {
-        if self.dry_run { self.look() } else { keeper::mount(self.dir.as_deref(), &self.flags) }
+        if self.dry_run { self.look() } else {
+            keeper::mount(self.dir.as_deref(), &self.flags, Caller::Command)
+        }
     }
 
     /// What is known is told before what comes after it is looked at: an installer that is yet to

@@ -18,6 +18,7 @@ use nix::unistd::{ForkResult, dup2_stderr, dup2_stdin, dup2_stdout, fork, setsid
 
 use crate::config::flags::Flags;
 use crate::exit::{self, Failure};
+use crate::keeper::{self, Caller};
 
 /// By these names mount(8) finds its helper, for both ways to write the kind of filesystem.
 const NAMES: [&str; 2] = ["mount.sessionfs", "mount.fuse.sessionfs"];
@@ -210,7 +211,7 @@ fn start(call: &Call) -> Result<(), Failure> {
             drop(told);
             let served = detach(&telling, &log)
                 .map_err(|e| failed(&e))
-                .and_then(|()| crate::keeper::mount(Some(&dir), &call.flags));
+                .and_then(|()| keeper::mount(Some(&dir), &call.flags, Caller::MountHelper));
             let Err(failure) = served else { std::process::exit(0) };
             // To whoever waits, if it was the start that failed, and to the log.
             let _ = writeln!(std::io::stdout(), "{failure}");

@@ -1,0 +1,137 @@
+//! What is said to a person who mounts by hand: what to do now, and how the directory is given back.
+//!
+//! A service manager needs none of it: there the installer has noted the way back.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{Gid, Group, Uid, User};
+
+use crate::config::Config;
+use crate::config::flags::Flags;
+
+/// Who mounts.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Caller {
+    /// A person at a shell, unless a service manager has started us.
+    Command,
+    /// `mount(8)`: the daemon has no terminal.
+    MountHelper,
+}
+
+/// The words for one mount.
+#[derive(Debug)]
+pub struct ByHand {
+    program: String,
+    options: String,
+    mountpoint: String,
+    give_back: String,
+    private_redis: Option<PathBuf>,
+}
+
+impl ByHand {
+    /// Looks at the directory before it is mounted on. `None` where no person reads the words.
+    pub fn look(caller: Caller, config: &Config, flags: &Flags) -> Option<Self> {
+        if caller == Caller::MountHelper || std::env::var_os("NOTIFY_SOCKET").is_some() {
+            return None;
+        }
+        let mountpoint = shell_word(&config.mountpoint);
+        let given = |option: &str, value: Option<String>| {
+            value.map_or_else(String::new, |value| format!(" {option} {value}"))
+        };
+        let file = flags.place.config.as_deref().map(shell_word);
+        let redis = flags.place.redis.as_deref().map(|url| shell_word(Path::new(url)));
+        Some(Self {
+            program: program(),
+            options: given("--config", file) + &given("--redis", redis),
+            give_back: give_back(config, &mountpoint),
+            mountpoint,
+            private_redis: config.private_redis.as_ref().map(|private| private.dir.clone()),
+        })
+    }
+
+    /// The mount serves: three lines.
+    pub fn ready(&self) {
+        let Self { program, options, mountpoint, give_back, .. } = self;
+        say(&format!(
+            "  who is there:  {program} list{options}   (in another terminal)\n  \
+               end it:        Ctrl-C, or {program} unmount {mountpoint}\n  \
+               way back:      once it has ended, {give_back}\n"
+        ));
+    }
+
+    /// It has ended in order: what the directory is now, and the way back.
+    pub fn ended(&self) {
+        let Self { mountpoint, give_back, .. } = self;
+        let mut text = format!(
+            "{mountpoint} is root's now, with mode 0000: Odoo cannot save sessions to this disk \
+             unnoticed.\n  way back:  {give_back}\n"
+        );
+        if let Some(dir) = &self.private_redis {
+            // Writing to a string cannot fail.
+            let _ = writeln!(
+                text,
+                "  sessions:  in {0} for the next mount; rm -r {0} forgets them",
+                shell_word(dir)
+            );
+        }
+        say(&text);
+    }
+}
+
+/// The terminal may have gone.
+fn say(text: &str) {
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+}
+
+/// The commands that make the directory what it was. After an earlier mount it is root's without
+/// any permission; then it becomes the tree's owner's.
+fn give_back(config: &Config, mountpoint: &str) -> String {
+    let (mut uid, mut gid, mut mode) = (config.tree.owner_uid, config.tree.owner_gid, 0o700);
+    if let Ok(found) = config.mountpoint.metadata()
+        && (found.uid() != 0 || found.mode() & 0o777 != 0)
+    {
+        (uid, gid, mode) = (found.uid(), found.gid(), found.mode() & 0o7777);
+    }
+    let user = User::from_uid(Uid::from_raw(uid)).ok().flatten();
+    let group = Group::from_gid(Gid::from_raw(gid)).ok().flatten();
+    let user = user.map_or_else(|| uid.to_string(), |user| user.name);
+    let group = group.map_or_else(|| gid.to_string(), |group| group.name);
+    format!("chown {user}:{group} {mountpoint} && chmod {mode:04o} {mountpoint}")
+}
+
+/// How this program is called again: by the name that it was called by, if that is no path.
+fn program() -> String {
+    let called = std::env::args_os().next().map(PathBuf::from).unwrap_or_default();
+    match std::env::current_exe() {
+        Ok(path) if called.components().count() > 1 => shell_word(&path),
+        _ => shell_word(&called),
+    }
+}
+
+/// A path as one word of a shell.
+fn shell_word(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%,=".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        return text.into_owned();
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_one_word_of_a_shell() {
+        for path in ["/srv/sessions", "/opt/odoo 17/sessions", "/a'b$(c)", ""] {
+            let command = format!("printf %s {}", shell_word(Path::new(path)));
+            let said = std::process::Command::new("sh").args(["-c", &command]).output().unwrap();
+            assert_eq!(String::from_utf8_lossy(&said.stdout), path);
+        }
+        assert_eq!(shell_word(Path::new("/srv/sessions")), "/srv/sessions");
+    }
+}
