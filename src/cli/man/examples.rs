@@ -61,6 +61,21 @@ const EXAMPLES: &[(&str, &str, &str)] = &[
         "sessionfs mount --config /etc/sessionfs/shop.toml",
         "What the unit `sessionfs@shop` does:",
     ),
+    (
+        "mount",
+        "sessionfs mount --dry-run /var/lib/odoo/sessions",
+        "Could it be mounted on, and how many session files are in it?",
+    ),
+    (
+        "redis-acl",
+        "sessionfs redis-acl --prefix sessionfs-shop",
+        "What the user of a second shop may do in a shared Redis:",
+    ),
+    (
+        "release",
+        "sessionfs release /var/lib/odoo/sessions",
+        "Give the directory back to Odoo, before or after it is unmounted:",
+    ),
     ("reload", "sessionfs reload", "Take up a changed configuration file:"),
     ("show", "sessionfs show 3fa1", "One session, by the beginning of its alias:"),
     ("status", "sessionfs status --json", "For a program:"),
