@@ -817,7 +817,7 @@ decide_containers() {
         if [ "${candidate_paths[number]}" != "$sessions" ] || [ "${candidate_sees[number]}" != no ]; then continue; fi
         [ -z "$restart_container" ] || { blind_odoo=${candidate_sources[number]}; return 0; }
         undecided "the Odoo that runs would not see the mount on $sessions, and nobody could use it until it is restarted (${candidate_sources[number]}); two ways:" \
-            "start its container anew with the directory above as a volume that passes mounts on (-v DIR:DIR:rslave), and start this script again" \
+            "start its container anew with the directory above as a volume that passes mounts on (-v DIR:DIR:rslave), and start $(again) again" \
             "--restart-container   set up now, and restart that container yourself right after; its sessions stay"
     done
 }
@@ -1251,7 +1251,6 @@ install_all() {
     is_first=
     is_mounted "$sessions" || [ -n "$(recall served)" ] || is_first=yes
 
-    decide_containers
     decide_device
     decide_packages
     decide_user
