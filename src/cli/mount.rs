@@ -26,7 +26,9 @@ pub struct Mount {
 impl Mount {
     /// Serves.
     pub fn run(&self) -> Result<(), Failure> {
-        if self.dry_run { self.look() } else {
+        if self.dry_run {
+            self.look()
+        } else {
             keeper::mount(self.dir.as_deref(), &self.flags, Caller::Command)
         }
     }
