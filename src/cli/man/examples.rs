@@ -31,6 +31,11 @@ const EXAMPLES: &[(&str, &str, &str)] = &[
         "From now on, who does nothing for eight hours logs in again; on all servers:",
     ),
     ("config", "sessionfs config unset lifetime.idle", "What the file says holds again:"),
+    (
+        "demo",
+        "sessionfs demo",
+        "See in ten seconds what Odoo does, what Redis holds of it, and how a session ends:",
+    ),
     ("discover", "sessionfs discover", "Before the installation:"),
     (
         "import",
