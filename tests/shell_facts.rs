@@ -47,7 +47,7 @@ fn the_configuration_is_told_whatever_is_in_it() {
     assert_eq!(evaluated(&show, "\"$config_redis_prefix $config_lifetime_idle\""), "two 8h");
     assert_eq!(
         evaluated(&show, "\"${default_lifetime_idle-none} $default_lifetime_grace\""),
-        "none 10m"
+        "none 10min"
     );
     // People and their terminals see no password.
     let output =

@@ -11,6 +11,7 @@ use nix::unistd::{Gid, Group, Uid, User};
 
 use crate::config::Config;
 use crate::config::flags::Flags;
+use crate::telemetry::log;
 
 /// Who mounts.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -34,7 +35,8 @@ pub struct ByHand {
 impl ByHand {
     /// Looks at the directory before it is mounted on. `None` where no person reads the words.
     pub fn look(caller: Caller, config: &Config, flags: &Flags) -> Option<Self> {
-        if caller == Caller::MountHelper || std::env::var_os("NOTIFY_SOCKET").is_some() {
+        let is_service = std::env::var_os("NOTIFY_SOCKET").is_some() || log::goes_to_journal();
+        if caller == Caller::MountHelper || is_service {
             return None;
         }
         let mountpoint = shell_word(&config.mountpoint);

@@ -41,10 +41,15 @@ pub fn check_filter(filter: &str) -> Result<(), Failure> {
     parse_filter(filter).map(|_| ())
 }
 
+/// Whether the journal of systemd reads our standard error.
+pub fn goes_to_journal() -> bool {
+    journal::is_behind(io::stderr().as_fd())
+}
+
 /// Starts logging to standard error. The filter is `error`, `warn`, `info`, `debug`, `trace`, or
 /// a list like `info,sessionfs::store=debug`.
 pub fn init(filter: &str) -> Result<(), Failure> {
-    let form = if journal::is_behind(io::stderr().as_fd()) { Form::Journal } else { Form::Timed };
+    let form = if goes_to_journal() { Form::Journal } else { Form::Timed };
     let lines: ErrorLines = Lines::new(io::stderr, form, folds(&parse_filter(filter)?));
     let subscriber = subscriber(filter, lines.clone())?;
     tracing::subscriber::set_global_default(subscriber)
