@@ -596,6 +596,7 @@ mod private_redis {
         let keeper = lab.mount("");
         let worker = keeper.worker();
         assert_eq!(lab.redis("SET kept 1"), "+OK");
+        lab.wait_appended();
         for _ in 0..3 {
             kill_hard(lab.redis_pids()[0]);
             keeper.wait_log("the private Redis died");

@@ -149,6 +149,17 @@ impl Lab {
     pub fn redis(&self, command: &str) -> String {
         ask(&self.state().join("redis.sock"), command)
     }
+
+    /// Waits until what the private Redis has acknowledged is in its append-only file. It answers
+    /// first, for up to two seconds, where an fsync of a slow disk is under way
+    /// (`flushAppendOnlyFile` in Redis's `aof.c`).
+    pub fn wait_appended(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.redis("INFO persistence").contains("aof_buffer_length:0\r\n") {
+            assert!(Instant::now() < deadline, "never written");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
 }
 
 impl Drop for Lab {
