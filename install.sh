@@ -24,7 +24,7 @@ readonly usage="
   --sessions DIR        Odoo's session directory, instead of looking for it
   --owner USER          Odoo's user, instead of the directory's owner
   --odoo-unit NAME      Odoo's systemd unit, instead of looking for it; 'none' for none; may be repeated
-  --idle TIME           after how long without a request people log in again, as 8h (default: 15m)
+  --idle TIME           after how long without a request people log in again, as 8h (default: 15min)
   --instance NAME       a further Odoo on this host: all of this for /etc/sessionfs/NAME.toml and sessionfs@NAME
   --restart-container   set up although the Odoo that runs in a container will not see the mount before you restart it
   --redis URL           keep sessions in this Redis, instead of one of its own
