@@ -33,9 +33,17 @@ class Store:
         if not os.path.isdir(os.path.dirname(target)):
             os.mkdir(os.path.dirname(target), 0o755)
         fd, temporary = tempfile.mkstemp(suffix=".__wz_sess", dir=self.path)
+        made_on = os.fstat(fd).st_dev
         with os.fdopen(fd, "w", encoding="utf-8") as file:
             json.dump(session, file)
-        os.rename(temporary, target)
+        try:
+            os.rename(temporary, target)
+        except FileNotFoundError:
+            # Made in the moment before a mount came or went, so no rename can find it now. Odoo loses that one save
+            # (docs/install.md, "What it does"); any other error of this kind is one.
+            if os.stat(self.path).st_dev == made_on:
+                raise
+            return self.save(sid, session)
         os.chmod(target, 0o644)
 
     def get(self, sid):
