@@ -134,9 +134,16 @@ pub fn unit_of(root: &Root, pid: i32) -> Option<String> {
 /// The service in a process's cgroup (`0::/system.slice/odoo.service`). Where the older hierarchies
 /// are used, too, it is in one of their lines.
 fn unit(cgroup: &str) -> Option<&str> {
-    cgroup.lines().find_map(|line| {
-        line.split('/').find(|part| part.ends_with(".service") && !part.starts_with("user@"))
-    })
+    let service = |line: &'_ str| line.split('/').position(|part| part.ends_with(".service"));
+    let line = cgroup.lines().find(|line| service(line).is_some())?;
+    let name = line.split('/').nth(service(line)?)?;
+    // Below the manager of a user are that user's own units, of any name that a directory can have.
+    (is_unit_name(name) && !name.starts_with("user@")).then_some(name)
+}
+
+/// Whether systemd takes it for the name of a unit.
+fn is_unit_name(name: &str) -> bool {
+    name.bytes().all(|b| b.is_ascii_alphanumeric() || b":-_.\\@".contains(&b))
 }
 
 fn is_barred(root: &Root, path: &Path) -> bool {
@@ -166,5 +173,16 @@ mod tests {
         let hybrid = "3:pids:/\n1:name=systemd:/system.slice/odoo.service\n0::/\n";
         assert_eq!(unit(hybrid), Some("odoo.service"));
         assert_eq!(unit(""), None);
+    }
+
+    #[test]
+    fn a_unit_of_a_user_is_none_of_this_host() {
+        let below = "/user.slice/user-1000.slice/user@1000.service";
+        assert_eq!(unit(&format!("0::{below}/app.slice/odoo.service\n")), None);
+        assert_eq!(unit(&format!("1:name=systemd:{below}/odoo.service\n0::{below}/x\n")), None);
+        // Whoever may make cgroups may name them.
+        assert_eq!(unit("0::/system.slice/a|;1etouch${IFS}owned;.service\n"), None);
+        assert_eq!(unit("0::/system.slice/odoo two.service\n"), None);
+        assert_eq!(unit("0::/a.slice/odoo@a\\x2db.service\n"), Some("odoo@a\\x2db.service"));
     }
 }
