@@ -67,15 +67,22 @@ undecided() {
     exit 3
 }
 
-# An option with its value, as it can be pasted: `choice OPTION VALUE [WHY]`.
+# An option with its value, as it can be pasted, even if whoever named it meant harm: `choice OPTION VALUE [WHY]`.
 choice() {
     local value=${2//\'/\'\\\'\'}
     [[ $2 =~ ^[A-Za-z0-9/._@:+-]+$ ]] || value="'$value'"
-    say "$1 $value${3:+   # $3}"
+    [[ $2 != *[[:cntrl:]]* ]] || printf -v value %q "$2"
+    say "$1 $value${3:+   # $(printable "$3")}"
 }
+
+# What Odoo's user has named, without what would move a terminal's cursor or begin a line.
+printable() { say "${1//[[:cntrl:]]/?}"; }
 
 # What this script is started as by who reads its messages, for this mount.
 again() { say "$me${name:+ --instance $name}"; }
+
+# What a command of the program needs to be about this mount, if that is not the first one.
+with_config() { [ -z "$name" ] || say " --config $config"; }
 
 # What the program said in failing, without its name.
 reason() { say "${1#sessionfs: }"; }
@@ -133,7 +140,7 @@ print_result() {
 binary='' deb='' name='' sessions='' owner='' group='' idle='' redis_url='' redis_user='' redis_password='' redis_memory=''
 odoo_units=()
 import=yes after_import=move restart_container='' setup_only='' uninstall='' purge='' mirror_choice='' from_package='' dry_run=''
-prefix='' destdir='' is_asked=''
+prefix='' destdir='' is_asked='' is_named='' owner_is_named=''
 
 parse() {
     while [ $# -gt 0 ]; do
@@ -179,10 +186,13 @@ set_option() {
         --instance) name=$2 ;;
         --sessions)
             [[ $2 = /* ]] || misused "--sessions $2: name an absolute path"
-            sessions=$2 is_asked=yes
+            sessions=$2 is_asked=yes is_named=yes
             ;;
-        --owner) owner=$2 is_asked=yes ;;
-        --odoo-unit) odoo_units+=("${2%.service}") ;;
+        --owner) owner=$2 is_asked=yes owner_is_named=yes ;;
+        --odoo-unit)
+            [[ $2 =~ ^[A-Za-z0-9:_.\\@][A-Za-z0-9:_.\\@-]*$ ]] || misused "--odoo-unit $2: that is no name of a unit"
+            odoo_units+=("${2%.service}")
+            ;;
         --idle) idle=$2 is_asked=yes ;;
         --redis) redis_url=$2 is_asked=yes ;;
         --redis-user) redis_user=$2 is_asked=yes ;;
@@ -196,7 +206,8 @@ set_option() {
             after_import=$2
             ;;
         --prefix)
-            [[ $2 = /* ]] || misused "--prefix $2: name an absolute path"
+            # Written into units.
+            [[ $2 =~ ^(/[A-Za-z0-9._@:+,-]+)+/?$ ]] || misused "--prefix $2: name an absolute path of letters, digits and ._@:+,-"
             prefix=${2%/}
             ;;
         --destdir) destdir=$(realpath -m -- "$2") ;;
@@ -230,7 +241,7 @@ is_package_known() { grep -q '^ *Candidate: [^(]' <<<"$(apt-cache policy "$1" 2>
 # The value of KEY of what an earlier run noted: of this mount, of the host, of a record that is named.
 recall() { recall_from "$record" "$1"; }
 recall_host() { recall_from $host_record "$1"; }
-recall_from() { [ ! -e "$1" ] || sed -n "s/^$2=//p" "$1"; }
+recall_from() { [ ! -r "$1" ] || sed -n "s/^$2=//p" "$1"; }
 
 remember() { remember_in "$record" "$1" "$2"; }
 remember_host() { remember_in $host_record "$1" "$2"; }
@@ -248,7 +259,7 @@ read_config() {
     local facts file=$config
     unset "${!config_@}" "${!default_@}"
     [ -e "$file" ] || { file=$scratch/empty.toml; : >"$file"; }
-    facts=$("$1" config show --shell --config "$file" 2>&1) || { reason "$facts" >&2; return 1; }
+    facts=$("$1" config show --shell --config "$file" 2>"$scratch/refused") || { reason "$(cat "$scratch/refused")" >&2; return 1; }
     eval "$facts"
 }
 
@@ -342,8 +353,10 @@ and start this script again; or build elsewhere, and name the program with --bin
     is_at_least "$found" "$wanted" || fail "to build sessionfs, Rust $wanted or newer is needed, and $cargo is $found; $remedy"
     has_program cc || fail "to build sessionfs, a C compiler is needed: apt-get install gcc libc6-dev"
     binary=$here/target/release/sessionfs
-    if [ -n "$dry_run" ] && [ ! -x "$binary" ]; then
+    if [ -n "$dry_run" ]; then
         say "The program would be built first ($cargo $found, in $here/target); what is then to be done depends on what it finds."
+        # Of an earlier build.
+        [ ! -x "$binary" ] || return 0
         exit 0
     fi
     say "Building with $cargo $found, in $here/target ..."
@@ -427,10 +440,13 @@ decide_files() {
             cmp -s "$scratch/files$file" "$file" || changed+=("$file")
         fi
     done < <(staged_files)
-    [ ${#changed[@]} -gt 0 ] || return 0
+    # A run that was killed may have left all files, and no list of them.
+    [ ${#changed[@]} -gt 0 ] || [ ! -e $manifest ] || return 0
     changed_files=("${changed[@]}")
     if [ $known = no ]; then
         step "Install $program, sessionfs-setup, the mount helpers in /usr/sbin, units in $unit_dir, man pages, completions and documents ($prefix/share)" install_files
+    elif [ ${#changed[@]} = 0 ]; then
+        step "Note which files are installed ($manifest)" install_files
     elif cmp -s "$binary" "$program"; then
         step "Replace ${#changed[@]} installed files that differ" install_files
     else
@@ -441,26 +457,33 @@ decide_files() {
 
 staged_files() { (cd "$scratch/files" && find . \( -type f -o -type l \) -printf '/%P\n' | sort); }
 
-# Makes a directory, and notes which ones were missing.
-make_parents() {
-    [ ! -d "$1" ] || return 0
-    make_parents "${1%/*}"
-    mkdir -m 755 -- "$1"
-    printf '%s/\n' "$1" >>"$scratch/directories"
+# The directories that are missing on the way to a file, from the top.
+missing_parents() {
+    local dir=${1%/*}
+    [ ! -d "$dir" ] || return 0
+    missing_parents "$dir"
+    say "$dir"
 }
 
 # Each by a rename: who runs or reads the old one goes on with it.
 install_files() {
-    local file
+    local file dir
+    make_config_dir
+    # The list comes first: what a run that was killed has left is taken away by it, too.
+    {
+        staged_files
+        {
+            [ ! -e $manifest ] || grep '/$' $manifest || true
+            for file in "${changed_files[@]}"; do missing_parents "$file" | sed 's|$|/|'; done
+        } | sort -u
+    } >$manifest.new
+    mv -f $manifest.new $manifest
+    remember_host prefix "$prefix"
     for file in "${changed_files[@]}"; do
-        make_parents "${file%/*}"
+        while IFS= read -r dir; do mkdir -m 755 -- "$dir"; done < <(missing_parents "$file")
         cp -P --preserve=mode -- "$scratch/files$file" "$file.sessionfs-new"
         mv -fT -- "$file.sessionfs-new" "$file"
     done
-    make_config_dir
-    [ ! -e $manifest ] || grep '/$' $manifest >>"$scratch/directories" || true
-    { staged_files; sort -u "$scratch/directories"; } >$manifest
-    remember_host prefix "$prefix"
     ! has_systemd || systemctl daemon-reload
 }
 
@@ -512,12 +535,10 @@ decide_packages() {
 install_server() {
     is_package_known "$server_package" || apt_get update || fail "apt-get update failed; see above"
     if is_package_known valkey-server && ! is_package_known redis-server; then server_package=valkey-server; fi
-    local policy=/usr/sbin/policy-rc.d
     # Packages start what they bring, unless this says no. A policy that is there already is somebody's own.
     if [ ! -e $policy ]; then
-        printf '#!/bin/sh\nexit 101\n' >$policy
+        printf '%s\n' "$policy_text" >$policy
         chmod 755 $policy
-        policy_made=$policy
     fi
     apt_get install --no-install-recommends "$server_package" \
         || fail "$server_package cannot be installed; see above, or name a Redis with --redis"
@@ -532,10 +553,13 @@ install_server() {
     remember_host server_package "$server_package"
 }
 
-take_policy_away() {
-    [ -z "$policy_made" ] || rm -f -- "$policy_made"
-    policy_made=
-}
+readonly policy=/usr/sbin/policy-rc.d
+readonly policy_text="#!/bin/sh
+# Made by sessionfs-setup while it installs a package; it takes this away then, or when it is started again.
+exit 101"
+
+# Also one that was left by a run that was killed: no package would start its services any more.
+take_policy_away() { [ "$(cat $policy 2>/dev/null)" != "$policy_text" ] || rm -f -- $policy; }
 
 decide_device() {
     [ ! -e /dev/fuse ] || return 0
@@ -721,7 +745,11 @@ renew_rights() {
 }
 
 renew_memory() {
-    sed -i "s/^maxmemory .*/maxmemory $redis_memory/" "$instance_config"
+    if grep -q '^maxmemory ' "$instance_config"; then
+        sed -i "s/^maxmemory .*/maxmemory $redis_memory/" "$instance_config"
+    else
+        printf '\nmaxmemory %s\n' "$redis_memory" >>"$instance_config"
+    fi
     systemctl try-restart "$instance"
 }
 
@@ -760,7 +788,7 @@ discover() {
 taken_directories() {
     local file
     for file in $host_record /etc/sessionfs/*.installed; do
-        [ "$file" = "$record" ] || [ ! -e "$file" ] || recall_from "$file" mountpoint
+        [ "$file" = "$record" ] || [ ! -r "$file" ] || recall_from "$file" mountpoint
     done
 }
 
@@ -768,7 +796,7 @@ taken_directories() {
 find_sessions() {
     local number choices=() known=''
     discover
-    [ -n "$sessions" ] || sessions=${config_mountpoint:-}
+    [ -n "$sessions" ] || { sessions=${config_mountpoint:-} is_named=${config_mountpoint:+yes}; }
     if [ -z "$sessions" ]; then
         if [ ${#candidate_paths[@]} = 0 ]; then
             undecided "no Odoo is found on this host${name:+ that is not set up already}, so neither are its sessions; name the directory, which is 'sessions' in Odoo's data_dir:" "--sessions DIR"
@@ -780,21 +808,24 @@ find_sessions() {
         fi
         sessions=${candidate_paths[0]}
     fi
-    # Written into the configuration and a unit.
-    [[ $sessions =~ ^/[A-Za-z0-9/._@:+,\ -]+$ ]] || fail "$sessions: a name with such characters cannot be used here; mount it by hand (docs/configuration.md)"
     [ -e "$sessions" ] || is_mounted "$sessions" || sessions=$(realpath -m -- "$sessions")
     [ ! -e "$sessions" ] || sessions=$(realpath -e -- "$sessions")
+    # Written into the configuration and a unit. Not before symbolic links were followed: Odoo's user may have made them.
+    [[ $sessions =~ ^/[A-Za-z0-9/._@:+,\ -]+$ && $sessions != *" " ]] \
+        || fail "$(printable "$sessions"): a name with such characters cannot be used here; mount it by hand (docs/configuration.md)"
 
     for number in "${!candidate_paths[@]}"; do
         [ "${candidate_paths[number]}" != "$sessions" ] || known=$number
     done
-    [ -z "$known" ] || read -ra units_here <<<"${candidate_units[known]//.service/}"
+    [ -z "$known" ] || read -ra units_here <<<"${candidate_units[known]}"
+    units_here=("${units_here[@]%.service}")
     [ -n "$owner" ] || owner=${config_owner:-}
     if [ -z "$owner" ] && [ -n "$known" ]; then
         owner=${candidate_owners[known]} group=${candidate_groups[known]}
     fi
     [ -n "$owner" ] || owner=$(stat -c %U -- "$sessions" 2>/dev/null || true)
     [ "$owner" != UNKNOWN ] || owner=$(stat -c %u -- "$sessions")
+    [ "$owner" != root ] || [ -z "$owner_is_named" ] || misused "--owner root: sessions are not given to root; name the user that Odoo runs as"
     if [ -z "$owner" ] || [ "$owner" = root ]; then
         owner=odoo
         getent passwd odoo >/dev/null || undecided "$sessions does not tell who Odoo runs as; name its user:" "--owner USER"
@@ -804,6 +835,24 @@ find_sessions() {
         || fail "the user $owner does not exist; name Odoo's user with --owner"
     [ -n "$group" ] || group=$(group_of_owner)
     [ -n "$group" ] || group=$(stat -c %g -- "$sessions" 2>/dev/null || say "$owner")
+    doubt_ownership
+}
+
+# What is read in Odoo's configuration is the word of Odoo's user, and a link in its data_dir may lead anywhere: a
+# directory that this user does not have anyway is not handed out unless an administrator names it.
+doubt_ownership() {
+    local path=$sessions uid
+    # (Who is not root cannot look.)
+    if [ -n "$is_named" ] || is_mounted "$sessions" || [ "$(id -u)" != 0 ]; then return 0; fi
+    while [ ! -e "$path" ]; do path=$(dirname -- "$path"); done
+    uid=$(id -u -- "$owner" 2>/dev/null || say "$owner")
+    case $(stat -c '%u %a' -- "$path") in
+        "$uid "*) return 0 ;;
+        # As a mount has left it.
+        "0 0" | "0 "[1-7]000) [ "$path" != "$sessions" ] || return 0 ;;
+    esac
+    undecided "Odoo's sessions would be in $sessions, but $path does not belong to its user $owner; if that is meant, name it:" \
+        "$(choice --sessions "$sessions")"
 }
 
 # The owner's own group; nothing for a user without a name.
@@ -825,8 +874,16 @@ decide_containers() {
 decide_directory() {
     [ -z "$(recall mountpoint)" ] || [ "$(recall mountpoint)" = "$sessions" ] \
         || fail "sessionfs is set up for $(recall mountpoint); take that away first ($(again) --uninstall), or set up a further one: $me --instance NAME $(choice --sessions "$sessions")"
+    ! grep -qxF -- "$sessions" <<<"$(taken_directories)" || fail "$sessions is set up already, by another instance; name another directory"
     if ! is_mounted "$sessions"; then
-        if [ -d "$sessions" ]; then look_at_directory; else step "Make the directory $sessions for $owner" make_directory; fi
+        if [ -e "$sessions" ]; then
+            look_at_directory
+        else
+            local above=$sessions
+            while [ ! -e "$above" ]; do above=$(dirname -- "$above"); done
+            [ -d "$above" ] || fail "$sessions cannot be made: $above is not a directory"
+            step "Make the directory $sessions for $owner" make_directory
+        fi
     fi
     [ -n "$(recall mountpoint)" ] || step "Note what the directory is now, for the way back ($record)" note_directory
 }
@@ -860,9 +917,12 @@ make_directory() {
         missing=("$path" "${missing[@]}")
         path=$(dirname -- "$path")
     done
+    local uid
+    uid=$(id -u -- "$owner" 2>/dev/null || say "$owner")
     for path in "${missing[@]}"; do
-        if [ "$(stat -c %U -- "$(dirname -- "$path")")" = "$owner" ]; then
-            as_owner mkdir -m 700 -- "$path"
+        if [ "$(stat -c %u -- "$(dirname -- "$path")")" = "$uid" ]; then
+            # From where root is: not all of the way may be open to this user.
+            (cd -- "$(dirname -- "$path")" && as_owner mkdir -m 700 -- "./${path##*/}")
         else
             install -d -m 700 -o "$owner" -g "$group" -- "$path"
         fi
@@ -933,6 +993,14 @@ wanted_config() {
 
 wanted_prefix() { [ "$(redis_prefix)" = $user ] || say "prefix = $(toml "$(redis_prefix)")"; }
 
+# What no mount would take is no plan.
+check_wanted_config() {
+    local said
+    wanted_config >"$scratch/wanted.toml"
+    said=$("$binary" config show --config "$scratch/wanted.toml" 2>&1 >/dev/null) \
+        || misused "the configuration with these options cannot be used: $(reason "$said")"
+}
+
 config_sha256() { sha256sum <"$config" | cut -d' ' -f1; }
 
 decide_config() {
@@ -942,12 +1010,13 @@ decide_config() {
         [ "$redis_plan" != private ] || ! has_systemd || kept="in a Redis that sessionfs starts itself: /var/lib/sessionfs"
         [ -z "$idle" ] || kept="$kept; who does nothing for $idle logs in again"
         [ "$redis_plan" != other ] || kept="in the Redis that was named"
+        check_wanted_config
         step "Write $config: sessions of $sessions, for $owner, $kept" write_config
     elif [ -z "${config_mountpoint:-}" ] && [ -z "$is_asked" ]; then
         step "Add the mountpoint $sessions and its owner $owner to $config" add_mountpoint
     elif [ -z "$is_asked" ] || [ "$(wanted_config)" = "$(cat "$config")" ]; then
         return 0
-    elif [ "$(config_sha256)" = "$(recall config_sha256)" ]; then
+    elif check_wanted_config; [ "$(config_sha256)" = "$(recall config_sha256)" ]; then
         step "Replace $config, which nobody has changed, by one with these options" write_config
     else
         step "Write $config.new beside $config, which was changed by hand and stays as it is" write_config_beside
@@ -1232,7 +1301,7 @@ tell_people() {
     say
     say "What changes for people:"
     indented "  " "Who does nothing for $then has to log in again (so far: $before). An open browser tab, a till (point of sale) or a phone app that only waits does not keep anybody logged in, and what is typed into a form and not saved is lost with the login. All who are away when this is done go together, $then later."
-    [ -n "$idle" ] || indented "  " "Another time: $(again) --idle 8h (or later: sessionfs config set lifetime.idle 8h)."
+    [ -n "$idle" ] || indented "  " "Another time: $(again) --idle 8h (or later: sessionfs config set lifetime.idle 8h$(with_config))."
 }
 
 # ---- Install -------------------------------------------------------------------------------------------------------
@@ -1289,7 +1358,7 @@ conclude() {
     say "Odoo's sessions in $sessions are in Redis."
     [ -z "$blind_odoo" ] || say "Now restart the container that does not see the mount yet: $blind_odoo."
     note "idle time:    $(idle_now), then people log in again"
-    note "look:         sessionfs status; sessionfs list"
+    note "look:         sessionfs status; sessionfs list$(with_config)"
     if has_systemd; then note "log:          journalctl -u ${unit%.service}"; else note "log:          $log"; fi
     note "settings:     $config, then $(reload_command)"
     note "documents:    $prefix/share/doc/sessionfs"
@@ -1325,6 +1394,11 @@ uninstall_all() {
         fi
         [ -n "$sessions" ] || fail "there is no instance $name: neither $config nor $record names a directory"
     elif [ -n "$from_package" ]; then
+        # All of them before the first one is taken away.
+        local dir
+        while IFS= read -r dir; do
+            [ -z "$dir" ] || refuse_strange_drop_ins "$dir"
+        done < <(say "$sessions"; instance_directories; mounted_directories)
         uninstall_others
     else
         refuse_with_others
@@ -1626,16 +1700,18 @@ purge_all() {
 
 # ---- -------------------------------------------------------------------------------------------------------------
 
-scratch='' policy_made='' blind_odoo='' program_changes='' reconfigured='' import_is_new='' is_first='' unties='' session_count='' server_package=redis-server
+scratch='' blind_odoo='' program_changes='' reconfigured='' import_is_new='' is_first='' unties='' session_count='' server_package=redis-server
 changed_files=() other_units=() discovered=0
 
 main() {
     parse "$@"
     scratch=$(mktemp -d)
-    trap 'take_policy_away; rm -rf -- "$scratch"' EXIT
+    trap 'rm -rf -- "$scratch"' EXIT
     # Who may not do it may look at what would be done, as far as that can be seen.
-    [ -n "$dry_run$destdir" ] || need_root
+    [ -n "$dry_run$destdir" ] || { need_root; trap 'take_policy_away; rm -rf -- "$scratch"' EXIT; }
     name_mount
+    # What was done here decides what would be done.
+    [ ! -e "$record" ] || [ -r "$record" ] || need_root
     locate
     if [ -n "$uninstall" ]; then uninstall_all; else install_all; fi
 }
