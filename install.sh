@@ -424,7 +424,9 @@ decide_files() {
         here_now=$(dpkg-query -W -f '${Version}' sessionfs 2>/dev/null || true)
         offered=$(dpkg-deb -f "$deb" Version)
         if ! is_installed_package sessionfs || [ "$here_now" != "$offered" ] || ! cmp -s "$binary" "$program"; then
-            step "Install the package $deb ($offered)" install_deb
+            local older=''
+            ! dpkg --compare-versions "$here_now" gt "$offered" || older=", which is older than $here_now"
+            step "Install the package $deb ($offered$older)" install_deb
         fi
         return
     fi
@@ -488,7 +490,7 @@ install_files() {
 }
 
 install_deb() {
-    apt_get install "$deb" || fail "$deb cannot be installed; see above"
+    apt_get install --allow-downgrades "$deb" || fail "$deb cannot be installed; see above"
     make_config_dir
     remember_host prefix /usr
 }
@@ -499,7 +501,7 @@ make_config_dir() { install -d -m 755 /etc/sessionfs; }
 
 # Quiet, unless it fails.
 apt_get() {
-    DEBIAN_FRONTEND=noninteractive apt-get -qq -y -o DPkg::Lock::Timeout=120 "$@" </dev/null >"$scratch/apt" 2>&1 && return
+    DEBIAN_FRONTEND=noninteractive apt-get -qq -y -o DPkg::Lock::Timeout=120 "$@" </dev/null >"$scratch/apt" 2>&1 8>&- && return
     cat "$scratch/apt" >&2
     return 1
 }
@@ -649,6 +651,7 @@ decide_redis() {
     fi
     stale=$([ -n "$is_made" ] || stale_accounts)
     if [ -n "$stale" ]; then
+        check_accounts
         step "Give these Redis users the rights of this release ($instance_config), and restart $instance; Odoo waits meanwhile: ${stale//$'\n'/ }" renew_rights
     fi
     # Making it stops one that runs.
@@ -735,13 +738,20 @@ stale_accounts() {
 }
 
 renew_rights() {
+    local one
+    for one in $(stale_accounts); do
+        sed -i "/^user $one /c user $one $(wanted_account_line "$one")" "$instance_config"
+    done
+    systemctl try-restart "$instance"
+}
+
+# A line that was changed so that it cannot be told what it is to be.
+check_accounts() {
     local one wanted
     for one in $(stale_accounts); do
         wanted=$(wanted_account_line "$one")
         [[ $wanted = "on #"[0-9a-f]* ]] || fail "the rights in $instance_config cannot be renewed, since its line 'user $one' was changed; write it as: user $one on #SHA256_OF_THE_PASSWORD $(rights_of "$one")"
-        sed -i "/^user $one /c user $one $wanted" "$instance_config"
     done
-    systemctl try-restart "$instance"
 }
 
 renew_memory() {
@@ -835,7 +845,6 @@ find_sessions() {
         || fail "the user $owner does not exist; name Odoo's user with --owner"
     [ -n "$group" ] || group=$(group_of_owner)
     [ -n "$group" ] || group=$(stat -c %g -- "$sessions" 2>/dev/null || say "$owner")
-    doubt_ownership
 }
 
 # What is read in Odoo's configuration is the word of Odoo's user, and a link in its data_dir may lead anywhere: a
@@ -843,7 +852,7 @@ find_sessions() {
 doubt_ownership() {
     local path=$sessions uid
     # (Who is not root cannot look.)
-    if [ -n "$is_named" ] || is_mounted "$sessions" || [ "$(id -u)" != 0 ]; then return 0; fi
+    if [ -n "$is_named" ] || [ "$(id -u)" != 0 ]; then return 0; fi
     while [ ! -e "$path" ]; do path=$(dirname -- "$path"); done
     uid=$(id -u -- "$owner" 2>/dev/null || say "$owner")
     case $(stat -c '%u %a' -- "$path") in
@@ -884,6 +893,7 @@ decide_directory() {
             [ -d "$above" ] || fail "$sessions cannot be made: $above is not a directory"
             step "Make the directory $sessions for $owner" make_directory
         fi
+        doubt_ownership
     fi
     [ -n "$(recall mountpoint)" ] || step "Note what the directory is now, for the way back ($record)" note_directory
 }
@@ -952,6 +962,13 @@ reload_command() { if has_systemd; then say "systemctl reload ${unit%.service}";
 
 # The idle time by this configuration, and the one that is in force until it is taken up.
 idle_now() { say "${config_lifetime_idle:-$default_lifetime_idle}"; }
+
+# The one that is in force on all servers: what 'sessionfs config set' has set wins over a configuration file.
+idle_in_force() {
+    local said
+    said=$("$program" config get lifetime.idle --config "$config" 2>/dev/null | sed -n 's/^lifetime\.idle  *\(.*[^ ]\)  *[a-z]*$/\1/p')
+    say "${said:-$(idle_now)}"
+}
 
 # Whether --idle names a time, by the program's own word.
 check_idle() {
@@ -1025,6 +1042,9 @@ decide_config() {
     reconfigured=yes
 }
 
+# Where the configuration is a symbolic link, the file it leads to is replaced.
+put_config_in_place() { mv -f -- "$config.part" "$(realpath -m -- "$config")"; }
+
 # For put_former_config_back.
 keep_former_config() { [ ! -e "$config" ] || cp -p -- "$config" "$scratch/former.toml"; }
 
@@ -1034,7 +1054,7 @@ put_former_config_back() {
     local is_ours=''
     [ "$(config_sha256)" != "$(recall config_sha256)" ] || is_ours=yes
     cp -p -- "$scratch/former.toml" "$config.part"
-    mv -f "$config.part" "$config"
+    put_config_in_place
     [ -z "$is_ours" ] || remember config_sha256 "$(config_sha256)"
 }
 
@@ -1044,7 +1064,7 @@ write_config() {
     keep_former_config
     # A URL may hold a password.
     (umask 077 && wanted_config >"$config.part")
-    mv -f "$config.part" "$config"
+    put_config_in_place
     remember config_sha256 "$(config_sha256)"
 }
 
@@ -1052,7 +1072,7 @@ add_mountpoint() {
     keep_former_config
     (umask 077 && { say "mountpoint = $(toml "$sessions")"; [ -n "${config_owner:-}" ] || say "owner = $(toml "$owner")"; cat "$config"; } >"$config.part")
     chmod --reference="$config" "$config.part"
-    mv -f "$config.part" "$config"
+    put_config_in_place
 }
 
 write_config_beside() {
@@ -1204,7 +1224,7 @@ start_in_background() {
     touch "$log"
     chmod 640 "$log"
     from=$(($(stat -c %s "$log") + 1))
-    setsid "$program" mount --config "$config" </dev/null >>"$log" 2>&1 &
+    setsid "$program" mount --config "$config" </dev/null >>"$log" 2>&1 8>&- &
     pid=$!
     disown
     until=$((SECONDS + ready_within_seconds))
@@ -1347,6 +1367,15 @@ install_all() {
     conclude
 }
 
+# One at a time on this host. Who goes on when this has ended must not have the descriptor.
+take_lock() {
+    exec 8>/run/sessionfs-setup.lock
+    flock --nonblock 8 || {
+        say "Another one is under way on this host; waiting for its end."
+        flock --timeout 600 8 || fail "another one has been under way on this host for 10 minutes"
+    }
+}
+
 need_root() { [ "$(id -u)" = 0 ] || fail "this needs root; start it with sudo"; }
 
 conclude() {
@@ -1357,7 +1386,9 @@ conclude() {
     say
     say "Odoo's sessions in $sessions are in Redis."
     [ -z "$blind_odoo" ] || say "Now restart the container that does not see the mount yet: $blind_odoo."
-    note "idle time:    $(idle_now), then people log in again"
+    note "idle time:    $(idle_in_force), then people log in again"
+    [ -z "$idle" ] || [ "$(idle_in_force)" = "$(idle_now)" ] \
+        || note "              not $idle: another was set for all servers, and wins until: sessionfs config set lifetime.idle $(idle_now)$(with_config)"
     note "look:         sessionfs status; sessionfs list$(with_config)"
     if has_systemd; then note "log:          journalctl -u ${unit%.service}"; else note "log:          $log"; fi
     note "settings:     $config, then $(reload_command)"
@@ -1710,6 +1741,8 @@ main() {
     # Who may not do it may look at what would be done, as far as that can be seen.
     [ -n "$dry_run$destdir" ] || { need_root; trap 'take_policy_away; rm -rf -- "$scratch"' EXIT; }
     name_mount
+    # The package's own call may come from within one that has the lock.
+    [ -n "$dry_run$destdir$from_package" ] || take_lock
     # What was done here decides what would be done.
     [ ! -e "$record" ] || [ -r "$record" ] || need_root
     locate
