@@ -3,7 +3,7 @@
 mod support;
 
 use sessionfs::fs::store::{Store as _, StoreError};
-use sessionfs::store::RedisStore;
+use sessionfs::store::{RedisStore, Settings};
 use sessionfs::store::population::Population;
 use sessionfs::store::writes::{Refusal, Writes};
 use support::redis::Redis;
@@ -36,7 +36,10 @@ fn aof_bytes(redis: &Redis) -> u64 {
 #[tokio::test]
 async fn each_reason_for_which_redis_takes_no_writes_is_known_and_its_end() {
     let redis = Redis::start();
-    let store = start(&redis).await;
+    let _: String = redis.run("ACL SETUSER shop on >secret ~* +@all");
+    let url = redis.url_as("shop", "secret");
+    let store = RedisStore::start(Settings { url, ..settings(&redis) }).expect("a good URL");
+    let store = connected(store).await;
     becomes(&store, None).await;
     for (begin, end, refusal) in [
         ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0", Refusal::Full),
@@ -50,6 +53,13 @@ async fn each_reason_for_which_redis_takes_no_writes_is_known_and_its_end() {
         let _: redis::Value = redis.run(begin);
         becomes(&store, Some(refusal)).await;
         let _: redis::Value = redis.run(end);
+        becomes(&store, None).await;
+    }
+    // Somebody changes what the user may: any part of that which saves need.
+    for (taken_away, given_back) in [("-set", "+set"), ("-evalsha -eval", "+@scripting"), ("resetkeys", "~*")] {
+        let _: String = redis.run(&format!("ACL SETUSER shop {taken_away}"));
+        becomes(&store, Some(Refusal::NoRights)).await;
+        let _: String = redis.run(&format!("ACL SETUSER shop {given_back}"));
         becomes(&store, None).await;
     }
     // A disk that cannot be written to: something else is where the snapshot goes.

@@ -456,7 +456,7 @@ fn refused(error: &ProbeError, kind: &Kind) -> Finding {
                 );
                 return Finding::new(Id::Failing, what, kind.disk());
             }
-            Some(Refusal::Replica | Refusal::NoReplicas) | None => {}
+            Some(Refusal::Replica | Refusal::NoReplicas | Refusal::NoRights) | None => {}
         }
     }
     let id = match error {

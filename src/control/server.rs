@@ -136,7 +136,7 @@ async fn answer(
         }
         "/health" => {
             let health = node.health().await;
-            let strict = request.uri().query() == Some("strict");
+            let strict = request.uri().query().is_some_and(asks_strictly);
             json(&health).map(|mut response| {
                 *response.status_mut() = health.code(strict);
                 response
@@ -148,6 +148,11 @@ async fn answer(
         tracing::warn!(path, error, "cannot be told");
         plain(StatusCode::INTERNAL_SERVER_ERROR, "see the log\n")
     })
+}
+
+/// `strict`, with whatever value (balancers write `strict=1`) and beside whatever else.
+fn asks_strictly(query: &str) -> bool {
+    query.split('&').any(|pair| pair.split('=').next() == Some("strict"))
 }
 
 /// How it is now: nobody between may keep it.
@@ -167,4 +172,19 @@ fn plain(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
 fn with_type(kind: &'static str, mut response: Response<Full<Bytes>>) -> Response<Full<Bytes>> {
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strict_is_understood_however_it_is_written() {
+        for query in ["strict", "strict=1", "strict=", "a=b&strict", "strict&a"] {
+            assert!(asks_strictly(query), "{query}");
+        }
+        for query in ["", "stricter", "a=strict", "x-strict"] {
+            assert!(!asks_strictly(query), "{query}");
+        }
+    }
 }

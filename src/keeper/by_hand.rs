@@ -4,10 +4,7 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-
-use nix::unistd::{Gid, Group, Uid, User};
 
 use crate::config::Config;
 use crate::config::flags::Flags;
@@ -40,15 +37,15 @@ impl ByHand {
             return None;
         }
         let mountpoint = shell_word(&config.mountpoint);
-        let given = |option: &str, value: Option<String>| {
-            value.map_or_else(String::new, |value| format!(" {option} {value}"))
-        };
-        let file = flags.place.config.as_deref().map(shell_word);
-        let redis = flags.place.redis.as_deref().map(|url| shell_word(Path::new(url)));
+        let place = &flags.place;
+        let file = place.config.as_deref().map(|file| option_word("--config", file));
+        let redis = place.redis.as_deref().map(|url| option_word("--redis", Path::new(url)));
+        let (file, redis) = (file.unwrap_or_default(), redis.unwrap_or_default());
+        let program = program();
         Some(Self {
-            program: program(),
-            options: given("--config", file) + &given("--redis", redis),
-            give_back: give_back(config, &mountpoint),
+            give_back: format!("{program} release{file}{} {mountpoint}", otherwise(flags)),
+            options: file + &redis,
+            program,
             mountpoint,
             private_redis: config.private_redis.as_ref().map(|private| private.dir.clone()),
         })
@@ -88,20 +85,18 @@ fn say(text: &str) {
     let _ = std::io::stderr().lock().write_all(text.as_bytes());
 }
 
-/// The commands that make the directory what it was. After an earlier mount it is root's without
-/// any permission; then it becomes the tree's owner's.
-fn give_back(config: &Config, mountpoint: &str) -> String {
-    let (mut uid, mut gid, mut mode) = (config.tree.owner_uid, config.tree.owner_gid, 0o700);
-    if let Ok(found) = config.mountpoint.metadata()
-        && (found.uid() != 0 || found.mode() & 0o777 != 0)
-    {
-        (uid, gid, mode) = (found.uid(), found.gid(), found.mode() & 0o7777);
-    }
-    let user = User::from_uid(Uid::from_raw(uid)).ok().flatten();
-    let group = Group::from_gid(Gid::from_raw(gid)).ok().flatten();
-    let user = user.map_or_else(|| uid.to_string(), |user| user.name);
-    let group = group.map_or_else(|| gid.to_string(), |group| group.name);
-    format!("chown {user}:{group} {mountpoint} && chmod {mode:04o} {mountpoint}")
+/// The options that `release` needs where the directory does not tell whose it was.
+fn otherwise(flags: &Flags) -> String {
+    let given = [("--owner", &flags.owner), ("--group", &flags.group), ("--mode", &flags.mode)];
+    given
+        .into_iter()
+        .filter_map(|(option, value)| value.as_ref().map(|value| option_word(option, Path::new(value))))
+        .collect()
+}
+
+/// An option with its value, to follow a command.
+fn option_word(option: &str, value: &Path) -> String {
+    format!(" {option} {}", shell_word(value))
 }
 
 /// How this program is called again: by the name that it was called by, if that is no path.

@@ -17,6 +17,9 @@ const PROGRAMS: [&str; 7] = [
 /// arguments.
 const TITLE: &str = "odoo: Worker";
 
+/// Python's own options whose value is a word of its own.
+const PYTHON_VALUED: [&str; 3] = ["-W", "-X", "--check-hash-based-pycs"];
+
 /// What a command line says.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Launch {
@@ -65,7 +68,10 @@ fn arguments<'a>(argv: &'a [&'a str]) -> Option<&'a [&'a str]> {
         return None;
     }
     // python3 [its own options] /usr/bin/odoo ..., or python3 -m odoo ...
-    let position = rest.iter().position(|word| !word.starts_with('-'))?;
+    let takes_value = |word: &str| PYTHON_VALUED.contains(&word);
+    let position = (0..rest.len()).find(|&at| {
+        !rest[at].starts_with('-') && at.checked_sub(1).is_none_or(|before| !takes_value(rest[before]))
+    })?;
     let by_module = position.checked_sub(1).is_some_and(|before| rest[before] == "-m");
     let program = rest[position];
     (is_odoo(program) || by_module && program.split('.').next() == Some("odoo"))
@@ -110,6 +116,7 @@ mod tests {
             "python3.11 -u /opt/odoo/odoo-bin -c x",
             "python3 -m odoo -c x",
             "/usr/bin/python3 /usr/bin/odoo gevent -c x",
+            "python3 -X dev -W ignore -W error::UserWarning /opt/odoo/odoo-bin -c x",
         ] {
             assert!(parse(line).is_some(), "{line}");
         }
@@ -119,6 +126,7 @@ mod tests {
             "tail -f /var/log/odoo",
             "su odoo",
             "python3 manage.py odoo",
+            "python3 -W odoo manage.py",
             "bash /usr/bin/odoo",
             "",
         ] {

@@ -155,6 +155,7 @@ impl fmt::Display for ProbeError {
                     Some(Refusal::NoReplicas) => {
                         "bring its replicas back, or lower min-replicas-to-write"
                     }
+                    Some(Refusal::NoRights) => "give its user the rights that it needs",
                     Some(Refusal::Replica) | None => "it is a replica: name the master",
                 };
                 write!(f, "Redis at {at} takes no writes: {why}; {remedy}")

@@ -28,6 +28,7 @@ pub struct Scripts {
     pub(super) import: Script,
     pub(super) settings: Script,
     pub(super) set: Script,
+    pub(super) probe: Script,
     /// The clock is Redis's own, and so tells of its jumps.
     pub(super) own_clock: bool,
 }
@@ -65,6 +66,7 @@ impl Scripts {
             import: script("import", include_str!("scripts/import.lua")),
             settings: script("settings", include_str!("scripts/settings.lua")),
             set: script("set", include_str!("scripts/set.lua")),
+            probe: script("probe", include_str!("scripts/probe.lua")),
             own_clock: false,
         }
     }
@@ -76,7 +78,7 @@ impl Scripts {
     }
 
     /// Every script.
-    pub(super) fn all(&self) -> [&Script; 9] {
+    pub(super) fn all(&self) -> [&Script; 10] {
         [
             &self.fetch,
             &self.publish,
@@ -87,6 +89,7 @@ impl Scripts {
             &self.import,
             &self.settings,
             &self.set,
+            &self.probe,
         ]
     }
 }

@@ -1,10 +1,11 @@
 //! Whether Redis takes writes: a state beside the link's, for a server that answers and refuses.
 //!
 //! It is known from the refusals that real operations meet, and from a probe that writes nothing: a
-//! `SET` of a key that does not exist, on the condition that it exists. A server that is full
-//! (`OOM`), cannot write to its disk (`MISCONF`), is a replica (`READONLY`) or lacks replicas
-//! (`NOREPLICAS`) refuses it as it refuses any write; any other does nothing, and adds nothing to
-//! its append-only file.
+//! script, as a save is one, with a `SET` of a key that does not exist, on the condition that it
+//! exists. A server that is full (`OOM`), cannot write to its disk (`MISCONF`), is a replica
+//! (`READONLY`), lacks replicas (`NOREPLICAS`) or has taken the rights of our user away (`NOPERM`)
+//! refuses it as it refuses any write; any other does nothing, and adds nothing to its append-only
+//! file.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,9 +13,10 @@ use std::time::Duration;
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
-use super::link::{Fault, Need};
+use super::link::Need;
+use super::scripts::CallFault;
 use super::{Inner, RedisStore};
-use crate::fs::store::Health;
+use crate::fs::store::{Health, StoreError};
 use crate::telemetry::Event;
 
 /// The probe is sent at most this often, whoever asks.
@@ -33,7 +35,14 @@ pub enum Refusal {
     Replica,
     /// `NOREPLICAS`: fewer replicas follow it than it must have.
     NoReplicas,
+    /// `NOPERM`: its user may not, since somebody changed its rights.
+    NoRights,
 }
+
+/// What Redis 7.0 says, with no code of its own, of a command in a script.
+const NO_RIGHTS_IN_SCRIPT: &str = "The user executing the script can't";
+/// What Redis 7 adds to an error in a script: which one, and where in it.
+const IN_SCRIPT: &str = " script: ";
 
 impl Refusal {
     /// From a server's error; `None` for any other.
@@ -43,6 +52,8 @@ impl Refusal {
             ("MISCONF", Self::Failing),
             ("READONLY", Self::Replica),
             ("NOREPLICAS", Self::NoReplicas),
+            ("NOPERM", Self::NoRights),
+            (NO_RIGHTS_IN_SCRIPT, Self::NoRights),
         ];
         codes.into_iter().find_map(|(code, refusal)| error.contains(code).then_some(refusal))
     }
@@ -99,11 +110,19 @@ impl Observed {
         self.is(&Writes::Taken);
     }
 
-    /// Takes in an error of a write; any other than a refusal tells nothing.
+    /// Takes in the error of any operation. What its user lacks a right to need not be what a save
+    /// needs: the probe tells of that.
     pub fn error(&self, error: &str) {
+        if Refusal::of(error) != Some(Refusal::NoRights) {
+            self.refused(error);
+        }
+    }
+
+    /// Takes in the probe's error; any other than a refusal tells nothing.
+    fn refused(&self, error: &str) {
         if Refusal::of(error).is_some() {
             // They are a part of other sentences.
-            let words = error.trim_end_matches('.');
+            let words = error.split(IN_SCRIPT).next().unwrap_or(error).trim_end_matches('.');
             let words: String = words.chars().take(REASON_MAX_CHARS).collect();
             self.is(&Writes::Refused(words.into()));
         }
@@ -136,12 +155,11 @@ impl Inner {
         let due = probed.is_none_or(|at| at.elapsed() >= PROBE_EVERY);
         if due && self.link.health() == Health::Up {
             *probed = Some(Instant::now());
-            // Should somebody have made that key, it ends at once.
-            let mut command = redis::cmd("SET");
-            command.arg(self.keys.write_probe()).arg("").arg("XX").arg("PX").arg(1);
-            match self.link.request(&command, Need::Well, self.attempt()).await {
+            let mut call = self.scripts.probe.call(&self.policy());
+            call.key(self.keys.write_probe());
+            match self.call(&call, Need::Well, self.attempt()).await {
                 Ok(_) => self.writes.taken(),
-                Err(Fault::Server(why)) => self.writes.error(&why),
+                Err(CallFault::Answered(StoreError::Refused(why), _)) => self.writes.refused(&why),
                 // The link tells of its own faults.
                 Err(_) => {}
             }
@@ -175,6 +193,7 @@ mod tests {
         observed.error("OOM command not allowed when used memory > 'maxmemory'.");
         let first = observed.now();
         assert!(first.refusal().is_some_and(|why| why.starts_with("OOM ")), "{first:?}");
+        assert!(first.refusal().is_some_and(|why| why.ends_with("'maxmemory'")), "{first:?}");
         // The same cause in other words is no change; another cause is.
         observed.error("OOM command not allowed. script: 1, on @user_script:84.");
         assert_eq!(observed.now(), first);
@@ -183,5 +202,12 @@ mod tests {
         assert_eq!(second.refusal().map(str::len), Some(REASON_MAX_CHARS));
         observed.taken();
         assert_eq!(observed.now(), Writes::Taken);
+        // A right that is lacking is one that saves need only if the probe says so.
+        let words = "ERR The user executing the script can't run this command or subcommand";
+        let error = format!("{words} script: 0123, on @user_script:84.");
+        observed.error(&error);
+        assert_eq!(observed.now(), Writes::Taken);
+        observed.refused(&error);
+        assert_eq!(observed.now(), Writes::Refused(words.into()));
     }
 }
