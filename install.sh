@@ -67,15 +67,20 @@ undecided() {
     exit 3
 }
 
-# An option with its value, as it can be pasted: `choice OPTION VALUE [WHY]`.
-choice() {
-    local value=${2//\'/\'\\\'\'}
-    [[ $2 =~ ^[A-Za-z0-9/._@:+-]+$ ]] || value="'$value'"
-    say "$1 $value${3:+   # $3}"
+# One word of a command that can be pasted.
+word() {
+    local value=${1//\'/\'\\\'\'}
+    if [[ $1 =~ ^[A-Za-z0-9/._@:+-]+$ ]]; then say "$1"; else say "'$value'"; fi
 }
+
+# An option with its value, as it can be pasted: `choice OPTION VALUE [WHY]`.
+choice() { say "$1 $(word "$2")${3:+   # $3}"; }
 
 # What this script is started as by who reads its messages, for this mount.
 again() { say "$me${name:+ --instance $name}"; }
+
+# What a command about sessions and settings needs where it is not about the first Odoo.
+of_instance() { [ -z "$name" ] || printf ' --config %s' "$config"; }
 
 # What the program said in failing, without its name.
 reason() { say "${1#sessionfs: }"; }
@@ -1214,7 +1219,7 @@ decide_import() {
 import_sessions() {
     "$program" import "$sessions" --config "$config" --after-import "$after_import" || {
         say "       Not all could be imported, see above. The rest is still there, and is imported on first access."
-        say "       Start this script again, or: sessionfs import $sessions --config $config"
+        say "       Start this script again, or: sessionfs import $(word "$sessions") --config $config"
         return 0
     }
     remember import "done"
@@ -1232,7 +1237,9 @@ tell_people() {
     say
     say "What changes for people:"
     indented "  " "Who does nothing for $then has to log in again (so far: $before). An open browser tab, a till (point of sale) or a phone app that only waits does not keep anybody logged in, and what is typed into a form and not saved is lost with the login. All who are away when this is done go together, $then later."
-    [ -n "$idle" ] || indented "  " "Another time: $(again) --idle 8h (or later: sessionfs config set lifetime.idle 8h)."
+    # Lines of their own: they are pasted.
+    [ -n "$idle" ] || say "  Another time:  $(again) --idle 8h"
+    [ -n "$idle" ] || say "  or later:      sessionfs config set lifetime.idle 8h$(of_instance)"
 }
 
 # ---- Install -------------------------------------------------------------------------------------------------------
@@ -1289,7 +1296,7 @@ conclude() {
     say "Odoo's sessions in $sessions are in Redis."
     [ -z "$blind_odoo" ] || say "Now restart the container that does not see the mount yet: $blind_odoo."
     note "idle time:    $(idle_now), then people log in again"
-    note "look:         sessionfs status; sessionfs list"
+    note "look:         sessionfs status; sessionfs list$(of_instance)"
     if has_systemd; then note "log:          journalctl -u ${unit%.service}"; else note "log:          $log"; fi
     note "settings:     $config, then $(reload_command)"
     note "documents:    $prefix/share/doc/sessionfs"
