@@ -397,8 +397,10 @@ lay_out() {
     put 644 "$scratch/fish" "$prefix/share/fish/vendor_completions.d/sessionfs.fish"
 
     while IFS= read -r file; do
-        put 644 "$here/$file" "$prefix/share/doc/sessionfs/${file#docs/}"
-    done < <(cd "$here" && find README.md CHANGELOG.md docs -name '*.md')
+        # All lie in one directory there.
+        sed 's#](docs/#](#g; s#](\.\./#](#g' "$here/$file" >"$scratch/document"
+        put 644 "$scratch/document" "$prefix/share/doc/sessionfs/${file#docs/}"
+    done < <(cd "$here" && find README.md CHANGELOG.md SECURITY.md docs -name '*.md')
     # What a program reads: minimal systems and images drop documents.
     for file in alerts.yml grafana.json; do
         put 644 "$here/docs/$file" "$share_dir/$file"
@@ -1002,12 +1004,16 @@ write_config_beside() {
 # directory.
 find_odoo_units() {
     has_systemd || { odoo_units=(); return 0; }
-    local known
+    local known one
     known=$(recall odoo_units)
     if [ "${odoo_units[*]}" = none ]; then
         odoo_units=()
         [ "$known" = none ] || unties=yes
     elif [ ${#odoo_units[@]} -gt 0 ]; then
+        # A drop-in for a unit that is none would look as if Odoo were tied.
+        for one in "${odoo_units[@]}"; do
+            systemctl cat "$one.service" >/dev/null 2>&1 || fail "--odoo-unit $one: there is no unit $one.service; 'systemctl list-unit-files' names all"
+        done
         # Those of before have their drop-in.
         mapfile -t odoo_units < <(printf '%s\n' "${known/#none/}" "${odoo_units[@]}" | tr ' ' '\n' | awk 'NF && !known[$0]++')
     elif [ "$known" = none ]; then
@@ -1084,7 +1090,7 @@ decide_service() {
     if ! is_served "$sessions"; then
         local how="Enable and start $unit"
         has_systemd || how="Start sessionfs in the background (log: $log)"
-        step "$how: from then on Odoo's sessions in $sessions are in Redis; what is below becomes unusable to Odoo (root, mode 0000)" start_service
+        step "$how: from then on Odoo's sessions in $sessions are in Redis; the underlying directory becomes root's, with mode 0000, so that Odoo cannot write to it without the mount" start_service
     elif has_systemd && ! systemctl is-active --quiet "$unit"; then
         fail "$sessions is mounted, but not by $unit; end that first (sessionfs unmount $sessions)"
     elif [ -n "$program_changes$reconfigured" ] || [ "$(recall reload)" = pending ]; then
@@ -1131,7 +1137,7 @@ start_failed() {
     [ -z "$(recall served)" ] || fail "$1. Odoo cannot open sessions until that is mended"
     ! has_systemd || systemctl --quiet disable --now "$unit" || true
     give_back
-    fail "$1. Odoo goes on with its files; mend that and start this script again"
+    fail "$1. Odoo goes on with its files; correct that and start this script again"
 }
 
 # Ready is a line of its own in the log.
@@ -1250,7 +1256,7 @@ install_all() {
         lay_out "$destdir"
         return
     fi
-    read_config "$binary" || fail "$config cannot be used, see above; mend it, and start this again"
+    read_config "$binary" || fail "$config cannot be used, see above; correct it, and start this again"
     check_idle
     choose_redis
     find_sessions

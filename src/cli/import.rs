@@ -11,6 +11,7 @@ use super::output::{self, Format};
 use super::shell;
 use super::worker::first_contact;
 use crate::adopt::import::{Summary, Task, Then};
+use crate::config::file::DEFAULT_PATH;
 use crate::config::flags::{Flags, Place};
 use crate::config::{self, Config};
 use crate::exit::{ExitCode, Failure};
@@ -121,7 +122,8 @@ impl Import {
         };
         add("", self.dir.as_deref());
         add(" --from", self.from.as_deref());
-        add(" --config", self.place.config.as_deref());
+        let is_named = |path: &&Path| *path != Path::new(DEFAULT_PATH);
+        add(" --config", self.place.config.as_deref().filter(is_named));
         if self.place.redis.is_some() {
             // There may be a password in it.
             command.push_str(" --redis URL");
