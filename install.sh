@@ -67,13 +67,16 @@ undecided() {
     exit 3
 }
 
-# An option with its value, as it can be pasted, even if whoever named it meant harm: `choice OPTION VALUE [WHY]`.
-choice() {
-    local value=${2//\'/\'\\\'\'}
-    [[ $2 =~ ^[A-Za-z0-9/._@:+-]+$ ]] || value="'$value'"
-    [[ $2 != *[[:cntrl:]]* ]] || printf -v value %q "$2"
-    say "$1 $value${3:+   # $(printable "$3")}"
+# One word of a command that can be pasted, even if whoever named it meant harm.
+word() {
+    local value=${1//\'/\'\\\'\'}
+    [[ $1 =~ ^[A-Za-z0-9/._@:+-]+$ ]] || value="'$value'"
+    [[ $1 != *[[:cntrl:]]* ]] || printf -v value %q "$1"
+    say "$value"
 }
+
+# An option with its value, as it can be pasted: `choice OPTION VALUE [WHY]`.
+choice() { say "$1 $(word "$2")${3:+   # $(printable "$3")}"; }
 
 # What Odoo's user has named, without what would move a terminal's cursor or begin a line.
 printable() { say "${1//[[:cntrl:]]/?}"; }
@@ -405,8 +408,10 @@ lay_out() {
     put 644 "$scratch/fish" "$prefix/share/fish/vendor_completions.d/sessionfs.fish"
 
     while IFS= read -r file; do
-        put 644 "$here/$file" "$prefix/share/doc/sessionfs/${file#docs/}"
-    done < <(cd "$here" && find README.md CHANGELOG.md docs -name '*.md')
+        # All lie in one directory there.
+        sed 's#](docs/#](#g; s#](\.\./#](#g' "$here/$file" >"$scratch/document"
+        put 644 "$scratch/document" "$prefix/share/doc/sessionfs/${file#docs/}"
+    done < <(cd "$here" && find README.md CHANGELOG.md SECURITY.md docs -name '*.md')
     # What a program reads: minimal systems and images drop documents.
     for file in alerts.yml grafana.json; do
         put 644 "$here/docs/$file" "$share_dir/$file"
@@ -1086,12 +1091,16 @@ write_config_beside() {
 # directory.
 find_odoo_units() {
     has_systemd || { odoo_units=(); return 0; }
-    local known
+    local known one
     known=$(recall odoo_units)
     if [ "${odoo_units[*]}" = none ]; then
         odoo_units=()
         [ "$known" = none ] || unties=yes
     elif [ ${#odoo_units[@]} -gt 0 ]; then
+        # A drop-in for a unit that is none would look as if Odoo were tied.
+        for one in "${odoo_units[@]}"; do
+            systemctl cat "$one.service" >/dev/null 2>&1 || fail "--odoo-unit $one: there is no unit $one.service; 'systemctl list-unit-files' names all"
+        done
         # Those of before have their drop-in.
         mapfile -t odoo_units < <(printf '%s\n' "${known/#none/}" "${odoo_units[@]}" | tr ' ' '\n' | awk 'NF && !known[$0]++')
     elif [ "$known" = none ]; then
@@ -1168,7 +1177,7 @@ decide_service() {
     if ! is_served "$sessions"; then
         local how="Enable and start $unit"
         has_systemd || how="Start sessionfs in the background (log: $log)"
-        step "$how: from then on Odoo's sessions in $sessions are in Redis; what is below becomes unusable to Odoo (root, mode 0000)" start_service
+        step "$how: from then on Odoo's sessions in $sessions are in Redis; the underlying directory becomes root's, with mode 0000, so that Odoo cannot write to it without the mount" start_service
     elif has_systemd && ! systemctl is-active --quiet "$unit"; then
         fail "$sessions is mounted, but not by $unit; end that first (sessionfs unmount $sessions)"
     elif [ -n "$program_changes$reconfigured" ] || [ "$(recall reload)" = pending ]; then
@@ -1215,7 +1224,7 @@ start_failed() {
     [ -z "$(recall served)" ] || fail "$1. Odoo cannot open sessions until that is mended"
     ! has_systemd || systemctl --quiet disable --now "$unit" || true
     give_back
-    fail "$1. Odoo goes on with its files; mend that and start this script again"
+    fail "$1. Odoo goes on with its files; correct that and start this script again"
 }
 
 # Ready is a line of its own in the log.
@@ -1303,7 +1312,7 @@ decide_import() {
 import_sessions() {
     "$program" import "$sessions" --config "$config" --after-import "$after_import" || {
         say "       Not all could be imported, see above. The rest is still there, and is imported on first access."
-        say "       Start this script again, or: sessionfs import $sessions --config $config"
+        say "       Start this script again, or: sessionfs import $(word "$sessions") --config $config"
         return 0
     }
     remember import "done"
@@ -1321,7 +1330,9 @@ tell_people() {
     say
     say "What changes for people:"
     indented "  " "Who does nothing for $then has to log in again (so far: $before). An open browser tab, a till (point of sale) or a phone app that only waits does not keep anybody logged in, and what is typed into a form and not saved is lost with the login. All who are away when this is done go together, $then later."
-    [ -n "$idle" ] || indented "  " "Another time: $(again) --idle 8h (or later: sessionfs config set lifetime.idle 8h$(with_config))."
+    # Lines of their own: they are pasted.
+    [ -n "$idle" ] || say "  Another time:  $(again) --idle 8h"
+    [ -n "$idle" ] || say "  or later:      sessionfs config set lifetime.idle 8h$(with_config)"
 }
 
 # ---- Install -------------------------------------------------------------------------------------------------------
@@ -1332,7 +1343,7 @@ install_all() {
         lay_out "$destdir"
         return
     fi
-    read_config "$binary" || fail "$config cannot be used, see above; mend it, and start this again"
+    read_config "$binary" || fail "$config cannot be used, see above; correct it, and start this again"
     check_idle
     choose_redis
     find_sessions

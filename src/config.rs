@@ -623,8 +623,7 @@ fn size(
     if range_bytes.contains(&bytes) {
         return Ok(bytes);
     }
-    let words = |bytes: u64| format!("{}KiB", bytes / KIB);
-    Err(bad(key, text.unwrap_or_default(), &range_words(range_bytes, words)))
+    Err(bad(key, text.unwrap_or_default(), &range_words(range_bytes, units::size_text)))
 }
 
 fn range_words(range: RangeInclusive<u64>, words: impl Fn(u64) -> String) -> String {
@@ -710,7 +709,10 @@ mod tests {
         let cases = [
             ("[lifetime]\nidle = \"1ms\"", "lifetime.idle: '1ms' is not between 1s and"),
             ("[lifetime]\nidle = \"off\"", "lifetime.idle: 'off' is no duration"),
-            ("[limits]\nsession = \"1GiB\"", "limits.session: '1GiB' is not between 4KiB and"),
+            (
+                "[limits]\nsession = \"1GiB\"",
+                "limits.session: '1GiB' is not between 4KiB and 64MiB",
+            ),
             ("[limits]\ninodes = 1", "limits.inodes: '1' is not between 1000 and"),
             ("[outage]\nwait_total = \"1s\"", "outage.wait_total: '1s' is not between 2s and"),
             ("[redis]\nprefix = \"{x}\"", "redis.prefix: '{x}' is not"),

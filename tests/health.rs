@@ -96,6 +96,19 @@ fn a_redis_that_takes_no_writes_is_told_everywhere_and_keeps_the_server_in() {
 }
 
 #[test]
+fn a_redis_that_took_no_writes_and_has_gone_is_not_called_one_that_is_read() {
+    let mut redis = Redis::start_with(&["--unixsocketperm", "777"]);
+    let node = Mount::start(&redis, "");
+    let _: String = redis.run("CONFIG SET maxmemory 1");
+    until("it is noticed", || status(&node).1.contains("sessions are read, not saved"));
+    redis.kill();
+    until("it is gone", || status(&node).2["mounts"][0]["status"]["server"]["link"] == "down");
+    let (code, text, _) = status(&node);
+    assert_eq!(code, Some(43), "{text}");
+    assert!(text.contains("  not served: Redis is away: "), "{text}");
+}
+
+#[test]
 fn an_outage_takes_the_server_out_when_requests_wait_no_more() {
     let mut redis = Redis::start_with(&["--unixsocketperm", "777"]);
     let patient = Mount::start(&redis, "[outage]\nwait_total = \"10min\"\n");

@@ -307,6 +307,30 @@ fn the_import_beside_a_living_mount_takes_in_everything() {
 }
 
 #[test]
+fn the_files_that_a_mount_has_moved_are_named_by_the_import_that_finds_none() {
+    let redis = Redis::start();
+    let user = sid("ab", 1);
+    let mount = Mount::start_over(&redis, "", ROOT, |dir| {
+        put(dir, &sharded(&user), &authenticated("x"));
+    });
+    assert_eq!(mount.read(&user).unwrap(), authenticated("x"));
+    mount.wait_for_log("all session files of the underlying directory are imported");
+    let dir = mount.path();
+    let output = import(&redis, &dir, &[]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("No session was left to import"), "{text}");
+    assert!(text.contains(&format!("The files are in {}.imported now", dir.display())), "{text}");
+    // The command that is named is for this directory and this Redis.
+    let config = redis.directory().join("import.toml");
+    let command = format!(
+        "    sessionfs import {} --config {} --redis URL --after-import delete",
+        dir.display(),
+        config.display()
+    );
+    assert!(text.contains(&command), "{text}");
+}
+
+#[test]
 fn a_dry_run_changes_nothing_and_tells_the_same() {
     let redis = Redis::start();
     let dir = tempfile::tempdir().unwrap();

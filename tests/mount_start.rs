@@ -89,6 +89,8 @@ mod configuration {
         refuses("mode = \"rwx\"", ExitCode::BadValue, &["mode: 'rwx'"]);
         refuses("[lifetime]\nidle = \"1\"", ExitCode::BadValue, &["lifetime.idle: '1'"]);
         refuses("log = \"sessionfs=loud\"", ExitCode::BadValue, &["log filter 'sessionfs=loud'"]);
+        refuses("log = \"loud\"", ExitCode::BadValue, &["log filter 'loud': 'loud' is no level"]);
+        refuses("owner = 101", ExitCode::BadValue, &["toml:1: owner: ", "write it in quotes"]);
         refuses("[worker]\nuser = \"root\"", ExitCode::BadValue, &["worker.user: 'root'"]);
     }
 

@@ -60,6 +60,7 @@ pub struct Task {
 pub struct Prepared {
     files: (Process, OwnedFd),
     moved_before: Option<(Process, OwnedFd)>,
+    archived_before: bool,
 }
 
 /// What an import came to.
@@ -91,7 +92,7 @@ pub struct Summary {
     pub left: BTreeMap<String, String>,
     /// Files moved aside earlier that are deleted now.
     pub deleted_aside: u64,
-    /// Where the files are now, if any were moved.
+    /// Where the files are now, if any were moved: by this import, by an earlier one, or by a mount.
     pub moved_to: Option<PathBuf>,
     /// How long it took.
     pub elapsed_ms: u64,
@@ -127,18 +128,27 @@ impl Task {
                 .map_err(|e| Failure::internal("start the process that touches session files", e))
         };
         if self.dry_run {
-            return Ok(Prepared { files: start(&root, None)?, moved_before: None });
+            return Ok(Prepared {
+                files: start(&root, None)?,
+                moved_before: None,
+                archived_before: false,
+            });
         }
         match self.then {
             Then::Move => {
                 let aside = aside::make_beside(&self.dir)?;
-                Ok(Prepared { files: start(&root, Some(&aside))?, moved_before: None })
+                Ok(Prepared {
+                    files: start(&root, Some(&aside))?,
+                    moved_before: None,
+                    archived_before: aside::holds_any(&self.dir),
+                })
             }
             Then::Delete => {
                 let aside = aside::open_beside(&self.dir)?;
                 Ok(Prepared {
                     files: start(&root, None)?,
                     moved_before: aside.map(|aside| start(&aside, None)).transpose()?,
+                    archived_before: false,
                 })
             }
         }
@@ -153,7 +163,7 @@ impl Task {
     ) -> Result<Summary, Failure> {
         let began = Instant::now();
         // The disk servers end when nobody asks them any more, or with us.
-        let Prepared { files: (_process, socket), moved_before } = prepared;
+        let Prepared { files: (_process, socket), moved_before, archived_before } = prepared;
         let disk = connect(socket)?;
         let listing = disk.list().await.map_err(|e| cannot_list(&e))?;
         let mut summary = Summary {
@@ -185,7 +195,7 @@ impl Task {
         }
         if !self.dry_run {
             disk.tidy().await.map_err(|e| Failure::internal("remove empty directories", e))?;
-            if self.then == Then::Move && summary.has_moved() {
+            if self.then == Then::Move && (archived_before || !summary.is_empty()) {
                 summary.moved_to = Some(aside::path_beside(&self.dir));
             }
         }
@@ -198,8 +208,9 @@ impl Task {
 }
 
 impl Summary {
-    fn has_moved(&self) -> bool {
-        self.authenticated + self.anonymous + self.kept + self.over > 0
+    /// Whether no session was found that could be imported.
+    pub fn is_empty(&self) -> bool {
+        self.authenticated + self.anonymous + self.kept + self.over + self.vanished == 0
     }
 
     /// Whether every session found was taken in (or had ended).

@@ -8,8 +8,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tokio::runtime::Builder;
 
 use super::output::{self, Format};
+use super::shell;
 use super::worker::first_contact;
 use crate::adopt::import::{Summary, Task, Then};
+use crate::config::file::DEFAULT_PATH;
 use crate::config::flags::{Flags, Place};
 use crate::config::{self, Config};
 use crate::exit::{ExitCode, Failure};
@@ -91,7 +93,7 @@ impl Import {
         if self.format.json {
             output::json(&summary)?;
         } else {
-            output::say(words(&summary))?;
+            output::say(words(&summary, &self.deletion()))?;
         }
         if summary.is_complete() {
             return Ok(());
@@ -107,6 +109,29 @@ impl Import {
     }
 }
 
+impl Import {
+    /// The command that deletes what was moved: the same directory, in the same Redis.
+    fn deletion(&self) -> String {
+        let mut command = "sessionfs import".to_owned();
+        let mut add = |flag: &str, value: Option<&Path>| {
+            if let Some(value) = value {
+                command.push_str(flag);
+                command.push(' ');
+                command.push_str(&shell::word(&value.to_string_lossy()));
+            }
+        };
+        add("", self.dir.as_deref());
+        add(" --from", self.from.as_deref());
+        let is_named = |path: &&Path| *path != Path::new(DEFAULT_PATH);
+        add(" --config", self.place.config.as_deref().filter(is_named));
+        if self.place.redis.is_some() {
+            // There may be a password in it.
+            command.push_str(" --redis URL");
+        }
+        command + " --after-import delete"
+    }
+}
+
 /// An Odoo that goes on with its files would miss those that are taken away: all its people would be
 /// logged out.
 fn refuse_in_use(dir: &Path) -> Result<(), Failure> {
@@ -115,14 +140,15 @@ fn refuse_in_use(dir: &Path) -> Result<(), Failure> {
     }
     let odoo = Odoo::look(&Root::host(), None);
     let Some(process) = odoo.running_in(dir) else { return Ok(()) };
-    let dir = dir.display();
     Err(Failure::new(
         ExitCode::InUse,
         format!(
-            "{dir}: Odoo (pid {}) is using it and no sessionfs is mounted there, so an import would \
-             log its people out; nothing was changed; set it up with 'sessionfs-setup --instance NAME \
-             --sessions {dir}', or stop that Odoo first",
-            process.pid
+            "{}: Odoo (pid {}) is using it and no sessionfs is mounted there, so an import would log \
+             its people out; nothing was changed; stop that Odoo first, or set it up: \
+             sessionfs-setup --instance NAME --sessions {}",
+            dir.display(),
+            process.pid,
+            shell::word(&dir.to_string_lossy())
         ),
     ))
 }
@@ -140,7 +166,7 @@ fn bar() -> ProgressBar {
     bar
 }
 
-fn words(summary: &Summary) -> String {
+fn words(summary: &Summary, deletion: &str) -> String {
     let imported = if summary.dry_run { "would be imported" } else { "imported" };
     let lines = [
         (summary.authenticated, format!("{imported}: somebody is logged in")),
@@ -186,9 +212,11 @@ fn words(summary: &Summary) -> String {
         add(format!("done in {}", humantime::format_duration(elapsed)));
     }
     if let Some(dir) = &summary.moved_to {
+        if summary.is_empty() {
+            add("No session was left to import: each was imported on access, or earlier.".into());
+        }
         add(format!(
-            "The files are in {} now: sessions in plain text. Delete them once all is well:\n\
-             'sessionfs import --after-import delete' does.",
+            "The files are in {} now: sessions in plain text. Delete them once all is well:\n    {deletion}",
             dir.display()
         ));
     }

@@ -36,11 +36,24 @@ fn quoted(value: &str) -> String {
     format!("'{}'", value.replace('\0', "").replace('\'', r"'\''"))
 }
 
+/// One word of a command that somebody pastes: quoted if a shell would read it otherwise.
+pub fn word(value: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"/._-+,:@%=".contains(&b);
+    if !value.is_empty() && value.bytes().all(plain) { value.to_owned() } else { quoted(value) }
+}
+
 #[cfg(test)]
 mod tests {
     use std::process::Command;
 
     use super::*;
+
+    #[test]
+    fn a_word_is_quoted_where_it_has_to_be() {
+        assert_eq!(word("/var/lib/odoo/.local/sessions"), "/var/lib/odoo/.local/sessions");
+        assert_eq!(word("/srv/odoo 17/it's"), r"'/srv/odoo 17/it'\''s'");
+        assert_eq!(word(""), "''");
+    }
 
     #[test]
     fn a_shell_takes_every_value_for_itself() {

@@ -240,7 +240,9 @@ macro_rules! line {
 impl Mount {
     fn write(&self, text: &mut String) {
         let state = match (&self.problem, &self.status) {
-            (Some(problem), Some(status)) if status.redis.takes_writes == Some(false) => {
+            (Some(problem), Some(status))
+                if status.server.link != "down" && status.redis.takes_writes == Some(false) =>
+            {
                 styled(BAD, format_args!("sessions are read, not saved: {problem}"))
             }
             (Some(problem), _) => styled(BAD, format_args!("not served: {problem}")),

@@ -278,14 +278,22 @@ pub fn read_bounded(path: &Path, length_max_bytes: u64) -> std::io::Result<Strin
     Ok(text)
 }
 
-/// A parser's error with file and line, without its picture of the text.
+/// A parser's error with file, line and key, without its picture of the text.
 fn describe(error: &toml::de::Error, text: &str, path: &Path) -> Failure {
-    let line = error
-        .span()
-        .and_then(|span| text.get(..span.start))
-        .map(|before| format!(":{}", before.matches('\n').count() + 1))
+    let before = error.span().and_then(|span| text.get(..span.start));
+    let line =
+        before.map(|before| format!(":{}", before.matches('\n').count() + 1)).unwrap_or_default();
+    let key = before
+        .and_then(|before| before.lines().last()?.split_once('='))
+        .map(|(key, _)| format!("{}: ", key.trim().escape_debug()))
         .unwrap_or_default();
-    Failure::new(ExitCode::BadValue, format!("{}{line}: {}", path.display(), error.message()))
+    let message = error.message();
+    let remedy = match message.strip_prefix("invalid type: ") {
+        Some(found) if found.ends_with("expected a string") => "; write it in quotes",
+        _ => "",
+    };
+    let shown = path.display();
+    Failure::new(ExitCode::BadValue, format!("{shown}{line}: {key}{message}{remedy}"))
 }
 
 fn refuse_unknown_keys(table: &Table, path: &Path) -> Result<(), Failure> {

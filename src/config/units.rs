@@ -19,15 +19,23 @@ pub fn duration_text(ms: u64) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
+const SIZE_UNITS: [(&str, u64); 5] =
+    [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1), ("", 1)];
+
+/// A size in the largest unit that has no fraction: `4MiB`.
+pub fn size_text(bytes: u64) -> String {
+    let fits = |(_, factor): &&(&str, u64)| bytes >= *factor && bytes.is_multiple_of(*factor);
+    let (unit, factor) = SIZE_UNITS.iter().find(fits).unwrap_or(&("B", 1));
+    format!("{}{unit}", bytes / factor)
+}
+
 /// A size such as `4MiB`, in bytes.
 pub fn size_bytes(text: &str) -> Result<u64, String> {
-    const UNITS: [(&str, u64); 5] =
-        [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1), ("", 1)];
     let text = text.trim();
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = &text[digits.len()..];
     let number = digits.trim_end().parse::<u64>().ok();
-    let factor = UNITS.iter().find(|(name, _)| *name == unit).map(|(_, factor)| *factor);
+    let factor = SIZE_UNITS.iter().find(|(name, _)| *name == unit).map(|(_, factor)| *factor);
     match (number, factor) {
         (Some(number), Some(factor)) => {
             number.checked_mul(factor).ok_or_else(|| "is too large".to_owned())
@@ -49,6 +57,13 @@ pub fn mode(text: &str) -> Result<u32, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_are_written_as_they_are_read() {
+        for text in ["4KiB", "64MiB", "1GiB", "1024GiB", "1025B", "0B"] {
+            assert_eq!(size_text(size_bytes(text).unwrap()), text);
+        }
+    }
 
     #[test]
     fn durations() {

@@ -22,6 +22,11 @@ pub fn make_beside(dir: &Path) -> Result<OwnedFd, Failure> {
     open_beside(dir)?.ok_or_else(|| Failure::internal("make a directory", "it is gone again"))
 }
 
+/// Whether anything is in it, as far as can be seen.
+pub fn holds_any(dir: &Path) -> bool {
+    std::fs::read_dir(path_beside(dir)).is_ok_and(|mut entries| entries.next().is_some())
+}
+
 /// Opens it, if it is there.
 pub fn open_beside(dir: &Path) -> Result<Option<OwnedFd>, Failure> {
     let path = path_beside(dir);

@@ -82,6 +82,17 @@ fn folds(filter: &EnvFilter) -> bool {
 }
 
 fn parse_filter(filter: &str) -> Result<EnvFilter, Failure> {
+    // The crate takes a word that is no level for the name of a module, and then logs nothing else.
+    let bare = filter.split(',').map(str::trim).filter(|part| !part.is_empty());
+    let is_level = |part: &str| part.contains(['=', '[']) || part.parse::<LevelFilter>().is_ok();
+    if let Some(word) = bare.into_iter().find(|part| !is_level(part)) {
+        return Err(Failure::new(
+            ExitCode::BadValue,
+            format!(
+                "log filter '{filter}': '{word}' is no level; write error, warn, info, debug or trace"
+            ),
+        ));
+    }
     EnvFilter::builder()
         .with_default_directive(TracingLevelFilter::ERROR.into())
         .parse(filter)
