@@ -3,9 +3,9 @@
 mod support;
 
 use sessionfs::fs::store::{Store as _, StoreError};
-use sessionfs::store::{RedisStore, Settings};
 use sessionfs::store::population::Population;
 use sessionfs::store::writes::{Refusal, Writes};
+use sessionfs::store::{RedisStore, Settings};
 use support::redis::Redis;
 use support::store::*;
 
@@ -56,7 +56,9 @@ async fn each_reason_for_which_redis_takes_no_writes_is_known_and_its_end() {
         becomes(&store, None).await;
     }
     // Somebody changes what the user may: any part of that which saves need.
-    for (taken_away, given_back) in [("-set", "+set"), ("-evalsha -eval", "+@scripting"), ("resetkeys", "~*")] {
+    for (taken_away, given_back) in
+        [("-set", "+set"), ("-evalsha -eval", "+@scripting"), ("resetkeys", "~*")]
+    {
         let _: String = redis.run(&format!("ACL SETUSER shop {taken_away}"));
         becomes(&store, Some(Refusal::NoRights)).await;
         let _: String = redis.run(&format!("ACL SETUSER shop {given_back}"));

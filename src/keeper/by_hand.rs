@@ -90,7 +90,9 @@ fn otherwise(flags: &Flags) -> String {
     let given = [("--owner", &flags.owner), ("--group", &flags.group), ("--mode", &flags.mode)];
     given
         .into_iter()
-        .filter_map(|(option, value)| value.as_ref().map(|value| option_word(option, Path::new(value))))
+        .filter_map(|(option, value)| {
+            value.as_ref().map(|value| option_word(option, Path::new(value)))
+        })
         .collect()
 }
 

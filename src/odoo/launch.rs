@@ -70,7 +70,8 @@ fn arguments<'a>(argv: &'a [&'a str]) -> Option<&'a [&'a str]> {
     // python3 [its own options] /usr/bin/odoo ..., or python3 -m odoo ...
     let takes_value = |word: &str| PYTHON_VALUED.contains(&word);
     let position = (0..rest.len()).find(|&at| {
-        !rest[at].starts_with('-') && at.checked_sub(1).is_none_or(|before| !takes_value(rest[before]))
+        !rest[at].starts_with('-')
+            && at.checked_sub(1).is_none_or(|before| !takes_value(rest[before]))
     })?;
     let by_module = position.checked_sub(1).is_some_and(|before| rest[before] == "-m");
     let program = rest[position];
