@@ -600,13 +600,15 @@ mod private_redis {
         assert_eq!(lab.redis("SET kept 1"), "+OK");
         lab.wait_appended();
         for _ in 0..3 {
-            kill_hard(lab.redis_pids()[0]);
-            keeper.wait_log("the private Redis died");
-            keeper.wait_log("the private Redis is back");
+            let died = lab.redis_pids()[0];
+            kill_hard(died);
+            lab.wait_for_other_redis(died);
             assert_eq!(lab.redis_pids().len(), 1);
             assert_eq!(lab.redis("GET kept"), "$1\r\n1");
         }
         assert_eq!(keeper.worker(), worker, "the worker goes on");
+        // Further ones within ten seconds are counted in the log, not written.
+        keeper.wait_log("the private Redis died");
         keeper.end(Signal::SIGTERM);
         lab.assert_clean();
     }
@@ -717,10 +719,13 @@ mod worker {
     fn is_replaced_by_a_fresh_one_when_it_dies() {
         let lab = Lab::new();
         let keeper = lab.mount("");
-        for _ in 0..3 {
+        for crash in 1..=3 {
             let worker = keeper.worker();
             kill_hard(worker);
-            keeper.wait_log("worker_died");
+            // Later ones within ten seconds are counted in the log, not written.
+            if crash == 1 {
+                keeper.wait_log("worker_died");
+            }
             keeper.wait_ready();
             assert_ne!(keeper.worker(), worker);
             assert_eq!(lab.mounts().len(), 1);

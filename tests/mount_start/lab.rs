@@ -150,6 +150,28 @@ impl Lab {
         ask(&self.state().join("redis.sock"), command)
     }
 
+    /// Waits until another private Redis than `died` has read its data and answers.
+    pub fn wait_for_other_redis(&self, died: i32) {
+        let socket = self.state().join("redis.sock");
+        let deadline = Instant::now() + PATIENCE;
+        // While it reads its data, the answer to a PING is that.
+        let answers = || {
+            let mut stream = UnixStream::connect(&socket).ok()?;
+            stream.write_all(b"PING\r\n").ok()?;
+            let mut said = String::new();
+            BufReader::new(stream).read_line(&mut said).ok()?;
+            Some(said == "+PONG\r\n")
+        };
+        let is_back = || {
+            let pids = self.redis_pids();
+            !pids.is_empty() && !pids.contains(&died) && answers() == Some(true)
+        };
+        while !is_back() {
+            assert!(Instant::now() < deadline, "no other Redis came");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// Waits until what the private Redis has acknowledged is in its append-only file. It answers
     /// first, for up to two seconds, where an fsync of a slow disk is under way
     /// (`flushAppendOnlyFile` in Redis's `aof.c`).
