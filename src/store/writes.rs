@@ -1,11 +1,11 @@
 //! Whether Redis takes writes: a state beside the link's, for a server that answers and refuses.
 //!
 //! It is known from the refusals that real operations meet, and from a probe that writes nothing: a
-//! script, as a save is one, with a `SET` of a key that does not exist, on the condition that it
-//! exists. A server that is full (`OOM`), cannot write to its disk (`MISCONF`), is a replica
+//! `SET` of a key that does not exist, on the condition that it exists, and a script, since a save
+//! is one. A server that is full (`OOM`), cannot write to its disk (`MISCONF`), is a replica
 //! (`READONLY`), lacks replicas (`NOREPLICAS`) or has taken the rights of our user away (`NOPERM`)
-//! refuses it as it refuses any write; any other does nothing, and adds nothing to its append-only
-//! file.
+//! refuses one of them as it refuses any; any other does nothing, and adds nothing to its
+//! append-only file.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
-use super::link::Need;
+use super::link::{Fault, Need};
 use super::scripts::CallFault;
 use super::{Inner, RedisStore};
 use crate::fs::store::{Health, StoreError};
@@ -155,16 +155,37 @@ impl Inner {
         let due = probed.is_none_or(|at| at.elapsed() >= PROBE_EVERY);
         if due && self.link.health() == Health::Up {
             *probed = Some(Instant::now());
-            let mut call = self.scripts.probe.call(&self.policy());
-            call.key(self.keys.write_probe());
-            match self.call(&call, Need::Well, self.attempt()).await {
-                Ok(_) => self.writes.taken(),
-                Err(CallFault::Answered(StoreError::Refused(why), _)) => self.writes.refused(&why),
-                // The link tells of its own faults.
-                Err(_) => {}
+            if let Some(outcome) = self.probe_writes().await {
+                match outcome {
+                    Ok(()) => self.writes.taken(),
+                    Err(why) => self.writes.refused(&why),
+                }
             }
         }
         self.writes.now()
+    }
+}
+
+impl Inner {
+    /// The server's error, if it refuses; nothing where the link is at fault, which tells of itself.
+    async fn probe_writes(&self) -> Option<Result<(), String>> {
+        // Should somebody have made that key, it ends at once.
+        let mut set = redis::cmd("SET");
+        set.arg(self.keys.write_probe()).arg("").arg("XX").arg("PX").arg(1);
+        match self.link.request(&set, Need::Well, self.attempt()).await {
+            Ok(_) => {}
+            Err(Fault::Server(why)) => return Some(Err(why)),
+            Err(_) => return None,
+        }
+        // A script of its own that writes nothing: Redis 6.0 notes each one that calls a command
+        // of writing in its append-only file, whatever that did.
+        let mut call = self.scripts.probe.call(&self.policy());
+        call.key(self.keys.write_probe());
+        match self.call(&call, Need::Well, self.attempt()).await {
+            Ok(_) => Some(Ok(())),
+            Err(CallFault::Answered(StoreError::Refused(why), _)) => Some(Err(why)),
+            Err(_) => None,
+        }
     }
 }
 

@@ -1,7 +1,5 @@
--- Whether the server takes writes, and this user's, asked as a save asks: a key is set if it exists,
--- and nobody makes it. Should somebody have made it, it ends at once.
--- KEYS: that key
--- Answers: taken | failed, why
+-- Whether this user may run scripts, as a save does. It calls no command of writing.
+-- KEYS: the key of the probe
+-- Answers: taken
 
-if refused(redis.pcall('SET', KEYS[1], '', 'XX', 'PX', 1)) then return answer('failed', failure) end
 return answer('taken')
