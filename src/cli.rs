@@ -22,7 +22,6 @@ mod redis_acl;
 mod release;
 mod reload;
 mod sessions;
-mod shell;
 mod show;
 mod status;
 mod unmount;

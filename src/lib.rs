@@ -17,6 +17,7 @@
 //! - [`bench`]: Odoo's reads and saves on any directories, measured side by side.
 //! - [`check`]: what is wrong or missing, from the mount to the process of Odoo that uses it.
 //! - [`cli`]: one file per command; [`exit`]: how one ends.
+//! - [`shell`]: words that a shell takes for themselves, for scripts and for people.
 
 pub mod adopt;
 pub mod bench;
@@ -34,6 +35,7 @@ pub mod mirror;
 pub mod mount_table;
 pub mod odoo;
 pub mod session;
+pub mod shell;
 pub mod store;
 mod sync;
 pub mod telemetry;

@@ -1,10 +1,10 @@
 //! `sessionfs discover`.
 
 use super::output::{self, Format};
-use super::shell::Assignments;
 use crate::exit::{ExitCode, Failure};
 use crate::odoo::root::Root;
 use crate::odoo::{Candidate, Odoo};
+use crate::shell::Assignments;
 
 /// Tell where the Odoo of this host keeps its sessions, the surest first, and how that is known
 ///

@@ -8,7 +8,6 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tokio::runtime::Builder;
 
 use super::output::{self, Format};
-use super::shell;
 use super::worker::first_contact;
 use crate::adopt::import::{Summary, Task, Then};
 use crate::config::file::DEFAULT_PATH;
@@ -18,6 +17,7 @@ use crate::exit::{ExitCode, Failure};
 use crate::keeper::{confine, mount};
 use crate::odoo::Odoo;
 use crate::odoo::root::Root;
+use crate::shell;
 use crate::store::RedisStore;
 
 /// Import the session files of a directory into Redis, so that nobody is logged out

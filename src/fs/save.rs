@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
-use super::attributes::{Entry, name_of, session_entry};
+use super::attributes::{Attributes, Entry, name_of, session_entry};
 use super::handle::{Handle, HandleId};
 use super::node::{NodeId, Version};
 use super::open::{Opened, bad_handle};
@@ -222,9 +222,11 @@ impl<S: Store> Core<S> {
             // Something newer is current, of a birth that is not known here: what this thread
             // knows of the name stays as it is.
             Ok(Published::Superseded) => {
-                let mut attributes = self.staging_attributes(node)?;
-                attributes.mode = Some(SAVED_MODE);
-                self.nodes().supersede(node, target.sid, attributes);
+                // Done, whatever became of the temp file: Odoo ignores an error of `rename`.
+                if let Ok(attributes) = self.staging_attributes(node) {
+                    let attributes = Attributes { mode: Some(SAVED_MODE), ..attributes };
+                    self.nodes().supersede(node, target.sid, attributes);
+                }
                 self.threads(caller).superseded(caller.tid);
             }
             Ok(Published::Refused(reason)) => {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::config::Config;
 use crate::config::flags::Flags;
+use crate::shell;
 use crate::telemetry::log;
 
 /// Who mounts.
@@ -112,12 +113,7 @@ fn program() -> String {
 
 /// A path as one word of a shell.
 fn shell_word(path: &Path) -> String {
-    let text = path.to_string_lossy();
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%,=".contains(c);
-    if !text.is_empty() && text.chars().all(plain) {
-        return text.into_owned();
-    }
-    format!("'{}'", text.replace('\'', r"'\''"))
+    shell::word(&path.to_string_lossy())
 }
 
 #[cfg(test)]

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::cli::output::{self, Format, json, say, visible};
-use crate::cli::shell::Assignments;
 use crate::config::file::{self, File, Written};
 use crate::config::{self, lifetime};
 use crate::exit::Failure;
+use crate::shell::Assignments;
 
 const FILE: &str = "file";
 const DEFAULT: &str = "default";

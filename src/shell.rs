@@ -1,4 +1,5 @@
-//! Facts for a shell script: lines `name='value'`, each safe for `eval`.
+//! Words for a shell: facts for a script, in lines `name='value'` that are safe for `eval`, and words
+//! of commands that somebody pastes.
 
 use std::io::{self, Write as _};
 
