@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use sessionfs::fs::store::{Amend, Publish, Store as _};
-use sessionfs::store::RedisStore;
+use sessionfs::redis::RedisStore;
+use sessionfs::store::{Amend, Publish, Store as _};
 use support::redis::Redis;
 use support::store::{alias, connected, gone, login, look, page, removal, settings, taken};
 

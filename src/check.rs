@@ -18,7 +18,7 @@ use serde::{Serialize, Serializer};
 use crate::config::flags::{Flags, Place};
 use crate::config::{self, Config};
 use crate::exit::{ExitCode, Failure};
-use crate::mount_table::Mounted;
+use crate::host::mount_table::Mounted;
 use crate::odoo::Odoo;
 use crate::odoo::root::Root;
 use service::Configured;

@@ -21,12 +21,12 @@ use std::ops::RangeInclusive;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use redis::IntoConnectionInfo;
+use ::redis::{ConnectionAddr, IntoConnectionInfo};
 use serde::{Deserialize, Serialize};
 
 use crate::exit::{ExitCode, Failure};
 use crate::session::policy::Lifetimes;
-use crate::{fs, fuse, store};
+use crate::{fs, fuse, redis};
 use file::File;
 use flags::{Flags, Place};
 use listen::Listen;
@@ -224,12 +224,12 @@ impl Config {
 
     /// How a command that is no mount reaches the sessions: the Redis (and its password, prefix
     /// and bounds) that a mount with the same flags and file would use. Nothing is started.
-    pub fn resolve_redis(place: &Place) -> Result<store::Settings, Failure> {
+    pub fn resolve_redis(place: &Place) -> Result<redis::Settings, Failure> {
         let file = File::load(place.config.as_deref())?;
         let redis = redis(place, &file)?;
         let settings = store_settings(&redis, lifetimes(&file.lifetime)?, &outage(&file.outage)?);
         // A command can wait longer than whoever waits for a file.
-        Ok(store::Settings {
+        Ok(redis::Settings {
             ends_stale: false,
             overdue_ms: 1_000,
             attempt_ms: 2_000,
@@ -244,7 +244,7 @@ impl Config {
 /// What each part is told.
 impl Config {
     /// The store.
-    pub fn store_settings(&self) -> store::Settings {
+    pub fn store_settings(&self) -> redis::Settings {
         store_settings(&self.redis, self.lifetimes, &self.outage)
     }
 
@@ -271,8 +271,8 @@ impl Config {
     }
 }
 
-fn store_settings(redis: &Redis, lifetimes: Lifetimes, outage: &Outage) -> store::Settings {
-    store::Settings {
+fn store_settings(redis: &Redis, lifetimes: Lifetimes, outage: &Outage) -> redis::Settings {
+    redis::Settings {
         url: redis.url.clone(),
         username: redis.username.clone(),
         password: redis.password.clone(),
@@ -283,7 +283,7 @@ fn store_settings(redis: &Redis, lifetimes: Lifetimes, outage: &Outage) -> store
         wait_step_ms: outage.wait_step_ms,
         outage_budget_ms: outage.wait_total_ms,
         live: Some(lifetime::LIVE),
-        ..store::Settings::default()
+        ..redis::Settings::default()
     }
 }
 
@@ -450,16 +450,16 @@ pub fn split_url(url: &str) -> Result<NamedUrl, Failure> {
     let settings = info.redis_settings();
     let database = settings.db();
     let named = match info.addr() {
-        redis::ConnectionAddr::Tcp(host, port) => {
+        ConnectionAddr::Tcp(host, port) => {
             format!("redis://{}:{port}/{database}", bracketed(host))
         }
-        redis::ConnectionAddr::TcpTls { host, port, insecure: false, .. } => {
+        ConnectionAddr::TcpTls { host, port, insecure: false, .. } => {
             format!("rediss://{}:{port}/{database}", bracketed(host))
         }
-        redis::ConnectionAddr::TcpTls { .. } => {
+        ConnectionAddr::TcpTls { .. } => {
             return Err(refuse("#insecure would accept any certificate"));
         }
-        redis::ConnectionAddr::Unix(path) => format!("{}?db={database}", unix_url(path)),
+        ConnectionAddr::Unix(path) => format!("{}?db={database}", unix_url(path)),
         _ => return Err(refuse("this kind of address is not supported")),
     };
     Ok(NamedUrl {

@@ -30,9 +30,9 @@ use self::server::Door;
 use self::status::{Status, Worker};
 use crate::config::Config;
 use crate::fs::InUse;
-use crate::fs::store::{Health as Link, Store as _};
 use crate::keeper::report::{self, Standing};
-use crate::store::RedisStore;
+use crate::redis::RedisStore;
+use crate::store::{Health as Link, Store as _};
 use crate::telemetry::metrics::{Now, metrics};
 use crate::telemetry::recent;
 

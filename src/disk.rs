@@ -14,7 +14,7 @@ use std::fmt;
 
 use crate::session::name::{Form, RootName, SessionName, Shard, Sid};
 
-pub mod aside;
+pub mod archive;
 pub mod client;
 pub mod directory;
 pub mod launch;

@@ -34,17 +34,16 @@ pub mod node;
 pub mod open;
 pub mod save;
 pub mod staging;
-pub mod store;
 pub mod thread;
 pub mod unlink;
 
+use crate::store::Store;
 use caller::Callers;
 use handle::Handles;
 use list::Shown;
 use mirror::Mirror;
 use node::{Eviction, Nodes};
 use staging::Staging;
-use store::Store;
 use thread::Threads;
 
 /// Bounds and places of the core.

@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 
 use crate::fs::Core;
 use crate::fs::node::Eviction;
-use crate::fs::store::Store;
+use crate::store::Store;
 
 mod adapter;
 mod answer;

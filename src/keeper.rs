@@ -7,22 +7,16 @@
 
 mod backoff;
 mod by_hand;
-pub mod confine;
 mod disks;
-mod filesystem;
 mod listen;
-mod lock;
 mod mirror;
 pub mod mount;
-pub mod notify;
 pub mod private_redis;
-pub mod process;
 mod program;
 mod pulse;
 pub mod reload;
 pub mod report;
 mod running;
-pub mod signals;
 pub mod staging;
 mod start;
 pub mod underlying;
@@ -39,19 +33,19 @@ use nix::sys::signal::Signal;
 use crate::config::flags::Flags;
 use crate::config::{self, Config};
 use crate::exit::{ExitCode, Failure};
+use crate::host::lock::{self, Claim};
+use crate::host::process::{self, PATIENCE, Process};
+use crate::host::service_manager::{self, Manager};
+use crate::host::signals::Signals;
 use by_hand::ByHand;
 pub use by_hand::Caller;
 use listen::Listeners;
 pub use listen::control_path;
-use lock::Claim;
 pub use mount::is_dead;
-use notify::Manager;
 use private_redis::PrivateRedis;
-use process::{PATIENCE, Process};
 use program::Program;
 use reload::Outcomes;
 use running::Told;
-use signals::Signals;
 use worker::{Seen, Watched};
 
 /// Where the lock of each mountpoint lies.
@@ -195,7 +189,7 @@ impl Keeper {
     fn reload(&mut self) {
         tracing::info!("reloading");
         if self.watched.has_served() {
-            notify::reloading();
+            service_manager::reloading();
         }
         match self.begin_reload() {
             Ok(true) => {}
@@ -261,7 +255,7 @@ impl Keeper {
 
     /// Ends everything, whatever state it is in: nothing stays mounted, no process stays.
     fn end(mut self, signals: &mut Signals) -> Result<(), Failure> {
-        notify::stopping("ending");
+        service_manager::stopping("ending");
         let has_served = self.watched.has_served();
         // The first signal asks for the end; one more hurries. A failed start has had none.
         let patient = |signals: &mut Signals, until: Instant| {
@@ -368,7 +362,7 @@ fn not_mounted(mountpoint: &Path) -> Failure {
         format!(
             "{}: no sessionfs is mounted there; see 'findmnt -t {}'",
             mountpoint.display(),
-            crate::mount_table::FSTYPE
+            crate::host::mount_table::FSTYPE
         ),
     )
 }

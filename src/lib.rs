@@ -19,7 +19,6 @@
 //! - [`cli`]: one file per command; [`exit`]: how one ends.
 //! - [`shell`]: words that a shell takes for themselves, for scripts and for people.
 
-pub mod adopt;
 pub mod bench;
 pub mod check;
 pub mod cli;
@@ -30,12 +29,16 @@ pub mod error;
 pub mod exit;
 pub mod fs;
 pub mod fuse;
+pub mod host;
+pub mod import;
 pub mod keeper;
+pub mod layers;
 pub mod mirror;
-pub mod mount_table;
 pub mod odoo;
+pub mod redis;
 pub mod session;
 pub mod shell;
 pub mod store;
 mod sync;
 pub mod telemetry;
+pub mod worker;

@@ -13,9 +13,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use crate::disk::Place;
 use crate::disk::client::{Disk, DiskError};
 use crate::fs::mirror::{Mirror, Note, Told};
-use crate::fs::store::{ChangeId, Lookup, Meta, Store, StoreError};
 use crate::session::name::{Alias, Shard, Sid};
 use crate::session::seal;
+use crate::store::{ChangeId, Lookup, Meta, Store, StoreError};
 
 /// The pause between two sweeps.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);

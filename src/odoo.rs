@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::mount_table::{MountTable, Mounted};
+use crate::host::mount_table::{MountTable, Mounted};
 use configuration::Configuration;
 use launch::Launch;
 use process::Process;

@@ -21,8 +21,8 @@ use tracing::{error, info, warn};
 
 use self::metrics::metrics;
 use crate::fs::caller::Unidentified;
-use crate::fs::store::{Health, Refusal};
 use crate::session::name::Alias;
+use crate::store::{Health, Refusal};
 
 /// This host's clock, milliseconds since the epoch: for people's eyes, never to judge a session.
 pub fn now_ms() -> u64 {

@@ -8,12 +8,12 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use sessionfs::fs::store::Opened;
+use sessionfs::redis::RedisStore;
+use sessionfs::redis::census::Filter;
 use sessionfs::session::content::{Class, Content};
 use sessionfs::session::name::Shard;
 use sessionfs::session::policy::Lifetimes;
-use sessionfs::store::RedisStore;
-use sessionfs::store::census::Filter;
+use sessionfs::store::Opened;
 use support::mount::{Mount, alias, authenticated, errno, in_thread, sid};
 use support::redis::Redis;
 use support::store;

@@ -13,7 +13,7 @@ use std::ffi::OsStr;
 use sessionfs::fs::InUse;
 use sessionfs::fs::attributes::Change;
 use sessionfs::fs::node::NodeId;
-use sessionfs::fs::store::{Health, Waited};
+use sessionfs::store::{Health, Waited};
 use support::kernel::{Kernel, flat_sid, foreign, person, sid, thread, visitor};
 use support::memory::{Fault, Memory};
 use support::model::UNIT;

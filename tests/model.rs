@@ -11,15 +11,15 @@ use std::collections::BTreeMap;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestError, TestRunner};
-use sessionfs::fs::store::{
-    Amend, ChangeId, Listed, Lookup, Mtime, Opened, Publish, Published, Stamp, Store as _, Unlink,
-    Unlinked,
-};
+use sessionfs::redis::RedisStore;
+use sessionfs::redis::scripts::Scripts;
 use sessionfs::session::content::{Class, Content};
 use sessionfs::session::name::{Alias, Form};
 use sessionfs::session::policy::Lifetimes;
-use sessionfs::store::RedisStore;
-use sessionfs::store::scripts::Scripts;
+use sessionfs::store::{
+    Amend, ChangeId, Listed, Lookup, Mtime, Opened, Publish, Published, Stamp, Store as _, Unlink,
+    Unlinked,
+};
 use support::model::{Model, Outcome, UNIT};
 use support::redis::Redis;
 use support::store::{alias, connected, settings, short_alias};

@@ -2,9 +2,9 @@
 
 mod support;
 
-use sessionfs::fs::store::{Lookup, Opened, Publish, Published, Store as _, Unlinked};
 use sessionfs::session::content::Class;
 use sessionfs::session::policy::Lifetimes;
+use sessionfs::store::{Lookup, Opened, Publish, Published, Store as _, Unlinked};
 use support::redis::Redis;
 use support::store::*;
 
@@ -123,7 +123,7 @@ async fn odoo_19_removes_its_own_session_and_creates_it_again() {
     let born = taken(&node, &login(&node, &other)).await;
     gone(&node, &removal(&node, &other)).await;
     let stranger =
-        Publish { own_unlink: Some(sessionfs::fs::store::ChangeId(1)), ..login(&node, &other) };
+        Publish { own_unlink: Some(sessionfs::store::ChangeId(1)), ..login(&node, &other) };
     refused(&node, &stranger).await;
     let forgetful = Publish { own_unlink: Some(born.birth), ..login(&node, &other) };
     assert_eq!(taken(&node, &forgetful).await.birth, born.birth);
@@ -191,7 +191,7 @@ async fn a_thread_that_opened_a_session_saves_to_that_one_only() {
     let redis = Redis::start();
     let node = node(&redis).await;
     let sid = alias("ab", 1);
-    let opened = sessionfs::fs::store::ChangeId(5);
+    let opened = sessionfs::store::ChangeId(5);
     assert_eq!(refused(&node, &page(&node, &sid, opened)).await, "the session has ended");
     let born = taken(&node, &login(&node, &sid)).await;
     refused(&node, &page(&node, &sid, opened)).await;
@@ -260,7 +260,7 @@ async fn the_value_is_a_readable_header_and_then_the_sealed_bytes() {
     publish.content.login = Some("jos\u{e9}@example.com".into());
     let meta = taken(&node, &publish).await;
     let value: Vec<u8> = redis.run(&format!("GET sessionfs:s:{{ab}}:{sid}"));
-    let (header, at) = sessionfs::store::envelope::Header::parse(&value).expect("a header");
+    let (header, at) = sessionfs::redis::envelope::Header::parse(&value).expect("a header");
     assert_eq!(&value[at..], b"abc");
     assert_eq!(header.line().as_bytes(), &value[..at], "Rust writes the line that Lua writes");
     assert_eq!(header.content, publish.content);
@@ -269,7 +269,7 @@ async fn the_value_is_a_readable_header_and_then_the_sealed_bytes() {
 
 #[tokio::test]
 async fn what_is_not_ours_is_unreadable_and_never_absent() {
-    use sessionfs::fs::store::StoreError;
+    use sessionfs::store::StoreError;
     let redis = Redis::start();
     let node = node(&redis).await;
     let sid = alias("ab", 1);

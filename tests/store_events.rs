@@ -4,8 +4,8 @@ mod support;
 
 use std::sync::{Arc, Mutex};
 
-use sessionfs::fs::store::Store as _;
 use sessionfs::session::policy::Lifetimes;
+use sessionfs::store::Store as _;
 use support::redis::Redis;
 use support::store::*;
 

@@ -2,10 +2,10 @@
 
 mod support;
 
-use sessionfs::fs::store::{Opened, Publish, Store as _};
+use sessionfs::redis::envelope::Header;
 use sessionfs::session::content::Class;
 use sessionfs::session::policy::{Lifetimes, Times};
-use sessionfs::store::envelope::Header;
+use sessionfs::store::{Opened, Publish, Store as _};
 use support::redis::Redis;
 use support::store::*;
 
@@ -277,7 +277,7 @@ async fn the_scripts_judge_as_the_policy_does() {
 
 #[tokio::test]
 async fn amend_makes_a_version_and_leaves_the_lifetime() {
-    use sessionfs::fs::store::{Amend, Mtime};
+    use sessionfs::store::{Amend, Mtime};
     let redis = Redis::start();
     let node = node(&redis).await;
     let sid = alias("ab", 1);
@@ -314,11 +314,11 @@ async fn amend_makes_a_version_and_leaves_the_lifetime() {
 
 #[tokio::test]
 async fn when_the_servers_own_clock_jumps_nothing_is_judged_stale_for_an_idle_time() {
-    use sessionfs::store::RedisStore;
-    use sessionfs::store::scripts::Scripts;
+    use sessionfs::redis::RedisStore;
+    use sessionfs::redis::scripts::Scripts;
     let redis = Redis::start();
     let limits = Lifetimes { idle_ms: MINUTE, ..Lifetimes::default() };
-    let settings = sessionfs::store::Settings { lifetimes: limits, ..settings(&redis) };
+    let settings = sessionfs::redis::Settings { lifetimes: limits, ..settings(&redis) };
     let scripts = Scripts::with_clock(CLOCK).heeding_jumps();
     let heeding = connected(RedisStore::start_with(settings, scripts).expect("a good URL")).await;
     let sid = alias("ab", 1);

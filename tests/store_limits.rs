@@ -2,10 +2,10 @@
 
 mod support;
 
-use sessionfs::fs::store::{Lookup, Publish, Store as _, StoreError, Unlinked};
+use sessionfs::redis::probe::{ProbeError, probe};
+use sessionfs::redis::{RedisStore, Settings};
 use sessionfs::session::policy::Lifetimes;
-use sessionfs::store::probe::{ProbeError, probe};
-use sessionfs::store::{RedisStore, Settings};
+use sessionfs::store::{Lookup, Publish, Store as _, StoreError, Unlinked};
 use support::redis::Redis;
 use support::store::*;
 
@@ -157,7 +157,7 @@ async fn the_documented_acl_user_can_do_all_that_is_needed_and_nothing_else() {
     use_it(&store, &sid).await;
     let _: redis::Value = redis.run("SCRIPT FLUSH");
     taken(&store, &page(&store, &sid, born.birth)).await;
-    let amend = sessionfs::fs::store::Amend {
+    let amend = sessionfs::store::Amend {
         stamp: store.stamp(),
         alias: sid.clone(),
         mode: Some(0o600),
@@ -227,7 +227,7 @@ async fn a_large_session_is_kept_whole() {
     let meta = taken(&node, &publish).await;
     let Ok(Lookup::Session { sealed: read, .. }) = node.fetch(&sid, None).await else { panic!() };
     assert_eq!(read, sealed);
-    let amend = sessionfs::fs::store::Amend {
+    let amend = sessionfs::store::Amend {
         stamp: node.stamp(),
         alias: sid.clone(),
         mode: Some(0o640),

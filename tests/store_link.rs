@@ -4,8 +4,8 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use sessionfs::fs::store::{Health, Store as _, StoreError, Waited};
-use sessionfs::store::{RedisStore, Settings};
+use sessionfs::redis::{RedisStore, Settings};
+use sessionfs::store::{Health, Store as _, StoreError, Waited};
 use support::redis::Redis;
 use support::store::*;
 

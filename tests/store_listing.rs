@@ -4,10 +4,10 @@ mod support;
 
 use std::collections::BTreeSet;
 
-use sessionfs::fs::store::{Opened, Publish, Store as _};
+use sessionfs::redis::RedisStore;
 use sessionfs::session::content::Class;
 use sessionfs::session::name::{Alias, Form, Shard};
-use sessionfs::store::RedisStore;
+use sessionfs::store::{Opened, Publish, Store as _};
 use support::redis::Redis;
 use support::store::*;
 
@@ -40,8 +40,8 @@ async fn a_shard_lists_what_lives_and_nothing_else() {
     let one = listed.into_iter().find(|l| l.alias == lives).expect("listed").meta;
     let seen = look(&node, &lives).await.expect("alive");
     assert_eq!(
-        sessionfs::fs::store::Meta { left_ms: 0, ..one },
-        sessionfs::fs::store::Meta { left_ms: 0, ..seen }
+        sessionfs::store::Meta { left_ms: 0, ..one },
+        sessionfs::store::Meta { left_ms: 0, ..seen }
     );
 }
 
@@ -120,7 +120,7 @@ async fn no_session_that_lives_all_through_is_missed_while_others_come_go_and_mo
 async fn the_root_shows_shards_in_use_and_flat_sessions() {
     let redis = Redis::start();
     let node = node(&redis).await;
-    assert_eq!(node.list_root().await, Ok(sessionfs::fs::store::RootListing::default()));
+    assert_eq!(node.list_root().await, Ok(sessionfs::store::RootListing::default()));
     let shard = |text| Shard::parse(text).expect("a shard");
     taken(&node, &login(&node, &alias("aa", 1))).await;
     taken(&node, &login(&node, &alias("-_", 1))).await;
@@ -146,14 +146,14 @@ async fn the_root_shows_shards_in_use_and_flat_sessions() {
     let root = node.list_root().await.expect("a listing");
     assert!(root.shards.contains(&shard("ab")) && root.flat.len() == 1);
     pass(&redis, 15 * MINUTE);
-    assert_eq!(node.list_root().await, Ok(sessionfs::fs::store::RootListing::default()));
+    assert_eq!(node.list_root().await, Ok(sessionfs::store::RootListing::default()));
 }
 
 #[tokio::test]
 async fn round_trips_are_few_and_counted() {
     let redis = Redis::start();
     // Without heartbeats in between.
-    let quiet = sessionfs::store::Settings { heartbeat_ms: 3_600_000, ..settings(&redis) };
+    let quiet = sessionfs::redis::Settings { heartbeat_ms: 3_600_000, ..settings(&redis) };
     let store = connected(RedisStore::start(quiet).expect("a good URL")).await;
     let sid = alias("ab", 1);
     let before = store.round_trips();

@@ -5,8 +5,8 @@ mod support;
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 
-use sessionfs::store::Settings;
-use sessionfs::store::probe::{ProbeError, ServerInfo, probe};
+use sessionfs::redis::Settings;
+use sessionfs::redis::probe::{ProbeError, ServerInfo, probe};
 use support::redis::Redis;
 
 async fn outcome(url: &str) -> Result<ServerInfo, ProbeError> {

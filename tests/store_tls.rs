@@ -4,8 +4,8 @@ mod support;
 
 use std::process::Command;
 
-use sessionfs::store::probe::{ProbeError, probe};
-use sessionfs::store::{RedisStore, Settings};
+use sessionfs::redis::probe::{ProbeError, probe};
+use sessionfs::redis::{RedisStore, Settings};
 use support::redis::{Redis, free_port};
 use support::store::*;
 

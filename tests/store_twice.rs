@@ -2,11 +2,11 @@
 
 mod support;
 
-use sessionfs::fs::store::{
+use sessionfs::redis::{RedisStore, Settings};
+use sessionfs::session::content::Class;
+use sessionfs::store::{
     Amend, Opened, Publish, Published, Store as _, StoreError, Unlink, Unlinked,
 };
-use sessionfs::session::content::Class;
-use sessionfs::store::{RedisStore, Settings};
 use support::redis::Redis;
 use support::store::*;
 

@@ -2,10 +2,10 @@
 
 mod support;
 
-use sessionfs::fs::store::{Store as _, StoreError};
-use sessionfs::store::population::Population;
-use sessionfs::store::writes::{Refusal, Writes};
-use sessionfs::store::{RedisStore, Settings};
+use sessionfs::redis::population::Population;
+use sessionfs::redis::writes::{Refusal, Writes};
+use sessionfs::redis::{RedisStore, Settings};
+use sessionfs::store::{Store as _, StoreError};
 use support::redis::Redis;
 use support::store::*;
 

@@ -11,7 +11,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 
 use super::{Finding, Id, ask, counted};
-use crate::mount_table::{MountTable, Mounted};
+use crate::host::mount_table::{MountTable, Mounted};
 
 /// Longer than Redis may be away in an ordinary moment, shorter than a person waits.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -92,7 +92,7 @@ impl Facts {
     pub fn findings(&self, cause: Option<Id>) -> Vec<Finding> {
         let dir = self.directory.display();
         let unit = &self.unit;
-        let is_ours = |kind: &&String| *kind == crate::mount_table::FSTYPE;
+        let is_ours = |kind: &&String| *kind == crate::host::mount_table::FSTYPE;
         let ours = self.layers.iter().filter(is_ours).count();
         let restart =
             format!("systemctl restart {unit} (or: sessionfs unmount {dir}, and mount again)");

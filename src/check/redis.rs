@@ -11,10 +11,10 @@ use tokio::time::timeout;
 
 use super::{Finding, Id};
 use crate::exit::Failure;
-use crate::store::Settings;
-use crate::store::endpoint::Endpoint;
-use crate::store::probe::{ProbeError, ServerInfo, probe};
-use crate::store::writes::Refusal;
+use crate::redis::Settings;
+use crate::redis::endpoint::Endpoint;
+use crate::redis::probe::{ProbeError, ServerInfo, probe};
+use crate::redis::writes::Refusal;
 
 /// Round trips that are measured.
 const ROUND_TRIPS: usize = 50;

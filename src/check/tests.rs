@@ -9,13 +9,13 @@ use super::redis::{Kind, Open, Server};
 use super::*;
 use crate::control::status::UnidentifiedCallers;
 use crate::fs::caller::Unidentified;
-use crate::mount_table::MountTable;
+use crate::host::mount_table::MountTable;
 use crate::odoo::configuration::Configuration;
 use crate::odoo::launch::Launch;
 use crate::odoo::process::Process;
 use crate::odoo::root::Account;
 use crate::odoo::{Instance, Sign};
-use crate::store::probe::{ProbeError, ServerInfo};
+use crate::redis::probe::{ProbeError, ServerInfo};
 use crate::telemetry::now_ms;
 
 const DIR: &str = "/srv/odoo/sessions";

@@ -15,11 +15,11 @@ use crate::config::file::File;
 use crate::config::flags::Place;
 use crate::config::lifetime;
 use crate::exit::{ExitCode, Failure};
+use crate::redis::RedisStore;
+use crate::redis::census::Filter;
+use crate::redis::live::Found;
 use crate::session::content::Class;
 use crate::session::policy::Lifetimes;
-use crate::store::RedisStore;
-use crate::store::census::Filter;
-use crate::store::live::Found;
 
 /// Every node has followed a change by then.
 const FOLLOWED_WITHIN: Duration = Duration::from_secs(1);

@@ -9,9 +9,9 @@ use super::output::{self, HEADING, styled, visible};
 use crate::bench::operation::{self, Fault};
 use crate::bench::session::{Format, Paths};
 use crate::exit::{ExitCode, Failure};
-use crate::keeper::signals::Signals;
+use crate::host::signals::Signals;
+use crate::redis::keys::Keys;
 use crate::session::name::Sid;
-use crate::store::keys::Keys;
 use stage::Stage;
 
 /// Odoo 18 and 19: a file in a shard directory, named by the cookie, JSON.

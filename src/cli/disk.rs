@@ -4,11 +4,10 @@
 use std::os::fd::RawFd;
 use std::os::unix::net::UnixStream;
 
-use super::worker::take_descriptor;
 use crate::disk::directory::Directory;
 use crate::disk::server;
 use crate::exit::Failure;
-use crate::keeper::{confine, signals};
+use crate::host::{confine, descriptor, signals};
 
 /// The process that touches session files on a disk; started by `mount` and `import`
 #[derive(clap::Args, Debug)]
@@ -36,10 +35,10 @@ pub struct Disk {
 impl Disk {
     /// Serves until nobody asks any more.
     pub fn run(&self) -> Result<(), Failure> {
-        let socket = take_descriptor(self.socket_fd)?;
+        let socket = descriptor::take(self.socket_fd)?;
         let directory = Directory {
-            root: take_descriptor(self.root_fd)?,
-            aside: self.aside_fd.map(take_descriptor).transpose()?,
+            root: descriptor::take(self.root_fd)?,
+            aside: self.aside_fd.map(descriptor::take).transpose()?,
             owner: Some((self.owner_uid, self.owner_gid)),
             session_max_bytes: self.session_max_bytes,
         };

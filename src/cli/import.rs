@@ -8,17 +8,18 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tokio::runtime::Builder;
 
 use super::output::{self, Format};
-use super::worker::first_contact;
-use crate::adopt::import::{Summary, Task, Then};
 use crate::config::file::DEFAULT_PATH;
 use crate::config::flags::{Flags, Place};
 use crate::config::{self, Config};
 use crate::exit::{ExitCode, Failure};
-use crate::keeper::{confine, mount};
+use crate::host::confine;
+use crate::import::directory::{Summary, Task, Then};
+use crate::keeper::mount;
 use crate::odoo::Odoo;
 use crate::odoo::root::Root;
+use crate::redis::RedisStore;
 use crate::shell;
-use crate::store::RedisStore;
+use crate::worker::first_contact;
 
 /// Import the session files of a directory into Redis, so that nobody is logged out
 #[derive(clap::Args, Debug)]

@@ -12,10 +12,10 @@ use super::redis::{Reached, failed, reach};
 use super::sessions::{Which, find_one, none, read_sid, sessions, table, usage};
 use crate::config::flags::Place;
 use crate::exit::Failure;
-use crate::fs::store::{Store as _, StoreError, Unlink, Unlinked};
+use crate::redis::RedisStore;
+use crate::redis::census::{Filter, Living, Name, Page};
 use crate::session::name::Alias;
-use crate::store::RedisStore;
-use crate::store::census::{Filter, Living, Name, Page};
+use crate::store::{Store as _, StoreError, Unlink, Unlinked};
 
 /// How many removals are under way at once.
 const AT_ONCE: usize = 32;

@@ -9,7 +9,7 @@ use super::redis::{Reached, failed, reach};
 use super::sessions::{Shown, Which, none, sessions, table};
 use crate::config::flags::Place;
 use crate::exit::{ExitCode, Failure};
-use crate::store::census::Living;
+use crate::redis::census::Living;
 
 /// List the living sessions of all servers, those used last first
 #[derive(clap::Args, Debug)]

@@ -2,12 +2,12 @@
 
 use tokio::runtime::{Builder, Runtime};
 
-use super::worker::first_contact;
 use crate::config::{Config, flags::Place};
 use crate::exit::{ExitCode, Failure};
-use crate::fs::store::{Store as _, StoreError, Waited};
-use crate::store::probe::{ProbeError, probe};
-use crate::store::{RedisStore, Settings};
+use crate::redis::probe::{ProbeError, probe};
+use crate::redis::{RedisStore, Settings};
+use crate::store::{Store as _, StoreError, Waited};
+use crate::worker::first_contact;
 
 /// How often a Redis that answers is waited for.
 const STEPS: usize = 4;

@@ -6,7 +6,7 @@ use super::output;
 use crate::config;
 use crate::config::file::File;
 use crate::exit::Failure;
-use crate::store::acl;
+use crate::redis::acl;
 
 /// Print the rights that sessionfs needs in Redis, to follow `ACL SETUSER NAME on >PASSWORD`
 #[derive(clap::Args, Debug)]

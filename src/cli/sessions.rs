@@ -11,11 +11,11 @@ use super::output::{self, visible};
 use super::redis::failed;
 use crate::config::units::duration_ms;
 use crate::exit::{ExitCode, Failure};
+use crate::redis::RedisStore;
+use crate::redis::census::{Filter, Living, Name, short};
 use crate::session::content::Class;
 use crate::session::name::{Form, Sid};
 use crate::session::policy::Lifetimes;
-use crate::store::RedisStore;
-use crate::store::census::{Filter, Living, Name, short};
 
 /// The sessions for which all that is said holds.
 #[derive(clap::Args, Clone, Debug, Default)]

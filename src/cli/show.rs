@@ -7,11 +7,11 @@ use super::redis::{Reached, failed, reach};
 use super::sessions::{Shown, class_word, find_one, name, none, read_sid, span, time, usage};
 use crate::config::flags::Place;
 use crate::exit::{ExitCode, Failure};
-use crate::fs::store::{Lookup, Store as _};
+use crate::redis::RedisStore;
+use crate::redis::census::{Living, Name, limit_words};
 use crate::session::name::{Form, Sid};
 use crate::session::seal;
-use crate::store::RedisStore;
-use crate::store::census::{Living, Name, limit_words};
+use crate::store::{Lookup, Store as _};
 
 /// Show one session: whose it is, its times, and what will end it; with its cookie also its content
 #[derive(clap::Args, Debug)]

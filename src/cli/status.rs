@@ -15,12 +15,12 @@ use crate::config::flags::Place;
 use crate::control::client;
 use crate::control::status::{Report, Status as ServerStatus, cluster};
 use crate::exit::{ExitCode, Failure};
-use crate::fs::store::{Store as _, Waited};
+use crate::host::mount_table::MountTable;
 use crate::keeper::control_path;
 use crate::keeper::mount::{self, Probe};
-use crate::mount_table::MountTable;
-use crate::store::RedisStore;
-use crate::store::memory::Memory;
+use crate::redis::RedisStore;
+use crate::redis::memory::Memory;
+use crate::store::{Store as _, Waited};
 use crate::telemetry::now_ms;
 
 /// How long a mount may take to answer.

@@ -5,8 +5,8 @@ use super::file::{self, LIFETIME_KEYS};
 use super::units::duration_text;
 use super::{HOUR_MS, SECOND_MS, YEAR_MS, duration};
 use crate::exit::{ExitCode, Failure};
+use crate::redis::live::Rules;
 use crate::session::policy::Lifetimes;
-use crate::store::live::Rules;
 
 const OFF: &str = "off";
 

@@ -6,10 +6,10 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
-use crate::fs::store::{Health, Store as _, StoreError};
-use crate::store::RedisStore;
-use crate::store::memory::Memory;
-use crate::store::population::Population;
+use crate::redis::RedisStore;
+use crate::redis::memory::Memory;
+use crate::redis::population::Population;
+use crate::store::{Health, Store as _, StoreError};
 
 /// How old the fill may be.
 const MEMORY_EVERY: Duration = Duration::from_secs(5);

@@ -12,7 +12,7 @@ use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
 
 use super::Stage;
-use crate::store::writes::Writes;
+use crate::redis::writes::Writes;
 
 /// No reason is longer.
 const REASON_MAX_CHARS: usize = 200;

@@ -9,8 +9,8 @@ use tokio::time::MissedTickBehavior;
 
 use super::Node;
 use super::status::{Speed, Traffic};
-use crate::fs::store::{Health, Store as _};
 use crate::keeper::report::Standing;
+use crate::store::{Health, Store as _};
 use crate::sync::lock;
 use crate::telemetry::latency::Counted;
 use crate::telemetry::metrics::metrics;

@@ -7,13 +7,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::fs::InUse;
 use crate::fs::caller::Unidentified;
-use crate::fs::store::Store as _;
-use crate::store::RedisStore;
-use crate::store::memory::Memory;
-use crate::store::nodes::Registered;
-use crate::store::population::Population;
-use crate::store::probe::ServerInfo;
-use crate::store::writes::Writes;
+use crate::redis::RedisStore;
+use crate::redis::memory::Memory;
+use crate::redis::population::Population;
+use crate::redis::probe::ServerInfo;
+use crate::redis::servers::Registered;
+use crate::redis::writes::Writes;
+use crate::store::Store as _;
 use crate::telemetry::metrics::metrics;
 use crate::telemetry::now_ms;
 use crate::telemetry::recent::Recent;
@@ -205,7 +205,7 @@ impl Redis {
             address: store.address(),
             server,
             version,
-            cause: if store.health() == crate::fs::store::Health::Up {
+            cause: if store.health() == crate::store::Health::Up {
                 "connected".into()
             } else {
                 store.link_cause()

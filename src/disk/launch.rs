@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use crate::keeper::process::{self, Process};
+use crate::host::process::{self, Process};
 
 /// What a disk server is to serve.
 #[derive(Clone, Copy, Debug)]

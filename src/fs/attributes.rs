@@ -5,10 +5,10 @@ use std::time::{Duration, SystemTime};
 
 use super::handle::{Handle, HandleId};
 use super::node::{Node, NodeId};
-use super::store::{Amend, Meta, Mtime, Store, StoreError, Waited};
 use super::{Caller, Core, LONG, Step};
 use crate::error::{Error, Result};
 use crate::session::name::{Alias, Form, Sid};
+use crate::store::{Amend, Meta, Mtime, Store, StoreError, Waited};
 
 /// A file or a directory.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -11,11 +11,11 @@ use super::attributes::{Attributes, Entry, session_entry};
 use super::handle::{Handle, HandleId};
 use super::node::NodeId;
 use super::open::bad_handle;
-use super::store::{Listed, Store, StoreError, Waited};
 use super::thread::Listing;
 use super::{Caller, Core, LONG, Step};
 use crate::error::{Error, Result};
 use crate::session::name::{Alias, CandidateAlias, Form, Shard};
+use crate::store::{Listed, Store, StoreError, Waited};
 
 /// A directory as it was when it was opened.
 #[derive(Debug)]

@@ -12,11 +12,11 @@ use bytes::Bytes;
 
 use super::attributes::{Attributes, Entry, session_entry};
 use super::node::{Node, NodeId, Version};
-use super::store::{Health, Lookup, Meta, Store, StoreError};
 use super::{Caller, Core, LONG, Step};
 use crate::error::{Error, Result};
 use crate::session::name::{Form, RootName, SessionName, Shard, Sid};
 use crate::session::seal::{self, SealError};
+use crate::store::{Health, Lookup, Meta, Store, StoreError};
 use crate::telemetry::Event;
 
 /// The answer to a look-up that did not fail.

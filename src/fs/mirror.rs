@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
-use super::store::Meta;
 use crate::session::name::{Alias, Sid};
+use crate::store::Meta;
 
 /// Notes that may wait.
 const MAX_NOTES: usize = 1024;

@@ -13,8 +13,8 @@ use bytes::Bytes;
 use lru::LruCache;
 
 use super::attributes::Attributes;
-use super::store::{ChangeId, Meta};
 use crate::session::name::{Alias, Form, Shard, Sid};
+use crate::store::{ChangeId, Meta};
 
 /// An inode number as the kernel knows it.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]

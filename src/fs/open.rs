@@ -11,10 +11,10 @@ use super::attributes::stale;
 use super::handle::{Handle, HandleId};
 use super::lookup::{no_session, unreadable, unseal};
 use super::node::{Node, NodeId, Version};
-use super::store::{Lookup, Store, StoreError, Waited};
 use super::{Caller, Core, Step};
 use crate::error::{Error, Result};
 use crate::session::name::{Alias, Sid};
+use crate::store::{Lookup, Store, StoreError, Waited};
 
 /// A session with less than this to live is touched before its `open` is answered, so that no
 /// other node judges it by an activity that it has not heard of.

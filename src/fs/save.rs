@@ -15,12 +15,12 @@ use super::handle::{Handle, HandleId};
 use super::node::{NodeId, Version};
 use super::open::{Opened, bad_handle};
 use super::staging::{OpenStaging, Staged};
-use super::store::{Publish, Published, Store, Waited};
 use super::{Caller, Core, Step};
 use crate::error::{Error, Result};
 use crate::session::content;
 use crate::session::name::{RootName, SessionName};
 use crate::session::seal;
+use crate::store::{Publish, Published, Store, Waited};
 use crate::telemetry::Event;
 
 /// The permission bits with which Odoo ends every save (`chmod`, 0644).

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use lru::LruCache;
 
 use super::node::NodeId;
-use super::store::{ChangeId, Opened};
 use crate::session::name::{Alias, Shard};
+use crate::store::{ChangeId, Opened};
 
 const MAX_THREADS: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
 const MAX_OPENED: NonZeroUsize = NonZeroUsize::new(131_072).unwrap();

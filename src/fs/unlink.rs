@@ -6,11 +6,11 @@ use std::sync::Arc;
 use super::lookup::no_session;
 use super::node::NodeId;
 use super::save::session_name;
-use super::store::{Store, Unlink, Unlinked};
 use super::thread::Listing;
 use super::{Caller, Core, Step};
 use crate::error::{Error, Result};
 use crate::session::name::{Alias, CandidateAlias, RootName, SessionName};
+use crate::store::{Store, Unlink, Unlinked};
 
 impl<S: Store> Core<S> {
     /// Removes a session or a staging file.

@@ -23,8 +23,8 @@ use crate::fs::list::{Item, Snapshot};
 use crate::fs::lookup::Found;
 use crate::fs::node::NodeId;
 use crate::fs::open::{Mode, Opened};
-use crate::fs::store::{Mtime, Store};
 use crate::fs::{Caller, Core, Step};
+use crate::store::{Mtime, Store};
 use crate::telemetry::request::Operation;
 
 const GENERATION: Generation = Generation(0);

@@ -5,12 +5,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::mirror;
 use super::mount::Mountpoint;
-use super::process::Process;
 use super::program::Program;
 use crate::config::Config;
-use crate::disk::aside;
+use crate::disk::archive;
 use crate::disk::launch::{self, Served};
 use crate::exit::Failure;
+use crate::host::process::Process;
 
 /// Started, and not yet handed to the worker.
 pub struct Disks {
@@ -42,7 +42,7 @@ impl Disks {
             Ok(())
         };
         let aside =
-            below.holds_sessions().then(|| aside::make_beside(&config.mountpoint)).transpose();
+            below.holds_sessions().then(|| archive::make_beside(&config.mountpoint)).transpose();
         match aside {
             Ok(aside) => {
                 let aside = aside.as_ref().map(AsFd::as_fd);

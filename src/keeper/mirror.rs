@@ -9,7 +9,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use crate::config::Config;
-use crate::disk::aside;
+use crate::disk::archive;
 use crate::disk::directory::Directory;
 use crate::exit::{ExitCode, Failure};
 
@@ -43,7 +43,7 @@ fn make_or_open(dir: &Path, config: &Config) -> Result<OwnedFd, Failure> {
     if dir.starts_with(&config.mountpoint) || config.mountpoint.starts_with(dir) {
         return Err(refuse("stands in the mountpoint or around it; name another directory"));
     }
-    if dir == aside::path_beside(&config.mountpoint) {
+    if dir == archive::path_beside(&config.mountpoint) {
         return Err(refuse("is where imported files go; name another directory"));
     }
     let new = match DirBuilder::new().mode(0o700).create(dir) {

@@ -17,13 +17,13 @@ use nix::mount::{MntFlags, umount2};
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::statfs::statfs;
 
-use super::filesystem::Filesystem;
-use super::signals::Signals;
-use super::underlying::make_unusable;
 use crate::disk::directory::Directory;
 use crate::exit::{ExitCode, Failure};
 use crate::fuse::kernel::Offers;
-use crate::mount_table::{MountTable, Mounted};
+use crate::host::filesystem::Filesystem;
+use crate::host::mount_table::{MountTable, Mounted};
+use crate::host::signals::Signals;
+use crate::keeper::underlying::make_unusable;
 
 const DEVICE: &str = "/dev/fuse";
 

@@ -30,11 +30,11 @@ use nix::sys::socket::{
 use nix::unistd::{AccessFlags, access};
 
 use super::backoff::Backoff;
-use super::lock::{self, Kind};
-use super::process::{self, Process};
-use super::signals::Signals;
 use crate::config;
 use crate::exit::{ExitCode, Failure};
+use crate::host::lock::{self, Kind};
+use crate::host::process::{self, Process};
+use crate::host::signals::Signals;
 
 /// How long a start may take: a large append-only file is read before the first answer.
 const START_WITHIN: Duration = Duration::from_secs(60);

@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
-use super::signals::Signals;
 use super::{RUNTIME_DIR, mount, staging};
 use crate::config::Config;
 use crate::exit::{ExitCode, Failure};
+use crate::host::signals::Signals;
 
 /// How often the command looks for the outcome.
 const LOOK_EVERY: Duration = Duration::from_millis(20);

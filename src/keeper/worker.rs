@@ -5,7 +5,6 @@ use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
-use super::filesystem::Filesystem;
 use super::mount::{self, Exchange, Mountpoint};
 use super::program::Program;
 use super::pulse::{Beat, Pulse};
@@ -14,6 +13,7 @@ use super::running::{Running, Told, status_words};
 use super::start::{Progress, Start};
 use crate::config::Config;
 use crate::exit::{ExitCode, Failure};
+use crate::host::filesystem::Filesystem;
 use crate::telemetry::Event;
 
 /// How long a worker may write what it has collected, when the end is near.

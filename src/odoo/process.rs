@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::launch::Launch;
 use super::root::Root;
-use crate::mount_table::MountTable;
+use crate::host::mount_table::MountTable;
 
 /// One process.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]

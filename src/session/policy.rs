@@ -1,6 +1,6 @@
 //! Lifetimes: a pure function of settings, class and times.
 //!
-//! The scripts in `store/scripts` judge by the same rules on Redis's clock; the model test holds
+//! The scripts in `redis/scripts` judge by the same rules on Redis's clock; the model test holds
 //! the two against each other.
 
 use serde::{Deserialize, Serialize};

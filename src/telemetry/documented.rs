@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::metrics::{Now, metrics};
 use super::request::Outcome;
 use crate::fs::InUse;
-use crate::store::memory::Memory;
-use crate::store::population::Population;
-use crate::store::writes::Writes;
+use crate::redis::memory::Memory;
+use crate::redis::population::Population;
+use crate::redis::writes::Writes;
 
 const TEXT: &str = include_str!("../../docs/monitoring.md");
 const ALERTS: &str = include_str!("../../docs/alerts.yml");

@@ -47,7 +47,7 @@ pub fn goes_to_journal() -> bool {
 }
 
 /// Starts logging to standard error. The filter is `error`, `warn`, `info`, `debug`, `trace`, or
-/// a list like `info,sessionfs::store=debug`.
+/// a list like `info,sessionfs::redis=debug`.
 pub fn init(filter: &str) -> Result<(), Failure> {
     let form = if goes_to_journal() { Form::Journal } else { Form::Timed };
     let lines: ErrorLines = Lines::new(io::stderr, form, folds(&parse_filter(filter)?));

@@ -19,10 +19,10 @@ use super::latency::Latency;
 use super::request::{Operation, Outcome};
 use crate::fs::InUse;
 use crate::fs::caller::Unidentified;
-use crate::fs::store::{Health, Refusal};
-use crate::store::memory::Memory;
-use crate::store::population::Population;
-use crate::store::writes::Writes;
+use crate::redis::memory::Memory;
+use crate::redis::population::Population;
+use crate::redis::writes::Writes;
+use crate::store::{Health, Refusal};
 use crate::sync::lock;
 use crate::telemetry::now_ms;
 

@@ -5,12 +5,12 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use sessionfs::fs::store::{
+use sessionfs::session::name::{Alias, Form, Shard};
+use sessionfs::session::policy::Lifetimes;
+use sessionfs::store::{
     Amend, ChangeId, Health, Listed, Lookup, Meta, Publish, Published, Refusal, RootListing, Stamp,
     Store, StoreError, Unlink, Unlinked, Waited,
 };
-use sessionfs::session::name::{Alias, Form, Shard};
-use sessionfs::session::policy::Lifetimes;
 
 use super::model::{Model, Outcome, UNIT};
 

@@ -4,12 +4,10 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use sessionfs::fs::store::{
-    Amend, ChangeId, Listed, Meta, Mtime, Opened, Publish, Unlink, Unlinked,
-};
 use sessionfs::session::content::{Class, Content};
 use sessionfs::session::name::{Alias, Form};
 use sessionfs::session::policy::{Lifetimes, Times};
+use sessionfs::store::{Amend, ChangeId, Listed, Meta, Mtime, Opened, Publish, Unlink, Unlinked};
 
 /// The step of the model's clock. Keys' own TTLs run in real time, which must be nothing beside it.
 pub const UNIT: u64 = 60_000;

@@ -3,14 +3,14 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use sessionfs::fs::store::{
-    ChangeId, Health, Lookup, Meta, Opened, Publish, Published, Store, Unlink, Unlinked, Waited,
-};
+use sessionfs::redis::scripts::Scripts;
+use sessionfs::redis::{RedisStore, Settings};
 use sessionfs::session::content::{Class, Content};
 use sessionfs::session::name::{Alias, Form};
 use sessionfs::session::policy::Lifetimes;
-use sessionfs::store::scripts::Scripts;
-use sessionfs::store::{RedisStore, Settings};
+use sessionfs::store::{
+    ChangeId, Health, Lookup, Meta, Opened, Publish, Published, Store, Unlink, Unlinked, Waited,
+};
 
 use super::redis::Redis;
 

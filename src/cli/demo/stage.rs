@@ -15,8 +15,8 @@ use redis::{Cmd, Connection, FromRedisValue};
 
 use super::interrupted;
 use crate::exit::{ExitCode, Failure};
+use crate::host::signals::Signals;
 use crate::keeper::private_redis::socket_path;
-use crate::keeper::signals::Signals;
 
 /// The beginning of every key: the default.
 pub const PREFIX: &str = "sessionfs";

@@ -16,9 +16,9 @@ use tokio::task::JoinSet;
 
 use super::scripts::{ClockView, Policy};
 use super::{Inner, PAGE, RedisStore};
-use crate::fs::store::StoreError;
 use crate::session::content::Class;
 use crate::session::name::{Alias, Shard};
+use crate::store::StoreError;
 
 /// How many sessions are looked at, at most (and what is left of a page).
 pub const SAMPLE: u64 = 2000;

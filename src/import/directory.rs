@@ -18,16 +18,16 @@ use tokio::task::JoinSet;
 use super::{Adopted, Adopter, Reason};
 use crate::config::Config;
 use crate::disk::Place;
-use crate::disk::aside;
+use crate::disk::archive;
 use crate::disk::client::{Disk, DiskError, PATIENT_WITHIN};
 use crate::disk::launch::{self, Served};
 use crate::exit::{ExitCode, Failure};
-use crate::fs::store::{Store as _, StoreError, Waited};
+use crate::host::process::Process;
 use crate::keeper::mount::{detach, is_ours};
-use crate::keeper::process::Process;
+use crate::redis::{Patience, RedisStore};
 use crate::session::content::Class;
 use crate::session::name::Alias;
-use crate::store::{Patience, RedisStore};
+use crate::store::{Store as _, StoreError, Waited};
 
 /// How many sessions are under way at once.
 const AT_ONCE: usize = 64;
@@ -136,15 +136,15 @@ impl Task {
         }
         match self.then {
             Then::Move => {
-                let aside = aside::make_beside(&self.dir)?;
+                let aside = archive::make_beside(&self.dir)?;
                 Ok(Prepared {
                     files: start(&root, Some(&aside))?,
                     moved_before: None,
-                    archived_before: aside::holds_any(&self.dir),
+                    archived_before: archive::holds_any(&self.dir),
                 })
             }
             Then::Delete => {
-                let aside = aside::open_beside(&self.dir)?;
+                let aside = archive::open_beside(&self.dir)?;
                 Ok(Prepared {
                     files: start(&root, None)?,
                     moved_before: aside.map(|aside| start(&aside, None)).transpose()?,
@@ -196,7 +196,7 @@ impl Task {
         if !self.dry_run {
             disk.tidy().await.map_err(|e| Failure::internal("remove empty directories", e))?;
             if self.then == Then::Move && (archived_before || !summary.is_empty()) {
-                summary.moved_to = Some(aside::path_beside(&self.dir));
+                summary.moved_to = Some(archive::path_beside(&self.dir));
             }
         }
         if let Some((_process, socket)) = moved_before {

@@ -9,9 +9,9 @@ use redis::{Cmd, Value};
 
 use super::envelope::{Header, Unreadable};
 use super::link::{Fault, Link, Need};
-use crate::fs::store::StoreError;
 use crate::session::name::Alias;
 use crate::session::policy::Lifetimes;
+use crate::store::StoreError;
 
 const CLOCK: &str = include_str!("scripts/clock.lua");
 const SESSION: &str = include_str!("scripts/session.lua");

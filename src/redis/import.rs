@@ -8,9 +8,9 @@ use redis::FromRedisValue as _;
 use super::envelope::{class_text, form_text, mode_text, text, uid_text};
 use super::link::Need;
 use super::{Inner, RedisStore};
-use crate::fs::store::{Stamp, StoreError};
 use crate::session::content::Content;
 use crate::session::name::{Alias, Form};
+use crate::store::{Stamp, StoreError};
 
 /// A session file.
 #[derive(Clone, Debug)]

@@ -2,26 +2,25 @@
 //! file is taken away at once, so that nothing that ends can ever come back from the disk.
 //!
 //! - [`Adopter`] takes in one session; who asks for it is
-//! - [`below`]: a mount, for what is found nowhere else, as its owner comes by
-//! - [`import`]: the command, for a whole directory
+//! - [`crate::layers::import_on_access`]: a mount, for what is found nowhere else, as its owner comes by
+//! - [`directory`]: the command, for a whole directory
 
-pub mod below;
-pub mod import;
+pub mod directory;
 
 use bytes::Bytes;
 
 use crate::disk::Place;
 use crate::disk::client::{Disk, DiskError};
 use crate::disk::directory::{Found, Look};
-use crate::fs::store::{Store as _, StoreError};
+use crate::redis::{Import, Imported, Patience, RedisStore};
 use crate::session::content::{self, Class};
 use crate::session::seal;
-use crate::store::{Import, Imported, Patience, RedisStore};
+use crate::store::{Store as _, StoreError};
 
 /// Takes in sessions from a directory.
 #[derive(Clone)]
 pub struct Adopter {
-    disk: Disk,
+    pub(crate) disk: Disk,
     redis: RedisStore,
 }
 

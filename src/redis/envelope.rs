@@ -6,9 +6,9 @@
 
 use std::fmt::Write as _;
 
-use crate::fs::store::{ChangeId, Meta};
 use crate::session::content::{Class, Content};
 use crate::session::name::Form;
+use crate::store::{ChangeId, Meta};
 
 /// Longer than any header line can be (`session.lua` holds the same number).
 pub const MAX_HEADER_BYTES: usize = 1536;

@@ -6,10 +6,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Reminder, place};
 use crate::config::Config;
 use crate::exit::{ExitCode, Failure};
-use crate::store::probe::{ProbeError, probe};
+use crate::redis::probe::{ProbeError, probe};
 
 /// Waits until Redis can be used, within the configured bound.
 pub async fn wait(config: &Config) -> Result<(), Failure> {
@@ -35,7 +34,7 @@ pub async fn wait(config: &Config) -> Result<(), Failure> {
             return Err(Failure::new(code(&error), format!("{error} (tried for {tried})")));
         }
         if reminder.is_due() {
-            tracing::warn!(reason = %error, "waiting for Redis at {}", place(config));
+            tracing::warn!(reason = %error, "waiting for Redis at {}", &config.redis.url);
         }
         tokio::time::sleep(RETRY_EVERY.min(left)).await;
     }
@@ -57,5 +56,28 @@ pub fn code(error: &ProbeError) -> ExitCode {
         | ProbeError::Mode(..)
         | ProbeError::NoWrites(..)
         | ProbeError::Strange(..) => ExitCode::RedisRefuses,
+    }
+}
+
+/// Says something at most every few seconds.
+struct Reminder {
+    next: Instant,
+}
+
+impl Reminder {
+    const EVERY: Duration = Duration::from_secs(3);
+
+    /// Says it for the first time now.
+    fn new() -> Self {
+        Self { next: Instant::now() }
+    }
+
+    /// Whether it is time to say it (again).
+    fn is_due(&mut self) -> bool {
+        let due = Instant::now() >= self.next;
+        if due {
+            self.next = Instant::now() + Self::EVERY;
+        }
+        due
     }
 }

@@ -15,10 +15,10 @@ use super::envelope::Header;
 use super::link::Need;
 use super::scripts::{ClockView, Policy};
 use super::{Inner, PAGE, RedisStore};
-use crate::fs::store::StoreError;
 use crate::session::content::Class;
 use crate::session::name::{Alias, Shard};
 use crate::session::policy::{Limit, Times};
+use crate::store::StoreError;
 
 /// How many shards are asked side by side.
 const SHARDS_AT_ONCE: usize = 8;

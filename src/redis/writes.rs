@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::link::{Fault, Need};
 use super::scripts::CallFault;
 use super::{Inner, RedisStore};
-use crate::fs::store::{Health, StoreError};
+use crate::store::{Health, StoreError};
 use crate::telemetry::Event;
 
 /// The probe is sent at most this often, whoever asks.

@@ -3,7 +3,7 @@
 use redis::FromRedisValue as _;
 
 use super::RedisStore;
-use crate::fs::store::StoreError;
+use crate::store::StoreError;
 
 /// What Redis says of its memory.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Deserialize, serde::Serialize)]

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::endpoint::Endpoint;
-use crate::fs::store::{Health, Waited};
+use crate::store::{Health, Waited};
 use crate::sync::lock;
 use crate::telemetry::Event;
 use crate::telemetry::metrics::metrics;

@@ -13,7 +13,7 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 
-use super::notify;
+use super::service_manager;
 
 /// A process: a child of ours, or one that was found. A child that is dropped is ended by force, so
 /// that no error on the way leaves one unwatched.
@@ -139,7 +139,7 @@ pub fn prepare(
 ) -> Command {
     let inherited: Vec<RawFd> = descriptors.iter().map(|(_, fd)| fd.as_raw_fd()).collect();
     let mut child = Command::new(program);
-    notify::keep_from(&mut child)
+    service_manager::keep_from(&mut child)
         .arg0("sessionfs")
         .arg(command)
         .args(

@@ -11,15 +11,15 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::{Adopted, Adopter, Reason};
 use crate::disk::Place;
 use crate::disk::client::{Disk, DiskError};
-use crate::fs::store::{
+use crate::import::{Adopted, Adopter, Reason};
+use crate::redis::{Patience, RedisStore};
+use crate::session::name::{Alias, Form, Shard};
+use crate::store::{
     Amend, Health, Listed, Lookup, Meta, Publish, Published, RootListing, Stamp, Store, StoreError,
     Unlink, Unlinked, Waited,
 };
-use crate::session::name::{Alias, Form, Shard};
-use crate::store::{Patience, RedisStore};
 use crate::sync::lock;
 
 /// How many are taken in at once for a listing.

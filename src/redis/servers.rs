@@ -7,7 +7,7 @@ use redis::FromRedisValue as _;
 
 use super::RedisStore;
 use super::link::Need;
-use crate::fs::store::StoreError;
+use crate::store::StoreError;
 
 /// A node that has not registered for so long is not there any more. Three times what one that
 /// nobody uses lets pass between two registrations.

@@ -14,8 +14,8 @@ use super::keys::Keys;
 use super::link::Need;
 use super::scripts::{Answer, Call, ClockView, Policy, Script};
 use super::{Inner, RedisStore};
-use crate::fs::store::{Health, StoreError};
 use crate::session::policy::Lifetimes;
+use crate::store::{Health, StoreError};
 use crate::sync::lock;
 use crate::telemetry::Event;
 

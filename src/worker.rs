@@ -1,0 +1,212 @@
+//! The worker: the unprivileged process that serves. This file puts its parts together.
+//!
+//! - [`first_contact`]: is it Redis, and may we do all that we shall have to do
+//! - [`orders`]: what the keeper asks of it while it serves
+//! - [`disks`]: the processes that touch session files on disks for it
+
+mod disks;
+pub mod first_contact;
+mod orders;
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::{Builder, Runtime};
+
+use crate::config::Config;
+use crate::control::{Node, Sockets};
+use crate::exit::{ExitCode, Failure};
+use crate::fs::{self, Core};
+use crate::host::confine;
+use crate::host::signals;
+use crate::keeper::report::{Handover, Line, Report};
+use crate::layers::import_on_access::Adopting;
+use crate::redis::RedisStore;
+use crate::store::{Store as _, Waited};
+use disks::Disks;
+use orders::Ending;
+
+/// What the keeper hands to a worker.
+pub struct Descriptors {
+    /// The conversation with the keeper.
+    pub status: OwnedFd,
+    /// The configuration is read from here.
+    pub config: OwnedFd,
+    /// The kernel's requests.
+    pub fuse: OwnedFd,
+    /// Root asks here for the status.
+    pub control: Option<OwnedFd>,
+    /// Prometheus asks here.
+    pub metrics: Option<OwnedFd>,
+    /// The disk server of the underlying directory.
+    pub underlying: Option<OwnedFd>,
+    /// The disk server of the mirror.
+    pub mirror: Option<OwnedFd>,
+}
+
+/// Serves until the mount is taken away.
+pub fn run(descriptors: Descriptors) -> Result<(), Failure> {
+    let line = Arc::new(Line::new(descriptors.status));
+    let sockets = Sockets { control: descriptors.control, metrics: descriptors.metrics };
+    let disks = Disks { underlying: descriptors.underlying, mirror: descriptors.mirror };
+    let Err(failure) = serve(&line, descriptors.config, descriptors.fuse, sockets, disks) else {
+        return Ok(());
+    };
+    match line.say(&Report::Failed(failure.clone())) {
+        // The keeper reports it, once.
+        Ok(()) => std::process::exit(u8::from(failure.code).into()),
+        Err(_) => Err(failure),
+    }
+}
+
+fn serve(
+    line: &Arc<Line>,
+    config: OwnedFd,
+    fuse: OwnedFd,
+    sockets: Sockets,
+    disks: Disks,
+) -> Result<(), Failure> {
+    let Handover { keeper, config, first, node } = read_handover(config)?;
+    confine::become_worker(&config.worker)?;
+    // Who ends a whole service sends its signal to all at once; the keeper ends us in order.
+    signals::block()?;
+    crate::telemetry::log::init(&config.log)?;
+    tell_version(&keeper);
+    confine::check_directory(&config.staging_dir, &config.worker)?;
+
+    let runtime = runtime()?;
+    runtime.spawn(tell_repeated());
+    if first {
+        runtime.block_on(first_contact::wait(&config))?;
+    }
+    let store = {
+        // The store's tasks live on this runtime.
+        let _entered = runtime.enter();
+        RedisStore::start(config.store_settings())
+            .map_err(|e| Failure::new(ExitCode::BadUrl, e.to_string()))?
+    };
+    // A later worker serves without Redis: whoever opens a session then waits, as in any outage.
+    if first {
+        connected(&store, &config, &runtime)?;
+    }
+    let [below, mirror] = [disks.underlying, disks.mirror]
+        .map(|socket| socket.map(|socket| disks::connect(line, socket, &runtime)).transpose());
+    let (below, mirror) = (below?, mirror?);
+    let mirror = match mirror.map(|disk| disks::keep_mirror(disk, &store, &runtime)).transpose() {
+        // A later worker serves without it, as without Redis.
+        Err(failure) if !first => {
+            tracing::error!(%failure, "the mirror is not written; once that is corrected, 'sessionfs reload'");
+            None
+        }
+        kept => kept?,
+    };
+    let (mirror, writer) = mirror.unzip();
+    let adopting = Adopting::over(store.clone());
+    let settings = fs::Settings { mirror, ..config.core_settings() };
+    let core = Core::new(adopting.clone(), &settings).map_err(|e| {
+        let path = config.staging_dir.display();
+        Failure::new(
+            ExitCode::WorkerRights,
+            format!("staging directory {path}: {e}; let the worker's user own it"),
+        )
+    })?;
+    if let Some(disk) = below {
+        runtime.block_on(adopting.begin(disk)).map_err(disks::cannot_list)?;
+    }
+    say(line, &Report::RedisOk)?;
+    orders::await_go(line)?;
+    let held = Arc::clone(&core);
+    let tell_keeper = {
+        let line = Arc::clone(line);
+        // A keeper that does not listen now hears of the next change.
+        move |standing| drop(line.say(&Report::Standing(standing)))
+    };
+    let in_use = move || held.in_use();
+    let node = Node::start(config.clone(), store.clone(), node, sockets, in_use, tell_keeper)
+        .map_err(|e| Failure::internal("tell of this node", e))?;
+    let ending = Ending { store, node, mirror: writer };
+    orders::listen(Arc::clone(line), ending.clone(), adopting, &runtime)?;
+
+    let on_init = {
+        let line = Arc::clone(line);
+        move || {
+            // Without it the keeper gives this worker up, which is what should happen then.
+            let _ = line.say(&Report::Serving);
+        }
+    };
+    let served = crate::fuse::serve(&core, config.fuse_tree(), fuse, runtime.handle(), on_init);
+    runtime.block_on(ending.drain());
+    crate::telemetry::log::tell_all_repeated();
+    served.map_err(|e| {
+        Failure::new(
+            ExitCode::WorkerFailed,
+            format!("serving {}: {e}", config.mountpoint.display()),
+        )
+    })
+}
+
+/// Waits until the link is well; bounded by the outage's budget.
+fn connected(store: &RedisStore, config: &Config, runtime: &Runtime) -> Result<(), Failure> {
+    loop {
+        match runtime.block_on(store.wait_well()) {
+            Waited::Well => return Ok(()),
+            Waited::StepOver => {}
+            Waited::BudgetSpent => {
+                let (place, cause) = (&config.redis.url, store.link_cause());
+                return Err(Failure::new(
+                    ExitCode::RedisUnreachable,
+                    format!("Redis at {place} cannot be used: {cause}"),
+                ));
+            }
+        }
+    }
+}
+
+fn read_handover(config: OwnedFd) -> Result<Handover, Failure> {
+    const LENGTH_MAX_BYTES: u64 = 1 << 20;
+    let mut text = Vec::new();
+    File::from(config)
+        .take(LENGTH_MAX_BYTES)
+        .read_to_end(&mut text)
+        .map_err(|e| Failure::internal("read the configuration", e))?;
+    // A parser's error might repeat a part of what it read, and that holds a password.
+    serde_json::from_slice(&text)
+        .map_err(|_| Failure::internal("read the configuration", "it is not what was expected"))
+}
+
+/// After a reload the keeper may be of an older version than its worker.
+fn tell_version(keeper: &str) {
+    let version = env!("CARGO_PKG_VERSION");
+    if keeper == version {
+        tracing::debug!(version, "worker of the keeper's own version");
+    } else {
+        tracing::warn!(version, keeper, "the keeper is of another version, until it is restarted");
+    }
+}
+
+fn runtime() -> Result<Runtime, Failure> {
+    // One thread carries all conversations with Redis: a second would only add a hand-over to
+    // each answer.
+    const THREADS: usize = 1;
+    Builder::new_multi_thread()
+        .worker_threads(THREADS)
+        .thread_name("store")
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::internal("start threads", e))
+}
+
+/// For ever: lines that were repeated are told of, also once nothing is logged any more.
+async fn tell_repeated() {
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        crate::telemetry::log::tell_repeated();
+    }
+}
+
+fn say(line: &Line, report: &Report) -> Result<(), Failure> {
+    line.say(report).map_err(|e| Failure::internal("report to the keeper", e))
+}

@@ -1,0 +1,48 @@
+//! The processes that touch session files on disks for the worker, which has no right to.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use tokio::runtime::Runtime;
+
+use crate::disk::client::{Disk, DiskError, SERVING_WITHIN};
+use crate::exit::{ExitCode, Failure};
+use crate::fs;
+use crate::keeper::report::{Line, Report};
+use crate::mirror;
+use crate::redis::RedisStore;
+
+/// By which to ask the disk servers.
+pub struct Disks {
+    pub underlying: Option<OwnedFd>,
+    pub mirror: Option<OwnedFd>,
+}
+
+/// Speaks with a disk server. Its end is ours, too, since sessions would be missed without it; the
+/// keeper starts both anew.
+pub fn connect(line: &Arc<Line>, socket: OwnedFd, runtime: &Runtime) -> Result<Disk, Failure> {
+    let _entered = runtime.enter();
+    let line = Arc::clone(line);
+    let on_gone = move || {
+        let failure = Failure::internal("serve", DiskError::Gone);
+        // The keeper sees the end, if it does not hear of it.
+        let _ = line.say(&Report::Failed(failure));
+        std::process::exit(u8::from(ExitCode::Internal).into());
+    };
+    Disk::connect(socket, SERVING_WITHIN, on_gone)
+        .map_err(|e| Failure::internal("ask for session files", e))
+}
+
+pub fn cannot_list(error: DiskError) -> Failure {
+    Failure::internal("list the session files of the underlying directory", error)
+}
+
+pub fn keep_mirror(
+    disk: Disk,
+    store: &RedisStore,
+    runtime: &Runtime,
+) -> Result<(fs::mirror::Mirror, mirror::Writer), Failure> {
+    runtime
+        .block_on(mirror::Writer::start(disk, store.clone()))
+        .map_err(|e| Failure::new(ExitCode::MirrorRefused, format!("mirror: {e}")))
+}
