@@ -11,7 +11,10 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::Signal;
+use nix::sys::prctl;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{Pid, getppid};
 
 use super::service_manager;
 
@@ -130,14 +133,16 @@ fn descriptor_of(pid: i32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
 }
 
-/// A command of this program for a child: it inherits the descriptors named by its flags, which stay
-/// open until it is spawned, and nothing else; it is asked to end by us alone, not by a Ctrl-C.
+/// A command that starts this program (`program`) as a child with one of its subcommands.
+///
+/// The child inherits the descriptors that its flags name, and no others; they must stay open until it
+/// is spawned. It is in a process group of its own, so that a Ctrl-C does not reach it.
 pub fn prepare(
     program: &Path,
     command: &str,
     descriptors: &[(&'static str, BorrowedFd<'_>)],
 ) -> Command {
-    let inherited: Vec<RawFd> = descriptors.iter().map(|(_, fd)| fd.as_raw_fd()).collect();
+    let inherited: Vec<BorrowedFd<'_>> = descriptors.iter().map(|(_, fd)| *fd).collect();
     let mut child = Command::new(program);
     service_manager::keep_from(&mut child)
         .arg0("sessionfs")
@@ -151,12 +156,58 @@ pub fn prepare(
         .stdout(Stdio::null())
         .current_dir("/")
         .process_group(0);
-    // SAFETY: between fork and exec this only makes system calls, which are async-signal-safe; a
-    // descriptor that is not open any more makes the start fail.
-    unsafe {
-        child.pre_exec(move || inherit_only(&inherited));
-    }
+    Setup { inherited: &inherited, ..Setup::default() }.apply(&mut child);
     child
+}
+
+/// What a child changes of itself between `fork` and `exec`, after the change of user that its
+/// command asks for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Setup<'a> {
+    /// Descriptors that the new program inherits besides the standard three. It gets no others. They
+    /// must stay open until the child is spawned.
+    pub inherited: &'a [BorrowedFd<'a>],
+    /// The file mode creation mask; `None` keeps ours.
+    pub umask: Option<u32>,
+    /// Lets all signals through. A child inherits what its parent blocks.
+    pub unblock_signals: bool,
+    /// The program and its children gain no rights by an `exec`.
+    pub no_new_privs: bool,
+    /// The signal that the child gets when the *thread* that spawns it ends.
+    pub parent_death_signal: Option<Signal>,
+}
+
+impl Setup<'_> {
+    /// Has the command do this in each child that it spawns.
+    pub fn apply(self, command: &mut Command) {
+        let inherited: Vec<RawFd> = self.inherited.iter().map(AsRawFd::as_raw_fd).collect();
+        let Self { umask: mask, unblock_signals, no_new_privs, parent_death_signal, .. } = self;
+        let parent = Pid::this();
+        let set_up = move || {
+            if let Some(mask) = mask {
+                umask(Mode::from_bits_truncate(mask));
+            }
+            if unblock_signals {
+                SigSet::empty().thread_set_mask()?;
+            }
+            if no_new_privs {
+                prctl::set_no_new_privs()?;
+            }
+            if let Some(signal) = parent_death_signal {
+                prctl::set_pdeathsig(signal)?;
+                // A parent that ended before this sends no signal any more.
+                if getppid() != parent {
+                    return Err(Errno::ESRCH.into());
+                }
+            }
+            inherit_only(&inherited)
+        };
+        // SAFETY: between fork and exec this only makes system calls, which are async-signal-safe; a
+        // descriptor that is not open any more makes the start fail.
+        unsafe {
+            command.pre_exec(set_up);
+        }
+    }
 }
 
 /// Between fork and exec: lets these descriptors, and no others above the standard three, go on to
@@ -215,6 +266,55 @@ mod tests {
         drop(lasting);
         assert!(!seen.has_ended());
         seen.kill();
+    }
+
+    #[test]
+    fn a_child_is_set_up_before_its_program_starts() {
+        let (kept, _writer) = io::pipe().unwrap();
+        let (other, _other_writer) = io::pipe().unwrap();
+        // As if whoever started us had left it open.
+        fcntl(&other, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
+        let script = format!(
+            "umask; grep -E '^(NoNewPrivs|SigBlk):' /proc/self/status; for fd in {} {}; do [ -e \
+             /proc/self/fd/$fd ] && echo $fd; done; :",
+            kept.as_raw_fd(),
+            other.as_raw_fd()
+        );
+        let mut command = Command::new("sh");
+        command.args(["-c", &script]);
+        Setup {
+            inherited: &[kept.as_fd()],
+            umask: Some(0o027),
+            unblock_signals: true,
+            no_new_privs: true,
+            parent_death_signal: Some(Signal::SIGTERM),
+        }
+        .apply(&mut command);
+        let mut blocked = SigSet::empty();
+        blocked.add(Signal::SIGHUP);
+        let spawn = std::thread::spawn(move || {
+            blocked.thread_block().unwrap();
+            command.output().unwrap()
+        });
+        let output = spawn.join().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let lines: Vec<&str> = said.lines().collect();
+        let kept = kept.as_raw_fd().to_string();
+        assert_eq!(lines, ["0027", "SigBlk:\t0000000000000000", "NoNewPrivs:\t1", &kept]);
+    }
+
+    #[test]
+    fn a_child_ends_with_the_thread_that_started_it() {
+        let spawn = std::thread::spawn(|| {
+            let mut command = Command::new("sleep");
+            command.arg("1000");
+            Setup { parent_death_signal: Some(Signal::SIGKILL), ..Setup::default() }
+                .apply(&mut command);
+            command.spawn().unwrap()
+        });
+        let mut child = spawn.join().unwrap();
+        let status = child.wait().unwrap();
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(libc::SIGKILL));
     }
 
     #[test]

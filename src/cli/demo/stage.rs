@@ -9,12 +9,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, mkdtemp};
 use redis::{Cmd, Connection, FromRedisValue};
 
 use super::interrupted;
 use crate::exit::{ExitCode, Failure};
+use crate::host::process::Setup;
 use crate::host::signals::Signals;
 use crate::keeper::private_redis::socket_path;
 
@@ -117,14 +118,12 @@ fn start(folder: &Folder, dir: &Path, idle: Duration) -> Result<Child, Failure> 
         .stderr(log)
         // A Ctrl-C is for us, who end it.
         .process_group(0);
-    // SAFETY: between fork and exec this only makes system calls, which are async-signal-safe.
-    unsafe {
-        command.pre_exec(|| {
-            // A child inherits what its parent blocks.
-            SigSet::empty().thread_set_mask()?;
-            Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGTERM)?)
-        });
-    }
+    let setup = Setup {
+        unblock_signals: true,
+        parent_death_signal: Some(Signal::SIGTERM),
+        ..Setup::default()
+    };
+    setup.apply(&mut command);
     command.spawn().map_err(failed)
 }
 
