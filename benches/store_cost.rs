@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sessionfs::redis::RedisStore;
-use sessionfs::store::{Amend, Publish, Store as _};
+use sessionfs::store::{Amend, Link as _, Publish, Sessions as _};
 use support::redis::Redis;
 use support::store::{alias, connected, gone, login, look, page, removal, settings, taken};
 

@@ -29,10 +29,10 @@ use self::pulse::Pulse;
 use self::server::Door;
 use self::status::{Status, Worker};
 use crate::config::Config;
-use crate::fs::InUse;
 use crate::keeper::report::{self, Standing};
 use crate::redis::RedisStore;
-use crate::store::{Health as Link, Store as _};
+use crate::store::Usage;
+use crate::store::{Health as Link, Link as _};
 use crate::telemetry::metrics::{Now, metrics};
 use crate::telemetry::recent;
 
@@ -50,7 +50,7 @@ pub struct Node {
     store: RedisStore,
     keeper: report::Node,
     worker: Worker,
-    in_use: Box<dyn Fn() -> InUse + Send + Sync>,
+    in_use: Box<dyn Fn() -> Usage + Send + Sync>,
     tell_keeper: Box<dyn Fn(Standing) + Send + Sync>,
     pulse: Pulse,
     gauges: Gauges,
@@ -77,7 +77,7 @@ impl Node {
         store: RedisStore,
         keeper: report::Node,
         sockets: Sockets,
-        in_use: impl Fn() -> InUse + Send + Sync + 'static,
+        in_use: impl Fn() -> Usage + Send + Sync + 'static,
         tell_keeper: impl Fn(Standing) + Send + Sync + 'static,
     ) -> io::Result<Arc<Self>> {
         metrics().worker_restarts.inc_by(keeper.worker_restarts);

@@ -8,8 +8,8 @@
 //! - [`caller`]: who that thread is, and whether it acts for a person
 //! - [`staging`]: the files of saves under way, on this host's tmpfs
 //! - [`lookup`], [`open`], [`save`], [`unlink`], [`list`], [`attributes`]: the operations
-//! - [`mirror`]: what is told of the sessions that come by
-//! - [`store`]: what all this asks of the place where sessions are kept
+//!
+//! Where the sessions are kept is behind the port, [`crate::store`].
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -17,8 +17,6 @@ use std::pin::Pin;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
-
-use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::session::name::Alias;
@@ -29,7 +27,6 @@ pub mod caller;
 pub mod handle;
 pub mod list;
 pub mod lookup;
-pub mod mirror;
 pub mod node;
 pub mod open;
 pub mod save;
@@ -37,11 +34,10 @@ pub mod staging;
 pub mod thread;
 pub mod unlink;
 
-use crate::store::Store;
+use crate::store::{Link, Observer, Sessions, Usage};
 use caller::Callers;
 use handle::Handles;
 use list::Shown;
-use mirror::Mirror;
 use node::{Eviction, Nodes};
 use staging::Staging;
 use thread::Threads;
@@ -65,8 +61,8 @@ pub struct Settings {
     pub background_argv: Vec<String>,
     /// The same for the beginning of a process title.
     pub background_titles: Vec<String>,
-    /// Who writes sessions back to a disk, if anybody does.
-    pub mirror: Option<Mirror>,
+    /// Receives the sessions that are opened, saved and found ended.
+    pub observer: Option<Arc<dyn Observer>>,
 }
 
 impl Default for Settings {
@@ -81,22 +77,9 @@ impl Default for Settings {
             max_node_bytes: 64 * 1024 * 1024,
             background_argv: vec!["gevent".into()],
             background_titles: vec!["odoo: WorkerCron".into()],
-            mirror: None,
+            observer: None,
         }
     }
-}
-
-/// What the core holds at a moment.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-pub struct InUse {
-    /// Files that the kernel remembers.
-    pub inodes: u64,
-    /// Open files and directories.
-    pub handles: u64,
-    /// Temp files of saves under way.
-    pub staging_files: u64,
-    /// What they hold.
-    pub staging_bytes: u64,
 }
 
 /// Who asks.
@@ -133,8 +116,9 @@ impl<T> From<Result<T>> for Step<T> {
 }
 
 /// The filesystem's core.
-pub struct Core<S> {
-    store: S,
+pub struct Core<S, L> {
+    sessions: S,
+    link: L,
     // std's Mutex, and not tokio's: nothing is awaited while one is held.
     nodes: Mutex<Nodes>,
     threads: Mutex<Threads>,
@@ -142,30 +126,27 @@ pub struct Core<S> {
     shown: Mutex<Shown>,
     callers: Callers,
     staging: Staging,
-    mirror: Option<Mirror>,
+    observer: Option<Arc<dyn Observer>>,
     evictions: Mutex<Option<Receiver<Eviction>>>,
 }
 
-impl<S: Store> Core<S> {
-    /// A core over `store`. Fails if the staging directory cannot be used.
-    pub fn new(store: S, settings: &Settings) -> std::io::Result<Arc<Self>> {
+impl<S: Sessions, L: Link> Core<S, L> {
+    /// A core over `sessions`, which are reached by `link`. Fails if the staging directory cannot
+    /// be used.
+    pub fn new(sessions: S, link: L, settings: &Settings) -> std::io::Result<Arc<Self>> {
         let (sender, receiver) = sync_channel(MAX_PENDING_EVICTIONS);
         Ok(Arc::new(Self {
             evictions: Mutex::new(Some(receiver)),
             staging: Staging::open(settings)?,
-            mirror: settings.mirror.clone(),
+            observer: settings.observer.clone(),
             callers: Callers::new(settings),
             nodes: Mutex::new(Nodes::new(settings.max_inodes, settings.max_node_bytes, sender)),
             threads: Mutex::default(),
             handles: Mutex::default(),
             shown: Mutex::default(),
-            store,
+            sessions,
+            link,
         }))
-    }
-
-    /// The store.
-    pub fn store(&self) -> &S {
-        &self.store
     }
 
     /// The entries that the kernel should forget, so that the bound on nodes holds; to be sent to
@@ -182,14 +163,14 @@ impl<S: Store> Core<S> {
     /// A session was found to be gone: no later save may take its last version for a guess.
     fn ended(&self, alias: &Alias) {
         self.nodes().ended(alias);
-        if let Some(mirror) = &self.mirror {
-            mirror.ended(alias);
+        if let Some(observer) = &self.observer {
+            observer.ended(alias);
         }
     }
 
     /// What is held now.
-    pub fn in_use(&self) -> InUse {
-        InUse {
+    pub fn in_use(&self) -> Usage {
+        Usage {
             inodes: self.nodes().count() as u64,
             handles: self.handles().count() as u64,
             staging_files: self.staging.count() as u64,

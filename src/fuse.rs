@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 
 use crate::fs::Core;
 use crate::fs::node::Eviction;
-use crate::store::Store;
+use crate::store::{Link, Sessions};
 
 mod adapter;
 mod answer;
@@ -41,8 +41,8 @@ const ORPHANS_EVERY: Duration = Duration::from_secs(60);
 
 /// Serves the kernel on `fuse_fd` until the mount is gone. `runtime` runs what needs the store;
 /// `on_init` is called when the kernel's first request is answered.
-pub fn serve<S: Store>(
-    core: &Arc<Core<S>>,
+pub fn serve<S: Sessions, L: Link>(
+    core: &Arc<Core<S, L>>,
     tree: Tree,
     fuse_fd: OwnedFd,
     runtime: &Handle,
@@ -76,7 +76,7 @@ fn push_out(notifier: &Notifier, evictions: &Receiver<Eviction>) {
     }
 }
 
-async fn expire_orphans<S: Store>(core: Arc<Core<S>>) {
+async fn expire_orphans<S: Sessions, L: Link>(core: Arc<Core<S, L>>) {
     let mut every = tokio::time::interval(ORPHANS_EVERY);
     loop {
         every.tick().await;

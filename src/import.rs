@@ -12,16 +12,15 @@ use bytes::Bytes;
 use crate::disk::Place;
 use crate::disk::client::{Disk, DiskError};
 use crate::disk::directory::{Found, Look};
-use crate::redis::{Import, Imported, Patience, RedisStore};
 use crate::session::content::{self, Class};
 use crate::session::seal;
-use crate::store::{Store as _, StoreError};
+use crate::store::{Import, Imported, Intake, Patience, StoreError};
 
 /// Takes in sessions from a directory.
 #[derive(Clone)]
-pub struct Adopter {
+pub struct Adopter<T> {
     pub(crate) disk: Disk,
-    redis: RedisStore,
+    intake: T,
 }
 
 /// What became of a session's file.
@@ -65,10 +64,10 @@ impl std::fmt::Display for Reason {
     }
 }
 
-impl Adopter {
-    /// Takes in what `disk` has, into `redis`.
-    pub fn new(disk: Disk, redis: RedisStore) -> Self {
-        Self { disk, redis }
+impl<T: Intake> Adopter<T> {
+    /// Imports what `disk` has into `intake`.
+    pub fn new(disk: Disk, intake: T) -> Self {
+        Self { disk, intake }
     }
 
     /// Takes in one session by its file, or by its two: the one saved last counts.
@@ -79,7 +78,7 @@ impl Adopter {
             Err(reason) => return Ok(Adopted::Left(reason)),
         };
         let import = self.import_of(&latest);
-        let adopted = match self.redis.import(&import, patience).await? {
+        let adopted = match self.intake.import(&import, patience).await? {
             Imported::Taken => Adopted::Imported(import.content.class),
             Imported::Kept => Adopted::Kept,
             Imported::Over => Adopted::Over,
@@ -99,7 +98,7 @@ impl Adopter {
             Ok(None) => return Ok(Adopted::Vanished),
             Err(reason) => return Ok(Adopted::Left(reason)),
         };
-        if self.redis.knows(&latest.0.sid.alias()).await? {
+        if self.intake.knows(&latest.0.sid.alias()).await? {
             return Ok(Adopted::Kept);
         }
         Ok(Adopted::Imported(content::read(&latest.1.bytes).class))
@@ -140,7 +139,7 @@ impl Adopter {
 
     fn import_of(&self, (place, found): &(&Place, Found)) -> Import {
         Import {
-            stamp: self.redis.stamp(),
+            stamp: self.intake.stamp(),
             alias: place.sid.alias(),
             form: place.form,
             content: content::read(&found.bytes),

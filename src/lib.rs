@@ -2,10 +2,12 @@
 //!
 //! Where to look:
 //! - [`session`]: names, contents, seal and lifetimes of a session; knows nobody else.
-//! - [`fs`]: the filesystem's core; runs without a kernel; asks a [`fs::store::Store`].
-//! - [`store`]: that trait on Redis: link, keys, envelope, scripts.
+//! - [`store`]: the port: what the filesystem needs from the place where sessions are kept.
+//! - [`fs`]: the core of the filesystem. It runs without a kernel, over that port.
+//! - [`layers`]: layers over a store of sessions, each such a store itself.
+//! - [`redis`]: the port on Redis: link, keys, envelope, scripts.
 //! - [`disk`]: session files on a disk, touched by a small process of their own.
-//! - [`adopt`]: session files that were there before become sessions in Redis.
+//! - [`import`]: session files of before become sessions in Redis.
 //! - [`mirror`]: sessions written back to a disk, for the way back.
 //! - [`fuse`]: the adapter that decodes requests, checks permission, calls the core and replies.
 //! - [`mount_table`]: what the kernel says is mounted where.

@@ -1,8 +1,10 @@
 //! Sessions written back to a disk as their owners come by, so that Odoo can go on without us.
 //!
-//! One task hears what the filesystem tells ([`crate::fs::mirror`]) and has the disk server write
-//! it. A sweep, each minute and at the end, holds what is written against the store: what ended
+//! One task takes notes from the filesystem ([`notes`]) and has the disk server write
+//! them. A sweep, each minute and at the end, holds what is written against the store: what ended
 //! without anybody coming by is removed, what another node has saved since is written anew.
+
+pub mod notes;
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -12,10 +14,10 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use crate::disk::Place;
 use crate::disk::client::{Disk, DiskError};
-use crate::fs::mirror::{Mirror, Note, Told};
 use crate::session::name::{Alias, Shard, Sid};
 use crate::session::seal;
-use crate::store::{ChangeId, Lookup, Meta, Store, StoreError};
+use crate::store::{ChangeId, Lookup, Meta, Sessions, StoreError};
+use notes::Note;
 
 /// The pause between two sweeps.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
@@ -29,7 +31,10 @@ pub struct Writer {
 impl Writer {
     /// Starts writing to what `disk` serves, by a task on the current runtime. Returns once what is
     /// there already is known.
-    pub async fn start<S: Store>(disk: Disk, store: S) -> Result<(Mirror, Self), DiskError> {
+    pub async fn start<S: Sessions>(
+        disk: Disk,
+        sessions: S,
+    ) -> Result<(notes::Sender, Self), DiskError> {
         let listing = disk.list().await?;
         let mut written = HashMap::new();
         for place in listing.places {
@@ -40,11 +45,11 @@ impl Writer {
             "a mirror is kept: sessions are written to a disk in plain text; who can read those \
              files can take over the sessions"
         );
-        let (mirror, told) = Mirror::pair();
+        let (sender, received) = notes::queue();
         let (settle, asked) = mpsc::channel(1);
-        let task = Task { disk, store, written, told, failing: false };
+        let task = Task { disk, sessions, written, received, failing: false };
         tokio::spawn(task.run(asked));
-        Ok((mirror, Self { settle }))
+        Ok((sender, Self { settle }))
     }
 
     /// Waits until all that was told is written and a sweep is done, at most for `bound`.
@@ -70,20 +75,20 @@ struct Written {
 
 struct Task<S> {
     disk: Disk,
-    store: S,
+    sessions: S,
     written: HashMap<Alias, Written>,
-    told: Told,
+    received: notes::Receiver,
     /// The disk gave an error last time; each change of that is logged once.
     failing: bool,
 }
 
-impl<S: Store> Task<S> {
+impl<S: Sessions> Task<S> {
     async fn run(mut self, mut settle: mpsc::Receiver<oneshot::Sender<()>>) {
         let mut sweeps = interval_at(Instant::now() + SWEEP_EVERY, SWEEP_EVERY);
         sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut asked_to_settle: Option<oneshot::Sender<()>> = None;
         loop {
-            if asked_to_settle.is_some() && self.told.is_empty() {
+            if asked_to_settle.is_some() && self.received.is_empty() {
                 self.sweep().await;
                 if let Some(done) = asked_to_settle.take() {
                     // Who asked may have stopped waiting.
@@ -92,7 +97,7 @@ impl<S: Store> Task<S> {
             }
             tokio::select! {
                 biased;
-                note = self.told.next() => match note {
+                note = self.received.next() => match note {
                     Some(note) => self.note(note).await,
                     None => return,
                 },
@@ -157,7 +162,7 @@ impl<S: Store> Task<S> {
     }
 
     async fn sweep(&mut self) {
-        let dropped = self.told.take_dropped();
+        let dropped = self.received.take_dropped();
         if dropped > 0 {
             tracing::warn!(dropped, "the mirror did not keep up; it catches up at the next open");
         }
@@ -176,7 +181,7 @@ impl<S: Store> Task<S> {
 
     async fn sweep_shard(&mut self, shard: Shard, aliases: Vec<Alias>) -> Result<(), StoreError> {
         let living: HashMap<Alias, Meta> =
-            self.store.list(shard).await?.into_iter().map(|one| (one.alias, one.meta)).collect();
+            self.sessions.list(shard).await?.into_iter().map(|one| (one.alias, one.meta)).collect();
         for alias in aliases {
             let Some(written) = self.written.get(&alias) else { continue };
             match living.get(&alias) {
@@ -184,7 +189,7 @@ impl<S: Store> Task<S> {
                 // Born since the listing, or evicted from the index: the session itself decides.
                 _ => {
                     let sid = written.place.sid.clone();
-                    match self.store.fetch(&alias, None).await? {
+                    match self.sessions.fetch(&alias, None).await? {
                         Lookup::Session { meta, sealed } => {
                             if let Ok(plain) = seal::open(&sid, &sealed) {
                                 self.write(sid, &meta, &plain).await;

@@ -1,6 +1,6 @@
 //! Sessions in Redis: the link, the keys, the envelope and the scripts.
 //!
-//! [`RedisStore`] implements the filesystem's [`Store`]: it turns each operation into one call of a
+//! [`RedisStore`] implements the port ([`crate::store`]): it turns each operation into one call of a
 //! script and its answer into the filesystem's words. What the rules are is in `redis/scripts`; how
 //! the connection is, in [`link`].
 
@@ -44,14 +44,12 @@ use self::touch::Touches;
 use crate::session::name::{Alias, Form, Shard};
 use crate::session::policy::Lifetimes;
 use crate::store::{
-    Amend, ChangeId, Health, Listed, Lookup, Meta, Mtime, Opened, Publish, Published, Refusal,
-    RootListing, Stamp, Store, StoreError, Unlink, Unlinked, Waited,
+    Amend, Attempt, ChangeId, Health, Listed, Lookup, Meta, Mtime, Publish, Published, Refusal,
+    RootListing, Sessions, Stamp, StoreError, Unlink, Unlinked, Waited,
 };
 use crate::sync::lock;
 use crate::telemetry::Event;
 use crate::telemetry::metrics::metrics;
-
-pub use self::import::{Import, Imported, Patience};
 
 /// How many members of a shard one step of a listing takes.
 const PAGE: usize = 250;
@@ -238,7 +236,7 @@ impl Time {
 
 impl RedisStore {
     /// Starts the store's tasks on the current runtime and returns without waiting for Redis:
-    /// [`Store::wait_well`] does that, [`probe::probe`] finds out beforehand whether it can work.
+    /// [`crate::store::Link::wait_up`] does that, [`probe::probe`] finds out beforehand whether it can work.
     pub fn start(settings: Settings) -> Result<Self, BadUrl> {
         Self::start_with(settings, Scripts::default())
     }
@@ -312,17 +310,6 @@ impl RedisStore {
         ServerInfo::read(&answer, self.address())
             .ok_or_else(|| StoreError::Unreadable("an answer to HELLO of another shape".into()))
     }
-
-    /// [`Store::publish`] of a save that may have been sent before (by a process that has died,
-    /// or out of a spool): it never undoes what is newer than its stamp.
-    pub async fn publish_again(&self, publish: &Publish) -> Result<Published, StoreError> {
-        self.inner.publish(publish, true).await
-    }
-
-    /// [`Store::unlink`] of a removal that may have been sent before.
-    pub async fn unlink_again(&self, unlink: &Unlink) -> Result<Unlinked, StoreError> {
-        self.inner.unlink(unlink, true).await
-    }
 }
 
 impl Inner {
@@ -371,9 +358,10 @@ impl Inner {
     /// on it is a retry. `build` puts the call together for one attempt.
     async fn insist<'a>(
         &self,
-        mut retry: bool,
+        attempt: Attempt,
         build: impl Fn(bool) -> Call<'a>,
     ) -> Result<Answer, StoreError> {
+        let mut retry = attempt == Attempt::Again;
         let deadline = Instant::now() + Duration::from_millis(self.settings.retry_total_ms);
         loop {
             // An outage that has outlived its budget is not waited for again by everybody.
@@ -459,8 +447,9 @@ impl Inner {
         }
     }
 
-    async fn publish(&self, publish: &Publish, retry: bool) -> Result<Published, StoreError> {
-        let sibling = publish.sibling.as_ref().filter(|s| s.shard() == publish.alias.shard());
+    async fn publish(&self, publish: &Publish) -> Result<Published, StoreError> {
+        let claim = &publish.claim;
+        let sibling = claim.sibling.as_ref().filter(|s| s.shard() == publish.alias.shard());
         let content = &publish.content;
         let build = |retry| {
             let mut call =
@@ -472,18 +461,15 @@ impl Inner {
                 .argument(text(content.login.as_deref()))
                 .argument(publish.size_bytes.to_string())
                 .argument(form_text(publish.form))
-                .argument(match publish.opened {
-                    Opened::Never => String::new(),
-                    Opened::Birth(birth) => id_text(birth),
-                })
-                .argument(publish.own_unlink.map(id_text).unwrap_or_default())
+                .argument(claim.opened.map(id_text).unwrap_or_default())
+                .argument(claim.own_unlink.map(id_text).unwrap_or_default())
                 .argument(sibling.map_or("", Alias::as_str))
                 .argument(flag(publish.background))
-                .argument(flag(publish.doubtful))
+                .argument(flag(claim.after_failed_read))
                 .bytes(&publish.sealed);
             call
         };
-        let mut answer = self.insist(retry, build).await?;
+        let mut answer = self.insist(publish.stamp.attempt, build).await?;
         match answer.status.as_str() {
             "taken" => {
                 self.writes.taken();
@@ -495,7 +481,7 @@ impl Inner {
         }
     }
 
-    async fn unlink(&self, unlink: &Unlink, retry: bool) -> Result<Unlinked, StoreError> {
+    async fn unlink(&self, unlink: &Unlink) -> Result<Unlinked, StoreError> {
         let listed = unlink.listed.as_ref().filter(|l| l.shard() == unlink.alias.shard());
         let build = |retry| {
             let mut call = self.changing(&self.scripts.unlink, &unlink.alias, &unlink.stamp, retry);
@@ -503,7 +489,7 @@ impl Inner {
                 .argument(listed.map_or("", Alias::as_str));
             call
         };
-        let mut answer = self.insist(retry, build).await?;
+        let mut answer = self.insist(unlink.stamp.attempt, build).await?;
         match answer.status.as_str() {
             "gone" => {
                 let alias = answer.alias()?;
@@ -528,7 +514,7 @@ impl Inner {
             );
             call
         };
-        let mut answer = self.insist(false, build).await?;
+        let mut answer = self.insist(amend.stamp.attempt, build).await?;
         match answer.status.as_str() {
             "taken" => Ok(Some(meta(&mut answer)?)),
             "absent" => Ok(None),
@@ -765,17 +751,17 @@ async fn write_touches(store: Arc<Inner>) {
     }
 }
 
-impl Store for RedisStore {
+impl Sessions for RedisStore {
     async fn fetch(&self, alias: &Alias, listed: Option<&Alias>) -> Result<Lookup, StoreError> {
         self.inner.fetch(alias, listed).await
     }
 
     async fn publish(&self, publish: &Publish) -> Result<Published, StoreError> {
-        self.inner.publish(publish, false).await
+        self.inner.publish(publish).await
     }
 
     async fn unlink(&self, unlink: &Unlink) -> Result<Unlinked, StoreError> {
-        self.inner.unlink(unlink, false).await
+        self.inner.unlink(unlink).await
     }
 
     async fn amend(&self, amend: &Amend) -> Result<Option<Meta>, StoreError> {
@@ -802,9 +788,15 @@ impl Store for RedisStore {
         }
         written.map(|_| ())
     }
+}
 
+impl crate::store::Link for RedisStore {
     fn stamp(&self) -> Stamp {
-        Stamp { id: ChangeId(rand::random()), first_ms: self.inner.time.now_ms() }
+        Stamp {
+            id: ChangeId(rand::random()),
+            first_ms: self.inner.time.now_ms(),
+            attempt: Attempt::First,
+        }
     }
 
     fn health(&self) -> Health {
@@ -815,8 +807,8 @@ impl Store for RedisStore {
         self.inner.link.is_fresh()
     }
 
-    async fn wait_well(&self) -> Waited {
-        self.inner.link.wait_well().await
+    async fn wait_up(&self) -> Waited {
+        self.inner.link.wait_up().await
     }
 
     async fn drain(&self, bound: Duration) {

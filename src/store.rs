@@ -1,32 +1,61 @@
-//! What the filesystem asks of its store, in the filesystem's own words.
+//! The port: what the filesystem and its layers need from the place where sessions are kept.
 //!
-//! The core is generic over [`Store`]; `crate::redis` implements it on Redis. Contents cross this
-//! seam sealed. All times are milliseconds of the *store's* clock, never of a node's.
+//! - [`Sessions`]: operations on sessions. A layer (`crate::layers`) implements it over another.
+//! - [`Link`]: the state of the connection, and the time. Layers do not touch it.
+//! - [`Intake`]: makes session files sessions.
+//! - [`Observer`]: receives the sessions that the filesystem opens, saves and finds ended.
+//!
+//! `crate::redis` implements the first three on Redis. Contents cross the port sealed. All times
+//! are milliseconds of the *store's* clock, never of a server's own.
+//!
+//! Two terms of the protocol: the *life* of a name begins with the save that creates the session
+//! and lasts until the session ends. Its *birth* is the id of that save. A later life of the same
+//! name has another birth, so a save that was read from an ended life can be refused.
 
 use std::future::Future;
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::session::content::Class;
 use crate::session::content::Content;
-use crate::session::name::{Alias, Form, Shard};
+use crate::session::name::{Alias, Form, Shard, Sid};
 
-/// Names one change for ever, so that it can be sent twice: random, never reused.
+/// The id of one change: random and never reused, so that a change can be sent twice.
 ///
-/// A session's *version* is the id of the publish that made it; its *birth* is the id of the
-/// publish that began this life of the name.
+/// The *version* of a session is the id of the change that made it.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct ChangeId(pub u128);
 
-/// A change about to be made: its id and when it was first tried (store's clock, as estimated
-/// from the last time the store told and the monotonic time since).
+/// Identifies a change, and says when and how often it was sent.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Stamp {
-    /// The change's id.
+    /// The id of the change.
     pub id: ChangeId,
-    /// When it was first tried.
+    /// When it was first tried; 0 if the store's time was not known then.
     pub first_ms: u64,
+    /// Whether it may have reached the store before.
+    pub attempt: Attempt,
+}
+
+/// Whether a change may have been sent before.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Attempt {
+    /// It was never sent.
+    #[default]
+    First,
+    /// It may have been sent, by this process or by one that has died. It does not undo what is
+    /// newer than its `first_ms`.
+    Again,
+}
+
+impl Stamp {
+    /// The same change, to be sent once more.
+    #[must_use]
+    pub fn again(self) -> Self {
+        Self { attempt: Attempt::Again, ..self }
+    }
 }
 
 /// What is known of one version without opening its content.
@@ -34,7 +63,7 @@ pub struct Stamp {
 pub struct Meta {
     /// Which version this is.
     pub version: ChangeId,
-    /// Which life of the name.
+    /// The birth of its life.
     pub birth: ChangeId,
     /// The file's mtime, nanoseconds since the epoch.
     pub mtime_ns: i64,
@@ -44,38 +73,47 @@ pub struct Meta {
     pub size_bytes: u64,
     /// Authenticated or anonymous.
     pub class: Class,
-    /// Under which name it was saved last.
+    /// The form of the name of its last save.
     pub form: Form,
-    /// How long it would still live if nobody touched it, at the time of the answer.
+    /// How long it has to live if nobody uses it, at the time of the answer.
     pub left_ms: u64,
 }
 
 /// The answer to a look-up.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Lookup {
-    /// The name is the id of a living session.
+    /// The name is the id of a live session.
     Session {
         /// Its current version.
         meta: Meta,
-        /// That version's sealed content.
+        /// The sealed content of that version.
         sealed: Bytes,
     },
-    /// The name is the alias of a living session.
+    /// The name is the alias of a live session.
     Alias {
         /// Its current version.
         meta: Meta,
     },
-    /// No living session has this name.
+    /// No live session has this name.
     Absent,
 }
 
-/// What the thread that saves knows of the name it saves to.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Opened {
-    /// It never opened it: a login, a report's temporary session, or we do not remember.
-    Never,
-    /// It opened this birth.
-    Birth(ChangeId),
+/// What the saving thread knows of the session, so that the store can refuse a save that would
+/// revive or replace another life.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Claim {
+    /// The birth that it opened. `None` for a login, for a temporary session of a report, and if
+    /// it was forgotten.
+    pub opened: Option<ChangeId>,
+    /// The birth that it removed just before. That life may continue: Odoo 19 removes and saves
+    /// its own session within one request.
+    pub own_unlink: Option<ChangeId>,
+    /// Another session of the same family that it opened. A soft rotation inherits the login time
+    /// from it (and the activity, if the caller is a background process).
+    pub sibling: Option<Alias>,
+    /// Its last open of this session failed with an error of ours. Anonymous content then does not
+    /// replace an authenticated session.
+    pub after_failed_read: bool,
 }
 
 /// One save.
@@ -85,7 +123,7 @@ pub struct Publish {
     pub stamp: Stamp,
     /// Whose session.
     pub alias: Alias,
-    /// Under which name.
+    /// The form of the name it is saved under.
     pub form: Form,
     /// Class and identity, read from the plain content.
     pub content: Content,
@@ -93,27 +131,18 @@ pub struct Publish {
     pub size_bytes: u64,
     /// The sealed content.
     pub sealed: Bytes,
-    /// What the saving thread knows of this name.
-    pub opened: Opened,
-    /// The birth that this very thread unlinked just before (Odoo 19 removes and re-creates its
-    /// own session): that life may go on.
-    pub own_unlink: Option<ChangeId>,
-    /// A session of the same family that this thread opened: a soft rotation inherits its login
-    /// time (and, when background, its activity).
-    pub sibling: Option<Alias>,
-    /// The caller acts for no person (Odoo's evented process): activity is not advanced.
+    /// What the saving thread knows of the session.
+    pub claim: Claim,
+    /// The caller is a background process (Odoo's evented one): activity is not advanced.
     pub background: bool,
-    /// The thread's last open of this name failed for our own fault: anonymous content must not
-    /// replace an authenticated session.
-    pub doubtful: bool,
 }
 
 /// What became of a save.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Published {
-    /// It is the current version (or was taken on an earlier try).
+    /// It is the current version (or was, after an earlier attempt).
     Taken(Meta),
-    /// A retry that found something newer than its first attempt: done, and nothing changed.
+    /// A retry that found something newer than its first attempt. Nothing changed.
     Superseded,
     /// It would have revived a session that has ended, or destroyed one.
     Refused(Refusal),
@@ -124,22 +153,22 @@ pub enum Published {
 pub enum Refusal {
     /// The session has ended.
     Ended,
-    /// The session it was read from has ended, and another has its name.
+    /// The session it was read from has ended, and a new one has its name.
     Replaced,
     /// Anonymous content after a read that failed.
     Unread,
     /// Its lifetime is over.
     Lifetime,
-    /// A reason that this version does not know.
+    /// A reason that this version of sessionfs does not know.
     Other,
 }
 
 impl Refusal {
-    /// All of them, in the order of their numbers.
+    /// Every reason, in the order of declaration.
     pub const ALL: &[Self] =
         &[Self::Ended, Self::Replaced, Self::Unread, Self::Lifetime, Self::Other];
 
-    /// In words.
+    /// The reason for the log.
     pub const fn text(self) -> &'static str {
         match self {
             Self::Ended => "the session has ended",
@@ -150,7 +179,7 @@ impl Refusal {
         }
     }
 
-    /// In one word: the label of its counter, and the code by which a script names it.
+    /// The label of its counter, and the code by which a script names it.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Ended => "ended",
@@ -169,23 +198,23 @@ pub struct Unlink {
     pub stamp: Stamp,
     /// The name taken as a session id, as its alias.
     pub alias: Alias,
-    /// The name itself taken as an alias, if the caller may remove by alias.
+    /// The name taken as an alias, if the caller may remove by alias.
     pub listed: Option<Alias>,
 }
 
 /// What became of a removal.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Unlinked {
-    /// That session (its alias) was alive in that birth and is gone (or was on an earlier try).
+    /// This session was alive and is gone (by this attempt or an earlier one).
     Gone {
-        /// Which session it was: the name's own, or the listed one.
+        /// Which session it was: that of the id, or the listed one.
         alias: Alias,
-        /// Which life ended.
+        /// The birth of the life that ended.
         birth: ChangeId,
     },
-    /// There was nothing of that name.
+    /// No live session had that name.
     Absent,
-    /// A retry that found something newer.
+    /// A retry that found something newer. Nothing changed.
     Superseded,
 }
 
@@ -211,7 +240,7 @@ pub enum Mtime {
     Ns(i64),
 }
 
-/// One line of a directory listing.
+/// One session of a listing.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Listed {
     /// Its alias.
@@ -220,11 +249,10 @@ pub struct Listed {
     pub meta: Meta,
 }
 
-/// Why the store could not answer. None of these says anything about the session.
+/// Why the store could not answer. No variant says that a session is gone.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum StoreError {
-    /// The connection is down, or the request was overdue: the request may or may not have been
-    /// carried out.
+    /// The connection is down, or the answer was overdue. The request may have been carried out.
     Unavailable(String),
     /// The server answered that it cannot take changes now (`READONLY`, `OOM`, `MISCONF`, ...).
     Refused(String),
@@ -244,19 +272,19 @@ impl std::fmt::Display for StoreError {
 
 impl std::error::Error for StoreError {}
 
-/// How the connection is.
+/// The state of the connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Health {
     /// Connected, and no request is overdue.
     Up,
     /// A request is overdue.
     Degraded,
-    /// The connection is lost, or the doubt has lasted.
+    /// The connection is lost, or a request has been overdue for too long.
     Down,
 }
 
 impl Health {
-    /// In words.
+    /// The label of the state in metrics and logs.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Up => "up",
@@ -266,75 +294,155 @@ impl Health {
     }
 }
 
-/// How a bounded wait for a well connection ended.
+/// How a bounded wait for the link ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Waited {
-    /// The connection is well (again).
-    Well,
-    /// One step is over and the outage's budget is not: the caller says EINTR and is asked again.
+    /// The link is up.
+    Up,
+    /// One step has passed, and the budget of the outage is not spent.
     StepOver,
-    /// The outage has used up its whole budget: the caller says EIO.
+    /// The outage has spent its budget.
     BudgetSpent,
 }
 
-/// Where sessions are kept.
-pub trait Store: Send + Sync + 'static {
+/// Operations on sessions.
+pub trait Sessions: Send + Sync + 'static {
     /// The current version under a name: taken for a session id first, then for an alias. A
-    /// session found dead is ended by the same step.
+    /// session that is found expired is ended by the same step.
     fn fetch(
         &self,
         alias: &Alias,
         listed: Option<&Alias>,
     ) -> impl Future<Output = Result<Lookup, StoreError>> + Send;
 
-    /// Makes a save the current version. Tried again within a short bound; never waits long.
+    /// Makes a save the current version. Retried within a short bound.
     fn publish(
         &self,
         publish: &Publish,
     ) -> impl Future<Output = Result<Published, StoreError>> + Send;
 
-    /// Removes a session. Tried again within a short bound; never waits long.
+    /// Removes a session. Retried within a short bound.
     fn unlink(&self, unlink: &Unlink) -> impl Future<Output = Result<Unlinked, StoreError>> + Send;
 
-    /// Changes mode or mtime; `None` if the session is gone.
+    /// Changes mode or mtime; `None` if the session is gone. Retried within a short bound.
     fn amend(&self, amend: &Amend)
     -> impl Future<Output = Result<Option<Meta>, StoreError>> + Send;
 
-    /// The living sessions of one shard, exact, in no order.
+    /// The live sessions of one shard, exact, in no order.
     fn list(&self, shard: Shard) -> impl Future<Output = Result<Vec<Listed>, StoreError>> + Send;
 
-    /// The shards that have a living session, and the sessions saved under a flat name.
+    /// The shards that have a live session, and the sessions saved under a flat name.
     fn list_root(&self) -> impl Future<Output = Result<RootListing, StoreError>> + Send;
 
-    /// Notes that a person used this session now; written with the next batch.
+    /// Records that a person used this session now; written with the next batch.
     fn touch(&self, alias: &Alias);
 
-    /// The same, written before this returns: for a session with only seconds to live, which no
-    /// other node may judge by what it has not heard yet.
+    /// The same, written before this returns: for a session with only seconds to live, which
+    /// another server could otherwise end.
     fn touch_now(&self, alias: &Alias) -> impl Future<Output = Result<(), StoreError>> + Send;
+}
 
-    /// A fresh id, and the store's time now as well as it is known.
-    fn stamp(&self) -> Stamp;
-
-    /// How the connection is, without asking it.
+/// The state of the connection to the store, and the store's time.
+pub trait Link: Send + Sync + 'static {
+    /// The state as last seen. Sends nothing.
     fn health(&self) -> Health;
 
-    /// Whether the connection is well *and* was heard of a moment ago, so that a change sent now
-    /// will nearly always be answered.
+    /// Whether the link is up *and* has answered a moment ago, so that a change sent now will
+    /// nearly always be answered.
     fn is_fresh(&self) -> bool;
 
-    /// Waits for a well connection, at most one step. Pings one that has been silent for a while.
-    fn wait_well(&self) -> impl Future<Output = Waited> + Send;
+    /// Waits until the link is up, at most for one step. Pings a link that has been silent.
+    fn wait_up(&self) -> impl Future<Output = Waited> + Send;
 
-    /// Writes what is still collected (touches), at most for `bound`.
+    /// A fresh id for a change, and the store's time as well as it is known.
+    fn stamp(&self) -> Stamp;
+
+    /// Writes the collected touches, within `bound`.
     fn drain(&self, bound: Duration) -> impl Future<Output = ()> + Send;
 }
 
-/// The root directory as the store knows it.
+/// Makes session files sessions.
+pub trait Intake: Link {
+    /// Makes a file a session, unless its name is known. Its login is its mtime, its activity now.
+    fn import(
+        &self,
+        import: &Import,
+        patience: Patience,
+    ) -> impl Future<Output = Result<Imported, StoreError>> + Send;
+
+    /// Whether the name is known, as a live session or an ended one. Changes nothing.
+    fn knows(&self, alias: &Alias) -> impl Future<Output = Result<bool, StoreError>> + Send;
+}
+
+/// A session file.
+#[derive(Clone, Debug)]
+pub struct Import {
+    /// Id and first attempt.
+    pub stamp: Stamp,
+    /// Whose session.
+    pub alias: Alias,
+    /// The form of the file's name.
+    pub form: Form,
+    /// Class and identity, read from the plain content.
+    pub content: Content,
+    /// The content's length before sealing.
+    pub size_bytes: u64,
+    /// The sealed content.
+    pub sealed: Bytes,
+    /// The file's mtime, nanoseconds since the epoch.
+    pub mtime_ns: i64,
+    /// Permission bits.
+    pub mode: u32,
+}
+
+/// What became of a session file.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Imported {
+    /// It is a session now.
+    Taken,
+    /// The name was known, as a live session or an ended one. Nothing changed.
+    Kept,
+    /// Its absolute lifetime was over before.
+    Over,
+}
+
+/// How long an import is tried.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Patience {
+    /// One try on a link that is up, as for a look-up.
+    OneTry,
+    /// As long as a change is tried.
+    Insisting,
+}
+
+/// Receives what the filesystem opens, saves and finds ended. The only place where a session id
+/// and its plain content leave the filesystem. Never waits.
+pub trait Observer: std::fmt::Debug + Send + Sync {
+    /// This version is current: it was opened or saved.
+    fn current(&self, sid: &Sid, meta: &Meta, plain: &Bytes);
+
+    /// This session is gone.
+    fn ended(&self, alias: &Alias);
+}
+
+/// What the filesystem holds at a moment.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Usage {
+    /// Files that the kernel remembers.
+    pub inodes: u64,
+    /// Open files and directories.
+    pub handles: u64,
+    /// Temp files of saves under way.
+    pub staging_files: u64,
+    /// The size of those files.
+    pub staging_bytes: u64,
+}
+
+/// The root directory.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct RootListing {
-    /// Shards with at least one living session saved under its sharded name.
+    /// Shards with at least one live session saved under its sharded name.
     pub shards: Vec<Shard>,
-    /// Living sessions saved under their flat name.
+    /// Live sessions saved under their flat name.
     pub flat: Vec<Listed>,
 }

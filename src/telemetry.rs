@@ -5,6 +5,7 @@
 //! - [`request`] and [`latency`]: the kernel's requests as labels, times as histograms
 //! - [`log`]: where log lines go; [`recent`]: the last warnings and errors, for `status`; [`line`]:
 //!   what both take for one of a kind
+//! - [`unidentified`]: why a caller cannot be identified
 
 #[cfg(test)]
 mod documented;
@@ -14,13 +15,14 @@ pub mod log;
 pub mod metrics;
 pub mod recent;
 pub mod request;
+pub mod unidentified;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tracing::{error, info, warn};
 
 use self::metrics::metrics;
-use crate::fs::caller::Unidentified;
+use self::unidentified::Unidentified;
 use crate::session::name::Alias;
 use crate::store::{Health, Refusal};
 

@@ -23,9 +23,9 @@ use crate::fs::{self, Core};
 use crate::host::confine;
 use crate::host::signals;
 use crate::keeper::report::{Handover, Line, Report};
-use crate::layers::import_on_access::Adopting;
+use crate::layers::import_on_access::ImportOnAccess;
 use crate::redis::RedisStore;
-use crate::store::{Store as _, Waited};
+use crate::store::{Link as _, Observer, Waited};
 use disks::Disks;
 use orders::Ending;
 
@@ -104,9 +104,10 @@ fn serve(
         kept => kept?,
     };
     let (mirror, writer) = mirror.unzip();
-    let adopting = Adopting::over(store.clone());
-    let settings = fs::Settings { mirror, ..config.core_settings() };
-    let core = Core::new(adopting.clone(), &settings).map_err(|e| {
+    let sessions = ImportOnAccess::over(store.clone());
+    let observer = mirror.map(|notes| Arc::new(notes) as Arc<dyn Observer>);
+    let settings = fs::Settings { observer, ..config.core_settings() };
+    let core = Core::new(sessions.clone(), store.clone(), &settings).map_err(|e| {
         let path = config.staging_dir.display();
         Failure::new(
             ExitCode::WorkerRights,
@@ -114,7 +115,7 @@ fn serve(
         )
     })?;
     if let Some(disk) = below {
-        runtime.block_on(adopting.begin(disk)).map_err(disks::cannot_list)?;
+        runtime.block_on(sessions.begin(disk, store.clone())).map_err(disks::cannot_list)?;
     }
     say(line, &Report::RedisOk)?;
     orders::await_go(line)?;
@@ -128,7 +129,7 @@ fn serve(
     let node = Node::start(config.clone(), store.clone(), node, sockets, in_use, tell_keeper)
         .map_err(|e| Failure::internal("tell of this node", e))?;
     let ending = Ending { store, node, mirror: writer };
-    orders::listen(Arc::clone(line), ending.clone(), adopting, &runtime)?;
+    orders::listen(Arc::clone(line), ending.clone(), sessions, &runtime)?;
 
     let on_init = {
         let line = Arc::clone(line);
@@ -151,8 +152,8 @@ fn serve(
 /// Waits until the link is well; bounded by the outage's budget.
 fn connected(store: &RedisStore, config: &Config, runtime: &Runtime) -> Result<(), Failure> {
     loop {
-        match runtime.block_on(store.wait_well()) {
-            Waited::Well => return Ok(()),
+        match runtime.block_on(store.wait_up()) {
+            Waited::Up => return Ok(()),
             Waited::StepOver => {}
             Waited::BudgetSpent => {
                 let (place, cause) = (&config.redis.url, store.link_cause());

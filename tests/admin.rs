@@ -13,7 +13,6 @@ use sessionfs::redis::census::Filter;
 use sessionfs::session::content::{Class, Content};
 use sessionfs::session::name::Shard;
 use sessionfs::session::policy::Lifetimes;
-use sessionfs::store::Opened;
 use support::mount::{Mount, alias, authenticated, errno, in_thread, sid};
 use support::redis::Redis;
 use support::store;
@@ -613,7 +612,7 @@ async fn a_census_meets_every_session_once_and_ends_none() {
         };
         let alias = store::alias(&shard, number);
         let class = if number % 5 == 0 { Class::Anonymous } else { Class::Authenticated };
-        let mut save = store::save(&node, &alias, class, Opened::Never);
+        let mut save = store::save(&node, &alias, class, None);
         save.content = Content { uid: Some(number.into()), ..store::content(class) };
         store::taken(&node, &save).await;
         expected.insert(alias);

@@ -10,15 +10,14 @@ mod histories;
 
 use std::ffi::OsStr;
 
-use sessionfs::fs::InUse;
 use sessionfs::fs::attributes::Change;
 use sessionfs::fs::node::NodeId;
-use sessionfs::store::{Health, Waited};
+use sessionfs::store::{Health, Usage, Waited};
 use support::kernel::{Kernel, flat_sid, foreign, person, sid, thread, visitor};
 use support::memory::{Fault, Memory};
 use support::model::UNIT;
 
-const NOTHING: InUse = InUse { inodes: 0, handles: 0, staging_files: 0, staging_bytes: 0 };
+const NOTHING: Usage = Usage { inodes: 0, handles: 0, staging_files: 0, staging_bytes: 0 };
 
 fn one() -> Kernel {
     Kernel::new(Memory::new())
@@ -318,7 +317,7 @@ fn the_first_write_of_a_save_waits_and_the_others_do_not() {
     let kernel = one();
     let (_, handle) = kernel.create(thread(1), "tmpaaaaaaaa.__wz_sess").unwrap();
     kernel.store.set_health(Health::Down);
-    kernel.store.next_waits([Waited::StepOver, Waited::Well]);
+    kernel.store.next_waits([Waited::StepOver, Waited::Up]);
     let write = |offset| kernel.run(kernel.core.write(thread(1), handle, offset, b"{}"));
     assert_eq!(write(0), Err(libc::EINTR));
     assert_eq!(write(0), Ok(2));

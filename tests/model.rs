@@ -17,8 +17,8 @@ use sessionfs::session::content::{Class, Content};
 use sessionfs::session::name::{Alias, Form};
 use sessionfs::session::policy::Lifetimes;
 use sessionfs::store::{
-    Amend, ChangeId, Listed, Lookup, Mtime, Opened, Publish, Published, Stamp, Store as _, Unlink,
-    Unlinked,
+    Amend, Attempt, ChangeId, Claim, Listed, Lookup, Mtime, Publish, Published, Sessions as _,
+    Stamp, Unlink, Unlinked,
 };
 use support::model::{Model, Outcome, UNIT};
 use support::redis::Redis;
@@ -98,7 +98,7 @@ struct Save {
     authenticated: bool,
     uid: i64,
     background: bool,
-    doubtful: bool,
+    after_failed_read: bool,
     /// Tell of another session of the family that this thread may have opened.
     sibling: Option<usize>,
     size: usize,
@@ -118,11 +118,11 @@ fn save() -> impl Strategy<Value = Save> {
         prop::option::weighted(0.2, 0..SESSIONS),
         0..50_usize,
     )
-        .prop_map(|(authenticated, uid, background, doubtful, sibling, size)| Save {
+        .prop_map(|(authenticated, uid, background, after_failed_read, sibling, size)| Save {
             authenticated,
             uid,
             background,
-            doubtful,
+            after_failed_read,
             sibling,
             size,
         })
@@ -194,7 +194,7 @@ fn two_nodes_do_what_a_plain_map_with_expiry_does() {
 /// A change that can be sent again.
 #[derive(Clone)]
 enum Change {
-    Save(Publish),
+    Save(Box<Publish>),
     Removal(Unlink),
 }
 
@@ -239,8 +239,8 @@ impl<'a> History<'a> {
         match op {
             Op::Save { by, session, save, sent } => {
                 let publish = self.publish(*by, *session, save);
-                self.changes.push(Change::Save(publish.clone()));
-                if *sent { self.save(*by, *session, &publish, false).await } else { Ok(()) }
+                self.changes.push(Change::Save(Box::new(publish.clone())));
+                if *sent { self.save(*by, *session, &publish).await } else { Ok(()) }
             }
             Op::Open { by, session, background } => self.open(*by, *session, *background).await,
             Op::Unlink { by, session, listed, sent } => {
@@ -251,7 +251,7 @@ impl<'a> History<'a> {
                     listed: listed.then_some(own),
                 };
                 self.changes.push(Change::Removal(unlink.clone()));
-                if *sent { self.remove(*by, *session, &unlink, false).await } else { Ok(()) }
+                if *sent { self.remove(*by, *session, &unlink).await } else { Ok(()) }
             }
             Op::Amend { by, session, mode, mtime } => {
                 let mtime = mtime.map(Mtime::Ns);
@@ -268,13 +268,15 @@ impl<'a> History<'a> {
             }
             Op::Again { .. } if self.changes.is_empty() => Ok(()),
             Op::Again { by, which } => match which.get(&self.changes).clone() {
-                Change::Save(publish) => {
+                Change::Save(mut publish) => {
+                    publish.stamp = publish.stamp.again();
                     let session = number(&publish.alias);
-                    self.save(*by, session, &publish, true).await
+                    self.save(*by, session, &publish).await
                 }
-                Change::Removal(unlink) => {
+                Change::Removal(mut unlink) => {
+                    unlink.stamp = unlink.stamp.again();
                     let session = number(unlink.listed.as_ref().unwrap_or(&unlink.alias));
-                    self.remove(*by, session, &unlink, true).await
+                    self.remove(*by, session, &unlink).await
                 }
             },
         }
@@ -282,7 +284,7 @@ impl<'a> History<'a> {
 
     fn stamp(&mut self) -> Stamp {
         self.last_id += 1;
-        Stamp { id: ChangeId(self.last_id), first_ms: self.model.now }
+        Stamp { id: ChangeId(self.last_id), first_ms: self.model.now, attempt: Attempt::First }
     }
 
     fn memory(&mut self, by: By, session: usize) -> &mut Memory {
@@ -305,25 +307,20 @@ impl<'a> History<'a> {
             },
             size_bytes: save.size as u64,
             sealed: format!("{:?} {}", stamp.id, "x".repeat(save.size)).into(),
-            opened: memory.opened.map_or(Opened::Never, Opened::Birth),
-            own_unlink: memory.own_unlink,
-            sibling: save.sibling.filter(|&sibling| sibling != session).map(name),
+            claim: Claim {
+                opened: memory.opened,
+                own_unlink: memory.own_unlink,
+                sibling: save.sibling.filter(|&sibling| sibling != session).map(name),
+                after_failed_read: save.after_failed_read,
+            },
             background: save.background,
-            doubtful: save.doubtful,
         }
     }
 
-    async fn save(
-        &mut self,
-        by: By,
-        session: usize,
-        publish: &Publish,
-        again: bool,
-    ) -> Result<(), String> {
+    async fn save(&mut self, by: By, session: usize, publish: &Publish) -> Result<(), String> {
         let node = &self.nodes[by.node];
-        let got =
-            if again { node.publish_again(publish).await } else { node.publish(publish).await };
-        let got = match got.map_err(|error| error.to_string())? {
+        let again = publish.stamp.attempt == Attempt::Again;
+        let got = match node.publish(publish).await.map_err(|error| error.to_string())? {
             Published::Taken(meta) => Outcome::Taken(meta),
             Published::Superseded => Outcome::Superseded,
             Published::Refused(_) => Outcome::Refused,
@@ -331,7 +328,7 @@ impl<'a> History<'a> {
         if let (Outcome::Taken(meta), false) = (&got, again) {
             *self.memory(by, session) = Memory { opened: Some(meta.birth), own_unlink: None };
         }
-        same(&got, &self.model.publish(publish, again))
+        same(&got, &self.model.publish(publish))
     }
 
     async fn open(&mut self, by: By, session: usize, background: bool) -> Result<(), String> {
@@ -356,20 +353,14 @@ impl<'a> History<'a> {
         Ok(())
     }
 
-    async fn remove(
-        &mut self,
-        by: By,
-        session: usize,
-        unlink: &Unlink,
-        again: bool,
-    ) -> Result<(), String> {
+    async fn remove(&mut self, by: By, session: usize, unlink: &Unlink) -> Result<(), String> {
         let node = &self.nodes[by.node];
-        let got = if again { node.unlink_again(unlink).await } else { node.unlink(unlink).await };
-        let got = got.map_err(|error| error.to_string())?;
+        let again = unlink.stamp.attempt == Attempt::Again;
+        let got = node.unlink(unlink).await.map_err(|error| error.to_string())?;
         if let (Unlinked::Gone { birth, .. }, false) = (&got, again) {
             self.memory(by, session).own_unlink = Some(*birth);
         }
-        same(&got, &self.model.unlink(unlink, again))
+        same(&got, &self.model.unlink(unlink))
     }
 
     async fn list(&mut self, node: usize) -> Result<(), String> {

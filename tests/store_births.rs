@@ -4,7 +4,7 @@ mod support;
 
 use sessionfs::session::content::Class;
 use sessionfs::session::policy::Lifetimes;
-use sessionfs::store::{Lookup, Opened, Publish, Published, Store as _, Unlinked};
+use sessionfs::store::{ChangeId, Lookup, Publish, Published, Sessions as _, Unlinked};
 use support::redis::Redis;
 use support::store::*;
 
@@ -106,7 +106,7 @@ async fn odoo_19_removes_its_own_session_and_creates_it_again() {
     let born = taken(&node, &login(&node, &sid)).await;
     pass(&redis, 10 * MINUTE);
     let birth = gone(&node, &removal(&node, &sid)).await;
-    let again = Publish { own_unlink: Some(birth), ..page(&node, &sid, born.birth) };
+    let again = claiming(page(&node, &sid, born.birth), |claim| claim.own_unlink = Some(birth));
     let meta = taken(&node, &again).await;
     assert_eq!(meta.birth, born.birth, "the same life goes on");
     // So does the clock of the absolute lifetime.
@@ -122,10 +122,9 @@ async fn odoo_19_removes_its_own_session_and_creates_it_again() {
     let other = alias("ab", 2);
     let born = taken(&node, &login(&node, &other)).await;
     gone(&node, &removal(&node, &other)).await;
-    let stranger =
-        Publish { own_unlink: Some(sessionfs::store::ChangeId(1)), ..login(&node, &other) };
+    let stranger = claiming(login(&node, &other), |claim| claim.own_unlink = Some(ChangeId(1)));
     refused(&node, &stranger).await;
-    let forgetful = Publish { own_unlink: Some(born.birth), ..login(&node, &other) };
+    let forgetful = claiming(login(&node, &other), |claim| claim.own_unlink = Some(born.birth));
     assert_eq!(taken(&node, &forgetful).await.birth, born.birth);
 }
 
@@ -139,7 +138,7 @@ async fn a_life_that_would_be_over_at_once_is_not_gone_on_with() {
     pass(&redis, 9 * MINUTE);
     let birth = gone(&node, &removal(&node, &sid)).await;
     pass(&redis, MINUTE);
-    let again = Publish { own_unlink: Some(birth), ..page(&node, &sid, birth) };
+    let again = claiming(page(&node, &sid, birth), |claim| claim.own_unlink = Some(birth));
     assert_eq!(refused(&node, &again).await, "its lifetime is over");
 }
 
@@ -163,7 +162,7 @@ async fn anonymous_content_over_an_authenticated_session_is_a_logout_in_place() 
     let node = node(&redis).await;
     let sid = alias("ab", 1);
     let born = taken(&node, &login(&node, &sid)).await;
-    let out = save(&node, &sid, Class::Anonymous, Opened::Birth(born.birth));
+    let out = save(&node, &sid, Class::Anonymous, Some(born.birth));
     let anew = taken(&node, &out).await;
     assert_ne!(anew.birth, born.birth);
     refused(&node, &page(&node, &sid, born.birth)).await;
@@ -175,15 +174,15 @@ async fn anonymous_content_after_a_failed_read_never_replaces_an_authenticated_s
     let node = node(&redis).await;
     let sid = alias("ab", 1);
     let born = taken(&node, &login(&node, &sid)).await;
-    let doubtful = Publish { doubtful: true, ..visit(&node, &sid) };
-    assert_eq!(refused(&node, &doubtful).await, "anonymous content after a read that failed");
+    let unread = claiming(visit(&node, &sid), |claim| claim.after_failed_read = true);
+    assert_eq!(refused(&node, &unread).await, "anonymous content after a read that failed");
     assert_eq!(look(&node, &sid).await.map(|meta| meta.version), Some(born.version));
     // It may replace an anonymous one, and take a free name.
     let other = alias("ab", 2);
-    let doubtful = Publish { doubtful: true, ..visit(&node, &other) };
-    let first = taken(&node, &doubtful).await;
-    let doubtful = Publish { doubtful: true, ..visit(&node, &other) };
-    assert_eq!(taken(&node, &doubtful).await.birth, first.birth);
+    let unread = claiming(visit(&node, &other), |claim| claim.after_failed_read = true);
+    let first = taken(&node, &unread).await;
+    let unread = claiming(visit(&node, &other), |claim| claim.after_failed_read = true);
+    assert_eq!(taken(&node, &unread).await.birth, first.birth);
 }
 
 #[tokio::test]
@@ -298,23 +297,23 @@ async fn a_soft_rotation_inherits_login_time_and_when_background_activity() {
         pass(&redis, 10 * MINUTE);
         use_it(&node, &old).await;
     }
-    let rotation = Publish { sibling: Some(old.clone()), background: true, ..login(&node, &next) };
+    let rotation = Publish { background: true, ..rotated(&node, &next, &old) };
     let meta = taken(&node, &rotation).await;
     assert!(meta.left_ms <= 10 * MINUTE, "ten minutes are left since login: {}", meta.left_ms);
     // Another person's session is no sibling.
-    let mut stranger = Publish { sibling: Some(old.clone()), ..login(&node, &alias("ab", 3)) };
+    let mut stranger = rotated(&node, &alias("ab", 3), &old);
     stranger.content.uid = Some(8);
     assert!(taken(&node, &stranger).await.left_ms > 10 * MINUTE);
 
     let (idle, next) = (alias("cd", 1), alias("cd", 2));
     taken(&node, &login(&node, &idle)).await;
     pass(&redis, 12 * MINUTE);
-    let rotation = Publish { sibling: Some(idle.clone()), background: true, ..login(&node, &next) };
+    let rotation = Publish { background: true, ..rotated(&node, &next, &idle) };
     let left_ms = taken(&node, &rotation).await.left_ms;
     assert!(left_ms <= 3 * MINUTE, "nobody has moved meanwhile: {left_ms}");
     // By a person it is activity; the sibling may be a tombstone by then (14 to 18 remove first).
     gone(&node, &removal(&node, &idle)).await;
-    let rotation = Publish { sibling: Some(idle), ..login(&node, &alias("cd", 3)) };
+    let rotation = rotated(&node, &alias("cd", 3), &idle);
     let left_ms = taken(&node, &rotation).await.left_ms;
     assert!(left_ms > 14 * MINUTE, "{left_ms}");
 }

@@ -5,7 +5,7 @@ mod support;
 use std::sync::{Arc, Mutex};
 
 use sessionfs::session::policy::Lifetimes;
-use sessionfs::store::Store as _;
+use sessionfs::store::Sessions as _;
 use support::redis::Redis;
 use support::store::*;
 

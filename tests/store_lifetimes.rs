@@ -5,7 +5,7 @@ mod support;
 use sessionfs::redis::envelope::Header;
 use sessionfs::session::content::Class;
 use sessionfs::session::policy::{Lifetimes, Times};
-use sessionfs::store::{Opened, Publish, Store as _};
+use sessionfs::store::{Link as _, Publish, Sessions as _};
 use support::redis::Redis;
 use support::store::*;
 
@@ -67,7 +67,7 @@ async fn a_visitors_session_lives_a_week_once_opened_and_an_hour_if_never() {
     }
     use_it(&node, &opened).await;
     let again = look(&node, &saved).await.expect("alive");
-    taken(&node, &save(&node, &saved, Class::Anonymous, Opened::Birth(again.birth))).await;
+    taken(&node, &save(&node, &saved, Class::Anonymous, Some(again.birth))).await;
     pass(&redis, HOUR - MARGIN);
     look(&node, &bot).await.expect("alive");
     pass(&redis, MARGIN);
@@ -254,7 +254,7 @@ async fn the_scripts_judge_as_the_policy_does() {
             for class in [Class::Authenticated, Class::Anonymous] {
                 for opened in [false, true] {
                     let sid = alias("ab", rand::random());
-                    taken(&node, &save(&node, &sid, class, Opened::Never)).await;
+                    taken(&node, &save(&node, &sid, class, None)).await;
                     if opened {
                         use_it(&node, &sid).await;
                     }

@@ -5,7 +5,7 @@ mod support;
 use sessionfs::redis::probe::{ProbeError, probe};
 use sessionfs::redis::{RedisStore, Settings};
 use sessionfs::session::policy::Lifetimes;
-use sessionfs::store::{Lookup, Publish, Store as _, StoreError, Unlinked};
+use sessionfs::store::{Link as _, Lookup, Publish, Sessions as _, StoreError, Unlinked};
 use support::redis::Redis;
 use support::store::*;
 
@@ -152,7 +152,7 @@ async fn the_documented_acl_user_can_do_all_that_is_needed_and_nothing_else() {
     let store = connected(RedisStore::start(settings).expect("a good URL")).await;
     let (sid, next) = (alias("ab", 1), alias("ab", 2));
     let born = taken(&store, &login(&store, &sid)).await;
-    taken(&store, &Publish { sibling: Some(sid.clone()), ..login(&store, &next) }).await;
+    taken(&store, &rotated(&store, &next, &sid)).await;
     look(&store, &sid).await.expect("alive");
     use_it(&store, &sid).await;
     let _: redis::Value = redis.run("SCRIPT FLUSH");

@@ -5,7 +5,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use sessionfs::redis::{RedisStore, Settings};
-use sessionfs::store::{Health, Store as _, StoreError, Waited};
+use sessionfs::store::{Health, Link as _, Sessions as _, StoreError, Waited};
 use support::redis::Redis;
 use support::store::*;
 
@@ -36,7 +36,7 @@ async fn a_server_that_dies_is_noticed_at_once_and_found_again() {
     assert!(matches!(outcome, Err(StoreError::Unavailable(_))), "{outcome:?}");
     assert!(ms(asked) < 50, "{} ms", ms(asked));
     redis.restart();
-    assert_eq!(store.wait_well().await, Waited::Well);
+    assert_eq!(store.wait_up().await, Waited::Up);
     taken(&store, &login(&store, &alias("ab", 1))).await;
 }
 
@@ -57,7 +57,7 @@ async fn a_server_that_stands_still_is_doubted_and_then_given_up() {
     until_health(&store, Health::Down).await;
     assert!((400..900).contains(&ms(asked)), "{} ms", ms(asked));
     redis.resume();
-    assert_eq!(store.wait_well().await, Waited::Well);
+    assert_eq!(store.wait_up().await, Waited::Up);
     look(&store, &alias("ab", 1)).await;
 }
 
@@ -115,15 +115,15 @@ async fn one_outage_has_one_budget_whoever_waits() {
     redis.kill();
     until_health(&store, Health::Down).await;
     let began = Instant::now();
-    assert_eq!(store.wait_well().await, Waited::StepOver);
+    assert_eq!(store.wait_up().await, Waited::StepOver);
     assert!((180..300).contains(&ms(began)), "{} ms", ms(began));
     tokio::time::sleep(Duration::from_millis(700)).await;
     // A second one comes late and has only what is left.
     let late = Instant::now();
-    assert_eq!(store.wait_well().await, Waited::BudgetSpent);
+    assert_eq!(store.wait_up().await, Waited::BudgetSpent);
     assert!(ms(late) < 150, "{} ms", ms(late));
     let third = Instant::now();
-    assert_eq!(store.wait_well().await, Waited::BudgetSpent);
+    assert_eq!(store.wait_up().await, Waited::BudgetSpent);
     assert!(ms(third) < 20, "{} ms", ms(third));
     // Changes do not wait any more either.
     let asked = Instant::now();
@@ -134,7 +134,7 @@ async fn one_outage_has_one_budget_whoever_waits() {
     until_health(&store, Health::Up).await;
     redis.kill();
     until_health(&store, Health::Down).await;
-    assert_eq!(store.wait_well().await, Waited::StepOver);
+    assert_eq!(store.wait_up().await, Waited::StepOver);
 }
 
 #[tokio::test]
@@ -159,14 +159,14 @@ async fn a_wait_asks_a_link_that_has_been_silent() {
     let quiet = Settings { heartbeat_ms: 3_600_000, ..real(&redis) };
     let store = store(quiet).await;
     let before = store.round_trips();
-    assert_eq!(store.wait_well().await, Waited::Well);
+    assert_eq!(store.wait_up().await, Waited::Up);
     assert_eq!(store.round_trips(), before, "it has just answered");
     tokio::time::sleep(Duration::from_millis(150)).await;
-    assert_eq!(store.wait_well().await, Waited::Well);
+    assert_eq!(store.wait_up().await, Waited::Up);
     assert_eq!(store.round_trips(), before + 1);
     tokio::time::sleep(Duration::from_millis(150)).await;
     redis.pause();
-    assert_eq!(store.wait_well().await, Waited::StepOver);
+    assert_eq!(store.wait_up().await, Waited::StepOver);
     assert_ne!(store.health(), Health::Up);
     redis.resume();
 }
@@ -177,7 +177,7 @@ async fn a_store_may_start_before_its_server() {
     redis.kill();
     let store = RedisStore::start(real(&redis)).expect("a good URL");
     assert_eq!(store.health(), Health::Down);
-    assert_eq!(store.wait_well().await, Waited::StepOver);
+    assert_eq!(store.wait_up().await, Waited::StepOver);
     let stamp = store.stamp();
     redis.restart();
     until_health(&store, Health::Up).await;

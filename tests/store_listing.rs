@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use sessionfs::redis::RedisStore;
 use sessionfs::session::content::Class;
 use sessionfs::session::name::{Alias, Form, Shard};
-use sessionfs::store::{Opened, Publish, Store as _};
+use sessionfs::store::{Link as _, Publish, Sessions as _};
 use support::redis::Redis;
 use support::store::*;
 
@@ -141,7 +141,7 @@ async fn the_root_shows_shards_in_use_and_flat_sessions() {
     assert_eq!(flats, BTreeSet::from([flat.clone(), mixed]));
     // Odoo 16 saves it again under its sharded name.
     let meta = look(&node, &flat).await.expect("alive");
-    let moved = save(&node, &flat, Class::Authenticated, Opened::Birth(meta.birth));
+    let moved = save(&node, &flat, Class::Authenticated, Some(meta.birth));
     taken(&node, &Publish { form: Form::Sharded, ..moved }).await;
     let root = node.list_root().await.expect("a listing");
     assert!(root.shards.contains(&shard("ab")) && root.flat.len() == 1);

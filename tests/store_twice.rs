@@ -5,7 +5,7 @@ mod support;
 use sessionfs::redis::{RedisStore, Settings};
 use sessionfs::session::content::Class;
 use sessionfs::store::{
-    Amend, Opened, Publish, Published, Store as _, StoreError, Unlink, Unlinked,
+    Amend, Link as _, Publish, Published, Sessions as _, StoreError, Unlink, Unlinked,
 };
 use support::redis::Redis;
 use support::store::*;
@@ -18,7 +18,7 @@ async fn a_save_sent_twice_is_taken_once() {
     let publish = login(&one, &sid);
     let first = taken(&one, &publish).await;
     let before: Vec<u8> = redis.run(&format!("GET sessionfs:s:{{ab}}:{sid}"));
-    for again in [one.publish(&publish).await, two.publish_again(&publish).await] {
+    for again in [one.publish(&publish).await, two.publish(&again(&publish)).await] {
         let Ok(Published::Taken(meta)) = again else { panic!("{again:?}") };
         assert_eq!((meta.version, meta.birth), (first.version, first.birth));
         assert_eq!(meta.mtime_ns, first.mtime_ns);
@@ -37,7 +37,7 @@ async fn a_late_retry_of_a_save_does_not_undo_a_newer_save() {
     settle().await;
     let newer = taken(&two, &page(&two, &sid, born.birth)).await;
     // Its first sending never arrived, or its reply was lost: both look alike from here.
-    assert_eq!(one.publish_again(&slow).await, Ok(Published::Superseded));
+    assert_eq!(one.publish(&again(&slow)).await, Ok(Published::Superseded));
     assert_eq!(look(&one, &sid).await.map(|m| m.version), Some(newer.version));
 }
 
@@ -50,7 +50,7 @@ async fn a_save_whose_reply_was_lost_does_not_undo_what_was_saved_since() {
     let born = taken(&one, &first).await;
     settle().await;
     let newer = taken(&two, &page(&two, &sid, born.birth)).await;
-    assert_eq!(one.publish_again(&first).await, Ok(Published::Superseded));
+    assert_eq!(one.publish(&again(&first)).await, Ok(Published::Superseded));
     assert_eq!(look(&one, &sid).await.map(|m| m.version), Some(newer.version));
 }
 
@@ -83,7 +83,7 @@ async fn a_retry_that_finds_only_older_things_is_carried_out() {
     settle().await;
     hear(&one).await;
     let lost = page(&one, &sid, born.birth);
-    let Ok(Published::Taken(meta)) = one.publish_again(&lost).await else { panic!() };
+    let Ok(Published::Taken(meta)) = one.publish(&again(&lost)).await else { panic!() };
     assert_eq!(meta.version, lost.stamp.id);
 }
 
@@ -97,7 +97,7 @@ async fn a_late_retry_of_a_save_does_not_undo_a_logout() {
     settle().await;
     assert_eq!(gone(&two, &removal(&two, &sid)).await, born.birth);
     for publish in [&first, &page(&one, &sid, born.birth)] {
-        let outcome = one.publish_again(publish).await;
+        let outcome = one.publish(&again(publish)).await;
         assert!(
             matches!(outcome, Ok(Published::Superseded | Published::Refused(_))),
             "{outcome:?}"
@@ -106,7 +106,7 @@ async fn a_late_retry_of_a_save_does_not_undo_a_logout() {
     }
     // Not even an anonymous one, which the name would otherwise be free for.
     let visitor = Publish { stamp: first.stamp, ..visit(&one, &sid) };
-    assert_eq!(one.publish_again(&visitor).await, Ok(Published::Superseded));
+    assert_eq!(one.publish(&again(&visitor)).await, Ok(Published::Superseded));
 }
 
 #[tokio::test]
@@ -116,19 +116,21 @@ async fn a_removal_sent_twice_finds_its_own_tombstone() {
     let sid = alias("ab", 1);
     let born = taken(&one, &login(&one, &sid)).await;
     let unlink = removal(&one, &sid);
+    let again = Unlink { stamp: unlink.stamp.again(), ..unlink.clone() };
     let gone = Ok(Unlinked::Gone { alias: sid.clone(), birth: born.birth });
     assert_eq!(one.unlink(&unlink).await, gone);
-    assert_eq!(one.unlink_again(&unlink).await, gone);
-    assert_eq!(two.unlink_again(&unlink).await, gone);
+    assert_eq!(one.unlink(&again).await, gone);
+    assert_eq!(two.unlink(&again).await, gone);
     // Another removal finds nothing.
     assert_eq!(two.unlink(&removal(&two, &sid)).await, Ok(Unlinked::Absent));
     // The same by alias.
     let (nobody, sid) = (alias("ab", 2), alias("ab", 3));
     let born = taken(&one, &login(&one, &sid)).await;
     let unlink = Unlink { listed: Some(sid.clone()), ..removal(&one, &nobody) };
+    let again = Unlink { stamp: unlink.stamp.again(), ..unlink.clone() };
     let gone = Ok(Unlinked::Gone { alias: sid.clone(), birth: born.birth });
     assert_eq!(one.unlink(&unlink).await, gone);
-    assert_eq!(two.unlink_again(&unlink).await, gone);
+    assert_eq!(two.unlink(&again).await, gone);
 }
 
 #[tokio::test]
@@ -138,10 +140,11 @@ async fn a_late_retry_of_a_removal_does_not_remove_a_newer_life() {
     let sid = alias("ab", 1);
     taken(&one, &login(&one, &sid)).await;
     let unlink = removal(&one, &sid);
+    let again = Unlink { stamp: unlink.stamp.again(), ..unlink.clone() };
     gone(&one, &unlink).await;
     settle().await;
-    let anew = taken(&two, &save(&two, &sid, Class::Anonymous, Opened::Never)).await;
-    assert_eq!(one.unlink_again(&unlink).await, Ok(Unlinked::Superseded));
+    let anew = taken(&two, &save(&two, &sid, Class::Anonymous, None)).await;
+    assert_eq!(one.unlink(&again).await, Ok(Unlinked::Superseded));
     assert_eq!(look(&one, &sid).await.map(|m| m.version), Some(anew.version));
     // First sent now it is a removal like any other.
     gone(&one, &removal(&one, &sid)).await;

@@ -5,7 +5,7 @@ mod support;
 use sessionfs::redis::population::Population;
 use sessionfs::redis::writes::{Refusal, Writes};
 use sessionfs::redis::{RedisStore, Settings};
-use sessionfs::store::{Store as _, StoreError};
+use sessionfs::store::{Sessions as _, StoreError};
 use support::redis::Redis;
 use support::store::*;
 

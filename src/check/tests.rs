@@ -8,7 +8,6 @@ use super::mount::Answer;
 use super::redis::{Kind, Open, Server};
 use super::*;
 use crate::control::status::UnidentifiedCallers;
-use crate::fs::caller::Unidentified;
 use crate::host::mount_table::MountTable;
 use crate::odoo::configuration::Configuration;
 use crate::odoo::launch::Launch;
@@ -17,6 +16,7 @@ use crate::odoo::root::Account;
 use crate::odoo::{Instance, Sign};
 use crate::redis::probe::{ProbeError, ServerInfo};
 use crate::telemetry::now_ms;
+use crate::telemetry::unidentified::Unidentified;
 
 const DIR: &str = "/srv/odoo/sessions";
 const HERE: &str = "1 0 8:1 / / rw - ext4 a rw\n2 1 0:40 / /srv/odoo/sessions rw - fuse.sessionfs s rw\n\

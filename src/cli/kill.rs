@@ -15,7 +15,7 @@ use crate::exit::Failure;
 use crate::redis::RedisStore;
 use crate::redis::census::{Filter, Living, Name, Page};
 use crate::session::name::Alias;
-use crate::store::{Store as _, StoreError, Unlink, Unlinked};
+use crate::store::{Link as _, Sessions as _, StoreError, Unlink, Unlinked};
 
 /// How many removals are under way at once.
 const AT_ONCE: usize = 32;

@@ -11,7 +11,7 @@ use crate::redis::RedisStore;
 use crate::redis::census::{Living, Name, limit_words};
 use crate::session::name::{Form, Sid};
 use crate::session::seal;
-use crate::store::{Lookup, Store as _};
+use crate::store::{Lookup, Sessions as _};
 
 /// Show one session: whose it is, its times, and what will end it; with its cookie also its content
 #[derive(clap::Args, Debug)]

@@ -20,7 +20,7 @@ use crate::keeper::control_path;
 use crate::keeper::mount::{self, Probe};
 use crate::redis::RedisStore;
 use crate::redis::memory::Memory;
-use crate::store::{Store as _, Waited};
+use crate::store::{Link as _, Waited};
 use crate::telemetry::now_ms;
 
 /// How long a mount may take to answer.
@@ -181,8 +181,8 @@ fn ask_redis(place: &Place) -> Result<Cluster, Failure> {
         let store = RedisStore::start(settings)
             .map_err(|e| Failure::new(ExitCode::BadUrl, e.to_string()))?;
         let redis = store.address();
-        let nodes = match store.wait_well().await {
-            Waited::Well => store.nodes().await.map_err(|error| error.to_string()),
+        let nodes = match store.wait_up().await {
+            Waited::Up => store.nodes().await.map_err(|error| error.to_string()),
             Waited::StepOver | Waited::BudgetSpent => Err(store.link_cause()),
         };
         Ok(match nodes {

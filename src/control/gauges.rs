@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout};
 use crate::redis::RedisStore;
 use crate::redis::memory::Memory;
 use crate::redis::population::Population;
-use crate::store::{Health, Store as _, StoreError};
+use crate::store::{Health, Link as _, StoreError};
 
 /// How old the fill may be.
 const MEMORY_EVERY: Duration = Duration::from_secs(5);

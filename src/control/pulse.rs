@@ -10,7 +10,7 @@ use tokio::time::MissedTickBehavior;
 use super::Node;
 use super::status::{Speed, Traffic};
 use crate::keeper::report::Standing;
-use crate::store::{Health, Store as _};
+use crate::store::{Health, Link as _};
 use crate::sync::lock;
 use crate::telemetry::latency::Counted;
 use crate::telemetry::metrics::metrics;

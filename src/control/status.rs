@@ -5,18 +5,18 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::fs::InUse;
-use crate::fs::caller::Unidentified;
 use crate::redis::RedisStore;
 use crate::redis::memory::Memory;
 use crate::redis::population::Population;
 use crate::redis::probe::ServerInfo;
 use crate::redis::servers::Registered;
 use crate::redis::writes::Writes;
-use crate::store::Store as _;
+use crate::store::Link as _;
+use crate::store::Usage;
 use crate::telemetry::metrics::metrics;
 use crate::telemetry::now_ms;
 use crate::telemetry::recent::Recent;
+use crate::telemetry::unidentified::Unidentified;
 
 /// What `GET /status` answers.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -38,7 +38,7 @@ pub struct Status {
     #[serde(default)]
     pub living: Option<Population>,
     /// What the filesystem holds.
-    pub in_use: InUse,
+    pub in_use: Usage,
     /// Who uses it and cannot be identified.
     #[serde(default)]
     pub unidentified_callers: Vec<UnidentifiedCallers>,

@@ -8,7 +8,7 @@ use super::node::{Node, NodeId};
 use super::{Caller, Core, LONG, Step};
 use crate::error::{Error, Result};
 use crate::session::name::{Alias, Form, Sid};
-use crate::store::{Amend, Meta, Mtime, Store, StoreError, Waited};
+use crate::store::{Amend, Link, Meta, Mtime, Sessions, StoreError, Waited};
 
 /// A file or a directory.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -103,7 +103,7 @@ impl Attributes {
     }
 }
 
-impl<S: Store> Core<S> {
+impl<S: Sessions, L: Link> Core<S, L> {
     /// `stat` of a node, from local state.
     pub fn attributes(&self, node: NodeId) -> Result<Attributes> {
         if node == NodeId::ROOT || node.shard().is_some() {
@@ -178,12 +178,12 @@ impl<S: Store> Core<S> {
         mode: Option<u32>,
         mtime: Option<Mtime>,
     ) -> Result<Attributes> {
-        let amend = Amend { stamp: self.store.stamp(), alias, mode, mtime };
-        let answer = match self.store.amend(&amend).await {
+        let amend = Amend { stamp: self.link.stamp(), alias, mode, mtime };
+        let answer = match self.sessions.amend(&amend).await {
             // SETATTR holds no directory, so one bounded step may be waited; chmod and utimens
             // cannot be interrupted (Python raises), so no more than one.
-            Err(StoreError::Unavailable(_)) if self.store.wait_well().await == Waited::Well => {
-                self.store.amend(&amend).await
+            Err(StoreError::Unavailable(_)) if self.link.wait_up().await == Waited::Up => {
+                self.sessions.amend(&amend).await
             }
             answer => answer,
         };

@@ -9,10 +9,10 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use lru::LruCache;
-use serde::{Deserialize, Serialize};
 
 use super::{Settings, lock};
 use crate::telemetry::Event;
+use crate::telemetry::unidentified::Unidentified;
 
 /// How long what was read in `/proc` is trusted. A thread id is not given out again so soon.
 const TRUSTED: Duration = Duration::from_secs(1);
@@ -20,51 +20,6 @@ const TRUSTED: Duration = Duration::from_secs(1);
 const MAX_KNOWN: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
 /// How much of a command line is looked at.
 const MAX_CMDLINE_BYTES: usize = 4096;
-
-/// Why nothing can be learnt of a calling process.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Unidentified {
-    /// The kernel gives its id as 0: it is in a PID namespace that cannot be seen from ours.
-    PidNamespace,
-    /// `/proc` hides the processes of other users (hidepid).
-    Hidden,
-}
-
-impl Unidentified {
-    /// All of them, in the order of their numbers.
-    pub const ALL: &[Self] = &[Self::PidNamespace, Self::Hidden];
-
-    /// What it is called in metrics and logs.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::PidNamespace => "pid_namespace",
-            Self::Hidden => "hidden",
-        }
-    }
-
-    /// What does not work then, and why.
-    pub const fn text(self) -> &'static str {
-        match self {
-            Self::PidNamespace => {
-                "device logout and background detection do not work: Odoo is in another PID namespace"
-            }
-            Self::Hidden => {
-                "background detection does not work: /proc hides Odoo's processes (hidepid)"
-            }
-        }
-    }
-
-    /// What is to be done about it.
-    pub const fn remedy(self) -> &'static str {
-        match self {
-            Self::PidNamespace => {
-                "share the host's PID namespace (pid: host, hostPID) or Odoo's (shareProcessNamespace)"
-            }
-            Self::Hidden => "mount /proc without hidepid=, or with gid= of the worker's group",
-        }
-    }
-}
 
 /// The threads seen lately.
 pub struct Callers {

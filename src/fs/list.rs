@@ -15,7 +15,7 @@ use super::thread::Listing;
 use super::{Caller, Core, LONG, Step};
 use crate::error::{Error, Result};
 use crate::session::name::{Alias, CandidateAlias, Form, Shard};
-use crate::store::{Listed, Store, StoreError, Waited};
+use crate::store::{Link, Listed, Sessions, StoreError, Waited};
 
 /// A directory as it was when it was opened.
 #[derive(Debug)]
@@ -100,7 +100,7 @@ impl Item {
     }
 }
 
-impl<S: Store> Core<S> {
+impl<S: Sessions, L: Link> Core<S, L> {
     /// Takes the listing of a directory.
     pub fn open_directory(self: &Arc<Self>, caller: Caller, node: NodeId) -> Step<HandleId> {
         let listing = match node.shard() {
@@ -122,8 +122,8 @@ impl<S: Store> Core<S> {
     }
 
     async fn list_shard(&self, shard: Shard) -> Result<Vec<Item>> {
-        let listed = match self.store.list(shard).await {
-            Err(error) if self.may_ask_again(&error).await => self.store.list(shard).await,
+        let listed = match self.sessions.list(shard).await {
+            Err(error) if self.may_ask_again(&error).await => self.sessions.list(shard).await,
             answer => answer,
         };
         let listed = listed.map_err(|error| cannot_list(&error))?;
@@ -131,8 +131,8 @@ impl<S: Store> Core<S> {
     }
 
     async fn list_root(&self) -> Result<Vec<Item>> {
-        let root = match self.store.list_root().await {
-            Err(error) if self.may_ask_again(&error).await => self.store.list_root().await,
+        let root = match self.sessions.list_root().await {
+            Err(error) if self.may_ask_again(&error).await => self.sessions.list_root().await,
             answer => answer,
         };
         let root = root.map_err(|error| cannot_list(&error))?;
@@ -150,7 +150,7 @@ impl<S: Store> Core<S> {
 
     /// `listdir` cannot be interrupted (Python raises), so one step is waited and no more.
     async fn may_ask_again(&self, error: &StoreError) -> bool {
-        matches!(error, StoreError::Unavailable(_)) && self.store.wait_well().await == Waited::Well
+        matches!(error, StoreError::Unavailable(_)) && self.link.wait_up().await == Waited::Up
     }
 
     /// Makes a directory: shards exist already (`EEXIST`), others are refused (`EACCES`).

@@ -16,7 +16,7 @@ use super::{Caller, Core, LONG, Step};
 use crate::error::{Error, Result};
 use crate::session::name::{Form, RootName, SessionName, Shard, Sid};
 use crate::session::seal::{self, SealError};
-use crate::store::{Health, Lookup, Meta, Store, StoreError};
+use crate::store::{Health, Link, Lookup, Meta, Sessions, StoreError};
 use crate::telemetry::Event;
 
 /// The answer to a look-up that did not fail.
@@ -28,7 +28,7 @@ pub enum Found {
     NeverFor(Duration),
 }
 
-impl<S: Store> Core<S> {
+impl<S: Sessions, L: Link> Core<S, L> {
     /// Looks `name` up in the directory `parent`.
     pub fn lookup(self: &Arc<Self>, caller: Caller, parent: NodeId, name: &OsStr) -> Step<Found> {
         let Some(name) = name.to_str() else { return absent() };
@@ -78,7 +78,7 @@ impl<S: Store> Core<S> {
         if let Some(entry) = self.lookup_of_own_save(caller, &name) {
             return Ok(Found::Entry(entry)).into();
         }
-        if self.store.health() != Health::Up {
+        if self.link.health() != Health::Up {
             return Ok(Found::Entry(self.provisional(&name.sid, name.form))).into();
         }
         let core = Arc::clone(self);
@@ -121,7 +121,7 @@ impl<S: Store> Core<S> {
     async fn fetch_entry(&self, caller: Caller, name: SessionName) -> Result<Entry> {
         let alias = name.sid.alias();
         let shown = name.candidate.and_then(|candidate| self.shown().proven(&candidate));
-        match self.store.fetch(&alias, shown.as_ref()).await {
+        match self.sessions.fetch(&alias, shown.as_ref()).await {
             Ok(Lookup::Session { meta, sealed }) => match unseal(&name.sid, &sealed) {
                 Ok(Some(bytes)) => Ok(self.enter(caller, name.sid, meta, bytes)),
                 Ok(None) => Err(no_session()),

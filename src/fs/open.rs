@@ -14,7 +14,7 @@ use super::node::{Node, NodeId, Version};
 use super::{Caller, Core, Step};
 use crate::error::{Error, Result};
 use crate::session::name::{Alias, Sid};
-use crate::store::{Lookup, Store, StoreError, Waited};
+use crate::store::{Link, Lookup, Sessions, StoreError, Waited};
 
 /// A session with less than this to live is touched before its `open` is answered, so that no
 /// other node judges it by an activity that it has not heard of.
@@ -41,7 +41,7 @@ pub struct Mode {
     pub truncate: bool,
 }
 
-impl<S: Store> Core<S> {
+impl<S: Sessions, L: Link> Core<S, L> {
     /// Opens a file. A session can be opened for reading only (`EACCES`), and never by its alias
     /// (`ENOENT`).
     pub fn open(self: &Arc<Self>, caller: Caller, node: NodeId, mode: Mode) -> Step<Opened> {
@@ -105,7 +105,7 @@ impl<S: Store> Core<S> {
     ) -> Result<Opened> {
         let alias = sid.alias();
         for _ in 0..MAX_ASKS {
-            match self.store.fetch(&alias, None).await {
+            match self.sessions.fetch(&alias, None).await {
                 Ok(Lookup::Session { meta, sealed }) => {
                     let unsealed = unseal(&sid, &sealed).inspect_err(|_| {
                         self.threads(caller).failed_to_open(caller.tid, &alias);
@@ -134,8 +134,8 @@ impl<S: Store> Core<S> {
                 }
                 Err(StoreError::Unavailable(_) | StoreError::Refused(_)) => {}
             }
-            match self.store.wait_well().await {
-                Waited::Well => {}
+            match self.link.wait_up().await {
+                Waited::Up => {}
                 Waited::StepOver => break,
                 Waited::BudgetSpent => {
                     self.threads(caller).failed_to_open(caller.tid, &alias);
@@ -165,11 +165,11 @@ impl<S: Store> Core<S> {
     fn serve(&self, caller: Caller, version: &Version, bytes: Bytes, immutable: bool) -> Opened {
         let Version { sid, alias, meta, .. } = version;
         self.threads(caller).opened(caller.tid, alias, meta.birth);
-        if let Some(mirror) = &self.mirror {
-            mirror.current(sid, meta, &bytes);
+        if let Some(observer) = &self.observer {
+            observer.current(sid, meta, &bytes);
         }
         if !self.callers.is_background(caller.tid) {
-            self.store.touch(alias);
+            self.sessions.touch(alias);
         }
         let handle = self.handles().insert(Handle::Version(bytes));
         Opened { handle, immutable }
@@ -177,7 +177,7 @@ impl<S: Store> Core<S> {
 
     async fn touch_before_answer(&self, caller: Caller, alias: &Alias) {
         if !self.callers.is_background(caller.tid)
-            && let Err(error) = self.store.touch_now(alias).await
+            && let Err(error) = self.sessions.touch_now(alias).await
         {
             tracing::warn!(%alias, %error, "an activity could not be written at once");
         }

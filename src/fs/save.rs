@@ -20,13 +20,13 @@ use crate::error::{Error, Result};
 use crate::session::content;
 use crate::session::name::{RootName, SessionName};
 use crate::session::seal;
-use crate::store::{Publish, Published, Store, Waited};
+use crate::store::{Link, Publish, Published, Sessions, Waited};
 use crate::telemetry::Event;
 
 /// The permission bits with which Odoo ends every save (`chmod`, 0644).
 const SAVED_MODE: u32 = 0o644;
 
-impl<S: Store> Core<S> {
+impl<S: Sessions, L: Link> Core<S, L> {
     /// Creates and opens a staging file, or an upload spool of Odoo 14 and 15. No other name can
     /// be created (`EACCES`).
     pub fn create(
@@ -91,7 +91,7 @@ impl<S: Store> Core<S> {
             open.staged.note_failure();
             return Err(error).into();
         }
-        if self.store.is_fresh() {
+        if self.link.is_fresh() {
             open.link_checked.store(true, Ordering::Relaxed);
             return self.write_now(&open.staged, offset, data).into();
         }
@@ -102,8 +102,8 @@ impl<S: Store> Core<S> {
     }
 
     async fn write_when_well(&self, open: &OpenStaging, offset: u64, data: &[u8]) -> Result<u32> {
-        match self.store.wait_well().await {
-            Waited::Well => {
+        match self.link.wait_up().await {
+            Waited::Up => {
                 open.link_checked.store(true, Ordering::Relaxed);
                 self.write_now(&open.staged, offset, data)
             }
@@ -183,18 +183,15 @@ impl<S: Store> Core<S> {
     ) -> Result<(Publish, Bytes)> {
         let plain = Bytes::from(staged.content()?);
         let alias = target.sid.alias();
-        let context = self.threads(caller).save_context(caller.tid, &alias);
+        let claim = self.threads(caller).claim(caller.tid, &alias);
         let publish = Publish {
-            stamp: self.store.stamp(),
+            stamp: self.link.stamp(),
             form: target.form,
             content: content::read(&plain),
             size_bytes: plain.len() as u64,
             sealed: seal::seal(&target.sid, &plain).into(),
-            opened: context.opened,
-            own_unlink: context.own_unlink,
-            sibling: context.sibling,
+            claim,
             background: self.callers.is_background(caller.tid),
-            doubtful: context.doubtful,
             alias,
         };
         Ok((publish, plain))
@@ -208,10 +205,10 @@ impl<S: Store> Core<S> {
         publish: Publish,
         plain: Bytes,
     ) -> Result<()> {
-        match self.store.publish(&publish).await {
+        match self.sessions.publish(&publish).await {
             Ok(Published::Taken(meta)) => {
-                if let Some(mirror) = &self.mirror {
-                    mirror.current(&target.sid, &meta, &plain);
+                if let Some(observer) = &self.observer {
+                    observer.current(&target.sid, &meta, &plain);
                 }
                 let birth = meta.birth;
                 let alias = publish.alias.clone();

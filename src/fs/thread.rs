@@ -12,7 +12,7 @@ use lru::LruCache;
 
 use super::node::NodeId;
 use crate::session::name::{Alias, Shard};
-use crate::store::{ChangeId, Opened};
+use crate::store::{ChangeId, Claim};
 
 const MAX_THREADS: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
 const MAX_OPENED: NonZeroUsize = NonZeroUsize::new(131_072).unwrap();
@@ -64,20 +64,7 @@ pub struct Thread {
 struct Session {
     birth: Option<ChangeId>,
     own_unlink: Option<(ChangeId, Instant)>,
-    doubtful: bool,
-}
-
-/// What a save has to tell of the thread that makes it.
-#[derive(Debug)]
-pub struct SaveContext {
-    /// Which birth of the name it opened.
-    pub opened: Opened,
-    /// The birth it unlinked just before.
-    pub own_unlink: Option<ChangeId>,
-    /// A session of the same family that it opened.
-    pub sibling: Option<Alias>,
-    /// Its last open of the name failed for our own fault.
-    pub doubtful: bool,
+    after_failed_read: bool,
 }
 
 impl Default for Threads {
@@ -105,7 +92,7 @@ impl Threads {
         thread.told_stale = None;
         self.opened.put(
             (tid, alias.clone()),
-            Session { birth: Some(birth), own_unlink: None, doubtful: false },
+            Session { birth: Some(birth), own_unlink: None, after_failed_read: false },
         );
     }
 
@@ -113,7 +100,7 @@ impl Threads {
     pub fn failed_to_open(&mut self, tid: u32, alias: &Alias) {
         let Some(thread) = self.get(tid) else { return };
         thread.owes_failure = true;
-        self.session(tid, alias).doubtful = true;
+        self.session(tid, alias).after_failed_read = true;
     }
 
     /// It looked for a session and there was none: what it unlinked before belongs to an earlier
@@ -138,7 +125,7 @@ impl Threads {
         thread.published = Some((alias.clone(), node));
         self.opened.put(
             (tid, alias.clone()),
-            Session { birth: Some(birth), own_unlink: None, doubtful: false },
+            Session { birth: Some(birth), own_unlink: None, after_failed_read: false },
         );
     }
 
@@ -151,8 +138,8 @@ impl Threads {
         }
     }
 
-    /// What a save of `alias` by this thread has to tell.
-    pub fn save_context(&mut self, tid: u32, alias: &Alias) -> SaveContext {
+    /// What this thread knows of a session that it is about to save.
+    pub fn claim(&mut self, tid: u32, alias: &Alias) -> Claim {
         if let Some(thread) = self.get(tid) {
             thread.target = None;
         }
@@ -162,14 +149,14 @@ impl Threads {
             _ => self.sibling(tid, alias),
         };
         let session = session.unwrap_or_default();
-        SaveContext {
-            opened: session.birth.map_or(Opened::Never, Opened::Birth),
+        Claim {
+            opened: session.birth,
             own_unlink: session
                 .own_unlink
                 .filter(|(_, at)| at.elapsed() < OWN_UNLINK)
                 .map(|(birth, _)| birth),
             sibling,
-            doubtful: session.doubtful,
+            after_failed_read: session.after_failed_read,
         }
     }
 

@@ -10,9 +10,9 @@ use super::thread::Listing;
 use super::{Caller, Core, Step};
 use crate::error::{Error, Result};
 use crate::session::name::{Alias, CandidateAlias, RootName, SessionName};
-use crate::store::{Store, Unlink, Unlinked};
+use crate::store::{Link, Sessions, Unlink, Unlinked};
 
-impl<S: Store> Core<S> {
+impl<S: Sessions, L: Link> Core<S, L> {
     /// Removes a session or a staging file.
     ///
     /// By alias only for a thread that has listed the directory (glob and vacuum always have) or
@@ -50,8 +50,8 @@ impl<S: Store> Core<S> {
         name: &SessionName,
         listed: Option<Alias>,
     ) -> Result<()> {
-        let unlink = Unlink { stamp: self.store.stamp(), alias: name.sid.alias(), listed };
-        match self.store.unlink(&unlink).await {
+        let unlink = Unlink { stamp: self.link.stamp(), alias: name.sid.alias(), listed };
+        match self.sessions.unlink(&unlink).await {
             Ok(Unlinked::Gone { alias, birth }) => {
                 self.ended(&alias);
                 self.threads(caller).unlinked(caller.tid, &alias, birth);

@@ -24,7 +24,7 @@ use crate::fs::lookup::Found;
 use crate::fs::node::NodeId;
 use crate::fs::open::{Mode, Opened};
 use crate::fs::{Caller, Core, Step};
-use crate::store::{Mtime, Store};
+use crate::store::{Link, Mtime, Sessions};
 use crate::telemetry::request::Operation;
 
 const GENERATION: Generation = Generation(0);
@@ -34,8 +34,8 @@ const BLOCK_BYTES: u32 = 4096;
 type OnInit = Box<dyn FnOnce() + Send + Sync>;
 
 /// The filesystem as fuser calls it.
-pub struct Adapter<S> {
-    core: Arc<Core<S>>,
+pub struct Adapter<S, L> {
+    core: Arc<Core<S, L>>,
     tree: Tree,
     /// Runs what needs the store.
     runtime: Handle,
@@ -45,9 +45,9 @@ pub struct Adapter<S> {
     started: SystemTime,
 }
 
-impl<S: Store> Adapter<S> {
+impl<S: Sessions, L: Link> Adapter<S, L> {
     /// Over `core`, for the owner of `tree`.
-    pub fn new(core: Arc<Core<S>>, tree: Tree, runtime: Handle, on_init: OnInit) -> Self {
+    pub fn new(core: Arc<Core<S, L>>, tree: Tree, runtime: Handle, on_init: OnInit) -> Self {
         Self {
             core,
             tree,
@@ -153,7 +153,7 @@ fn mtime(asked: TimeOrNow) -> Mtime {
     }
 }
 
-impl<S: Store> Filesystem for Adapter<S> {
+impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
         self.offers.ask(config);
         if let Some(on_init) = self.on_init.take() {

@@ -24,10 +24,10 @@ use crate::disk::launch::{self, Served};
 use crate::exit::{ExitCode, Failure};
 use crate::host::process::Process;
 use crate::keeper::mount::{detach, is_ours};
-use crate::redis::{Patience, RedisStore};
+use crate::redis::RedisStore;
 use crate::session::content::Class;
 use crate::session::name::Alias;
-use crate::store::{Store as _, StoreError, Waited};
+use crate::store::{Link as _, Patience, StoreError, Waited};
 
 /// How many sessions are under way at once.
 const AT_ONCE: usize = 64;
@@ -263,7 +263,7 @@ type JoinedOne = Result<(Alias, Result<Adopted, StoreError>), tokio::task::JoinE
 
 /// One session; waits for a Redis that is away for a while, within the budget of an outage.
 async fn one(
-    adopter: &Adopter,
+    adopter: &Adopter<RedisStore>,
     redis: &RedisStore,
     places: &[Place],
     dry_run: bool,
@@ -275,7 +275,7 @@ async fn one(
             adopter.adopt(places, Patience::Insisting).await
         };
         match outcome {
-            Err(StoreError::Unavailable(_)) if redis.wait_well().await != Waited::BudgetSpent => {}
+            Err(StoreError::Unavailable(_)) if redis.wait_up().await != Waited::BudgetSpent => {}
             outcome => return outcome,
         }
     }

@@ -14,11 +14,10 @@ use tokio::task::JoinSet;
 use crate::disk::Place;
 use crate::disk::client::{Disk, DiskError};
 use crate::import::{Adopted, Adopter, Reason};
-use crate::redis::{Patience, RedisStore};
 use crate::session::name::{Alias, Form, Shard};
 use crate::store::{
-    Amend, Health, Listed, Lookup, Meta, Publish, Published, RootListing, Stamp, Store, StoreError,
-    Unlink, Unlinked, Waited,
+    Amend, Intake, Listed, Lookup, Meta, Patience, Publish, Published, RootListing, Sessions,
+    StoreError, Unlink, Unlinked,
 };
 use crate::sync::lock;
 
@@ -34,17 +33,22 @@ const SETTLED_WITHIN: Duration = Duration::from_secs(5);
 const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(5);
 const LOOK_SHARE: u32 = 20;
 
-/// The store of a mount. Clones share it.
-#[derive(Clone)]
-pub struct Adopting {
-    redis: RedisStore,
-    below: Arc<Below>,
+/// Sessions over those of another layer. Clones share the files.
+pub struct ImportOnAccess<S, T> {
+    sessions: S,
+    below: Arc<Below<T>>,
+}
+
+impl<S: Clone, T> Clone for ImportOnAccess<S, T> {
+    fn clone(&self) -> Self {
+        Self { sessions: self.sessions.clone(), below: Arc::clone(&self.below) }
+    }
 }
 
 /// The files that nobody has asked for yet.
-struct Below {
+struct Below<T> {
     index: Mutex<Index>,
-    adopter: Mutex<Option<Adopter>>,
+    adopter: Mutex<Option<Adopter<T>>>,
     /// Whether all files are known.
     settled: watch::Sender<bool>,
 }
@@ -65,23 +69,23 @@ struct Entry {
     failures: u8,
 }
 
-impl Adopting {
-    /// Over a store, with nothing below.
-    pub fn over(redis: RedisStore) -> Self {
+impl<S: Sessions + Clone, T: Intake + Clone> ImportOnAccess<S, T> {
+    /// Over `sessions`, without files.
+    pub fn over(sessions: S) -> Self {
         let below = Below {
             index: Mutex::default(),
             adopter: Mutex::default(),
             settled: watch::Sender::new(true),
         };
-        Self { redis, below: Arc::new(below) }
+        Self { sessions, below: Arc::new(below) }
     }
 
-    /// Falls through to the files that `disk` has, from now on and until there are none.
-    pub async fn begin(&self, disk: Disk) -> Result<(), DiskError> {
+    /// From now on, imports the files that `disk` has into `intake` on access.
+    pub async fn begin(&self, disk: Disk, intake: T) -> Result<(), DiskError> {
         // This first listing may take the time of a slow disk; the one that counts is quick then.
         let listing = disk.list().await?;
         self.below.index().set(listing.places);
-        *lock(&self.below.adopter) = Some(Adopter::new(disk, self.redis.clone()));
+        *lock(&self.below.adopter) = Some(Adopter::new(disk, intake));
         self.below.settled.send_replace(false);
         Ok(())
     }
@@ -184,7 +188,7 @@ impl Adopting {
     }
 }
 
-impl Below {
+impl<T: Intake + Clone> Below<T> {
     fn index(&self) -> MutexGuard<'_, Index> {
         lock(&self.index)
     }
@@ -290,7 +294,7 @@ impl Index {
 }
 
 /// Looks at what is left as long as something is: `sessionfs import` takes in files beside us.
-async fn look_again(below: Arc<Below>, disk: Disk, pause: Duration) {
+async fn look_again<T: Intake + Clone>(below: Arc<Below<T>>, disk: Disk, pause: Duration) {
     loop {
         tokio::time::sleep(pause).await;
         if below.is_done() {
@@ -300,18 +304,18 @@ async fn look_again(below: Arc<Below>, disk: Disk, pause: Duration) {
     }
 }
 
-impl Store for Adopting {
+impl<S: Sessions + Clone, T: Intake + Clone> Sessions for ImportOnAccess<S, T> {
     async fn fetch(&self, alias: &Alias, listed: Option<&Alias>) -> Result<Lookup, StoreError> {
         self.settle(alias, Patience::OneTry).await?;
         if let Some(listed) = listed {
             self.settle(listed, Patience::OneTry).await?;
         }
-        self.redis.fetch(alias, listed).await
+        self.sessions.fetch(alias, listed).await
     }
 
     async fn publish(&self, publish: &Publish) -> Result<Published, StoreError> {
         self.settle(&publish.alias, Patience::Insisting).await?;
-        self.redis.publish(publish).await
+        self.sessions.publish(publish).await
     }
 
     async fn unlink(&self, unlink: &Unlink) -> Result<Unlinked, StoreError> {
@@ -321,7 +325,7 @@ impl Store for Adopting {
                 removed = Some(alias.clone());
             }
         }
-        let unlinked = self.redis.unlink(unlink).await?;
+        let unlinked = self.sessions.unlink(unlink).await?;
         // It never was in Redis, so it has no birth that anything could know.
         Ok(match (unlinked, removed) {
             (Unlinked::Absent, Some(alias)) => Unlinked::Gone { alias, birth: unlink.stamp.id },
@@ -331,21 +335,21 @@ impl Store for Adopting {
 
     async fn amend(&self, amend: &Amend) -> Result<Option<Meta>, StoreError> {
         self.settle(&amend.alias, Patience::Insisting).await?;
-        self.redis.amend(amend).await
+        self.sessions.amend(amend).await
     }
 
     async fn list(&self, shard: Shard) -> Result<Vec<Listed>, StoreError> {
         self.below.until_settled().await;
         let waiting = self.below.index().in_shard(shard);
         self.settle_all(waiting).await?;
-        self.redis.list(shard).await
+        self.sessions.list(shard).await
     }
 
     async fn list_root(&self) -> Result<RootListing, StoreError> {
         self.below.until_settled().await;
         let flat = self.below.index().with_form(Form::Flat).cloned().collect();
         self.settle_all(flat).await?;
-        let mut root = self.redis.list_root().await?;
+        let mut root = self.sessions.list_root().await?;
         // Those of shards are taken in when their shard is listed.
         root.shards.extend(self.below.index().with_form(Form::Sharded).map(Alias::shard));
         root.shards.sort_unstable();
@@ -354,31 +358,11 @@ impl Store for Adopting {
     }
 
     fn touch(&self, alias: &Alias) {
-        self.redis.touch(alias);
+        self.sessions.touch(alias);
     }
 
     async fn touch_now(&self, alias: &Alias) -> Result<(), StoreError> {
-        self.redis.touch_now(alias).await
-    }
-
-    fn stamp(&self) -> Stamp {
-        self.redis.stamp()
-    }
-
-    fn health(&self) -> Health {
-        self.redis.health()
-    }
-
-    fn is_fresh(&self) -> bool {
-        self.redis.is_fresh()
-    }
-
-    async fn wait_well(&self) -> Waited {
-        self.redis.wait_well().await
-    }
-
-    async fn drain(&self, bound: Duration) {
-        self.redis.drain(bound).await;
+        self.sessions.touch_now(alias).await
     }
 }
 

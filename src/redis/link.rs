@@ -246,9 +246,9 @@ impl Link {
         self.outage().is_some_and(|outage| outage >= self.0.timing.outage_budget)
     }
 
-    /// Waits for a well link, at most one step, within the one budget of the outage. Asks a link
+    /// Waits until the link is up, at most one step, within the one budget of the outage. Asks a link
     /// that has been silent.
-    pub async fn wait_well(&self) -> Waited {
+    pub async fn wait_up(&self) -> Waited {
         let timing = &self.0.timing;
         let step_over = Instant::now() + timing.wait_step;
         if self.health() == Health::Up && self.0.silent_for() >= timing.silent_ping {
@@ -260,7 +260,7 @@ impl Link {
             let outage = {
                 let state = state.borrow_and_update();
                 match (state.health, state.outage) {
-                    (Health::Up, _) => return Waited::Well,
+                    (Health::Up, _) => return Waited::Up,
                     (_, Some(since)) => since,
                     (_, None) => Instant::now(),
                 }

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::metrics::{Now, metrics};
 use super::request::Outcome;
-use crate::fs::InUse;
 use crate::redis::memory::Memory;
 use crate::redis::population::Population;
 use crate::redis::writes::Writes;
+use crate::store::Usage;
 
 const TEXT: &str = include_str!("../../docs/monitoring.md");
 const ALERTS: &str = include_str!("../../docs/alerts.yml");
@@ -16,7 +16,7 @@ const BOARD: &str = include_str!("../../docs/grafana.json");
 /// Every metric with its type, as they are served.
 fn served() -> BTreeMap<String, String> {
     let all = Now {
-        in_use: InUse::default(),
+        in_use: Usage::default(),
         writes: Writes::Taken,
         memory: Some(Memory { used_bytes: 1, max_bytes: 2 }),
         population: Some(Population::default()),

@@ -17,14 +17,14 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::latency::Latency;
 use super::request::{Operation, Outcome};
-use crate::fs::InUse;
-use crate::fs::caller::Unidentified;
 use crate::redis::memory::Memory;
 use crate::redis::population::Population;
 use crate::redis::writes::Writes;
+use crate::store::Usage;
 use crate::store::{Health, Refusal};
 use crate::sync::lock;
 use crate::telemetry::now_ms;
+use crate::telemetry::unidentified::Unidentified;
 
 /// Begins every name.
 const PREFIX: &str = "sessionfs";
@@ -335,7 +335,7 @@ impl Link {
 #[derive(Clone, Debug)]
 pub struct Now {
     /// What the filesystem holds.
-    pub in_use: InUse,
+    pub in_use: Usage,
     /// Whether Redis takes writes.
     pub writes: Writes,
     /// How full Redis is, if it says.
@@ -441,7 +441,7 @@ mod tests {
     use super::*;
 
     fn now() -> Now {
-        Now { in_use: InUse::default(), writes: Writes::Unknown, memory: None, population: None }
+        Now { in_use: Usage::default(), writes: Writes::Unknown, memory: None, population: None }
     }
 
     #[test]
@@ -494,7 +494,7 @@ mod tests {
         assert_eq!(metrics.requests(Operation::Unlink, Outcome::Absent), 1);
         assert_eq!(metrics.requests_by_outcome(Outcome::Ok), 0);
         let text = metrics
-            .encode(&Now { in_use: InUse { staging_bytes: 7, ..InUse::default() }, ..now() })
+            .encode(&Now { in_use: Usage { staging_bytes: 7, ..Usage::default() }, ..now() })
             .unwrap();
         for line in [
             "sessionfs_requests_total{operation=\"unlink\",outcome=\"absent\"} 1",

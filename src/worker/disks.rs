@@ -7,7 +7,6 @@ use tokio::runtime::Runtime;
 
 use crate::disk::client::{Disk, DiskError, SERVING_WITHIN};
 use crate::exit::{ExitCode, Failure};
-use crate::fs;
 use crate::keeper::report::{Line, Report};
 use crate::mirror;
 use crate::redis::RedisStore;
@@ -41,7 +40,7 @@ pub fn keep_mirror(
     disk: Disk,
     store: &RedisStore,
     runtime: &Runtime,
-) -> Result<(fs::mirror::Mirror, mirror::Writer), Failure> {
+) -> Result<(mirror::notes::Sender, mirror::Writer), Failure> {
     runtime
         .block_on(mirror::Writer::start(disk, store.clone()))
         .map_err(|e| Failure::new(ExitCode::MirrorRefused, format!("mirror: {e}")))

@@ -8,10 +8,10 @@ use tokio::runtime::Runtime;
 use crate::control::Node;
 use crate::exit::Failure;
 use crate::keeper::report::{Heard, Line, Order, Report};
-use crate::layers::import_on_access::Adopting;
+use crate::layers::import_on_access::ImportOnAccess;
 use crate::mirror;
 use crate::redis::RedisStore;
-use crate::store::Store as _;
+use crate::store::Link as _;
 
 /// How long what is collected may take to be written at the end.
 const DRAIN_WITHIN: Duration = Duration::from_millis(1500);
@@ -31,7 +31,7 @@ pub fn await_go(line: &Line) -> Result<(), Failure> {
 pub fn listen(
     line: Arc<Line>,
     ending: Ending,
-    adopting: Adopting,
+    sessions: ImportOnAccess<RedisStore, RedisStore>,
     runtime: &Runtime,
 ) -> Result<(), Failure> {
     let handle = runtime.handle().clone();
@@ -47,8 +47,8 @@ pub fn listen(
                 Heard::Message(Order::Succeeded) => ending.node.succeeded(),
                 Heard::Message(Order::InPlace) => {
                     ending.node.in_place();
-                    let adopting = adopting.clone();
-                    handle.spawn(async move { adopting.in_place().await });
+                    let sessions = sessions.clone();
+                    handle.spawn(async move { sessions.in_place().await });
                 }
                 Heard::Message(Order::Go) | Heard::Nothing => {}
                 Heard::Gone => break,

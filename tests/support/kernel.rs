@@ -14,8 +14,9 @@ use sessionfs::fs::list::Item;
 use sessionfs::fs::lookup::Found;
 use sessionfs::fs::node::NodeId;
 use sessionfs::fs::open::Mode;
-use sessionfs::fs::{Caller, Core, InUse, Settings, Step};
+use sessionfs::fs::{Caller, Core, Settings, Step};
 use sessionfs::session::name::Sid;
+use sessionfs::store::Usage;
 use tempfile::TempDir;
 
 use super::memory::Memory;
@@ -26,7 +27,7 @@ const READ_BYTES: u32 = 1 << 20;
 const FIRST_TID: u32 = 1 << 28;
 
 pub struct Kernel {
-    pub core: Arc<Core<Memory>>,
+    pub core: Arc<Core<Memory, Memory>>,
     pub store: Memory,
     /// How often each inode was given out and not forgotten.
     counts: RefCell<BTreeMap<u64, u64>>,
@@ -81,7 +82,7 @@ impl Kernel {
         let mut settings = Settings { staging_dir: staging.path().into(), ..Settings::default() };
         change(&mut settings);
         Self {
-            core: Core::new(store.clone(), &settings).expect("a core"),
+            core: Core::new(store.clone(), store.clone(), &settings).expect("a core"),
             store,
             counts: RefCell::default(),
             temp_files: Cell::default(),
@@ -218,7 +219,7 @@ impl Kernel {
     }
 
     /// Forgets all that it was told, and says what is held then.
-    pub fn forget_all(&self) -> InUse {
+    pub fn forget_all(&self) -> Usage {
         for (node, count) in self.counts.take() {
             self.core.forget(NodeId(node), count);
         }

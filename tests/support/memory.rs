@@ -8,8 +8,8 @@ use std::time::Duration;
 use sessionfs::session::name::{Alias, Form, Shard};
 use sessionfs::session::policy::Lifetimes;
 use sessionfs::store::{
-    Amend, ChangeId, Health, Listed, Lookup, Meta, Publish, Published, Refusal, RootListing, Stamp,
-    Store, StoreError, Unlink, Unlinked, Waited,
+    Amend, Attempt, ChangeId, Health, Link, Listed, Lookup, Meta, Publish, Published, Refusal,
+    RootListing, Sessions, Stamp, StoreError, Unlink, Unlinked, Waited,
 };
 
 use super::model::{Model, Outcome, UNIT};
@@ -28,10 +28,10 @@ pub enum Fault {
 #[derive(Clone)]
 pub struct Memory {
     model: Arc<Mutex<Model>>,
-    link: Arc<Mutex<Link>>,
+    link: Arc<Mutex<Connection>>,
 }
 
-struct Link {
+struct Connection {
     health: Health,
     /// How the next waits end; after them, as the health says.
     waits: VecDeque<Waited>,
@@ -40,7 +40,7 @@ struct Link {
     touched: Vec<Alias>,
 }
 
-impl Default for Link {
+impl Default for Connection {
     fn default() -> Self {
         Self {
             health: Health::Up,
@@ -75,7 +75,7 @@ impl Memory {
         self.model.lock().expect("no test panics with it")
     }
 
-    fn link(&self) -> MutexGuard<'_, Link> {
+    fn link(&self) -> MutexGuard<'_, Connection> {
         self.link.lock().expect("no test panics with it")
     }
 
@@ -106,8 +106,8 @@ impl Memory {
         self.link().touched.clone()
     }
 
-    /// Whether a change is sent for the second time, or why it does not arrive.
-    fn send(&self) -> Result<bool, StoreError> {
+    /// How a change is sent, or why it does not arrive.
+    fn send(&self) -> Result<Attempt, StoreError> {
         let mut link = self.link();
         link.requests += 1;
         if link.health == Health::Down {
@@ -116,11 +116,19 @@ impl Memory {
         let fault = link.faults.pop_front();
         drop(link);
         match fault {
-            None => Ok(false),
+            None => Ok(Attempt::First),
             Some(Fault::Unavailable) => Err(StoreError::Unavailable("not answered".into())),
             Some(Fault::Unreadable) => Err(StoreError::Unreadable("of another program".into())),
-            Some(Fault::Again) => Ok(true),
+            Some(Fault::Again) => Ok(Attempt::Again),
         }
+    }
+
+    /// The stamp of a change as it arrives.
+    fn sent(&self, stamp: Stamp) -> Result<Stamp, StoreError> {
+        Ok(match self.send()? {
+            Attempt::First => stamp,
+            Attempt::Again => stamp.again(),
+        })
     }
 
     fn listed(&self) -> Result<Vec<Listed>, StoreError> {
@@ -129,7 +137,7 @@ impl Memory {
     }
 }
 
-impl Store for Memory {
+impl Sessions for Memory {
     async fn fetch(&self, alias: &Alias, listed: Option<&Alias>) -> Result<Lookup, StoreError> {
         self.send()?;
         let mut model = self.model();
@@ -141,8 +149,8 @@ impl Store for Memory {
     }
 
     async fn publish(&self, publish: &Publish) -> Result<Published, StoreError> {
-        let again = self.send()?;
-        Ok(match self.model().publish(publish, again) {
+        let publish = Publish { stamp: self.sent(publish.stamp)?, ..publish.clone() };
+        Ok(match self.model().publish(&publish) {
             Outcome::Taken(meta) => Published::Taken(meta),
             Outcome::Superseded => Published::Superseded,
             Outcome::Refused => Published::Refused(Refusal::Ended),
@@ -150,8 +158,8 @@ impl Store for Memory {
     }
 
     async fn unlink(&self, unlink: &Unlink) -> Result<Unlinked, StoreError> {
-        let again = self.send()?;
-        Ok(self.model().unlink(unlink, again))
+        let unlink = Unlink { stamp: self.sent(unlink.stamp)?, ..unlink.clone() };
+        Ok(self.model().unlink(&unlink))
     }
 
     async fn amend(&self, amend: &Amend) -> Result<Option<Meta>, StoreError> {
@@ -185,9 +193,11 @@ impl Store for Memory {
         self.model().touch(alias);
         Ok(())
     }
+}
 
+impl Link for Memory {
     fn stamp(&self) -> Stamp {
-        Stamp { id: ChangeId(rand::random()), first_ms: self.model().now }
+        Stamp { id: ChangeId(rand::random()), first_ms: self.model().now, attempt: Attempt::First }
     }
 
     fn health(&self) -> Health {
@@ -198,9 +208,9 @@ impl Store for Memory {
         self.link().health == Health::Up
     }
 
-    async fn wait_well(&self) -> Waited {
+    async fn wait_up(&self) -> Waited {
         let mut link = self.link();
-        let by_health = if link.health == Health::Up { Waited::Well } else { Waited::StepOver };
+        let by_health = if link.health == Health::Up { Waited::Up } else { Waited::StepOver };
         link.waits.pop_front().unwrap_or(by_health)
     }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use sessionfs::session::content::{Class, Content};
 use sessionfs::session::name::{Alias, Form};
 use sessionfs::session::policy::{Lifetimes, Times};
-use sessionfs::store::{Amend, ChangeId, Listed, Meta, Mtime, Opened, Publish, Unlink, Unlinked};
+use sessionfs::store::{Amend, Attempt, ChangeId, Listed, Meta, Mtime, Publish, Unlink, Unlinked};
 
 /// The step of the model's clock. Keys' own TTLs run in real time, which must be nothing beside it.
 pub const UNIT: u64 = 60_000;
@@ -127,7 +127,8 @@ impl Model {
         Some(self.meta(&session))
     }
 
-    pub fn unlink(&mut self, unlink: &Unlink, again: bool) -> Unlinked {
+    pub fn unlink(&mut self, unlink: &Unlink) -> Unlinked {
+        let again = unlink.stamp.attempt == Attempt::Again;
         for alias in std::iter::once(&unlink.alias).chain(&unlink.listed) {
             let Some(session) = self.sessions.get(alias) else { continue };
             let done = session.gone == Some(End::Removal(unlink.stamp.id));
@@ -146,7 +147,8 @@ impl Model {
         Unlinked::Absent
     }
 
-    pub fn publish(&mut self, publish: &Publish, again: bool) -> Outcome {
+    pub fn publish(&mut self, publish: &Publish) -> Outcome {
+        let again = publish.stamp.attempt == Attempt::Again;
         let id = publish.stamp.id;
         if let Some(old) = self.sessions.get(&publish.alias) {
             if old.gone.is_none() && old.version == id {
@@ -181,7 +183,7 @@ impl Model {
         };
         if let Some(old) = old.filter(|_| goes_on) {
             new.birth = old.birth;
-            new.times.opened = old.times.opened || publish.opened == Opened::Birth(old.birth);
+            new.times.opened = old.times.opened || publish.claim.opened == Some(old.birth);
             if old.content.class == new.content.class {
                 new.times.login_ms = old.times.login_ms;
             }
@@ -189,7 +191,7 @@ impl Model {
                 new.times.activity_ms = old.times.activity_ms;
             }
         } else if new.content.class == Class::Authenticated
-            && let Some(sibling) = publish.sibling.as_ref().and_then(|s| self.sessions.get(s))
+            && let Some(sibling) = publish.claim.sibling.as_ref().and_then(|s| self.sessions.get(s))
             && sibling.content.uid == new.content.uid
             && sibling.content.class == Class::Authenticated
         {
@@ -217,18 +219,18 @@ impl Model {
 /// Whether the life of `old` goes on with this save; `None` if it may not be made.
 fn goes_on(publish: &Publish, old: Option<&Session>, alive: bool) -> Option<bool> {
     let opened_another =
-        |old: &Session| matches!(publish.opened, Opened::Birth(birth) if birth != old.birth);
+        |old: &Session| publish.claim.opened.is_some_and(|birth| birth != old.birth);
     match (publish.content.class, old) {
         (Class::Anonymous, Some(old)) if alive => {
             let over_authenticated = old.content.class == Class::Authenticated;
-            (!over_authenticated || !publish.doubtful).then_some(!over_authenticated)
+            (!over_authenticated || !publish.claim.after_failed_read).then_some(!over_authenticated)
         }
         (Class::Anonymous, _) => Some(false),
         (Class::Authenticated, Some(old)) => {
-            let may = alive || publish.own_unlink == Some(old.birth);
+            let may = alive || publish.claim.own_unlink == Some(old.birth);
             (may && !opened_another(old)).then_some(true)
         }
-        (Class::Authenticated, None) => (publish.opened == Opened::Never).then_some(false),
+        (Class::Authenticated, None) => publish.claim.opened.is_none().then_some(false),
     }
 }
 

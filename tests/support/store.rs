@@ -9,7 +9,8 @@ use sessionfs::session::content::{Class, Content};
 use sessionfs::session::name::{Alias, Form};
 use sessionfs::session::policy::Lifetimes;
 use sessionfs::store::{
-    ChangeId, Health, Lookup, Meta, Opened, Publish, Published, Store, Unlink, Unlinked, Waited,
+    ChangeId, Claim, Health, Link as _, Lookup, Meta, Publish, Published, Sessions as _, Unlink,
+    Unlinked, Waited,
 };
 
 use super::redis::Redis;
@@ -55,7 +56,7 @@ pub async fn node_with(redis: &Redis, lifetimes: Lifetimes) -> RedisStore {
 
 /// Waits until it is well, and lets it hear Redis's clock.
 pub async fn connected(store: RedisStore) -> RedisStore {
-    assert_eq!(store.wait_well().await, Waited::Well, "{}", store.link_cause());
+    assert_eq!(store.wait_up().await, Waited::Up, "{}", store.link_cause());
     let nobody = alias("zz", 0);
     assert_eq!(store.fetch(&nobody, None).await, Ok(Lookup::Absent));
     store
@@ -86,7 +87,7 @@ pub fn content(class: Class) -> Content {
     }
 }
 
-pub fn save(store: &RedisStore, alias: &Alias, class: Class, opened: Opened) -> Publish {
+pub fn save(store: &RedisStore, alias: &Alias, class: Class, opened: Option<ChangeId>) -> Publish {
     Publish {
         stamp: store.stamp(),
         alias: alias.clone(),
@@ -94,25 +95,39 @@ pub fn save(store: &RedisStore, alias: &Alias, class: Class, opened: Opened) -> 
         content: content(class),
         size_bytes: 3,
         sealed: Bytes::from_static(b"abc"),
-        opened,
-        own_unlink: None,
-        sibling: None,
+        claim: Claim { opened, ..Claim::default() },
         background: false,
-        doubtful: false,
     }
 }
 
 pub fn login(store: &RedisStore, alias: &Alias) -> Publish {
-    save(store, alias, Class::Authenticated, Opened::Never)
+    save(store, alias, Class::Authenticated, None)
+}
+
+/// A login that rotates the session `from`.
+pub fn rotated(store: &RedisStore, alias: &Alias, from: &Alias) -> Publish {
+    claiming(login(store, alias), |claim| claim.sibling = Some(from.clone()))
 }
 
 pub fn visit(store: &RedisStore, alias: &Alias) -> Publish {
-    save(store, alias, Class::Anonymous, Opened::Never)
+    save(store, alias, Class::Anonymous, None)
 }
 
 /// A later save by who has opened `birth`.
 pub fn page(store: &RedisStore, alias: &Alias, birth: ChangeId) -> Publish {
-    save(store, alias, Class::Authenticated, Opened::Birth(birth))
+    save(store, alias, Class::Authenticated, Some(birth))
+}
+
+/// The same save, sent once more.
+pub fn again(publish: &Publish) -> Publish {
+    Publish { stamp: publish.stamp.again(), ..publish.clone() }
+}
+
+/// The same with another claim.
+pub fn claiming(publish: Publish, change: impl FnOnce(&mut Claim)) -> Publish {
+    let mut publish = publish;
+    change(&mut publish.claim);
+    publish
 }
 
 pub fn removal(store: &RedisStore, alias: &Alias) -> Unlink {

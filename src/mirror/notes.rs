@@ -1,28 +1,26 @@
-//! What the filesystem tells of the sessions that come by, for who writes them back to a disk.
-//!
-//! Only here are the session id and the plain content known. Telling never waits and never fails:
-//! what does not fit is dropped, counted, and told again at the next `open`.
+//! The queue from the filesystem to the mirror. Its sender never waits: a note that does not fit is
+//! dropped and counted, and the next `open` of that session sends it again.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::sync::mpsc;
 
 use crate::session::name::{Alias, Sid};
-use crate::store::Meta;
+use crate::store::{Meta, Observer};
 
-/// Notes that may wait.
+/// How many notes may wait.
 const MAX_NOTES: usize = 1024;
-/// The content that may wait with them.
+/// How much content may wait with them.
 const MAX_WAITING_BYTES: u64 = 64 << 20;
 
-/// Something to be written down.
+/// A change for the mirror to write.
 #[derive(Debug)]
 pub enum Note {
-    /// This is a session's current version.
+    /// The current version of a session.
     Current {
-        /// Whose.
+        /// The session.
         sid: Sid,
         /// Its attributes.
         meta: Meta,
@@ -33,17 +31,17 @@ pub enum Note {
     Ended(Alias),
 }
 
-/// Where the filesystem tells.
+/// The end that the filesystem has.
 #[derive(Clone, Debug)]
-pub struct Mirror {
-    notes: Sender<Note>,
+pub struct Sender {
+    notes: mpsc::Sender<Note>,
     waiting: Arc<Waiting>,
 }
 
-/// Where it is heard.
+/// The end that the mirror has.
 #[derive(Debug)]
-pub struct Told {
-    notes: Receiver<Note>,
+pub struct Receiver {
+    notes: mpsc::Receiver<Note>,
     waiting: Arc<Waiting>,
 }
 
@@ -53,16 +51,15 @@ struct Waiting {
     dropped: AtomicU64,
 }
 
-impl Mirror {
-    /// Both ends.
-    pub fn pair() -> (Self, Told) {
-        let (sender, receiver) = channel(MAX_NOTES);
-        let waiting = Arc::<Waiting>::default();
-        (Self { notes: sender, waiting: Arc::clone(&waiting) }, Told { notes: receiver, waiting })
-    }
+/// A queue of its two ends.
+pub fn queue() -> (Sender, Receiver) {
+    let (sender, receiver) = mpsc::channel(MAX_NOTES);
+    let waiting = Arc::<Waiting>::default();
+    (Sender { notes: sender, waiting: Arc::clone(&waiting) }, Receiver { notes: receiver, waiting })
+}
 
-    /// A version was opened or saved.
-    pub fn current(&self, sid: &Sid, meta: &Meta, plain: &Bytes) {
+impl Observer for Sender {
+    fn current(&self, sid: &Sid, meta: &Meta, plain: &Bytes) {
         let length = plain.len() as u64;
         let before = self.waiting.bytes.fetch_add(length, Ordering::Relaxed);
         let note = Note::Current { sid: sid.clone(), meta: meta.clone(), plain: plain.clone() };
@@ -72,16 +69,15 @@ impl Mirror {
         }
     }
 
-    /// A session was found to be gone.
-    pub fn ended(&self, alias: &Alias) {
+    fn ended(&self, alias: &Alias) {
         if self.notes.try_send(Note::Ended(alias.clone())).is_err() {
             self.waiting.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
 
-impl Told {
-    /// The next note; `None` when nobody can tell any more.
+impl Receiver {
+    /// The next note; `None` when there is no sender any more.
     pub async fn next(&mut self) -> Option<Note> {
         let note = self.notes.recv().await;
         if let Some(Note::Current { plain, .. }) = &note {
@@ -95,7 +91,7 @@ impl Told {
         self.notes.is_empty()
     }
 
-    /// How many notes did not fit since this was asked last.
+    /// How many notes were dropped since the last call.
     pub fn take_dropped(&self) -> u64 {
         self.waiting.dropped.swap(0, Ordering::Relaxed)
     }
