@@ -1,5 +1,7 @@
 # The life of the Debian package, with a service manager and without. `start_odoo` is the caller's.
-# shellcheck shell=bash disable=SC2154
+# shellcheck shell=bash
+# shellcheck source=tests/install/guest/words.bash
+source /srv/test/words.bash
 
 newer_package() {
     make_newer

@@ -2,6 +2,8 @@
 #
 # Odoo's own unit is odoo.service beside this file; its log is $odoo_home/log.
 # shellcheck shell=bash
+# shellcheck source=tests/install/guest/words.bash
+source /srv/test/words.bash
 
 # Odoo as a service, with people logged in, as its directory is now.
 start_odoo() {
