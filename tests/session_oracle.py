@@ -37,10 +37,7 @@ class Unpickler(pickle.Unpickler):
 
 def verdict(content):
     try:
-        if content[:1] == b"\x80":
-            value = Unpickler(io.BytesIO(content)).load()
-        else:
-            value = json.loads(content)
+        value = Unpickler(io.BytesIO(content)).load() if content[:1] == b"\x80" else json.loads(content)
         # Odoo builds its own dict of whatever was loaded.
         token = dict(value).get("session_token")
     except Exception:

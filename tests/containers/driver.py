@@ -17,6 +17,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 TREE = os.path.dirname(os.path.dirname(HERE))
 sys.path[:0] = [HERE, os.path.join(TREE, "tests", "odoo")]
 
+# They lie in the folders of the line above.
 from browser import Browser  # noqa: E402
 from podman import Failed, Form, Podman, command, compose, container, documents, pod  # noqa: E402
 
@@ -280,7 +281,8 @@ class Run:
         shutil.copytree(FILES, place)
         command([f"{TREE}/packaging/build-deb", "--binary", f"{self.space}/sessionfs", "--output", place], 120)
         self.podman("build", "--quiet", "--network", "none", "--pull=never", "--tag", "sessionfs", place, timeout_s=180)
-        said = self.podman("run", "--rm", "--network", "none", "--cgroup-parent", "/" + self.told.cgroup, "sessionfs", "--version")
+        said = self.podman("run", "--rm", "--network", "none", "--cgroup-parent", "/" + self.told.cgroup,
+                           "sessionfs", "--version")
         check(said.startswith("sessionfs "), said)
 
     # Odoo in a container, sessionfs on the host.
@@ -388,7 +390,10 @@ class Run:
         # For Docker alone.
         at = options.index("--security-opt")
         del options[at:at + 2]
-        pairs = lambda words: sorted(zip(words[::2], words[1::2]))
+
+        def pairs(words):
+            return sorted(zip(words[::2], words[1::2]))
+
         end = told.index("sessionfs")
         check(pairs(told[:end]) == pairs(options), f"{told[:end]} is not {options}")
         check(told[end + 1:] == form.arguments, f"{told[end + 1:]} is not {form.arguments}")
@@ -473,8 +478,9 @@ class Run:
         with open(f"{self.space}/redis.conf", "w") as out:
             out.write(f"bind 127.0.0.1\ndir {self.space}/redis\nsave \"\"\nuser default off\n"
                       f"user sessionfs on >{password} {rights}\n")
-        self.redis = subprocess.Popen(["redis-server", f"{self.space}/redis.conf"], stdin=subprocess.DEVNULL,
-                                      stdout=open(f"{self.space}/redis.log", "w"), stderr=subprocess.STDOUT)
+        with open(f"{self.space}/redis.log", "w") as log:
+            self.redis = subprocess.Popen(["redis-server", f"{self.space}/redis.conf"], stdin=subprocess.DEVNULL,
+                                          stdout=log, stderr=subprocess.STDOUT)
 
     def run_pod(self, spec, places):
         """The containers of a pod in their order, up to the one that serves."""

@@ -12,8 +12,8 @@ class Failed(Exception):
 
 def command(argv, timeout_s=60, may_fail=False, **how):
     """What a command said on both its outputs; with `may_fail`, its exit code before that."""
-    done = subprocess.run(argv, stdin=how.pop("stdin", subprocess.DEVNULL), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                          text=True, errors="replace", timeout=timeout_s, **how)
+    done = subprocess.run(argv, check=False, stdin=how.pop("stdin", subprocess.DEVNULL), stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, text=True, errors="replace", timeout=timeout_s, **how)
     if may_fail:
         return done.returncode, done.stdout
     if done.returncode:

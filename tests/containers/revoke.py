@@ -2,7 +2,6 @@
 
 Prints `revoked` if the other session is gone, and `alive` if its cookie is still good.
 """
-import os
 import sys
 
 from odoo.http import FilesystemSessionStore, Session

@@ -1,4 +1,5 @@
 """The machine under test: one PostgreSQL, one Redis, two sessionfs, two Odoos. All of it in namespaces of its own."""
+import contextlib
 import ctypes
 import os
 import re
@@ -84,14 +85,10 @@ class Process:
         status = None
         if self.child.poll() is None:
             self.child.send_signal(sig)
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             status = self.child.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            pass
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.child.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self.child.wait(10)
         self.reader.join(10)
         return status
@@ -215,7 +212,7 @@ class Lab:
 
     def sql(self, statement):
         done = subprocess.run(self._chroot("odoo", "psql", "-d", "shop", "-At", "-v", "ON_ERROR_STOP=1", "-c", statement),
-                              capture_output=True, text=True, timeout=60)
+                              check=False, capture_output=True, text=True, timeout=60)
         if done.returncode:
             raise RuntimeError("psql: " + done.stderr)
         return done.stdout.strip()

@@ -1,4 +1,5 @@
 """Enough of Redis's protocol to read all that a server holds, and to watch all that is sent to it."""
+import contextlib
 import socket
 import threading
 
@@ -61,22 +62,19 @@ class Monitor:
     def __init__(self, path, to):
         self.redis = Redis(path, timeout_s=None)
         self.redis.call("MONITOR")
-        self.out = open(to, "wb")
+        # `end` closes it.
+        self.out = open(to, "wb")  # noqa: SIM115
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
 
     def _run(self):
-        try:
+        with contextlib.suppress(OSError, ValueError):
             for line in self.redis.file:
                 self.out.write(line)
-        except (OSError, ValueError):
-            pass
 
     def end(self):
-        try:
+        with contextlib.suppress(OSError):
             self.redis.socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
         self.thread.join(10)
         self.redis.close()
         self.out.close()

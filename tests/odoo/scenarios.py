@@ -1,5 +1,6 @@
 """What a user of a shop would see, as named checks. Each is one method; the order is in `Run.all`."""
 import concurrent.futures
+import functools
 import http.client
 import os
 import random
@@ -11,7 +12,7 @@ import time
 import traceback
 
 import browser
-from browser import Browser, OdooError, SessionExpired, WebSocket, WebSocketClosed
+from browser import Browser, SessionExpired, WebSocket, WebSocketClosed
 from lab import User, poll
 from nginx import Front
 from redis_wire import Monitor
@@ -314,7 +315,7 @@ class Run:
             page_at, logout_at = self.lab.nodes[number % 2], self.lab.nodes[number // 2 % 2]
             one = self.fresh(user, page_at)
             old = one.clone()
-            page = self.hold_a_page(one, page_at, lambda: one.log_out(logout_at))
+            page = self.hold_a_page(one, page_at, functools.partial(one.log_out, logout_at))
             check(page.status == 200, f"the page under way answers {page.status}")
             count += not all(old.is_dead(node) for node in self.lab.nodes)
         return self.revived(count, HELD_TRIALS, "a page that was under way")
@@ -367,7 +368,7 @@ class Run:
             page_at = self.lab.nodes[number % 2]
             other = self.fresh(user, page_at)
             self.must_be(other, page_at, user, "before the revocation")
-            self.hold_a_page(other, page_at, lambda: self.revoke(one, user, other.sid))
+            self.hold_a_page(other, page_at, functools.partial(self.revoke, one, user, other.sid))
             count += not all(other.is_dead(node) for node in self.lab.nodes)
         return self.revived(count, trials, "a page under way at the revocation")
 
@@ -608,7 +609,8 @@ class Run:
                     note(f"a visitor: {error}")
 
         started = time.monotonic()
-        work = [self.threads.submit(user_tab, one, user, n * 10 + tab) for n, (one, user) in enumerate(browsers) for tab in range(tabs)]
+        work = [self.threads.submit(user_tab, one, user, n * 10 + tab)
+                for n, (one, user) in enumerate(browsers) for tab in range(tabs)]
         work += [self.threads.submit(visitor_tab, visitor, 1000 + n) for n, visitor in enumerate(visitors)]
         for item in work:
             item.result(self.load_seconds + 120)
@@ -618,7 +620,8 @@ class Run:
         for one, user in browsers:
             for node in self.lab.nodes:
                 self.must_be(one, node, user, "after the load")
-        check(first_sids == [one.sid for one, _ in browsers] + [visitor.sid for visitor in visitors], "a cookie changed under load")
+        last_sids = [one.sid for one, _ in browsers] + [visitor.sid for visitor in visitors]
+        check(first_sids == last_sids, "a cookie changed under load")
         return f"{counts['requests']} requests, {counts['requests'] / took:.0f}/s, no logout"
 
     # --- what is kept, and where ---------------------------------------------------------------------------------
@@ -732,7 +735,7 @@ class Run:
             self.must_be(working, self.lab.nodes[number % 2], busy, "working all the time")
             number += 1
         reads = [tab.result(60) for tab in tabs]
-        for (one, user), node in zip(zip(gone, away), (self.b, self.a)):
+        for one, node in zip(gone, (self.b, self.a)):
             page = one.get(node, "/web")
             check(page.leads_to_login(), f"after {IDLE_SHORT_S} s without a click /web answers {page.status} {page.location}")
             check(one.is_dead(node), "the cookie still works for calls")
