@@ -20,8 +20,13 @@ use source::Source;
 const DOCUMENT: &str = "docs/design.md";
 
 /// Arrows that point up, for as long as the circle that they are a part of is there.
-const UP: &[(&str, &str)] =
-    &[("config", "keeper"), ("disk", "keeper"), ("telemetry", "fs"), ("telemetry", "store")];
+const UP: &[(&str, &str)] = &[
+    ("config", "keeper"),
+    ("disk", "keeper"),
+    ("host", "config"),
+    ("telemetry", "fs"),
+    ("telemetry", "redis"),
+];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -86,7 +91,7 @@ impl Tree {
             let module = &self.modules[*name];
             drawing::Module {
                 name: (*name).to_owned(),
-                purpose: old.module(name).map_or("?", |module| &module.purpose).to_owned(),
+                purpose: old.module(name).map_or_else(|| head(name), |old| old.purpose.clone()),
                 has_unsafe: !module.unsafe_at.is_empty(),
                 uses: module.uses.keys().cloned().collect(),
             }
@@ -94,6 +99,13 @@ impl Tree {
         let layers = layers.iter().rev().map(|layer| layer.iter().map(drawn).collect()).collect();
         format!("The tree as it is, in the words of the drawing:\n\n{}", Drawing { layers })
     }
+}
+
+/// What the head of a module says first, as far as it is on the first line.
+fn head(module: &str) -> String {
+    let text = std::fs::read_to_string(root().join(format!("src/{module}.rs"))).unwrap_or_default();
+    let line = text.lines().next().and_then(|line| line.strip_prefix("//! ")).unwrap_or("?");
+    line.split(". ").next().unwrap_or(line).trim_end_matches('.').to_owned()
 }
 
 /// Fails with what is wrong, if anything is, and with the tree as it is.
@@ -121,11 +133,10 @@ fn every_module_is_drawn_and_uses_what_the_drawing_lets_it() {
             continue;
         };
         for (to, places) in module.uses.iter().filter(|(to, _)| !drawn.uses.contains(*to)) {
-            for place in places {
-                wrong.push(format!(
-                    "{place}: {name} -> {to} is not drawn; do without it, or draw the arrow"
-                ));
-            }
+            wrong.push(format!(
+                "{name} -> {to} is not drawn; do without it, or draw the arrow: {}",
+                places.join(", ")
+            ));
         }
         for to in drawn.uses.iter().filter(|to| !module.uses.contains_key(*to)) {
             wrong
@@ -142,34 +153,18 @@ fn every_module_is_drawn_and_uses_what_the_drawing_lets_it() {
 fn every_arrow_points_down() {
     let (drawing, tree) = drawn_and_tree();
     let mut wrong = Vec::new();
-    let mut up = BTreeSet::new();
-    for (height, layer) in drawing.layers.iter().enumerate() {
-        let lower: BTreeSet<&str> = drawing.layers[height + 1..]
-            .iter()
-            .flatten()
-            .map(|below| below.name.as_str())
-            .collect();
-        for (from, to) in layer.iter().flat_map(|from| from.uses.iter().map(|to| (&from.name, to)))
-        {
-            if lower.contains(to.as_str()) {
-                continue;
-            }
-            up.insert((from.as_str(), to.as_str()));
-            if !UP.contains(&(from, to)) {
-                let places = tree.modules.get(from).and_then(|module| module.uses.get(to));
-                let places = places.map_or_else(String::new, |places| places.join(", "));
-                wrong.push(format!(
-                    "{from} -> {to} does not point down: move what {from} needs to a lower module, \
-                     or {to} to a lower layer ({places})"
-                ));
-            }
-        }
-    }
-    for (from, to) in UP.iter().filter(|arrow| !up.contains(*arrow)) {
+    let up = drawing.arrows_up();
+    for (from, to) in up.iter().filter(|arrow| !UP.contains(arrow)) {
+        let module = tree.modules.get(*from);
+        let places = module.and_then(|module| module.uses.get(*to)).map(|places| places.join(", "));
         wrong.push(format!(
-            "{from} -> {to} is no arrow up any more; remove it from UP in {}",
-            file!()
+            "{from} -> {to} does not point down; move what {from} needs to a lower module, or {to} \
+             to a lower layer: {}",
+            places.unwrap_or_default()
         ));
+    }
+    for (from, to) in UP.iter().filter(|arrow| !up.contains(arrow)) {
+        wrong.push(format!("{from} -> {to} does not point up; remove it from UP in {}", file!()));
     }
     must_be_none(&wrong, &tree, &drawing);
 }
@@ -180,10 +175,11 @@ fn unsafe_is_where_the_drawing_has_it() {
     let mut wrong = Vec::new();
     for (name, module) in &tree.modules {
         let marked = drawing.module(name).is_some_and(|drawn| drawn.has_unsafe);
-        for place in module.unsafe_at.iter().filter(|_| !marked) {
+        if !marked && !module.unsafe_at.is_empty() {
             wrong.push(format!(
-                "{place}: unsafe in {name}; move the system call to a module marked {}",
-                drawing::UNSAFE
+                "{name} is not marked {}; move the system calls to a module that is: {}",
+                drawing::UNSAFE,
+                module.unsafe_at.join(", ")
             ));
         }
         if marked && module.unsafe_at.is_empty() {
@@ -233,14 +229,24 @@ fn text_comments_and_tests_are_no_uses() {
     assert_eq!(found("z.rs", text), (vec!["i".to_owned()], 2));
 }
 
+fn document(text: &str) -> String {
+    format!("# T\n\n## {}\n\nWords.\n\n```text\n{text}```\n", drawing::HEADING)
+}
+
 #[test]
 fn a_drawing_is_read_as_it_is_written() {
     let text = "a            the top\n  -> b c\n\nb            (unsafe) the middle\n  -> c\n\nc            the floor\n";
-    let document = format!("# T\n\n## {}\n\nWords.\n\n```text\n{text}```\n", drawing::HEADING);
+    let document = document(text);
     let drawing = Drawing::parse(&document).unwrap();
     assert_eq!(drawing.to_string(), text);
     assert_eq!(drawing.layers.len(), 3);
     assert!(drawing.module("b").unwrap().has_unsafe);
+    assert_eq!(drawing.arrows_up(), []);
+    let (up, sideways) =
+        (text.replace("floor\n", "floor\n  -> a b\n"), text.replace("\n\nb", "\nb"));
+    let drawing_of = |text: &str| Drawing::parse(&self::document(text)).unwrap();
+    assert_eq!(drawing_of(&up).arrows_up(), [("c", "a"), ("c", "b")]);
+    assert_eq!(drawing_of(&sideways).arrows_up(), [("a", "b")]);
 
     for (wrong, says) in [
         (document.replace("## ", "## Not "), "no section"),

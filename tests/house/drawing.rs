@@ -52,6 +52,20 @@ impl Drawing {
         self.layers.iter().flatten()
     }
 
+    /// The arrows that do not lead to a lower layer.
+    pub fn arrows_up(&self) -> Vec<(&str, &str)> {
+        let mut up = Vec::new();
+        let mut not_lower = BTreeSet::new();
+        for layer in &self.layers {
+            not_lower.extend(layer.iter().map(|module| &module.name));
+            for from in layer {
+                let to = from.uses.iter().filter(|to| not_lower.contains(to));
+                up.extend(to.map(|to| (from.name.as_str(), to.as_str())));
+            }
+        }
+        up
+    }
+
     pub fn module(&self, name: &str) -> Option<&Module> {
         self.modules().find(|module| module.name == name)
     }
