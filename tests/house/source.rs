@@ -114,7 +114,7 @@ impl Source {
                     self.name(branch);
                 }
             }
-            Some(token @ TokenTree::Ident(word)) => {
+            Some(token @ TokenTree::Ident(word)) if word != "self" => {
                 self.uses.push((word.to_string(), token.span().start().line));
             }
             Some(token) => panic!(
