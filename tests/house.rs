@@ -20,13 +20,8 @@ use source::Source;
 const DOCUMENT: &str = "docs/design.md";
 
 /// Arrows that point up, for as long as the circle that they are a part of is there.
-const UP: &[(&str, &str)] = &[
-    ("config", "keeper"),
-    ("disk", "keeper"),
-    ("host", "config"),
-    ("telemetry", "fs"),
-    ("telemetry", "redis"),
-];
+const UP: &[(&str, &str)] =
+    &[("config", "keeper"), ("disk", "keeper"), ("host", "config"), ("telemetry", "redis")];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
