@@ -9,6 +9,7 @@ pub mod census;
 pub mod clock;
 pub mod endpoint;
 pub mod envelope;
+pub mod errors;
 mod import;
 pub mod keys;
 pub mod link;
@@ -35,6 +36,7 @@ use tokio::time::Instant;
 use self::clock::Clock;
 use self::endpoint::{BadUrl, Endpoint};
 use self::envelope::{Header, class_text, form_text, id_text, mode_text, text, uid_text};
+use self::errors::ErrorCode;
 use self::keys::Keys;
 use self::link::{Link, Need, Timing};
 use self::live::Live;
@@ -335,8 +337,8 @@ impl Inner {
         bound: Duration,
     ) -> Result<Answer, CallFault> {
         let answer = call.send(&self.link, need, bound).await.inspect_err(|fault| {
-            if let CallFault::Answered(StoreError::Refused(why), _) = fault {
-                self.writes.error(why);
+            if let CallFault::Server(error, _) = fault {
+                self.writes.error(error);
             }
         })?;
         self.time.told(answer.now_ms);
@@ -386,13 +388,14 @@ impl Inner {
                         return Err(StoreError::Unavailable(text));
                     }
                 }
-                CallFault::Answered(error, generation) => {
-                    let may_move =
-                        matches!(&error, StoreError::Refused(why) if why.contains("READONLY"));
-                    if !may_move || !self.link.newer(generation, deadline).await {
-                        return Err(error);
+                CallFault::Server(error, generation) => {
+                    // A replica: the master is looked for, and will take what this one did not.
+                    let is_replica = error.code == ErrorCode::ReadOnly;
+                    if !is_replica || !self.link.newer(generation, deadline).await {
+                        return Err(error.into());
                     }
                 }
+                CallFault::Unreadable(error) => return Err(error),
             }
         }
     }
@@ -588,14 +591,7 @@ impl Inner {
 
     async fn ask(&self, command: &redis::Cmd) -> Result<Value, StoreError> {
         let bound = Duration::from_millis(self.settings.down_after_ms);
-        match self.link.request(command, Need::Up, bound).await {
-            Ok(reply) => Ok(reply.value),
-            Err(link::Fault::Server(text)) if text.contains("WRONGTYPE") => {
-                Err(StoreError::Unreadable(text))
-            }
-            Err(link::Fault::Server(text)) => Err(StoreError::Refused(text)),
-            Err(fault) => Err(StoreError::Unavailable(fault.to_string())),
-        }
+        Ok(self.link.request(command, Need::Up, bound).await?.value)
     }
 
     /// Every alias in a shard's index. Exact while entries change: a score only ever grows, so
@@ -693,11 +689,7 @@ impl Inner {
             for shard in shards {
                 questions.cmd("ZCARD").arg(self.keys.index(*shard));
             }
-            let reply = self
-                .link
-                .request_all(&questions, Need::Up, bound)
-                .await
-                .map_err(|fault| StoreError::Unavailable(fault.to_string()))?;
+            let reply = self.link.request_all(&questions, Need::Up, bound).await?;
             let sizes = Vec::<u64>::from_redis_value(reply.value)
                 .ok()
                 .filter(|sizes| sizes.len() == shards.len())

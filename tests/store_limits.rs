@@ -218,6 +218,23 @@ async fn each_missing_permission_is_found_at_the_start() {
 }
 
 #[tokio::test]
+async fn a_right_that_is_taken_away_is_no_outage() {
+    let redis = Redis::start();
+    let _: redis::Value = redis.run(&documented_acl());
+    let settings = Settings { url: redis.url_as("sessionfs", "geheim"), ..settings(&redis) };
+    let store = connected(RedisStore::start(settings).expect("a good URL")).await;
+    let _: redis::Value = redis.run("ACL SETUSER sessionfs -zcard -zadd");
+    let listed = store.list_root().await;
+    assert!(
+        matches!(&listed, Err(StoreError::Refused(why)) if why.contains("'zcard'")),
+        "{listed:?}"
+    );
+    let registered = store.register_node("one", "{}").await;
+    assert!(matches!(&registered, Err(StoreError::Refused(_))), "{registered:?}");
+    assert_eq!(store.health(), sessionfs::store::Health::Up);
+}
+
+#[tokio::test]
 async fn a_large_session_is_kept_whole() {
     let redis = Redis::start();
     let node = node(&redis).await;

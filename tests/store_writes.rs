@@ -2,8 +2,9 @@
 
 mod support;
 
+use sessionfs::redis::errors::ErrorCode;
 use sessionfs::redis::population::Population;
-use sessionfs::redis::writes::{Refusal, Writes};
+use sessionfs::redis::writes::Writes;
 use sessionfs::redis::{RedisStore, Settings};
 use sessionfs::store::{Sessions as _, StoreError};
 use support::redis::Redis;
@@ -14,11 +15,18 @@ async fn start(redis: &Redis) -> RedisStore {
 }
 
 /// Asks until it is as expected: an answer of the last second is kept.
-async fn becomes(store: &RedisStore, expected: Option<Refusal>) {
+async fn becomes(store: &RedisStore, expected: Option<ErrorCode>) {
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
     loop {
         let writes = store.ask_writes().await;
-        let found = writes.refusal().map(|why| Refusal::of(why).expect("a refusal"));
+        let found = match &writes {
+            // Which command it is depends on the version.
+            Writes::Refused(error) if matches!(error.code, ErrorCode::NoPerm { .. }) => {
+                Some(ErrorCode::NoPerm { command: None })
+            }
+            Writes::Refused(error) => Some(error.code.clone()),
+            Writes::Taken | Writes::Unknown => None,
+        };
         if found == expected && writes != Writes::Unknown {
             return;
         }
@@ -42,12 +50,12 @@ async fn each_reason_for_which_redis_takes_no_writes_is_known_and_its_end() {
     let store = connected(store).await;
     becomes(&store, None).await;
     for (begin, end, refusal) in [
-        ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0", Refusal::Full),
-        ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE", Refusal::Replica),
+        ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0", ErrorCode::Oom),
+        ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE", ErrorCode::ReadOnly),
         (
             "CONFIG SET min-replicas-to-write 1",
             "CONFIG SET min-replicas-to-write 0",
-            Refusal::NoReplicas,
+            ErrorCode::NoReplicas,
         ),
     ] {
         let _: redis::Value = redis.run(begin);
@@ -60,7 +68,7 @@ async fn each_reason_for_which_redis_takes_no_writes_is_known_and_its_end() {
         [("-set", "+set"), ("-evalsha -eval", "+@scripting"), ("resetkeys", "~*")]
     {
         let _: String = redis.run(&format!("ACL SETUSER shop {taken_away}"));
-        becomes(&store, Some(Refusal::NoRights)).await;
+        becomes(&store, Some(ErrorCode::NoPerm { command: None })).await;
         let _: String = redis.run(&format!("ACL SETUSER shop {given_back}"));
         becomes(&store, None).await;
     }
@@ -71,7 +79,7 @@ async fn each_reason_for_which_redis_takes_no_writes_is_known_and_its_end() {
     let _: String =
         command.arg(&["SET", "save", "3600 1"]).query(&mut redis.connection()).expect("set");
     let _: String = redis.run("BGSAVE");
-    becomes(&store, Some(Refusal::Failing)).await;
+    becomes(&store, Some(ErrorCode::MisConf)).await;
     std::fs::remove_dir(&obstacle).expect("removed");
     let _: String = redis.run("BGSAVE");
     becomes(&store, None).await;

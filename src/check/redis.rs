@@ -13,8 +13,8 @@ use super::{Finding, Id};
 use crate::exit::Failure;
 use crate::redis::Settings;
 use crate::redis::endpoint::Endpoint;
+use crate::redis::errors::ErrorCode;
 use crate::redis::probe::{ProbeError, ServerInfo, probe};
-use crate::redis::writes::Refusal;
 
 /// Round trips that are measured.
 const ROUND_TRIPS: usize = 50;
@@ -445,18 +445,18 @@ fn ms(time: Duration) -> String {
 /// The probe's own words are a statement and a remedy.
 fn refused(error: &ProbeError, kind: &Kind) -> Finding {
     if let ProbeError::NoWrites(at, why) = error {
-        match Refusal::of(why) {
-            Some(Refusal::Full) => {
+        match why.code {
+            ErrorCode::Oom => {
                 let what = format!("Redis at {at} is full, so sessions are not saved: {why}");
                 return Finding::new(Id::Full, what, kind.enlarge());
             }
-            Some(Refusal::Failing) => {
+            ErrorCode::MisConf => {
                 let what = format!(
                     "Redis at {at} cannot write to its disk, so sessions are not saved: {why}"
                 );
                 return Finding::new(Id::Failing, what, kind.disk());
             }
-            Some(Refusal::Replica | Refusal::NoReplicas | Refusal::NoRights) | None => {}
+            _ => {}
         }
     }
     let id = match error {

@@ -667,7 +667,7 @@ fn every_finding_is_documented_in_the_same_words() {
 fn a_redis_that_takes_no_writes_is_told_with_its_cause_and_the_remedy_for_that_redis() {
     const OWN: &str = "unix:/run/redis-sessionfs/redis-server.sock?db=0";
     let found = |why: &str, at: &str, is_private| {
-        let error = ProbeError::NoWrites(at.to_owned(), why.to_owned());
+        let error = ProbeError::NoWrites(at.to_owned(), why.into());
         let facts = redis::Facts { kind: Kind::of(at, is_private), ..refused(error) };
         let [finding] = facts.findings().try_into().expect("one finding");
         assert!(finding.what.contains(at) && finding.what.contains(why), "{finding:?}");

@@ -18,7 +18,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::endpoint::Endpoint;
-use crate::store::{Health, Waited};
+use super::errors::ServerError;
+use crate::store::{Health, StoreError, Waited};
 use crate::sync::lock;
 use crate::telemetry::Event;
 use crate::telemetry::metrics::metrics;
@@ -58,17 +59,24 @@ pub enum Fault {
     NotSent(String),
     /// It was sent, and perhaps carried out.
     NoAnswer(String),
-    /// The server does not know the script.
-    NoScript,
-    /// The server answered with this error (code first).
-    Server(String),
+    /// The server answered with this error, by the connection of this generation.
+    Server(ServerError, u64),
+}
+
+impl From<Fault> for StoreError {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::NotSent(text) | Fault::NoAnswer(text) => Self::Unavailable(text),
+            Fault::Server(error, _) => error.into(),
+        }
+    }
 }
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotSent(text) | Self::NoAnswer(text) | Self::Server(text) => f.write_str(text),
-            Self::NoScript => f.write_str("NOSCRIPT"),
+            Self::NotSent(text) | Self::NoAnswer(text) => f.write_str(text),
+            Self::Server(error, _) => error.fmt(f),
         }
     }
 }
@@ -207,9 +215,9 @@ impl Link {
 
     /// Takes in that the server answered a script with "no writes now": if another server may be
     /// the one to ask, a new connection is made while this one goes on.
-    pub fn refused(&self, generation: u64, error: &str) {
-        if moved_away(error) {
-            self.0.renew(generation, error);
+    pub fn refused(&self, generation: u64, error: &ServerError) {
+        if error.code.may_move() {
+            self.0.renew(generation, error.words());
         }
     }
 
@@ -334,24 +342,18 @@ impl Shared {
             }
             Err(error) => error,
         };
-        let text = error_text(&error);
-        match error.code() {
-            Some("NOSCRIPT") => Err(Fault::NoScript),
-            // No answer of a server; or one that is there and cannot serve anybody: what follows is
-            // a new connection, whose greeting says when it can.
-            None
-            | Some("LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "NOAUTH" | "WRONGPASS" | "BUSY") => {
-                self.lost(generation, &text);
-                Err(Fault::NoAnswer(text))
+        if let Some(error) = ServerError::of(&error)
+            && !error.code.ends_connection()
+        {
+            *lock(&self.last_answer) = Instant::now();
+            if error.code.may_move() {
+                self.renew(generation, error.words());
             }
-            Some(_) => {
-                *lock(&self.last_answer) = Instant::now();
-                if moved_away(&text) {
-                    self.renew(generation, &text);
-                }
-                Err(Fault::Server(text))
-            }
+            return Err(Fault::Server(error, generation));
         }
+        let text = error_text(&error);
+        self.lost(generation, &text);
+        Err(Fault::NoAnswer(text))
     }
 
     fn silent_for(&self) -> Duration {
@@ -523,7 +525,7 @@ async fn attend(shared: &Arc<Shared>, mut generation: u64) {
                 let mut watching = changes.clone();
                 tokio::select! {
                     answered = shared.beat(left.max(Duration::from_millis(1))) => match answered {
-                        Ok(()) | Err(Fault::Server(_)) => shared.settled(generation),
+                        Ok(()) | Err(Fault::Server(..)) => shared.settled(generation),
                         Err(fault) => shared.lost(generation, &fault.to_string()),
                     },
                     () = gone(&mut watching) => {}
@@ -559,18 +561,12 @@ fn time_command() -> Cmd {
     redis::cmd("TIME")
 }
 
-/// Errors of a server that takes no writes, where another one may be the master by now.
-fn moved_away(error: &str) -> bool {
-    error.contains("READONLY") || error.contains("MISCONF")
-}
-
 /// An error in one line; no error of the crate holds a password.
 pub(super) fn error_text(error: &RedisError) -> String {
-    let text = match (error.code(), error.detail()) {
-        (Some(code), Some(detail)) => format!("{code} {detail}"),
-        _ => error.to_string(),
-    };
-    text.replace(['\n', '\r'], " ")
+    match ServerError::of(error) {
+        Some(error) => error.to_string(),
+        None => error.to_string().replace(['\n', '\r'], " "),
+    }
 }
 
 /// Growing pauses with jitter; forgets after a quiet time.
@@ -628,7 +624,7 @@ mod tests {
         });
         link.0.lost(1, "late");
         link.0.doubt(1, Instant::now());
-        link.refused(1, "READONLY");
+        link.refused(1, &"READONLY".into());
         assert_eq!(link.health(), Health::Up);
         assert!(link.0.state.borrow().renew.is_none());
         link.0.doubt(2, Instant::now());
@@ -637,7 +633,7 @@ mod tests {
         assert_eq!(link.health(), Health::Degraded);
         link.0.settled(2);
         assert_eq!(link.health(), Health::Up);
-        link.refused(2, "READONLY");
+        link.refused(2, &"READONLY".into());
         assert!(link.0.state.borrow().renew.is_some());
         link.0.lost(2, "gone");
         assert_eq!(link.health(), Health::Down);

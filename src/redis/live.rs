@@ -93,11 +93,13 @@ impl Live {
     }
 
     fn read(&self, mut answer: Answer) -> Result<Found, StoreError> {
-        match answer.status.as_str() {
-            "settings" => answer.enter()?,
-            "failed" => return Err(StoreError::Unreadable(answer.why()?)),
-            _ => return Err(answer.strange()),
+        if let Some(error) = answer.failure()? {
+            return Err(error.into());
         }
+        if answer.status != "settings" {
+            return Err(answer.strange());
+        }
+        answer.enter()?;
         // Whoever wrote it by hand may have written anything.
         let mut next = || -> Result<String, StoreError> {
             Ok(String::from_utf8_lossy(&answer.bytes()?).into_owned())

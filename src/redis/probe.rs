@@ -15,10 +15,10 @@ use tokio::time::timeout;
 
 use super::Settings;
 use super::endpoint::{BadUrl, Endpoint};
+use super::errors::{ErrorCode, ServerError};
 use super::keys::Keys;
 use super::link::error_text;
 use super::scripts::{Answer, ClockView, Policy, Script, Scripts};
-use super::writes::Refusal;
 use crate::session::name::{Alias, Shard};
 use crate::session::policy::Lifetimes;
 
@@ -82,8 +82,8 @@ pub enum ProbeError {
     Mode(String, String),
     /// It is there, and not yet (or not now) at work: address and its words.
     NotReady(String, String),
-    /// It takes no writes: address and its words.
-    NoWrites(String, String),
+    /// It takes no writes: address and its error.
+    NoWrites(String, ServerError),
     /// Anything else: address and what was seen.
     Strange(String, String),
 }
@@ -149,14 +149,13 @@ impl fmt::Display for ProbeError {
                 write!(f, "Redis at {at} is not ready: {why}; try again when it is")
             }
             Self::NoWrites(at, why) => {
-                let remedy = match Refusal::of(why) {
-                    Some(Refusal::Full) => "raise its maxmemory",
-                    Some(Refusal::Failing) => "look at its log, and at its disk's free space",
-                    Some(Refusal::NoReplicas) => {
+                let remedy = match why.code {
+                    ErrorCode::Oom => "raise its maxmemory",
+                    ErrorCode::MisConf => "look at its log, and at its disk's free space",
+                    ErrorCode::NoReplicas => {
                         "bring its replicas back, or lower min-replicas-to-write"
                     }
-                    Some(Refusal::NoRights) => "give its user the rights that it needs",
-                    Some(Refusal::Replica) | None => "it is a replica: name the master",
+                    _ => "it is a replica: name the master",
                 };
                 write!(f, "Redis at {at} takes no writes: {why}; {remedy}")
             }
@@ -296,9 +295,9 @@ impl Probe {
             let value = self.ask(&call.command()).await?;
             let mut answer = Answer::parts("probe", value)
                 .map_err(|error| self.strange(&format!("{error:?}")))?;
-            if answer.status == "failed" {
-                let why = answer.why().unwrap_or_default();
-                return Err(by_words(&self.at, &why));
+            let failure = answer.failure().map_err(|error| self.strange(&error.to_string()))?;
+            if let Some(error) = failure {
+                return Err(refused(&self.at, error));
             }
             if answer.status != expected {
                 return Err(self.strange(&format!("{} instead of {expected}", answer.status)));
@@ -370,8 +369,8 @@ fn understand(at: &str, error: &RedisError) -> ProbeError {
         ErrorKind::Parse | ErrorKind::UnexpectedReturnType => return ProbeError::NotRedis(here),
         _ => {}
     }
-    if error.code().is_some() || text.contains("refused to switch database") {
-        return by_words(at, &text);
+    if let Some(error) = ServerError::of(error) {
+        return refused(at, error);
     }
     if tls && !error.is_connection_refusal() && !error.is_timeout() {
         return ProbeError::Tls(here, text);
@@ -398,25 +397,30 @@ fn lacks_permission(error: &RedisError) -> bool {
         .is_some_and(|io| io.kind() == io::ErrorKind::PermissionDenied)
 }
 
-fn by_words(at: &str, text: &str) -> ProbeError {
-    let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
-    let (at, text) = (at.to_owned(), text.to_owned());
-    if has(&["WRONGPASS", "NOAUTH", "invalid password"]) {
-        ProbeError::AuthFailed(at)
-    } else if has(&["NOPERM", "permission", "can't run this command"]) {
-        ProbeError::NoPermission(at, text)
-    } else if has(&["DB index", "switch database"]) {
-        ProbeError::NoDatabase(at)
-    } else if has(&["LOADING", "MASTERDOWN", "BUSY", "CLUSTERDOWN"]) {
-        ProbeError::NotReady(at, text)
-    } else if Refusal::of(&text).is_some() {
-        ProbeError::NoWrites(at, text)
-    } else if has(&["unknown command"]) {
-        ProbeError::TooOld(at, format!("without a command that is needed ({text})"))
-    } else if has(&["DENIED"]) {
-        ProbeError::Unreachable(at, text)
-    } else {
-        ProbeError::Strange(at, text)
+/// What the server itself answered.
+fn refused(at: &str, error: ServerError) -> ProbeError {
+    let (at, words) = (at.to_owned(), error.to_string());
+    match error.code {
+        ErrorCode::NoAuth | ErrorCode::WrongPass => ProbeError::AuthFailed(at),
+        ErrorCode::NoPerm { .. } => ProbeError::NoPermission(at, words),
+        ErrorCode::NoDatabase => ProbeError::NoDatabase(at),
+        ErrorCode::Loading | ErrorCode::MasterDown | ErrorCode::Busy | ErrorCode::ClusterDown => {
+            ProbeError::NotReady(at, words)
+        }
+        ErrorCode::Oom | ErrorCode::MisConf | ErrorCode::ReadOnly | ErrorCode::NoReplicas => {
+            ProbeError::NoWrites(at, error)
+        }
+        ErrorCode::UnknownCommand => {
+            ProbeError::TooOld(at, format!("without a command that is needed ({words})"))
+        }
+        ErrorCode::ProtectedMode => ProbeError::Unreachable(at, words),
+        ErrorCode::NoScript
+        | ErrorCode::WrongType
+        | ErrorCode::MaxClients
+        | ErrorCode::Moved
+        | ErrorCode::Ask
+        | ErrorCode::TryAgain
+        | ErrorCode::Other => ProbeError::Strange(at, words),
     }
 }
 

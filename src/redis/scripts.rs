@@ -8,6 +8,7 @@ use std::time::Duration;
 use redis::{Cmd, Value};
 
 use super::envelope::{Header, Unreadable};
+use super::errors::{ErrorCode, ServerError};
 use super::link::{Fault, Link, Need};
 use crate::session::name::Alias;
 use crate::session::policy::Lifetimes;
@@ -15,6 +16,8 @@ use crate::store::StoreError;
 
 const CLOCK: &str = include_str!("scripts/clock.lua");
 const SESSION: &str = include_str!("scripts/session.lua");
+/// By this `session.lua` says that a value is no session of ours.
+const UNREADABLE: &str = "UNREADABLE ";
 
 /// All scripts.
 #[derive(Debug)]
@@ -194,7 +197,7 @@ impl<'a> Call<'a> {
         bound: Duration,
     ) -> Result<Answer, CallFault> {
         let reply = match link.request(&self.command(), need, bound).await {
-            Err(Fault::NoScript) => {
+            Err(Fault::Server(error, _)) if error.code == ErrorCode::NoScript => {
                 link.request(&self.packed("EVAL", &self.script.code), need, bound).await
             }
             other => other,
@@ -203,10 +206,7 @@ impl<'a> Call<'a> {
             Ok(reply) => Answer::read(self.script.name, reply.value, reply.generation, link),
             Err(Fault::NotSent(text)) => Err(CallFault::NotSent(text)),
             Err(Fault::NoAnswer(text)) => Err(CallFault::Lost(text)),
-            Err(Fault::NoScript) => {
-                Err(CallFault::Answered(StoreError::Refused("NOSCRIPT after EVAL".into()), 0))
-            }
-            Err(Fault::Server(text)) => Err(CallFault::Answered(store_error(text), 0)),
+            Err(Fault::Server(error, generation)) => Err(CallFault::Server(error, generation)),
         }
     }
 }
@@ -218,24 +218,19 @@ pub(super) enum CallFault {
     NotSent(String),
     /// It may have been carried out.
     Lost(String),
-    /// The server's own answer, and the generation of the connection it came by (0: not told).
-    Answered(StoreError, u64),
+    /// The server's own answer, directly or inside the script, by the connection of this generation.
+    Server(ServerError, u64),
+    /// What is stored there, or the answer itself, cannot be read.
+    Unreadable(StoreError),
 }
 
 impl From<CallFault> for StoreError {
     fn from(fault: CallFault) -> Self {
         match fault {
             CallFault::NotSent(text) | CallFault::Lost(text) => Self::Unavailable(text),
-            CallFault::Answered(error, _) => error,
+            CallFault::Server(error, _) => error.into(),
+            CallFault::Unreadable(error) => error,
         }
-    }
-}
-
-fn store_error(text: String) -> StoreError {
-    if text.contains("WRONGTYPE") || text.contains("UNREADABLE") {
-        StoreError::Unreadable(text)
-    } else {
-        StoreError::Refused(text)
     }
 }
 
@@ -268,13 +263,14 @@ impl Answer {
         generation: u64,
         link: &Link,
     ) -> Result<Self, CallFault> {
-        let mut answer = Self::parts(script, value).map_err(|e| CallFault::Answered(e, 0))?;
-        if answer.status == "failed" {
-            let why = answer.why().map_err(|e| CallFault::Answered(e, 0))?;
-            link.refused(generation, &why);
-            return Err(CallFault::Answered(store_error(why), generation));
+        let mut answer = Self::parts(script, value).map_err(CallFault::Unreadable)?;
+        match answer.failure().map_err(CallFault::Unreadable)? {
+            Some(error) => {
+                link.refused(generation, &error);
+                Err(CallFault::Server(error, generation))
+            }
+            None => Ok(answer),
         }
-        Ok(answer)
     }
 
     /// Reads the shape that all answers have.
@@ -338,14 +334,17 @@ impl Answer {
         String::from_utf8(self.bytes()?).map_err(|_| self.strange())
     }
 
-    /// The server's words inside a script, in one line. Redis 6 puts the script's line before them.
-    pub fn why(&mut self) -> Result<String, StoreError> {
-        let text = self.text()?;
-        let words = match text.strip_prefix("@user_script").and_then(|t| t.split_once(": -")) {
-            Some((_, words)) => words,
-            None => text.trim_start_matches('-'),
-        };
-        Ok(words.trim().replace(['\n', '\r'], " "))
+    /// The server's error, if one was met inside the script. A value that the script could not read
+    /// is no error of the server's.
+    pub fn failure(&mut self) -> Result<Option<ServerError>, StoreError> {
+        if self.status != "failed" {
+            return Ok(None);
+        }
+        let why = self.text()?;
+        match why.strip_prefix(UNREADABLE) {
+            Some(what) => Err(StoreError::Unreadable(what.trim().to_owned())),
+            None => Ok(Some(why.as_str().into())),
+        }
     }
 
     pub fn array(&mut self) -> Result<Vec<Value>, StoreError> {

@@ -110,8 +110,7 @@ impl RedisStore {
         need: Need,
     ) -> Result<redis::Value, StoreError> {
         let bound = Duration::from_millis(self.inner.settings.down_after_ms);
-        let reply = self.inner.link.request_all(commands, need, bound).await;
-        reply.map(|reply| reply.value).map_err(|fault| StoreError::Unavailable(fault.to_string()))
+        Ok(self.inner.link.request_all(commands, need, bound).await?.value)
     }
 }
 

@@ -7,57 +7,21 @@
 //! refuses one of them as it refuses any; any other does nothing, and adds nothing to its
 //! append-only file.
 
-use std::sync::Arc;
+use std::mem::discriminant;
 use std::time::Duration;
 
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
+use super::errors::{ErrorCode, ServerError};
 use super::link::{Fault, Need};
 use super::scripts::CallFault;
 use super::{Inner, RedisStore};
-use crate::store::{Health, StoreError};
+use crate::store::Health;
 use crate::telemetry::Event;
 
 /// The probe is sent at most this often, whoever asks.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
-/// As much of a server's words is kept.
-const REASON_MAX_CHARS: usize = 200;
-
-/// Why a server takes no writes.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Refusal {
-    /// `OOM`: its memory has reached `maxmemory`.
-    Full,
-    /// `MISCONF`: it cannot write to its disk.
-    Failing,
-    /// `READONLY`: it is a replica.
-    Replica,
-    /// `NOREPLICAS`: fewer replicas follow it than it must have.
-    NoReplicas,
-    /// `NOPERM`: its user may not, since somebody changed its rights.
-    NoRights,
-}
-
-/// What Redis 7.0 says, with no code of its own, of a command in a script.
-const NO_RIGHTS_IN_SCRIPT: &str = "The user executing the script can't";
-/// What Redis 7 adds to an error in a script: which one, and where in it.
-const IN_SCRIPT: &str = " script: ";
-
-impl Refusal {
-    /// From a server's error; `None` for any other.
-    pub fn of(error: &str) -> Option<Self> {
-        let codes = [
-            ("OOM ", Self::Full),
-            ("MISCONF", Self::Failing),
-            ("READONLY", Self::Replica),
-            ("NOREPLICAS", Self::NoReplicas),
-            ("NOPERM", Self::NoRights),
-            (NO_RIGHTS_IN_SCRIPT, Self::NoRights),
-        ];
-        codes.into_iter().find_map(|(code, refusal)| error.contains(code).then_some(refusal))
-    }
-}
 
 /// Whether Redis takes writes, as far as it is known.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -66,15 +30,16 @@ pub enum Writes {
     Unknown,
     /// It takes them.
     Taken,
-    /// It refuses them, with these words: one line, the code first.
-    Refused(Arc<str>),
+    /// It refuses them, or its user may not make them.
+    Refused(ServerError),
 }
 
 impl Writes {
-    /// The server's words, if it refuses.
+    /// The server's words, if it refuses, without a full stop.
     pub fn refusal(&self) -> Option<&str> {
         match self {
-            Self::Refused(why) => Some(why),
+            // They become a part of other sentences.
+            Self::Refused(error) => Some(error.words().trim_end_matches('.')),
             Self::Unknown | Self::Taken => None,
         }
     }
@@ -82,7 +47,9 @@ impl Writes {
     /// Whether both are the same for who acts on it: the words of one cause differ a little.
     fn is_as(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Refused(one), Self::Refused(other)) => Refusal::of(one) == Refusal::of(other),
+            (Self::Refused(one), Self::Refused(other)) => {
+                discriminant(&one.code) == discriminant(&other.code)
+            }
             _ => self == other,
         }
     }
@@ -111,20 +78,17 @@ impl Observed {
     }
 
     /// Takes in the error of any operation. What its user lacks a right to need not be what a save
-    /// needs: the probe tells of that.
-    pub fn error(&self, error: &str) {
-        if Refusal::of(error) != Some(Refusal::NoRights) {
-            self.refused(error);
+    /// needs: the probe finds that out.
+    pub fn error(&self, error: &ServerError) {
+        if error.code.takes_no_writes() {
+            self.is(&Writes::Refused(error.clone()));
         }
     }
 
-    /// Takes in the probe's error; any other than a refusal tells nothing.
-    fn refused(&self, error: &str) {
-        if Refusal::of(error).is_some() {
-            // They are a part of other sentences.
-            let words = error.split(IN_SCRIPT).next().unwrap_or(error).trim_end_matches('.');
-            let words: String = words.chars().take(REASON_MAX_CHARS).collect();
-            self.is(&Writes::Refused(words.into()));
+    /// Takes in the probe's error; any other than a refusal says nothing of writes.
+    fn refused(&self, error: &ServerError) {
+        if error.code.takes_no_writes() || matches!(error.code, ErrorCode::NoPerm { .. }) {
+            self.is(&Writes::Refused(error.clone()));
         }
     }
 
@@ -158,7 +122,7 @@ impl Inner {
             if let Some(outcome) = self.probe_writes().await {
                 match outcome {
                     Ok(()) => self.writes.taken(),
-                    Err(why) => self.writes.refused(&why),
+                    Err(error) => self.writes.refused(&error),
                 }
             }
         }
@@ -168,13 +132,13 @@ impl Inner {
 
 impl Inner {
     /// The server's error, if it refuses; nothing where the link is at fault, which tells of itself.
-    async fn probe_writes(&self) -> Option<Result<(), String>> {
+    async fn probe_writes(&self) -> Option<Result<(), ServerError>> {
         // Should somebody have made that key, it ends at once.
         let mut set = redis::cmd("SET");
         set.arg(self.keys.write_probe()).arg("").arg("XX").arg("PX").arg(1);
         match self.link.request(&set, Need::Well, self.attempt()).await {
             Ok(_) => {}
-            Err(Fault::Server(why)) => return Some(Err(why)),
+            Err(Fault::Server(error, _)) => return Some(Err(error)),
             Err(_) => return None,
         }
         // A script of its own that writes nothing: Redis 6.0 notes each one that calls a command
@@ -183,7 +147,7 @@ impl Inner {
         call.key(self.keys.write_probe());
         match self.call(&call, Need::Well, self.attempt()).await {
             Ok(_) => Some(Ok(())),
-            Err(CallFault::Answered(StoreError::Refused(why), _)) => Some(Err(why)),
+            Err(CallFault::Server(error, _)) => Some(Err(error)),
             Err(_) => None,
         }
     }
@@ -209,26 +173,26 @@ mod tests {
     #[test]
     fn only_refusals_of_writes_tell_something() {
         let observed = Observed::default();
-        observed.error("WRONGTYPE Operation against a key holding the wrong kind of value");
+        let error = |words: &str| observed.error(&words.into());
+        error("WRONGTYPE Operation against a key holding the wrong kind of value");
         assert_eq!(observed.now(), Writes::Unknown);
-        observed.error("OOM command not allowed when used memory > 'maxmemory'.");
+        error("OOM command not allowed when used memory > 'maxmemory'.");
         let first = observed.now();
         assert!(first.refusal().is_some_and(|why| why.starts_with("OOM ")), "{first:?}");
         assert!(first.refusal().is_some_and(|why| why.ends_with("'maxmemory'")), "{first:?}");
         // The same cause in other words is no change; another cause is.
-        observed.error("OOM command not allowed. script: 1, on @user_script:84.");
+        error("OOM command not allowed. script: 1, on @user_script:84.");
         assert_eq!(observed.now(), first);
-        observed.error(&format!("MISCONF {}", "x".repeat(10_000)));
-        let second = observed.now();
-        assert_eq!(second.refusal().map(str::len), Some(REASON_MAX_CHARS));
+        error("MISCONF no disk");
+        assert_eq!(observed.now().refusal(), Some("MISCONF no disk"));
         observed.taken();
         assert_eq!(observed.now(), Writes::Taken);
         // A right that is lacking is one that saves need only if the probe says so.
         let words = "ERR The user executing the script can't run this command or subcommand";
-        let error = format!("{words} script: 0123, on @user_script:84.");
+        let error = ServerError::from(words);
         observed.error(&error);
         assert_eq!(observed.now(), Writes::Taken);
         observed.refused(&error);
-        assert_eq!(observed.now(), Writes::Refused(words.into()));
+        assert_eq!(observed.now(), Writes::Refused(error));
     }
 }
