@@ -66,7 +66,9 @@ impl Header {
             .position(|byte| *byte == b'\n')
             .ok_or_else(|| Unreadable("no header line".into()))?;
         let line = std::str::from_utf8(&window[..end])
-            .map_err(|_| Unreadable("the header line is not text".into()))?;
+            .ok()
+            .filter(|line| line.bytes().all(|byte| (b' '..=b'~').contains(&byte)))
+            .ok_or_else(|| Unreadable("the header line is not text".into()))?;
         let fields =
             line.strip_prefix(MAGIC).and_then(|rest| rest.strip_prefix(' ')).ok_or_else(|| {
                 match line.strip_prefix("sessionfs ") {
@@ -91,10 +93,10 @@ impl Header {
             })?,
             version: fields.next("version", parse_id)?,
             birth: fields.next("birth", parse_id)?,
-            saved_ms: fields.next("saved", |v| v.parse().ok())?,
-            mtime_ns: fields.next("mtime", |v| v.parse().ok())?,
-            login_ms: fields.next("login", |v| v.parse().ok())?,
-            activity_ms: fields.next("active", |v| v.parse().ok())?,
+            saved_ms: fields.next("saved", parse_count)?,
+            mtime_ns: fields.next("mtime", parse_signed)?,
+            login_ms: fields.next("login", parse_count)?,
+            activity_ms: fields.next("active", parse_count)?,
             opened: fields.next("opened", |v| match v {
                 "0" => Some(false),
                 "1" => Some(true),
@@ -108,14 +110,15 @@ impl Header {
                 })?,
                 uid: fields.next("uid", |v| match v {
                     "-" => Some(None),
-                    number => number.parse().ok().map(Some),
+                    number => parse_signed(number).map(Some),
                 })?,
                 db: fields.next("db", decode_text)?,
                 login: fields.next("user", decode_text)?,
             },
-            size_bytes: fields.next("size", |v| v.parse().ok())?,
-            mode: fields
-                .next("mode", |v| u32::from_str_radix(v, 8).ok().filter(|m| *m <= 0o7777))?,
+            size_bytes: fields.next("size", parse_count)?,
+            mode: fields.next("mode", |v| {
+                digits(v).then(|| u32::from_str_radix(v, 8).ok().filter(|mode| *mode <= 0o7777))?
+            })?,
             form: fields.next("form", |v| match v {
                 "sharded" => Some(Form::Sharded),
                 "flat" => Some(Form::Flat),
@@ -189,7 +192,22 @@ pub fn id_text(id: ChangeId) -> String {
 
 /// Reads [`id_text`].
 pub fn parse_id(text: &str) -> Option<ChangeId> {
-    (text.len() == 32).then(|| u128::from_str_radix(text, 16).ok().map(ChangeId)).flatten()
+    // The standard library would take a sign for a digit.
+    let is_id = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_id.then(|| u128::from_str_radix(text, 16).ok().map(ChangeId)).flatten()
+}
+
+fn digits(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// A time or a size: as many digits as a number of Lua holds exactly.
+fn parse_count(text: &str) -> Option<u64> {
+    (text.len() <= 15 && digits(text)).then(|| text.parse().ok()).flatten()
+}
+
+fn parse_signed(text: &str) -> Option<i64> {
+    digits(text.strip_prefix('-').unwrap_or(text)).then(|| text.parse().ok()).flatten()
 }
 
 /// A class as the scripts see it.
@@ -245,14 +263,15 @@ fn decode_text(word: &str) -> Option<Option<String>> {
     let mut rest = word.bytes();
     while let Some(byte) = rest.next() {
         if byte == b'%' {
-            let digits = [rest.next()?, rest.next()?];
-            let digits = std::str::from_utf8(&digits).ok()?;
-            bytes.push(u8::from_str_radix(digits, 16).ok()?);
+            let (high, low) = (char::from(rest.next()?), char::from(rest.next()?));
+            let byte = high.to_digit(16)? * 16 + low.to_digit(16)?;
+            bytes.push(u8::try_from(byte).ok()?);
         } else {
             bytes.push(byte);
         }
     }
-    String::from_utf8(bytes).ok().map(Some)
+    // The scripts do not look into it, so what is no text is no reason to refuse the header.
+    Some(Some(String::from_utf8_lossy(&bytes).into_owned()))
 }
 
 #[cfg(test)]
@@ -293,13 +312,14 @@ mod tests {
 
     #[test]
     fn the_longest_header_is_within_its_bound() {
+        const COUNT_MAX: u64 = 999_999_999_999_999;
         let longest = "\u{1F600}".repeat(crate::session::content::MAX_TEXT_BYTES / 4);
         let header = Header {
-            saved_ms: u64::MAX,
+            saved_ms: COUNT_MAX,
             mtime_ns: i64::MIN,
-            login_ms: u64::MAX,
-            activity_ms: u64::MAX,
-            size_bytes: u64::MAX,
+            login_ms: COUNT_MAX,
+            activity_ms: COUNT_MAX,
+            size_bytes: COUNT_MAX,
             mode: 0o7777,
             form: Form::Sharded,
             content: Content {

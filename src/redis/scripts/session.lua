@@ -1,30 +1,31 @@
 -- What every script knows of a session: its header line, when it ends, how it is ended. Each rule
--- is here once. Nothing here decides what an operation does.
+-- is here once. Nothing here decides what an operation does. `keys` and `args` hold what the script
+-- is called with, by the names of args.rs.
 --
 -- Writes that the server may refuse (READONLY, OOM, MISCONF, NOREPLICAS) go through pcall, so that
 -- the same script still reads on a server that takes no writes.
 
 local POLICY = {
-  idle = tonumber(ARGV[1]),
-  anonymous_idle = tonumber(ARGV[2]),
-  unopened = tonumber(ARGV[3]),
-  absolute = tonumber(ARGV[4]), -- negative: none
-  grace = tonumber(ARGV[5]),
-  tombstone = math.max(1, tonumber(ARGV[6])),
+  idle = tonumber(args.idle_ms),
+  anonymous_idle = tonumber(args.anonymous_idle_ms),
+  unopened = tonumber(args.anonymous_unopened_ms),
+  absolute = tonumber(args.absolute_ms), -- negative: none
+  grace = tonumber(args.grace_ms),
+  tombstone = math.max(1, tonumber(args.tombstone_ms)),
 }
 -- Literals: an expression would be worked out anew in every call.
 local NO_ID = '00000000000000000000000000000000'
 -- Longer than any header line (envelope.rs holds the same number).
 local HEADER_BYTES = 1536
 -- state version birth saved mtime login active opened class uid db user size mode form
-local HEADER = '^sessionfs 1 state=(%a+) version=(%x+) birth=(%x+) saved=(%d+) mtime=(%-?%d+) login=(%d+) active=(%d+) opened=([01]) class=(%a+) uid=(%S+) db=(%S*) user=(%S*) size=(%d+) mode=(%d+) form=(%a+)[^\n]*\n()'
+local HEADER = '^sessionfs 1 state=(%a+) version=(%x+) birth=(%x+) saved=(%d+) mtime=(%-?%d+) login=(%d+) active=(%d+) opened=([01]) class=(%a+) uid=(%S+) db=(%S*) user=(%S*) size=(%d+) mode=([0-7]+) form=(%a+)([^\n]*)\n()'
 local LINE = 'sessionfs 1 state=%s version=%s birth=%s saved=%d mtime=%s login=%d active=%d opened=%s class=%s uid=%s db=%s user=%s size=%s mode=%s form=%s\n'
 
 local now = now_ms()
 -- While Redis's clock has just jumped nothing is judged stale. The node says so, or what time it
 -- expects (clock.rs has the same bound), so that not even the first call after a jump is misled.
-local LENIENT = ARGV[7] == 'lenient'
-if ARGV[7] ~= '' and not LENIENT then LENIENT = math.abs(now - tonumber(ARGV[7])) > 2000 end
+local LENIENT = args.clock == 'lenient'
+if args.clock ~= '' and not LENIENT then LENIENT = math.abs(now - tonumber(args.clock)) > 2000 end
 -- The sessions that this call has ended, for the log: {alias, header, limit, age, idle}.
 local expired = {}
 -- Why something could not be read or written; the operation then answers `failed`.
@@ -43,18 +44,47 @@ local function refused(reply)
   return false
 end
 
+-- Whether decimal digits, perhaps with a minus, are within 64 bits. Numbers of Lua are too coarse to
+-- tell.
+local function fits_64_bits(text)
+  local minus, digits = string.match(text, '^(%-?)0*(%d-)$')
+  if not digits then return false end
+  local most = minus == '-' and '9223372036854775808' or '9223372036854775807'
+  return #digits < #most or (#digits == #most and digits <= most)
+end
+
+-- Whether every % begins two hex digits.
+local function is_encoded(text)
+  return not string.find(text, '%', 1, true)
+    or not string.find(string.gsub(text, '%%%x%x', ''), '%', 1, true)
+end
+
+-- What the pattern alone does not see (envelope.rs has the same rules). `rest`: fields of a later
+-- version.
+local function is_valid(h, saved, login, active, rest)
+  return (h.state == 'alive' or h.state == 'gone') and (h.class == 'auth' or h.class == 'anon')
+    and (h.form == 'sharded' or h.form == 'flat') and #h.version == 32 and #h.birth == 32
+    and #saved <= 15 and #login <= 15 and #active <= 15 and #h.size <= 15
+    and tonumber(h.mode, 8) <= 4095 and fits_64_bits(h.mtime)
+    and (h.uid == '-' or (string.find(h.uid, '^%-?%d+$') and fits_64_bits(h.uid)))
+    and is_encoded(h.db) and is_encoded(h.user) and (rest == '' or string.sub(rest, 1, 1) == ' ')
+    and h.length <= HEADER_BYTES and string.find(h.stored, '[^ -~]') == h.length
+end
+
 -- The header of `bytes`, with `length` telling where the content begins and `stored` the line.
 local function parse(bytes)
   local h = {}
-  local saved, login, active, opened
+  local saved, login, active, opened, rest, content
   h.state, h.version, h.birth, saved, h.mtime, login, active, opened, h.class, h.uid, h.db,
-    h.user, h.size, h.mode, h.form, h.length = string.match(bytes, HEADER)
-  if not h.state then
+    h.user, h.size, h.mode, h.form, rest, content = string.match(bytes, HEADER)
+  if h.state then
+    h.length = content - 1
+    h.stored = string.sub(bytes, 1, h.length)
+  end
+  if not h.state or not is_valid(h, saved, login, active, rest) then
     failure = 'UNREADABLE the value has no header of format 1'
     return nil
   end
-  h.length = h.length - 1
-  h.stored = string.sub(bytes, 1, h.length)
   h.saved, h.login, h.active = tonumber(saved), tonumber(login), tonumber(active)
   h.opened = opened == '1'
   return h
@@ -120,12 +150,12 @@ local function keep_ms(h)
   return math.max(1, at - now + POLICY.grace)
 end
 
--- Whether this change (first tried at ARGV[10]) may have been sent before. A first sending says in
--- ARGV[11] for how many ms its sender waits; what comes later than that was stuck on its way, on a
--- connection already given up, and the sender has gone on without it.
+-- Whether this change may have been sent before. A first sending says for how many ms its sender
+-- waits; what comes later than that was stuck on its way, on a connection already given up, and the
+-- sender has gone on without it.
 local function is_retry()
-  local patience = tonumber(ARGV[11])
-  return not patience or now - tonumber(ARGV[10]) > patience
+  local patience = tonumber(args.patience_ms)
+  return not patience or now - tonumber(args.first_ms) > patience
 end
 
 -- What stays of a session that is gone: the header alone. `id` names the unlink.
