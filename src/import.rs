@@ -14,7 +14,7 @@ use crate::disk::client::{Disk, DiskError};
 use crate::disk::directory::{Found, Look};
 use crate::session::content::{self, Class};
 use crate::session::seal;
-use crate::store::{Import, Imported, Intake, Patience, StoreError};
+use crate::store::{Import, Imported, Intake, RetryPolicy, StoreError};
 
 /// Takes in sessions from a directory.
 #[derive(Clone)]
@@ -71,14 +71,18 @@ impl<T: Intake> Adopter<T> {
     }
 
     /// Takes in one session by its file, or by its two: the one saved last counts.
-    pub async fn adopt(&self, places: &[Place], patience: Patience) -> Result<Adopted, StoreError> {
+    pub async fn adopt(
+        &self,
+        places: &[Place],
+        policy: RetryPolicy,
+    ) -> Result<Adopted, StoreError> {
         let (latest, present) = match self.latest(places).await {
             Ok(Some(latest)) => latest,
             Ok(None) => return Ok(Adopted::Vanished),
             Err(reason) => return Ok(Adopted::Left(reason)),
         };
         let import = self.import_of(&latest);
-        let adopted = match self.intake.import(&import, patience).await? {
+        let adopted = match self.intake.import(&import, policy).await? {
             Imported::Taken => Adopted::Imported(import.content.class),
             Imported::Kept => Adopted::Kept,
             Imported::Over => Adopted::Over,

@@ -367,7 +367,7 @@ pub trait Intake: Link {
     fn import(
         &self,
         import: &Import,
-        patience: Patience,
+        policy: RetryPolicy,
     ) -> impl Future<Output = Result<Imported, StoreError>> + Send;
 
     /// Whether the name is known, as a live session or an ended one. Changes nothing.
@@ -406,13 +406,13 @@ pub enum Imported {
     Over,
 }
 
-/// How long an import is tried.
+/// How often an import is sent.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Patience {
-    /// One try on a link that is up, as for a look-up.
-    OneTry,
-    /// As long as a change is tried.
-    Insisting,
+pub enum RetryPolicy {
+    /// Once, on a link that is up, as a look-up is: somebody waits for the answer.
+    Once,
+    /// Until it is answered, within the bound of any change.
+    UntilAnswered,
 }
 
 /// Receives what the filesystem opens, saves and finds ended. The only place where a session id

@@ -27,7 +27,7 @@ use crate::keeper::mount::{detach, is_ours};
 use crate::redis::RedisStore;
 use crate::session::content::Class;
 use crate::session::name::Alias;
-use crate::store::{Link as _, Patience, StoreError, Waited};
+use crate::store::{Link as _, RetryPolicy, StoreError, Waited};
 
 /// How many sessions are under way at once.
 const AT_ONCE: usize = 64;
@@ -272,7 +272,7 @@ async fn one(
         let outcome = if dry_run {
             adopter.foresee(places).await
         } else {
-            adopter.adopt(places, Patience::Insisting).await
+            adopter.adopt(places, RetryPolicy::UntilAnswered).await
         };
         match outcome {
             Err(StoreError::Unavailable(_)) if redis.wait_up().await != Waited::BudgetSpent => {}

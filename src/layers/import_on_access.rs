@@ -16,7 +16,7 @@ use crate::disk::client::{Disk, DiskError};
 use crate::import::{Adopted, Adopter, Reason};
 use crate::session::name::{Alias, Form, Shard};
 use crate::store::{
-    Amend, Intake, Listed, Lookup, Meta, Patience, Publish, Published, RootListing, Sessions,
+    Amend, Intake, Listed, Lookup, Meta, Publish, Published, RetryPolicy, RootListing, Sessions,
     StoreError, Unlink, Unlinked,
 };
 use crate::sync::lock;
@@ -113,11 +113,11 @@ impl<S: Sessions + Clone, T: Intake + Clone> ImportOnAccess<S, T> {
     }
 
     /// Takes in the session of that name, if its file is below.
-    async fn settle(&self, alias: &Alias, patience: Patience) -> Result<(), StoreError> {
+    async fn settle(&self, alias: &Alias, policy: RetryPolicy) -> Result<(), StoreError> {
         self.below.until_settled().await;
         let Some(adopter) = lock(&self.below.adopter).clone() else { return Ok(()) };
         let Some(entry) = self.below.index().get(alias) else { return Ok(()) };
-        match adopter.adopt(&entry.places, patience).await? {
+        match adopter.adopt(&entry.places, policy).await? {
             // Nothing is known of the file: it may be read in a moment.
             Adopted::Left(Reason::Unread(error @ (DiskError::Overdue | DiskError::Gone))) => {
                 return Err(StoreError::Unreadable(format!("its file on the disk: {error}")));
@@ -150,7 +150,7 @@ impl<S: Sessions + Clone, T: Intake + Clone> ImportOnAccess<S, T> {
         self.below.until_settled().await;
         let Some(adopter) = lock(&self.below.adopter).clone() else { return false };
         let Some(entry) = self.below.index().get(alias) else { return false };
-        let settled = self.settle(alias, Patience::Insisting).await;
+        let settled = self.settle(alias, RetryPolicy::UntilAnswered).await;
         if settled.is_ok() && !self.below.index().left.contains(alias) {
             return false;
         }
@@ -179,7 +179,7 @@ impl<S: Sessions + Clone, T: Intake + Clone> ImportOnAccess<S, T> {
                 settled(settling.join_next().await)?;
             }
             let store = self.clone();
-            settling.spawn(async move { store.settle(&alias, Patience::Insisting).await });
+            settling.spawn(async move { store.settle(&alias, RetryPolicy::UntilAnswered).await });
         }
         while let Some(joined) = settling.join_next().await {
             settled(Some(joined))?;
@@ -306,15 +306,15 @@ async fn look_again<T: Intake + Clone>(below: Arc<Below<T>>, disk: Disk, pause: 
 
 impl<S: Sessions + Clone, T: Intake + Clone> Sessions for ImportOnAccess<S, T> {
     async fn fetch(&self, alias: &Alias, listed: Option<&Alias>) -> Result<Lookup, StoreError> {
-        self.settle(alias, Patience::OneTry).await?;
+        self.settle(alias, RetryPolicy::Once).await?;
         if let Some(listed) = listed {
-            self.settle(listed, Patience::OneTry).await?;
+            self.settle(listed, RetryPolicy::Once).await?;
         }
         self.sessions.fetch(alias, listed).await
     }
 
     async fn publish(&self, publish: &Publish) -> Result<Published, StoreError> {
-        self.settle(&publish.alias, Patience::Insisting).await?;
+        self.settle(&publish.alias, RetryPolicy::UntilAnswered).await?;
         self.sessions.publish(publish).await
     }
 
@@ -334,7 +334,7 @@ impl<S: Sessions + Clone, T: Intake + Clone> Sessions for ImportOnAccess<S, T> {
     }
 
     async fn amend(&self, amend: &Amend) -> Result<Option<Meta>, StoreError> {
-        self.settle(&amend.alias, Patience::Insisting).await?;
+        self.settle(&amend.alias, RetryPolicy::UntilAnswered).await?;
         self.sessions.amend(amend).await
     }
 

@@ -13,8 +13,9 @@ use tokio::task::JoinSet;
 
 use super::envelope::Header;
 use super::link::Need;
+use super::listing::PAGE;
 use super::scripts::{ClockView, Policy};
-use super::{Inner, PAGE, RedisStore};
+use super::{Inner, RedisStore};
 use crate::session::content::Class;
 use crate::session::name::{Alias, Shard};
 use crate::session::policy::{Limit, Times};
@@ -264,14 +265,9 @@ impl Inner {
         shard: Shard,
         aliases: &[Alias],
     ) -> Result<Vec<Living>, StoreError> {
-        let mut call = self.scripts.list.call(policy);
-        call.key(self.keys.index(shard));
-        for alias in aliases {
-            call.key(self.keys.session(alias));
-            call.argument(alias.as_str());
-        }
+        let call = self.requests_by(*policy).list(shard, aliases);
         let bound = Duration::from_millis(self.settings.down_after_ms);
-        let mut answer = self.call(&call, Need::Up, bound).await?;
+        let mut answer = self.call(&call, Need::Connected, bound).await?;
         if answer.status != "listed" {
             return Err(answer.strange());
         }

@@ -1,7 +1,14 @@
-//! Redis's time as this node knows it between two answers: the last time told, and the monotonic
-//! time since. Never the wall clock.
+//! Redis's time as this server knows it between two answers: the last time that an answer carried,
+//! and the monotonic time since. Never the wall clock.
 
+use std::sync::Mutex;
+use std::time::Duration;
+
+use redis::{FromRedisValue as _, Value};
 use tokio::time::Instant;
+
+use super::scripts::ClockView;
+use crate::sync::lock;
 
 /// How far the two clocks may drift apart, per mille of the time that passes.
 const DRIFT_PER_MILLE: f64 = 0.2;
@@ -10,7 +17,7 @@ const DRIFT_PER_MILLE: f64 = 0.2;
 const JUMP_MS: f64 = 2000.0;
 
 /// An estimate of Redis's clock that is never ahead of it (but for drift): a change's "first
-/// attempt" must not seem later than a newer save of another node.
+/// attempt" must not seem later than a newer save of another server.
 #[derive(Debug, Default)]
 pub struct Clock {
     known: Option<Known>,
@@ -18,7 +25,7 @@ pub struct Clock {
 
 #[derive(Clone, Copy, Debug)]
 struct Known {
-    /// When the answer that travelled fastest came in, and what it told.
+    /// When the answer that travelled fastest came in, and the time that it carried.
     at: Instant,
     server_ms: f64,
 }
@@ -35,17 +42,17 @@ impl Clock {
     /// Takes in that an answer received at `received` carried the time `server_ms`. Returns by
     /// how much Redis's clock has jumped, if it has (milliseconds, forward is positive).
     #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation)]
-    pub fn told(&mut self, server_ms: u64, received: Instant) -> Option<i64> {
-        let told = Known { at: received, server_ms: server_ms as f64 };
+    pub fn observe(&mut self, server_ms: u64, received: Instant) -> Option<i64> {
+        let observed = Known { at: received, server_ms: server_ms as f64 };
         let Some(known) = self.known else {
-            self.known = Some(told);
+            self.known = Some(observed);
             return None;
         };
-        let ahead = told.server_ms - known.at(received);
+        let ahead = observed.server_ms - known.at(received);
         // An answer may be late by any delay, so it shows a step back only once others do too;
         // until then the old estimate is the better one.
         if !(-JUMP_MS..0.0).contains(&ahead) {
-            self.known = Some(told);
+            self.known = Some(observed);
         }
         (ahead.abs() > JUMP_MS).then_some(ahead as i64)
     }
@@ -54,6 +61,63 @@ impl Clock {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     pub fn at(&self, now: Instant) -> Option<u64> {
         self.known.map(|known| known.at(now).max(0.0) as u64)
+    }
+}
+
+/// Redis's clock as this server knows it, and when it last jumped.
+pub(super) struct Time {
+    /// Whether the scripts ask that clock too (always, but in tests).
+    real: bool,
+    clock: Mutex<Clock>,
+    jumped: Mutex<Option<Instant>>,
+}
+
+impl Time {
+    pub fn new(real: bool) -> Self {
+        Self { real, clock: Mutex::default(), jumped: Mutex::default() }
+    }
+
+    /// Takes in a time that an answer carried.
+    pub fn observe(&self, now_ms: u64) {
+        let now = Instant::now();
+        let jump = lock(&self.clock).observe(now_ms, now);
+        if let Some(ahead_ms) = jump.filter(|_| self.real) {
+            *lock(&self.jumped) = Some(now);
+            tracing::warn!(
+                event = "clock_jump",
+                ahead_ms,
+                "Redis's clock has jumped; for one idle time no session is judged stale"
+            );
+        }
+    }
+
+    /// Takes in an answer to `TIME`: seconds and microseconds.
+    pub fn observe_answer(&self, answer: &Value) {
+        if !self.real {
+            return;
+        }
+        if let Ok((seconds, micros)) = <(u64, u64)>::from_redis_value_ref(answer) {
+            self.observe(seconds.saturating_mul(1000).saturating_add(micros / 1000));
+        }
+    }
+
+    /// 0 when nothing is known yet.
+    pub fn now_ms(&self) -> u64 {
+        let clock = lock(&self.clock);
+        clock.at(Instant::now()).unwrap_or(0)
+    }
+
+    /// For one idle time after a jump nothing is judged stale.
+    pub fn view(&self, idle_ms: u64) -> ClockView {
+        let jumped = *lock(&self.jumped);
+        if jumped.is_some_and(|at| at.elapsed() < Duration::from_millis(idle_ms)) {
+            return ClockView::Jumped;
+        }
+        match self.now_ms() {
+            0 => ClockView::Unknown,
+            _ if !self.real => ClockView::Unknown,
+            now_ms => ClockView::Expected(now_ms),
+        }
     }
 }
 
@@ -68,10 +132,10 @@ mod tests {
         let start = Instant::now();
         let mut clock = Clock::default();
         assert_eq!(clock.at(start), None);
-        assert_eq!(clock.told(1_000_000, start), None);
+        assert_eq!(clock.observe(1_000_000, start), None);
         // 100 ms later an answer that took 80 ms.
         let later = start + Duration::from_millis(100);
-        assert_eq!(clock.told(1_000_020, later), None);
+        assert_eq!(clock.observe(1_000_020, later), None);
         assert_eq!(clock.at(later), Some(1_000_099));
     }
 
@@ -79,17 +143,17 @@ mod tests {
     fn a_jump_is_noticed_once() {
         let start = Instant::now();
         let mut clock = Clock::default();
-        clock.told(1_000_000, start);
+        clock.observe(1_000_000, start);
         let later = start + Duration::from_secs(1);
-        assert_eq!(clock.told(4_601_000, later), Some(3_600_000));
-        assert_eq!(clock.told(4_601_000, later), None);
+        assert_eq!(clock.observe(4_601_000, later), Some(3_600_000));
+        assert_eq!(clock.observe(4_601_000, later), None);
     }
 
     #[test]
     fn drift_never_leaves_it_ahead() {
         let start = Instant::now();
         let mut clock = Clock::default();
-        clock.told(1_000_000, start);
+        clock.observe(1_000_000, start);
         let day = start + Duration::from_secs(86_400);
         // Redis's clock lost 10 s in a day (116 ppm).
         assert!(clock.at(day).expect("known") <= 1_000_000 + 86_400_000 - 10_000);

@@ -47,9 +47,9 @@ pub struct Timing {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Need {
     /// Nothing may be overdue: for what must be quick or not be asked at all.
-    Well,
-    /// There must be a connection.
     Up,
+    /// There must be a connection.
+    Connected,
 }
 
 /// Why there is no answer to a request.
@@ -295,7 +295,7 @@ impl Shared {
         let (mut connection, generation) = {
             let state = self.state.borrow();
             match (&state.connection, state.health, need) {
-                (None, ..) | (_, Health::Down, _) | (_, Health::Degraded, Need::Well) => {
+                (None, ..) | (_, Health::Down, _) | (_, Health::Degraded, Need::Up) => {
                     return Err(Fault::NotSent(state.cause.clone()));
                 }
                 (Some(connection), ..) => (connection.clone(), state.generation),
@@ -363,7 +363,7 @@ impl Shared {
     /// Asks the time: every answer is a heartbeat, and this one tells Redis's clock.
     async fn beat(&self, bound: Duration) -> Result<(), Fault> {
         let reply = self
-            .ask(Need::Up, bound, async |connection| {
+            .ask(Need::Connected, bound, async |connection| {
                 connection.send_packed_command(&time_command()).await.and_then(Value::extract_error)
             })
             .await?;

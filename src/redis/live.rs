@@ -1,8 +1,8 @@
-//! Live settings: what the cluster's administrator has said in Redis overrides each node's own file.
+//! Live settings: what an administrator sets in Redis overrides each server's own file.
 //!
-//! They are read before a new connection counts, and once in [`POLL_EVERY`] after that, so a node
-//! follows a change within a second and never judges by what it has not heard. Text that is no
-//! value is told once; what held before goes on.
+//! They are read before a new connection is used, and once in [`POLL_EVERY`] after that. So a
+//! server follows a change within a second, and ends no session by a setting that has changed while
+//! it had no connection. A text that is no value is logged once, and the last value stays.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
@@ -12,14 +12,15 @@ use redis::{Cmd, Value};
 
 use super::keys::Keys;
 use super::link::Need;
-use super::scripts::{Answer, Call, ClockView, Policy, Script};
+use super::requests::Requests;
+use super::scripts::{Answer, ClockView, Policy, Scripts};
 use super::{Inner, RedisStore};
 use crate::session::policy::Lifetimes;
 use crate::store::{Health, StoreError};
 use crate::sync::lock;
 use crate::telemetry::Event;
 
-/// Twice in the second within which every node follows.
+/// Twice in the second within which every server follows.
 const POLL_EVERY: Duration = Duration::from_millis(500);
 
 /// Which live settings there are, and how their text is taken.
@@ -40,7 +41,7 @@ pub struct Found {
     pub values: BTreeMap<&'static str, String>,
 }
 
-/// The lifetimes that are followed: the node's own, and over them the live ones.
+/// The lifetimes that are followed: the server's own, and over them the live ones.
 pub(super) struct Live {
     own: Lifetimes,
     rules: Option<Rules>,
@@ -54,7 +55,7 @@ struct Seen {
     found: Found,
     /// The text that is followed: of each setting the last that could be used.
     used: BTreeMap<&'static str, String>,
-    /// Why the settings as a whole could not be read, if that was told.
+    /// Why the settings as a whole could not be read, if that was logged.
     complaint: Option<String>,
 }
 
@@ -73,23 +74,15 @@ impl Live {
 
     /// What is asked on a new connection, when the scripts are there; `None` where nothing is
     /// followed.
-    pub fn question(&self, script: &Script, keys: &Keys) -> Option<Cmd> {
-        Some(self.call(script, keys, self.rules?).command())
-    }
-
-    fn call<'a>(&self, script: &'a Script, keys: &Keys, rules: Rules) -> Call<'a> {
-        let mut call =
-            script.call(&Policy { lifetimes: self.lifetimes(), clock: ClockView::Unknown });
-        call.key(keys.config());
-        for key in rules.keys {
-            call.argument(*key);
-        }
-        call
+    pub fn request(&self, scripts: &Scripts, keys: &Keys) -> Option<Cmd> {
+        let policy = Policy { lifetimes: self.lifetimes(), clock: ClockView::Unknown };
+        let requests = Requests { scripts, keys, policy, attempt_ms: 0, now_ms: 0 };
+        Some(requests.settings(self.rules?.keys).command())
     }
 
     /// Takes in what a new connection's server answered.
-    pub fn told(&self, answer: Value) {
-        self.heard(Answer::parts("settings", answer).and_then(|answer| self.read(answer)));
+    pub fn take_in(&self, answer: Value) {
+        self.follow_found(Answer::parts("settings", answer).and_then(|answer| self.read(answer)));
     }
 
     fn read(&self, mut answer: Answer) -> Result<Found, StoreError> {
@@ -115,12 +108,12 @@ impl Live {
     }
 
     /// Follows what was found.
-    fn heard(&self, found: Result<Found, StoreError>) {
+    fn follow_found(&self, found: Result<Found, StoreError>) {
         let Some(rules) = self.rules else { return };
         let mut seen = lock(&self.seen);
         let found = match found {
             Ok(found) => found,
-            // The link tells of its own faults.
+            // The link logs its own faults.
             Err(StoreError::Unavailable(_)) => return,
             Err(error) => {
                 let reason = format!("the live settings cannot be read: {error}");
@@ -137,15 +130,15 @@ impl Live {
         }
         let mut lifetimes = self.own;
         for key in rules.keys {
-            let said = found.values.get(key);
+            let text = found.values.get(key);
             let old = seen.used.get(key).cloned();
-            if seen.found.values.get(key) != said {
-                if let Some(Err(reason)) = said.map(|text| (rules.set)(&mut lifetimes, key, text)) {
+            if seen.found.values.get(key) != text {
+                if let Some(Err(reason)) = text.map(|text| (rules.set)(&mut lifetimes, key, text)) {
                     Event::BadSetting { reason: &reason }.emit();
                 } else {
-                    let new = said.map(String::as_str);
+                    let new = text.map(String::as_str);
                     Event::Setting { key, old: old.as_deref(), new }.emit();
-                    match said {
+                    match text {
                         Some(text) => seen.used.insert(key, text.clone()),
                         None => seen.used.remove(key),
                     };
@@ -161,13 +154,13 @@ impl Live {
     }
 }
 
-/// Asks for ever, while the link is well. Ends with the store.
+/// Reads the settings again and again, while the link is up. Ends with the store.
 pub(super) async fn poll(store: Weak<Inner>) {
     loop {
         tokio::time::sleep(POLL_EVERY).await;
         let Some(store) = store.upgrade() else { return };
         if store.link.health() == Health::Up {
-            store.live.heard(store.live_settings().await);
+            store.live.follow_found(store.live_settings().await);
         }
     }
 }
@@ -175,16 +168,15 @@ pub(super) async fn poll(store: Weak<Inner>) {
 impl Inner {
     async fn live_settings(&self) -> Result<Found, StoreError> {
         let Some(rules) = self.live.rules else { return Ok(Found::default()) };
-        let call = self.live.call(&self.scripts.settings, &self.keys, rules);
+        let call = self.requests().settings(rules.keys);
         let bound = Duration::from_millis(self.settings.down_after_ms);
-        self.live.read(self.call(&call, Need::Well, bound).await?)
+        self.live.read(self.call(&call, Need::Up, bound).await?)
     }
 
     async fn change_live(&self, key: &str, text: &str) -> Result<u64, StoreError> {
-        let mut call = self.scripts.set.call(&self.policy());
-        call.key(self.keys.config()).argument(key).argument(text);
+        let call = self.requests().set(key, text);
         let bound = Duration::from_millis(self.settings.down_after_ms);
-        let mut answer = self.call(&call, Need::Up, bound).await?;
+        let mut answer = self.call(&call, Need::Connected, bound).await?;
         if answer.status == "done" { answer.number() } else { Err(answer.strange()) }
     }
 }
@@ -195,7 +187,7 @@ impl RedisStore {
         self.inner.live_settings().await
     }
 
-    /// Changes a live setting, or with no text takes it away: each node's own holds again. Gives
+    /// Changes a live setting, or with no text takes it away: each server's own holds again. Gives
     /// the number of the change. Does not judge the text; sent once.
     pub async fn change_live(&self, key: &str, text: Option<&str>) -> Result<u64, StoreError> {
         self.inner.change_live(key, text.unwrap_or_default()).await
@@ -234,9 +226,9 @@ mod tests {
         },
     };
 
-    fn heard(live: &Live, values: &[(&'static str, &str)]) -> (u64, u64) {
+    fn followed(live: &Live, values: &[(&'static str, &str)]) -> (u64, u64) {
         let values = values.iter().map(|(key, text)| (*key, (*text).to_owned())).collect();
-        live.heard(Ok(Found { generation: 1, values }));
+        live.follow_found(Ok(Found { generation: 1, values }));
         let lifetimes = live.lifetimes();
         (lifetimes.idle_ms, lifetimes.grace_ms)
     }
@@ -245,20 +237,20 @@ mod tests {
     fn what_cannot_be_used_leaves_what_held() {
         let own = Lifetimes { idle_ms: 1, grace_ms: 2, ..Lifetimes::default() };
         let live = Live::new(own, Some(RULES));
-        assert_eq!(heard(&live, &[("idle", "x")]), (1, 2));
-        assert_eq!(heard(&live, &[("idle", "10"), ("grace", "20")]), (10, 20));
-        assert_eq!(heard(&live, &[("idle", "y"), ("grace", "30")]), (10, 30));
-        live.heard(Err(StoreError::Unreadable("WRONGTYPE".into())));
+        assert_eq!(followed(&live, &[("idle", "x")]), (1, 2));
+        assert_eq!(followed(&live, &[("idle", "10"), ("grace", "20")]), (10, 20));
+        assert_eq!(followed(&live, &[("idle", "y"), ("grace", "30")]), (10, 30));
+        live.follow_found(Err(StoreError::Unreadable("WRONGTYPE".into())));
         assert_eq!(live.lifetimes().idle_ms, 10);
-        assert_eq!(heard(&live, &[("grace", "30")]), (1, 30));
-        assert_eq!(heard(&live, &[]), (1, 2));
+        assert_eq!(followed(&live, &[("grace", "30")]), (1, 30));
+        assert_eq!(followed(&live, &[]), (1, 2));
     }
 
     #[test]
     fn answers_of_any_other_shape_change_nothing() {
         let live = Live::new(Lifetimes::default(), Some(RULES));
         for value in [Value::Nil, Value::Int(1), Value::Array(vec![Value::Int(1)])] {
-            live.told(value);
+            live.take_in(value);
         }
         assert_eq!(live.lifetimes(), Lifetimes::default());
     }

@@ -14,8 +14,9 @@ use redis::FromRedisValue as _;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
+use super::listing::PAGE;
 use super::scripts::{ClockView, Policy};
-use super::{Inner, PAGE, RedisStore};
+use super::{Inner, RedisStore};
 use crate::session::content::Class;
 use crate::session::name::{Alias, Shard};
 use crate::store::StoreError;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::{fmt, io};
 
+use bytes::Bytes;
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, ErrorKind, RedisError, Value};
 use tokio::time::timeout;
@@ -18,16 +19,17 @@ use super::endpoint::{BadUrl, Endpoint};
 use super::errors::{ErrorCode, ServerError};
 use super::keys::Keys;
 use super::link::error_text;
-use super::scripts::{Answer, ClockView, Policy, Script, Scripts};
-use crate::session::name::{Alias, Shard};
+use super::requests::Requests;
+use super::scripts::{Answer, Call, ClockView, Policy, Scripts};
+use crate::session::content::{Class, Content};
+use crate::session::name::{Alias, Form, Shard};
 use crate::session::policy::Lifetimes;
+use crate::store::{Amend, Attempt, ChangeId, Claim, Import, Publish, Stamp, StoreError, Unlink};
 
 /// The oldest version that has what we need.
 const OLDEST: (u64, u64) = (6, 0);
 /// How long what the probe writes lives, should it not come to removing it.
 const PROBE_LIFE_MS: u64 = 5000;
-/// A first attempt in the far future: never late, never older than anything.
-const NOW: &str = "9999999999999";
 
 /// What answers there.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -239,16 +241,31 @@ impl Probe {
         Ok(found)
     }
 
-    /// A whole life of a session of our own, by every script and command there is.
+    /// A whole life of a session of our own, by the requests of a mount, and then every command by
+    /// itself: a script asks some only of some sessions (an index that lives long enough needs no
+    /// `PEXPIRE`), and passes over what some answer.
     async fn work(&mut self) -> Result<(), ProbeError> {
         let scripts = Scripts::default();
         for script in scripts.all() {
             self.ask(&script.load()).await?;
         }
         let alias = own_alias().ok_or_else(|| self.strange("no alias"))?;
-        let shard = alias.shard();
-        let (session, index) = (self.keys.session(&alias), self.keys.index(shard));
-        let short = Lifetimes {
+        let keys = self.keys.clone();
+        self.live_through(&scripts, &keys, &alias).await?;
+        for command in single_commands(&keys, &alias) {
+            self.ask(&command).await?;
+        }
+        Ok(())
+    }
+
+    /// Each operation on a session, and what it must answer.
+    async fn live_through(
+        &mut self,
+        scripts: &Scripts,
+        keys: &Keys,
+        alias: &Alias,
+    ) -> Result<(), ProbeError> {
+        let lifetimes = Lifetimes {
             idle_ms: PROBE_LIFE_MS,
             anonymous_idle_ms: PROBE_LIFE_MS,
             anonymous_unopened_ms: PROBE_LIFE_MS,
@@ -256,86 +273,99 @@ impl Probe {
             grace_ms: 0,
             tombstone_ms: 1,
         };
-        let policy = Policy { lifetimes: short, clock: ClockView::Unknown };
-        let id = |n: u32| format!("{n:032x}");
-        let call = |script, arguments: &[&str]| {
-            let mut call = Script::call(script, &policy);
-            call.key(session.clone()).key(index.clone());
-            arguments.iter().fold(&mut call, |call, argument| call.argument(*argument));
-            call
+        let policy = Policy { lifetimes, clock: ClockView::Unknown };
+        let requests = Requests { scripts, keys, policy, attempt_ms: 0, now_ms: 0 };
+        let save = own_save(alias);
+        let amend =
+            Amend { stamp: own_stamp(), alias: alias.clone(), mode: Some(0o600), mtime: None };
+        let touches = [(alias.clone(), Some(0))];
+        let file = Import {
+            stamp: own_stamp(),
+            alias: alias.clone(),
+            form: save.form,
+            content: save.content.clone(),
+            size_bytes: 0,
+            sealed: Bytes::new(),
+            mtime_ns: 0,
+            mode: 0o600,
         };
-        let name = alias.as_str();
-        let mut save = call(&scripts.publish, &[name, &id(1), NOW, "0", "anon", "-", "-", "-"]);
-        save.key(session.clone());
-        for argument in ["0", "sharded", "", "", "", "0", "0", ""] {
-            save.argument(argument);
-        }
-        let mut look = call(&scripts.fetch, &[name, ""]);
-        look.key(session.clone());
-        let amend = call(&scripts.amend, &[name, &id(2), NOW, "0", "600", ""]);
-        let mut touch = scripts.touch.call(&policy);
-        touch.key(index.clone()).key(session.clone()).argument(name).argument("0");
-        let mut list = scripts.list.call(&policy);
-        list.key(index.clone()).key(session.clone()).argument(name);
-        let mut unlink = call(&scripts.unlink, &[name, &id(3), NOW, "0", ""]);
-        unlink.key(session.clone());
-        let mut import = call(&scripts.import, &[name, &id(4), NOW, "0", "anon", "-", "-", "-"]);
-        for argument in ["0", "sharded", "0", "0", "600", ""] {
-            import.argument(argument);
-        }
+        let unlink = Unlink { stamp: own_stamp(), alias: alias.clone(), listed: None };
         for (call, expected) in [
-            (look, "absent"),
-            (save, "taken"),
-            (touch, "done"),
-            (amend, "taken"),
-            (list, "listed"),
-            (import, "kept"),
-            (unlink, "gone"),
+            (requests.fetch(alias, None), "absent"),
+            (requests.publish(&save, Attempt::First), "taken"),
+            (requests.touch(alias.shard(), &touches), "done"),
+            (requests.amend(&amend, Attempt::First), "taken"),
+            (requests.list(alias.shard(), std::slice::from_ref(alias)), "listed"),
+            (requests.import(&file, Attempt::First), "kept"),
+            (requests.unlink(&unlink, Attempt::First), "gone"),
+            (requests.run_nothing(), "taken"),
         ] {
-            let value = self.ask(&call.command()).await?;
-            let mut answer = Answer::parts("probe", value)
-                .map_err(|error| self.strange(&format!("{error:?}")))?;
-            let failure = answer.failure().map_err(|error| self.strange(&error.to_string()))?;
-            if let Some(error) = failure {
-                return Err(refused(&self.at, error));
-            }
-            if answer.status != expected {
-                return Err(self.strange(&format!("{} instead of {expected}", answer.status)));
-            }
+            self.call(&call, expected).await?;
         }
-        // What a script would pass over in silence, what it asks only of some sessions (an index
-        // that lives long enough needs no PEXPIRE), and what the store asks without a script.
-        self.ask(redis::cmd("ZREM").arg(&index).arg(name)).await?;
-        self.ask(redis::cmd("ZSCORE").arg(&index).arg(name)).await?;
-        self.ask(redis::cmd("DEL").arg(&session)).await?;
-        // Not on the settings themselves.
-        self.ask(redis::cmd("HSET").arg(&session).arg("setting").arg(1)).await?;
-        self.ask(redis::cmd("PEXPIRE").arg(&session).arg(PROBE_LIFE_MS)).await?;
-        self.ask(redis::cmd("HINCRBY").arg(&session).arg("setting").arg(1)).await?;
-        self.ask(redis::cmd("HMGET").arg(&session).arg("setting")).await?;
-        self.ask(redis::cmd("HDEL").arg(&session).arg("setting")).await?;
-        self.ask(redis::cmd("PTTL").arg(&session)).await?;
-        self.ask(redis::cmd("PEXPIRE").arg(&session).arg(PROBE_LIFE_MS)).await?;
-        self.ask(redis::cmd("STRLEN").arg(&session)).await?;
-        self.ask(redis::cmd("GETRANGE").arg(&session).arg(0).arg(0)).await?;
-        self.ask(redis::cmd("ZCARD").arg(&index)).await?;
-        self.ask(
-            redis::cmd("ZRANGEBYSCORE")
-                .arg(&index)
-                .arg("-inf")
-                .arg("+inf")
-                .arg("WITHSCORES")
-                .arg("LIMIT")
-                .arg(0)
-                .arg(1),
-        )
-        .await?;
-        self.ask(&redis::cmd("TIME")).await?;
         Ok(())
+    }
+
+    async fn call(&mut self, call: &Call<'_>, expected: &str) -> Result<(), ProbeError> {
+        let value = self.ask(&call.command()).await?;
+        let unreadable = |error: StoreError| self.strange(&error.to_string());
+        let mut answer = Answer::parts("probe", value).map_err(unreadable)?;
+        match answer.failure().map_err(unreadable)? {
+            Some(error) => Err(refused(&self.at, error)),
+            None if answer.status == expected => Ok(()),
+            None => Err(self.strange(&format!("{} instead of {expected}", answer.status))),
+        }
     }
 
     fn strange(&self, what: &str) -> ProbeError {
         ProbeError::Strange(self.at.clone(), what.to_owned())
+    }
+}
+
+/// Every command of a script or of the store, on the keys of our own session, which is gone by now.
+fn single_commands(keys: &Keys, alias: &Alias) -> Vec<Cmd> {
+    let (session, index) = (keys.session(alias), keys.index(alias.shard()));
+    let life = PROBE_LIFE_MS.to_string();
+    // A hash of our own stands for the live settings, which are left alone.
+    [
+        &["ZREM", &index, alias.as_str()] as &[&str],
+        &["ZSCORE", &index, alias.as_str()],
+        &["DEL", &session],
+        &["HSET", &session, "setting", "1"],
+        &["PEXPIRE", &session, &life],
+        &["HINCRBY", &session, "setting", "1"],
+        &["HMGET", &session, "setting"],
+        &["HDEL", &session, "setting"],
+        &["PTTL", &session],
+        &["STRLEN", &session],
+        &["GETRANGE", &session, "0", "0"],
+        &["ZCARD", &index],
+        &["ZRANGEBYSCORE", &index, "-inf", "+inf", "WITHSCORES", "LIMIT", "0", "1"],
+        &["TIME"],
+    ]
+    .iter()
+    .map(|words| {
+        let mut command = redis::cmd(words[0]);
+        command.arg(&words[1..]);
+        command
+    })
+    .collect()
+}
+
+/// A first attempt in the far future: never late, never older than anything.
+fn own_stamp() -> Stamp {
+    Stamp { id: ChangeId(rand::random()), first_ms: 9_999_999_999_999, attempt: Attempt::First }
+}
+
+fn own_save(alias: &Alias) -> Publish {
+    Publish {
+        stamp: own_stamp(),
+        alias: alias.clone(),
+        form: Form::Sharded,
+        content: Content { class: Class::Anonymous, uid: None, db: None, login: None },
+        size_bytes: 0,
+        sealed: Bytes::new(),
+        claim: Claim::default(),
+        background: false,
     }
 }
 

@@ -1,12 +1,16 @@
 //! The Lua scripts: loading, calling, and reading their answers.
 //!
-//! Each is `clock.lua` + `session.lua` + its own file, so that every rule exists once. All answers
-//! have one shape: `{now, status, {expired...}, ...}`.
+//! Each is its arguments by name ([`super::args`]), `clock.lua`, `session.lua` and its own file, so
+//! that every rule exists once. All answers have one shape: `{now, status, {expired...}, ...}`.
 
 use std::time::Duration;
 
 use redis::{Cmd, Value};
 
+use super::args::{
+    self, AmendArgs, Argument, Arguments as _, FetchArgs, ImportArgs, ListArgs, OfScript,
+    PolicyArgs, ProbeArgs, PublishArgs, SetArgs, SettingsArgs, TouchArgs, UnlinkArgs, prologue,
+};
 use super::envelope::{Header, Unreadable};
 use super::errors::{ErrorCode, ServerError};
 use super::link::{Fault, Link, Need};
@@ -32,7 +36,7 @@ pub struct Scripts {
     pub(super) settings: Script,
     pub(super) set: Script,
     pub(super) probe: Script,
-    /// The clock is Redis's own, and so tells of its jumps.
+    /// The clock is Redis's own, so what seems a jump is one.
     pub(super) own_clock: bool,
 }
 
@@ -54,22 +58,25 @@ impl Scripts {
     /// The scripts with another clock: Lua that defines `now_ms()`. For tests, which let hours
     /// pass without waiting; such a jump is not taken for one of Redis's clock.
     pub fn with_clock(clock: &str) -> Self {
-        let script = |name, body: &str| {
-            let code = [clock, SESSION, body].join("\n");
-            let sha = redis::Script::new(&code).get_hash().to_owned();
-            Script { name, code, sha }
-        };
         Self {
-            fetch: script("fetch", include_str!("scripts/fetch.lua")),
-            publish: script("publish", include_str!("scripts/publish.lua")),
-            unlink: script("unlink", include_str!("scripts/unlink.lua")),
-            amend: script("amend", include_str!("scripts/amend.lua")),
-            touch: script("touch", include_str!("scripts/touch.lua")),
-            list: script("list", include_str!("scripts/list.lua")),
-            import: script("import", include_str!("scripts/import.lua")),
-            settings: script("settings", include_str!("scripts/settings.lua")),
-            set: script("set", include_str!("scripts/set.lua")),
-            probe: script("probe", include_str!("scripts/probe.lua")),
+            fetch: Script::new::<FetchArgs>("fetch", clock, include_str!("scripts/fetch.lua")),
+            publish: Script::new::<PublishArgs>(
+                "publish",
+                clock,
+                include_str!("scripts/publish.lua"),
+            ),
+            unlink: Script::new::<UnlinkArgs>("unlink", clock, include_str!("scripts/unlink.lua")),
+            amend: Script::new::<AmendArgs>("amend", clock, include_str!("scripts/amend.lua")),
+            touch: Script::new::<TouchArgs>("touch", clock, include_str!("scripts/touch.lua")),
+            list: Script::new::<ListArgs>("list", clock, include_str!("scripts/list.lua")),
+            import: Script::new::<ImportArgs>("import", clock, include_str!("scripts/import.lua")),
+            settings: Script::new::<SettingsArgs>(
+                "settings",
+                clock,
+                include_str!("scripts/settings.lua"),
+            ),
+            set: Script::new::<SetArgs>("set", clock, include_str!("scripts/set.lua")),
+            probe: Script::new::<ProbeArgs>("probe", clock, include_str!("scripts/probe.lua")),
             own_clock: false,
         }
     }
@@ -78,6 +85,14 @@ impl Scripts {
     #[must_use]
     pub fn heeding_jumps(self) -> Self {
         Self { own_clock: true, ..self }
+    }
+
+    /// A call of the script that takes these arguments.
+    pub(super) fn call<'a, A: OfScript<'a>>(&'a self, policy: &Policy, arguments: A) -> Call<'a> {
+        let mut call = Call { script: A::script(self), keys: Vec::new(), arguments: Vec::new() };
+        policy.args().write(&mut call.keys, &mut call.arguments);
+        arguments.write(&mut call.keys, &mut call.arguments);
+        call
     }
 
     /// Every script.
@@ -98,29 +113,17 @@ impl Scripts {
 }
 
 impl Script {
+    fn new<A: OfScript<'static>>(name: &'static str, clock: &str, body: &'static str) -> Self {
+        let code = [&prologue::<A>(), clock, SESSION, body].join("\n");
+        let sha = redis::Script::new(&code).get_hash().to_owned();
+        Self { name, code, sha }
+    }
+
     /// The command that makes the server know it.
     pub(super) fn load(&self) -> Cmd {
         let mut command = redis::cmd("SCRIPT");
         command.arg("LOAD").arg(&self.code);
         command
-    }
-
-    /// A call of it.
-    pub(super) fn call(&self, policy: &Policy) -> Call<'_> {
-        let mut call = Call { script: self, keys: Vec::new(), arguments: Vec::new() };
-        let lifetimes = &policy.lifetimes;
-        call.argument(lifetimes.idle_ms.to_string());
-        call.argument(lifetimes.anonymous_idle_ms.to_string());
-        call.argument(lifetimes.anonymous_unopened_ms.to_string());
-        call.argument(lifetimes.absolute_ms.map_or_else(|| "-1".into(), |ms| ms.to_string()));
-        call.argument(lifetimes.grace_ms.to_string());
-        call.argument(lifetimes.tombstone_ms.to_string());
-        call.argument(match policy.clock {
-            ClockView::Unknown => String::new(),
-            ClockView::Jumped => "lenient".to_owned(),
-            ClockView::Expected(now_ms) => now_ms.to_string(),
-        });
-        call
     }
 }
 
@@ -131,10 +134,36 @@ pub(super) struct Policy {
     pub clock: ClockView,
 }
 
-/// What this node thinks of Redis's clock.
+impl Policy {
+    fn args(&self) -> PolicyArgs<'static> {
+        let Lifetimes {
+            idle_ms,
+            anonymous_idle_ms,
+            anonymous_unopened_ms,
+            absolute_ms,
+            grace_ms,
+            tombstone_ms,
+        } = self.lifetimes;
+        PolicyArgs {
+            idle_ms: args::number(idle_ms),
+            anonymous_idle_ms: args::number(anonymous_idle_ms),
+            anonymous_unopened_ms: args::number(anonymous_unopened_ms),
+            absolute_ms: absolute_ms.map_or_else(|| args::text("-1"), args::number),
+            grace_ms: args::number(grace_ms),
+            tombstone_ms: args::number(tombstone_ms),
+            clock: match self.clock {
+                ClockView::Unknown => args::text(""),
+                ClockView::Jumped => args::text("lenient"),
+                ClockView::Expected(now_ms) => args::number(now_ms),
+            },
+        }
+    }
+}
+
+/// What this server knows of Redis's clock.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum ClockView {
-    /// Nothing.
+    /// Nothing yet.
     Unknown,
     /// It has jumped not long ago: nothing is judged stale.
     Jumped,
@@ -149,24 +178,14 @@ pub(super) struct Call<'a> {
     arguments: Vec<Argument<'a>>,
 }
 
-enum Argument<'a> {
-    Text(String),
-    Bytes(&'a [u8]),
-}
-
 impl<'a> Call<'a> {
     pub fn key(&mut self, key: String) -> &mut Self {
         self.keys.push(key);
         self
     }
 
-    pub fn argument(&mut self, text: impl Into<String>) -> &mut Self {
-        self.arguments.push(Argument::Text(text.into()));
-        self
-    }
-
-    pub fn bytes(&mut self, bytes: &'a [u8]) -> &mut Self {
-        self.arguments.push(Argument::Bytes(bytes));
+    pub fn argument(&mut self, argument: Argument<'a>) -> &mut Self {
+        self.arguments.push(argument);
         self
     }
 
@@ -181,10 +200,7 @@ impl<'a> Call<'a> {
             command.arg(key);
         }
         for argument in &self.arguments {
-            match argument {
-                Argument::Text(text) => command.arg(text),
-                Argument::Bytes(bytes) => command.arg(*bytes),
-            };
+            command.arg(argument.as_ref());
         }
         command
     }
@@ -382,6 +398,9 @@ fn strange(script: &str) -> StoreError {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use super::super::args::Arguments;
     use super::*;
 
     #[test]
@@ -406,8 +425,57 @@ mod tests {
     fn every_script_is_complete() {
         let scripts = Scripts::default();
         for script in scripts.all() {
-            assert!(script.code.starts_with(CLOCK));
+            assert!(script.code.contains(CLOCK) && script.code.contains(SESSION));
             assert_eq!(script.sha.len(), 40);
         }
+    }
+
+    /// The names after `table.` in Lua, comments aside.
+    fn names_read<'a>(lua: &'a str, table: &str) -> BTreeSet<&'a str> {
+        let prefix = format!("{table}.");
+        let code = lua.lines().map(|line| line.split("--").next().unwrap_or_default());
+        let rest = code.flat_map(|line| line.match_indices(&*prefix).map(|(at, _)| &line[at..]));
+        rest.map(|rest| {
+            let name = &rest[prefix.len()..];
+            let end = name.find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+            &name[..end.unwrap_or(name.len())]
+        })
+        .collect()
+    }
+
+    #[test]
+    fn lua_reads_exactly_the_arguments_that_are_sent() {
+        fn check<'a, A: Arguments<'a>>(name: &str, body: &str) {
+            let policy = PolicyArgs::argument_names().into_iter().collect();
+            let change: BTreeSet<_> = ["first_ms", "patience_ms"].into();
+            assert_eq!(names_read(SESSION, "args"), &policy | &change);
+            assert_eq!(names_read(SESSION, "keys"), BTreeSet::new());
+            let sent: BTreeSet<_> = A::argument_names().into_iter().collect();
+            let mut read = names_read(body, "args");
+            // Whether it is a retry is the question of `is_retry` alone.
+            if body.contains("is_retry()") {
+                read.append(&mut change.clone());
+            }
+            // A file has no earlier attempt: it is imported once, and known after that.
+            let unread: BTreeSet<_> = if name == "import" { change } else { BTreeSet::new() };
+            assert_eq!(&read | &unread, sent, "{name}");
+            assert_eq!(names_read(body, "keys"), A::key_names().into_iter().collect(), "{name}");
+            for bare in ["ARGV[", "KEYS["] {
+                let numbers = body
+                    .split(bare)
+                    .skip(1)
+                    .filter(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
+                assert_eq!(numbers.count(), 0, "{name} reads {bare} by its number");
+            }
+        }
+        check::<FetchArgs>("fetch", include_str!("scripts/fetch.lua"));
+        check::<PublishArgs>("publish", include_str!("scripts/publish.lua"));
+        check::<UnlinkArgs>("unlink", include_str!("scripts/unlink.lua"));
+        check::<AmendArgs>("amend", include_str!("scripts/amend.lua"));
+        check::<TouchArgs>("touch", include_str!("scripts/touch.lua"));
+        check::<ListArgs>("list", include_str!("scripts/list.lua"));
+        check::<ImportArgs>("import", include_str!("scripts/import.lua"));
+        check::<SettingsArgs>("settings", include_str!("scripts/settings.lua"));
+        check::<SetArgs>("set", include_str!("scripts/set.lua"));
     }
 }

@@ -47,7 +47,7 @@ impl RedisStore {
         commands.cmd("SET").arg(keys.node(id)).arg(report).arg("PX").arg(ms(NODE_LIFE));
         commands.cmd("ZADD").arg(keys.nodes()).arg(self.inner.time.now_ms()).arg(id);
         commands.cmd("PEXPIRE").arg(keys.nodes()).arg(ms(INDEX_LIFE));
-        self.all(&commands, Need::Well).await.map(|_| ())
+        self.all(&commands, Need::Up).await.map(|_| ())
     }
 
     /// Node `id` ends in order.
@@ -56,7 +56,7 @@ impl RedisStore {
         let mut commands = redis::pipe();
         commands.cmd("DEL").arg(keys.node(id));
         commands.cmd("ZREM").arg(keys.nodes()).arg(id);
-        self.all(&commands, Need::Up).await.map(|_| ())
+        self.all(&commands, Need::Connected).await.map(|_| ())
     }
 
     /// What the nodes that are there say of themselves.
@@ -70,7 +70,7 @@ impl RedisStore {
         for (id, _) in &seen {
             commands.cmd("GET").arg(self.inner.keys.node(id));
         }
-        let value = self.all(&commands, Need::Up).await?;
+        let value = self.all(&commands, Need::Connected).await?;
         let found =
             Vec::<Option<String>>::from_redis_value(value).map_err(|_| of_another_shape())?;
         let registered = found.into_iter().zip(seen).filter_map(|(report, (_, at_ms))| {

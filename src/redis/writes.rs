@@ -20,7 +20,7 @@ use super::{Inner, RedisStore};
 use crate::store::Health;
 use crate::telemetry::Event;
 
-/// The probe is sent at most this often, whoever asks.
+/// The probe is sent at most this often, however many ask.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 
 /// Whether Redis takes writes, as far as it is known.
@@ -44,7 +44,7 @@ impl Writes {
         }
     }
 
-    /// Whether both are the same for who acts on it: the words of one cause differ a little.
+    /// Whether both call for the same reaction: the words of one cause differ a little.
     fn is_as(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Refused(one), Self::Refused(other)) => {
@@ -55,7 +55,7 @@ impl Writes {
     }
 }
 
-/// What is known, for whoever asks or waits for a change.
+/// What is known now.
 pub(super) struct Observed {
     state: watch::Sender<Writes>,
     /// When the probe was sent last; held while one is under way.
@@ -93,7 +93,7 @@ impl Observed {
     }
 
     fn is(&self, writes: &Writes) {
-        // Asked by every save: nobody waits for the lock of a change that there is not.
+        // Every save comes here: no lock is taken while nothing changes.
         if self.state.borrow().is_as(writes) {
             return;
         }
@@ -105,7 +105,7 @@ impl Observed {
             }
             changes
         });
-        // That a server is as it should be from the beginning is no news.
+        // A server that takes writes from the beginning is no event.
         if changed && (was != Writes::Unknown || *writes != Writes::Taken) {
             Event::Writes { refused: writes.refusal() }.emit();
         }
@@ -128,24 +128,18 @@ impl Inner {
         }
         self.writes.now()
     }
-}
 
-impl Inner {
-    /// The server's error, if it refuses; nothing where the link is at fault, which tells of itself.
+    /// The server's error, if it refuses; `None` where the link is at fault, which logs that itself.
     async fn probe_writes(&self) -> Option<Result<(), ServerError>> {
-        // Should somebody have made that key, it ends at once.
-        let mut set = redis::cmd("SET");
-        set.arg(self.keys.write_probe()).arg("").arg("XX").arg("PX").arg(1);
-        match self.link.request(&set, Need::Well, self.attempt()).await {
+        let requests = self.requests();
+        match self.link.request(&requests.write_nothing(), Need::Up, self.attempt()).await {
             Ok(_) => {}
             Err(Fault::Server(error, _)) => return Some(Err(error)),
             Err(_) => return None,
         }
         // A script of its own that writes nothing: Redis 6.0 notes each one that calls a command
         // of writing in its append-only file, whatever that did.
-        let mut call = self.scripts.probe.call(&self.policy());
-        call.key(self.keys.write_probe());
-        match self.call(&call, Need::Well, self.attempt()).await {
+        match self.call(&requests.run_nothing(), Need::Up, self.attempt()).await {
             Ok(_) => Some(Ok(())),
             Err(CallFault::Server(error, _)) => Some(Err(error)),
             Err(_) => None,

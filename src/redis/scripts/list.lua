@@ -1,19 +1,18 @@
 -- The living among the named members of one shard. What is not there any more leaves the index.
--- KEYS: the index, then the sessions (all of one shard)
--- ARGV: the alias of each session
+-- After the named ones: each session's key (all of one shard), and its alias.
 -- Answers: listed, {alias, left, activity, header, ...}
 
 local living = {}
-for i = 2, #KEYS do
-  local alias = ARGV[6 + i]
-  local h = read(KEYS[i])
+for i = 1, #KEYS - KEYS_NAMED do
+  local session, alias = KEYS[KEYS_NAMED + i], ARGV[ARGV_NAMED + i]
+  local h = read(session)
   if failure then
     failure = nil -- another program's key, or a newer format: not ours to list or to remove
   elseif not h or h.state ~= 'alive' then
-    redis.pcall('ZREM', KEYS[1], alias)
+    redis.pcall('ZREM', keys.index, alias)
   else
-    weigh(h, KEYS[1], alias)
-    if not (stale(h) and expire(KEYS[i], KEYS[1], alias, h)) then
+    weigh(h, keys.index, alias)
+    if not (stale(h) and expire(session, keys.index, alias, h)) then
       living[#living + 1] = alias
       living[#living + 1] = left(h)
       living[#living + 1] = h.active

@@ -1,26 +1,21 @@
 -- Makes a save the current version, by the rules of births: nothing that ended is revived.
--- KEYS: the session, its index, the sibling's session (or the first again)
--- ARGV: see the names below
 -- Answers: taken, left, header | superseded | refused, code | failed, why
 
-local alias, id, first_ms, retry = ARGV[8], ARGV[9], tonumber(ARGV[10]), is_retry()
-local class, uid, db, user = ARGV[12], ARGV[13], ARGV[14], ARGV[15]
-local size, form = ARGV[16], ARGV[17]
-local opened, own_unlink, sibling_alias = ARGV[18], ARGV[19], ARGV[20] -- '' for none
-local background, doubtful = ARGV[21] == '1', ARGV[22] == '1'
-local sealed = ARGV[23]
+local alias, id, first_ms, retry = args.alias, args.id, tonumber(args.first_ms), is_retry()
+local class, uid, opened, sibling_alias = args.class, args.uid, args.opened, args.sibling
+local background, after_failed_read = args.background == '1', args.after_failed_read == '1'
 
-local old = read(KEYS[1])
+local old = read(keys.session)
 if failure then return answer('failed', failure) end
 
 if old then
   local alive = old.state == 'alive'
-  if alive then weigh(old, KEYS[2], alias) end
+  if alive then weigh(old, keys.index, alias) end
   if alive and old.version == id then return answer('taken', left(old), old.stored) end
   if retry and old.saved > first_ms then return answer('superseded') end
   if alive and stale(old) then
     -- It ends here; where the server takes no writes this save will find that out itself.
-    if expire(KEYS[1], KEYS[2], alias, old) then old.state = 'gone' end
+    if expire(keys.session, keys.index, alias, old) then old.state = 'gone' end
   end
 end
 local alive = old and old.state == 'alive'
@@ -28,7 +23,7 @@ local alive = old and old.state == 'alive'
 -- Whether the life of `old` goes on with this save; otherwise a new one begins.
 local goes_on = false
 if class == 'anon' then
-  if alive and old.class == 'auth' and doubtful then
+  if alive and old.class == 'auth' and after_failed_read then
     return answer('refused', 'unread')
   end
   -- Over an authenticated session it is a logout in place: a new life.
@@ -39,7 +34,7 @@ elseif alive then
   end
   goes_on = true
 elseif old then
-  if own_unlink ~= old.birth or (opened ~= '' and opened ~= old.birth) then
+  if args.own_unlink ~= old.birth or (opened ~= '' and opened ~= old.birth) then
     return answer('refused', 'ended')
   end
   goes_on = true
@@ -49,7 +44,7 @@ end
 
 local h = {
   state = 'alive', version = id, saved = now, mtime = string.format('%d000000', now),
-  class = class, uid = uid, db = db, user = user, size = size, form = form,
+  class = class, uid = uid, db = args.db, user = args.user, size = args.size, form = args.form,
   mode = alive and old.mode or '644',
   birth = id, login = now, active = now, opened = false,
 }
@@ -61,11 +56,11 @@ if goes_on then
   if background then h.active = old.active end
 elseif class == 'auth' and sibling_alias ~= '' then
   -- A soft rotation: the same person under the next id of the family.
-  local sibling = read(KEYS[3])
+  local sibling = read(keys.sibling_session)
   failure = nil -- a sibling that cannot be read is none
   if sibling and sibling.class == 'auth' and sibling.uid == uid and uid ~= '-' then
     h.login = sibling.login
-    if sibling.state == 'alive' then weigh(sibling, KEYS[2], sibling_alias) end
+    if sibling.state == 'alive' then weigh(sibling, keys.index, sibling_alias) end
     if background then h.active = sibling.active end
   end
 end
@@ -75,10 +70,10 @@ if stale(h) then return answer('refused', 'lifetime') end
 
 local ttl = keep_ms(h)
 local header = line(h)
-if refused(redis.pcall('SET', KEYS[1], header .. sealed, 'PX', ttl)) then
+if refused(redis.pcall('SET', keys.session, header .. args.sealed, 'PX', ttl)) then
   return answer('failed', failure)
 end
-enter(KEYS[2], alias, h.active, ttl)
+enter(keys.index, alias, h.active, ttl)
 -- Client tracking tells a node of the next change only if it read after its own.
-redis.call('STRLEN', KEYS[1])
+redis.call('STRLEN', keys.session)
 return answer('taken', left(h), header)

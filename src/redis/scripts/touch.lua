@@ -1,16 +1,17 @@
 -- Notes activity, and keeps the key for as long as the lifetimes ask for. It never revives: it acts
 -- on living sessions only.
--- KEYS: the index, then the sessions (all of one shard)
--- ARGV: alias and time for each session; '' for no activity: the lifetimes have become longer
+-- After the named ones: each session's key (all of one shard), and its alias and the time of the
+-- activity; '' for none: the lifetimes have become longer.
 -- Answers: done, how many | failed, why
 
 local touched = 0
-for i = 2, #KEYS do
-  local alias, at = ARGV[4 + 2 * i], tonumber(ARGV[5 + 2 * i])
-  local h = read(KEYS[i])
+for i = 1, #KEYS - KEYS_NAMED do
+  local session = KEYS[KEYS_NAMED + i]
+  local alias, at = ARGV[ARGV_NAMED + 2 * i - 1], tonumber(ARGV[ARGV_NAMED + 2 * i])
+  local h = read(session)
   failure = nil -- what cannot be read is not touched
   if h and h.state == 'alive' then
-    weigh(h, KEYS[1], alias)
+    weigh(h, keys.index, alias)
     if not stale(h) then
       if at then
         -- A first opening is told by a score above the save's own time, if only by a millisecond.
@@ -18,12 +19,12 @@ for i = 2, #KEYS do
         h.opened = true
         h.ends = ends(h, 0)
       end
-      local ttl = redis.call('PTTL', KEYS[i])
+      local ttl = redis.call('PTTL', session)
       if ttl >= 0 and ttl < h.ends - now + POLICY.grace then
         ttl = keep_ms(h)
-        if refused(redis.pcall('PEXPIRE', KEYS[i], ttl)) then return answer('failed', failure) end
+        if refused(redis.pcall('PEXPIRE', session, ttl)) then return answer('failed', failure) end
       end
-      if not enter(KEYS[1], alias, h.active, ttl) then return answer('failed', failure) end
+      if not enter(keys.index, alias, h.active, ttl) then return answer('failed', failure) end
       touched = touched + 1
     end
   end

@@ -1,10 +1,7 @@
 -- Removes a session: the one of the name taken for a session id, else the listed one.
--- KEYS: the session, its index, the session of the name as an alias (or the first again)
--- ARGV: see the names below
 -- Answers: gone, alias, birth | absent | superseded | failed, why
 
-local alias, id, first_ms, retry = ARGV[8], ARGV[9], tonumber(ARGV[10]), is_retry()
-local listed = ARGV[12] -- '' for none
+local id, first_ms, retry = args.id, tonumber(args.first_ms), is_retry()
 
 -- The whole answer, or nil if there is nothing of that name to remove.
 local function remove(key, name)
@@ -16,9 +13,9 @@ local function remove(key, name)
     return nil
   end
   if retry and h.saved > first_ms then return answer('superseded') end
-  weigh(h, KEYS[2], name)
+  weigh(h, keys.index, name)
   local dead = stale(h)
-  if not bury(key, KEYS[2], name, h, dead and NO_ID or id) then return answer('failed', failure) end
+  if not bury(key, keys.index, name, h, dead and NO_ID or id) then return answer('failed', failure) end
   if dead then
     note_expiry(name, h)
     return nil
@@ -26,10 +23,10 @@ local function remove(key, name)
   return answer('gone', name, h.birth)
 end
 
-local done = remove(KEYS[1], alias)
+local done = remove(keys.session, args.alias)
 if done then return done end
-if listed ~= '' then
-  done = remove(KEYS[3], listed)
+if args.listed ~= '' then
+  done = remove(keys.listed_session, args.listed)
   if done then return done end
 end
 return answer('absent')

@@ -1,0 +1,247 @@
+//! What each script is called with: its KEYS and ARGV, once, by name.
+//!
+//! A list here is a struct to Rust, which must fill each field, and to Lua the tables `keys` and
+//! `args`, which [`prologue`] writes before the script's own text. So an argument that is added,
+//! moved or renamed cannot be read as another one.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+
+use super::envelope::{class_text, form_text, id_text};
+use super::scripts::{Script, Scripts};
+use crate::session::content::Class;
+use crate::session::name::{Alias, Form};
+use crate::store::ChangeId;
+
+/// One argument as it is sent. Numbers and flags are text there; '' is none.
+pub(super) type Argument<'a> = Cow<'a, [u8]>;
+
+/// The arguments of one script.
+pub(super) trait Arguments<'a> {
+    /// The names of the keys that are always there, in their order.
+    fn key_names() -> Vec<&'static str>;
+    /// The names of the arguments that are always there, in their order.
+    fn argument_names() -> Vec<&'static str>;
+    /// Writes them in that order.
+    fn write(self, keys: &mut Vec<String>, arguments: &mut Vec<Argument<'a>>);
+}
+
+/// Arguments that belong to a script of their own.
+pub(super) trait OfScript<'a>: Arguments<'a> {
+    /// The script that takes them.
+    fn script(scripts: &Scripts) -> &Script;
+}
+
+/// Makes a struct of a list of names. `with HEAD: STRUCT` puts the names of another list before
+/// its own.
+macro_rules! arguments {
+    ($(#[$doc:meta])* $name:ident $(<$life:lifetime>)? {
+        $(with $head:ident: $Head:ident;)?
+        keys: $($key:ident),*;
+        arguments: $($argument:ident),*;
+    }) => {
+        $(#[$doc])*
+        pub(super) struct $name $(<$life>)? {
+            $(pub $head: $Head<'a>,)?
+            $(pub $key: String,)*
+            $(pub $argument: Argument<'a>,)*
+        }
+
+        impl<'a> Arguments<'a> for $name $(<$life>)? {
+            fn key_names() -> Vec<&'static str> {
+                [$($Head::key_names(),)? vec![$(stringify!($key)),*]].concat()
+            }
+
+            fn argument_names() -> Vec<&'static str> {
+                [$($Head::argument_names(),)? vec![$(stringify!($argument)),*]].concat()
+            }
+
+            fn write(self, keys: &mut Vec<String>, arguments: &mut Vec<Argument<'a>>) {
+                $(self.$head.write(keys, arguments);)?
+                keys.extend([$(self.$key),*]);
+                arguments.extend([$(self.$argument),*]);
+            }
+        }
+    };
+}
+
+arguments! {
+    /// By what every script judges; before all others. Times are milliseconds.
+    PolicyArgs<'a> {
+        keys: ;
+        // absolute_ms: negative for none. clock: '' (unknown), 'lenient', or what Redis's clock is
+        // expected to show.
+        arguments: idle_ms, anonymous_idle_ms, anonymous_unopened_ms, absolute_ms, grace_ms,
+            tombstone_ms, clock;
+    }
+}
+
+arguments! {
+    /// What every change of one session begins with.
+    ChangeArgs<'a> {
+        keys: session, index;
+        // patience_ms: how long the sender of a first attempt waits; 'again' for a retry.
+        arguments: alias, id, first_ms, patience_ms;
+    }
+}
+
+arguments! {
+    /// See `fetch.lua`.
+    FetchArgs<'a> {
+        // listed_session: the session again where there is none.
+        keys: session, index, listed_session;
+        arguments: alias, listed;
+    }
+}
+
+arguments! {
+    /// See `publish.lua`.
+    PublishArgs<'a> {
+        with change: ChangeArgs;
+        // sibling_session: the session again where there is none.
+        keys: sibling_session;
+        arguments: class, uid, db, user, size, form, opened, own_unlink, sibling, background,
+            after_failed_read, sealed;
+    }
+}
+
+arguments! {
+    /// See `unlink.lua`.
+    UnlinkArgs<'a> {
+        with change: ChangeArgs;
+        // listed_session: the session again where there is none.
+        keys: listed_session;
+        arguments: listed;
+    }
+}
+
+arguments! {
+    /// See `amend.lua`.
+    AmendArgs<'a> {
+        with change: ChangeArgs;
+        keys: ;
+        // '' keeps; mtime: nanoseconds, or 'now'.
+        arguments: mode, mtime;
+    }
+}
+
+arguments! {
+    /// See `import.lua`.
+    ImportArgs<'a> {
+        with change: ChangeArgs;
+        keys: ;
+        arguments: class, uid, db, user, size, form, mtime, mtime_ms, mode, sealed;
+    }
+}
+
+arguments! {
+    /// Followed by each session's key, and its alias and the time of its last use.
+    TouchArgs {
+        keys: index;
+        arguments: ;
+    }
+}
+
+arguments! {
+    /// Followed by each session's key, and its alias.
+    ListArgs {
+        keys: index;
+        arguments: ;
+    }
+}
+
+arguments! {
+    /// Followed by the names of the settings.
+    SettingsArgs {
+        keys: settings;
+        arguments: ;
+    }
+}
+
+arguments! {
+    /// See `set.lua`.
+    SetArgs<'a> {
+        keys: settings;
+        // text: '' takes the setting away.
+        arguments: name, text;
+    }
+}
+
+arguments! {
+    /// See `probe.lua`.
+    ProbeArgs {
+        keys: probe;
+        arguments: ;
+    }
+}
+
+macro_rules! of_scripts {
+    ($($arguments:ty: $script:ident,)*) => {
+        $(impl<'a> OfScript<'a> for $arguments {
+            fn script(scripts: &Scripts) -> &Script {
+                &scripts.$script
+            }
+        })*
+    };
+}
+
+of_scripts! {
+    FetchArgs<'a>: fetch,
+    PublishArgs<'a>: publish,
+    UnlinkArgs<'a>: unlink,
+    AmendArgs<'a>: amend,
+    ImportArgs<'a>: import,
+    TouchArgs: touch,
+    ListArgs: list,
+    SettingsArgs: settings,
+    SetArgs<'a>: set,
+    ProbeArgs: probe,
+}
+
+/// The Lua that gives a script its arguments by name. KEYS and ARGV may go on after the named ones.
+pub(super) fn prologue<'a, A: Arguments<'a>>() -> String {
+    let mut lua = String::new();
+    let arguments = [PolicyArgs::argument_names(), A::argument_names()].concat();
+    for (table, from, names) in [("keys", "KEYS", A::key_names()), ("args", "ARGV", arguments)] {
+        let fields: Vec<_> = names
+            .iter()
+            .zip(1..)
+            .map(|(name, number)| format!("{name}={from}[{number}]"))
+            .collect();
+        // Writing to a String cannot fail.
+        let _ = writeln!(lua, "local {table}={{{}}}", fields.join(","));
+        let _ = writeln!(lua, "local {from}_NAMED={}", names.len());
+    }
+    lua
+}
+
+pub(super) fn text<'a>(text: impl Into<Cow<'a, str>>) -> Argument<'a> {
+    match text.into() {
+        Cow::Borrowed(text) => Cow::Borrowed(text.as_bytes()),
+        Cow::Owned(text) => Cow::Owned(text.into_bytes()),
+    }
+}
+
+pub(super) fn number<'a>(number: impl ToString) -> Argument<'a> {
+    text(number.to_string())
+}
+
+pub(super) fn flag<'a>(value: bool) -> Argument<'a> {
+    text(if value { "1" } else { "0" })
+}
+
+pub(super) fn id<'a>(id: Option<ChangeId>) -> Argument<'a> {
+    text(id.map(id_text).unwrap_or_default())
+}
+
+pub(super) fn alias(alias: Option<&Alias>) -> Argument<'_> {
+    text(alias.map_or("", Alias::as_str))
+}
+
+pub(super) fn class<'a>(class: Class) -> Argument<'a> {
+    text(class_text(class))
+}
+
+pub(super) fn form<'a>(form: Form) -> Argument<'a> {
+    text(form_text(form))
+}

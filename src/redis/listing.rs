@@ -1,0 +1,154 @@
+//! Listings: every living session of a shard, and what the root directory shows.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::FromRedisValue as _;
+use tokio::task::JoinSet;
+
+use super::Inner;
+use super::link::Need;
+use crate::session::name::{Alias, Form, Shard};
+use crate::store::{Listed, RootListing, StoreError};
+
+/// How many members of a shard one step of a listing takes.
+pub(super) const PAGE: usize = 250;
+/// How many shards are asked for their size at once.
+const SHARDS_AT_ONCE: u16 = 512;
+/// How many shards are listed side by side for the root.
+const LISTED_AT_ONCE: usize = 8;
+
+impl Inner {
+    /// Members of a shard's index from `from` (a score) on: a page of them with their scores.
+    async fn page(
+        &self,
+        shard: Shard,
+        from: &str,
+        count: usize,
+    ) -> Result<Vec<(String, f64)>, StoreError> {
+        let reply = self.ask(&self.requests().page(shard, from, count)).await?;
+        Vec::<(String, f64)>::from_redis_value(reply)
+            .map_err(|_| StoreError::Unreadable("an index of another shape".into()))
+    }
+
+    /// Every alias in a shard's index. Exact while entries change: a score only ever grows, so
+    /// going upwards by score meets every entry that stays, perhaps twice.
+    pub(super) async fn members(&self, shard: Shard) -> Result<Vec<Alias>, StoreError> {
+        let mut found = HashSet::new();
+        let mut from = "-inf".to_owned();
+        let mut count = PAGE;
+        loop {
+            let page = self.page(shard, &from, count).await?;
+            let full = page.len() >= count;
+            let last = page.last().map(|(_, score)| score.to_string());
+            found.extend(page.into_iter().filter_map(|(member, _)| {
+                Alias::parse(&member).filter(|alias| alias.shard() == shard)
+            }));
+            match last {
+                Some(last) if full => {
+                    // More of one score than a page holds: a larger page.
+                    count = if last == from { count.saturating_mul(2) } else { PAGE };
+                    from = last;
+                }
+                _ => return Ok(found.into_iter().collect()),
+            }
+        }
+    }
+
+    /// The living among `aliases`, all of one shard.
+    async fn listed(&self, shard: Shard, aliases: &[Alias]) -> Result<Vec<Listed>, StoreError> {
+        let living = self.living_by(&self.policy(), shard, aliases).await?;
+        let listed = living
+            .into_iter()
+            .map(|living| Listed { meta: living.header.meta(living.left_ms), alias: living.alias });
+        Ok(listed.collect())
+    }
+
+    pub(super) async fn list(&self, shard: Shard) -> Result<Vec<Listed>, StoreError> {
+        let members = self.members(shard).await?;
+        let mut listed = Vec::with_capacity(members.len());
+        for aliases in members.chunks(PAGE) {
+            listed.append(&mut self.listed(shard, aliases).await?);
+        }
+        Ok(listed)
+    }
+
+    /// Whether a shard has a living session saved under its sharded name, and its flat ones.
+    async fn list_for_root(&self, shard: Shard) -> Result<(bool, Vec<Listed>), StoreError> {
+        // Only ids of Odoo 14 to 17 can have a flat name: all of those have to be looked at. Of
+        // the others one that lives is enough.
+        let (short, long): (Vec<_>, Vec<_>) =
+            self.members(shard).await?.into_iter().partition(|alias| alias.family().is_none());
+        let mut sharded = false;
+        let mut flat = Vec::new();
+        for aliases in short.chunks(PAGE) {
+            for listed in self.listed(shard, aliases).await? {
+                match listed.meta.form {
+                    Form::Flat => flat.push(listed),
+                    Form::Sharded => sharded = true,
+                }
+            }
+        }
+        for aliases in long.chunks(PAGE) {
+            if sharded {
+                break;
+            }
+            sharded = !self.listed(shard, aliases).await?.is_empty();
+        }
+        Ok((sharded, flat))
+    }
+
+    pub(super) async fn list_root(self: &Arc<Self>) -> Result<RootListing, StoreError> {
+        let mut root = RootListing::default();
+        let mut listing: JoinSet<Result<_, StoreError>> = JoinSet::new();
+        for (shard, _) in self.shards_in_use().await? {
+            if listing.len() >= LISTED_AT_ONCE {
+                note_shard(&mut root, listing.join_next().await)?;
+            }
+            let store = Arc::clone(self);
+            listing.spawn(async move { Ok((shard, store.list_for_root(shard).await?)) });
+        }
+        while let Some(listed) = listing.join_next().await {
+            note_shard(&mut root, Some(listed))?;
+        }
+        root.shards.sort_unstable();
+        Ok(root)
+    }
+
+    /// The shards whose index is not empty, and how many sessions each has. Those that have ended
+    /// and have not been read since are among them.
+    pub(super) async fn shards_in_use(&self) -> Result<Vec<(Shard, u64)>, StoreError> {
+        let bound = Duration::from_millis(self.settings.down_after_ms);
+        let all: Vec<Shard> = (0..Shard::COUNT).filter_map(Shard::from_index).collect();
+        let mut in_use = Vec::new();
+        for shards in all.chunks(usize::from(SHARDS_AT_ONCE)) {
+            let reply = self
+                .link
+                .request_all(&self.requests().sizes(shards), Need::Connected, bound)
+                .await?;
+            let sizes = Vec::<u64>::from_redis_value(reply.value)
+                .ok()
+                .filter(|sizes| sizes.len() == shards.len())
+                .ok_or_else(|| StoreError::Unreadable("an index of another shape".into()))?;
+            in_use.extend(shards.iter().copied().zip(sizes).filter(|(_, size)| *size > 0));
+        }
+        Ok(in_use)
+    }
+}
+
+type ListedShard = Result<(Shard, (bool, Vec<Listed>)), StoreError>;
+
+fn note_shard(
+    root: &mut RootListing,
+    listed: Option<Result<ListedShard, tokio::task::JoinError>>,
+) -> Result<(), StoreError> {
+    let Some(listed) = listed else { return Ok(()) };
+    let (shard, (sharded, mut flat)) =
+        listed.map_err(|error| StoreError::Unavailable(error.to_string()))??;
+    if sharded {
+        root.shards.push(shard);
+    }
+    root.flat.append(&mut flat);
+    Ok(())
+}

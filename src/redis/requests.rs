@@ -1,0 +1,215 @@
+//! Every request about sessions, as it is sent. The store sends them, and so does the probe before
+//! the first session: what the probe may do, the store may.
+
+use redis::Cmd;
+
+use super::args::{
+    self, AmendArgs, ChangeArgs, FetchArgs, ImportArgs, ListArgs, ProbeArgs, PublishArgs, SetArgs,
+    SettingsArgs, TouchArgs, UnlinkArgs,
+};
+use super::envelope::{mode_text, text, uid_text};
+use super::keys::Keys;
+use super::scripts::{Call, Policy, Scripts};
+use crate::session::name::{Alias, Shard};
+use crate::store::{Amend, Attempt, Import, Mtime, Publish, Stamp, Unlink};
+
+/// What requests are made of.
+#[derive(Clone, Copy)]
+pub(super) struct Requests<'a> {
+    pub scripts: &'a Scripts,
+    pub keys: &'a Keys,
+    pub policy: Policy,
+    /// How long the sender of a change waits before it sends it again.
+    pub attempt_ms: u64,
+    /// Redis's time, for stamps that were made before it was known; 0 while it is not.
+    pub now_ms: u64,
+}
+
+impl<'a> Requests<'a> {
+    /// The current version under a name.
+    pub fn fetch(&self, alias: &'a Alias, listed: Option<&'a Alias>) -> Call<'a> {
+        let listed = of_shard(listed, alias);
+        self.scripts.call(
+            &self.policy,
+            FetchArgs {
+                session: self.keys.session(alias),
+                index: self.keys.index(alias.shard()),
+                listed_session: self.keys.session(listed.unwrap_or(alias)),
+                alias: args::alias(Some(alias)),
+                listed: args::alias(listed),
+            },
+        )
+    }
+
+    fn change(&self, alias: &'a Alias, stamp: &Stamp, attempt: Attempt) -> ChangeArgs<'a> {
+        let first_ms = if stamp.first_ms == 0 { self.now_ms } else { stamp.first_ms };
+        ChangeArgs {
+            session: self.keys.session(alias),
+            index: self.keys.index(alias.shard()),
+            alias: args::alias(Some(alias)),
+            id: args::id(Some(stamp.id)),
+            first_ms: args::number(first_ms),
+            patience_ms: match attempt {
+                Attempt::First => args::number(self.attempt_ms),
+                Attempt::Again => args::text("again"),
+            },
+        }
+    }
+
+    /// A save.
+    pub fn publish(&self, publish: &'a Publish, attempt: Attempt) -> Call<'a> {
+        let claim = &publish.claim;
+        let sibling = of_shard(claim.sibling.as_ref(), &publish.alias);
+        let content = &publish.content;
+        self.scripts.call(
+            &self.policy,
+            PublishArgs {
+                change: self.change(&publish.alias, &publish.stamp, attempt),
+                sibling_session: self.keys.session(sibling.unwrap_or(&publish.alias)),
+                class: args::class(content.class),
+                uid: args::text(uid_text(content.uid)),
+                db: args::text(text(content.db.as_deref())),
+                user: args::text(text(content.login.as_deref())),
+                size: args::number(publish.size_bytes),
+                form: args::form(publish.form),
+                opened: args::id(claim.opened),
+                own_unlink: args::id(claim.own_unlink),
+                sibling: args::alias(sibling),
+                background: args::flag(publish.background),
+                after_failed_read: args::flag(claim.after_failed_read),
+                sealed: publish.sealed.as_ref().into(),
+            },
+        )
+    }
+
+    /// A removal.
+    pub fn unlink(&self, unlink: &'a Unlink, attempt: Attempt) -> Call<'a> {
+        let listed = of_shard(unlink.listed.as_ref(), &unlink.alias);
+        self.scripts.call(
+            &self.policy,
+            UnlinkArgs {
+                change: self.change(&unlink.alias, &unlink.stamp, attempt),
+                listed_session: self.keys.session(listed.unwrap_or(&unlink.alias)),
+                listed: args::alias(listed),
+            },
+        )
+    }
+
+    /// A change of mode or mtime.
+    pub fn amend(&self, amend: &'a Amend, attempt: Attempt) -> Call<'a> {
+        self.scripts.call(
+            &self.policy,
+            AmendArgs {
+                change: self.change(&amend.alias, &amend.stamp, attempt),
+                mode: args::text(amend.mode.map(mode_text).unwrap_or_default()),
+                mtime: match amend.mtime {
+                    None => args::text(""),
+                    Some(Mtime::Now) => args::text("now"),
+                    Some(Mtime::Ns(ns)) => args::number(ns),
+                },
+            },
+        )
+    }
+
+    /// A session file that becomes a session.
+    pub fn import(&self, import: &'a Import, attempt: Attempt) -> Call<'a> {
+        const NS_PER_MS: i64 = 1_000_000;
+        let content = &import.content;
+        self.scripts.call(
+            &self.policy,
+            ImportArgs {
+                change: self.change(&import.alias, &import.stamp, attempt),
+                class: args::class(content.class),
+                uid: args::text(uid_text(content.uid)),
+                db: args::text(text(content.db.as_deref())),
+                user: args::text(text(content.login.as_deref())),
+                size: args::number(import.size_bytes),
+                form: args::form(import.form),
+                mtime: args::number(import.mtime_ns),
+                mtime_ms: args::number(import.mtime_ns / NS_PER_MS),
+                mode: args::text(mode_text(import.mode)),
+                sealed: import.sealed.as_ref().into(),
+            },
+        )
+    }
+
+    /// Activity of sessions of one shard; without a time their keys are only kept.
+    pub fn touch(&self, shard: Shard, touches: &'a [(Alias, Option<u64>)]) -> Call<'a> {
+        let index = self.keys.index(shard);
+        let mut call = self.scripts.call(&self.policy, TouchArgs { index });
+        for (alias, at_ms) in touches {
+            call.key(self.keys.session(alias)).argument(args::alias(Some(alias)));
+            call.argument(at_ms.map_or_else(|| args::text(""), args::number));
+        }
+        call
+    }
+
+    /// The living sessions among these, all of one shard.
+    pub fn list(&self, shard: Shard, aliases: &'a [Alias]) -> Call<'a> {
+        let index = self.keys.index(shard);
+        let mut call = self.scripts.call(&self.policy, ListArgs { index });
+        for alias in aliases {
+            call.key(self.keys.session(alias)).argument(args::alias(Some(alias)));
+        }
+        call
+    }
+
+    /// Members of a shard's index from `from` (a score) on, with their scores.
+    pub fn page(&self, shard: Shard, from: &str, count: usize) -> Cmd {
+        let mut command = redis::cmd("ZRANGEBYSCORE");
+        command.arg(self.keys.index(shard)).arg(from).arg("+inf").arg("WITHSCORES");
+        command.arg("LIMIT").arg(0).arg(count);
+        command
+    }
+
+    /// The size of each shard's index.
+    pub fn sizes(&self, shards: &[Shard]) -> redis::Pipeline {
+        let mut commands = redis::pipe();
+        for shard in shards {
+            commands.cmd("ZCARD").arg(self.keys.index(*shard));
+        }
+        commands
+    }
+
+    /// The length of what is kept of a session; 0 if its name is not known.
+    pub fn length(&self, alias: &Alias) -> Cmd {
+        let mut command = redis::cmd("STRLEN");
+        command.arg(self.keys.session(alias));
+        command
+    }
+
+    /// The live settings of these names.
+    pub fn settings(&self, names: &'static [&'static str]) -> Call<'a> {
+        let settings = self.keys.config();
+        let mut call = self.scripts.call(&self.policy, SettingsArgs { settings });
+        for name in names {
+            call.argument(args::text(*name));
+        }
+        call
+    }
+
+    /// Another text of one live setting; '' takes it away.
+    pub fn set(&self, name: &'a str, text: &'a str) -> Call<'a> {
+        let settings = self.keys.config();
+        let (name, text) = (args::text(name), args::text(text));
+        self.scripts.call(&self.policy, SetArgs { settings, name, text })
+    }
+
+    /// Whether writes are taken: asked by a write of nothing.
+    pub fn write_nothing(&self) -> Cmd {
+        let mut command = redis::cmd("SET");
+        // Should somebody have made that key, it ends at once.
+        command.arg(self.keys.write_probe()).arg("").arg("XX").arg("PX").arg(1);
+        command
+    }
+
+    /// Whether scripts may be run.
+    pub fn run_nothing(&self) -> Call<'a> {
+        self.scripts.call(&self.policy, ProbeArgs { probe: self.keys.write_probe() })
+    }
+}
+
+/// The other one if it is of the same shard: a script stays within one.
+fn of_shard<'a>(other: Option<&'a Alias>, alias: &Alias) -> Option<&'a Alias> {
+    other.filter(|other| other.shard() == alias.shard())
+}

@@ -1,0 +1,71 @@
+//! How often a request is sent until it is answered.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Inner;
+use super::errors::ErrorCode;
+use super::link::Need;
+use super::scripts::{Answer, Call, CallFault};
+use crate::store::{Attempt, RetryPolicy, StoreError};
+
+impl Inner {
+    /// Sends a change, first as this attempt, and from the second sending on as another one.
+    /// `build` makes the call for one attempt.
+    pub(super) async fn change<'a>(
+        &self,
+        policy: RetryPolicy,
+        attempt: Attempt,
+        build: impl Fn(Attempt) -> Call<'a>,
+    ) -> Result<Answer, StoreError> {
+        match policy {
+            RetryPolicy::Once => {
+                let bound = Duration::from_millis(self.settings.overdue_ms);
+                Ok(self.call(&build(attempt), Need::Up, bound).await?)
+            }
+            RetryPolicy::UntilAnswered => self.until_answered(attempt, build).await,
+        }
+    }
+
+    async fn until_answered<'a>(
+        &self,
+        mut attempt: Attempt,
+        build: impl Fn(Attempt) -> Call<'a>,
+    ) -> Result<Answer, StoreError> {
+        let deadline = Instant::now() + Duration::from_millis(self.settings.retry_total_ms);
+        loop {
+            // Once an outage has used up its budget, no further change waits for its end.
+            if !self.link.budget_spent() {
+                self.link.up(deadline).await;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            let bound = self.attempt().min(left).max(Duration::from_millis(1));
+            let fault = match self.call(&build(attempt), Need::Connected, bound).await {
+                Ok(answer) => return Ok(answer),
+                Err(fault) => fault,
+            };
+            match fault {
+                CallFault::NotSent(text) => {
+                    if self.link.budget_spent() || Instant::now() >= deadline {
+                        return Err(StoreError::Unavailable(text));
+                    }
+                }
+                CallFault::Lost(text) => {
+                    attempt = Attempt::Again;
+                    if Instant::now() >= deadline {
+                        return Err(StoreError::Unavailable(text));
+                    }
+                }
+                CallFault::Server(error, generation) => {
+                    // A replica changed nothing; its master may be found by a newer connection.
+                    let is_replica = error.code == ErrorCode::ReadOnly;
+                    if !is_replica || !self.link.newer(generation, deadline).await {
+                        return Err(error.into());
+                    }
+                }
+                CallFault::Unreadable(error) => return Err(error),
+            }
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! The settings of the store, and their defaults: those of the product.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::endpoint::Endpoint;
+use super::link::Timing;
+use super::live::Rules;
+use crate::session::policy::Lifetimes;
+
+/// How the store reaches Redis, and its bounds. All times are milliseconds.
+#[derive(Clone)]
+pub struct Settings {
+    /// `redis://`, `rediss://` or `unix:`, with user, password and database.
+    pub url: String,
+    /// The user, unless the URL names one.
+    pub username: Option<String>,
+    /// The password, unless the URL holds one.
+    pub password: Option<String>,
+    /// Begins every key.
+    pub prefix: String,
+    /// When sessions end.
+    pub lifetimes: Lifetimes,
+    /// Connecting, authenticating and greeting take at most this long.
+    pub connect_timeout_ms: u64,
+    /// A request without an answer for this long puts the link in doubt; a look-up waits no longer.
+    pub overdue_ms: u64,
+    /// Without an answer for this long the link is down.
+    pub down_after_ms: u64,
+    /// One attempt of a change.
+    pub attempt_ms: u64,
+    /// All attempts of a change.
+    pub retry_total_ms: u64,
+    /// The longest single wait for a well link.
+    pub wait_step_ms: u64,
+    /// All waits of one outage, from its beginning.
+    pub outage_budget_ms: u64,
+    /// A wait asks a link that has been silent for this long.
+    pub silent_ping_ms: u64,
+    /// A link that has been silent for this long is asked anyway.
+    pub heartbeat_ms: u64,
+    /// Touches are collected for this long.
+    pub touch_batch_ms: u64,
+    /// What of this Redis overrides; `None`: nothing.
+    pub live: Option<Rules>,
+    /// Whether a session that is found over is ended. A command's configuration need not be that
+    /// of the mounts, so it ends none.
+    pub ends_stale: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            url: "redis://127.0.0.1:6379/0".into(),
+            username: None,
+            password: None,
+            prefix: "sessionfs".into(),
+            lifetimes: Lifetimes::default(),
+            connect_timeout_ms: 1000,
+            overdue_ms: 100,
+            down_after_ms: 500,
+            attempt_ms: 250,
+            retry_total_ms: 1000,
+            wait_step_ms: 2000,
+            outage_budget_ms: 20_000,
+            silent_ping_ms: 100,
+            heartbeat_ms: 250,
+            touch_batch_ms: 1000,
+            live: None,
+            ends_stale: true,
+        }
+    }
+}
+
+impl fmt::Debug for Settings {
+    /// Without user and password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let url = Endpoint::parse(&self.url)
+            .map_or_else(|_| "(not usable)".to_owned(), |endpoint| endpoint.to_string());
+        f.debug_struct("Settings")
+            .field("url", &url)
+            .field("prefix", &self.prefix)
+            .field("lifetimes", &self.lifetimes)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Settings {
+    pub(super) fn timing(&self) -> Timing {
+        Timing {
+            connect: Duration::from_millis(self.connect_timeout_ms),
+            overdue: Duration::from_millis(self.overdue_ms),
+            down_after: Duration::from_millis(self.down_after_ms),
+            silent_ping: Duration::from_millis(self.silent_ping_ms),
+            heartbeat: Duration::from_millis(self.heartbeat_ms),
+            wait_step: Duration::from_millis(self.wait_step_ms),
+            outage_budget: Duration::from_millis(self.outage_budget_ms),
+        }
+    }
+}
