@@ -18,13 +18,12 @@ pub mod units;
 
 use std::fmt;
 use std::ops::RangeInclusive;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use ::redis::{ConnectionAddr, IntoConnectionInfo};
 use serde::{Deserialize, Serialize};
 
 use crate::exit::{ExitCode, Failure};
+use crate::redis::endpoint::{Endpoint, unix_url};
 use crate::session::policy::Lifetimes;
 use crate::{fs, fuse, redis};
 use file::File;
@@ -32,8 +31,7 @@ use flags::{Flags, Place};
 use listen::Listen;
 use people::Person;
 
-/// The beginning of every key, if no other is configured.
-pub const DEFAULT_PREFIX: &str = "sessionfs";
+pub use crate::redis::DEFAULT_PREFIX;
 
 /// The environment variable that says what is logged.
 pub const LOG_VARIABLE: &str = "SESSIONFS_LOG";
@@ -390,6 +388,7 @@ fn named_redis<'a>(place: &'a Place, file: &'a File) -> Option<&'a String> {
 fn redis(place: &Place, file: &File) -> Result<Redis, Failure> {
     let named = named_redis(place, file);
     let private = &file.private_redis;
+    let default = redis::Settings::default();
     let file = &file.redis;
     let mut redis = Redis {
         url: String::new(),
@@ -399,13 +398,13 @@ fn redis(place: &Place, file: &File) -> Result<Redis, Failure> {
         connect_timeout_ms: duration(
             "redis.connect_timeout",
             file.connect_timeout.as_deref(),
-            2 * SECOND_MS,
+            default.connect_timeout_ms,
             10..=MINUTE_MS,
         )?,
         request_timeout_ms: duration(
             "redis.request_timeout",
             file.request_timeout.as_deref(),
-            500,
+            default.down_after_ms,
             10..=MINUTE_MS,
         )?,
         start_wait_ms: duration(
@@ -436,54 +435,12 @@ pub struct NamedUrl {
 
 /// Takes a Redis URL apart.
 pub fn split_url(url: &str) -> Result<NamedUrl, Failure> {
-    let refuse = |reason: &str| {
-        // The URL itself may hold a password, so it is not repeated.
-        Failure::new(
-            ExitCode::BadUrl,
-            format!(
-                "Redis URL: {reason}; write redis://HOST:PORT/DB, rediss://HOST:PORT/DB or \
-                 unix:/PATH"
-            ),
-        )
-    };
-    let info = url.into_connection_info().map_err(|e| refuse(&e.to_string()))?;
-    let settings = info.redis_settings();
-    let database = settings.db();
-    let named = match info.addr() {
-        ConnectionAddr::Tcp(host, port) => {
-            format!("redis://{}:{port}/{database}", bracketed(host))
-        }
-        ConnectionAddr::TcpTls { host, port, insecure: false, .. } => {
-            format!("rediss://{}:{port}/{database}", bracketed(host))
-        }
-        ConnectionAddr::TcpTls { .. } => {
-            return Err(refuse("#insecure would accept any certificate"));
-        }
-        ConnectionAddr::Unix(path) => format!("{}?db={database}", unix_url(path)),
-        _ => return Err(refuse("this kind of address is not supported")),
-    };
+    let endpoint =
+        Endpoint::parse(url).map_err(|bad| Failure::new(ExitCode::BadUrl, bad.to_string()))?;
     Ok(NamedUrl {
-        url: named,
-        username: settings.username().map(ToOwned::to_owned),
-        password: settings.password().map(ToOwned::to_owned),
-    })
-}
-
-fn bracketed(host: &str) -> String {
-    if host.contains(':') { format!("[{host}]") } else { host.to_owned() }
-}
-
-/// The URL of a unix socket: whatever a URL would take for its own is escaped.
-fn unix_url(path: &Path) -> String {
-    use fmt::Write;
-    path.as_os_str().as_bytes().iter().fold("unix:".to_owned(), |mut url, byte| {
-        if byte.is_ascii_alphanumeric() || b"/._-".contains(byte) {
-            url.push(char::from(*byte));
-        } else {
-            // Writing to a String cannot fail.
-            let _ = write!(url, "%{byte:02X}");
-        }
-        url
+        url: endpoint.to_string(),
+        username: endpoint.username().map(ToOwned::to_owned),
+        password: endpoint.password().map(ToOwned::to_owned),
     })
 }
 
@@ -553,16 +510,17 @@ fn limits(file: &file::Limits) -> Result<Limits, Failure> {
 }
 
 fn outage(file: &file::Outage) -> Result<Outage, Failure> {
+    let default = redis::Settings::default();
     let wait_step_ms = duration(
         "outage.wait_step",
         file.wait_step.as_deref(),
-        2 * SECOND_MS,
+        default.wait_step_ms,
         100..=10 * SECOND_MS,
     )?;
     let wait_total_ms = duration(
         "outage.wait_total",
         file.wait_total.as_deref(),
-        (20 * SECOND_MS).max(wait_step_ms),
+        default.outage_budget_ms.max(wait_step_ms),
         wait_step_ms..=10 * MINUTE_MS,
     )?;
     Ok(Outage { wait_step_ms, wait_total_ms })
@@ -764,5 +722,54 @@ mod tests {
         assert_eq!(resolve(&text, REDIS).unwrap().redis.password.as_deref(), Some("secret"));
         let failure = resolve(&text, Some("redis://:other@h")).unwrap_err();
         assert_eq!(failure.code, ExitCode::BadValue);
+    }
+
+    #[test]
+    fn a_file_that_says_nothing_resolves_to_the_defaults_of_the_store() {
+        let file = File::default();
+        let redis = redis(&Place::default(), &file).expect("resolved");
+        let url = redis.url.clone();
+        let lifetimes = lifetimes(&file.lifetime).expect("resolved");
+        let outage = outage(&file.outage).expect("resolved");
+        let resolved = store_settings(&redis, lifetimes, &outage);
+        assert!(resolved.live.is_some(), "a mount follows live settings");
+        let expected = redis::Settings { url, live: resolved.live, ..redis::Settings::default() };
+        assert_eq!(fields(&resolved), fields(&expected));
+    }
+
+    /// All of them, so that a new one cannot be forgotten here.
+    fn fields(settings: &redis::Settings) -> impl PartialEq + fmt::Debug {
+        let redis::Settings {
+            url,
+            username,
+            password,
+            prefix,
+            lifetimes,
+            connect_timeout_ms,
+            overdue_ms,
+            down_after_ms,
+            attempt_ms,
+            retry_total_ms,
+            wait_step_ms,
+            outage_budget_ms,
+            silent_ping_ms,
+            heartbeat_ms,
+            touch_batch_ms,
+            live: _,
+            ends_stale,
+        } = settings.clone();
+        let times = [
+            connect_timeout_ms,
+            overdue_ms,
+            down_after_ms,
+            attempt_ms,
+            retry_total_ms,
+            wait_step_ms,
+            outage_budget_ms,
+            silent_ping_ms,
+            heartbeat_ms,
+            touch_batch_ms,
+        ];
+        (url, username, password, prefix, lifetimes, times, ends_stale)
     }
 }

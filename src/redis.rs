@@ -54,7 +54,7 @@ use self::scripts::{Answer, Call, CallFault, ClockView, Policy, Scripts};
 use crate::store::StoreError;
 use crate::telemetry::Event;
 
-pub use self::settings::Settings;
+pub use self::settings::{DEFAULT_PREFIX, Settings};
 
 /// The store on Redis. Clones share it; with the last one its tasks end.
 #[derive(Clone)]

@@ -1,6 +1,10 @@
-//! Where Redis is: a URL, read once. Sentinel and Cluster will be further variants.
+//! Where Redis is: the one place that reads and writes its URL. Sentinel and Cluster will be further
+//! variants.
 
 use std::fmt;
+use std::fmt::Write as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -25,8 +29,7 @@ impl fmt::Display for BadUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "bad Redis URL: {}; use redis://[user[:password]@]host[:port][/db], rediss://... for \
-             TLS, or unix:/path[?db=N&user=U&pass=P]",
+            "Redis URL: {}; write redis://HOST:PORT/DB, rediss://HOST:PORT/DB or unix:/PATH",
             self.0
         )
     }
@@ -41,7 +44,7 @@ pub enum Endpoint {
     Single {
         /// The crate's client: address, credentials and socket options.
         client: Client,
-        /// The address for messages, without credentials.
+        /// Its URL without user and password: for messages, and [`Endpoint::parse`] reads it.
         shown: String,
     },
 }
@@ -66,7 +69,6 @@ impl Endpoint {
         let parsed = redis::parse_redis_url(url).ok_or_else(|| {
             BadUrl("it does not begin with redis://, rediss:// or unix:, or is malformed".into())
         })?;
-        let scheme = parsed.scheme().to_owned();
         if parsed.fragment().is_some() {
             return Err(BadUrl(
                 "it has a part after #; TLS without verification is not supported".into(),
@@ -81,11 +83,13 @@ impl Endpoint {
             return Err(BadUrl("the database number is negative".into()));
         }
         let shown = match info.addr() {
-            ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => {
-                let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
-                format!("{scheme}://{host}:{port}/{}", redis.db())
+            ConnectionAddr::Tcp(host, port) => {
+                format!("redis://{}:{port}/{}", bracketed(host), redis.db())
             }
-            ConnectionAddr::Unix(path) => format!("unix:{}?db={}", path.display(), redis.db()),
+            ConnectionAddr::TcpTls { host, port, .. } => {
+                format!("rediss://{}:{port}/{}", bracketed(host), redis.db())
+            }
+            ConnectionAddr::Unix(path) => format!("{}?db={}", unix_url(path), redis.db()),
             _ => return Err(BadUrl("its kind of address is not supported".into())),
         };
         // RESP3: the driver tells at once when the connection is lost, and tracking needs it.
@@ -106,7 +110,19 @@ impl Endpoint {
         Ok(Self::Single { client, shown })
     }
 
-    /// The same place, entered as this user.
+    /// The user that the URL names.
+    pub fn username(&self) -> Option<&str> {
+        let Self::Single { client, .. } = self;
+        client.get_connection_info().redis_settings().username()
+    }
+
+    /// The password that the URL holds.
+    pub fn password(&self) -> Option<&str> {
+        let Self::Single { client, .. } = self;
+        client.get_connection_info().redis_settings().password()
+    }
+
+    /// The same server, as this user.
     pub fn with_credentials(
         self,
         username: Option<&str>,
@@ -126,8 +142,8 @@ impl Endpoint {
         Ok(Self::Single { client, shown })
     }
 
-    /// Connects, authenticates and selects the database within `bound`. `pushed` hears what the
-    /// server sends unasked, and of the connection's end.
+    /// Connects, authenticates and selects the database within `bound`. `pushed` is called with
+    /// what the server sends unasked, and when the connection ends.
     pub(crate) async fn connect(
         &self,
         bound: Duration,
@@ -149,6 +165,23 @@ impl Endpoint {
     }
 }
 
+fn bracketed(host: &str) -> String {
+    if host.contains(':') { format!("[{host}]") } else { host.to_owned() }
+}
+
+/// The URL of a unix socket: what means something else in a URL is escaped.
+pub fn unix_url(path: &Path) -> String {
+    path.as_os_str().as_bytes().iter().fold("unix:".to_owned(), |mut url, byte| {
+        if byte.is_ascii_alphanumeric() || b"/._-".contains(byte) {
+            url.push(char::from(*byte));
+        } else {
+            // Writing to a String cannot fail.
+            let _ = write!(url, "%{byte:02X}");
+        }
+        url
+    })
+}
+
 /// The crate appends its own kind of error; the words before it are enough.
 fn plain_words(text: &str) -> String {
     text.split(" - ").next().unwrap_or(text).to_owned()
@@ -167,11 +200,22 @@ mod tests {
             ("unix:/run/redis.sock", "unix:/run/redis.sock?db=0"),
             ("unix:///run/redis.sock?user=u&pass=geheim&db=2", "unix:/run/redis.sock?db=2"),
             ("redis+unix:///run/redis.sock", "unix:/run/redis.sock?db=0"),
+            ("valkeys://u:geheim@cache/1", "rediss://cache:6379/1"),
+            ("unix:/run/a%20b%25c%3F/redis.sock", "unix:/run/a%20b%25c%3F/redis.sock?db=0"),
         ] {
             let endpoint = Endpoint::parse(url).expect(url);
             assert_eq!(endpoint.to_string(), shown);
+            assert_eq!(Endpoint::parse(shown).expect(shown).to_string(), shown, "the same again");
             assert!(!format!("{endpoint:?}").contains("geheim"));
         }
+    }
+
+    #[test]
+    fn user_and_password_are_read_from_the_url() {
+        let endpoint = Endpoint::parse("redis://shop:ge%40heim@cache").expect("a good URL");
+        assert_eq!((endpoint.username(), endpoint.password()), (Some("shop"), Some("ge@heim")));
+        let endpoint = Endpoint::parse("unix:/run/redis.sock").expect("a good URL");
+        assert_eq!((endpoint.username(), endpoint.password()), (None, None));
     }
 
     #[test]

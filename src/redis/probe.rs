@@ -392,7 +392,7 @@ fn read_version(text: &str) -> Option<(u64, u64)> {
 fn understand(at: &str, error: &RedisError) -> ProbeError {
     let text = error_text(error);
     let here = at.to_owned();
-    let tls = at.starts_with("rediss") || at.starts_with("valkeys");
+    let tls = at.starts_with("rediss");
     match error.kind() {
         ErrorKind::AuthenticationFailed => return ProbeError::AuthFailed(here),
         ErrorKind::RESP3NotSupported => return ProbeError::TooOld(here, "before 6.0".into()),

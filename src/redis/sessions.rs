@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::RedisStore;
 use super::envelope::{self, Header};
 use super::link::Need;
 use super::scripts::Answer;
-use super::RedisStore;
 use crate::session::name::{Alias, Shard};
 use crate::store::{
     Amend, Attempt, ChangeId, Health, Link, Listed, Lookup, Meta, Publish, Published, Refusal,

@@ -8,6 +8,9 @@ use super::link::Timing;
 use super::live::Rules;
 use crate::session::policy::Lifetimes;
 
+/// Begins every key, if no other prefix is configured.
+pub const DEFAULT_PREFIX: &str = "sessionfs";
+
 /// How the store reaches Redis, and its bounds. All times are milliseconds.
 #[derive(Clone)]
 pub struct Settings {
@@ -54,9 +57,9 @@ impl Default for Settings {
             url: "redis://127.0.0.1:6379/0".into(),
             username: None,
             password: None,
-            prefix: "sessionfs".into(),
+            prefix: DEFAULT_PREFIX.into(),
             lifetimes: Lifetimes::default(),
-            connect_timeout_ms: 1000,
+            connect_timeout_ms: 2000,
             overdue_ms: 100,
             down_after_ms: 500,
             attempt_ms: 250,
