@@ -121,7 +121,7 @@ impl Node {
     /// The end is near: this node is not one of the cluster any more.
     pub async fn leave(&self) {
         let told = self.turn(Stage::Telling, Stage::Leaving);
-        if told && let Err(error) = self.store.remove_node(&self.keeper.id).await {
+        if told && let Err(error) = self.store.remove_server(&self.keeper.id).await {
             tracing::debug!(%error, "this server is still registered, for some seconds");
         }
     }
@@ -162,7 +162,7 @@ impl Node {
         let (server, sessions, cluster, writes, memory, population) = tokio::join!(
             self.store.server(),
             self.store.rough_count(),
-            self.store.nodes(),
+            self.store.servers(),
             self.store.ask_writes(),
             self.gauges.memory(&self.store),
             self.gauges.population(&self.store)

@@ -15,7 +15,6 @@
 pub mod acl;
 mod activity;
 mod args;
-pub mod census;
 pub mod clock;
 pub mod endpoint;
 pub mod envelope;
@@ -30,6 +29,7 @@ pub mod population;
 pub mod probe;
 mod requests;
 mod retry;
+pub mod scan;
 pub mod scripts;
 pub mod servers;
 mod sessions;
@@ -140,7 +140,7 @@ impl RedisStore {
         self.inner.link.sent()
     }
 
-    /// What was last seen of the link, in words.
+    /// The last event of the link, in words.
     pub fn link_cause(&self) -> String {
         self.inner.link.cause()
     }
@@ -155,7 +155,7 @@ impl RedisStore {
         self.inner.link.address()
     }
 
-    /// Who answers there now.
+    /// Which server answers now.
     pub async fn server(&self) -> Result<ServerInfo, StoreError> {
         let answer = self.inner.ask(redis::cmd("HELLO").arg(3)).await?;
         ServerInfo::read(&answer, self.address())
@@ -198,7 +198,7 @@ impl Inner {
         Ok(self.link.request(command, Need::Connected, bound).await?.value)
     }
 
-    /// Sends a call, and takes in what every answer tells: the time, and what has expired.
+    /// Sends a call, and takes in what every answer carries: the time, and what has expired.
     async fn call(
         &self,
         call: &Call<'_>,

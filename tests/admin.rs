@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use sessionfs::redis::RedisStore;
-use sessionfs::redis::census::Filter;
+use sessionfs::redis::scan::Filter;
 use sessionfs::session::content::{Class, Content};
 use sessionfs::session::name::Shard;
 use sessionfs::session::policy::Lifetimes;
@@ -598,7 +598,7 @@ fn what_is_no_setting_harms_nobody() {
 }
 
 #[tokio::test]
-async fn a_census_meets_every_session_once_and_ends_none() {
+async fn a_scan_meets_every_session_once_and_ends_none() {
     const COUNT: u32 = 5_000;
     let redis = Redis::start();
     let node = store::node(&redis).await;
@@ -617,10 +617,10 @@ async fn a_census_meets_every_session_once_and_ends_none() {
         store::taken(&node, &save).await;
         expected.insert(alias);
     }
-    let census = async |node: &RedisStore, filter: Filter| {
+    let scan = async |node: &RedisStore, filter: Filter| {
         let (mut found, mut looked_at, mut count) = (BTreeSet::new(), 0, 0);
-        let mut census = node.census(filter);
-        while let Some(page) = census.next().await {
+        let mut scan = node.scan(filter);
+        while let Some(page) = scan.next().await {
             let page = page.expect("a page");
             looked_at += page.looked_at;
             count += page.living.len();
@@ -629,27 +629,27 @@ async fn a_census_meets_every_session_once_and_ends_none() {
         assert_eq!(count, found.len(), "each once");
         (found, looked_at)
     };
-    let (found, looked_at) = census(&node, Filter::default()).await;
+    let (found, looked_at) = scan(&node, Filter::default()).await;
     assert_eq!((found, looked_at), (expected.clone(), COUNT.into()));
     let (visitors, _) =
-        census(&node, Filter { class: Some(Class::Anonymous), ..Filter::default() }).await;
+        scan(&node, Filter { class: Some(Class::Anonymous), ..Filter::default() }).await;
     assert_eq!(visitors.len(), usize::try_from(COUNT / 5).unwrap());
-    let (one, _) = census(&node, Filter { user_id: Some(77), ..Filter::default() }).await;
+    let (one, _) = scan(&node, Filter { user_id: Some(77), ..Filter::default() }).await;
     assert_eq!(one.len(), 1);
 
     // Whoever counts by a shorter idle time ends nobody's session, and says that it is over.
     let short = Lifetimes { idle_ms: 1, ..Default::default() };
     let short = store::node_with(&redis, short).await;
     store::pass(&redis, store::MINUTE);
-    let (found, _) = census(&short, Filter::default()).await;
+    let (found, _) = scan(&short, Filter::default()).await;
     assert_eq!(found.len(), expected.len());
-    let (found, _) = census(&node, Filter::default()).await;
+    let (found, _) = scan(&node, Filter::default()).await;
     assert_eq!(found, expected);
 
     // The last activity is the index's, not only that of the save.
     let used = expected.first().expect("one").clone();
     store::use_it(&node, &used).await;
     let filter = Filter { idle_ms: Some(store::SECOND * 30), ..Filter::default() };
-    let (idle, _) = census(&node, filter).await;
+    let (idle, _) = scan(&node, filter).await;
     assert!(!idle.contains(&used) && idle.len() == expected.len() - 1);
 }

@@ -201,7 +201,7 @@ fn an_idle_server_writes_little_into_the_append_only_file() {
     let node = Mount::start(&redis, "");
     // When it registered last, by Redis's clock.
     let registered_ms = || {
-        let seen: Vec<(String, f64)> = redis.run("ZRANGE sessionfs:nodes 0 -1 WITHSCORES");
+        let seen: Vec<(String, f64)> = redis.run("ZRANGE sessionfs:servers 0 -1 WITHSCORES");
         seen.first().map(|(_, at_ms)| *at_ms)
     };
     let bytes = || {

@@ -13,11 +13,8 @@ use support::redis::Redis;
 /// Reads each of ARGV as a header and answers its length and its line as the scripts would write
 /// it, or nothing.
 fn reader() -> redis::Script {
-    let policy =
-        ["idle_ms", "anonymous_idle_ms", "anonymous_unopened_ms", "absolute_ms", "grace_ms"];
-    let fields: String = policy.iter().map(|name| format!("{name} = '1', ")).collect();
     redis::Script::new(&format!(
-        "local args = {{ {fields} tombstone_ms = '1', clock = '' }}
+        "local args = setmetatable({{ clock = '' }}, {{ __index = function() return '1' end }})
          local function now_ms() return 0 end
          {}
          local read = {{}}

@@ -229,7 +229,7 @@ async fn a_right_that_is_taken_away_is_no_outage() {
         matches!(&listed, Err(StoreError::Refused(why)) if why.contains("'zcard'")),
         "{listed:?}"
     );
-    let registered = store.register_node("one", "{}").await;
+    let registered = store.register_server("one", "{}").await;
     assert!(matches!(&registered, Err(StoreError::Refused(_))), "{registered:?}");
     assert_eq!(store.health(), sessionfs::store::Health::Up);
 }

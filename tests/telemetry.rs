@@ -161,7 +161,7 @@ fn nodes_see_each_other_and_those_that_end_or_die_are_gone() {
 
     let killed = name(&dying);
     dying.kill();
-    assert!(redis.run::<i64>("ZCARD sessionfs:nodes") >= 1);
+    assert!(redis.run::<i64>("ZCARD sessionfs:servers") >= 1);
     // Said to be there, with the time since it was seen, until its registration ends by itself.
     let seen = |mount: &Mount, name: &str| {
         let status = status(mount);

@@ -16,8 +16,8 @@ use crate::config::flags::Place;
 use crate::config::lifetime;
 use crate::exit::{ExitCode, Failure};
 use crate::redis::RedisStore;
-use crate::redis::census::Filter;
 use crate::redis::live::Found;
+use crate::redis::scan::Filter;
 use crate::session::content::Class;
 use crate::session::policy::Lifetimes;
 
@@ -185,8 +185,8 @@ struct Ends {
 impl Ends {
     async fn count(store: &RedisStore, lifetimes: &Lifetimes) -> Result<Self, Failure> {
         let mut ends = Self::default();
-        let mut census = store.census(Filter::default());
-        while let Some(page) = census.next().await {
+        let mut scan = store.scan(Filter::default());
+        while let Some(page) = scan.next().await {
             for living in page.map_err(|error| failed(&error))?.living {
                 let class = living.header.content.class;
                 if living.left_ms == 0 || lifetimes.end_ms(class, living.times()) > living.now_ms {
@@ -325,8 +325,8 @@ async fn keep(store: &RedisStore, lifetimes: Lifetimes) -> Result<u64, Failure> 
     tokio::time::sleep(FOLLOWED_WITHIN).await;
     store.set_lifetimes(lifetimes);
     let mut kept = 0;
-    let mut census = store.census(Filter::default());
-    while let Some(page) = census.next().await {
+    let mut scan = store.scan(Filter::default());
+    while let Some(page) = scan.next().await {
         let living = page.map_err(|error| failed(&error))?.living;
         let Some(shard) = living.first().map(|living| living.alias.shard()) else { continue };
         let aliases: Vec<_> = living.into_iter().map(|living| living.alias).collect();

@@ -13,7 +13,7 @@ use super::sessions::{Which, find_one, none, read_sid, sessions, table, usage};
 use crate::config::flags::Place;
 use crate::exit::Failure;
 use crate::redis::RedisStore;
-use crate::redis::census::{Filter, Living, Name, Page};
+use crate::redis::scan::{Filter, LiveSession, Name, Page};
 use crate::session::name::Alias;
 use crate::store::{Link as _, Sessions as _, StoreError, Unlink, Unlinked};
 
@@ -60,7 +60,7 @@ struct Outcome {
     #[serde(skip)]
     people: BTreeMap<(Option<String>, Option<String>), u64>,
     #[serde(skip)]
-    first: Vec<Living>,
+    first: Vec<LiveSession>,
 }
 
 /// What became of one removal.
@@ -150,9 +150,9 @@ impl Kill {
         {
             bar.set_style(style);
         }
-        let mut census = store.census(filter);
+        let mut scan = store.scan(filter);
         let mut ending: JoinSet<Ended> = JoinSet::new();
-        while let Some(page) = census.next().await {
+        while let Some(page) = scan.next().await {
             let Page { living, looked_at } = page.map_err(|error| failed(&error))?;
             for living in living {
                 if self.yes {
@@ -243,7 +243,7 @@ impl Kill {
 }
 
 impl Outcome {
-    fn count(&mut self, living: Living) {
+    fn count(&mut self, living: LiveSession) {
         self.matched += 1;
         let content = &living.header.content;
         let person = (content.db.clone(), content.login.clone());

@@ -9,7 +9,7 @@ use super::redis::{Reached, failed, reach};
 use super::sessions::{Shown, Which, none, sessions, table};
 use crate::config::flags::Place;
 use crate::exit::{ExitCode, Failure};
-use crate::redis::census::Living;
+use crate::redis::scan::LiveSession;
 
 /// List the living sessions of all servers, those used last first
 #[derive(clap::Args, Debug)]
@@ -48,7 +48,7 @@ enum Sort {
 }
 
 impl Sort {
-    fn compare(self, a: &Living, b: &Living) -> Ordering {
+    fn compare(self, a: &LiveSession, b: &LiveSession) -> Ordering {
         let (left, right) = (&a.header, &b.header);
         let by_login = || left.content.login.cmp(&right.content.login);
         let order = match self {
@@ -78,10 +78,10 @@ impl List {
             None if self.format.json => usize::MAX,
             None => 100,
         };
-        let mut kept: Vec<Living> = Vec::new();
+        let mut kept: Vec<LiveSession> = Vec::new();
         let mut count = 0_u64;
         let mut printed = 0_usize;
-        let order = |sort: Sort, kept: &mut Vec<Living>| {
+        let order = |sort: Sort, kept: &mut Vec<LiveSession>| {
             kept.sort_unstable_by(|a, b| {
                 let order = sort.compare(a, b);
                 if self.reverse { order.reverse() } else { order }
@@ -90,8 +90,8 @@ impl List {
         };
         let mut array = Array::default();
         runtime.block_on(async {
-            let mut census = store.census(filter);
-            while let Some(page) = census.next().await {
+            let mut scan = store.scan(filter);
+            while let Some(page) = scan.next().await {
                 for living in page.map_err(|error| failed(&error))?.living {
                     if living.left_ms == 0 {
                         continue; // over, and only not asked for since

@@ -12,7 +12,7 @@ use super::redis::failed;
 use crate::config::units::duration_ms;
 use crate::exit::{ExitCode, Failure};
 use crate::redis::RedisStore;
-use crate::redis::census::{Filter, Living, Name, short};
+use crate::redis::scan::{Filter, LiveSession, Name, short};
 use crate::session::content::Class;
 use crate::session::name::{Form, Sid};
 use crate::session::policy::Lifetimes;
@@ -128,12 +128,12 @@ pub fn name(text: &str) -> Result<Name, Failure> {
 }
 
 /// The one session of that name.
-pub async fn find_one(store: &RedisStore, name: Name) -> Result<Living, Failure> {
+pub async fn find_one(store: &RedisStore, name: Name) -> Result<LiveSession, Failure> {
     const NAMED: usize = 4;
-    let mut census = store.census(Filter { name: Some(name), ..Filter::default() });
-    let mut found: Vec<Living> = Vec::new();
+    let mut scan = store.scan(Filter { name: Some(name), ..Filter::default() });
+    let mut found: Vec<LiveSession> = Vec::new();
     let mut count = 0;
-    while let Some(page) = census.next().await {
+    while let Some(page) = scan.next().await {
         for living in page.map_err(|error| failed(&error))?.living {
             count += 1;
             if found.len() < NAMED {
@@ -203,8 +203,8 @@ pub struct Shown {
 
 impl Shown {
     /// As these lifetimes judge it.
-    pub fn new(living: &Living, lifetimes: &Lifetimes) -> Self {
-        let Living { alias, header, .. } = living;
+    pub fn new(living: &LiveSession, lifetimes: &Lifetimes) -> Self {
+        let LiveSession { alias, header, .. } = living;
         let content = &header.content;
         let (ends_ms, limit) = lifetimes.end(content.class, living.times());
         Self {
@@ -240,7 +240,7 @@ pub fn class_word(class: Class) -> &'static str {
 }
 
 /// Sessions as lines, in this order; without their size where the terminal is too narrow for it.
-pub fn table(sessions: &[Living]) -> String {
+pub fn table(sessions: &[LiveSession]) -> String {
     let rows: Vec<_> = sessions.iter().map(row).collect();
     let heading =
         ["alias", "database", "login", "uid", "class", "since (UTC)", "idle", "left", "size"];
@@ -253,7 +253,7 @@ pub fn table(sessions: &[Living]) -> String {
     output::table(heading, &[3, 6, 7], rows.into_iter().map(|[row @ .., _]| row))
 }
 
-fn row(living: &Living) -> [String; 9] {
+fn row(living: &LiveSession) -> [String; 9] {
     const DATABASE_CHARS: usize = 14;
     const LOGIN_CHARS: usize = 22;
     let content = &living.header.content;

@@ -8,7 +8,7 @@ use super::sessions::{Shown, class_word, find_one, name, none, read_sid, span, t
 use crate::config::flags::Place;
 use crate::exit::{ExitCode, Failure};
 use crate::redis::RedisStore;
-use crate::redis::census::{Living, Name, limit_words};
+use crate::redis::scan::{LiveSession, Name, limit_words};
 use crate::session::name::{Form, Sid};
 use crate::session::seal;
 use crate::store::{Lookup, Sessions as _};
@@ -74,7 +74,7 @@ fn line(label: &str, text: &str) -> String {
     format!("{}{text}", styled(HEADING, format!("{label:<12}")))
 }
 
-fn lines(living: &Living) -> Vec<(&'static str, String)> {
+fn lines(living: &LiveSession) -> Vec<(&'static str, String)> {
     const TEXT_CHARS: usize = 128;
     let header = &living.header;
     let content = &header.content;

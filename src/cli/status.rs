@@ -182,7 +182,7 @@ fn ask_redis(place: &Place) -> Result<Cluster, Failure> {
             .map_err(|e| Failure::new(ExitCode::BadUrl, e.to_string()))?;
         let redis = store.address();
         let nodes = match store.wait_up().await {
-            Waited::Up => store.nodes().await.map_err(|error| error.to_string()),
+            Waited::Up => store.servers().await.map_err(|error| error.to_string()),
             Waited::StepOver | Waited::BudgetSpent => Err(store.link_cause()),
         };
         Ok(match nodes {

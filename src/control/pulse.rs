@@ -260,16 +260,16 @@ impl Registration {
         (self.at, self.said) = (Some(Instant::now()), now);
         if !node.is_telling() {
             // It was asked to leave meanwhile, and has just come back.
-            let _ = node.store.remove_node(&node.keeper.id).await;
+            let _ = node.store.remove_server(&node.keeper.id).await;
         } else if !self.cleared {
-            self.cleared = node.store.forget_old_nodes().await.is_ok();
+            self.cleared = node.store.forget_old_servers().await.is_ok();
         }
     }
 }
 
 async fn register(node: &Node) -> Result<(), String> {
     let report = serde_json::to_string(&node.report()).map_err(|error| error.to_string())?;
-    let written = node.store.register_node(&node.keeper.id, &report).await;
+    let written = node.store.register_server(&node.keeper.id, &report).await;
     written.map_err(|error| error.to_string())
 }
 

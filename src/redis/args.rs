@@ -80,8 +80,8 @@ arguments! {
     /// What every change of one session begins with.
     ChangeArgs<'a> {
         keys: session, index;
-        // patience_ms: how long the sender of a first attempt waits; 'again' for a retry.
-        arguments: alias, id, first_ms, patience_ms;
+        // waits_ms: how long the sender of a first attempt waits; 'again' for a retry.
+        arguments: alias, id, first_ms, waits_ms;
     }
 }
 
@@ -222,7 +222,7 @@ pub(super) fn text<'a>(text: impl Into<Cow<'a, str>>) -> Argument<'a> {
     }
 }
 
-pub(super) fn number<'a>(number: impl ToString) -> Argument<'a> {
+pub(super) fn number<'a>(number: impl ToString + Copy) -> Argument<'a> {
     text(number.to_string())
 }
 

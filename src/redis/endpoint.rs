@@ -92,7 +92,7 @@ impl Endpoint {
             ConnectionAddr::Unix(path) => format!("{}?db={}", unix_url(path), redis.db()),
             _ => return Err(BadUrl("its kind of address is not supported".into())),
         };
-        // RESP3: the driver tells at once when the connection is lost, and tracking needs it.
+        // RESP3: the driver reports at once that the connection is lost, and tracking needs it.
         // No CLIENT SETINFO: an ACL user need not be allowed CLIENT.
         let redis = redis.set_protocol(ProtocolVersion::RESP3).set_skip_set_lib_name();
         let info: ConnectionInfo = info.set_redis_settings(redis).set_tcp_settings(

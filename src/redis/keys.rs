@@ -35,14 +35,14 @@ impl Keys {
         format!("{}:write-probe", self.prefix)
     }
 
-    /// The registration of one node.
-    pub fn node(&self, id: &str) -> String {
-        format!("{}:node:{id}", self.prefix)
+    /// The status of one server.
+    pub fn server(&self, id: &str) -> String {
+        format!("{}:server:{id}", self.prefix)
     }
 
-    /// The sorted set of all nodes by when they were last there.
-    pub fn nodes(&self) -> String {
-        format!("{}:nodes", self.prefix)
+    /// The sorted set of all servers by when they registered last.
+    pub fn servers(&self) -> String {
+        format!("{}:servers", self.prefix)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The connection to Redis and its health. Nothing else knows either.
 //!
-//! There is one state, in a watch channel: whoever sees a fault changes it at once, and one
-//! supervisor task reacts to it by asking again, or by connecting anew. Faults are reported with the
+//! There is one state, in a watch channel: the request that meets a fault changes it at once, and
+//! one supervisor task reacts by a ping, or by a new connection. Faults are reported with the
 //! generation of the connection they were seen on, so that a late report cannot harm its
 //! successor.
 
@@ -29,13 +29,13 @@ use crate::telemetry::metrics::metrics;
 pub struct Timing {
     /// Connecting, authenticating and greeting take at most this long.
     pub connect: Duration,
-    /// An answer not there after this long puts the link in doubt.
+    /// A request that is not answered within this makes the link degraded.
     pub overdue: Duration,
     /// No answer for this long in all, and the link is down.
     pub down_after: Duration,
-    /// A link that has been silent for this long is asked before a wait calls it well.
+    /// A link that has been silent for this long is pinged before a wait takes it for up.
     pub silent_ping: Duration,
-    /// A link that has been silent for this long is asked anyway.
+    /// A link that has been silent for this long is pinged.
     pub heartbeat: Duration,
     /// The longest single wait.
     pub wait_step: Duration,
@@ -43,10 +43,10 @@ pub struct Timing {
     pub outage_budget: Duration,
 }
 
-/// How well the link has to be for a request to be sent.
+/// The state that the link must have for a request to be sent.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Need {
-    /// Nothing may be overdue: for what must be quick or not be asked at all.
+    /// Nothing may be overdue: for what must be answered soon or not be sent at all.
     Up,
     /// There must be a connection.
     Connected,
@@ -96,10 +96,10 @@ struct State {
     connection: Option<MultiplexedConnection>,
     /// Counts connections; 0 before the first.
     generation: u64,
-    /// Since when the link has not been well.
+    /// Since when the link has not been up.
     outage: Option<Instant>,
-    /// When the doubt began.
-    doubt: Option<Instant>,
+    /// Since when it is degraded.
+    degraded: Option<Instant>,
     /// Why another connection is wanted although this one answers: its server takes no writes,
     /// and the name may lead to another one by now.
     renew: Option<String>,
@@ -113,7 +113,7 @@ pub struct Link(Arc<Shared>);
 struct Shared {
     endpoint: Endpoint,
     timing: Timing,
-    /// Asked on each new connection; all must be answered before it counts.
+    /// Sent on each new connection, which is used once all are answered.
     greeting: Vec<Cmd>,
     state: watch::Sender<State>,
     generations: AtomicU64,
@@ -124,9 +124,9 @@ struct Shared {
 }
 
 impl Link {
-    /// A link that is down, and the task that must run for it to become well. `greeting` is asked
-    /// on each new connection, and `greeted` is told the answers before it counts. `on_time` is told each answer of
-    /// `TIME`, which is the heartbeat.
+    /// A link that is down, and the task that must run for it to come up. `greeting` is sent on each
+    /// new connection, and `greeted` gets the answers before it is used. `on_time` gets each answer
+    /// to `TIME`, which is the heartbeat.
     pub fn new(
         endpoint: Endpoint,
         timing: Timing,
@@ -140,7 +140,7 @@ impl Link {
             connection: None,
             generation: 0,
             outage: Some(now),
-            doubt: None,
+            degraded: None,
             renew: None,
             cause: "not connected yet".into(),
         });
@@ -164,7 +164,7 @@ impl Link {
         self.0.state.borrow().health
     }
 
-    /// Whether it is well and was heard of a moment ago.
+    /// Whether it is up and has answered a moment ago.
     pub fn is_fresh(&self) -> bool {
         self.health() == Health::Up && self.0.silent_for() < self.0.timing.silent_ping
     }
@@ -213,8 +213,8 @@ impl Link {
             .await
     }
 
-    /// Takes in that the server answered a script with "no writes now": if another server may be
-    /// the one to ask, a new connection is made while this one goes on.
+    /// Takes in an error that a script met: if another server may be the master by now, a new
+    /// connection is made while this one stays in use.
     pub fn refused(&self, generation: u64, error: &ServerError) {
         if error.code.may_move() {
             self.0.renew(generation, error.words());
@@ -230,7 +230,7 @@ impl Link {
         )
     }
 
-    /// Waits for a well connection newer than `generation`; false if there is none by `deadline`.
+    /// Waits until a connection is up that is newer than `generation`; false if there is none by `deadline`.
     pub async fn newer(&self, generation: u64, deadline: Instant) -> bool {
         let mut state = self.0.state.subscribe();
         matches!(
@@ -304,18 +304,18 @@ impl Shared {
         self.count_sent();
         let answer = send(&mut connection);
         tokio::pin!(answer);
-        let asked = Instant::now();
+        let sent_at = Instant::now();
         let mut answered = timeout(self.timing.overdue.min(bound), &mut answer).await.ok();
         if answered.is_none() {
             // When this process itself was held up, the answer lies in the socket already: it is
-            // taken in before anybody is blamed.
+            // read before the link is called degraded.
             answered = timeout(Duration::from_millis(1), &mut answer).await.ok();
         }
         if answered.is_none() {
-            if asked.elapsed() >= self.timing.overdue {
-                self.doubt(generation, asked);
+            if sent_at.elapsed() >= self.timing.overdue {
+                self.degrade(generation, sent_at);
             }
-            answered = timeout_at(asked + bound, &mut answer).await.ok();
+            answered = timeout_at(sent_at + bound, &mut answer).await.ok();
         }
         match answered {
             None => {
@@ -323,7 +323,7 @@ impl Shared {
                 Err(Fault::NoAnswer(format!("no answer within {} ms", bound.as_millis())))
             }
             Some(answered) => {
-                metrics().redis_latency.observe(asked.elapsed());
+                metrics().redis_latency.observe(sent_at.elapsed());
                 self.judge(generation, answered)
             }
         }
@@ -360,7 +360,7 @@ impl Shared {
         lock(&self.last_answer).elapsed()
     }
 
-    /// Asks the time: every answer is a heartbeat, and this one tells Redis's clock.
+    /// Sends `TIME`: any answer is a heartbeat, and this one also carries Redis's clock.
     async fn beat(&self, bound: Duration) -> Result<(), Fault> {
         let reply = self
             .ask(Need::Connected, bound, async |connection| {
@@ -371,31 +371,31 @@ impl Shared {
         Ok(())
     }
 
-    fn doubt(&self, generation: u64, since: Instant) {
+    fn degrade(&self, generation: u64, since: Instant) {
         let changed = self.state.send_if_modified(|state| {
-            let well = state.generation == generation && state.health == Health::Up;
-            if well {
+            let was_up = state.generation == generation && state.health == Health::Up;
+            if was_up {
                 state.health = Health::Degraded;
                 state.outage = Some(since);
-                state.doubt = Some(since);
+                state.degraded = Some(since);
                 state.cause = "a request is overdue".into();
             }
-            well
+            was_up
         });
         if changed {
             Event::Link { state: Health::Degraded, cause: "a request is overdue" }.emit();
         }
     }
 
-    fn settled(&self, generation: u64) {
+    fn recovered(&self, generation: u64) {
         let changed = self.state.send_if_modified(|state| {
-            let doubted = state.generation == generation && state.health == Health::Degraded;
-            if doubted {
+            let was_degraded = state.generation == generation && state.health == Health::Degraded;
+            if was_degraded {
                 state.health = Health::Up;
                 state.outage = None;
-                state.doubt = None;
+                state.degraded = None;
             }
-            doubted
+            was_degraded
         });
         if changed {
             Event::Link { state: Health::Up, cause: "it answers again" }.emit();
@@ -409,7 +409,7 @@ impl Shared {
                 state.health = Health::Down;
                 state.connection = None;
                 state.outage.get_or_insert_with(Instant::now);
-                state.doubt = None;
+                state.degraded = None;
                 state.renew = None;
                 cause.clone_into(&mut state.cause);
             }
@@ -442,7 +442,7 @@ impl Shared {
                 connection: Some(connection),
                 generation,
                 outage: None,
-                doubt: None,
+                degraded: None,
                 renew: None,
                 cause: cause.clone(),
             };
@@ -486,7 +486,7 @@ impl Shared {
     }
 }
 
-/// Keeps the link connected for ever.
+/// Keeps the link connected; never returns.
 async fn supervise(shared: Arc<Shared>) {
     let mut backoff = Backoff::default();
     loop {
@@ -510,7 +510,7 @@ async fn supervise(shared: Arc<Shared>) {
     }
 }
 
-/// Watches over connections until the last one is lost.
+/// Watches connections until the last one is lost.
 async fn attend(shared: &Arc<Shared>, mut generation: u64) {
     let mut changes = shared.state.subscribe();
     let mut renewals = Backoff::default();
@@ -520,12 +520,12 @@ async fn attend(shared: &Arc<Shared>, mut generation: u64) {
         match state.health {
             Health::Down => return,
             Health::Degraded => {
-                let since = state.doubt.unwrap_or_else(Instant::now);
+                let since = state.degraded.unwrap_or_else(Instant::now);
                 let left = shared.timing.down_after.saturating_sub(since.elapsed());
                 let mut watching = changes.clone();
                 tokio::select! {
                     answered = shared.beat(left.max(Duration::from_millis(1))) => match answered {
-                        Ok(()) | Err(Fault::Server(..)) => shared.settled(generation),
+                        Ok(()) | Err(Fault::Server(..)) => shared.recovered(generation),
                         Err(fault) => shared.lost(generation, &fault.to_string()),
                     },
                     () = gone(&mut watching) => {}
@@ -582,7 +582,7 @@ impl Backoff {
     const FORGET: Duration = Duration::from_secs(5);
 
     /// The next pause: none at first, then doubling from 20 ms to 1 s, less up to half of it by
-    /// chance, so that the nodes of a cluster do not come back in step.
+    /// chance, so that the servers do not reconnect in step.
     fn next(&mut self) -> Duration {
         let now = Instant::now();
         if self.last.is_some_and(|last| now - last > Self::FORGET) {
@@ -623,15 +623,15 @@ mod tests {
             state.outage = None;
         });
         link.0.lost(1, "late");
-        link.0.doubt(1, Instant::now());
+        link.0.degrade(1, Instant::now());
         link.refused(1, &"READONLY".into());
         assert_eq!(link.health(), Health::Up);
         assert!(link.0.state.borrow().renew.is_none());
-        link.0.doubt(2, Instant::now());
+        link.0.degrade(2, Instant::now());
         assert_eq!(link.health(), Health::Degraded);
-        link.0.settled(1);
+        link.0.recovered(1);
         assert_eq!(link.health(), Health::Degraded);
-        link.0.settled(2);
+        link.0.recovered(2);
         assert_eq!(link.health(), Health::Up);
         link.refused(2, &"READONLY".into());
         assert!(link.0.state.borrow().renew.is_some());

@@ -72,7 +72,7 @@ impl Live {
         *self.followed.write().unwrap_or_else(PoisonError::into_inner) = lifetimes;
     }
 
-    /// What is asked on a new connection, when the scripts are there; `None` where nothing is
+    /// What is sent on a new connection, once the scripts are loaded; `None` where nothing is
     /// followed.
     pub fn request(&self, scripts: &Scripts, keys: &Keys) -> Option<Cmd> {
         let policy = Policy { lifetimes: self.lifetimes(), clock: ClockView::Unknown };
@@ -93,7 +93,7 @@ impl Live {
             return Err(answer.strange());
         }
         answer.enter()?;
-        // Whoever wrote it by hand may have written anything.
+        // It may have been written by hand, as anything.
         let mut next = || -> Result<String, StoreError> {
             Ok(String::from_utf8_lossy(&answer.bytes()?).into_owned())
         };

@@ -1,7 +1,7 @@
 //! How many sessions live, by class: counted where they are few, else estimated from a sample.
 //!
 //! Class stands in the header of each session, and an index also holds sessions that have ended and
-//! were not asked for since. So living ones of a class can be told only by reading headers, and to
+//! have not been read since. So the live ones of a class are known only from their headers, and to
 //! read all of a million each minute would be a load of its own. The shards' sizes are exact and
 //! cheap; what share of a shard lives in which class is read from at most [`SAMPLE`] sessions, in
 //! shards chosen at random. Ids are random, so the shards are alike.
@@ -23,13 +23,13 @@ use crate::store::StoreError;
 
 /// How many sessions are looked at, at most (and what is left of a page).
 pub const SAMPLE: u64 = 2000;
-/// How many shards are asked side by side.
+/// How many shards are read at the same time.
 const SHARDS_AT_ONCE: usize = 8;
 
 /// How many sessions live, of all servers.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Population {
-    /// People who are logged in.
+    /// Logged in.
     pub authenticated: u64,
     /// Visitors.
     pub anonymous: u64,
@@ -136,8 +136,9 @@ impl Inner {
             self.living_by(&policy, shard, &aliases).await?
         };
         let of = |class| {
-            let lives =
-                |one: &&super::census::Living| one.left_ms > 0 && one.header.content.class == class;
+            let lives = |one: &&super::scan::LiveSession| {
+                one.left_ms > 0 && one.header.content.class == class
+            };
             living.iter().filter(lives).count() as u64
         };
         Ok(Seen {

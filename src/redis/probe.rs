@@ -1,7 +1,7 @@
 //! Finds out at the start whether Redis can serve sessions, and says in one line what is wrong and
 //! what to do about it. No message holds a password.
 //!
-//! Everything that the store will ever ask is asked once, on a session of its own that lives for
+//! Everything that the store will ever send is sent once, on a session of its own that lives for
 //! a few seconds at most.
 
 use std::error::Error;
@@ -51,7 +51,7 @@ impl ServerInfo {
     }
 }
 
-/// One of the facts that `HELLO` tells.
+/// One of the facts in an answer to `HELLO`.
 fn fact(answer: &Value, name: &str) -> Option<String> {
     let Value::Map(facts) = answer else { return None };
     facts.iter().find_map(|(key, value)| {
@@ -80,7 +80,7 @@ pub enum ProbeError {
     NotRedis(String),
     /// Address and version.
     TooOld(String, String),
-    /// It is a Sentinel or a Cluster node: address and which.
+    /// It is a Sentinel or a server of a Cluster: address and which.
     Mode(String, String),
     /// It is there, and not yet (or not now) at work: address and its words.
     NotReady(String, String),
@@ -223,7 +223,7 @@ impl Probe {
             .map_err(|error| understand(&self.at, &error))
     }
 
-    /// Who is it? `HELLO` tells, and is allowed to every user.
+    /// `HELLO` says which server it is, and is allowed to every user.
     async fn introduce(&mut self) -> Result<ServerInfo, ProbeError> {
         let answer = self.ask(redis::cmd("HELLO").arg(3)).await?;
         let Some(found) = ServerInfo::read(&answer, self.at.clone()) else {

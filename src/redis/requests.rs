@@ -49,7 +49,7 @@ impl<'a> Requests<'a> {
             alias: args::alias(Some(alias)),
             id: args::id(Some(stamp.id)),
             first_ms: args::number(first_ms),
-            patience_ms: match attempt {
+            waits_ms: match attempt {
                 Attempt::First => args::number(self.attempt_ms),
                 Attempt::Again => args::text("again"),
             },
@@ -195,7 +195,7 @@ impl<'a> Requests<'a> {
         self.scripts.call(&self.policy, SetArgs { settings, name, text })
     }
 
-    /// Whether writes are taken: asked by a write of nothing.
+    /// A write that changes nothing: refused where writes are.
     pub fn write_nothing(&self) -> Cmd {
         let mut command = redis::cmd("SET");
         // Should somebody have made that key, it ends at once.

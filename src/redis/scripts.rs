@@ -205,7 +205,7 @@ impl<'a> Call<'a> {
         command
     }
 
-    /// Sends it: one round trip, or a second one if the server had to be told the script again.
+    /// Sends it: one round trip, or two if the server has lost the script.
     pub async fn send(
         &self,
         link: &Link,
@@ -447,7 +447,7 @@ mod tests {
     fn lua_reads_exactly_the_arguments_that_are_sent() {
         fn check<'a, A: Arguments<'a>>(name: &str, body: &str) {
             let policy = PolicyArgs::argument_names().into_iter().collect();
-            let change: BTreeSet<_> = ["first_ms", "patience_ms"].into();
+            let change: BTreeSet<_> = ["first_ms", "waits_ms"].into();
             assert_eq!(names_read(SESSION, "args"), &policy | &change);
             assert_eq!(names_read(SESSION, "keys"), BTreeSet::new());
             let sent: BTreeSet<_> = A::argument_names().into_iter().collect();

@@ -1,5 +1,5 @@
-//! The nodes of a cluster: each writes what it has to say of itself, with a short life, and an
-//! index of all. Nobody reads them but `status`.
+//! The servers that share this Redis: each writes its status, with a short time to live, and an
+//! index of all. Only `sessionfs status` reads them.
 
 use std::time::Duration;
 
@@ -9,20 +9,20 @@ use super::RedisStore;
 use super::link::Need;
 use crate::store::StoreError;
 
-/// A node that has not registered for so long is not there any more. Three times what one that
-/// nobody uses lets pass between two registrations.
-pub const NODE_LIFE: Duration = Duration::from_secs(90);
-/// What is in the index for longer than this without a sign of life is removed from it.
+/// A server that has not registered for this long is gone. Three times the interval at which an idle
+/// one registers.
+const SERVER_LIFE: Duration = Duration::from_secs(90);
+/// A server that has not registered for this long is removed from the index.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(60 * 60);
-/// The index itself ends when no node has registered for so long.
+/// The index itself ends when no server has registered for this long.
 const INDEX_LIFE: Duration = Duration::from_secs(2 * 60 * 60);
-/// The most nodes that are read.
+/// The most servers that are read.
 const MOST: usize = 1000;
 
-/// What a node said of itself.
+/// The last status of a server.
 #[derive(Clone, Debug)]
 pub struct Registered {
-    /// In its own words.
+    /// As it wrote it.
     pub report: String,
     /// How long ago, by Redis's clock.
     pub age_ms: u64,
@@ -39,36 +39,36 @@ fn ms(time: Duration) -> u64 {
 }
 
 impl RedisStore {
-    /// Writes what node `id` says of itself. Nothing is read, and a link that is not well is not
-    /// asked.
-    pub async fn register_node(&self, id: &str, report: &str) -> Result<(), StoreError> {
+    /// Writes the status of server `id`. Nothing is read, and nothing is sent by a link that is not
+    /// up.
+    pub async fn register_server(&self, id: &str, report: &str) -> Result<(), StoreError> {
         let keys = &self.inner.keys;
         let mut commands = redis::pipe();
-        commands.cmd("SET").arg(keys.node(id)).arg(report).arg("PX").arg(ms(NODE_LIFE));
-        commands.cmd("ZADD").arg(keys.nodes()).arg(self.inner.time.now_ms()).arg(id);
-        commands.cmd("PEXPIRE").arg(keys.nodes()).arg(ms(INDEX_LIFE));
+        commands.cmd("SET").arg(keys.server(id)).arg(report).arg("PX").arg(ms(SERVER_LIFE));
+        commands.cmd("ZADD").arg(keys.servers()).arg(self.inner.time.now_ms()).arg(id);
+        commands.cmd("PEXPIRE").arg(keys.servers()).arg(ms(INDEX_LIFE));
         self.all(&commands, Need::Up).await.map(|_| ())
     }
 
-    /// Node `id` ends in order.
-    pub async fn remove_node(&self, id: &str) -> Result<(), StoreError> {
+    /// Server `id` stops in order.
+    pub async fn remove_server(&self, id: &str) -> Result<(), StoreError> {
         let keys = &self.inner.keys;
         let mut commands = redis::pipe();
-        commands.cmd("DEL").arg(keys.node(id));
-        commands.cmd("ZREM").arg(keys.nodes()).arg(id);
+        commands.cmd("DEL").arg(keys.server(id));
+        commands.cmd("ZREM").arg(keys.servers()).arg(id);
         self.all(&commands, Need::Connected).await.map(|_| ())
     }
 
-    /// What the nodes that are there say of themselves.
-    pub async fn nodes(&self) -> Result<Vec<Registered>, StoreError> {
+    /// The status of each server that has registered within [`SERVER_LIFE`].
+    pub async fn servers(&self) -> Result<Vec<Registered>, StoreError> {
         let now_ms = self.inner.time.now_ms();
-        let seen = self.ids((now_ms.saturating_sub(ms(NODE_LIFE)).to_string(), "+inf")).await?;
+        let seen = self.ids((now_ms.saturating_sub(ms(SERVER_LIFE)).to_string(), "+inf")).await?;
         if seen.is_empty() {
             return Ok(Vec::new());
         }
         let mut commands = redis::pipe();
         for (id, _) in &seen {
-            commands.cmd("GET").arg(self.inner.keys.node(id));
+            commands.cmd("GET").arg(self.inner.keys.server(id));
         }
         let value = self.all(&commands, Need::Connected).await?;
         let found =
@@ -79,8 +79,8 @@ impl RedisStore {
         Ok(registered.collect())
     }
 
-    /// Takes those out of the index that have long been gone without having said so.
-    pub async fn forget_old_nodes(&self) -> Result<(), StoreError> {
+    /// Removes servers from the index that have been gone for long, and did not stop in order.
+    pub async fn forget_old_servers(&self) -> Result<(), StoreError> {
         let Some(before_ms) = self.inner.time.now_ms().checked_sub(ms(FORGOTTEN_AFTER)) else {
             return Ok(());
         };
@@ -90,14 +90,14 @@ impl RedisStore {
             return Ok(());
         }
         let mut command = redis::cmd("ZREM");
-        command.arg(self.inner.keys.nodes()).arg(gone);
+        command.arg(self.inner.keys.servers()).arg(gone);
         self.inner.ask(&command).await.map(|_| ())
     }
 
-    /// The ids last seen in a span of time, and when that was.
+    /// The ids last registered in a span of time, and when that was.
     async fn ids(&self, (from, to): (String, &str)) -> Result<Vec<(String, u64)>, StoreError> {
         let mut command = redis::cmd("ZRANGEBYSCORE");
-        command.arg(self.inner.keys.nodes()).arg(from).arg(to).arg("WITHSCORES");
+        command.arg(self.inner.keys.servers()).arg(from).arg(to).arg("WITHSCORES");
         command.arg("LIMIT").arg(0).arg(MOST);
         let value = self.inner.ask(&command).await?;
         let seen = Vec::<(String, f64)>::from_redis_value(value).map_err(|_| of_another_shape())?;

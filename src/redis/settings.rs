@@ -26,7 +26,7 @@ pub struct Settings {
     pub lifetimes: Lifetimes,
     /// Connecting, authenticating and greeting take at most this long.
     pub connect_timeout_ms: u64,
-    /// A request without an answer for this long puts the link in doubt; a look-up waits no longer.
+    /// A request that is not answered within this makes the link degraded; a look-up waits no longer.
     pub overdue_ms: u64,
     /// Without an answer for this long the link is down.
     pub down_after_ms: u64,
@@ -34,19 +34,19 @@ pub struct Settings {
     pub attempt_ms: u64,
     /// All attempts of a change.
     pub retry_total_ms: u64,
-    /// The longest single wait for a well link.
+    /// The longest single wait until the link is up.
     pub wait_step_ms: u64,
     /// All waits of one outage, from its beginning.
     pub outage_budget_ms: u64,
-    /// A wait asks a link that has been silent for this long.
+    /// A wait pings a link that has been silent for this long.
     pub silent_ping_ms: u64,
-    /// A link that has been silent for this long is asked anyway.
+    /// A link that has been silent for this long is pinged.
     pub heartbeat_ms: u64,
     /// Touches are collected for this long.
     pub touch_batch_ms: u64,
-    /// What of this Redis overrides; `None`: nothing.
+    /// Which live settings are followed; `None`: none.
     pub live: Option<Rules>,
-    /// Whether a session that is found over is ended. A command's configuration need not be that
+    /// Whether a session that is found expired is ended. A command's configuration need not be that
     /// of the mounts, so it ends none.
     pub ends_stale: bool,
 }

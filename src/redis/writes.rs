@@ -26,7 +26,7 @@ const PROBE_EVERY: Duration = Duration::from_secs(1);
 /// Whether Redis takes writes, as far as it is known.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Writes {
-    /// Nothing was asked yet.
+    /// Nothing is known yet.
     Unknown,
     /// It takes them.
     Taken,
@@ -113,8 +113,8 @@ impl Observed {
 }
 
 impl Inner {
-    /// Asks, unless that was done a moment ago, and says what is known then.
-    async fn ask_whether_it_takes_writes(&self) -> Writes {
+    /// Probes, unless that was done a moment ago.
+    async fn probe_if_due(&self) -> Writes {
         let mut probed = self.writes.probed.lock().await;
         let due = probed.is_none_or(|at| at.elapsed() >= PROBE_EVERY);
         if due && self.link.health() == Health::Up {
@@ -153,10 +153,10 @@ impl RedisStore {
         self.inner.writes.now()
     }
 
-    /// The same, asked anew where that was not done within the last second. Takes no longer than
-    /// one attempt of a change; a link that is not up is not asked.
+    /// The same, probed anew unless that was done within the last second. Takes no longer than one
+    /// attempt of a change; nothing is sent by a link that is not up.
     pub async fn ask_writes(&self) -> Writes {
-        self.inner.ask_whether_it_takes_writes().await
+        self.inner.probe_if_due().await
     }
 }
 

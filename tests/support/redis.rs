@@ -69,7 +69,7 @@ impl Redis {
         command.query(&mut self.connection())
     }
 
-    /// The keys of sessions and their indexes: all but what nodes say of themselves.
+    /// The keys of sessions and their indexes: all but the status of servers.
     pub fn session_keys(&self) -> Vec<String> {
         self.run("KEYS sessionfs:[sa]:*")
     }

@@ -27,5 +27,5 @@ end
 local header = line(h)
 local changed = header .. string.sub(value, h.length + 1)
 if refused(redis.pcall('SET', keys.session, changed, 'KEEPTTL')) then return answer('failed', failure) end
-redis.call('STRLEN', keys.session)
+redis.call('STRLEN', keys.session) -- for client tracking, as in publish.lua
 return answer('taken', left(h), header)

@@ -1,4 +1,4 @@
--- The only clock: Redis's own, in milliseconds. The clocks of nodes never matter.
+-- The only clock: Redis's own, in milliseconds. The clocks of servers never matter.
 
 -- Redis 6 refuses to write after TIME unless it replicates effects, as later versions always do.
 if redis.replicate_commands then redis.replicate_commands() end

@@ -1,4 +1,4 @@
--- Takes in a session that was a file on a disk, unless its name is known already: a session, or
+-- Imports a session that was a file on a disk, unless its name is known already: a session, or
 -- the tombstone of one that has ended since.
 -- Answers: taken | kept | over | failed, why
 
@@ -21,5 +21,5 @@ if refused(redis.pcall('SET', keys.session, line(h) .. args.sealed, 'PX', ttl)) 
   return answer('failed', failure)
 end
 enter(keys.index, args.alias, h.active, ttl)
-redis.call('STRLEN', keys.session)
+redis.call('STRLEN', keys.session) -- for client tracking, as in publish.lua
 return answer('taken')

@@ -74,6 +74,6 @@ if refused(redis.pcall('SET', keys.session, header .. args.sealed, 'PX', ttl)) t
   return answer('failed', failure)
 end
 enter(keys.index, alias, h.active, ttl)
--- Client tracking tells a node of the next change only if it read after its own.
+-- Client tracking reports the next change only to a client that has read after its own.
 redis.call('STRLEN', keys.session)
 return answer('taken', left(h), header)

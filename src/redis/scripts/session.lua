@@ -1,5 +1,5 @@
--- What every script knows of a session: its header line, when it ends, how it is ended. Each rule
--- is here once. Nothing here decides what an operation does. `keys` and `args` hold what the script
+-- What all scripts share: the header line of a session, when it ends, how it is ended. Each rule is
+-- here once. Nothing here decides what an operation does. `keys` and `args` hold what the script
 -- is called with, by the names of args.rs.
 --
 -- Writes that the server may refuse (READONLY, OOM, MISCONF, NOREPLICAS) go through pcall, so that
@@ -22,8 +22,8 @@ local HEADER = '^sessionfs 1 state=(%a+) version=(%x+) birth=(%x+) saved=(%d+) m
 local LINE = 'sessionfs 1 state=%s version=%s birth=%s saved=%d mtime=%s login=%d active=%d opened=%s class=%s uid=%s db=%s user=%s size=%s mode=%s form=%s\n'
 
 local now = now_ms()
--- While Redis's clock has just jumped nothing is judged stale. The node says so, or what time it
--- expects (clock.rs has the same bound), so that not even the first call after a jump is misled.
+-- While Redis's clock has just jumped nothing is judged stale. The server says so, or which time it
+-- expects (clock.rs has the same bound), so that even the first call after a jump ends nothing.
 local LENIENT = args.clock == 'lenient'
 if args.clock ~= '' and not LENIENT then LENIENT = math.abs(now - tonumber(args.clock)) > 2000 end
 -- The sessions that this call has ended, for the log: {alias, header, limit, age, idle}.
@@ -44,8 +44,8 @@ local function refused(reply)
   return false
 end
 
--- Whether decimal digits, perhaps with a minus, are within 64 bits. Numbers of Lua are too coarse to
--- tell.
+-- Whether decimal digits, perhaps with a minus, are within 64 bits. Numbers of Lua are not exact
+-- enough.
 local function fits_64_bits(text)
   local minus, digits = string.match(text, '^(%-?)0*(%d-)$')
   if not digits then return false end
@@ -154,8 +154,8 @@ end
 -- waits; what comes later than that was stuck on its way, on a connection already given up, and the
 -- sender has gone on without it.
 local function is_retry()
-  local patience = tonumber(args.patience_ms)
-  return not patience or now - tonumber(args.first_ms) > patience
+  local waits_ms = tonumber(args.waits_ms)
+  return not waits_ms or now - tonumber(args.first_ms) > waits_ms
 end
 
 -- What stays of a session that is gone: the header alone. `id` names the unlink.

@@ -14,7 +14,7 @@ for i = 1, #KEYS - KEYS_NAMED do
     weigh(h, keys.index, alias)
     if not stale(h) then
       if at then
-        -- A first opening is told by a score above the save's own time, if only by a millisecond.
+        -- A score above the save's own time shows that it was opened, if only by a millisecond.
         h.active = math.max(h.active, math.min(now, at), h.opened and 0 or h.active + 1)
         h.opened = true
         h.ends = ends(h, 0)

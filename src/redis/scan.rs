@@ -1,9 +1,9 @@
-//! Every living session of the cluster, shard by shard.
+//! A scan: every live session of all servers, shard by shard.
 //!
-//! A census reads: it ends nothing (its configuration need not be that of the mounts), is no
+//! It reads only: it ends nothing (its configuration need not be that of the mounts), is no
 //! activity, and holds a few pages at a time, however many sessions there are. A session that is
-//! saved for the first time while the census runs may be missed; one that lives all the while is
-//! met exactly once.
+//! saved for the first time during the scan may be missed; one that lives all the while is met
+//! exactly once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,30 +21,30 @@ use crate::session::name::{Alias, Shard};
 use crate::session::policy::{Limit, Times};
 use crate::store::StoreError;
 
-/// How many shards are asked side by side.
+/// How many shards are read at the same time.
 const SHARDS_AT_ONCE: usize = 8;
-/// How many pages may wait for who reads the census.
+/// How many pages may wait until they are read.
 const PAGES_WAITING: usize = 4;
 /// How many characters of an alias a short one shows at its beginning and at its end.
 const SHORT_CHARS: (usize, usize) = (8, 6);
 const SHORT_GAP: &str = "..";
 
-/// A session, and what Redis knew of it at `now_ms`. All times are of Redis's clock.
+/// A session as it was in Redis at `now_ms`. All times are of Redis's clock.
 #[derive(Clone, Debug)]
-pub struct Living {
-    /// Its name.
+pub struct LiveSession {
+    /// By this it is shown; nobody can log in with it.
     pub alias: Alias,
-    /// What its last save said.
+    /// As its last save wrote it.
     pub header: Header,
     /// Its last activity, which may be later than the save.
     pub activity_ms: u64,
-    /// What it would still live if nobody used it; 0: by the lifetimes of this census it is over.
+    /// What it would still live if nobody used it; 0: by the lifetimes of this scan it has ended.
     pub left_ms: u64,
-    /// When this was so.
+    /// When it was read.
     pub now_ms: u64,
 }
 
-impl Living {
+impl LiveSession {
     /// Since its last activity.
     pub fn idle_ms(&self) -> u64 {
         self.now_ms.saturating_sub(self.activity_ms)
@@ -65,16 +65,16 @@ impl Living {
     }
 }
 
-/// Which sessions: those for which all that is said holds.
+/// Which sessions: those that match every field that is set.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    /// The name, or a part of it.
+    /// A whole alias or a part of one.
     pub name: Option<Name>,
     /// Odoo's user id.
     pub user_id: Option<i64>,
-    /// The login.
+    /// As its user typed it.
     pub login: Option<String>,
-    /// The database.
+    /// Of Odoo.
     pub database: Option<String>,
     /// The device, as Odoo 18 and later name it: the first 42 characters of its session ids.
     pub family: Option<String>,
@@ -125,7 +125,7 @@ pub fn short(alias: &Alias) -> String {
 }
 
 impl Filter {
-    /// Whether nothing is said.
+    /// Whether no field is set.
     pub fn is_empty(&self) -> bool {
         let Self { name, user_id, login, database, family, class, idle_ms, age_ms } = self;
         name.is_none()
@@ -138,44 +138,44 @@ impl Filter {
             && age_ms.is_none()
     }
 
-    /// Whether a session is meant.
-    pub fn matches(&self, living: &Living) -> bool {
+    /// Whether a session matches.
+    pub fn matches(&self, living: &LiveSession) -> bool {
         let content = &living.header.content;
-        let said = |said: &Option<String>, text: &Option<String>| {
-            said.is_none() || said.as_deref() == text.as_deref()
+        let is = |wanted: &Option<String>, text: &Option<String>| {
+            wanted.is_none() || wanted.as_deref() == text.as_deref()
         };
         self.name.as_ref().is_none_or(|name| name.matches(&living.alias))
             && self.user_id.is_none_or(|uid| content.uid == Some(uid))
-            && said(&self.login, &content.login)
-            && said(&self.database, &content.db)
+            && is(&self.login, &content.login)
+            && is(&self.database, &content.db)
             && self.family.as_deref().is_none_or(|family| living.alias.family() == Some(family))
             && self.class.is_none_or(|class| content.class == class)
             && self.idle_ms.is_none_or(|ms| living.idle_ms() >= ms)
             && self.age_ms.is_none_or(|ms| living.age_ms() >= ms)
     }
 
-    /// The only shard where it can be, if its name tells.
+    /// The only shard where it can be, if its name says so.
     fn shard(&self) -> Option<Shard> {
         let begins = self.name.as_ref().map(|name| &name.head).or(self.family.as_ref())?;
         Shard::parse(begins.get(..2)?)
     }
 }
 
-/// A census under way.
-pub struct Census {
+/// A running scan.
+pub struct Scan {
     pages: mpsc::Receiver<Result<Page, StoreError>>,
     _taker: JoinSet<()>,
 }
 
 /// Some sessions of one shard, after the filter.
 pub struct Page {
-    /// Those that are meant.
-    pub living: Vec<Living>,
-    /// How many were looked at for it.
+    /// Those that match.
+    pub living: Vec<LiveSession>,
+    /// How many were read for it.
     pub looked_at: u64,
 }
 
-impl Census {
+impl Scan {
     /// The next page; `None` after the last. After an error there is no further page.
     pub async fn next(&mut self) -> Option<Result<Page, StoreError>> {
         self.pages.recv().await
@@ -183,17 +183,17 @@ impl Census {
 }
 
 impl RedisStore {
-    /// Goes through all sessions that `filter` means. Ends when the census is dropped.
-    pub fn census(&self, filter: Filter) -> Census {
+    /// Reads all sessions that match `filter`. Ends when the scan is dropped.
+    pub fn scan(&self, filter: Filter) -> Scan {
         let (sender, pages) = mpsc::channel(PAGES_WAITING);
         let store = Arc::clone(&self.inner);
         let mut taker = JoinSet::new();
         taker.spawn(async move {
-            if let Err(error) = store.count_all(Arc::new(filter), &sender).await {
+            if let Err(error) = store.scan_all(Arc::new(filter), &sender).await {
                 let _ = sender.send(Err(error)).await;
             }
         });
-        Census { pages, _taker: taker }
+        Scan { pages, _taker: taker }
     }
 
     /// How many sessions there are about: the indexes' own count, which may hold dead ones.
@@ -201,8 +201,8 @@ impl RedisStore {
         Ok(self.inner.shards_in_use().await?.into_iter().map(|(_, size)| size).sum())
     }
 
-    /// Lets the keys of these sessions (of one shard) stay for as long as the lifetimes of now ask
-    /// for: they may have become longer since the last use. Gives the number of living ones.
+    /// Keeps the keys of these sessions (of one shard) for as long as the present lifetimes need:
+    /// they may have become longer since the last use. Returns the number of live ones.
     pub async fn keep(&self, shard: Shard, aliases: &[Alias]) -> Result<u64, StoreError> {
         let mut kept = 0;
         for aliases in aliases.chunks(PAGE) {
@@ -216,7 +216,7 @@ impl RedisStore {
 type Pages = mpsc::Sender<Result<Page, StoreError>>;
 
 impl Inner {
-    async fn count_all(
+    async fn scan_all(
         self: &Arc<Self>,
         filter: Arc<Filter>,
         pages: &Pages,
@@ -231,7 +231,7 @@ impl Inner {
                 joined(counting.join_next().await)?;
             }
             let (store, filter, pages) = (Arc::clone(self), Arc::clone(&filter), pages.clone());
-            counting.spawn(async move { store.count_shard(shard, &filter, &pages).await });
+            counting.spawn(async move { store.scan_shard(shard, &filter, &pages).await });
         }
         while let Some(counted) = counting.join_next().await {
             joined(Some(counted))?;
@@ -239,7 +239,7 @@ impl Inner {
         Ok(())
     }
 
-    async fn count_shard(
+    async fn scan_shard(
         &self,
         shard: Shard,
         filter: &Filter,
@@ -252,19 +252,19 @@ impl Inner {
             living.retain(|living| filter.matches(living));
             let looked_at = u64::try_from(aliases.len()).unwrap_or(u64::MAX);
             if pages.send(Ok(Page { living, looked_at })).await.is_err() {
-                break; // nobody wants to know any more
+                break; // the scan was dropped
             }
         }
         Ok(())
     }
 
-    /// The living among `aliases`, all of one shard.
+    /// The live sessions among `aliases`, all of one shard.
     pub(super) async fn living_by(
         &self,
         policy: &Policy,
         shard: Shard,
         aliases: &[Alias],
-    ) -> Result<Vec<Living>, StoreError> {
+    ) -> Result<Vec<LiveSession>, StoreError> {
         let call = self.requests_by(*policy).list(shard, aliases);
         let bound = Duration::from_millis(self.settings.down_after_ms);
         let mut answer = self.call(&call, Need::Connected, bound).await?;
@@ -277,7 +277,7 @@ impl Inner {
             let (alias, left_ms, activity_ms) =
                 (answer.alias()?, answer.number()?, answer.number()?);
             let header = answer.header()?;
-            all.push(Living { alias, header, activity_ms, left_ms, now_ms: answer.now_ms });
+            all.push(LiveSession { alias, header, activity_ms, left_ms, now_ms: answer.now_ms });
         }
         Ok(all)
     }
