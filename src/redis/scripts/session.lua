@@ -47,6 +47,8 @@ end
 -- Whether decimal digits, perhaps with a minus, are within 64 bits. Numbers of Lua are not exact
 -- enough.
 local function fits_64_bits(text)
+  -- All that are written, so that no other is looked at closely.
+  if #text < 19 or (#text == 19 and text < '9223372036854775807') then return true end
   local minus, digits = string.match(text, '^(%-?)0*(%d-)$')
   if not digits then return false end
   local most = minus == '-' and '9223372036854775808' or '9223372036854775807'
