@@ -18,7 +18,7 @@ local NO_ID = '00000000000000000000000000000000'
 -- Longer than any header line (envelope.rs holds the same number).
 local HEADER_BYTES = 1536
 -- state version birth saved mtime login active opened class uid db user size mode form
-local HEADER = '^sessionfs 1 state=(%a+) version=(%x+) birth=(%x+) saved=(%d+) mtime=(%-?%d+) login=(%d+) active=(%d+) opened=([01]) class=(%a+) uid=(%S+) db=(%S*) user=(%S*) size=(%d+) mode=([0-7]+) form=(%a+)([^\n]*)\n()'
+local HEADER = '^sessionfs 1 state=(%a+) version=(%x+) birth=(%x+) saved=(%d+) mtime=(%-?%d+) login=(%d+) active=(%d+) opened=([01]) class=(%a+) uid=(%-?%d*) db=([!-~]*) user=([!-~]*) size=(%d+) mode=([0-7]+) form=(%a+)([ -~]*)\n()'
 local LINE = 'sessionfs 1 state=%s version=%s birth=%s saved=%d mtime=%s login=%d active=%d opened=%s class=%s uid=%s db=%s user=%s size=%s mode=%s form=%s\n'
 
 local now = now_ms()
@@ -68,9 +68,9 @@ local function is_valid(h, saved, login, active, rest)
     and (h.form == 'sharded' or h.form == 'flat') and #h.version == 32 and #h.birth == 32
     and #saved <= 15 and #login <= 15 and #active <= 15 and #h.size <= 15
     and tonumber(h.mode, 8) <= 4095 and fits_64_bits(h.mtime)
-    and (h.uid == '-' or (string.find(h.uid, '^%-?%d+$') and fits_64_bits(h.uid)))
+    and h.uid ~= '' and fits_64_bits(h.uid)
     and is_encoded(h.db) and is_encoded(h.user) and (rest == '' or string.sub(rest, 1, 1) == ' ')
-    and h.length <= HEADER_BYTES and string.find(h.stored, '[^ -~]') == h.length
+    and h.length <= HEADER_BYTES
 end
 
 -- The header of `bytes`, with `length` telling where the content begins and `stored` the line.
