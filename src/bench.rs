@@ -24,11 +24,9 @@ use std::fmt;
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use serde::Serialize;
 
 use made::Made;
@@ -36,6 +34,8 @@ use report::{Report, Row, Run};
 use sample::Histogram;
 use session::{Content, Format};
 use worker::{Limit, Shared, Worker};
+
+use crate::host::signals::Interrupts;
 
 /// The most threads of one run: each has its own histograms and its own sessions.
 pub const THREADS_MAX: usize = 128;
@@ -175,47 +175,6 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// Set by the signal handler. Nothing else can be done in one.
-static STOP: AtomicBool = AtomicBool::new(false);
-
-/// Whether a signal asked for the end.
-pub fn stopped() -> bool {
-    STOP.load(Ordering::Relaxed)
-}
-
-extern "C" fn on_signal(_signal: libc::c_int) {
-    STOP.store(true, Ordering::Relaxed);
-}
-
-/// While it lives, SIGINT and SIGTERM end the measurement instead of the process, so that the
-/// directories are cleaned. A second one ends the process: cleaning may hang on a dead mount.
-struct Signals(Vec<(Signal, SigAction)>);
-
-impl Signals {
-    fn take() -> Self {
-        STOP.store(false, Ordering::Relaxed);
-        let action = SigAction::new(
-            SigHandler::Handler(on_signal),
-            SaFlags::SA_RESETHAND | SaFlags::SA_RESTART,
-            SigSet::empty(),
-        );
-        let old = [Signal::SIGINT, Signal::SIGTERM].into_iter().filter_map(|signal| {
-            // SAFETY: the handler only stores to an atomic, which is safe in a signal handler.
-            unsafe { sigaction(signal, &action) }.ok().map(|old| (signal, old))
-        });
-        Self(old.collect())
-    }
-}
-
-impl Drop for Signals {
-    fn drop(&mut self) {
-        for (signal, old) in &self.0 {
-            // SAFETY: puts back the action that was in force before.
-            let _ = unsafe { sigaction(*signal, old) };
-        }
-    }
-}
-
 /// Keeps the processors from halting while it is open.
 ///
 /// On a virtual machine a halted processor costs 20 to 40 microseconds to wake, more than what is
@@ -231,7 +190,7 @@ fn hold_cpu_latency() -> std::io::Result<File> {
 /// Everything that was created in the directories is removed before it returns, whatever happens.
 pub fn run(settings: &Settings) -> Result<Report, Error> {
     let content = Content::new(settings.format, settings.size).map_err(Error::Usage)?;
-    let _signals = Signals::take();
+    let _interrupts = Interrupts::note();
     let latency = hold_cpu_latency();
     match &latency {
         Ok(_) => eprintln!("holding /dev/cpu_dma_latency at 0: the processors do not halt"),
@@ -242,7 +201,7 @@ pub fn run(settings: &Settings) -> Result<Report, Error> {
     }
     let mut runs = Vec::new();
     for &threads in &settings.threads {
-        if stopped() {
+        if Interrupts::noted() {
             break;
         }
         runs.push(run_threads(settings, &content, threads)?);
@@ -253,7 +212,7 @@ pub fn run(settings: &Settings) -> Result<Report, Error> {
         sessions: settings.sessions,
         interleaved: !settings.apart,
         cpu_dma_latency_held: latency.is_ok(),
-        interrupted: stopped(),
+        interrupted: Interrupts::noted(),
         runs,
     })
 }
@@ -321,7 +280,7 @@ fn run_threads(settings: &Settings, content: &Content, threads: usize) -> Result
     let mut measured: HashMap<Cell, Measured> = HashMap::new();
     let mut time = Duration::ZERO;
     for part in parts(settings, &all, threads) {
-        if stopped() {
+        if Interrupts::noted() {
             break;
         }
         match run_part(settings, content, threads, &part, &mut measured) {

@@ -12,7 +12,9 @@ pub mod file;
 pub mod flags;
 pub mod lifetime;
 pub mod listen;
+pub mod paths;
 pub mod people;
+pub mod private_redis;
 pub mod reference;
 pub mod units;
 
@@ -23,9 +25,11 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::exit::{ExitCode, Failure};
+use crate::host::confine;
+use crate::host::directory::Ownership;
+use crate::redis;
 use crate::redis::endpoint::{Endpoint, unix_url};
 use crate::session::policy::Lifetimes;
-use crate::{fs, fuse, redis};
 use file::File;
 use flags::{Flags, Place};
 use listen::Listen;
@@ -53,7 +57,7 @@ pub struct Config {
     /// What is logged.
     pub log: String,
     /// Who owns the tree.
-    pub tree: Tree,
+    pub tree: Ownership,
     /// The Redis that holds the sessions; the private one, if no other was named.
     pub redis: Redis,
     /// How to run the private Redis, if no other was named.
@@ -74,17 +78,6 @@ pub struct Config {
     pub staging_dir: PathBuf,
     /// Where each session is also written to, in plain text.
     pub mirror: Option<PathBuf>,
-}
-
-/// Owner and permission of everything in the tree.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct Tree {
-    /// Odoo's user.
-    pub owner_uid: u32,
-    /// Its group.
-    pub owner_gid: u32,
-    /// Permission bits of the root directory.
-    pub mode: u32,
 }
 
 /// How to reach Redis.
@@ -143,6 +136,13 @@ pub struct Worker {
     pub gid: u32,
     /// The mount answers within this time, or the worker is stuck.
     pub answer_within_ms: u64,
+}
+
+impl Worker {
+    /// Its user.
+    pub fn account(&self) -> confine::User {
+        confine::User { name: self.user.clone(), uid: self.uid, gid: self.gid }
+    }
 }
 
 /// Bounds of what one mount holds.
@@ -215,7 +215,7 @@ impl Config {
             outage: outage(&file.outage)?,
             activity: activity(&file.activity)?,
             metrics: metrics(&file.metrics)?,
-            staging_dir: crate::keeper::staging::place(file.staging_dir.as_deref(), mountpoint)?,
+            staging_dir: paths::staging_dir(file.staging_dir.as_deref(), mountpoint)?,
             mirror: mirror(flags, &file)?,
         })
     }
@@ -244,28 +244,6 @@ impl Config {
     /// The store.
     pub fn store_settings(&self) -> redis::Settings {
         store_settings(&self.redis, self.lifetimes, &self.outage)
-    }
-
-    /// The filesystem's core.
-    pub fn core_settings(&self) -> fs::Settings {
-        fs::Settings {
-            staging_dir: self.staging_dir.clone(),
-            max_session_bytes: self.limits.session_bytes,
-            max_staging_bytes: self.limits.staging_bytes,
-            max_inodes: usize::try_from(self.limits.inodes).unwrap_or(usize::MAX),
-            background_argv: self.activity.background_argv.clone(),
-            background_titles: self.activity.background_title.clone(),
-            ..fs::Settings::default()
-        }
-    }
-
-    /// The adapter.
-    pub fn fuse_tree(&self) -> fuse::Tree {
-        fuse::Tree {
-            owner_uid: self.tree.owner_uid,
-            owner_gid: self.tree.owner_gid,
-            mode: self.tree.mode,
-        }
     }
 }
 
@@ -315,7 +293,7 @@ fn mirror(flags: &Flags, file: &File) -> Result<Option<PathBuf>, Failure> {
 }
 
 /// Who is to own the tree.
-pub fn tree(flags: &Flags, file: &File) -> Result<Tree, Failure> {
+pub fn tree(flags: &Flags, file: &File) -> Result<Ownership, Failure> {
     let owner = match flags.owner.as_deref().or(file.owner.as_deref()) {
         Some(name) => people::user(name, "owner")?,
         None => people::find("odoo").map_or_else(|| people::user("root", "owner"), Ok)?,
@@ -334,7 +312,7 @@ pub fn tree(flags: &Flags, file: &File) -> Result<Tree, Failure> {
         Some(text) => units::mode(text).map_err(|e| bad("mode", text, &e))?,
         None => 0o700,
     };
-    Ok(Tree { owner_uid: owner.uid, owner_gid, mode })
+    Ok(Ownership { owner_uid: owner.uid, owner_gid, mode })
 }
 
 fn worker(file: &file::Worker) -> Result<Worker, Failure> {
@@ -361,7 +339,7 @@ fn worker(file: &file::Worker) -> Result<Worker, Failure> {
 fn private_redis(file: &file::PrivateRedis) -> Result<PrivateRedis, Failure> {
     Ok(PrivateRedis {
         dir: private_dir(file)?,
-        server: crate::keeper::private_redis::program(file.server.as_deref())?,
+        server: private_redis::program(file.server.as_deref())?,
         memory_bytes: size(
             "private_redis.memory",
             file.memory.as_deref(),
@@ -415,7 +393,7 @@ fn redis(place: &Place, file: &File) -> Result<Redis, Failure> {
         )?,
     };
     let Some(url) = named else {
-        redis.url = unix_url(&crate::keeper::private_redis::socket_path(&private_dir(private)?));
+        redis.url = unix_url(&private_redis::socket_path(&private_dir(private)?));
         return Ok(redis);
     };
     let named = split_url(url)?;

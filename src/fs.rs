@@ -73,7 +73,7 @@ impl Default for Settings {
             max_session_bytes: 4 * MEBIBYTE,
             max_staging_bytes: 256 * MEBIBYTE,
             staging_orphan_ms: 60 * 60 * 1000,
-            max_inodes: 65_536,
+            max_inodes: 1_000_000,
             max_node_bytes: 64 * 1024 * 1024,
             background_argv: vec!["gevent".into()],
             background_titles: vec!["odoo: WorkerCron".into()],

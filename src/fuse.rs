@@ -16,22 +16,12 @@ use tokio::runtime::Handle;
 
 use crate::fs::Core;
 use crate::fs::node::Eviction;
+use crate::host::directory::Ownership;
 use crate::store::{Link, Sessions};
 
 mod adapter;
 mod answer;
 pub mod kernel;
-
-/// Owner and permission of everything in the tree.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Tree {
-    /// Odoo's user: it and root may do everything here, nobody else anything.
-    pub owner_uid: u32,
-    /// Its group.
-    pub owner_gid: u32,
-    /// Permission bits of the root directory and the shards, for show: the rule is the line above.
-    pub mode: u32,
-}
 
 /// Two threads read requests, so that one that computes does not hold up the other; more bring
 /// nothing (see `docs/performance.md`).
@@ -43,7 +33,7 @@ const ORPHANS_EVERY: Duration = Duration::from_secs(60);
 /// `on_init` is called when the kernel's first request is answered.
 pub fn serve<S: Sessions, L: Link>(
     core: &Arc<Core<S, L>>,
-    tree: Tree,
+    tree: Ownership,
     fuse_fd: OwnedFd,
     runtime: &Handle,
     on_init: impl FnOnce() + Send + Sync + 'static,

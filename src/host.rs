@@ -1,10 +1,35 @@
-//! The host: what the kernel is asked for, one subject a file. Nothing here knows of sessions.
+//! The host: the system calls that are made, one subject a file.
+//!
+//! Nothing here knows sessions, the configuration or the parts of this program; all of them may use
+//! this. All `unsafe` of the program is here, since the crate denies it elsewhere.
+//!
+//! Two crates wrap the system calls. nix has the calls of POSIX, and the whole program uses it.
+//! rustix has the calls of Linux that nix lacks or offers as `unsafe` only: the mount API, `statx`,
+//! `openat2`, pidfds, capabilities, extended attributes. The rest is called by libc, here.
+//!
+//! - [`clock`]: whether the clock is synchronised
+//! - [`confine`]: giving up the rights of root
+//! - [`descriptor`]: descriptors that another process handed over
+//! - [`directory`]: directories of root's own, and paths that nobody else may lead astray
+//! - [`lock`]: `flock`
+//! - [`mount`]: what is mounted on a directory, and whether it answers; [`mount_table`]: mountinfo;
+//!   [`mount_api`]: a filesystem made before it has a place
+//! - [`process`]: children, and processes held by a descriptor
+//! - [`service_manager`]: `sd_notify`
+//! - [`signals`]: signals read from a descriptor, and waiting
+//! - [`terminal`]: its width
 
+#![allow(unsafe_code, reason = "the one floor where system calls are made")]
+
+pub mod clock;
 pub mod confine;
 pub mod descriptor;
-pub mod filesystem;
+pub mod directory;
 pub mod lock;
+pub mod mount;
+pub mod mount_api;
 pub mod mount_table;
 pub mod process;
 pub mod service_manager;
 pub mod signals;
+pub mod terminal;

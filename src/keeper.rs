@@ -31,25 +31,23 @@ use std::time::{Duration, Instant, SystemTime};
 use nix::sys::signal::Signal;
 
 use crate::config::flags::Flags;
+use crate::config::paths::{RUNTIME_DIR, lock_file};
 use crate::config::{self, Config};
 use crate::exit::{ExitCode, Failure};
+use crate::host::directory::make_own;
 use crate::host::lock::{self, Claim};
+use crate::host::mount as host_mount;
 use crate::host::process::{self, PATIENCE, Process};
 use crate::host::service_manager::{self, Manager};
 use crate::host::signals::Signals;
 use by_hand::ByHand;
 pub use by_hand::Caller;
 use listen::Listeners;
-pub use listen::control_path;
-pub use mount::is_dead;
 use private_redis::PrivateRedis;
 use program::Program;
 use reload::Outcomes;
 use running::Told;
 use worker::{Seen, Watched};
-
-/// Where the lock of each mountpoint lies.
-const RUNTIME_DIR: &str = "/run/sessionfs";
 
 /// Mounts and serves until a signal asks for the end. Without a directory the configuration names
 /// one.
@@ -107,7 +105,7 @@ pub struct Outlook {
 /// Looks at the directory as a mount does before it changes anything, and refuses what that refuses.
 pub fn look(dir: Option<&Path>, flags: &Flags) -> Result<Outlook, Failure> {
     let dir = config::mountpoint(dir, flags.place.config.as_deref())?;
-    let mountpoint = mount::resolve(&dir)?;
+    let mountpoint = mount::resolve_trusted(&dir)?;
     mount::refuse_mounted(&mountpoint)?;
     let sessions = mount::Mountpoint::take(&mountpoint)?
         .count_sessions()
@@ -124,7 +122,7 @@ struct Asked {
 impl Asked {
     fn resolve(&self) -> Result<Config, Failure> {
         let dir = config::mountpoint(self.dir.as_deref(), self.flags.place.config.as_deref())?;
-        Config::resolve(&mount::resolve(&dir)?, &self.flags)
+        Config::resolve(&mount::resolve_trusted(&dir)?, &self.flags)
     }
 }
 
@@ -268,7 +266,7 @@ impl Keeper {
         }
         let mut unmounted = Ok(false);
         if self.watched.is_mounted() {
-            unmounted = mount::unmount(&self.config.mountpoint);
+            unmounted = host_mount::unmount(&self.config.mountpoint);
             if let Ok(true) = unmounted {
                 tracing::warn!("the mount is in use: it was detached, and its users get errors");
             }
@@ -307,8 +305,8 @@ fn words(watched: &Watched, may_start: bool, last_reload_error: Option<&str>) ->
 
 /// Takes the mountpoint's lock, which says who serves it.
 fn claim(mountpoint: &Path) -> Result<Claim, Failure> {
-    staging::make_own(Path::new(RUNTIME_DIR), 0o755)?;
-    let path = lock_path(mountpoint);
+    make_own(Path::new(RUNTIME_DIR), 0o755)?;
+    let path = lock_file(mountpoint);
     let failed = |e| Failure::internal(format!("lock {}", path.display()), e);
     let Some(mut claim) = Claim::take(&path).map_err(failed)? else {
         let holder =
@@ -328,10 +326,6 @@ fn claim(mountpoint: &Path) -> Result<Claim, Failure> {
     Ok(claim)
 }
 
-fn lock_path(mountpoint: &Path) -> PathBuf {
-    Path::new(RUNTIME_DIR).join(format!("{}.lock", staging::name_of(mountpoint)))
-}
-
 /// The keeper that holds a lock: the process the file names, if it is still the same one.
 fn holder(path: &Path) -> Option<Process> {
     const LENGTH_MAX_BYTES: u64 = 64;
@@ -344,7 +338,7 @@ fn holder(path: &Path) -> Option<Process> {
 
 /// Who serves a mountpoint on this host, and since when.
 pub fn serving(mountpoint: &Path) -> Option<(i32, SystemTime)> {
-    let path = lock_path(mountpoint);
+    let path = lock_file(mountpoint);
     let keeper = holder(&path).filter(|keeper| !keeper.has_ended())?;
     Some((keeper.pid(), path.metadata().and_then(|found| found.modified()).ok()?))
 }
@@ -374,10 +368,10 @@ pub fn unmount(dir: &Path) -> Result<(), Failure> {
     let mountpoint = mount::resolve(dir)?;
     let shown = mountpoint.display();
     let mut signals = Signals::receive()?;
-    let path = lock_path(&mountpoint);
+    let path = lock_file(&mountpoint);
     if !is_held(&path) {
-        return if mount::is_ours(&mountpoint) {
-            mount::detach(&mountpoint)
+        return if host_mount::is_ours(&mountpoint) {
+            host_mount::detach(&mountpoint)
         } else {
             Err(not_mounted(&mountpoint))
         };

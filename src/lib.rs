@@ -10,16 +10,19 @@
 //! - [`import`]: session files of before become sessions in Redis.
 //! - [`mirror`]: sessions written back to a disk, for the way back.
 //! - [`fuse`]: the adapter that decodes requests, checks permission, calls the core and replies.
-//! - [`mount_table`]: what the kernel says is mounted where.
-//! - [`odoo`]: what can be learnt of the Odoo on this host, and where it keeps its sessions.
+//! - [`host`]: system calls, one subject a file; all `unsafe` is there.
+//! - [`config`]: file and command line, resolved into the settings of the parts.
 //! - [`keeper`]: owns the mount; starts and watches the worker and the private Redis.
-//! - [`config`]: file and command line, resolved into the settings of the parts above.
-//! - [`control`]: what a node tells of itself: HTTP on its sockets, its registration in the cluster.
+//! - [`worker`]: the unprivileged process that serves; puts its parts together.
+//! - [`odoo`]: what can be learnt of the Odoo on this host, and where it keeps its sessions.
+//! - [`control`]: the status of a server: HTTP on its sockets, its registration in the cluster.
 //! - [`telemetry`]: events that are a log line and a metric at once.
-//! - [`bench`]: Odoo's reads and saves on any directories, measured side by side.
 //! - [`check`]: what is wrong or missing, from the mount to the process of Odoo that uses it.
+//! - [`bench`]: Odoo's reads and saves on any directories, measured side by side.
 //! - [`cli`]: one file per command; [`exit`]: how one ends.
 //! - [`shell`]: words that a shell takes for themselves, for scripts and for people.
+
+#![deny(unsafe_code)]
 
 pub mod bench;
 pub mod check;

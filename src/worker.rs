@@ -7,6 +7,7 @@
 mod disks;
 pub mod first_contact;
 mod orders;
+mod settings;
 
 use std::fs::File;
 use std::io::Read;
@@ -70,12 +71,12 @@ fn serve(
     disks: Disks,
 ) -> Result<(), Failure> {
     let Handover { keeper, config, first, node } = read_handover(config)?;
-    confine::become_worker(&config.worker)?;
+    confine::become_worker(&config.worker.account())?;
     // Who ends a whole service sends its signal to all at once; the keeper ends us in order.
     signals::block()?;
     crate::telemetry::log::init(&config.log)?;
     tell_version(&keeper);
-    confine::check_directory(&config.staging_dir, &config.worker)?;
+    confine::check_directory(&config.staging_dir, &config.worker.account())?;
 
     let runtime = runtime()?;
     runtime.spawn(tell_repeated());
@@ -106,7 +107,7 @@ fn serve(
     let (mirror, writer) = mirror.unzip();
     let sessions = ImportOnAccess::over(store.clone());
     let observer = mirror.map(|notes| Arc::new(notes) as Arc<dyn Observer>);
-    let settings = fs::Settings { observer, ..config.core_settings() };
+    let settings = fs::Settings { observer, ..settings::core(&config) };
     let core = Core::new(sessions.clone(), store.clone(), &settings).map_err(|e| {
         let path = config.staging_dir.display();
         Failure::new(
@@ -138,7 +139,7 @@ fn serve(
             let _ = line.say(&Report::Serving);
         }
     };
-    let served = crate::fuse::serve(&core, config.fuse_tree(), fuse, runtime.handle(), on_init);
+    let served = crate::fuse::serve(&core, config.tree, fuse, runtime.handle(), on_init);
     runtime.block_on(ending.drain());
     crate::telemetry::log::tell_all_repeated();
     served.map_err(|e| {

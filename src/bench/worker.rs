@@ -17,7 +17,8 @@ use super::made::Made;
 use super::operation::{self, Fault};
 use super::sample::Histogram;
 use super::session::{Content, Format, Paths};
-use super::{Cell, Directory, Error, Pattern, Settings, stopped};
+use super::{Cell, Directory, Error, Pattern, Settings};
+use crate::host::signals::Interrupts;
 
 /// How long a run goes on.
 #[derive(Clone, Copy, Debug)]
@@ -164,7 +165,7 @@ impl<'a> Shared<'a> {
             bar.set_position(0);
             let mut sessions = Vec::with_capacity(count);
             for _ in 0..count {
-                if stopped() {
+                if Interrupts::noted() {
                     return Err(Error::Interrupted);
                 }
                 let id = format.random_id(&mut random);
@@ -240,7 +241,7 @@ impl Worker {
             bar.set_position(0);
             let mut area = Area::default();
             for turn in 0..own + foreign + cold {
-                if stopped() {
+                if Interrupts::noted() {
                     return Err(Error::Interrupted);
                 }
                 let mut session = self.new_session(shared, number);
@@ -335,7 +336,7 @@ impl Worker {
             steps.shuffle(&mut self.random);
             for &step in &steps {
                 let over = deadline.is_some_and(|deadline| Instant::now() >= deadline);
-                if over || stopped() || shared.failed.load(Ordering::Relaxed) {
+                if over || Interrupts::noted() || shared.failed.load(Ordering::Relaxed) {
                     return Ok(());
                 }
                 self.step(shared, step)?;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::{Finding, Id, ago, counted};
-use crate::keeper::underlying::hidden;
+use crate::host::mount::beneath;
 use crate::odoo::{Odoo, Sign};
 use crate::session::name::Sid;
 
@@ -169,7 +169,7 @@ fn newest(plain: &Plain) -> String {
 
 /// The directory that a mount hides, without touching the mount.
 fn below(directory: &Path, since: Option<SystemTime>) -> io::Result<Below> {
-    let (_tree, hidden) = hidden(directory)?;
+    let (_tree, hidden) = beneath(directory)?;
     let found = hidden.symlink_metadata()?;
     let plain = scan(&hidden, directory, since);
     Ok(Below { uid: found.uid(), mode: found.mode(), plain })

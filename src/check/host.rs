@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::{Finding, Id};
 use crate::config::Config;
 use crate::exit::{ExitCode, Failure};
+use crate::host::clock;
 
 /// The oldest kernel that is supported.
 const OLDEST: (u32, u32) = (5, 15);
@@ -50,7 +51,7 @@ impl Facts {
                 .map(|name| name.release().to_string_lossy().into_owned())
                 .unwrap_or_default(),
             memory_bytes: memory(),
-            synchronised: synchronised(),
+            synchronised: clock::is_synchronised(),
             staging,
             // Only root needs to be able to read it.
             configuration: configured.err().filter(|failure| !unreadable(failure)),
@@ -147,12 +148,4 @@ fn memory() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     Some(line.split_whitespace().next()?.parse::<u64>().ok()? << 10)
-}
-
-fn synchronised() -> Option<bool> {
-    // SAFETY: all of it may be zero: then adjtimex changes nothing.
-    let mut clock: libc::timex = unsafe { std::mem::zeroed() };
-    // SAFETY: adjtimex writes into the structure, which outlives the call.
-    let state = unsafe { libc::adjtimex(&raw mut clock) };
-    (state >= 0).then_some(clock.status & libc::STA_UNSYNC == 0)
 }

@@ -194,7 +194,7 @@ pub fn probe(directory: &Path) -> Answer {
             let took_ms = begun.elapsed().as_millis().try_into().unwrap_or(u64::MAX);
             Answer::Served { uid, took_ms }
         }
-        Err((_, error)) if crate::keeper::is_dead(&error) => Answer::Dead,
+        Err((_, error)) if crate::host::mount::is_dead(&error) => Answer::Dead,
         Err((_, error))
             if error.kind() == io::ErrorKind::PermissionDenied
                 && !nix::unistd::geteuid().is_root() =>

@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::{Finding, Id, ago, counted};
+use crate::config::paths::control_socket;
 use crate::control::client;
 use crate::control::status::UnidentifiedCallers;
 use crate::host::mount_table::{MountTable, Mounted};
-use crate::keeper::control_path;
 use crate::odoo::process::Process;
 use crate::odoo::root::Root;
 use crate::odoo::{Instance, Odoo, Sees, Sign};
@@ -80,7 +80,7 @@ impl Facts {
             proxy,
             owner_name,
             // Where nobody answers, that is said of the mount.
-            unidentified: client::status(&control_path(directory))
+            unidentified: client::status(&control_socket(directory))
                 .map(|status| status.unidentified_callers)
                 .unwrap_or_default(),
         }

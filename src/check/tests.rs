@@ -19,8 +19,8 @@ use crate::telemetry::now_ms;
 use crate::telemetry::unidentified::Unidentified;
 
 const DIR: &str = "/srv/odoo/sessions";
-const HERE: &str = "1 0 8:1 / / rw - ext4 a rw\n2 1 0:40 / /srv/odoo/sessions rw - fuse.sessionfs s rw\n\
-                    3 1 0:41 / /srv/second/sessions rw - fuse.sessionfs s rw\n";
+const HERE: &str = "1 0 8:1 / / rw - ext4 a rw\n2 1 0:40 / /srv/odoo/sessions rw - fuse.sessionfs s rw,user_id=0\n\
+                    3 1 0:41 / /srv/second/sessions rw - fuse.sessionfs s rw,user_id=0\n";
 
 fn mount() -> mount::Facts {
     mount::Facts {
@@ -184,8 +184,7 @@ fn service() -> service::Facts {
 fn cases() -> Vec<(Id, Vec<Finding>, &'static str)> {
     let at = || "redis://cache:6379/0".to_owned();
     let blind = "1 0 8:1 / / rw - ext4 a rw\n";
-    let stale =
-        "1 0 8:1 / / rw - ext4 a rw\n2 1 0:39 / /srv/odoo/sessions rw - fuse.sessionfs s rw\n";
+    let stale = "1 0 8:1 / / rw - ext4 a rw\n2 1 0:39 / /srv/odoo/sessions rw - fuse.sessionfs s rw,user_id=0\n";
     let elsewhere = || instance(Sign::Process(Box::new(process(HERE))), "/old/sessions");
     vec![
         (Id::NotMounted, mounted(&[]).findings(None), "nothing is mounted on /srv/odoo/sessions"),
@@ -625,7 +624,7 @@ fn each_mounts_configuration_is_found() {
 
 #[test]
 fn a_container_that_has_the_mount_as_a_volume_sees_it() {
-    let theirs = "1 0 0:60 / / rw - overlay o rw\n2 1 0:40 / /var/lib/odoo/sessions rw - fuse.sessionfs s rw\n";
+    let theirs = "1 0 0:60 / / rw - overlay o rw\n2 1 0:40 / /var/lib/odoo/sessions rw - fuse.sessionfs s rw,user_id=0\n";
     let mut process = process(theirs);
     process.contained = true;
     let inside = Instance {

@@ -13,6 +13,7 @@ use crate::config::flags::{Flags, Place};
 use crate::config::{self, Config};
 use crate::exit::{ExitCode, Failure};
 use crate::host::confine;
+use crate::host::mount::is_ours;
 use crate::import::directory::{Summary, Task, Then};
 use crate::keeper::mount;
 use crate::odoo::Odoo;
@@ -70,7 +71,7 @@ impl Import {
         crate::telemetry::log::init("error")?;
         let task = Task { dir, then: self.then, dry_run: self.dry_run };
         let prepared = task.prepare(&config)?;
-        confine::become_unprivileged(&config.worker)?;
+        confine::become_unprivileged(&config.worker.account())?;
 
         // The second thread seals and parses while the first speaks with Redis.
         let runtime = Builder::new_multi_thread()
@@ -136,7 +137,7 @@ impl Import {
 /// An Odoo that goes on with its files would miss those that are taken away: all its people would be
 /// logged out.
 fn refuse_in_use(dir: &Path) -> Result<(), Failure> {
-    if mount::is_ours(dir) {
+    if is_ours(dir) {
         return Ok(());
     }
     let odoo = Odoo::look(&Root::host(), None);

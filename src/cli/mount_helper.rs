@@ -14,10 +14,11 @@ use std::process::{Command, ExitCode, Stdio};
 
 use nix::sys::stat::{Mode, umask};
 use nix::sys::wait::waitpid;
-use nix::unistd::{ForkResult, dup2_stderr, dup2_stdin, dup2_stdout, fork, setsid};
+use nix::unistd::{ForkResult, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 
 use crate::config::flags::Flags;
 use crate::exit::{self, Failure};
+use crate::host::process;
 use crate::keeper::{self, Caller};
 
 /// By these names mount(8) finds its helper, for both ways to write the kind of filesystem.
@@ -196,8 +197,7 @@ fn start(call: &Call) -> Result<(), Failure> {
     let dir = std::path::absolute(&call.dir).map_err(|e| failed(&e))?;
     let log = log(call.log_file.as_deref())?;
     let (told, telling) = std::io::pipe().map_err(|e| failed(&e))?;
-    // SAFETY: this process has one thread, so its child may go on like any program.
-    match unsafe { fork() }.map_err(|e| failed(&e))? {
+    match process::fork().map_err(|e| failed(&e))? {
         ForkResult::Parent { child } => {
             drop(telling);
             let outcome = wait(told);

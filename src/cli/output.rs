@@ -43,15 +43,6 @@ pub fn say(text: impl fmt::Display) -> Result<(), Failure> {
     }
 }
 
-/// How many characters a line of the terminal has that standard output is; `None` if it is none.
-pub fn width() -> Option<usize> {
-    // SAFETY: all of it may be zero, which says nothing.
-    let mut size: libc::winsize = unsafe { std::mem::zeroed() };
-    // SAFETY: TIOCGWINSZ writes a winsize to where the pointer says, which outlives the call.
-    let result = unsafe { libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, &raw mut size) };
-    (result == 0 && size.ws_col > 0).then(|| size.ws_col.into())
-}
-
 /// Text from outside in one line of at most `chars` characters, with nothing in it that a terminal
 /// would obey, or that would show as what it is not.
 pub fn visible(text: &str, chars: usize) -> String {

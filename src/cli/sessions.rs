@@ -11,6 +11,7 @@ use super::output::{self, visible};
 use super::redis::failed;
 use crate::config::units::duration_ms;
 use crate::exit::{ExitCode, Failure};
+use crate::host::terminal;
 use crate::redis::RedisStore;
 use crate::redis::scan::{Filter, LiveSession, Name, short};
 use crate::session::content::Class;
@@ -246,7 +247,7 @@ pub fn table(sessions: &[LiveSession]) -> String {
         ["alias", "database", "login", "uid", "class", "since (UTC)", "idle", "left", "size"];
     let whole = output::table(heading, &[3, 6, 7, 8], rows.clone());
     let widest = whole.lines().map(|line| line.chars().count()).max().unwrap_or_default();
-    if output::width().is_none_or(|width| widest <= width) {
+    if terminal::width().is_none_or(|width| widest <= width) {
         return whole;
     }
     let [heading @ .., _] = heading;

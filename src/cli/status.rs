@@ -12,12 +12,13 @@ use super::output::{self, BAD, Format, GOOD, HEADING, WARNING, styled};
 use super::sessions::span;
 use crate::config::Config;
 use crate::config::flags::Place;
+use crate::config::paths::control_socket;
 use crate::control::client;
 use crate::control::status::{Report, Status as ServerStatus, cluster};
 use crate::exit::{ExitCode, Failure};
+use crate::host::mount::{Probe, is_ours};
 use crate::host::mount_table::MountTable;
-use crate::keeper::control_path;
-use crate::keeper::mount::{self, Probe};
+use crate::keeper::mount;
 use crate::redis::RedisStore;
 use crate::redis::memory::Memory;
 use crate::store::{Link as _, Waited};
@@ -103,7 +104,7 @@ fn mountpoints() -> Result<Vec<PathBuf>, Failure> {
     let mut found: BTreeMap<String, PathBuf> = BTreeMap::new();
     for mounted in table.ours().into_iter().filter_map(|path| table.at(path)) {
         let known = found.entry(mounted.device.clone()).or_insert(mounted.mountpoint.clone());
-        if !control_path(known).exists() {
+        if !control_socket(known).exists() {
             known.clone_from(&mounted.mountpoint);
         }
     }
@@ -133,8 +134,8 @@ fn some(number: u64, what: &str) -> String {
 
 /// Asks one mount.
 fn look(mountpoint: PathBuf) -> Mount {
-    let mounted = mount::is_ours(&mountpoint);
-    let status = client::status(&control_path(&mountpoint));
+    let mounted = is_ours(&mountpoint);
+    let status = client::status(&control_socket(&mountpoint));
     let problem = match &status {
         _ if !mounted => Some("no sessionfs is mounted there".to_owned()),
         Err(error) => Some(error.to_string()),

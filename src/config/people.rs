@@ -34,6 +34,14 @@ pub fn find(name: &str) -> Option<Person> {
     }
 }
 
+/// The name of a user, or its number where no account has it.
+pub fn name_of(uid: u32) -> String {
+    match User::from_uid(Uid::from_raw(uid)) {
+        Ok(Some(user)) => user.name,
+        _ => uid.to_string(),
+    }
+}
+
 /// The user that a key names.
 pub fn user(name: &str, key: &str) -> Result<Person, Failure> {
     find(name).ok_or_else(|| {

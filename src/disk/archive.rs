@@ -1,12 +1,11 @@
 //! The place beside a directory of session files where retired ones go.
 
-use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::exit::{ExitCode, Failure};
-use crate::keeper::staging::make_own;
+use crate::host::directory::{self, make_own};
 
 /// Where it is: `<dir>.imported`.
 pub fn path_beside(dir: &Path) -> PathBuf {
@@ -36,8 +35,7 @@ pub fn open_beside(dir: &Path) -> Result<Option<OwnedFd>, Failure> {
             format!("directory {}: {what}; move it away", path.display()),
         )
     };
-    let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_CLOEXEC;
-    let opened = match File::options().read(true).custom_flags(flags).open(&path) {
+    let opened = match directory::open(&path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         opened => opened.map_err(|e| unusable(&e.to_string()))?,
     };

@@ -13,7 +13,7 @@ use fuser::{
 };
 use tokio::runtime::Handle;
 
-use super::Tree;
+use super::Ownership;
 use super::answer::{Asked, log_totals};
 use super::kernel::Offers;
 use crate::error::{Error, Result};
@@ -36,7 +36,7 @@ type OnInit = Box<dyn FnOnce() + Send + Sync>;
 /// The filesystem as fuser calls it.
 pub struct Adapter<S, L> {
     core: Arc<Core<S, L>>,
-    tree: Tree,
+    tree: Ownership,
     /// Runs what needs the store.
     runtime: Handle,
     offers: Offers,
@@ -47,7 +47,7 @@ pub struct Adapter<S, L> {
 
 impl<S: Sessions, L: Link> Adapter<S, L> {
     /// Over `core`, for the owner of `tree`.
-    pub fn new(core: Arc<Core<S, L>>, tree: Tree, runtime: Handle, on_init: OnInit) -> Self {
+    pub fn new(core: Arc<Core<S, L>>, tree: Ownership, runtime: Handle, on_init: OnInit) -> Self {
         Self {
             core,
             tree,
@@ -80,7 +80,7 @@ impl<S: Sessions, L: Link> Adapter<S, L> {
 /// From the core's words to fuser's.
 #[derive(Clone, Copy)]
 struct Encoder {
-    tree: Tree,
+    tree: Ownership,
     started: SystemTime,
 }
 

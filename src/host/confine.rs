@@ -8,16 +8,28 @@ mod calls;
 
 use std::io;
 
-use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, remove_capability_from_bounding_set, set_capabilities,
+};
 
-use crate::config::Worker;
 use crate::exit::{ExitCode, Failure};
 
+/// An unprivileged user.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct User {
+    /// Its name, for messages.
+    pub name: String,
+    /// Its id.
+    pub uid: u32,
+    /// Its only group.
+    pub gid: u32,
+}
+
 /// Becomes the worker's user, and ends with the keeper. To be called while there is one thread.
-pub fn become_worker(worker: &Worker) -> Result<(), Failure> {
+pub fn become_worker(worker: &User) -> Result<(), Failure> {
     become_unprivileged(worker)?;
     // After the change of user, which clears it. A keeper that has died before this is noticed by
     // the end of the conversation.
@@ -25,9 +37,9 @@ pub fn become_worker(worker: &Worker) -> Result<(), Failure> {
 }
 
 /// Becomes the worker's user. To be called while there is one thread.
-pub fn become_unprivileged(worker: &Worker) -> Result<(), Failure> {
-    let failed = |what: &'static str| {
-        move |error: Errno| {
+pub fn become_unprivileged(worker: &User) -> Result<(), Failure> {
+    fn failed<E: std::fmt::Display>(what: &'static str) -> impl FnOnce(E) -> Failure {
+        move |error| {
             Failure::new(
                 ExitCode::WorkerRights,
                 format!(
@@ -36,14 +48,14 @@ pub fn become_unprivileged(worker: &Worker) -> Result<(), Failure> {
                 ),
             )
         }
-    };
+    }
     let (uid, gid) = (Uid::from_raw(worker.uid), Gid::from_raw(worker.gid));
     setgroups(&[]).map_err(failed("leave its groups"))?;
     setresgid(gid, gid, gid).map_err(failed("change its group"))?;
     // Needs a capability, so it comes before these go.
     empty_bounding_set().map_err(failed("empty its bounding set"))?;
     setresuid(uid, uid, uid).map_err(failed("change its user"))?;
-    keep_capabilities(0).map_err(failed("drop its capabilities"))?;
+    keep_capabilities(CapabilitySet::empty()).map_err(failed("drop its capabilities"))?;
     prctl::set_no_new_privs().map_err(failed("renounce new privileges"))?;
     if let Err(error) = calls::deny() {
         // A kernel or a container without seccomp; its rights are gone all the same. Said aloud
@@ -63,64 +75,42 @@ fn end_with_parent() -> Result<(), Failure> {
 /// Stays root, with the rights to read, give away and change files, and no other. To be called
 /// while there is one thread.
 pub fn become_disk_server() -> Result<(), Failure> {
-    const CAP_CHOWN: u32 = 0;
-    const CAP_DAC_OVERRIDE: u32 = 1;
-    const CAP_FOWNER: u32 = 3;
-    let failed = |e: Errno| Failure::internal("give up rights that are not needed", e);
-    setgroups(&[]).map_err(failed)?;
-    empty_bounding_set().map_err(failed)?;
-    keep_capabilities(1 << CAP_CHOWN | 1 << CAP_DAC_OVERRIDE | 1 << CAP_FOWNER).map_err(failed)?;
-    prctl::set_no_new_privs().map_err(failed)?;
-    prctl::set_dumpable(false).map_err(failed)?;
+    const NEEDED: CapabilitySet =
+        CapabilitySet::CHOWN.union(CapabilitySet::DAC_OVERRIDE).union(CapabilitySet::FOWNER);
+    let give_up = || -> io::Result<()> {
+        setgroups(&[])?;
+        empty_bounding_set()?;
+        keep_capabilities(NEEDED)?;
+        prctl::set_no_new_privs()?;
+        prctl::set_dumpable(false)?;
+        Ok(())
+    };
+    give_up().map_err(|e| Failure::internal("give up rights that are not needed", e))?;
     end_with_parent()
 }
 
-fn empty_bounding_set() -> nix::Result<()> {
-    const CAPABILITIES_MAX: libc::c_ulong = 64;
-    for capability in 0..CAPABILITIES_MAX {
-        // SAFETY: this prctl takes numbers only.
-        let result = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
-        match Errno::result(result) {
-            Ok(_) => {}
+fn empty_bounding_set() -> rustix::io::Result<()> {
+    for bit in 0..CapabilitySet::all().bits().count_ones() {
+        match remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(1 << bit)) {
+            Ok(()) => {}
             // One more than this kernel knows.
-            Err(Errno::EINVAL) => break,
+            Err(rustix::io::Errno::INVAL) => break,
             Err(error) => return Err(error),
         }
     }
     Ok(())
 }
 
-/// Of the kernel's `capget(2)` interface, version 3.
-#[repr(C)]
-struct Header {
-    version: u32,
-    pid: i32,
-}
-
-/// The same: one of its two 32-bit halves.
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct Half {
-    effective: u32,
-    permitted: u32,
-    inheritable: u32,
-}
-
-/// Keeps these capabilities (a bit each; all below 32), in effect and permitted, none inheritable.
-/// A change from root to another user has emptied the sets that count already; a container may
-/// have given inheritable ones, which it has not.
-fn keep_capabilities(kept: u32) -> nix::Result<()> {
-    const VERSION_3: u32 = 0x2008_0522;
-    let header = Header { version: VERSION_3, pid: 0 };
-    let sets = [Half { effective: kept, permitted: kept, inheritable: 0 }, Half::default()];
-    // SAFETY: both pointers are to live values laid out as version 3 asks, which are only read
-    // (the header is written to for an unknown version only, and this one is known).
-    let result = unsafe { libc::syscall(libc::SYS_capset, &raw const header, sets.as_ptr()) };
-    Errno::result(result).map(|_| ())
+/// Keeps these capabilities, in effect and permitted, none inheritable. A change from root to another
+/// user has emptied the sets that count already; a container may have given inheritable ones, which it
+/// has not.
+fn keep_capabilities(kept: CapabilitySet) -> rustix::io::Result<()> {
+    let inheritable = CapabilitySet::empty();
+    set_capabilities(None, CapabilitySets { effective: kept, permitted: kept, inheritable })
 }
 
 /// Believes nothing of the above: asks the kernel.
-fn check(worker: &Worker) -> Result<(), Failure> {
+fn check(worker: &User) -> Result<(), Failure> {
     let status = std::fs::read_to_string("/proc/self/status")
         .map_err(|e| Failure::internal("read /proc/self/status", e))?;
     match excess(&status, worker) {
@@ -133,7 +123,7 @@ fn check(worker: &Worker) -> Result<(), Failure> {
 }
 
 /// The line of `/proc/self/status` that tells of a right too many.
-fn excess(status: &str, worker: &Worker) -> Option<String> {
+fn excess(status: &str, worker: &User) -> Option<String> {
     let line = |name: &str| {
         status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap_or("?")
     };
@@ -155,7 +145,7 @@ fn excess(status: &str, worker: &Worker) -> Option<String> {
 }
 
 /// What a directory lacks for the worker: it must be able to make files in it.
-pub fn check_directory(dir: &std::path::Path, worker: &Worker) -> Result<(), Failure> {
+pub fn check_directory(dir: &std::path::Path, worker: &User) -> Result<(), Failure> {
     use nix::unistd::{AccessFlags, access};
     access(dir, AccessFlags::R_OK | AccessFlags::W_OK | AccessFlags::X_OK).map_err(|e| {
         let error = io::Error::from(e);
@@ -164,7 +154,7 @@ pub fn check_directory(dir: &std::path::Path, worker: &Worker) -> Result<(), Fai
             format!(
                 "user {} cannot use {}: {error}; give that right (chmod o+x on the directories \
                  above) or name another directory",
-                worker.user,
+                worker.name,
                 dir.display()
             ),
         )
@@ -181,7 +171,7 @@ mod tests {
 
     #[test]
     fn every_right_too_many_is_found() {
-        let worker = Worker { user: "w".into(), uid: 5, gid: 6, answer_within_ms: 1000 };
+        let worker = User { name: "w".into(), uid: 5, gid: 6 };
         assert_eq!(excess(CONFINED, &worker), None);
         for (from, to) in [
             ("Uid:\t5\t5\t5\t5", "Uid:\t5\t5\t0\t5"),

@@ -25,6 +25,8 @@ pub struct Mounted {
     pub mountpoint: PathBuf,
     /// The kind of filesystem.
     pub fstype: String,
+    /// Of a FUSE filesystem: whose it is.
+    user: Option<u32>,
     /// The peer group that it passes mounts on to, and gets them from.
     shared: Option<u64>,
     /// The peer group that it only gets mounts from.
@@ -32,9 +34,10 @@ pub struct Mounted {
 }
 
 impl Mounted {
-    /// Whether it is a sessionfs.
+    /// Whether it is a sessionfs. A user's own FUSE mount may have any name for its kind, but not root
+    /// for its user.
     pub fn is_ours(&self) -> bool {
-        self.fstype == FSTYPE
+        self.fstype == FSTYPE && self.user == Some(0)
     }
 
     fn parse(line: &[u8]) -> Option<Self> {
@@ -53,7 +56,13 @@ impl Mounted {
         };
         let fstype = String::from_utf8_lossy(fields.next()?).into_owned();
         let (shared, master) = (group(b"shared:"), group(b"master:"));
-        Some(Self { id, parent, device, root, mountpoint, fstype, shared, master })
+        // The last field but one is the source; the last has the options of the filesystem itself.
+        let user =
+            fields.nth(1).into_iter().flat_map(|options| options.split(|byte| *byte == b','));
+        let user = user
+            .filter_map(|option| std::str::from_utf8(option.strip_prefix(b"user_id=")?).ok())
+            .find_map(|id| id.parse().ok());
+        Some(Self { id, parent, device, root, mountpoint, fstype, user, shared, master })
     }
 }
 
@@ -214,8 +223,8 @@ mod tests {
 22 1 254:0 / / rw,relatime - ext4 /dev/root rw
 30 22 0:40 / /srv/a\\040b rw,nosuid shared:5 - fuse.sessionfs sessionfs rw,user_id=0
 31 22 0:41 / /srv/two rw - tmpfs tmpfs rw
-32 31 0:42 / /srv/two rw master:1 shared:2 - fuse.sessionfs sessionfs rw
-40 22 0:43 / /srv/hidden/sessions rw - fuse.sessionfs sessionfs rw
+32 31 0:42 / /srv/two rw master:1 shared:2 - fuse.sessionfs sessionfs rw,user_id=0,group_id=0
+40 22 0:43 / /srv/hidden/sessions rw - fuse.sessionfs sessionfs rw,user_id=0,group_id=0
 41 22 0:44 / /srv/hidden rw - tmpfs tmpfs rw
 50 22 8:1 / /var/lib/docker rw - ext4 /dev/sda1 rw
 broken line
@@ -236,6 +245,19 @@ broken line
         assert_eq!(table.at(Path::new("/srv/a b/xy")), None);
         assert_eq!(table.layers(Path::new("/srv/two")).count(), 2);
         assert_eq!(table.ours(), [Path::new("/srv/a b"), Path::new("/srv/two")]);
+    }
+
+    #[test]
+    fn a_users_own_mount_is_not_ours() {
+        let table = |options: &str| {
+            let line =
+                format!("30 22 0:40 / /home/ada/mnt rw - fuse.sessionfs sessionfs {options}\n");
+            MountTable::parse(line.as_bytes())
+        };
+        assert_eq!(table("rw,user_id=0,group_id=0").ours(), [Path::new("/home/ada/mnt")]);
+        for options in ["rw,user_id=1000,group_id=0", "rw,user_id=,x=user_id=0", "rw", ""] {
+            assert!(table(options).ours().is_empty(), "{options}");
+        }
     }
 
     #[test]
@@ -264,7 +286,7 @@ broken line
     fn a_mount_reaches_peers_and_slaves_and_nobody_else() {
         let host = MountTable::parse(
             b"20 1 8:1 / / rw,noatime shared:1 - ext4 /dev/sda1 rw\n\
-              21 20 0:40 / /srv/odoo/sessions rw shared:9 - fuse.sessionfs s rw\n",
+              21 20 0:40 / /srv/odoo/sessions rw shared:9 - fuse.sessionfs s rw,user_id=0\n",
         );
         let here = Path::new("/srv/odoo/sessions");
         let sees = |volume: &str, there: &str| {
@@ -280,12 +302,12 @@ broken line
         assert_eq!(sees(&bound("", "shared:1"), inside), Some(true));
         assert_eq!(sees(&bound("", ""), inside), Some(false));
         // The mount of now is there all the same, and the next one will not be.
-        let now = "82 81 0:40 / /x/sessions rw - fuse.sessionfs s rw";
+        let now = "82 81 0:40 / /x/sessions rw - fuse.sessionfs s rw,user_id=0";
         assert_eq!(sees(&format!("{}\n{now}", bound("", "")), inside), Some(false));
         assert_eq!(sees(&format!("{}\n{now}", bound("", "master:1")), inside), Some(true));
         // The directory itself as the volume: before the mount, and after it.
         assert_eq!(sees(&bound("sessions", "master:1"), "/x"), Some(true));
-        let itself = "81 80 0:40 / /x rw master:9 - fuse.sessionfs s rw";
+        let itself = "81 80 0:40 / /x rw master:9 - fuse.sessionfs s rw,user_id=0";
         assert_eq!(sees(itself, "/x"), Some(false));
         // A slave of a slave; and a group of which nothing is known here.
         let slave =

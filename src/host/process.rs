@@ -1,8 +1,8 @@
 //! One process, held by a descriptor: its number may be given to another process, the descriptor
 //! never means another one.
 
-use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -14,7 +14,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Pid, getppid};
+use nix::unistd::{ForkResult, Pid, getppid};
+use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 
 use super::service_manager;
 
@@ -63,22 +64,12 @@ impl Process {
 
     /// Sends it a signal. One that has ended already is no error.
     pub fn signal(&self, signal: Signal) {
-        // SAFETY: pidfd_send_signal takes the descriptor, which `self` keeps open, a number, and a
-        // null pointer where it allows one.
-        let result = unsafe {
-            libc::syscall(
-                libc::SYS_pidfd_send_signal,
-                self.descriptor.as_raw_fd(),
-                signal as libc::c_int,
-                std::ptr::null::<libc::siginfo_t>(),
-                0,
-            )
-        };
-        if result != 0 {
-            let error = io::Error::last_os_error();
-            if error.raw_os_error() != Some(libc::ESRCH) {
-                tracing::warn!(pid = self.pid, %signal, %error, "cannot send a signal");
-            }
+        let sent = rustix::process::Signal::from_named_raw(signal as i32)
+            .ok_or(rustix::io::Errno::INVAL)
+            .and_then(|signal| pidfd_send_signal(&self.descriptor, signal));
+        match sent {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+            Err(error) => tracing::warn!(pid = self.pid, %signal, %error, "cannot send a signal"),
         }
     }
 
@@ -123,14 +114,8 @@ impl AsFd for Process {
 }
 
 fn descriptor_of(pid: i32) -> io::Result<OwnedFd> {
-    // SAFETY: pidfd_open takes two numbers.
-    let result = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    let raw = i32::try_from(result).map_err(io::Error::other)?;
-    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
-    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+    let pid = (pid > 0).then_some(pid).and_then(rustix::process::Pid::from_raw);
+    Ok(pidfd_open(pid.ok_or(ErrorKind::InvalidInput)?, PidfdFlags::empty())?)
 }
 
 /// A command that starts this program (`program`) as a child with one of its subcommands.
@@ -226,6 +211,15 @@ pub fn inherit_only(descriptors: &[RawFd]) -> io::Result<()> {
     Ok(())
 }
 
+/// Forks this process, which has one thread.
+pub fn fork() -> io::Result<ForkResult> {
+    if std::fs::read_dir("/proc/self/task")?.count() != 1 {
+        return Err(io::Error::other("a process with several threads does not fork"));
+    }
+    // SAFETY: this process has one thread, as was just seen, so its child may go on like any program.
+    Ok(unsafe { nix::unistd::fork() }?)
+}
+
 /// When a process was started, in clock ticks since boot: with its number, this names it for good.
 pub fn started_ticks(pid: i32) -> Option<u64> {
     const FIELDS_BEFORE: usize = 19;
@@ -318,9 +312,16 @@ mod tests {
     }
 
     #[test]
+    fn a_process_with_threads_does_not_fork() {
+        assert!(std::thread::spawn(fork).join().unwrap().is_err());
+    }
+
+    #[test]
     fn start_times_tell_processes_apart() {
         let own = i32::try_from(std::process::id()).unwrap();
         assert!(started_ticks(own).unwrap() > 0);
         assert_eq!(started_ticks(-1), None);
+        assert!(Process::found(-1).is_err());
+        assert!(Process::found(0).is_err());
     }
 }

@@ -5,11 +5,12 @@
 //! signal ends at once. Nothing is done inside a signal handler.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::exit::Failure;
@@ -83,5 +84,48 @@ impl Signals {
         }
         // Read here, or the next wait would end at once.
         self.received();
+    }
+}
+
+/// Set by the signal handler. Nothing else can be done in one.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn note_interrupt(_signal: libc::c_int) {
+    INTERRUPTED.store(true, Ordering::Relaxed);
+}
+
+/// For a command that works in many threads and cleans up behind itself. While this lives, the first
+/// SIGINT or SIGTERM is noted ([`Interrupts::noted`]) and does not end the process; the next one
+/// does, since cleaning up may hang.
+pub struct Interrupts(Vec<(Signal, SigAction)>);
+
+impl Interrupts {
+    /// From now on.
+    pub fn note() -> Self {
+        INTERRUPTED.store(false, Ordering::Relaxed);
+        let action = SigAction::new(
+            SigHandler::Handler(note_interrupt),
+            SaFlags::SA_RESETHAND | SaFlags::SA_RESTART,
+            SigSet::empty(),
+        );
+        let former = [Signal::SIGINT, Signal::SIGTERM].into_iter().filter_map(|signal| {
+            // SAFETY: the handler only stores to an atomic, which is safe in a signal handler.
+            unsafe { sigaction(signal, &action) }.ok().map(|former| (signal, former))
+        });
+        Self(former.collect())
+    }
+
+    /// Whether one has come.
+    pub fn noted() -> bool {
+        INTERRUPTED.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Interrupts {
+    fn drop(&mut self) {
+        for (signal, former) in &self.0 {
+            // SAFETY: puts back the action that was in force before.
+            let _ = unsafe { sigaction(*signal, former) };
+        }
     }
 }

@@ -4,9 +4,7 @@
 //! what parses sessions afterwards is unprivileged, as the worker is.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -22,8 +20,9 @@ use crate::disk::archive;
 use crate::disk::client::{Disk, DiskError, PATIENT_WITHIN};
 use crate::disk::launch::{self, Served};
 use crate::exit::{ExitCode, Failure};
+use crate::host::directory;
+use crate::host::mount::{detach, is_ours};
 use crate::host::process::Process;
-use crate::keeper::mount::{detach, is_ours};
 use crate::redis::RedisStore;
 use crate::session::content::Class;
 use crate::session::name::Alias;
@@ -105,18 +104,14 @@ impl Task {
         if is_ours(&self.dir) {
             uncover(&self.dir)?;
         }
-        let root = File::options()
-            .read(true)
-            .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_CLOEXEC)
-            .open(&self.dir)
-            .map_err(|e| {
-                let code = match e.kind() {
-                    std::io::ErrorKind::NotADirectory => ExitCode::NotADirectory,
-                    _ => ExitCode::MountpointMissing,
-                };
-                let dir = self.dir.display();
-                Failure::new(code, format!("directory {dir}: {e}; name the directory of sessions"))
-            })?;
+        let root = directory::open(&self.dir).map_err(|e| {
+            let code = match e.kind() {
+                std::io::ErrorKind::NotADirectory => ExitCode::NotADirectory,
+                _ => ExitCode::MountpointMissing,
+            };
+            let dir = self.dir.display();
+            Failure::new(code, format!("directory {dir}: {e}; name the directory of sessions"))
+        })?;
         let start = |root: &dyn AsFd, aside: Option<&OwnedFd>| {
             let served = Served {
                 root: root.as_fd(),

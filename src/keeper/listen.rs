@@ -9,20 +9,15 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{RUNTIME_DIR, staging};
 use crate::config::Config;
 use crate::config::listen::Listen;
+use crate::config::paths::control_socket;
 use crate::exit::{ExitCode, Failure};
 
 /// For root alone: who uses a session, and from where, is nobody else's business.
 const CONTROL_MODE: u32 = 0o600;
 /// Whoever reaches its directory may read it, as with a port.
 const METRICS_MODE: u32 = 0o666;
-
-/// The control socket of a mount.
-pub fn control_path(mountpoint: &Path) -> PathBuf {
-    Path::new(RUNTIME_DIR).join(format!("{}.sock", staging::name_of(mountpoint)))
-}
 
 /// The listening sockets of one mount; each is removed with the last that holds it.
 #[derive(Clone)]
@@ -42,7 +37,7 @@ struct Socket {
 impl Listeners {
     /// Makes them. The caller holds the mountpoint's lock.
     pub fn open(config: &Config) -> Result<Self, Failure> {
-        let path = control_path(&config.mountpoint);
+        let path = control_socket(&config.mountpoint);
         // Nobody else listens there while we hold the lock: what is there was left by the dead.
         let control = remove(&path)
             .and_then(|()| Socket::unix(path.clone(), CONTROL_MODE))

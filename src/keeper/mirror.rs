@@ -1,9 +1,9 @@
 //! The directory that sessions are written back to: made, looked at, and held.
 
-use std::fs::{DirBuilder, File};
+use std::fs::DirBuilder;
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
 use std::sync::mpsc;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::disk::archive;
 use crate::disk::directory::Directory;
 use crate::exit::{ExitCode, Failure};
+use crate::host::directory;
 
 /// How long its filesystem is waited for, which may be that of another host.
 const OPENED_WITHIN: Duration = Duration::from_secs(5);
@@ -51,10 +52,7 @@ fn make_or_open(dir: &Path, config: &Config) -> Result<OwnedFd, Failure> {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => false,
         Err(error) => return Err(refuse(&format!("cannot be made: {error}"))),
     };
-    let opened = File::options()
-        .read(true)
-        .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_CLOEXEC)
-        .open(dir)
+    let opened = directory::open(dir)
         .map_err(|e| refuse(&format!("{e}; name a directory that can be used")))?;
     let (uid, gid) = (config.tree.owner_uid, config.tree.owner_gid);
     let owner = opened.metadata().map_err(|e| refuse(&e.to_string()))?.uid();

@@ -3,25 +3,23 @@
 //! Everything that asks the mounted filesystem itself is done on a thread of its own with a bound:
 //! a filesystem that does not answer would otherwise hold the keeper, who alone can end it.
 
-use std::ffi::CString;
 use std::fs::File;
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::mount::{MntFlags, umount2};
-use nix::poll::{PollFd, PollFlags, poll};
-use nix::sys::statfs::statfs;
+use rustix::io::Errno;
 
+use crate::config::people;
 use crate::disk::directory::Directory;
 use crate::exit::{ExitCode, Failure};
 use crate::fuse::kernel::Offers;
-use crate::host::filesystem::Filesystem;
-use crate::host::mount_table::{MountTable, Mounted};
+use crate::host::directory::{self, ResolveError};
+use crate::host::mount::{Probe, detach, is_dead, mount_id, mounted};
+use crate::host::mount_api::Filesystem;
+use crate::host::mount_table::Mounted;
 use crate::host::signals::Signals;
 use crate::keeper::underlying::make_unusable;
 
@@ -52,7 +50,8 @@ pub fn open_device() -> Result<OwnedFd, Failure> {
     )
 }
 
-/// The mountpoint's one true name: absolute, without symbolic links. A dead mount has one, too.
+/// The mountpoint's one true name, whoever made the symbolic links in the one that was given. A dead
+/// mount has one, too.
 pub fn resolve(dir: &Path) -> Result<PathBuf, Failure> {
     let error = match dir.canonicalize() {
         Ok(resolved) => return Ok(resolved),
@@ -66,12 +65,34 @@ pub fn resolve(dir: &Path) -> Result<PathBuf, Failure> {
             return Ok(parent.join(name));
         }
     }
+    Err(unresolved(dir, &error))
+}
+
+/// The same for a directory that root is to change. Symbolic links that are not root's are refused
+/// where others can put them: Odoo's user would decide what root mounts on.
+pub fn resolve_trusted(dir: &Path) -> Result<PathBuf, Failure> {
+    directory::resolve(dir).map_err(|error| match error {
+        ResolveError::Io(error) => unresolved(dir, &error),
+        ResolveError::ForeignLink { link, target, owner_uid } => Failure::new(
+            ExitCode::NotADirectory,
+            format!(
+                "mountpoint {}: {link:?} is a symbolic link that belongs to user {}, who could make \
+                 it lead anywhere; name the directory itself ({target:?}), or give the link to root \
+                 (chown -h root)",
+                dir.display(),
+                people::name_of(owner_uid)
+            ),
+        ),
+    })
+}
+
+fn unresolved(dir: &Path, error: &io::Error) -> Failure {
     let (code, remedy) = match error.kind() {
         ErrorKind::NotFound => (ExitCode::MountpointMissing, "create it (mkdir -p)"),
         ErrorKind::NotADirectory => (ExitCode::NotADirectory, "name a directory"),
         _ => (ExitCode::MountpointMissing, "name a directory that can be reached"),
     };
-    Err(Failure::new(code, format!("mountpoint {}: {error}; {remedy}", dir.display())))
+    Failure::new(code, format!("mountpoint {}: {error}; {remedy}", dir.display()))
 }
 
 /// Clears away a dead mount of ours and refuses a living one of anybody's. The caller holds the
@@ -81,7 +102,7 @@ pub fn clear_dead(mountpoint: &Path, signals: &mut Signals) -> Result<(), Failur
     const DYING_WITHIN: Duration = Duration::from_secs(3);
     let until = Instant::now() + DYING_WITHIN;
     while let Some(found) = mounted(mountpoint) {
-        let answer = Probe::start(mountpoint).map(|probe| probe.wait(signals));
+        let answer = Probe::start(mountpoint).map(|probe| probe.wait(ANSWER_WITHIN, signals));
         let dead = matches!(&answer, Ok(Err(error)) if is_dead(error));
         let ours = found.is_ours();
         if dead && ours {
@@ -134,19 +155,16 @@ impl Mountpoint {
     pub fn take(path: &Path) -> Result<Self, Failure> {
         let failed =
             |code, what: &str| Failure::new(code, format!("mountpoint {}: {what}", path.display()));
-        let directory = File::options()
-            .read(true)
-            .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_CLOEXEC)
-            .open(path)
-            .map_err(|e| match e.kind() {
-                ErrorKind::NotFound => {
-                    failed(ExitCode::MountpointMissing, "does not exist; create it (mkdir -p)")
-                }
-                ErrorKind::NotADirectory => {
-                    failed(ExitCode::NotADirectory, "is not a directory; name one")
-                }
-                _ => failed(ExitCode::MountpointMissing, &format!("{e}; make it accessible")),
-            })?;
+        let directory = directory::open_resolved(path).map_err(|e| match e.raw_os_error() {
+            Some(libc::ENOENT) => {
+                failed(ExitCode::MountpointMissing, "does not exist; create it (mkdir -p)")
+            }
+            // A symbolic link that has come since the path was resolved.
+            Some(libc::ENOTDIR | libc::ELOOP) => {
+                failed(ExitCode::NotADirectory, "is not a directory; name one")
+            }
+            _ => failed(ExitCode::MountpointMissing, &format!("{e}; make it accessible")),
+        })?;
         let (holds_sessions, others) = Directory::look_at_top(directory.as_fd())
             .map_err(|e| failed(ExitCode::MountpointMissing, &format!("cannot be listed: {e}")))?;
         if others.foreign > 0 {
@@ -203,7 +221,7 @@ impl Mountpoint {
                     return Ok(Exchange::Seamless);
                 }
                 // Also where the mount is propagated in a way that does not allow it.
-                Err(Errno::EINVAL) => {}
+                Err(Errno::INVAL) => {}
                 Err(errno) => return Err(refused(&self.path, errno)),
             }
         }
@@ -213,18 +231,18 @@ impl Mountpoint {
     /// The kernel takes a mount away at once, and then lets the call wait for a grace period of
     /// some milliseconds. So another thread waits, and the place is filled as soon as it is empty.
     fn exchange_with_gap(&self, filesystem: &Filesystem) -> Result<Exchange, Failure> {
-        let former = mount_id(&self.path);
+        let former = mount_id(&self.path).ok();
         std::thread::scope(|scope| {
             let detaching = scope.spawn(|| detach(&self.path));
             let mut since = Instant::now();
             let gone = loop {
                 // Before the look: in the midst of it this thread may have to wait for a processor.
                 let now = Instant::now();
-                if mount_id(&self.path) != former {
+                if mount_id(&self.path).ok() != former {
                     break true;
                 }
                 if detaching.is_finished() {
-                    break mount_id(&self.path) != former;
+                    break mount_id(&self.path).ok() != former;
                 }
                 since = now;
             };
@@ -243,26 +261,6 @@ impl Mountpoint {
     }
 }
 
-/// The mount that a path leads to, without asking its filesystem anything.
-fn mount_id(path: &Path) -> nix::Result<u64> {
-    let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)?;
-    let mut found = std::mem::MaybeUninit::<libc::statx>::zeroed();
-    // SAFETY: statx reads a string that ends with NUL, and writes to a buffer of its own type; both
-    // live through the call.
-    let result = unsafe {
-        libc::statx(
-            libc::AT_FDCWD,
-            path.as_ptr(),
-            libc::AT_SYMLINK_NOFOLLOW | libc::AT_NO_AUTOMOUNT | libc::AT_STATX_DONT_SYNC,
-            libc::STATX_MNT_ID,
-            found.as_mut_ptr(),
-        )
-    };
-    Errno::result(result)?;
-    // SAFETY: the kernel has filled it, and every pattern of bits (zeroes before) is valid for it.
-    Ok(unsafe { found.assume_init() }.stx_mnt_id)
-}
-
 /// How one filesystem took the place of another.
 #[derive(Clone, Copy, Debug)]
 pub enum Exchange {
@@ -275,7 +273,7 @@ pub enum Exchange {
 /// The kernel did not let us mount.
 pub fn refused(mountpoint: &Path, errno: Errno) -> Failure {
     let remedy = match errno {
-        Errno::EPERM | Errno::EACCES => {
+        Errno::PERM | Errno::ACCESS => {
             "; start it as root, in a container with --cap-add SYS_ADMIN"
         }
         _ => "",
@@ -290,112 +288,6 @@ impl AsFd for Mountpoint {
     /// The directory below the mount.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.directory.as_fd()
-    }
-}
-
-/// Takes the mount away: at once if nobody uses it, else from the tree of names, so that it ends
-/// with its last user. `true` if it was in use.
-pub fn unmount(mountpoint: &Path) -> Result<bool, Failure> {
-    match umount2(mountpoint, MntFlags::UMOUNT_NOFOLLOW) {
-        // EINVAL: nothing is mounted there (any more).
-        Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => Ok(false),
-        Err(_) => detach(mountpoint).map(|()| true),
-    }
-}
-
-/// Takes the mount out of the tree of names, whoever uses it.
-pub fn detach(mountpoint: &Path) -> Result<(), Failure> {
-    match umount2(mountpoint, MntFlags::UMOUNT_NOFOLLOW | MntFlags::MNT_DETACH) {
-        Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => Ok(()),
-        Err(e) => Err(Failure::internal(format!("unmount {}", mountpoint.display()), e)),
-    }
-}
-
-/// Whether this is how a filesystem answers whose worker has gone.
-pub fn is_dead(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED))
-}
-
-/// What is mounted on this very directory; the uppermost, if several are.
-pub fn mounted(mountpoint: &Path) -> Option<Mounted> {
-    MountTable::own().ok()?.at(mountpoint).cloned()
-}
-
-/// Whether a sessionfs is mounted there.
-pub fn is_ours(mountpoint: &Path) -> bool {
-    mounted(mountpoint).is_some_and(|mounted| mounted.is_ours())
-}
-
-/// Whether no sessionfs is mounted there any more, not even beneath another mount. A table that
-/// cannot be read says nothing.
-pub fn is_taken_away(mountpoint: &Path) -> bool {
-    MountTable::own().is_ok_and(|table| !table.layers(mountpoint).any(Mounted::is_ours))
-}
-
-/// A question to the filesystem's root, asked by a thread of its own.
-pub struct Probe {
-    answered: OwnedFd,
-    thread: std::thread::JoinHandle<io::Result<()>>,
-}
-
-impl Probe {
-    /// Asks.
-    pub fn start(mountpoint: &Path) -> Result<Self, Failure> {
-        let failed = |e: io::Error| Failure::internal("look at the mount", e);
-        let (answered, told) = io::pipe().map_err(failed)?;
-        let path = mountpoint.to_owned();
-        let thread = std::thread::Builder::new()
-            .name("probe".into())
-            .spawn(move || {
-                // The kernel may answer `stat` from what it remembers, of a dead mount as well;
-                // `statfs` always asks.
-                let answer = std::fs::metadata(&path)
-                    .and_then(|_| statfs(&path).map_err(io::Error::from))
-                    .map(|_| ());
-                // Only the waker; nobody may be listening any more.
-                let _ = (&told).write_all(b".");
-                answer
-            })
-            .map_err(failed)?;
-        Ok(Self { answered: answered.into(), thread })
-    }
-
-    /// The answer, if it has come.
-    pub fn answer(self) -> Result<io::Result<()>, Self> {
-        if self.thread.is_finished() {
-            Ok(self.thread.join().unwrap_or_else(|_| Err(io::Error::other("the probe failed"))))
-        } else {
-            Err(self)
-        }
-    }
-
-    /// Whether there is an answer within a bound.
-    pub fn answers(self, bound: Duration) -> bool {
-        let bound_ms = u16::try_from(bound.as_millis()).unwrap_or(u16::MAX);
-        let mut polled = [PollFd::new(self.answered.as_fd(), PollFlags::POLLIN)];
-        // What can be read is there just before the thread's end.
-        poll(&mut polled, bound_ms).is_ok_and(|ready| ready > 0)
-            && self.thread.join().is_ok_and(|answer| answer.is_ok())
-    }
-
-    /// Waits for the answer, within a bound and without regard to signals.
-    fn wait(mut self, signals: &mut Signals) -> io::Result<()> {
-        let until = Instant::now() + ANSWER_WITHIN;
-        while Instant::now() < until {
-            match self.answer() {
-                Ok(answer) => return answer,
-                Err(waiting) => self = waiting,
-            }
-            signals.wait(&[], Some(Instant::now() + Duration::from_millis(5)));
-        }
-        Err(ErrorKind::TimedOut.into())
-    }
-}
-
-impl AsFd for Probe {
-    /// Readable when the answer has come (or is just coming).
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.answered.as_fd()
     }
 }
 

@@ -27,10 +27,9 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, socket, sockopt,
 };
-use nix::unistd::{AccessFlags, access};
 
 use super::backoff::Backoff;
-use crate::config;
+use crate::config::{self, private_redis::socket_path};
 use crate::exit::{ExitCode, Failure};
 use crate::host::lock::{self, Kind};
 use crate::host::process::{self, Process};
@@ -44,45 +43,6 @@ const STOP_WITHIN: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How long one question may take.
 const ANSWER_WITHIN: Duration = Duration::from_millis(500);
-
-/// The programs that serve, in order of preference.
-const PROGRAMS: [&str; 2] = ["redis-server", "valkey-server"];
-/// Looked at after `PATH`, which in a unit file or a root shell may lack them.
-const DIRECTORIES: [&str; 4] = ["/usr/bin", "/usr/local/bin", "/usr/sbin", "/usr/local/sbin"];
-
-/// The program to start: the one named, or the first found.
-pub fn program(named: Option<&Path>) -> Result<PathBuf, Failure> {
-    let executable = |path: &Path| path.is_file() && access(path, AccessFlags::X_OK).is_ok();
-    let refuse = |what: String| {
-        Failure::new(
-            ExitCode::NoRedisServer,
-            format!(
-                "{what}; install redis-server or valkey-server, name it with \
-                 private_redis.server, or name a Redis with --redis"
-            ),
-        )
-    };
-    if let Some(named) = named {
-        return if named.is_absolute() && executable(named) {
-            Ok(named.to_owned())
-        } else {
-            Err(refuse(format!(
-                "private_redis.server: '{}' is not the absolute path of a program",
-                named.display()
-            )))
-        };
-    }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let directories: Vec<PathBuf> = std::env::split_paths(&path)
-        .filter(|directory| directory.is_absolute())
-        .chain(DIRECTORIES.map(PathBuf::from))
-        .collect();
-    PROGRAMS
-        .iter()
-        .flat_map(|program| directories.iter().map(move |directory| directory.join(program)))
-        .find(|path| executable(path))
-        .ok_or_else(|| refuse("no Redis is named, and there is no redis-server".into()))
-}
 
 /// The private Redis, as one of its users sees it.
 pub struct PrivateRedis {
@@ -415,11 +375,6 @@ impl PrivateRedis {
     }
 }
 
-/// Where the private Redis of that directory listens.
-pub fn socket_path(dir: &Path) -> PathBuf {
-    dir.join("redis.sock")
-}
-
 /// The kernel takes no longer name for a socket.
 fn check_socket_length(socket: &Path) -> Result<(), Failure> {
     const LENGTH_MAX_BYTES: usize = 107;
@@ -554,13 +509,5 @@ mod tests {
         let failure = check_socket_length(&long).unwrap_err();
         assert_eq!(failure.code, ExitCode::BadValue);
         assert!(failure.to_string().contains("shorter path"));
-    }
-
-    #[test]
-    fn a_program_that_is_none_is_told() {
-        for named in ["/etc/passwd", "/nonexistent", "redis-server"] {
-            let failure = program(Some(Path::new(named))).unwrap_err();
-            assert_eq!(failure.code, ExitCode::NoRedisServer, "{named}");
-        }
     }
 }

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::mount::{self, Probe};
+use crate::host::mount::{Probe, is_taken_away};
 
 /// The bound is counted in so many looks, not by the clock: when a whole host has been asleep, the
 /// clock says that the worker had its time, and it has had none.
@@ -65,7 +65,7 @@ impl Pulse {
                 }
             },
             None if due => {
-                if mount::is_taken_away(&self.mountpoint) {
+                if is_taken_away(&self.mountpoint) {
                     return Beat::TakenAway;
                 }
                 match Probe::start(&self.mountpoint) {

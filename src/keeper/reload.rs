@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
-use super::{RUNTIME_DIR, mount, staging};
+use super::mount;
 use crate::config::Config;
+use crate::config::paths::{lock_file, reload_record};
 use crate::exit::{ExitCode, Failure};
 use crate::host::signals::Signals;
 
@@ -54,7 +55,7 @@ pub struct Outcomes {
 impl Outcomes {
     /// Of the mount at this place, which has had none yet.
     pub fn new(mountpoint: &Path) -> Self {
-        let outcomes = Self { path: path(mountpoint), record: Record::default() };
+        let outcomes = Self { path: reload_record(mountpoint), record: Record::default() };
         outcomes.write();
         outcomes
     }
@@ -93,10 +94,6 @@ impl Drop for Outcomes {
     }
 }
 
-fn path(mountpoint: &Path) -> PathBuf {
-    Path::new(RUNTIME_DIR).join(format!("{}.reload", staging::name_of(mountpoint)))
-}
-
 fn read(path: &Path) -> Option<Record> {
     const LENGTH_MAX_BYTES: u64 = 16 * 1024;
     let text = crate::config::file::read_bounded(path, LENGTH_MAX_BYTES).ok()?;
@@ -112,13 +109,13 @@ pub fn ask(dir: &Path) -> Result<(), Failure> {
         return Err(Failure::new(ExitCode::NotRoot, "reload needs root; use sudo"));
     }
     let mut signals = Signals::receive()?;
-    let lock = super::lock_path(&mountpoint);
+    let lock = lock_file(&mountpoint);
     if !super::is_held(&lock) {
         return Err(super::not_mounted(&mountpoint));
     }
     let keeper = super::holder(&lock)
         .ok_or_else(|| failed("its keeper cannot be found; reload it where it runs".into()))?;
-    let path = path(&mountpoint);
+    let path = reload_record(&mountpoint);
     let before =
         read(&path).ok_or_else(|| failed("its keeper is not ready for that yet".into()))?.begun;
     keeper.signal(Signal::SIGHUP);

@@ -5,13 +5,14 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::mount::{self, Mountpoint, Probe};
+use super::mount::{self, Mountpoint};
 use super::program::Program;
 use super::report::{Order, Report};
 use super::running::{Running, Told};
 use crate::config::Config;
 use crate::exit::Failure;
-use crate::host::filesystem::Filesystem;
+use crate::host::mount::Probe;
+use crate::host::mount_api::Filesystem;
 
 /// From the order to serve until the filesystem must answer.
 const SERVING_WITHIN: Duration = Duration::from_secs(10);

@@ -5,19 +5,18 @@
 //! or write. So the note goes where the directory goes, and no mount is without one, whoever set it
 //! up. A filesystem without such attributes has none: then the configuration says whose it is.
 
-use std::ffi::{CStr, CString};
 use std::fs::{File, Metadata, Permissions};
 use std::io;
-use std::os::fd::{AsRawFd as _, FromRawFd as _};
-use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown};
+use std::path::Path;
 
-use super::mount::is_ours;
-use crate::config::Tree;
+use rustix::fs::{XattrFlags, fgetxattr, fremovexattr, fsetxattr};
+
 use crate::exit::{ExitCode, Failure};
+use crate::host::directory::{self, Ownership};
+use crate::host::mount::{beneath, is_ours};
 
-const NOTE: &CStr = c"trusted.sessionfs.underlying";
+const NOTE: &str = "trusted.sessionfs.underlying";
 /// Two numbers of ten digits, a mode, and colons.
 const NOTE_MAX_BYTES: usize = 32;
 const PERMISSIONS: u32 = 0o7777;
@@ -30,8 +29,7 @@ pub fn make_unusable(directory: &File) -> io::Result<()> {
     if is_roots && is_closed(&found) {
         return Ok(());
     }
-    let owner =
-        Tree { owner_uid: found.uid(), owner_gid: found.gid(), mode: found.mode() & PERMISSIONS };
+    let owner = Ownership::of(&found);
     if let Err(error) = note(directory, &owner) {
         tracing::debug!(%error, "whose the underlying directory was cannot be noted on it");
     }
@@ -43,7 +41,7 @@ pub fn make_unusable(directory: &File) -> io::Result<()> {
 
 /// Gives the underlying directory back as it was, mounted on or not; to `otherwise` where that is
 /// not noted. Tells whose it is then; one that is usable stays as it is.
-pub fn release(path: &Path, otherwise: &Tree) -> Result<Tree, Failure> {
+pub fn release(path: &Path, otherwise: &Ownership) -> Result<Ownership, Failure> {
     let failed = |error: io::Error| {
         let code = match error.kind() {
             io::ErrorKind::NotADirectory => ExitCode::NotADirectory,
@@ -57,13 +55,9 @@ pub fn release(path: &Path, otherwise: &Tree) -> Result<Tree, Failure> {
     let directory = open(path).map_err(failed)?;
     let found = directory.metadata().map_err(failed)?;
     if found.uid() != 0 || !is_closed(&found) {
-        return Ok(Tree {
-            owner_uid: found.uid(),
-            owner_gid: found.gid(),
-            mode: found.mode() & PERMISSIONS,
-        });
+        return Ok(Ownership::of(&found));
     }
-    let owner = noted(&directory).unwrap_or_else(|| otherwise.clone());
+    let owner = noted(&directory).unwrap_or(*otherwise);
     fchown(&directory, Some(owner.owner_uid), Some(owner.owner_gid))
         .and_then(|()| directory.set_permissions(Permissions::from_mode(owner.mode)))
         .map_err(|e| Failure::internal(format!("give {} back", path.display()), e))?;
@@ -78,77 +72,43 @@ fn is_closed(found: &Metadata) -> bool {
 
 /// Opens the underlying directory, without touching what is mounted on it.
 pub fn open(path: &Path) -> io::Result<File> {
-    let open = |path: &Path| {
-        File::options()
-            .read(true)
-            .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_CLOEXEC)
-            .open(path)
-    };
-    if is_ours(path) { hidden(path).and_then(|(_tree, path)| open(&path)) } else { open(path) }
+    if is_ours(path) {
+        beneath(path).and_then(|(_tree, path)| directory::open(&path))
+    } else {
+        directory::open(path)
+    }
 }
 
-/// A path that leads below the mount while the file beside it is held: a copy of the tree above, in
-/// which nothing else is mounted.
-pub fn hidden(directory: &Path) -> io::Result<(File, PathBuf)> {
-    let (Some(above), Some(name)) = (directory.parent(), directory.file_name()) else {
-        return Err(io::Error::other("it is the root of this host"));
-    };
-    let above = CString::new(above.as_os_str().as_bytes())?;
-    // SAFETY: open_tree takes a descriptor or AT_FDCWD, a path that outlives the call, and flags.
-    let raw = unsafe {
-        libc::syscall(
-            libc::SYS_open_tree,
-            libc::AT_FDCWD,
-            above.as_ptr(),
-            libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC,
-        )
-    };
-    let raw =
-        i32::try_from(raw).ok().filter(|raw| *raw >= 0).ok_or_else(io::Error::last_os_error)?;
-    // SAFETY: just made for us, and nobody else knows it.
-    let tree = unsafe { File::from_raw_fd(raw) };
-    let path = PathBuf::from(format!("/proc/self/fd/{}", tree.as_raw_fd())).join(name);
-    Ok((tree, path))
-}
-
-fn note(directory: &File, owner: &Tree) -> io::Result<()> {
+fn note(directory: &File, owner: &Ownership) -> io::Result<()> {
     let text = format!("{}:{}:{:o}", owner.owner_uid, owner.owner_gid, owner.mode);
-    // SAFETY: the descriptor is open, the name ends with NUL, and the value is as long as is said;
-    // all three live through the call.
-    let result = unsafe {
-        libc::fsetxattr(directory.as_raw_fd(), NOTE.as_ptr(), text.as_ptr().cast(), text.len(), 0)
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    fsetxattr(directory, NOTE, text.as_bytes(), XattrFlags::empty())?;
+    Ok(())
 }
 
-fn noted(directory: &File) -> Option<Tree> {
+fn noted(directory: &File) -> Option<Ownership> {
     let mut text = [0_u8; NOTE_MAX_BYTES];
-    // SAFETY: as above; the kernel writes no more than the length that is said.
-    let length = unsafe {
-        libc::fgetxattr(directory.as_raw_fd(), NOTE.as_ptr(), text.as_mut_ptr().cast(), text.len())
-    };
-    parse(std::str::from_utf8(text.get(..usize::try_from(length).ok()?)?).ok()?)
+    let length = fgetxattr(directory, NOTE, &mut text).ok()?;
+    parse(std::str::from_utf8(text.get(..length)?).ok()?)
 }
 
-fn parse(text: &str) -> Option<Tree> {
+fn parse(text: &str) -> Option<Ownership> {
     let mut parts = text.split(':');
     let (uid, gid, mode) = (parts.next()?, parts.next()?, parts.next()?);
     let mode = u32::from_str_radix(mode, 8).ok().filter(|mode| *mode <= PERMISSIONS)?;
-    let owner = Tree { owner_uid: uid.parse().ok()?, owner_gid: gid.parse().ok()?, mode };
+    let owner = Ownership { owner_uid: uid.parse().ok()?, owner_gid: gid.parse().ok()?, mode };
     parts.next().is_none().then_some(owner)
 }
 
 /// A note that stays is overwritten at the next mount.
 fn forget(directory: &File) {
-    // SAFETY: the descriptor is open and the name ends with NUL; both live through the call.
-    let _ = unsafe { libc::fremovexattr(directory.as_raw_fd(), NOTE.as_ptr()) };
+    let _ = fremovexattr(directory, NOTE);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const ELSEWHERE: Tree = Tree { owner_uid: 4242, owner_gid: 4343, mode: 0o700 };
+    const ELSEWHERE: Ownership = Ownership { owner_uid: 4242, owner_gid: 4343, mode: 0o700 };
 
     fn state(path: &Path) -> (u32, u32, u32) {
         let found = path.metadata().unwrap();
@@ -182,7 +142,7 @@ mod tests {
 
     #[test]
     fn only_a_whole_note_is_believed() {
-        assert_eq!(parse("1:2:755"), Some(Tree { owner_uid: 1, owner_gid: 2, mode: 0o755 }));
+        assert_eq!(parse("1:2:755"), Some(Ownership { owner_uid: 1, owner_gid: 2, mode: 0o755 }));
         for text in ["", "1", "1:2", "1:2:", "1:2:8", "1:2:77777", "-1:2:7", "1:2:7:0", "a:b:c"] {
             assert_eq!(parse(text), None, "{text}");
         }

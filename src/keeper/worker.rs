@@ -5,7 +5,7 @@ use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
-use super::mount::{self, Exchange, Mountpoint};
+use super::mount::{Exchange, Mountpoint};
 use super::program::Program;
 use super::pulse::{Beat, Pulse};
 use super::report::{Order, Report};
@@ -13,7 +13,8 @@ use super::running::{Running, Told, status_words};
 use super::start::{Progress, Start};
 use crate::config::Config;
 use crate::exit::{ExitCode, Failure};
-use crate::host::filesystem::Filesystem;
+use crate::host::mount::{detach, is_ours, is_taken_away};
+use crate::host::mount_api::Filesystem;
 use crate::telemetry::Event;
 
 /// How long a worker may write what it has collected, when the end is near.
@@ -221,13 +222,13 @@ impl Watched {
         // Held, it would be in use: 'umount' would say so.
         drop(filesystem);
         match put {
-            Ok(place) if mount::is_ours(&self.config.mountpoint) => {
+            Ok(place) if is_ours(&self.config.mountpoint) => {
                 self.served = true;
                 Ok(self.serving(running, place))
             }
             Ok(_) => {
                 let failure = running.end("serves a mount that cannot be seen");
-                mount::detach(&self.config.mountpoint)?;
+                detach(&self.config.mountpoint)?;
                 Err(failure)
             }
             Err(failure) => {
@@ -249,8 +250,7 @@ impl Watched {
     /// A worker that served has ended without being asked to.
     fn lost(&mut self, mut running: Running, since: Instant) -> Result<(Phase, Seen), Failure> {
         let status = running.kill();
-        if status.is_some_and(|status| status.success()) && !mount::is_ours(&self.config.mountpoint)
-        {
+        if status.is_some_and(|status| status.success()) && !is_ours(&self.config.mountpoint) {
             tell_taken_away();
             return Ok((Phase::Ended, Seen::Unmounted));
         }
@@ -259,7 +259,7 @@ impl Watched {
             words = format!("{words}: {failure}");
         }
         Event::WorkerDied { status: &words }.emit();
-        mount::detach(&self.config.mountpoint)?;
+        detach(&self.config.mountpoint)?;
         Ok((Phase::Down { retry_at: self.backoff.failed(Some(since)) }, Seen::Nothing))
     }
 
@@ -268,7 +268,7 @@ impl Watched {
     fn stuck(&mut self, mut running: Running, since: Instant) -> Result<Phase, Failure> {
         Event::WorkerStuck { answer_within_ms: self.config.worker.answer_within_ms }.emit();
         running.kill();
-        mount::detach(&self.config.mountpoint)?;
+        detach(&self.config.mountpoint)?;
         Ok(Phase::Down { retry_at: self.backoff.failed(Some(since)) })
     }
 
@@ -316,7 +316,7 @@ impl Watched {
     /// The successor answers: it takes the place.
     fn take_over(&mut self, running: Running, filesystem: Filesystem) -> Result<(), Failure> {
         match std::mem::replace(&mut self.phase, Phase::Down { retry_at: Instant::now() }) {
-            Phase::Serving(serving) if mount::is_ours(&self.config.mountpoint) => {
+            Phase::Serving(serving) if is_ours(&self.config.mountpoint) => {
                 match serving.place.exchange(&filesystem) {
                     Ok(Exchange::Seamless) => tracing::info!("a new worker serves, without a gap"),
                     Ok(Exchange::Gap(gap)) => {
@@ -388,7 +388,7 @@ impl Watched {
 
     /// Whether a mount is there to be taken away.
     pub fn is_mounted(&self) -> bool {
-        matches!(self.phase, Phase::Serving(_)) && !mount::is_taken_away(&self.config.mountpoint)
+        matches!(self.phase, Phase::Serving(_)) && !is_taken_away(&self.config.mountpoint)
     }
 
     /// Ends all processes by force that have not ended, and waits for them.

@@ -161,7 +161,7 @@ fn what_was_left_behind_does_not_count_beside_what_runs() {
     let mounted = running.write(
         "/proc/self/mountinfo",
         "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n\
-         23 22 0:50 / /var/lib/odoo/sessions rw - fuse.sessionfs sessionfs rw\n",
+         23 22 0:50 / /var/lib/odoo/sessions rw - fuse.sessionfs sessionfs rw,user_id=0\n",
     );
     assert_eq!(mounted.paths(), ["/srv/data/sessions", "/var/lib/odoo/sessions"]);
     assert!(mounted.candidates()[1].mounted);

@@ -47,7 +47,7 @@ fn revoke(mount: &Mount, enter: &[&str]) -> String {
 
 /// Who could not be identified, by the mount's own word.
 fn unidentified(mount: &Mount) -> Vec<Value> {
-    let socket = sessionfs::keeper::control_path(&mount.path());
+    let socket = sessionfs::config::paths::control_socket(&mount.path());
     let status = sessionfs::control::client::get(&socket, "/status").expect("an answer");
     let status: Value = serde_json::from_slice(&status).expect("JSON");
     status["unidentified_callers"].as_array().expect("a list").clone()

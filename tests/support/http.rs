@@ -20,7 +20,7 @@ pub fn exchange(mut stream: impl Read + Write, method: &str, path: &str) -> (Str
 }
 
 pub fn control(mount: &Mount) -> PathBuf {
-    sessionfs::keeper::control_path(&mount.path())
+    sessionfs::config::paths::control_socket(&mount.path())
 }
 
 /// The code and the body of an answer on the control socket.

@@ -14,10 +14,10 @@ use nix::unistd::{Pid, mkdtemp};
 use redis::{Cmd, Connection, FromRedisValue};
 
 use super::interrupted;
+use crate::config::private_redis::socket_path;
 use crate::exit::{ExitCode, Failure};
 use crate::host::process::Setup;
 use crate::host::signals::Signals;
-use crate::keeper::private_redis::socket_path;
 
 /// The beginning of every key: the default.
 pub const PREFIX: &str = "sessionfs";

@@ -1,0 +1,113 @@
+//! Where the things of a mount are, as far as no key of the configuration says it.
+
+use std::fmt::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use crate::exit::{ExitCode, Failure};
+use crate::host::directory::is_on_tmpfs;
+
+/// Where the lock, the control socket and the record of reloads of each mount are.
+pub const RUNTIME_DIR: &str = "/run/sessionfs";
+
+/// Where to look for a tmpfs when none is named.
+const CANDIDATES: [&str; 2] = ["/run/sessionfs", "/dev/shm/sessionfs"];
+
+/// The lock of a mountpoint, which its keeper holds.
+pub fn lock_file(mountpoint: &Path) -> PathBuf {
+    of_mount(mountpoint, "lock")
+}
+
+/// The control socket of a mount.
+pub fn control_socket(mountpoint: &Path) -> PathBuf {
+    of_mount(mountpoint, "sock")
+}
+
+/// The record of a mount's reloads.
+pub fn reload_record(mountpoint: &Path) -> PathBuf {
+    of_mount(mountpoint, "reload")
+}
+
+fn of_mount(mountpoint: &Path, kind: &str) -> PathBuf {
+    Path::new(RUNTIME_DIR).join(format!("{}.{kind}", name_of(mountpoint)))
+}
+
+/// The staging directory of one mount: below the directory named, or the first candidate that
+/// lies on a tmpfs. Nothing is made yet.
+pub fn staging_dir(named: Option<&Path>, mountpoint: &Path) -> Result<PathBuf, Failure> {
+    let base = match named {
+        Some(dir) if !dir.is_absolute() => {
+            return Err(Failure::new(
+                ExitCode::BadValue,
+                format!("staging_dir: '{}' is not an absolute path", dir.display()),
+            ));
+        }
+        Some(dir) if is_on_tmpfs(dir) => dir,
+        Some(dir) => return Err(not_on_tmpfs(&dir.display().to_string())),
+        None => CANDIDATES
+            .iter()
+            .map(Path::new)
+            .find(|dir| is_on_tmpfs(dir))
+            .ok_or_else(|| not_on_tmpfs(&CANDIDATES.join(" nor ")))?,
+    };
+    Ok(base.join(name_of(mountpoint)))
+}
+
+/// A name for a mountpoint's things: readable, and unique by its hash.
+fn name_of(mountpoint: &Path) -> String {
+    const READABLE_MAX_CHARS: usize = 40;
+    let hash = Sha256::digest(mountpoint.as_os_str().as_bytes());
+    let readable: String = mountpoint
+        .to_string_lossy()
+        .chars()
+        .filter_map(|c| match c {
+            '/' => Some('-'),
+            c if c.is_ascii_alphanumeric() || "-_.".contains(c) => Some(c),
+            _ => None,
+        })
+        .collect();
+    let tail = &readable[readable.len().saturating_sub(READABLE_MAX_CHARS)..];
+    let mut name = tail.trim_start_matches(['-', '.']).to_owned();
+    name.push('-');
+    for byte in &hash[..8] {
+        // Writing to a String cannot fail.
+        let _ = write!(name, "{byte:02x}");
+    }
+    name
+}
+
+/// The failure of a staging directory that is not on a tmpfs.
+pub fn not_on_tmpfs(what: &str) -> Failure {
+    Failure::new(
+        ExitCode::Staging,
+        format!(
+            "staging_dir: {what} is not on a tmpfs, and saves under way must not reach a disk; \
+             mount a tmpfs there, or name a directory on one"
+        ),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_mountpoints_never_share_a_name() {
+        let (a, b) = (name_of(Path::new("/a-b")), name_of(Path::new("/a/b")));
+        assert_ne!(a, b);
+        assert!(a.starts_with("a-b-"), "{a}");
+        let long = name_of(Path::new(&format!("/{}", "x".repeat(300))));
+        assert!(long.len() < 64);
+        assert!(name_of(Path::new("/")).len() > 8);
+    }
+
+    #[test]
+    fn a_disk_is_refused_by_name() {
+        let failure =
+            staging_dir(Some(Path::new("/proc/sessionfs")), Path::new("/mnt")).unwrap_err();
+        assert_eq!(failure.code, ExitCode::Staging);
+        assert!(failure.to_string().contains("/proc/sessionfs is not on a tmpfs"));
+    }
+}

@@ -1,0 +1,11 @@
+//! The system clock.
+
+/// Whether a time daemon keeps the clock synchronised, as the kernel sees it; `None` if it does not
+/// say.
+pub fn is_synchronised() -> Option<bool> {
+    // SAFETY: every field may be zero; with no mode set adjtimex changes nothing.
+    let mut clock: libc::timex = unsafe { std::mem::zeroed() };
+    // SAFETY: adjtimex writes into the structure, which outlives the call.
+    let state = unsafe { libc::adjtimex(&raw mut clock) };
+    (state >= 0).then_some(clock.status & libc::STA_UNSYNC == 0)
+}
