@@ -29,10 +29,10 @@ use self::pulse::Pulse;
 use self::server::Door;
 use self::status::{Status, Worker};
 use crate::config::Config;
-use crate::keeper::report::{self, Standing};
 use crate::redis::RedisStore;
 use crate::store::Usage;
 use crate::store::{Health as Link, Link as _};
+use crate::supervision::{KeeperInfo, RedisState};
 use crate::telemetry::metrics::{Now, metrics};
 use crate::telemetry::recent;
 
@@ -48,10 +48,10 @@ pub struct Sockets {
 pub struct Node {
     config: Config,
     store: RedisStore,
-    keeper: report::Node,
+    keeper: KeeperInfo,
     worker: Worker,
     in_use: Box<dyn Fn() -> Usage + Send + Sync>,
-    tell_keeper: Box<dyn Fn(Standing) + Send + Sync>,
+    tell_keeper: Box<dyn Fn(RedisState) + Send + Sync>,
     pulse: Pulse,
     gauges: Gauges,
     stage: watch::Sender<Stage>,
@@ -75,10 +75,10 @@ impl Node {
     pub fn start(
         config: Config,
         store: RedisStore,
-        keeper: report::Node,
+        keeper: KeeperInfo,
         sockets: Sockets,
         in_use: impl Fn() -> Usage + Send + Sync + 'static,
-        tell_keeper: impl Fn(Standing) + Send + Sync + 'static,
+        tell_keeper: impl Fn(RedisState) + Send + Sync + 'static,
     ) -> io::Result<Arc<Self>> {
         metrics().worker_restarts.inc_by(keeper.worker_restarts);
         recent::inherit(keeper.recent.clone());
@@ -169,10 +169,7 @@ impl Node {
         );
         let report = self.report();
         Status {
-            keeper: status::Process {
-                pid: self.keeper.keeper_pid,
-                since_ms: self.keeper.keeper_since_ms,
-            },
+            keeper: status::Process { pid: self.keeper.pid, since_ms: self.keeper.since_ms },
             worker: self.worker.clone(),
             worker_restarts: metrics().worker_restarts.get(),
             redis: status::Redis::of(&self.store, server.ok(), &writes, memory),
@@ -187,11 +184,11 @@ impl Node {
     }
 
     /// How it stands with Redis, by what is known.
-    fn standing(&self) -> Standing {
+    fn standing(&self) -> RedisState {
         match self.store.writes().refusal() {
-            _ if self.store.health() == Link::Down => Standing::Away,
-            Some(why) => Standing::NoWrites(why.to_owned()),
-            None => Standing::Well,
+            _ if self.store.health() == Link::Down => RedisState::Down,
+            Some(why) => RedisState::NoWrites(why.to_owned()),
+            None => RedisState::Up,
         }
     }
 
@@ -202,7 +199,7 @@ impl Node {
             host: self.worker.host.clone(),
             mountpoint: self.config.mountpoint.to_string_lossy().into_owned(),
             version: env!("CARGO_PKG_VERSION").into(),
-            since_ms: self.keeper.keeper_since_ms,
+            since_ms: self.keeper.since_ms,
             link: self.store.health().label().into(),
             traffic: self.pulse.traffic(),
             seen_seconds_ago: None,

@@ -15,7 +15,6 @@ pub mod private_redis;
 mod program;
 mod pulse;
 pub mod reload;
-pub mod report;
 mod running;
 pub mod staging;
 mod start;
@@ -46,8 +45,8 @@ use listen::Listeners;
 use private_redis::PrivateRedis;
 use program::Program;
 use reload::Outcomes;
-use running::Told;
-use worker::{Seen, Watched};
+use running::StatusContext;
+use worker::{Outcome, WorkerSupervisor};
 
 /// Mounts and serves until a signal asks for the end. Without a directory the configuration names
 /// one.
@@ -58,8 +57,8 @@ pub fn mount(dir: Option<&Path>, flags: &Flags, caller: Caller) -> Result<(), Fa
             "mounting needs root; start it with sudo or as a system service",
         ));
     }
-    let asked = Asked { dir: dir.map(Path::to_owned), flags: flags.clone() };
-    let config = asked.resolve()?;
+    let command_line = CommandLine { dir: dir.map(Path::to_owned), flags: flags.clone() };
+    let config = command_line.resolve()?;
     crate::telemetry::log::init(&config.log)?;
     let mut signals = Signals::receive()?;
     let _lock = claim(&config.mountpoint)?;
@@ -73,15 +72,15 @@ pub fn mount(dir: Option<&Path>, flags: &Flags, caller: Caller) -> Result<(), Fa
         Some(settings) => Some(PrivateRedis::new(settings, &config.worker)?),
         None => None,
     };
-    let told = Told::new(Listeners::open(&config)?);
+    let status = StatusContext::new(Listeners::open(&config)?);
     let by_hand = ByHand::look(caller, &config, flags);
-    let watched = Watched::new(config.clone(), Program::own()?, told);
+    let worker = WorkerSupervisor::new(config.clone(), Program::own()?, status);
     let manager = Manager::from_environment();
     let mut keeper = Keeper {
-        asked,
+        command_line,
         config,
         redis,
-        watched,
+        worker,
         manager,
         by_hand,
         outcomes,
@@ -114,12 +113,12 @@ pub fn look(dir: Option<&Path>, flags: &Flags) -> Result<Outlook, Failure> {
 }
 
 /// What the command line asked for: read again, with the file it names, at each reload.
-struct Asked {
+struct CommandLine {
     dir: Option<PathBuf>,
     flags: Flags,
 }
 
-impl Asked {
+impl CommandLine {
     fn resolve(&self) -> Result<Config, Failure> {
         let dir = config::mountpoint(self.dir.as_deref(), self.flags.place.config.as_deref())?;
         Config::resolve(&mount::resolve_trusted(&dir)?, &self.flags)
@@ -128,10 +127,10 @@ impl Asked {
 
 /// What the keeper keeps.
 struct Keeper {
-    asked: Asked,
+    command_line: CommandLine,
     config: Config,
     redis: Option<PrivateRedis>,
-    watched: Watched,
+    worker: WorkerSupervisor,
     manager: Manager,
     by_hand: Option<ByHand>,
     outcomes: Outcomes,
@@ -145,7 +144,7 @@ impl Keeper {
     /// Looks after both until an end is asked for, or a first start fails.
     fn serve(&mut self, signals: &mut Signals) -> Result<(), Failure> {
         while signals.received() == 0 {
-            if !self.watched.is_reloading() && signals.take_reload() {
+            if !self.worker.is_reloading() && signals.take_reload() {
                 self.reload();
             }
             if let Some(redis) = &mut self.redis {
@@ -153,17 +152,17 @@ impl Keeper {
             }
             // A first worker would find no Redis; a later one serves without, and waits.
             let may_start =
-                self.watched.has_served() || self.redis.as_ref().is_none_or(PrivateRedis::is_up);
+                self.worker.has_served() || self.redis.as_ref().is_none_or(PrivateRedis::is_up);
             if may_start {
-                match self.watched.advance()? {
-                    Seen::Nothing => {}
-                    Seen::Ready => self.tell_ready(),
-                    Seen::Reloaded(outcome) => self.reloaded(outcome.err()),
-                    Seen::Unmounted => return Ok(()),
+                match self.worker.advance()? {
+                    Outcome::Nothing => {}
+                    Outcome::Ready => self.announce_ready(),
+                    Outcome::Reloaded(outcome) => self.reloaded(outcome.err()),
+                    Outcome::Unmounted => return Ok(()),
                 }
             }
             let turn = self.manager.turned(&words(
-                &self.watched,
+                &self.worker,
                 may_start,
                 self.last_reload_error.as_deref(),
             ));
@@ -172,7 +171,7 @@ impl Keeper {
                 None => (Vec::new(), None),
             };
             if may_start {
-                let (more, also) = self.watched.waits_for();
+                let (more, also) = self.worker.waits_for();
                 descriptors.extend(more);
                 until = until.into_iter().chain(also).min();
             }
@@ -186,7 +185,7 @@ impl Keeper {
     /// Begins to take up what has changed: the configuration file, and the program.
     fn reload(&mut self) {
         tracing::info!("reloading");
-        if self.watched.has_served() {
+        if self.worker.has_served() {
             service_manager::reloading();
         }
         match self.begin_reload() {
@@ -198,7 +197,7 @@ impl Keeper {
 
     /// Whether there is something to wait for.
     fn begin_reload(&mut self) -> Result<bool, Failure> {
-        let config = self.asked.resolve();
+        let config = self.command_line.resolve();
         let within = start::longest(config.as_ref().unwrap_or(&self.config));
         self.outcomes.begin(within);
         let config = config?;
@@ -208,8 +207,8 @@ impl Keeper {
                 format!("{key} has changed, and a restart is needed for that; nothing was changed"),
             ));
         }
-        let program = self.watched.program().installed()?;
-        let waits = self.watched.reload(config.clone(), program)?;
+        let program = self.worker.program().installed()?;
+        let waits = self.worker.reload(config.clone(), program)?;
         self.next = Some(config);
         Ok(waits)
     }
@@ -226,14 +225,14 @@ impl Keeper {
         }
         self.last_reload_error = failure.as_ref().map(ToString::to_string);
         // Whoever asked for it may look at the service manager's word next, so that goes first.
-        if self.watched.has_served() {
+        if self.worker.has_served() {
             self.manager.ready();
         }
         self.outcomes.end(failure);
     }
 
     /// For whoever started us: from here on a session can be served.
-    fn tell_ready(&mut self) {
+    fn announce_ready(&mut self) {
         self.manager.ready();
         let mountpoint = self.config.mountpoint.display();
         tracing::info!(%mountpoint, "ready");
@@ -254,32 +253,32 @@ impl Keeper {
     /// Ends everything, whatever state it is in: nothing stays mounted, no process stays.
     fn end(mut self, signals: &mut Signals) -> Result<(), Failure> {
         service_manager::stopping("ending");
-        let has_served = self.watched.has_served();
+        let has_served = self.worker.has_served();
         // The first signal asks for the end; one more hurries. A failed start has had none.
         let patient = |signals: &mut Signals, until: Instant| {
             Instant::now() < until && signals.received() < 2
         };
-        if let Some(until) = self.watched.drain() {
-            while !self.watched.has_drained() && patient(signals, until) {
-                signals.wait(&self.watched.waits_for().0, Some(until));
+        if let Some(until) = self.worker.drain() {
+            while !self.worker.has_drained() && patient(signals, until) {
+                signals.wait(&self.worker.waits_for().0, Some(until));
             }
         }
         let mut unmounted = Ok(false);
-        if self.watched.is_mounted() {
+        if self.worker.is_mounted() {
             unmounted = host_mount::unmount(&self.config.mountpoint);
             if let Ok(true) = unmounted {
                 tracing::warn!("the mount is in use: it was detached, and its users get errors");
             }
             let until = Instant::now() + PATIENCE;
             // Who still uses it keeps the kernel's side alive: then there is no end to wait for.
-            while !self.watched.has_ended()
+            while !self.worker.has_ended()
                 && !matches!(unmounted, Ok(true))
                 && patient(signals, until)
             {
-                signals.wait(&self.watched.waits_for().0, Some(until));
+                signals.wait(&self.worker.waits_for().0, Some(until));
             }
         }
-        self.watched.finish();
+        self.worker.finish();
         staging::clear(&self.config.staging_dir);
         if let Some(redis) = self.redis.take() {
             redis.leave(signals);
@@ -294,9 +293,8 @@ impl Keeper {
 }
 
 /// How things stand, for the service manager.
-fn words(watched: &Watched, may_start: bool, last_reload_error: Option<&str>) -> String {
-    let words =
-        if may_start { watched.words() } else { "waiting for the private Redis".to_owned() };
+fn words(worker: &WorkerSupervisor, may_start: bool, last_reload_error: Option<&str>) -> String {
+    let words = if may_start { worker.words() } else { "waiting for the private Redis".to_owned() };
     match last_reload_error {
         None => words,
         Some(last_reload_error) => format!("{words}; the last reload failed: {last_reload_error}"),

@@ -14,6 +14,7 @@
 //! - [`config`]: file and command line, resolved into the settings of the parts.
 //! - [`keeper`]: owns the mount; starts and watches the worker and the private Redis.
 //! - [`worker`]: the unprivileged process that serves; puts its parts together.
+//! - [`supervision`]: what the keeper and its worker send each other.
 //! - [`odoo`]: what can be learnt of the Odoo on this host, and where it keeps its sessions.
 //! - [`control`]: the status of a server: HTTP on its sockets, its registration in the cluster.
 //! - [`telemetry`]: events that are a log line and a metric at once.
@@ -44,6 +45,7 @@ pub mod redis;
 pub mod session;
 pub mod shell;
 pub mod store;
+pub mod supervision;
 mod sync;
 pub mod telemetry;
 pub mod worker;

@@ -23,10 +23,10 @@ use crate::exit::{ExitCode, Failure};
 use crate::fs::{self, Core};
 use crate::host::confine;
 use crate::host::signals;
-use crate::keeper::report::{Handover, Line, Report};
 use crate::layers::import_on_access::ImportOnAccess;
 use crate::redis::RedisStore;
 use crate::store::{Link as _, Observer, Waited};
+use crate::supervision::{Channel, Handover, Report};
 use disks::Disks;
 use orders::Ending;
 
@@ -50,13 +50,13 @@ pub struct Descriptors {
 
 /// Serves until the mount is taken away.
 pub fn run(descriptors: Descriptors) -> Result<(), Failure> {
-    let line = Arc::new(Line::new(descriptors.status));
+    let channel = Arc::new(Channel::new(descriptors.status));
     let sockets = Sockets { control: descriptors.control, metrics: descriptors.metrics };
     let disks = Disks { underlying: descriptors.underlying, mirror: descriptors.mirror };
-    let Err(failure) = serve(&line, descriptors.config, descriptors.fuse, sockets, disks) else {
+    let Err(failure) = serve(&channel, descriptors.config, descriptors.fuse, sockets, disks) else {
         return Ok(());
     };
-    match line.say(&Report::Failed(failure.clone())) {
+    match channel.send(&Report::Failed(failure.clone())) {
         // The keeper reports it, once.
         Ok(()) => std::process::exit(u8::from(failure.code).into()),
         Err(_) => Err(failure),
@@ -64,13 +64,13 @@ pub fn run(descriptors: Descriptors) -> Result<(), Failure> {
 }
 
 fn serve(
-    line: &Arc<Line>,
+    channel: &Arc<Channel>,
     config: OwnedFd,
     fuse: OwnedFd,
     sockets: Sockets,
     disks: Disks,
 ) -> Result<(), Failure> {
-    let Handover { keeper, config, first, node } = read_handover(config)?;
+    let Handover { keeper, config, first, keeper_info } = read_handover(config)?;
     confine::become_worker(&config.worker.account())?;
     // Who ends a whole service sends its signal to all at once; the keeper ends us in order.
     signals::block()?;
@@ -94,7 +94,7 @@ fn serve(
         connected(&store, &config, &runtime)?;
     }
     let [below, mirror] = [disks.underlying, disks.mirror]
-        .map(|socket| socket.map(|socket| disks::connect(line, socket, &runtime)).transpose());
+        .map(|socket| socket.map(|socket| disks::connect(channel, socket, &runtime)).transpose());
     let (below, mirror) = (below?, mirror?);
     let mirror = match mirror.map(|disk| disks::keep_mirror(disk, &store, &runtime)).transpose() {
         // A later worker serves without it, as without Redis.
@@ -118,25 +118,26 @@ fn serve(
     if let Some(disk) = below {
         runtime.block_on(sessions.begin(disk, store.clone())).map_err(disks::cannot_list)?;
     }
-    say(line, &Report::RedisOk)?;
-    orders::await_go(line)?;
+    send(channel, &Report::RedisReady)?;
+    orders::await_serve(channel)?;
     let held = Arc::clone(&core);
     let tell_keeper = {
-        let line = Arc::clone(line);
+        let channel = Arc::clone(channel);
         // A keeper that does not listen now hears of the next change.
-        move |standing| drop(line.say(&Report::Standing(standing)))
+        move |state| drop(channel.send(&Report::Redis(state)))
     };
     let in_use = move || held.in_use();
-    let node = Node::start(config.clone(), store.clone(), node, sockets, in_use, tell_keeper)
-        .map_err(|e| Failure::internal("tell of this node", e))?;
+    let node =
+        Node::start(config.clone(), store.clone(), keeper_info, sockets, in_use, tell_keeper)
+            .map_err(|e| Failure::internal("tell of this node", e))?;
     let ending = Ending { store, node, mirror: writer };
-    orders::listen(Arc::clone(line), ending.clone(), sessions, &runtime)?;
+    orders::listen(Arc::clone(channel), ending.clone(), sessions, &runtime)?;
 
     let on_init = {
-        let line = Arc::clone(line);
+        let channel = Arc::clone(channel);
         move || {
             // Without it the keeper gives this worker up, which is what should happen then.
-            let _ = line.say(&Report::Serving);
+            let _ = channel.send(&Report::Serving);
         }
     };
     let served = crate::fuse::serve(&core, config.tree, fuse, runtime.handle(), on_init);
@@ -209,6 +210,6 @@ async fn tell_repeated() {
     }
 }
 
-fn say(line: &Line, report: &Report) -> Result<(), Failure> {
-    line.say(report).map_err(|e| Failure::internal("report to the keeper", e))
+fn send(channel: &Channel, report: &Report) -> Result<(), Failure> {
+    channel.send(report).map_err(|e| Failure::internal("report to the keeper", e))
 }

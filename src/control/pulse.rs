@@ -9,8 +9,8 @@ use tokio::time::MissedTickBehavior;
 
 use super::Node;
 use super::status::{Speed, Traffic};
-use crate::keeper::report::Standing;
 use crate::store::{Health, Link as _};
+use crate::supervision::RedisState;
 use crate::sync::lock;
 use crate::telemetry::latency::Counted;
 use crate::telemetry::metrics::metrics;
@@ -190,7 +190,7 @@ pub async fn beat(node: Arc<Node>) {
     let mut every = tokio::time::interval(EVERY);
     every.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut registration = Registration::default();
-    let mut standing = Standing::Well;
+    let mut standing = RedisState::Up;
     let mut writes_asked = None;
     loop {
         every.tick().await;

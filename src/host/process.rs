@@ -197,7 +197,7 @@ impl Setup<'_> {
 
 /// Between fork and exec: lets these descriptors, and no others above the standard three, go on to
 /// the new program. Others may have come from whoever started us. Makes system calls only.
-pub fn inherit_only(descriptors: &[RawFd]) -> io::Result<()> {
+fn inherit_only(descriptors: &[RawFd]) -> io::Result<()> {
     // Closing them here would close the one through which the fork reports a failed exec.
     // SAFETY: close_range with this flag takes numbers, and only marks descriptors.
     let marked =

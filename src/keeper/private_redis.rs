@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::Signal;
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, socket, sockopt,
 };
@@ -32,7 +32,7 @@ use super::backoff::Backoff;
 use crate::config::{self, private_redis::socket_path};
 use crate::exit::{ExitCode, Failure};
 use crate::host::lock::{self, Kind};
-use crate::host::process::{self, Process};
+use crate::host::process::{Process, Setup};
 use crate::host::signals::Signals;
 
 /// How long a start may take: a large append-only file is read before the first answer.
@@ -219,7 +219,6 @@ impl PrivateRedis {
                 _ => self.failed(&format!("cannot start {program}: {e}")),
             }
         };
-        let held = lock.as_raw_fd();
         let mut command = Command::new(&self.settings.server);
         command
             .env_clear()
@@ -234,17 +233,14 @@ impl PrivateRedis {
             .stdout(messages.try_clone().map_err(failed)?)
             .stderr(messages.try_clone().map_err(failed)?)
             .args(self.arguments());
-        // SAFETY: between fork and exec this only makes system calls, which are async-signal-safe,
-        // and `lock` keeps the descriptor open until `spawn` has returned.
-        unsafe {
-            command.pre_exec(move || {
-                libc::umask(0o077);
-                // A child inherits what its parent blocks; this one is stopped by SIGTERM.
-                SigSet::empty().thread_set_mask()?;
-                nix::sys::prctl::set_no_new_privs()?;
-                process::inherit_only(&[held])
-            });
+        Setup {
+            inherited: &[lock.as_fd()],
+            umask: Some(0o077),
+            unblock_signals: true,
+            no_new_privs: true,
+            parent_death_signal: None,
         }
+        .apply(&mut command);
         command.spawn().and_then(Process::of_lasting_child).map_err(failed)
     }
 

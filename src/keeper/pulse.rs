@@ -1,9 +1,9 @@
-//! Whether the mount still answers, and is still there. A worker may live and serve nobody: stopped,
-//! or caught in a mistake of its own. And a mount that is taken away while somebody uses it lives on,
-//! and no name leads to it any more.
+//! Liveness: whether the mount still answers, and is still in the mount table. A worker may live and
+//! serve nobody, because it was stopped or hangs. And a mount that is unmounted while somebody uses it
+//! lives on, and no name leads to it any more.
 //!
-//! Only `stat` and `statfs` of the root are asked for, which the worker answers from what it knows:
-//! that Redis is away, or slow, never delays them.
+//! Only `stat` and `statfs` of the root are asked for. The worker answers them from memory, so that an
+//! outage of Redis never delays them.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
@@ -11,22 +11,22 @@ use std::time::{Duration, Instant};
 
 use crate::host::mount::{Probe, is_taken_away};
 
-/// The bound is counted in so many looks, not by the clock: when a whole host has been asleep, the
-/// clock says that the worker had its time, and it has had none.
+/// The bound is counted in looks, not by the clock: after a suspend of the whole host the clock says
+/// that the worker had its time, and it has had none.
 const LOOKS: u32 = 10;
 
-/// What a look came to.
+/// The outcome of a look.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Beat {
-    /// Nothing is known to be wrong.
-    Well,
+    /// It answers, as far as is known.
+    Alive,
     /// The mount has not answered in time.
-    Silent,
-    /// The mount was taken away.
-    TakenAway,
+    Unresponsive,
+    /// It is not in the mount table any more.
+    Unmounted,
 }
 
-/// Asks the mount again and again.
+/// Asks the mount periodically.
 pub struct Pulse {
     mountpoint: PathBuf,
     answer_within: Duration,
@@ -35,7 +35,7 @@ pub struct Pulse {
 }
 
 impl Pulse {
-    /// Of the filesystem that is served at this mountpoint, which has so long for an answer.
+    /// Of the filesystem at this mountpoint, which has to answer within this time.
     pub fn new(mountpoint: PathBuf, answer_within: Duration) -> Self {
         Self { mountpoint, answer_within, asked: None, next: Instant::now() + answer_within / 2 }
     }
@@ -61,12 +61,12 @@ impl Pulse {
                     if due {
                         self.next = now + self.answer_within / LOOKS;
                     }
-                    return if looks >= LOOKS { Beat::Silent } else { Beat::Well };
+                    return if looks >= LOOKS { Beat::Unresponsive } else { Beat::Alive };
                 }
             },
             None if due => {
                 if is_taken_away(&self.mountpoint) {
-                    return Beat::TakenAway;
+                    return Beat::Unmounted;
                 }
                 match Probe::start(&self.mountpoint) {
                     Ok(probe) => self.asked = Some((probe, 0)),
@@ -78,6 +78,6 @@ impl Pulse {
             }
             None => {}
         }
-        Beat::Well
+        Beat::Alive
     }
 }

@@ -12,25 +12,25 @@ use super::disks::Disks;
 use super::listen::Listeners;
 use super::mount::Mountpoint;
 use super::program::Program;
-use super::report::{self, Handover, Heard, Line, Node, Report, Standing};
 use crate::config::Config;
 use crate::exit::{ExitCode, Failure};
 use crate::host::process::{self, Process};
+use crate::supervision::{self, Channel, Handover, KeeperInfo, Received, RedisState, Report};
 use crate::telemetry::metrics::metrics;
 use crate::telemetry::now_ms;
 use crate::telemetry::recent::recent;
 
-/// What each worker is given to tell of its node.
+/// What each worker needs to serve the status: who its keeper is, and the sockets.
 #[derive(Clone)]
-pub struct Told {
+pub struct StatusContext {
     id: String,
     since_ms: u64,
     listeners: Listeners,
 }
 
-impl Told {
-    /// By whoever asks on these sockets. The id is new with each keeper: one that hosts share
-    /// (because they were cloned) would have them take each other's place.
+impl StatusContext {
+    /// Of this keeper, with its sockets. The id is new with each keeper: an id that is kept on disk
+    /// would be shared by hosts that were cloned, and each would overwrite the other's registration.
     pub fn new(listeners: Listeners) -> Self {
         Self { id: format!("{:016x}", rand::random::<u64>()), since_ms: now_ms(), listeners }
     }
@@ -41,11 +41,11 @@ impl Told {
         Ok(Self { id: self.id.clone(), listeners, ..*self })
     }
 
-    fn node(&self) -> Node {
-        Node {
+    fn keeper_info(&self) -> KeeperInfo {
+        KeeperInfo {
             id: self.id.clone(),
-            keeper_pid: std::process::id(),
-            keeper_since_ms: self.since_ms,
+            pid: std::process::id(),
+            since_ms: self.since_ms,
             worker_restarts: metrics().worker_restarts.get(),
             recent: recent(),
         }
@@ -56,49 +56,49 @@ impl Told {
 pub struct Running {
     /// The process.
     pub process: Process,
-    /// They touch session files on disks for it, and end with it or before.
+    /// Its disk servers, which end with it or before.
     disks: Vec<Process>,
-    /// The conversation.
-    pub line: Line,
-    /// It has closed its end, which would read as news for ever.
-    silent: bool,
-    /// What it said was wrong, before it ended.
+    /// Ours of the two ends.
+    pub channel: Channel,
+    /// It has closed its end. A closed channel stays readable, so nobody waits for it any more.
+    closed: bool,
+    /// Why it could not continue, as it reported.
     pub failure: Option<Failure>,
-    /// How it said it stands with Redis, and when.
-    standing: (Standing, Instant),
+    /// The state of Redis, as it reported, and since when.
+    redis: (RedisState, Instant),
 }
 
 impl Running {
-    /// Starts a program as the worker, with its descriptors; `below` is the directory that it is to
-    /// be mounted on.
+    /// Starts a program as the worker, with its descriptors. `underlying` is the directory that it is
+    /// to be mounted on.
     pub fn start(
         program: &Program,
         config: &Config,
         first: bool,
         device: &OwnedFd,
-        told: &Told,
-        below: &Mountpoint,
+        status: &StatusContext,
+        underlying: &Mountpoint,
     ) -> Result<Self, Failure> {
         let failed = |e: io::Error| Failure::internal("start the worker", e);
-        let (line, theirs) = report::pair().map_err(failed)?;
+        let (channel, theirs) = supervision::pair().map_err(failed)?;
         let (handed, handing) = io::pipe().map_err(failed)?;
-        let Disks { processes: disks, sockets } = Disks::start(program, config, first, below)?;
+        let Disks { processes: disks, sockets } = Disks::start(program, config, first, underlying)?;
         let mut descriptors = vec![
             ("--status-fd", theirs.as_fd()),
             ("--config-fd", handed.as_fd()),
             ("--fuse-fd", device.as_fd()),
         ];
-        descriptors.extend(told.listeners.descriptors());
+        descriptors.extend(status.listeners.descriptors());
         descriptors.extend(sockets.iter().map(|(flag, socket)| (*flag, socket.as_fd())));
         let mut command = process::prepare(&program.path(), "worker", &descriptors);
         let process = command.spawn().and_then(Process::of_child).map_err(failed)?;
         let mut running = Self {
             process,
             disks,
-            line,
-            silent: false,
+            channel,
+            closed: false,
             failure: None,
-            standing: (Standing::Well, Instant::now()),
+            redis: (RedisState::Up, Instant::now()),
         };
         drop((theirs, handed, sockets));
         // A configuration is smaller than a pipe; a worker that dies meanwhile breaks it.
@@ -106,7 +106,7 @@ impl Running {
             keeper: env!("CARGO_PKG_VERSION").into(),
             config: config.clone(),
             first,
-            node: told.node(),
+            keeper_info: status.keeper_info(),
         })
         .map_err(io::Error::other)
         .and_then(|bytes| File::from(OwnedFd::from(handing)).write_all(&bytes));
@@ -121,12 +121,12 @@ impl Running {
 
     /// What to wait for before the next look at it.
     pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
-        let line = (!self.silent).then(|| self.line.as_fd());
+        let channel = (!self.closed).then(|| self.channel.as_fd());
         let disks = self.disks.iter().map(Process::as_fd);
-        std::iter::once(self.process.as_fd()).chain(line).chain(disks).collect()
+        std::iter::once(self.process.as_fd()).chain(channel).chain(disks).collect()
     }
 
-    /// Ends it and what works for it, by force, and waits for that.
+    /// Kills it and its disk servers, and waits for that.
     pub fn kill(&mut self) -> Option<ExitStatus> {
         let status = self.process.kill();
         for disk in &mut self.disks {
@@ -135,8 +135,9 @@ impl Running {
         status
     }
 
-    /// Forgets the disk servers that have ended: the worker needs them no more, or notices itself.
-    fn let_disks_go(&mut self) {
+    /// Forgets the disk servers that have ended. The worker does not need them any more, or notices
+    /// it itself.
+    fn reap_disks(&mut self) {
         self.disks.retain_mut(|disk| {
             let ended = disk.has_ended();
             if ended {
@@ -146,37 +147,36 @@ impl Running {
         });
     }
 
-    /// What it says now, if anything; a failure is kept for its end. Those that worked for it and
-    /// have ended are forgotten.
-    pub fn hear(&mut self) -> Option<Report> {
-        self.let_disks_go();
-        match self.line.hear() {
-            Heard::Message(Report::Failed(failure)) => {
+    /// Its next report, if there is one. A failure and the state of Redis are kept here instead.
+    pub fn next_report(&mut self) -> Option<Report> {
+        self.reap_disks();
+        match self.channel.try_receive() {
+            Received::Message(Report::Failed(failure)) => {
                 self.failure = Some(failure);
                 None
             }
-            Heard::Message(Report::Standing(standing)) => {
-                self.standing = (standing, Instant::now());
+            Received::Message(Report::Redis(state)) => {
+                self.redis = (state, Instant::now());
                 None
             }
-            Heard::Message(report) => Some(report),
-            Heard::Nothing => None,
-            Heard::Gone => {
-                self.silent = true;
+            Received::Message(report) => Some(report),
+            Received::Empty => None,
+            Received::Closed => {
+                self.closed = true;
                 None
             }
         }
     }
 
-    /// How the mount that it serves is, in words.
+    /// The state of the mount that it serves, in words.
     pub fn words(&self, mountpoint: &Path) -> String {
         let mountpoint = mountpoint.display();
-        match &self.standing {
-            (Standing::Well, _) => format!("serving {mountpoint}"),
-            (Standing::Away, since) => {
+        match &self.redis {
+            (RedisState::Up, _) => format!("serving {mountpoint}"),
+            (RedisState::Down, since) => {
                 format!("waiting for Redis, {} s", since.elapsed().as_secs())
             }
-            (Standing::NoWrites(why), _) => {
+            (RedisState::NoWrites(why), _) => {
                 format!("serving {mountpoint}; Redis takes no writes: {}", plain(why))
             }
         }
@@ -185,25 +185,25 @@ impl Running {
     /// When these words change by themselves.
     pub fn words_change(&self) -> Option<Instant> {
         const EVERY: Duration = Duration::from_secs(1);
-        (self.standing.0 == Standing::Away).then(|| Instant::now() + EVERY)
+        (self.redis.0 == RedisState::Down).then(|| Instant::now() + EVERY)
     }
 
-    /// Hears what it has to say and nobody waits for; at most so much at a time that one that never
-    /// stops speaking does not hold the keeper.
-    pub fn hear_out(&mut self) {
+    /// Reads the reports that nobody waits for. Their number is bounded, so that a worker that never
+    /// stops sending does not hold the keeper.
+    pub fn drain_reports(&mut self) {
         const MESSAGES_MAX: usize = 64;
         for _ in 0..MESSAGES_MAX {
-            if self.hear().is_none() {
+            if self.next_report().is_none() {
                 break;
             }
         }
     }
 
-    /// Ends it and says why it ended: in its own words, if it found any.
+    /// Ends it, and returns why: the failure that it reported, if it did, else `otherwise`.
     pub fn end(mut self, otherwise: &str) -> Failure {
         let ended = self.process.has_ended();
         let status = self.kill();
-        self.hear_out();
+        self.drain_reports();
         self.failure.unwrap_or_else(|| {
             let what = if ended { status_words(status) } else { otherwise.to_owned() };
             Failure::new(ExitCode::WorkerFailed, format!("the worker {what}; see the log above"))
@@ -211,8 +211,8 @@ impl Running {
     }
 }
 
-/// What a worker repeats of a server's words, as one short line: a line's end would be another
-/// message to the service manager.
+/// The words of Redis, as one short line: the end of a line would begin another message to the
+/// service manager.
 fn plain(words: &str) -> String {
     const CHARS_MAX: usize = 200;
     let shown = |c: char| if c == ' ' || c.is_ascii_graphic() { c } else { '?' };
@@ -236,7 +236,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_repeated_is_one_short_line() {
+    fn words_of_redis_are_one_short_line() {
         assert_eq!(plain("OOM\nREADY=1 \u{1b}[31m"), "OOM?READY=1 ?[31m");
         assert_eq!(plain(&"x".repeat(10_000)).len(), 200);
     }

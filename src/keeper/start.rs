@@ -1,5 +1,5 @@
-//! A worker on its way: started, sure of Redis, answering. Until it answers no name leads to its
-//! filesystem, so whatever goes wrong meanwhile leaves nothing behind.
+//! The start of a worker: it is started, it reaches Redis, it answers. Until it answers no name leads
+//! to its filesystem, so a start that fails leaves nothing behind.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use super::mount::{self, Mountpoint};
 use super::program::Program;
-use super::report::{Order, Report};
-use super::running::{Running, Told};
+use super::running::{Running, StatusContext};
 use crate::config::Config;
 use crate::exit::Failure;
 use crate::host::mount::Probe;
 use crate::host::mount_api::Filesystem;
+use crate::supervision::{Order, Report};
 
 /// From the order to serve until the filesystem must answer.
 const SERVING_WITHIN: Duration = Duration::from_secs(10);
@@ -36,32 +36,32 @@ pub struct Start {
 }
 
 enum Step {
-    /// Not yet sure of Redis. The descriptor is held until there is a filesystem behind it.
+    /// It has not reached Redis yet. The descriptor is held until there is a filesystem behind it.
     Connecting { device: OwnedFd },
     /// The filesystem is made, and not yet seen to answer.
     Made { filesystem: Filesystem, probe: Option<Probe> },
 }
 
-/// How far it has come.
+/// The outcome of a step.
 pub enum Progress {
-    /// Not far enough.
+    /// It is still starting.
     Waiting(Start),
-    /// It answers, and waits for its place.
+    /// It answers, and can be mounted.
     Answers(Running, Filesystem),
 }
 
 impl Start {
-    /// Starts one, to be mounted on `below`. The `first` of a configuration fails if there is no
-    /// Redis.
+    /// Starts one, to be mounted on `underlying`. The `first` one of a configuration fails if there is
+    /// no Redis.
     pub fn begin(
         program: &Program,
         config: &Config,
         first: bool,
-        told: &Told,
-        below: &Mountpoint,
+        status: &StatusContext,
+        underlying: &Mountpoint,
     ) -> Result<Self, Failure> {
         let device = mount::open_device()?;
-        let running = Running::start(program, config, first, &device, told, below)?;
+        let running = Running::start(program, config, first, &device, status, underlying)?;
         tracing::info!(pid = running.process.pid(), user = config.worker.user, "worker started");
         let until = Instant::now() + connecting_within(config);
         Ok(Self { running, step: Step::Connecting { device }, until })
@@ -76,23 +76,23 @@ impl Start {
         (self.running.descriptors().into_iter().chain(probe).collect(), self.until)
     }
 
-    /// Whether it waits for Redis (as far as the keeper can tell).
+    /// Whether it waits for Redis, as far as the keeper knows.
     pub fn is_connecting(&self) -> bool {
         matches!(self.step, Step::Connecting { .. })
     }
 
     /// Looks at what has happened, and does what follows. On a failure the worker has ended.
     pub fn advance(mut self, mountpoint: &Path) -> Result<Progress, Failure> {
-        let said = self.running.hear();
-        self.step = match (self.step, said) {
-            (Step::Connecting { device }, Some(Report::RedisOk)) => {
+        let report = self.running.next_report();
+        self.step = match (self.step, report) {
+            (Step::Connecting { device }, Some(Report::RedisReady)) => {
                 match Filesystem::make(device.as_fd()) {
                     // From here on the worker alone holds the device: when it dies, the kernel
                     // knows.
                     Ok(filesystem) => {
                         drop(device);
-                        if self.running.line.say(&Order::Go).is_err() {
-                            return Err(self.running.end("does not listen"));
+                        if self.running.channel.send(&Order::Serve).is_err() {
+                            return Err(self.running.end("does not read its orders"));
                         }
                         self.until = Instant::now() + SERVING_WITHIN;
                         Step::Made { filesystem, probe: None }
@@ -125,7 +125,7 @@ impl Start {
         Ok(Progress::Waiting(self))
     }
 
-    /// Gives it up.
+    /// Ends it.
     pub fn end(mut self) {
         self.running.kill();
     }

@@ -1,5 +1,5 @@
-//! The worker as the keeper sees it: started, put in its place, watched, replaced when it dies or is
-//! stuck, and succeeded by another when a reload asks for that.
+//! The supervisor of the worker: starts it, mounts its filesystem, replaces it when it dies or does not
+//! respond, and at a reload puts another one in its place.
 
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
@@ -8,41 +8,41 @@ use super::backoff::Backoff;
 use super::mount::{Exchange, Mountpoint};
 use super::program::Program;
 use super::pulse::{Beat, Pulse};
-use super::report::{Order, Report};
-use super::running::{Running, Told, status_words};
+use super::running::{Running, StatusContext, status_words};
 use super::start::{Progress, Start};
 use crate::config::Config;
 use crate::exit::{ExitCode, Failure};
 use crate::host::mount::{detach, is_ours, is_taken_away};
 use crate::host::mount_api::Filesystem;
+use crate::supervision::{Order, Report};
 use crate::telemetry::Event;
 
 /// How long a worker may write what it has collected, when the end is near.
 pub const DRAIN_WITHIN: Duration = Duration::from_secs(2);
-/// How long a worker that was succeeded goes on serving those who use its mount.
-const LEAVES_WITHIN: Duration = Duration::from_secs(60);
+/// How long a worker that was superseded keeps serving those who use its mount.
+const RETIRES_WITHIN: Duration = Duration::from_secs(60);
 
-/// The mount, whoever serves it now, and who did or will.
-pub struct Watched {
+/// The mount, the worker that serves it now, and those before and after it.
+pub struct WorkerSupervisor {
     config: Config,
     program: Program,
-    told: Told,
+    status: StatusContext,
     phase: Phase,
     successor: Option<Successor>,
-    leaving: Vec<Leaving>,
+    retiring: Vec<Retiring>,
     backoff: Backoff,
-    /// A mount has been served once: from then on nothing is given up.
+    /// A mount has been served once. From then on failures are retried.
     served: bool,
 }
 
 enum Phase {
     /// Nobody serves; when to start the next.
     Down { retry_at: Instant },
-    /// The next is on its way.
+    /// The next one is starting.
     Starting(Start),
-    /// It serves.
+    /// A worker serves.
     Serving(Box<Serving>),
-    /// It was unmounted by somebody, who thereby asked for the end.
+    /// Somebody unmounted it, and thereby asked for the end.
     Ended,
 }
 
@@ -50,47 +50,47 @@ struct Serving {
     running: Running,
     since: Instant,
     pulse: Pulse,
-    /// The directory below.
+    /// The underlying directory.
     place: Mountpoint,
 }
 
-/// What a reload has started.
+/// The worker that a reload has started.
 struct Successor {
     start: Start,
     config: Config,
     program: Program,
-    told: Told,
+    status: StatusContext,
 }
 
 /// A worker whose mount has gone from the tree of names, and lives as long as it is used.
-struct Leaving {
+struct Retiring {
     running: Running,
     until: Instant,
 }
 
-/// What a look at the worker came to.
+/// The outcome of a step.
 #[derive(Debug)]
-pub enum Seen {
-    /// Nothing that concerns others.
+pub enum Outcome {
+    /// Nothing that concerns the keeper.
     Nothing,
     /// A mount is ready from now on.
     Ready,
-    /// What a reload came to.
+    /// A reload ended.
     Reloaded(Result<(), Failure>),
     /// Somebody unmounted it.
     Unmounted,
 }
 
-impl Watched {
+impl WorkerSupervisor {
     /// Nobody serves yet.
-    pub fn new(config: Config, program: Program, told: Told) -> Self {
+    pub fn new(config: Config, program: Program, status: StatusContext) -> Self {
         Self {
             config,
             program,
-            told,
+            status,
             phase: Phase::Down { retry_at: Instant::now() },
             successor: None,
-            leaving: Vec::new(),
+            retiring: Vec::new(),
             backoff: Backoff::default(),
             served: false,
         }
@@ -106,7 +106,7 @@ impl Watched {
         &self.program
     }
 
-    /// How things stand, in words.
+    /// The state in words.
     pub fn words(&self) -> String {
         let mountpoint = self.config.mountpoint.display();
         match &self.phase {
@@ -142,21 +142,21 @@ impl Watched {
             descriptors.extend(more);
             until = until.into_iter().chain([also]).min();
         }
-        for leaving in &self.leaving {
-            descriptors.extend(leaving.running.descriptors());
-            until = until.into_iter().chain([leaving.until]).min();
+        for retiring in &self.retiring {
+            descriptors.extend(retiring.running.descriptors());
+            until = until.into_iter().chain([retiring.until]).min();
         }
         (descriptors, until)
     }
 
-    /// Looks at what has happened, and does what follows. A failure is one of the first start:
-    /// later ones are logged, and tried again.
-    pub fn advance(&mut self) -> Result<Seen, Failure> {
-        self.leaving.retain_mut(|leaving| !leaving.has_left());
+    /// Looks at what has happened, and does what follows. A failure is returned if it is one of the
+    /// first start; later ones are logged and retried.
+    pub fn advance(&mut self) -> Result<Outcome, Failure> {
+        self.retiring.retain_mut(|retiring| !retiring.has_retired());
         if let Some(successor) = self.successor.take()
             && let Some(outcome) = self.succeed(successor)
         {
-            return Ok(Seen::Reloaded(outcome));
+            return Ok(Outcome::Reloaded(outcome));
         }
         let phase = std::mem::replace(&mut self.phase, Phase::Ended);
         match self.step(phase) {
@@ -167,51 +167,58 @@ impl Watched {
             Err(failure) if self.served => {
                 tracing::error!(%failure, "the mount is not served; trying again");
                 self.phase = Phase::Down { retry_at: self.backoff.failed(None) };
-                Ok(Seen::Nothing)
+                Ok(Outcome::Nothing)
             }
             Err(failure) => Err(failure),
         }
     }
 
-    fn step(&mut self, phase: Phase) -> Result<(Phase, Seen), Failure> {
+    fn step(&mut self, phase: Phase) -> Result<(Phase, Outcome), Failure> {
         Ok(match phase {
             Phase::Down { retry_at } if Instant::now() < retry_at => {
-                (Phase::Down { retry_at }, Seen::Nothing)
+                (Phase::Down { retry_at }, Outcome::Nothing)
             }
             Phase::Down { .. } => {
-                // A worker that leaves or comes has its files there.
-                if self.leaving.is_empty() && self.successor.is_none() {
+                // A worker that ends or starts has its files there.
+                if self.retiring.is_empty() && self.successor.is_none() {
                     super::staging::prepare(&self.config.staging_dir, &self.config.worker)?;
                 }
                 // Held from before the mount: afterwards its path leads to the mount.
-                let below = Mountpoint::take(&self.config.mountpoint)?;
-                let start =
-                    Start::begin(&self.program, &self.config, !self.served, &self.told, &below)?;
-                (Phase::Starting(start), Seen::Nothing)
+                let underlying = Mountpoint::take(&self.config.mountpoint)?;
+                let start = Start::begin(
+                    &self.program,
+                    &self.config,
+                    !self.served,
+                    &self.status,
+                    &underlying,
+                )?;
+                (Phase::Starting(start), Outcome::Nothing)
             }
             Phase::Starting(start) => match start.advance(&self.config.mountpoint)? {
-                Progress::Waiting(start) => (Phase::Starting(start), Seen::Nothing),
+                Progress::Waiting(start) => (Phase::Starting(start), Outcome::Nothing),
                 Progress::Answers(running, filesystem) => {
-                    (self.put(running, filesystem)?, Seen::Ready)
+                    (self.put(running, filesystem)?, Outcome::Ready)
                 }
             },
             Phase::Serving(mut serving) => {
-                serving.running.hear_out();
+                serving.running.drain_reports();
                 if serving.running.process.has_ended() {
                     return self.lost(serving.running, serving.since);
                 }
                 match serving.pulse.look() {
-                    Beat::Well => (Phase::Serving(serving), Seen::Nothing),
-                    Beat::Silent => (self.stuck(serving.running, serving.since)?, Seen::Nothing),
+                    Beat::Alive => (Phase::Serving(serving), Outcome::Nothing),
+                    Beat::Unresponsive => {
+                        (self.unresponsive(serving.running, serving.since)?, Outcome::Nothing)
+                    }
                     // The worker lives as long as somebody uses what was mounted; until then it
                     // can write what it has collected.
-                    Beat::TakenAway => {
-                        tell_taken_away();
-                        (Phase::Serving(serving), Seen::Unmounted)
+                    Beat::Unmounted => {
+                        log_unmounted();
+                        (Phase::Serving(serving), Outcome::Unmounted)
                     }
                 }
             }
-            Phase::Ended => (Phase::Ended, Seen::Unmounted),
+            Phase::Ended => (Phase::Ended, Outcome::Unmounted),
         })
     }
 
@@ -227,7 +234,7 @@ impl Watched {
                 Ok(self.serving(running, place))
             }
             Ok(_) => {
-                let failure = running.end("serves a mount that cannot be seen");
+                let failure = running.end("serves a mount that is not in the mount table");
                 detach(&self.config.mountpoint)?;
                 Err(failure)
             }
@@ -239,20 +246,20 @@ impl Watched {
     }
 
     fn serving(&self, running: Running, place: Mountpoint) -> Phase {
-        if running.line.say(&Order::InPlace).is_err() {
-            tracing::warn!("the worker does not listen");
+        if running.channel.send(&Order::Mounted).is_err() {
+            tracing::warn!("the worker does not read its orders");
         }
         let answer_within = Duration::from_millis(self.config.worker.answer_within_ms);
         let pulse = Pulse::new(self.config.mountpoint.clone(), answer_within);
         Phase::Serving(Box::new(Serving { running, since: Instant::now(), pulse, place }))
     }
 
-    /// A worker that served has ended without being asked to.
-    fn lost(&mut self, mut running: Running, since: Instant) -> Result<(Phase, Seen), Failure> {
+    /// A worker that served has ended without an order.
+    fn lost(&mut self, mut running: Running, since: Instant) -> Result<(Phase, Outcome), Failure> {
         let status = running.kill();
         if status.is_some_and(|status| status.success()) && !is_ours(&self.config.mountpoint) {
-            tell_taken_away();
-            return Ok((Phase::Ended, Seen::Unmounted));
+            log_unmounted();
+            return Ok((Phase::Ended, Outcome::Unmounted));
         }
         let mut words = status_words(status);
         if let Some(failure) = running.failure {
@@ -260,31 +267,31 @@ impl Watched {
         }
         Event::WorkerDied { status: &words }.emit();
         detach(&self.config.mountpoint)?;
-        Ok((Phase::Down { retry_at: self.backoff.failed(Some(since)) }, Seen::Nothing))
+        Ok((Phase::Down { retry_at: self.backoff.failed(Some(since)) }, Outcome::Nothing))
     }
 
-    /// A worker lives, and the mount does not answer. With its end the kernel answers whoever waits
-    /// for it, with an error.
-    fn stuck(&mut self, mut running: Running, since: Instant) -> Result<Phase, Failure> {
+    /// A worker lives, and the mount does not answer. When it ends, the kernel answers those who wait
+    /// with an error.
+    fn unresponsive(&mut self, mut running: Running, since: Instant) -> Result<Phase, Failure> {
         Event::WorkerStuck { answer_within_ms: self.config.worker.answer_within_ms }.emit();
         running.kill();
         detach(&self.config.mountpoint)?;
         Ok(Phase::Down { retry_at: self.backoff.failed(Some(since)) })
     }
 
-    /// Starts a worker with this configuration and program, to take the place of the one that
-    /// serves; [`Seen::Reloaded`] tells what came of it. Where nobody serves, the next start is
-    /// made with them, at once, and there is nothing to wait for.
+    /// Starts a worker with this configuration and program, to take the place of the one that serves.
+    /// [`Outcome::Reloaded`] says how that ended. If nobody serves, the next worker is started with
+    /// them at once, and `false` is returned: there is nothing to wait for.
     pub fn reload(&mut self, config: Config, program: Program) -> Result<bool, Failure> {
-        let told = self.told.renewed(&config)?;
+        let status = self.status.renewed(&config)?;
         if let Phase::Serving(serving) = &self.phase {
-            let start = Start::begin(&program, &config, true, &told, &serving.place)?;
-            self.successor = Some(Successor { start, config, program, told });
+            let start = Start::begin(&program, &config, true, &status, &serving.place)?;
+            self.successor = Some(Successor { start, config, program, status });
             return Ok(true);
         }
         self.finish();
         self.phase = Phase::Down { retry_at: Instant::now() };
-        (self.config, self.program, self.told) = (config, program, told);
+        (self.config, self.program, self.status) = (config, program, status);
         Ok(false)
     }
 
@@ -294,17 +301,17 @@ impl Watched {
     }
 
     fn succeed(&mut self, successor: Successor) -> Option<Result<(), Failure>> {
-        let Successor { start, config, program, told } = successor;
+        let Successor { start, config, program, status } = successor;
         match start.advance(&config.mountpoint) {
             Ok(Progress::Waiting(start)) => {
-                self.successor = Some(Successor { start, config, program, told });
+                self.successor = Some(Successor { start, config, program, status });
                 None
             }
             Ok(Progress::Answers(running, filesystem)) => {
                 let before = std::mem::replace(&mut self.config, config);
                 let taken = self.take_over(running, filesystem);
                 match taken {
-                    Ok(()) => (self.program, self.told) = (program, told),
+                    Ok(()) => (self.program, self.status) = (program, status),
                     Err(_) => self.config = before,
                 }
                 Some(taken)
@@ -313,7 +320,7 @@ impl Watched {
         }
     }
 
-    /// The successor answers: it takes the place.
+    /// The successor answers: it is mounted in the place of the one that serves.
     fn take_over(&mut self, running: Running, filesystem: Filesystem) -> Result<(), Failure> {
         match std::mem::replace(&mut self.phase, Phase::Down { retry_at: Instant::now() }) {
             Phase::Serving(serving) if is_ours(&self.config.mountpoint) => {
@@ -324,24 +331,24 @@ impl Watched {
                     }
                     Err(failure) => {
                         running.end("");
-                        // It may or may not be there still: whoever looks at it next will see.
+                        // It may be mounted or not: the next step sees it.
                         self.phase = Phase::Serving(serving);
                         return Err(failure);
                     }
                 }
                 drop(filesystem);
                 self.phase = self.serving(running, serving.place);
-                let until = Instant::now() + LEAVES_WITHIN;
-                // If it cannot be told, it is about to end.
-                let _ = serving.running.line.say(&Order::Succeeded);
-                self.leaving.push(Leaving { running: serving.running, until });
+                let until = Instant::now() + RETIRES_WITHIN;
+                // If it cannot be status, it is about to end.
+                let _ = serving.running.channel.send(&Order::Superseded);
+                self.retiring.push(Retiring { running: serving.running, until });
                 Ok(())
             }
-            // It died meanwhile, or was unmounted: as any other that serves next.
+            // The worker died meanwhile, or the mount was taken away.
             Phase::Serving(serving) => {
                 running.end("");
                 self.phase = Phase::Serving(serving);
-                Err(Failure::new(ExitCode::NotMounted, "the mount was taken away meanwhile"))
+                Err(Failure::new(ExitCode::NotMounted, "the mount was unmounted during the reload"))
             }
             former => {
                 if let Phase::Starting(start) = former {
@@ -353,33 +360,36 @@ impl Watched {
         }
     }
 
-    /// Asks the worker to write what it has collected, before the mount is taken away. Says until
-    /// when it is worth waiting; `None` if nobody serves.
+    /// Orders the worker to write what it has collected, before the mount is taken away. Returns until
+    /// when to wait for that; `None` if nobody serves.
     pub fn drain(&self) -> Option<Instant> {
         match &self.phase {
-            Phase::Serving(serving) => {
-                serving.running.line.say(&Order::Drain).ok().map(|()| Instant::now() + DRAIN_WITHIN)
-            }
+            Phase::Serving(serving) => serving
+                .running
+                .channel
+                .send(&Order::Drain)
+                .ok()
+                .map(|()| Instant::now() + DRAIN_WITHIN),
             _ => None,
         }
     }
 
-    /// Whether that has been done (or nobody is left to do it).
+    /// Whether that is done, or nobody is left to do it.
     pub fn has_drained(&mut self) -> bool {
         match &mut self.phase {
             Phase::Serving(serving) => {
-                serving.running.hear() == Some(Report::Drained)
+                serving.running.next_report() == Some(Report::Drained)
                     || serving.running.process.has_ended()
             }
             _ => true,
         }
     }
 
-    /// Whether the process has ended. What it still says is of no use any more.
+    /// Whether the process has ended. Its reports are of no use any more.
     pub fn has_ended(&mut self) -> bool {
         match &mut self.phase {
             Phase::Serving(serving) => {
-                serving.running.hear_out();
+                serving.running.drain_reports();
                 serving.running.process.has_ended()
             }
             Phase::Down { .. } | Phase::Starting(_) | Phase::Ended => true,
@@ -391,7 +401,7 @@ impl Watched {
         matches!(self.phase, Phase::Serving(_)) && !is_taken_away(&self.config.mountpoint)
     }
 
-    /// Ends all processes by force that have not ended, and waits for them.
+    /// Kills all processes that have not ended, and waits for them.
     pub fn finish(&mut self) {
         match std::mem::replace(&mut self.phase, Phase::Ended) {
             Phase::Starting(start) => start.end(),
@@ -403,24 +413,24 @@ impl Watched {
         if let Some(successor) = self.successor.take() {
             successor.start.end();
         }
-        for mut leaving in self.leaving.drain(..) {
-            leaving.running.kill();
+        for mut retiring in self.retiring.drain(..) {
+            retiring.running.kill();
         }
     }
 }
 
-fn tell_taken_away() {
-    tracing::warn!("the mount was taken away with umount; ending");
+fn log_unmounted() {
+    tracing::warn!("the mount was unmounted with umount(8); ending");
 }
 
-impl Leaving {
-    /// Whether it has ended: by itself with the last user of its mount, or because it was time.
-    fn has_left(&mut self) -> bool {
-        self.running.hear_out();
+impl Retiring {
+    /// Whether it has ended: with the last user of its mount, or because its time is over.
+    fn has_retired(&mut self) -> bool {
+        self.running.drain_reports();
         let pid = self.running.process.pid();
         if self.running.process.has_ended() {
             let words = status_words(self.running.kill());
-            tracing::info!(pid, "the former worker {words}: nobody uses its mount any more");
+            tracing::info!(pid, "the former worker {words}: its mount is not in use any more");
             return true;
         }
         if Instant::now() < self.until {
@@ -428,7 +438,7 @@ impl Leaving {
         }
         tracing::warn!(
             pid,
-            "the former worker's mount is still in use: it is ended, and its users get errors"
+            "the former worker's mount is still in use: killing the worker; its users get errors"
         );
         self.running.kill();
         true

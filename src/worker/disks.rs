@@ -7,9 +7,9 @@ use tokio::runtime::Runtime;
 
 use crate::disk::client::{Disk, DiskError, SERVING_WITHIN};
 use crate::exit::{ExitCode, Failure};
-use crate::keeper::report::{Line, Report};
 use crate::mirror;
 use crate::redis::RedisStore;
+use crate::supervision::{Channel, Report};
 
 /// By which to ask the disk servers.
 pub struct Disks {
@@ -19,13 +19,17 @@ pub struct Disks {
 
 /// Speaks with a disk server. Its end is ours, too, since sessions would be missed without it; the
 /// keeper starts both anew.
-pub fn connect(line: &Arc<Line>, socket: OwnedFd, runtime: &Runtime) -> Result<Disk, Failure> {
+pub fn connect(
+    channel: &Arc<Channel>,
+    socket: OwnedFd,
+    runtime: &Runtime,
+) -> Result<Disk, Failure> {
     let _entered = runtime.enter();
-    let line = Arc::clone(line);
+    let channel = Arc::clone(channel);
     let on_gone = move || {
         let failure = Failure::internal("serve", DiskError::Gone);
         // The keeper sees the end, if it does not hear of it.
-        let _ = line.say(&Report::Failed(failure));
+        let _ = channel.send(&Report::Failed(failure));
         std::process::exit(u8::from(ExitCode::Internal).into());
     };
     Disk::connect(socket, SERVING_WITHIN, on_gone)

@@ -7,29 +7,30 @@ use tokio::runtime::Runtime;
 
 use crate::control::Node;
 use crate::exit::Failure;
-use crate::keeper::report::{Heard, Line, Order, Report};
 use crate::layers::import_on_access::ImportOnAccess;
 use crate::mirror;
 use crate::redis::RedisStore;
 use crate::store::Link as _;
+use crate::supervision::{Channel, Order, Received, Report};
 
 /// How long what is collected may take to be written at the end.
 const DRAIN_WITHIN: Duration = Duration::from_millis(1500);
 
 /// Waits for the order to serve.
-pub fn await_go(line: &Line) -> Result<(), Failure> {
+pub fn await_serve(channel: &Channel) -> Result<(), Failure> {
     loop {
-        match line.wait() {
-            Heard::Message(Order::Go) => return Ok(()),
-            Heard::Message(Order::Drain | Order::Succeeded | Order::InPlace) | Heard::Nothing => {}
-            Heard::Gone => return Err(Failure::internal("serve", "the keeper is gone")),
+        match channel.receive() {
+            Received::Message(Order::Serve) => return Ok(()),
+            Received::Message(Order::Drain | Order::Superseded | Order::Mounted)
+            | Received::Empty => {}
+            Received::Closed => return Err(Failure::internal("serve", "the keeper is gone")),
         }
     }
 }
 
 /// Carries out the keeper's orders from now on, and ends with the keeper.
 pub fn listen(
-    line: Arc<Line>,
+    channel: Arc<Channel>,
     ending: Ending,
     sessions: ImportOnAccess<RedisStore, RedisStore>,
     runtime: &Runtime,
@@ -37,21 +38,21 @@ pub fn listen(
     let handle = runtime.handle().clone();
     let orders = move || {
         loop {
-            match line.wait() {
-                Heard::Message(Order::Drain) => {
+            match channel.receive() {
+                Received::Message(Order::Drain) => {
                     handle.block_on(ending.drain());
-                    if line.say(&Report::Drained).is_err() {
+                    if channel.send(&Report::Drained).is_err() {
                         break;
                     }
                 }
-                Heard::Message(Order::Succeeded) => ending.node.succeeded(),
-                Heard::Message(Order::InPlace) => {
+                Received::Message(Order::Superseded) => ending.node.succeeded(),
+                Received::Message(Order::Mounted) => {
                     ending.node.in_place();
                     let sessions = sessions.clone();
                     handle.spawn(async move { sessions.in_place().await });
                 }
-                Heard::Message(Order::Go) | Heard::Nothing => {}
-                Heard::Gone => break,
+                Received::Message(Order::Serve) | Received::Empty => {}
+                Received::Closed => break,
             }
         }
         // The kernel has sent SIGKILL already, unless the keeper died before that was arranged.

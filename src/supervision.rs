@@ -1,0 +1,191 @@
+//! What the keeper and its worker send each other, over a socket pair that keeps messages apart.
+//!
+//! Each side sees the end of the other as the end of the channel. The keeper trusts what a worker
+//! sends no further than its meaning here: the worker parses what comes from Odoo and from Redis, and
+//! the keeper is root.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::config::Config;
+use crate::exit::Failure;
+use crate::telemetry::recent::Recent;
+
+/// No message is longer.
+const LENGTH_MAX_BYTES: usize = 16 * 1024;
+
+/// What the worker reads from its pipe before anything else.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct Handover {
+    /// The version of the keeper. After a reload the worker may be of another.
+    pub keeper: String,
+    /// The whole configuration.
+    pub config: Config,
+    /// The first worker of this keeper fails if there is no Redis. A later one serves without it:
+    /// whoever opens a session then waits, which is better than no filesystem at all.
+    pub first: bool,
+    /// The keeper, for the status.
+    pub keeper_info: KeeperInfo,
+}
+
+/// The keeper that started a worker, and what is known of the workers before.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct KeeperInfo {
+    /// Names this keeper among all of a cluster.
+    pub id: String,
+    /// Its process.
+    pub pid: u32,
+    /// When it was started: milliseconds since the epoch.
+    pub since_ms: u64,
+    /// Workers that ended without being asked to.
+    pub worker_restarts: u64,
+    /// Its last warnings.
+    pub recent: Vec<Recent>,
+}
+
+/// From the worker.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Report {
+    /// Redis is usable (or need not be waited for): the filesystem may be made.
+    RedisReady,
+    /// The kernel's first request is answered: requests are served.
+    Serving,
+    /// The state of Redis from now on.
+    Redis(RedisState),
+    /// All that was collected is written.
+    Drained,
+    /// It cannot continue, and why.
+    Failed(Failure),
+}
+
+/// Redis, as a worker that serves sees it.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub enum RedisState {
+    /// It can be read and written, as far as is known.
+    #[default]
+    Up,
+    /// There is no connection: requests wait, or fail.
+    Down,
+    /// It takes no writes, with these words.
+    NoWrites(String),
+}
+
+/// From the keeper.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Order {
+    /// The filesystem is made: serve it.
+    Serve,
+    /// It is mounted: no name leads to the underlying directory any more.
+    Mounted,
+    /// Write what is collected: the end is near.
+    Drain,
+    /// Another worker is mounted in its place, and has the status from now on.
+    Superseded,
+}
+
+/// The outcome of a read.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Received<M> {
+    /// A message.
+    Message(M),
+    /// None now, or one that could not be understood.
+    Empty,
+    /// The other side is gone.
+    Closed,
+}
+
+/// One end of the channel.
+#[derive(Debug)]
+pub struct Channel {
+    socket: OwnedFd,
+}
+
+/// Makes both ends.
+pub fn pair() -> io::Result<(Channel, OwnedFd)> {
+    let (ours, theirs) =
+        socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
+    Ok((Channel { socket: ours }, theirs))
+}
+
+impl Channel {
+    /// The end that was handed to us.
+    pub fn new(socket: OwnedFd) -> Self {
+        Self { socket }
+    }
+
+    /// Sends a message. Never waits: it fails if the other side has not read those before.
+    pub fn send(&self, message: &impl Serialize) -> io::Result<()> {
+        let packet = serde_json::to_vec(message)?;
+        if packet.len() > LENGTH_MAX_BYTES {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "message too long"));
+        }
+        send(self.socket.as_raw_fd(), &packet, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)?;
+        Ok(())
+    }
+
+    /// Reads without waiting.
+    pub fn try_receive<M: DeserializeOwned>(&self) -> Received<M> {
+        self.read(MsgFlags::MSG_DONTWAIT)
+    }
+
+    /// Waits for a message.
+    pub fn receive<M: DeserializeOwned>(&self) -> Received<M> {
+        self.read(MsgFlags::empty())
+    }
+
+    fn read<M: DeserializeOwned>(&self, flags: MsgFlags) -> Received<M> {
+        let mut packet = vec![0; LENGTH_MAX_BYTES];
+        loop {
+            return match recv(self.socket.as_raw_fd(), &mut packet, flags) {
+                Ok(0) => Received::Closed,
+                Ok(length) => serde_json::from_slice(&packet[..length])
+                    .map_or(Received::Empty, Received::Message),
+                Err(Errno::EINTR) => continue,
+                Err(Errno::EAGAIN) => Received::Empty,
+                Err(_) => Received::Closed,
+            };
+        }
+    }
+}
+
+impl AsFd for Channel {
+    /// Readable when there is a message, or the other side is gone.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exit::ExitCode;
+
+    #[test]
+    fn messages_arrive_in_order_before_the_end() {
+        let (keeper, theirs) = pair().unwrap();
+        let worker = Channel::new(theirs);
+        assert_eq!(keeper.try_receive::<Report>(), Received::Empty);
+        let failed = Report::Failed(Failure::new(ExitCode::NotRedis, "no"));
+        worker.send(&Report::RedisReady).unwrap();
+        worker.send(&failed).unwrap();
+        drop(worker);
+        assert_eq!(keeper.try_receive(), Received::Message(Report::RedisReady));
+        assert_eq!(keeper.try_receive(), Received::Message(failed));
+        assert_eq!(keeper.try_receive::<Report>(), Received::Closed);
+        assert!(keeper.send(&Order::Serve).is_err());
+    }
+
+    #[test]
+    fn what_cannot_be_parsed_is_no_message() {
+        let (keeper, theirs) = pair().unwrap();
+        let worker = Channel::new(theirs);
+        worker.send(&"nonsense").unwrap();
+        assert_eq!(keeper.try_receive::<Report>(), Received::Empty);
+        assert!(worker.send(&"x".repeat(LENGTH_MAX_BYTES)).is_err());
+    }
+}
