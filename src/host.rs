@@ -11,11 +11,11 @@
 //! - [`confine`]: giving up the rights of root
 //! - [`descriptor`]: descriptors that another process handed over
 //! - [`directory`]: directories of root's own, and paths that nobody else may lead astray
-//! - [`lock`]: `flock`
+//! - [`lock`]: locks by `flock`
 //! - [`mount`]: what is mounted on a directory, and whether it answers; [`mount_table`]: mountinfo;
 //!   [`mount_api`]: a filesystem made before it has a place
 //! - [`process`]: children, and processes held by a descriptor
-//! - [`service_manager`]: `sd_notify`
+//! - [`service_manager`]: notifying systemd by `sd_notify`
 //! - [`signals`]: signals read from a descriptor, and waiting
 //! - [`terminal`]: its width
 

@@ -112,6 +112,13 @@ pub fn look(dir: Option<&Path>, flags: &Flags) -> Result<Outlook, Failure> {
     Ok(Outlook { mountpoint, sessions })
 }
 
+/// Looks at what a mount with this configuration uses beside its directory, and refuses what that
+/// refuses.
+pub fn look_beside(config: &Config) -> Result<(), Failure> {
+    mount::open_device()?;
+    config.mirror.as_ref().map_or(Ok(()), |dir| mirror::look(dir, config))
+}
+
 /// What the command line asked for: read again, with the file it names, at each reload.
 struct CommandLine {
     dir: Option<PathBuf>,

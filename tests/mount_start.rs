@@ -197,6 +197,46 @@ mod mountpoint {
         fails(&lab, command, ExitCode::NotADirectory, &["is not a directory"]);
     }
 
+    /// `data -> ../real`, in a directory of user 1234's, on the way to the session directory.
+    fn by_a_link_in_odoos_directory(lab: &Lab, owner: u32) -> OsString {
+        let odoo = lab.path("odoo");
+        std::fs::create_dir_all(lab.path("real/sessions")).unwrap();
+        std::fs::create_dir(&odoo).unwrap();
+        std::os::unix::fs::chown(&odoo, Some(1234), Some(1234)).unwrap();
+        std::os::unix::fs::symlink("../real", odoo.join("data")).unwrap();
+        std::os::unix::fs::lchown(odoo.join("data"), Some(owner), Some(owner)).unwrap();
+        odoo.join("data/sessions").into()
+    }
+
+    #[test]
+    fn is_reached_by_a_link_of_odoos_user() {
+        let lab = Lab::new();
+        let dir = by_a_link_in_odoos_directory(&lab, 1234);
+        let config = lab.configure("");
+        let link = lab.path("odoo/data");
+        let words = ["symbolic link that belongs to user 1234", link.to_str().unwrap(), "chown -h"];
+        for more in [&[][..], &["--dry-run"]] {
+            let mut command = lab.command(["mount".into(), dir.clone(), "--config".into()]);
+            command.arg(&config).args(more);
+            fails(&lab, command, ExitCode::NotADirectory, &words);
+        }
+        let command = lab.command(["release".into(), dir, "--config".into(), config.into()]);
+        fails(&lab, command, ExitCode::NotADirectory, &words);
+    }
+
+    #[test]
+    fn is_reached_by_a_link_of_roots() {
+        let lab = Lab::new();
+        let dir = by_a_link_in_odoos_directory(&lab, 0);
+        let config = lab.configure("");
+        let keeper =
+            Keeper::start(lab.command(["mount".into(), dir, "--config".into(), config.into()]));
+        let real = lab.path("real/sessions");
+        assert_eq!(keeper.wait_out("ready "), format!("ready {}", real.display()));
+        keeper.end(Signal::SIGTERM);
+        lab.assert_clean();
+    }
+
     #[test]
     fn is_not_empty_and_stays_as_it_is() {
         let lab = Lab::new();
@@ -251,6 +291,27 @@ mod mountpoint {
         assert_eq!((code, error), words_of_mount());
         umount2(&lab.mountpoint(), MntFlags::empty()).unwrap();
         assert_eq!(lab.mountpoint().metadata().unwrap().mode(), before);
+        lab.assert_clean();
+    }
+
+    /// The mirror, too: one that a mount would refuse, and one that it would make.
+    #[test]
+    fn has_a_mirror_that_a_dry_run_looks_at() {
+        let lab = Lab::new();
+        let mirror = lab.path("mirror");
+        let config = format!("mirror = {mirror:?}\n");
+        let dry = || lab.mount_command(&config).arg("--dry-run").output().unwrap();
+        assert!(dry().status.success());
+        assert!(!mirror.exists());
+        std::fs::create_dir(&mirror).unwrap();
+        std::fs::set_permissions(&mirror, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let refused = dry();
+        assert_eq!(refused.status.code(), Some(u8::from(ExitCode::MirrorRefused).into()));
+        let error = String::from_utf8(refused.stderr).unwrap();
+        let (status, said) = Keeper::start(lab.mount_command(&config)).wait();
+        assert_eq!(status.code(), refused.status.code());
+        assert_eq!(error.lines().last(), said.last().map(String::as_str));
+        assert!(error.contains("chmod 700"), "{error}");
         lab.assert_clean();
     }
 
@@ -873,7 +934,7 @@ mod end {
         umount2(&lab.mountpoint(), MntFlags::MNT_DETACH).unwrap();
         let (status, said) = keeper.wait();
         assert!(status.success(), "{said:#?}");
-        assert!(said.iter().any(|line| line.contains("taken away with umount")), "{said:#?}");
+        assert!(said.iter().any(|line| line.contains("unmounted with umount(8)")), "{said:#?}");
         lab.assert_clean();
         drop(held);
     }

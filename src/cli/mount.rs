@@ -15,8 +15,8 @@ pub struct Mount {
     /// configuration file's `mountpoint`)
     #[arg(value_name = "DIR")]
     dir: Option<PathBuf>,
-    /// Look at the directory, the configuration and the device as a mount does, and change nothing:
-    /// print the directory's true name and how many session files are in it, or why it cannot be
+    /// Look at the directory, the configuration, the device and the mirror as a mount does, and change
+    /// nothing: print the directory's true name and how many session files are in it, or why it cannot be
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
@@ -33,13 +33,12 @@ impl Mount {
         }
     }
 
-    /// What is known is told before what comes after it is looked at: an installer that is yet to
-    /// make the user, the Redis or the device wants to know of the directory.
+    /// Prints what is known of the directory before the rest is looked at: an installer that has not
+    /// made the user, the Redis or the device yet needs it.
     fn look(&self) -> Result<(), Failure> {
         let outlook = keeper::look(self.dir.as_deref(), &self.flags)?;
         say(format!("mountpoint {}", outlook.mountpoint.display()))?;
         say(format!("sessions {}", outlook.sessions))?;
-        Config::resolve(&outlook.mountpoint, &self.flags)?;
-        keeper::mount::open_device().map(drop)
+        keeper::look_beside(&Config::resolve(&outlook.mountpoint, &self.flags)?)
     }
 }

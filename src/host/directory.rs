@@ -120,10 +120,6 @@ pub fn resolve(path: &Path) -> Result<PathBuf, ResolveError> {
         way.append(&mut names);
         names = way;
     }
-    // A file with a slash behind its name, for one.
-    if !resolved.metadata()?.is_dir() {
-        return Err(io::Error::from(Errno::ENOTDIR).into());
-    }
     Ok(resolved)
 }
 

@@ -76,14 +76,21 @@ pub fn resolve_trusted(dir: &Path) -> Result<PathBuf, Failure> {
         ResolveError::ForeignLink { link, target, owner_uid } => Failure::new(
             ExitCode::NotADirectory,
             format!(
-                "mountpoint {}: {link:?} is a symbolic link that belongs to user {}, who could make \
-                 it lead anywhere; name the directory itself ({target:?}), or give the link to root \
-                 (chown -h root)",
+                "mountpoint {}: {} is a symbolic link that belongs to user {}, who could make it \
+                 lead anywhere; name the directory itself ({}), or give the link to root (chown -h \
+                 root)",
                 dir.display(),
-                people::name_of(owner_uid)
+                escaped(&link),
+                people::name_of(owner_uid),
+                escaped(&target)
             ),
         ),
     })
+}
+
+/// A path that somebody else than root has chosen, in one line.
+fn escaped(path: &Path) -> String {
+    path.to_string_lossy().escape_debug().to_string()
 }
 
 fn unresolved(dir: &Path, error: &io::Error) -> Failure {
