@@ -157,4 +157,31 @@ mod tests {
         assert_eq!(said("config set lifetime.idle"), "sessionfs config set");
         assert_eq!(said("lst"), "sessionfs");
     }
+
+    /// An alias is base64url. No option of these commands has one letter but `-h`.
+    #[test]
+    fn an_alias_may_begin_with_a_hyphen() {
+        let alias = |line: &str| {
+            let arguments = Arguments::try_parse_from(line.split(' ')).unwrap();
+            format!("{:?}", arguments.command)
+        };
+        for alias_of in ["-a", "-_x9", "-hello", "--", "-----", "--Yes", "--json-"] {
+            for line in [
+                format!("sessionfs show {alias_of}0 --json"),
+                format!("sessionfs list --json {alias_of}0"),
+                format!("sessionfs kill {alias_of}0 --yes"),
+                format!("sessionfs kill --yes -- {alias_of}0"),
+            ] {
+                let parsed = alias(&line);
+                assert!(parsed.contains(&format!("alias: Some(\"{alias_of}0\")")), "{parsed}");
+            }
+        }
+        // An option that does not exist is not an alias.
+        for line in ["kill --frob", "show --frob", "list --all-of-them", "kill -- --frob"] {
+            let arguments = format!("sessionfs {line}");
+            let refused = Arguments::try_parse_from(arguments.split(' ')).unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::ValueValidation, "{line}");
+        }
+        assert!(alias("sessionfs kill --all --yes").contains("alias: None"));
+    }
 }

@@ -1,12 +1,12 @@
-//! What a node tells of itself: to who asks on its sockets, and now and then to its cluster.
+//! The status of a server: served on its sockets, and registered in Redis for its cluster.
 //!
-//! All of it runs on one thread of its own. The filesystem never waits for it: what is told is
-//! read from counters, and whoever asks slowly holds up only this thread's other askers.
+//! All of it runs on one thread of its own. The filesystem never waits for it: the status is read
+//! from counters, and a slow client holds up only other clients.
 //!
-//! - [`pulse`]: the last seconds, from counters that only ever grow; the registration
+//! - [`pulse`]: the traffic of the last seconds, from counters that only grow; the registration
 //! - [`health`]: whether sessions are served, for a load balancer
-//! - [`gauges`]: what is asked of Redis for who looks on
-//! - [`status`]: what is told, as JSON
+//! - [`gauges`]: values that have to be asked of Redis
+//! - [`status`]: the status as JSON
 //! - [`server`]: HTTP on the sockets; [`client`]: the other end
 
 pub mod client;
@@ -26,7 +26,7 @@ use tokio::sync::watch;
 use self::gauges::Gauges;
 use self::health::Health;
 use self::pulse::Pulse;
-use self::server::Door;
+use self::server::Endpoint;
 use self::status::{Status, Worker};
 use crate::config::Config;
 use crate::redis::RedisStore;
@@ -40,74 +40,75 @@ use crate::telemetry::recent;
 pub struct Sockets {
     /// For `status`.
     pub control: Option<OwnedFd>,
-    /// For Prometheus; what it is, the configuration says.
+    /// For Prometheus: a unix or a TCP socket, as configured.
     pub metrics: Option<OwnedFd>,
 }
 
-/// A node that tells of itself.
-pub struct Node {
+/// Serves and registers the status of one mount.
+pub struct StatusService {
     config: Config,
     store: RedisStore,
     keeper: KeeperInfo,
     worker: Worker,
     in_use: Box<dyn Fn() -> Usage + Send + Sync>,
-    tell_keeper: Box<dyn Fn(RedisState) + Send + Sync>,
+    report_to_keeper: Box<dyn Fn(RedisState) + Send + Sync>,
     pulse: Pulse,
     gauges: Gauges,
     stage: watch::Sender<Stage>,
 }
 
-/// Whether it still tells.
+/// The stages of its life.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Stage {
-    /// Its mount is not in its place yet: whoever asks waits, or is answered by the worker before.
+    /// The filesystem is not mounted yet: clients wait, or the worker before answers them.
     Preparing,
-    Telling,
-    /// The end is near: it is taken out of the cluster, and goes on answering.
+    /// It serves the status, and is registered.
+    Active,
+    /// The end is near: it is not registered any more, and still answers.
     Leaving,
-    /// Another worker tells of this node.
-    Succeeded,
+    /// Another worker has the status.
+    Superseded,
 }
 
-impl Node {
-    /// Gets ready to tell, from [`Node::in_place`] on. `in_use` says what the filesystem holds;
-    /// `tell_keeper` says how it stands with Redis, whenever that has changed.
+impl StatusService {
+    /// Prepares the service, which is active from [`StatusService::mounted`] on. `in_use` returns what
+    /// the filesystem holds; `report_to_keeper` is called when the state of Redis has changed.
     pub fn start(
         config: Config,
         store: RedisStore,
         keeper: KeeperInfo,
         sockets: Sockets,
         in_use: impl Fn() -> Usage + Send + Sync + 'static,
-        tell_keeper: impl Fn(RedisState) + Send + Sync + 'static,
+        report_to_keeper: impl Fn(RedisState) + Send + Sync + 'static,
     ) -> io::Result<Arc<Self>> {
         metrics().worker_restarts.inc_by(keeper.worker_restarts);
         recent::inherit(keeper.recent.clone());
-        let node = Arc::new(Self {
+        let service = Arc::new(Self {
             worker: Worker::own(),
             pulse: Pulse::default(),
             gauges: Gauges::default(),
             stage: watch::Sender::new(Stage::Preparing),
             in_use: Box::new(in_use),
-            tell_keeper: Box::new(tell_keeper),
+            report_to_keeper: Box::new(report_to_keeper),
             config,
             store,
             keeper,
         });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let telling = Arc::clone(&node);
+        let running = Arc::clone(&service);
         std::thread::Builder::new()
             .name("control".into())
-            .spawn(move || runtime.block_on(tell(telling, sockets)))?;
-        Ok(node)
+            .spawn(move || runtime.block_on(run(running, sockets)))?;
+        Ok(service)
     }
 
-    /// The mount is in its place: it tells from now on.
-    pub fn in_place(&self) {
+    /// The filesystem is mounted: the service is active from now on.
+    pub fn mounted(&self) {
         self.pulse.begin();
-        self.turn(Stage::Preparing, Stage::Telling);
+        self.turn(Stage::Preparing, Stage::Active);
     }
 
-    /// From one stage to the next; false if it was in another.
+    /// Goes from one stage to another; `false` if it was in a third.
     fn turn(&self, from: Stage, to: Stage) -> bool {
         self.stage.send_if_modified(|stage| {
             let turns = *stage == from;
@@ -118,21 +119,21 @@ impl Node {
         })
     }
 
-    /// The end is near: this node is not one of the cluster any more.
+    /// The end is near: removes the registration.
     pub async fn leave(&self) {
-        let told = self.turn(Stage::Telling, Stage::Leaving);
-        if told && let Err(error) = self.store.remove_server(&self.keeper.id).await {
+        let was_active = self.turn(Stage::Active, Stage::Leaving);
+        if was_active && let Err(error) = self.store.remove_server(&self.keeper.id).await {
             tracing::debug!(%error, "this server is still registered, for some seconds");
         }
     }
 
-    /// Another worker of the same keeper tells from now on.
-    pub fn succeeded(&self) {
-        self.stage.send_replace(Stage::Succeeded);
+    /// Another worker of the same keeper has the status from now on.
+    pub fn superseded(&self) {
+        self.stage.send_replace(Stage::Superseded);
     }
 
-    fn is_telling(&self) -> bool {
-        *self.stage.borrow() == Stage::Telling
+    fn is_active(&self) -> bool {
+        *self.stage.borrow() == Stage::Active
     }
 
     async fn metrics_text(&self) -> Result<String, std::fmt::Error> {
@@ -141,7 +142,14 @@ impl Node {
             self.gauges.memory(&self.store),
             self.gauges.population(&self.store)
         );
-        metrics().encode(&Now { in_use: (self.in_use)(), writes, memory, population })
+        metrics().encode(&Now {
+            in_use: (self.in_use)(),
+            takes_writes: status::takes_writes(&writes),
+            redis_memory_used_bytes: memory.map(|memory| memory.used_bytes),
+            redis_memory_max_bytes: memory.map(|memory| memory.max_bytes),
+            authenticated_sessions: population.map(|population| population.authenticated),
+            anonymous_sessions: population.map(|population| population.anonymous),
+        })
     }
 
     async fn health(&self) -> Health {
@@ -157,7 +165,7 @@ impl Node {
         facts.health()
     }
 
-    /// Everything, with what has to be asked of Redis for it.
+    /// The whole status, with what has to be asked of Redis for it.
     async fn status(&self) -> Status {
         let (server, sessions, cluster, writes, memory, population) = tokio::join!(
             self.store.server(),
@@ -183,8 +191,8 @@ impl Node {
         }
     }
 
-    /// How it stands with Redis, by what is known.
-    fn standing(&self) -> RedisState {
+    /// The state of Redis, as far as is known.
+    fn redis_state(&self) -> RedisState {
         match self.store.writes().refusal() {
             _ if self.store.health() == Link::Down => RedisState::Down,
             Some(why) => RedisState::NoWrites(why.to_owned()),
@@ -192,7 +200,7 @@ impl Node {
         }
     }
 
-    /// What it says of itself to the cluster.
+    /// What is registered.
     fn report(&self) -> status::Report {
         status::Report {
             id: self.keeper.id.clone(),
@@ -207,21 +215,21 @@ impl Node {
     }
 }
 
-/// Until another worker tells.
-async fn tell(node: Arc<Node>, sockets: Sockets) {
-    let mut stage = node.stage.subscribe();
+/// Runs until another worker has the status.
+async fn run(service: Arc<StatusService>, sockets: Sockets) {
+    let mut stage = service.stage.subscribe();
     let _ = stage.wait_for(|stage| *stage != Stage::Preparing).await;
-    let doors = [
-        sockets.control.map(Door::control),
-        sockets.metrics.map(|socket| Door::metrics(socket, node.config.metrics.as_ref())),
+    let endpoints = [
+        sockets.control.map(Endpoint::control),
+        sockets.metrics.map(|socket| Endpoint::metrics(socket, service.config.metrics.as_ref())),
     ];
-    for door in doors.into_iter().flatten() {
-        match door {
-            Ok(door) => drop(tokio::spawn(server::serve(door, Arc::clone(&node)))),
+    for endpoint in endpoints.into_iter().flatten() {
+        match endpoint {
+            Ok(endpoint) => drop(tokio::spawn(server::serve(endpoint, Arc::clone(&service)))),
             Err(error) => tracing::warn!(%error, "a socket cannot be served"),
         }
     }
-    tokio::spawn(pulse::beat(Arc::clone(&node)));
+    tokio::spawn(pulse::beat(Arc::clone(&service)));
     // With the end of this the thread's tasks end, and its sockets are closed.
-    let _ = stage.wait_for(|stage| *stage == Stage::Succeeded).await;
+    let _ = stage.wait_for(|stage| *stage == Stage::Superseded).await;
 }

@@ -18,7 +18,7 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::config::Config;
-use crate::control::{Node, Sockets};
+use crate::control::{Sockets, StatusService};
 use crate::exit::{ExitCode, Failure};
 use crate::fs::{self, Core};
 use crate::host::confine;
@@ -127,10 +127,16 @@ fn serve(
         move |state| drop(channel.send(&Report::Redis(state)))
     };
     let in_use = move || held.in_use();
-    let node =
-        Node::start(config.clone(), store.clone(), keeper_info, sockets, in_use, tell_keeper)
-            .map_err(|e| Failure::internal("tell of this node", e))?;
-    let ending = Ending { store, node, mirror: writer };
+    let service = StatusService::start(
+        config.clone(),
+        store.clone(),
+        keeper_info,
+        sockets,
+        in_use,
+        tell_keeper,
+    )
+    .map_err(|e| Failure::internal("serve the status", e))?;
+    let ending = Ending { store, service, mirror: writer };
     orders::listen(Arc::clone(channel), ending.clone(), sessions, &runtime)?;
 
     let on_init = {

@@ -23,7 +23,7 @@ use crate::session::policy::Lifetimes;
 #[command(next_help_heading = "Which sessions (all conditions must hold)")]
 pub struct Which {
     /// Alias as `list` shows it, or the beginning of one
-    #[arg(value_name = "ALIAS")]
+    #[arg(value_name = "ALIAS", allow_hyphen_values = true, value_parser = alias)]
     alias: Option<String>,
     /// Odoo's user id
     #[arg(long, value_name = "ID", allow_negative_numbers = true)]
@@ -47,6 +47,21 @@ pub struct Which {
     /// Logged in for at least so long
     #[arg(long, value_name = "DURATION")]
     age: Option<String>,
+}
+
+/// Takes an alias from the command line. It may begin with hyphens, and so may an option that does not
+/// exist; a word of an option's form is taken for one.
+pub fn alias(text: &str) -> Result<String, String> {
+    const OPTION_MAX_CHARS: usize = 32;
+    let is_option = |name: &str| {
+        text.len() <= OPTION_MAX_CHARS && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'-')
+    };
+    match text.strip_prefix("--") {
+        Some(name) if is_option(name) => {
+            Err("there is no such option; if it is an alias, write more of it".to_owned())
+        }
+        _ => Ok(text.to_owned()),
+    }
 }
 
 /// [`Class`] on the command line.

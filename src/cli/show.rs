@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::output::{Format, HEADING, json, json_text, say, styled, visible};
 use super::redis::{Reached, failed, reach};
-use super::sessions::{Shown, class_word, find_one, name, none, read_sid, span, time, usage};
+use super::sessions::{self, Shown, class_word, find_one, name, none, read_sid, span, time, usage};
 use crate::config::flags::Place;
 use crate::exit::{ExitCode, Failure};
 use crate::redis::RedisStore;
@@ -17,7 +17,12 @@ use crate::store::{Lookup, Sessions as _};
 #[derive(clap::Args, Debug)]
 pub struct Show {
     /// Alias as `list` shows it, or the beginning of one
-    #[arg(value_name = "ALIAS", required_unless_present = "sid")]
+    #[arg(
+        value_name = "ALIAS",
+        required_unless_present = "sid",
+        allow_hyphen_values = true,
+        value_parser = sessions::alias
+    )]
     alias: Option<String>,
     /// Read the session's cookie from standard input, and open its content with it
     #[arg(long, value_name = "-", allow_hyphen_values = true, conflicts_with = "alias")]

@@ -1,4 +1,5 @@
-//! What is asked of Redis for those who look on: seldom, however many ask, and within a bound.
+//! Values of the status that have to be asked of Redis: seldom, however many clients there are, and
+//! within a bound.
 
 use std::future::Future;
 use std::time::Duration;
@@ -11,13 +12,13 @@ use crate::redis::memory::Memory;
 use crate::redis::population::Population;
 use crate::store::{Health, Link as _, StoreError};
 
-/// How old the fill may be.
+/// How old the reading of the memory may be.
 const MEMORY_EVERY: Duration = Duration::from_secs(5);
-/// How old the number of sessions may be: to count them costs.
+/// How old the number of sessions may be: counting them is expensive.
 const POPULATION_EVERY: Duration = Duration::from_secs(60);
-/// What Redis does not allow is asked again after this: each refusal is a line of its log.
+/// A command without permission is tried again after this: each refusal is a line in the log of Redis.
 const FORBIDDEN_FOR: Duration = Duration::from_secs(60 * 60);
-/// Nobody waits longer for one of them.
+/// The bound of one question.
 const WITHIN: Duration = Duration::from_secs(2);
 
 /// What was asked last.
@@ -28,18 +29,18 @@ pub struct Gauges {
 }
 
 impl Gauges {
-    /// How full Redis is; nothing if it does not say, or is away.
+    /// The memory of Redis; `None` if it does not say, or there is no connection.
     pub async fn memory(&self, store: &RedisStore) -> Option<Memory> {
         self.memory.get(store, MEMORY_EVERY, store.memory()).await
     }
 
-    /// How many sessions live; nothing while Redis is away.
+    /// How many sessions live; `None` while there is no connection.
     pub async fn population(&self, store: &RedisStore) -> Option<Population> {
         self.population.get(store, POPULATION_EVERY, store.population()).await
     }
 }
 
-/// One answer, and until when it is good.
+/// One answer, and until when it is valid.
 struct Kept<T>(Mutex<(Option<T>, Option<Instant>)>);
 
 impl<T> Default for Kept<T> {
@@ -49,7 +50,7 @@ impl<T> Default for Kept<T> {
 }
 
 impl<T: Copy> Kept<T> {
-    /// The answer, asked anew when the last one is too old. Others wait for who asks.
+    /// The answer, asked again when the last one is too old. One client asks, and others wait for it.
     async fn get(
         &self,
         store: &RedisStore,

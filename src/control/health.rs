@@ -56,7 +56,7 @@ impl Facts {
     /// Judges.
     pub fn health(&self) -> Health {
         let seconds = |time: Duration| time.as_secs();
-        if self.stage != Stage::Telling {
+        if self.stage != Stage::Active {
             return Health::new(Verdict::Down, "the mount is about to end");
         }
         if self.unasked > self.unasked_max {
@@ -106,7 +106,7 @@ mod tests {
 
     fn well() -> Facts {
         Facts {
-            stage: Stage::Telling,
+            stage: Stage::Active,
             unasked: Duration::from_secs(5),
             unasked_max: Duration::from_secs(7),
             outage: None,

@@ -1,5 +1,5 @@
-//! Once a second: what the counters have come to, so that the last seconds can be told. Less often,
-//! whether Redis takes writes, and the registration in the cluster.
+//! The traffic of the last seconds, from readings of the counters once a second. Less often: whether
+//! Redis takes writes, and the registration in the cluster.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::MissedTickBehavior;
 
-use super::Node;
+use super::StatusService;
 use super::status::{Speed, Traffic};
 use crate::store::{Health, Link as _};
 use crate::supervision::RedisState;
@@ -28,7 +28,7 @@ const IDLE_REGISTERED_EVERY: Duration = Duration::from_secs(30);
 const WINDOW: Duration = Duration::from_secs(10);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(60 * 60);
-/// What people wait for.
+/// The operations that users wait for.
 const SHOWN: [Operation; 4] =
     [Operation::Lookup, Operation::Open, Operation::Rename, Operation::Unlink];
 
@@ -92,7 +92,7 @@ impl Pulse {
         lock(&self.0)
     }
 
-    /// From now on requests are to come.
+    /// Requests are expected from now on.
     pub fn begin(&self) {
         self.kept().answered.0 = Instant::now();
     }
@@ -185,28 +185,28 @@ fn speed(counted: &Counted, seconds: f64) -> Speed {
     }
 }
 
-/// Beats for ever.
-pub async fn beat(node: Arc<Node>) {
+/// Runs without end.
+pub async fn beat(service: Arc<StatusService>) {
     let mut every = tokio::time::interval(EVERY);
     every.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut registration = Registration::default();
-    let mut standing = RedisState::Up;
+    let mut state = RedisState::Up;
     let mut writes_asked = None;
     loop {
         every.tick().await;
-        node.pulse.beat();
-        let refused = node.store.writes().refusal().is_some();
+        service.pulse.beat();
+        let refused = service.store.writes().refusal().is_some();
         if refused || is_due(writes_asked, WRITES_EVERY) {
-            node.store.ask_writes().await;
+            service.store.ask_writes().await;
             writes_asked = Some(Instant::now());
         }
-        let now = node.standing();
-        if now != standing {
-            standing = now;
-            (node.tell_keeper)(standing.clone());
+        let now = service.redis_state();
+        if now != state {
+            state = now;
+            (service.report_to_keeper)(state.clone());
         }
-        if node.is_telling() && node.store.health() == Health::Up {
-            registration.renew(&node).await;
+        if service.is_active() && service.store.health() == Health::Up {
+            registration.renew(&service).await;
         }
     }
 }
@@ -216,18 +216,18 @@ fn is_due(last: Option<Instant>, every: Duration) -> bool {
     last.is_none_or(|last| last.elapsed() >= every.mul_f64(0.95))
 }
 
-/// What was last written to Redis of this server.
+/// The last registration of this server.
 #[derive(Default)]
 struct Registration {
     at: Option<Instant>,
-    said: Noted,
+    noted: Noted,
     cleared: bool,
 }
 
-/// What is worth to be told again.
+/// A change in these is worth a registration.
 #[derive(Clone, Copy, Default, Eq, PartialEq)]
 struct Noted {
-    /// What people asked for.
+    /// Requests that users wait for.
     asked: u64,
     /// Redis may have lost it in an outage.
     outages: u64,
@@ -243,33 +243,33 @@ impl Noted {
 
 impl Registration {
     fn is_due(&self, now: Noted) -> bool {
-        now.outages != self.said.outages
+        now.outages != self.noted.outages
             || is_due(self.at, IDLE_REGISTERED_EVERY)
-            || (now.asked != self.said.asked && is_due(self.at, REGISTERED_EVERY))
+            || (now.asked != self.noted.asked && is_due(self.at, REGISTERED_EVERY))
     }
 
-    async fn renew(&mut self, node: &Node) {
+    async fn renew(&mut self, service: &StatusService) {
         let now = Noted::now();
         if !self.is_due(now) {
             return;
         }
-        if let Err(error) = register(node).await {
+        if let Err(error) = register(service).await {
             tracing::debug!(%error, "this server could not be registered");
             return;
         }
-        (self.at, self.said) = (Some(Instant::now()), now);
-        if !node.is_telling() {
-            // It was asked to leave meanwhile, and has just come back.
-            let _ = node.store.remove_server(&node.keeper.id).await;
+        (self.at, self.noted) = (Some(Instant::now()), now);
+        if !service.is_active() {
+            // It was deregistered meanwhile, and this has just undone that.
+            let _ = service.store.remove_server(&service.keeper.id).await;
         } else if !self.cleared {
-            self.cleared = node.store.forget_old_servers().await.is_ok();
+            self.cleared = service.store.forget_old_servers().await.is_ok();
         }
     }
 }
 
-async fn register(node: &Node) -> Result<(), String> {
-    let report = serde_json::to_string(&node.report()).map_err(|error| error.to_string())?;
-    let written = node.store.register_server(&node.keeper.id, &report).await;
+async fn register(service: &StatusService) -> Result<(), String> {
+    let report = serde_json::to_string(&service.report()).map_err(|error| error.to_string())?;
+    let written = service.store.register_server(&service.keeper.id, &report).await;
     written.map_err(|error| error.to_string())
 }
 
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_come_too_early_is_not_kept() {
+    fn a_reading_that_comes_too_early_is_not_kept() {
         let first = Reading::now();
         let mut readings = VecDeque::from([first]);
         for tenth in 1..=20 {
@@ -309,7 +309,7 @@ mod tests {
     fn an_idle_server_registers_seldom_and_a_used_one_more_often() {
         let noted = Noted { asked: 1, outages: 0 };
         let ago = |seconds| Instant::now().checked_sub(Duration::from_secs(seconds));
-        let registered = |seconds| Registration { at: ago(seconds), said: noted, cleared: true };
+        let registered = |seconds| Registration { at: ago(seconds), noted, cleared: true };
         assert!(Registration::default().is_due(Noted::default()), "at once at the start");
         assert!(!registered(20).is_due(noted));
         assert!(registered(30).is_due(noted));

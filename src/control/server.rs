@@ -1,4 +1,4 @@
-//! HTTP on the sockets of a node: `GET /metrics` and `GET /health`, and on the control socket
+//! HTTP on the sockets of a server: `GET /metrics` and `GET /health`, and on the control socket
 //! `GET /status`.
 
 use std::convert::Infallible;
@@ -20,7 +20,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
-use super::Node;
+use super::StatusService;
 use crate::config::listen::Listen;
 use crate::telemetry::metrics;
 
@@ -30,13 +30,13 @@ const CONNECTIONS: usize = 16;
 const HEADER_WITHIN: Duration = Duration::from_secs(2);
 /// One connection, which carries one request, in all.
 const REQUEST_WITHIN: Duration = Duration::from_secs(10);
-/// Nobody asks with a longer header.
+/// The longest header.
 const BUFFER_BYTES: usize = 16 * 1024;
 
-/// A socket, and what is told there.
-pub struct Door {
+/// A socket, and what is served there.
+pub struct Endpoint {
     listener: Listener,
-    tells_status: bool,
+    has_status: bool,
 }
 
 enum Listener {
@@ -47,10 +47,10 @@ enum Listener {
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
-impl Door {
-    /// For `status`: everything is told.
+impl Endpoint {
+    /// For `sessionfs status`: everything is served.
     pub fn control(socket: OwnedFd) -> io::Result<Self> {
-        Ok(Self { listener: Listener::unix(socket)?, tells_status: true })
+        Ok(Self { listener: Listener::unix(socket)?, has_status: true })
     }
 
     /// For Prometheus, on a socket of the kind that is configured.
@@ -63,7 +63,7 @@ impl Door {
             }
             _ => Listener::unix(socket)?,
         };
-        Ok(Self { listener, tells_status: false })
+        Ok(Self { listener, has_status: false })
     }
 }
 
@@ -82,23 +82,23 @@ impl Listener {
     }
 }
 
-/// Answers for ever.
-pub async fn serve(door: Door, node: Arc<Node>) {
+/// Serves without end.
+pub async fn serve(endpoint: Endpoint, service: Arc<StatusService>) {
     const AFTER_AN_ERROR: Duration = Duration::from_millis(100);
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     while let Ok(place) = Arc::clone(&places).acquire_owned().await {
-        let stream = match door.listener.accept().await {
+        let stream = match endpoint.listener.accept().await {
             Ok(stream) => stream,
             Err(error) => {
-                tracing::debug!(%error, "a connection could not be taken");
+                tracing::debug!(%error, "cannot accept a connection");
                 sleep(AFTER_AN_ERROR).await;
                 continue;
             }
         };
-        let node = Arc::clone(&node);
+        let service = Arc::clone(&service);
         let answer = service_fn(move |request| {
-            let node = Arc::clone(&node);
-            async move { Ok::<_, Infallible>(answer(&node, door.tells_status, &request).await) }
+            let service = Arc::clone(&service);
+            async move { Ok::<_, Infallible>(answer(&service, endpoint.has_status, &request).await) }
         });
         tokio::spawn(async move {
             let connection = http1::Builder::new()
@@ -107,7 +107,7 @@ pub async fn serve(door: Door, node: Arc<Node>) {
                 .max_buf_size(BUFFER_BYTES)
                 .keep_alive(false)
                 .serve_connection(TokioIo::new(stream), answer);
-            // Whoever breaks off, or is too slow, gets no answer; that is his own affair.
+            // A client that disconnects or is too slow gets no answer.
             let _ = timeout(REQUEST_WITHIN, connection).await;
             drop(place);
         });
@@ -115,12 +115,12 @@ pub async fn serve(door: Door, node: Arc<Node>) {
 }
 
 async fn answer(
-    node: &Node,
-    tells_status: bool,
+    service: &StatusService,
+    has_status: bool,
     request: &Request<Incoming>,
 ) -> Response<Full<Bytes>> {
     let path = request.uri().path();
-    let is_there = ["/metrics", "/health"].contains(&path) || (path == "/status" && tells_status);
+    let is_there = ["/metrics", "/health"].contains(&path) || (path == "/status" && has_status);
     if !is_there {
         return plain(StatusCode::NOT_FOUND, "there is nothing here\n");
     }
@@ -129,23 +129,23 @@ async fn answer(
         refusal.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return refusal;
     }
-    let told = match path {
+    let body = match path {
         "/metrics" => {
-            let text = node.metrics_text().await.map_err(|error| error.to_string());
+            let text = service.metrics_text().await.map_err(|error| error.to_string());
             text.map(|text| with_type(metrics::CONTENT_TYPE, Response::new(Full::from(text))))
         }
         "/health" => {
-            let health = node.health().await;
+            let health = service.health().await;
             let strict = request.uri().query().is_some_and(asks_strictly);
             json(&health).map(|mut response| {
                 *response.status_mut() = health.code(strict);
                 response
             })
         }
-        _ => json(&node.status().await),
+        _ => json(&service.status().await),
     };
-    told.unwrap_or_else(|error| {
-        tracing::warn!(path, error, "cannot be told");
+    body.unwrap_or_else(|error| {
+        tracing::warn!(path, error, "cannot answer a request");
         plain(StatusCode::INTERNAL_SERVER_ERROR, "see the log\n")
     })
 }
@@ -155,9 +155,9 @@ fn asks_strictly(query: &str) -> bool {
     query.split('&').any(|pair| pair.split('=').next() == Some("strict"))
 }
 
-/// How it is now: nobody between may keep it.
-fn json(told: &impl Serialize) -> Result<Response<Full<Bytes>>, String> {
-    let text = serde_json::to_string(told).map_err(|error| error.to_string())?;
+/// A response that no proxy may keep.
+fn json(body: &impl Serialize) -> Result<Response<Full<Bytes>>, String> {
+    let text = serde_json::to_string(body).map_err(|error| error.to_string())?;
     let mut response = with_type("application/json", Response::new(Full::from(text)));
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
@@ -179,7 +179,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn strict_is_understood_however_it_is_written() {
+    fn strict_is_recognised_in_every_spelling() {
         for query in ["strict", "strict=1", "strict=", "a=b&strict", "strict&a"] {
             assert!(asks_strictly(query), "{query}");
         }

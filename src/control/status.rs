@@ -212,14 +212,19 @@ impl Redis {
             },
             outages,
             outage_seconds: outage.as_secs_f64(),
-            takes_writes: match writes {
-                Writes::Unknown => None,
-                Writes::Taken => Some(true),
-                Writes::Refused(_) => Some(false),
-            },
+            takes_writes: takes_writes(writes),
             writes_refused: writes.refusal().map(ToOwned::to_owned),
             memory,
         }
+    }
+}
+
+/// Whether Redis takes writes; `None` if that is not known.
+pub(super) fn takes_writes(writes: &Writes) -> Option<bool> {
+    match writes {
+        Writes::Unknown => None,
+        Writes::Taken => Some(true),
+        Writes::Refused(_) => Some(false),
     }
 }
 

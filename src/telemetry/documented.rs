@@ -4,9 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::metrics::{Now, metrics};
 use super::request::Outcome;
-use crate::redis::memory::Memory;
-use crate::redis::population::Population;
-use crate::redis::writes::Writes;
 use crate::store::Usage;
 
 const TEXT: &str = include_str!("../../docs/monitoring.md");
@@ -17,9 +14,11 @@ const BOARD: &str = include_str!("../../docs/grafana.json");
 fn served() -> BTreeMap<String, String> {
     let all = Now {
         in_use: Usage::default(),
-        writes: Writes::Taken,
-        memory: Some(Memory { used_bytes: 1, max_bytes: 2 }),
-        population: Some(Population::default()),
+        takes_writes: Some(true),
+        redis_memory_used_bytes: Some(1),
+        redis_memory_max_bytes: Some(2),
+        authenticated_sessions: Some(3),
+        anonymous_sessions: Some(4),
     };
     let text = metrics().encode(&all).unwrap();
     text.lines()

@@ -17,9 +17,6 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::latency::Latency;
 use super::request::{Operation, Outcome};
-use crate::redis::memory::Memory;
-use crate::redis::population::Population;
-use crate::redis::writes::Writes;
 use crate::store::Usage;
 use crate::store::{Health, Refusal};
 use crate::sync::lock;
@@ -331,17 +328,21 @@ impl Link {
     }
 }
 
-/// What is so at the moment of a scrape.
-#[derive(Clone, Debug)]
+/// The values at the moment of a scrape. What is not known then is `None`.
+#[derive(Clone, Debug, Default)]
 pub struct Now {
     /// What the filesystem holds.
     pub in_use: Usage,
     /// Whether Redis takes writes.
-    pub writes: Writes,
-    /// How full Redis is, if it says.
-    pub memory: Option<Memory>,
-    /// How many sessions live, if that could be asked.
-    pub population: Option<Population>,
+    pub takes_writes: Option<bool>,
+    /// The memory that Redis uses.
+    pub redis_memory_used_bytes: Option<u64>,
+    /// The memory that Redis may use; 0 if there is no bound.
+    pub redis_memory_max_bytes: Option<u64>,
+    /// Live sessions in which a user is logged in.
+    pub authenticated_sessions: Option<u64>,
+    /// Live sessions of visitors.
+    pub anonymous_sessions: Option<u64>,
 }
 
 /// The gauges of a moment. What is not known then has no line.
@@ -415,21 +416,14 @@ impl Gauges {
             Some(value) => drop(family.get_or_create(&[]).set(value)),
             None => family.clear(),
         };
-        one(
-            &self.takes_writes,
-            match now.writes {
-                Writes::Unknown => None,
-                Writes::Taken => Some(1),
-                Writes::Refused(_) => Some(0),
-            },
-        );
-        one(&self.memory_used, now.memory.map(|memory| whole(memory.used_bytes)));
-        one(&self.memory_max, now.memory.map(|memory| whole(memory.max_bytes)));
+        one(&self.takes_writes, now.takes_writes.map(i64::from));
+        one(&self.memory_used, now.redis_memory_used_bytes.map(whole));
+        one(&self.memory_max, now.redis_memory_max_bytes.map(whole));
         self.sessions.clear();
-        if let Some(living) = now.population {
-            for (class, number) in
-                [("authenticated", living.authenticated), ("anonymous", living.anonymous)]
-            {
+        for (class, number) in
+            [("authenticated", now.authenticated_sessions), ("anonymous", now.anonymous_sessions)]
+        {
+            if let Some(number) = number {
                 self.sessions.get_or_create(&[("class", class)]).set(whole(number));
             }
         }
@@ -440,18 +434,16 @@ impl Gauges {
 mod tests {
     use super::*;
 
-    fn now() -> Now {
-        Now { in_use: Usage::default(), writes: Writes::Unknown, memory: None, population: None }
-    }
-
     #[test]
     fn what_is_not_known_has_no_line() {
         let metrics = Metrics::new();
         let known = Now {
-            writes: Writes::Refused("OOM".into()),
-            memory: Some(Memory { used_bytes: 3, max_bytes: 4 }),
-            population: Some(Population { authenticated: 5, anonymous: 6, exact: true }),
-            ..now()
+            takes_writes: Some(false),
+            redis_memory_used_bytes: Some(3),
+            redis_memory_max_bytes: Some(4),
+            authenticated_sessions: Some(5),
+            anonymous_sessions: Some(6),
+            ..Now::default()
         };
         let lines = [
             "sessionfs_redis_takes_writes 0\n",
@@ -462,7 +454,7 @@ mod tests {
         ];
         let text = metrics.encode(&known).unwrap();
         assert!(lines.iter().all(|line| text.contains(line)), "{text}");
-        let text = metrics.encode(&now()).unwrap();
+        let text = metrics.encode(&Now::default()).unwrap();
         let names = lines.map(|line| line.split(['{', ' ']).next().unwrap_or_default());
         assert!(!names.iter().any(|name| text.contains(&format!("{name} "))), "{text}");
         assert!(!text.contains("sessionfs_sessions{"), "{text}");
@@ -482,7 +474,7 @@ mod tests {
         metrics.link_is(Health::Up);
         let (_, after) = metrics.outages();
         assert_eq!(metrics.outages(), (1, after));
-        let text = metrics.encode(&now()).unwrap();
+        let text = metrics.encode(&Now::default()).unwrap();
         assert!(text.contains("sessionfs_redis_link_state{state=\"up\"} 1\n"), "{text}");
         assert!(text.contains("sessionfs_redis_link_state{state=\"down\"} 0\n"), "{text}");
     }
@@ -494,7 +486,10 @@ mod tests {
         assert_eq!(metrics.requests(Operation::Unlink, Outcome::Absent), 1);
         assert_eq!(metrics.requests_by_outcome(Outcome::Ok), 0);
         let text = metrics
-            .encode(&Now { in_use: Usage { staging_bytes: 7, ..Usage::default() }, ..now() })
+            .encode(&Now {
+                in_use: Usage { staging_bytes: 7, ..Usage::default() },
+                ..Now::default()
+            })
             .unwrap();
         for line in [
             "sessionfs_requests_total{operation=\"unlink\",outcome=\"absent\"} 1",

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::runtime::Runtime;
 
-use crate::control::Node;
+use crate::control::StatusService;
 use crate::exit::Failure;
 use crate::layers::import_on_access::ImportOnAccess;
 use crate::mirror;
@@ -45,9 +45,9 @@ pub fn listen(
                         break;
                     }
                 }
-                Received::Message(Order::Superseded) => ending.node.succeeded(),
+                Received::Message(Order::Superseded) => ending.service.superseded(),
                 Received::Message(Order::Mounted) => {
-                    ending.node.in_place();
+                    ending.service.mounted();
                     let sessions = sessions.clone();
                     handle.spawn(async move { sessions.in_place().await });
                 }
@@ -69,7 +69,7 @@ pub fn listen(
 #[derive(Clone)]
 pub struct Ending {
     pub store: RedisStore,
-    pub node: Arc<Node>,
+    pub service: Arc<StatusService>,
     pub mirror: Option<mirror::Writer>,
 }
 
@@ -80,6 +80,6 @@ impl Ending {
                 mirror.settle(DRAIN_WITHIN).await;
             }
         };
-        tokio::join!(self.store.drain(DRAIN_WITHIN), self.node.leave(), mirror);
+        tokio::join!(self.store.drain(DRAIN_WITHIN), self.service.leave(), mirror);
     }
 }
