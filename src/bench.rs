@@ -58,7 +58,7 @@ pub enum Pattern {
     Own,
     /// Read a known session for the first time after it was saved through the directory's peer.
     Foreign,
-    /// Read a session that was made through the peer and that nobody here has ever named.
+    /// Read a session that was created through the peer and never used here.
     Cold,
     /// Replace a session.
     Save,
@@ -147,14 +147,14 @@ impl Error {
         use nix::Error as E;
         let remedy = match errno {
             E::ENOENT | E::ENOTDIR => "name a directory that exists",
-            E::EACCES | E::EPERM => "run as the user who owns it, or as root",
+            E::EACCES | E::EPERM => "run as its owner or as root",
             E::ENOTCONN | E::ECONNABORTED => "its mount is dead: unmount it and mount it again",
             E::EROFS => "mount it for writing",
-            E::ENOSPC | E::EDQUOT => "free some space there, or ask for fewer or smaller sessions",
+            E::ENOSPC | E::EDQUOT => "free some space, or use fewer or smaller sessions",
             E::EMFILE | E::ENFILE => "raise the limit of open files",
-            E::EFBIG => "ask for a smaller --size: the mount has a limit",
-            E::EIO => "see the log of the mount: its store may be out of reach",
-            _ => "see whether Odoo's user can create, rename and delete files there",
+            E::EFBIG => "use a smaller --size: the mount has a limit",
+            E::EIO => "see the log of the mount: its Redis may be unreachable",
+            _ => "check that Odoo's user can create, rename and delete files there",
         };
         let what = format!("{step}: {}", errno.desc());
         Self::Directory { path: path.to_owned(), what, remedy }
@@ -168,7 +168,7 @@ impl fmt::Display for Error {
             Self::Directory { path, what, remedy } => {
                 write!(f, "{}: {what}; {remedy}", path.display())
             }
-            Self::Interrupted => f.write_str("interrupted; what was created is removed"),
+            Self::Interrupted => f.write_str("interrupted; removing the created sessions"),
         }
     }
 }
@@ -193,7 +193,7 @@ pub fn run(settings: &Settings) -> Result<Report, Error> {
     let _interrupts = Interrupts::note();
     let latency = hold_cpu_latency();
     match &latency {
-        Ok(_) => eprintln!("holding /dev/cpu_dma_latency at 0: the processors do not halt"),
+        Ok(_) => eprintln!("holding /dev/cpu_dma_latency at 0: processors do not halt"),
         Err(error) => eprintln!(
             "cannot hold /dev/cpu_dma_latency at 0 ({error}): processors may halt, and waking one \
              costs up to 40 us on a virtual machine; run as root for steadier numbers"

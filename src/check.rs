@@ -69,7 +69,7 @@ ids! {
     Unusable: Error = "redis.unusable",
     /// Redis is full.
     Full: Error = "redis.full",
-    /// Redis cannot write what it holds to disk.
+    /// Redis cannot write its data to disk.
     Failing: Error = "redis.failing",
     /// Nothing is mounted on Odoo's session directory.
     NotMounted: Error = "mount.missing",
@@ -77,7 +77,7 @@ ids! {
     Foreign: Error = "mount.foreign",
     /// Another filesystem is mounted over the sessionfs.
     Covered: Error = "mount.covered",
-    /// The mount is there, and the process that served it has gone.
+    /// The process that served the mount does not exist any more.
     Dead: Error = "mount.dead",
     /// The mount does not answer.
     Silent: Error = "mount.silent",
@@ -87,91 +87,91 @@ ids! {
     Blind: Error = "odoo.blind",
     /// A running Odoo sees a mount that has ended.
     Stale: Error = "odoo.stale",
-    /// An Odoo keeps its sessions in another directory, and none uses the mount.
+    /// An Odoo keeps its sessions in another directory, and no Odoo uses the mount.
     Elsewhere: Error = "odoo.elsewhere",
-    /// A module takes the sessions away from the directory.
+    /// A module stores the sessions outside the directory.
     Module: Error = "odoo.module",
     /// The tree belongs to another user than Odoo's.
     Owner: Error = "odoo.owner",
     /// Odoo's processes cannot be identified.
     Callers: Error = "odoo.callers",
-    /// Session files are still written in the directory below the mount.
+    /// Session files are still written to the underlying directory.
     BelowFresh: Error = "files.underlying-written",
-    /// Session files are still written in another directory.
+    /// Session files are still written to another directory.
     Fresh: Error = "files.fresh",
-    /// Redis throws out sessions when it is full.
+    /// Redis evicts sessions when it is full.
     Evicts: Error = "redis.evicts",
-    /// Anybody in the network can reach Redis.
+    /// Redis can be reached from the network without a password.
     Open: Error = "redis.open",
     /// `/dev/fuse` is missing.
     NoFuse: Error = "host.fuse",
-    /// Several are mounted one over another.
+    /// Several mounts are stacked on the directory.
     Layers: Warning = "mount.layers",
-    /// No keeper looks after the mount.
+    /// The mount has no keeper.
     NoKeeper: Warning = "mount.keeper",
-    /// Redis loses everything when it ends.
+    /// Redis loses all data at a restart.
     Volatile: Warning = "redis.volatile",
-    /// Redis goes back to an old state when it ends.
+    /// Redis goes back to an old state at a restart.
     Snapshots: Warning = "redis.snapshots",
-    /// Redis leaves it to the kernel when its log reaches the disk.
+    /// Redis does not sync its append-only file.
     Fsync: Warning = "redis.fsync",
-    /// Redis has no bound of memory.
+    /// Redis has no memory limit.
     NoBound: Warning = "redis.no-bound",
-    /// Redis is filling.
+    /// Redis is nearly full.
     Filling: Warning = "redis.filling",
     /// A failover of Redis may lose saves and logouts.
     Replicas: Warning = "redis.replicas",
     /// Redis answers slowly.
     Slow: Warning = "redis.slow",
-    /// Session files lie below the mount.
+    /// There are session files in the underlying directory.
     Below: Warning = "files.underlying",
-    /// Without the mount, Odoo would write to the disk in silence.
+    /// Without the mount, Odoo would write to the disk unnoticed.
     BelowUsable: Warning = "files.unguarded",
     /// An Odoo in a container would lose the mount at a restart of sessionfs.
     Volume: Warning = "odoo.volume",
-    /// An Odoo without workers.
+    /// An Odoo has no workers.
     Workers: Warning = "odoo.workers",
-    /// A proxy in front, and Odoo does not know.
+    /// Odoo is behind a proxy but has no `proxy_mode`.
     Proxy: Warning = "odoo.proxy-mode",
     /// A configuration file of Odoo cannot be read.
     OdooConfiguration: Warning = "odoo.conf",
-    /// After a reboot nobody mounts.
+    /// Nothing mounts sessionfs after a reboot.
     ByHand: Warning = "service.by-hand",
     /// The unit is not started at boot.
     Disabled: Warning = "service.disabled",
     /// Odoo's unit may start before the mount.
     Order: Warning = "service.order",
-    /// The kernel is older than what is supported.
+    /// The kernel is older than the oldest supported one.
     OldKernel: Warning = "host.kernel",
-    /// Little memory is left.
+    /// Little memory is available.
     Memory: Warning = "host.memory",
     /// The staging directory's filesystem is nearly full.
     Staging: Warning = "host.staging",
-    /// Not everything can be seen without root.
+    /// Not everything can be checked without root.
     NotRoot: Note = "check.not-root",
     /// No Odoo runs.
     NoOdoo: Note = "odoo.none",
-    /// No Odoo that runs uses this directory, and one uses another mount.
+    /// No running Odoo uses this directory, and one uses another mount.
     Unused: Note = "odoo.unused",
     /// A second Odoo keeps its sessions in another directory.
     OtherOdoo: Note = "odoo.other",
-    /// What an Odoo sees cannot be seen.
+    /// The mount namespace of an Odoo cannot be checked.
     Unseen: Note = "odoo.unseen",
-    /// A configuration file that no known Odoo uses leads elsewhere.
+    /// A configuration file that no known Odoo uses has another directory.
     OtherFile: Note = "odoo.other-conf",
-    /// Session files of before are left in another directory.
+    /// Old session files are left in another directory.
     Left: Note = "files.left",
-    /// The directory below the mount cannot be seen.
+    /// The underlying directory cannot be checked.
     BelowUnseen: Note = "files.unseen",
-    /// Redis does not tell this user how it is configured.
+    /// Redis does not show this user its settings.
     RedisUnseen: Note = "redis.unseen",
-    /// Every user of this host can reach Redis.
+    /// Every user of this host can use Redis without a password.
     OpenHere: Note = "redis.open-here",
     /// Redis's clock differs from this host's.
     Clock: Note = "redis.clock",
-    /// This host's clock is not kept by NTP.
+    /// The clock of this host is not synchronised by NTP.
     Unsynchronised: Note = "host.clock",
-    /// Something that a newer kernel would offer.
+    /// A newer kernel would have more features.
     Kernel: Note = "host.kernel-features",
     /// systemd does not run here.
     NoSystemd: Note = "service.none",
@@ -179,11 +179,11 @@ ids! {
     MountOk: Ok = "mount.ok",
     /// Odoo sees the mount.
     OdooOk: Ok = "odoo.ok",
-    /// Redis is as it should be, as far as it can be seen.
+    /// No problem was found with Redis.
     RedisOk: Ok = "redis.ok",
     /// The service starts at boot, before Odoo.
     ServiceOk: Ok = "service.ok",
-    /// The host has what is needed.
+    /// No problem was found with the host.
     HostOk: Ok = "host.ok",
 }
 
@@ -384,14 +384,14 @@ fn directories(
         [_] => Ok(used),
         [] => Err(Failure::new(
             ExitCode::SessionsNotFound,
-            "nothing is mounted and no Odoo is found, so there is nothing to check; name the \
+            "nothing is mounted and no Odoo was found, so there is nothing to check; name the \
              directory",
         )),
         several => {
             let all: Vec<_> = several.iter().map(|path| path.display().to_string()).collect();
             Err(Failure::new(
                 ExitCode::Usage,
-                format!("there are several directories; name one of {}", all.join(", ")),
+                format!("several directories were found; name one of {}", all.join(", ")),
             ))
         }
     }

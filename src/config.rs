@@ -186,7 +186,7 @@ pub fn mountpoint(dir: Option<&Path>, config: Option<&Path>) -> Result<PathBuf, 
         None => Err(Failure::new(
             ExitCode::Usage,
             format!(
-                "no directory is named: give DIR, or the key 'mountpoint' in {}",
+                "no directory is named: name DIR, or set the key 'mountpoint' in {}",
                 config.unwrap_or(Path::new(file::DEFAULT_PATH)).display()
             ),
         )),
@@ -287,7 +287,7 @@ fn mirror(flags: &Flags, file: &File) -> Result<Option<PathBuf>, Failure> {
         return Err(refuse("is not an absolute path; name a directory in full"));
     };
     let parent = parent.canonicalize().map_err(|e| {
-        refuse(&format!("{} cannot be reached: {e}; make it (mkdir -p)", parent.display()))
+        refuse(&format!("{} is not accessible: {e}; create it (mkdir -p)", parent.display()))
     })?;
     Ok(Some(parent.join(name)))
 }
@@ -304,7 +304,7 @@ pub fn tree(flags: &Flags, file: &File) -> Result<Ownership, Failure> {
         (None, None) => {
             return Err(Failure::new(
                 ExitCode::UnknownUser,
-                format!("group: user {} has no account, so name its group as well", owner.name),
+                format!("group: user {} has no account, so set the group as well", owner.name),
             ));
         }
     };
@@ -427,7 +427,7 @@ fn once<T>(key: &str, own: Option<T>, url: Option<T>) -> Result<Option<T>, Failu
     if own.is_some() && url.is_some() {
         return Err(Failure::new(
             ExitCode::BadValue,
-            format!("{key} is given, and the Redis URL says it as well; remove one of them"),
+            format!("{key} is set, and the Redis URL contains it as well; remove one of them"),
         ));
     }
     Ok(own.or(url))
@@ -644,7 +644,7 @@ mod tests {
     fn values_out_of_range_name_key_and_range() {
         let cases = [
             ("[lifetime]\nidle = \"1ms\"", "lifetime.idle: '1ms' is not between 1s and"),
-            ("[lifetime]\nidle = \"off\"", "lifetime.idle: 'off' is no duration"),
+            ("[lifetime]\nidle = \"off\"", "lifetime.idle: 'off' is not a duration"),
             (
                 "[limits]\nsession = \"1GiB\"",
                 "limits.session: '1GiB' is not between 4KiB and 64MiB",
@@ -656,8 +656,11 @@ mod tests {
                 "[activity]\nbackground_argv = [\"\"]",
                 "activity.background_argv: '' has an empty word",
             ),
-            ("mode = \"rwx\"", "mode: 'rwx' is no mode"),
-            ("[metrics]\nlisten = \":9401\"", "metrics.listen: ':9401' is no address to listen on"),
+            ("mode = \"rwx\"", "mode: 'rwx' is not a mode"),
+            (
+                "[metrics]\nlisten = \":9401\"",
+                "metrics.listen: ':9401' is not an address to listen on",
+            ),
             ("[worker]\nuser = \"root\"", "worker.user: 'root' would run as root"),
         ];
         for (text, expected) in cases {

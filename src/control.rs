@@ -123,7 +123,8 @@ impl StatusService {
     pub async fn leave(&self) {
         let was_active = self.turn(Stage::Active, Stage::Leaving);
         if was_active && let Err(error) = self.store.remove_server(&self.keeper.id).await {
-            tracing::debug!(%error, "this server is still registered, for some seconds");
+            tracing::debug!(%error, "cannot remove the status of this server from Redis; it \
+                                     expires by itself");
         }
     }
 

@@ -30,19 +30,19 @@ macro_rules! exit_codes {
 }
 
 exit_codes! {
-    /// Something that should not happen; the message says what.
+    /// Internal error; the message gives details.
     Internal = 1,
     /// The command line cannot be understood.
     Usage = 2,
     /// A file named in the configuration, or the configuration itself, cannot be read.
     UnreadableFile = 10,
-    /// The configuration has a key that does not exist.
+    /// The configuration has an unknown key.
     UnknownKey = 11,
-    /// A setting has a value that cannot be used.
+    /// A setting has an invalid value.
     BadValue = 12,
-    /// The Redis URL cannot be used.
+    /// The Redis URL is invalid.
     BadUrl = 13,
-    /// A user or group that does not exist.
+    /// A user or group does not exist.
     UnknownUser = 14,
     /// Not started as root.
     NotRoot = 20,
@@ -54,9 +54,9 @@ exit_codes! {
     MountpointMissing = 23,
     /// The mountpoint is not a directory.
     NotADirectory = 24,
-    /// The mountpoint holds what is not Odoo's.
+    /// The mountpoint contains files that are not Odoo's.
     NotEmpty = 25,
-    /// Something is mounted on the mountpoint already.
+    /// Something is already mounted on the mountpoint.
     AlreadyMounted = 26,
     /// Another sessionfs serves this mountpoint.
     SecondDaemon = 27,
@@ -70,19 +70,19 @@ exit_codes! {
     RedisPassword = 31,
     /// Redis is too old.
     RedisTooOld = 32,
-    /// What answers there is not Redis.
+    /// The server is not Redis.
     NotRedis = 33,
     /// Redis refuses a command that sessionfs needs.
     RedisRefuses = 34,
-    /// No `redis-server` or `valkey-server` for the private Redis.
+    /// There is no `redis-server` or `valkey-server` for the private Redis.
     NoRedisServer = 35,
     /// The private Redis does not start.
     PrivateRedis = 36,
     /// The staging directory is not on a tmpfs, or not safe to use.
     Staging = 40,
-    /// The worker's user lacks a right, or has one too many.
+    /// The worker's user lacks a permission, or has a privilege that it must not have.
     WorkerRights = 41,
-    /// The worker ended before it served.
+    /// The worker exited before it served.
     WorkerFailed = 42,
     /// `status`: a mount is not served, or nothing is mounted.
     NotServed = 43,
@@ -92,13 +92,13 @@ exit_codes! {
     BenchDirectory = 50,
     /// `bench`: the result cannot be written.
     BenchOutput = 51,
-    /// `bench`, `demo`: ended by a signal, after the result so far was printed.
+    /// `bench`, `demo`: interrupted by a signal; the result so far was printed.
     Interrupted = 52,
     /// `list`, `show`, `kill`: there is no such session.
     NoSuchSession = 53,
-    /// `show`, `kill`: several sessions have such an alias.
+    /// `show`, `kill`: several sessions match the alias.
     AmbiguousSession = 54,
-    /// `show --sid`: the content does not open with this cookie.
+    /// `show --sid`: the content cannot be opened with this cookie.
     UnreadableSession = 55,
     /// `import`: some sessions could not be imported, and their files were left.
     ImportIncomplete = 56,
@@ -112,7 +112,7 @@ exit_codes! {
     CheckWarning = 60,
     /// `check`: there is an error.
     CheckFailed = 61,
-    /// `discover`: no Odoo, and no directory of sessions, is found.
+    /// `discover`: no Odoo and no session directory was found.
     SessionsNotFound = 62,
 }
 

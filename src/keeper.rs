@@ -54,7 +54,7 @@ pub fn mount(dir: Option<&Path>, flags: &Flags, caller: Caller) -> Result<(), Fa
     if !nix::unistd::geteuid().is_root() {
         return Err(Failure::new(
             ExitCode::NotRoot,
-            "mounting needs root; start it with sudo or as a system service",
+            "mounting needs root; run it with sudo or as a system service",
         ));
     }
     let command_line = CommandLine { dir: dir.map(Path::to_owned), flags: flags.clone() };
@@ -185,7 +185,7 @@ impl Keeper {
             signals.wait(&descriptors, until.into_iter().chain(turn).min());
             crate::telemetry::log::tell_repeated();
         }
-        tracing::info!("asked to end");
+        tracing::info!("stopping");
         Ok(())
     }
 
@@ -211,7 +211,7 @@ impl Keeper {
         if let Some(key) = reload::needs_restart(&self.config, &config) {
             return Err(Failure::new(
                 ExitCode::ReloadFailed,
-                format!("{key} has changed, and a restart is needed for that; nothing was changed"),
+                format!("{key} was changed, and a restart is needed for that; nothing was applied"),
             ));
         }
         let program = self.worker.program().installed()?;
@@ -228,7 +228,7 @@ impl Keeper {
                 self.config = next.unwrap_or_else(|| self.config.clone());
                 tracing::info!("reloaded");
             }
-            Some(failure) => tracing::error!(%failure, "the reload failed; all stays as it was"),
+            Some(failure) => tracing::error!(%failure, "the reload failed; nothing was changed"),
         }
         self.last_reload_error = failure.as_ref().map(ToString::to_string);
         // Whoever asked for it may look at the service manager's word next, so that goes first.
@@ -319,7 +319,7 @@ fn claim(mountpoint: &Path) -> Result<Claim, Failure> {
         return Err(Failure::new(
             ExitCode::SecondDaemon,
             format!(
-                "mountpoint {}: another sessionfs{holder} serves it; end it with 'sessionfs \
+                "mountpoint {}: another sessionfs{holder} serves it; stop it with 'sessionfs \
                  unmount {0}' or name another directory",
                 mountpoint.display()
             ),
@@ -383,13 +383,13 @@ pub fn unmount(dir: &Path) -> Result<(), Failure> {
     }
     let busy = |what: &str| Failure::new(ExitCode::Busy, format!("{shown}: {what}"));
     let keeper = holder(&path).ok_or_else(|| {
-        busy("its keeper holds the lock and cannot be found; end it where it runs")
+        busy("its keeper holds the lock but cannot be found; stop it where it runs")
     })?;
     keeper.signal(Signal::SIGTERM);
     let until = Instant::now() + END_WITHIN;
     while !keeper.has_ended() {
         if Instant::now() >= until || signals.received() > 0 {
-            return Err(busy(&format!("the keeper (pid {}) has not ended yet", keeper.pid())));
+            return Err(busy(&format!("the keeper (pid {}) has not stopped yet", keeper.pid())));
         }
         signals.wait(&[keeper.as_fd()], Some(until));
     }

@@ -249,7 +249,7 @@ impl Instance {
             Sign::Process(process) => format!("Odoo runs (pid {}, {by})", process.pid),
             Sign::Service(service) => format!("unit {} starts Odoo ({by})", service.name),
             Sign::File => format!("configuration file {by}"),
-            Sign::Directory => "the directory is there".to_owned(),
+            Sign::Directory => "the directory exists".to_owned(),
         }
     }
 

@@ -122,7 +122,7 @@ impl Channel {
     pub fn send(&self, message: &impl Serialize) -> io::Result<()> {
         let packet = serde_json::to_vec(message)?;
         if packet.len() > LENGTH_MAX_BYTES {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "message too long"));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "message too large"));
         }
         send(self.socket.as_raw_fd(), &packet, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)?;
         Ok(())

@@ -144,10 +144,10 @@ impl Event<'_> {
                 metrics.link_is(state);
             }
             Event::Writes { refused: Some(reason) } => {
-                warn!(event = "writes_refused", reason, "Redis takes no writes");
+                warn!(event = "writes_refused", reason, "Redis accepts no writes");
             }
             Event::Writes { refused: None } => {
-                info!(event = "writes_taken", "Redis takes writes again");
+                info!(event = "writes_taken", "Redis accepts writes again");
             }
             Event::WorkerDied { status } => {
                 error!(event = "worker_died", status);
@@ -157,7 +157,7 @@ impl Event<'_> {
                 info!(event = "setting", key, old, new, "a live setting has changed");
             }
             Event::BadSetting { reason } => {
-                warn!(event = "bad_setting", reason, "the former value stays in force");
+                warn!(event = "bad_setting", reason, "the previous value stays in effect");
             }
             Event::WorkerStuck { answer_within_ms } => {
                 error!(event = "worker_stuck", answer_within_ms);

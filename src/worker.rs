@@ -99,7 +99,8 @@ fn serve(
     let mirror = match mirror.map(|disk| disks::keep_mirror(disk, &store, &runtime)).transpose() {
         // A later worker serves without it, as without Redis.
         Err(failure) if !first => {
-            tracing::error!(%failure, "the mirror is not written; once that is corrected, 'sessionfs reload'");
+            tracing::error!(%failure, "the mirror is not written; correct the cause and run \
+                                       'sessionfs reload'");
             None
         }
         kept => kept?,
@@ -183,16 +184,16 @@ fn read_handover(config: OwnedFd) -> Result<Handover, Failure> {
         .map_err(|e| Failure::internal("read the configuration", e))?;
     // A parser's error might repeat a part of what it read, and that holds a password.
     serde_json::from_slice(&text)
-        .map_err(|_| Failure::internal("read the configuration", "it is not what was expected"))
+        .map_err(|_| Failure::internal("read the configuration", "it has an unexpected format"))
 }
 
 /// After a reload the keeper may be of an older version than its worker.
 fn tell_version(keeper: &str) {
     let version = env!("CARGO_PKG_VERSION");
     if keeper == version {
-        tracing::debug!(version, "worker of the keeper's own version");
+        tracing::debug!(version, "worker and keeper have the same version");
     } else {
-        tracing::warn!(version, keeper, "the keeper is of another version, until it is restarted");
+        tracing::warn!(version, keeper, "the keeper has another version until it is restarted");
     }
 }
 

@@ -253,7 +253,7 @@ fn what_is_meant_has_to_be_said() {
     refuses(&shop.redis, &["show", "zzzz"], "", 53);
     refuses(&shop.redis, &["kill", "zzzz", "--yes"], "", 53);
     let text = refuses(&shop.redis, &["kill", &shop.sids[ADMIN][..12], "--yes"], "", 54);
-    assert!(text.contains("2 sessions have such an alias"), "{text}");
+    assert!(text.contains("2 sessions match this alias"), "{text}");
     let whole = alias(&shop.sids[MARC]);
     refuses(&shop.redis, &["kill", "--login", "admin", "--yes", "--", &whole], "", 53);
     // A cookie on the command line is read by everybody, so it is not taken, and not repeated.
@@ -405,10 +405,7 @@ fn a_shorter_lifetime_tells_whom_it_ends_and_asks() {
     let output = run(&shop.redis, &set, "");
     assert_eq!(output.status.code(), Some(58), "{output:?}");
     let said = String::from_utf8(output.stdout).expect("UTF-8");
-    assert_eq!(
-        said,
-        "lifetime.idle: 15min -> 1s would end 4 sessions in which somebody is logged in now\n"
-    );
+    assert_eq!(said, "lifetime.idle: 15min -> 1s would end 4 sessions of logged-in users now\n");
     let asked = String::from_utf8(output.stderr).expect("UTF-8");
     assert!(asked.contains("nothing was changed") && asked.contains("--yes"), "{asked}");
     assert_eq!(shop.redis.run::<Vec<String>>("HGETALL sessionfs:config"), Vec::<String>::new());
@@ -424,7 +421,7 @@ fn a_shorter_lifetime_tells_whom_it_ends_and_asks() {
     refuses(&shop.redis, &["config", "set", "lifetime.absolute", "10years"], "", 58);
 
     let said = says(&shop.redis, &["config", "set", "lifetime.idle", "1s", "--yes"]);
-    assert!(said.contains("ended: 4 sessions in which somebody is logged in\n"), "{said}");
+    assert!(said.contains("ended: 4 sessions of logged-in users\n"), "{said}");
     until("they end", || !is_there(&shop.there, &shop.sids[MARC]));
     // Back to a longer one nobody has to be asked; back to a shorter one everybody has.
     says(&shop.redis, &["config", "set", "lifetime.idle", "8h"]);
@@ -440,7 +437,7 @@ fn a_duration_is_shown_in_one_way_however_it_was_typed() {
     let _: i64 = redis.run("HSET sessionfs:config lifetime.idle 90m");
     assert_eq!(json(&redis, &["config", "get", "lifetime.idle"])[0]["value"], "1h 30min");
     let said = refuses(&redis, &["config", "set", "lifetime.absolute", "0"], "", 12);
-    assert!(said.contains("not between 1s and 10years; \"off\" is no limit"), "{said}");
+    assert!(said.contains("not between 1s and 10years; \"off\" means no limit"), "{said}");
 }
 
 #[test]
@@ -554,7 +551,7 @@ fn who_may_not_read_the_configuration_is_told_to_use_sudo() {
             .expect("sessionfs runs");
         let said = String::from_utf8(output.stderr).expect("UTF-8");
         assert_eq!(output.status.code(), Some(10), "{said}");
-        assert!(said.trim_end().ends_with("; start it with sudo"), "{said}");
+        assert!(said.trim_end().ends_with("; run it with sudo"), "{said}");
     }
 }
 

@@ -170,7 +170,7 @@ fn each_setting_of_redis_that_loses_sessions_is_told() {
             "allkeys-lru",
         ),
         ("maxmemory 0", "maxmemory 64mb", 60, "redis.no-bound", "no maxmemory"),
-        ("appendonly no", "appendonly yes", 60, "redis.volatile", "keeps nothing"),
+        ("appendonly no", "appendonly yes", 60, "redis.volatile", "stores nothing"),
         ("appendfsync no", "appendfsync everysec", 60, "redis.fsync", "appendfsync no"),
     ] {
         let _: String = redis.run(&format!("CONFIG SET {set}"));
@@ -182,7 +182,7 @@ fn each_setting_of_redis_that_loses_sessions_is_told() {
         .arg(&["SET", "save", "3600 1"])
         .query(&mut redis.connection())
         .unwrap();
-    check(&mounted.path(), &[]).has(60, "redis.snapshots", "snapshots only");
+    check(&mounted.path(), &[]).has(60, "redis.snapshots", "only snapshots");
     let used: u64 = {
         let info: String = redis.run("INFO memory");
         info.lines().find_map(|line| line.strip_prefix("used_memory:")?.parse().ok()).unwrap()
@@ -200,10 +200,10 @@ fn a_redis_that_takes_no_writes_is_the_cause_and_not_the_mount() {
     let _odoo = Odoo::plain(mounted.path().parent().unwrap());
     let _: String = redis.run("CONFIG SET maxmemory 1");
     let found = check(&mounted.path(), &[]);
-    found.has(61, "redis.full", "is full, so sessions are not saved: OOM command not allowed");
+    found.has(61, "redis.full", "is full, so sessions cannot be saved: OOM command not allowed");
     found.has(61, "mount.unserved", "a session cannot be saved");
     let remedy = &found.remedies["mount.unserved"];
-    assert!(remedy.starts_with("it is Redis: see redis.full"), "{remedy}");
+    assert!(remedy.starts_with("the cause is Redis: see redis.full"), "{remedy}");
     assert!(!found.remedies.contains_key("redis.unusable"));
 }
 
@@ -229,7 +229,7 @@ fn a_redis_that_refuses_is_told_and_one_that_says_little_is_noted() {
     let line = documented.lines().find(|line| line.contains("ACL SETUSER")).expect("the ACL line");
     let _: String = redis.run(&line.trim().replace("PASSWORD", "geheim"));
     let found = check(&dir, &["--redis", &redis.url_as("sessionfs", "geheim")]);
-    found.has(0, "redis.unseen", "does not tell this user");
+    found.has(0, "redis.unseen", "does not show this user");
     found.has(0, "redis.ok", "serves");
     let url = redis.url();
     redis.kill();
@@ -247,7 +247,7 @@ fn whoever_gets_in_without_a_password_is_told() {
     check(&mounted.path(), &[]).has(0, "redis.open-here", &port);
     let _: String = redis.run("CONFIG SET bind 0.0.0.0");
     let _: String = redis.run("CONFIG SET protected-mode no");
-    check(&mounted.path(), &[]).has(61, "redis.open", "answers everybody");
+    check(&mounted.path(), &[]).has(61, "redis.open", "answers every client");
 }
 
 #[test]
@@ -264,12 +264,12 @@ fn a_mount_that_is_missing_another_or_covered_is_told() {
     tmpfs(dir.path());
     let found = check(dir.path(), &["--redis", &url]);
     off(dir.path());
-    found.has(61, "mount.foreign", "but a tmpfs");
+    found.has(61, "mount.foreign", "a tmpfs filesystem is mounted on");
     let mounted = Mount::start(&redis, "");
     tmpfs(&mounted.path());
     let found = check(&mounted.path(), &[]);
     off(&mounted.path());
-    found.has(61, "mount.covered", "a tmpfs is mounted over");
+    found.has(61, "mount.covered", "a tmpfs filesystem is mounted over");
 }
 
 #[test]
@@ -284,7 +284,7 @@ fn a_mount_that_is_dead_or_silent_is_told_within_its_bound() {
     kill(keeper, Signal::SIGSTOP).unwrap();
     kill(worker, Signal::SIGSTOP).unwrap();
     let found = check(&mounted.path(), &[]);
-    found.has(61, "mount.silent", "no answer within 5 s");
+    found.has(61, "mount.silent", "does not answer within 5 s");
     found.has(61, "redis.ok", "serves");
     kill(worker, Signal::SIGCONT).unwrap();
     kill(keeper, Signal::SIGKILL).unwrap();
@@ -294,8 +294,8 @@ fn a_mount_that_is_dead_or_silent_is_told_within_its_bound() {
         std::thread::yield_now();
     }
     let found = check(&mounted.path(), &["--redis", &redis.url()]);
-    found.has(61, "mount.dead", "the process that served it has gone");
-    found.has(61, "mount.keeper", "no keeper");
+    found.has(61, "mount.dead", "the process that served it does not exist any more");
+    found.has(61, "mount.keeper", "has no keeper");
 }
 
 #[test]
@@ -392,7 +392,7 @@ fn the_sessions_of_another_running_odoo_are_left_to_it() {
             .expect("sessionfs runs");
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(59), "{said}");
-        assert!(said.contains(&format!("Odoo (pid {}) is using it", odoo.0.id())), "{said}");
+        assert!(said.contains(&format!("Odoo (pid {}) uses it", odoo.0.id())), "{said}");
         assert!(said.contains("sessionfs-setup --instance NAME"), "{said}");
     }
     assert_eq!(std::fs::read_dir(sessions.join("ab")).unwrap().count(), 1);
@@ -423,8 +423,8 @@ fn two_mounts_with_an_odoo_each_are_each_told_as_well() {
     let neither = tempfile::tempdir().unwrap();
     let missing = neither.path().join("sessions");
     let found = check(&missing, &["--redis", &redis.url()]);
-    found.has(61, "mount.missing", "there is no directory");
-    found.has(61, "odoo.unused", "where a sessionfs is mounted, too");
+    found.has(61, "mount.missing", "does not exist");
+    found.has(61, "odoo.unused", "where sessionfs is also mounted");
 
     // Without a directory all are looked at. Others may have mounts on this host.
     let script = "findmnt -nlt fuse.sessionfs -o TARGET | while read -r at; do \
@@ -477,7 +477,8 @@ fn in_an_outage_redis_is_named_first_and_no_restart_is_advised() {
     assert_eq!(code, 61, "{said}");
     assert!(said.starts_with("error    cannot reach Redis"), "{said}");
     assert!(
-        said.contains("[mount.silent]") && said.contains("it is Redis: see redis.unreachable"),
+        said.contains("[mount.silent]")
+            && said.contains("the cause is Redis: see redis.unreachable"),
         "{said}"
     );
     assert!(!said.contains("systemctl restart"), "{said}");

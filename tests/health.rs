@@ -72,12 +72,13 @@ fn a_redis_that_takes_no_writes_is_told_everywhere_and_keeps_the_server_in() {
     until("it is noticed", || health(&node, "/health").1 == "degraded");
     let (code, _, reason) = health(&node, "/health");
     assert_eq!(code, 200);
-    assert!(reason.starts_with("Redis takes no writes: OOM command not allowed"), "{reason}");
+    assert!(reason.starts_with("Redis accepts no writes: OOM command not allowed"), "{reason}");
     assert_eq!(health(&node, "/health?strict").0, 503);
     assert_eq!(metric(&node, "sessionfs_redis_takes_writes"), Some(0.0));
     let (code, text, json) = status(&node);
     assert_eq!(code, Some(43), "{text}");
-    let words = "sessions are read, not saved: Redis takes no writes: OOM command not allowed";
+    let words =
+        "sessions can be read but not saved: Redis accepts no writes: OOM command not allowed";
     assert!(text.contains(words), "{text}");
     let told = &json["mounts"][0]["status"]["redis"];
     assert_eq!(told["takes_writes"], false);
@@ -100,12 +101,12 @@ fn a_redis_that_took_no_writes_and_has_gone_is_not_called_one_that_is_read() {
     let mut redis = Redis::start_with(&["--unixsocketperm", "777"]);
     let node = Mount::start(&redis, "");
     let _: String = redis.run("CONFIG SET maxmemory 1");
-    until("it is noticed", || status(&node).1.contains("sessions are read, not saved"));
+    until("it is noticed", || status(&node).1.contains("sessions can be read but not saved"));
     redis.kill();
     until("it is gone", || status(&node).2["mounts"][0]["status"]["server"]["link"] == "down");
     let (code, text, _) = status(&node);
     assert_eq!(code, Some(43), "{text}");
-    assert!(text.contains("  not served: Redis is away: "), "{text}");
+    assert!(text.contains("  not served: Redis is down: "), "{text}");
 }
 
 #[test]
@@ -122,7 +123,7 @@ fn an_outage_takes_the_server_out_when_requests_wait_no_more() {
     until("it goes out", || health(&short, "/health").0 == 503);
     let (_, word, reason) = health(&short, "/health");
     assert_eq!(word, "down");
-    assert!(reason.starts_with("Redis has been away for "), "{reason}");
+    assert!(reason.starts_with("Redis has been down for "), "{reason}");
     redis.restart();
     for node in [&patient, &short] {
         until("it comes back", || health(node, "/health") == (200, "ok".into(), String::new()));
@@ -138,7 +139,7 @@ fn a_mount_that_answers_nobody_takes_the_server_out() {
     let keeper = nix::unistd::Pid::from_raw(node.keeper().try_into().unwrap());
     kill(keeper, Signal::SIGSTOP).unwrap();
     until("it goes out", || health(&node, "/health").0 == 503);
-    assert!(health(&node, "/health").2.starts_with("no request of the mount was answered for "));
+    assert!(health(&node, "/health").2.starts_with("the mount has answered no request for "));
     kill(keeper, Signal::SIGCONT).unwrap();
     until("it comes back", || health(&node, "/health").0 == 200);
 
@@ -165,7 +166,7 @@ fn sessions_by_class_and_the_fill_of_redis_are_had_where_it_says() {
     assert!(metric(&node, "sessionfs_redis_memory_used_bytes").unwrap() > 100_000.0);
     let (_, text, _) = status(&node);
     assert!(
-        text.contains("sessions  4 in Redis, of all servers: 3 of people, 1 of visitors"),
+        text.contains("sessions  4 in Redis, of all servers: 3 of users, 1 of visitors"),
         "{text}"
     );
     assert!(text.contains(" of 64.00 MiB used, "), "{text}");

@@ -318,8 +318,8 @@ fn the_files_that_a_mount_has_moved_are_named_by_the_import_that_finds_none() {
     let dir = mount.path();
     let output = import(&redis, &dir, &[]);
     let text = String::from_utf8(output.stdout).unwrap();
-    assert!(text.contains("No session was left to import"), "{text}");
-    assert!(text.contains(&format!("The files are in {}.imported now", dir.display())), "{text}");
+    assert!(text.contains("There was no session to import"), "{text}");
+    assert!(text.contains(&format!("The files are now in {}.imported", dir.display())), "{text}");
     // The command that is named is for this directory and this Redis.
     let config = redis.directory().join("import.toml");
     let command = format!(
@@ -425,7 +425,7 @@ fn a_directory_with_something_foreign_is_not_mounted_on() {
         .unwrap();
     assert_eq!(output.status.code(), Some(25));
     let text = String::from_utf8(output.stderr).unwrap();
-    assert!(text.contains("holds what is not Odoo's (filestore.txt)"), "{text}");
+    assert!(text.contains("contains files that are not Odoo's (filestore.txt)"), "{text}");
     assert_eq!(files(dir.path()).len(), 2);
 }
 
@@ -470,7 +470,7 @@ fn a_killed_disk_server_leaves_nobody_logged_out() {
     assert_eq!(mount.read(&one).unwrap(), authenticated("x"));
     let disk = nix::unistd::Pid::from_raw(i32::try_from(mount.disk().unwrap()).unwrap());
     nix::sys::signal::kill(disk, nix::sys::signal::Signal::SIGKILL).unwrap();
-    mount.wait_for_log("the process that reads session files has ended");
+    mount.wait_for_log("the process that reads session files has exited");
     let deadline = until_ready_again(&mount);
     assert_eq!(mount.read(&other).unwrap(), authenticated("x"));
     mount.wait_for_log("all session files of the underlying directory are imported");
@@ -688,11 +688,11 @@ fn a_mirror_that_would_be_unsafe_is_refused() {
     std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o755)).unwrap();
     std::os::unix::fs::symlink("/etc", &link).unwrap();
     for (mirror, why) in [
-        (dir.join("mirror"), "in the mountpoint or around it"),
-        (parent.path().to_owned(), "in the mountpoint or around it"),
-        (open, "read by everybody"),
+        (dir.join("mirror"), "inside the mountpoint or contains it"),
+        (parent.path().to_owned(), "inside the mountpoint or contains it"),
+        (open, "read by other users"),
         (link, "directory"),
-        (beside(&dir), "where imported files go"),
+        (beside(&dir), "the archive of imported files"),
     ] {
         let output = Command::new(env!("CARGO_BIN_EXE_sessionfs"))
             .arg("mount")

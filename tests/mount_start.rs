@@ -89,7 +89,11 @@ mod configuration {
         refuses("mode = \"rwx\"", ExitCode::BadValue, &["mode: 'rwx'"]);
         refuses("[lifetime]\nidle = \"1\"", ExitCode::BadValue, &["lifetime.idle: '1'"]);
         refuses("log = \"sessionfs=loud\"", ExitCode::BadValue, &["log filter 'sessionfs=loud'"]);
-        refuses("log = \"loud\"", ExitCode::BadValue, &["log filter 'loud': 'loud' is no level"]);
+        refuses(
+            "log = \"loud\"",
+            ExitCode::BadValue,
+            &["log filter 'loud': 'loud' is not a level"],
+        );
         refuses("owner = 101", ExitCode::BadValue, &["toml:1: owner: ", "write it in quotes"]);
         refuses("[worker]\nuser = \"root\"", ExitCode::BadValue, &["worker.user: 'root'"]);
     }
@@ -147,7 +151,7 @@ mod mountpoint {
         let file = lab.configure("");
         for command in ["mount", "unmount"] {
             let command = lab.command([command, "--config", file.to_str().unwrap()]);
-            let words = &["give DIR, or the key 'mountpoint' in", file.to_str().unwrap()];
+            let words = &["name DIR, or set the key 'mountpoint' in", file.to_str().unwrap()];
             fails(&lab, command, ExitCode::Usage, words);
         }
     }
@@ -243,7 +247,7 @@ mod mountpoint {
         let file = lab.mountpoint().join("precious");
         std::fs::write(&file, "kept").unwrap();
         let mode = lab.mountpoint().metadata().unwrap().mode();
-        fails(&lab, lab.mount_command(""), ExitCode::NotEmpty, &["move that away"]);
+        fails(&lab, lab.mount_command(""), ExitCode::NotEmpty, &["move them away"]);
         assert_eq!(std::fs::read_to_string(file).unwrap(), "kept");
         assert_eq!(lab.mountpoint().metadata().unwrap().mode(), mode);
     }
@@ -417,7 +421,12 @@ mod host {
         let dir = tempfile::tempdir_in("/dev/shm").unwrap();
         std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o777)).unwrap();
         let config = format!("staging_dir = {:?}", dir.path());
-        fails(&lab, lab.mount_command(&config), ExitCode::Staging, &["written to by others"]);
+        fails(
+            &lab,
+            lab.mount_command(&config),
+            ExitCode::Staging,
+            &["writable for users other than root"],
+        );
     }
 
     #[test]
@@ -819,7 +828,7 @@ mod worker {
         let error = nix::sys::statfs::statfs(&lab.mountpoint()).unwrap_err();
         assert_eq!(error, nix::errno::Errno::ENOTCONN);
         let keeper = Keeper::start(lab.mount_command(""));
-        keeper.wait_log("a mount left dead by an earlier sessionfs is replaced");
+        keeper.wait_log("replacing the dead mount of an earlier sessionfs");
         keeper.wait_ready();
         assert_eq!(lab.mounts().len(), 1);
         keeper.end(Signal::SIGTERM);
@@ -975,14 +984,14 @@ mod by_hand {
         std::os::unix::fs::chown(lab.mountpoint(), Some(65534), Some(12)).unwrap();
         std::fs::set_permissions(lab.mountpoint(), PermissionsExt::from_mode(0o750)).unwrap();
         let keeper = lab.mount("");
-        let end = keeper.wait_log("  end it:");
+        let end = keeper.wait_log("  stop it:");
         keeper.end(Signal::SIGINT);
         assert!(end.contains("unmount"), "{end}");
         // It is root's by now, and yet known whose it was.
         let said = lab.mount("").end(Signal::SIGINT);
         assert_eq!(lab.mountpoint().metadata().unwrap().mode() & 0o7777, 0, "taken");
         assert!(told(&said, "sessions:").contains(lab.state().to_str().unwrap()), "{said:#?}");
-        let back = told(&said, "way back:");
+        let back = told(&said, "undo:");
         assert!(Command::new("sh").args(["-c", &back]).status().unwrap().success(), "{back}");
         let found = lab.mountpoint().metadata().unwrap();
         assert_eq!((found.uid(), found.gid(), found.mode() & 0o7777), (65534, 12, 0o750));
@@ -994,7 +1003,7 @@ mod by_hand {
         let lab = Lab::new();
         std::fs::set_permissions(lab.mountpoint(), PermissionsExt::from_mode(0o000)).unwrap();
         let said = lab.mount("owner = \"games\"").end(Signal::SIGTERM);
-        let back = told(&said, "way back:");
+        let back = told(&said, "undo:");
         assert!(Command::new("sh").args(["-c", &back]).status().unwrap().success(), "{back}");
         let found = lab.mountpoint().metadata().unwrap();
         let games = nix::unistd::User::from_name("games").unwrap().unwrap();
@@ -1067,7 +1076,7 @@ mod demo {
     fn an_interrupt_takes_everything_away() {
         let lab = Lab::new();
         let keeper = Keeper::start(demo(&lab, Some(&lab.mountpoint())));
-        keeper.wait_out("Nobody clicks");
+        keeper.wait_out("No clicks");
         keeper.signal(Signal::SIGINT);
         let (status, said) = keeper.wait();
         assert_eq!(status.code(), Some(u8::from(ExitCode::Interrupted).into()), "{said:#?}");

@@ -85,7 +85,7 @@ fn a_broken_file_changes_nothing() {
     for (text, words) in [
         ("idel = 1", &["unknown key 'idel'"][..]),
         ("[lifetime]\nidle = \"1\"", &["lifetime.idle: '1'"]),
-        ("staging_dir = \"/dev/shm/elsewhere\"", &["staging_dir has changed", "restart"]),
+        ("staging_dir = \"/dev/shm/elsewhere\"", &["staging_dir was changed", "restart"]),
         ("[worker]\nuser = \"daemon\"", &["worker.user has changed", "restart"]),
     ] {
         std::fs::write(mount.configuration(), text).unwrap();
@@ -112,7 +112,7 @@ fn metrics_are_had_where_a_changed_file_says() {
     // One that cannot be had changes nothing.
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listen(&taken.local_addr().unwrap().to_string());
-    refuses(&mount, &["metrics.listen", "somebody else listens there"]);
+    refuses(&mount, &["metrics.listen", "name another address"]);
     assert_eq!(ask_port(first, "/health").0, 200);
     listen(&format!("127.0.0.1:{second}"));
     reload(&mount);

@@ -108,7 +108,7 @@ fn a_service_manager_is_told_how_it_stands_with_redis() {
     let serving = format!("STATUS=serving {}", mount.path().display());
     manager.hear(&serving);
     let _: String = redis.run("CONFIG SET maxmemory 1");
-    manager.hear(&format!("{serving}; Redis takes no writes: OOM command not allowed"));
+    manager.hear(&format!("{serving}; Redis accepts no writes: OOM command not allowed"));
     let _: String = redis.run("CONFIG SET maxmemory 0");
     manager.hear(&serving);
     redis.kill();

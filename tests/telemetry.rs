@@ -102,7 +102,7 @@ fn metrics_are_had_on_a_port_of_this_host_and_on_a_socket() {
     let port = Mount::start(&redis, "[metrics]\nlisten = \"127.0.0.1:0\"\n");
     let log = port.log();
     let address =
-        log.split("metrics can be had address=\"").nth(1).unwrap().split('"').next().unwrap();
+        log.split("serving metrics address=\"").nth(1).unwrap().split('"').next().unwrap();
     let at_port = |method, path| exchange(TcpStream::connect(address).unwrap(), method, path);
     let (head, body) = at_port("GET", "/metrics");
     assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
@@ -229,12 +229,12 @@ fn the_command_tells_of_a_mount_and_says_by_its_exit_code_whether_it_is_served()
     let registered = String::from_utf8_lossy(&redis.dump()).into_owned();
     assert!(!registered.contains(&one));
 
-    // Redis is away: that is said, with the reason.
+    // Redis is down: that is said, with the reason.
     redis.kill();
     until("it is noticed", || command(&["status", &path]).status.code() == Some(43));
     let output = command(&["status", &path]);
     let text = String::from_utf8(output.stdout).unwrap();
-    assert!(text.contains("not served: Redis is away"), "{text}");
+    assert!(text.contains("not served: Redis is down"), "{text}");
     assert!(value(&node, "sessionfs_redis_link_down_total") >= 1.0);
     assert!(value(&node, "sessionfs_redis_outage_seconds_total") > 0.0);
     redis.restart();
@@ -271,10 +271,9 @@ fn sessions_are_served_without_metrics_where_those_cannot_be() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().to_string();
     let missing = format!("unix:{}", redis.directory().join("missing/metrics.sock").display());
-    for (listen, remedy) in [
-        (port, "somebody else listens there; name another address"),
-        (missing, "make its directory, or name another"),
-    ] {
+    for (listen, remedy) in
+        [(port, "name another address"), (missing, "create its directory, or name another")]
+    {
         let mount = Mount::start(&redis, &format!("[metrics]\nlisten = \"{listen}\"\n"));
         let log = mount.log();
         assert!(log.contains("metrics are not served: metrics.listen"), "{log}");

@@ -63,7 +63,7 @@ impl Made {
         Err(Error::Directory {
             path: folder.to_owned(),
             what: format!("cannot remove {failed} sessions of this benchmark: {}", errno.desc()),
-            remedy: "they go with their lifetime on a mount; elsewhere delete the newest files",
+            remedy: "on a mount they expire; elsewhere delete the newest files",
         })
     }
 }

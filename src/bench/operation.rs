@@ -43,10 +43,9 @@ pub fn read(format: Format, paths: &Paths, bytes: &mut Vec<u8>) -> Result<bool, 
     if let Some(probe) = &paths.probe {
         // Odoo moves a flat file to its shard, unless there is one already: on a mount both names
         // may lead to the one session.
-        if exists("look for the flat name", probe)?
-            && !exists("look for a session", &paths.session)?
+        if exists("look up the flat name", probe)? && !exists("look up a session", &paths.session)?
         {
-            return Err(Fault { step: "look for a session", errno: Errno::ENOENT });
+            return Err(Fault { step: "look up a session", errno: Errno::ENOENT });
         }
     }
     let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
@@ -112,7 +111,7 @@ pub fn save(
 ) -> Result<bool, Fault> {
     let mut made = false;
     if let Some(shard) = &paths.save_probe
-        && !exists("look for a shard directory", shard)?
+        && !exists("look up a shard directory", shard)?
     {
         made = make_shard(shard)?;
     }
@@ -163,7 +162,7 @@ fn fill(format: Format, file: OwnedFd, content: &[u8]) -> Result<(), Fault> {
 
 fn make_shard(shard: &Path) -> Result<bool, Fault> {
     let mode = Mode::from_bits_truncate(0o755);
-    match again("make a shard directory", || mkdir(shard, mode)) {
+    match again("create a shard directory", || mkdir(shard, mode)) {
         Ok(()) => Ok(true),
         // Another thread was quicker.
         Err(Fault { errno: Errno::EEXIST, .. }) => Ok(false),

@@ -142,7 +142,7 @@ impl Report {
             }
         }
         if self.interrupted {
-            text.push_str("\ninterrupted: these are the operations until then\n");
+            text.push_str("\ninterrupted: these are the operations so far\n");
         }
         text
     }

@@ -9,7 +9,7 @@ use serde::Serialize;
 /// Whose names, contents and calls are used.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, clap::ValueEnum)]
 pub enum Format {
-    /// Odoo 19.1 and later: 86 characters, JSON, no look for a flat name first.
+    /// Odoo 19.1 and later: 86 characters, JSON, no look-up of a flat name first.
     #[value(name = "19.1")]
     #[serde(rename = "19.1")]
     Odoo191,
@@ -138,7 +138,7 @@ impl Content {
         let least = make(0, 0).len();
         if size < least || size > most {
             return Err(format!(
-                "--size {size}: a session of format {} has {least} to {most} bytes here",
+                "--size {size}: with format {}, use {least} to {most} bytes",
                 format.name()
             ));
         }

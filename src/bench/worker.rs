@@ -313,7 +313,10 @@ impl Worker {
             remedy,
         };
         if !there {
-            return Err(wrong("it is gone", "see whether something deletes sessions there"));
+            return Err(wrong(
+                "it does not exist any more",
+                "check whether another program deletes sessions there",
+            ));
         }
         let stamp = self.content.stamp_of(&self.buffer);
         if stamp == Some(session.stamp) {
@@ -321,7 +324,10 @@ impl Worker {
         } else if stamp == Some(session.before) && session.peer.is_some() {
             Ok((time, true))
         } else {
-            Err(wrong("it is not what was saved", "this is a fault of the filesystem: report it"))
+            Err(wrong(
+                "it differs from what was saved",
+                "this is a bug in the filesystem; please report it",
+            ))
         }
     }
 
@@ -446,8 +452,8 @@ impl Worker {
         if there {
             return Err(Error::Directory {
                 path: path.clone(),
-                what: "read an absent session: there is one".into(),
-                remedy: "this is a fault of the filesystem: report it",
+                what: "read a session that must not exist: it exists".into(),
+                remedy: "this is a bug in the filesystem; please report it",
             });
         }
         Ok((time, false))

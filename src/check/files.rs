@@ -89,19 +89,20 @@ impl Facts {
             Some(Err(error)) => found.push(Finding::new(
                 Id::BelowUnseen,
                 format!("the underlying directory of {dir} cannot be read: {error}"),
-                "check as root",
+                "run as root",
             )),
             Some(Ok(below)) => {
                 if below.plain.fresh > 0 {
                     found.push(Finding::new(
                         Id::BelowFresh,
                         format!(
-                            "{} written to the underlying directory of {dir} since the mount, the newest {}: \
-                             an Odoo does not see the mount",
+                            "{} written to the underlying directory of {dir} since it was mounted, \
+                             the newest {}: an Odoo does not see the mount",
                             written(below.plain.fresh),
                             newest(&below.plain)
                         ),
-                        "restart every Odoo on this host, containers included, and check again",
+                        "restart every Odoo on this host, including containers, and run the check \
+                         again",
                     ));
                 } else if below.plain.count > 0 {
                     found.push(Finding::new(
@@ -110,19 +111,22 @@ impl Facts {
                             "{} in plain text in the underlying directory of {dir}",
                             lie(below.plain.count)
                         ),
-                        "import them (sessionfs import), or remove them while nothing is mounted",
+                        "import them (sessionfs import), or delete them while nothing is mounted",
                     ));
                 }
                 if below.uid != 0 || below.mode & 0o022 != 0 {
                     found.push(Finding::new(
                         Id::BelowUsable,
                         format!(
-                            "the underlying directory of {dir} belongs to user {} with mode {:04o}: \
-                             without the mount, Odoo would write sessions there in silence",
+                            "the underlying directory of {dir} belongs to user {} with mode \
+                             {:04o}: without the mount, Odoo would write sessions there unnoticed",
                             below.uid,
                             below.mode & 0o7777
                         ),
-                        format!("systemctl restart {}, which gives it to root with mode 0000", self.unit),
+                        format!(
+                            "systemctl restart {}: it gives the directory to root with mode 0000",
+                            self.unit
+                        ),
                     ));
                 }
             }
@@ -146,8 +150,9 @@ impl Facts {
             } else if other.count > 0 && !other.in_use {
                 found.push(Finding::new(
                     Id::Left,
-                    format!("{} in the clear in {at}, where nothing is mounted", lie(other.count)),
-                    "if they are of before, import them (sessionfs import) or remove them",
+                    format!("{} in plain text in {at}, where nothing is mounted", lie(other.count)),
+                    "if they are from before the mount, import them (sessionfs import) or delete \
+                     them",
                 ));
             }
         }

@@ -71,8 +71,8 @@ impl Facts {
         if !self.fuse {
             found.push(Finding::new(
                 Id::NoFuse,
-                "/dev/fuse is missing: nothing can be mounted",
-                "modprobe fuse; in a container pass it in (--device /dev/fuse)",
+                "/dev/fuse is missing: cannot mount",
+                "modprobe fuse; in a container, add --device /dev/fuse",
             ));
         }
         let version = version(&self.kernel);
@@ -80,23 +80,26 @@ impl Facts {
             found.push(Finding::new(
                 Id::OldKernel,
                 format!("kernel {} is older than {}.{}", self.kernel, OLDEST.0, OLDEST.1),
-                "upgrade the system; nothing older is tested",
+                "upgrade the system; older kernels are not tested",
             ));
         } else if version < NOFLUSH {
             found.push(Finding::new(
                 Id::Kernel,
-                format!("kernel {} asks once more at every close than a newer one", self.kernel),
-                "nothing must be done; 5.16 and later are a little faster",
+                format!(
+                    "kernel {} sends one more request at every close than newer kernels",
+                    self.kernel
+                ),
+                "no action needed; 5.16 and later are slightly faster",
             ));
         }
         if let Some(free) = self.memory_bytes.filter(|free| *free < MEMORY_LEAST_BYTES) {
             found.push(Finding::new(
                 Id::Memory,
                 format!(
-                    "only {} MiB of memory are left: the kernel may end Redis or Odoo",
+                    "only {} MiB of memory are available: the kernel may kill Redis or Odoo",
                     free >> 20
                 ),
-                "give the host more, or Odoo fewer workers",
+                "add memory, or use fewer Odoo workers",
             ));
         }
         if let Some((dir, free, wanted)) =
@@ -105,7 +108,7 @@ impl Facts {
             found.push(Finding::new(
                 Id::Staging,
                 format!(
-                    "{} has {} MiB free, and saves under way may take {} MiB",
+                    "{} has {} MiB free, but saves in progress may need {} MiB",
                     dir.display(),
                     free >> 20,
                     wanted >> 20
@@ -116,14 +119,16 @@ impl Facts {
         if self.synchronised == Some(false) {
             found.push(Finding::new(
                 Id::Unsynchronised,
-                "this host's clock is not kept by NTP: if Redis runs here, sessions end by it",
+                "the clock of this host is not synchronised by NTP; if Redis runs here, sessions \
+                 end by this clock",
                 "start systemd-timesyncd or chrony",
             ));
         }
         if !self.root {
             found.push(Finding::new(
                 Id::NotRoot,
-                "not all can be seen without root: other users' processes, the underlying directory",
+                "without root, other users' processes and the underlying directory cannot be \
+                 checked",
                 "sudo sessionfs check",
             ));
         }

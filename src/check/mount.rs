@@ -96,11 +96,11 @@ impl Facts {
         let ours = self.layers.iter().filter(is_ours).count();
         let restart =
             format!("systemctl restart {unit} (or: sessionfs unmount {dir}, and mount again)");
-        let look = format!("look at the service's log (journalctl -u {unit})");
+        let look = format!("see the log of the service (journalctl -u {unit})");
         let wait = cause.map(|cause| {
             format!(
-                "it is Redis: see {}. Do not restart sessionfs for it: Odoo goes on by itself when \
-                 Redis does",
+                "the cause is Redis: see {}. Do not restart sessionfs: Odoo continues by itself \
+                 when Redis does",
                 cause.name()
             )
         });
@@ -109,19 +109,19 @@ impl Facts {
             None if !self.exists => {
                 found.push(Finding::new(
                     Id::NotMounted,
-                    format!("there is no directory {dir}"),
-                    "name the directory of sessions: sessionfs discover tells which Odoo uses",
+                    format!("the directory {dir} does not exist"),
+                    "name the session directory: sessionfs discover shows which one Odoo uses",
                 ));
                 return found;
             }
             None => {
                 let first =
-                    cause.map_or(String::new(), |cause| format!("mend {}, then ", cause.name()));
+                    cause.map_or(String::new(), |cause| format!("correct {}, then ", cause.name()));
                 found.push(Finding::new(
                     Id::NotMounted,
                     format!(
-                        "nothing is mounted on {dir}: Odoo gets errors, or writes its sessions to \
-                         this disk"
+                        "nothing is mounted on {dir}: Odoo gets errors or writes sessions to this \
+                         disk"
                     ),
                     format!(
                         "{first}systemctl start {unit} (without systemd: sessionfs mount {dir})"
@@ -131,9 +131,12 @@ impl Facts {
             }
             Some(kind) if !is_ours(&kind) => {
                 let (id, what) = if ours > 0 {
-                    (Id::Covered, format!("a {kind} is mounted over the sessionfs on {dir}"))
+                    (
+                        Id::Covered,
+                        format!("a {kind} filesystem is mounted over the sessionfs on {dir}"),
+                    )
                 } else {
-                    (Id::Foreign, format!("what is mounted on {dir} is no sessionfs but a {kind}"))
+                    (Id::Foreign, format!("a {kind} filesystem is mounted on {dir}, not sessionfs"))
                 };
                 found.push(Finding::new(id, what, format!("unmount it: umount {dir}")));
                 return found;
@@ -144,12 +147,14 @@ impl Facts {
             None | Some(Answer::NotLetIn) => {}
             Some(Answer::Silent) => found.push(Finding::new(
                 Id::Silent,
-                format!("{dir} gives no answer within {} s", ANSWER_WITHIN.as_secs()),
+                format!("{dir} does not answer within {} s", ANSWER_WITHIN.as_secs()),
                 wait.unwrap_or_else(|| format!("{look}, then {restart}")),
             )),
             Some(Answer::Dead) => found.push(Finding::new(
                 Id::Dead,
-                format!("the mount on {dir} is dead: the process that served it has gone"),
+                format!(
+                    "the mount on {dir} is dead: the process that served it does not exist any more"
+                ),
                 restart,
             )),
             Some(Answer::Failed(what, why)) => found.push(Finding::new(
@@ -166,18 +171,21 @@ impl Facts {
             found.push(Finding::new(
                 Id::Layers,
                 format!(
-                    "{} are mounted on {dir}, one over another",
+                    "{} are mounted on {dir}, one over the other",
                     counted(ours as u64, "sessionfs mount")
                 ),
-                format!("end the one that systemd does not know; sessionfs unmount {dir} ends one"),
+                format!(
+                    "stop the one that systemd did not start; sessionfs unmount {dir} stops one"
+                ),
             ));
         }
         if self.keeper.is_none() && self.may_see_keeper {
             found.push(Finding::new(
                 Id::NoKeeper,
-                format!("no keeper looks after {dir}: if its worker dies, the mount is dead"),
+                format!("{dir} has no keeper: if its worker dies, the mount is dead"),
                 format!(
-                    "systemctl restart {unit}; or, if it was mounted in a container, check there"
+                    "systemctl restart {unit}; if it was mounted in a container, run the check \
+                     there"
                 ),
             ));
         }

@@ -136,17 +136,20 @@ impl Facts {
             found.push(Finding::new(
                 Id::Unused,
                 format!(
-                    "no Odoo that runs here uses {}; {} uses {at}, where a sessionfs is mounted, too",
+                    "no running Odoo uses {}; {} uses {at}, where sessionfs is also mounted",
                     self.directory.display(),
                     name(instance)
                 ),
-                format!("check that one (sessionfs check {at}); or start the Odoo that uses this one"),
+                format!(
+                    "check that directory (sessionfs check {at}), or start the Odoo that uses this \
+                     one"
+                ),
             ));
         } else if !running {
             found.push(Finding::new(
                 Id::NoOdoo,
-                "no Odoo runs here, so nobody can be seen to use the mount",
-                "start Odoo, open its login page, and check again",
+                "no Odoo runs here, so the use of the mount cannot be checked",
+                "start Odoo, open its login page, and run the check again",
             ));
         }
         found
@@ -242,15 +245,15 @@ impl Facts {
             (View::Blind(kind), Sign::Process(process)) => Some(Finding::new(
                 Id::Blind,
                 format!(
-                    "{who} does not see the mount: where it looks, {} is on {kind}, so it still \
-                     writes files",
+                    "{who} does not see the mount: in its mount namespace, {} is on {kind}, so it \
+                     still writes files",
                     instance.sessions.display()
                 ),
                 again(process),
             )),
             (View::Stale, Sign::Process(process)) => Some(Finding::new(
                 Id::Stale,
-                format!("{who} holds a mount of sessionfs that has ended: it gets errors"),
+                format!("{who} uses a sessionfs mount that has ended: it gets errors"),
                 again(process),
             )),
             (View::Elsewhere, Sign::Process(_) | Sign::Service(_)) if self.is_used() => {
@@ -258,8 +261,8 @@ impl Facts {
                     Id::OtherOdoo,
                     format!("{who} keeps its sessions in {at}, not in {dir} as another does"),
                     format!(
-                        "those are its own, and not to be imported here; sessionfs-setup --instance \
-                         NAME --sessions {at} sets it up as well"
+                        "those sessions are its own, do not import them here; set it up with \
+                         sessionfs-setup --instance NAME --sessions {at}"
                     ),
                 ))
             }
@@ -267,7 +270,7 @@ impl Facts {
                 Id::Elsewhere,
                 format!("{who} keeps its sessions in {at}, not in {dir}"),
                 format!(
-                    "give its container {dir} as a volume that passes mounts on, in the place of its \
+                    "in its container, use {dir} as a volume with propagation in place of its \
                      sessions (-v {dir}:{}:rslave)",
                     instance.sessions.display()
                 ),
@@ -276,22 +279,22 @@ impl Facts {
                 Id::Elsewhere,
                 format!("{who} keeps its sessions in {at}, not in {dir}"),
                 format!(
-                    "sessionfs-setup --sessions {at} sets it up there; or set its data_dir, and \
-                     restart it"
+                    "set up sessionfs there (sessionfs-setup --sessions {at}), or change its \
+                     data_dir and restart it"
                 ),
             )),
             (View::Elsewhere, Sign::File) if is_read(instance) => Some(Finding::new(
                 Id::OtherFile,
-                format!("{who}, which no known Odoo uses, leads to sessions in {at}"),
-                "if an Odoo is started with it, set sessionfs up there, too; else remove it",
+                format!("{who}, which no known Odoo uses, has its sessions in {at}"),
+                "if an Odoo uses it, set up sessionfs there, too; else delete it",
             )),
             (View::Unseen, Sign::Process(process))
                 if process.mounts.is_none() || !process.readable =>
             {
                 Some(Finding::new(
                     Id::Unseen,
-                    format!("what {who} sees mounted cannot be seen"),
-                    "check as root; in a container, with the capability SYS_PTRACE",
+                    format!("the mount namespace of {who} cannot be checked"),
+                    "run as root; in a container, with the capability SYS_PTRACE",
                 ))
             }
             (View::Mount, Sign::Process(process)) => self
@@ -307,7 +310,7 @@ impl Facts {
         Some(Finding::new(
             Id::Owner,
             format!(
-                "{} runs as {}, but {} belongs to {} ({owner}): Odoo is not let in",
+                "{} runs as {}, but {} belongs to {} ({owner}): Odoo has no access",
                 name(instance),
                 instance.account.name,
                 self.directory.display(),
@@ -326,10 +329,11 @@ impl Facts {
             Finding::new(
                 Id::Volume,
                 format!(
-                    "{} loses the mount when sessionfs is restarted: its volume passes no mount on",
+                    "{} loses the mount when sessionfs is restarted: its volume has no mount \
+                     propagation",
                     name(instance)
                 ),
-                "make the directory above the sessions (data_dir) its volume, with propagation \
+                "use the directory above the sessions (data_dir) as its volume, with propagation \
                  (-v DIR:DIR:rslave)",
             )
         })
@@ -345,7 +349,7 @@ impl Facts {
             found.push(Finding::new(
                 Id::OdooConfiguration,
                 format!("Odoo's configuration {} cannot be read: {why}", file.path.display()),
-                "correct it, or check as root",
+                "correct it, or run as root",
             ));
             return found;
         }
@@ -366,24 +370,27 @@ impl Facts {
         if let Some(module) = module {
             found.push(Finding::new(
                 Id::Module,
-                format!("{who} loads {module}, which keeps sessions elsewhere: none comes here"),
-                format!("take it out of server_wide_modules in {path}, and restart Odoo"),
+                format!(
+                    "{who} loads {module}, which stores the sessions elsewhere: none are stored \
+                     here"
+                ),
+                format!("remove it from server_wide_modules in {path}, and restart Odoo"),
             ));
         } else if by_variable {
             found.push(Finding::new(
                 Id::Module,
                 format!(
-                    "{who} runs with ODOO_SESSION_REDIS: a module keeps its sessions elsewhere"
+                    "{who} runs with ODOO_SESSION_REDIS: a module stores its sessions elsewhere"
                 ),
-                "take the variable out of its environment, and restart Odoo",
+                "remove the variable from its environment, and restart Odoo",
             ));
         }
         if instance.workers().unwrap_or(0) == 0 {
             found.push(Finding::new(
                 Id::Workers,
                 format!(
-                    "{who} has no workers: its background polls cannot be told from a person's \
-                     requests, so an open tab keeps its session alive"
+                    "{who} has no workers: its background polls cannot be distinguished from \
+                     requests of users, so an open tab keeps its session alive"
                 ),
                 format!("set workers = 2 or more in {path}, and restart Odoo"),
             ));
@@ -391,7 +398,10 @@ impl Facts {
         if let Some(proxy) = self.proxy.as_ref().filter(|_| !instance.proxy_mode()) {
             found.push(Finding::new(
                 Id::Proxy,
-                format!("{proxy} runs here, but {who} has no proxy_mode: it takes everybody for the proxy"),
+                format!(
+                    "{proxy} runs here, but {who} has no proxy_mode: every request seems to come \
+                     from the proxy"
+                ),
                 format!("set proxy_mode = True in {path}, and restart Odoo"),
             ));
         }
@@ -421,12 +431,12 @@ fn name(instance: &Instance) -> String {
 /// How such a process comes to see the mount.
 fn again(process: &Process) -> String {
     match (&process.unit, process.contained) {
-        (_, true) => "restart the container; give it the directory above as a volume that passes \
-                      mounts on (-v DIR:DIR:rslave)"
+        (_, true) => "restart the container; use the directory above as a volume with propagation \
+                      (-v DIR:DIR:rslave)"
             .into(),
         (Some(unit), false) => format!(
-            "systemctl restart {unit}; if that does not help, it has a mount namespace that passes \
-             nothing on: look at MountFlags= and PrivateMounts= (systemctl cat {unit})"
+            "systemctl restart {unit}; if that does not help, its mount namespace has no \
+             propagation: check MountFlags= and PrivateMounts= (systemctl cat {unit})"
         ),
         (None, false) => "restart it from a shell that sees the mount".into(),
     }

@@ -98,12 +98,12 @@ impl Kind {
     /// So that it runs.
     fn start(&self) -> String {
         match self {
-            Self::Private => "the keeper starts it again; its log is that of sessionfs".to_owned(),
+            Self::Private => "the keeper restarts it; see the log of sessionfs".to_owned(),
             Self::Instance { server, name } => {
                 let unit = Self::unit(server, name);
                 format!(
-                    "systemctl start {unit} (if it failed too often, systemctl reset-failed {unit} \
-                     before that); journalctl -u {unit} and /var/log/{server} say why it ended"
+                    "systemctl start {unit} (after too many failures, systemctl reset-failed \
+                     {unit} first); the reason is in journalctl -u {unit} and /var/log/{server}"
                 )
             }
             Self::Other(_) => "start it, or correct redis.url".to_owned(),
@@ -120,7 +120,7 @@ impl Kind {
                     Some(mount) => format!(" --instance {mount}"),
                     None => String::new(),
                 };
-                format!("sessionfs-setup{mount} --redis-memory SIZE (as 2gb)")
+                format!("sessionfs-setup{mount} --redis-memory SIZE (for example 2gb)")
             }
             Self::Other(_) => self.set("maxmemory", "2gb"),
         }
@@ -131,10 +131,10 @@ impl Kind {
         match self {
             Self::Instance { server, name } => format!(
                 "free space in /var/lib/{server} (df /var/lib/{server}); \
-                 /var/log/{server}/{server}-server-{name}.log says what it cannot write"
+                 /var/log/{server}/{server}-server-{name}.log has the error"
             ),
             Self::Private | Self::Other(_) => {
-                "look at its log, and at the disk's free space and rights".to_owned()
+                "check its log, and free space and permissions of its disk".to_owned()
             }
         }
     }
@@ -142,13 +142,15 @@ impl Kind {
     /// So that it has another setting, now and after a restart.
     fn set(&self, key: &str, value: &str) -> String {
         match self {
-            Self::Private => format!("restart sessionfs, which starts it with {key} {value}"),
+            Self::Private => {
+                format!("restart sessionfs: it starts the private Redis with {key} {value}")
+            }
             Self::Instance { server, name } => format!(
                 "write '{key} {value}' in /etc/{server}/{server}-{name}.conf, and systemctl restart {}",
                 Self::unit(server, name)
             ),
             Self::Other(cli) => {
-                format!("{cli} CONFIG SET {key} {value}, and the same in its redis.conf")
+                format!("{cli} CONFIG SET {key} {value}, and set the same in its redis.conf")
             }
         }
     }
@@ -205,7 +207,7 @@ impl Facts {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
-            .map_err(|error| Failure::internal("start asking Redis", error))?;
+            .map_err(|error| Failure::internal("start the Redis client", error))?;
         Ok(runtime.block_on(Self::ask(settings, is_private)))
     }
 
@@ -275,7 +277,7 @@ impl Facts {
             found.push(Finding::new(
                 Id::Slow,
                 format!(
-                    "Redis at {at} takes {} for a round trip, at most {}: every request of Odoo \
+                    "a round trip to Redis at {at} takes {}, at most {}: every request of Odoo \
                      waits for two or three",
                     ms(median),
                     ms(longest)
@@ -283,11 +285,12 @@ impl Facts {
                 match &self.kind {
                     Kind::Other(cli) => {
                         format!(
-                            "move it nearer; look for slow commands of others ({cli} SLOWLOG GET)"
+                            "move Redis closer; look for slow commands of other clients ({cli} \
+                             SLOWLOG GET)"
                         )
                     }
                     Kind::Private | Kind::Instance { .. } => {
-                        "look at this host: what takes its processors from Redis?".to_owned()
+                        "find out what uses the processors of this host".to_owned()
                     }
                 },
             ));
@@ -298,7 +301,7 @@ impl Facts {
             found.push(Finding::new(
                 Id::Clock,
                 format!("the clock of Redis at {at} is {seconds} s {way} this host's"),
-                "keep both by NTP; sessions end by Redis's clock alone",
+                "synchronise both by NTP; sessions end by Redis's clock",
             ));
         }
         let unseen = self.server.info.is_empty() || self.server.config.is_empty();
@@ -306,11 +309,11 @@ impl Facts {
             found.push(Finding::new(
                 Id::RedisUnseen,
                 format!(
-                    "Redis at {at} does not tell this user all of its settings: memory, \
-                     persistence, replicas and its neighbours may be otherwise than is good"
+                    "Redis at {at} does not show this user all settings: memory, persistence, \
+                     replicas and access cannot be checked"
                 ),
-                "check as one of its administrators: sessionfs check --config FILE, in which redis.url, \
-                 redis.username and redis.password_file name one",
+                "run the check as a Redis administrator: sessionfs check --config FILE, with \
+                 redis.url, redis.username and redis.password_file of one",
             ));
         }
         if found.iter().all(|finding| finding.id.severity() > super::Severity::Warning) {
@@ -335,7 +338,10 @@ impl Facts {
         {
             found.push(Finding::new(
                 Id::Evicts,
-                format!("Redis at {at} has maxmemory-policy {policy}: when full, it logs people out in silence"),
+                format!(
+                    "Redis at {at} has maxmemory-policy {policy}: when it is full, it evicts \
+                     sessions, which logs users out"
+                ),
                 self.kind.set("maxmemory-policy", "noeviction"),
             ));
         }
@@ -343,7 +349,7 @@ impl Facts {
         match (used, bound) {
             (_, Some(0)) => found.push(Finding::new(
                 Id::NoBound,
-                format!("Redis at {at} has no maxmemory: it grows until the kernel ends it"),
+                format!("Redis at {at} has no maxmemory: it grows until the kernel kills it"),
                 format!("{} (twice what is needed)", self.kind.set("maxmemory", "1gb")),
             )),
             (Some(used), Some(bound)) => {
@@ -382,14 +388,14 @@ impl Facts {
             found.push(match snapshots {
                 Some(false) => Finding::new(
                     Id::Volatile,
-                    format!("Redis at {at} keeps nothing on disk: its restart logs everybody out"),
+                    format!("Redis at {at} stores nothing on disk: a restart logs all users out"),
                     remedy,
                 ),
                 Some(true) | None => Finding::new(
                     Id::Snapshots,
                     format!(
-                        "Redis at {at} keeps snapshots only: its restart brings back sessions that \
-                         were ended, and loses those since the last one"
+                        "Redis at {at} stores only snapshots: a restart brings back ended sessions \
+                         and loses those since the last snapshot"
                     ),
                     remedy,
                 ),
@@ -399,7 +405,7 @@ impl Facts {
             found.push(Finding::new(
                 Id::Fsync,
                 format!(
-                    "Redis at {at} has appendfsync no: a crash of its host loses half a minute"
+                    "Redis at {at} has appendfsync no: a crash of its host may lose about 30 s"
                 ),
                 self.kind.set("appendfsync", "everysec"),
             ));
@@ -413,7 +419,7 @@ impl Facts {
             Finding::new(
                 Id::Replicas,
                 format!(
-                    "Redis at {at} has {}, and writes without waiting for any: a failover may \
+                    "Redis at {at} has {} and does not require any for a write: a failover may \
                      lose saves and bring back ended sessions",
                     super::counted(replicas, "replica")
                 ),
@@ -426,13 +432,15 @@ impl Facts {
         Some(match self.open.as_ref()? {
             Open::Everywhere(at) => Finding::new(
                 Id::Open,
-                format!("Redis answers everybody who reaches {at}, without a password"),
-                "give it a password or ACL users (docs/redis.md), and bind it to where it is needed",
+                format!("Redis at {at} answers every client without a password"),
+                "set a password or ACL users (docs/redis.md), and bind it only to the addresses \
+                 that are needed",
             ),
             Open::Here(at) => Finding::new(
                 Id::OpenHere,
-                format!("every user of this host can reach Redis at {at}, without a password"),
-                "give it a password, or port 0 and a unix socket: they can end sessions, not read them",
+                format!("every user of this host can use Redis at {at} without a password"),
+                "set a password, or use port 0 and a unix socket; these users can end sessions, \
+                 but not read them",
             ),
         })
     }
@@ -447,12 +455,12 @@ fn refused(error: &ProbeError, kind: &Kind) -> Finding {
     if let ProbeError::NoWrites(at, why) = error {
         match why.code {
             ErrorCode::Oom => {
-                let what = format!("Redis at {at} is full, so sessions are not saved: {why}");
+                let what = format!("Redis at {at} is full, so sessions cannot be saved: {why}");
                 return Finding::new(Id::Full, what, kind.enlarge());
             }
             ErrorCode::MisConf => {
                 let what = format!(
-                    "Redis at {at} cannot write to its disk, so sessions are not saved: {why}"
+                    "Redis at {at} cannot write to its disk, so sessions cannot be saved: {why}"
                 );
                 return Finding::new(Id::Failing, what, kind.disk());
             }

@@ -114,27 +114,27 @@ impl Facts {
         if !self.systemd {
             return vec![Finding::new(
                 Id::NoSystemd,
-                "systemd does not run here, so it will not mount after a reboot",
-                "have whatever starts this host's services start 'sessionfs mount', before Odoo",
+                "systemd does not run here, so it will not mount sessionfs after a reboot",
+                "have the init system of this host run 'sessionfs mount' before Odoo",
             )];
         }
         let Some(unit) = &self.unit else {
             let what = if self.served {
-                "sessionfs was started by hand: after a reboot nobody mounts"
+                "sessionfs was started by hand: it is not mounted after a reboot"
             } else {
-                "there is no unit sessionfs.service: after a reboot nobody mounts"
+                "there is no unit sessionfs.service: sessionfs is not mounted after a reboot"
             };
             return vec![Finding::new(
                 Id::ByHand,
                 what,
-                "install it (install.sh, or the package), and systemctl enable --now sessionfs",
+                "install it (install.sh or the package), and run systemctl enable --now sessionfs",
             )];
         };
         let mut found = Vec::new();
         if !self.enabled {
             found.push(Finding::new(
                 Id::Disabled,
-                format!("{unit} is not enabled: after a reboot nobody mounts"),
+                format!("{unit} is not enabled: sessionfs is not mounted after a reboot"),
                 format!("systemctl enable {unit}"),
             ));
         }
@@ -144,9 +144,7 @@ impl Facts {
                 format!(
                     "{odoo} does not wait for {unit}: after a reboot it may start without the mount"
                 ),
-                format!(
-                    "give it a drop-in with After={unit} and Wants={unit} (systemctl edit {odoo})"
-                ),
+                format!("add a drop-in with After={unit} and Wants={unit} (systemctl edit {odoo})"),
             ));
         }
         if found.is_empty() {

@@ -191,12 +191,12 @@ fn cases() -> Vec<(Id, Vec<Finding>, &'static str)> {
         (
             Id::Foreign,
             mounted(&["tmpfs"]).findings(None),
-            "what is mounted on /srv/odoo/sessions is no sessionfs but a tmpfs",
+            "a tmpfs filesystem is mounted on /srv/odoo/sessions, not sessionfs",
         ),
         (
             Id::Covered,
             mounted(&["fuse.sessionfs", "tmpfs"]).findings(None),
-            "a tmpfs is mounted over the sessionfs",
+            "a tmpfs filesystem is mounted over the sessionfs",
         ),
         (
             Id::Dead,
@@ -206,7 +206,7 @@ fn cases() -> Vec<(Id, Vec<Finding>, &'static str)> {
         (
             Id::Silent,
             answered(Answer::Silent).findings(None),
-            "/srv/odoo/sessions gives no answer within 5 s",
+            "/srv/odoo/sessions does not answer within 5 s",
         ),
         (
             Id::Unserved,
@@ -221,7 +221,7 @@ fn cases() -> Vec<(Id, Vec<Finding>, &'static str)> {
         (
             Id::NoKeeper,
             mount::Facts { keeper: None, ..mount() }.findings(None),
-            "no keeper looks after",
+            "/srv/odoo/sessions has no keeper",
         ),
         (
             Id::MountOk,
@@ -231,12 +231,12 @@ fn cases() -> Vec<(Id, Vec<Finding>, &'static str)> {
         (
             Id::Blind,
             odoo(running(|it| it.mounts = Some(MountTable::parse(blind.as_bytes())))).findings(),
-            "Odoo (pid 10) does not see the mount: where it looks, /srv/odoo/sessions is on ext4",
+            "Odoo (pid 10) does not see the mount: in its mount namespace, /srv/odoo/sessions is on ext4",
         ),
         (
             Id::Stale,
             odoo(running(|it| it.mounts = Some(MountTable::parse(stale.as_bytes())))).findings(),
-            "Odoo (pid 10) holds a mount of sessionfs that has ended",
+            "Odoo (pid 10) uses a sessionfs mount that has ended",
         ),
         (
             Id::Elsewhere,
@@ -308,12 +308,12 @@ fn cases() -> Vec<(Id, Vec<Finding>, &'static str)> {
             Id::Unused,
             odoo(instance(Sign::Process(Box::new(process(HERE))), "/srv/second/sessions"))
                 .findings(),
-            "no Odoo that runs here uses /srv/odoo/sessions; Odoo (pid 10) uses /srv/second/sessions",
+            "no running Odoo uses /srv/odoo/sessions; Odoo (pid 10) uses /srv/second/sessions",
         ),
         (
             Id::Unseen,
             odoo(running(|it| it.mounts = None)).findings(),
-            "what Odoo (pid 10) sees mounted cannot be seen",
+            "the mount namespace of Odoo (pid 10) cannot be checked",
         ),
         (
             Id::OtherFile,
@@ -325,7 +325,7 @@ fn cases() -> Vec<(Id, Vec<Finding>, &'static str)> {
                 ..instance(Sign::File, "/old/sessions")
             })
             .findings(),
-            "/etc/odoo.conf, which no known Odoo uses, leads to sessions in /old/sessions",
+            "/etc/odoo.conf, which no known Odoo uses, has its sessions in /old/sessions",
         ),
         (
             Id::OdooOk,
@@ -335,7 +335,7 @@ fn cases() -> Vec<(Id, Vec<Finding>, &'static str)> {
         (
             Id::BelowFresh,
             files(|below, _| below.plain = plain(3, 2)).findings(false),
-            "2 session files were written to the underlying directory of /srv/odoo/sessions since the mount, the newest 12 s ago",
+            "2 session files were written to the underlying directory of /srv/odoo/sessions since it was mounted, the newest 12 s ago",
         ),
         (
             Id::Below,
@@ -361,7 +361,7 @@ fn cases() -> Vec<(Id, Vec<Finding>, &'static str)> {
         (
             Id::Left,
             files(|_, others| others.push(plain(9, 0))).findings(true),
-            "9 session files lie in the clear in /old/sessions",
+            "9 session files lie in plain text in /old/sessions",
         ),
         (
             Id::Configuration,
@@ -428,7 +428,7 @@ fn cases() -> Vec<(Id, Vec<Finding>, &'static str)> {
         (
             Id::Snapshots,
             says(&[("aof_enabled", "0"), ("save", "3600 1")]).findings(),
-            "Redis at unix:/run/redis.sock?db=0 keeps snapshots only",
+            "Redis at unix:/run/redis.sock?db=0 stores only snapshots",
         ),
         (
             Id::Fsync,
@@ -447,23 +447,23 @@ fn cases() -> Vec<(Id, Vec<Finding>, &'static str)> {
                 ..redis()
             }
             .findings(),
-            "Redis at unix:/run/redis.sock?db=0 takes 8.00 ms for a round trip, at most 90.00 ms",
+            "a round trip to Redis at unix:/run/redis.sock?db=0 takes 8.00 ms, at most 90.00 ms",
         ),
         (
             Id::Open,
             redis::Facts { open: Some(Open::Everywhere("10.0.0.5:6379".into())), ..redis() }
                 .findings(),
-            "Redis answers everybody who reaches 10.0.0.5:6379",
+            "Redis at 10.0.0.5:6379 answers every client",
         ),
         (
             Id::OpenHere,
             redis::Facts { open: Some(Open::Here("127.0.0.1:6379".into())), ..redis() }.findings(),
-            "every user of this host can reach Redis at 127.0.0.1:6379",
+            "every user of this host can use Redis at 127.0.0.1:6379",
         ),
         (
             Id::RedisUnseen,
             redis::Facts { server: Server::default(), ..redis() }.findings(),
-            "Redis at unix:/run/redis.sock?db=0 does not tell this user",
+            "Redis at unix:/run/redis.sock?db=0 does not show this user",
         ),
         (
             Id::Clock,
@@ -495,17 +495,17 @@ fn cases() -> Vec<(Id, Vec<Finding>, &'static str)> {
             Id::Staging,
             host::Facts { staging: Some(("/run/sessionfs".into(), 1 << 20, 1 << 28)), ..host() }
                 .findings(),
-            "/run/sessionfs has 1 MiB free, and saves under way may take 256 MiB",
+            "/run/sessionfs has 1 MiB free, but saves in progress may need 256 MiB",
         ),
         (
             Id::Unsynchronised,
             host::Facts { synchronised: Some(false), ..host() }.findings(),
-            "this host's clock is not kept by NTP",
+            "the clock of this host is not synchronised by NTP",
         ),
         (
             Id::NotRoot,
             host::Facts { root: false, ..host() }.findings(),
-            "not all can be seen without root",
+            "without root, other users' processes",
         ),
         (Id::HostOk, host().findings(), "kernel 6.1.0-28-amd64, /dev/fuse, memory"),
         (Id::NoSystemd, service::Facts::default().findings(), "systemd does not run here"),
@@ -598,7 +598,7 @@ fn remedies_name_the_unit_of_the_mount() {
     let second = mount::Facts { unit: "sessionfs@two".into(), ..answered(Answer::Dead) };
     assert!(second.findings(None)[0].remedy.starts_with("systemctl restart sessionfs@two "));
     let missing = mount::Facts { exists: false, layers: Vec::new(), ..mount() };
-    assert_eq!(missing.findings(None)[0].what, "there is no directory /srv/odoo/sessions");
+    assert_eq!(missing.findings(None)[0].what, "the directory /srv/odoo/sessions does not exist");
 }
 
 #[test]
@@ -674,7 +674,10 @@ fn a_redis_that_takes_no_writes_is_told_with_its_cause_and_the_remedy_for_that_r
     };
     let (full, failing) = ("OOM command not allowed", "MISCONF Errors writing to the AOF file");
     let (id, remedy) = found(full, OWN, false);
-    assert_eq!((id, remedy.as_str()), (Id::Full, "sessionfs-setup --redis-memory SIZE (as 2gb)"));
+    assert_eq!(
+        (id, remedy.as_str()),
+        (Id::Full, "sessionfs-setup --redis-memory SIZE (for example 2gb)")
+    );
     let (id, remedy) = found(failing, OWN, false);
     assert_eq!(id, Id::Failing);
     assert!(remedy.contains("/var/log/redis/redis-server-sessionfs.log"), "{remedy}");

@@ -18,7 +18,7 @@ const PRIORITY: u8 = 10 << 3 | 5;
 pub fn note(what: &str) {
     match send(Path::new(SOCKET), &entry(what, &who())) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
-            anstream::eprintln!("sessionfs: {SOCKET} takes no note of this: {error}");
+            anstream::eprintln!("sessionfs: cannot write to the system log ({SOCKET}): {error}");
         }
         _ => {}
     }

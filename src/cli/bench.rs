@@ -16,15 +16,15 @@ use crate::bench::{
 };
 use crate::exit::{ExitCode, Failure};
 
-/// Measure Odoo's reads and saves of sessions on any directories, side by side.
+/// Measure Odoo's reads and saves of sessions in any directories, and compare them.
 ///
-/// The directories may be of any filesystem and may be in use: sessions of the benchmark have
-/// random names of their own and are removed at the end, also on Ctrl-C. Operations are drawn at
-/// random between all directories and patterns. The ratio compares medians with the first
+/// The directories may be on any filesystem and may be in use: the sessions of the benchmark have
+/// random names and are removed at the end, also on Ctrl-C. The operations of all directories and
+/// patterns are interleaved at random. The ratio compares the median with that of the first
 /// directory.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Args {
-    /// The directories to measure; the others are compared with the first
+    /// Directories to measure; they are compared with the first
     #[arg(value_name = "DIR", required = true)]
     pub directories: Vec<PathBuf>,
 
@@ -32,39 +32,39 @@ pub struct Args {
     #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1")]
     pub threads: Vec<usize>,
 
-    /// How long each run measures; with several threads half of it goes to the rates, each
-    /// directory and pattern by itself
+    /// Duration of each run; with several threads, half of it measures the rates, separately for
+    /// each directory and pattern
     #[arg(long, value_name = "S", default_value_t = 10, conflicts_with = "operations")]
     pub seconds: u64,
 
-    /// How often each pattern is done in each directory, instead of a time
+    /// Number of operations for each pattern and directory, instead of a duration
     #[arg(long, value_name = "N")]
     pub operations: Option<u64>,
 
-    /// Bytes of one session
+    /// Size of a session in bytes
     #[arg(long, value_name = "BYTES", default_value_t = 740)]
     pub size: usize,
 
-    /// Sessions read, and as many again saved, in each directory
+    /// Number of sessions to read, and as many to save, in each directory
     #[arg(long, value_name = "N", default_value_t = 256)]
     pub sessions: usize,
 
-    /// The version of Odoo whose names, contents and calls are used (19 is as 18, 17 as 16, 15 as
+    /// Version of Odoo whose names, contents and calls are used (19 is like 18, 17 like 16, 15 like
     /// 14)
     #[arg(long, value_name = "VERSION", value_enum, default_value = "18")]
     pub format: Format,
 
-    /// What to measure; without it everything that the directories allow
+    /// Patterns to measure (default: all that are possible in the directories)
     #[arg(long, value_name = "PATTERN", value_enum, value_delimiter = ',')]
     pub patterns: Vec<Pattern>,
 
-    /// OTHER is another mount of the sessions in DIR, as on a second server; lets `cold` and
-    /// `foreign` be measured in DIR
+    /// OTHER is another mount of the sessions in DIR, as on a second server; needed for `cold` and
+    /// `foreign` in DIR
     #[arg(long, value_name = "DIR=OTHER")]
     pub peer: Vec<String>,
 
-    /// Measure each directory and pattern by itself, one after another, dividing the time: how
-    /// long operations take when all threads do the same
+    /// Measure each directory and pattern separately, one after another: how long operations take
+    /// when all threads do the same
     #[arg(long)]
     pub apart: bool,
 
@@ -117,7 +117,7 @@ fn within<T: Copy + Ord + std::fmt::Display>(
     most: T,
 ) -> Result<T, Error> {
     if value < least || value > most {
-        return Err(Error::Usage(format!("{option} {value}: give {least} to {most}")));
+        return Err(Error::Usage(format!("{option} {value}: use {least} to {most}")));
     }
     Ok(value)
 }
@@ -167,7 +167,7 @@ fn directories(args: &Args) -> Result<Vec<Directory>, Error> {
     }
     let distinct: HashSet<&Path> = found.iter().map(|directory| directory.path.as_path()).collect();
     if distinct.len() < found.len() {
-        return Err(Error::Usage("a directory is named twice; name each once".into()));
+        return Err(Error::Usage("a directory is named twice; name each directory once".into()));
     }
     for pair in &args.peer {
         let (of, other) = pair.split_once('=').ok_or_else(|| {

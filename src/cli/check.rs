@@ -10,23 +10,23 @@ use crate::check::{Asked, Finding, Report, Severity, check, outcome};
 use crate::config::flags::Place;
 use crate::exit::Failure;
 
-/// Tell what is wrong or missing, the most important first, each with its remedy
+/// Report what is wrong or missing, the most important problem first, each with its remedy
 ///
-/// Looks at each mount of this host, its Redis, its service, this host and every Odoo on it. It
-/// changes nothing, but for one visitor's session that it saves, reads and ends. Best as root. Exit code 0: nothing to
-/// do; 60: there is a warning; 61: there is an error.
+/// Checks each mount of this host, its Redis, its service, the host, and every Odoo on it. It
+/// changes nothing, except that it saves, reads and ends one anonymous session. Run it as root.
+/// Exit code 0: nothing to do; 60: there is a warning; 61: there is an error.
 #[derive(clap::Args, Debug)]
 pub struct Check {
-    /// Odoo's session directory (default: all that are configured or mounted, else the one that
-    /// Odoo uses)
+    /// Odoo's session directory (default: all directories that are configured or mounted, else the
+    /// one that Odoo uses)
     #[arg(value_name = "DIR")]
     dir: Option<PathBuf>,
     #[command(flatten)]
     place: Place,
-    /// Odoo's configuration file, if it is in no usual place
+    /// Odoo's configuration file, if it is not in a usual place
     #[arg(long, value_name = "FILE")]
     odoo_conf: Option<PathBuf>,
-    /// Print what is to be mended alone, and nothing where all is well: for cron and timers
+    /// Print only errors and warnings, and nothing if there are none: for cron and timers
     #[arg(long, conflicts_with = "json")]
     quiet: bool,
     #[command(flatten)]

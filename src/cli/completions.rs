@@ -7,9 +7,9 @@ use super::output;
 use crate::config::lifetime::LIVE;
 use crate::exit::Failure;
 
-/// Print the completions of a shell
+/// Print the completion script of a shell
 ///
-/// Where they go: bash `/usr/share/bash-completion/completions/sessionfs`, zsh
+/// Where to put it: bash `/usr/share/bash-completion/completions/sessionfs`, zsh
 /// `/usr/share/zsh/vendor-completions/_sessionfs`, fish
 /// `/usr/share/fish/vendor_completions.d/sessionfs.fish`.
 #[derive(clap::Args, Debug)]

@@ -24,7 +24,7 @@ use crate::session::policy::Lifetimes;
 /// Every node has followed a change by then.
 const FOLLOWED_WITHIN: Duration = Duration::from_secs(1);
 
-/// Read and change the settings that all servers follow within a second
+/// Show and change the live settings of all servers
 #[derive(clap::Args, Debug)]
 pub struct Config {
     #[command(subcommand)]
@@ -43,17 +43,19 @@ enum What {
         #[command(flatten)]
         format: Format,
     },
-    /// Show what the configuration file says, and the lifetimes that hold without a word of it
+    /// Show the keys of the configuration file, and the default of each lifetime that it does not
+    /// set
     Show(show::Show),
-    /// Change a setting on all servers; without --yes a shorter lifetime only shows what it ends
+    /// Change a setting on all servers; without --yes, only show which sessions a shorter lifetime
+    /// would end
     Set {
-        /// Such as `lifetime.idle`
+        /// Key, such as `lifetime.idle`
         #[arg(value_name = "KEY")]
         key: String,
-        /// As in the configuration file, such as `30min`
+        /// Value, as in the configuration file, such as `30min`
         #[arg(value_name = "VALUE")]
         value: String,
-        /// End the sessions that are over by a shorter lifetime
+        /// Make a lifetime shorter even if that ends sessions
         #[arg(long)]
         yes: bool,
         #[command(flatten)]
@@ -61,12 +63,12 @@ enum What {
         #[command(flatten)]
         format: Format,
     },
-    /// Let each server's own file (or the default) hold again
+    /// Remove a live setting: the value of each server's file, or the default, applies again
     Unset {
-        /// Such as `lifetime.idle`
+        /// Key, such as `lifetime.idle`
         #[arg(value_name = "KEY")]
         key: String,
-        /// End the sessions that are over by a shorter lifetime
+        /// Make a lifetime shorter even if that ends sessions
         #[arg(long)]
         yes: bool,
         #[command(flatten)]
@@ -138,7 +140,7 @@ fn get(key: Option<&str>, place: &Place, format: Format) -> Result<(), Failure> 
         all.iter().map(|setting| {
             let from = match &setting.ignored {
                 Some(text) => format!(
-                    "{} (Redis holds '{}', which is no value)",
+                    "{} (Redis has the invalid value '{}')",
                     setting.source,
                     visible(text, 20)
                 ),
@@ -208,12 +210,11 @@ impl Ends {
     fn words(self) -> String {
         match (self.authenticated, self.anonymous) {
             (0, 0) => "no session".to_owned(),
-            (people, 0) => format!("{} in which somebody is logged in", sessions(people)),
+            (people, 0) => format!("{} of logged-in users", sessions(people)),
             (0, visitors) => format!("{} of visitors", sessions(visitors)),
-            (people, visitors) => format!(
-                "{} in which somebody is logged in, and {visitors} of visitors",
-                sessions(people)
-            ),
+            (people, visitors) => {
+                format!("{} of logged-in users, and {visitors} of visitors", sessions(people))
+            }
         }
     }
 }
@@ -289,7 +290,7 @@ impl Change {
         }
         let whose = match *source {
             "live" => "",
-            _ => ", or what each server's own file says",
+            _ => ", or the value of each server's file",
         };
         say(format!("{key}: {old} -> {new}{whose}; every server follows within a second"))?;
         if let Some(ends) = ends.filter(|ends| !ends.is_none()) {
@@ -297,7 +298,7 @@ impl Change {
         }
         match kept {
             0 => Ok(()),
-            kept => say(format!("{} may stay longer", sessions(*kept))),
+            kept => say(format!("{} live longer now", sessions(*kept))),
         }
     }
 }

@@ -21,15 +21,15 @@ const IDLE: Duration = Duration::from_secs(5);
 /// What may pass between a click and Redis's note of it.
 const MARGIN: Duration = Duration::from_millis(500);
 
-/// Save, read, list and expire sessions as Odoo does, on a mount of its own, and show what Redis
-/// holds of them
+/// Save, read, list and expire sessions as Odoo does, on a temporary mount, and show what Redis
+/// stores for them
 ///
 /// It takes about ten seconds, needs root, and leaves nothing behind: the mount, its private Redis
-/// and what they kept are gone at the end. A person's session ends after 5 s without a click here.
+/// and their data are removed at the end. Here a user's session ends after 5 s without a click.
 #[derive(clap::Args, Debug)]
 pub struct Demo {
-    /// An empty directory to mount on, or one that is to be made; given back, or removed, at the
-    /// end (default: one of its own below /tmp)
+    /// Empty directory to mount on, or one that does not exist; it is restored or removed at the
+    /// end (default: a new directory in /tmp)
     #[arg(value_name = "DIR")]
     dir: Option<PathBuf>,
 }
@@ -42,7 +42,7 @@ impl Demo {
         let shown = show(&mut stage, &mut signals);
         let cleared = stage.clear();
         shown.and(cleared)?;
-        output::say("The mount is gone, its directory and its Redis with it.")
+        output::say("The mount, its directory and its Redis have been removed.")
     }
 }
 
@@ -57,7 +57,8 @@ impl Made {
     /// A new one, not saved yet.
     fn new(dir: &Path, content: String) -> Result<Self, Failure> {
         let id = FORMAT.random_id(&mut rand::rng());
-        let sid = Sid::parse(&id).ok_or_else(|| Failure::internal("draw a cookie", "its form"))?;
+        let sid =
+            Sid::parse(&id).ok_or_else(|| Failure::internal("create a cookie", "its form"))?;
         Ok(Self { paths: Paths::new(FORMAT, dir, &id), sid, content })
     }
 
@@ -84,7 +85,7 @@ impl Made {
     fn read_again(&self) -> Result<(), Failure> {
         expect(
             self.read()?.as_deref() == Some(self.content.as_bytes()),
-            "a session is not read as it was saved",
+            "a session was read with other content than was saved",
         )?;
         let place = self.place();
         step(&format!("open {place}, fstat, read {} bytes: as saved", self.content.len()))
@@ -100,8 +101,8 @@ impl Made {
 fn show(stage: &mut Stage, signals: &mut Signals) -> Result<(), Failure> {
     let dir = stage.directory().to_owned();
     output::say(format!(
-        "sessionfs {} is mounted on {}, with a Redis of its own. A person's session ends after \
-         {} s without a click here, a visitor's after 7 days.",
+        "sessionfs {} is mounted on {}, with a Redis of its own. Here a user's session ends after \
+         {} s without a click, a visitor's after 7 days.",
         env!("CARGO_PKG_VERSION"),
         visible(&dir.to_string_lossy(), 200),
         IDLE.as_secs()
@@ -110,7 +111,7 @@ fn show(stage: &mut Stage, signals: &mut Signals) -> Result<(), Failure> {
     let person = Made::new(&dir, person(&token))?;
     let visitor = Made::new(&dir, visitor())?;
 
-    heading("A person logs in, and a visitor fills a cart: Odoo saves")?;
+    heading("A user logs in, and a visitor fills a cart: Odoo saves")?;
     person.save(&dir)?;
     visitor.save(&dir)?;
     heading("Their next clicks: Odoo reads")?;
@@ -122,12 +123,12 @@ fn show(stage: &mut Stage, signals: &mut Signals) -> Result<(), Failure> {
     heading("Redis")?;
     look(stage, &person, &token)?;
 
-    heading(&format!("Nobody clicks for {} s", IDLE.as_secs()))?;
+    heading(&format!("No clicks for {} s", IDLE.as_secs()))?;
     wait(signals, clicked + IDLE + MARGIN)?;
     expect(person.read()?.is_none(), "a session outlived its idle time")?;
     step(&format!("open {}: ENOENT, and Odoo asks for a login", person.place()))?;
     expect(visitor.read()?.is_some(), "a visitor's session ended too early")?;
-    step(&format!("open {}: the visitor's cart is still there", visitor.place()))?;
+    step(&format!("open {}: the visitor's cart still exists", visitor.place()))?;
     look_after(stage, &person)
 }
 
@@ -144,7 +145,7 @@ fn list(dir: &Path, sessions: &[&Made]) -> Result<(), Failure> {
         expect(names.iter().any(|name| name == alias.as_str()), "a session is not listed")?;
         expect(
             !names.iter().any(|name| name == session.sid.expose()),
-            "a cookie is listed where its alias should be",
+            "the listing shows a cookie instead of its alias",
         )?;
         let shard = session.sid.shard();
         step(&format!("{}/{}: an alias, not the cookie", shard.as_str(), alias.as_str()))?;
@@ -166,7 +167,10 @@ fn look(stage: &mut Stage, person: &Made, token: &str) -> Result<(), Failure> {
     }
     let (header, sealed) = parts(&value);
     step(&format!("key    {key}"))?;
-    step(&format!("TTL    {} s: Redis itself ends what nobody asks for", (ttl_ms + 999) / 1000))?;
+    step(&format!(
+        "TTL    {} s: Redis itself removes a session that nobody uses",
+        (ttl_ms + 999) / 1000
+    ))?;
     step(&format!("value  {}, and {sealed} bytes sealed with the cookie", words(&header)))?;
     step("the cookie: neither in the key nor in the value; the session token: not in the value")
 }
@@ -175,11 +179,8 @@ fn look(stage: &mut Stage, person: &Made, token: &str) -> Result<(), Failure> {
 fn look_after(stage: &mut Stage, person: &Made) -> Result<(), Failure> {
     let value: Vec<u8> = stage.ask(redis::cmd("GET").arg(key(person)))?;
     let (header, sealed) = parts(&value);
-    expect(sealed == 0, "the content of an ended session is still there")?;
-    step(&format!(
-        "Redis holds no content of it any more, only a mark that it has ended ({})",
-        words(&header)
-    ))
+    expect(sealed == 0, "the content of an ended session still exists")?;
+    step(&format!("Redis has no content of it any more, only a tombstone ({})", words(&header)))
 }
 
 fn key(session: &Made) -> String {
@@ -232,7 +233,7 @@ fn interrupted(signals: &mut Signals) -> Result<(), Failure> {
     if signals.received() == 0 {
         return Ok(());
     }
-    Err(Failure::new(ExitCode::Interrupted, "demo: interrupted; what it made is taken away"))
+    Err(Failure::new(ExitCode::Interrupted, "demo: interrupted; everything was removed"))
 }
 
 fn heading(text: &str) -> Result<(), Failure> {

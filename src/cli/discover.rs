@@ -6,11 +6,12 @@ use crate::odoo::root::Root;
 use crate::odoo::{Candidate, Odoo};
 use crate::shell::Assignments;
 
-/// Tell where the Odoo of this host keeps its sessions, the surest first, and how that is known
+/// Show where the Odoo of this host keeps its sessions, the most certain first, and how that was
+/// found
 ///
-/// Looks at Odoo's processes (in containers, too), at systemd's units and at configuration files. As
-/// root it sees them all. What an earlier installation left behind is told only where nothing
-/// runs and nothing is set up to run.
+/// Looks at Odoo's processes (also in containers), at systemd units and at configuration files. Run
+/// it as root to see all of them. Leftovers of an earlier installation are shown only if no Odoo
+/// runs and none is set up to run.
 #[derive(clap::Args, Debug)]
 pub struct Discover {
     #[command(flatten)]
@@ -35,7 +36,7 @@ impl Discover {
                 let state = match (candidate.mounted, candidate.exists) {
                     (true, _) => "mounted",
                     (false, true) => "plain files",
-                    (false, false) => "not there yet",
+                    (false, false) => "does not exist yet",
                 };
                 [
                     candidate.path.display().to_string(),
@@ -49,8 +50,8 @@ impl Discover {
         if candidates.is_empty() {
             return Err(Failure::new(
                 ExitCode::SessionsNotFound,
-                "no Odoo is found on this host, so neither are its sessions; start Odoo and try \
-                 again, as root, or name the directory yourself: it is 'sessions' in Odoo's data_dir",
+                "no Odoo and no session directory was found on this host; start Odoo and try again \
+                 as root, or name the directory: it is 'sessions' in Odoo's data_dir",
             ));
         }
         Ok(())

@@ -25,17 +25,17 @@ use crate::worker::first_contact;
 /// Import the session files of a directory into Redis, so that nobody is logged out
 #[derive(clap::Args, Debug)]
 pub struct Import {
-    /// Odoo's session directory (default: the configuration's `mountpoint`); of one that sessionfs
-    /// is mounted on, its underlying directory
+    /// Odoo's session directory (default: the configuration's `mountpoint`); if sessionfs is
+    /// mounted on it, its underlying directory
     #[arg(value_name = "DIR")]
     dir: Option<PathBuf>,
     /// Another directory to import from: a copy, a backup, a mirror
     #[arg(long, value_name = "OTHER_DIR", conflicts_with = "dir")]
     from: Option<PathBuf>,
-    /// Change nothing, and say what would happen
+    /// Change nothing, and print what would be done
     #[arg(long)]
     dry_run: bool,
-    /// What becomes of the files of imported sessions
+    /// What to do with the files of imported sessions
     #[arg(long = "after-import", value_enum, value_name = "WHAT", default_value_t)]
     then: Then,
     #[command(flatten)]
@@ -50,7 +50,7 @@ impl Import {
         if !nix::unistd::geteuid().is_root() {
             return Err(Failure::new(
                 ExitCode::NotRoot,
-                "only root can read the files; start it with sudo",
+                "only root can read the files; run it with sudo",
             ));
         }
         let named = self.from.as_deref().or(self.dir.as_deref());
@@ -61,8 +61,8 @@ impl Import {
             return Err(Failure::new(
                 ExitCode::BadValue,
                 format!(
-                    "{} is the mirror, which a mount keeps; take 'mirror' out of the configuration \
-                     and reload first, or name a copy of it",
+                    "{} is the mirror of a mount; remove 'mirror' from the configuration and \
+                     reload first, or name a copy of it",
                     dir.display()
                 ),
             ));
@@ -103,8 +103,8 @@ impl Import {
         Err(Failure::new(
             ExitCode::ImportIncomplete,
             format!(
-                "{} sessions could not be imported and were left; see the aliases above, correct that \
-                 and start it again",
+                "{} sessions could not be imported and were left; see the aliases above, correct \
+                 the cause and run it again",
                 summary.failed
             ),
         ))
@@ -145,8 +145,8 @@ fn refuse_in_use(dir: &Path) -> Result<(), Failure> {
     Err(Failure::new(
         ExitCode::InUse,
         format!(
-            "{}: Odoo (pid {}) is using it and no sessionfs is mounted there, so an import would log \
-             its people out; nothing was changed; stop that Odoo first, or set it up: \
+            "{}: Odoo (pid {}) uses it and no sessionfs is mounted there, so an import would log \
+             its users out; nothing was changed; stop that Odoo first, or set it up: \
              sessionfs-setup --instance NAME --sessions {}",
             dir.display(),
             process.pid,
@@ -171,12 +171,12 @@ fn bar() -> ProgressBar {
 fn words(summary: &Summary, deletion: &str) -> String {
     let imported = if summary.dry_run { "would be imported" } else { "imported" };
     let lines = [
-        (summary.authenticated, format!("{imported}: somebody is logged in")),
-        (summary.anonymous, format!("{imported}: a visitor's")),
-        (summary.kept, "kept: Redis knows them already".into()),
-        (summary.over, "ended: their absolute lifetime is over".into()),
+        (summary.authenticated, format!("{imported}: sessions of logged-in users")),
+        (summary.anonymous, format!("{imported}: sessions of visitors")),
+        (summary.kept, "kept: Redis already knows them".into()),
+        (summary.over, "ended: absolute lifetime exceeded".into()),
         (summary.vanished, "imported at the same time, by a mount or another import".into()),
-        (summary.no_session, "left: the content is not that of a session".into()),
+        (summary.no_session, "left: the content is not a session".into()),
         (summary.failed, "left: could not be imported".into()),
         (summary.temporary, "left: temp files and upload spools".into()),
         (summary.foreign, "left: not Odoo's".into()),
@@ -187,7 +187,7 @@ fn words(summary: &Summary, deletion: &str) -> String {
         .enumerate()
         .filter(|(position, (count, _))| *count > 0 || *position < 2)
         .map(|(_, (count, what))| [count.to_string(), what]);
-    let mut text = output::table(["files", "what became of them"], &[0], rows);
+    let mut text = output::table(["files", "result"], &[0], rows);
     let mut add = |line: String| {
         text.push('\n');
         text.push_str(&line);
@@ -198,7 +198,7 @@ fn words(summary: &Summary, deletion: &str) -> String {
     let untold = |count: u64, told: usize| count.saturating_sub(told as u64);
     match untold(summary.no_session + summary.failed, summary.left.len()) {
         0 => {}
-        more => add(format!("left {more} more")),
+        more => add(format!("left: {more} more")),
     }
     for name in &summary.foreign_names {
         add(format!("not Odoo's: {name}"));
@@ -215,10 +215,11 @@ fn words(summary: &Summary, deletion: &str) -> String {
     }
     if let Some(dir) = &summary.moved_to {
         if summary.is_empty() {
-            add("No session was left to import: each was imported on access, or earlier.".into());
+            add("There was no session to import: all were imported on access, or earlier.".into());
         }
         add(format!(
-            "The files are in {} now: sessions in plain text. Delete them once all is well:\n    {deletion}",
+            "The files are now in {}: they are sessions in plain text. Delete them when you no \
+             longer need them:\n    {deletion}",
             dir.display()
         ));
     }

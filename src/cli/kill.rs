@@ -24,7 +24,7 @@ const SHOWN: usize = 10;
 /// For how many people sessions are counted each; the rest together.
 const PEOPLE: usize = 10_000;
 
-/// End sessions, on every server at once; without --yes only show which
+/// End sessions on every server at once; without --yes, only show which
 #[derive(clap::Args, Debug)]
 pub struct Kill {
     #[command(flatten)]
@@ -32,13 +32,13 @@ pub struct Kill {
     /// Read the session's cookie from standard input
     #[arg(long, value_name = "-", allow_hyphen_values = true, conflicts_with = "alias")]
     sid: Option<String>,
-    /// All sessions there are
+    /// All sessions
     #[arg(long)]
     all: bool,
-    /// Do it
+    /// End the sessions
     #[arg(long)]
     yes: bool,
-    /// Name each session that was ended
+    /// List each session that was ended
     #[arg(long)]
     verbose: bool,
     #[command(flatten)]
@@ -88,7 +88,7 @@ impl Kill {
                 ));
             }
             (false, true) => {
-                return Err(usage("--all cannot be combined with other choices"));
+                return Err(usage("--all cannot be combined with other conditions"));
             }
             _ => {}
         }
@@ -112,7 +112,7 @@ impl Kill {
             });
         }
         if named && outcome.matched == 0 {
-            return Err(none("the session of that alias is not among those"));
+            return Err(none("the session with that alias does not match the other conditions"));
         }
         let nobody = outcome.matched == 0 && !self.all;
         if self.yes {
@@ -146,8 +146,7 @@ impl Kill {
         outcome: &mut Outcome,
     ) -> Result<(), Failure> {
         let bar = ProgressBar::new(store.rough_count().await.map_err(|error| failed(&error))?);
-        if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos} of {len} looked at, {msg}")
-        {
+        if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos} of {len} checked, {msg}") {
             bar.set_style(style);
         }
         let mut scan = store.scan(filter);
@@ -237,7 +236,7 @@ impl Kill {
         }
         match outcome.gone_before {
             0 => say(format!("ended {}", sessions(outcome.ended))),
-            gone => say(format!("ended {}; {gone} had gone before", sessions(outcome.ended))),
+            gone => say(format!("ended {}; {gone} had already ended", sessions(outcome.ended))),
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::config::flags::Place;
 use crate::exit::{ExitCode, Failure};
 use crate::redis::scan::LiveSession;
 
-/// List the living sessions of all servers, those used last first
+/// List the live sessions of all servers, the last used first
 #[derive(clap::Args, Debug)]
 pub struct List {
     #[command(flatten)]
@@ -19,10 +19,10 @@ pub struct List {
     /// Order (default: `idle`; with --json as they are found)
     #[arg(long, value_enum, value_name = "BY")]
     sort: Option<Sort>,
-    /// The other way round
+    /// Reverse the order
     #[arg(long)]
     reverse: bool,
-    /// At most so many, 0 for all (default: 100; with --json all)
+    /// Maximum number of sessions to show, 0 for all (default: 100; with --json all)
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
     #[command(flatten)]
@@ -153,7 +153,7 @@ impl List {
                      {typed}?"
                 ),
             ),
-            _ => none("no session has such an alias"),
+            _ => none("no session has this alias"),
         }
     }
 }

@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use crate::exit::{ExitCode, Failure};
 use page::Page;
 
-/// Write the manual pages into a directory: of every command, of the configuration file, and of
-/// the mount helper
+/// Write the manual pages of all commands, of the configuration file and of the mount helper into a
+/// directory
 #[derive(clap::Args, Debug)]
 pub struct Man {
     /// A directory that exists

@@ -11,12 +11,12 @@ use crate::keeper::{self, Caller};
 /// Serve a directory until SIGTERM or SIGINT; prints `ready DIR` once a session can be served
 #[derive(clap::Args, Debug)]
 pub struct Mount {
-    /// The directory that Odoo keeps its sessions in, to be mounted on (default: the
-    /// configuration file's `mountpoint`)
+    /// Odoo's session directory, to mount on (default: the configuration file's `mountpoint`)
     #[arg(value_name = "DIR")]
     dir: Option<PathBuf>,
-    /// Look at the directory, the configuration, the device and the mirror as a mount does, and change
-    /// nothing: print the directory's true name and how many session files are in it, or why it cannot be
+    /// Check the directory, the configuration, the device and the mirror as a mount does, and change
+    /// nothing: print the resolved path and the number of session files, or the reason why it cannot
+    /// be mounted
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]

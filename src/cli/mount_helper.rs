@@ -26,7 +26,7 @@ const NAMES: [&str; 2] = ["mount.sessionfs", "mount.fuse.sessionfs"];
 
 /// Of mount(8)'s exit codes: the call is wrong.
 pub const WRONG_CALL: u8 = 1;
-/// The mount failed; what failed is said, and logged.
+/// The mount failed; the reason is printed and logged.
 pub const MOUNT_FAILED: u8 = 32;
 
 /// Our own options: name, value and meaning. All but the last are flags of `sessionfs mount`.
@@ -36,15 +36,15 @@ pub const OPTIONS: [(&str, &str, &str); 7] = [
         "FILE",
         "The configuration file (default: `/etc/sessionfs/sessionfs.toml`, if it exists).",
     ),
-    ("redis", "URL", "The Redis that keeps the sessions."),
+    ("redis", "URL", "URL of Redis."),
     ("owner", "USER", "Odoo's user."),
-    ("group", "GROUP", "The group that the files show."),
-    ("mode", "OCTAL", "Permission bits that the root directory shows."),
+    ("group", "GROUP", "Group of the files."),
+    ("mode", "OCTAL", "Permission bits of the root directory."),
     ("log", "FILTER", "What is logged."),
     (
         "log_file",
         "FILE",
-        "Where it is logged (default: the system's log, by logger(1) with the tag `sessionfs`).",
+        "Log file (default: the system log, by logger(1) with the tag `sessionfs`).",
     ),
 ];
 
@@ -130,7 +130,11 @@ impl Call {
                 Some("o") => options.push(value(arguments.next(), "-o")?),
                 // The kind of filesystem is known.
                 Some("t") => drop(value(arguments.next(), "-t")?),
-                Some("N") => return Err("-N: mount in that namespace by nsenter(1)".into()),
+                Some("N") => {
+                    return Err(
+                        "-N: not supported; use nsenter(1) to mount in another namespace".into()
+                    );
+                }
                 Some(letters) if letters.chars().all(|letter| "sfnvw".contains(letter)) => {
                     sloppy |= letters.contains('s');
                     call.fake |= letters.contains('f');
@@ -168,7 +172,7 @@ impl Call {
             _ => {
                 let ours = OPTIONS.map(|(name, ..)| name).join(", ");
                 return Err(format!(
-                    "unknown mount option '{option}'; ours are {ours}, each with a value"
+                    "unknown mount option '{option}'; use {ours}, each with a value"
                 ));
             }
         }
@@ -188,7 +192,7 @@ fn absolute(option: &str, path: &str) -> Result<PathBuf, String> {
     if path.is_absolute() {
         return Ok(path.to_owned());
     }
-    Err(format!("{option}={}: give an absolute path", path.display()))
+    Err(format!("{option}={}: use an absolute path", path.display()))
 }
 
 /// Starts the daemon, and waits until it is ready or has failed.
@@ -309,7 +313,7 @@ mod tests {
             ("none /srv -x", "unknown option -x"),
             ("none /srv -o rediss=x", "unknown mount option 'rediss=x'"),
             ("none /srv -o ro", "ro: "),
-            ("none /srv -o config=a.toml", "config=a.toml: give an absolute path"),
+            ("none /srv -o config=a.toml", "config=a.toml: use an absolute path"),
         ] {
             let reason = parse(words).unwrap_err();
             assert!(reason.contains(expected), "{words}: {reason}");

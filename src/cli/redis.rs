@@ -54,7 +54,7 @@ fn refused(error: &ProbeError) -> Failure {
     match error {
         ProbeError::NoSocketRight(at) if !nix::unistd::geteuid().is_root() => Failure::new(
             ExitCode::NotRoot,
-            format!("you have no right to use the socket of Redis at {at}; start it with sudo"),
+            format!("no permission for the socket of Redis at {at}; run it with sudo"),
         ),
         error => Failure::new(first_contact::code(error), error.to_string()),
     }
@@ -66,14 +66,14 @@ pub fn failed(error: &StoreError) -> Failure {
         StoreError::Unavailable(_) => {
             Failure::new(ExitCode::RedisUnreachable, format!("{error}; try again when it is back"))
         }
-        StoreError::Refused(_) => Failure::new(
-            ExitCode::RedisRefuses,
-            format!("{error}; correct what it names (see docs/redis.md)"),
-        ),
+        StoreError::Refused(_) => {
+            Failure::new(ExitCode::RedisRefuses, format!("{error}; see docs/redis.md"))
+        }
         StoreError::Unreadable(_) => Failure::new(
             ExitCode::RedisRefuses,
             format!(
-                "{error}; look who else writes there, or give sessionfs a redis.prefix of its own"
+                "{error}; find the other program that writes there, or give sessionfs its own \
+                 redis.prefix"
             ),
         ),
     }

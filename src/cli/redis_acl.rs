@@ -8,13 +8,13 @@ use crate::config::file::File;
 use crate::exit::Failure;
 use crate::redis::acl;
 
-/// Print the rights that sessionfs needs in Redis, to follow `ACL SETUSER NAME on >PASSWORD`
+/// Print the rights that sessionfs needs in Redis, to append to `ACL SETUSER NAME on >PASSWORD`
 #[derive(clap::Args, Debug)]
 pub struct RedisAcl {
-    /// The beginning of every key (default: the configuration's `redis.prefix`)
+    /// Prefix of every key (default: the configuration's `redis.prefix`)
     #[arg(long, value_name = "PREFIX")]
     prefix: Option<String>,
-    /// And what `sessionfs check` would like to see: PING, INFO and CONFIG GET
+    /// Also the commands that `sessionfs check` uses: PING, INFO and CONFIG GET
     #[arg(long)]
     with_check: bool,
     /// Configuration file (default: /etc/sessionfs/sessionfs.toml, if it exists)

@@ -10,11 +10,12 @@ use crate::exit::{ExitCode, Failure};
 use crate::keeper::{mount, underlying};
 use crate::odoo::root::Root;
 
-/// Give the underlying directory back to Odoo, with owner and mode of before the first mount
+/// Give the underlying directory back to Odoo, with the owner and mode it had before the first
+/// mount
 ///
-/// For the way back to plain files: a mount makes its underlying directory unusable to Odoo, so that
-/// no session is written there by mistake while the mount is missing. It may still be mounted, and
-/// stays so; the next mount makes it unusable again.
+/// For a rollback to plain files. A mount makes its underlying directory inaccessible to Odoo, so
+/// that no session is written there while nothing is mounted. The directory may be mounted, and
+/// stays mounted; the next mount makes it inaccessible again.
 #[derive(clap::Args, Debug)]
 pub struct Release {
     /// The directory (default: the configuration file's `mountpoint`)
@@ -23,13 +24,13 @@ pub struct Release {
     /// Configuration file (default: /etc/sessionfs/sessionfs.toml, if it exists)
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// To whom, if the directory does not tell whose it was (default: the configured `owner`)
+    /// New owner, if the former owner is not recorded (default: the configured `owner`)
     #[arg(long, value_name = "USER")]
     owner: Option<String>,
-    /// With which group then
+    /// New group in that case
     #[arg(long, value_name = "GROUP")]
     group: Option<String>,
-    /// With which permission bits then, in octal (default: 0700)
+    /// New permission bits in that case, in octal (default: 0700)
     #[arg(long, value_name = "OCTAL")]
     mode: Option<String>,
 }
@@ -40,7 +41,7 @@ impl Release {
         if !nix::unistd::geteuid().is_root() {
             return Err(Failure::new(
                 ExitCode::NotRoot,
-                "only root can give a directory away; start it with sudo",
+                "only root can change the owner of a directory; run it with sudo",
             ));
         }
         let named = mountpoint(self.dir.as_deref(), self.config.as_deref())?;
@@ -57,7 +58,7 @@ impl Release {
         let host = Root::host();
         let uid = owner.owner_uid.to_string();
         output::say(format!(
-            "{} belongs to {}:{}, with mode {:04o}",
+            "{} now belongs to {}:{}, with mode {:04o}",
             dir.display(),
             host.account(&uid).map_or(uid, |account| account.name),
             host.group(owner.owner_gid),

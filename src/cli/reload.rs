@@ -3,8 +3,8 @@
 use super::mountpoint::Mountpoint;
 use crate::exit::Failure;
 
-/// Have a mount take up a changed configuration file and an upgraded program, without taking it
-/// away; waits for the outcome
+/// Apply a changed configuration file and an upgraded program without removing the mount, and wait
+/// for the result
 #[derive(clap::Args, Debug)]
 pub struct Reload {
     #[command(flatten)]

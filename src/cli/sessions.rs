@@ -28,7 +28,7 @@ pub struct Which {
     /// Odoo's user id
     #[arg(long, value_name = "ID", allow_negative_numbers = true)]
     user_id: Option<i64>,
-    /// Login, whole
+    /// Complete login
     #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
     login: Option<String>,
     /// Database
@@ -38,13 +38,13 @@ pub struct Which {
     /// `res_device.session_identifier`)
     #[arg(long, value_name = "FAMILY", allow_hyphen_values = true)]
     family: Option<String>,
-    /// Whether somebody is logged in
+    /// With a logged-in user, or anonymous
     #[arg(long, value_enum, value_name = "CLASS")]
     class: Option<ClassName>,
-    /// Not used for at least so long, such as `8h`
+    /// Not used for at least this time, such as `8h`
     #[arg(long, value_name = "DURATION")]
     idle: Option<String>,
-    /// Logged in for at least so long
+    /// Logged in for at least this time
     #[arg(long, value_name = "DURATION")]
     age: Option<String>,
 }
@@ -137,8 +137,8 @@ pub fn name(text: &str) -> Result<Name, Failure> {
     // What was typed may be a cookie by mistake, so it is not repeated.
     Name::parse(text).ok_or_else(|| {
         usage(
-            "ALIAS: write it as 'sessionfs list' shows it, or at least its first two characters; a \
-             login is named by --login",
+            "ALIAS: write it as 'sessionfs list' shows it, or at least its first two characters; \
+             for a login use --login",
         )
     })
 }
@@ -161,15 +161,18 @@ pub async fn find_one(store: &RedisStore, name: Name) -> Result<LiveSession, Fai
         let names: Vec<String> = found.iter().map(|living| short(&living.alias)).collect();
         return Err(Failure::new(
             ExitCode::AmbiguousSession,
-            format!("{count} sessions have such an alias: {}; write more of it", names.join(", ")),
+            format!(
+                "{count} sessions match this alias: {}; write more characters",
+                names.join(", ")
+            ),
         ));
     }
-    found.pop().ok_or_else(|| none("there is no session of that alias"))
+    found.pop().ok_or_else(|| none("there is no session with that alias"))
 }
 
 /// Nothing lives where one was named.
 pub fn none(what: &str) -> Failure {
-    Failure::new(ExitCode::NoSuchSession, format!("{what}; 'sessionfs list' shows all there are"))
+    Failure::new(ExitCode::NoSuchSession, format!("{what}; 'sessionfs list' shows all sessions"))
 }
 
 /// The session id on standard input: a cookie's value, with or without its name.
@@ -177,8 +180,8 @@ pub fn read_sid(flag: &str) -> Result<Sid, Failure> {
     const LENGTH_MAX_BYTES: u64 = 4096;
     if flag != "-" {
         return Err(usage(
-            "--sid: write '--sid -' and give the cookie on standard input; on a command line every \
-             user of the host can read it",
+            "--sid: write '--sid -' and pass the cookie on standard input; every user of the host \
+             can read a command line",
         ));
     }
     let mut text = String::new();
@@ -188,7 +191,7 @@ pub fn read_sid(flag: &str) -> Result<Sid, Failure> {
         .map_err(|e| Failure::internal("read standard input", e))?;
     let text = text.trim();
     Sid::parse(text.strip_prefix("session_id=").unwrap_or(text))
-        .ok_or_else(|| usage("--sid: what standard input holds is no session id of Odoo"))
+        .ok_or_else(|| usage("--sid: standard input does not contain a session id of Odoo"))
 }
 
 /// The command line can be understood, and is not meant.

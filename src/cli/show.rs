@@ -13,7 +13,7 @@ use crate::session::name::{Form, Sid};
 use crate::session::seal;
 use crate::store::{Lookup, Sessions as _};
 
-/// Show one session: whose it is, its times, and what will end it; with its cookie also its content
+/// Show one session: its user, its times, and what will end it; with its cookie also its content
 #[derive(clap::Args, Debug)]
 pub struct Show {
     /// Alias as `list` shows it, or the beginning of one
@@ -24,7 +24,7 @@ pub struct Show {
         value_parser = sessions::alias
     )]
     alias: Option<String>,
-    /// Read the session's cookie from standard input, and open its content with it
+    /// Read the session's cookie from standard input, and show the content
     #[arg(long, value_name = "-", allow_hyphen_values = true, conflicts_with = "alias")]
     sid: Option<String>,
     #[command(flatten)]
@@ -45,7 +45,7 @@ impl Show {
         let Reached { runtime, store, .. } = reach(&self.place)?;
         let living = runtime.block_on(find_one(&store, wanted))?;
         if living.left_ms == 0 {
-            return Err(none("the session is over"));
+            return Err(none("the session has ended"));
         }
         let content = match &sid {
             Some(sid) => Some(runtime.block_on(open(&store, sid))?),
@@ -117,11 +117,11 @@ enum Content {
 async fn open(store: &RedisStore, sid: &Sid) -> Result<Content, Failure> {
     const PICKLE: u8 = 0x80;
     let found = store.fetch(&sid.alias(), None).await.map_err(|error| failed(&error))?;
-    let Lookup::Session { sealed, .. } = found else { return Err(none("the session is over")) };
+    let Lookup::Session { sealed, .. } = found else { return Err(none("the session has ended")) };
     let plain = seal::open(sid, &sealed).map_err(|error| {
         Failure::new(
             ExitCode::UnreadableSession,
-            format!("session {}: {error}; somebody has changed it in Redis", sid.alias()),
+            format!("session {}: {error}; another program has changed it in Redis", sid.alias()),
         )
     })?;
     let size_bytes = plain.len();
@@ -148,7 +148,7 @@ impl Content {
         match self {
             Self::Json(value) => json_text(&value),
             Self::Pickle { size_bytes } => Ok(format!(
-                "a pickle of {size_bytes} bytes (Odoo 14 to 17), which is never opened here"
+                "a pickle of {size_bytes} bytes (Odoo 14 to 17), which sessionfs never opens"
             )),
             Self::Other { size_bytes } => {
                 Ok(format!("{size_bytes} bytes that are neither JSON nor a pickle"))

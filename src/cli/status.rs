@@ -30,7 +30,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 /// Show the mounts of this host, and the cluster they belong to
 #[derive(clap::Args, Debug)]
 pub struct Status {
-    /// One mount alone (default: all of this host)
+    /// Show only this mount (default: all mounts of this host)
     #[arg(value_name = "DIR")]
     dir: Option<PathBuf>,
     /// Where the cluster is looked for; without these, each mount is asked
@@ -74,7 +74,7 @@ impl Status {
         if !nix::unistd::geteuid().is_root() {
             return Err(Failure::new(
                 ExitCode::NotRoot,
-                "the control sockets are root's; start it with sudo",
+                "only root can use the control sockets; run it with sudo",
             ));
         }
         let named = match &self.dir {
@@ -140,14 +140,16 @@ fn look(mountpoint: PathBuf) -> Mount {
         _ if !mounted => Some("no sessionfs is mounted there".to_owned()),
         Err(error) => Some(error.to_string()),
         Ok(_) if !Probe::start(&mountpoint).is_ok_and(|probe| probe.answers(ANSWER_WITHIN)) => {
-            Some(format!("the mount gives no answer within {} s", ANSWER_WITHIN.as_secs()))
+            Some(format!("the mount does not answer within {} s", ANSWER_WITHIN.as_secs()))
         }
         Ok(status) if status.server.link == "down" => {
-            Some(format!("Redis is away: {}", status.redis.cause))
+            Some(format!("Redis is down: {}", status.redis.cause))
         }
-        Ok(status) => {
-            status.redis.writes_refused.as_ref().map(|why| format!("Redis takes no writes: {why}"))
-        }
+        Ok(status) => status
+            .redis
+            .writes_refused
+            .as_ref()
+            .map(|why| format!("Redis accepts no writes: {why}")),
     };
     Mount { mountpoint, serves: problem.is_none(), problem, status: status.ok() }
 }
@@ -165,7 +167,7 @@ fn clusters_of(mounts: &mut [Mount]) -> Vec<Cluster> {
     }
     for cluster in &mut clusters {
         if cluster.servers.is_none() {
-            cluster.problem = Some("not known while Redis is away".into());
+            cluster.problem = Some("unknown while Redis is down".into());
         }
     }
     clusters
@@ -207,7 +209,7 @@ impl Found {
         match bad.first() {
             None => Ok(()),
             Some(first) => not_served(format!(
-                "{}{}: {}; 'sessionfs check' finds out more",
+                "{}{}: {}; run 'sessionfs check' for the cause",
                 if bad.len() == 1 {
                     String::new()
                 } else {
@@ -244,7 +246,7 @@ impl Mount {
             (Some(problem), Some(status))
                 if status.server.link != "down" && status.redis.takes_writes == Some(false) =>
             {
-                styled(BAD, format_args!("sessions are read, not saved: {problem}"))
+                styled(BAD, format_args!("sessions can be read but not saved: {problem}"))
             }
             (Some(problem), _) => styled(BAD, format_args!("not served: {problem}")),
             (None, Some(status)) if status.server.link != "up" => {
@@ -311,7 +313,7 @@ fn write_server(text: &mut String, status: &ServerStatus) {
     );
     line!(
         text,
-        "  in use    {} known to the kernel, {} open, {} under way ({})",
+        "  in use    {} held by the kernel, {} open, {} in progress ({})",
         some(status.in_use.inodes, "inode"),
         HumanCount(status.in_use.handles),
         some(status.in_use.staging_files, "save"),
@@ -365,17 +367,17 @@ fn fill(memory: &Memory) -> String {
     let used = HumanBytes(memory.used_bytes);
     match memory.percent() {
         Some(percent) => format!("{used} of {} used, {percent} %", HumanBytes(memory.max_bytes)),
-        None => format!("{used} used, without a bound"),
+        None => format!("{used} used, no limit"),
     }
 }
 
 /// How many sessions there are.
 fn sessions(status: &ServerStatus) -> String {
-    let Some(all) = status.sessions else { return "not known while Redis is away".to_owned() };
+    let Some(all) = status.sessions else { return "unknown while Redis is down".to_owned() };
     let all = format!("{} in Redis, of all servers", HumanCount(all));
     match &status.living {
         Some(living) => format!(
-            "{all}: {}{} of people, {} of visitors",
+            "{all}: {}{} of users, {} of visitors",
             if living.exact { "" } else { "about " },
             HumanCount(living.authenticated),
             HumanCount(living.anonymous)
@@ -483,7 +485,7 @@ mod tests {
         let one = Found { mounts: vec![mount(None), mount(Some("silent"))], clusters: vec![] };
         let failure = one.verdict().unwrap_err();
         assert_eq!(failure.code, ExitCode::NotServed);
-        assert_eq!(failure.to_string(), "/srv/a: silent; 'sessionfs check' finds out more");
+        assert_eq!(failure.to_string(), "/srv/a: silent; run 'sessionfs check' for the cause");
         assert!(Found { mounts: vec![mount(None)], clusters: vec![] }.verdict().is_ok());
     }
 

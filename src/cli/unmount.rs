@@ -3,7 +3,7 @@
 use super::mountpoint::Mountpoint;
 use crate::exit::Failure;
 
-/// End the sessionfs that serves a directory, and wait for its end; clear a dead mount
+/// Stop the sessionfs that serves a directory, and wait until it has stopped; remove a dead mount
 #[derive(clap::Args, Debug)]
 pub struct Unmount {
     #[command(flatten)]

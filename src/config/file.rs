@@ -250,7 +250,7 @@ fn read(named: Option<&Path>) -> Result<(String, &Path), Failure> {
             let is_roots = e.kind() == std::io::ErrorKind::PermissionDenied
                 && !nix::unistd::geteuid().is_root();
             let remedy =
-                if is_roots { "start it with sudo" } else { "name a readable file with --config" };
+                if is_roots { "run it with sudo" } else { "name a readable file with --config" };
             Err(Failure::new(
                 ExitCode::UnreadableFile,
                 format!("configuration file {}: {e}; {remedy}", path.display()),
@@ -334,7 +334,7 @@ pub fn unknown_key(key: &str) -> Failure {
         );
     }
     let remedy = nearest(key).map_or_else(
-        || "see docs/configuration.md for the keys there are".to_owned(),
+        || "see docs/configuration.md for all keys".to_owned(),
         |near| format!("did you mean '{near}'?"),
     );
     Failure::new(ExitCode::UnknownKey, format!("unknown key '{key}'; {remedy}"))

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 /// Where the sessions are: what every command that talks to Redis is told.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct Place {
-    /// Redis that keeps the sessions: `redis://`, `rediss://` or `unix:` (default: the private one)
+    /// URL of Redis: `redis://`, `rediss://` or `unix:` (default: the private Redis)
     #[arg(long, value_name = "URL")]
     pub redis: Option<String>,
     /// Configuration file (default: /etc/sessionfs/sessionfs.toml, if it exists)
@@ -28,7 +28,7 @@ pub struct Flags {
     /// Permission bits of the root directory, in octal (default: 0700)
     #[arg(long, value_name = "OCTAL")]
     pub mode: Option<String>,
-    /// Also write each session to a plain file in DIR as its owner comes by, for the way back
+    /// Also write each session to a plain file in DIR when it is used, for a rollback
     #[arg(long, value_name = "DIR")]
     pub mirror: Option<PathBuf>,
     /// What is logged: `error`, `warn`, `info`, `debug`, `trace`, or a list such as

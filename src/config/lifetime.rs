@@ -36,7 +36,7 @@ pub fn set(lifetimes: &mut Lifetimes, key: &str, text: &str) -> Result<(), Failu
         return Ok(());
     }
     let ms = duration(key, Some(text), 0, range).map_err(|Failure { code, message }| {
-        let off = if key == "lifetime.absolute" { "; \"off\" is no limit" } else { "" };
+        let off = if key == "lifetime.absolute" { "; \"off\" means no limit" } else { "" };
         Failure::new(code, format!("{message}{off}"))
     })?;
     match key {
@@ -84,7 +84,7 @@ fn not_live(key: &str) -> Failure {
     if file::keys().any(|known| known == key) {
         return Failure::new(
             ExitCode::BadValue,
-            format!("{key} is read from each server's file at its start; change it there"),
+            format!("{key} is read from each server's file; change it there"),
         );
     }
     file::unknown_key(key)
@@ -124,7 +124,7 @@ mod tests {
     #[test]
     fn other_keys_are_told_with_the_remedy() {
         let cases = [
-            ("worker.user", ExitCode::BadValue, "file at its start"),
+            ("worker.user", ExitCode::BadValue, "each server's file; change it there"),
             ("lifetime.idel", ExitCode::UnknownKey, "did you mean 'lifetime.idle'?"),
             ("idle", ExitCode::UnknownKey, "did you mean 'lifetime.idle'?"),
         ];
@@ -140,7 +140,7 @@ mod tests {
         let said = |key, text| set(&mut Lifetimes::default(), key, text).unwrap_err().to_string();
         assert_eq!(
             said("lifetime.absolute", "0"),
-            "lifetime.absolute: '0' is not between 1s and 10years; \"off\" is no limit"
+            "lifetime.absolute: '0' is not between 1s and 10years; \"off\" means no limit"
         );
         assert_eq!(
             said("lifetime.grace", "2days"),

@@ -39,9 +39,9 @@ impl Listen {
         match text.parse::<SocketAddr>() {
             Ok(address) if address.ip().is_loopback() => Ok(Some(Self::Loopback(address))),
             Ok(_) => Err(format!(
-                "can be reached from other hosts, and metrics are for this one alone; {REMEDY}"
+                "can be reached from other hosts, but metrics are only for this host; {REMEDY}"
             )),
-            Err(_) => Err(format!("is no address to listen on; {REMEDY}")),
+            Err(_) => Err(format!("is not an address to listen on; {REMEDY}")),
         }
     }
 }

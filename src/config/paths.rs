@@ -83,7 +83,7 @@ pub fn not_on_tmpfs(what: &str) -> Failure {
     Failure::new(
         ExitCode::Staging,
         format!(
-            "staging_dir: {what} is not on a tmpfs, and saves under way must not reach a disk; \
+            "staging_dir: {what} is not on a tmpfs, but saves in progress must not reach a disk; \
              mount a tmpfs there, or name a directory on one"
         ),
     )

@@ -28,7 +28,7 @@ pub fn program(named: Option<&Path>) -> Result<PathBuf, Failure> {
             Ok(named.to_owned())
         } else {
             Err(refuse(format!(
-                "private_redis.server: '{}' is not the absolute path of a program",
+                "private_redis.server: '{}' is not the absolute path of an executable program",
                 named.display()
             )))
         };
@@ -42,7 +42,7 @@ pub fn program(named: Option<&Path>) -> Result<PathBuf, Failure> {
         .iter()
         .flat_map(|program| directories.iter().map(move |directory| directory.join(program)))
         .find(|path| executable(path))
-        .ok_or_else(|| refuse("no Redis is named, and there is no redis-server".into()))
+        .ok_or_else(|| refuse("no Redis is configured, and there is no redis-server".into()))
 }
 
 /// Where the private Redis of that directory listens.

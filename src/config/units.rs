@@ -5,7 +5,7 @@ use std::time::Duration;
 /// A duration such as `15min` or `1h 30min`, in whole milliseconds.
 pub fn duration_ms(text: &str) -> Result<u64, String> {
     let duration = humantime::parse_duration(text.trim())
-        .map_err(|e| format!("is no duration ({e}); write for example \"15min\""))?;
+        .map_err(|e| format!("is not a duration ({e}); write for example \"15min\""))?;
     Ok(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
 }
 
@@ -40,7 +40,7 @@ pub fn size_bytes(text: &str) -> Result<u64, String> {
         (Some(number), Some(factor)) => {
             number.checked_mul(factor).ok_or_else(|| "is too large".to_owned())
         }
-        _ => Err("is no size; write for example \"4MiB\" (B, KiB, MiB, GiB)".into()),
+        _ => Err("is not a size; write for example \"4MiB\" (B, KiB, MiB, GiB)".into()),
     }
 }
 
@@ -51,7 +51,7 @@ pub fn mode(text: &str) -> Result<u32, String> {
     u32::from_str_radix(digits, 8)
         .ok()
         .filter(|mode| octal && *mode <= 0o777)
-        .ok_or_else(|| "is no mode; write for example \"0700\"".into())
+        .ok_or_else(|| "is not a mode; write for example \"0700\"".into())
 }
 
 #[cfg(test)]

@@ -38,12 +38,12 @@ impl fmt::Display for NoAnswer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Nobody(error) if error.kind() == io::ErrorKind::NotFound => {
-                f.write_str("its keeper is dead, or runs in a container (ask there)")
+                f.write_str("its keeper is dead, or runs in a container (run the command there)")
             }
             Self::Nobody(error) => write!(f, "its keeper is dead, or of another version: {error}"),
-            Self::NotAllowed => f.write_str("only root may ask it"),
+            Self::NotAllowed => f.write_str("only root has access"),
             Self::Silent => write!(f, "no answer within {} s", WITHIN.as_secs()),
-            Self::Strange(what) => write!(f, "it gave an answer that makes no sense: {what}"),
+            Self::Strange(what) => write!(f, "it gave an invalid answer: {what}"),
         }
     }
 }

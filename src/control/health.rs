@@ -57,11 +57,12 @@ impl Facts {
     pub fn health(&self) -> Health {
         let seconds = |time: Duration| time.as_secs();
         if self.stage != Stage::Active {
-            return Health::new(Verdict::Down, "the mount is about to end");
+            return Health::new(Verdict::Down, "the mount is about to stop");
         }
         if self.unasked > self.unasked_max {
             let reason = format!(
-                "no request of the mount was answered for {} s, and its keeper asks all the time",
+                "the mount has answered no request for {} s, although its keeper sends requests \
+                 all the time",
                 seconds(self.unasked)
             );
             return Health::new(Verdict::Down, &reason);
@@ -69,16 +70,16 @@ impl Facts {
         if let Some((outage, cause)) = &self.outage {
             let (away, wait) = (seconds(*outage), seconds(self.wait_total));
             return if *outage > self.wait_total {
-                Health::new(Verdict::Down, &format!("Redis has been away for {away} s: {cause}"))
+                Health::new(Verdict::Down, &format!("Redis has been down for {away} s: {cause}"))
             } else {
                 let reason = format!(
-                    "Redis has been away for {away} s, and requests wait for up to {wait} s: {cause}"
+                    "Redis has been down for {away} s; requests wait for up to {wait} s: {cause}"
                 );
                 Health::new(Verdict::Degraded, &reason)
             };
         }
         match self.writes.refusal() {
-            Some(why) => Health::new(Verdict::Degraded, &format!("Redis takes no writes: {why}")),
+            Some(why) => Health::new(Verdict::Degraded, &format!("Redis accepts no writes: {why}")),
             None => Health { status: Verdict::Ok, reason: None },
         }
     }
@@ -147,6 +148,6 @@ mod tests {
         let outage = Some((Duration::from_secs(99), "x".repeat(10_000)));
         let reason = Facts { outage, ..well() }.health().reason.unwrap();
         assert_eq!(reason.len(), REASON_MAX_CHARS);
-        assert!(reason.starts_with("Redis has been away for 99 s: "));
+        assert!(reason.starts_with("Redis has been down for 99 s: "));
     }
 }

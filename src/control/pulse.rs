@@ -254,7 +254,7 @@ impl Registration {
             return;
         }
         if let Err(error) = register(service).await {
-            tracing::debug!(%error, "this server could not be registered");
+            tracing::debug!(%error, "cannot write the status of this server to Redis");
             return;
         }
         (self.at, self.noted) = (Some(Instant::now()), now);

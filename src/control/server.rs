@@ -122,10 +122,11 @@ async fn answer(
     let path = request.uri().path();
     let is_there = ["/metrics", "/health"].contains(&path) || (path == "/status" && has_status);
     if !is_there {
-        return plain(StatusCode::NOT_FOUND, "there is nothing here\n");
+        return plain(StatusCode::NOT_FOUND, "not found\n");
     }
     if ![Method::GET, Method::HEAD].contains(request.method()) {
-        let mut refusal = plain(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
+        let mut refusal =
+            plain(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are supported\n");
         refusal.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return refusal;
     }

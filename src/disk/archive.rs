@@ -18,7 +18,7 @@ pub fn path_beside(dir: &Path) -> PathBuf {
 pub fn make_beside(dir: &Path) -> Result<OwnedFd, Failure> {
     let path = path_beside(dir);
     make_own(&path, 0o700)?;
-    open_beside(dir)?.ok_or_else(|| Failure::internal("make a directory", "it is gone again"))
+    open_beside(dir)?.ok_or_else(|| Failure::internal("create a directory", "it was removed again"))
 }
 
 /// Whether anything is in it, as far as can be seen.
@@ -42,7 +42,7 @@ pub fn open_beside(dir: &Path) -> Result<Option<OwnedFd>, Failure> {
     // The directory above may be Odoo's, who could have put another there since it was made.
     let found = opened.metadata().map_err(|e| unusable(&e.to_string()))?;
     if found.uid() != 0 || found.mode() & 0o077 != 0 {
-        return Err(unusable("is not root's alone (0700)"));
+        return Err(unusable("is not accessible only by root (0700)"));
     }
     Ok(Some(opened.into()))
 }

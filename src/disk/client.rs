@@ -45,7 +45,7 @@ pub enum DiskError {
 impl fmt::Display for DiskError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Gone => f.write_str("the process that reads session files has ended"),
+            Self::Gone => f.write_str("the process that reads session files has exited"),
             Self::Overdue => f.write_str("the disk does not answer"),
             Self::Failed(why) => f.write_str(why),
         }
@@ -182,7 +182,7 @@ fn failure(answer: Answer) -> DiskError {
 }
 
 fn strange() -> DiskError {
-    DiskError::Failed("an answer of another shape".into())
+    DiskError::Failed("an answer with an unexpected format".into())
 }
 
 /// Sends requests and hands out answers, in order, until nobody asks; an error if nobody answers.

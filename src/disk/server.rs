@@ -23,11 +23,19 @@ pub fn serve(directory: &Directory, mut socket: UnixStream) -> io::Result<()> {
     Ok(())
 }
 
-/// The next request; `None` at the end of the conversation.
+/// The next request; `None` when the client has ended.
 fn next(socket: &mut UnixStream) -> io::Result<Option<(Request, Vec<u8>)>> {
     let mut prefix = [0; wire::PREFIX_BYTES];
     match socket.read_exact(&mut prefix) {
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        // A client that is killed with an answer unread resets the connection.
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset
+            ) =>
+        {
+            return Ok(None);
+        }
         read => read?,
     }
     let (head, body) = wire::lengths(prefix)?;
@@ -62,7 +70,7 @@ fn list(directory: &Directory, socket: &mut UnixStream) -> io::Result<()> {
 fn answer(directory: &Directory, request: Request, body: Vec<u8>) -> (Answer, Vec<u8>) {
     let place = |path: &str| {
         Place::parse(path)
-            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "not a session's name"))
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "not the name of a session"))
     };
     let done = |result: io::Result<()>| result.map(|()| (Answer::Done, Vec::new()));
     let result = match request {
@@ -88,4 +96,17 @@ fn answer(directory: &Directory, request: Request, body: Vec<u8>) -> (Answer, Ve
 
 fn failed(error: &io::Error) -> Answer {
     Answer::Failed { why: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_that_has_not_read_its_answer_ends_the_service_without_an_error() {
+        let (client, mut server) = UnixStream::pair().unwrap();
+        server.write_all(b"an answer").unwrap();
+        drop(client);
+        assert!(next(&mut server).unwrap().is_none());
+    }
 }

@@ -92,7 +92,7 @@ pub fn lengths(prefix: [u8; PREFIX_BYTES]) -> io::Result<(usize, usize)> {
         length.iter().fold(0, |length: usize, byte| length << 8 | usize::from(*byte))
     });
     if head > HEAD_MAX_BYTES || body > BODY_MAX_BYTES {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "a frame beyond all bounds"));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "a frame that is too large"));
     }
     Ok((head, body))
 }

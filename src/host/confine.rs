@@ -50,13 +50,13 @@ pub fn become_unprivileged(worker: &User) -> Result<(), Failure> {
         }
     }
     let (uid, gid) = (Uid::from_raw(worker.uid), Gid::from_raw(worker.gid));
-    setgroups(&[]).map_err(failed("leave its groups"))?;
+    setgroups(&[]).map_err(failed("drop its groups"))?;
     setresgid(gid, gid, gid).map_err(failed("change its group"))?;
     // Needs a capability, so it comes before these go.
-    empty_bounding_set().map_err(failed("empty its bounding set"))?;
+    empty_bounding_set().map_err(failed("clear its bounding set"))?;
     setresuid(uid, uid, uid).map_err(failed("change its user"))?;
     keep_capabilities(CapabilitySet::empty()).map_err(failed("drop its capabilities"))?;
-    prctl::set_no_new_privs().map_err(failed("renounce new privileges"))?;
+    prctl::set_no_new_privs().map_err(failed("set no_new_privs"))?;
     if let Err(error) = calls::deny() {
         // A kernel or a container without seccomp; its rights are gone all the same. Said aloud
         // here already: there is no log yet.
@@ -69,7 +69,7 @@ pub fn become_unprivileged(worker: &User) -> Result<(), Failure> {
 
 fn end_with_parent() -> Result<(), Failure> {
     prctl::set_pdeathsig(Signal::SIGKILL)
-        .map_err(|e| Failure::internal("end with the process that started this one", e))
+        .map_err(|e| Failure::internal("set the parent death signal", e))
 }
 
 /// Stays root, with the rights to read, give away and change files, and no other. To be called
@@ -85,7 +85,7 @@ pub fn become_disk_server() -> Result<(), Failure> {
         prctl::set_dumpable(false)?;
         Ok(())
     };
-    give_up().map_err(|e| Failure::internal("give up rights that are not needed", e))?;
+    give_up().map_err(|e| Failure::internal("drop capabilities that are not needed", e))?;
     end_with_parent()
 }
 
@@ -117,7 +117,10 @@ fn check(worker: &User) -> Result<(), Failure> {
         None => Ok(()),
         Some(line) => Err(Failure::new(
             ExitCode::WorkerRights,
-            format!("the worker still has a right it must not have ({line}); please report this"),
+            format!(
+                "the worker still has a privilege that it must not have ({line}); please report \
+                 this"
+            ),
         )),
     }
 }
@@ -152,8 +155,8 @@ pub fn check_directory(dir: &std::path::Path, worker: &User) -> Result<(), Failu
         Failure::new(
             ExitCode::WorkerRights,
             format!(
-                "user {} cannot use {}: {error}; give that right (chmod o+x on the directories \
-                 above) or name another directory",
+                "user {} cannot use {}: {error}; allow it (chmod o+x on the directories above) or \
+                 name another directory",
                 worker.name,
                 dir.display()
             ),

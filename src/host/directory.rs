@@ -152,7 +152,7 @@ pub fn make_own(dir: &Path, mode: u32) -> Result<(), Failure> {
     let opened = open(dir).map_err(failed)?;
     let found = opened.metadata().map_err(failed)?;
     if found.uid() != 0 || found.mode() & 0o022 != 0 {
-        return Err(unusable(dir, "can be written to by others than root"));
+        return Err(unusable(dir, "is writable for users other than root"));
     }
     if new {
         // The mode given at creation is subject to the umask.

@@ -69,7 +69,7 @@ pub fn mount_id(path: &Path) -> io::Result<u64> {
 /// of the tree above, in which nothing else is mounted.
 pub fn beneath(directory: &Path) -> io::Result<(File, PathBuf)> {
     let (Some(above), Some(name)) = (directory.parent(), directory.file_name()) else {
-        return Err(io::Error::other("it is the root of this host"));
+        return Err(io::Error::other("it is the root directory"));
     };
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let tree = File::from(open_tree(CWD, above, flags)?);

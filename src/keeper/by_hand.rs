@@ -56,9 +56,9 @@ impl ByHand {
     pub fn ready(&self) {
         let Self { program, options, mountpoint, give_back, .. } = self;
         say(&format!(
-            "  who is there:  {program} list{options}   (in another terminal)\n  \
-               end it:        Ctrl-C, or {program} unmount {mountpoint}\n  \
-               way back:      once it has ended, {give_back}\n"
+            "  list:          {program} list{options}   (in another terminal)\n  stop it:       \
+             Ctrl-C, or {program} unmount {mountpoint}\n  undo:          after it has stopped, \
+             {give_back}\n"
         ));
     }
 
@@ -66,14 +66,14 @@ impl ByHand {
     pub fn ended(&self) {
         let Self { mountpoint, give_back, .. } = self;
         let mut text = format!(
-            "{mountpoint} is root's now, with mode 0000: Odoo cannot save sessions to this disk \
-             unnoticed.\n  way back:  {give_back}\n"
+            "{mountpoint} now belongs to root, with mode 0000, so that Odoo cannot save sessions \
+             to this disk unnoticed.\n  undo:      {give_back}\n"
         );
         if let Some(dir) = &self.private_redis {
             // Writing to a string cannot fail.
             let _ = writeln!(
                 text,
-                "  sessions:  in {0} for the next mount; rm -r {0} forgets them",
+                "  sessions:  kept in {0} for the next mount; rm -r {0} deletes them",
                 shell_word(dir)
             );
         }

@@ -38,7 +38,7 @@ impl Disks {
             if first {
                 return Err(failure);
             }
-            tracing::error!(%failure, "{without}; once that is corrected, 'sessionfs reload'");
+            tracing::error!(%failure, "{without}; correct the cause and run 'sessionfs reload'");
             Ok(())
         };
         let aside =
@@ -78,7 +78,7 @@ impl Disks {
             session_max_bytes: config.limits.session_bytes,
         };
         let (process, socket) = launch::start(&program.path(), served)
-            .map_err(|e| Failure::internal("start the process that touches session files", e))?;
+            .map_err(|e| Failure::internal("start the process that reads session files", e))?;
         self.processes.push(process);
         self.sockets.push((flag, socket));
         Ok(())

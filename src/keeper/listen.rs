@@ -90,22 +90,22 @@ impl Socket {
             Listen::Loopback(address) => TcpListener::bind(address).map(|listener| {
                 let found =
                     listener.local_addr().map_or_else(|_| at.to_string(), |a| a.to_string());
-                tracing::info!(address = found, "metrics can be had");
+                tracing::info!(address = found, "serving metrics");
                 Self { listener: listener.into(), path: None }
             }),
             Listen::Unix(path) => free(path).and_then(|()| {
-                tracing::info!(address = %at, "metrics can be had");
+                tracing::info!(address = %at, "serving metrics");
                 Self::unix(path.clone(), METRICS_MODE)
             }),
         };
         made.map_err(|e| {
             let remedy = match e.kind() {
-                ErrorKind::AddrInUse => "somebody else listens there; name another address",
-                ErrorKind::NotFound => "make its directory, or name another",
+                ErrorKind::AddrInUse => "name another address",
+                ErrorKind::NotFound => "create its directory, or name another",
                 ErrorKind::AlreadyExists => "remove it, or name another path",
                 _ => "name another address, or \"off\"",
             };
-            format!("metrics.listen: '{at}' cannot be listened on: {e}; {remedy}")
+            format!("metrics.listen: cannot listen on '{at}': {e}; {remedy}")
         })
     }
 }
@@ -126,7 +126,7 @@ fn free(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
         Ok(found) if !found.file_type().is_socket() => {
-            Err(io::Error::new(ErrorKind::AlreadyExists, "something that is no socket is there"))
+            Err(io::Error::new(ErrorKind::AlreadyExists, "the path exists and is not a socket"))
         }
         Ok(_) if UnixStream::connect(path).is_ok() => Err(ErrorKind::AddrInUse.into()),
         Ok(_) => remove(path),
@@ -157,7 +157,7 @@ mod tests {
         let socket = Socket::metrics(&at).unwrap();
         assert_eq!(mode(&path), METRICS_MODE);
         let failure = Socket::metrics(&at).err().unwrap();
-        assert!(failure.contains("somebody else listens there"), "{failure}");
+        assert!(failure.contains("name another address"), "{failure}");
         drop(socket);
         assert!(!path.exists());
     }
@@ -168,10 +168,10 @@ mod tests {
         let path = dir.path().join("file");
         std::fs::write(&path, "precious").unwrap();
         let failure = Socket::metrics(&Listen::Unix(path.clone())).err().unwrap();
-        assert!(failure.contains("no socket is there; remove it"), "{failure}");
+        assert!(failure.contains("is not a socket; remove it"), "{failure}");
         assert_eq!(std::fs::read(&path).unwrap(), b"precious");
         let missing = Listen::Unix(dir.path().join("missing/metrics.sock"));
         let failure = Socket::metrics(&missing).err().unwrap();
-        assert!(failure.contains("make its directory"), "{failure}");
+        assert!(failure.contains("create its directory"), "{failure}");
     }
 }

@@ -45,10 +45,10 @@ fn within_bound<T: Send + 'static>(
         .name("mirror".into())
         // Nobody may be waiting any more.
         .spawn(move || sender.send(work(&path, &config)))
-        .map_err(|e| Failure::internal("look at the mirror", e))?;
+        .map_err(|e| Failure::internal("check the mirror", e))?;
     receiver.recv_timeout(OPENED_WITHIN).unwrap_or_else(|_| {
         let within = OPENED_WITHIN.as_secs();
-        Err(refused(dir, &format!("no answer within {within} s; name a directory that answers")))
+        Err(refused(dir, &format!("no answer within {within} s; name another directory")))
     })
 }
 
@@ -77,7 +77,7 @@ fn give_away(opened: &File, config: &Config) -> Result<(), String> {
     // Whoever owns the directory above may have put another in its place.
     let (any, _) = Directory::look_at_top(opened.as_fd()).map_err(|e| e.to_string())?;
     if any || owner != 0 {
-        return Err("was replaced while it was made; name another directory".into());
+        return Err("was replaced while it was created; name another directory".into());
     }
     std::os::unix::fs::fchown(opened, Some(uid), Some(gid))
         .map_err(|e| format!("cannot be given to Odoo's user: {e}"))
@@ -87,11 +87,11 @@ fn give_away(opened: &File, config: &Config) -> Result<(), String> {
 fn refuse_place(dir: &Path, config: &Config) -> Result<(), Failure> {
     // What is written into the mount would come back to us.
     if dir.starts_with(&config.mountpoint) || config.mountpoint.starts_with(dir) {
-        let why = "is inside the mountpoint or around it; name another directory";
+        let why = "is inside the mountpoint or contains it; name another directory";
         return Err(refused(dir, why));
     }
     if dir == archive::path_beside(&config.mountpoint) {
-        return Err(refused(dir, "is where imported files go; name another directory"));
+        return Err(refused(dir, "is the archive of imported files; name another directory"));
     }
     Ok(())
 }
@@ -102,11 +102,11 @@ fn check(dir: &Path, opened: &File, config: &Config) -> Result<(), Failure> {
     if found.mode() & 0o007 != 0 {
         return Err(refused(
             dir,
-            "can be read by everybody, and sessions in it could be stolen; chmod 700",
+            "can be read by other users, who could take over the sessions; chmod 700",
         ));
     }
     if ![0, config.tree.owner_uid].contains(&found.uid()) {
-        return Err(refused(dir, "is neither Odoo's nor root's; chown it"));
+        return Err(refused(dir, "belongs neither to Odoo's user nor to root; chown it"));
     }
     Ok(())
 }

@@ -26,9 +26,9 @@ use crate::keeper::underlying::make_unusable;
 const DEVICE: &str = "/dev/fuse";
 
 /// To unmount what Odoo keeps its sessions on would log everybody out.
-const FOREIGN_REMEDY: &str = "if sessions are on it, docs/install.md says how they are kept \
-                              (\"The session directory is itself a mountpoint\"); else unmount it, \
-                              or name another directory";
+const FOREIGN_REMEDY: &str = "if it holds sessions, see docs/install.md (\"The session directory \
+                              is itself a mountpoint\"); else unmount it, or name another \
+                              directory";
 
 /// How long a mounted filesystem is waited for.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -39,8 +39,7 @@ pub fn open_device() -> Result<OwnedFd, Failure> {
         |e| {
             let remedy = match e.kind() {
                 ErrorKind::NotFound => {
-                    "load the kernel's module (modprobe fuse), or pass the device into the \
-                     container (--device /dev/fuse)"
+                    "load the kernel module (modprobe fuse); in a container, add --device /dev/fuse"
                 }
                 _ => "allow its use, in a container with --device /dev/fuse",
             };
@@ -97,7 +96,7 @@ fn unresolved(dir: &Path, error: &io::Error) -> Failure {
     let (code, remedy) = match error.kind() {
         ErrorKind::NotFound => (ExitCode::MountpointMissing, "create it (mkdir -p)"),
         ErrorKind::NotADirectory => (ExitCode::NotADirectory, "name a directory"),
-        _ => (ExitCode::MountpointMissing, "name a directory that can be reached"),
+        _ => (ExitCode::MountpointMissing, "name an accessible directory"),
     };
     Failure::new(code, format!("mountpoint {}: {error}; {remedy}", dir.display()))
 }
@@ -115,7 +114,7 @@ pub fn clear_dead(mountpoint: &Path, signals: &mut Signals) -> Result<(), Failur
         if dead && ours {
             tracing::warn!(
                 mountpoint = %mountpoint.display(),
-                "a mount left dead by an earlier sessionfs is replaced"
+                "replacing the dead mount of an earlier sessionfs"
             );
             detach(mountpoint)?;
         } else if ours && Instant::now() < until {
@@ -134,7 +133,7 @@ pub fn refuse_mounted(mountpoint: &Path) -> Result<(), Failure> {
 
 fn already_mounted(mountpoint: &Path, found: &Mounted) -> Failure {
     let remedy = if found.is_ours() {
-        "end that first (sessionfs unmount), or name another directory"
+        "stop it first (sessionfs unmount), or name another directory"
     } else {
         FOREIGN_REMEDY
     };
@@ -178,7 +177,8 @@ impl Mountpoint {
             return Err(failed(
                 ExitCode::NotEmpty,
                 &format!(
-                    "holds what is not Odoo's ({}); move that away or name another directory",
+                    "contains files that are not Odoo's ({}); move them away or name another \
+                     directory",
                     others.names()
                 ),
             ));
@@ -211,7 +211,8 @@ impl Mountpoint {
         if let Err(error) = make_unusable(&self.directory) {
             tracing::warn!(
                 mountpoint = %self.path.display(), %error,
-                "while nothing is mounted, Odoo may be able to write to the underlying directory"
+                "cannot restrict the underlying directory: while nothing is mounted, Odoo may \
+                 write to it"
             );
         }
         Ok(())
@@ -280,9 +281,7 @@ pub enum Exchange {
 /// The kernel did not let us mount.
 pub fn refused(mountpoint: &Path, errno: Errno) -> Failure {
     let remedy = match errno {
-        Errno::PERM | Errno::ACCESS => {
-            "; start it as root, in a container with --cap-add SYS_ADMIN"
-        }
+        Errno::PERM | Errno::ACCESS => "; run it as root, in a container with --cap-add SYS_ADMIN",
         _ => "",
     };
     Failure::new(

@@ -71,7 +71,7 @@ impl Pulse {
                 match Probe::start(&self.mountpoint) {
                     Ok(probe) => self.asked = Some((probe, 0)),
                     Err(failure) => {
-                        tracing::warn!(%failure, "cannot see whether the mount answers");
+                        tracing::warn!(%failure, "cannot check whether the mount answers");
                     }
                 }
                 self.next = now + self.answer_within / LOOKS;

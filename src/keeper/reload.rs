@@ -114,10 +114,9 @@ pub fn ask(dir: &Path) -> Result<(), Failure> {
         return Err(super::not_mounted(&mountpoint));
     }
     let keeper = super::holder(&lock)
-        .ok_or_else(|| failed("its keeper cannot be found; reload it where it runs".into()))?;
+        .ok_or_else(|| failed("its keeper cannot be found; run the reload where it runs".into()))?;
     let path = reload_record(&mountpoint);
-    let before =
-        read(&path).ok_or_else(|| failed("its keeper is not ready for that yet".into()))?.begun;
+    let before = read(&path).ok_or_else(|| failed("its keeper is not ready yet".into()))?.begun;
     keeper.signal(Signal::SIGHUP);
     let mut until = Instant::now() + BEGUN_WITHIN;
     let mut begun = false;
@@ -133,7 +132,7 @@ pub fn ask(dir: &Path) -> Result<(), Failure> {
             _ => {}
         }
         if keeper.has_ended() {
-            return Err(failed(format!("its keeper (pid {}) has ended", keeper.pid())));
+            return Err(failed(format!("its keeper (pid {}) has exited", keeper.pid())));
         }
         if Instant::now() >= until || signals.received() > 0 {
             return Err(failed(format!("its keeper (pid {}) has not answered", keeper.pid())));

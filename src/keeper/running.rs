@@ -177,7 +177,7 @@ impl Running {
                 format!("waiting for Redis, {} s", since.elapsed().as_secs())
             }
             (RedisState::NoWrites(why), _) => {
-                format!("serving {mountpoint}; Redis takes no writes: {}", plain(why))
+                format!("serving {mountpoint}; Redis accepts no writes: {}", plain(why))
             }
         }
     }
@@ -225,7 +225,7 @@ pub fn status_words(status: Option<ExitStatus>) -> String {
         None => "ended".into(),
         Some(status) => match (status.code(), status.signal()) {
             (Some(code), _) => format!("ended with exit code {code}"),
-            (None, Some(signal)) => format!("was ended by signal {signal}"),
+            (None, Some(signal)) => format!("was killed by signal {signal}"),
             (None, None) => format!("ended: {status}"),
         },
     }

@@ -114,7 +114,7 @@ impl Start {
         match self.step {
             Step::Made { filesystem, probe: Some(probe) } => match probe.answer() {
                 Ok(Ok(())) => return Ok(Progress::Answers(self.running, filesystem)),
-                Ok(Err(_)) => return Err(self.running.end("did not serve the mount")),
+                Ok(Err(_)) => return Err(self.running.end("did not mount")),
                 Err(probe) => self.step = Step::Made { filesystem, probe: Some(probe) },
             },
             step => self.step = step,

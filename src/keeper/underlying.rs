@@ -31,7 +31,8 @@ pub fn make_unusable(directory: &File) -> io::Result<()> {
     }
     let owner = Ownership::of(&found);
     if let Err(error) = note(directory, &owner) {
-        tracing::debug!(%error, "whose the underlying directory was cannot be noted on it");
+        tracing::debug!(%error, "cannot record the former owner of the underlying directory in an \
+                                 extended attribute");
     }
     if !is_roots {
         fchown(directory, Some(0), Some(0))?;

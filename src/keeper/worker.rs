@@ -115,8 +115,8 @@ impl WorkerSupervisor {
                 format!("waiting for Redis at {}", self.config.redis.url)
             }
             Phase::Starting(_) if !self.served => format!("mounting {mountpoint}"),
-            Phase::Starting(_) => "the worker died, and the next one is starting".into(),
-            Phase::Down { .. } if self.served => "the worker died; trying again".into(),
+            Phase::Starting(_) => "the worker died; starting a new one".into(),
+            Phase::Down { .. } if self.served => "the worker died; retrying".into(),
             Phase::Down { .. } => "starting".into(),
             Phase::Ended => "ended".into(),
         }
@@ -165,7 +165,7 @@ impl WorkerSupervisor {
                 Ok(seen)
             }
             Err(failure) if self.served => {
-                tracing::error!(%failure, "the mount is not served; trying again");
+                tracing::error!(%failure, "the mount is not served; retrying");
                 self.phase = Phase::Down { retry_at: self.backoff.failed(None) };
                 Ok(Outcome::Nothing)
             }
@@ -325,9 +325,11 @@ impl WorkerSupervisor {
         match std::mem::replace(&mut self.phase, Phase::Down { retry_at: Instant::now() }) {
             Phase::Serving(serving) if is_ours(&self.config.mountpoint) => {
                 match serving.place.exchange(&filesystem) {
-                    Ok(Exchange::Seamless) => tracing::info!("a new worker serves, without a gap"),
+                    Ok(Exchange::Seamless) => {
+                        tracing::info!("switched to a new worker without a gap")
+                    }
                     Ok(Exchange::Gap(gap)) => {
-                        tracing::info!(?gap, "a new worker serves, after a gap");
+                        tracing::info!(?gap, "switched to a new worker after a gap");
                     }
                     Err(failure) => {
                         running.end("");

@@ -89,7 +89,8 @@ fn parse_filter(filter: &str) -> Result<EnvFilter, Failure> {
         return Err(Failure::new(
             ExitCode::BadValue,
             format!(
-                "log filter '{filter}': '{word}' is no level; write error, warn, info, debug or trace"
+                "log filter '{filter}': '{word}' is not a level; use error, warn, info, debug or \
+                 trace"
             ),
         ));
     }

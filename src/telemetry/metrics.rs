@@ -65,7 +65,7 @@ impl Metrics {
     fn new() -> Self {
         let mut registry = Registry::with_prefix(PREFIX);
         let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
-        registry.register("build", "The program that runs", version);
+        registry.register("build", "The running program", version);
         let started: Gauge = Gauge::default();
         started.set(unix_seconds());
         registry.register_with_unit(
@@ -77,14 +77,10 @@ impl Metrics {
 
         let requests = Family::<Labels<2>, Counter>::default();
         let latency = Family::<Labels<1>, Latency>::default();
-        registry.register(
-            "requests",
-            "Requests of the kernel that were answered",
-            requests.clone(),
-        );
+        registry.register("requests", "Answered requests from the kernel", requests.clone());
         registry.register_with_unit(
             "request_duration",
-            "From the reading of a request until its answer",
+            "Time from reading a request to answering it",
             Unit::Seconds,
             latency.clone(),
         );
@@ -92,12 +88,15 @@ impl Metrics {
             Outcome::ALL.iter().map(|outcome| (operation.label(), outcome.label()))
         });
 
-        let expired =
-            counters(&mut registry, "sessions_expired", "Sessions that met a limit and were ended");
+        let expired = counters(
+            &mut registry,
+            "sessions_expired",
+            "Sessions that reached a limit and were ended",
+        );
         let refused = counters(
             &mut registry,
             "saves_refused",
-            "Saves that would have revived or destroyed a session",
+            "Refused saves: they would have restored or destroyed a session",
         );
         let unidentified = counters(
             &mut registry,
@@ -127,7 +126,7 @@ impl Metrics {
             broken_seals: counter(
                 &mut registry,
                 "broken_seals",
-                "Stored contents that do not open with their own session's key",
+                "Stored contents that cannot be opened with their session's key",
             ),
             activity_writes: counter(
                 &mut registry,
@@ -137,23 +136,23 @@ impl Metrics {
             worker_restarts: counter(
                 &mut registry,
                 "worker_restarts",
-                "Workers of this mount that ended without being asked to",
+                "Workers of this mount that died or were stuck",
             ),
             redis_round_trips: counter(
                 &mut registry,
                 "redis_round_trips",
-                "Requests sent to Redis, heartbeats included",
+                "Requests sent to Redis, including heartbeats",
             ),
             redis_unanswered: counter(
                 &mut registry,
                 "redis_unanswered",
-                "Requests to Redis without an answer within their bound",
+                "Requests to Redis that were not answered in time",
             ),
             redis_latency: {
                 let latency = Latency::default();
                 registry.register_with_unit(
                     "redis_round_trip_duration",
-                    "From the sending of a request to Redis until its answer",
+                    "Time from sending a request to Redis to its answer",
                     Unit::Seconds,
                     latency.clone(),
                 );
@@ -271,13 +270,13 @@ impl Link {
         let states = Family::<Labels<1>, Gauge>::default();
         registry.register(
             "redis_link_state",
-            "1 for the state that the connection to Redis is in",
+            "1 for the current state of the connection to Redis",
             states.clone(),
         );
         let outage = Counter::default();
         registry.register_with_unit(
             "redis_outage",
-            "How long the connection to Redis was not up, all in all",
+            "Total time in which the connection to Redis was not up",
             Unit::Seconds,
             outage.clone(),
         );
@@ -370,14 +369,14 @@ impl Gauges {
             family
         };
         Self {
-            inodes: gauge(registry, "inodes", "Inodes that the kernel remembers"),
+            inodes: gauge(registry, "inodes", "Inodes that the kernel holds"),
             handles: gauge(registry, "open_handles", "Open files and directories"),
-            staging_files: gauge(registry, "staging_files", "Temp files of saves under way"),
+            staging_files: gauge(registry, "staging_files", "Temp files of saves in progress"),
             staging_bytes: {
                 let bytes = Gauge::default();
                 registry.register_with_unit(
                     "staging",
-                    "What the temp files of saves under way hold",
+                    "Size of the temp files of saves in progress",
                     Unit::Bytes,
                     bytes.clone(),
                 );
@@ -387,20 +386,20 @@ impl Gauges {
                 let family = Family::<Labels<0>, Gauge>::default();
                 registry.register(
                     "redis_takes_writes",
-                    "1 if Redis takes writes, 0 if it refuses them",
+                    "1 if Redis accepts writes, 0 if it refuses them",
                     family.clone(),
                 );
                 family
             },
-            memory_used: bytes(registry, "redis_memory_used", "What Redis uses of its memory"),
+            memory_used: bytes(registry, "redis_memory_used", "Memory that Redis uses"),
             memory_max: bytes(
                 registry,
                 "redis_memory_max",
-                "What Redis may use of its memory; 0: no bound",
+                "Memory that Redis may use; 0: no limit",
             ),
             sessions: {
                 let family = Family::<Labels<1>, Gauge>::default();
-                registry.register("sessions", "Living sessions, of all servers", family.clone());
+                registry.register("sessions", "Live sessions of all servers", family.clone());
                 family
             },
         }

@@ -40,7 +40,8 @@ impl Unidentified {
     pub const fn remedy(self) -> &'static str {
         match self {
             Self::PidNamespace => {
-                "share the host's PID namespace (pid: host, hostPID) or Odoo's (shareProcessNamespace)"
+                "share the PID namespace of the host (pid: host, hostPID) or of Odoo \
+                 (shareProcessNamespace)"
             }
             Self::Hidden => "mount /proc without hidepid=, or with gid= of the worker's group",
         }

@@ -20,7 +20,11 @@ pub async fn wait(config: &Config) -> Result<(), Failure> {
     loop {
         let error = match probe(&settings).await {
             Ok(found) => {
-                tracing::info!(server = found.server, version = found.version, "Redis can be used");
+                tracing::info!(
+                    server = found.server,
+                    version = found.version,
+                    "connected to Redis"
+                );
                 return Ok(());
             }
             Err(error) => error,

@@ -23,7 +23,7 @@ pub fn await_serve(channel: &Channel) -> Result<(), Failure> {
             Received::Message(Order::Serve) => return Ok(()),
             Received::Message(Order::Drain | Order::Superseded | Order::Mounted)
             | Received::Empty => {}
-            Received::Closed => return Err(Failure::internal("serve", "the keeper is gone")),
+            Received::Closed => return Err(Failure::internal("serve", "the keeper has exited")),
         }
     }
 }

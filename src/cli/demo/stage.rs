@@ -41,7 +41,7 @@ impl Stage {
     /// Mounts on `dir`, or on a directory of its own.
     pub fn set(dir: Option<&Path>, idle: Duration, signals: &mut Signals) -> Result<Self, Failure> {
         if !nix::unistd::geteuid().is_root() {
-            return Err(Failure::new(ExitCode::NotRoot, "mounting needs root; start it with sudo"));
+            return Err(Failure::new(ExitCode::NotRoot, "mounting needs root; run it with sudo"));
         }
         let folder = Folder::make()?;
         let own = folder.path.join("sessions");
@@ -136,7 +136,7 @@ fn await_ready(keeper: &mut Child, folder: &Folder, signals: &mut Signals) -> Re
     signals.wait(&[stdout.as_fd()], Some(until));
     interrupted(signals)?;
     if Instant::now() >= until {
-        return Err(failed(&"it is not ready in time"));
+        return Err(failed(&"it was not ready in time"));
     }
     let mut line = String::new();
     BufReader::new(stdout).read_line(&mut line).map_err(|e| failed(&e))?;
@@ -181,7 +181,7 @@ fn end(keeper: &mut Child) -> Result<(), Failure> {
         if Instant::now() >= until {
             return Err(Failure::new(
                 ExitCode::Busy,
-                format!("the mount (pid {}) does not end; see 'findmnt -t fuse'", keeper.id()),
+                format!("the mount (pid {}) does not stop; see 'findmnt -t fuse'", keeper.id()),
             ));
         }
         std::thread::sleep(LOOK_EVERY);
@@ -250,7 +250,7 @@ impl Folder {
     fn make() -> Result<Self, Failure> {
         let temporary = std::env::temp_dir();
         let failed = |e: io::Error| {
-            Failure::internal(format!("make a folder in {}", temporary.display()), e)
+            Failure::internal(format!("create a directory in {}", temporary.display()), e)
         };
         let path =
             mkdtemp(&temporary.join("sessionfs-demo-XXXXXX")).map_err(|e| failed(e.into()))?;

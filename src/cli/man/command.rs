@@ -17,10 +17,11 @@ const FOR_USERS: [&str; 3] = ["bench", "completions", "man"];
 const FILES: [(&str, &str); 4] = [
     ("/etc/sessionfs/sessionfs.toml", "The configuration; see `sessionfs.toml(5)`."),
     ("/etc/sessionfs/NAME.toml", "That of `sessionfs@NAME.service`, one of several mounts."),
-    ("/var/lib/sessionfs", "The private Redis, while no other is configured."),
+    ("/var/lib/sessionfs", "The data of the private Redis, if no other Redis is configured."),
     (
         "/run/sessionfs",
-        "Of each mount: its lock, its control socket, and the saves under way, if it lies on a tmpfs.",
+        "For each mount: its lock, its control socket, and, if it is on a tmpfs, the saves in \
+         progress.",
     ),
 ];
 
@@ -110,7 +111,7 @@ fn about(command: &Command) -> String {
 /// The codes that this command can end with, or all.
 fn exit_status(draft: &mut Draft, command: Option<&str>) {
     draft.heading("EXIT STATUS");
-    draft.item([roman("0")], "It did what was asked.");
+    draft.item([roman("0")], "Success.");
     for (code, meaning) in ExitCode::ALL {
         let meaning = meaning.trim();
         if command.is_none_or(|command| concerns(meaning, command)) {

@@ -8,14 +8,14 @@ use crate::config::reference::{Key, paragraph, sections};
 use crate::exit::Failure;
 
 const FILES: [(&str, &str); 3] = [
-    (DEFAULT_PATH, "Read where no other file is named."),
+    (DEFAULT_PATH, "Read if no other file is named."),
     (
         "/etc/sessionfs/NAME.toml",
         "Read by `sessionfs@NAME.service`, one of several mounts on a server.",
     ),
     (
         "/etc/sessionfs/redis.password",
-        "Where `sessionfs-setup(8)` puts the password for Redis. Root's alone.",
+        "The password for Redis, written by `sessionfs-setup(8)`. Only root can read it.",
     ),
 ];
 
@@ -39,7 +39,7 @@ pub fn page() -> Result<Page, Failure> {
     draft.heading("DESCRIPTION");
     draft.paragraph(paragraph("Without any configuration")?);
     draft.paragraph(paragraph("The configuration is a TOML file")?);
-    draft.paragraph("A change is taken up by `systemctl reload sessionfs`.");
+    draft.paragraph("Apply a change with `systemctl reload sessionfs`.");
     draft.heading("KEYS");
     for section in sections() {
         draft.subheading(section.title);
@@ -49,9 +49,7 @@ pub fn page() -> Result<Page, Failure> {
     }
     draft.files(&FILES);
     draft.heading("EXAMPLES");
-    draft.paragraph(
-        "One of several servers, whose people log in again after eight hours without use:",
-    );
+    draft.paragraph("One of several servers; users log in again after eight hours without use:");
     draft.verbatim(EXAMPLE);
     draft.see_also(["sessionfs(8)", "sessionfs-config(8)", "sessionfs-reload(8)"]);
     Ok(draft.finish())

@@ -2,45 +2,41 @@
 
 /// Command (empty: the program itself), lines, and what they do. Each line is one of `sessionfs`, or goes to it by a pipe.
 const EXAMPLES: &[(&str, &str, &str)] = &[
-    (
-        "",
-        "sessionfs check",
-        "Is everything in order? What is not is told with its remedy, the most important first:",
-    ),
-    ("", "sessionfs status\nsessionfs list", "What is mounted, and who is logged in:"),
+    ("", "sessionfs check", "Report problems with their remedies, the most important first:"),
+    ("", "sessionfs status\nsessionfs list", "Show the mounts and the sessions:"),
     (
         "bench",
         "sessionfs bench /var/lib/odoo/sessions /tmp/plain",
-        "How much slower or faster is a plain directory than the mount?",
+        "Compare the mount with a plain directory:",
     ),
-    ("check", "sessionfs check", "Look at everything on this server:"),
+    ("check", "sessionfs check", "Check everything on this server:"),
     (
         "check",
         "sessionfs check --json",
-        "The same for a program; the exit status says the worst that was found:",
+        "The same for a program; the exit status is that of the worst finding:",
     ),
     (
         "completions",
         "sessionfs completions fish > ~/.config/fish/completions/sessionfs.fish",
-        "For one user's own shell:",
+        "Install the completions for one user:",
     ),
-    ("config", "sessionfs config get", "What holds, and where each value comes from:"),
+    ("config", "sessionfs config get", "Show the values in effect, and where each comes from:"),
     (
         "config",
         "sessionfs config set lifetime.idle 8h",
-        "From now on, who does nothing for eight hours logs in again; on all servers:",
+        "Set the idle time to eight hours on all servers:",
     ),
-    ("config", "sessionfs config unset lifetime.idle", "What the file says holds again:"),
+    ("config", "sessionfs config unset lifetime.idle", "Use the value of the file again:"),
     (
         "demo",
         "sessionfs demo",
-        "See in ten seconds what Odoo does, what Redis holds of it, and how a session ends:",
+        "Show in ten seconds what Odoo does, what Redis stores, and how a session ends:",
     ),
     ("discover", "sessionfs discover", "Before the installation:"),
     (
         "import",
         "sessionfs import --dry-run\nsessionfs import",
-        "Look first; then import the files that lie in the session directory:",
+        "Make a dry run; then import the files in the session directory:",
     ),
     (
         "import",
@@ -50,44 +46,44 @@ const EXAMPLES: &[(&str, &str, &str)] = &[
     (
         "kill",
         "sessionfs kill --login anna\nsessionfs kill --login anna --yes",
-        "Log a person out everywhere: look first, then do it:",
+        "Log a user out everywhere: first show the sessions, then end them:",
     ),
     ("kill", "sessionfs kill --all --yes", "Log everybody out:"),
-    ("list", "sessionfs list --class authenticated", "Who is logged in:"),
-    ("list", "sessionfs list --login anna --json", "The sessions of one person, for a program:"),
+    ("list", "sessionfs list --class authenticated", "List the sessions of logged-in users:"),
+    ("list", "sessionfs list --login anna --json", "Print the sessions of one user for a program:"),
     ("man", "sessionfs man /tmp", "Write all pages into a directory:"),
     (
         "mount",
         "sessionfs mount /srv/sessions --owner odoo",
-        "In the foreground, with a Redis of its own, until Ctrl-C:",
+        "Serve in the foreground, with a private Redis, until Ctrl-C:",
     ),
     (
         "mount",
         "sessionfs mount --config /etc/sessionfs/shop.toml",
-        "What the unit `sessionfs@shop` does:",
+        "Run what the unit `sessionfs@shop` runs:",
     ),
     (
         "mount",
         "sessionfs mount --dry-run /var/lib/odoo/sessions",
-        "Could it be mounted on, and how many session files are in it?",
+        "Check whether the directory can be mounted on, and count its session files:",
     ),
     (
         "redis-acl",
         "sessionfs redis-acl --prefix sessionfs-shop",
-        "What the user of a second shop may do in a shared Redis:",
+        "Print the rights for the user of a second shop in a shared Redis:",
     ),
     (
         "release",
         "sessionfs release /var/lib/odoo/sessions",
         "Give the directory back to Odoo, before or after it is unmounted:",
     ),
-    ("reload", "sessionfs reload", "Take up a changed configuration file:"),
-    ("show", "sessionfs show 3fa1", "One session, by the beginning of its alias:"),
+    ("reload", "sessionfs reload", "Apply a changed configuration file:"),
+    ("show", "sessionfs show 3fa1", "Show a session by the beginning of its alias:"),
     ("status", "sessionfs status --json", "For a program:"),
     (
         "unmount",
         "sessionfs unmount /srv/sessions",
-        "End the one that was started by hand (a unit is ended by systemctl(1)):",
+        "Stop a mount that was started by hand (use systemctl(1) for a unit):",
     ),
 ];
 

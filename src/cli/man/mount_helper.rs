@@ -10,11 +10,13 @@ const FILES: [(&str, &str); 2] = [
     ("/etc/sessionfs/sessionfs.toml", "The configuration; see `sessionfs.toml(5)`."),
 ];
 
-const DESCRIPTION: &str = "`mount(8)` calls it for a filesystem of the type `sessionfs`. It returns when a \
-    session can be served, or says why not. The daemon goes on in the background; `umount DIR` ends it. \
-    SOURCE is only shown in the mount table.";
+const DESCRIPTION: &str = "`mount(8)` calls it for a filesystem of the type `sessionfs`. It \
+                           returns when a session can be served, or prints the reason why not. The \
+                           daemon runs in the background; `umount DIR` stops it. SOURCE is \
+                           ignored: the mount table always shows `sessionfs`, so use that word in \
+                           fstab.";
 const ADVICE: &str =
-    "There is no watchdog and no restart this way; the unit `sessionfs.service` is better.";
+    "There is no watchdog and no restart this way; prefer the unit `sessionfs.service`.";
 
 /// The page, and the same by the helper's other name.
 pub fn pages() -> [Page; 2] {
@@ -25,7 +27,7 @@ pub fn pages() -> [Page; 2] {
 
 fn page() -> Page {
     let mut draft = Draft::new("mount.sessionfs", "8");
-    draft.name("mount.sessionfs", "mount Odoo's session directory by mount(8) and fstab(5)");
+    draft.name("mount.sessionfs", "mount Odoo's session directory with mount(8) and fstab(5)");
     draft.heading("SYNOPSIS");
     draft.paragraph("`mount -t sessionfs` SOURCE DIR [`-o` OPTIONS]");
     draft.heading("DESCRIPTION");
@@ -37,14 +39,15 @@ fn page() -> Page {
     }
     let accepted = ACCEPTED.map(|name| format!("`{name}`")).join(", ");
     draft.paragraph(&format!(
-        "Accepted, since they concern `mount(8)` or `systemd(1)`, or hold in any case: {accepted}, \
-         `comment=`, and what begins with `x-`. `ro` is refused: a login is a write."
+        "Accepted, because they are for `mount(8)` or `systemd(1)`, or are always true: \
+         {accepted}, `comment=`, and options that begin with `x-`. `ro` is refused: a login is a \
+         write."
     ));
     draft.heading("EXIT STATUS");
     for (code, meaning) in [
         (0, "A session can be served."),
-        (WRONG_CALL, "The call cannot be understood."),
-        (MOUNT_FAILED, "The mount failed; what failed is said, and logged."),
+        (WRONG_CALL, "Wrong usage."),
+        (MOUNT_FAILED, "The mount failed; the reason is printed and logged."),
     ] {
         draft.item([roman(code.to_string())], meaning);
     }
@@ -54,7 +57,7 @@ fn page() -> Page {
     draft.verbatim(
         "sessionfs /var/lib/odoo/sessions sessionfs config=/etc/sessionfs/shop.toml,_netdev,nofail 0 0",
     );
-    draft.paragraph("By hand, with a Redis that is there:");
+    draft.paragraph("By hand, with an existing Redis:");
     draft.verbatim(
         "mount -t sessionfs sessionfs /var/lib/odoo/sessions -o owner=odoo,redis=unix:/run/redis/redis.sock",
     );
