@@ -86,7 +86,7 @@ fn a_broken_file_changes_nothing() {
         ("idel = 1", &["unknown key 'idel'"][..]),
         ("[lifetime]\nidle = \"1\"", &["lifetime.idle: '1'"]),
         ("staging_dir = \"/dev/shm/elsewhere\"", &["staging_dir was changed", "restart"]),
-        ("[worker]\nuser = \"daemon\"", &["worker.user has changed", "restart"]),
+        ("[worker]\nuser = \"daemon\"", &["worker.user was changed", "restart"]),
     ] {
         std::fs::write(mount.configuration(), text).unwrap();
         refuses(&mount, words);

@@ -423,7 +423,7 @@ fn cases() -> Vec<(Id, Vec<Finding>, &'static str)> {
         (
             Id::Volatile,
             says(&[("aof_enabled", "0")]).findings(),
-            "Redis at unix:/run/redis.sock?db=0 keeps nothing on disk",
+            "Redis at unix:/run/redis.sock?db=0 stores nothing on disk",
         ),
         (
             Id::Snapshots,
@@ -438,7 +438,7 @@ fn cases() -> Vec<(Id, Vec<Finding>, &'static str)> {
         (
             Id::Replicas,
             says(&[("connected_slaves", "1")]).findings(),
-            "Redis at unix:/run/redis.sock?db=0 has 1 replica, and writes without waiting",
+            "Redis at unix:/run/redis.sock?db=0 has 1 replica and does not require any",
         ),
         (
             Id::Slow,
@@ -484,12 +484,12 @@ fn cases() -> Vec<(Id, Vec<Finding>, &'static str)> {
         (
             Id::Kernel,
             host::Facts { kernel: "5.15.0-130-generic".into(), ..host() }.findings(),
-            "kernel 5.15.0-130-generic asks once more",
+            "kernel 5.15.0-130-generic sends one more request",
         ),
         (
             Id::Memory,
             host::Facts { memory_bytes: Some(9 << 20), ..host() }.findings(),
-            "only 9 MiB of memory are left",
+            "only 9 MiB of memory are available",
         ),
         (
             Id::Staging,

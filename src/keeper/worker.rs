@@ -326,7 +326,7 @@ impl WorkerSupervisor {
             Phase::Serving(serving) if is_ours(&self.config.mountpoint) => {
                 match serving.place.exchange(&filesystem) {
                     Ok(Exchange::Seamless) => {
-                        tracing::info!("switched to a new worker without a gap")
+                        tracing::info!("switched to a new worker without a gap");
                     }
                     Ok(Exchange::Gap(gap)) => {
                         tracing::info!(?gap, "switched to a new worker after a gap");
