@@ -159,7 +159,7 @@ impl fmt::Display for ProbeError {
                     }
                     _ => "it is a replica: name the master",
                 };
-                write!(f, "Redis at {at} takes no writes: {why}; {remedy}")
+                write!(f, "Redis at {at} accepts no writes: {why}; {remedy}")
             }
             Self::Strange(at, what) => {
                 write!(
