@@ -68,10 +68,7 @@ pub fn mount(dir: Option<&Path>, flags: &Flags, caller: Caller) -> Result<(), Fa
     drop(mount::Mountpoint::take(&config.mountpoint)?);
     drop(mount::open_device()?);
 
-    let redis = match &config.private_redis {
-        Some(settings) => Some(PrivateRedis::new(settings, &config.worker)?),
-        None => None,
-    };
+    let redis = PrivateRedis::new(&config)?;
     let status = StatusContext::new(Listeners::open(&config)?);
     let by_hand = ByHand::look(caller, &config, flags);
     let worker = WorkerSupervisor::new(config.clone(), Program::own()?, status);
@@ -288,7 +285,7 @@ impl Keeper {
         self.worker.finish();
         staging::clear(&self.config.staging_dir);
         if let Some(redis) = self.redis.take() {
-            redis.leave(signals);
+            redis.stop(signals);
         }
         crate::telemetry::log::tell_all_repeated();
         tracing::info!("ended");

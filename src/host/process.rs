@@ -44,13 +44,6 @@ impl Process {
         }
     }
 
-    /// A child that others may come to use, and that goes on when it is dropped.
-    pub fn of_lasting_child(child: Child) -> io::Result<Self> {
-        let mut process = Self::of_child(child)?;
-        process.let_go = true;
-        Ok(process)
-    }
-
     /// A process that was found running. Its number may meanwhile be another's: the caller checks
     /// afterwards that the one it meant is still alive.
     pub fn found(pid: i32) -> io::Result<Self> {
@@ -249,17 +242,11 @@ mod tests {
     }
 
     #[test]
-    fn a_child_that_is_dropped_is_ended_unless_it_is_to_last() {
-        let sleep = || Command::new("sleep").arg("1000").spawn().unwrap();
-        let child = Process::of_child(sleep()).unwrap();
+    fn a_child_that_is_dropped_is_ended() {
+        let child = Process::of_child(Command::new("sleep").arg("1000").spawn().unwrap()).unwrap();
         let seen = Process::found(child.pid()).unwrap();
         drop(child);
         assert!(seen.has_ended());
-        let lasting = Process::of_lasting_child(sleep()).unwrap();
-        let mut seen = Process::found(lasting.pid()).unwrap();
-        drop(lasting);
-        assert!(!seen.has_ended());
-        seen.kill();
     }
 
     #[test]

@@ -391,12 +391,17 @@ pub fn wait_gone(pid: i32) {
     assert_eq!(nix::poll::poll(&mut polled, wait_ms), Ok(1), "process {pid} does not end");
 }
 
+pub fn signal(pid: i32, signal: Signal) {
+    kill(Pid::from_raw(pid), signal).unwrap();
+}
+
 pub fn kill_hard(pid: i32) {
-    kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    signal(pid, Signal::SIGKILL);
     wait_gone(pid);
 }
 
-fn children(pid: i32) -> Vec<i32> {
+/// The children of a process's main thread.
+pub fn children(pid: i32) -> Vec<i32> {
     let path = format!("/proc/{pid}/task/{pid}/children");
     let text = std::fs::read_to_string(path).unwrap();
     text.split_whitespace().map(|child| child.parse().unwrap()).collect()
