@@ -1008,10 +1008,14 @@ wanted_config() {
             memory=${memory:-${config_private_redis_memory:-}}
             memory=${memory:-$(default_memory)}
             printf '\n[private_redis]\nmemory = %s\n' "$(toml "$(sed 's/mb$/MiB/; s/gb$/GiB/' <<<"$memory")")"
+            [ -z "$name" ] || say "dir = $(toml "$(private_dir)")"
             ;;
     esac
     [ -z "$wanted_idle" ] || printf '\n[lifetime]\nidle = %s\n' "$(toml "$wanted_idle")"
 }
+
+# The data directory of a Redis that sessionfs starts itself: each mount has one of its own.
+private_dir() { say "/var/lib/sessionfs${name:+-$name}"; }
 
 wanted_prefix() { [ "$(redis_prefix)" = $user ] || say "prefix = $(toml "$(redis_prefix)")"; }
 
@@ -1028,8 +1032,8 @@ config_sha256() { sha256sum <"$config" | cut -d' ' -f1; }
 decide_config() {
     if [ ! -e "$config" ]; then
         local kept="in the Redis of its own"
-        [ "$redis_plan" != private ] || kept="in a Redis that sessionfs starts itself (there is no systemd that could): /var/lib/sessionfs, at most ${redis_memory:-$(default_memory)}"
-        [ "$redis_plan" != private ] || ! has_systemd || kept="in a Redis that sessionfs starts itself: /var/lib/sessionfs"
+        [ "$redis_plan" != private ] || kept="in a Redis that sessionfs starts itself (there is no systemd that could): $(private_dir), at most ${redis_memory:-$(default_memory)}"
+        [ "$redis_plan" != private ] || ! has_systemd || kept="in a Redis that sessionfs starts itself: $(private_dir)"
         [ -z "$idle" ] || kept="$kept; who does nothing for $idle logs in again"
         [ "$redis_plan" != other ] || kept="in the Redis that was named"
         check_wanted_config
@@ -1639,7 +1643,9 @@ decide_to_remove_instance() {
     if [ "$redis_plan" = instance ] && [ -e "$instance_config" ] && grep -q "^user $account " "$instance_config"; then
         step "Take the Redis user $account out of $instance_config" remove_account
     fi
-    if [ -n "$purge" ]; then
+    if [ -n "$purge" ] && [ "$redis_plan" = private ]; then
+        step "Remove $config, $record and its sessions in $(private_dir)" purge_instance
+    elif [ -n "$purge" ]; then
         step "Remove $config, $password_file and $record" purge_instance
     elif [ -e "$record" ]; then
         step "Forget the instance; $config stays until --purge" forget_instance
@@ -1652,7 +1658,10 @@ remove_account() {
     rm -f -- "$password_file"
 }
 
-purge_instance() { rm -f -- "$config" "$config.new" "$password_file" "$record"; }
+purge_instance() {
+    rm -f -- "$config" "$config.new" "$password_file" "$record"
+    [ "$redis_plan" != private ] || rm -rf -- "$(private_dir)"
+}
 
 forget_instance() {
     rm -f -- "$record"
