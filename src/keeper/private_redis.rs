@@ -141,27 +141,20 @@ impl PrivateRedis {
         }
         match waiting_until {
             Some(until) if Instant::now() < until => Ok(Phase::Waiting { until }),
-            Some(_) => Err(self.failed(
-                "another process holds redis.lock and does not end; 'fuser -v redis.lock' there \
-                 names it, end it",
-            )),
+            Some(_) => Err(self.failed(&format!(
+                "another process holds redis.lock and does not end; find it with 'fuser -v \
+                 {}/redis.lock', and end it",
+                dir.display()
+            ))),
             None => {
                 tracing::info!("waiting for the private Redis of an earlier sessionfs to end");
-                self.end_orphan();
+                // Where a security module confines the server, the kernel has dropped its death
+                // signal. A second SIGTERM changes nothing.
+                if let Some((earlier, _)) = server::ask(dir, &self.worker) {
+                    earlier.signal(Signal::SIGTERM);
+                }
                 Ok(Phase::Waiting { until: Instant::now() + START_TIMEOUT })
             }
-        }
-    }
-
-    /// A server outlives its keeper where the kernel has dropped its death signal, as it does if a
-    /// security module confines the server.
-    fn end_orphan(&self) {
-        if let Some((orphan, _)) = server::ask(&self.settings.dir, &self.worker) {
-            tracing::warn!(
-                pid = orphan.pid(),
-                "a private Redis has outlived its keeper: ending it"
-            );
-            orphan.signal(Signal::SIGTERM);
         }
     }
 

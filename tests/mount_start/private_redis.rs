@@ -206,7 +206,7 @@ fn one_that_outlived_its_keeper_is_ended_and_its_data_is_kept() {
     orphan.wait_out("ready to accept connections");
     assert_eq!(lab.redis("SET kept 1"), "+OK");
     let keeper = Keeper::start(lab.mount_command(""));
-    keeper.wait_log("has outlived its keeper");
+    keeper.wait_log("waiting for the private Redis of an earlier sessionfs to end");
     keeper.wait_ready();
     assert!(orphan.wait().0.success());
     assert_eq!(lab.redis_pids().len(), 1);
@@ -260,9 +260,9 @@ fn its_directory_belongs_to_one_mount_and_its_socket_can_be_used_by_another() {
 
     let second = Keeper::start(command(&["--redis", &url]));
     second.wait_ready();
-    let sid = "0".repeat(40);
-    save(&lab.mountpoint(), &sid).unwrap();
-    assert_eq!(std::fs::read(file(&other, &sid)).unwrap(), content(&sid));
+    let saved = "0".repeat(40);
+    save(&lab.mountpoint(), &saved).unwrap();
+    assert_eq!(std::fs::read(file(&other, &saved)).unwrap(), content(&saved));
     second.end(Signal::SIGTERM);
     assert_eq!(lab.redis_pids(), server, "it belongs to the first mount");
     first.end(Signal::SIGTERM);
