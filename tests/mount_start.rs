@@ -161,7 +161,10 @@ mod mountpoint {
     #[test]
     fn is_named_by_the_file_unless_the_command_line_does() {
         let lab = Lab::new();
-        let file = lab.configure(&format!("mountpoint = {:?}\n", lab.mountpoint()));
+        let redis = OwnRedis::start(&lab, &[]);
+        let url = OwnRedis::url(&lab);
+        let mountpoint = lab.mountpoint();
+        let file = lab.configure(&format!("mountpoint = {mountpoint:?}\n[redis]\nurl = {url:?}\n"));
         let file = file.to_str().unwrap();
         let other = lab.path("other");
         std::fs::create_dir(&other).unwrap();
@@ -173,6 +176,7 @@ mod mountpoint {
         assert!(lab.command(["unmount", "--config", file]).status().unwrap().success());
         assert!(here.wait().0.success());
         there.end(Signal::SIGTERM);
+        drop(redis);
         lab.assert_clean();
     }
 

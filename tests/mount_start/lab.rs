@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -374,29 +375,41 @@ pub fn ask(socket: &Path, command: &str) -> String {
 #[track_caller]
 pub fn wait_gone(pid: i32) {
     // Woken by the end itself.
-    // SAFETY: pidfd_open takes two numbers.
-    let raw = unsafe { nix::libc::syscall(nix::libc::SYS_pidfd_open, pid, 0) };
-    if raw < 0 {
-        return;
-    }
-    // SAFETY: just made for us.
-    let descriptor = unsafe {
-        <std::os::fd::OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(raw.try_into().unwrap())
-    };
-    let mut polled = [nix::poll::PollFd::new(
-        std::os::fd::AsFd::as_fd(&descriptor),
-        nix::poll::PollFlags::POLLIN,
-    )];
+    let Some(descriptor) = pidfd(pid) else { return };
+    let mut polled = [nix::poll::PollFd::new(descriptor.as_fd(), nix::poll::PollFlags::POLLIN)];
     let wait_ms: u16 = PATIENCE.as_millis().try_into().unwrap();
     assert_eq!(nix::poll::poll(&mut polled, wait_ms), Ok(1), "process {pid} does not end");
 }
 
-pub fn signal(pid: i32, signal: Signal) {
-    kill(Pid::from_raw(pid), signal).unwrap();
+/// Shares the descriptor by which a process holds this file open.
+#[track_caller]
+pub fn copy_descriptor(pid: i32, path: &Path) -> OwnedFd {
+    let number = std::fs::read_dir(format!("/proc/{pid}/fd"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|entry| std::fs::read_link(entry).is_ok_and(|target| target == path))
+        .and_then(|entry| entry.file_name()?.to_str()?.parse::<i32>().ok())
+        .expect("it has the file open");
+    let process = pidfd(pid).unwrap();
+    // SAFETY: pidfd_getfd takes a descriptor, which is open, and two numbers.
+    owned(unsafe { nix::libc::syscall(nix::libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0) })
+        .unwrap()
+}
+
+fn pidfd(pid: i32) -> Option<OwnedFd> {
+    // SAFETY: pidfd_open takes two numbers.
+    owned(unsafe { nix::libc::syscall(nix::libc::SYS_pidfd_open, pid, 0) })
+}
+
+/// What a system call gave: a new descriptor, or an error.
+fn owned(result: i64) -> Option<OwnedFd> {
+    let raw = i32::try_from(result).ok().filter(|raw| *raw >= 0)?;
+    // SAFETY: the kernel has just made it for us.
+    Some(unsafe { OwnedFd::from_raw_fd(raw) })
 }
 
 pub fn kill_hard(pid: i32) {
-    signal(pid, Signal::SIGKILL);
+    kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
     wait_gone(pid);
 }
 
