@@ -3,7 +3,7 @@
 //! The rule that everything here serves: **an inode is a version**. A save makes a new inode;
 //! bytes, size and mtime of one never change, so a read cannot be torn and attributes may be
 //! kept. One file per concept:
-//! - [`node`]: node ids and what they stand for
+//! - [`inode`]: inode ids and what they stand for
 //! - [`thread`]: what is remembered of a calling thread (births it opened, debts, listings)
 //! - [`caller`]: who that thread is, and whether it acts for a person
 //! - [`staging`]: the files of saves under way, on this host's tmpfs
@@ -25,9 +25,9 @@ use crate::sync::lock;
 pub mod attributes;
 pub mod caller;
 pub mod handle;
+pub mod inode;
 pub mod list;
 pub mod lookup;
-pub mod node;
 pub mod open;
 pub mod save;
 pub mod staging;
@@ -37,8 +37,8 @@ pub mod unlink;
 use crate::store::{Link, Observer, Sessions, Usage};
 use caller::Callers;
 use handle::Handles;
+use inode::{Eviction, Inodes};
 use list::Shown;
-use node::{Eviction, Nodes};
 use staging::Staging;
 use thread::Threads;
 
@@ -56,7 +56,7 @@ pub struct Settings {
     /// How many inodes the kernel is asked to remember at most.
     pub max_inodes: usize,
     /// How many bytes of content are held for inodes that the kernel remembers.
-    pub max_node_bytes: usize,
+    pub max_content_bytes: usize,
     /// A caller with one of these as an argument of its command line acts for no person.
     pub background_argv: Vec<String>,
     /// The same for the beginning of a process title.
@@ -74,7 +74,7 @@ impl Default for Settings {
             max_staging_bytes: 256 * MEBIBYTE,
             staging_orphan_ms: 60 * 60 * 1000,
             max_inodes: 1_000_000,
-            max_node_bytes: 64 * 1024 * 1024,
+            max_content_bytes: 64 * 1024 * 1024,
             background_argv: vec!["gevent".into()],
             background_titles: vec!["odoo: WorkerCron".into()],
             observer: None,
@@ -120,7 +120,7 @@ pub struct Core<S, L> {
     sessions: S,
     link: L,
     // std's Mutex, and not tokio's: nothing is awaited while one is held.
-    nodes: Mutex<Nodes>,
+    inodes: Mutex<Inodes>,
     threads: Mutex<Threads>,
     handles: Mutex<Handles>,
     shown: Mutex<Shown>,
@@ -140,7 +140,11 @@ impl<S: Sessions, L: Link> Core<S, L> {
             staging: Staging::open(settings)?,
             observer: settings.observer.clone(),
             callers: Callers::new(settings),
-            nodes: Mutex::new(Nodes::new(settings.max_inodes, settings.max_node_bytes, sender)),
+            inodes: Mutex::new(Inodes::new(
+                settings.max_inodes,
+                settings.max_content_bytes,
+                sender,
+            )),
             threads: Mutex::default(),
             handles: Mutex::default(),
             shown: Mutex::default(),
@@ -149,7 +153,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
         }))
     }
 
-    /// The entries that the kernel should forget, so that the bound on nodes holds; to be sent to
+    /// The entries that the kernel should forget, so that the bound on inodes holds; to be sent to
     /// it from a thread that serves no request. Given out once.
     pub fn take_evictions(&self) -> Option<Receiver<Eviction>> {
         lock(&self.evictions).take()
@@ -162,7 +166,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
 
     /// A session was found to be gone: no later save may take its last version for a guess.
     fn ended(&self, alias: &Alias) {
-        self.nodes().ended(alias);
+        self.inodes().ended(alias);
         if let Some(observer) = &self.observer {
             observer.ended(alias);
         }
@@ -171,15 +175,15 @@ impl<S: Sessions, L: Link> Core<S, L> {
     /// What is held now.
     pub fn in_use(&self) -> Usage {
         Usage {
-            inodes: self.nodes().count() as u64,
+            inodes: self.inodes().count() as u64,
             handles: self.handles().count() as u64,
             staging_files: self.staging.count() as u64,
             staging_bytes: self.staging.total_bytes(),
         }
     }
 
-    fn nodes(&self) -> MutexGuard<'_, Nodes> {
-        lock(&self.nodes)
+    fn inodes(&self) -> MutexGuard<'_, Inodes> {
+        lock(&self.inodes)
     }
 
     fn handles(&self) -> MutexGuard<'_, Handles> {

@@ -15,7 +15,7 @@ use fuser::{INodeNo, Notifier, Session, SessionACL};
 use tokio::runtime::Handle;
 
 use crate::fs::Core;
-use crate::fs::node::Eviction;
+use crate::fs::inode::Eviction;
 use crate::host::directory::Ownership;
 use crate::store::{Link, Sessions};
 

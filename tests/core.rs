@@ -11,7 +11,7 @@ mod histories;
 use std::ffi::OsStr;
 
 use sessionfs::fs::attributes::Change;
-use sessionfs::fs::node::NodeId;
+use sessionfs::fs::inode::InodeId;
 use sessionfs::store::{Health, Usage, Waited};
 use support::kernel::{Kernel, flat_sid, foreign, person, sid, thread, visitor};
 use support::memory::{Fault, Memory};
@@ -28,8 +28,8 @@ fn two() -> (Kernel, Kernel) {
     (Kernel::new(store.clone()), Kernel::new(store.other_server()))
 }
 
-fn shard() -> NodeId {
-    NodeId::of_shard(sid('a', 0).shard())
+fn shard() -> InodeId {
+    InodeId::of_shard(sid('a', 0).shard())
 }
 
 #[test]
@@ -51,16 +51,16 @@ fn an_inode_is_kept_until_the_last_of_its_look_ups_is_forgotten() {
     let kernel = one();
     kernel.save(thread(1), &sid('a', 1), &person("x")).unwrap();
     kernel.forget_all();
-    let node = kernel.lookup(thread(2), &sid('a', 1)).unwrap().attributes.node;
+    let inode = kernel.lookup(thread(2), &sid('a', 1)).unwrap().attributes.inode;
     for _ in 0..2 {
-        assert_eq!(kernel.lookup(thread(2), &sid('a', 1)).unwrap().attributes.node, node);
+        assert_eq!(kernel.lookup(thread(2), &sid('a', 1)).unwrap().attributes.inode, inode);
     }
-    kernel.core.forget(node, 2);
-    assert_eq!(kernel.attributes(node).unwrap().size_bytes, person("x").len() as u64);
-    kernel.core.forget(node, 1);
-    assert_eq!(kernel.attributes(node).unwrap_err(), libc::ESTALE);
+    kernel.core.forget(inode, 2);
+    assert_eq!(kernel.attributes(inode).unwrap().size_bytes, person("x").len() as u64);
+    kernel.core.forget(inode, 1);
+    assert_eq!(kernel.attributes(inode).unwrap_err(), libc::ESTALE);
     // More than it was told does no harm.
-    kernel.core.forget(node, 7);
+    kernel.core.forget(inode, 7);
     assert_eq!(kernel.core.in_use(), NOTHING);
 }
 
@@ -82,7 +82,7 @@ fn beyond_the_bound_the_kernel_is_asked_to_forget_the_oldest() {
 
 #[test]
 fn beyond_the_bound_of_bytes_content_is_dropped_and_asked_for_again() {
-    let kernel = Kernel::with(Memory::new(), |settings| settings.max_node_bytes = 1);
+    let kernel = Kernel::with(Memory::new(), |settings| settings.max_content_bytes = 1);
     kernel.save(thread(1), &sid('a', 1), &person("x")).unwrap();
     assert_eq!(kernel.read(thread(1), &sid('a', 1)), Ok(person("x")));
     assert_eq!(kernel.forget_all(), NOTHING);
@@ -94,15 +94,15 @@ fn a_replaced_version_is_stale_once_and_then_what_the_retry_found() {
     let session = sid('a', 1);
     there.save(thread(1), &session, &person("one")).unwrap();
     // Known to the kernel by an earlier look-up, and replaced since.
-    let old = here.lookup(thread(1), &session).unwrap().attributes.node;
+    let old = here.lookup(thread(1), &session).unwrap().attributes.inode;
     here.lookup(thread(2), &session).unwrap();
     there.save(thread(1), &session, &person("two")).unwrap();
-    assert_eq!(here.open_node(thread(3), old), Err(libc::ESTALE));
-    let retried = here.lookup(thread(3), &session).unwrap().attributes.node;
+    assert_eq!(here.open_inode(thread(3), old), Err(libc::ESTALE));
+    let retried = here.lookup(thread(3), &session).unwrap().attributes.inode;
     assert_ne!(retried, old);
     // Replaced once more, after the look-up of this very open: that version was current in it.
     there.save(thread(1), &session, &person("three")).unwrap();
-    let handle = here.open_node(thread(3), retried).unwrap();
+    let handle = here.open_inode(thread(3), retried).unwrap();
     assert_eq!(here.read_handle(handle), person("two"));
     here.core.release(handle);
     assert_eq!(here.read(thread(3), &session), Ok(person("three")));
@@ -113,10 +113,10 @@ fn estale_is_never_said_twice_for_one_inode() {
     let (here, there) = two();
     let session = sid('a', 1);
     there.save(thread(1), &session, &person("one")).unwrap();
-    let old = here.lookup(thread(1), &session).unwrap().attributes.node;
+    let old = here.lookup(thread(1), &session).unwrap().attributes.inode;
     there.save(thread(1), &session, &person("two")).unwrap();
-    assert_eq!(here.open_node(thread(2), old), Err(libc::ESTALE));
-    let handle = here.open_node(thread(2), old).unwrap();
+    assert_eq!(here.open_inode(thread(2), old), Err(libc::ESTALE));
+    let handle = here.open_inode(thread(2), old).unwrap();
     assert_eq!(here.read_handle(handle), person("two"));
 }
 
@@ -125,9 +125,9 @@ fn estale_is_never_said_to_a_caller_that_cannot_be_followed() {
     let (here, there) = two();
     let session = sid('a', 1);
     there.save(thread(1), &session, &person("one")).unwrap();
-    let old = here.lookup(foreign(), &session).unwrap().attributes.node;
+    let old = here.lookup(foreign(), &session).unwrap().attributes.inode;
     there.save(thread(1), &session, &person("two")).unwrap();
-    assert!(here.open_node(foreign(), old).is_ok());
+    assert!(here.open_inode(foreign(), old).is_ok());
 }
 
 #[test]
@@ -174,16 +174,16 @@ fn the_second_look_of_a_rename_is_answered_without_a_request() {
 
 /// A save by `thread(1)` whose first sending is lost, and the inode of its temp file: another server
 /// saves before the second one arrives.
-fn overtaken(here: &Kernel, there: &Kernel, content: &str) -> NodeId {
+fn overtaken(here: &Kernel, there: &Kernel, content: &str) -> InodeId {
     let session = sid('a', 1);
-    let (node, handle) = here.create(thread(1), "tmpaaaaaaaa.__wz_sess").unwrap();
+    let (inode, handle) = here.create(thread(1), "tmpaaaaaaaa.__wz_sess").unwrap();
     here.run(here.core.write(thread(1), handle, 0, &person(content))).unwrap();
     here.core.release(handle);
     here.lookup(thread(1), &session).unwrap();
     // Its time is taken here; it is sent when it is run.
     let rename = here.core.rename(
         thread(1),
-        (NodeId::ROOT, OsStr::new("tmpaaaaaaaa.__wz_sess")),
+        (InodeId::ROOT, OsStr::new("tmpaaaaaaaa.__wz_sess")),
         (shard(), OsStr::new(session.expose())),
     );
     here.store.model().pass(1);
@@ -191,7 +191,7 @@ fn overtaken(here: &Kernel, there: &Kernel, content: &str) -> NodeId {
     there.save(thread(9), &session, &person("theirs")).unwrap();
     here.store.next_fault(Fault::Again);
     here.run(rename).unwrap();
-    node
+    inode
 }
 
 #[test]
@@ -211,15 +211,15 @@ fn a_save_that_was_overtaken_changes_nothing_and_the_next_one_is_taken() {
 fn the_inode_of_an_overtaken_save_shows_itself_and_opens_what_is_current() {
     let (here, there) = two();
     here.save(thread(1), &sid('a', 1), &person("first")).unwrap();
-    let node = overtaken(&here, &there, "overtaken and longer");
+    let inode = overtaken(&here, &there, "overtaken and longer");
     let size_bytes = person("overtaken and longer").len() as u64;
-    assert_eq!(here.attributes(node).unwrap().size_bytes, size_bytes);
+    assert_eq!(here.attributes(inode).unwrap().size_bytes, size_bytes);
     // Its chmod is not another's.
     let before = here.store.requests();
     let change = Change { mode: Some(0o640), ..Change::default() };
-    here.run(here.core.set_attributes(thread(1), node, None, change)).unwrap();
+    here.run(here.core.set_attributes(thread(1), inode, None, change)).unwrap();
     assert_eq!(here.store.requests(), before);
-    let handle = here.open_node(thread(1), node).unwrap();
+    let handle = here.open_inode(thread(1), inode).unwrap();
     assert_eq!(here.read_handle(handle), person("theirs"));
     here.core.release(handle);
     assert_eq!(here.forget_all(), NOTHING);
@@ -289,11 +289,11 @@ fn a_name_that_cannot_be_asked_about_is_there_and_its_open_asks() {
     assert_eq!((found.size_bytes, found.valid.as_nanos()), (0, 0));
     assert_eq!(kernel.store.requests(), before);
     // The same inode again, whoever asks, until it is forgotten.
-    assert_eq!(kernel.lookup(thread(3), &session).unwrap().attributes.node, found.node);
-    let handle = kernel.open_node(thread(2), found.node).unwrap();
+    assert_eq!(kernel.lookup(thread(3), &session).unwrap().attributes.inode, found.inode);
+    let handle = kernel.open_inode(thread(2), found.inode).unwrap();
     assert_eq!(kernel.read_handle(handle), person("x"));
     kernel.core.release(handle);
-    assert_eq!(kernel.attributes(found.node).unwrap().size_bytes, person("x").len() as u64);
+    assert_eq!(kernel.attributes(found.inode).unwrap().size_bytes, person("x").len() as u64);
     assert_eq!(kernel.forget_all(), NOTHING);
 }
 
@@ -338,7 +338,7 @@ fn an_alias_is_found_only_after_a_listing_has_shown_it() {
     let found = look().unwrap().attributes;
     assert_eq!(found.size_bytes, person("x").len() as u64);
     // It is no way to the content.
-    assert_eq!(kernel.open_node(thread(2), found.node), Err(libc::ENOENT));
+    assert_eq!(kernel.open_inode(thread(2), found.inode), Err(libc::ENOENT));
     assert_eq!(kernel.forget_all(), NOTHING);
 }
 
@@ -366,11 +366,11 @@ fn an_open_listing_stays_as_it_was_taken() {
     }
     let (_, handle) = kernel.create(thread(1), "tmpaaaaaaaa.__wz_sess").unwrap();
     kernel.core.release(handle);
-    let open = |node| kernel.run(kernel.core.open_directory(thread(2), node)).unwrap();
-    let (root, directory) = (open(NodeId::ROOT), open(shard()));
+    let open = |inode| kernel.run(kernel.core.open_directory(thread(2), inode)).unwrap();
+    let (root, directory) = (open(InodeId::ROOT), open(shard()));
     kernel.unlink(thread(1), &sid('a', 1)).unwrap();
     kernel.save(thread(1), &sid('a', 3), &person("x")).unwrap();
-    kernel.unlink_name(thread(1), NodeId::ROOT, "tmpaaaaaaaa.__wz_sess").unwrap();
+    kernel.unlink_name(thread(1), InodeId::ROOT, "tmpaaaaaaaa.__wz_sess").unwrap();
     let names = |handle| {
         let snapshot = kernel.core.snapshot(handle).unwrap();
         snapshot.entries.iter().map(|item| item.name.clone()).collect::<Vec<_>>()
@@ -404,10 +404,10 @@ fn a_session_that_expired_is_absent_and_its_inode_leads_nowhere() {
     let kernel = one();
     let session = sid('a', 1);
     kernel.save(thread(1), &session, &person("x")).unwrap();
-    let node = kernel.lookup(thread(2), &session).unwrap().attributes.node;
+    let inode = kernel.lookup(thread(2), &session).unwrap().attributes.inode;
     kernel.store.model().pass(16 * UNIT);
     assert_eq!(kernel.read(thread(1), &session), Err(libc::ENOENT));
-    assert_eq!(kernel.open_node(thread(1), node), Err(libc::ENOENT));
+    assert_eq!(kernel.open_inode(thread(1), inode), Err(libc::ENOENT));
     assert_eq!(kernel.list(thread(1), shard()), Ok(vec![]));
     assert_eq!(kernel.forget_all(), NOTHING);
 }

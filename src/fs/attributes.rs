@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::handle::{Handle, HandleId};
-use super::node::{Node, NodeId};
+use super::inode::{Inode, InodeId};
 use super::{Caller, Core, LONG, Step};
 use crate::error::{Error, Result};
 use crate::session::name::{Alias, Form, Sid};
@@ -19,11 +19,11 @@ pub enum Kind {
     File,
 }
 
-/// The attributes of one node; owner and group are the tree's.
+/// The attributes of one inode; owner and group are the tree's.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Attributes {
     /// Its inode number.
-    pub node: NodeId,
+    pub inode: InodeId,
     /// File or directory.
     pub kind: Kind,
     /// Length of the content.
@@ -58,14 +58,14 @@ pub struct Change {
 
 impl Attributes {
     /// Of a directory. Its mtime does not move: nothing of Odoo's looks at it.
-    pub fn of_directory(node: NodeId) -> Self {
-        Self { node, kind: Kind::Directory, size_bytes: 0, mtime_ns: 0, mode: None, valid: LONG }
+    pub fn of_directory(inode: InodeId) -> Self {
+        Self { inode, kind: Kind::Directory, size_bytes: 0, mtime_ns: 0, mode: None, valid: LONG }
     }
 
     /// Of a version; they never change.
-    pub fn of_version(node: NodeId, meta: &Meta) -> Self {
+    pub fn of_version(inode: InodeId, meta: &Meta) -> Self {
         Self {
-            node,
+            inode,
             kind: Kind::File,
             size_bytes: meta.size_bytes,
             mtime_ns: meta.mtime_ns,
@@ -75,9 +75,9 @@ impl Attributes {
     }
 
     /// Of a name about which the store could not be asked.
-    pub fn of_provisional(node: NodeId, size_bytes: u64) -> Self {
+    pub fn of_provisional(inode: InodeId, size_bytes: u64) -> Self {
         Self {
-            node,
+            inode,
             kind: Kind::File,
             size_bytes,
             mtime_ns: now_ns(),
@@ -86,11 +86,11 @@ impl Attributes {
         }
     }
 
-    fn of_staging(node: NodeId, staged: &super::staging::Staged) -> Result<Self> {
+    fn of_staging(inode: InodeId, staged: &super::staging::Staged) -> Result<Self> {
         use std::os::unix::fs::MetadataExt;
         let metadata = staged.metadata()?;
         Ok(Self {
-            node,
+            inode,
             kind: Kind::File,
             size_bytes: metadata.len(),
             mtime_ns: metadata
@@ -104,56 +104,56 @@ impl Attributes {
 }
 
 impl<S: Sessions, L: Link> Core<S, L> {
-    /// `stat` of a node, from local state.
-    pub fn attributes(&self, node: NodeId) -> Result<Attributes> {
-        if node == NodeId::ROOT || node.shard().is_some() {
-            return Ok(Attributes::of_directory(node));
+    /// `stat` of an inode, from local state.
+    pub fn attributes(&self, inode: InodeId) -> Result<Attributes> {
+        if inode == InodeId::ROOT || inode.shard().is_some() {
+            return Ok(Attributes::of_directory(inode));
         }
-        match self.nodes().get(node).cloned() {
-            Some(Node::Version(version)) => Ok(Attributes::of_version(node, &version.meta)),
-            Some(Node::AliasView { meta, .. }) => Ok(Attributes::of_version(node, &meta)),
-            Some(Node::Provisional { size_bytes, .. }) => {
-                Ok(Attributes::of_provisional(node, size_bytes))
+        match self.inodes().get(inode).cloned() {
+            Some(Inode::Version(version)) => Ok(Attributes::of_version(inode, &version.meta)),
+            Some(Inode::AliasView { meta, .. }) => Ok(Attributes::of_version(inode, &meta)),
+            Some(Inode::Provisional { size_bytes, .. }) => {
+                Ok(Attributes::of_provisional(inode, size_bytes))
             }
-            Some(Node::Superseded { attributes, .. }) => Ok(attributes),
-            Some(Node::Staging) => self.staging_attributes(node),
-            None => Err(stale(node)),
+            Some(Inode::Superseded { attributes, .. }) => Ok(attributes),
+            Some(Inode::Staging) => self.staging_attributes(inode),
+            None => Err(stale(inode)),
         }
     }
 
-    pub(super) fn staging_attributes(&self, node: NodeId) -> Result<Attributes> {
-        let staged = self.staging.get(node).ok_or_else(|| stale(node))?;
-        Attributes::of_staging(node, &staged)
+    pub(super) fn staging_attributes(&self, inode: InodeId) -> Result<Attributes> {
+        let staged = self.staging.get(inode).ok_or_else(|| stale(inode))?;
+        Attributes::of_staging(inode, &staged)
     }
 
     /// `chmod`, `truncate`, `utimens`.
     ///
     /// A session's bytes cannot be changed in place (`EACCES`): only a save makes a new version.
-    /// Its mode or mtime make a new version of the same bytes, because other nodes may hold the
+    /// Its mode or mtime make a new version of the same bytes, because other servers may hold the
     /// attributes of this one; the mode it has already costs nothing, which is the `chmod` that
     /// ends every save of Odoo.
     pub fn set_attributes(
         self: &Arc<Self>,
         _caller: Caller,
-        node: NodeId,
+        inode: InodeId,
         handle: Option<HandleId>,
         change: Change,
     ) -> Step<Attributes> {
         if let Some(Handle::Staging(open)) = handle.and_then(|id| self.handles().get(id)) {
-            return self.set_staging(open.staged.node, change).into();
+            return self.set_staging(open.staged.inode, change).into();
         }
-        let known = self.nodes().get(node).cloned();
+        let known = self.inodes().get(inode).cloned();
         let (alias, meta) = match known {
-            Some(Node::Staging) => return self.set_staging(node, change).into(),
-            Some(Node::Version(version)) => (version.alias, Some(version.meta)),
-            Some(Node::AliasView { alias, meta }) => (alias, Some(meta)),
-            Some(Node::Provisional { sid, .. }) => (sid.alias(), None),
+            Some(Inode::Staging) => return self.set_staging(inode, change).into(),
+            Some(Inode::Version(version)) => (version.alias, Some(version.meta)),
+            Some(Inode::AliasView { alias, meta }) => (alias, Some(meta)),
+            Some(Inode::Provisional { sid, .. }) => (sid.alias(), None),
             // What is current now is another's: this save's own chmod is none of it.
-            Some(Node::Superseded { attributes, .. }) => return Ok(attributes).into(),
-            None if node == NodeId::ROOT || node.shard().is_some() => {
+            Some(Inode::Superseded { attributes, .. }) => return Ok(attributes).into(),
+            None if inode == InodeId::ROOT || inode.shard().is_some() => {
                 return Err(Error::expected(libc::EACCES, "directories cannot be changed")).into();
             }
-            None => return Err(stale(node)).into(),
+            None => return Err(stale(inode)).into(),
         };
         if change.size_bytes.is_some() {
             return Err(Error::expected(
@@ -165,15 +165,15 @@ impl<S: Sessions, L: Link> Core<S, L> {
         let mode = change.mode.map(|mode| mode & 0o7777);
         let same_mode = mode.is_none_or(|mode| meta.as_ref().is_some_and(|meta| meta.mode == mode));
         if same_mode && change.mtime.is_none() {
-            return self.attributes(node).into();
+            return self.attributes(inode).into();
         }
         let core = Arc::clone(self);
-        Step::later(async move { core.amend(node, alias, mode, change.mtime).await })
+        Step::later(async move { core.amend(inode, alias, mode, change.mtime).await })
     }
 
     async fn amend(
         &self,
-        node: NodeId,
+        inode: InodeId,
         alias: Alias,
         mode: Option<u32>,
         mtime: Option<Mtime>,
@@ -191,7 +191,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
             Ok(Some(meta)) => {
                 // The kernel holds the old version's inode; what it is shown of it now is the new
                 // attributes, and its next look-up finds the new inode.
-                Ok(Attributes { valid: Duration::ZERO, ..Attributes::of_version(node, &meta) })
+                Ok(Attributes { valid: Duration::ZERO, ..Attributes::of_version(inode, &meta) })
             }
             Ok(None) => Err(Error::expected(libc::ENOENT, "the session is gone")),
             Err(error) => Err(Error::fault(
@@ -201,8 +201,8 @@ impl<S: Sessions, L: Link> Core<S, L> {
         }
     }
 
-    fn set_staging(&self, node: NodeId, change: Change) -> Result<Attributes> {
-        let staged = self.staging.get(node).ok_or_else(|| stale(node))?;
+    fn set_staging(&self, inode: InodeId, change: Change) -> Result<Attributes> {
+        let staged = self.staging.get(inode).ok_or_else(|| stale(inode))?;
         if let Some(size_bytes) = change.size_bytes {
             self.staging.set_len(&staged, size_bytes)?;
         }
@@ -214,16 +214,16 @@ impl<S: Sessions, L: Link> Core<S, L> {
             Some(Mtime::Ns(ns)) => staged.set_mtime(from_ns(ns))?,
             None => {}
         }
-        Attributes::of_staging(node, &staged)
+        Attributes::of_staging(inode, &staged)
     }
 }
 
-/// The kernel named a node that is not (any more) in the table. It retries the whole path once.
-pub(super) fn stale(node: NodeId) -> Error {
-    Error::expected(libc::ESTALE, format!("node {} is not known", node.0))
+/// The kernel named an inode that is not (any more) in the table. It retries the whole path once.
+pub(super) fn stale(inode: InodeId) -> Error {
+    Error::expected(libc::ESTALE, format!("inode {} is not known", inode.0))
 }
 
-/// What the kernel may keep of a session's name: nothing, since another node may replace or end
+/// What the kernel may keep of a session's name: nothing, since another server may replace or end
 /// the session at any moment and nobody tells us.
 pub(super) fn session_entry(attributes: Attributes) -> Entry {
     Entry { attributes, valid: Duration::ZERO }

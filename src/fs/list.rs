@@ -9,7 +9,7 @@ use lru::LruCache;
 
 use super::attributes::{Attributes, Entry, session_entry};
 use super::handle::{Handle, HandleId};
-use super::node::NodeId;
+use super::inode::InodeId;
 use super::open::bad_handle;
 use super::thread::Listing;
 use super::{Caller, Core, LONG, Step};
@@ -21,7 +21,7 @@ use crate::store::{Link, Listed, Sessions, StoreError, Waited};
 #[derive(Debug)]
 pub struct Snapshot {
     /// The directory.
-    pub directory: NodeId,
+    pub directory: InodeId,
     /// Its entries, in the order in which they are read.
     pub entries: Vec<Item>,
 }
@@ -36,12 +36,12 @@ pub struct Item {
 
 #[derive(Debug)]
 enum What {
-    Directory(NodeId),
+    Directory(InodeId),
     Session(Listed),
-    Staging(NodeId),
+    Staging(InodeId),
 }
 
-/// The aliases that listings of this node have shown lately.
+/// The aliases that listings of this server have shown lately.
 ///
 /// Only such a name is read as an alias. Any other is a session id until proven otherwise, and
 /// asking Redis for it as an alias would put a cookie on the wire, into `MONITOR` and the slow
@@ -54,7 +54,7 @@ const MAX_SHOWN: usize = 262_144;
 
 impl Default for Shown {
     fn default() -> Self {
-        // Grows as it is filled: most nodes never list so much.
+        // Grows as it is filled: most servers never list so much.
         Self(LruCache::unbounded())
     }
 }
@@ -89,7 +89,7 @@ impl Item {
     pub fn inode(&self) -> u64 {
         const UNKNOWN: u64 = 0xffff_ffff;
         match &self.what {
-            What::Directory(node) | What::Staging(node) => node.0,
+            What::Directory(inode) | What::Staging(inode) => inode.0,
             What::Session(_) => UNKNOWN,
         }
     }
@@ -102,10 +102,10 @@ impl Item {
 
 impl<S: Sessions, L: Link> Core<S, L> {
     /// Takes the listing of a directory.
-    pub fn open_directory(self: &Arc<Self>, caller: Caller, node: NodeId) -> Step<HandleId> {
-        let listing = match node.shard() {
+    pub fn open_directory(self: &Arc<Self>, caller: Caller, inode: InodeId) -> Step<HandleId> {
+        let listing = match inode.shard() {
             Some(shard) => Listing::Shard(shard),
-            None if node == NodeId::ROOT => Listing::Root,
+            None if inode == InodeId::ROOT => Listing::Root,
             None => return Err(Error::expected(libc::ENOTDIR, "not a directory")).into(),
         };
         let core = Arc::clone(self);
@@ -116,7 +116,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
             };
             core.shown().extend(entries.iter().filter_map(Item::alias));
             core.threads(caller).listed(caller.tid, listing);
-            let snapshot = Arc::new(Snapshot { directory: node, entries });
+            let snapshot = Arc::new(Snapshot { directory: inode, entries });
             Ok(core.handles().insert(Handle::Directory(snapshot)))
         })
     }
@@ -138,13 +138,13 @@ impl<S: Sessions, L: Link> Core<S, L> {
         let root = root.map_err(|error| cannot_list(&error))?;
         let shards = root.shards.into_iter().map(|shard| Item {
             name: shard.as_str().to_owned(),
-            what: What::Directory(NodeId::of_shard(shard)),
+            what: What::Directory(InodeId::of_shard(shard)),
         });
         let staging = self
             .staging
             .all()
             .into_iter()
-            .map(|staged| Item { name: staged.name.clone(), what: What::Staging(staged.node) });
+            .map(|staged| Item { name: staged.name.clone(), what: What::Staging(staged.inode) });
         Ok(shards.chain(root.flat.into_iter().map(session)).chain(staging).collect())
     }
 
@@ -154,8 +154,8 @@ impl<S: Sessions, L: Link> Core<S, L> {
     }
 
     /// Makes a directory: shards exist already (`EEXIST`), others are refused (`EACCES`).
-    pub fn mkdir(&self, parent: NodeId, name: &OsStr) -> Result<Entry> {
-        let is_shard = parent == NodeId::ROOT && name.to_str().and_then(Shard::parse).is_some();
+    pub fn mkdir(&self, parent: InodeId, name: &OsStr) -> Result<Entry> {
+        let is_shard = parent == InodeId::ROOT && name.to_str().and_then(Shard::parse).is_some();
         Err(if is_shard {
             Error::expected(libc::EEXIST, "shards are always there")
         } else {
@@ -175,24 +175,24 @@ impl<S: Sessions, L: Link> Core<S, L> {
     /// (READDIRPLUS). `None` for a temp file that is gone since.
     pub fn enter_listed(&self, item: &Item) -> Option<Entry> {
         match &item.what {
-            What::Directory(node) => {
-                Some(Entry { attributes: Attributes::of_directory(*node), valid: LONG })
+            What::Directory(inode) => {
+                Some(Entry { attributes: Attributes::of_directory(*inode), valid: LONG })
             }
             What::Session(listed) => {
-                let node = self.nodes().alias_view(&listed.alias, &listed.meta);
-                Some(session_entry(Attributes::of_version(node, &listed.meta)))
+                let inode = self.inodes().alias_view(&listed.alias, &listed.meta);
+                Some(session_entry(Attributes::of_version(inode, &listed.meta)))
             }
-            What::Staging(node) => {
-                let attributes = self.staging_attributes(*node).ok()?;
-                self.nodes().staging(*node);
+            What::Staging(inode) => {
+                let attributes = self.staging_attributes(*inode).ok()?;
+                self.inodes().staging(*inode);
                 Some(Entry { attributes, valid: Duration::ZERO })
             }
         }
     }
 
-    /// The kernel forgets `count` of the times it was told of a node.
-    pub fn forget(&self, node: NodeId, count: u64) {
-        self.nodes().forget(node, count);
+    /// The kernel forgets `count` of the times it was told of an inode.
+    pub fn forget(&self, inode: InodeId, count: u64) {
+        self.inodes().forget(inode, count);
     }
 }
 

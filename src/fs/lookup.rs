@@ -2,7 +2,7 @@
 //!
 //! The kernel holds the directory while a look-up in it is unanswered, so nothing waits here: the
 //! store is asked once, on a link that is well, and otherwise the name is said to be there
-//! (a provisional node) and its `open` waits.
+//! (a provisional inode) and its `open` waits.
 
 use std::ffi::OsStr;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::attributes::{Attributes, Entry, session_entry};
-use super::node::{Node, NodeId, Version};
+use super::inode::{Inode, InodeId, Version};
 use super::{Caller, Core, LONG, Step};
 use crate::error::{Error, Result};
 use crate::session::name::{Form, RootName, SessionName, Shard, Sid};
@@ -30,9 +30,9 @@ pub enum Found {
 
 impl<S: Sessions, L: Link> Core<S, L> {
     /// Looks `name` up in the directory `parent`.
-    pub fn lookup(self: &Arc<Self>, caller: Caller, parent: NodeId, name: &OsStr) -> Step<Found> {
+    pub fn lookup(self: &Arc<Self>, caller: Caller, parent: InodeId, name: &OsStr) -> Step<Found> {
         let Some(name) = name.to_str() else { return absent() };
-        if parent == NodeId::ROOT {
+        if parent == InodeId::ROOT {
             return self.lookup_in_root(caller, name);
         }
         let Some(shard) = parent.shard() else {
@@ -68,8 +68,8 @@ impl<S: Sessions, L: Link> Core<S, L> {
 
     fn lookup_staging(&self, stored_name: &str) -> Step<Found> {
         let Some(staged) = self.staging.find(stored_name) else { return absent() };
-        self.nodes().staging(staged.node);
-        self.staging_attributes(staged.node)
+        self.inodes().staging(staged.inode);
+        self.staging_attributes(staged.inode)
             .map(|attributes| Found::Entry(session_entry(attributes)))
             .into()
     }
@@ -87,21 +87,21 @@ impl<S: Sessions, L: Link> Core<S, L> {
 
     /// The two look-ups that belong to a save are answered without asking: the rename's look at
     /// its target (after CREATE) and the chmod's (after RENAME). Both may be wrong without harm:
-    /// the rename replaces whatever is there, and an `open` of a node that was not fetched asks.
+    /// the rename replaces whatever is there, and an `open` of an inode that was not fetched asks.
     fn lookup_of_own_save(&self, caller: Caller, name: &SessionName) -> Option<Entry> {
         let mut threads = self.threads(caller);
         let thread = threads.get(caller.tid)?;
         let alias = name.sid.alias();
-        if let Some((published, node)) = thread.published.take()
+        if let Some((published, inode)) = thread.published.take()
             && published == alias
         {
             // One guard for both steps: a second one while the first lives would wait for itself.
-            let mut nodes = self.nodes();
-            if let Some((latest, version)) = nodes.latest(&alias) {
-                if latest == node {
-                    return Some(session_entry(Attributes::of_version(node, &version.meta)));
+            let mut inodes = self.inodes();
+            if let Some((latest, version)) = inodes.latest(&alias) {
+                if latest == inode {
+                    return Some(session_entry(Attributes::of_version(inode, &version.meta)));
                 }
-                nodes.forget(latest, 1);
+                inodes.forget(latest, 1);
             }
         }
         let looked_at = thread.target.take();
@@ -111,9 +111,9 @@ impl<S: Sessions, L: Link> Core<S, L> {
             return None;
         }
         drop(threads);
-        let latest = self.nodes().latest(&alias);
+        let latest = self.inodes().latest(&alias);
         Some(match latest {
-            Some((node, version)) => session_entry(Attributes::of_version(node, &version.meta)),
+            Some((inode, version)) => session_entry(Attributes::of_version(inode, &version.meta)),
             None => self.provisional(&name.sid, name.form),
         })
     }
@@ -131,8 +131,8 @@ impl<S: Sessions, L: Link> Core<S, L> {
                 }
             },
             Ok(Lookup::Alias { meta }) => {
-                let node = self.nodes().alias_view(shown.as_ref().unwrap_or(&alias), &meta);
-                Ok(session_entry(Attributes::of_version(node, &meta)))
+                let inode = self.inodes().alias_view(shown.as_ref().unwrap_or(&alias), &meta);
+                Ok(session_entry(Attributes::of_version(inode, &meta)))
             }
             Ok(Lookup::Absent) => {
                 self.ended(&alias);
@@ -152,22 +152,22 @@ impl<S: Sessions, L: Link> Core<S, L> {
 
     fn enter(&self, caller: Caller, sid: Sid, meta: Meta, bytes: Bytes) -> Entry {
         let version = Version { alias: sid.alias(), sid, meta, bytes: Some(bytes) };
-        let mut attributes = Attributes::of_version(NodeId::ROOT, &version.meta);
-        attributes.node = self.nodes().version(version);
+        let mut attributes = Attributes::of_version(InodeId::ROOT, &version.meta);
+        attributes.inode = self.inodes().version(version);
         if let Some(thread) = self.threads(caller).get(caller.tid) {
-            thread.fetched = Some(attributes.node);
+            thread.fetched = Some(attributes.inode);
         }
         session_entry(attributes)
     }
 
     fn provisional(&self, sid: &Sid, form: Form) -> Entry {
-        let mut nodes = self.nodes();
-        let node = nodes.provisional(sid, form);
-        let size_bytes = match nodes.get(node) {
-            Some(Node::Provisional { size_bytes, .. }) => *size_bytes,
+        let mut inodes = self.inodes();
+        let inode = inodes.provisional(sid, form);
+        let size_bytes = match inodes.get(inode) {
+            Some(Inode::Provisional { size_bytes, .. }) => *size_bytes,
             _ => 0,
         };
-        session_entry(Attributes::of_provisional(node, size_bytes))
+        session_entry(Attributes::of_provisional(inode, size_bytes))
     }
 }
 
@@ -201,5 +201,5 @@ fn absent() -> Step<Found> {
 }
 
 fn shard_entry(shard: Shard) -> Entry {
-    Entry { attributes: Attributes::of_directory(NodeId::of_shard(shard)), valid: LONG }
+    Entry { attributes: Attributes::of_directory(InodeId::of_shard(shard)), valid: LONG }
 }

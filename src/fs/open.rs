@@ -9,15 +9,15 @@ use bytes::Bytes;
 
 use super::attributes::stale;
 use super::handle::{Handle, HandleId};
+use super::inode::{Inode, InodeId, Version};
 use super::lookup::{no_session, unreadable, unseal};
-use super::node::{Node, NodeId, Version};
 use super::{Caller, Core, Step};
 use crate::error::{Error, Result};
 use crate::session::name::{Alias, Sid};
 use crate::store::{Link, Lookup, Sessions, StoreError, Waited};
 
 /// A session with less than this to live is touched before its `open` is answered, so that no
-/// other node judges it by an activity that it has not heard of.
+/// other server judges it by an activity that it has not heard of.
 const TOUCH_NOW_BELOW_MS: u64 = 5_000;
 /// How often one `open` asks again on a link that says it is well.
 const MAX_ASKS: u32 = 3;
@@ -27,7 +27,7 @@ const MAX_ASKS: u32 = 3;
 pub struct Opened {
     /// Its handle.
     pub handle: HandleId,
-    /// The node stands for one version for ever, so pages that the kernel has of it are good;
+    /// The inode stands for one version for ever, so pages that the kernel has of it are good;
     /// otherwise nothing of it may be kept.
     pub immutable: bool,
 }
@@ -44,21 +44,21 @@ pub struct Mode {
 impl<S: Sessions, L: Link> Core<S, L> {
     /// Opens a file. A session can be opened for reading only (`EACCES`), and never by its alias
     /// (`ENOENT`).
-    pub fn open(self: &Arc<Self>, caller: Caller, node: NodeId, mode: Mode) -> Step<Opened> {
-        let known = self.nodes().get(node).cloned();
+    pub fn open(self: &Arc<Self>, caller: Caller, inode: InodeId, mode: Mode) -> Step<Opened> {
+        let known = self.inodes().get(inode).cloned();
         match known {
-            None => Err(stale(node)).into(),
-            Some(Node::Staging) => self.open_staging(node, mode).into(),
-            Some(Node::AliasView { .. }) => Err(no_session()).into(),
+            None => Err(stale(inode)).into(),
+            Some(Inode::Staging) => self.open_staging(inode, mode).into(),
+            Some(Inode::AliasView { .. }) => Err(no_session()).into(),
             Some(_) if mode.write || mode.truncate => Err(Error::expected(
                 libc::EACCES,
                 "a session is replaced by a save, never written in place",
             ))
             .into(),
-            Some(Node::Version(version)) => self.open_version(caller, node, version),
-            Some(Node::Provisional { sid, .. } | Node::Superseded { sid, .. }) => {
+            Some(Inode::Version(version)) => self.open_version(caller, inode, version),
+            Some(Inode::Provisional { sid, .. } | Inode::Superseded { sid, .. }) => {
                 let core = Arc::clone(self);
-                Step::later(async move { core.ask_and_open(caller, node, sid, None).await })
+                Step::later(async move { core.ask_and_open(caller, inode, sid, None).await })
             }
         }
     }
@@ -66,7 +66,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
     fn open_version(
         self: &Arc<Self>,
         caller: Caller,
-        node: NodeId,
+        inode: InodeId,
         version: Version,
     ) -> Step<Opened> {
         // The look-up that was part of this very `open` fetched this version: it was current
@@ -76,7 +76,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
             || self
                 .threads(caller)
                 .get(caller.tid)
-                .is_some_and(|thread| thread.fetched.take() == Some(node));
+                .is_some_and(|thread| thread.fetched.take() == Some(inode));
         let left_ms = version.meta.left_ms;
         if fetched_by_this_open
             && left_ms >= TOUCH_NOW_BELOW_MS
@@ -92,14 +92,14 @@ impl<S: Sessions, L: Link> Core<S, L> {
             });
         }
         let sid = version.sid.clone();
-        Step::later(async move { core.ask_and_open(caller, node, sid, Some(version)).await })
+        Step::later(async move { core.ask_and_open(caller, inode, sid, Some(version)).await })
     }
 
     /// Asks the store what is current, waiting for it if need be.
     async fn ask_and_open(
         self: Arc<Self>,
         caller: Caller,
-        node: NodeId,
+        inode: InodeId,
         sid: Sid,
         opening: Option<Version>,
     ) -> Result<Opened> {
@@ -113,13 +113,13 @@ impl<S: Sessions, L: Link> Core<S, L> {
                     let Some(bytes) = unsealed else { return Err(no_session()) };
                     let immutable =
                         opening.as_ref().is_some_and(|v| v.meta.version == meta.version);
-                    if !immutable && opening.is_some() && self.say_stale(caller, node) {
-                        return Err(stale(node));
+                    if !immutable && opening.is_some() && self.say_stale(caller, inode) {
+                        return Err(stale(inode));
                     }
                     if meta.left_ms < TOUCH_NOW_BELOW_MS {
                         self.touch_before_answer(caller, &alias).await;
                     }
-                    self.nodes().set_provisional_size(node, meta.size_bytes);
+                    self.inodes().set_provisional_size(inode, meta.size_bytes);
                     let version = Version { sid, alias, meta, bytes: None };
                     return Ok(self.serve(caller, &version, bytes, immutable));
                 }
@@ -152,13 +152,13 @@ impl<S: Sessions, L: Link> Core<S, L> {
     /// The version to be opened has been replaced: the kernel is told once, looks the name up
     /// anew and opens what that gave. Never told twice for one `open` (the second would reach
     /// Odoo as a lost session), nor to a thread that cannot be followed.
-    fn say_stale(&self, caller: Caller, node: NodeId) -> bool {
+    fn say_stale(&self, caller: Caller, inode: InodeId) -> bool {
         let mut threads = self.threads(caller);
         let Some(thread) = threads.get(caller.tid) else { return false };
-        if thread.told_stale == Some(node) {
+        if thread.told_stale == Some(inode) {
             return false;
         }
-        thread.told_stale = Some(node);
+        thread.told_stale = Some(inode);
         true
     }
 
@@ -183,8 +183,8 @@ impl<S: Sessions, L: Link> Core<S, L> {
         }
     }
 
-    fn open_staging(&self, node: NodeId, mode: Mode) -> Result<Opened> {
-        let staged = self.staging.get(node).ok_or_else(|| stale(node))?;
+    fn open_staging(&self, inode: InodeId, mode: Mode) -> Result<Opened> {
+        let staged = self.staging.get(inode).ok_or_else(|| stale(inode))?;
         if mode.truncate {
             self.staging.set_len(&staged, 0)?;
         }

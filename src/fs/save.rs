@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use super::attributes::{Attributes, Entry, name_of, session_entry};
 use super::handle::{Handle, HandleId};
-use super::node::{NodeId, Version};
+use super::inode::{InodeId, Version};
 use super::open::{Opened, bad_handle};
 use super::staging::{OpenStaging, Staged};
 use super::{Caller, Core, Step};
@@ -32,13 +32,13 @@ impl<S: Sessions, L: Link> Core<S, L> {
     pub fn create(
         &self,
         caller: Caller,
-        parent: NodeId,
+        parent: InodeId,
         name: &OsStr,
         mode: u32,
         exclusive: bool,
     ) -> Result<(Entry, Opened)> {
         let root_name = match name.to_str() {
-            Some(name) if parent == NodeId::ROOT => RootName::parse(name),
+            Some(name) if parent == InodeId::ROOT => RootName::parse(name),
             _ => RootName::Other,
         };
         let (stored_name, is_save) = match (&root_name, name.to_str()) {
@@ -67,9 +67,9 @@ impl<S: Sessions, L: Link> Core<S, L> {
             thread.published = None;
             thread.target = None;
         }
-        self.nodes().staging(staged.node);
+        self.inodes().staging(staged.inode);
         let handle = self.handles().insert(Handle::Staging(Arc::new(staged.opened())));
-        let entry = session_entry(self.staging_attributes(staged.node)?);
+        let entry = session_entry(self.staging_attributes(staged.inode)?);
         Ok((entry, Opened { handle, immutable: false }))
     }
 
@@ -144,8 +144,8 @@ impl<S: Sessions, L: Link> Core<S, L> {
     pub fn rename(
         self: &Arc<Self>,
         caller: Caller,
-        from: (NodeId, &OsStr),
-        to: (NodeId, &OsStr),
+        from: (InodeId, &OsStr),
+        to: (InodeId, &OsStr),
     ) -> Step<()> {
         let Some(target) = session_name(to.0, to.1) else {
             return Err(refused("the target is no session's name")).into();
@@ -156,7 +156,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
             return if same { Ok(()) } else { Err(refused("a session keeps its id")) }.into();
         }
         let staged = match from.1.to_str() {
-            Some(name) if from.0 == NodeId::ROOT && RootName::parse(name) == RootName::Staging => {
+            Some(name) if from.0 == InodeId::ROOT && RootName::parse(name) == RootName::Staging => {
                 self.staging.find(name)
             }
             _ => return Err(refused("only the temp file of a save can be published")).into(),
@@ -168,7 +168,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
             Ok((publish, plain)) => {
                 let core = Arc::clone(self);
                 Step::later(async move {
-                    core.publish(caller, staged.node, target, publish, plain).await
+                    core.publish(caller, staged.inode, target, publish, plain).await
                 })
             }
             Err(error) => Err(error).into(),
@@ -200,7 +200,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
     async fn publish(
         &self,
         caller: Caller,
-        node: NodeId,
+        inode: InodeId,
         target: SessionName,
         publish: Publish,
         plain: Bytes,
@@ -213,16 +213,16 @@ impl<S: Sessions, L: Link> Core<S, L> {
                 let birth = meta.birth;
                 let alias = publish.alias.clone();
                 let version = Version { sid: target.sid, alias, meta, bytes: Some(plain) };
-                self.nodes().publish(node, version);
-                self.threads(caller).published(caller.tid, &publish.alias, birth, node);
+                self.inodes().publish(inode, version);
+                self.threads(caller).published(caller.tid, &publish.alias, birth, inode);
             }
             // Something newer is current, of a birth that is not known here: what this thread
             // knows of the name stays as it is.
             Ok(Published::Superseded) => {
                 // Done, whatever became of the temp file: Odoo ignores an error of `rename`.
-                if let Ok(attributes) = self.staging_attributes(node) {
+                if let Ok(attributes) = self.staging_attributes(inode) {
                     let attributes = Attributes { mode: Some(SAVED_MODE), ..attributes };
-                    self.nodes().supersede(node, target.sid, attributes);
+                    self.inodes().supersede(inode, target.sid, attributes);
                 }
                 self.threads(caller).superseded(caller.tid);
             }
@@ -240,15 +240,15 @@ impl<S: Sessions, L: Link> Core<S, L> {
                 ));
             }
         }
-        self.staging.remove(node);
+        self.staging.remove(inode);
         Ok(())
     }
 }
 
 /// The session that a name in a directory stands for.
-pub(super) fn session_name(parent: NodeId, name: &OsStr) -> Option<SessionName> {
+pub(super) fn session_name(parent: InodeId, name: &OsStr) -> Option<SessionName> {
     let name = name.to_str()?;
-    if parent == NodeId::ROOT {
+    if parent == InodeId::ROOT {
         return match RootName::parse(name) {
             RootName::Session(name) => Some(name),
             _ => None,

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::node::NodeId;
+use super::inode::InodeId;
 use super::{Settings, lock};
 use crate::error::{Error, Result};
 
@@ -29,21 +29,21 @@ pub struct Staging {
     orphan_after: Duration,
 }
 
-/// The files, found by node and by name.
+/// The files, found by inode and by name.
 #[derive(Debug, Default)]
 struct Files {
-    by_node: HashMap<NodeId, Arc<Staged>>,
+    by_inode: HashMap<InodeId, Arc<Staged>>,
     by_name: HashMap<String, Arc<Staged>>,
 }
 
 impl Files {
     fn insert(&mut self, staged: &Arc<Staged>) {
         self.by_name.insert(staged.name.clone(), Arc::clone(staged));
-        self.by_node.insert(staged.node, Arc::clone(staged));
+        self.by_inode.insert(staged.inode, Arc::clone(staged));
     }
 
-    fn remove(&mut self, node: NodeId) -> Option<Arc<Staged>> {
-        let staged = self.by_node.remove(&node)?;
+    fn remove(&mut self, inode: InodeId) -> Option<Arc<Staged>> {
+        let staged = self.by_inode.remove(&inode)?;
         self.by_name.remove(&staged.name);
         Some(staged)
     }
@@ -52,8 +52,8 @@ impl Files {
 /// One staging file.
 #[derive(Debug)]
 pub struct Staged {
-    /// Its node.
-    pub node: NodeId,
+    /// Its inode.
+    pub inode: InodeId,
     /// Its name in the staging directory (a spool's holds an alias in the place of the id).
     pub name: String,
     file: File,
@@ -142,19 +142,19 @@ impl Staging {
         known.or_else(|| self.adopt(name).ok())
     }
 
-    /// The one of that node.
-    pub fn get(&self, node: NodeId) -> Option<Arc<Staged>> {
-        lock(&self.files).by_node.get(&node).cloned()
+    /// The one of that inode.
+    pub fn get(&self, inode: InodeId) -> Option<Arc<Staged>> {
+        lock(&self.files).by_inode.get(&inode).cloned()
     }
 
     /// All of them, for the listing of the root.
     pub fn all(&self) -> Vec<Arc<Staged>> {
-        lock(&self.files).by_node.values().cloned().collect()
+        lock(&self.files).by_inode.values().cloned().collect()
     }
 
     /// How many there are.
     pub fn count(&self) -> usize {
-        lock(&self.files).by_node.len()
+        lock(&self.files).by_inode.len()
     }
 
     /// What they hold together.
@@ -210,8 +210,8 @@ impl Staging {
     }
 
     /// Removes it: it was published, or Odoo unlinked it.
-    pub fn remove(&self, node: NodeId) {
-        let Some(staged) = lock(&self.files).remove(node) else { return };
+    pub fn remove(&self, inode: InodeId) {
+        let Some(staged) = lock(&self.files).remove(inode) else { return };
         self.total_bytes.fetch_sub(staged.size_bytes.load(Ordering::Relaxed), Ordering::Relaxed);
         if let Err(error) = std::fs::remove_file(self.path(&staged.name)) {
             tracing::warn!(%error, "cannot remove a staging file");
@@ -226,7 +226,7 @@ impl Staging {
             let failed = staged.failed.load(Ordering::Relaxed);
             let after = if failed { FAILED_FOR.min(self.orphan_after) } else { self.orphan_after };
             if staged.open_count.load(Ordering::Relaxed) == 0 && idle >= after {
-                self.remove(staged.node);
+                self.remove(staged.inode);
             }
         }
     }
@@ -240,7 +240,7 @@ impl Staged {
     fn new(name: String, file: File) -> io::Result<Self> {
         let metadata = file.metadata()?;
         Ok(Self {
-            node: NodeId::of_staging(metadata.ino()),
+            inode: InodeId::of_staging(metadata.ino()),
             name,
             file,
             size_bytes: AtomicU64::new(metadata.len()),

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use lru::LruCache;
 
-use super::node::NodeId;
+use super::inode::InodeId;
 use crate::session::name::{Alias, Shard};
 use crate::store::{ChangeId, Claim};
 
@@ -49,11 +49,11 @@ pub struct Thread {
     /// second look belongs to the rename as well.
     pub target: Option<Alias>,
     /// The version that its last rename made: the look-up that follows is the `chmod` of the save.
-    pub published: Option<(Alias, NodeId)>,
-    /// The version node that its last look-up fetched: current inside the `open` under way.
-    pub fetched: Option<NodeId>,
-    /// The node for which its `open` was told `ESTALE`; the kernel retries that once.
-    pub told_stale: Option<NodeId>,
+    pub published: Option<(Alias, InodeId)>,
+    /// The version inode that its last look-up fetched: current inside the `open` under way.
+    pub fetched: Option<InodeId>,
+    /// The inode for which its `open` was told `ESTALE`; the kernel retries that once.
+    pub told_stale: Option<InodeId>,
     /// An `open` failed for our own fault: its next create or first write must fail, too, or
     /// Odoo 14 would hand out a new cookie for an empty session.
     pub owes_failure: bool,
@@ -119,10 +119,10 @@ impl Threads {
     }
 
     /// Its save was taken, in this birth.
-    pub fn published(&mut self, tid: u32, alias: &Alias, birth: ChangeId, node: NodeId) {
+    pub fn published(&mut self, tid: u32, alias: &Alias, birth: ChangeId, inode: InodeId) {
         let Some(thread) = self.get(tid) else { return };
         thread.unpublished = false;
-        thread.published = Some((alias.clone(), node));
+        thread.published = Some((alias.clone(), inode));
         self.opened.put(
             (tid, alias.clone()),
             Session { birth: Some(birth), own_unlink: None, after_failed_read: false },

@@ -3,8 +3,8 @@
 use std::ffi::OsStr;
 use std::sync::Arc;
 
+use super::inode::InodeId;
 use super::lookup::no_session;
-use super::node::NodeId;
 use super::save::session_name;
 use super::thread::Listing;
 use super::{Caller, Core, Step};
@@ -17,7 +17,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
     ///
     /// By alias only for a thread that has listed the directory (glob and vacuum always have) or
     /// for root: a cookie that holds somebody's alias must not log him out.
-    pub fn unlink(self: &Arc<Self>, caller: Caller, parent: NodeId, name: &OsStr) -> Step<()> {
+    pub fn unlink(self: &Arc<Self>, caller: Caller, parent: InodeId, name: &OsStr) -> Step<()> {
         if let Some(session) = session_name(parent, name) {
             let core = Arc::clone(self);
             let listed = session
@@ -32,7 +32,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
     fn removable_by_alias(
         &self,
         caller: Caller,
-        parent: NodeId,
+        parent: InodeId,
         candidate: &CandidateAlias,
     ) -> Option<Alias> {
         let alias = self.shown().proven(candidate)?;
@@ -66,9 +66,9 @@ impl<S: Sessions, L: Link> Core<S, L> {
         }
     }
 
-    fn unlink_staging(&self, parent: NodeId, name: &OsStr) -> Result<()> {
+    fn unlink_staging(&self, parent: InodeId, name: &OsStr) -> Result<()> {
         let stored_name = match name.to_str() {
-            Some(name) if parent == NodeId::ROOT => match RootName::parse(name) {
+            Some(name) if parent == InodeId::ROOT => match RootName::parse(name) {
                 RootName::Staging => name.to_owned(),
                 RootName::Spool(spool) => spool.aliased(),
                 _ => return Err(no_session()),
@@ -76,7 +76,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
             _ => return Err(no_session()),
         };
         let staged = self.staging.find(&stored_name).ok_or_else(no_session)?;
-        self.staging.remove(staged.node);
+        self.staging.remove(staged.inode);
         Ok(())
     }
 }

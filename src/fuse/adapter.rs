@@ -19,9 +19,9 @@ use super::kernel::Offers;
 use crate::error::{Error, Result};
 use crate::fs::attributes::{Attributes, Change, Entry, Kind, from_ns};
 use crate::fs::handle::HandleId;
+use crate::fs::inode::InodeId;
 use crate::fs::list::{Item, Snapshot};
 use crate::fs::lookup::Found;
-use crate::fs::node::NodeId;
 use crate::fs::open::{Mode, Opened};
 use crate::fs::{Caller, Core, Step};
 use crate::store::{Link, Mtime, Sessions};
@@ -90,7 +90,7 @@ impl Encoder {
         let mtime = if directory { self.started } else { from_ns(attributes.mtime_ns) };
         let mode = attributes.mode.unwrap_or(self.tree.mode);
         FileAttr {
-            ino: INodeNo(attributes.node.0),
+            ino: INodeNo(attributes.inode.0),
             size: attributes.size_bytes,
             // stat(2): in units of 512 bytes.
             blocks: attributes.size_bytes.div_ceil(512),
@@ -118,8 +118,8 @@ impl Encoder {
                 GENERATION,
             ),
             Ok(Found::NeverFor(valid)) => {
-                // Node 0 is a name that does not exist, for that long (FUSE_LOOKUP).
-                let mut attr = self.attributes(&Attributes::of_directory(NodeId(0)));
+                // Inode 0 is a name that does not exist, for that long (FUSE_LOOKUP).
+                let mut attr = self.attributes(&Attributes::of_directory(InodeId(0)));
                 attr.ino = INodeNo(0);
                 reply.entry(&valid, &attr, GENERATION);
             }
@@ -169,20 +169,20 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let asked = Asked::now(Operation::Lookup);
         let step = match self.caller(request) {
-            Ok(caller) => self.core.lookup(caller, NodeId(parent.0), name),
+            Ok(caller) => self.core.lookup(caller, InodeId(parent.0), name),
             Err(error) => Err(error).into(),
         };
         let encoder = self.encoder();
         asked.answer(&self.runtime, step, move |found| encoder.entry(reply, found));
     }
 
-    fn forget(&self, _: &Request, node: INodeNo, count: u64) {
-        self.core.forget(NodeId(node.0), count);
+    fn forget(&self, _: &Request, inode: INodeNo, count: u64) {
+        self.core.forget(InodeId(inode.0), count);
     }
 
-    fn getattr(&self, request: &Request, node: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+    fn getattr(&self, request: &Request, inode: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         let asked = Asked::now(Operation::Getattr);
-        let found = self.caller(request).and_then(|_| self.core.attributes(NodeId(node.0)));
+        let found = self.caller(request).and_then(|_| self.core.attributes(InodeId(inode.0)));
         match asked.settle(found) {
             Ok(found) => reply.attr(&found.valid, &self.encoder().attributes(&found)),
             Err(errno) => reply.error(errno),
@@ -192,7 +192,7 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
     fn setattr(
         &self,
         request: &Request,
-        node: INodeNo,
+        inode: INodeNo,
         mode: Option<u32>,
         uid: Option<u32>,
         gid: Option<u32>,
@@ -218,7 +218,7 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
             }
             Ok(caller) => {
                 let handle = handle.map(|handle| HandleId(handle.0));
-                self.core.set_attributes(caller, NodeId(node.0), handle, change)
+                self.core.set_attributes(caller, InodeId(inode.0), handle, change)
             }
         };
         let encoder = self.encoder();
@@ -257,7 +257,7 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
         reply: ReplyEntry,
     ) {
         let asked = Asked::now(Operation::Mkdir);
-        let made = self.caller(request).and_then(|_| self.core.mkdir(NodeId(parent.0), name));
+        let made = self.caller(request).and_then(|_| self.core.mkdir(InodeId(parent.0), name));
         let encoder = self.encoder();
         encoder.entry(reply, asked.settle(made.map(Found::Entry)));
     }
@@ -265,7 +265,7 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let asked = Asked::now(Operation::Unlink);
         let step = match self.caller(request) {
-            Ok(caller) => self.core.unlink(caller, NodeId(parent.0), name),
+            Ok(caller) => self.core.unlink(caller, InodeId(parent.0), name),
             Err(error) => Err(error).into(),
         };
         asked.answer(&self.runtime, step, move |result| empty(reply, result));
@@ -296,21 +296,23 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
                 Err(Error::expected(libc::EINVAL, "a save replaces; no other rename is known"))
                     .into()
             }
-            Ok(caller) => {
-                self.core.rename(caller, (NodeId(parent.0), name), (NodeId(new_parent.0), new_name))
-            }
+            Ok(caller) => self.core.rename(
+                caller,
+                (InodeId(parent.0), name),
+                (InodeId(new_parent.0), new_name),
+            ),
         };
         asked.answer(&self.runtime, step, move |result| empty(reply, result));
     }
 
-    fn open(&self, request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, request: &Request, inode: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let asked = Asked::now(Operation::Open);
         let mode = Mode {
             write: flags.acc_mode() != OpenAccMode::O_RDONLY,
             truncate: flags.0 & libc::O_TRUNC != 0,
         };
         let step: Step<Opened> = match self.caller(request) {
-            Ok(caller) => self.core.open(caller, NodeId(node.0), mode),
+            Ok(caller) => self.core.open(caller, InodeId(inode.0), mode),
             Err(error) => Err(error).into(),
         };
         let always = self.offers.open_flags();
@@ -388,10 +390,10 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
         reply.ok();
     }
 
-    fn opendir(&self, request: &Request, node: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+    fn opendir(&self, request: &Request, inode: INodeNo, _: OpenFlags, reply: ReplyOpen) {
         let asked = Asked::now(Operation::Opendir);
         let step = match self.caller(request) {
-            Ok(caller) => self.core.open_directory(caller, NodeId(node.0)),
+            Ok(caller) => self.core.open_directory(caller, InodeId(inode.0)),
             Err(error) => Err(error).into(),
         };
         asked.answer(&self.runtime, step, move |result| match result {
@@ -403,7 +405,7 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
     fn readdir(
         &self,
         request: &Request,
-        node: INodeNo,
+        inode: INodeNo,
         handle: FileHandle,
         offset: u64,
         mut reply: ReplyDirectory,
@@ -413,7 +415,7 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
             Ok(snapshot) => {
                 for (next, name, item) in rest(&snapshot, offset) {
                     let (ino, kind) = match item {
-                        None => (node.0, FileType::Directory),
+                        None => (inode.0, FileType::Directory),
                         Some(item) if item.is_directory() => (item.inode(), FileType::Directory),
                         Some(item) => (item.inode(), FileType::RegularFile),
                     };
@@ -430,7 +432,7 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
     fn readdirplus(
         &self,
         request: &Request,
-        node: INodeNo,
+        inode: INodeNo,
         handle: FileHandle,
         offset: u64,
         mut reply: ReplyDirectoryPlus,
@@ -443,14 +445,14 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
         for (next, name, item) in rest(&snapshot, offset) {
             let entry = match item {
                 // The kernel takes no reference on the dots.
-                None => Some(dot(NodeId(node.0))),
+                None => Some(dot(InodeId(inode.0))),
                 Some(item) => self.core.enter_listed(item),
             };
             let Some(entry) = entry else { continue };
             let attr = self.encoder().attributes(&entry.attributes);
             if reply.add(attr.ino, next, name, &entry.valid, &attr, GENERATION) {
                 if item.is_some() {
-                    self.core.forget(entry.attributes.node, 1);
+                    self.core.forget(entry.attributes.inode, 1);
                 }
                 break;
             }
@@ -493,10 +495,10 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
         reply.error(Errno::ENOSYS);
     }
 
-    fn access(&self, request: &Request, node: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
+    fn access(&self, request: &Request, inode: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
         let asked = Asked::now(Operation::Access);
         let allowed = self.caller(request).and_then(|_| {
-            let found = self.core.attributes(NodeId(node.0))?;
+            let found = self.core.attributes(InodeId(inode.0))?;
             if mask.contains(AccessFlags::X_OK) && found.kind == Kind::File {
                 return Err(Error::expected(libc::EACCES, "a session is no program"));
             }
@@ -518,7 +520,7 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
         let asked = Asked::now(Operation::Create);
         let created = self.caller(request).and_then(|caller| {
             let exclusive = flags & libc::O_EXCL != 0;
-            self.core.create(caller, NodeId(parent.0), name, mode & !umask, exclusive)
+            self.core.create(caller, InodeId(parent.0), name, mode & !umask, exclusive)
         });
         match asked.settle(created) {
             Ok((entry, opened)) => reply.created(
@@ -548,8 +550,8 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
     }
 }
 
-fn dot(node: NodeId) -> Entry {
-    Entry { attributes: Attributes::of_directory(node), valid: Duration::ZERO }
+fn dot(inode: InodeId) -> Entry {
+    Entry { attributes: Attributes::of_directory(inode), valid: Duration::ZERO }
 }
 
 /// The rest of a listing from `offset` on: the offset after each entry, its name, and the entry

@@ -88,7 +88,7 @@ fn op() -> impl Strategy<Value = Op> {
 struct History {
     servers: [Kernel; 2],
     /// Inodes that the kernel of each server may open, with their session.
-    looked: [Vec<(u32, sessionfs::fs::node::NodeId)>; 2],
+    looked: [Vec<(u32, sessionfs::fs::inode::InodeId)>; 2],
     /// The faults that were yet to happen before this step, on each server.
     pending: [usize; 2],
 }
@@ -150,7 +150,7 @@ impl History {
                 let disturbed = self.was_disturbed(at.server);
                 match (found, self.current(&session)) {
                     (Ok(entry), current) if current.is_some() || disturbed => {
-                        self.looked[at.server].push((at.session, entry.attributes.node));
+                        self.looked[at.server].push((at.session, entry.attributes.inode));
                         Ok(())
                     }
                     (Err(libc::ENOENT), None) => Ok(()),
@@ -162,12 +162,12 @@ impl History {
                 if self.looked[server].is_empty() {
                     return Ok(());
                 }
-                let (session, node) = *which.get(&self.looked[server]);
+                let (session, inode) = *which.get(&self.looked[server]);
                 let (session, kernel) = (sid('a', session), &self.servers[server]);
                 // Not the thread that looked: for that one the look-up is part of this very open,
                 // and what was current at it is right.
                 let by = thread(THREADS + number);
-                let got = match kernel.open_node(by, node) {
+                let got = match kernel.open_inode(by, inode) {
                     Err(libc::ESTALE) => kernel.read(by, &session),
                     opened => opened.map(|handle| {
                         let bytes = kernel.read_handle(handle);

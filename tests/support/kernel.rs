@@ -10,9 +10,9 @@ use bytes::Bytes;
 use sessionfs::error::Error;
 use sessionfs::fs::attributes::{Attributes, Change, Entry};
 use sessionfs::fs::handle::HandleId;
+use sessionfs::fs::inode::InodeId;
 use sessionfs::fs::list::Item;
 use sessionfs::fs::lookup::Found;
-use sessionfs::fs::node::NodeId;
 use sessionfs::fs::open::Mode;
 use sessionfs::fs::{Caller, Core, Settings, Step};
 use sessionfs::session::name::Sid;
@@ -105,20 +105,20 @@ impl Kernel {
 
     /// It was told of an inode once more.
     pub fn told(&self, entry: Entry) -> Entry {
-        *self.counts.borrow_mut().entry(entry.attributes.node.0).or_default() += 1;
+        *self.counts.borrow_mut().entry(entry.attributes.inode.0).or_default() += 1;
         entry
     }
 
     /// Where a session stands: its directory's inode, and its name there.
-    fn place(sid: &Sid) -> (NodeId, String) {
+    fn place(sid: &Sid) -> (InodeId, String) {
         if sid.alias().family().is_some() {
-            (NodeId::of_shard(sid.shard()), sid.expose().to_owned())
+            (InodeId::of_shard(sid.shard()), sid.expose().to_owned())
         } else {
-            (NodeId::ROOT, format!("werkzeug_{}.sess", sid.expose()))
+            (InodeId::ROOT, format!("werkzeug_{}.sess", sid.expose()))
         }
     }
 
-    pub fn lookup_name(&self, by: Caller, parent: NodeId, name: &str) -> Outcome<Entry> {
+    pub fn lookup_name(&self, by: Caller, parent: InodeId, name: &str) -> Outcome<Entry> {
         match self.run(self.core.lookup(by, parent, OsStr::new(name)))? {
             Found::Entry(entry) => Ok(self.told(entry)),
             Found::NeverFor(_) => Err(libc::ENOENT),
@@ -130,17 +130,17 @@ impl Kernel {
         self.lookup_name(by, parent, &name)
     }
 
-    pub fn open_node(&self, by: Caller, node: NodeId) -> Outcome<HandleId> {
-        self.run(self.core.open(by, node, Mode::default())).map(|opened| opened.handle)
+    pub fn open_inode(&self, by: Caller, inode: InodeId) -> Outcome<HandleId> {
+        self.run(self.core.open(by, inode, Mode::default())).map(|opened| opened.handle)
     }
 
     /// `open(2)`: ESTALE is retried once, with a look-up of its own.
     pub fn open(&self, by: Caller, sid: &Sid) -> Outcome<HandleId> {
         let first = self.lookup(by, sid)?;
-        match self.open_node(by, first.attributes.node) {
+        match self.open_inode(by, first.attributes.inode) {
             Err(libc::ESTALE) => {
                 let again = self.lookup(by, sid)?;
-                self.open_node(by, again.attributes.node)
+                self.open_inode(by, again.attributes.inode)
             }
             opened => opened,
         }
@@ -159,36 +159,36 @@ impl Kernel {
     }
 
     /// `mkstemp`, as far as its inode.
-    pub fn create(&self, by: Caller, name: &str) -> Outcome<(NodeId, HandleId)> {
+    pub fn create(&self, by: Caller, name: &str) -> Outcome<(InodeId, HandleId)> {
         let (entry, opened) = self
             .core
-            .create(by, NodeId::ROOT, OsStr::new(name), 0o600, true)
+            .create(by, InodeId::ROOT, OsStr::new(name), 0o600, true)
             .map_err(|error| error.errno())?;
-        Ok((self.told(entry).attributes.node, opened.handle))
+        Ok((self.told(entry).attributes.inode, opened.handle))
     }
 
     /// Odoo's save of a session, up to and with the `chmod`, which Odoo ignores.
-    pub fn save(&self, by: Caller, sid: &Sid, content: &Bytes) -> Outcome<NodeId> {
+    pub fn save(&self, by: Caller, sid: &Sid, content: &Bytes) -> Outcome<InodeId> {
         let number = self.temp_files.get();
         self.temp_files.set(number + 1);
         let name = format!("tmp{number:08}.__wz_sess");
-        let _ = self.lookup_name(by, NodeId::ROOT, &name);
-        let (node, handle) = self.create(by, &name)?;
+        let _ = self.lookup_name(by, InodeId::ROOT, &name);
+        let (inode, handle) = self.create(by, &name)?;
         self.run(self.core.write(by, handle, 0, content))?;
         self.core.release(handle);
         self.rename(by, &name, sid)?;
         // The dentry has moved with its inode; the kernel looks it up anew, since no entry holds.
-        let named = self.lookup(by, sid).map_or(node, |entry| entry.attributes.node);
+        let named = self.lookup(by, sid).map_or(inode, |entry| entry.attributes.inode);
         let change = Change { mode: Some(0o644), ..Change::default() };
         let _ = self.run(self.core.set_attributes(by, named, None, change));
-        Ok(node)
+        Ok(inode)
     }
 
     /// RENAME with its own look at the target.
     pub fn rename(&self, by: Caller, from: &str, sid: &Sid) -> Outcome<()> {
         let (parent, name) = Self::place(sid);
         let _ = self.lookup_name(by, parent, &name);
-        let (from, to) = ((NodeId::ROOT, OsStr::new(from)), (parent, OsStr::new(&name)));
+        let (from, to) = ((InodeId::ROOT, OsStr::new(from)), (parent, OsStr::new(&name)));
         self.run(self.core.rename(by, from, to))
     }
 
@@ -197,12 +197,12 @@ impl Kernel {
         self.run(self.core.unlink(by, parent, OsStr::new(&name)))
     }
 
-    pub fn unlink_name(&self, by: Caller, parent: NodeId, name: &str) -> Outcome<()> {
+    pub fn unlink_name(&self, by: Caller, parent: InodeId, name: &str) -> Outcome<()> {
         self.run(self.core.unlink(by, parent, OsStr::new(name)))
     }
 
     /// `scandir`: the names, and what READDIRPLUS tells of each.
-    pub fn list(&self, by: Caller, directory: NodeId) -> Outcome<Vec<(String, Option<Entry>)>> {
+    pub fn list(&self, by: Caller, directory: InodeId) -> Outcome<Vec<(String, Option<Entry>)>> {
         let handle = self.run(self.core.open_directory(by, directory))?;
         let snapshot = self.core.snapshot(handle).map_err(|error| error.errno())?;
         let tell = |item: &Item| {
@@ -214,14 +214,14 @@ impl Kernel {
         Ok(listed)
     }
 
-    pub fn attributes(&self, node: NodeId) -> Outcome<Attributes> {
-        self.core.attributes(node).map_err(|error| error.errno())
+    pub fn attributes(&self, inode: InodeId) -> Outcome<Attributes> {
+        self.core.attributes(inode).map_err(|error| error.errno())
     }
 
     /// Forgets all that it was told, and says what is held then.
     pub fn forget_all(&self) -> Usage {
-        for (node, count) in self.counts.take() {
-            self.core.forget(NodeId(node), count);
+        for (inode, count) in self.counts.take() {
+            self.core.forget(InodeId(inode), count);
         }
         self.core.in_use()
     }

@@ -1,6 +1,6 @@
-//! Node ids and what they stand for.
+//! Inode ids and what they stand for.
 //!
-//! A node id is never given to a second thing: shards have theirs from their two characters,
+//! An inode id is never given to a second thing: shards have theirs from their two characters,
 //! staging files from the inode number of their tmpfs file, versions from this worker's epoch and
 //! a counter. A staging file that is published keeps its id: the kernel has moved its dentry, with
 //! the inode, onto the session's name, so that inode simply *is* the new version.
@@ -18,9 +18,9 @@ use crate::store::{ChangeId, Meta};
 
 /// An inode number as the kernel knows it.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub struct NodeId(pub u64);
+pub struct InodeId(pub u64);
 
-impl NodeId {
+impl InodeId {
     /// The root directory (`FUSE_ROOT_ID`).
     pub const ROOT: Self = Self(1);
     /// Shards follow the root.
@@ -47,9 +47,9 @@ impl NodeId {
     }
 }
 
-/// What a node stands for. Directories need no entry in the table.
+/// What an inode stands for. Directories need no entry in the table.
 #[derive(Clone, Debug)]
-pub enum Node {
+pub enum Inode {
     /// The temp file of a save under way; its attributes are those of the tmpfs file.
     Staging,
     /// One version of a session.
@@ -81,7 +81,7 @@ pub enum Node {
     },
 }
 
-/// One version of a session, as a node.
+/// One version of a session, as an inode.
 #[derive(Clone, Debug)]
 pub struct Version {
     /// Whose session.
@@ -98,25 +98,25 @@ pub struct Version {
 #[derive(Debug)]
 pub struct Eviction {
     /// Its directory.
-    pub parent: NodeId,
+    pub parent: InodeId,
     /// Its name there.
     pub name: String,
 }
 
 struct Known {
-    node: Node,
+    inode: Inode,
     /// How often the kernel was told of it and has not forgotten it (`nlookup`).
     lookups: u64,
 }
 
-/// The nodes that the kernel may name.
-pub struct Nodes {
-    known: LruCache<NodeId, Known>,
-    versions: HashMap<(Alias, ChangeId), NodeId>,
-    views: HashMap<(Alias, ChangeId), NodeId>,
-    provisional: HashMap<Sid, NodeId>,
-    /// The version of a session that this node saw last.
-    latest: HashMap<Alias, NodeId>,
+/// The inodes that the kernel may name.
+pub struct Inodes {
+    known: LruCache<InodeId, Known>,
+    versions: HashMap<(Alias, ChangeId), InodeId>,
+    views: HashMap<(Alias, ChangeId), InodeId>,
+    provisional: HashMap<Sid, InodeId>,
+    /// The version of a session that this server saw last.
+    latest: HashMap<Alias, InodeId>,
     /// Bounded; what does not fit is asked for again when it is the oldest once more.
     evictions: SyncSender<Eviction>,
     held_bytes: usize,
@@ -128,14 +128,14 @@ pub struct Nodes {
 /// Entries pushed out at one insertion, so that no request pays for many.
 const MAX_EVICTIONS_AT_ONCE: usize = 8;
 
-impl Nodes {
+impl Inodes {
     /// How many there are.
     pub fn count(&self) -> usize {
         self.known.len()
     }
 
-    /// An empty table that asks the kernel to forget entries beyond `max_nodes` or `max_bytes`.
-    pub fn new(max_nodes: usize, max_bytes: usize, evictions: SyncSender<Eviction>) -> Self {
+    /// An empty table that asks the kernel to forget entries beyond `max_inodes` or `max_bytes`.
+    pub fn new(max_inodes: usize, max_bytes: usize, evictions: SyncSender<Eviction>) -> Self {
         // The start second in the high bits: no id of an earlier worker comes again.
         let epoch = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         Self {
@@ -146,19 +146,19 @@ impl Nodes {
             latest: HashMap::new(),
             evictions,
             held_bytes: 0,
-            next: NodeId::VERSION | ((epoch & 0x3fff_ffff) << 32),
-            max_known: max_nodes,
+            next: InodeId::VERSION | ((epoch & 0x3fff_ffff) << 32),
+            max_known: max_inodes,
             max_bytes,
         }
     }
 
-    /// The node of that id.
-    pub fn get(&mut self, id: NodeId) -> Option<&Node> {
-        self.known.get(&id).map(|known| &known.node)
+    /// The inode of that id.
+    pub fn get(&mut self, id: InodeId) -> Option<&Inode> {
+        self.known.get(&id).map(|known| &known.inode)
     }
 
-    /// The node of a version, told to the kernel once more.
-    pub fn version(&mut self, version: Version) -> NodeId {
+    /// The inode of a version, told to the kernel once more.
+    pub fn version(&mut self, version: Version) -> InodeId {
         let key = (version.alias.clone(), version.meta.version);
         let id = match self.versions.get(&key) {
             Some(&id) => id,
@@ -172,12 +172,12 @@ impl Nodes {
         id
     }
 
-    /// The node of a session looked up by its alias.
-    pub fn alias_view(&mut self, alias: &Alias, meta: &Meta) -> NodeId {
+    /// The inode of a session looked up by its alias.
+    pub fn alias_view(&mut self, alias: &Alias, meta: &Meta) -> InodeId {
         let key = (alias.clone(), meta.version);
         let id = self.views.get(&key).copied().unwrap_or_else(|| {
             let id = self.new_id();
-            self.insert(id, Node::AliasView { alias: alias.clone(), meta: meta.clone() });
+            self.insert(id, Inode::AliasView { alias: alias.clone(), meta: meta.clone() });
             self.views.insert(key, id);
             id
         });
@@ -185,11 +185,11 @@ impl Nodes {
         id
     }
 
-    /// The node of a name about which the store could not be asked.
-    pub fn provisional(&mut self, sid: &Sid, form: Form) -> NodeId {
+    /// The inode of a name about which the store could not be asked.
+    pub fn provisional(&mut self, sid: &Sid, form: Form) -> InodeId {
         let id = self.provisional.get(sid).copied().unwrap_or_else(|| {
             let id = self.new_id();
-            self.insert(id, Node::Provisional { sid: sid.clone(), form, size_bytes: 0 });
+            self.insert(id, Inode::Provisional { sid: sid.clone(), form, size_bytes: 0 });
             self.provisional.insert(sid.clone(), id);
             id
         });
@@ -197,47 +197,47 @@ impl Nodes {
         id
     }
 
-    /// The version of a session that this node saw last, told to the kernel once more; not
+    /// The version of a session that this server saw last, told to the kernel once more; not
     /// necessarily the current one.
-    pub fn latest(&mut self, alias: &Alias) -> Option<(NodeId, Version)> {
+    pub fn latest(&mut self, alias: &Alias) -> Option<(InodeId, Version)> {
         let id = *self.latest.get(alias)?;
-        let Some(Node::Version(version)) = self.get(id) else { return None };
+        let Some(Inode::Version(version)) = self.get(id) else { return None };
         let version = version.clone();
         self.count_lookup(id);
         Some((id, version))
     }
 
     /// A staging file, told to the kernel once more.
-    pub fn staging(&mut self, id: NodeId) {
+    pub fn staging(&mut self, id: InodeId) {
         if !self.known.contains(&id) {
-            self.insert(id, Node::Staging);
+            self.insert(id, Inode::Staging);
         }
         self.count_lookup(id);
     }
 
     /// A staging file became a version: the inode stays.
-    pub fn publish(&mut self, id: NodeId, version: Version) {
+    pub fn publish(&mut self, id: InodeId, version: Version) {
         let alias = version.alias.clone();
         self.versions.insert((alias.clone(), version.meta.version), id);
         self.latest.insert(alias, id);
         self.held_bytes += version.bytes.as_ref().map_or(0, Bytes::len);
         match self.known.get_mut(&id) {
-            Some(known) => known.node = Node::Version(version),
-            None => self.insert(id, Node::Version(version)),
+            Some(known) => known.inode = Inode::Version(version),
+            None => self.insert(id, Inode::Version(version)),
         }
         self.evict();
     }
 
     /// A staging file's save was overtaken: the inode stays, and nobody will look it up.
-    pub fn supersede(&mut self, id: NodeId, sid: Sid, attributes: Attributes) {
+    pub fn supersede(&mut self, id: InodeId, sid: Sid, attributes: Attributes) {
         if let Some(known) = self.known.get_mut(&id) {
-            known.node = Node::Superseded { sid, attributes };
+            known.inode = Inode::Superseded { sid, attributes };
         }
     }
 
-    /// What an `open` of a provisional node found.
-    pub fn set_provisional_size(&mut self, id: NodeId, found_bytes: u64) {
-        if let Some(Known { node: Node::Provisional { size_bytes, .. }, .. }) =
+    /// What an `open` of a provisional inode found.
+    pub fn set_provisional_size(&mut self, id: InodeId, found_bytes: u64) {
+        if let Some(Known { inode: Inode::Provisional { size_bytes, .. }, .. }) =
             self.known.get_mut(&id)
         {
             *size_bytes = found_bytes;
@@ -250,7 +250,7 @@ impl Nodes {
     }
 
     /// The kernel forgets `count` of the times it was told of `id`.
-    pub fn forget(&mut self, id: NodeId, count: u64) {
+    pub fn forget(&mut self, id: InodeId, count: u64) {
         let Some(known) = self.known.get_mut(&id) else { return };
         known.lookups = known.lookups.saturating_sub(count);
         if known.lookups == 0 {
@@ -258,20 +258,20 @@ impl Nodes {
         }
     }
 
-    fn insert_version(&mut self, key: (Alias, ChangeId), version: Version) -> NodeId {
+    fn insert_version(&mut self, key: (Alias, ChangeId), version: Version) -> InodeId {
         let id = self.new_id();
         self.versions.insert(key, id);
-        self.insert(id, Node::Version(Version { bytes: None, ..version }));
+        self.insert(id, Inode::Version(Version { bytes: None, ..version }));
         id
     }
 
-    fn insert(&mut self, id: NodeId, node: Node) {
-        self.known.put(id, Known { node, lookups: 0 });
+    fn insert(&mut self, id: InodeId, inode: Inode) {
+        self.known.put(id, Known { inode, lookups: 0 });
         self.evict();
     }
 
-    fn keep_bytes(&mut self, id: NodeId, bytes: Bytes) {
-        if let Some(Known { node: Node::Version(version), .. }) = self.known.get_mut(&id)
+    fn keep_bytes(&mut self, id: InodeId, bytes: Bytes) {
+        if let Some(Known { inode: Inode::Version(version), .. }) = self.known.get_mut(&id)
             && version.bytes.is_none()
         {
             self.held_bytes += bytes.len();
@@ -280,38 +280,38 @@ impl Nodes {
         }
     }
 
-    fn count_lookup(&mut self, id: NodeId) {
+    fn count_lookup(&mut self, id: InodeId) {
         if let Some(known) = self.known.get_mut(&id) {
             known.lookups += 1;
         }
     }
 
-    fn new_id(&mut self) -> NodeId {
+    fn new_id(&mut self) -> InodeId {
         self.next += 1;
-        NodeId(self.next)
+        InodeId(self.next)
     }
 
-    fn remove(&mut self, id: NodeId) {
-        let Some(Known { node, .. }) = self.known.pop(&id) else { return };
-        match node {
-            Node::Staging | Node::Superseded { .. } => {}
-            Node::Version(version) => {
+    fn remove(&mut self, id: InodeId) {
+        let Some(Known { inode, .. }) = self.known.pop(&id) else { return };
+        match inode {
+            Inode::Staging | Inode::Superseded { .. } => {}
+            Inode::Version(version) => {
                 self.held_bytes -= version.bytes.as_ref().map_or(0, Bytes::len);
                 self.versions.remove(&(version.alias.clone(), version.meta.version));
                 if self.latest.get(&version.alias) == Some(&id) {
                     self.latest.remove(&version.alias);
                 }
             }
-            Node::AliasView { alias, meta } => {
+            Inode::AliasView { alias, meta } => {
                 self.views.remove(&(alias, meta.version));
             }
-            Node::Provisional { sid, .. } => {
+            Inode::Provisional { sid, .. } => {
                 self.provisional.remove(&sid);
             }
         }
     }
 
-    /// Beyond a bound the node that was used longest ago gives up its content, and the kernel is
+    /// Beyond a bound the inode that was used longest ago gives up its content, and the kernel is
     /// asked to forget the entry. It may still be open, so it moves to the young end and stays
     /// until FORGET.
     fn evict(&mut self) {
@@ -321,17 +321,17 @@ impl Nodes {
             }
             let Some((&id, _)) = self.known.peek_lru() else { return };
             let Some(known) = self.known.get_mut(&id) else { return };
-            let (name, shard, form) = match &mut known.node {
-                Node::Version(version) => {
+            let (name, shard, form) = match &mut known.inode {
+                Inode::Version(version) => {
                     self.held_bytes -= version.bytes.take().map_or(0, |bytes| bytes.len());
                     let form = version.meta.form;
                     (version.sid.entry(form), version.sid.shard(), form)
                 }
-                Node::Provisional { sid, form, .. } => (sid.entry(*form), sid.shard(), *form),
-                Node::AliasView { alias, meta } => {
+                Inode::Provisional { sid, form, .. } => (sid.entry(*form), sid.shard(), *form),
+                Inode::AliasView { alias, meta } => {
                     (alias.entry(meta.form), alias.shard(), meta.form)
                 }
-                Node::Staging | Node::Superseded { .. } => continue,
+                Inode::Staging | Inode::Superseded { .. } => continue,
             };
             let _ = self.evictions.try_send(Eviction { parent: parent(shard, form), name });
         }
@@ -339,9 +339,9 @@ impl Nodes {
 }
 
 /// The directory in which a session of that form stands.
-pub fn parent(shard: Shard, form: Form) -> NodeId {
+pub fn parent(shard: Shard, form: Form) -> InodeId {
     match form {
-        Form::Flat => NodeId::ROOT,
-        Form::Sharded => NodeId::of_shard(shard),
+        Form::Flat => InodeId::ROOT,
+        Form::Sharded => InodeId::of_shard(shard),
     }
 }
