@@ -4,8 +4,9 @@
 //! bytes, size and mtime of one never change, so a read cannot be torn and attributes may be
 //! kept. One file per concept:
 //! - [`inode`]: inode ids and what they stand for
-//! - [`thread`]: what is remembered of a calling thread (births it opened, debts, listings)
-//! - [`caller`]: who that thread is, and whether it acts for a person
+//! - [`thread`]: what is remembered of a calling thread (births it opened, failures, listings)
+//! - [`caller`]: which thread that is, and whether it is a background process
+//! - [`current`]: what a session is now
 //! - [`staging`]: the files of saves under way, on this host's tmpfs
 //! - [`lookup`], [`open`], [`save`], [`unlink`], [`list`], [`attributes`]: the operations
 //!
@@ -19,11 +20,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use crate::error::Result;
-use crate::session::name::Alias;
 use crate::sync::lock;
 
 pub mod attributes;
 pub mod caller;
+mod current;
 pub mod handle;
 pub mod inode;
 pub mod list;
@@ -35,10 +36,11 @@ pub mod thread;
 pub mod unlink;
 
 use crate::store::{Link, Observer, Sessions, Usage};
-use caller::Callers;
+pub use caller::Caller;
+use caller::{Callers, Proc, Processes};
 use handle::Handles;
 use inode::{Eviction, Inodes};
-use list::Shown;
+use list::ListedAliases;
 use staging::Staging;
 use thread::Threads;
 
@@ -63,6 +65,10 @@ pub struct Settings {
     pub background_titles: Vec<String>,
     /// Receives the sessions that are opened, saved and found ended.
     pub observer: Option<Arc<dyn Observer>>,
+    /// By which callers are identified.
+    pub processes: Arc<dyn Processes>,
+    /// The number of this worker among those of its keeper: part of the inode numbers.
+    pub worker: u64,
 }
 
 impl Default for Settings {
@@ -78,17 +84,10 @@ impl Default for Settings {
             background_argv: vec!["gevent".into()],
             background_titles: vec!["odoo: WorkerCron".into()],
             observer: None,
+            processes: Arc::new(Proc),
+            worker: 0,
         }
     }
-}
-
-/// Who asks.
-#[derive(Clone, Copy, Debug)]
-pub struct Caller {
-    /// The calling thread's id in our PID namespace; 0 for one that cannot be seen from it.
-    pub tid: u32,
-    /// Its user.
-    pub uid: u32,
 }
 
 /// A future that is run to its end on the store's runtime, never dropped half-way.
@@ -123,7 +122,7 @@ pub struct Core<S, L> {
     inodes: Mutex<Inodes>,
     threads: Mutex<Threads>,
     handles: Mutex<Handles>,
-    shown: Mutex<Shown>,
+    listed_aliases: Mutex<ListedAliases>,
     callers: Callers,
     staging: Staging,
     observer: Option<Arc<dyn Observer>>,
@@ -140,14 +139,10 @@ impl<S: Sessions, L: Link> Core<S, L> {
             staging: Staging::open(settings)?,
             observer: settings.observer.clone(),
             callers: Callers::new(settings),
-            inodes: Mutex::new(Inodes::new(
-                settings.max_inodes,
-                settings.max_content_bytes,
-                sender,
-            )),
+            inodes: Mutex::new(Inodes::new(settings, sender)),
             threads: Mutex::default(),
             handles: Mutex::default(),
-            shown: Mutex::default(),
+            listed_aliases: Mutex::default(),
             sessions,
             link,
         }))
@@ -162,14 +157,6 @@ impl<S: Sessions, L: Link> Core<S, L> {
     /// Removes staging files that nobody has open and nobody will publish any more.
     pub fn expire_staging(&self) {
         self.staging.expire_orphans();
-    }
-
-    /// A session was found to be gone: no later save may take its last version for a guess.
-    fn ended(&self, alias: &Alias) {
-        self.inodes().ended(alias);
-        if let Some(observer) = &self.observer {
-            observer.ended(alias);
-        }
     }
 
     /// What is held now.
@@ -190,18 +177,12 @@ impl<S: Sessions, L: Link> Core<S, L> {
         lock(&self.handles)
     }
 
-    fn shown(&self) -> MutexGuard<'_, Shown> {
-        lock(&self.shown)
+    fn listed_aliases(&self) -> MutexGuard<'_, ListedAliases> {
+        lock(&self.listed_aliases)
     }
 
-    /// What is remembered of threads, with the memory of an earlier thread of the same id erased.
-    fn threads(&self, caller: Caller) -> MutexGuard<'_, Threads> {
-        let new_thread = self.callers.is_new(caller.tid);
-        let mut threads = lock(&self.threads);
-        if new_thread {
-            threads.forget(caller.tid);
-        }
-        threads
+    fn threads(&self) -> MutexGuard<'_, Threads> {
+        lock(&self.threads)
     }
 }
 

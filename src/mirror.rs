@@ -15,8 +15,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use crate::disk::Place;
 use crate::disk::client::{Disk, DiskError};
 use crate::session::name::{Alias, Shard, Sid};
-use crate::session::seal;
-use crate::store::{ChangeId, Lookup, Meta, Sessions, StoreError};
+use crate::store::current::{Current, current};
+use crate::store::{ChangeId, Meta, Sessions, StoreError};
 use notes::Note;
 
 /// The pause between two sweeps.
@@ -189,13 +189,11 @@ impl<S: Sessions> Task<S> {
                 // Born since the listing, or evicted from the index: the session itself decides.
                 _ => {
                     let sid = written.place.sid.clone();
-                    match self.sessions.fetch(&alias, None).await? {
-                        Lookup::Session { meta, sealed } => {
-                            if let Ok(plain) = seal::open(&sid, &sealed) {
-                                self.write(sid, &meta, &plain).await;
-                            }
-                        }
-                        Lookup::Absent | Lookup::Alias { .. } => self.remove(&alias).await,
+                    match current(&self.sessions, &sid, &alias, None).await? {
+                        Current::Version { meta, plain } => self.write(sid, &meta, &plain).await,
+                        Current::Gone | Current::AliasOnly { .. } => self.remove(&alias).await,
+                        // What the file holds is better than nothing.
+                        Current::Unopened(_) => {}
                     }
                 }
             }

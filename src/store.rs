@@ -5,12 +5,14 @@
 //! - [`Intake`]: makes session files sessions.
 //! - [`Observer`]: receives the sessions that the filesystem opens, saves and finds ended.
 //!
-//! `crate::redis` implements the first three on Redis. Contents cross the port sealed. All times
+//! [`current`] is what a session is now. `crate::redis` implements the first three on Redis. Contents cross the port sealed. All times
 //! are milliseconds of the *store's* clock, never of a server's own.
 //!
 //! Two terms of the protocol: the *life* of a name begins with the save that creates the session
 //! and lasts until the session ends. Its *birth* is the id of that save. A later life of the same
 //! name has another birth, so a save that was read from an ended life can be refused.
+
+pub mod current;
 
 use std::future::Future;
 use std::time::Duration;

@@ -29,6 +29,9 @@ pub struct Handover {
     /// The first worker of this keeper fails if there is no Redis. A later one serves without it:
     /// whoever opens a session then waits, which is better than no filesystem at all.
     pub first: bool,
+    /// How many workers this keeper has started before. An older keeper does not say.
+    #[serde(default)]
+    pub worker: u64,
     /// The keeper, for the status.
     pub keeper_info: KeeperInfo,
 }

@@ -70,7 +70,7 @@ fn serve(
     sockets: Sockets,
     disks: Disks,
 ) -> Result<(), Failure> {
-    let Handover { keeper, config, first, keeper_info } = read_handover(config)?;
+    let Handover { keeper, config, first, worker, keeper_info } = read_handover(config)?;
     confine::become_worker(&config.worker.account())?;
     // Who ends a whole service sends its signal to all at once; the keeper ends us in order.
     signals::block()?;
@@ -108,7 +108,7 @@ fn serve(
     let (mirror, writer) = mirror.unzip();
     let sessions = ImportOnAccess::over(store.clone());
     let observer = mirror.map(|notes| Arc::new(notes) as Arc<dyn Observer>);
-    let settings = fs::Settings { observer, ..settings::core(&config) };
+    let settings = fs::Settings { observer, worker, ..settings::core(&config) };
     let core = Core::new(sessions.clone(), store.clone(), &settings).map_err(|e| {
         let path = config.staging_dir.display();
         Failure::new(

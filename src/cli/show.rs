@@ -10,8 +10,7 @@ use crate::exit::{ExitCode, Failure};
 use crate::redis::RedisStore;
 use crate::redis::scan::{LiveSession, Name, limit_words};
 use crate::session::name::{Form, Sid};
-use crate::session::seal;
-use crate::store::{Lookup, Sessions as _};
+use crate::store::current::{Current, current};
 
 /// Show one session: its user, its times, and what will end it; with its cookie also its content
 #[derive(clap::Args, Debug)]
@@ -116,14 +115,18 @@ enum Content {
 
 async fn open(store: &RedisStore, sid: &Sid) -> Result<Content, Failure> {
     const PICKLE: u8 = 0x80;
-    let found = store.fetch(&sid.alias(), None).await.map_err(|error| failed(&error))?;
-    let Lookup::Session { sealed, .. } = found else { return Err(none("the session has ended")) };
-    let plain = seal::open(sid, &sealed).map_err(|error| {
-        Failure::new(
-            ExitCode::UnreadableSession,
-            format!("session {}: {error}; another program has changed it in Redis", sid.alias()),
-        )
-    })?;
+    let alias = sid.alias();
+    let found = current(store, sid, &alias, None).await.map_err(|error| failed(&error))?;
+    let plain = match found {
+        Current::Version { plain, .. } => plain,
+        Current::Gone | Current::AliasOnly { .. } => return Err(none("the session has ended")),
+        Current::Unopened(error) => {
+            return Err(Failure::new(
+                ExitCode::UnreadableSession,
+                format!("session {alias}: {error}; another program has changed it in Redis"),
+            ));
+        }
+    };
     let size_bytes = plain.len();
     Ok(match plain.first() {
         // Unpickling runs what the pickle says.

@@ -1,17 +1,17 @@
 //! Inode ids and what they stand for.
 //!
 //! An inode id is never given to a second thing: shards have theirs from their two characters,
-//! staging files from the inode number of their tmpfs file, versions from this worker's epoch and
-//! a counter. A staging file that is published keeps its id: the kernel has moved its dentry, with
+//! staging files from the inode number of their tmpfs file, versions from the number of the worker
+//! and a counter. A staging file that is published keeps its id: the kernel has moved its dentry, with
 //! the inode, onto the session's name, so that inode simply *is* the new version.
 
 use std::collections::HashMap;
 use std::sync::mpsc::SyncSender;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use lru::LruCache;
 
+use super::Settings;
 use super::attributes::Attributes;
 use crate::session::name::{Alias, Form, Shard, Sid};
 use crate::store::{ChangeId, Meta};
@@ -29,6 +29,16 @@ impl InodeId {
     const STAGING: u64 = 1 << 62;
     /// Set in the ids of versions.
     const VERSION: u64 = 1 << 63;
+
+    /// How many of the lower bits of a version's id count; the worker's number is above them. A
+    /// thousand new inodes a second fill them in 34 years.
+    const COUNTER_BITS: u32 = 40;
+
+    /// Where the ids of a worker's versions begin.
+    fn first_of(worker: u64) -> u64 {
+        let mask = (Self::STAGING >> Self::COUNTER_BITS) - 1;
+        Self::VERSION | ((worker & mask) << Self::COUNTER_BITS)
+    }
 
     /// The directory of a shard.
     pub fn of_shard(shard: Shard) -> Self {
@@ -134,10 +144,8 @@ impl Inodes {
         self.known.len()
     }
 
-    /// An empty table that asks the kernel to forget entries beyond `max_inodes` or `max_bytes`.
-    pub fn new(max_inodes: usize, max_bytes: usize, evictions: SyncSender<Eviction>) -> Self {
-        // The start second in the high bits: no id of an earlier worker comes again.
-        let epoch = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    /// An empty table that asks the kernel to forget entries beyond the bounds in `settings`.
+    pub fn new(settings: &Settings, evictions: SyncSender<Eviction>) -> Self {
         Self {
             known: LruCache::unbounded(),
             versions: HashMap::new(),
@@ -146,9 +154,9 @@ impl Inodes {
             latest: HashMap::new(),
             evictions,
             held_bytes: 0,
-            next: InodeId::VERSION | ((epoch & 0x3fff_ffff) << 32),
-            max_known: max_inodes,
-            max_bytes,
+            next: InodeId::first_of(settings.worker),
+            max_known: settings.max_inodes,
+            max_bytes: settings.max_content_bytes,
         }
     }
 

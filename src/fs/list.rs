@@ -46,25 +46,25 @@ enum What {
 /// Only such a name is read as an alias. Any other is a session id until proven otherwise, and
 /// asking Redis for it as an alias would put a cookie on the wire, into `MONITOR` and the slow
 /// log. Nobody who uses an alias has it from elsewhere: Odoo's glob, scandir and vacuum list first.
-pub struct Shown(LruCache<Alias, ()>);
+pub struct ListedAliases(LruCache<Alias, ()>);
 
 /// Beyond it the oldest are forgotten, and can be neither stat'ed nor unlinked by alias until the
 /// next listing; they end by their lifetime all the same.
-const MAX_SHOWN: usize = 262_144;
+const MAX_LISTED_ALIASES: usize = 262_144;
 
-impl Default for Shown {
+impl Default for ListedAliases {
     fn default() -> Self {
         // Grows as it is filled: most servers never list so much.
         Self(LruCache::unbounded())
     }
 }
 
-impl Shown {
+impl ListedAliases {
     /// Notes what a listing shows.
     fn extend<'a>(&mut self, aliases: impl Iterator<Item = &'a Alias>) {
         for alias in aliases {
             self.0.put(alias.clone(), ());
-            if self.0.len() > MAX_SHOWN {
+            if self.0.len() > MAX_LISTED_ALIASES {
                 self.0.pop_lru();
             }
         }
@@ -108,14 +108,15 @@ impl<S: Sessions, L: Link> Core<S, L> {
             None if inode == InodeId::ROOT => Listing::Root,
             None => return Err(Error::expected(libc::ENOTDIR, "not a directory")).into(),
         };
+        let by = self.callers.identify(caller);
         let core = Arc::clone(self);
         Step::later(async move {
             let entries = match listing {
                 Listing::Root => core.list_root().await?,
                 Listing::Shard(shard) => core.list_shard(shard).await?,
             };
-            core.shown().extend(entries.iter().filter_map(Item::alias));
-            core.threads(caller).listed(caller.tid, listing);
+            core.listed_aliases().extend(entries.iter().filter_map(Item::alias));
+            core.threads().listed(by.thread, listing);
             let snapshot = Arc::new(Snapshot { directory: inode, entries });
             Ok(core.handles().insert(Handle::Directory(snapshot)))
         })

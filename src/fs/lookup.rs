@@ -1,23 +1,21 @@
 //! LOOKUP: from a name to the current version of a session.
 //!
 //! The kernel holds the directory while a look-up in it is unanswered, so nothing waits here: the
-//! store is asked once, on a link that is well, and otherwise the name is said to be there
-//! (a provisional inode) and its `open` waits.
+//! store is asked once, on a link that is up. Otherwise the name gets a provisional inode, and its
+//! `open` waits.
 
 use std::ffi::OsStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-
 use super::attributes::{Attributes, Entry, session_entry};
+use super::caller::Identity;
+use super::current::{Resolved, no_session};
 use super::inode::{Inode, InodeId, Version};
 use super::{Caller, Core, LONG, Step};
 use crate::error::{Error, Result};
-use crate::session::name::{Form, RootName, SessionName, Shard, Sid};
-use crate::session::seal::{self, SealError};
-use crate::store::{Health, Link, Lookup, Meta, Sessions, StoreError};
-use crate::telemetry::Event;
+use crate::session::name::{Alias, Form, RootName, SessionName, Shard, Sid};
+use crate::store::{Health, Link, Sessions};
 
 /// The answer to a look-up that did not fail.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -38,11 +36,12 @@ impl<S: Sessions, L: Link> Core<S, L> {
         let Some(shard) = parent.shard() else {
             return Err(Error::expected(libc::ENOTDIR, "not a directory")).into();
         };
-        if let Some(thread) = self.threads(caller).get(caller.tid) {
+        let by = self.callers.identify(caller);
+        if let Some(thread) = self.threads().get(by.thread) {
             thread.names_shards = true;
         }
         match SessionName::in_shard(shard, name) {
-            Some(name) => self.lookup_session(caller, name),
+            Some(name) => self.lookup_session(by, name),
             None => absent(),
         }
     }
@@ -53,9 +52,10 @@ impl<S: Sessions, L: Link> Core<S, L> {
             RootName::Session(name) => {
                 // Odoo 16 to 19.0 probe the flat name before each read. Either answer is right
                 // (both names are one session), and this one needs no round trip.
-                let probes_in_vain =
-                    self.threads(caller).get(caller.tid).is_some_and(|thread| thread.names_shards);
-                if probes_in_vain { absent() } else { self.lookup_session(caller, name) }
+                let by = self.callers.identify(caller);
+                let is_probe =
+                    self.threads().get(by.thread).is_some_and(|thread| thread.names_shards);
+                if is_probe { absent() } else { self.lookup_session(by, name) }
             }
             RootName::Staging => self.lookup_staging(name),
             RootName::Spool(spool) => self.lookup_staging(&spool.aliased()),
@@ -74,87 +74,70 @@ impl<S: Sessions, L: Link> Core<S, L> {
             .into()
     }
 
-    fn lookup_session(self: &Arc<Self>, caller: Caller, name: SessionName) -> Step<Found> {
-        if let Some(entry) = self.lookup_of_own_save(caller, &name) {
+    fn lookup_session(self: &Arc<Self>, by: Identity, name: SessionName) -> Step<Found> {
+        let alias = name.sid.alias();
+        if let Some(entry) = self.lookup_of_own_save(by, &name, &alias) {
             return Ok(Found::Entry(entry)).into();
         }
         if self.link.health() != Health::Up {
             return Ok(Found::Entry(self.provisional(&name.sid, name.form))).into();
         }
         let core = Arc::clone(self);
-        Step::later(async move { core.fetch_entry(caller, name).await.map(Found::Entry) })
+        Step::later(async move { core.fetch_entry(by, name, alias).await.map(Found::Entry) })
     }
 
-    /// The two look-ups that belong to a save are answered without asking: the rename's look at
-    /// its target (after CREATE) and the chmod's (after RENAME). Both may be wrong without harm:
-    /// the rename replaces whatever is there, and an `open` of an inode that was not fetched asks.
-    fn lookup_of_own_save(&self, caller: Caller, name: &SessionName) -> Option<Entry> {
-        let mut threads = self.threads(caller);
-        let thread = threads.get(caller.tid)?;
-        let alias = name.sid.alias();
+    /// The two look-ups that belong to a save are answered without a request: that of the rename's
+    /// target (after CREATE) and that of the `chmod` (after RENAME). Both may be wrong without
+    /// harm: the rename replaces whatever is there, and an `open` of an inode that was not fetched
+    /// asks the store.
+    fn lookup_of_own_save(&self, by: Identity, name: &SessionName, alias: &Alias) -> Option<Entry> {
+        let mut threads = self.threads();
+        let thread = threads.get(by.thread)?;
         if let Some((published, inode)) = thread.published.take()
-            && published == alias
+            && published == *alias
         {
             // One guard for both steps: a second one while the first lives would wait for itself.
             let mut inodes = self.inodes();
-            if let Some((latest, version)) = inodes.latest(&alias) {
+            if let Some((latest, version)) = inodes.latest(alias) {
                 if latest == inode {
                     return Some(session_entry(Attributes::of_version(inode, &version.meta)));
                 }
                 inodes.forget(latest, 1);
             }
         }
-        let looked_at = thread.target.take();
+        let target = thread.target.take();
         if std::mem::take(&mut thread.unpublished) {
             thread.target = Some(alias.clone());
-        } else if looked_at.as_ref() != Some(&alias) {
+        } else if target.as_ref() != Some(alias) {
             return None;
         }
         drop(threads);
-        let latest = self.inodes().latest(&alias);
+        let latest = self.inodes().latest(alias);
         Some(match latest {
             Some((inode, version)) => session_entry(Attributes::of_version(inode, &version.meta)),
             None => self.provisional(&name.sid, name.form),
         })
     }
 
-    async fn fetch_entry(&self, caller: Caller, name: SessionName) -> Result<Entry> {
-        let alias = name.sid.alias();
-        let shown = name.candidate.and_then(|candidate| self.shown().proven(&candidate));
-        match self.sessions.fetch(&alias, shown.as_ref()).await {
-            Ok(Lookup::Session { meta, sealed }) => match unseal(&name.sid, &sealed) {
-                Ok(Some(bytes)) => Ok(self.enter(caller, name.sid, meta, bytes)),
-                Ok(None) => Err(no_session()),
-                Err(error) => {
-                    self.threads(caller).failed_to_open(caller.tid, &alias);
-                    Err(error)
-                }
-            },
-            Ok(Lookup::Alias { meta }) => {
-                let inode = self.inodes().alias_view(shown.as_ref().unwrap_or(&alias), &meta);
-                Ok(session_entry(Attributes::of_version(inode, &meta)))
+    async fn fetch_entry(&self, by: Identity, name: SessionName, alias: Alias) -> Result<Entry> {
+        let SessionName { sid, candidate, form } = name;
+        let listed = candidate.and_then(|candidate| self.listed_aliases().proven(&candidate));
+        Ok(match self.current(by, &sid, &alias, listed.as_ref()).await? {
+            Resolved::Version(meta, plain) => {
+                self.enter(by, Version { sid, alias, meta, bytes: Some(plain) })
             }
-            Ok(Lookup::Absent) => {
-                self.ended(&alias);
-                self.threads(caller).found_absent(caller.tid, &alias);
-                Err(no_session())
+            Resolved::AliasOnly(meta) => {
+                let inode = self.inodes().alias_view(listed.as_ref().unwrap_or(&alias), &meta);
+                session_entry(Attributes::of_version(inode, &meta))
             }
-            Err(StoreError::Unavailable(_) | StoreError::Refused(_)) => {
-                Ok(self.provisional(&name.sid, name.form))
-            }
-            Err(StoreError::Unreadable(why)) => {
-                // This look-up is most likely the first half of an `open`.
-                self.threads(caller).failed_to_open(caller.tid, &alias);
-                Err(unreadable(&name.sid, &why))
-            }
-        }
+            Resolved::Unavailable => self.provisional(&sid, form),
+        })
     }
 
-    fn enter(&self, caller: Caller, sid: Sid, meta: Meta, bytes: Bytes) -> Entry {
-        let version = Version { alias: sid.alias(), sid, meta, bytes: Some(bytes) };
+    fn enter(&self, by: Identity, version: Version) -> Entry {
         let mut attributes = Attributes::of_version(InodeId::ROOT, &version.meta);
         attributes.inode = self.inodes().version(version);
-        if let Some(thread) = self.threads(caller).get(caller.tid) {
+        if let Some(thread) = self.threads().get(by.thread) {
             thread.fetched = Some(attributes.inode);
         }
         session_entry(attributes)
@@ -169,31 +152,6 @@ impl<S: Sessions, L: Link> Core<S, L> {
         };
         session_entry(Attributes::of_provisional(inode, size_bytes))
     }
-}
-
-/// The plain content, or `None` if the stored one was not sealed by this session's holder:
-/// whoever wrote it, nobody can read it any more, and a login page lets the person go on.
-pub(super) fn unseal(sid: &Sid, sealed: &Bytes) -> Result<Option<Bytes>> {
-    match seal::open(sid, sealed) {
-        Ok(plain) => Ok(Some(plain.into())),
-        Err(SealError::Broken) => {
-            Event::BrokenSeal { alias: &sid.alias() }.emit();
-            Ok(None)
-        }
-        Err(SealError::UnknownFormat(format)) => {
-            Err(unreadable(sid, &format!("its seal has the unknown format {format}")))
-        }
-    }
-}
-
-/// No living session has that name.
-pub(super) fn no_session() -> Error {
-    Error::expected(libc::ENOENT, "no such session")
-}
-
-/// A newer sessionfs, or another program, wrote what is stored.
-pub(super) fn unreadable(sid: &Sid, why: &str) -> Error {
-    Error::fault(libc::EIO, format!("session {} cannot be read: {why}", sid.alias()))
 }
 
 fn absent() -> Step<Found> {

@@ -1,25 +1,27 @@
 //! OPEN, READ and RELEASE of files.
 //!
-//! OPEN holds no directory, so all waiting for the store is done here: in bounded steps, each
-//! ended by `EINTR`, which Python retries by itself, until the outage has used up its budget.
+//! The kernel holds no directory during OPEN, so all waiting for the store is done here: in bounded
+//! steps, each ended by `EINTR`, which Python retries by itself, until the budget of the outage is
+//! spent.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::attributes::stale;
+use super::caller::Identity;
+use super::current::{Resolved, no_session};
 use super::handle::{Handle, HandleId};
 use super::inode::{Inode, InodeId, Version};
-use super::lookup::{no_session, unreadable, unseal};
 use super::{Caller, Core, Step};
 use crate::error::{Error, Result};
 use crate::session::name::{Alias, Sid};
-use crate::store::{Link, Lookup, Sessions, StoreError, Waited};
+use crate::store::{ChangeId, Link, Sessions, Waited};
 
-/// A session with less than this to live is touched before its `open` is answered, so that no
-/// other server judges it by an activity that it has not heard of.
+/// A session with less than this to live is touched before its `open` is answered. Otherwise
+/// another server, which has not received this activity yet, could end it.
 const TOUCH_NOW_BELOW_MS: u64 = 5_000;
-/// How often one `open` asks again on a link that says it is well.
+/// How often one `open` asks while the link is up.
 const MAX_ASKS: u32 = 3;
 
 /// An opened file.
@@ -55,128 +57,114 @@ impl<S: Sessions, L: Link> Core<S, L> {
                 "a session is replaced by a save, never written in place",
             ))
             .into(),
-            Some(Inode::Version(version)) => self.open_version(caller, inode, version),
+            Some(Inode::Version(version)) => {
+                self.open_version(self.callers.identify(caller), inode, version)
+            }
             Some(Inode::Provisional { sid, .. } | Inode::Superseded { sid, .. }) => {
-                let core = Arc::clone(self);
-                Step::later(async move { core.ask_and_open(caller, inode, sid, None).await })
+                let (core, by) = (Arc::clone(self), self.callers.identify(caller));
+                let alias = sid.alias();
+                Step::later(async move { core.ask_and_open(by, inode, sid, alias, None).await })
             }
         }
     }
 
     fn open_version(
         self: &Arc<Self>,
-        caller: Caller,
+        by: Identity,
         inode: InodeId,
         version: Version,
     ) -> Step<Opened> {
         // The look-up that was part of this very `open` fetched this version: it was current
-        // inside the `open`. A foreign thread cannot be followed, and for it every name is looked
-        // up anew.
-        let fetched_by_this_open = caller.tid == 0
+        // inside the `open`. A thread that cannot be seen is not remembered, and for it every name
+        // is looked up anew.
+        let fetched_by_this_open = by.thread.is_none()
             || self
-                .threads(caller)
-                .get(caller.tid)
+                .threads()
+                .get(by.thread)
                 .is_some_and(|thread| thread.fetched.take() == Some(inode));
-        let left_ms = version.meta.left_ms;
-        if fetched_by_this_open
-            && left_ms >= TOUCH_NOW_BELOW_MS
-            && let Some(bytes) = version.bytes.clone()
-        {
-            return Ok(self.serve(caller, &version, bytes, true)).into();
-        }
         let core = Arc::clone(self);
-        if fetched_by_this_open && let Some(bytes) = version.bytes.clone() {
-            return Step::later(async move {
-                core.touch_before_answer(caller, &version.alias).await;
-                Ok(core.serve(caller, &version, bytes, true))
-            });
+        match &version.bytes {
+            Some(bytes) if fetched_by_this_open => {
+                let bytes = bytes.clone();
+                if version.meta.left_ms >= TOUCH_NOW_BELOW_MS {
+                    return Ok(self.serve(by, &version, bytes, true)).into();
+                }
+                Step::later(async move {
+                    core.touch_before_answer(by, &version.alias).await;
+                    Ok(core.serve(by, &version, bytes, true))
+                })
+            }
+            _ => {
+                let (sid, alias) = (version.sid, version.alias);
+                let opening = Some(version.meta.version);
+                Step::later(async move { core.ask_and_open(by, inode, sid, alias, opening).await })
+            }
         }
-        let sid = version.sid.clone();
-        Step::later(async move { core.ask_and_open(caller, inode, sid, Some(version)).await })
     }
 
-    /// Asks the store what is current, waiting for it if need be.
+    /// Asks the store what is current, and waits for the link if need be. `opening` is the version
+    /// that the inode stands for, if it stands for one.
     async fn ask_and_open(
         self: Arc<Self>,
-        caller: Caller,
+        by: Identity,
         inode: InodeId,
         sid: Sid,
-        opening: Option<Version>,
+        alias: Alias,
+        opening: Option<ChangeId>,
     ) -> Result<Opened> {
-        let alias = sid.alias();
         for _ in 0..MAX_ASKS {
-            match self.sessions.fetch(&alias, None).await {
-                Ok(Lookup::Session { meta, sealed }) => {
-                    let unsealed = unseal(&sid, &sealed).inspect_err(|_| {
-                        self.threads(caller).failed_to_open(caller.tid, &alias);
-                    })?;
-                    let Some(bytes) = unsealed else { return Err(no_session()) };
-                    let immutable =
-                        opening.as_ref().is_some_and(|v| v.meta.version == meta.version);
-                    if !immutable && opening.is_some() && self.say_stale(caller, inode) {
+            match self.current(by, &sid, &alias, None).await? {
+                Resolved::Version(meta, bytes) => {
+                    let immutable = opening == Some(meta.version);
+                    if !immutable && opening.is_some() && self.may_say_stale(by, inode) {
                         return Err(stale(inode));
                     }
                     if meta.left_ms < TOUCH_NOW_BELOW_MS {
-                        self.touch_before_answer(caller, &alias).await;
+                        self.touch_before_answer(by, &alias).await;
                     }
                     self.inodes().set_provisional_size(inode, meta.size_bytes);
                     let version = Version { sid, alias, meta, bytes: None };
-                    return Ok(self.serve(caller, &version, bytes, immutable));
+                    return Ok(self.serve(by, &version, bytes, immutable));
                 }
-                Ok(Lookup::Alias { .. } | Lookup::Absent) => {
-                    self.ended(&alias);
-                    self.threads(caller).found_absent(caller.tid, &alias);
-                    return Err(no_session());
-                }
-                Err(StoreError::Unreadable(why)) => {
-                    self.threads(caller).failed_to_open(caller.tid, &alias);
-                    return Err(unreadable(&sid, &why));
-                }
-                Err(StoreError::Unavailable(_) | StoreError::Refused(_)) => {}
+                Resolved::AliasOnly(_) => return Err(no_session()),
+                Resolved::Unavailable => {}
             }
             match self.link.wait_up().await {
                 Waited::Up => {}
                 Waited::StepOver => break,
                 Waited::BudgetSpent => {
-                    self.threads(caller).failed_to_open(caller.tid, &alias);
-                    return Err(Error::fault(
-                        libc::EIO,
-                        format!("session {alias} cannot be read: Redis has been away too long"),
-                    ));
+                    return Err(self.read_failed(by, &alias, "Redis has been away too long"));
                 }
             }
         }
         Err(Error::expected(libc::EINTR, "still waiting for Redis"))
     }
 
-    /// The version to be opened has been replaced: the kernel is told once, looks the name up
-    /// anew and opens what that gave. Never told twice for one `open` (the second would reach
-    /// Odoo as a lost session), nor to a thread that cannot be followed.
-    fn say_stale(&self, caller: Caller, inode: InodeId) -> bool {
-        let mut threads = self.threads(caller);
-        let Some(thread) = threads.get(caller.tid) else { return false };
-        if thread.told_stale == Some(inode) {
-            return false;
-        }
-        thread.told_stale = Some(inode);
-        true
+    /// Whether the caller may get ESTALE: the version to be opened has been replaced, and the
+    /// kernel looks the name up anew and opens what that gives. Once for one `open`, since a second
+    /// ESTALE would reach Odoo as a lost session, and never for a thread that cannot be seen.
+    fn may_say_stale(&self, by: Identity, inode: InodeId) -> bool {
+        let mut threads = self.threads();
+        let Some(thread) = threads.get(by.thread) else { return false };
+        thread.stale.replace(inode) != Some(inode)
     }
 
-    fn serve(&self, caller: Caller, version: &Version, bytes: Bytes, immutable: bool) -> Opened {
+    fn serve(&self, by: Identity, version: &Version, bytes: Bytes, immutable: bool) -> Opened {
         let Version { sid, alias, meta, .. } = version;
-        self.threads(caller).opened(caller.tid, alias, meta.birth);
+        self.threads().opened(by.thread, alias, meta.birth);
         if let Some(observer) = &self.observer {
             observer.current(sid, meta, &bytes);
         }
-        if !self.callers.is_background(caller.tid) {
+        self.callers.report_unidentified(by);
+        if !by.background {
             self.sessions.touch(alias);
         }
         let handle = self.handles().insert(Handle::Version(bytes));
         Opened { handle, immutable }
     }
 
-    async fn touch_before_answer(&self, caller: Caller, alias: &Alias) {
-        if !self.callers.is_background(caller.tid)
+    async fn touch_before_answer(&self, by: Identity, alias: &Alias) {
+        if !by.background
             && let Err(error) = self.sessions.touch_now(alias).await
         {
             tracing::warn!(%alias, %error, "an activity could not be written at once");

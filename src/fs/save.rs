@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 
 use super::attributes::{Attributes, Entry, name_of, session_entry};
+use super::caller::Identity;
 use super::handle::{Handle, HandleId};
 use super::inode::{InodeId, Version};
 use super::open::{Opened, bad_handle};
@@ -51,7 +52,8 @@ impl<S: Sessions, L: Link> Core<S, L> {
                 ));
             }
         };
-        self.settle_debt(caller)?;
+        let by = self.callers.identify(caller);
+        self.fail_if_pending(by)?;
         let staged = match self.staging.find(&stored_name) {
             Some(_) if exclusive => {
                 return Err(Error::expected(libc::EEXIST, "the temp file exists"));
@@ -62,7 +64,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
             }
             None => self.staging.create(&stored_name, mode)?,
         };
-        if is_save && let Some(thread) = self.threads(caller).get(caller.tid) {
+        if is_save && let Some(thread) = self.threads().get(by.thread) {
             thread.unpublished = true;
             thread.published = None;
             thread.target = None;
@@ -87,7 +89,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
         if open.link_checked.load(Ordering::Relaxed) {
             return self.write_now(&open.staged, offset, data).into();
         }
-        if let Err(error) = self.settle_debt(caller) {
+        if let Err(error) = self.fail_if_pending(self.callers.identify(caller)) {
             open.staged.note_failure();
             return Err(error).into();
         }
@@ -98,10 +100,10 @@ impl<S: Sessions, L: Link> Core<S, L> {
         let core = Arc::clone(self);
         // The request's buffer is the reader's; bounded by one WRITE of the kernel.
         let data = Bytes::copy_from_slice(data);
-        Step::later(async move { core.write_when_well(&open, offset, &data).await })
+        Step::later(async move { core.write_when_up(&open, offset, &data).await })
     }
 
-    async fn write_when_well(&self, open: &OpenStaging, offset: u64, data: &[u8]) -> Result<u32> {
+    async fn write_when_up(&self, open: &OpenStaging, offset: u64, data: &[u8]) -> Result<u32> {
         match self.link.wait_up().await {
             Waited::Up => {
                 open.link_checked.store(true, Ordering::Relaxed);
@@ -123,14 +125,14 @@ impl<S: Sessions, L: Link> Core<S, L> {
         u32::try_from(data.len()).map_err(|_| Error::expected(libc::EINVAL, "write too long"))
     }
 
-    /// A thread whose `open` failed for our own fault fails its next save loudly (Odoo answers
+    /// A thread whose `open` failed with an error of ours fails its next save loudly (Odoo answers
     /// HTTP 500 and keeps the cookie) instead of storing an empty session under a new one.
-    fn settle_debt(&self, caller: Caller) -> Result<()> {
-        let owes = self
-            .threads(caller)
-            .get(caller.tid)
-            .is_some_and(|thread| std::mem::take(&mut thread.owes_failure));
-        if owes {
+    fn fail_if_pending(&self, by: Identity) -> Result<()> {
+        let must_fail = self
+            .threads()
+            .get(by.thread)
+            .is_some_and(|thread| std::mem::take(&mut thread.must_fail_next_save));
+        if must_fail {
             return Err(Error::fault(
                 libc::EIO,
                 "this thread could not read its session, so it may not save one",
@@ -164,12 +166,13 @@ impl<S: Sessions, L: Link> Core<S, L> {
         let Some(staged) = staged else {
             return Err(Error::expected(libc::ENOENT, "no such temp file")).into();
         };
-        match self.prepare(caller, &staged, &target) {
+        let by = self.callers.identify(caller);
+        match self.prepare(by, &staged, &target) {
             Ok((publish, plain)) => {
                 let core = Arc::clone(self);
-                Step::later(async move {
-                    core.publish(caller, staged.inode, target, publish, plain).await
-                })
+                Step::later(
+                    async move { core.publish(by, staged.inode, target, publish, plain).await },
+                )
             }
             Err(error) => Err(error).into(),
         }
@@ -177,13 +180,14 @@ impl<S: Sessions, L: Link> Core<S, L> {
 
     fn prepare(
         &self,
-        caller: Caller,
+        by: Identity,
         staged: &Staged,
         target: &SessionName,
     ) -> Result<(Publish, Bytes)> {
         let plain = Bytes::from(staged.content()?);
         let alias = target.sid.alias();
-        let claim = self.threads(caller).claim(caller.tid, &alias);
+        let claim = self.threads().claim(by.thread, &alias, self.callers.now());
+        self.callers.report_unidentified(by);
         let publish = Publish {
             stamp: self.link.stamp(),
             form: target.form,
@@ -191,7 +195,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
             size_bytes: plain.len() as u64,
             sealed: seal::seal(&target.sid, &plain).into(),
             claim,
-            background: self.callers.is_background(caller.tid),
+            background: by.background,
             alias,
         };
         Ok((publish, plain))
@@ -199,7 +203,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
 
     async fn publish(
         &self,
-        caller: Caller,
+        by: Identity,
         inode: InodeId,
         target: SessionName,
         publish: Publish,
@@ -214,7 +218,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
                 let alias = publish.alias.clone();
                 let version = Version { sid: target.sid, alias, meta, bytes: Some(plain) };
                 self.inodes().publish(inode, version);
-                self.threads(caller).published(caller.tid, &publish.alias, birth, inode);
+                self.threads().published(by.thread, &publish.alias, birth, inode);
             }
             // Something newer is current, of a birth that is not known here: what this thread
             // knows of the name stays as it is.
@@ -224,11 +228,11 @@ impl<S: Sessions, L: Link> Core<S, L> {
                     let attributes = Attributes { mode: Some(SAVED_MODE), ..attributes };
                     self.inodes().supersede(inode, target.sid, attributes);
                 }
-                self.threads(caller).superseded(caller.tid);
+                self.threads().superseded(by.thread);
             }
             Ok(Published::Refused(reason)) => {
                 Event::SaveRefused { alias: &publish.alias, reason }.emit();
-                if let Some(thread) = self.threads(caller).get(caller.tid) {
+                if let Some(thread) = self.threads().get(by.thread) {
                     thread.unpublished = false;
                 }
                 return Err(refused(reason.text()));

@@ -1,25 +1,26 @@
-//! What is remembered of a calling thread.
+//! What is remembered of each calling thread.
 //!
 //! Odoo serves one request at a time in a thread, so "this thread opened that birth" stands for
 //! "this request loaded that session". Everything is bounded: forgetting costs a round trip or a
-//! refusal by the store's own rules, never a wrong answer. A thread of id 0 (another PID
-//! namespace) is not remembered at all.
+//! refusal by the store's own rules, never a wrong answer. A thread that cannot be seen (another
+//! PID namespace) is not remembered at all.
 
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
 use lru::LruCache;
 
+use super::caller::ThreadId;
 use super::inode::InodeId;
 use crate::session::name::{Alias, Shard};
 use crate::store::{ChangeId, Claim};
 
 const MAX_THREADS: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
-const MAX_OPENED: NonZeroUsize = NonZeroUsize::new(131_072).unwrap();
-/// How many shards of its last listings a thread may remove from by alias.
+const MAX_SESSIONS: NonZeroUsize = NonZeroUsize::new(131_072).unwrap();
+/// From how many of the shards that it listed last a thread may remove by alias.
 const MAX_LISTED: usize = 4_096;
-/// How long after its own unlink a thread may let the same life go on. Odoo 19 does it within
-/// one request; longer would let a later request revive what was logged out.
+/// How long after its own unlink a save by the same thread may continue that life. Odoo 19 does so
+/// within one request; longer would let a later request revive what was logged out.
 const OWN_UNLINK: Duration = Duration::from_secs(10);
 
 /// A directory that was listed.
@@ -33,33 +34,35 @@ pub enum Listing {
 
 /// The memory of all threads.
 pub struct Threads {
-    threads: LruCache<u32, Thread>,
-    opened: LruCache<(u32, Alias), Session>,
+    threads: LruCache<ThreadId, Thread>,
+    sessions: LruCache<(ThreadId, Alias), Session>,
 }
 
-/// One thread's state between its requests to us.
+/// One thread's state between its requests.
 #[derive(Debug, Default)]
 pub struct Thread {
-    /// It has named a shard, so it is an Odoo of 16 or later and its flat probes are in vain.
+    /// It has used the name of a shard, so it is an Odoo of 16 or later: its probes of flat names
+    /// get ENOENT without a request to the store.
     pub names_shards: bool,
-    /// It has created a staging file and not renamed it yet: its next look-up of a session name is
-    /// that rename's own look at its target.
+    /// It has created a staging file and not renamed it yet. Its next look-up of a session name is
+    /// the one that the kernel makes of the rename's target.
     pub unpublished: bool,
-    /// The name of that look. The kernel looks again if it knew another version by it, and the
-    /// second look belongs to the rename as well.
+    /// The name of that look-up. The kernel makes a second one if it knew another version by it.
     pub target: Option<Alias>,
-    /// The version that its last rename made: the look-up that follows is the `chmod` of the save.
+    /// The version that its last rename made. The look-up that follows is for the `chmod` that ends
+    /// the save.
     pub published: Option<(Alias, InodeId)>,
-    /// The version inode that its last look-up fetched: current inside the `open` under way.
+    /// The version that its last look-up fetched: current inside the `open` under way.
     pub fetched: Option<InodeId>,
-    /// The inode for which its `open` was told `ESTALE`; the kernel retries that once.
-    pub told_stale: Option<InodeId>,
-    /// An `open` failed for our own fault: its next create or first write must fail, too, or
+    /// The inode for which its `open` got `ESTALE`. The kernel retries that once.
+    pub stale: Option<InodeId>,
+    /// An `open` failed with an error of ours: its next create or first write must fail, too, or
     /// Odoo 14 would hand out a new cookie for an empty session.
-    pub owes_failure: bool,
+    pub must_fail_next_save: bool,
     listed: Vec<Listing>,
 }
 
+/// What one thread knows of one session.
 #[derive(Clone, Debug, Default)]
 struct Session {
     birth: Option<ChangeId>,
@@ -69,127 +72,131 @@ struct Session {
 
 impl Default for Threads {
     fn default() -> Self {
-        Self { threads: LruCache::new(MAX_THREADS), opened: LruCache::new(MAX_OPENED) }
+        Self { threads: LruCache::new(MAX_THREADS), sessions: LruCache::new(MAX_SESSIONS) }
     }
 }
 
 impl Threads {
-    /// The state of thread `tid`; `None` for a foreign one.
-    pub fn get(&mut self, tid: u32) -> Option<&mut Thread> {
-        (tid != 0).then(|| self.threads.get_or_insert_mut(tid, Thread::default))
+    /// The state of a thread; `None` for one that cannot be seen.
+    pub fn get(&mut self, thread: Option<ThreadId>) -> Option<&mut Thread> {
+        Some(self.threads.get_or_insert_mut(thread?, Thread::default))
     }
 
-    /// The id belongs to another thread now. Births it opened are left to be pushed out: they
-    /// are asked for by alias, and a wrong one is refused by the store.
-    pub fn forget(&mut self, tid: u32) {
-        self.threads.pop(&tid);
+    /// It opened this birth.
+    pub fn opened(&mut self, thread: Option<ThreadId>, alias: &Alias, birth: ChangeId) {
+        let Some(state) = self.get(thread) else { return };
+        state.must_fail_next_save = false;
+        state.stale = None;
+        self.set_birth(thread, alias, birth);
     }
 
-    /// It opened this birth: it owes nothing any more.
-    pub fn opened(&mut self, tid: u32, alias: &Alias, birth: ChangeId) {
-        let Some(thread) = self.get(tid) else { return };
-        thread.owes_failure = false;
-        thread.told_stale = None;
-        self.opened.put(
-            (tid, alias.clone()),
-            Session { birth: Some(birth), own_unlink: None, after_failed_read: false },
-        );
-    }
-
-    /// Its open failed for our own fault.
-    pub fn failed_to_open(&mut self, tid: u32, alias: &Alias) {
-        let Some(thread) = self.get(tid) else { return };
-        thread.owes_failure = true;
-        self.session(tid, alias).after_failed_read = true;
+    /// Its open failed with an error of ours.
+    pub fn read_failed(&mut self, thread: Option<ThreadId>, alias: &Alias) {
+        let Some(state) = self.get(thread) else { return };
+        state.must_fail_next_save = true;
+        if let Some(session) = self.session(thread, alias) {
+            session.after_failed_read = true;
+        }
     }
 
     /// It looked for a session and there was none: what it unlinked before belongs to an earlier
     /// request.
-    pub fn found_absent(&mut self, tid: u32, alias: &Alias) {
-        if let Some(session) = self.opened.get_mut(&(tid, alias.clone())) {
+    pub fn found_absent(&mut self, thread: Option<ThreadId>, alias: &Alias) {
+        let Some(thread) = thread else { return };
+        if let Some(session) = self.sessions.get_mut(&(thread, alias.clone())) {
             session.own_unlink = None;
         }
     }
 
-    /// It removed this birth.
-    pub fn unlinked(&mut self, tid: u32, alias: &Alias, birth: ChangeId) {
-        if tid != 0 {
-            self.session(tid, alias).own_unlink = Some((birth, Instant::now()));
+    /// It removed this birth, at `now`.
+    pub fn unlinked(
+        &mut self,
+        thread: Option<ThreadId>,
+        alias: &Alias,
+        birth: ChangeId,
+        now: Instant,
+    ) {
+        if let Some(session) = self.session(thread, alias) {
+            session.own_unlink = Some((birth, now));
         }
     }
 
     /// Its save was taken, in this birth.
-    pub fn published(&mut self, tid: u32, alias: &Alias, birth: ChangeId, inode: InodeId) {
-        let Some(thread) = self.get(tid) else { return };
-        thread.unpublished = false;
-        thread.published = Some((alias.clone(), inode));
-        self.opened.put(
-            (tid, alias.clone()),
-            Session { birth: Some(birth), own_unlink: None, after_failed_read: false },
-        );
+    pub fn published(
+        &mut self,
+        thread: Option<ThreadId>,
+        alias: &Alias,
+        birth: ChangeId,
+        inode: InodeId,
+    ) {
+        let Some(state) = self.get(thread) else { return };
+        state.unpublished = false;
+        state.published = Some((alias.clone(), inode));
+        self.set_birth(thread, alias, birth);
     }
 
-    /// Its save was overtaken. The birth that is current now is not known, so what it opened
-    /// stays as it was.
-    pub fn superseded(&mut self, tid: u32) {
-        if let Some(thread) = self.get(tid) {
-            thread.unpublished = false;
-            thread.published = None;
+    /// Its save was superseded. The current birth is not known, so what it opened stays.
+    pub fn superseded(&mut self, thread: Option<ThreadId>) {
+        if let Some(state) = self.get(thread) {
+            state.unpublished = false;
+            state.published = None;
         }
     }
 
-    /// What this thread knows of a session that it is about to save.
-    pub fn claim(&mut self, tid: u32, alias: &Alias) -> Claim {
-        if let Some(thread) = self.get(tid) {
-            thread.target = None;
+    /// What this thread knows of a session that it saves at `now`.
+    pub fn claim(&mut self, thread: Option<ThreadId>, alias: &Alias, now: Instant) -> Claim {
+        let Some(thread) = thread else { return Claim::default() };
+        if let Some(state) = self.threads.get_mut(&thread) {
+            state.target = None;
         }
-        let session = (tid != 0).then(|| self.opened.get(&(tid, alias.clone())).cloned()).flatten();
-        let sibling = match &session {
-            Some(Session { birth: Some(_), .. }) => None,
-            _ => self.sibling(tid, alias),
-        };
-        let session = session.unwrap_or_default();
+        let session = self.sessions.get(&(thread, alias.clone())).cloned().unwrap_or_default();
         Claim {
             opened: session.birth,
             own_unlink: session
                 .own_unlink
-                .filter(|(_, at)| at.elapsed() < OWN_UNLINK)
+                .filter(|(_, at)| now.saturating_duration_since(*at) < OWN_UNLINK)
                 .map(|(birth, _)| birth),
-            sibling,
+            sibling: if session.birth.is_some() { None } else { self.sibling(thread, alias) },
             after_failed_read: session.after_failed_read,
         }
     }
 
-    /// Notes that it listed a directory.
-    pub fn listed(&mut self, tid: u32, listing: Listing) {
-        let Some(thread) = self.get(tid) else { return };
-        thread.listed.retain(|&known| known != listing);
-        if thread.listed.len() == MAX_LISTED {
-            thread.listed.remove(0);
+    /// It listed a directory.
+    pub fn listed(&mut self, thread: Option<ThreadId>, listing: Listing) {
+        let Some(state) = self.get(thread) else { return };
+        state.listed.retain(|&known| known != listing);
+        if state.listed.len() == MAX_LISTED {
+            state.listed.remove(0);
         }
-        thread.listed.push(listing);
+        state.listed.push(listing);
     }
 
     /// Whether it has listed that directory, and so may remove what it saw there.
-    pub fn has_listed(&mut self, tid: u32, listing: Listing) -> bool {
-        self.get(tid).is_some_and(|thread| thread.listed.contains(&listing))
+    pub fn has_listed(&mut self, thread: Option<ThreadId>, listing: Listing) -> bool {
+        self.get(thread).is_some_and(|state| state.listed.contains(&listing))
     }
 
-    fn session(&mut self, tid: u32, alias: &Alias) -> &mut Session {
-        self.opened.get_or_insert_mut((tid, alias.clone()), Session::default)
+    fn session(&mut self, thread: Option<ThreadId>, alias: &Alias) -> Option<&mut Session> {
+        Some(self.sessions.get_or_insert_mut((thread?, alias.clone()), Session::default))
+    }
+
+    fn set_birth(&mut self, thread: Option<ThreadId>, alias: &Alias, birth: ChangeId) {
+        if let Some(session) = self.session(thread, alias) {
+            *session = Session { birth: Some(birth), ..Session::default() };
+        }
     }
 
     /// The session that this thread opened last and that shares the family of `alias`. A soft
-    /// rotation reads and rewrites the old session moments before it writes the new one, so the
-    /// look goes back a few entries only.
-    fn sibling(&self, tid: u32, alias: &Alias) -> Option<Alias> {
+    /// rotation reads and rewrites the old session moments before it writes the new one, so only
+    /// a few entries are searched.
+    fn sibling(&self, thread: ThreadId, alias: &Alias) -> Option<Alias> {
         const LOOK_BACK: usize = 256;
         let family = alias.family()?;
-        self.opened
+        self.sessions
             .iter()
             .take(LOOK_BACK)
             .find(|((by, other), session)| {
-                *by == tid
+                *by == thread
                     && session.birth.is_some()
                     && other != alias
                     && other.family() == Some(family)

@@ -3,8 +3,9 @@
 use std::ffi::OsStr;
 use std::sync::Arc;
 
+use super::caller::Identity;
+use super::current::no_session;
 use super::inode::InodeId;
-use super::lookup::no_session;
 use super::save::session_name;
 use super::thread::Listing;
 use super::{Caller, Core, Step};
@@ -19,34 +20,35 @@ impl<S: Sessions, L: Link> Core<S, L> {
     /// for root: a cookie that holds somebody's alias must not log him out.
     pub fn unlink(self: &Arc<Self>, caller: Caller, parent: InodeId, name: &OsStr) -> Step<()> {
         if let Some(session) = session_name(parent, name) {
+            let by = self.callers.identify(caller);
             let core = Arc::clone(self);
             let listed = session
                 .candidate
                 .as_ref()
-                .and_then(|candidate| self.removable_by_alias(caller, parent, candidate));
-            return Step::later(async move { core.unlink_session(caller, &session, listed).await });
+                .and_then(|candidate| self.removable_by_alias(by, parent, candidate));
+            return Step::later(async move { core.unlink_session(by, &session, listed).await });
         }
         self.unlink_staging(parent, name).into()
     }
 
     fn removable_by_alias(
         &self,
-        caller: Caller,
+        by: Identity,
         parent: InodeId,
         candidate: &CandidateAlias,
     ) -> Option<Alias> {
-        let alias = self.shown().proven(candidate)?;
+        let alias = self.listed_aliases().proven(candidate)?;
         let listing = match parent.shard() {
             Some(shard) => Listing::Shard(shard),
             None => Listing::Root,
         };
-        let may = caller.uid == 0 || self.threads(caller).has_listed(caller.tid, listing);
+        let may = by.uid == 0 || self.threads().has_listed(by.thread, listing);
         may.then_some(alias)
     }
 
     async fn unlink_session(
         &self,
-        caller: Caller,
+        by: Identity,
         name: &SessionName,
         listed: Option<Alias>,
     ) -> Result<()> {
@@ -54,7 +56,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
         match self.sessions.unlink(&unlink).await {
             Ok(Unlinked::Gone { alias, birth }) => {
                 self.ended(&alias);
-                self.threads(caller).unlinked(caller.tid, &alias, birth);
+                self.threads().unlinked(by.thread, &alias, birth, self.callers.now());
                 Ok(())
             }
             Ok(Unlinked::Superseded) => Ok(()),

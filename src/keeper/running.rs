@@ -6,6 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::ExitStatus;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::disks::Disks;
@@ -25,6 +27,8 @@ use crate::telemetry::recent::recent;
 pub struct StatusContext {
     id: String,
     since_ms: u64,
+    /// How many workers were started, by whichever copy of this.
+    workers: Arc<AtomicU64>,
     listeners: Listeners,
 }
 
@@ -32,13 +36,18 @@ impl StatusContext {
     /// Of this keeper, with its sockets. The id is new with each keeper: an id that is kept on disk
     /// would be shared by hosts that were cloned, and each would overwrite the other's registration.
     pub fn new(listeners: Listeners) -> Self {
-        Self { id: format!("{:016x}", rand::random::<u64>()), since_ms: now_ms(), listeners }
+        Self {
+            id: format!("{:016x}", rand::random::<u64>()),
+            since_ms: now_ms(),
+            workers: Arc::default(),
+            listeners,
+        }
     }
 
     /// The same with the sockets of a changed configuration.
     pub fn renewed(&self, config: &Config) -> Result<Self, Failure> {
         let listeners = self.listeners.renewed(config)?;
-        Ok(Self { id: self.id.clone(), listeners, ..*self })
+        Ok(Self { id: self.id.clone(), workers: Arc::clone(&self.workers), listeners, ..*self })
     }
 
     fn keeper_info(&self) -> KeeperInfo {
@@ -106,6 +115,7 @@ impl Running {
             keeper: env!("CARGO_PKG_VERSION").into(),
             config: config.clone(),
             first,
+            worker: status.workers.fetch_add(1, Ordering::Relaxed),
             keeper_info: status.keeper_info(),
         })
         .map_err(io::Error::other)

@@ -20,15 +20,16 @@ use sessionfs::store::Usage;
 use tempfile::TempDir;
 
 use super::memory::Memory;
+use super::processes::Host;
 
 /// More than READ of a session asks for at once.
 const READ_BYTES: u32 = 1 << 20;
-/// Beyond any thread id that the host gives out, so that it is nobody's.
-const FIRST_TID: u32 = 1 << 28;
+const FIRST_TID: u32 = 1000;
 
 pub struct Kernel {
     pub core: Arc<Core<Memory, Memory>>,
     pub store: Memory,
+    pub host: Host,
     /// How often each inode was given out and not forgotten.
     counts: RefCell<BTreeMap<u64, u64>>,
     /// How many names `mkstemp` has drawn.
@@ -79,11 +80,17 @@ impl Kernel {
     pub fn with(store: Memory, change: impl FnOnce(&mut Settings)) -> Self {
         // A tmpfs never gives the number of an inode to a second file.
         let staging = tempfile::tempdir_in("/dev/shm").expect("a directory on a tmpfs");
-        let mut settings = Settings { staging_dir: staging.path().into(), ..Settings::default() };
+        let host = Host::new();
+        let mut settings = Settings {
+            staging_dir: staging.path().into(),
+            processes: Arc::new(host.clone()),
+            ..Settings::default()
+        };
         change(&mut settings);
         Self {
             core: Core::new(store.clone(), store.clone(), &settings).expect("a core"),
             store,
+            host,
             counts: RefCell::default(),
             temp_files: Cell::default(),
             runtime: tokio::runtime::Builder::new_current_thread().build().expect("a runtime"),

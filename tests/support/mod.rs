@@ -9,5 +9,6 @@ pub mod kernel;
 pub mod memory;
 pub mod model;
 pub mod mount;
+pub mod processes;
 pub mod redis;
 pub mod store;

@@ -1,0 +1,77 @@
+//! What a session is now, as LOOKUP and OPEN answer it, and what the calling thread is remembered
+//! to have seen. Both operations differ only in what they do while the store is unavailable.
+
+use std::fmt::Display;
+
+use bytes::Bytes;
+
+use super::Core;
+use super::caller::Identity;
+use crate::error::{Error, Result};
+use crate::session::name::{Alias, Sid};
+use crate::session::seal::SealError;
+use crate::store::current::{Current, current};
+use crate::store::{Link, Meta, Sessions, StoreError};
+use crate::telemetry::Event;
+
+/// What a name stands for now. A name that stands for nothing is an error.
+pub(super) enum Resolved {
+    /// A session, with its plain content.
+    Version(Meta, Bytes),
+    /// A session, named by its alias.
+    AliasOnly(Meta),
+    /// The store cannot answer now.
+    Unavailable,
+}
+
+impl<S: Sessions, L: Link> Core<S, L> {
+    /// Asks the store. `alias` is that of `sid`; `listed` is the name taken as an alias, if it may
+    /// be one.
+    pub(super) async fn current(
+        &self,
+        by: Identity,
+        sid: &Sid,
+        alias: &Alias,
+        listed: Option<&Alias>,
+    ) -> Result<Resolved> {
+        match current(&self.sessions, sid, alias, listed).await {
+            Ok(Current::Version { meta, plain }) => Ok(Resolved::Version(meta, plain)),
+            Ok(Current::AliasOnly { meta }) => Ok(Resolved::AliasOnly(meta)),
+            Ok(Current::Gone) => {
+                self.ended(alias);
+                self.threads().found_absent(by.thread, alias);
+                Err(no_session())
+            }
+            // Nobody can read it any more, whoever wrote it: a login page lets the person go on.
+            Ok(Current::Unopened(SealError::Broken)) => {
+                Event::BrokenSeal { alias }.emit();
+                Err(no_session())
+            }
+            Ok(Current::Unopened(error @ SealError::UnknownFormat(_))) => {
+                Err(self.read_failed(by, alias, error))
+            }
+            Err(StoreError::Unreadable(why)) => Err(self.read_failed(by, alias, why)),
+            Err(StoreError::Unavailable(_) | StoreError::Refused(_)) => Ok(Resolved::Unavailable),
+        }
+    }
+
+    /// The error of a read that failed by no fault of the session. Also for a LOOKUP, which is most
+    /// likely the first half of an `open`.
+    pub(super) fn read_failed(&self, by: Identity, alias: &Alias, why: impl Display) -> Error {
+        self.threads().read_failed(by.thread, alias);
+        Error::fault(libc::EIO, format!("session {alias} cannot be read: {why}"))
+    }
+
+    /// A session was found to be gone: no later save may take its last version for a guess.
+    pub(super) fn ended(&self, alias: &Alias) {
+        self.inodes().ended(alias);
+        if let Some(observer) = &self.observer {
+            observer.ended(alias);
+        }
+    }
+}
+
+/// No live session has that name.
+pub(super) fn no_session() -> Error {
+    Error::expected(libc::ENOENT, "no such session")
+}

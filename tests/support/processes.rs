@@ -1,0 +1,81 @@
+//! The processes of a host as a test wants them, with a clock that stands still.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use sessionfs::fs::caller::Processes;
+
+/// Every thread is visible, began at tick 1, and is Odoo's HTTP worker, unless a test says
+/// otherwise. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Host(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct State {
+    now: Instant,
+    hidden: bool,
+    start_ticks: BTreeMap<u32, u64>,
+    cmdlines: BTreeMap<u32, Vec<u8>>,
+    /// How often `/proc` was read.
+    reads: u64,
+}
+
+impl Host {
+    pub fn new() -> Self {
+        Self(Arc::new(Mutex::new(State {
+            now: Instant::now(),
+            hidden: false,
+            start_ticks: BTreeMap::new(),
+            cmdlines: BTreeMap::new(),
+            reads: 0,
+        })))
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
+        act(&mut self.0.lock().expect("no test panics with it"))
+    }
+
+    pub fn pass(&self, time: Duration) {
+        self.with(|state| state.now += time);
+    }
+
+    /// The thread has ended, and another one has its id.
+    pub fn reuse(&self, tid: u32) {
+        self.with(|state| *state.start_ticks.entry(tid).or_insert(1) += 1);
+    }
+
+    pub fn set_cmdline(&self, tid: u32, cmdline: &[u8]) {
+        self.with(|state| state.cmdlines.insert(tid, cmdline.to_vec()));
+    }
+
+    /// No process can be seen, as with hidepid.
+    pub fn hide(&self) {
+        self.with(|state| state.hidden = true);
+    }
+
+    pub fn reads(&self) -> u64 {
+        self.with(|state| state.reads)
+    }
+}
+
+impl Processes for Host {
+    fn start_ticks(&self, tid: u32) -> Option<u64> {
+        self.with(|state| {
+            state.reads += 1;
+            let ticks = state.start_ticks.get(&tid).copied().unwrap_or(1);
+            (!state.hidden).then_some(ticks)
+        })
+    }
+
+    fn cmdline(&self, tid: u32) -> Option<Vec<u8>> {
+        self.with(|state| {
+            let cmdline = state.cmdlines.get(&tid).cloned();
+            (!state.hidden).then(|| cmdline.unwrap_or_else(|| b"odoo: WorkerHTTP".to_vec()))
+        })
+    }
+
+    fn now(&self) -> Instant {
+        self.with(|state| state.now)
+    }
+}
