@@ -36,7 +36,6 @@ pub mod thread;
 pub mod unlink;
 
 use crate::store::{Link, Observer, Sessions, Usage};
-pub use caller::Caller;
 use caller::{Callers, Proc, Processes};
 use handle::Handles;
 use inode::{Eviction, Inodes};

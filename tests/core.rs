@@ -7,10 +7,12 @@ mod support;
 
 #[path = "core/histories.rs"]
 mod histories;
+#[path = "core/threads.rs"]
+mod threads;
 
 use std::ffi::OsStr;
 
-use sessionfs::fs::attributes::Change;
+use sessionfs::fs::attributes::{Attributes, Change};
 use sessionfs::fs::inode::InodeId;
 use sessionfs::store::{Health, Usage, Waited};
 use support::kernel::{Kernel, flat_sid, foreign, person, sid, thread, visitor};
@@ -170,6 +172,101 @@ fn the_second_look_of_a_rename_is_answered_without_a_request() {
     // Another session's look-up is none of the rename's.
     assert_eq!(kernel.lookup(thread(1), &sid('a', 2)).unwrap_err(), libc::ENOENT);
     assert_eq!(kernel.store.requests(), before + 1);
+}
+
+#[test]
+fn a_look_up_that_was_answered_without_a_request_is_no_part_of_an_open() {
+    let (here, there) = two();
+    let session = sid('a', 1);
+    there.save(thread(1), &session, &person("one")).unwrap();
+    here.lookup(thread(2), &session).unwrap();
+    there.save(thread(1), &session, &person("two")).unwrap();
+    // A save that gets no further: the next look-up seems to be its rename's.
+    here.create(thread(2), "tmpaaaaaaaa.__wz_sess").unwrap();
+    assert_eq!(here.read(thread(2), &session), Ok(person("two")));
+}
+
+#[test]
+fn two_workers_never_give_the_same_inode_number() {
+    let store = Memory::new();
+    Kernel::new(store.clone()).save(thread(1), &sid('a', 1), &person("x")).unwrap();
+    let inodes: std::collections::BTreeSet<_> = (0..3)
+        .map(|worker| {
+            let kernel = Kernel::with(store.clone(), |settings| settings.worker = worker);
+            kernel.lookup(thread(1), &sid('a', 1)).unwrap().attributes.inode.0
+        })
+        .collect();
+    assert_eq!(inodes.len(), 3);
+}
+
+fn chmod(kernel: &Kernel, inode: InodeId, mode: u32) -> Result<Attributes, i32> {
+    let change = Change { mode: Some(mode), ..Change::default() };
+    kernel.run(kernel.core.set_attributes(thread(1), inode, None, change))
+}
+
+#[test]
+fn a_chmod_makes_a_new_version_and_one_to_the_same_mode_costs_nothing() {
+    let (here, there) = two();
+    let session = sid('a', 1);
+    here.save(thread(1), &session, &person("x")).unwrap();
+    let inode = here.lookup(thread(1), &session).unwrap().attributes.inode;
+    let before = here.store.requests();
+    assert_eq!(chmod(&here, inode, 0o644).unwrap().mode, Some(0o644));
+    assert_eq!(here.store.requests(), before);
+    let changed = chmod(&here, inode, 0o600).unwrap();
+    assert_eq!((changed.inode, changed.mode), (inode, Some(0o600)));
+    // The kernel may not keep them: they are those of another version.
+    assert!(changed.valid.is_zero());
+    let found = there.lookup(thread(1), &session).unwrap().attributes;
+    assert_eq!(found.mode, Some(0o600));
+    assert_ne!(here.lookup(thread(1), &session).unwrap().attributes.inode, inode);
+    assert_eq!(there.read(thread(1), &session), Ok(person("x")));
+}
+
+#[test]
+fn a_chmod_in_an_outage_waits_one_step_and_is_tried_once_more() {
+    let kernel = one();
+    let session = sid('a', 1);
+    kernel.save(thread(1), &session, &person("x")).unwrap();
+    let inode = kernel.lookup(thread(1), &session).unwrap().attributes.inode;
+    // The link is up again within the step.
+    kernel.store.next_fault(Fault::Unavailable);
+    assert_eq!(chmod(&kernel, inode, 0o600).unwrap().mode, Some(0o600));
+    // It is not, or not for long enough.
+    kernel.store.next_fault(Fault::Unavailable);
+    kernel.store.next_waits([Waited::StepOver]);
+    assert_eq!(chmod(&kernel, inode, 0o640).unwrap_err(), libc::EIO);
+    for _ in 0..2 {
+        kernel.store.next_fault(Fault::Unavailable);
+    }
+    assert_eq!(chmod(&kernel, inode, 0o640).unwrap_err(), libc::EIO);
+    assert_eq!(kernel.store.pending_faults(), 0);
+    assert_eq!(kernel.lookup(thread(1), &session).unwrap().attributes.mode, Some(0o600));
+}
+
+#[test]
+fn a_listing_in_an_outage_waits_one_step_and_is_tried_once_more() {
+    let kernel = one();
+    kernel.save(thread(1), &sid('a', 1), &person("x")).unwrap();
+    for directory in [InodeId::ROOT, shard()] {
+        kernel.store.next_fault(Fault::Unavailable);
+        assert_eq!(kernel.list(thread(1), directory).unwrap().len(), 1);
+        kernel.store.next_fault(Fault::Unavailable);
+        kernel.store.next_waits([Waited::StepOver]);
+        assert_eq!(kernel.list(thread(1), directory).unwrap_err(), libc::EIO);
+    }
+}
+
+#[test]
+fn what_the_holder_of_a_session_did_not_seal_is_no_session() {
+    let kernel = one();
+    let (session, other) = (sid('a', 1), sid('a', 2));
+    kernel.save(thread(1), &session, &person("x")).unwrap();
+    kernel.store.model().copy(&session.alias(), &other.alias());
+    assert_eq!(kernel.lookup(thread(1), &other).unwrap_err(), libc::ENOENT);
+    // No fault of ours: a login may be saved.
+    kernel.save(thread(1), &other, &person("a login")).unwrap();
+    assert_eq!(kernel.read(thread(1), &other), Ok(person("a login")));
 }
 
 /// A save by `thread(1)` whose first sending is lost, and the inode of its temp file: another server
@@ -354,7 +451,7 @@ fn an_alias_is_removed_by_the_thread_that_listed_it_and_by_root() {
     assert_eq!(kernel.read(thread(1), &sid('a', 1)), Ok(person("x")));
     assert_eq!(remove(thread(2), 1), Ok(()));
     assert_eq!(kernel.read(thread(1), &sid('a', 1)), Err(libc::ENOENT));
-    let root = sessionfs::fs::Caller { uid: 0, ..thread(4) };
+    let root = sessionfs::fs::caller::Caller { uid: 0, ..thread(4) };
     assert_eq!(remove(root, 2), Ok(()));
 }
 

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use super::caller::Caller;
 use super::handle::{Handle, HandleId};
 use super::inode::{Inode, InodeId};
-use super::{Caller, Core, LONG, Step};
+use super::{Core, LONG, Step};
 use crate::error::{Error, Result};
 use crate::session::name::{Alias, Form, Sid};
 use crate::store::{Amend, Link, Meta, Mtime, Sessions, StoreError, Waited};

@@ -8,11 +8,12 @@ use std::time::Duration;
 use lru::LruCache;
 
 use super::attributes::{Attributes, Entry, session_entry};
+use super::caller::Caller;
 use super::handle::{Handle, HandleId};
 use super::inode::InodeId;
 use super::open::bad_handle;
 use super::thread::Listing;
-use super::{Caller, Core, LONG, Step};
+use super::{Core, LONG, Step};
 use crate::error::{Error, Result};
 use crate::session::name::{Alias, CandidateAlias, Form, Shard};
 use crate::store::{Link, Listed, Sessions, StoreError, Waited};

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::attributes::{Attributes, Entry, session_entry};
-use super::caller::Identity;
+use super::caller::{Caller, Identity};
 use super::current::{Resolved, no_session};
 use super::inode::{Inode, InodeId, Version};
-use super::{Caller, Core, LONG, Step};
+use super::{Core, LONG, Step};
 use crate::error::{Error, Result};
 use crate::session::name::{Alias, Form, RootName, SessionName, Shard, Sid};
 use crate::store::{Health, Link, Sessions};
@@ -93,6 +93,8 @@ impl<S: Sessions, L: Link> Core<S, L> {
     fn lookup_of_own_save(&self, by: Identity, name: &SessionName, alias: &Alias) -> Option<Entry> {
         let mut threads = self.threads();
         let thread = threads.get(by.thread)?;
+        // What an earlier look-up fetched is no part of the `open` that may follow this one.
+        thread.fetched = None;
         if let Some((published, inode)) = thread.published.take()
             && published == *alias
         {

@@ -9,11 +9,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::attributes::stale;
-use super::caller::Identity;
+use super::caller::{Caller, Identity};
 use super::current::{Resolved, no_session};
 use super::handle::{Handle, HandleId};
 use super::inode::{Inode, InodeId, Version};
-use super::{Caller, Core, Step};
+use super::{Core, Step};
 use crate::error::{Error, Result};
 use crate::session::name::{Alias, Sid};
 use crate::store::{ChangeId, Link, Sessions, Waited};

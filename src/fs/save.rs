@@ -11,12 +11,12 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 
 use super::attributes::{Attributes, Entry, name_of, session_entry};
-use super::caller::Identity;
+use super::caller::{Caller, Identity};
 use super::handle::{Handle, HandleId};
 use super::inode::{InodeId, Version};
 use super::open::{Opened, bad_handle};
 use super::staging::{OpenStaging, Staged};
-use super::{Caller, Core, Step};
+use super::{Core, Step};
 use crate::error::{Error, Result};
 use crate::session::content;
 use crate::session::name::{RootName, SessionName};

@@ -3,12 +3,12 @@
 use std::ffi::OsStr;
 use std::sync::Arc;
 
-use super::caller::Identity;
+use super::caller::{Caller, Identity};
 use super::current::no_session;
 use super::inode::InodeId;
 use super::save::session_name;
 use super::thread::Listing;
-use super::{Caller, Core, Step};
+use super::{Core, Step};
 use crate::error::{Error, Result};
 use crate::session::name::{Alias, CandidateAlias, RootName, SessionName};
 use crate::store::{Link, Sessions, Unlink, Unlinked};

@@ -18,12 +18,13 @@ use super::answer::{Asked, log_totals};
 use super::kernel::Offers;
 use crate::error::{Error, Result};
 use crate::fs::attributes::{Attributes, Change, Entry, Kind, from_ns};
+use crate::fs::caller::Caller;
 use crate::fs::handle::HandleId;
 use crate::fs::inode::InodeId;
 use crate::fs::list::{Item, Snapshot};
 use crate::fs::lookup::Found;
 use crate::fs::open::{Mode, Opened};
-use crate::fs::{Caller, Core, Step};
+use crate::fs::{Core, Step};
 use crate::store::{Link, Mtime, Sessions};
 use crate::telemetry::request::Operation;
 

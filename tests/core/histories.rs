@@ -2,11 +2,16 @@
 //! content that is current, or says that there is none when there is none, whatever was cached,
 //! forgotten or lost on the way; and in the end nothing is held.
 
+use std::sync::mpsc::Receiver;
+
 use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::prelude::*;
+use sessionfs::fs::attributes::Change;
+use sessionfs::fs::inode::{Eviction, InodeId};
 use sessionfs::session::name::Sid;
 use sessionfs::session::seal;
+use sessionfs::store::{Health, Link as _};
 
 use super::support::kernel::{Kernel, person, sid, thread, visitor};
 use super::support::memory::{Fault, Memory};
@@ -48,9 +53,26 @@ enum Op {
     Forget {
         server: usize,
     },
-    Lose {
+    /// The next request of a server fails.
+    Fail {
         server: usize,
         unreadable: bool,
+    },
+    /// The link of a server gets worse, or is up again.
+    Link {
+        server: usize,
+        health: Health,
+    },
+    /// The kernel does what it was asked to, and forgets the oldest entries.
+    Evict {
+        server: usize,
+    },
+    /// `chmod` of an inode that was looked up.
+    Chmod {
+        server: usize,
+        thread: u32,
+        mode: u32,
+        which: prop::sample::Index,
     },
 }
 
@@ -69,6 +91,8 @@ fn op() -> impl Strategy<Value = Op> {
             session,
         })
     };
+    let health =
+        prop_oneof![2 => Just(Health::Up), 1 => Just(Health::Degraded), 1 => Just(Health::Down)];
     prop_oneof![
         6 => (at(), prop::bool::weighted(0.8), any::<u16>())
             .prop_map(|(at, person, text)| Op::Save { at, person, text }),
@@ -81,14 +105,21 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (1..10_u64).prop_map(|units| Op::Pass { units }),
         1 => (0..2_usize).prop_map(|server| Op::Forget { server }),
         2 => (0..2_usize, any::<bool>())
-            .prop_map(|(server, unreadable)| Op::Lose { server, unreadable }),
+            .prop_map(|(server, unreadable)| Op::Fail { server, unreadable }),
+        2 => (0..2_usize, health).prop_map(|(server, health)| Op::Link { server, health }),
+        1 => (0..2_usize).prop_map(|server| Op::Evict { server }),
+        1 => (0..2_usize, 0..THREADS, 0..0o1000_u32, any::<prop::sample::Index>()).prop_map(
+            |(server, thread, mode, which)| Op::Chmod { server, thread, mode, which }
+        ),
     ]
 }
 
 struct History {
     servers: [Kernel; 2],
     /// Inodes that the kernel of each server may open, with their session.
-    looked: [Vec<(u32, sessionfs::fs::inode::InodeId)>; 2],
+    looked: [Vec<(u32, InodeId)>; 2],
+    /// The entries that the kernel of each server was asked to forget.
+    evictions: [Receiver<Eviction>; 2],
     /// The faults that were yet to happen before this step, on each server.
     pending: [usize; 2],
 }
@@ -98,7 +129,9 @@ impl History {
         let store = Memory::new();
         let few = |store| Kernel::with(store, |settings| settings.max_inodes = 4);
         let servers = [few(store.clone()), few(store.other_server())];
-        Self { servers, looked: [vec![], vec![]], pending: [0, 0] }
+        let evictions = [0, 1]
+            .map(|server: usize| servers[server].core.take_evictions().expect("given out once"));
+        Self { servers, looked: [vec![], vec![]], evictions, pending: [0, 0] }
     }
 
     /// The content that whoever opens the session now has to get.
@@ -107,9 +140,11 @@ impl History {
         Some(seal::open(session, &sealed).expect("sealed by its holder").into())
     }
 
-    /// Whether a request of this step was lost, so that its answer may be another than the true one.
+    /// Whether a request of this step failed, or may have, so that its answer may be another than
+    /// the true one.
     fn was_disturbed(&self, server: usize) -> bool {
-        self.servers[server].store.pending_faults() < self.pending[server]
+        let store = &self.servers[server].store;
+        store.pending_faults() < self.pending[server] || store.health() != Health::Up
     }
 
     fn judge(&self, server: usize, session: &Sid, got: Result<Bytes, i32>) -> Result<(), String> {
@@ -136,6 +171,7 @@ impl History {
                     Ok(_) if self.current(&session).as_ref() == Some(&content) => Ok(()),
                     // EIO: owed by an earlier failed open, or lost now.
                     Err(libc::EACCES | libc::EIO) => Ok(()),
+                    Err(libc::EINTR) if disturbed => Ok(()),
                     other => Err(format!("{other:?}, disturbed: {disturbed}")),
                 }
             }
@@ -146,10 +182,14 @@ impl History {
             }
             Op::Look { at } => {
                 let session = sid('a', at.session);
-                let found = self.servers[at.server].lookup(thread(at.thread), &session);
+                let kernel = &self.servers[at.server];
+                let before = kernel.store.requests();
+                let found = kernel.lookup(thread(at.thread), &session);
                 let disturbed = self.was_disturbed(at.server);
+                // A thread with a save under way is answered without a request.
+                let was_guessed = kernel.store.requests() == before;
                 match (found, self.current(&session)) {
-                    (Ok(entry), current) if current.is_some() || disturbed => {
+                    (Ok(entry), current) if current.is_some() || disturbed || was_guessed => {
                         self.looked[at.server].push((at.session, entry.attributes.inode));
                         Ok(())
                     }
@@ -220,7 +260,36 @@ impl History {
                     Err(format!("{held:?}"))
                 }
             }
-            Op::Lose { server, unreadable } => {
+            Op::Link { server, health } => {
+                self.servers[server].store.set_health(health);
+                Ok(())
+            }
+            Op::Evict { server } => {
+                let kernel = &self.servers[server];
+                for eviction in self.evictions[server].try_iter() {
+                    if let Some(inode) = kernel.invalidate(&eviction) {
+                        self.looked[server].retain(|(_, looked)| *looked != inode);
+                    }
+                }
+                Ok(())
+            }
+            Op::Chmod { server, thread: number, mode, which } => {
+                if self.looked[server].is_empty() {
+                    return Ok(());
+                }
+                let (session, inode) = *which.get(&self.looked[server]);
+                let kernel = &self.servers[server];
+                let change = Change { mode: Some(mode), ..Change::default() };
+                let changed =
+                    kernel.run(kernel.core.set_attributes(thread(number), inode, None, change));
+                match changed.map(|attributes| attributes.mode) {
+                    Ok(now) if now == Some(mode) => Ok(()),
+                    Err(libc::EIO) if self.was_disturbed(server) => Ok(()),
+                    Err(libc::ENOENT) if self.current(&sid('a', session)).is_none() => Ok(()),
+                    other => Err(format!("{other:?}")),
+                }
+            }
+            Op::Fail { server, unreadable } => {
                 let fault = if unreadable { Fault::Unreadable } else { Fault::Unavailable };
                 self.servers[server].store.next_fault(fault);
                 Ok(())

@@ -1,5 +1,6 @@
 //! What the kernel does to the core for a caller, without a kernel: it looks names up before it
-//! opens them, counts what it was told, retries ESTALE once, and forgets in the end.
+//! opens them, counts the inodes that it is given, keeps the attributes and pages that it may keep,
+//! retries ESTALE once, and forgets in the end.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -9,12 +10,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use sessionfs::error::Error;
 use sessionfs::fs::attributes::{Attributes, Change, Entry};
+use sessionfs::fs::caller::Caller;
 use sessionfs::fs::handle::HandleId;
-use sessionfs::fs::inode::InodeId;
+use sessionfs::fs::inode::{Eviction, InodeId};
 use sessionfs::fs::list::Item;
 use sessionfs::fs::lookup::Found;
 use sessionfs::fs::open::Mode;
-use sessionfs::fs::{Caller, Core, Settings, Step};
+use sessionfs::fs::{Core, Settings, Step};
 use sessionfs::session::name::Sid;
 use sessionfs::store::Usage;
 use tempfile::TempDir;
@@ -24,18 +26,32 @@ use super::processes::Host;
 
 /// More than READ of a session asks for at once.
 const READ_BYTES: u32 = 1 << 20;
-const FIRST_TID: u32 = 1000;
+/// The thread id of `thread(0)`.
+pub const FIRST_TID: u32 = 1000;
 
 pub struct Kernel {
     pub core: Arc<Core<Memory, Memory>>,
     pub store: Memory,
     pub host: Host,
-    /// How often each inode was given out and not forgotten.
-    counts: RefCell<BTreeMap<u64, u64>>,
+    /// The inodes that were given out and not forgotten.
+    known: RefCell<BTreeMap<u64, Known>>,
+    /// The inode that each name had at its last look-up.
+    entries: RefCell<BTreeMap<(u64, String), u64>>,
     /// How many names `mkstemp` has drawn.
     temp_files: Cell<u32>,
     runtime: tokio::runtime::Runtime,
     _staging: TempDir,
+}
+
+/// What the kernel has of an inode.
+#[derive(Default)]
+struct Known {
+    /// How often it was given out (`nlookup`).
+    lookups: u64,
+    /// What it may keep: size, mtime and mode.
+    attributes: Option<(u64, i64, Option<u32>)>,
+    /// Its page cache, which is kept from one open to the next.
+    pages: Option<Bytes>,
 }
 
 /// What a call ends with: the errno, if it fails.
@@ -91,7 +107,8 @@ impl Kernel {
             core: Core::new(store.clone(), store.clone(), &settings).expect("a core"),
             store,
             host,
-            counts: RefCell::default(),
+            known: RefCell::default(),
+            entries: RefCell::default(),
             temp_files: Cell::default(),
             runtime: tokio::runtime::Builder::new_current_thread().build().expect("a runtime"),
             _staging: staging,
@@ -110,10 +127,33 @@ impl Kernel {
         self.run_or_error(step).map_err(|error| error.errno())
     }
 
-    /// It was told of an inode once more.
-    pub fn told(&self, entry: Entry) -> Entry {
-        *self.counts.borrow_mut().entry(entry.attributes.inode.0).or_default() += 1;
+    /// An inode was given out once more. Attributes that may be kept must never change.
+    pub fn enter(&self, entry: Entry) -> Entry {
+        let attributes = entry.attributes;
+        let mut known = self.known.borrow_mut();
+        let known = known.entry(attributes.inode.0).or_default();
+        known.lookups += 1;
+        if !attributes.valid.is_zero() {
+            let now = (attributes.size_bytes, attributes.mtime_ns, attributes.mode);
+            let kept = known.attributes.replace(now);
+            assert!(kept.is_none_or(|kept| kept == now), "{attributes:?}, and {kept:?} is kept");
+        }
         entry
+    }
+
+    /// An entry is to be forgotten; gives the inode that is forgotten with it, if it was known.
+    pub fn invalidate(&self, Eviction { parent, name }: &Eviction) -> Option<InodeId> {
+        let inode = InodeId(self.entries.borrow_mut().remove(&(parent.0, name.clone()))?);
+        let is_known = self.known.borrow().contains_key(&inode.0);
+        self.forget(inode);
+        is_known.then_some(inode)
+    }
+
+    /// All references to one inode are forgotten.
+    pub fn forget(&self, inode: InodeId) {
+        if let Some(known) = self.known.borrow_mut().remove(&inode.0) {
+            self.core.forget(inode, known.lookups);
+        }
     }
 
     /// Where a session stands: its directory's inode, and its name there.
@@ -127,7 +167,11 @@ impl Kernel {
 
     pub fn lookup_name(&self, by: Caller, parent: InodeId, name: &str) -> Outcome<Entry> {
         match self.run(self.core.lookup(by, parent, OsStr::new(name)))? {
-            Found::Entry(entry) => Ok(self.told(entry)),
+            Found::Entry(entry) => {
+                let inode = entry.attributes.inode.0;
+                self.entries.borrow_mut().insert((parent.0, name.to_owned()), inode);
+                Ok(self.enter(entry))
+            }
             Found::NeverFor(_) => Err(libc::ENOENT),
         }
     }
@@ -138,7 +182,14 @@ impl Kernel {
     }
 
     pub fn open_inode(&self, by: Caller, inode: InodeId) -> Outcome<HandleId> {
-        self.run(self.core.open(by, inode, Mode::default())).map(|opened| opened.handle)
+        let opened = self.run(self.core.open(by, inode, Mode::default()))?;
+        if opened.immutable {
+            let bytes = self.read_handle(opened.handle);
+            let mut known = self.known.borrow_mut();
+            let kept = known.entry(inode.0).or_default().pages.replace(bytes.clone());
+            assert!(kept.is_none_or(|kept| kept == bytes), "other pages are kept");
+        }
+        Ok(opened.handle)
     }
 
     /// `open(2)`: ESTALE is retried once, with a look-up of its own.
@@ -171,7 +222,7 @@ impl Kernel {
             .core
             .create(by, InodeId::ROOT, OsStr::new(name), 0o600, true)
             .map_err(|error| error.errno())?;
-        Ok((self.told(entry).attributes.inode, opened.handle))
+        Ok((self.enter(entry).attributes.inode, opened.handle))
     }
 
     /// Odoo's save of a session, up to and with the `chmod`, which Odoo ignores.
@@ -181,8 +232,9 @@ impl Kernel {
         let name = format!("tmp{number:08}.__wz_sess");
         let _ = self.lookup_name(by, InodeId::ROOT, &name);
         let (inode, handle) = self.create(by, &name)?;
-        self.run(self.core.write(by, handle, 0, content))?;
+        let written = self.run(self.core.write(by, handle, 0, content));
         self.core.release(handle);
+        written?;
         self.rename(by, &name, sid)?;
         // The dentry has moved with its inode; the kernel looks it up anew, since no entry holds.
         let named = self.lookup(by, sid).map_or(inode, |entry| entry.attributes.inode);
@@ -213,7 +265,7 @@ impl Kernel {
         let handle = self.run(self.core.open_directory(by, directory))?;
         let snapshot = self.core.snapshot(handle).map_err(|error| error.errno())?;
         let tell = |item: &Item| {
-            let entry = self.core.enter_listed(item).map(|entry| self.told(entry));
+            let entry = self.core.enter_listed(item).map(|entry| self.enter(entry));
             (item.name.clone(), entry)
         };
         let listed = snapshot.entries.iter().map(tell).collect();
@@ -225,10 +277,10 @@ impl Kernel {
         self.core.attributes(inode).map_err(|error| error.errno())
     }
 
-    /// Forgets all that it was told, and says what is held then.
+    /// Forgets all inodes, and gives what is held then.
     pub fn forget_all(&self) -> Usage {
-        for (inode, count) in self.counts.take() {
-            self.core.forget(InodeId(inode), count);
+        for (inode, known) in self.known.take() {
+            self.core.forget(InodeId(inode), known.lookups);
         }
         self.core.in_use()
     }

@@ -92,6 +92,12 @@ impl Model {
         Some((self.meta(&session), session.sealed))
     }
 
+    /// Somebody with access to the store copies what is stored of one session to another.
+    pub fn copy(&mut self, from: &Alias, to: &Alias) {
+        let session = self.sessions[from].clone();
+        self.sessions.insert(to.clone(), session);
+    }
+
     pub fn list(&mut self) -> Vec<Listed> {
         let aliases: Vec<_> = self.sessions.keys().cloned().collect();
         let living = |alias: Alias| {
