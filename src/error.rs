@@ -1,15 +1,14 @@
 //! The one error type of the filesystem: what went wrong, and the errno that the caller will see.
 //!
-//! An errno is a decision about what Odoo will do next (a retry, a login page, an HTTP 500), so
-//! it is chosen where the fault is understood and carried from there. The adapter only replies,
-//! logs and counts it.
+//! The errno decides what Odoo does next (a retry, a login page, an HTTP 500), so it is chosen where
+//! the fault is understood. The adapter only replies, logs and counts it.
 
 use std::fmt;
 
-/// How loud an error is in the log. An `ENOENT` is an everyday answer; an `EIO` is not.
+/// The level at which an error is logged. An `ENOENT` is an everyday answer; an `EIO` is not.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Level {
-    /// An answer that belongs to normal life; logged at debug level.
+    /// An everyday answer, logged at debug level.
     Expected,
     /// Something an administrator should look at; logged as a warning.
     Warning,
@@ -41,7 +40,7 @@ impl Error {
         self.errno
     }
 
-    /// How loudly it is logged.
+    /// The level at which it is logged.
     pub fn level(&self) -> Level {
         self.level
     }

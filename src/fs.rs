@@ -1,9 +1,8 @@
-//! The filesystem without a kernel: names to versions, reads, saves, listings.
+//! The core of the filesystem: look-ups, reads, saves and listings. It runs without a kernel.
 //!
-//! The rule that everything here serves: **an inode is a version**. A save makes a new inode;
-//! bytes, size and mtime of one never change, so a read cannot be torn and attributes may be
-//! kept. One file per concept:
-//! - [`inode`]: inode ids and what they stand for
+//! Its one rule: **an inode is a version**. A save makes a new inode. Content, size and mtime of an
+//! inode never change, so a read cannot be torn and the kernel may keep attributes. The files:
+//! - [`inode`]: inode numbers and what they stand for
 //! - [`thread`]: what is remembered of a calling thread (births it opened, failures, listings)
 //! - [`caller`]: which thread that is, and whether it is a background process
 //! - [`current`]: what a session is now
@@ -43,7 +42,7 @@ use list::ListedAliases;
 use staging::Staging;
 use thread::Threads;
 
-/// Bounds and places of the core.
+/// Bounds of the core, and what it works with.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// A directory of this mount alone, on a tmpfs.
@@ -54,11 +53,11 @@ pub struct Settings {
     pub max_staging_bytes: u64,
     /// A staging file that nobody has open is removed at this age.
     pub staging_orphan_ms: u64,
-    /// How many inodes the kernel is asked to remember at most.
+    /// Beyond this number the kernel is asked to forget inodes.
     pub max_inodes: usize,
-    /// How many bytes of content are held for inodes that the kernel remembers.
+    /// Beyond this size the content of inodes is dropped, and fetched again when it is opened.
     pub max_content_bytes: usize,
-    /// A caller with one of these as an argument of its command line acts for no person.
+    /// A process with one of these as an argument of its command line is a background process.
     pub background_argv: Vec<String>,
     /// The same for the beginning of a process title.
     pub background_titles: Vec<String>,
@@ -89,11 +88,11 @@ impl Default for Settings {
     }
 }
 
-/// A future that is run to its end on the store's runtime, never dropped half-way.
+/// A future that the runtime of the store runs to its end. It is never dropped half-way.
 pub type Work<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
 
-/// The answer of an operation: at hand, or to be had from the store. What local state can answer
-/// never leaves the thread that read the request (a hop costs more than the answer).
+/// The answer to an operation, or the work that leads to it. What local state can answer stays on
+/// the thread that read the request: a change of threads costs more than the answer.
 pub enum Step<T> {
     /// Answered from local state.
     Done(Result<T>),
@@ -158,7 +157,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
         self.staging.expire_orphans();
     }
 
-    /// What is held now.
+    /// What the core holds now.
     pub fn in_use(&self) -> Usage {
         Usage {
             inodes: self.inodes().count() as u64,
@@ -185,8 +184,8 @@ impl<S: Sessions, L: Link> Core<S, L> {
     }
 }
 
-/// Attributes of a version and the names of shards hold as long as we live.
+/// How long the kernel may keep what never changes: attributes of versions, and names of shards.
 const LONG: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Entries waiting to be sent to the kernel.
+/// How many entries may wait to be sent to the kernel.
 const MAX_PENDING_EVICTIONS: usize = 1024;

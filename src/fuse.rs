@@ -2,7 +2,7 @@
 //!
 //! - [`adapter`]: fuser's trait, one method a request
 //! - [`answer`]: the one place that replies, logs and counts
-//! - [`kernel`]: what is asked of newer kernels
+//! - [`kernel`]: optional features of newer kernels
 
 use std::ffi::OsStr;
 use std::io;
@@ -23,10 +23,10 @@ mod adapter;
 mod answer;
 pub mod kernel;
 
-/// Two threads read requests, so that one that computes does not hold up the other; more bring
-/// nothing (see `docs/performance.md`).
+/// Two threads read requests, so that a computation in one does not delay the other. More have no
+/// effect (see `docs/performance.md`).
 const SESSION_THREADS: usize = 2;
-/// How often staging files are looked through for orphans.
+/// How often orphans among the staging files are removed.
 const ORPHANS_EVERY: Duration = Duration::from_secs(60);
 
 /// Serves the kernel on `fuse_fd` until the mount is gone. `runtime` runs what needs the store;
@@ -49,7 +49,7 @@ pub fn serve<S: Sessions, L: Link>(
         let notifier = session.notifier();
         std::thread::Builder::new()
             .name("evict".into())
-            .spawn(move || push_out(&notifier, &evictions))?;
+            .spawn(move || evict(&notifier, &evictions))?;
     }
     let janitor = runtime.spawn(expire_orphans(Arc::clone(core)));
     let ended = session.run();
@@ -58,8 +58,8 @@ pub fn serve<S: Sessions, L: Link>(
 }
 
 /// Asks the kernel to forget entries. On a thread of its own: the kernel takes the directory's
-/// lock for it, which the sender of a request under way may hold.
-fn push_out(notifier: &Notifier, evictions: &Receiver<Eviction>) {
+/// lock for it, which the caller of a request under way may hold.
+fn evict(notifier: &Notifier, evictions: &Receiver<Eviction>) {
     for Eviction { parent, name } in evictions {
         // ENOENT: it has been forgotten already. ENODEV: the mount is gone.
         let _ = notifier.inval_entry(INodeNo(parent.0), OsStr::new(&name));

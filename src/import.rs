@@ -1,8 +1,9 @@
-//! Session files that were there before sessionfs: each becomes a session in Redis, once, and its
-//! file is taken away at once, so that nothing that ends can ever come back from the disk.
+//! Session files that were there before sessionfs. Each becomes a session in Redis, once, and its
+//! file is archived or deleted in the same step: otherwise a session that has ended could come back
+//! from the disk.
 //!
-//! - [`Adopter`] takes in one session; who asks for it is
-//! - [`crate::layers::import_on_access`]: a mount, for what is found nowhere else, as its owner comes by
+//! - [`Importer`] imports one session. It is used by
+//! - [`crate::layers::import_on_access`]: a mount, when a session is first accessed
 //! - [`directory`]: the command, for a whole directory
 
 pub mod directory;
@@ -16,23 +17,23 @@ use crate::session::content::{self, Class};
 use crate::session::seal;
 use crate::store::{Import, Imported, Intake, RetryPolicy, StoreError};
 
-/// Takes in sessions from a directory.
+/// Imports sessions from a directory.
 #[derive(Clone)]
-pub struct Adopter<T> {
+pub struct Importer<T> {
     pub(crate) disk: Disk,
     intake: T,
 }
 
-/// What became of a session's file.
+/// What became of the file of a session.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Adopted {
-    /// It is a session from now on.
+pub enum Outcome {
+    /// It is a session now.
     Imported(Class),
-    /// Redis knew the name already, alive or ended.
+    /// The name was known, as a live session or an ended one.
     Kept,
     /// Its absolute lifetime was over.
     Over,
-    /// Somebody else was faster.
+    /// The file was gone.
     Vanished,
     /// The file stays where it is.
     Left(Reason),
@@ -41,14 +42,14 @@ pub enum Adopted {
 /// Why a file stays where it is.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Reason {
-    /// Its content is not that of a session.
+    /// The content is not that of a session.
     NoSession,
-    /// It is longer than a session may be.
+    /// The content is longer than a session may be.
     TooLong,
-    /// The disk did not give it.
+    /// The disk failed to read it.
     Unread(DiskError),
-    /// The session is in Redis, and the disk did not let its file be taken away.
-    Stuck(DiskError),
+    /// The session is imported, and the disk failed to archive its file.
+    NotArchived(DiskError),
 }
 
 impl std::fmt::Display for Reason {
@@ -57,74 +58,74 @@ impl std::fmt::Display for Reason {
             Self::NoSession => f.write_str("its content is not that of a session"),
             Self::TooLong => f.write_str("it is longer than limits.session"),
             Self::Unread(error) => write!(f, "it cannot be read: {error}"),
-            Self::Stuck(error) => {
+            Self::NotArchived(error) => {
                 write!(f, "it is imported, but its file cannot be archived: {error}")
             }
         }
     }
 }
 
-impl<T: Intake> Adopter<T> {
+impl<T: Intake> Importer<T> {
     /// Imports what `disk` has into `intake`.
     pub fn new(disk: Disk, intake: T) -> Self {
         Self { disk, intake }
     }
 
-    /// Takes in one session by its file, or by its two: the one saved last counts.
-    pub async fn adopt(
+    /// Imports one session from its file, or from the newer one of two.
+    pub async fn import(
         &self,
         places: &[Place],
         policy: RetryPolicy,
-    ) -> Result<Adopted, StoreError> {
+    ) -> Result<Outcome, StoreError> {
         let (latest, present) = match self.latest(places).await {
             Ok(Some(latest)) => latest,
-            Ok(None) => return Ok(Adopted::Vanished),
-            Err(reason) => return Ok(Adopted::Left(reason)),
+            Ok(None) => return Ok(Outcome::Vanished),
+            Err(reason) => return Ok(Outcome::Left(reason)),
         };
         let import = self.import_of(&latest);
-        let adopted = match self.intake.import(&import, policy).await? {
-            Imported::Taken => Adopted::Imported(import.content.class),
-            Imported::Kept => Adopted::Kept,
-            Imported::Over => Adopted::Over,
+        let outcome = match self.intake.import(&import, policy).await? {
+            Imported::Taken => Outcome::Imported(import.content.class),
+            Imported::Kept => Outcome::Kept,
+            Imported::Over => Outcome::Over,
         };
         for place in present {
             if let Err(error) = self.disk.retire(place).await {
-                return Ok(Adopted::Left(Reason::Stuck(error)));
+                return Ok(Outcome::Left(Reason::NotArchived(error)));
             }
         }
-        Ok(adopted)
+        Ok(outcome)
     }
 
-    /// What would become of it, with nothing changed.
-    pub async fn foresee(&self, places: &[Place]) -> Result<Adopted, StoreError> {
+    /// What [`Importer::import`] would do. Changes nothing.
+    pub async fn dry_run(&self, places: &[Place]) -> Result<Outcome, StoreError> {
         let latest = match self.latest(places).await {
             Ok(Some((latest, _))) => latest,
-            Ok(None) => return Ok(Adopted::Vanished),
-            Err(reason) => return Ok(Adopted::Left(reason)),
+            Ok(None) => return Ok(Outcome::Vanished),
+            Err(reason) => return Ok(Outcome::Left(reason)),
         };
         if self.intake.knows(&latest.0.sid.alias()).await? {
-            return Ok(Adopted::Kept);
+            return Ok(Outcome::Kept);
         }
-        Ok(Adopted::Imported(content::read(&latest.1.bytes).class))
+        Ok(Outcome::Imported(content::read(&latest.1.bytes).class))
     }
 
-    /// The session's latest content, and which of its files are there.
+    /// The newest content of the session, and which of its files exist.
     async fn latest<'a>(
         &self,
         places: &'a [Place],
     ) -> Result<Option<((&'a Place, Found), Vec<&'a Place>)>, Reason> {
         let mut latest: Option<(&Place, Found)> = None;
         let mut present = Vec::new();
-        let mut spoilt = None;
+        let mut unusable = None;
         for place in places {
             let found = match self.disk.read(place).await.map_err(Reason::Unread)? {
                 Look::Found(found) if content::may_be_session(&found.bytes) => found,
                 Look::Found(_) => {
-                    spoilt = Some(Reason::NoSession);
+                    unusable = Some(Reason::NoSession);
                     continue;
                 }
                 Look::TooLong => {
-                    spoilt = Some(Reason::TooLong);
+                    unusable = Some(Reason::TooLong);
                     continue;
                 }
                 Look::Absent => continue,
@@ -134,7 +135,7 @@ impl<T: Intake> Adopter<T> {
                 latest = Some((place, found));
             }
         }
-        match (latest, spoilt) {
+        match (latest, unusable) {
             (Some(latest), _) => Ok(Some((latest, present))),
             (None, Some(reason)) => Err(reason),
             (None, None) => Ok(None),

@@ -1,5 +1,6 @@
-//! Layers over a store of sessions: each is such a store itself, and adds one thing.
+//! Layers: each implements [`crate::store::Sessions`] over another, and adds one thing.
 //!
-//! - [`import_on_access`]: session files of the underlying directory become sessions as they are asked for
+//! - [`import_on_access`]: session files of the underlying directory become sessions when they
+//!   are first accessed
 
 pub mod import_on_access;

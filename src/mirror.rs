@@ -1,8 +1,8 @@
-//! Sessions written back to a disk as their owners come by, so that Odoo can go on without us.
+//! The mirror: sessions written back to a directory as files, so that Odoo can do without sessionfs.
 //!
 //! One task takes notes from the filesystem ([`notes`]) and has the disk server write
-//! them. A sweep, each minute and at the end, holds what is written against the store: what ended
-//! without anybody coming by is removed, what another node has saved since is written anew.
+//! them. A sweep, once a minute and at the end, compares the files with the store: it removes what has
+//! ended unseen, and writes what another server has saved.
 
 pub mod notes;
 
@@ -22,15 +22,15 @@ use notes::Note;
 /// The pause between two sweeps.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
-/// Asks the mirror to be complete.
+/// Waits for the mirror.
 #[derive(Clone, Debug)]
 pub struct Writer {
     settle: mpsc::Sender<oneshot::Sender<()>>,
 }
 
 impl Writer {
-    /// Starts writing to what `disk` serves, by a task on the current runtime. Returns once what is
-    /// there already is known.
+    /// Starts to write to the directory that `disk` serves, in a task on the current runtime. Returns
+    /// when the files that exist are known.
     pub async fn start<S: Sessions>(
         disk: Disk,
         sessions: S,
@@ -46,18 +46,18 @@ impl Writer {
              files can take over the sessions"
         );
         let (sender, received) = notes::queue();
-        let (settle, asked) = mpsc::channel(1);
+        let (settle, requests) = mpsc::channel(1);
         let task = Task { disk, sessions, written, received, failing: false };
-        tokio::spawn(task.run(asked));
+        tokio::spawn(task.run(requests));
         Ok((sender, Self { settle }))
     }
 
-    /// Waits until all that was told is written and a sweep is done, at most for `bound`.
+    /// Waits until every note is written and a sweep is done, at most for `bound`.
     pub async fn settle(&self, bound: Duration) {
         let (done, settled) = oneshot::channel();
         let settling = async {
             if self.settle.send(done).await.is_ok() {
-                // Its end says the same as its answer.
+                // If the task has ended, there is nothing to wait for.
                 let _ = settled.await;
             }
         };
@@ -78,7 +78,7 @@ struct Task<S> {
     sessions: S,
     written: HashMap<Alias, Written>,
     received: notes::Receiver,
-    /// The disk gave an error last time; each change of that is logged once.
+    /// The last write failed. Each change of this is logged once.
     failing: bool,
 }
 
@@ -86,12 +86,12 @@ impl<S: Sessions> Task<S> {
     async fn run(mut self, mut settle: mpsc::Receiver<oneshot::Sender<()>>) {
         let mut sweeps = interval_at(Instant::now() + SWEEP_EVERY, SWEEP_EVERY);
         sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut asked_to_settle: Option<oneshot::Sender<()>> = None;
+        let mut settling: Option<oneshot::Sender<()>> = None;
         loop {
-            if asked_to_settle.is_some() && self.received.is_empty() {
+            if settling.is_some() && self.received.is_empty() {
                 self.sweep().await;
-                if let Some(done) = asked_to_settle.take() {
-                    // Who asked may have stopped waiting.
+                if let Some(done) = settling.take() {
+                    // The receiver may have stopped waiting.
                     let _ = done.send(());
                 }
             }
@@ -101,8 +101,8 @@ impl<S: Sessions> Task<S> {
                     Some(note) => self.note(note).await,
                     None => return,
                 },
-                Some(done) = settle.recv(), if asked_to_settle.is_none() => {
-                    asked_to_settle = Some(done);
+                Some(done) = settle.recv(), if settling.is_none() => {
+                    settling = Some(done);
                 }
                 _ = sweeps.tick() => self.sweep().await,
             }
@@ -126,11 +126,11 @@ impl<S: Sessions> Task<S> {
         let elsewhere =
             before.map(|written| written.place.clone()).filter(|before| *before != place);
         let written = self.disk.write(&place, meta.mtime_ns, meta.mode, plain).await;
-        if self.heard(written) {
+        if self.succeeded(written) {
             self.written.insert(alias, Written { place, version: Some(meta.version) });
             if let Some(other) = elsewhere {
                 let removed = self.disk.retire(&other).await;
-                self.heard(removed);
+                self.succeeded(removed);
             }
         }
     }
@@ -138,13 +138,13 @@ impl<S: Sessions> Task<S> {
     async fn remove(&mut self, alias: &Alias) {
         let Some(written) = self.written.get(alias) else { return };
         let removed = self.disk.retire(&written.place).await;
-        if self.heard(removed) {
+        if self.succeeded(removed) {
             self.written.remove(alias);
         }
     }
 
-    /// Notes how the disk is, and says so when that changes.
-    fn heard(&mut self, result: Result<(), DiskError>) -> bool {
+    /// Whether a write succeeded. Logs when that changes.
+    fn succeeded(&mut self, result: Result<(), DiskError>) -> bool {
         match result {
             Ok(()) => {
                 if std::mem::take(&mut self.failing) {
@@ -172,21 +172,21 @@ impl<S: Sessions> Task<S> {
         }
         for (shard, aliases) in shards {
             if let Err(error) = self.sweep_shard(shard, aliases).await {
-                // Nothing is removed on the word of a store that does not answer.
-                tracing::warn!(%error, "the mirror cannot be held against Redis now");
+                // Nothing is removed while the store does not answer.
+                tracing::warn!(%error, "the mirror cannot be compared with Redis now");
                 return;
             }
         }
     }
 
     async fn sweep_shard(&mut self, shard: Shard, aliases: Vec<Alias>) -> Result<(), StoreError> {
-        let living: HashMap<Alias, Meta> =
+        let live: HashMap<Alias, Meta> =
             self.sessions.list(shard).await?.into_iter().map(|one| (one.alias, one.meta)).collect();
         for alias in aliases {
             let Some(written) = self.written.get(&alias) else { continue };
-            match living.get(&alias) {
+            match live.get(&alias) {
                 Some(meta) if written.version == Some(meta.version) => {}
-                // Born since the listing, or evicted from the index: the session itself decides.
+                // Saved since the listing, or evicted from the index: the session itself decides.
                 _ => {
                     let sid = written.place.sid.clone();
                     match current(&self.sessions, &sid, &alias, None).await? {

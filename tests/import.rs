@@ -405,7 +405,7 @@ fn deleting_takes_away_what_was_moved_before() {
     assert_eq!(files(&beside(dir.path())).len(), 1);
     put(dir.path(), &sharded(&sid("ab", 2)), &authenticated("x"));
     let summary = imported(&redis, dir.path(), &["--after-import", "delete"]);
-    assert_eq!((&summary["authenticated"], &summary["deleted_aside"]), (&1.into(), &1.into()));
+    assert_eq!((&summary["authenticated"], &summary["deleted_archived"]), (&1.into(), &1.into()));
     assert_eq!(files(dir.path()), Vec::<String>::new());
     assert_eq!(files(&beside(dir.path())), Vec::<String>::new());
     std::fs::remove_dir_all(beside(dir.path())).unwrap();

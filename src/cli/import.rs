@@ -180,7 +180,7 @@ fn words(summary: &Summary, deletion: &str) -> String {
         (summary.failed, "left: could not be imported".into()),
         (summary.temporary, "left: temp files and upload spools".into()),
         (summary.foreign, "left: not Odoo's".into()),
-        (summary.deleted_aside, "deleted: archived earlier".into()),
+        (summary.deleted_archived, "deleted: archived earlier".into()),
     ];
     let rows = lines
         .into_iter()

@@ -46,7 +46,7 @@ pub struct Entry {
     pub valid: Duration,
 }
 
-/// What `SETATTR` asks for.
+/// The changes that one `SETATTR` makes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Change {
     /// `chmod`.
@@ -58,7 +58,7 @@ pub struct Change {
 }
 
 impl Attributes {
-    /// Of a directory. Its mtime does not move: nothing of Odoo's looks at it.
+    /// Of a directory. Its mtime does not change: Odoo does not read it.
     pub fn of_directory(inode: InodeId) -> Self {
         Self { inode, kind: Kind::Directory, size_bytes: 0, mtime_ns: 0, mode: None, valid: LONG }
     }
@@ -75,7 +75,7 @@ impl Attributes {
         }
     }
 
-    /// Of a name about which the store could not be asked.
+    /// Of a provisional inode.
     pub fn of_provisional(inode: InodeId, size_bytes: u64) -> Self {
         Self {
             inode,
@@ -129,7 +129,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
 
     /// `chmod`, `truncate`, `utimens`.
     ///
-    /// A session's bytes cannot be changed in place (`EACCES`): only a save makes a new version.
+    /// The content of a session cannot be changed in place (`EACCES`): only a save makes a new version.
     /// Its mode or mtime make a new version of the same bytes, because other servers may hold the
     /// attributes of this one; the mode it has already costs nothing, which is the `chmod` that
     /// ends every save of Odoo.
@@ -149,7 +149,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
             Some(Inode::Version(version)) => (version.alias, Some(version.meta)),
             Some(Inode::AliasView { alias, meta }) => (alias, Some(meta)),
             Some(Inode::Provisional { sid, .. }) => (sid.alias(), None),
-            // What is current now is another's: this save's own chmod is none of it.
+            // The current version is that of another save, and the chmod of this one must not change it.
             Some(Inode::Superseded { attributes, .. }) => return Ok(attributes).into(),
             None if inode == InodeId::ROOT || inode.shard().is_some() => {
                 return Err(Error::expected(libc::EACCES, "directories cannot be changed")).into();
@@ -190,8 +190,8 @@ impl<S: Sessions, L: Link> Core<S, L> {
         };
         match answer {
             Ok(Some(meta)) => {
-                // The kernel holds the old version's inode; what it is shown of it now is the new
-                // attributes, and its next look-up finds the new inode.
+                // These are the attributes of the new version on the inode of the old one, so the
+                // kernel may not keep them. Its next look-up finds the new inode.
                 Ok(Attributes { valid: Duration::ZERO, ..Attributes::of_version(inode, &meta) })
             }
             Ok(None) => Err(Error::expected(libc::ENOENT, "the session is gone")),
@@ -219,18 +219,18 @@ impl<S: Sessions, L: Link> Core<S, L> {
     }
 }
 
-/// The kernel named an inode that is not (any more) in the table. It retries the whole path once.
+/// The kernel named an inode that is not in the table. It looks up the whole path once more.
 pub(super) fn stale(inode: InodeId) -> Error {
     Error::expected(libc::ESTALE, format!("inode {} is not known", inode.0))
 }
 
-/// What the kernel may keep of a session's name: nothing, since another server may replace or end
-/// the session at any moment and nobody tells us.
+/// The entry of a session. The kernel may not keep the name: another server may replace or end the
+/// session at any moment, without notice.
 pub(super) fn session_entry(attributes: Attributes) -> Entry {
     Entry { attributes, valid: Duration::ZERO }
 }
 
-/// For messages: a session is named by its alias.
+/// The name of a session for messages, with its alias.
 pub(super) fn name_of(sid: &Sid, form: Form) -> String {
     sid.alias().entry(form)
 }

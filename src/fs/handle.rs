@@ -23,7 +23,7 @@ pub enum Handle {
     Directory(Arc<Snapshot>),
 }
 
-/// The open ones.
+/// All open files and directories.
 #[derive(Debug, Default)]
 pub struct Handles {
     open: HashMap<HandleId, Handle>,
@@ -31,7 +31,7 @@ pub struct Handles {
 }
 
 impl Handles {
-    /// Opens one.
+    /// Adds one.
     pub fn insert(&mut self, handle: Handle) -> HandleId {
         self.next += 1;
         let id = HandleId(self.next);
@@ -39,17 +39,17 @@ impl Handles {
         id
     }
 
-    /// The one of that number.
+    /// What is open under that number.
     pub fn get(&self, id: HandleId) -> Option<Handle> {
         self.open.get(&id).cloned()
     }
 
-    /// How many are open.
+    /// How many there are.
     pub fn count(&self) -> usize {
         self.open.len()
     }
 
-    /// Closes it.
+    /// Removes one.
     pub fn remove(&mut self, id: HandleId) -> Option<Handle> {
         self.open.remove(&id)
     }

@@ -1,9 +1,9 @@
-//! Inode ids and what they stand for.
+//! Inode numbers and what they stand for.
 //!
-//! An inode id is never given to a second thing: shards have theirs from their two characters,
+//! A number is never given to a second thing: shards have theirs from their two characters,
 //! staging files from the inode number of their tmpfs file, versions from the number of the worker
-//! and a counter. A staging file that is published keeps its id: the kernel has moved its dentry, with
-//! the inode, onto the session's name, so that inode simply *is* the new version.
+//! and a counter. A staging file that is published keeps its number: the kernel has moved its dentry
+//! onto the name of the session, so the inode of the staging file *is* the new version.
 
 use std::collections::HashMap;
 use std::sync::mpsc::SyncSender;
@@ -64,23 +64,23 @@ pub enum Inode {
     Staging,
     /// One version of a session.
     Version(Version),
-    /// A session looked up by its alias: to be stat'ed and unlinked, never opened.
+    /// A session, looked up by its alias. It can be stat'ed and unlinked, not opened.
     AliasView {
         /// Which session.
         alias: Alias,
         /// The version that was current at the look-up.
         meta: Meta,
     },
-    /// A save that was overtaken: something newer is current, and this is only the inode that the
-    /// kernel has moved onto the name. It keeps its own attributes, changing them changes
-    /// nothing, and its `open` asks for what is current.
+    /// The staging file of a superseded save, which the kernel has moved onto the name of the
+    /// session, although something newer is current. It keeps its own attributes, changes to them
+    /// are ignored, and its `open` fetches what is current.
     Superseded {
         /// Whose session.
         sid: Sid,
-        /// The attributes that the kernel was shown of it last.
+        /// The last attributes that the kernel was given.
         attributes: Attributes,
     },
-    /// A name that may be a session: the store could not be asked. Its `open` asks.
+    /// A name that may be a session: the store was unavailable. Its `open` asks the store.
     Provisional {
         /// Whose name it would be.
         sid: Sid,
@@ -100,7 +100,7 @@ pub struct Version {
     pub alias: Alias,
     /// Its attributes.
     pub meta: Meta,
-    /// Its plain content, unless it was pushed out.
+    /// Its plain content, unless it was evicted.
     pub bytes: Option<Bytes>,
 }
 
@@ -115,7 +115,7 @@ pub struct Eviction {
 
 struct Known {
     inode: Inode,
-    /// How often the kernel was told of it and has not forgotten it (`nlookup`).
+    /// The look-up count: how often the kernel was given it and has not forgotten it.
     lookups: u64,
 }
 
@@ -127,7 +127,7 @@ pub struct Inodes {
     provisional: HashMap<Sid, InodeId>,
     /// The version of a session that this server saw last.
     latest: HashMap<Alias, InodeId>,
-    /// Bounded; what does not fit is asked for again when it is the oldest once more.
+    /// Bounded. An eviction that does not fit is tried again later.
     evictions: SyncSender<Eviction>,
     held_bytes: usize,
     next: u64,
@@ -135,7 +135,7 @@ pub struct Inodes {
     max_bytes: usize,
 }
 
-/// Entries pushed out at one insertion, so that no request pays for many.
+/// How many entries one insertion evicts at most, so that no request pays for many.
 const MAX_EVICTIONS_AT_ONCE: usize = 8;
 
 impl Inodes {
@@ -160,12 +160,12 @@ impl Inodes {
         }
     }
 
-    /// The inode of that id.
+    /// What an inode stands for.
     pub fn get(&mut self, id: InodeId) -> Option<&Inode> {
         self.known.get(&id).map(|known| &known.inode)
     }
 
-    /// The inode of a version, told to the kernel once more.
+    /// The inode of a version. Counts a look-up.
     pub fn version(&mut self, version: Version) -> InodeId {
         let key = (version.alias.clone(), version.meta.version);
         let id = match self.versions.get(&key) {
@@ -180,7 +180,7 @@ impl Inodes {
         id
     }
 
-    /// The inode of a session looked up by its alias.
+    /// The inode of a session that was looked up by its alias. Counts a look-up.
     pub fn alias_view(&mut self, alias: &Alias, meta: &Meta) -> InodeId {
         let key = (alias.clone(), meta.version);
         let id = self.views.get(&key).copied().unwrap_or_else(|| {
@@ -193,7 +193,7 @@ impl Inodes {
         id
     }
 
-    /// The inode of a name about which the store could not be asked.
+    /// The inode of a name while the store is unavailable. Counts a look-up.
     pub fn provisional(&mut self, sid: &Sid, form: Form) -> InodeId {
         let id = self.provisional.get(sid).copied().unwrap_or_else(|| {
             let id = self.new_id();
@@ -205,8 +205,8 @@ impl Inodes {
         id
     }
 
-    /// The version of a session that this server saw last, told to the kernel once more; not
-    /// necessarily the current one.
+    /// The version of a session that this server saw last, which need not be the current one.
+    /// Counts a look-up.
     pub fn latest(&mut self, alias: &Alias) -> Option<(InodeId, Version)> {
         let id = *self.latest.get(alias)?;
         let Some(Inode::Version(version)) = self.get(id) else { return None };
@@ -215,7 +215,7 @@ impl Inodes {
         Some((id, version))
     }
 
-    /// A staging file, told to the kernel once more.
+    /// A staging file. Counts a look-up.
     pub fn staging(&mut self, id: InodeId) {
         if !self.known.contains(&id) {
             self.insert(id, Inode::Staging);
@@ -223,7 +223,7 @@ impl Inodes {
         self.count_lookup(id);
     }
 
-    /// A staging file became a version: the inode stays.
+    /// A staging file was published: its inode is the new version.
     pub fn publish(&mut self, id: InodeId, version: Version) {
         let alias = version.alias.clone();
         self.versions.insert((alias.clone(), version.meta.version), id);
@@ -236,7 +236,7 @@ impl Inodes {
         self.evict();
     }
 
-    /// A staging file's save was overtaken: the inode stays, and nobody will look it up.
+    /// A save was superseded. The inode of its staging file stays, and no look-up finds it.
     pub fn supersede(&mut self, id: InodeId, sid: Sid, attributes: Attributes) {
         if let Some(known) = self.known.get_mut(&id) {
             known.inode = Inode::Superseded { sid, attributes };
@@ -252,12 +252,12 @@ impl Inodes {
         }
     }
 
-    /// The session is gone: no later save may take its last version for a guess.
+    /// The session is gone: a look-up by a save must not find its last version.
     pub fn ended(&mut self, alias: &Alias) {
         self.latest.remove(alias);
     }
 
-    /// The kernel forgets `count` of the times it was told of `id`.
+    /// FORGET: the kernel drops `count` look-ups of `id`.
     pub fn forget(&mut self, id: InodeId, count: u64) {
         let Some(known) = self.known.get_mut(&id) else { return };
         known.lookups = known.lookups.saturating_sub(count);
@@ -319,9 +319,9 @@ impl Inodes {
         }
     }
 
-    /// Beyond a bound the inode that was used longest ago gives up its content, and the kernel is
-    /// asked to forget the entry. It may still be open, so it moves to the young end and stays
-    /// until FORGET.
+    /// Beyond a bound, drops the content of the least recently used inode and asks the kernel to
+    /// forget the entry. The inode may still be open, so it stays until FORGET and counts as used
+    /// now.
     fn evict(&mut self) {
         for _ in 0..MAX_EVICTIONS_AT_ONCE {
             if self.known.len() <= self.max_known && self.held_bytes <= self.max_bytes {

@@ -42,15 +42,15 @@ enum What {
     Staging(InodeId),
 }
 
-/// The aliases that listings of this server have shown lately.
+/// The aliases that listings have shown lately.
 ///
-/// Only such a name is read as an alias. Any other is a session id until proven otherwise, and
-/// asking Redis for it as an alias would put a cookie on the wire, into `MONITOR` and the slow
-/// log. Nobody who uses an alias has it from elsewhere: Odoo's glob, scandir and vacuum list first.
+/// Only such a name is sent to the store as an alias. Any other may be a session id, which would
+/// appear in clear on the wire, in `MONITOR` and in the slow log. Odoo's glob, scandir and vacuum
+/// list before they use an alias.
 pub struct ListedAliases(LruCache<Alias, ()>);
 
-/// Beyond it the oldest are forgotten, and can be neither stat'ed nor unlinked by alias until the
-/// next listing; they end by their lifetime all the same.
+/// Beyond this number the oldest are forgotten. They can be neither stat'ed nor unlinked by alias
+/// until the next listing; they expire all the same.
 const MAX_LISTED_ALIASES: usize = 262_144;
 
 impl Default for ListedAliases {
@@ -61,7 +61,7 @@ impl Default for ListedAliases {
 }
 
 impl ListedAliases {
-    /// Notes what a listing shows.
+    /// Adds what a listing shows.
     fn extend<'a>(&mut self, aliases: impl Iterator<Item = &'a Alias>) {
         for alias in aliases {
             self.0.put(alias.clone(), ());
@@ -150,7 +150,8 @@ impl<S: Sessions, L: Link> Core<S, L> {
         Ok(shards.chain(root.flat.into_iter().map(session)).chain(staging).collect())
     }
 
-    /// `listdir` cannot be interrupted (Python raises), so one step is waited and no more.
+    /// Whether a listing is tried once more. Waits for one step and no more: Python's `listdir` does not
+    /// retry EINTR.
     async fn may_ask_again(&self, error: &StoreError) -> bool {
         matches!(error, StoreError::Unavailable(_)) && self.link.wait_up().await == Waited::Up
     }
@@ -173,8 +174,8 @@ impl<S: Sessions, L: Link> Core<S, L> {
         }
     }
 
-    /// An entry of a listing as a look-up would give it, told to the kernel once more
-    /// (READDIRPLUS). `None` for a temp file that is gone since.
+    /// The entry of one name of a listing, as a look-up gives it (READDIRPLUS). Counts a look-up.
+    /// `None` for a temp file that is gone since.
     pub fn enter_listed(&self, item: &Item) -> Option<Entry> {
         match &item.what {
             What::Directory(inode) => {
@@ -192,7 +193,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
         }
     }
 
-    /// The kernel forgets `count` of the times it was told of an inode.
+    /// FORGET: the kernel drops `count` look-ups of an inode.
     pub fn forget(&self, inode: InodeId, count: u64) {
         self.inodes().forget(inode, count);
     }

@@ -29,8 +29,8 @@ const MAX_ASKS: u32 = 3;
 pub struct Opened {
     /// Its handle.
     pub handle: HandleId,
-    /// The inode stands for one version for ever, so pages that the kernel has of it are good;
-    /// otherwise nothing of it may be kept.
+    /// The inode stands for one version, so the kernel may keep its pages. Otherwise it may keep
+    /// nothing.
     pub immutable: bool,
 }
 
@@ -194,7 +194,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
         }
     }
 
-    /// The last descriptor on this handle was closed. Comes before RENAME as often as after it.
+    /// The last descriptor on this handle was closed. Comes before RENAME or after it.
     pub fn release(&self, handle: HandleId) {
         self.handles().remove(handle);
     }

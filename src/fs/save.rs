@@ -1,8 +1,8 @@
 //! A save as Odoo makes it: CREATE a temp file in the root, WRITE, RENAME it onto the session's
 //! name. The rename publishes: one atomic step of the store.
 //!
-//! CREATE and RENAME hold the root directory, so they never wait; the first WRITE makes sure that
-//! the link is well, and waits there if it is not.
+//! The kernel holds the root directory during CREATE and RENAME, so they never wait. The first WRITE
+//! makes sure that the link is up, and waits if it is not.
 
 use std::ffi::OsStr;
 use std::sync::Arc;
@@ -98,7 +98,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
             return self.write_now(&open.staged, offset, data).into();
         }
         let core = Arc::clone(self);
-        // The request's buffer is the reader's; bounded by one WRITE of the kernel.
+        // The buffer belongs to the thread that read the request. Its size is that of one WRITE.
         let data = Bytes::copy_from_slice(data);
         Step::later(async move { core.write_when_up(&open, offset, &data).await })
     }
@@ -220,10 +220,9 @@ impl<S: Sessions, L: Link> Core<S, L> {
                 self.inodes().publish(inode, version);
                 self.threads().published(by.thread, &publish.alias, birth, inode);
             }
-            // Something newer is current, of a birth that is not known here: what this thread
-            // knows of the name stays as it is.
+            // Something newer is current, of a birth that is not known here.
             Ok(Published::Superseded) => {
-                // Done, whatever became of the temp file: Odoo ignores an error of `rename`.
+                // The rename is done, even if the temp file has no attributes any more.
                 if let Ok(attributes) = self.staging_attributes(inode) {
                     let attributes = Attributes { mode: Some(SAVED_MODE), ..attributes };
                     self.inodes().supersede(inode, target.sid, attributes);

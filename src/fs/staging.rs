@@ -1,5 +1,5 @@
-//! The files of saves under way: real files on a tmpfs of this host, so that they outlive our
-//! process and never reach a disk. Upload spools of Odoo 14 and 15 are kept here, too, under
+//! The files of saves under way: real files on a tmpfs of this host, so that they outlive the worker
+//! and never reach a disk. Upload spools of Odoo 14 and 15 are kept here, too, under
 //! their alias.
 
 use std::collections::HashMap;
@@ -15,7 +15,8 @@ use super::inode::InodeId;
 use super::{Settings, lock};
 use crate::error::{Error, Result};
 
-/// What is left of a save whose write failed, and that nobody has open: it is not renamed any more.
+/// The age at which a file is removed whose write failed and that nobody has open: it will not be
+/// renamed any more.
 const FAILED_FOR: Duration = Duration::from_secs(10);
 
 /// All staging files of this mount.
@@ -64,7 +65,7 @@ pub struct Staged {
     failed: AtomicBool,
 }
 
-/// A handle on one.
+/// An open staging file.
 #[derive(Debug)]
 pub struct OpenStaging {
     /// The file.
@@ -74,8 +75,7 @@ pub struct OpenStaging {
 }
 
 impl Staging {
-    /// Uses `settings.staging_dir`, made if missing; what an earlier worker left there is taken
-    /// over until it expires.
+    /// Uses `settings.staging_dir`, made if missing. Takes over what an earlier worker left there.
     pub fn open(settings: &Settings) -> io::Result<Self> {
         let dir = settings.staging_dir.clone();
         DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
@@ -92,10 +92,10 @@ impl Staging {
             if let (true, Ok(name)) =
                 (entry.file_type()?.is_file(), entry.file_name().into_string())
             {
-                match staging.adopt(&name) {
-                    // The former worker serves yet: the save has just been published.
+                match staging.take_over(&name) {
+                    // The former worker still serves: the save has just been published.
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                    adopted => drop(adopted?),
+                    taken => drop(taken?),
                 }
             }
         }
@@ -103,7 +103,7 @@ impl Staging {
     }
 
     /// Takes over a file that another worker of this mount has made.
-    fn adopt(&self, name: &str) -> io::Result<Arc<Staged>> {
+    fn take_over(&self, name: &str) -> io::Result<Arc<Staged>> {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -119,7 +119,7 @@ impl Staging {
         Ok(staged)
     }
 
-    /// Makes a new one; `EEXIST` if there is one of that name.
+    /// Creates a file; `EEXIST` if there is one of that name.
     pub fn create(&self, name: &str, mode: u32) -> Result<Arc<Staged>> {
         let file = OpenOptions::new()
             .read(true)
@@ -135,29 +135,29 @@ impl Staging {
         Ok(staged)
     }
 
-    /// The one of that name: also one that the former worker made, whose mount may be in use yet
-    /// after a reload. A save that began there ends here.
+    /// The file of that name. It may be one of the former worker, whose mount may still be in use
+    /// after a reload: a save that began there ends here.
     pub fn find(&self, name: &str) -> Option<Arc<Staged>> {
         let known = lock(&self.files).by_name.get(name).cloned();
-        known.or_else(|| self.adopt(name).ok())
+        known.or_else(|| self.take_over(name).ok())
     }
 
-    /// The one of that inode.
+    /// The file of that inode.
     pub fn get(&self, inode: InodeId) -> Option<Arc<Staged>> {
         lock(&self.files).by_inode.get(&inode).cloned()
     }
 
-    /// All of them, for the listing of the root.
+    /// All files, for the listing of the root.
     pub fn all(&self) -> Vec<Arc<Staged>> {
         lock(&self.files).by_inode.values().cloned().collect()
     }
 
-    /// How many there are.
+    /// How many files there are.
     pub fn count(&self) -> usize {
         lock(&self.files).by_inode.len()
     }
 
-    /// What they hold together.
+    /// The size of all files.
     pub fn total_bytes(&self) -> u64 {
         self.total_bytes.load(Ordering::Relaxed)
     }
@@ -209,7 +209,7 @@ impl Staging {
         Ok(())
     }
 
-    /// Removes it: it was published, or Odoo unlinked it.
+    /// Removes a file: it was published, or Odoo unlinked it.
     pub fn remove(&self, inode: InodeId) {
         let Some(staged) = lock(&self.files).remove(inode) else { return };
         self.total_bytes.fetch_sub(staged.size_bytes.load(Ordering::Relaxed), Ordering::Relaxed);
@@ -218,8 +218,8 @@ impl Staging {
         }
     }
 
-    /// Removes those that nobody has open and nobody has written to for long: a worker of Odoo
-    /// died in a save, or its rename was refused. What an outage has left goes sooner.
+    /// Removes the files that nobody has open and nobody has written to for long: a worker of Odoo
+    /// died in a save, or its rename was refused. What an outage has left is removed sooner.
     pub fn expire_orphans(&self) {
         for staged in self.all() {
             let idle = lock(&staged.touched).elapsed();
@@ -250,7 +250,7 @@ impl Staged {
         })
     }
 
-    /// A write to it failed, so its save has failed, too.
+    /// A write failed, so the save has failed.
     pub fn note_failure(&self) {
         *lock(&self.touched) = Instant::now();
         self.failed.store(true, Ordering::Relaxed);
@@ -272,8 +272,8 @@ impl Staged {
     }
 
     fn read_at(&self, offset: u64, at_most: u64) -> Result<Vec<u8>> {
-        // The file itself is asked how long it is (bounded by the limit of one session): it may
-        // have grown through the mount that a reload has replaced, since it was found here.
+        // The length is that of the file (bounded by the limit of one session): it may have grown
+        // through the mount that a reload has replaced.
         let left = self.metadata()?.len().saturating_sub(offset).min(at_most);
         let mut data = vec![0; usize::try_from(left).unwrap_or(usize::MAX)];
         self.file
@@ -297,7 +297,7 @@ impl Staged {
             .map_err(|error| fault(&error, "cannot change a staging file's mtime"))
     }
 
-    /// One more handle on it.
+    /// Opens it once more.
     pub fn opened(self: &Arc<Self>) -> OpenStaging {
         self.open_count.fetch_add(1, Ordering::Relaxed);
         OpenStaging { staged: Arc::clone(self), link_checked: AtomicBool::new(false) }

@@ -14,7 +14,7 @@ use fuser::{
 use tokio::runtime::Handle;
 
 use super::Ownership;
-use super::answer::{Asked, log_totals};
+use super::answer::{self, log_totals};
 use super::kernel::Offers;
 use crate::error::{Error, Result};
 use crate::fs::attributes::{Attributes, Change, Entry, Kind, from_ns};
@@ -31,7 +31,7 @@ use crate::telemetry::request::Operation;
 const GENERATION: Generation = Generation(0);
 const BLOCK_BYTES: u32 = 4096;
 
-/// What `init` is told once.
+/// Called once, at INIT.
 type OnInit = Box<dyn FnOnce() + Send + Sync>;
 
 /// The filesystem as fuser calls it.
@@ -42,7 +42,7 @@ pub struct Adapter<S, L> {
     runtime: Handle,
     offers: Offers,
     on_init: Option<OnInit>,
-    /// When this worker began: what directories show as their times.
+    /// When this worker began: directories show it as their times.
     started: SystemTime,
 }
 
@@ -78,7 +78,7 @@ impl<S: Sessions, L: Link> Adapter<S, L> {
     }
 }
 
-/// From the core's words to fuser's.
+/// Converts the types of the core to those of fuser.
 #[derive(Clone, Copy)]
 struct Encoder {
     tree: Ownership,
@@ -129,7 +129,7 @@ impl Encoder {
     }
 }
 
-/// Pages of an inode that stands for one version are good for ever; of any other none may be kept.
+/// The kernel may keep the pages of an inode that stands for one version, and of no other.
 fn caching(opened: Opened) -> FopenFlags {
     if opened.immutable { FopenFlags::FOPEN_KEEP_CACHE } else { FopenFlags::FOPEN_DIRECT_IO }
 }
@@ -141,8 +141,8 @@ fn empty(reply: ReplyEmpty, result: std::result::Result<(), Errno>) {
     }
 }
 
-fn mtime(asked: TimeOrNow) -> Mtime {
-    match asked {
+fn mtime(wanted: TimeOrNow) -> Mtime {
+    match wanted {
         TimeOrNow::Now => Mtime::Now,
         TimeOrNow::SpecificTime(time) => {
             let ns = |distance: Duration| i64::try_from(distance.as_nanos()).unwrap_or(i64::MAX);
@@ -168,13 +168,13 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
     }
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let asked = Asked::now(Operation::Lookup);
+        let pending = answer::Request::now(Operation::Lookup);
         let step = match self.caller(request) {
             Ok(caller) => self.core.lookup(caller, InodeId(parent.0), name),
             Err(error) => Err(error).into(),
         };
         let encoder = self.encoder();
-        asked.answer(&self.runtime, step, move |found| encoder.entry(reply, found));
+        pending.answer(&self.runtime, step, move |found| encoder.entry(reply, found));
     }
 
     fn forget(&self, _: &Request, inode: INodeNo, count: u64) {
@@ -182,9 +182,9 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
     }
 
     fn getattr(&self, request: &Request, inode: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        let asked = Asked::now(Operation::Getattr);
+        let pending = answer::Request::now(Operation::Getattr);
         let found = self.caller(request).and_then(|_| self.core.attributes(InodeId(inode.0)));
-        match asked.settle(found) {
+        match pending.finish(found) {
             Ok(found) => reply.attr(&found.valid, &self.encoder().attributes(&found)),
             Err(errno) => reply.error(errno),
         }
@@ -208,7 +208,7 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
         _: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        let asked = Asked::now(Operation::Setattr);
+        let pending = answer::Request::now(Operation::Setattr);
         let change = Change { mode, size_bytes: size, mtime: new_mtime.map(mtime) };
         let same_owner = uid.is_none_or(|uid| uid == self.tree.owner_uid)
             && gid.is_none_or(|gid| gid == self.tree.owner_gid);
@@ -223,7 +223,7 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
             }
         };
         let encoder = self.encoder();
-        asked.answer(&self.runtime, step, move |result| match result {
+        pending.answer(&self.runtime, step, move |result| match result {
             Ok(now) => reply.attr(&now.valid, &encoder.attributes(&now)),
             Err(errno) => reply.error(errno),
         });
@@ -239,11 +239,11 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
         _: u32,
         reply: ReplyEntry,
     ) {
-        let asked = Asked::now(Operation::Mknod);
+        let pending = answer::Request::now(Operation::Mknod);
         let refused = self.caller(request).and_then(|_| {
             Err(Error::expected(libc::EPERM, "only the temp file of a save can be created"))
         });
-        if let Err(errno) = asked.settle::<()>(refused) {
+        if let Err(errno) = pending.finish::<()>(refused) {
             reply.error(errno);
         }
     }
@@ -257,27 +257,27 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
         _: u32,
         reply: ReplyEntry,
     ) {
-        let asked = Asked::now(Operation::Mkdir);
+        let pending = answer::Request::now(Operation::Mkdir);
         let made = self.caller(request).and_then(|_| self.core.mkdir(InodeId(parent.0), name));
         let encoder = self.encoder();
-        encoder.entry(reply, asked.settle(made.map(Found::Entry)));
+        encoder.entry(reply, pending.finish(made.map(Found::Entry)));
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let asked = Asked::now(Operation::Unlink);
+        let pending = answer::Request::now(Operation::Unlink);
         let step = match self.caller(request) {
             Ok(caller) => self.core.unlink(caller, InodeId(parent.0), name),
             Err(error) => Err(error).into(),
         };
-        asked.answer(&self.runtime, step, move |result| empty(reply, result));
+        pending.answer(&self.runtime, step, move |result| empty(reply, result));
     }
 
     fn rmdir(&self, request: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
-        let asked = Asked::now(Operation::Rmdir);
+        let pending = answer::Request::now(Operation::Rmdir);
         let refused = self
             .caller(request)
             .and_then(|_| Err(Error::expected(libc::ENOTEMPTY, "shards are always there")));
-        empty(reply, asked.settle(refused));
+        empty(reply, pending.finish(refused));
     }
 
     fn rename(
@@ -290,7 +290,7 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let asked = Asked::now(Operation::Rename);
+        let pending = answer::Request::now(Operation::Rename);
         let step = match self.caller(request) {
             Err(error) => Err(error).into(),
             Ok(_) if !flags.is_empty() => {
@@ -303,11 +303,11 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
                 (InodeId(new_parent.0), new_name),
             ),
         };
-        asked.answer(&self.runtime, step, move |result| empty(reply, result));
+        pending.answer(&self.runtime, step, move |result| empty(reply, result));
     }
 
     fn open(&self, request: &Request, inode: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let asked = Asked::now(Operation::Open);
+        let pending = answer::Request::now(Operation::Open);
         let mode = Mode {
             write: flags.acc_mode() != OpenAccMode::O_RDONLY,
             truncate: flags.0 & libc::O_TRUNC != 0,
@@ -317,7 +317,7 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
             Err(error) => Err(error).into(),
         };
         let always = self.offers.open_flags();
-        asked.answer(&self.runtime, step, move |result| match result {
+        pending.answer(&self.runtime, step, move |result| match result {
             Ok(opened) => reply.opened(FileHandle(opened.handle.0), always | caching(opened)),
             Err(errno) => reply.error(errno),
         });
@@ -334,10 +334,10 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let asked = Asked::now(Operation::Read);
+        let pending = answer::Request::now(Operation::Read);
         let data =
             self.caller(request).and_then(|_| self.core.read(HandleId(handle.0), offset, size));
-        match asked.settle(data) {
+        match pending.finish(data) {
             Ok(data) => reply.data(&data),
             Err(errno) => reply.error(errno),
         }
@@ -355,12 +355,12 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let asked = Asked::now(Operation::Write);
+        let pending = answer::Request::now(Operation::Write);
         let step = match self.caller(request) {
             Ok(caller) => self.core.write(caller, HandleId(handle.0), offset, data),
             Err(error) => Err(error).into(),
         };
-        asked.answer(&self.runtime, step, move |result| match result {
+        pending.answer(&self.runtime, step, move |result| match result {
             Ok(written) => reply.written(written),
             Err(errno) => reply.error(errno),
         });
@@ -381,7 +381,7 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
         _: bool,
         reply: ReplyEmpty,
     ) {
-        // Comes with pid 0 and any user; what was opened is closed by whoever closes it.
+        // Comes with pid 0 and any user, so there is no permission to check.
         self.core.release(HandleId(handle.0));
         reply.ok();
     }
@@ -392,12 +392,12 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
     }
 
     fn opendir(&self, request: &Request, inode: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        let asked = Asked::now(Operation::Opendir);
+        let pending = answer::Request::now(Operation::Opendir);
         let step = match self.caller(request) {
             Ok(caller) => self.core.open_directory(caller, InodeId(inode.0)),
             Err(error) => Err(error).into(),
         };
-        asked.answer(&self.runtime, step, move |result| match result {
+        pending.answer(&self.runtime, step, move |result| match result {
             Ok(handle) => reply.opened(FileHandle(handle.0), FopenFlags::empty()),
             Err(errno) => reply.error(errno),
         });
@@ -411,8 +411,8 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let asked = Asked::now(Operation::Readdir);
-        match asked.settle(self.listing(request, handle)) {
+        let pending = answer::Request::now(Operation::Readdir);
+        match pending.finish(self.listing(request, handle)) {
             Ok(snapshot) => {
                 for (next, name, item) in rest(&snapshot, offset) {
                     let (ino, kind) = match item {
@@ -438,8 +438,8 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let asked = Asked::now(Operation::Readdirplus);
-        let snapshot = match asked.settle(self.listing(request, handle)) {
+        let pending = answer::Request::now(Operation::Readdirplus);
+        let snapshot = match pending.finish(self.listing(request, handle)) {
             Ok(snapshot) => snapshot,
             Err(errno) => return reply.error(errno),
         };
@@ -478,12 +478,12 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
     }
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
-        // What is free is Redis's to say, and a program that asks here wants to know only that
-        // there is room; the numbers are large and constant.
+        // Redis alone knows what is free. A program that calls statfs wants to know that there is
+        // room, so the numbers are large and constant.
         const BLOCKS: u64 = 1 << 28;
         const FILES: u64 = 1 << 32;
         const NAME_BYTES: u32 = 255;
-        Asked::now(Operation::Statfs).answered();
+        answer::Request::now(Operation::Statfs).answered();
         reply.statfs(BLOCKS, BLOCKS, BLOCKS, FILES, FILES, BLOCK_BYTES, NAME_BYTES, BLOCK_BYTES);
     }
 
@@ -497,7 +497,7 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
     }
 
     fn access(&self, request: &Request, inode: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
-        let asked = Asked::now(Operation::Access);
+        let pending = answer::Request::now(Operation::Access);
         let allowed = self.caller(request).and_then(|_| {
             let found = self.core.attributes(InodeId(inode.0))?;
             if mask.contains(AccessFlags::X_OK) && found.kind == Kind::File {
@@ -505,7 +505,7 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
             }
             Ok(())
         });
-        empty(reply, asked.settle(allowed));
+        empty(reply, pending.finish(allowed));
     }
 
     fn create(
@@ -518,12 +518,12 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let asked = Asked::now(Operation::Create);
+        let pending = answer::Request::now(Operation::Create);
         let created = self.caller(request).and_then(|caller| {
             let exclusive = flags & libc::O_EXCL != 0;
             self.core.create(caller, InodeId(parent.0), name, mode & !umask, exclusive)
         });
-        match asked.settle(created) {
+        match pending.finish(created) {
             Ok((entry, opened)) => reply.created(
                 &entry.valid,
                 &self.encoder().attributes(&entry.attributes),
@@ -546,7 +546,7 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
         _: u32,
         reply: ReplyIoctl,
     ) {
-        // Python asks each file that it opens whether it is a terminal.
+        // Python checks of each file that it opens whether it is a terminal.
         reply.error(Errno::ENOTTY);
     }
 }

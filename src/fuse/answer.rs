@@ -10,21 +10,21 @@ use crate::fs::Step;
 use crate::telemetry::metrics::metrics;
 use crate::telemetry::request::{Operation, Outcome};
 
-/// A request that was read and is to be answered.
+/// A request that has been read and not answered.
 #[derive(Clone, Copy, Debug)]
-pub struct Asked {
+pub struct Request {
     operation: Operation,
     at: Instant,
 }
 
-impl Asked {
-    /// It was read now.
+impl Request {
+    /// A request that was read now.
     pub fn now(operation: Operation) -> Self {
         Self { operation, at: Instant::now() }
     }
 
-    /// Logs and counts a result that is sent by the caller at once.
-    pub fn settle<T>(self, result: Result<T>) -> std::result::Result<T, Errno> {
+    /// Logs and counts a result that the caller sends at once.
+    pub fn finish<T>(self, result: Result<T>) -> std::result::Result<T, Errno> {
         let outcome = match &result {
             Ok(_) => Outcome::Ok,
             Err(error) => {
@@ -36,12 +36,12 @@ impl Asked {
         result.map_err(|error| Errno::from_i32(error.errno()))
     }
 
-    /// Counts an answer that is sent by the caller at once, and never fails.
+    /// Counts a success that the caller sends at once.
     pub fn answered(self) {
         metrics().answered(self.operation, Outcome::Ok, self.at.elapsed());
     }
 
-    /// Answers by `send`, now or when the work is done on `runtime`. The work is never dropped
+    /// Answers by `send`, now or when `runtime` has done the work. The work is never dropped
     /// half-way: a reply that is dropped answers EIO, which is a logout.
     pub fn answer<T: Send + 'static>(
         self,
@@ -50,15 +50,15 @@ impl Asked {
         send: impl FnOnce(std::result::Result<T, Errno>) + Send + 'static,
     ) {
         match step {
-            Step::Done(result) => send(self.settle(result)),
+            Step::Done(result) => send(self.finish(result)),
             Step::Later(work) => {
-                runtime.spawn(async move { send(self.settle(work.await)) });
+                runtime.spawn(async move { send(self.finish(work.await)) });
             }
         }
     }
 }
 
-/// One line of what was done, at the end.
+/// Logs how many requests were answered.
 pub fn log_totals() {
     let [answered, failed] =
         [Outcome::Ok, Outcome::Failed].map(|o| metrics().requests_by_outcome(o));

@@ -1,14 +1,14 @@
-//! What the kernel offers beyond the oldest one that is supported (5.15), and what is asked of it.
+//! Optional features of kernels newer than the oldest supported one (5.15).
 //!
-//! Everything here makes things faster or smoother, never possible at all; each can be switched
-//! off, to show that, and for a kernel that has one of them broken.
+//! Nothing depends on them: they only make things faster or smoother. Each can be switched off, to
+//! test that, and for a kernel in which one of them is broken.
 
 use fuser::{FopenFlags, InitFlags, KernelConfig};
 
-/// Names what is not to be used, separated by commas.
+/// The environment variable that names the features to switch off, separated by commas.
 pub const WITHOUT_VARIABLE: &str = "SESSIONFS_KERNEL_WITHOUT";
 
-/// Asked for at INIT, with the name by which each is switched off.
+/// Requested at INIT, with the name by which each is switched off.
 const AT_INIT: [(&str, InitFlags); 3] = [
     // Look-ups in one directory side by side; without it one after another.
     ("parallel_dirops", InitFlags::FUSE_PARALLEL_DIROPS),
@@ -23,7 +23,7 @@ const NOFLUSH: &str = "noflush";
 /// One mount put beneath another (6.5 and later); without it a reload leaves a gap.
 const MOUNT_BENEATH: &str = "mount_beneath";
 
-/// What is used of the kernel's offers.
+/// The features that are used.
 #[derive(Clone, Debug, Default)]
 pub struct Offers {
     without: Vec<String>,
@@ -41,13 +41,13 @@ impl Offers {
         self.wanted(MOUNT_BENEATH)
     }
 
-    /// Asks for what is wanted; what an older kernel lacks is gone without.
+    /// Requests the features that the kernel has.
     pub fn ask(&self, config: &mut KernelConfig) {
         for (name, flags) in AT_INIT {
             if !self.wanted(name) {
-                tracing::info!(name, "switched off: not asked of the kernel");
+                tracing::info!(name, "a kernel feature is switched off");
             } else if config.add_capabilities(flags).is_err() {
-                tracing::info!(name, "the kernel does not offer this; going on without it");
+                tracing::info!(name, "the kernel lacks this feature, which is optional");
             }
         }
     }

@@ -1,7 +1,7 @@
-//! The command's work: a whole directory of session files, taken in.
+//! `sessionfs import`: a whole directory of session files.
 //!
-//! As root it finds the directory, which may lie below a living mount, and starts the disk server;
-//! what parses sessions afterwards is unprivileged, as the worker is.
+//! The part that runs as root finds the directory, which may be under a mount that is served, and
+//! starts the disk server. The part that parses sessions is unprivileged, as the worker is.
 
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::{AsFd, OwnedFd};
@@ -13,7 +13,7 @@ use nix::sched::{CloneFlags, unshare};
 use serde::Serialize;
 use tokio::task::JoinSet;
 
-use super::{Adopted, Adopter, Reason};
+use super::{Importer, Outcome, Reason};
 use crate::config::Config;
 use crate::disk::Place;
 use crate::disk::archive;
@@ -28,10 +28,10 @@ use crate::session::content::Class;
 use crate::session::name::Alias;
 use crate::store::{Link as _, RetryPolicy, StoreError, Waited};
 
-/// How many sessions are under way at once.
+/// How many sessions are imported at once.
 const AT_ONCE: usize = 64;
-/// How many of those left are named.
-const LEFT_TOLD: usize = 10;
+/// How many of the sessions that were left are named.
+const MAX_LEFT_NAMED: usize = 10;
 
 /// What becomes of the file of an imported session.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -43,18 +43,18 @@ pub enum Then {
     Delete,
 }
 
-/// What is to be imported.
+/// An import.
 #[derive(Clone, Debug)]
 pub struct Task {
-    /// The directory; below a mount of ours, if one is there.
+    /// The directory. If it is a mount of sessionfs, the directory under it.
     pub dir: PathBuf,
     /// What becomes of the files.
     pub then: Then,
-    /// Nothing is changed.
+    /// Changes nothing.
     pub dry_run: bool,
 }
 
-/// The disk servers of an import, before anybody speaks with them.
+/// The disk servers of an import, before the first request to them.
 #[derive(Debug)]
 pub struct Prepared {
     files: (Process, OwnedFd),
@@ -62,20 +62,20 @@ pub struct Prepared {
     archived_before: bool,
 }
 
-/// What an import came to.
+/// The result of an import.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
 pub struct Summary {
-    /// Nothing was changed: this is what would be.
+    /// Nothing was changed: this is what an import would do.
     pub dry_run: bool,
-    /// Imported, somebody logged in.
+    /// Imported, of a person who is logged in.
     pub authenticated: u64,
-    /// Imported, of visitors.
+    /// Imported, of a visitor.
     pub anonymous: u64,
-    /// Known to Redis already, alive or ended.
+    /// Known to Redis before, as a live session or an ended one.
     pub kept: u64,
     /// Not imported: their absolute lifetime was over.
     pub over: u64,
-    /// Taken in by a mount or another import meanwhile.
+    /// Imported meanwhile by a mount or another import.
     pub vanished: u64,
     /// Named like a session, with a content that cannot be one.
     pub no_session: u64,
@@ -83,23 +83,23 @@ pub struct Summary {
     pub failed: u64,
     /// Temp files of saves and upload spools: left, and of no use.
     pub temporary: u64,
-    /// What Odoo would never name so: left.
+    /// Files with a name that Odoo never gives: left.
     pub foreign: u64,
-    /// The first of the foreign ones.
+    /// The names of the first foreign files.
     pub foreign_names: Vec<String>,
-    /// The first of those that were left, by alias, and why.
+    /// The aliases of the first sessions that were left, and why.
     pub left: BTreeMap<String, String>,
-    /// Files moved aside earlier that are deleted now.
-    pub deleted_aside: u64,
-    /// Where the files are now, if any were moved: by this import, by an earlier one, or by a mount.
+    /// Archived files of an earlier import that are deleted now.
+    pub deleted_archived: u64,
+    /// The archive, if it holds files of this import, of an earlier one or of a mount.
     pub moved_to: Option<PathBuf>,
     /// How long it took.
     pub elapsed_ms: u64,
 }
 
 impl Task {
-    /// Finds the directory and starts the disk servers. To be called as root, while there is one
-    /// thread: what is mounted over the directory is taken away for this process alone.
+    /// Finds the directory and starts the disk servers. Must be called as root, while there is one
+    /// thread: it unmounts what is mounted over the directory, for this process alone.
     pub fn prepare(&self, config: &Config) -> Result<Prepared, Failure> {
         if is_ours(&self.dir) {
             uncover(&self.dir)?;
@@ -112,10 +112,10 @@ impl Task {
             let dir = self.dir.display();
             Failure::new(code, format!("directory {dir}: {e}; name the directory of sessions"))
         })?;
-        let start = |root: &dyn AsFd, aside: Option<&OwnedFd>| {
+        let start = |root: &dyn AsFd, archived: Option<&OwnedFd>| {
             let served = Served {
                 root: root.as_fd(),
-                aside: aside.map(AsFd::as_fd),
+                aside: archived.map(AsFd::as_fd),
                 owner: (config.tree.owner_uid, config.tree.owner_gid),
                 session_max_bytes: config.limits.session_bytes,
             };
@@ -131,25 +131,25 @@ impl Task {
         }
         match self.then {
             Then::Move => {
-                let aside = archive::make_beside(&self.dir)?;
+                let archived = archive::make_beside(&self.dir)?;
                 Ok(Prepared {
-                    files: start(&root, Some(&aside))?,
+                    files: start(&root, Some(&archived))?,
                     moved_before: None,
                     archived_before: archive::holds_any(&self.dir),
                 })
             }
             Then::Delete => {
-                let aside = archive::open_beside(&self.dir)?;
+                let archived = archive::open_beside(&self.dir)?;
                 Ok(Prepared {
                     files: start(&root, None)?,
-                    moved_before: aside.map(|aside| start(&aside, None)).transpose()?,
+                    moved_before: archived.map(|archived| start(&archived, None)).transpose()?,
                     archived_before: false,
                 })
             }
         }
     }
 
-    /// Imports everything. `progress` is told how many are to be done and how many are.
+    /// Imports everything. Calls `progress` with the number of sessions and how many are done.
     pub async fn run(
         &self,
         prepared: Prepared,
@@ -157,7 +157,7 @@ impl Task {
         progress: impl Fn(u64, u64),
     ) -> Result<Summary, Failure> {
         let began = Instant::now();
-        // The disk servers end when nobody asks them any more, or with us.
+        // The disk servers end when their sockets are closed, or with this process.
         let Prepared { files: (_process, socket), moved_before, archived_before } = prepared;
         let disk = connect(socket)?;
         let listing = disk.list().await.map_err(|e| cannot_list(&e))?;
@@ -170,7 +170,7 @@ impl Task {
         };
         let sessions = by_session(listing.places);
         let total = sessions.len() as u64;
-        let adopter = Adopter::new(disk.clone(), redis.clone());
+        let importer = Importer::new(disk.clone(), redis.clone());
         let mut running = JoinSet::new();
         let mut done = 0;
         progress(total, done);
@@ -180,8 +180,8 @@ impl Task {
                 done += 1;
                 progress(total, done);
             }
-            let (adopter, redis, dry_run) = (adopter.clone(), redis.clone(), self.dry_run);
-            running.spawn(async move { (alias, one(&adopter, &redis, &places, dry_run).await) });
+            let (importer, redis, dry_run) = (importer.clone(), redis.clone(), self.dry_run);
+            running.spawn(async move { (alias, one(&importer, &redis, &places, dry_run).await) });
         }
         while let Some(joined) = running.join_next().await {
             summary.note(Some(joined), &redis)?;
@@ -195,7 +195,7 @@ impl Task {
             }
         }
         if let Some((_process, socket)) = moved_before {
-            summary.deleted_aside = delete_all(&connect(socket)?).await?;
+            summary.deleted_archived = delete_all(&connect(socket)?).await?;
         }
         summary.elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         Ok(summary)
@@ -208,36 +208,38 @@ impl Summary {
         self.authenticated + self.anonymous + self.kept + self.over + self.vanished == 0
     }
 
-    /// Whether every session found was taken in (or had ended).
+    /// Whether every session found was imported (or had ended).
     pub fn is_complete(&self) -> bool {
         self.failed == 0
     }
 
     fn note(&mut self, joined: Option<JoinedOne>, redis: &RedisStore) -> Result<(), Failure> {
         let Some(joined) = joined else { return Ok(()) };
-        let (alias, adopted) = joined.map_err(|e| Failure::internal("import a session", e))?;
-        match adopted {
-            Ok(Adopted::Imported(Class::Authenticated)) => self.authenticated += 1,
-            Ok(Adopted::Imported(Class::Anonymous)) => self.anonymous += 1,
-            Ok(Adopted::Kept) => self.kept += 1,
-            Ok(Adopted::Over) => self.over += 1,
-            Ok(Adopted::Vanished) => self.vanished += 1,
-            Ok(Adopted::Left(reason)) => {
+        let (alias, outcome) = joined.map_err(|e| Failure::internal("import a session", e))?;
+        match outcome {
+            Ok(Outcome::Imported(Class::Authenticated)) => self.authenticated += 1,
+            Ok(Outcome::Imported(Class::Anonymous)) => self.anonymous += 1,
+            Ok(Outcome::Kept) => self.kept += 1,
+            Ok(Outcome::Over) => self.over += 1,
+            Ok(Outcome::Vanished) => self.vanished += 1,
+            Ok(Outcome::Left(reason)) => {
                 match reason {
                     Reason::NoSession => self.no_session += 1,
-                    Reason::TooLong | Reason::Unread(_) | Reason::Stuck(_) => self.failed += 1,
+                    Reason::TooLong | Reason::Unread(_) | Reason::NotArchived(_) => {
+                        self.failed += 1
+                    }
                 }
-                self.tell_left(&alias, reason.to_string());
+                self.note_left(&alias, reason.to_string());
             }
             Err(StoreError::Unreadable(why)) => {
                 self.failed += 1;
-                self.tell_left(&alias, why);
+                self.note_left(&alias, why);
             }
             Err(error @ (StoreError::Unavailable(_) | StoreError::Refused(_))) => {
                 return Err(Failure::new(
                     ExitCode::RedisUnreachable,
                     format!(
-                        "the import stopped: {error} ({}); what is done is done, so start it again \
+                        "the import stopped: {error} ({}); what was imported stays, so start it again \
                          when Redis is available",
                         redis.link_cause()
                     ),
@@ -247,27 +249,27 @@ impl Summary {
         Ok(())
     }
 
-    fn tell_left(&mut self, alias: &Alias, why: String) {
-        if self.left.len() < LEFT_TOLD {
+    fn note_left(&mut self, alias: &Alias, why: String) {
+        if self.left.len() < MAX_LEFT_NAMED {
             self.left.insert(alias.to_string(), why);
         }
     }
 }
 
-type JoinedOne = Result<(Alias, Result<Adopted, StoreError>), tokio::task::JoinError>;
+type JoinedOne = Result<(Alias, Result<Outcome, StoreError>), tokio::task::JoinError>;
 
-/// One session; waits for a Redis that is away for a while, within the budget of an outage.
+/// One session. Waits for Redis in an outage, within the budget.
 async fn one(
-    adopter: &Adopter<RedisStore>,
+    importer: &Importer<RedisStore>,
     redis: &RedisStore,
     places: &[Place],
     dry_run: bool,
-) -> Result<Adopted, StoreError> {
+) -> Result<Outcome, StoreError> {
     loop {
         let outcome = if dry_run {
-            adopter.foresee(places).await
+            importer.dry_run(places).await
         } else {
-            adopter.adopt(places, RetryPolicy::UntilAnswered).await
+            importer.import(places, RetryPolicy::UntilAnswered).await
         };
         match outcome {
             Err(StoreError::Unavailable(_)) if redis.wait_up().await != Waited::BudgetSpent => {}
@@ -277,7 +279,7 @@ async fn one(
 }
 
 fn connect(socket: OwnedFd) -> Result<Disk, Failure> {
-    // Its end is seen by whoever asks it next.
+    // The next request sees its end.
     Disk::connect(socket, PATIENT_WITHIN, || ())
         .map_err(|e| Failure::internal("ask for session files", e))
 }
@@ -294,7 +296,7 @@ fn by_session(places: Vec<Place>) -> HashMap<Alias, Vec<Place>> {
     sessions
 }
 
-/// Deletes every session file; what is not one stays.
+/// Deletes every session file, and no other.
 async fn delete_all(disk: &Disk) -> Result<u64, Failure> {
     let listing = disk.list().await.map_err(|e| cannot_list(&e))?;
     let mut deleted = 0;
@@ -306,11 +308,10 @@ async fn delete_all(disk: &Disk) -> Result<u64, Failure> {
     Ok(deleted)
 }
 
-/// Takes our mount away from a directory, in a view of the tree of names that only this process and
-/// its children have.
+/// Unmounts sessionfs from a directory, in a mount namespace of this process and its children.
 fn uncover(dir: &Path) -> Result<(), Failure> {
     const NONE: Option<&str> = None;
-    /// More than one of ours upon the other is unheard of.
+    /// A bound for the loop: more than one mount of sessionfs over another does not occur.
     const MAX_LAYERS: usize = 4;
     let failed = |e: nix::errno::Errno| {
         Failure::new(

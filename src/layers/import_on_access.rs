@@ -1,8 +1,9 @@
-//! What lies below a mount: a store that first takes in the session file that a name asks for.
+//! Import on access: a session file in the underlying directory of a mount becomes a session when
+//! its session is first accessed.
 //!
-//! The index is read twice: before the first request is served, and once the mount is in its place,
-//! when nobody can put a file there any more; what is asked between the two waits. From then on it
-//! only shrinks; once it is empty, this is the store itself, and the disk server is let go.
+//! The directory is listed twice: before the first request is served, and once more when it is
+//! mounted over, since nobody can add a file after that. Requests between the two wait. From then on
+//! the index only shrinks. When it is empty, this layer only forwards, and the disk server ends.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -13,7 +14,7 @@ use tokio::task::JoinSet;
 
 use crate::disk::Place;
 use crate::disk::client::{Disk, DiskError};
-use crate::import::{Adopted, Adopter, Reason};
+use crate::import::{Importer, Outcome, Reason};
 use crate::session::name::{Alias, Form, Shard};
 use crate::store::{
     Amend, Intake, Listed, Lookup, Meta, Publish, Published, RetryPolicy, RootListing, Sessions,
@@ -21,42 +22,42 @@ use crate::store::{
 };
 use crate::sync::lock;
 
-/// How many are taken in at once for a listing.
+/// How many sessions are imported at once for a listing.
 const AT_ONCE: usize = 32;
-/// A disk that gives an error is asked again, and whoever asks for the session gets that error
-/// meanwhile and keeps the cookie. The third time the session counts as absent: an error for ever would lock
-/// its owner out.
+/// How often a file may fail to be read. Until then each access to the session gets that error, and
+/// its owner keeps the cookie. After that the session counts as absent: an error that never ends
+/// would lock its owner out.
 const MAX_FAILURES: u8 = 3;
-/// How long requests wait for the listing made when the mount is in its place.
+/// How long requests wait for the second listing.
 const SETTLED_WITHIN: Duration = Duration::from_secs(5);
-/// The pause between two looks at what is left, and how many times longer than a look it is.
-const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(5);
-const LOOK_SHARE: u32 = 20;
+/// The pause between two later listings, at least; and how many times longer than a listing it is.
+const MIN_LIST_PAUSE: Duration = Duration::from_secs(5);
+const LIST_PAUSE_FACTOR: u32 = 20;
 
 /// Sessions over those of another layer. Clones share the files.
 pub struct ImportOnAccess<S, T> {
     sessions: S,
-    below: Arc<Below<T>>,
+    underlying: Arc<Underlying<T>>,
 }
 
 impl<S: Clone, T> Clone for ImportOnAccess<S, T> {
     fn clone(&self) -> Self {
-        Self { sessions: self.sessions.clone(), below: Arc::clone(&self.below) }
+        Self { sessions: self.sessions.clone(), underlying: Arc::clone(&self.underlying) }
     }
 }
 
-/// The files that nobody has asked for yet.
-struct Below<T> {
+/// The files that are not imported yet.
+struct Underlying<T> {
     index: Mutex<Index>,
-    adopter: Mutex<Option<Adopter<T>>>,
+    importer: Mutex<Option<Importer<T>>>,
     /// Whether all files are known.
-    settled: watch::Sender<bool>,
+    listed: watch::Sender<bool>,
 }
 
 #[derive(Default)]
 struct Index {
     shards: HashMap<Shard, HashMap<Alias, Entry>>,
-    /// What stays on the disk: it is not taken in, and not counted any more.
+    /// Sessions whose files stay on the disk, not imported.
     left: HashSet<Alias>,
     /// Whether there ever was a file.
     had_any: bool,
@@ -64,7 +65,7 @@ struct Index {
 
 #[derive(Clone, Debug, Default)]
 struct Entry {
-    /// Its one file, or two: see [`Place`].
+    /// Its file, or its two files: see [`Place`].
     places: Vec<Place>,
     failures: u8,
 }
@@ -72,157 +73,159 @@ struct Entry {
 impl<S: Sessions + Clone, T: Intake + Clone> ImportOnAccess<S, T> {
     /// Over `sessions`, without files.
     pub fn over(sessions: S) -> Self {
-        let below = Below {
+        let underlying = Underlying {
             index: Mutex::default(),
-            adopter: Mutex::default(),
-            settled: watch::Sender::new(true),
+            importer: Mutex::default(),
+            listed: watch::Sender::new(true),
         };
-        Self { sessions, below: Arc::new(below) }
+        Self { sessions, underlying: Arc::new(underlying) }
     }
 
     /// From now on, imports the files that `disk` has into `intake` on access.
     pub async fn begin(&self, disk: Disk, intake: T) -> Result<(), DiskError> {
-        // This first listing may take the time of a slow disk; the one that counts is quick then.
+        // This may take long on a slow disk; the second listing, for which requests wait, is quick
+        // then.
         let listing = disk.list().await?;
-        self.below.index().set(listing.places);
-        *lock(&self.below.adopter) = Some(Adopter::new(disk, intake));
-        self.below.settled.send_replace(false);
+        self.underlying.index().set(listing.places);
+        *lock(&self.underlying.importer) = Some(Importer::new(disk, intake));
+        self.underlying.listed.send_replace(false);
         Ok(())
     }
 
-    /// The mount is in its place: nobody can put a file below any more.
+    /// The directory is mounted over: nobody can add a file any more.
     pub async fn in_place(&self) {
-        let Some(disk) = lock(&self.below.adopter).as_ref().map(|adopter| adopter.disk.clone())
+        let Some(disk) =
+            lock(&self.underlying.importer).as_ref().map(|importer| importer.disk.clone())
         else {
             return;
         };
         let began = Instant::now();
-        // A disk that is slower is looked at again; whoever asks is not to wait for it for ever.
-        let looked = tokio::time::timeout(SETTLED_WITHIN, self.below.look(&disk)).await;
-        self.below.settled.send_replace(true);
-        if looked.is_ok() && self.below.is_done() {
+        // A listing that takes longer is made again later: requests do not wait for ever.
+        let listed = tokio::time::timeout(SETTLED_WITHIN, self.underlying.list(&disk)).await;
+        self.underlying.listed.send_replace(true);
+        if listed.is_ok() && self.underlying.is_done() {
             return;
         }
         tracing::info!(
-            sessions = self.below.index().len(),
+            sessions = self.underlying.index().len(),
             "session files lie in the underlying directory; each is imported on first access, all of them \
              by 'sessionfs import'"
         );
-        let pause = LOOK_AGAIN_AFTER.max(began.elapsed() * LOOK_SHARE);
-        tokio::spawn(look_again(Arc::clone(&self.below), disk, pause));
+        let pause = MIN_LIST_PAUSE.max(began.elapsed() * LIST_PAUSE_FACTOR);
+        tokio::spawn(list_again(Arc::clone(&self.underlying), disk, pause));
     }
 
-    /// Takes in the session of that name, if its file is below.
-    async fn settle(&self, alias: &Alias, policy: RetryPolicy) -> Result<(), StoreError> {
-        self.below.until_settled().await;
-        let Some(adopter) = lock(&self.below.adopter).clone() else { return Ok(()) };
-        let Some(entry) = self.below.index().get(alias) else { return Ok(()) };
-        match adopter.adopt(&entry.places, policy).await? {
-            // Nothing is known of the file: it may be read in a moment.
-            Adopted::Left(Reason::Unread(error @ (DiskError::Overdue | DiskError::Gone))) => {
+    /// Imports the session of that name, if it has a file.
+    async fn import(&self, alias: &Alias, policy: RetryPolicy) -> Result<(), StoreError> {
+        self.underlying.until_listed().await;
+        let Some(importer) = lock(&self.underlying.importer).clone() else { return Ok(()) };
+        let Some(entry) = self.underlying.index().get(alias) else { return Ok(()) };
+        match importer.import(&entry.places, policy).await? {
+            // The disk server did not answer: the file may be readable in a moment.
+            Outcome::Left(Reason::Unread(error @ (DiskError::Overdue | DiskError::Gone))) => {
                 return Err(StoreError::Unreadable(format!("its file on the disk: {error}")));
             }
-            Adopted::Left(Reason::Unread(error)) => {
+            Outcome::Left(Reason::Unread(error)) => {
                 if entry.failures == 0 {
                     tracing::warn!(%alias, %error, "a session file cannot be read");
                 }
-                if self.below.index().note_failure(alias) < MAX_FAILURES {
+                if self.underlying.index().note_failure(alias) < MAX_FAILURES {
                     return Err(StoreError::Unreadable(format!("its file on the disk: {error}")));
                 }
-                self.below.index().leave(alias);
+                self.underlying.index().leave(alias);
             }
-            Adopted::Left(reason) => {
+            Outcome::Left(reason) => {
                 tracing::warn!(%alias, %reason, "a session file is left where it is");
-                self.below.index().leave(alias);
+                self.underlying.index().leave(alias);
             }
-            Adopted::Imported(_) | Adopted::Kept | Adopted::Over | Adopted::Vanished => {
-                self.below.index().remove(alias);
+            Outcome::Imported(_) | Outcome::Kept | Outcome::Over | Outcome::Vanished => {
+                self.underlying.index().remove(alias);
             }
         }
-        self.below.is_done();
+        self.underlying.is_done();
         Ok(())
     }
 
-    /// Takes in the session of that name before its removal, so that the removal is known for what
-    /// it is. What cannot be taken in is taken away all the same: a removal must never be refused.
-    /// Whether only a file was taken away.
-    async fn settle_for_removal(&self, alias: &Alias) -> bool {
-        self.below.until_settled().await;
-        let Some(adopter) = lock(&self.below.adopter).clone() else { return false };
-        let Some(entry) = self.below.index().get(alias) else { return false };
-        let settled = self.settle(alias, RetryPolicy::UntilAnswered).await;
-        if settled.is_ok() && !self.below.index().left.contains(alias) {
+    /// Imports the session of that name before its removal, so that the removal leaves a tombstone.
+    /// A file that cannot be imported is archived all the same: a removal must never fail for that.
+    /// Whether only a file was removed.
+    async fn import_for_removal(&self, alias: &Alias) -> bool {
+        self.underlying.until_listed().await;
+        let Some(importer) = lock(&self.underlying.importer).clone() else { return false };
+        let Some(entry) = self.underlying.index().get(alias) else { return false };
+        let imported = self.import(alias, RetryPolicy::UntilAnswered).await;
+        if imported.is_ok() && !self.underlying.index().left.contains(alias) {
             return false;
         }
         for place in &entry.places {
-            if let Err(error) = adopter.disk.retire(place).await {
+            if let Err(error) = importer.disk.retire(place).await {
                 tracing::error!(%alias, %error, "the file of a removed session cannot be archived");
                 return false;
             }
         }
-        self.below.index().remove(alias);
-        self.below.is_done();
+        self.underlying.index().remove(alias);
+        self.underlying.is_done();
         true
     }
 
-    /// Takes in many. What cannot be read is not listed, as on a disk that is broken there.
-    async fn settle_all(&self, aliases: Vec<Alias>) -> Result<(), StoreError> {
-        let mut settling = JoinSet::new();
-        let settled = |joined: Option<Result<Result<(), StoreError>, _>>| match joined {
+    /// Imports many. What cannot be read is not listed, as on a broken disk.
+    async fn import_all(&self, aliases: Vec<Alias>) -> Result<(), StoreError> {
+        let mut importing = JoinSet::new();
+        let check = |joined: Option<Result<Result<(), StoreError>, _>>| match joined {
             Some(Ok(Err(error @ (StoreError::Unavailable(_) | StoreError::Refused(_))))) => {
                 Err(error)
             }
             _ => Ok(()),
         };
         for alias in aliases {
-            if settling.len() >= AT_ONCE {
-                settled(settling.join_next().await)?;
+            if importing.len() >= AT_ONCE {
+                check(importing.join_next().await)?;
             }
-            let store = self.clone();
-            settling.spawn(async move { store.settle(&alias, RetryPolicy::UntilAnswered).await });
+            let layer = self.clone();
+            importing.spawn(async move { layer.import(&alias, RetryPolicy::UntilAnswered).await });
         }
-        while let Some(joined) = settling.join_next().await {
-            settled(Some(joined))?;
+        while let Some(joined) = importing.join_next().await {
+            check(Some(joined))?;
         }
         Ok(())
     }
 }
 
-impl<T: Intake + Clone> Below<T> {
+impl<T: Intake + Clone> Underlying<T> {
     fn index(&self) -> MutexGuard<'_, Index> {
         lock(&self.index)
     }
 
     /// Waits until all files are known, within a bound.
-    async fn until_settled(&self) {
-        if *self.settled.borrow() {
+    async fn until_listed(&self) {
+        if *self.listed.borrow() {
             return;
         }
-        let mut settled = self.settled.subscribe();
-        // Its sender is ours, so there is always an end.
-        let _ = tokio::time::timeout(SETTLED_WITHIN, settled.wait_for(|settled| *settled)).await;
+        let mut listed = self.listed.subscribe();
+        // The sender is in `self`, so it cannot be dropped meanwhile.
+        let _ = tokio::time::timeout(SETTLED_WITHIN, listed.wait_for(|listed| *listed)).await;
     }
 
-    /// Looks at what is there.
-    async fn look(&self, disk: &Disk) {
+    /// Lists the files.
+    async fn list(&self, disk: &Disk) {
         match disk.list().await {
-            // What was taken in while this was listed is found absent when it is asked for.
+            // A file that was imported meanwhile is found missing at its next access.
             Ok(listing) => self.index().set(listing.places),
             Err(error) => tracing::warn!(%error, "cannot read the underlying directory"),
         }
     }
 
-    /// Whether nothing is left to be taken in; then the disk server is let go.
+    /// Whether no file is left to be imported. If so, the disk server ends.
     fn is_done(&self) -> bool {
         let (had_any, left) = {
             let index = self.index();
-            if !index.shards.is_empty() || !*self.settled.borrow() {
+            if !index.shards.is_empty() || !*self.listed.borrow() {
                 return false;
             }
             (index.had_any, index.left.len())
         };
-        // At most starts there is nothing to tell.
-        if lock(&self.adopter).take().is_some() && had_any {
+        // Most directories are empty from the start, which is not worth a line.
+        if lock(&self.importer).take().is_some() && had_any {
             tracing::info!(left, "all session files of the underlying directory are imported");
         }
         true
@@ -267,7 +270,7 @@ impl Index {
         self.left.insert(alias.clone());
     }
 
-    /// How often its disk has failed, this time included.
+    /// How often the file has failed to be read, this time included.
     fn note_failure(&mut self, alias: &Alias) -> u8 {
         let entry = self.shards.get_mut(&alias.shard()).and_then(|entries| entries.get_mut(alias));
         entry.map_or(MAX_FAILURES, |entry| {
@@ -293,40 +296,44 @@ impl Index {
     }
 }
 
-/// Looks at what is left as long as something is: `sessionfs import` takes in files beside us.
-async fn look_again<T: Intake + Clone>(below: Arc<Below<T>>, disk: Disk, pause: Duration) {
+/// Lists the files again as long as some are left: `sessionfs import` may import them meanwhile.
+async fn list_again<T: Intake + Clone>(
+    underlying: Arc<Underlying<T>>,
+    disk: Disk,
+    pause: Duration,
+) {
     loop {
         tokio::time::sleep(pause).await;
-        if below.is_done() {
+        if underlying.is_done() {
             return;
         }
-        below.look(&disk).await;
+        underlying.list(&disk).await;
     }
 }
 
 impl<S: Sessions + Clone, T: Intake + Clone> Sessions for ImportOnAccess<S, T> {
     async fn fetch(&self, alias: &Alias, listed: Option<&Alias>) -> Result<Lookup, StoreError> {
-        self.settle(alias, RetryPolicy::Once).await?;
+        self.import(alias, RetryPolicy::Once).await?;
         if let Some(listed) = listed {
-            self.settle(listed, RetryPolicy::Once).await?;
+            self.import(listed, RetryPolicy::Once).await?;
         }
         self.sessions.fetch(alias, listed).await
     }
 
     async fn publish(&self, publish: &Publish) -> Result<Published, StoreError> {
-        self.settle(&publish.alias, RetryPolicy::UntilAnswered).await?;
+        self.import(&publish.alias, RetryPolicy::UntilAnswered).await?;
         self.sessions.publish(publish).await
     }
 
     async fn unlink(&self, unlink: &Unlink) -> Result<Unlinked, StoreError> {
         let mut removed = None;
         for alias in std::iter::once(&unlink.alias).chain(&unlink.listed) {
-            if self.settle_for_removal(alias).await {
+            if self.import_for_removal(alias).await {
                 removed = Some(alias.clone());
             }
         }
         let unlinked = self.sessions.unlink(unlink).await?;
-        // It never was in Redis, so it has no birth that anything could know.
+        // It never was in Redis, so nothing can know a birth of it.
         Ok(match (unlinked, removed) {
             (Unlinked::Absent, Some(alias)) => Unlinked::Gone { alias, birth: unlink.stamp.id },
             (unlinked, _) => unlinked,
@@ -334,24 +341,24 @@ impl<S: Sessions + Clone, T: Intake + Clone> Sessions for ImportOnAccess<S, T> {
     }
 
     async fn amend(&self, amend: &Amend) -> Result<Option<Meta>, StoreError> {
-        self.settle(&amend.alias, RetryPolicy::UntilAnswered).await?;
+        self.import(&amend.alias, RetryPolicy::UntilAnswered).await?;
         self.sessions.amend(amend).await
     }
 
     async fn list(&self, shard: Shard) -> Result<Vec<Listed>, StoreError> {
-        self.below.until_settled().await;
-        let waiting = self.below.index().in_shard(shard);
-        self.settle_all(waiting).await?;
+        self.underlying.until_listed().await;
+        let waiting = self.underlying.index().in_shard(shard);
+        self.import_all(waiting).await?;
         self.sessions.list(shard).await
     }
 
     async fn list_root(&self) -> Result<RootListing, StoreError> {
-        self.below.until_settled().await;
-        let flat = self.below.index().with_form(Form::Flat).cloned().collect();
-        self.settle_all(flat).await?;
+        self.underlying.until_listed().await;
+        let flat = self.underlying.index().with_form(Form::Flat).cloned().collect();
+        self.import_all(flat).await?;
         let mut root = self.sessions.list_root().await?;
-        // Those of shards are taken in when their shard is listed.
-        root.shards.extend(self.below.index().with_form(Form::Sharded).map(Alias::shard));
+        // Sessions of a shard are imported when the shard is listed.
+        root.shards.extend(self.underlying.index().with_form(Form::Sharded).map(Alias::shard));
         root.shards.sort_unstable();
         root.shards.dedup();
         Ok(root)
@@ -384,7 +391,7 @@ mod tests {
         assert_eq!(index.len(), 1);
         assert_eq!(index.get(&alias).map(|entry| entry.places.len()), Some(2));
         assert_eq!(index.note_failure(&alias), 1);
-        // A later look keeps what is known of it, and forgets what is gone.
+        // A later listing keeps the failures of a file.
         index.set(places.clone());
         assert_eq!(index.note_failure(&alias), 2);
         index.leave(&alias);
