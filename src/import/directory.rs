@@ -226,7 +226,7 @@ impl Summary {
                 match reason {
                     Reason::NoSession => self.no_session += 1,
                     Reason::TooLong | Reason::Unread(_) | Reason::NotArchived(_) => {
-                        self.failed += 1
+                        self.failed += 1;
                     }
                 }
                 self.note_left(&alias, reason.to_string());

@@ -153,8 +153,8 @@ impl<S: Sessions + Clone, T: Intake + Clone> ImportOnAccess<S, T> {
         self.underlying.until_listed().await;
         let Some(importer) = lock(&self.underlying.importer).clone() else { return false };
         let Some(entry) = self.underlying.index().get(alias) else { return false };
-        let imported = self.import(alias, RetryPolicy::UntilAnswered).await;
-        if imported.is_ok() && !self.underlying.index().left.contains(alias) {
+        let outcome = self.import(alias, RetryPolicy::UntilAnswered).await;
+        if outcome.is_ok() && !self.underlying.index().left.contains(alias) {
             return false;
         }
         for place in &entry.places {

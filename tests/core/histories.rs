@@ -162,86 +162,22 @@ impl History {
     fn step(&mut self, op: &Op) -> Result<(), String> {
         self.pending = [0, 1].map(|server| self.servers[server].store.pending_faults());
         match *op {
-            Op::Save { at, person: logged_in, text } => {
-                let content = if logged_in { person } else { visitor }(&text.to_string());
-                let session = sid('a', at.session);
-                let saved = self.servers[at.server].save(thread(at.thread), &session, &content);
-                let disturbed = self.was_disturbed(at.server);
-                match saved {
-                    Ok(_) if self.current(&session).as_ref() == Some(&content) => Ok(()),
-                    // EIO: owed by an earlier failed open, or lost now.
-                    Err(libc::EACCES | libc::EIO) => Ok(()),
-                    Err(libc::EINTR) if disturbed => Ok(()),
-                    other => Err(format!("{other:?}, disturbed: {disturbed}")),
-                }
-            }
+            Op::Save { at, person, text } => self.save(at, person, text),
             Op::Read { at } => {
                 let session = sid('a', at.session);
                 let got = self.servers[at.server].read(thread(at.thread), &session);
                 self.judge(at.server, &session, got)
             }
-            Op::Look { at } => {
-                let session = sid('a', at.session);
-                let kernel = &self.servers[at.server];
-                let before = kernel.store.requests();
-                let found = kernel.lookup(thread(at.thread), &session);
-                let disturbed = self.was_disturbed(at.server);
-                // A thread with a save under way is answered without a request.
-                let was_guessed = kernel.store.requests() == before;
-                match (found, self.current(&session)) {
-                    (Ok(entry), current) if current.is_some() || disturbed || was_guessed => {
-                        self.looked[at.server].push((at.session, entry.attributes.inode));
-                        Ok(())
-                    }
-                    (Err(libc::ENOENT), None) => Ok(()),
-                    (Err(libc::EIO), _) if disturbed => Ok(()),
-                    (found, current) => Err(format!("found {found:?}, current is {current:?}")),
-                }
-            }
-            Op::OpenLooked { server, thread: number, which } => {
-                if self.looked[server].is_empty() {
-                    return Ok(());
-                }
-                let (session, inode) = *which.get(&self.looked[server]);
-                let (session, kernel) = (sid('a', session), &self.servers[server]);
-                // Not the thread that looked: for that one the look-up is part of this very open,
-                // and what was current at it is right.
-                let by = thread(THREADS + number);
-                let got = match kernel.open_inode(by, inode) {
-                    Err(libc::ESTALE) => kernel.read(by, &session),
-                    opened => opened.map(|handle| {
-                        let bytes = kernel.read_handle(handle);
-                        kernel.core.release(handle);
-                        bytes
-                    }),
-                };
-                self.judge(server, &session, got)
-            }
-            Op::Unlink { at } => {
-                let session = sid('a', at.session);
-                let before = self.current(&session).is_some();
-                let removed = self.servers[at.server].unlink(thread(at.thread), &session);
-                let disturbed = self.was_disturbed(at.server);
-                match removed {
-                    Ok(()) if before && self.current(&session).is_none() => Ok(()),
-                    Err(libc::ENOENT) if !before => Ok(()),
-                    Err(libc::EIO) if disturbed => Ok(()),
-                    other => Err(format!("{other:?}")),
-                }
-            }
-            Op::Revoke { at } => {
-                let kernel = &self.servers[at.server];
-                let listed = kernel.list(thread(at.thread), shard());
-                let alias = sid('a', at.session).alias();
-                let shown =
-                    listed.is_ok_and(|all| all.iter().any(|(name, _)| name == alias.as_str()));
-                if shown {
-                    // The look-up that unlink(2) makes first.
-                    let _ = kernel.lookup_name(thread(at.thread), shard(), alias.as_str());
-                    let removed = kernel.unlink_name(thread(at.thread), shard(), alias.as_str());
-                    let gone = self.current(&sid('a', at.session)).is_none();
-                    if removed == Ok(()) && !gone {
-                        return Err("removed, and still there".into());
+            Op::Look { at } => self.look(at),
+            Op::OpenLooked { server, thread, which } => self.open_looked(server, thread, which),
+            Op::Unlink { at } => self.unlink(at),
+            Op::Revoke { at } => self.revoke(at),
+            Op::Chmod { server, thread, mode, which } => self.chmod(server, thread, mode, which),
+            Op::Forget { server } => self.forget(server),
+            Op::Evict { server } => {
+                for eviction in self.evictions[server].try_iter() {
+                    if let Some(inode) = self.servers[server].invalidate(&eviction) {
+                        self.looked[server].retain(|(_, looked)| *looked != inode);
                     }
                 }
                 Ok(())
@@ -250,44 +186,9 @@ impl History {
                 self.servers[0].store.model().pass(units * UNIT);
                 Ok(())
             }
-            Op::Forget { server } => {
-                self.looked[server].clear();
-                let held = self.servers[server].forget_all();
-                // What failed saves have left is removed as an orphan later.
-                if held.inodes == 0 && held.handles == 0 {
-                    Ok(())
-                } else {
-                    Err(format!("{held:?}"))
-                }
-            }
             Op::Link { server, health } => {
                 self.servers[server].store.set_health(health);
                 Ok(())
-            }
-            Op::Evict { server } => {
-                let kernel = &self.servers[server];
-                for eviction in self.evictions[server].try_iter() {
-                    if let Some(inode) = kernel.invalidate(&eviction) {
-                        self.looked[server].retain(|(_, looked)| *looked != inode);
-                    }
-                }
-                Ok(())
-            }
-            Op::Chmod { server, thread: number, mode, which } => {
-                if self.looked[server].is_empty() {
-                    return Ok(());
-                }
-                let (session, inode) = *which.get(&self.looked[server]);
-                let kernel = &self.servers[server];
-                let change = Change { mode: Some(mode), ..Change::default() };
-                let changed =
-                    kernel.run(kernel.core.set_attributes(thread(number), inode, None, change));
-                match changed.map(|attributes| attributes.mode) {
-                    Ok(now) if now == Some(mode) => Ok(()),
-                    Err(libc::EIO) if self.was_disturbed(server) => Ok(()),
-                    Err(libc::ENOENT) if self.current(&sid('a', session)).is_none() => Ok(()),
-                    other => Err(format!("{other:?}")),
-                }
             }
             Op::Fail { server, unreadable } => {
                 let fault = if unreadable { Fault::Unreadable } else { Fault::Unavailable };
@@ -295,6 +196,122 @@ impl History {
                 Ok(())
             }
         }
+    }
+
+    fn save(&self, at: At, logged_in: bool, text: u16) -> Result<(), String> {
+        let content = if logged_in { person } else { visitor }(&text.to_string());
+        let session = sid('a', at.session);
+        let saved = self.servers[at.server].save(thread(at.thread), &session, &content);
+        let disturbed = self.was_disturbed(at.server);
+        match saved {
+            Ok(_) if self.current(&session).as_ref() == Some(&content) => Ok(()),
+            // EIO: because of an earlier failed open, or lost now.
+            Err(libc::EACCES | libc::EIO) => Ok(()),
+            Err(libc::EINTR) if disturbed => Ok(()),
+            other => Err(format!("{other:?}, disturbed: {disturbed}")),
+        }
+    }
+
+    fn look(&mut self, at: At) -> Result<(), String> {
+        let session = sid('a', at.session);
+        let kernel = &self.servers[at.server];
+        let before = kernel.store.requests();
+        let found = kernel.lookup(thread(at.thread), &session);
+        let disturbed = self.was_disturbed(at.server);
+        // A thread with a save under way is answered without a request.
+        let was_guessed = kernel.store.requests() == before;
+        match (found, self.current(&session)) {
+            (Ok(entry), current) if current.is_some() || disturbed || was_guessed => {
+                self.looked[at.server].push((at.session, entry.attributes.inode));
+                Ok(())
+            }
+            (Err(libc::ENOENT), None) => Ok(()),
+            (Err(libc::EIO), _) if disturbed => Ok(()),
+            (found, current) => Err(format!("found {found:?}, current is {current:?}")),
+        }
+    }
+
+    fn looked_inode(&self, server: usize, which: prop::sample::Index) -> Option<(Sid, InodeId)> {
+        let looked = &self.looked[server];
+        let (session, inode) = (!looked.is_empty()).then(|| *which.get(looked))?;
+        Some((sid('a', session), inode))
+    }
+
+    fn open_looked(
+        &self,
+        server: usize,
+        number: u32,
+        which: prop::sample::Index,
+    ) -> Result<(), String> {
+        let Some((session, inode)) = self.looked_inode(server, which) else { return Ok(()) };
+        let kernel = &self.servers[server];
+        // Not the thread that looked: for that one the look-up is part of this very open, and what
+        // was current at it is right.
+        let by = thread(THREADS + number);
+        let got = match kernel.open_inode(by, inode) {
+            Err(libc::ESTALE) => kernel.read(by, &session),
+            opened => opened.map(|handle| {
+                let bytes = kernel.read_handle(handle);
+                kernel.core.release(handle);
+                bytes
+            }),
+        };
+        self.judge(server, &session, got)
+    }
+
+    fn chmod(
+        &self,
+        server: usize,
+        number: u32,
+        mode: u32,
+        which: prop::sample::Index,
+    ) -> Result<(), String> {
+        let Some((session, inode)) = self.looked_inode(server, which) else { return Ok(()) };
+        let kernel = &self.servers[server];
+        let change = Change { mode: Some(mode), ..Change::default() };
+        let changed = kernel.run(kernel.core.set_attributes(thread(number), inode, None, change));
+        match changed.map(|attributes| attributes.mode) {
+            Ok(now) if now == Some(mode) => Ok(()),
+            Err(libc::EIO) if self.was_disturbed(server) => Ok(()),
+            Err(libc::ENOENT) if self.current(&session).is_none() => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    }
+
+    fn unlink(&self, at: At) -> Result<(), String> {
+        let session = sid('a', at.session);
+        let before = self.current(&session).is_some();
+        let removed = self.servers[at.server].unlink(thread(at.thread), &session);
+        match removed {
+            Ok(()) if before && self.current(&session).is_none() => Ok(()),
+            Err(libc::ENOENT) if !before => Ok(()),
+            Err(libc::EIO) if self.was_disturbed(at.server) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    }
+
+    fn revoke(&self, at: At) -> Result<(), String> {
+        let kernel = &self.servers[at.server];
+        let listed = kernel.list(thread(at.thread), shard());
+        let alias = sid('a', at.session).alias();
+        if !listed.is_ok_and(|all| all.iter().any(|(name, _)| name == alias.as_str())) {
+            return Ok(());
+        }
+        // The look-up that unlink(2) makes first.
+        let _ = kernel.lookup_name(thread(at.thread), shard(), alias.as_str());
+        let removed = kernel.unlink_name(thread(at.thread), shard(), alias.as_str());
+        let is_gone = self.current(&sid('a', at.session)).is_none();
+        if removed == Ok(()) && !is_gone {
+            return Err("removed, and still there".into());
+        }
+        Ok(())
+    }
+
+    fn forget(&mut self, server: usize) -> Result<(), String> {
+        self.looked[server].clear();
+        let held = self.servers[server].forget_all();
+        // What failed saves have left is removed as an orphan later.
+        if held.inodes == 0 && held.handles == 0 { Ok(()) } else { Err(format!("{held:?}")) }
     }
 }
 
