@@ -11,10 +11,14 @@ mod histories;
 mod threads;
 
 use std::ffi::OsStr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use bytes::Bytes;
 use sessionfs::fs::attributes::{Attributes, Change};
 use sessionfs::fs::inode::InodeId;
-use sessionfs::store::{Health, Usage, Waited};
+use sessionfs::session::name::{Alias, Sid};
+use sessionfs::store::{Health, Meta, Observer, Usage, Waited};
 use support::kernel::{Kernel, flat_sid, foreign, person, sid, thread, visitor};
 use support::memory::{Fault, Memory};
 use support::model::UNIT;
@@ -184,6 +188,70 @@ fn a_look_up_that_was_answered_without_a_request_is_no_part_of_an_open() {
     // A save that gets no further: the next look-up seems to be its rename's.
     here.create(thread(2), "tmpaaaaaaaa.__wz_sess").unwrap();
     assert_eq!(here.read(thread(2), &session), Ok(person("two")));
+}
+
+#[test]
+fn a_look_up_after_a_save_counts_a_newer_version_once() {
+    let (here, there) = two();
+    let session = sid('a', 1);
+    let (saved, handle) = here.create(thread(1), "tmpaaaaaaaa.__wz_sess").unwrap();
+    here.run(here.core.write(thread(1), handle, 0, &person("ours"))).unwrap();
+    here.core.release(handle);
+    here.rename(thread(1), "tmpaaaaaaaa.__wz_sess", &session).unwrap();
+    there.save(thread(1), &session, &person("theirs")).unwrap();
+    assert_eq!(here.read(thread(2), &session), Ok(person("theirs")));
+    assert_ne!(here.lookup(thread(1), &session).unwrap().attributes.inode, saved);
+    assert_eq!(here.forget_all(), NOTHING);
+}
+
+#[test]
+fn a_save_finds_no_version_of_a_session_that_was_found_to_be_gone() {
+    let (here, there) = two();
+    let session = sid('a', 1);
+    here.save(thread(1), &session, &person("x")).unwrap();
+    there.unlink(thread(1), &session).unwrap();
+    assert_eq!(here.lookup(thread(2), &session).unwrap_err(), libc::ENOENT);
+    here.create(thread(2), "tmpaaaaaaaa.__wz_sess").unwrap();
+    let target = here.lookup(thread(2), &session).unwrap().attributes;
+    assert_eq!((target.size_bytes, target.valid), (0, Duration::ZERO));
+}
+
+#[derive(Debug, Default)]
+struct Notes(Mutex<Vec<String>>);
+
+impl Observer for Notes {
+    fn current(&self, sid: &Sid, meta: &Meta, plain: &Bytes) {
+        assert_eq!(meta.size_bytes, plain.len() as u64);
+        self.0.lock().unwrap().push(format!("current {}", sid.alias()));
+    }
+
+    fn ended(&self, alias: &Alias) {
+        self.0.lock().unwrap().push(format!("ended {alias}"));
+    }
+}
+
+#[test]
+fn an_observer_receives_what_is_saved_opened_removed_and_found_gone() {
+    let notes = Arc::new(Notes::default());
+    let store = Memory::new();
+    let here = Kernel::with(store.clone(), |settings| {
+        settings.observer = Some(Arc::clone(&notes) as Arc<dyn Observer>);
+    });
+    let there = Kernel::new(store.other_server());
+    let session = sid('a', 1);
+    let alias = session.alias();
+    let (current, ended) = (format!("current {alias}"), format!("ended {alias}"));
+    let received = || std::mem::take(&mut *notes.0.lock().unwrap());
+    here.save(thread(1), &session, &person("x")).unwrap();
+    assert_eq!(received(), [current.as_str()]);
+    here.read(thread(2), &session).unwrap();
+    assert_eq!(received(), [current.as_str()]);
+    here.unlink(thread(1), &session).unwrap();
+    assert_eq!(received(), [ended.as_str()]);
+    here.save(thread(1), &session, &person("x")).unwrap();
+    there.unlink(thread(1), &session).unwrap();
+    here.read(thread(2), &session).unwrap_err();
+    assert_eq!(received(), [current, ended]);
 }
 
 #[test]

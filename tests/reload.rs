@@ -61,6 +61,18 @@ fn a_changed_file_is_followed_and_sessions_stay() {
 }
 
 #[test]
+fn a_later_worker_gives_other_inode_numbers() {
+    let (_redis, mount) = node("");
+    let session = sid("aa", 1);
+    mount.save(&session, &authenticated("x")).unwrap();
+    let after_a_reload = || {
+        reload(&mount);
+        std::fs::metadata(mount.sharded(&session)).unwrap().ino()
+    };
+    assert_ne!(after_a_reload(), after_a_reload());
+}
+
+#[test]
 fn a_reload_is_a_few_lines_that_alarm_nobody() {
     let (_redis, mount) = node("");
     reload(&mount);

@@ -139,7 +139,6 @@ impl Threads {
     pub fn superseded(&mut self, thread: Option<ThreadId>) {
         if let Some(state) = self.get(thread) {
             state.unpublished = false;
-            state.published = None;
         }
     }
 

@@ -96,6 +96,16 @@ fn the_right_to_save_what_was_removed_ends_after_ten_seconds() {
 }
 
 #[test]
+fn the_right_to_save_what_was_removed_ends_when_the_session_is_found_gone() {
+    let kernel = one();
+    let session = sid('a', 1);
+    kernel.save(thread(1), &session, &person("x")).unwrap();
+    kernel.unlink(thread(1), &session).unwrap();
+    assert_eq!(kernel.read(thread(1), &session), Err(libc::ENOENT));
+    assert_eq!(kernel.save(thread(1), &session, &person("late")), Err(libc::EACCES));
+}
+
+#[test]
 fn a_process_is_looked_at_once_a_second() {
     let kernel = one();
     for _ in 0..2 {
