@@ -14,37 +14,37 @@ readonly usage_of_source="usage: install.sh [OPTION]...
   --binary PATH         install this program
   --deb FILE            install this package
                         (neither: the program is built with cargo)
-  --setup-only          the program is installed already; do the rest
-  --prefix DIR          where programs go (default: /usr/local)
-  --destdir DIR         for packagers: lay the files out below DIR, and do nothing else
+  --setup-only          the program is already installed; do only the setup
+  --prefix DIR          install below DIR (default: /usr/local)
+  --destdir DIR         for packagers: put the files below DIR, and do nothing else
 "
 readonly usage_of_setup="usage: sessionfs-setup [OPTION]...
 "
 readonly usage="
-  --sessions DIR        Odoo's session directory, instead of looking for it
-  --owner USER          Odoo's user, instead of the directory's owner
-  --odoo-unit NAME      Odoo's systemd unit, instead of looking for it; 'none' for none; may be repeated
-  --idle TIME           after how long without a request people log in again, as 8h (default: 15min)
-  --instance NAME       a further Odoo on this host: all of this for /etc/sessionfs/NAME.toml and sessionfs@NAME
-  --restart-container   set up although the Odoo that runs in a container will not see the mount before you restart it
-  --redis URL           keep sessions in this Redis, instead of one of its own
-  --redis-user NAME     log in there as this user
+  --sessions DIR        Odoo's session directory (default: the one that is found)
+  --owner USER          Odoo's user (default: the one that is found, or the directory's owner)
+  --odoo-unit NAME      Odoo's systemd unit (default: those that are found); 'none' for none; may be repeated
+  --idle TIME           idle time after which users log in again, for example 8h (default: 15min)
+  --instance NAME       set up a further Odoo on this host, with /etc/sessionfs/NAME.toml and sessionfs@NAME
+  --restart-container   set up even if the running Odoo is in a container that must be restarted to see the mount
+  --redis URL           use this Redis instead of a dedicated one
+  --redis-user NAME     user for this Redis
   --redis-password-file FILE
-                        with the password in this file
-  --redis-memory SIZE   what the Redis of its own may hold, as 256mb (default: that, or a quarter of the RAM if less)
-  --no-import           do not take over the sessions that are in the directory
+                        file with its password
+  --redis-memory SIZE   memory limit of the dedicated Redis (default: 256mb, or a quarter of the RAM if that is less)
+  --no-import           do not import the session files in the directory
   --after-import move|delete
-                        what becomes of their files afterwards (default: move, to DIR.imported)
-  --uninstall           take it away, and give the directory back to Odoo
-      --purge           also remove the configuration and the sessions in its own Redis
-      --restore-mirror  put the configured mirror in the place of the directory
+                        what to do with their files after the import (default: move, to DIR.imported)
+  --uninstall           remove sessionfs, and give the directory back to Odoo
+      --purge           also remove the configuration and the sessions in the dedicated Redis
+      --restore-mirror  replace the directory with the configured mirror
       --leave-mirror    leave the mirror where it is
-  --dry-run             say what would be done, and change nothing
-  --yes                 accepted, and without a meaning: nothing is ever asked
+  --dry-run             print the plan, and change nothing
+  --yes                 accepted and ignored: the script asks no questions
   --help
 
-Exit codes: 0 done, 1 failed, 2 the command line cannot be understood, 3 an option has to decide something first,
-4 done, but 'sessionfs check' finds an error. The last line says 'result: changed' or 'result: unchanged'."
+Exit codes: 0 done, 1 failed, 2 the command line cannot be understood, 3 a decision is needed,
+4 done, but 'sessionfs check' reports an error. The last line is 'result: changed' or 'result: unchanged'."
 
 # What this installation did to the host, for the next run and for --uninstall: lines KEY=VALUE, and the installed files.
 readonly host_record=/etc/sessionfs/installed
@@ -103,7 +103,7 @@ step() {
 print_plan() {
     local number
     if [ ${#step_texts[@]} = 0 ]; then
-        say "Nothing has to be changed."
+        say "Nothing to do."
         return
     fi
     say "This will be done:"
@@ -173,9 +173,9 @@ parse() {
         esac
         shift
     done
-    [ -z "$binary" ] || [ -z "$deb" ] || misused "--binary and --deb exclude each other"
-    [ -z "$redis_url" ] || [ -z "$redis_memory" ] || misused "--redis-memory is for the Redis of its own, not for --redis"
-    [ -n "$uninstall" ] || [ -z "$purge$mirror_choice" ] || misused "--purge and the mirror's options go with --uninstall"
+    [ -z "$binary" ] || [ -z "$deb" ] || misused "--binary and --deb cannot be used together"
+    [ -z "$redis_url" ] || [ -z "$redis_memory" ] || misused "--redis-memory is for the dedicated Redis, not for --redis"
+    [ -n "$uninstall" ] || [ -z "$purge$mirror_choice" ] || misused "--purge, --restore-mirror and --leave-mirror need --uninstall"
     # Its files stand beside those of the first mount. (Who set up units by hand may have called them otherwise.)
     [ -n "$from_package" ] || [[ $name =~ ^([a-z0-9][a-z0-9_-]{0,31})?$ && $name != redis && $name != sessionfs ]] \
         || misused "--instance $name: use up to 32 of a-z, 0-9, _ and -, and neither redis nor sessionfs"
@@ -193,7 +193,7 @@ set_option() {
             ;;
         --owner) owner=$2 is_asked=yes owner_is_named=yes ;;
         --odoo-unit)
-            [[ $2 =~ ^[A-Za-z0-9:_.\\@][A-Za-z0-9:_.\\@-]*$ ]] || misused "--odoo-unit $2: that is no name of a unit"
+            [[ $2 =~ ^[A-Za-z0-9:_.\\@][A-Za-z0-9:_.\\@-]*$ ]] || misused "--odoo-unit $2: that is not the name of a unit"
             odoo_units+=("${2%.service}")
             ;;
         --idle) idle=$2 is_asked=yes ;;
@@ -320,7 +320,7 @@ is_at_least() { [ "$(printf '%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]; }
 # Sets `binary` to the program that will be installed.
 find_binary() {
     if [ -n "$setup_only" ]; then
-        [ -x "$program" ] || fail "$program is not there; leave out --setup-only, or install the package first"
+        [ -x "$program" ] || fail "$program does not exist; omit --setup-only, or install the package first"
         binary=$program
     elif [ -n "$deb" ]; then
         dpkg-deb --fsys-tarfile "$deb" | tar -xC "$scratch" ./usr/bin/sessionfs ./usr/share/sessionfs \
@@ -332,12 +332,12 @@ find_binary() {
     fi
     [ -n "$setup_only$deb" ] || [ -e "$here/Cargo.toml" ] || fail "--binary needs the source tree around install.sh"
     local version
-    version=$("$binary" --version 2>&1) || fail "$binary does not run on this system: ${version##*$'\n'}; build it here, or take one for this distribution and architecture"
+    version=$("$binary" --version 2>&1) || fail "$binary does not run on this system: ${version##*$'\n'}; build it here, or use one for this distribution and architecture"
 }
 
 build() {
     local wanted found cargo as=()
-    [ -e "$here/Cargo.toml" ] || fail "there is no source tree beside this script; name a program with --binary or a package with --deb"
+    [ -e "$here/Cargo.toml" ] || fail "this script is not in a source tree; name a program with --binary or a package with --deb"
     wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$here/Cargo.toml")
     cargo=$(command -v cargo || true)
     [ -n "$cargo" ] || [ ! -x /root/.cargo/bin/cargo ] || cargo=/root/.cargo/bin/cargo
@@ -351,13 +351,13 @@ build() {
     curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile minimal
     . ~/.cargo/env
 and start this script again; or build elsewhere, and name the program with --binary or the package with --deb"
-    [ -n "$cargo" ] || fail "to build sessionfs, Rust $wanted or newer is needed, and there is no cargo; $remedy"
+    [ -n "$cargo" ] || fail "building sessionfs needs Rust $wanted or newer, and there is no cargo; $remedy"
     found=$(cd "$here" && "${as[@]}" "$cargo" --version | cut -d' ' -f2) || fail "$cargo does not run; $remedy"
-    is_at_least "$found" "$wanted" || fail "to build sessionfs, Rust $wanted or newer is needed, and $cargo is $found; $remedy"
-    has_program cc || fail "to build sessionfs, a C compiler is needed: apt-get install gcc libc6-dev"
+    is_at_least "$found" "$wanted" || fail "building sessionfs needs Rust $wanted or newer, and $cargo is $found; $remedy"
+    has_program cc || fail "building sessionfs needs a C compiler: apt-get install gcc libc6-dev"
     binary=$here/target/release/sessionfs
     if [ -n "$dry_run" ]; then
-        say "The program would be built first ($cargo $found, in $here/target); what is then to be done depends on what it finds."
+        say "The program would be built first ($cargo $found, in $here/target); the plan depends on what it finds."
         # Of an earlier build.
         [ ! -x "$binary" ] || return 0
         exit 0
@@ -424,7 +424,7 @@ decide_files() {
     [ -z "$setup_only" ] || return 0
     if [ -n "$deb" ]; then
         # Its units would go before those of the package.
-        [ ! -e $manifest ] || fail "sessionfs is installed from source here; upgrade it with --binary, or stop Odoo, take it away (sessionfs-setup --uninstall; sessions in Redis stay), start this again, and start Odoo"
+        [ ! -e $manifest ] || fail "sessionfs is installed from source; upgrade it with --binary, or stop Odoo, remove it (sessionfs-setup --uninstall; sessions in Redis stay), run this again, and start Odoo"
         local here_now offered
         here_now=$(dpkg-query -W -f '${Version}' sessionfs 2>/dev/null || true)
         offered=$(dpkg-deb -f "$deb" Version)
@@ -436,7 +436,7 @@ decide_files() {
         return
     fi
     ! is_installed_package sessionfs \
-        || fail "the package sessionfs is installed; upgrade it with --deb, or stop Odoo, remove it (sessionfs-setup --uninstall; sessions in Redis stay), start this again, and start Odoo"
+        || fail "the package sessionfs is installed; upgrade it with --deb, or stop Odoo, remove it (sessionfs-setup --uninstall; sessions in Redis stay), run this again, and start Odoo"
     lay_out "$scratch/files"
     local file changed=() known=no
     [ ! -x "$program" ] || known=yes
@@ -453,11 +453,11 @@ decide_files() {
     if [ $known = no ]; then
         step "Install $program, sessionfs-setup, the mount helpers in /usr/sbin, units in $unit_dir, man pages, completions and documents ($prefix/share)" install_files
     elif [ ${#changed[@]} = 0 ]; then
-        step "Note which files are installed ($manifest)" install_files
+        step "Record which files are installed ($manifest)" install_files
     elif cmp -s "$binary" "$program"; then
         step "Replace ${#changed[@]} installed files that differ" install_files
     else
-        step "Upgrade $program to $("$binary" --version | cut -d' ' -f2), with all that belongs to it" install_files
+        step "Upgrade $program to $("$binary" --version | cut -d' ' -f2), with its other files" install_files
     fi
     cmp -s "$binary" "$program" || program_changes=yes
 }
@@ -533,10 +533,10 @@ has_instances() {
 
 decide_packages() {
     [ -z "$needs_server" ] || [ -n "$(server_here)" ] && return 0
-    has_program apt-get || fail "a Redis is needed and apt-get is not there to install it; install redis-server, or name a Redis with --redis"
+    has_program apt-get || fail "a Redis is needed, but there is no apt-get to install it; install redis-server, or name a Redis with --redis"
     server_package=redis-server
     if is_package_known valkey-server && ! is_package_known redis-server; then server_package=valkey-server; fi
-    step "Install the package $server_package with apt-get; the distribution's own instance of it is not started" install_server
+    step "Install the package $server_package with apt-get; the distribution's own instance is not started" install_server
 }
 
 install_server() {
@@ -570,17 +570,17 @@ take_policy_away() { [ "$(cat $policy 2>/dev/null)" != "$policy_text" ] || rm -f
 
 decide_device() {
     [ ! -e /dev/fuse ] || return 0
-    step "Load the kernel's module fuse" load_module
+    step "Load the kernel module fuse" load_module
 }
 
 load_module() {
     modprobe fuse 2>/dev/null || true
-    [ -e /dev/fuse ] || fail "/dev/fuse is missing; in a container, pass it in (--device /dev/fuse --cap-add SYS_ADMIN)"
+    [ -e /dev/fuse ] || fail "/dev/fuse is missing; in a container, add --device /dev/fuse --cap-add SYS_ADMIN"
 }
 
 decide_user() {
     ! getent passwd $user >/dev/null || return 0
-    step "Make the system user $user, without login: the process that does the work runs as it" make_user
+    step "Create the system user $user, without login, for the worker" make_user
 }
 
 make_user() {
@@ -643,21 +643,21 @@ decide_redis() {
     local is_made='' stale
     if [ ! -e "$instance_config" ]; then
         is_made=yes
-        step "Set up a Redis of its own, $instance: $instance_config, on $instance_socket alone, kept on disk every second ($instance_dir), at most $memory, nothing evicted" make_instance
+        step "Set up a dedicated Redis, $instance: $instance_config, only on $instance_socket, synced to disk every second ($instance_dir), at most $memory, without eviction" make_instance
     elif [ -n "$redis_memory" ] && ! grep -qx "maxmemory $redis_memory" "$instance_config"; then
-        step "Let $instance hold $redis_memory, and restart it; Odoo waits meanwhile" renew_memory
+        step "Set the memory limit of $instance to $redis_memory, and restart it; Odoo waits meanwhile" renew_memory
     fi
     if [ -n "$is_made" ] || [ ! -e "$password_file" ] || ! grep -q "^user $account " "$instance_config"; then
         # What serves has the old password.
         reconfigured=yes
         local waits="; $instance is restarted, and Odoo waits meanwhile"
         [ -z "$is_made" ] || waits=''
-        step "Make the Redis user $account, for keys that begin with $(redis_prefix): with a password of its own ($password_file)$waits" make_account
+        step "Create the Redis user $account, for keys that begin with '$(redis_prefix):', with its own password ($password_file)$waits" make_account
     fi
     stale=$([ -n "$is_made" ] || stale_accounts)
     if [ -n "$stale" ]; then
         check_accounts
-        step "Give these Redis users the rights of this release ($instance_config), and restart $instance; Odoo waits meanwhile: ${stale//$'\n'/ }" renew_rights
+        step "Update the rights of these Redis users ($instance_config), and restart $instance; Odoo waits meanwhile: ${stale//$'\n'/ }" renew_rights
     fi
     # Making it stops one that runs.
     if [ -n "$is_made" ] || ! systemctl is-active --quiet "$instance" || ! systemctl is-enabled --quiet "$instance" 2>/dev/null; then
@@ -667,7 +667,7 @@ decide_redis() {
 
 make_instance() {
     name_instance
-    has_instances "$kind" || fail "$kind-server@.service does not exist, so a Redis of its own cannot be set up; name a Redis with --redis"
+    has_instances "$kind" || fail "$kind-server@.service does not exist, so a dedicated Redis cannot be set up; name a Redis with --redis"
     make_config_dir
     install -d -m 750 -o "$kind" -g "$kind" "$instance_dir"
     (umask 077 && cat >"$instance_config.new") <<CONFIG
@@ -755,7 +755,7 @@ check_accounts() {
     local one wanted
     for one in $(stale_accounts); do
         wanted=$(wanted_account_line "$one")
-        [[ $wanted = "on #"[0-9a-f]* ]] || fail "the rights in $instance_config cannot be renewed, since its line 'user $one' was changed; write it as: user $one on #SHA256_OF_THE_PASSWORD $(rights_of "$one")"
+        [[ $wanted = "on #"[0-9a-f]* ]] || fail "the rights in $instance_config cannot be updated, because its line 'user $one' was changed; write it as: user $one on #SHA256_OF_THE_PASSWORD $(rights_of "$one")"
     done
 }
 
@@ -827,7 +827,7 @@ find_sessions() {
     [ ! -e "$sessions" ] || sessions=$(realpath -e -- "$sessions")
     # Written into the configuration and a unit. Not before symbolic links were followed: Odoo's user may have made them.
     [[ $sessions =~ ^/[A-Za-z0-9/._@:+,\ -]+$ && $sessions != *" " ]] \
-        || fail "$(printable "$sessions"): a name with such characters cannot be used here; mount it by hand (docs/configuration.md)"
+        || fail "$(printable "$sessions"): this script does not support such characters in a name; mount it by hand (docs/configuration.md)"
 
     for number in "${!candidate_paths[@]}"; do
         [ "${candidate_paths[number]}" != "$sessions" ] || known=$number
@@ -840,7 +840,7 @@ find_sessions() {
     fi
     [ -n "$owner" ] || owner=$(stat -c %U -- "$sessions" 2>/dev/null || true)
     [ "$owner" != UNKNOWN ] || owner=$(stat -c %u -- "$sessions")
-    [ "$owner" != root ] || [ -z "$owner_is_named" ] || misused "--owner root: sessions are not given to root; name the user that Odoo runs as"
+    [ "$owner" != root ] || [ -z "$owner_is_named" ] || misused "--owner root: the owner cannot be root; name the user that Odoo runs as"
     if [ -z "$owner" ] || [ "$owner" = root ]; then
         owner=odoo
         getent passwd odoo >/dev/null || undecided "$sessions does not tell who Odoo runs as; name its user:" "--owner USER"
@@ -887,20 +887,20 @@ decide_containers() {
 
 decide_directory() {
     [ -z "$(recall mountpoint)" ] || [ "$(recall mountpoint)" = "$sessions" ] \
-        || fail "sessionfs is set up for $(recall mountpoint); take that away first ($(again) --uninstall), or set up a further one: $me --instance NAME $(choice --sessions "$sessions")"
-    ! grep -qxF -- "$sessions" <<<"$(taken_directories)" || fail "$sessions is set up already, by another instance; name another directory"
+        || fail "sessionfs is set up for $(recall mountpoint); remove that first ($(again) --uninstall), or set up a further one: $me --instance NAME $(choice --sessions "$sessions")"
+    ! grep -qxF -- "$sessions" <<<"$(taken_directories)" || fail "$sessions is already set up by another instance; name another directory"
     if ! is_mounted "$sessions"; then
         if [ -e "$sessions" ]; then
             look_at_directory
         else
             local above=$sessions
             while [ ! -e "$above" ]; do above=$(dirname -- "$above"); done
-            [ -d "$above" ] || fail "$sessions cannot be made: $above is not a directory"
-            step "Make the directory $sessions for $owner" make_directory
+            [ -d "$above" ] || fail "cannot create $sessions: $above is not a directory"
+            step "Create the directory $sessions for $owner" make_directory
         fi
         doubt_ownership
     fi
-    [ -n "$(recall mountpoint)" ] || step "Note what the directory is now, for the way back ($record)" note_directory
+    [ -n "$(recall mountpoint)" ] || step "Record the present state of the directory, for --uninstall ($record)" note_directory
 }
 
 # Sets `session_count`. What a mount would refuse of the directory is refused here, before anything is changed; what else
@@ -985,7 +985,7 @@ check_idle() {
 
 wanted_config() {
     local wanted_idle=${idle:-${config_lifetime_idle:-}}
-    say "# sessionfs, made by sessionfs-setup. All keys: $prefix/share/doc/sessionfs/configuration.md"
+    say "# sessionfs, written by sessionfs-setup. All keys: $prefix/share/doc/sessionfs/configuration.md"
     say "# After a change: $(reload_command)"
     say "mountpoint = $(toml "$sessions")"
     say "owner = $(toml "$owner")"
@@ -1043,9 +1043,9 @@ decide_config() {
     elif [ -z "$is_asked" ] || [ "$(wanted_config)" = "$(cat "$config")" ]; then
         return 0
     elif check_wanted_config; [ "$(config_sha256)" = "$(recall config_sha256)" ]; then
-        step "Replace $config, which nobody has changed, by one with these options" write_config
+        step "Replace $config, which was not changed by hand, with these options" write_config
     else
-        step "Write $config.new beside $config, which was changed by hand and stays as it is" write_config_beside
+        step "Write $config.new beside $config, which was changed by hand and is not touched" write_config_beside
         return 0
     fi
     reconfigured=yes
@@ -1086,7 +1086,7 @@ add_mountpoint() {
 
 write_config_beside() {
     (umask 077 && wanted_config >"$config.new")
-    say "       Compare them, take over what you want, and run: $(reload_command)"
+    say "       Compare them, copy what you want, and run: $(reload_command)"
 }
 
 # ---- Odoo's unit ---------------------------------------------------------------------------------------------------
@@ -1103,7 +1103,7 @@ find_odoo_units() {
     elif [ ${#odoo_units[@]} -gt 0 ]; then
         # A drop-in for a unit that is none would look as if Odoo were tied.
         for one in "${odoo_units[@]}"; do
-            systemctl cat "$one.service" >/dev/null 2>&1 || fail "--odoo-unit $one: there is no unit $one.service; 'systemctl list-unit-files' names all"
+            systemctl cat "$one.service" >/dev/null 2>&1 || fail "--odoo-unit $one: there is no unit $one.service; 'systemctl list-unit-files' lists all"
         done
         # Those of before have their drop-in.
         mapfile -t odoo_units < <(printf '%s\n' "${known/#none/}" "${odoo_units[@]}" | tr ' ' '\n' | awk 'NF && !known[$0]++')
@@ -1156,11 +1156,11 @@ remove_drop_ins() {
 }
 
 decide_odoo_units() {
-    [ -z "$unties" ] || step "Tie no unit of Odoo to the mount, nor in a later run" forget_odoo_units
+    [ -z "$unties" ] || step "Make no unit of Odoo depend on the mount, now or in a later run" forget_odoo_units
     local one
     for one in "${odoo_units[@]}"; do
         [ "$(wanted_drop_in "$one")" = "$(cat "$(drop_in_of "$one")" 2>/dev/null)" ] && continue
-        step "Tell ${odoo_units[*]} to start after the mount, and not without it ($(drop_in_of "$one")); Odoo is not restarted" write_drop_ins
+        step "Make ${odoo_units[*]} start after the mount, and not without it ($(drop_in_of "$one")); Odoo is not restarted" write_drop_ins
         return
     done
 }
@@ -1181,11 +1181,11 @@ decide_service() {
     if ! is_served "$sessions"; then
         local how="Enable and start $unit"
         has_systemd || how="Start sessionfs in the background (log: $log)"
-        step "$how: from then on Odoo's sessions in $sessions are in Redis; the underlying directory becomes root's, with mode 0000, so that Odoo cannot write to it without the mount" start_service
+        step "$how: from then on Odoo's sessions in $sessions are in Redis; the underlying directory gets owner root and mode 0000, so that Odoo cannot write to it without the mount" start_service
     elif has_systemd && ! systemctl is-active --quiet "$unit"; then
-        fail "$sessions is mounted, but not by $unit; end that first (sessionfs unmount $sessions)"
+        fail "$sessions is mounted, but not by $unit; stop that first (sessionfs unmount $sessions)"
     elif [ -n "$program_changes$reconfigured" ] || [ "$(recall reload)" = pending ]; then
-        step "Let the running sessionfs take that up (reload: no request fails)" reload_service
+        step "Reload the running sessionfs (no request fails)" reload_service
     elif has_systemd && ! systemctl is-enabled --quiet "$unit"; then
         step "Enable $unit" enable_service
     fi
@@ -1196,13 +1196,13 @@ decide_others() {
     [ -n "$program_changes" ] && has_systemd || return 0
     mapfile -t other_units < <(systemctl list-units --plain --no-legend --state active 'sessionfs.service' 'sessionfs@*.service' \
         | awk -v own="$unit" '$1 != own { print $1 }')
-    [ ${#other_units[@]} = 0 ] || step "Let the other mounts take the program up, too: ${other_units[*]} (reload)" reload_others
+    [ ${#other_units[@]} = 0 ] || step "Reload the other mounts: ${other_units[*]}" reload_others
 }
 
 reload_others() {
     local one
     for one in "${other_units[@]}"; do
-        systemctl reload "$one" || say "       $one goes on with the old program; or, when it suits you: systemctl restart $one"
+        systemctl reload "$one" || say "       $one keeps running the old program; to change that, at a convenient time: systemctl restart $one"
     done
 }
 
@@ -1225,10 +1225,10 @@ start_service() {
 
 # A first start that fails leaves Odoo as it was. Later, plain files are no way out: who logged out would be back.
 start_failed() {
-    [ -z "$(recall served)" ] || fail "$1. Odoo cannot open sessions until that is mended"
+    [ -z "$(recall served)" ] || fail "$1. Odoo cannot open sessions until this is corrected"
     ! has_systemd || systemctl --quiet disable --now "$unit" || true
     give_back
-    fail "$1. Odoo goes on with its files; correct that and start this script again"
+    fail "$1. Odoo still uses its files; correct this and run the script again"
 }
 
 # Ready is a line of its own in the log.
@@ -1271,10 +1271,10 @@ reload_service() {
             restart_service "$said"
         else
             if put_former_config_back; then
-                restored=", and $config is what it was"
+                restored=", and $config was restored"
                 [ -n "$program_changes" ] || remember reload "done"
             fi
-            fail "the running sessionfs cannot take that up, and goes on with what it had$restored: $said"
+            fail "the running sessionfs cannot apply this, and keeps its old settings$restored: $said"
         fi
     fi
     remember reload "done"
@@ -1282,12 +1282,12 @@ reload_service() {
 
 restart_service() {
     say "       $1"
-    say "       So it is restarted; Odoo gets errors for a moment."
+    say "       So sessionfs is restarted; Odoo gets errors for a moment."
     ! (start_anew) || return 0
-    put_former_config_back || fail "sessionfs does not start again, see above; Odoo cannot open sessions until that is mended"
-    (start_anew) || fail "sessionfs does not start again, although $config is what it was; Odoo cannot open sessions until that is mended"
+    put_former_config_back || fail "sessionfs does not start again, see above; Odoo cannot open sessions until this is corrected"
+    (start_anew) || fail "sessionfs does not start again, although $config was restored; Odoo cannot open sessions until this is corrected"
     remember reload "done"
-    fail "with the new configuration sessionfs does not start, see above; it goes on with what it had, and $config is what it was"
+    fail "sessionfs does not start with the new configuration, see above; it runs with the old one, and $config was restored"
 }
 
 start_anew() {
@@ -1303,7 +1303,7 @@ start_anew() {
 decide_import() {
     [ -n "$import" ] || return 0
     if [ "$(recall import)" = pending ]; then
-        step "Import the sessions of before that are not in Redis yet" import_sessions
+        step "Import the remaining session files" import_sessions
     elif [ -z "$(recall import)" ] && [ "${session_count:-0}" -gt 0 ]; then
         local after="then move their files to $sessions.imported" many="$session_count sessions"
         [ "$after_import" = move ] || after="then delete their files"
@@ -1315,8 +1315,8 @@ decide_import() {
 
 import_sessions() {
     "$program" import "$sessions" --config "$config" --after-import "$after_import" || {
-        say "       Not all could be imported, see above. The rest is still there, and is imported on first access."
-        say "       Start this script again, or: sessionfs import $(word "$sessions") --config $config"
+        say "       Not all could be imported, see above. The rest is still there and is imported on access."
+        say "       Run this script again, or: sessionfs import $(word "$sessions") --config $config"
         return 0
     }
     remember import "done"
@@ -1326,16 +1326,16 @@ import_sessions() {
 
 # Said with the plan, when sessions come to sessionfs or the idle time becomes another.
 tell_people() {
-    local then=${idle:-$(idle_now)} before="7 days, if nothing else is set in Odoo"
+    local then=${idle:-$(idle_now)} before="7 days, unless Odoo has another setting"
     if [ -z "$is_first" ]; then
         [ "$then" != "$(idle_now)" ] || return 0
         before=$(idle_now)
     fi
     say
-    say "What changes for people:"
-    indented "  " "Who does nothing for $then has to log in again (so far: $before). An open browser tab, a till (point of sale) or a phone app that only waits does not keep anybody logged in, and what is typed into a form and not saved is lost with the login. All who are away when this is done go together, $then later."
+    say "What changes for users:"
+    indented "  " "A user who does nothing for $then has to log in again (until now: $before). An open browser tab, a point-of-sale terminal or a phone app that only waits does not keep a user logged in, and input in a form that was not saved is lost with the login. All users who are away now are logged out together, $then later."
     # Lines of their own: they are pasted.
-    [ -n "$idle" ] || say "  Another time:  $(again) --idle 8h"
+    [ -n "$idle" ] || say "  To change it:  $(again) --idle 8h"
     [ -n "$idle" ] || say "  or later:      sessionfs config set lifetime.idle 8h$(with_config)"
 }
 
@@ -1347,7 +1347,7 @@ install_all() {
         lay_out "$destdir"
         return
     fi
-    read_config "$binary" || fail "$config cannot be used, see above; correct it, and start this again"
+    read_config "$binary" || fail "$config cannot be used, see above; correct it and run this again"
     check_idle
     choose_redis
     find_sessions
@@ -1386,12 +1386,12 @@ install_all() {
 take_lock() {
     exec 8>/run/sessionfs-setup.lock
     flock --nonblock 8 || {
-        say "Another one is under way on this host; waiting for its end."
-        flock --timeout 600 8 || fail "another one has been under way on this host for 10 minutes"
+        say "Another run is in progress on this host; waiting for it."
+        flock --timeout 600 8 || fail "another run has been in progress on this host for 10 minutes"
     }
 }
 
-need_root() { [ "$(id -u)" = 0 ] || fail "this needs root; start it with sudo"; }
+need_root() { [ "$(id -u)" = 0 ] || fail "this needs root; run it with sudo"; }
 
 conclude() {
     local code=0
@@ -1401,15 +1401,15 @@ conclude() {
     say
     say "Odoo's sessions in $sessions are in Redis."
     [ -z "$blind_odoo" ] || say "Now restart the container that does not see the mount yet: $blind_odoo."
-    note "idle time:    $(idle_in_force), then people log in again"
+    note "idle time:    $(idle_in_force), then users log in again"
     [ -z "$idle" ] || [ "$(idle_in_force)" = "$(idle_now)" ] \
-        || note "              not $idle: another was set for all servers, and wins until: sessionfs config set lifetime.idle $(idle_now)$(with_config)"
-    note "look:         sessionfs status; sessionfs list$(with_config)"
+        || note "              not $idle: the live setting of all servers wins; to change it: sessionfs config set lifetime.idle $(idle_now)$(with_config)"
+    note "sessions:     sessionfs status; sessionfs list$(with_config)"
     if has_systemd; then note "log:          journalctl -u ${unit%.service}"; else note "log:          $log"; fi
     note "settings:     $config, then $(reload_command)"
     note "documents:    $prefix/share/doc/sessionfs"
-    note "way back:     sessionfs-setup --uninstall${name:+ --instance $name}"
-    has_systemd || note "at boot:      nothing starts it here; let your init run: sessionfs mount --config $config"
+    note "to undo:      sessionfs-setup --uninstall${name:+ --instance $name}"
+    has_systemd || note "at boot:      not started; make your init system run: sessionfs mount --config $config"
     print_result
     # What 'check' calls an error.
     if [ $code = 61 ]; then
@@ -1467,7 +1467,7 @@ uninstall_all() {
     local was_in_use=''
     ! is_in_use || was_in_use=yes
     carry_out_plan
-    [ -z "$was_in_use" ] || [ -n "$from_package" ] || say "Odoo keeps its sessions as plain files in $sessions again."
+    [ -z "$was_in_use" ] || [ -n "$from_package" ] || say "Odoo uses plain files in $sessions again."
     [ -n "$from_package" ] || print_result
 }
 
@@ -1481,7 +1481,7 @@ refuse_with_others() {
         [ "$dir" = "$sessions" ] || grep -qxF -- "$dir" <<<"$(instance_directories)" \
             || others+=("$(choice "sessionfs release" "$dir"); $(choice "sessionfs unmount" "$dir")")
     done < <(mounted_directories)
-    [ ${#others[@]} = 0 ] || fail "there are other mounts of sessionfs; take them away first:$(printf '\n    %s' "${others[@]}")"
+    [ ${#others[@]} = 0 ] || fail "there are other sessionfs mounts; remove them first:$(printf '\n    %s' "${others[@]}")"
 }
 
 # The directories of the further mounts.
@@ -1499,7 +1499,7 @@ uninstall_others() {
     [ -z "$dry_run" ] || return 0
     local one dir
     while IFS= read -r one; do
-        "$0" --uninstall --from-package --instance "$one" || fail "the instance $one could not be taken away, see above"
+        "$0" --uninstall --from-package --instance "$one" || fail "the instance $one could not be removed, see above"
     done < <(other_instances)
     while IFS= read -r dir; do
         [ "$dir" != "$sessions" ] || continue
@@ -1514,7 +1514,7 @@ uninstall_others() {
 choose_mirror() {
     if [ -z "$mirror" ] || [ ! -d "$mirror" ]; then
         [ "$mirror_choice" != restore ] \
-            || fail "there is no mirror to restore (${mirror:-no mirror is configured}); bring it back, or leave out --restore-mirror, and everybody logs in again"
+            || fail "there is no mirror to restore (${mirror:-no mirror is configured}); bring it back, or omit --restore-mirror, and everybody has to log in again"
         mirror_choice=leave
         return 0
     fi
@@ -1530,10 +1530,10 @@ is_in_use() { [ -n "$sessions" ] && { is_mounted "$sessions" || [ -n "$(recall s
 tell_of_sessions() {
     is_in_use && [ "$mirror_choice" != restore ] || return 0
     say
-    say "The sessions in Redis cannot be written back: session ids are not stored. So everybody logs in again."
+    say "Sessions in Redis cannot be written back, because session ids are not stored. So everybody has to log in again."
     [ -z "$from_package$purge" ] || return 0
-    say "To keep people logged in, set mirror = \"$sessions.mirror\" at the top of $config first,"
-    say "reload, wait one idle time (better a working day), and come back with --restore-mirror."
+    say "To keep users logged in, set mirror = \"$sessions.mirror\" at the top of $config first,"
+    say "reload, wait one idle time (better a working day), and run this with --restore-mirror."
 }
 
 # What the import has left is nobody's but the administrator's.
@@ -1543,7 +1543,7 @@ tell_of_imported() {
     [ -z "$sessions" ] || imported=$sessions.imported
     [ -d "$imported" ] || return 0
     say
-    say "$imported stays: sessions of before the import, with their cookies, in plain text. Delete it:"
+    say "$imported stays. It contains the imported session files, with their cookies, in plain text. Delete it:"
     say "    $(choice "rm -r --" "$imported")"
 }
 
@@ -1552,14 +1552,14 @@ decide_to_untie() {
     refuse_strange_drop_ins "$sessions"
     local ours
     ours=$(our_drop_ins "$sessions")
-    [ -z "$ours" ] || step "Remove what ties Odoo to the mount: ${ours//$'\n'/ }" forget_drop_ins
+    [ -z "$ours" ] || step "Remove the dependency of Odoo on the mount: ${ours//$'\n'/ }" forget_drop_ins
 }
 
 # With such a line Odoo would not start any more.
 refuse_strange_drop_ins() {
     local strange
     strange=$(drop_ins "$1" | grep -v '/sessionfs[^/]*$' || true)
-    [ -z "$strange" ] || fail "Odoo would not start without the mount; take the line AssertPathIsMountPoint=$1 out of: ${strange//$'\n'/ }"
+    [ -z "$strange" ] || fail "Odoo would not start without the mount; remove the line AssertPathIsMountPoint=$1 from: ${strange//$'\n'/ }"
 }
 
 forget_drop_ins() { remove_drop_ins "$sessions"; }
@@ -1570,7 +1570,7 @@ decide_to_end_sessions() {
 }
 
 end_sessions() {
-    "$program" kill --all --yes --config "$config" || say "       Not all could be ended; the rest lives on in Redis to its end."
+    "$program" kill --all --yes --config "$config" || say "       Not all could be ended; the rest expires in Redis."
 }
 
 decide_to_stop() {
@@ -1594,8 +1594,8 @@ unmount_sessions() { "$program" unmount "$sessions"; }
 decide_to_give_back() {
     [ -n "$sessions" ] && [ -x "$program" ] || return 0
     is_mounted "$sessions" || [ "$(stat -c %u%a -- "$sessions" 2>/dev/null)" = 00 ] || return 0
-    step "Give the underlying directory of $sessions back to whom it belonged before" give_back
-    [ "$mirror_choice" != restore ] || step "Copy the sessions of $mirror into it: who is in them stays logged in" copy_mirror
+    step "Give the underlying directory of $sessions back to its former owner" give_back
+    [ "$mirror_choice" != restore ] || step "Copy the sessions of $mirror into it: their users stay logged in" copy_mirror
 }
 
 # Runs a function where sessionfs is not mounted on the directory: in a mount namespace of its own.
@@ -1632,23 +1632,23 @@ decide_to_finish_mirror() {
 }
 
 finish_mirror() {
-    ! is_mounted "$sessions" || fail "$sessions is still mounted; end what uses it (fuser -m $sessions), and start this again"
+    ! is_mounted "$sessions" || fail "$sessions is still mounted; stop what uses it (fuser -m $sessions), and run this again"
     copy_newer
     # The copy has the mirror's own.
     [ -z "$(recall mode)" ] || as_owner chmod -- "$(recall mode)" "$sessions"
-    as_owner rm -rf -- "$mirror" || say "       $mirror is left; remove it by hand."
+    as_owner rm -rf -- "$mirror" || say "       $mirror could not be removed; remove it by hand."
 }
 
 decide_to_remove_instance() {
     if [ "$redis_plan" = instance ] && [ -e "$instance_config" ] && grep -q "^user $account " "$instance_config"; then
-        step "Take the Redis user $account out of $instance_config" remove_account
+        step "Remove the Redis user $account from $instance_config" remove_account
     fi
     if [ -n "$purge" ] && [ "$redis_plan" = private ]; then
         step "Remove $config, $record and its sessions in $(private_dir)" purge_instance
     elif [ -n "$purge" ]; then
         step "Remove $config, $password_file and $record" purge_instance
     elif [ -e "$record" ]; then
-        step "Forget the instance; $config stays until --purge" forget_instance
+        step "Remove the record of the instance; $config stays until --purge" forget_instance
     fi
 }
 
@@ -1686,7 +1686,7 @@ decide_to_remove() {
     if [ -n "$purge" ]; then
         step "Remove /etc/sessionfs, the user $user, and $(kept_sessions "ALL SESSIONS")" purge_all
     elif [ -n "$(recall mountpoint)" ]; then
-        step "Forget the installation; what is in /etc/sessionfs and $(kept_sessions "the sessions") stay until --purge" forget
+        step "Remove the record of the installation; /etc/sessionfs and $(kept_sessions "the sessions") stay until --purge" forget
     fi
 }
 
@@ -1746,7 +1746,7 @@ purge_all() {
     case $(dpkg-query -W -f '${db:Status-Status}' sessionfs 2>/dev/null) in
         installed | config-files) DEBIAN_FRONTEND=noninteractive dpkg --purge sessionfs ;;
     esac
-    [ -z "$package" ] || say "       The package $package stays; if nobody else uses it: apt-get purge $package"
+    [ -z "$package" ] || say "       The package $package stays; if it is not used otherwise: apt-get purge $package"
 }
 
 # ---- -------------------------------------------------------------------------------------------------------------

@@ -55,11 +55,11 @@ pub enum Reason {
 impl std::fmt::Display for Reason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::NoSession => f.write_str("its content is not that of a session"),
-            Self::TooLong => f.write_str("it is longer than limits.session"),
+            Self::NoSession => f.write_str("its content is not a session"),
+            Self::TooLong => f.write_str("it is larger than limits.session"),
             Self::Unread(error) => write!(f, "it cannot be read: {error}"),
             Self::NotArchived(error) => {
-                write!(f, "it is imported, but its file cannot be archived: {error}")
+                write!(f, "it was imported, but its file cannot be archived: {error}")
             }
         }
     }

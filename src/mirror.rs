@@ -42,8 +42,8 @@ impl Writer {
         }
         tracing::warn!(
             sessions = written.len(),
-            "a mirror is kept: sessions are written to a disk in plain text; who can read those \
-             files can take over the sessions"
+            "a mirror is configured: sessions are written to disk in plain text; anybody who can \
+             read these files can take over the sessions"
         );
         let (sender, received) = notes::queue();
         let (settle, requests) = mpsc::channel(1);
@@ -62,7 +62,7 @@ impl Writer {
             }
         };
         if tokio::time::timeout(bound, settling).await.is_err() {
-            tracing::warn!("the mirror may lack what was saved last");
+            tracing::warn!("the mirror may lack the last saves");
         }
     }
 }
@@ -148,13 +148,13 @@ impl<S: Sessions> Task<S> {
         match result {
             Ok(()) => {
                 if std::mem::take(&mut self.failing) {
-                    tracing::info!("the mirror can be written to again");
+                    tracing::info!("writing to the mirror works again");
                 }
                 true
             }
             Err(error) => {
                 if !std::mem::replace(&mut self.failing, true) {
-                    tracing::error!(%error, "the mirror cannot be written to, and is out of date");
+                    tracing::error!(%error, "cannot write to the mirror; it is out of date");
                 }
                 false
             }
@@ -164,7 +164,7 @@ impl<S: Sessions> Task<S> {
     async fn sweep(&mut self) {
         let dropped = self.received.take_dropped();
         if dropped > 0 {
-            tracing::warn!(dropped, "the mirror did not keep up; it catches up at the next open");
+            tracing::warn!(dropped, "the mirror is too slow; it catches up at the next open");
         }
         let mut shards: BTreeMap<Shard, Vec<Alias>> = BTreeMap::new();
         for alias in self.written.keys() {

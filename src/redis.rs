@@ -158,8 +158,9 @@ impl RedisStore {
     /// Which server answers now.
     pub async fn server(&self) -> Result<ServerInfo, StoreError> {
         let answer = self.inner.ask(redis::cmd("HELLO").arg(3)).await?;
-        ServerInfo::read(&answer, self.address())
-            .ok_or_else(|| StoreError::Unreadable("an answer to HELLO of another shape".into()))
+        ServerInfo::read(&answer, self.address()).ok_or_else(|| {
+            StoreError::Unreadable("an answer to HELLO with an unexpected format".into())
+        })
     }
 }
 

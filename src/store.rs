@@ -174,9 +174,9 @@ impl Refusal {
     pub const fn text(self) -> &'static str {
         match self {
             Self::Ended => "the session has ended",
-            Self::Replaced => "the session it was read from has ended, and another has its name",
-            Self::Unread => "anonymous content after a read that failed",
-            Self::Lifetime => "its lifetime is over",
+            Self::Replaced => "the session was recreated after it was read",
+            Self::Unread => "anonymous content after a failed read",
+            Self::Lifetime => "its lifetime has ended",
             Self::Other => "refused",
         }
     }
@@ -266,8 +266,8 @@ impl std::fmt::Display for StoreError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Unavailable(why) => write!(f, "Redis is not available: {why}"),
-            Self::Refused(why) => write!(f, "Redis takes no changes now: {why}"),
-            Self::Unreadable(why) => write!(f, "what Redis holds cannot be read: {why}"),
+            Self::Refused(why) => write!(f, "Redis accepts no writes: {why}"),
+            Self::Unreadable(why) => write!(f, "the data in Redis is invalid: {why}"),
         }
     }
 }

@@ -88,7 +88,7 @@ pub enum Event<'a> {
         /// What holds now.
         new: Option<&'a str>,
     },
-    /// A live setting cannot be used; the former value stays in force.
+    /// A live setting cannot be used; the previous value stays in effect.
     BadSetting {
         /// Why.
         reason: &'a str,

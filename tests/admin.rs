@@ -584,7 +584,7 @@ fn what_is_no_setting_harms_nobody() {
     assert!(is_there(&node, &sid) && is_there(&later, &sid));
     let _: i64 = redis.run("DEL sessionfs:config");
     let _: String = redis.run("SET sessionfs:config nonsense");
-    node.wait_for_log("the live settings cannot be read");
+    node.wait_for_log("cannot read the live settings");
     let latest = Mount::start(&redis, "");
     assert!(is_there(&node, &sid) && is_there(&latest, &sid));
     let _: i64 = redis.run("DEL sessionfs:config");

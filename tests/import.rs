@@ -136,7 +136,7 @@ fn whoever_was_logged_in_stays_so_from_the_first_moment() {
     assert_eq!(in_thread(|| std::fs::read(mount.flat(OTHER_HEX)).unwrap()), pickled());
     assert_eq!(std::fs::metadata(mount.sharded(&json)).unwrap().modified().unwrap(), an_hour_ago());
     assert_eq!(errno(mount.read(&sid("ab", 2))), libc::ENOENT);
-    mount.wait_for_log("all session files of the underlying directory are imported");
+    mount.wait_for_log("all session files of the underlying directory have been imported");
     // In a request that has read it, a save goes on with that session.
     in_thread(|| mount.save_in_request(&json, &authenticated("saved"))).unwrap();
     assert_eq!(mount.read(&json).unwrap(), authenticated("saved"));
@@ -265,7 +265,7 @@ fn a_file_that_cannot_be_taken_away_is_told_and_its_session_goes_on() {
         std::fs::write(beside(dir).join("ab"), "").unwrap();
     });
     assert_eq!(mount.read(&user).unwrap(), authenticated("x"));
-    mount.wait_for_log("it is imported, but its file cannot be archived");
+    mount.wait_for_log("it was imported, but its file cannot be archived");
     in_thread(|| mount.save_in_request(&user, &authenticated("y"))).unwrap();
     assert_eq!(mount.read(&user).unwrap(), authenticated("y"));
     let output = import(&redis, &mount.path(), &[]);
@@ -297,7 +297,7 @@ fn the_import_beside_a_living_mount_takes_in_everything() {
         assert_eq!(summary[what], count, "{what}: {summary}");
     }
     assert_eq!(summary["foreign_names"], serde_json::json!(["ab/abc"]));
-    mount.wait_for_log("all session files of the underlying directory are imported");
+    mount.wait_for_log("all session files of the underlying directory have been imported");
     assert_eq!(mount.read(&visitor).unwrap(), anonymous("x"));
     assert_eq!(in_thread(|| std::fs::read(mount.flat(OTHER_HEX)).unwrap()), pickled());
     let again = imported(&redis, &mount.path(), &[]);
@@ -314,7 +314,7 @@ fn the_files_that_a_mount_has_moved_are_named_by_the_import_that_finds_none() {
         put(dir, &sharded(&user), &authenticated("x"));
     });
     assert_eq!(mount.read(&user).unwrap(), authenticated("x"));
-    mount.wait_for_log("all session files of the underlying directory are imported");
+    mount.wait_for_log("all session files of the underlying directory have been imported");
     let dir = mount.path();
     let output = import(&redis, &dir, &[]);
     let text = String::from_utf8(output.stdout).unwrap();
@@ -456,7 +456,7 @@ fn a_killed_worker_leaves_nobody_logged_out() {
     for sid in &sids {
         assert_eq!(mount.read(sid).unwrap(), authenticated("x"));
     }
-    mount.wait_for_log("all session files of the underlying directory are imported");
+    mount.wait_for_log("all session files of the underlying directory have been imported");
 }
 
 #[test]
@@ -473,7 +473,7 @@ fn a_killed_disk_server_leaves_nobody_logged_out() {
     mount.wait_for_log("the process that reads session files has exited");
     let deadline = until_ready_again(&mount);
     assert_eq!(mount.read(&other).unwrap(), authenticated("x"));
-    mount.wait_for_log("all session files of the underlying directory are imported");
+    mount.wait_for_log("all session files of the underlying directory have been imported");
     // Then it is not needed any more.
     while mount.disk().is_some() {
         assert!(Instant::now() < deadline, "it is still there");

@@ -509,7 +509,7 @@ mod redis {
     fn is_something_else() {
         let lab = Lab::new();
         let url = impostor(b"HTTP/1.1 400 Bad Request\r\n\r\n");
-        refuses_redis(&lab, &url, ExitCode::NotRedis, &[&url, "does not speak"]);
+        refuses_redis(&lab, &url, ExitCode::NotRedis, &[&url, "does not use the Redis protocol"]);
     }
 
     #[test]
@@ -537,7 +537,7 @@ mod redis {
         let lab = Lab::new();
         let _redis = OwnRedis::start(&lab, &["--unixsocketperm", "700"]);
         let url = OwnRedis::url(&lab);
-        refuses_redis(&lab, &url, ExitCode::WorkerRights, &["no right", "own.sock"]);
+        refuses_redis(&lab, &url, ExitCode::WorkerRights, &["no permission", "own.sock"]);
     }
 
     #[test]
@@ -843,11 +843,11 @@ mod by_hand {
         let keeper = Keeper::start(command);
         keeper.wait_ready();
         let said = keeper.end(Signal::SIGTERM);
-        assert!(!said.iter().any(|line| line.contains("way back")), "{said:#?}");
+        assert!(!said.iter().any(|line| line.contains("undo:")), "{said:#?}");
         std::fs::write(lab.mountpoint().join("notes.txt"), "").unwrap();
         let (status, said) = Keeper::start(lab.mount_command("")).wait();
         assert_eq!(status.code(), Some(25));
-        assert!(!said.iter().any(|line| line.contains("way back")), "{said:#?}");
+        assert!(!said.iter().any(|line| line.contains("undo:")), "{said:#?}");
     }
 }
 

@@ -90,7 +90,7 @@ async fn an_authenticated_save_after_the_websockets_anonymous_one_is_refused() {
     assert_eq!(anew.class, Class::Anonymous);
     assert_eq!(
         refused(&node, &page(&node, &sid, born.birth)).await,
-        "the session it was read from has ended, and another has its name"
+        "the session was recreated after it was read"
     );
     // A login inside the new life is welcome.
     let logged_in = taken(&node, &page(&node, &sid, anew.birth)).await;
@@ -139,7 +139,7 @@ async fn a_life_that_would_be_over_at_once_is_not_gone_on_with() {
     let birth = gone(&node, &removal(&node, &sid)).await;
     pass(&redis, MINUTE);
     let again = claiming(page(&node, &sid, birth), |claim| claim.own_unlink = Some(birth));
-    assert_eq!(refused(&node, &again).await, "its lifetime is over");
+    assert_eq!(refused(&node, &again).await, "its lifetime has ended");
 }
 
 #[tokio::test]
@@ -175,7 +175,7 @@ async fn anonymous_content_after_a_failed_read_never_replaces_an_authenticated_s
     let sid = alias("ab", 1);
     let born = taken(&node, &login(&node, &sid)).await;
     let unread = claiming(visit(&node, &sid), |claim| claim.after_failed_read = true);
-    assert_eq!(refused(&node, &unread).await, "anonymous content after a read that failed");
+    assert_eq!(refused(&node, &unread).await, "anonymous content after a failed read");
     assert_eq!(look(&node, &sid).await.map(|meta| meta.version), Some(born.version));
     // It may replace an anonymous one, and take a free name.
     let other = alias("ab", 2);

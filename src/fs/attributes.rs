@@ -152,14 +152,18 @@ impl<S: Sessions, L: Link> Core<S, L> {
             // The current version is that of another save, and the chmod of this one must not change it.
             Some(Inode::Superseded { attributes, .. }) => return Ok(attributes).into(),
             None if inode == InodeId::ROOT || inode.shard().is_some() => {
-                return Err(Error::expected(libc::EACCES, "directories cannot be changed")).into();
+                return Err(Error::expected(
+                    libc::EACCES,
+                    "attributes of attributes of directories cannot be changed",
+                ))
+                .into();
             }
             None => return Err(stale(inode)).into(),
         };
         if change.size_bytes.is_some() {
             return Err(Error::expected(
                 libc::EACCES,
-                "a session is replaced by a save, never cut in place",
+                "a session is replaced by a save and cannot be truncated",
             ))
             .into();
         }
@@ -194,7 +198,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
                 // kernel may not keep them. Its next look-up finds the new inode.
                 Ok(Attributes { valid: Duration::ZERO, ..Attributes::of_version(inode, &meta) })
             }
-            Ok(None) => Err(Error::expected(libc::ENOENT, "the session is gone")),
+            Ok(None) => Err(Error::expected(libc::ENOENT, "the session does not exist any more")),
             Err(error) => Err(Error::fault(
                 libc::EIO,
                 format!("cannot change attributes of {}: {error}", amend.alias),

@@ -160,7 +160,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
     pub fn mkdir(&self, parent: InodeId, name: &OsStr) -> Result<Entry> {
         let is_shard = parent == InodeId::ROOT && name.to_str().and_then(Shard::parse).is_some();
         Err(if is_shard {
-            Error::expected(libc::EEXIST, "shards are always there")
+            Error::expected(libc::EEXIST, "shards always exist")
         } else {
             Error::expected(libc::EACCES, "only shards can be directories")
         })
@@ -204,5 +204,5 @@ fn session(listed: Listed) -> Item {
 }
 
 fn cannot_list(error: &StoreError) -> Error {
-    Error::fault(libc::EIO, format!("a directory cannot be listed: {error}"))
+    Error::fault(libc::EIO, format!("cannot list a directory: {error}"))
 }

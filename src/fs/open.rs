@@ -54,7 +54,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
             Some(Inode::AliasView { .. }) => Err(no_session()).into(),
             Some(_) if mode.write || mode.truncate => Err(Error::expected(
                 libc::EACCES,
-                "a session is replaced by a save, never written in place",
+                "a session is replaced by a save and cannot be written in place",
             ))
             .into(),
             Some(Inode::Version(version)) => {
@@ -167,7 +167,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
         if !by.background
             && let Err(error) = self.sessions.touch_now(alias).await
         {
-            tracing::warn!(%alias, %error, "an activity could not be written at once");
+            tracing::warn!(%alias, %error, "cannot record activity now; trying again");
         }
     }
 

@@ -114,7 +114,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
                 open.staged.note_failure();
                 Err(Error::fault(
                     libc::EIO,
-                    "a session cannot be saved: Redis has been away too long",
+                    "a session cannot be saved: Redis has been down for too long",
                 ))
             }
         }
@@ -122,7 +122,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
 
     fn write_now(&self, staged: &Staged, offset: u64, data: &[u8]) -> Result<u32> {
         self.staging.write(staged, data, offset)?;
-        u32::try_from(data.len()).map_err(|_| Error::expected(libc::EINVAL, "write too long"))
+        u32::try_from(data.len()).map_err(|_| Error::expected(libc::EINVAL, "write too large"))
     }
 
     /// A thread whose `open` failed with an error of ours fails its next save loudly (Odoo answers
@@ -135,7 +135,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
         if must_fail {
             return Err(Error::fault(
                 libc::EIO,
-                "this thread could not read its session, so it may not save one",
+                "the last read of this thread failed, so its next save is refused",
             ));
         }
         Ok(())
@@ -150,12 +150,17 @@ impl<S: Sessions, L: Link> Core<S, L> {
         to: (InodeId, &OsStr),
     ) -> Step<()> {
         let Some(target) = session_name(to.0, to.1) else {
-            return Err(refused("the target is no session's name")).into();
+            return Err(refused("the target is not the name of a session")).into();
         };
         if let Some(source) = session_name(from.0, from.1) {
             // `werkzeug_<sid>.sess` and `ab/<sid>` are two names of one session.
             let same = source.sid == target.sid;
-            return if same { Ok(()) } else { Err(refused("a session keeps its id")) }.into();
+            return if same {
+                Ok(())
+            } else {
+                Err(refused("the id of a session cannot be changed"))
+            }
+            .into();
         }
         let staged = match from.1.to_str() {
             Some(name) if from.0 == InodeId::ROOT && RootName::parse(name) == RootName::Staging => {
@@ -239,7 +244,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
             Err(error) => {
                 return Err(Error::fault(
                     libc::EIO,
-                    format!("a save of {} is lost: {error}", name_of(&target.sid, target.form)),
+                    format!("a save of {} failed: {error}", name_of(&target.sid, target.form)),
                 ));
             }
         }

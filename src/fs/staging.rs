@@ -179,7 +179,10 @@ impl Staging {
         self.reserve(staged, size_bytes)?;
         let before = staged.size_bytes.swap(size_bytes, Ordering::Relaxed);
         self.total_bytes.fetch_sub(before.saturating_sub(size_bytes), Ordering::Relaxed);
-        staged.file.set_len(size_bytes).map_err(|error| fault(&error, "cannot cut a staging file"))
+        staged
+            .file
+            .set_len(size_bytes)
+            .map_err(|error| fault(&error, "cannot truncate a staging file"))
     }
 
     fn reserve(&self, staged: &Staged, end: u64) -> Result<()> {

@@ -63,7 +63,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
             Ok(Unlinked::Absent) => Err(no_session()),
             Err(error) => Err(Error::fault(
                 libc::EIO,
-                format!("removal of {} is lost: {error}", unlink.alias.entry(name.form)),
+                format!("the removal of {} failed: {error}", unlink.alias.entry(name.form)),
             )),
         }
     }

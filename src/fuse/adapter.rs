@@ -65,7 +65,10 @@ impl<S: Sessions, L: Link> Adapter<S, L> {
         if caller.uid == self.tree.owner_uid || caller.uid == 0 {
             return Ok(caller);
         }
-        Err(Error::expected(libc::EACCES, format!("user {} is not the tree's owner", caller.uid)))
+        Err(Error::expected(
+            libc::EACCES,
+            format!("user {} is not the owner of the tree", caller.uid),
+        ))
     }
 
     fn encoder(&self) -> Encoder {
@@ -215,7 +218,7 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
         let step = match self.caller(request) {
             Err(error) => Err(error).into(),
             Ok(_) if !same_owner => {
-                Err(Error::expected(libc::EPERM, "the owner is that of the whole tree")).into()
+                Err(Error::expected(libc::EPERM, "all files have the same owner")).into()
             }
             Ok(caller) => {
                 let handle = handle.map(|handle| HandleId(handle.0));
@@ -276,7 +279,7 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
         let pending = answer::Request::now(Operation::Rmdir);
         let refused = self
             .caller(request)
-            .and_then(|_| Err(Error::expected(libc::ENOTEMPTY, "shards are always there")));
+            .and_then(|_| Err(Error::expected(libc::ENOTEMPTY, "shards always exist")));
         empty(reply, pending.finish(refused));
     }
 
@@ -294,8 +297,7 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
         let step = match self.caller(request) {
             Err(error) => Err(error).into(),
             Ok(_) if !flags.is_empty() => {
-                Err(Error::expected(libc::EINVAL, "a save replaces; no other rename is known"))
-                    .into()
+                Err(Error::expected(libc::EINVAL, "only a plain rename is supported")).into()
             }
             Ok(caller) => self.core.rename(
                 caller,
@@ -501,7 +503,7 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
         let allowed = self.caller(request).and_then(|_| {
             let found = self.core.attributes(InodeId(inode.0))?;
             if mask.contains(AccessFlags::X_OK) && found.kind == Kind::File {
-                return Err(Error::expected(libc::EACCES, "a session is no program"));
+                return Err(Error::expected(libc::EACCES, "a session cannot be executed"));
             }
             Ok(())
         });

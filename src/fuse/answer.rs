@@ -62,7 +62,7 @@ impl Request {
 pub fn log_totals() {
     let [answered, failed] =
         [Outcome::Ok, Outcome::Failed].map(|o| metrics().requests_by_outcome(o));
-    tracing::debug!(answered, failed, "this worker serves its mount no longer");
+    tracing::debug!(answered, failed, "this worker no longer serves its mount");
 }
 
 fn log(operation: &'static str, error: &Error) {

@@ -36,10 +36,10 @@ const MAX_LEFT_NAMED: usize = 10;
 /// What becomes of the file of an imported session.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Then {
-    /// Moved to `DIR.imported`, which is root's alone
+    /// Move them to `DIR.imported`, which only root can read
     #[default]
     Move,
-    /// Deleted, with those that were moved there before
+    /// Delete them, and those that were moved there before
     Delete,
 }
 
@@ -120,7 +120,7 @@ impl Task {
                 session_max_bytes: config.limits.session_bytes,
             };
             launch::start(Path::new("/proc/self/exe"), served)
-                .map_err(|e| Failure::internal("start the process that touches session files", e))
+                .map_err(|e| Failure::internal("start the process that reads session files", e))
         };
         if self.dry_run {
             return Ok(Prepared {
@@ -317,8 +317,8 @@ fn uncover(dir: &Path) -> Result<(), Failure> {
         Failure::new(
             ExitCode::MountRefused,
             format!(
-                "directory {}: cannot read the underlying directory: {e}; start it as root, in a container \
-                 with --cap-add SYS_ADMIN",
+                "directory {}: cannot read the underlying directory: {e}; run as root, in a \
+                 container with --cap-add SYS_ADMIN",
                 dir.display()
             ),
         )

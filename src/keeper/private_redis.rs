@@ -102,7 +102,7 @@ impl PrivateRedis {
         match self.step(phase) {
             Ok(phase) => self.phase = phase,
             Err(failure) if self.was_ready => {
-                tracing::error!(%failure, "the private Redis is down; trying again");
+                tracing::error!(%failure, "the private Redis is down; retrying");
                 self.phase = Phase::Down { retry_at: self.backoff.failed(None) };
             }
             Err(failure) => return Err(failure),
@@ -135,7 +135,7 @@ impl PrivateRedis {
             tracing::info!(
                 pid = server.process.pid(), socket = %socket_path(dir).display(),
                 user = self.worker.user, program = %self.settings.server.display(),
-                "no Redis is named: started a private one; sessions are kept in {}", dir.display()
+                "no Redis is configured: started a private one; sessions are stored in {}", dir.display()
             );
             return Ok(Phase::Starting { server, until: Instant::now() + START_TIMEOUT });
         }
@@ -160,7 +160,7 @@ impl PrivateRedis {
 
     fn check_start(&mut self, mut server: Server, until: Instant) -> Result<Phase, Failure> {
         if server.process.has_ended() {
-            return Err(self.failed(&format!("it ended at once {}", server.last_words())));
+            return Err(self.failed(&format!("it exited at once {}", server.last_words())));
         }
         let pid = server.process.pid();
         match server::ask(&self.settings.dir, &self.worker) {
@@ -192,7 +192,7 @@ impl PrivateRedis {
         let until = Instant::now() + STOP_TIMEOUT;
         while !server.has_ended() {
             if Instant::now() >= until || signals.received() > 1 {
-                tracing::warn!(pid, "the private Redis does not stop in time: ending it");
+                tracing::warn!(pid, "the private Redis does not stop in time: killing it");
                 server.kill();
                 return;
             }

@@ -108,8 +108,8 @@ impl<S: Sessions + Clone, T: Intake + Clone> ImportOnAccess<S, T> {
         }
         tracing::info!(
             sessions = self.underlying.index().len(),
-            "session files lie in the underlying directory; each is imported on first access, all of them \
-             by 'sessionfs import'"
+            "there are session files in the underlying directory; each is imported on access, or \
+             all at once by 'sessionfs import'"
         );
         let pause = MIN_LIST_PAUSE.max(began.elapsed() * LIST_PAUSE_FACTOR);
         tokio::spawn(list_again(Arc::clone(&self.underlying), disk, pause));
@@ -135,7 +135,7 @@ impl<S: Sessions + Clone, T: Intake + Clone> ImportOnAccess<S, T> {
                 self.underlying.index().leave(alias);
             }
             Outcome::Left(reason) => {
-                tracing::warn!(%alias, %reason, "a session file is left where it is");
+                tracing::warn!(%alias, %reason, "a session file was left in place");
                 self.underlying.index().leave(alias);
             }
             Outcome::Imported(_) | Outcome::Kept | Outcome::Over | Outcome::Vanished => {
@@ -159,7 +159,7 @@ impl<S: Sessions + Clone, T: Intake + Clone> ImportOnAccess<S, T> {
         }
         for place in &entry.places {
             if let Err(error) = importer.disk.retire(place).await {
-                tracing::error!(%alias, %error, "the file of a removed session cannot be archived");
+                tracing::error!(%alias, %error, "cannot archive the file of a removed session");
                 return false;
             }
         }
@@ -226,7 +226,10 @@ impl<T: Intake + Clone> Underlying<T> {
         };
         // Most directories are empty from the start, which is not worth a line.
         if lock(&self.importer).take().is_some() && had_any {
-            tracing::info!(left, "all session files of the underlying directory are imported");
+            tracing::info!(
+                left,
+                "all session files of the underlying directory have been imported"
+            );
         }
         true
     }

@@ -90,7 +90,7 @@ impl Endpoint {
                 format!("rediss://{}:{port}/{}", bracketed(host), redis.db())
             }
             ConnectionAddr::Unix(path) => format!("{}?db={}", unix_url(path), redis.db()),
-            _ => return Err(BadUrl("its kind of address is not supported".into())),
+            _ => return Err(BadUrl("this kind of address is not supported".into())),
         };
         // RESP3: the driver reports at once that the connection is lost, and tracking needs it.
         // No CLIENT SETINFO: an ACL user need not be allowed CLIENT.

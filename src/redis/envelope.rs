@@ -75,7 +75,7 @@ impl Header {
                     Some(rest) => {
                         let format: String =
                             rest.chars().take_while(char::is_ascii_digit).collect();
-                        Unreadable(format!("format {format} is not known to this version"))
+                        Unreadable(format!("format {format} is not supported by this version"))
                     }
                     None => Unreadable("not a session of sessionfs".into()),
                 }
@@ -337,7 +337,7 @@ mod tests {
     #[test]
     fn an_unknown_format_is_named() {
         let error = Header::parse(b"sessionfs 2 state=alive\n").expect_err("unknown");
-        assert_eq!(error, Unreadable("format 2 is not known to this version".into()));
+        assert_eq!(error, Unreadable("format 2 is not supported by this version".into()));
     }
 
     #[test]

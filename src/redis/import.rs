@@ -21,7 +21,7 @@ impl Intake for RedisStore {
     async fn knows(&self, alias: &Alias) -> Result<bool, StoreError> {
         let reply = self.inner.ask(&self.inner.requests().length(alias)).await?;
         let length = u64::from_redis_value(reply)
-            .map_err(|_| StoreError::Unreadable("a length of another shape".into()))?;
+            .map_err(|_| StoreError::Unreadable("a length with an unexpected format".into()))?;
         Ok(length > 0)
     }
 }

@@ -116,7 +116,7 @@ impl Live {
             // The link logs its own faults.
             Err(StoreError::Unavailable(_)) => return,
             Err(error) => {
-                let reason = format!("the live settings cannot be read: {error}");
+                let reason = format!("cannot read the live settings: {error}");
                 if seen.complaint.as_ref() != Some(&reason) {
                     Event::BadSetting { reason: &reason }.emit();
                     seen.complaint = Some(reason);

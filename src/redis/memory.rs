@@ -35,8 +35,9 @@ impl RedisStore {
     pub async fn memory(&self) -> Result<Memory, StoreError> {
         let info = self.inner.ask(redis::cmd("INFO").arg("memory")).await?;
         let info = String::from_redis_value(info).ok();
-        info.and_then(|info| Memory::parse(&info))
-            .ok_or_else(|| StoreError::Unreadable("an answer to INFO of another shape".into()))
+        info.and_then(|info| Memory::parse(&info)).ok_or_else(|| {
+            StoreError::Unreadable("an answer to INFO with an unexpected format".into())
+        })
     }
 }
 

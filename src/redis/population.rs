@@ -122,7 +122,7 @@ impl Inner {
         command.arg(self.keys.index(shard)).arg("-inf").arg("+inf");
         command.arg("LIMIT").arg(from).arg(PAGE);
         let members = Vec::<String>::from_redis_value(self.ask(&command).await?)
-            .map_err(|_| StoreError::Unreadable("an index of another shape".into()))?;
+            .map_err(|_| StoreError::Unreadable("an index with an unexpected format".into()))?;
         let aliases: Vec<Alias> = members
             .iter()
             .filter_map(|member| Alias::parse(member))

@@ -106,8 +106,8 @@ impl fmt::Display for ProbeError {
             }
             Self::NoSocketRight(at) => write!(
                 f,
-                "the worker's user has no right to use the socket of Redis at {at}; allow it \
-                 (unixsocketperm in redis.conf, and the directories above), or name another \
+                "the worker's user has no permission for the socket of Redis at {at}; allow it \
+                 (unixsocketperm in redis.conf, and the directories above), or set another \
                  worker.user"
             ),
             Self::Tls(at, why) => write!(
@@ -134,7 +134,7 @@ impl fmt::Display for ProbeError {
             ),
             Self::NotRedis(at) => write!(
                 f,
-                "what answers at {at} does not speak Redis's protocol (or wants TLS: then use \
+                "the server at {at} does not use the Redis protocol (or needs TLS: then use \
                  rediss://); correct redis.url"
             ),
             Self::TooOld(at, version) => write!(
@@ -145,7 +145,8 @@ impl fmt::Display for ProbeError {
             ),
             Self::Mode(at, mode) => write!(
                 f,
-                "Redis at {at} runs as {mode}, which is not supported yet; name a plain server"
+                "Redis at {at} runs in {mode} mode, which is not supported yet; name a standalone \
+                 server"
             ),
             Self::NotReady(at, why) => {
                 write!(f, "Redis at {at} is not ready: {why}; try again when it is")
@@ -153,7 +154,7 @@ impl fmt::Display for ProbeError {
             Self::NoWrites(at, why) => {
                 let remedy = match why.code {
                     ErrorCode::Oom => "raise its maxmemory",
-                    ErrorCode::MisConf => "look at its log, and at its disk's free space",
+                    ErrorCode::MisConf => "check its log and the free space of its disk",
                     ErrorCode::NoReplicas => {
                         "bring its replicas back, or lower min-replicas-to-write"
                     }
@@ -162,10 +163,7 @@ impl fmt::Display for ProbeError {
                 write!(f, "Redis at {at} accepts no writes: {why}; {remedy}")
             }
             Self::Strange(at, what) => {
-                write!(
-                    f,
-                    "Redis at {at} gave an answer that makes no sense: {what}; look at its log"
-                )
+                write!(f, "Redis at {at} gave an invalid answer: {what}; see its log")
             }
         }
     }

@@ -393,7 +393,7 @@ impl From<Unreadable> for StoreError {
 }
 
 fn strange(script: &str) -> StoreError {
-    StoreError::Unreadable(format!("the script {script} gave an answer of another shape"))
+    StoreError::Unreadable(format!("the script {script} returned an unexpected format"))
 }
 
 #[cfg(test)]

@@ -115,5 +115,5 @@ impl RedisStore {
 }
 
 fn of_another_shape() -> StoreError {
-    StoreError::Unreadable("registrations of another shape".into())
+    StoreError::Unreadable("server list with an unexpected format".into())
 }

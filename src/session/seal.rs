@@ -33,9 +33,9 @@ pub enum SealError {
 impl fmt::Display for SealError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Broken => f.write_str("the session's seal is broken"),
+            Self::Broken => f.write_str("the seal of the session is broken"),
             Self::UnknownFormat(format) => {
-                write!(f, "the session is sealed in format {format}, which is not known here")
+                write!(f, "the session is sealed in the unknown format {format}")
             }
         }
     }

@@ -35,7 +35,7 @@ pub struct Metrics {
     registry: Registry,
     requests: Vec<Counter>,
     request_latency: Vec<Latency>,
-    /// Requests sent to Redis, heartbeats included.
+    /// Requests sent to Redis, including heartbeats.
     pub redis_round_trips: Counter,
     /// Those that were not answered within their bound.
     pub redis_unanswered: Counter,

@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::exit::{ExitCode, Failure};
 use crate::redis::probe::{ProbeError, probe};
 
-/// Waits until Redis can be used, within the configured bound.
+/// Waits until connected to Redis, within the configured bound.
 pub async fn wait(config: &Config) -> Result<(), Failure> {
     const RETRY_EVERY: Duration = Duration::from_millis(200);
     let settings = config.store_settings();

@@ -38,7 +38,7 @@ fn there_is_no_program() {
 fn it_does_not_start() {
     let lab = Lab::new();
     let config = format!("[private_redis]\nserver = \"/bin/false\"\ndir = {:?}", lab.state());
-    let words = &[lab.state().to_str().unwrap().to_owned(), "ended at once".to_owned()];
+    let words = &[lab.state().to_str().unwrap().to_owned(), "exited at once".to_owned()];
     let words: Vec<_> = words.iter().map(String::as_str).collect();
     fails(&lab, lab.mount_command(&config), ExitCode::PrivateRedis, &words);
 }
