@@ -12,12 +12,12 @@
 //! - [`report`]: the result as a table and as JSON.
 //! - [`made`]: everything that was created, so that nothing is left behind.
 
-pub mod made;
-pub mod operation;
-pub mod report;
-pub mod sample;
-pub mod session;
-pub mod worker;
+pub(crate) mod made;
+pub(crate) mod operation;
+pub(crate) mod report;
+pub(crate) mod sample;
+pub(crate) mod session;
+pub(crate) mod worker;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -38,20 +38,20 @@ use worker::{Limit, Shared, Worker};
 use crate::host::signals::Interrupts;
 
 /// The most threads of one run: each has its own histograms and its own sessions.
-pub const THREADS_MAX: usize = 128;
+pub(crate) const THREADS_MAX: usize = 128;
 /// The most sessions that one directory is given: each is a file that has to be removed again.
-pub const SESSIONS_MAX: usize = 1_000_000;
+pub(crate) const SESSIONS_MAX: usize = 1_000_000;
 /// The longest measurement of one run, in seconds.
-pub const SECONDS_MAX: u64 = 3600;
+pub(crate) const SECONDS_MAX: u64 = 3600;
 /// The most operations of one pattern in one directory.
-pub const OPERATIONS_MAX: u64 = 100_000_000;
+pub(crate) const OPERATIONS_MAX: u64 = 100_000_000;
 /// The most directories in one run.
-pub const DIRECTORIES_MAX: usize = 16;
+pub(crate) const DIRECTORIES_MAX: usize = 16;
 
 /// What Odoo does with a session, as far as it makes a difference for a filesystem.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
-pub enum Pattern {
+pub(crate) enum Pattern {
     /// Read a session that was read before and has not changed since.
     Warm,
     /// Read a session for the first time after it was saved here.
@@ -68,16 +68,16 @@ pub enum Pattern {
 
 impl Pattern {
     /// All of them, in the order of the table.
-    pub const ALL: [Self; 6] =
+    pub(crate) const ALL: [Self; 6] =
         [Self::Warm, Self::Own, Self::Foreign, Self::Cold, Self::Save, Self::Absent];
 
     /// Whether it takes a second directory that leads to the same sessions.
-    pub fn needs_peer(self) -> bool {
+    pub(crate) fn needs_peer(self) -> bool {
         matches!(self, Self::Foreign | Self::Cold)
     }
 
     /// Its word in the table and on the command line.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Warm => "warm",
             Self::Own => "own",
@@ -91,7 +91,7 @@ impl Pattern {
 
 /// A directory to measure.
 #[derive(Clone, Debug)]
-pub struct Directory {
+pub(crate) struct Directory {
     /// Its absolute path.
     pub path: PathBuf,
     /// Another mount of the same sessions: what is saved there is another node's save here.
@@ -102,7 +102,7 @@ pub struct Directory {
 
 /// Everything that a benchmark needs to know.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// The directories, the first of which is the one the others are compared with.
     pub directories: Vec<Directory>,
     /// One run for each of these numbers of threads.
@@ -188,7 +188,7 @@ fn hold_cpu_latency() -> std::io::Result<File> {
 /// Runs the benchmark. The report is complete unless it says that it was interrupted.
 ///
 /// Everything that was created in the directories is removed before it returns, whatever happens.
-pub fn run(settings: &Settings) -> Result<Report, Error> {
+pub(crate) fn run(settings: &Settings) -> Result<Report, Error> {
     let content = Content::new(settings.format, settings.size).map_err(Error::Usage)?;
     let _interrupts = Interrupts::note();
     let latency = hold_cpu_latency();

@@ -4,12 +4,12 @@
 //! does not. Every question has a bound; what cannot be seen is said, not guessed.
 
 mod ask;
-pub mod files;
-pub mod host;
-pub mod mount;
-pub mod odoo;
-pub mod redis;
-pub mod service;
+pub(crate) mod files;
+pub(crate) mod host;
+pub(crate) mod mount;
+pub(crate) mod odoo;
+pub(crate) mod redis;
+pub(crate) mod service;
 
 use std::path::{Path, PathBuf};
 
@@ -26,7 +26,7 @@ use service::Configured;
 /// How much a finding matters, the most first.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Severity {
+pub(crate) enum Severity {
     /// Sessions are lost, unsafe or not where they should be, or soon will be.
     Error,
     /// It works, and something should be mended.
@@ -43,13 +43,13 @@ macro_rules! ids {
         /// What can be found, in order of importance within each severity: a cause comes before
         /// what it causes.
         #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-        pub enum Id {
+        pub(crate) enum Id {
             $($(#[doc = $doc])+ $name,)+
         }
 
         impl Id {
             /// Every one, with its name, its severity and its meaning.
-            pub const ALL: &[(Id, &str, Severity, &str)] = &[
+            pub(crate) const ALL: &[(Id, &str, Severity, &str)] = &[
                 $((Id::$name, $text, Severity::$severity, concat!($($doc),+)),)+
             ];
         }
@@ -196,12 +196,12 @@ impl Id {
     }
 
     /// Its stable name.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         self.entry().0
     }
 
     /// How much it matters.
-    pub fn severity(self) -> Severity {
+    pub(crate) fn severity(self) -> Severity {
         self.entry().1
     }
 
@@ -220,7 +220,7 @@ impl Serialize for Id {
 
 /// One thing that was found.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
-pub struct Finding {
+pub(crate) struct Finding {
     /// Which.
     pub id: Id,
     /// How much it matters.
@@ -233,19 +233,19 @@ pub struct Finding {
 
 impl Finding {
     /// Something with its remedy.
-    pub fn new(id: Id, what: impl Into<String>, remedy: impl Into<String>) -> Self {
+    pub(crate) fn new(id: Id, what: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { id, severity: id.severity(), what: what.into(), remedy: remedy.into() }
     }
 
     /// Something that is as it should be.
-    pub fn ok(id: Id, what: impl Into<String>) -> Self {
+    pub(crate) fn ok(id: Id, what: impl Into<String>) -> Self {
         Self::new(id, what, "")
     }
 }
 
 /// All that was found of one directory, the most important first.
 #[derive(Clone, Debug, Serialize)]
-pub struct Report {
+pub(crate) struct Report {
     /// The directory it is about.
     pub directory: PathBuf,
     /// What was found.
@@ -254,13 +254,13 @@ pub struct Report {
 
 impl Report {
     /// How many are of this severity.
-    pub fn count(&self, severity: Severity) -> usize {
+    pub(crate) fn count(&self, severity: Severity) -> usize {
         self.findings.iter().filter(|finding| finding.severity == severity).count()
     }
 }
 
 /// How the command ends.
-pub fn outcome(reports: &[Report]) -> Result<(), Failure> {
+pub(crate) fn outcome(reports: &[Report]) -> Result<(), Failure> {
     let count =
         |severity| reports.iter().map(|report| report.count(severity)).sum::<usize>() as u64;
     let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
@@ -281,7 +281,7 @@ pub fn outcome(reports: &[Report]) -> Result<(), Failure> {
 
 /// What is to be looked at.
 #[derive(Clone, Debug, Default)]
-pub struct Asked {
+pub(crate) struct Asked {
     /// Odoo's session directory, if it is named.
     pub directory: Option<PathBuf>,
     /// Where the sessions are.
@@ -292,7 +292,7 @@ pub struct Asked {
 
 /// Looks at everything: at the directory that is named, else at each of this host. What is said of
 /// one is not said again of the next.
-pub fn check(asked: &Asked) -> Result<Vec<Report>, Failure> {
+pub(crate) fn check(asked: &Asked) -> Result<Vec<Report>, Failure> {
     let host = Root::host();
     let odoo = Odoo::look(&host, asked.odoo_conf.as_deref());
     let configured = Configured::all(&host);

@@ -8,15 +8,15 @@
 
 #[cfg(test)]
 mod documented;
-pub mod file;
-pub mod flags;
+pub(crate) mod file;
+pub(crate) mod flags;
 pub mod lifetime;
-pub mod listen;
+pub(crate) mod listen;
 pub mod paths;
-pub mod people;
-pub mod private_redis;
-pub mod reference;
-pub mod units;
+pub(crate) mod people;
+pub(crate) mod private_redis;
+pub(crate) mod reference;
+pub(crate) mod units;
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -293,7 +293,7 @@ fn mirror(flags: &Flags, file: &File) -> Result<Option<PathBuf>, Failure> {
 }
 
 /// Who is to own the tree.
-pub fn tree(flags: &Flags, file: &File) -> Result<Ownership, Failure> {
+pub(crate) fn tree(flags: &Flags, file: &File) -> Result<Ownership, Failure> {
     let owner = match flags.owner.as_deref().or(file.owner.as_deref()) {
         Some(name) => people::user(name, "owner")?,
         None => people::find("odoo").map_or_else(|| people::user("root", "owner"), Ok)?,
@@ -460,7 +460,7 @@ pub fn prefix(text: &str) -> Result<String, Failure> {
 }
 
 /// The lifetimes that a file asks for.
-pub fn lifetimes(file: &file::Lifetime) -> Result<Lifetimes, Failure> {
+pub(crate) fn lifetimes(file: &file::Lifetime) -> Result<Lifetimes, Failure> {
     let mut lifetimes = Lifetimes::default();
     for (key, text) in lifetime::written(file) {
         if let Some(text) = text {

@@ -11,10 +11,10 @@
 
 pub mod client;
 mod gauges;
-pub mod health;
+pub(crate) mod health;
 mod pulse;
 mod server;
-pub mod status;
+pub(crate) mod status;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -37,7 +37,7 @@ use crate::telemetry::metrics::{Now, metrics};
 use crate::telemetry::recent;
 
 /// The sockets that the keeper has made.
-pub struct Sockets {
+pub(crate) struct Sockets {
     /// For `status`.
     pub control: Option<OwnedFd>,
     /// For Prometheus: a unix or a TCP socket, as configured.
@@ -45,7 +45,7 @@ pub struct Sockets {
 }
 
 /// Serves and registers the status of one mount.
-pub struct StatusService {
+pub(crate) struct StatusService {
     config: Config,
     store: RedisStore,
     keeper: KeeperInfo,
@@ -73,7 +73,7 @@ enum Stage {
 impl StatusService {
     /// Prepares the service, which is active from [`StatusService::mounted`] on. `in_use` returns what
     /// the filesystem holds; `report_to_keeper` is called when the state of Redis has changed.
-    pub fn start(
+    pub(crate) fn start(
         config: Config,
         store: RedisStore,
         keeper: KeeperInfo,
@@ -103,7 +103,7 @@ impl StatusService {
     }
 
     /// The filesystem is mounted: the service is active from now on.
-    pub fn mounted(&self) {
+    pub(crate) fn mounted(&self) {
         self.pulse.begin();
         self.turn(Stage::Preparing, Stage::Active);
     }
@@ -120,7 +120,7 @@ impl StatusService {
     }
 
     /// The end is near: removes the registration.
-    pub async fn leave(&self) {
+    pub(crate) async fn leave(&self) {
         let was_active = self.turn(Stage::Active, Stage::Leaving);
         if was_active && let Err(error) = self.store.remove_server(&self.keeper.id).await {
             tracing::debug!(%error, "cannot remove the status of this server from Redis; it \
@@ -129,7 +129,7 @@ impl StatusService {
     }
 
     /// Another worker of the same keeper has the status from now on.
-    pub fn superseded(&self) {
+    pub(crate) fn superseded(&self) {
         self.stage.send_replace(Stage::Superseded);
     }
 

@@ -14,16 +14,16 @@ use std::fmt;
 
 use crate::session::name::{Form, RootName, SessionName, Shard, Sid};
 
-pub mod archive;
-pub mod client;
-pub mod directory;
-pub mod launch;
-pub mod server;
-pub mod wire;
+pub(crate) mod archive;
+pub(crate) mod client;
+pub(crate) mod directory;
+pub(crate) mod launch;
+pub(crate) mod server;
+pub(crate) mod wire;
 
 /// A session's file: whose it is, and under which of the two names.
 #[derive(Clone, Eq, Hash, PartialEq)]
-pub struct Place {
+pub(crate) struct Place {
     /// The session.
     pub sid: Sid,
     /// In its shard, or in the root.
@@ -32,7 +32,7 @@ pub struct Place {
 
 impl Place {
     /// Reads `ab/<sid>` or `werkzeug_<sid>.sess`; `None` for everything else.
-    pub fn parse(path: &str) -> Option<Self> {
+    pub(crate) fn parse(path: &str) -> Option<Self> {
         let name = match path.split_once('/') {
             Some((shard, name)) => SessionName::in_shard(Shard::parse(shard)?, name)?,
             None => match RootName::parse(path) {
@@ -44,7 +44,7 @@ impl Place {
     }
 
     /// Where it is below the root. As secret as the session id.
-    pub fn path(&self) -> String {
+    pub(crate) fn path(&self) -> String {
         match self.form {
             Form::Sharded => format!("{}/{}", self.sid.shard(), self.sid.entry(self.form)),
             Form::Flat => self.sid.entry(self.form),

@@ -29,10 +29,10 @@ pub mod inode;
 pub mod list;
 pub mod lookup;
 pub mod open;
-pub mod save;
-pub mod staging;
-pub mod thread;
-pub mod unlink;
+pub(crate) mod save;
+pub(crate) mod staging;
+pub(crate) mod thread;
+pub(crate) mod unlink;
 
 use crate::store::{Link, Observer, Sessions, Usage};
 use caller::{Callers, Proc, Processes};

@@ -21,7 +21,7 @@ use crate::store::{Link, Sessions};
 
 mod adapter;
 mod answer;
-pub mod kernel;
+pub(crate) mod kernel;
 
 /// Two threads read requests, so that a computation in one does not delay the other. More have no
 /// effect (see `docs/performance.md`).

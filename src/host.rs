@@ -21,15 +21,15 @@
 
 #![allow(unsafe_code, reason = "the one floor where system calls are made")]
 
-pub mod clock;
-pub mod confine;
-pub mod descriptor;
-pub mod directory;
-pub mod lock;
-pub mod mount;
-pub mod mount_api;
-pub mod mount_table;
-pub mod process;
-pub mod service_manager;
-pub mod signals;
-pub mod terminal;
+pub(crate) mod clock;
+pub(crate) mod confine;
+pub(crate) mod descriptor;
+pub(crate) mod directory;
+pub(crate) mod lock;
+pub(crate) mod mount;
+pub(crate) mod mount_api;
+pub(crate) mod mount_table;
+pub(crate) mod process;
+pub(crate) mod service_manager;
+pub(crate) mod signals;
+pub(crate) mod terminal;

@@ -6,7 +6,7 @@
 //! - [`crate::layers::import_on_access`]: a mount, when a session is first accessed
 //! - [`directory`]: the command, for a whole directory
 
-pub mod directory;
+pub(crate) mod directory;
 
 use bytes::Bytes;
 
@@ -19,14 +19,14 @@ use crate::store::{Import, Imported, Intake, RetryPolicy, StoreError};
 
 /// Imports sessions from a directory.
 #[derive(Clone)]
-pub struct Importer<T> {
+pub(crate) struct Importer<T> {
     pub(crate) disk: Disk,
     intake: T,
 }
 
 /// What became of the file of a session.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// It is a session now.
     Imported(Class),
     /// The name was known, as a live session or an ended one.
@@ -41,7 +41,7 @@ pub enum Outcome {
 
 /// Why a file stays where it is.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Reason {
+pub(crate) enum Reason {
     /// The content is not that of a session.
     NoSession,
     /// The content is longer than a session may be.
@@ -67,12 +67,12 @@ impl std::fmt::Display for Reason {
 
 impl<T: Intake> Importer<T> {
     /// Imports what `disk` has into `intake`.
-    pub fn new(disk: Disk, intake: T) -> Self {
+    pub(crate) fn new(disk: Disk, intake: T) -> Self {
         Self { disk, intake }
     }
 
     /// Imports one session from its file, or from the newer one of two.
-    pub async fn import(
+    pub(crate) async fn import(
         &self,
         places: &[Place],
         policy: RetryPolicy,
@@ -97,7 +97,7 @@ impl<T: Intake> Importer<T> {
     }
 
     /// What [`Importer::import`] would do. Changes nothing.
-    pub async fn dry_run(&self, places: &[Place]) -> Result<Outcome, StoreError> {
+    pub(crate) async fn dry_run(&self, places: &[Place]) -> Result<Outcome, StoreError> {
         let latest = match self.latest(places).await {
             Ok(Some((latest, _))) => latest,
             Ok(None) => return Ok(Outcome::Vanished),

@@ -10,15 +10,15 @@ mod by_hand;
 mod disks;
 mod listen;
 mod mirror;
-pub mod mount;
-pub mod private_redis;
+pub(crate) mod mount;
+pub(crate) mod private_redis;
 mod program;
 mod pulse;
-pub mod reload;
+pub(crate) mod reload;
 mod running;
-pub mod staging;
+pub(crate) mod staging;
 mod start;
-pub mod underlying;
+pub(crate) mod underlying;
 mod worker;
 
 use std::fs::File;
@@ -347,9 +347,7 @@ pub fn serving(mountpoint: &Path) -> Option<(i32, SystemTime)> {
 
 /// Whether a keeper holds the lock.
 fn is_held(path: &Path) -> bool {
-    File::open(path)
-        .and_then(|file| lock::try_lock(&file, lock::Kind::Exclusive))
-        .is_ok_and(|free| !free)
+    File::open(path).and_then(|file| lock::try_lock(&file)).is_ok_and(|free| !free)
 }
 
 fn not_mounted(mountpoint: &Path) -> Failure {

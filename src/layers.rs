@@ -3,4 +3,4 @@
 //! - [`import_on_access`]: session files of the underlying directory become sessions when they
 //!   are first accessed
 
-pub mod import_on_access;
+pub(crate) mod import_on_access;

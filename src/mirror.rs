@@ -4,7 +4,7 @@
 //! them. A sweep, once a minute and at the end, compares the files with the store: it removes what has
 //! ended unseen, and writes what another server has saved.
 
-pub mod notes;
+pub(crate) mod notes;
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -24,14 +24,14 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
 /// Waits for the mirror.
 #[derive(Clone, Debug)]
-pub struct Writer {
+pub(crate) struct Writer {
     settle: mpsc::Sender<oneshot::Sender<()>>,
 }
 
 impl Writer {
     /// Starts to write to the directory that `disk` serves, in a task on the current runtime. Returns
     /// when the files that exist are known.
-    pub async fn start<S: Sessions>(
+    pub(crate) async fn start<S: Sessions>(
         disk: Disk,
         sessions: S,
     ) -> Result<(notes::Sender, Self), DiskError> {
@@ -53,7 +53,7 @@ impl Writer {
     }
 
     /// Waits until every note is written and a sweep is done, at most for `bound`.
-    pub async fn settle(&self, bound: Duration) {
+    pub(crate) async fn settle(&self, bound: Duration) {
         let (done, settled) = oneshot::channel();
         let settling = async {
             if self.settle.send(done).await.is_ok() {

@@ -5,11 +5,11 @@
 //! Odoo (a process, a systemd unit, a file) is followed to its end. Everything is read below a
 //! [`Root`].
 
-pub mod configuration;
-pub mod launch;
-pub mod process;
-pub mod root;
-pub mod service;
+pub(crate) mod configuration;
+pub(crate) mod launch;
+pub(crate) mod process;
+pub(crate) mod root;
+pub(crate) mod service;
 
 use std::path::{Path, PathBuf};
 
@@ -31,7 +31,7 @@ const DATA_BELOW_HOME: &str = ".local/share/Odoo";
 
 /// What a directory of sessions is known by, the surest first.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Sign {
+pub(crate) enum Sign {
     /// A running process.
     Process(Box<Process>),
     /// A unit of systemd.
@@ -44,7 +44,7 @@ pub enum Sign {
 
 /// One Odoo, as far as a sign tells of it.
 #[derive(Clone, Debug)]
-pub struct Instance {
+pub(crate) struct Instance {
     /// What tells of it.
     pub sign: Sign,
     /// Who runs it.
@@ -59,7 +59,7 @@ pub struct Instance {
 
 /// What was found.
 #[derive(Clone, Debug, Default)]
-pub struct Odoo {
+pub(crate) struct Odoo {
     /// In order of certainty.
     pub instances: Vec<Instance>,
     /// Every process, workers included.
@@ -70,7 +70,7 @@ pub struct Odoo {
 
 /// A directory in which Odoo may keep its sessions.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
-pub struct Candidate {
+pub(crate) struct Candidate {
     /// On this host, without symbolic links.
     pub path: PathBuf,
     /// Odoo's user: a name, or a number where it has none here.
@@ -93,7 +93,7 @@ pub struct Candidate {
 /// is started later sees it in any case.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Sees {
+pub(crate) enum Sees {
     /// It runs in the same mount namespace, or in one that mounts are passed on to.
     Yes,
     /// It cannot be told.
@@ -104,7 +104,7 @@ pub enum Sees {
 
 impl Sees {
     /// As in JSON.
-    pub const fn text(self) -> &'static str {
+    pub(crate) const fn text(self) -> &'static str {
         match self {
             Self::Yes => "yes",
             Self::Unknown => "unknown",
@@ -115,7 +115,7 @@ impl Sees {
 
 impl Odoo {
     /// Looks at a host, and at a configuration file that was named.
-    pub fn look(host: &Root, named: Option<&Path>) -> Self {
+    pub(crate) fn look(host: &Root, named: Option<&Path>) -> Self {
         let processes = Process::all(host);
         let mounts =
             MountTable::read(&host.join(Path::new("/proc/self/mountinfo"))).unwrap_or_default();
@@ -150,7 +150,7 @@ impl Odoo {
 
     /// The running Odoo that keeps its sessions in this directory of a disk: where it looks, no
     /// sessionfs is mounted.
-    pub fn running_in(&self, directory: &Path) -> Option<&Process> {
+    pub(crate) fn running_in(&self, directory: &Path) -> Option<&Process> {
         self.instances.iter().find_map(|instance| {
             let Sign::Process(process) = &instance.sign else { return None };
             let theirs = process.mounts.as_ref().unwrap_or(&self.mounts);
@@ -163,7 +163,7 @@ impl Odoo {
     /// The directories of those signs that are as sure as the surest, and those that a sessionfs
     /// is mounted on: what an old or a second installation has left behind does not count beside a
     /// running Odoo. Each real directory once.
-    pub fn candidates(&self, host: &Root) -> Vec<Candidate> {
+    pub(crate) fn candidates(&self, host: &Root) -> Vec<Candidate> {
         let surest = self.instances.iter().map(|instance| instance.sign.doubt()).min();
         let mut found: Vec<Candidate> = Vec::new();
         for instance in &self.instances {
@@ -208,7 +208,7 @@ impl Odoo {
     }
 
     /// Every systemd unit that is known to start an Odoo, whatever directory that uses.
-    pub fn all_units(&self) -> Vec<String> {
+    pub(crate) fn all_units(&self) -> Vec<String> {
         let mut units: Vec<String> = self.instances.iter().filter_map(Instance::unit).collect();
         units.sort_unstable();
         units.dedup();
@@ -237,7 +237,7 @@ impl Instance {
     }
 
     /// How it is known, in words.
-    pub fn source(&self) -> String {
+    pub(crate) fn source(&self) -> String {
         let by = match &self.configuration {
             Some(file) if file.unreadable.is_none() => format!("{}", file.path.display()),
             _ => "its defaults".to_owned(),
@@ -254,7 +254,7 @@ impl Instance {
     }
 
     /// The service of systemd that starts it on this host.
-    pub fn unit(&self) -> Option<String> {
+    pub(crate) fn unit(&self) -> Option<String> {
         match &self.sign {
             Sign::Process(process) if !process.contained => {
                 process.unit.clone().filter(|unit| unit.ends_with(".service"))
@@ -266,7 +266,7 @@ impl Instance {
 
     /// Whether it will see a mount that is made on its session directory from now on, on a host
     /// with these mounts.
-    pub fn sees_mount(&self, host: &MountTable) -> Sees {
+    pub(crate) fn sees_mount(&self, host: &MountTable) -> Sees {
         let Sign::Process(process) = &self.sign else { return Sees::Yes };
         let told = process.mounts.as_ref().zip(self.sessions_here.as_ref());
         match told.and_then(|(theirs, here)| host.propagates(here, theirs, &self.sessions)) {
@@ -277,7 +277,7 @@ impl Instance {
     }
 
     /// The command line that started it, or will.
-    pub fn launch(&self) -> Option<&Launch> {
+    pub(crate) fn launch(&self) -> Option<&Launch> {
         match &self.sign {
             Sign::Process(process) => Some(&process.launch),
             Sign::Service(service) => Some(&service.launch),
@@ -286,19 +286,19 @@ impl Instance {
     }
 
     /// How many HTTP workers it has; `None` if nobody says so: then Odoo's default, 0.
-    pub fn workers(&self) -> Option<u32> {
+    pub(crate) fn workers(&self) -> Option<u32> {
         let said = self.launch().and_then(|launch| launch.workers.as_deref()?.parse().ok());
         said.or_else(|| self.configuration.as_ref()?.workers)
     }
 
     /// Whether it takes a proxy's word for who asks.
-    pub fn proxy_mode(&self) -> bool {
+    pub(crate) fn proxy_mode(&self) -> bool {
         self.launch().is_some_and(|launch| launch.proxy_mode)
             || self.configuration.as_ref().is_some_and(|file| file.proxy_mode)
     }
 
     /// Its server-wide modules, as far as they are named.
-    pub fn modules(&self) -> Vec<String> {
+    pub(crate) fn modules(&self) -> Vec<String> {
         match self.launch().and_then(|launch| launch.modules.as_deref()) {
             Some(text) => configuration::modules(text),
             None => {

@@ -12,26 +12,26 @@
 //! | where it is, and the settings | [`endpoint`], [`settings`], [`live`] |
 //! | for commands and metrics | [`scan`], [`population`], [`memory`], [`servers`] |
 
-pub mod acl;
+pub(crate) mod acl;
 mod activity;
 mod args;
-pub mod clock;
-pub mod endpoint;
+pub(crate) mod clock;
+pub(crate) mod endpoint;
 pub mod envelope;
 pub mod errors;
 mod import;
-pub mod keys;
-pub mod link;
+pub(crate) mod keys;
+pub(crate) mod link;
 mod listing;
-pub mod live;
-pub mod memory;
+pub(crate) mod live;
+pub(crate) mod memory;
 pub mod population;
 pub mod probe;
 mod requests;
 mod retry;
 pub mod scan;
 pub mod scripts;
-pub mod servers;
+pub(crate) mod servers;
 mod sessions;
 mod settings;
 pub mod writes;

@@ -7,11 +7,11 @@ use crate::exit::Failure;
 
 /// A set of assignments, in their order.
 #[derive(Debug, Default)]
-pub struct Assignments(String);
+pub(crate) struct Assignments(String);
 
 impl Assignments {
     /// Adds one. `name` is made of our own words; `value` may be anything.
-    pub fn set(&mut self, name: &str, value: &str) {
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
         debug_assert!(name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'), "{name}");
         self.0.push_str(name);
         self.0.push('=');
@@ -20,7 +20,7 @@ impl Assignments {
     }
 
     /// Prints them as they are: without the care for terminals that would change a value.
-    pub fn print(&self) -> Result<(), Failure> {
+    pub(crate) fn print(&self) -> Result<(), Failure> {
         let mut out = io::stdout().lock();
         match out.write_all(self.0.as_bytes()).and_then(|()| out.flush()) {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
@@ -38,7 +38,7 @@ fn quoted(value: &str) -> String {
 }
 
 /// One word of a command that somebody pastes: quoted if a shell would read it otherwise.
-pub fn word(value: &str) -> String {
+pub(crate) fn word(value: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"/._-+,:@%=".contains(&b);
     if !value.is_empty() && value.bytes().all(plain) { value.to_owned() } else { quoted(value) }
 }

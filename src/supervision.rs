@@ -21,7 +21,7 @@ const LENGTH_MAX_BYTES: usize = 16 * 1024;
 
 /// What the worker reads from its pipe before anything else.
 #[derive(Debug, Deserialize, Serialize)]
-pub struct Handover {
+pub(crate) struct Handover {
     /// The version of the keeper. After a reload the worker may be of another.
     pub keeper: String,
     /// The whole configuration.
@@ -38,7 +38,7 @@ pub struct Handover {
 
 /// The keeper that started a worker, and what is known of the workers before.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-pub struct KeeperInfo {
+pub(crate) struct KeeperInfo {
     /// Names this keeper among all of a cluster.
     pub id: String,
     /// Its process.
@@ -53,7 +53,7 @@ pub struct KeeperInfo {
 
 /// From the worker.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub enum Report {
+pub(crate) enum Report {
     /// Redis is usable (or need not be waited for): the filesystem may be made.
     RedisReady,
     /// The kernel's first request is answered: requests are served.
@@ -68,7 +68,7 @@ pub enum Report {
 
 /// Redis, as a worker that serves sees it.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-pub enum RedisState {
+pub(crate) enum RedisState {
     /// It can be read and written, as far as is known.
     #[default]
     Up,
@@ -80,7 +80,7 @@ pub enum RedisState {
 
 /// From the keeper.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub enum Order {
+pub(crate) enum Order {
     /// The filesystem is made: serve it.
     Serve,
     /// It is mounted: no name leads to the underlying directory any more.
@@ -93,7 +93,7 @@ pub enum Order {
 
 /// The outcome of a read.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Received<M> {
+pub(crate) enum Received<M> {
     /// A message.
     Message(M),
     /// None now, or one that could not be understood.
@@ -104,12 +104,12 @@ pub enum Received<M> {
 
 /// One end of the channel.
 #[derive(Debug)]
-pub struct Channel {
+pub(crate) struct Channel {
     socket: OwnedFd,
 }
 
 /// Makes both ends.
-pub fn pair() -> io::Result<(Channel, OwnedFd)> {
+pub(crate) fn pair() -> io::Result<(Channel, OwnedFd)> {
     let (ours, theirs) =
         socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
     Ok((Channel { socket: ours }, theirs))
@@ -117,12 +117,12 @@ pub fn pair() -> io::Result<(Channel, OwnedFd)> {
 
 impl Channel {
     /// The end that was handed to us.
-    pub fn new(socket: OwnedFd) -> Self {
+    pub(crate) fn new(socket: OwnedFd) -> Self {
         Self { socket }
     }
 
     /// Sends a message. Never waits: it fails if the other side has not read those before.
-    pub fn send(&self, message: &impl Serialize) -> io::Result<()> {
+    pub(crate) fn send(&self, message: &impl Serialize) -> io::Result<()> {
         let packet = serde_json::to_vec(message)?;
         if packet.len() > LENGTH_MAX_BYTES {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "message too large"));
@@ -132,12 +132,12 @@ impl Channel {
     }
 
     /// Reads without waiting.
-    pub fn try_receive<M: DeserializeOwned>(&self) -> Received<M> {
+    pub(crate) fn try_receive<M: DeserializeOwned>(&self) -> Received<M> {
         self.read(MsgFlags::MSG_DONTWAIT)
     }
 
     /// Waits for a message.
-    pub fn receive<M: DeserializeOwned>(&self) -> Received<M> {
+    pub(crate) fn receive<M: DeserializeOwned>(&self) -> Received<M> {
         self.read(MsgFlags::empty())
     }
 

@@ -9,13 +9,13 @@
 
 #[cfg(test)]
 mod documented;
-pub mod latency;
-pub mod line;
-pub mod log;
-pub mod metrics;
-pub mod recent;
-pub mod request;
-pub mod unidentified;
+pub(crate) mod latency;
+pub(crate) mod line;
+pub(crate) mod log;
+pub(crate) mod metrics;
+pub(crate) mod recent;
+pub(crate) mod request;
+pub(crate) mod unidentified;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -5,7 +5,7 @@
 //! - [`disks`]: the processes that touch session files on disks for it
 
 mod disks;
-pub mod first_contact;
+pub(crate) mod first_contact;
 mod orders;
 mod settings;
 
@@ -31,7 +31,7 @@ use disks::Disks;
 use orders::Ending;
 
 /// What the keeper hands to a worker.
-pub struct Descriptors {
+pub(crate) struct Descriptors {
     /// The conversation with the keeper.
     pub status: OwnedFd,
     /// The configuration is read from here.
@@ -49,7 +49,7 @@ pub struct Descriptors {
 }
 
 /// Serves until the mount is taken away.
-pub fn run(descriptors: Descriptors) -> Result<(), Failure> {
+pub(crate) fn run(descriptors: Descriptors) -> Result<(), Failure> {
     let channel = Arc::new(Channel::new(descriptors.status));
     let sockets = Sockets { control: descriptors.control, metrics: descriptors.metrics };
     let disks = Disks { underlying: descriptors.underlying, mirror: descriptors.mirror };

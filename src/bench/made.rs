@@ -10,38 +10,38 @@ use super::Error;
 
 /// Files and shard directories to remove. A panic removes them, too.
 #[derive(Debug, Default)]
-pub struct Made {
+pub(crate) struct Made {
     sessions: HashSet<PathBuf>,
     shards: HashSet<PathBuf>,
 }
 
 impl Made {
     /// Remembers a session before it is created, so that no moment is left uncovered.
-    pub fn session(&mut self, path: &std::path::Path) {
+    pub(crate) fn session(&mut self, path: &std::path::Path) {
         if !self.sessions.contains(path) {
             self.sessions.insert(path.to_owned());
         }
     }
 
     /// Remembers a shard directory that was created for one.
-    pub fn shard(&mut self, path: &std::path::Path) {
+    pub(crate) fn shard(&mut self, path: &std::path::Path) {
         self.shards.insert(path.to_owned());
     }
 
     /// Removes one session now.
-    pub fn unlink(&mut self, path: &std::path::Path) -> Result<(), Errno> {
+    pub(crate) fn unlink(&mut self, path: &std::path::Path) -> Result<(), Errno> {
         self.sessions.remove(path);
         remove(path)
     }
 
     /// Takes over what `other` remembers.
-    pub fn merge(&mut self, mut other: Self) {
+    pub(crate) fn merge(&mut self, mut other: Self) {
         self.sessions.extend(std::mem::take(&mut other.sessions));
         self.shards.extend(std::mem::take(&mut other.shards));
     }
 
     /// Removes everything; the first failure is reported after all was tried.
-    pub fn remove(mut self) -> Result<(), Error> {
+    pub(crate) fn remove(mut self) -> Result<(), Error> {
         self.remove_all()
     }
 

@@ -21,7 +21,7 @@ const PICKLE_READ_BYTES: usize = 4096;
 
 /// A call that failed.
 #[derive(Clone, Copy, Debug)]
-pub struct Fault {
+pub(crate) struct Fault {
     /// Which one.
     pub step: &'static str,
     /// How.
@@ -39,7 +39,7 @@ fn again<T>(step: &'static str, mut call: impl FnMut() -> nix::Result<T>) -> Res
 }
 
 /// Reads a session into `bytes`; `false` if there is none.
-pub fn read(format: Format, paths: &Paths, bytes: &mut Vec<u8>) -> Result<bool, Fault> {
+pub(crate) fn read(format: Format, paths: &Paths, bytes: &mut Vec<u8>) -> Result<bool, Fault> {
     if let Some(probe) = &paths.probe {
         // Odoo moves a flat file to its shard, unless there is one already: on a mount both names
         // may lead to the one session.
@@ -103,7 +103,7 @@ fn read_pickle(file: &OwnedFd, bytes: &mut Vec<u8>) -> Result<(), Fault> {
 /// Saves `content` as a session by way of `temporary`. Says whether it made the shard directory.
 ///
 /// The temporary file does not stay, whatever happens.
-pub fn save(
+pub(crate) fn save(
     format: Format,
     paths: &Paths,
     temporary: &Path,

@@ -10,7 +10,7 @@ use super::{Directory, Pattern};
 
 /// The result of a benchmark.
 #[derive(Debug, Serialize)]
-pub struct Report {
+pub(crate) struct Report {
     /// Whose names, contents and calls were used.
     pub format: Format,
     /// Bytes of one session.
@@ -29,7 +29,7 @@ pub struct Report {
 
 /// The result with one number of threads.
 #[derive(Debug, Serialize)]
-pub struct Run {
+pub(crate) struct Run {
     /// How many threads.
     pub threads: usize,
     /// How long it took, in seconds.
@@ -40,7 +40,7 @@ pub struct Run {
 
 /// One pattern in one directory.
 #[derive(Debug, Serialize)]
-pub struct Row {
+pub(crate) struct Row {
     /// The pattern.
     pub pattern: Pattern,
     /// The directory.
@@ -67,7 +67,7 @@ pub struct Row {
 impl Row {
     /// Sums up one histogram.
     #[expect(clippy::cast_precision_loss, reason = "nanoseconds of minutes fit exactly")]
-    pub fn new(
+    pub(crate) fn new(
         directory: &Directory,
         pattern: Pattern,
         histogram: &Histogram,
@@ -91,7 +91,7 @@ impl Row {
 
 impl Run {
     /// Puts rows together and compares each with the first of its pattern.
-    pub fn new(threads: usize, time: std::time::Duration, mut rows: Vec<Row>) -> Self {
+    pub(crate) fn new(threads: usize, time: std::time::Duration, mut rows: Vec<Row>) -> Self {
         let mut base = None;
         for row in &mut rows {
             let first = match base {
@@ -112,7 +112,7 @@ const WORDS: usize = 3;
 
 impl Report {
     /// The table.
-    pub fn table(&self) -> String {
+    pub(crate) fn table(&self) -> String {
         let mut text = String::new();
         // Writing to a string cannot fail.
         let _ = writeln!(

@@ -11,7 +11,7 @@ const LONGEST_NS: u64 = (1 << (DOUBLINGS + 8)) - 1;
 
 /// How often which duration was seen.
 #[derive(Clone, Debug)]
-pub struct Histogram {
+pub(crate) struct Histogram {
     counts: Vec<u64>,
     count: u64,
     sum_ns: u128,
@@ -46,7 +46,7 @@ fn middle(bucket: usize) -> u64 {
 
 impl Histogram {
     /// Adds one duration.
-    pub fn record(&mut self, duration: Duration) {
+    pub(crate) fn record(&mut self, duration: Duration) {
         let nanos = duration.as_nanos();
         self.counts[bucket(u64::try_from(nanos).unwrap_or(u64::MAX))] += 1;
         self.count += 1;
@@ -54,7 +54,7 @@ impl Histogram {
     }
 
     /// Adds all that `other` has seen.
-    pub fn merge(&mut self, other: &Self) {
+    pub(crate) fn merge(&mut self, other: &Self) {
         for (mine, theirs) in self.counts.iter_mut().zip(&other.counts) {
             *mine += theirs;
         }
@@ -63,13 +63,13 @@ impl Histogram {
     }
 
     /// How many durations it has seen.
-    pub fn count(&self) -> u64 {
+    pub(crate) fn count(&self) -> u64 {
         self.count
     }
 
     /// The duration that `per_mille` of a thousand do not exceed, in nanoseconds; 0 if it has
     /// seen none.
-    pub fn quantile_ns(&self, per_mille: u64) -> u64 {
+    pub(crate) fn quantile_ns(&self, per_mille: u64) -> u64 {
         let rank = u128::from(self.count) * u128::from(per_mille);
         let rank = rank.div_ceil(1000).max(1);
         let mut seen = 0;
@@ -84,7 +84,7 @@ impl Histogram {
 
     /// The mean in nanoseconds; 0 if it has seen none.
     #[expect(clippy::cast_precision_loss, reason = "a mean of microseconds needs no 16 digits")]
-    pub fn mean_ns(&self) -> f64 {
+    pub(crate) fn mean_ns(&self) -> f64 {
         if self.count == 0 { 0.0 } else { self.sum_ns as f64 / self.count as f64 }
     }
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 /// Whose names, contents and calls are used.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, clap::ValueEnum)]
-pub enum Format {
+pub(crate) enum Format {
     /// Odoo 19.1 and later: 86 characters, JSON, no look-up of a flat name first.
     #[value(name = "19.1")]
     #[serde(rename = "19.1")]
@@ -36,7 +36,7 @@ const JSON_MAX_BYTES: usize = 4 * 1024 * 1024;
 
 impl Format {
     /// The number of the first version of Odoo that does it so.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Odoo191 => "19.1",
             Self::Odoo18 => "18",
@@ -46,27 +46,27 @@ impl Format {
     }
 
     /// Whether contents are JSON; else pickle.
-    pub fn json(self) -> bool {
+    pub(crate) fn json(self) -> bool {
         matches!(self, Self::Odoo191 | Self::Odoo18)
     }
 
     /// Whether sessions lie in shard directories; else in the root.
-    pub fn sharded(self) -> bool {
+    pub(crate) fn sharded(self) -> bool {
         self != Self::Odoo14
     }
 
     /// Whether a read looks for the flat name first, and a save for the shard directory.
-    pub fn probes(self) -> bool {
+    pub(crate) fn probes(self) -> bool {
         matches!(self, Self::Odoo18 | Self::Odoo16)
     }
 
     /// The end of the name of a temporary file.
-    pub fn temporary_suffix(self) -> &'static str {
+    pub(crate) fn temporary_suffix(self) -> &'static str {
         if self == Self::Odoo191 { ".__tx_sess__" } else { ".__wz_sess" }
     }
 
     /// A new session id.
-    pub fn random_id(self, random: &mut impl Rng) -> String {
+    pub(crate) fn random_id(self, random: &mut impl Rng) -> String {
         const BASE64: &[u8; 64] =
             b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
         match self {
@@ -77,7 +77,7 @@ impl Format {
     }
 
     /// The path of a new temporary file, as Python's `mkstemp` names it.
-    pub fn random_temporary(self, random: &mut impl Rng, directory: &Path) -> PathBuf {
+    pub(crate) fn random_temporary(self, random: &mut impl Rng, directory: &Path) -> PathBuf {
         let middle = characters(random, b"abcdefghijklmnopqrstuvwxyz0123456789_", 8);
         directory.join(format!("tmp{middle}{}", self.temporary_suffix()))
     }
@@ -89,7 +89,7 @@ fn characters(random: &mut impl Rng, alphabet: &[u8], count: usize) -> String {
 
 /// The paths of one session. They are made before the clock runs.
 #[derive(Clone, Debug)]
-pub struct Paths {
+pub(crate) struct Paths {
     /// Where its content is.
     pub session: PathBuf,
     /// Its shard directory, in a format that has them.
@@ -102,7 +102,7 @@ pub struct Paths {
 
 impl Paths {
     /// The paths of the session `id` in `directory`.
-    pub fn new(format: Format, directory: &Path, id: &str) -> Self {
+    pub(crate) fn new(format: Format, directory: &Path, id: &str) -> Self {
         let flat = directory.join(format!("werkzeug_{id}.sess"));
         if !format.sharded() {
             return Self { session: flat, shard: None, probe: None, save_probe: None };
@@ -121,14 +121,14 @@ impl Paths {
 ///
 /// Some digits of it, the stamp, tell one version from another; the size is always the same.
 #[derive(Clone, Debug)]
-pub struct Content {
+pub(crate) struct Content {
     bytes: Vec<u8>,
     stamp_at: usize,
 }
 
 impl Content {
     /// A content of exactly `size` bytes, or why that cannot be.
-    pub fn new(format: Format, size: usize) -> Result<Self, String> {
+    pub(crate) fn new(format: Format, size: usize) -> Result<Self, String> {
         let make: fn(usize, usize) -> Vec<u8> = match format {
             Format::Odoo191 | Format::Odoo18 => json,
             Format::Odoo16 => |_, padding| pickle(true, padding),
@@ -150,7 +150,7 @@ impl Content {
     }
 
     /// Makes this the version `stamp`, and gives its bytes.
-    pub fn stamped(&mut self, stamp: u64) -> &[u8] {
+    pub(crate) fn stamped(&mut self, stamp: u64) -> &[u8] {
         let mut digits = String::with_capacity(STAMP_DIGITS);
         // Writing to a string cannot fail.
         let _ = write!(digits, "{stamp:016x}");
@@ -159,7 +159,7 @@ impl Content {
     }
 
     /// The version of `bytes`; `None` if they are not a whole content.
-    pub fn stamp_of(&self, bytes: &[u8]) -> Option<u64> {
+    pub(crate) fn stamp_of(&self, bytes: &[u8]) -> Option<u64> {
         let (start, end) = (self.stamp_at, self.stamp_at + STAMP_DIGITS);
         let whole = bytes.len() == self.bytes.len()
             && bytes[..start] == self.bytes[..start]
@@ -168,11 +168,6 @@ impl Content {
             return None;
         }
         u64::from_str_radix(std::str::from_utf8(&bytes[start..end]).ok()?, 16).ok()
-    }
-
-    /// Bytes of one content.
-    pub fn size(&self) -> usize {
-        self.bytes.len()
     }
 }
 
@@ -266,7 +261,7 @@ mod tests {
     fn every_size_within_the_limits_is_met() {
         for format in FORMATS {
             for size in 400..1500 {
-                assert_eq!(Content::new(format, size).unwrap().size(), size);
+                assert_eq!(Content::new(format, size).unwrap().bytes.len(), size);
             }
             assert!(Content::new(format, 50).unwrap_err().contains("--size 50"));
             assert!(Content::new(format, 5 << 20).is_err());

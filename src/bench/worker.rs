@@ -22,7 +22,7 @@ use crate::host::signals::Interrupts;
 
 /// How long a run goes on.
 #[derive(Clone, Copy, Debug)]
-pub enum Limit {
+pub(crate) enum Limit {
     /// For this time.
     Time(Duration),
     /// Until each pattern was done so often in each directory, by all threads together.
@@ -45,7 +45,7 @@ struct Session {
 }
 
 /// What all threads share.
-pub struct Shared<'a> {
+pub(crate) struct Shared<'a> {
     directories: &'a [Directory],
     format: Format,
     content: &'a Content,
@@ -61,7 +61,7 @@ pub struct Shared<'a> {
 }
 
 /// What a thread brings back.
-pub struct Outcome {
+pub(crate) struct Outcome {
     /// What it created.
     pub made: Made,
     /// The durations of each cell, and how many of its reads were behind.
@@ -105,7 +105,7 @@ enum Step {
 }
 
 /// One thread, before it runs.
-pub struct Worker {
+pub(crate) struct Worker {
     areas: Vec<Area>,
     steps: Vec<Step>,
     histograms: Vec<(Histogram, u64)>,
@@ -144,7 +144,7 @@ fn save(
 
 impl<'a> Shared<'a> {
     /// Makes the sessions of warm reads, and reads each once.
-    pub fn prepare(
+    pub(crate) fn prepare(
         settings: &'a Settings,
         content: &'a Content,
         cells: &'a [Cell],
@@ -195,7 +195,7 @@ impl<'a> Shared<'a> {
 
 impl Worker {
     /// Makes the sessions of thread `number` of `threads`.
-    pub fn prepare(
+    pub(crate) fn prepare(
         shared: &Shared<'_>,
         number: usize,
         threads: usize,
@@ -485,12 +485,16 @@ fn steps(cells: &[Cell]) -> Vec<Step> {
 }
 
 /// Whether a round of nothing but `cells` is nothing but measured operations.
-pub fn is_pure(cells: &[Cell]) -> bool {
+pub(crate) fn is_pure(cells: &[Cell]) -> bool {
     steps(cells).len() == cells.len()
 }
 
 /// Runs all workers at once, and shows the progress meanwhile.
-pub fn measure(shared: &Shared<'_>, workers: Vec<Worker>, bar: &ProgressBar) -> Vec<Outcome> {
+pub(crate) fn measure(
+    shared: &Shared<'_>,
+    workers: Vec<Worker>,
+    bar: &ProgressBar,
+) -> Vec<Outcome> {
     let count = workers.len() as u64;
     let barrier = Arc::new(Barrier::new(workers.len()));
     bar.set_message("measuring");

@@ -18,7 +18,7 @@ const STARTING: Duration = Duration::from_secs(60);
 
 /// Session files in a directory.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Plain {
+pub(crate) struct Plain {
     /// Where.
     pub directory: PathBuf,
     /// How many.
@@ -34,7 +34,7 @@ pub struct Plain {
 
 /// The directory below the mount.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Below {
+pub(crate) struct Below {
     /// Its owner.
     pub uid: u32,
     /// Its permission bits.
@@ -45,7 +45,7 @@ pub struct Below {
 
 /// What is known.
 #[derive(Debug)]
-pub struct Facts {
+pub(crate) struct Facts {
     /// Where the mount is, or should be.
     pub directory: PathBuf,
     /// What is below it; not asked if nothing is mounted.
@@ -58,7 +58,12 @@ pub struct Facts {
 
 impl Facts {
     /// Looks below the mount and into the other directories that Odoo may use.
-    pub fn gather(directory: &Path, odoo: &Odoo, since: Option<SystemTime>, unit: &str) -> Self {
+    pub(crate) fn gather(
+        directory: &Path,
+        odoo: &Odoo,
+        since: Option<SystemTime>,
+        unit: &str,
+    ) -> Self {
         let mounted = odoo.mounts.at(directory).is_some();
         let mut others: Vec<Plain> = Vec::new();
         for path in odoo.instances.iter().filter_map(|found| found.sessions_here.as_ref()) {
@@ -81,7 +86,7 @@ impl Facts {
     }
 
     /// Judges. If an Odoo uses the mount, who writes elsewhere is another, and may have its reasons.
-    pub fn findings(&self, is_used: bool) -> Vec<Finding> {
+    pub(crate) fn findings(&self, is_used: bool) -> Vec<Finding> {
         let dir = self.directory.display();
         let mut found = Vec::new();
         match &self.below {

@@ -16,7 +16,7 @@ const MEMORY_LEAST_BYTES: u64 = 64 << 20;
 
 /// What is known.
 #[derive(Clone, Debug)]
-pub struct Facts {
+pub(crate) struct Facts {
     /// Whether we are root.
     pub root: bool,
     /// Whether there is a `/dev/fuse`.
@@ -35,7 +35,7 @@ pub struct Facts {
 
 impl Facts {
     /// Looks.
-    pub fn gather(configured: Result<Config, Failure>) -> Self {
+    pub(crate) fn gather(configured: Result<Config, Failure>) -> Self {
         let root = nix::unistd::geteuid().is_root();
         let staging = configured.as_ref().ok().and_then(|config| {
             let base = config.staging_dir.parent()?;
@@ -59,7 +59,7 @@ impl Facts {
     }
 
     /// Judges.
-    pub fn findings(&self) -> Vec<Finding> {
+    pub(crate) fn findings(&self) -> Vec<Finding> {
         let mut found = Vec::new();
         if let Some(failure) = &self.configuration {
             let text = failure.to_string();

@@ -18,7 +18,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// What is known of it.
 #[derive(Clone, Debug)]
-pub struct Facts {
+pub(crate) struct Facts {
     /// Where it should be.
     pub directory: PathBuf,
     /// What is mounted there: the kinds of filesystem, the uppermost last.
@@ -39,7 +39,7 @@ pub struct Facts {
 
 /// How a mount answers.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub enum Answer {
+pub(crate) enum Answer {
     /// Not in time.
     Silent,
     /// The process that served it has gone.
@@ -59,7 +59,12 @@ pub enum Answer {
 
 impl Facts {
     /// Looks.
-    pub fn gather(directory: &Path, mounts: &MountTable, keeper: Option<i32>, unit: &str) -> Self {
+    pub(crate) fn gather(
+        directory: &Path,
+        mounts: &MountTable,
+        keeper: Option<i32>,
+        unit: &str,
+    ) -> Self {
         let layers: Vec<String> =
             mounts.layers(directory).map(|layer| layer.fstype.clone()).collect();
         let ours = mounts.at(directory).is_some_and(Mounted::is_ours);
@@ -89,7 +94,7 @@ impl Facts {
 
     /// Judges. Where Redis is the cause (its finding), what is seen of the mount is the consequence:
     /// the mount waits, and comes back by itself. To restart it would take it away from Odoo.
-    pub fn findings(&self, cause: Option<Id>) -> Vec<Finding> {
+    pub(crate) fn findings(&self, cause: Option<Id>) -> Vec<Finding> {
         let dir = self.directory.display();
         let unit = &self.unit;
         let is_ours = |kind: &&String| *kind == crate::host::mount_table::FSTYPE;
@@ -195,7 +200,7 @@ impl Facts {
 
 /// A visitor's session, saved, read and ended as Odoo does it. What it leaves is the mark of an
 /// ended session, for an hour.
-pub fn probe(directory: &Path) -> Answer {
+pub(crate) fn probe(directory: &Path) -> Answer {
     let begun = Instant::now();
     match life(directory) {
         Ok(uid) => {

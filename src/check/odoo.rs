@@ -21,7 +21,7 @@ const ELSEWHERE: [&str; 6] = ["redis", "db", "store", "memcache", "dynamodb", "p
 
 /// What is known.
 #[derive(Clone, Debug, Default)]
-pub struct Facts {
+pub(crate) struct Facts {
     /// Where the mount is, or should be.
     pub directory: PathBuf,
     /// The mount's user.
@@ -59,7 +59,7 @@ enum View {
 
 impl Facts {
     /// Looks.
-    pub fn gather(directory: &Path, odoo: Odoo, owner: Option<u32>, host: &Root) -> Self {
+    pub(crate) fn gather(directory: &Path, odoo: Odoo, owner: Option<u32>, host: &Root) -> Self {
         let proc = Path::new("/proc");
         let proxy = host
             .list(proc)
@@ -87,7 +87,7 @@ impl Facts {
     }
 
     /// Judges.
-    pub fn findings(&self) -> Vec<Finding> {
+    pub(crate) fn findings(&self) -> Vec<Finding> {
         let mut found = Vec::new();
         let mut running = false;
         let mut seeing = Vec::new();
@@ -156,14 +156,14 @@ impl Facts {
     }
 
     /// Whether an Odoo that runs sees the mount.
-    pub fn is_used(&self) -> bool {
+    pub(crate) fn is_used(&self) -> bool {
         self.instances.iter().any(|instance| {
             matches!(instance.sign, Sign::Process(_)) && self.view(instance) == View::Mount
         })
     }
 
     /// The units of the Odoos that use the directory, or should.
-    pub fn units(&self) -> Vec<String> {
+    pub(crate) fn units(&self) -> Vec<String> {
         let mut units: Vec<String> = Vec::new();
         for instance in &self.instances {
             let unit = match &instance.sign {

@@ -29,7 +29,7 @@ const CLOCK_APART_MS: i64 = 2000;
 
 /// What is known.
 #[derive(Clone, Debug)]
-pub struct Facts {
+pub(crate) struct Facts {
     /// What answers there, or why nothing does.
     pub probe: Result<ServerInfo, ProbeError>,
     /// What the server says of itself, if this user may ask.
@@ -46,7 +46,7 @@ pub struct Facts {
 
 /// Which Redis it is, as it is mended in different ways.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// The one that a mount without configuration starts.
     Private,
     /// An instance of the distribution's unit, as `sessionfs-setup` sets it up. The distribution's
@@ -63,7 +63,7 @@ pub enum Kind {
 
 impl Kind {
     /// By its address.
-    pub fn of(address: &str, is_private: bool) -> Self {
+    pub(crate) fn of(address: &str, is_private: bool) -> Self {
         if is_private {
             return Self::Private;
         }
@@ -158,7 +158,7 @@ impl Kind {
 
 /// Whom Redis lets in without a password.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Open {
+pub(crate) enum Open {
     /// Everybody on this host, at this address.
     Here(String),
     /// Everybody who reaches this address.
@@ -167,7 +167,7 @@ pub enum Open {
 
 /// What `INFO` and `CONFIG GET` say, as far as they are allowed.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Server {
+pub(crate) struct Server {
     /// The fields of `INFO`.
     pub info: HashMap<String, String>,
     /// Some settings.
@@ -180,7 +180,7 @@ const CONFIG: [&str; 5] =
 
 impl Server {
     /// From the answer to `INFO`.
-    pub fn parse(info: &str) -> Self {
+    pub(crate) fn parse(info: &str) -> Self {
         let fields = info
             .lines()
             .filter_map(|line| line.trim().split_once(':'))
@@ -203,7 +203,7 @@ impl Server {
 
 impl Facts {
     /// Looks.
-    pub fn gather(settings: &Settings, is_private: bool) -> Result<Self, Failure> {
+    pub(crate) fn gather(settings: &Settings, is_private: bool) -> Result<Self, Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -262,7 +262,7 @@ impl Facts {
     }
 
     /// Judges.
-    pub fn findings(&self) -> Vec<Finding> {
+    pub(crate) fn findings(&self) -> Vec<Finding> {
         let info = match &self.probe {
             Ok(info) => info,
             Err(error) => return vec![refused(error, &self.kind)],

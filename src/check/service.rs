@@ -19,7 +19,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 
 /// What is known.
 #[derive(Clone, Debug, Default)]
-pub struct Facts {
+pub(crate) struct Facts {
     /// Whether systemd runs here.
     pub systemd: bool,
     /// Whether somebody serves the mount, and by which unit.
@@ -34,7 +34,7 @@ pub struct Facts {
 
 /// A mount that is configured.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Configured {
+pub(crate) struct Configured {
     /// The unit that reads the file, without `.service`.
     pub unit: String,
     /// The file.
@@ -46,7 +46,7 @@ pub struct Configured {
 impl Configured {
     /// All of this host, that of `sessionfs.service` first. A file that cannot be used is passed
     /// over: whoever starts with it is told.
-    pub fn all(host: &Root) -> Vec<Self> {
+    pub(crate) fn all(host: &Root) -> Vec<Self> {
         let directory = Path::new(CONFIGURATIONS);
         let mut found: Vec<Self> = host
             .list(directory)
@@ -68,7 +68,11 @@ impl Configured {
 }
 
 /// The unit that serves a mount, or would, without `.service`.
-pub fn unit_for(keeper: Option<i32>, configured: Option<&Configured>, host: &Root) -> String {
+pub(crate) fn unit_for(
+    keeper: Option<i32>,
+    configured: Option<&Configured>,
+    host: &Root,
+) -> String {
     let serving = keeper.and_then(|pid| unit_of(host, pid));
     let serving = serving.filter(|unit| unit.starts_with("sessionfs"));
     let unit = serving.or_else(|| configured.map(|found| found.unit.clone()));
@@ -79,7 +83,7 @@ pub fn unit_for(keeper: Option<i32>, configured: Option<&Configured>, host: &Roo
 impl Facts {
     /// Looks. `would` is the unit of a mount that nobody serves, `odoo` are those of the Odoos that
     /// use it.
-    pub fn gather(keeper: Option<i32>, would: &str, odoo: Vec<String>, host: &Root) -> Self {
+    pub(crate) fn gather(keeper: Option<i32>, would: &str, odoo: Vec<String>, host: &Root) -> Self {
         let systemd = host.is_dir(Path::new("/run/systemd/system"));
         if !systemd {
             return Self::default();
@@ -110,7 +114,7 @@ impl Facts {
     }
 
     /// Judges.
-    pub fn findings(&self) -> Vec<Finding> {
+    pub(crate) fn findings(&self) -> Vec<Finding> {
         if !self.systemd {
             return vec![Finding::new(
                 Id::NoSystemd,

@@ -15,7 +15,7 @@ const PRIORITY: u8 = 10 << 3 | 5;
 
 /// Notes what was done. A host without such a log has no such line, and a log that takes none does
 /// not keep the command from its work.
-pub fn note(what: &str) {
+pub(super) fn note(what: &str) {
     match send(Path::new(SOCKET), &entry(what, &who())) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
             anstream::eprintln!("sessionfs: cannot write to the system log ({SOCKET}): {error}");

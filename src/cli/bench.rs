@@ -23,7 +23,7 @@ use crate::exit::{ExitCode, Failure};
 /// patterns are interleaved at random. The ratio compares the median with that of the first
 /// directory.
 #[derive(clap::Args, Clone, Debug)]
-pub struct Args {
+pub(super) struct Args {
     /// Directories to measure; they are compared with the first
     #[arg(value_name = "DIR", required = true)]
     pub directories: Vec<PathBuf>,
@@ -75,7 +75,7 @@ pub struct Args {
 
 impl Args {
     /// Measures, and prints what was found.
-    pub fn run(&self) -> Result<(), Failure> {
+    pub(super) fn run(&self) -> Result<(), Failure> {
         let report = bench::run(&settings(self)?)?;
         print(self, &report)?;
         if report.interrupted { Err(Error::Interrupted.into()) } else { Ok(()) }

@@ -16,7 +16,7 @@ use crate::exit::Failure;
 /// changes nothing, except that it saves, reads and ends one anonymous session. Run it as root.
 /// Exit code 0: nothing to do; 60: there is a warning; 61: there is an error.
 #[derive(clap::Args, Debug)]
-pub struct Check {
+pub(super) struct Check {
     /// Odoo's session directory (default: all directories that are configured or mounted, else the
     /// one that Odoo uses)
     #[arg(value_name = "DIR")]
@@ -51,7 +51,7 @@ struct ToldFinding<'a> {
 
 impl Check {
     /// Looks, and prints.
-    pub fn run(&self) -> Result<(), Failure> {
+    pub(super) fn run(&self) -> Result<(), Failure> {
         let reports = check(&Asked {
             directory: self.dir.clone(),
             place: self.place.clone(),

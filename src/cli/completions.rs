@@ -13,7 +13,7 @@ use crate::exit::Failure;
 /// `/usr/share/zsh/vendor-completions/_sessionfs`, fish
 /// `/usr/share/fish/vendor_completions.d/sessionfs.fish`.
 #[derive(clap::Args, Debug)]
-pub struct Completions {
+pub(super) struct Completions {
     /// The shell
     #[arg(value_name = "SHELL", value_enum)]
     shell: Shell,
@@ -21,7 +21,7 @@ pub struct Completions {
 
 impl Completions {
     /// Prints them.
-    pub fn run(&self) -> Result<(), Failure> {
+    pub(super) fn run(&self) -> Result<(), Failure> {
         output::say(script(self.shell).trim_end())
     }
 }

@@ -26,7 +26,7 @@ const FOLLOWED_WITHIN: Duration = Duration::from_secs(1);
 
 /// Show and change the live settings of all servers
 #[derive(clap::Args, Debug)]
-pub struct Config {
+pub(super) struct Config {
     #[command(subcommand)]
     what: What,
 }
@@ -80,7 +80,7 @@ enum What {
 
 impl Config {
     /// Reads or changes.
-    pub fn run(&self) -> Result<(), Failure> {
+    pub(super) fn run(&self) -> Result<(), Failure> {
         match &self.what {
             What::Get { key, place, format } => get(key.as_deref(), place, *format),
             What::Show(show) => show.run(),

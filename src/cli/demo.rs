@@ -27,7 +27,7 @@ const MARGIN: Duration = Duration::from_millis(500);
 /// It takes about ten seconds, needs root, and leaves nothing behind: the mount, its private Redis
 /// and their data are removed at the end. Here a user's session ends after 5 s without a click.
 #[derive(clap::Args, Debug)]
-pub struct Demo {
+pub(super) struct Demo {
     /// Empty directory to mount on, or one that does not exist; it is restored or removed at the
     /// end (default: a new directory in /tmp)
     #[arg(value_name = "DIR")]
@@ -36,7 +36,7 @@ pub struct Demo {
 
 impl Demo {
     /// Shows it.
-    pub fn run(&self) -> Result<(), Failure> {
+    pub(super) fn run(&self) -> Result<(), Failure> {
         let mut signals = Signals::receive()?;
         let mut stage = Stage::set(self.dir.as_deref(), IDLE, &mut signals)?;
         let shown = show(&mut stage, &mut signals);

@@ -13,7 +13,7 @@ use crate::shell::Assignments;
 /// it as root to see all of them. Leftovers of an earlier installation are shown only if no Odoo
 /// runs and none is set up to run.
 #[derive(clap::Args, Debug)]
-pub struct Discover {
+pub(super) struct Discover {
     #[command(flatten)]
     format: Format,
     /// Print assignments for a shell, safe for eval: `discovered=2`, `discovered_0_path='...'`, ...
@@ -23,7 +23,7 @@ pub struct Discover {
 
 impl Discover {
     /// Looks, and prints.
-    pub fn run(&self) -> Result<(), Failure> {
+    pub(super) fn run(&self) -> Result<(), Failure> {
         let host = Root::host();
         let odoo = Odoo::look(&host, None);
         let candidates = odoo.candidates(&host);

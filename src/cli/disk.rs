@@ -11,7 +11,7 @@ use crate::host::{confine, descriptor, signals};
 
 /// The process that touches session files on a disk; started by `mount` and `import`
 #[derive(clap::Args, Debug)]
-pub struct Disk {
+pub(super) struct Disk {
     /// Who asks
     #[arg(long)]
     socket_fd: RawFd,
@@ -34,7 +34,7 @@ pub struct Disk {
 
 impl Disk {
     /// Serves until nobody asks any more.
-    pub fn run(&self) -> Result<(), Failure> {
+    pub(super) fn run(&self) -> Result<(), Failure> {
         let socket = descriptor::take(self.socket_fd)?;
         let directory = Directory {
             root: descriptor::take(self.root_fd)?,

@@ -24,7 +24,7 @@ use crate::worker::first_contact;
 
 /// Import the session files of a directory into Redis, so that nobody is logged out
 #[derive(clap::Args, Debug)]
-pub struct Import {
+pub(super) struct Import {
     /// Odoo's session directory (default: the configuration's `mountpoint`); if sessionfs is
     /// mounted on it, its underlying directory
     #[arg(value_name = "DIR")]
@@ -46,7 +46,7 @@ pub struct Import {
 
 impl Import {
     /// Imports, and prints what became of each kind.
-    pub fn run(&self) -> Result<(), Failure> {
+    pub(super) fn run(&self) -> Result<(), Failure> {
         if !nix::unistd::geteuid().is_root() {
             return Err(Failure::new(
                 ExitCode::NotRoot,

@@ -26,7 +26,7 @@ const PEOPLE: usize = 10_000;
 
 /// End sessions on every server at once; without --yes, only show which
 #[derive(clap::Args, Debug)]
-pub struct Kill {
+pub(super) struct Kill {
     #[command(flatten)]
     which: Which,
     /// Read the session's cookie from standard input
@@ -75,7 +75,7 @@ struct Count {
 
 impl Kill {
     /// Shows, or ends.
-    pub fn run(&self) -> Result<(), Failure> {
+    pub(super) fn run(&self) -> Result<(), Failure> {
         let sid = self.sid.as_deref().map(read_sid).transpose()?;
         let mut filter = self.which.filter()?;
         if let Some(sid) = &sid {

@@ -13,7 +13,7 @@ use crate::redis::scan::LiveSession;
 
 /// List the live sessions of all servers, the last used first
 #[derive(clap::Args, Debug)]
-pub struct List {
+pub(super) struct List {
     #[command(flatten)]
     which: Which,
     /// Order (default: `idle`; with --json as they are found)
@@ -65,7 +65,7 @@ impl Sort {
 
 impl List {
     /// Lists.
-    pub fn run(&self) -> Result<(), Failure> {
+    pub(super) fn run(&self) -> Result<(), Failure> {
         let filter = self.which.filter()?;
         let is_named = filter.name.is_some();
         let Reached { runtime, store, .. } = reach(&self.place)?;

@@ -16,7 +16,7 @@ use page::Page;
 /// Write the manual pages of all commands, of the configuration file and of the mount helper into a
 /// directory
 #[derive(clap::Args, Debug)]
-pub struct Man {
+pub(super) struct Man {
     /// A directory that exists
     #[arg(value_name = "DIR", default_value = ".")]
     dir: PathBuf,
@@ -24,7 +24,7 @@ pub struct Man {
 
 impl Man {
     /// Writes them.
-    pub fn run(&self) -> Result<(), Failure> {
+    pub(super) fn run(&self) -> Result<(), Failure> {
         for page in pages()? {
             let path = self.dir.join(&page.file);
             std::fs::write(&path, page.text).map_err(|e| unwritable(&path, &e))?;

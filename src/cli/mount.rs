@@ -10,7 +10,7 @@ use crate::keeper::{self, Caller};
 
 /// Serve a directory until SIGTERM or SIGINT; prints `ready DIR` once a session can be served
 #[derive(clap::Args, Debug)]
-pub struct Mount {
+pub(super) struct Mount {
     /// Odoo's session directory, to mount on (default: the configuration file's `mountpoint`)
     #[arg(value_name = "DIR")]
     dir: Option<PathBuf>,
@@ -25,7 +25,7 @@ pub struct Mount {
 
 impl Mount {
     /// Serves.
-    pub fn run(&self) -> Result<(), Failure> {
+    pub(super) fn run(&self) -> Result<(), Failure> {
         if self.dry_run {
             self.look()
         } else {

@@ -7,7 +7,7 @@ use crate::exit::Failure;
 
 /// A directory, or the configuration file that names it.
 #[derive(clap::Args, Clone, Debug)]
-pub struct Mountpoint {
+pub(super) struct Mountpoint {
     /// The directory it is mounted on (default: the configuration file's `mountpoint`)
     #[arg(value_name = "DIR")]
     dir: Option<PathBuf>,
@@ -18,7 +18,7 @@ pub struct Mountpoint {
 
 impl Mountpoint {
     /// The directory, as it was named.
-    pub fn named(&self) -> Result<PathBuf, Failure> {
+    pub(super) fn named(&self) -> Result<PathBuf, Failure> {
         config::mountpoint(self.dir.as_deref(), self.config.as_deref())
     }
 }

@@ -11,29 +11,29 @@ use crate::exit::Failure;
 
 /// Whether a command's answer is for a program.
 #[derive(clap::Args, Clone, Copy, Debug, Default)]
-pub struct Format {
+pub(super) struct Format {
     /// Print JSON, for programs
     #[arg(long)]
     pub json: bool,
 }
 
 /// For what is well.
-pub const GOOD: Style = AnsiColor::Green.on_default();
+pub(super) const GOOD: Style = AnsiColor::Green.on_default();
 /// For what needs attention.
-pub const WARNING: Style = AnsiColor::Yellow.on_default();
+pub(super) const WARNING: Style = AnsiColor::Yellow.on_default();
 /// For what is wrong.
-pub const BAD: Style = AnsiColor::Red.on_default().bold();
+pub(super) const BAD: Style = AnsiColor::Red.on_default().bold();
 /// For headings.
-pub const HEADING: Style = Style::new().bold();
+pub(super) const HEADING: Style = Style::new().bold();
 
 /// A piece of text in a style; where no colours are wanted, [`say`] leaves the style out.
-pub fn styled(style: Style, text: impl fmt::Display) -> String {
+pub(super) fn styled(style: Style, text: impl fmt::Display) -> String {
     format!("{style}{text}{style:#}")
 }
 
 /// Prints lines on standard output. A reader that has gone (`| head`) is no failure. Colours are
 /// left out unless it is a terminal, and where `NO_COLOR` is set.
-pub fn say(text: impl fmt::Display) -> Result<(), Failure> {
+pub(super) fn say(text: impl fmt::Display) -> Result<(), Failure> {
     let mut out = anstream::stdout().lock();
     match writeln!(out, "{text}").and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
@@ -45,7 +45,7 @@ pub fn say(text: impl fmt::Display) -> Result<(), Failure> {
 
 /// Text from outside in one line of at most `chars` characters, with nothing in it that a terminal
 /// would obey, or that would show as what it is not.
-pub fn visible(text: &str, chars: usize) -> String {
+pub(super) fn visible(text: &str, chars: usize) -> String {
     let mut shown = String::new();
     let mut length = 0;
     for c in text.chars() {
@@ -80,19 +80,19 @@ fn obeyed(c: char) -> bool {
 }
 
 /// Prints a value as indented JSON.
-pub fn json(value: &impl Serialize) -> Result<(), Failure> {
+pub(super) fn json(value: &impl Serialize) -> Result<(), Failure> {
     say(json_text(value)?)
 }
 
 /// A value as indented JSON.
-pub fn json_text(value: &impl Serialize) -> Result<String, Failure> {
+pub(super) fn json_text(value: &impl Serialize) -> Result<String, Failure> {
     serde_json::to_string_pretty(value)
         .map(|text| escaped(&text))
         .map_err(|e| Failure::internal("print", e))
 }
 
 /// A value as JSON in one line.
-pub fn json_line(value: &impl Serialize) -> Result<String, Failure> {
+pub(super) fn json_line(value: &impl Serialize) -> Result<String, Failure> {
     serde_json::to_string(value)
         .map(|text| escaped(&text))
         .map_err(|e| Failure::internal("print", e))
@@ -117,7 +117,7 @@ fn escaped(json: &str) -> String {
 
 /// Lines under a heading, each column as wide as it needs; the columns in `numbers` stand to the
 /// right.
-pub fn table<const COLUMNS: usize>(
+pub(super) fn table<const COLUMNS: usize>(
     heading: [&str; COLUMNS],
     numbers: &[usize],
     lines: impl IntoIterator<Item = [String; COLUMNS]>,

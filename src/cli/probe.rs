@@ -7,7 +7,7 @@ use crate::exit::Failure;
 
 /// Save, read and end a session in a directory, and tell as JSON how it went
 #[derive(clap::Args, Debug)]
-pub struct Probe {
+pub(super) struct Probe {
     /// The mount
     #[arg(value_name = "DIR")]
     dir: PathBuf,
@@ -15,7 +15,7 @@ pub struct Probe {
 
 impl Probe {
     /// Tries.
-    pub fn run(&self) -> Result<(), Failure> {
+    pub(super) fn run(&self) -> Result<(), Failure> {
         output::json(&crate::check::mount::probe(&self.dir))
     }
 }

@@ -13,7 +13,7 @@ use crate::worker::first_contact;
 const STEPS: usize = 4;
 
 /// A store that is well, and what runs it.
-pub struct Reached {
+pub(super) struct Reached {
     /// Where the store's tasks live.
     pub runtime: Runtime,
     /// The sessions.
@@ -23,7 +23,7 @@ pub struct Reached {
 }
 
 /// Connects, or says why not and what to do.
-pub fn reach(place: &Place) -> Result<Reached, Failure> {
+pub(super) fn reach(place: &Place) -> Result<Reached, Failure> {
     let settings = Config::resolve_redis(place)?;
     let runtime = Builder::new_current_thread()
         .enable_all()
@@ -61,7 +61,7 @@ fn refused(error: &ProbeError) -> Failure {
 }
 
 /// A command that was under way when Redis went, or that Redis does not carry out.
-pub fn failed(error: &StoreError) -> Failure {
+pub(super) fn failed(error: &StoreError) -> Failure {
     match error {
         StoreError::Unavailable(_) => {
             Failure::new(ExitCode::RedisUnreachable, format!("{error}; try again when it is back"))

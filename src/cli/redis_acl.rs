@@ -10,7 +10,7 @@ use crate::redis::acl;
 
 /// Print the rights that sessionfs needs in Redis, to append to `ACL SETUSER NAME on >PASSWORD`
 #[derive(clap::Args, Debug)]
-pub struct RedisAcl {
+pub(super) struct RedisAcl {
     /// Prefix of every key (default: the configuration's `redis.prefix`)
     #[arg(long, value_name = "PREFIX")]
     prefix: Option<String>,
@@ -24,7 +24,7 @@ pub struct RedisAcl {
 
 impl RedisAcl {
     /// Prints them.
-    pub fn run(&self) -> Result<(), Failure> {
+    pub(super) fn run(&self) -> Result<(), Failure> {
         let configured = match &self.prefix {
             Some(_) => None,
             None => File::load(self.config.as_deref())?.redis.prefix,

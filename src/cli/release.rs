@@ -17,7 +17,7 @@ use crate::odoo::root::Root;
 /// that no session is written there while nothing is mounted. The directory may be mounted, and
 /// stays mounted; the next mount makes it inaccessible again.
 #[derive(clap::Args, Debug)]
-pub struct Release {
+pub(super) struct Release {
     /// The directory (default: the configuration file's `mountpoint`)
     #[arg(value_name = "DIR")]
     dir: Option<PathBuf>,
@@ -37,7 +37,7 @@ pub struct Release {
 
 impl Release {
     /// Gives it back, and tells to whom.
-    pub fn run(&self) -> Result<(), Failure> {
+    pub(super) fn run(&self) -> Result<(), Failure> {
         if !nix::unistd::geteuid().is_root() {
             return Err(Failure::new(
                 ExitCode::NotRoot,

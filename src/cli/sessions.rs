@@ -21,7 +21,7 @@ use crate::session::policy::Lifetimes;
 /// The sessions for which all that is said holds.
 #[derive(clap::Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Which sessions (all conditions must hold)")]
-pub struct Which {
+pub(super) struct Which {
     /// Alias as `list` shows it, or the beginning of one
     #[arg(value_name = "ALIAS", allow_hyphen_values = true, value_parser = alias)]
     alias: Option<String>,
@@ -51,7 +51,7 @@ pub struct Which {
 
 /// Takes an alias from the command line. It may begin with hyphens, and so may an option that does not
 /// exist; a word of an option's form is taken for one.
-pub fn alias(text: &str) -> Result<String, String> {
+pub(super) fn alias(text: &str) -> Result<String, String> {
     const OPTION_MAX_CHARS: usize = 32;
     let is_option = |name: &str| {
         text.len() <= OPTION_MAX_CHARS && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'-')
@@ -73,13 +73,13 @@ enum ClassName {
 
 impl Which {
     /// The alias, or the part of one, that was typed.
-    pub fn alias(&self) -> Option<&str> {
+    pub(super) fn alias(&self) -> Option<&str> {
         self.alias.as_deref()
     }
 
     /// What was typed, for a record of it. An alias is told by its beginning: it may be a cookie by
     /// mistake.
-    pub fn words(&self) -> String {
+    pub(super) fn words(&self) -> String {
         const TEXT_CHARS: usize = 64;
         const ALIAS_CHARS: usize = 16;
         let Self { alias, user_id, login, database, family, class, idle, age } = self;
@@ -105,7 +105,7 @@ impl Which {
     }
 
     /// Takes the text as it is meant.
-    pub fn filter(&self) -> Result<Filter, Failure> {
+    pub(super) fn filter(&self) -> Result<Filter, Failure> {
         const FAMILY_CHARS: usize = 42;
         let duration = |flag: &str, text: &Option<String>| {
             let said = text.as_deref().map(duration_ms).transpose();
@@ -133,7 +133,7 @@ impl Which {
 }
 
 /// An alias, or a part of one, as it was typed.
-pub fn name(text: &str) -> Result<Name, Failure> {
+pub(super) fn name(text: &str) -> Result<Name, Failure> {
     // What was typed may be a cookie by mistake, so it is not repeated.
     Name::parse(text).ok_or_else(|| {
         usage(
@@ -144,7 +144,7 @@ pub fn name(text: &str) -> Result<Name, Failure> {
 }
 
 /// The one session of that name.
-pub async fn find_one(store: &RedisStore, name: Name) -> Result<LiveSession, Failure> {
+pub(super) async fn find_one(store: &RedisStore, name: Name) -> Result<LiveSession, Failure> {
     const NAMED: usize = 4;
     let mut scan = store.scan(Filter { name: Some(name), ..Filter::default() });
     let mut found: Vec<LiveSession> = Vec::new();
@@ -171,12 +171,12 @@ pub async fn find_one(store: &RedisStore, name: Name) -> Result<LiveSession, Fai
 }
 
 /// Nothing lives where one was named.
-pub fn none(what: &str) -> Failure {
+pub(super) fn none(what: &str) -> Failure {
     Failure::new(ExitCode::NoSuchSession, format!("{what}; 'sessionfs list' shows all sessions"))
 }
 
 /// The session id on standard input: a cookie's value, with or without its name.
-pub fn read_sid(flag: &str) -> Result<Sid, Failure> {
+pub(super) fn read_sid(flag: &str) -> Result<Sid, Failure> {
     const LENGTH_MAX_BYTES: u64 = 4096;
     if flag != "-" {
         return Err(usage(
@@ -195,13 +195,13 @@ pub fn read_sid(flag: &str) -> Result<Sid, Failure> {
 }
 
 /// The command line can be understood, and is not meant.
-pub fn usage(message: impl Into<String>) -> Failure {
+pub(super) fn usage(message: impl Into<String>) -> Failure {
     Failure::new(ExitCode::Usage, message)
 }
 
 /// A session for programs.
 #[derive(Debug, Serialize)]
-pub struct Shown {
+pub(super) struct Shown {
     alias: String,
     family: Option<String>,
     database: Option<String>,
@@ -222,7 +222,7 @@ pub struct Shown {
 
 impl Shown {
     /// As these lifetimes judge it.
-    pub fn new(living: &LiveSession, lifetimes: &Lifetimes) -> Self {
+    pub(super) fn new(living: &LiveSession, lifetimes: &Lifetimes) -> Self {
         let LiveSession { alias, header, .. } = living;
         let content = &header.content;
         let (ends_ms, limit) = lifetimes.end(content.class, living.times());
@@ -251,7 +251,7 @@ impl Shown {
 }
 
 /// The word for a class.
-pub fn class_word(class: Class) -> &'static str {
+pub(super) fn class_word(class: Class) -> &'static str {
     match class {
         Class::Authenticated => "authenticated",
         Class::Anonymous => "anonymous",
@@ -259,7 +259,7 @@ pub fn class_word(class: Class) -> &'static str {
 }
 
 /// Sessions as lines, in this order; without their size where the terminal is too narrow for it.
-pub fn table(sessions: &[LiveSession]) -> String {
+pub(super) fn table(sessions: &[LiveSession]) -> String {
     let rows: Vec<_> = sessions.iter().map(row).collect();
     let heading =
         ["alias", "database", "login", "uid", "class", "since (UTC)", "idle", "left", "size"];
@@ -296,12 +296,12 @@ fn row(living: &LiveSession) -> [String; 9] {
 }
 
 /// "1 session", "2 sessions".
-pub fn sessions(count: u64) -> String {
+pub(super) fn sessions(count: u64) -> String {
     if count == 1 { "1 session".to_owned() } else { format!("{count} sessions") }
 }
 
 /// A time of Redis's clock, to the second.
-pub fn time(ms: u64) -> String {
+pub(super) fn time(ms: u64) -> String {
     // What Redis holds may be anything, and a later year has no such form.
     const LATEST_MS: u64 = 253_402_300_799_000;
     let time = UNIX_EPOCH + Duration::from_millis(ms.min(LATEST_MS));
@@ -314,7 +314,7 @@ fn minute(ms: u64) -> String {
 }
 
 /// A time span by its two largest units.
-pub fn span(ms: u64) -> String {
+pub(super) fn span(ms: u64) -> String {
     const UNITS: [(u64, &str); 4] = [(86_400, "d"), (3600, "h"), (60, "m"), (1, "s")];
     let seconds = ms / 1000;
     let Some(first) = UNITS.iter().position(|(size, _)| seconds >= *size) else {

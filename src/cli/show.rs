@@ -14,7 +14,7 @@ use crate::store::current::{Current, current};
 
 /// Show one session: its user, its times, and what will end it; with its cookie also its content
 #[derive(clap::Args, Debug)]
-pub struct Show {
+pub(super) struct Show {
     /// Alias as `list` shows it, or the beginning of one
     #[arg(
         value_name = "ALIAS",
@@ -34,7 +34,7 @@ pub struct Show {
 
 impl Show {
     /// Shows it.
-    pub fn run(&self) -> Result<(), Failure> {
+    pub(super) fn run(&self) -> Result<(), Failure> {
         let sid = self.sid.as_deref().map(read_sid).transpose()?;
         let wanted = match (&sid, &self.alias) {
             (Some(sid), _) => Name::whole(&sid.alias()),

@@ -29,7 +29,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
 /// Show the mounts of this host, and the cluster they belong to
 #[derive(clap::Args, Debug)]
-pub struct Status {
+pub(super) struct Status {
     /// Show only this mount (default: all mounts of this host)
     #[arg(value_name = "DIR")]
     dir: Option<PathBuf>,
@@ -70,7 +70,7 @@ struct Cluster {
 
 impl Status {
     /// Asks and shows.
-    pub fn run(&self) -> Result<(), Failure> {
+    pub(super) fn run(&self) -> Result<(), Failure> {
         if !nix::unistd::geteuid().is_root() {
             return Err(Failure::new(
                 ExitCode::NotRoot,

@@ -9,7 +9,7 @@ use crate::worker::{self, Descriptors};
 /// The process that serves; started by `mount`
 #[derive(clap::Args, Debug)]
 #[expect(clippy::struct_field_names, reason = "they name the flags")]
-pub struct Worker {
+pub(super) struct Worker {
     /// The conversation with the keeper
     #[arg(long)]
     status_fd: RawFd,
@@ -35,7 +35,7 @@ pub struct Worker {
 
 impl Worker {
     /// Serves until the mount is taken away.
-    pub fn run(&self) -> Result<(), Failure> {
+    pub(super) fn run(&self) -> Result<(), Failure> {
         let optional = |fd: Option<RawFd>| fd.map(descriptor::take).transpose();
         worker::run(Descriptors {
             status: descriptor::take(self.status_fd)?,

@@ -11,7 +11,7 @@ use toml::Table;
 use crate::exit::{ExitCode, Failure};
 
 /// The file that is read when none is named, if it exists.
-pub const DEFAULT_PATH: &str = "/etc/sessionfs/sessionfs.toml";
+pub(crate) const DEFAULT_PATH: &str = "/etc/sessionfs/sessionfs.toml";
 
 /// Nobody writes a longer one by hand.
 const LENGTH_MAX_BYTES: u64 = 1 << 20;
@@ -24,13 +24,13 @@ macro_rules! table {
         $(#[doc = $doc])+
         #[derive(Clone, Debug, Default, Deserialize)]
         #[serde(deny_unknown_fields, default)]
-        pub struct $name {
+        pub(crate) struct $name {
             $($(#[doc = $field_doc])+ pub $field: Option<$type>,)*
             $($($(#[doc = $sub_doc])+ pub $sub: $sub_type,)*)?
         }
 
         /// Its keys, in full.
-        pub const $keys: &[&str] = &[$(concat!($prefix, stringify!($field)),)*];
+        pub(crate) const $keys: &[&str] = &[$(concat!($prefix, stringify!($field)),)*];
     };
 }
 
@@ -179,7 +179,7 @@ const RENAMED: &[(&str, &str)] = &[
 ];
 
 /// Every accepted key, in full.
-pub fn keys() -> impl Iterator<Item = &'static str> {
+pub(crate) fn keys() -> impl Iterator<Item = &'static str> {
     [
         TOP_KEYS,
         REDIS_KEYS,
@@ -198,7 +198,7 @@ pub fn keys() -> impl Iterator<Item = &'static str> {
 
 impl File {
     /// Reads the named file, or the default one if it exists.
-    pub fn load(named: Option<&Path>) -> Result<Self, Failure> {
+    pub(crate) fn load(named: Option<&Path>) -> Result<Self, Failure> {
         let (text, path) = read(named)?;
         Self::parse(&text, path)
     }
@@ -212,7 +212,7 @@ impl File {
 
 /// A key that the file has.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Written {
+pub(crate) struct Written {
     /// In full, such as `redis.url`.
     pub key: String,
     /// As text; a list as TOML writes it.
@@ -220,7 +220,7 @@ pub struct Written {
 }
 
 /// The keys that the named file has, or the default one if it exists.
-pub fn written(named: Option<&Path>) -> Result<Vec<Written>, Failure> {
+pub(crate) fn written(named: Option<&Path>) -> Result<Vec<Written>, Failure> {
     let (text, path) = read(named)?;
     let mut written = Vec::new();
     for (name, value) in table(&text, path)? {
@@ -264,7 +264,7 @@ fn table(text: &str, path: &Path) -> Result<Table, Failure> {
 }
 
 /// Reads a small text file, refusing what is too long to be one.
-pub fn read_bounded(path: &Path, length_max_bytes: u64) -> std::io::Result<String> {
+pub(crate) fn read_bounded(path: &Path, length_max_bytes: u64) -> std::io::Result<String> {
     use std::io::{Error, ErrorKind, Read};
     let file = std::fs::File::open(path)?;
     if !file.metadata()?.is_file() {
@@ -326,7 +326,7 @@ fn unknown(key: &str, path: &Path) -> Failure {
 }
 
 /// There is no such key; perhaps another one was meant.
-pub fn unknown_key(key: &str) -> Failure {
+pub(crate) fn unknown_key(key: &str) -> Failure {
     if let Some((_, name)) = RENAMED.iter().find(|(former, _)| *former == key) {
         return Failure::new(
             ExitCode::UnknownKey,

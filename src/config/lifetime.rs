@@ -17,7 +17,7 @@ pub const LIVE: Rules = Rules {
 };
 
 /// Each key with its text in the file.
-pub fn written(file: &file::Lifetime) -> impl Iterator<Item = (&'static str, Option<&str>)> {
+pub(crate) fn written(file: &file::Lifetime) -> impl Iterator<Item = (&'static str, Option<&str>)> {
     let file::Lifetime { idle, anonymous_idle, anonymous_unopened, absolute, grace, tombstone } =
         file;
     let texts = [idle, anonymous_idle, anonymous_unopened, absolute, grace, tombstone];

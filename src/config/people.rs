@@ -6,7 +6,7 @@ use crate::exit::{ExitCode, Failure};
 
 /// A user, and the group it belongs to first.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Person {
+pub(crate) struct Person {
     /// As configured.
     pub name: String,
     /// User id.
@@ -22,7 +22,7 @@ impl From<User> for Person {
 }
 
 /// The user of this name or number, if there is one.
-pub fn find(name: &str) -> Option<Person> {
+pub(crate) fn find(name: &str) -> Option<Person> {
     if let Ok(Some(user)) = User::from_name(name) {
         return Some(user.into());
     }
@@ -35,7 +35,7 @@ pub fn find(name: &str) -> Option<Person> {
 }
 
 /// The name of a user, or its number where no account has it.
-pub fn name_of(uid: u32) -> String {
+pub(crate) fn name_of(uid: u32) -> String {
     match User::from_uid(Uid::from_raw(uid)) {
         Ok(Some(user)) => user.name,
         _ => uid.to_string(),
@@ -43,7 +43,7 @@ pub fn name_of(uid: u32) -> String {
 }
 
 /// The user that a key names.
-pub fn user(name: &str, key: &str) -> Result<Person, Failure> {
+pub(crate) fn user(name: &str, key: &str) -> Result<Person, Failure> {
     find(name).ok_or_else(|| {
         Failure::new(
             ExitCode::UnknownUser,
@@ -53,7 +53,7 @@ pub fn user(name: &str, key: &str) -> Result<Person, Failure> {
 }
 
 /// The group that a key names.
-pub fn group(name: &str, key: &str) -> Result<u32, Failure> {
+pub(crate) fn group(name: &str, key: &str) -> Result<u32, Failure> {
     if let Ok(Some(group)) = Group::from_name(name) {
         return Ok(group.gid.as_raw());
     }

@@ -12,7 +12,7 @@ const PROGRAMS: [&str; 2] = ["redis-server", "valkey-server"];
 const DIRECTORIES: [&str; 4] = ["/usr/bin", "/usr/local/bin", "/usr/sbin", "/usr/local/sbin"];
 
 /// The program to start: the one named, or the first found.
-pub fn program(named: Option<&Path>) -> Result<PathBuf, Failure> {
+pub(crate) fn program(named: Option<&Path>) -> Result<PathBuf, Failure> {
     let executable = |path: &Path| path.is_file() && access(path, AccessFlags::X_OK).is_ok();
     let refuse = |what: String| {
         Failure::new(
@@ -46,7 +46,7 @@ pub fn program(named: Option<&Path>) -> Result<PathBuf, Failure> {
 }
 
 /// Where the private Redis of that directory listens.
-pub fn socket_path(dir: &Path) -> PathBuf {
+pub(crate) fn socket_path(dir: &Path) -> PathBuf {
     dir.join("redis.sock")
 }
 

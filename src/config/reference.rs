@@ -4,11 +4,11 @@
 use crate::exit::Failure;
 
 /// The whole text.
-pub const TEXT: &str = include_str!("../../docs/configuration.md");
+pub(crate) const TEXT: &str = include_str!("../../docs/configuration.md");
 
 /// A table of the configuration file.
 #[derive(Debug, Default)]
-pub struct Section {
+pub(crate) struct Section {
     /// Its heading, such as `` `[redis]` ``.
     pub title: &'static str,
     /// What stands before its keys, a paragraph each.
@@ -21,7 +21,7 @@ pub struct Section {
 
 /// A key, with its cells of the table.
 #[derive(Debug)]
-pub struct Key {
+pub(crate) struct Key {
     /// In full, such as `redis.url`.
     pub name: &'static str,
     /// What holds if it is not written; in backquotes where it is a value.
@@ -33,14 +33,14 @@ pub struct Key {
 }
 
 /// The paragraph that begins with these words. The lines of a paragraph are still apart.
-pub fn paragraph(beginning: &str) -> Result<&'static str, Failure> {
+pub(crate) fn paragraph(beginning: &str) -> Result<&'static str, Failure> {
     TEXT.split("\n\n").map(str::trim).find(|text| text.starts_with(beginning)).ok_or_else(|| {
         Failure::internal("make the manual", format!("nothing begins with '{beginning}'"))
     })
 }
 
 /// The cells of the lines of all tables.
-pub fn rows(text: &'static str) -> impl Iterator<Item = Vec<&'static str>> {
+pub(crate) fn rows(text: &'static str) -> impl Iterator<Item = Vec<&'static str>> {
     text.lines().filter_map(|line| {
         let inner = line.strip_prefix("| ")?.strip_suffix(" |")?;
         Some(inner.split(" | ").map(str::trim).collect())
@@ -48,12 +48,12 @@ pub fn rows(text: &'static str) -> impl Iterator<Item = Vec<&'static str>> {
 }
 
 /// The text of a cell that is one word in backquotes.
-pub fn quoted(cell: &str) -> Option<&str> {
+pub(crate) fn quoted(cell: &str) -> Option<&str> {
     cell.strip_prefix('`')?.strip_suffix('`').filter(|inner| !inner.contains('`'))
 }
 
 /// The tables of the file, in the order of the text.
-pub fn sections() -> Vec<Section> {
+pub(crate) fn sections() -> Vec<Section> {
     let keys = TEXT.split("\n## ").find(|part| part.starts_with("Keys\n")).unwrap_or_default();
     keys.split("\n### ").skip(1).map(section).collect()
 }

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 /// A duration such as `15min` or `1h 30min`, in whole milliseconds.
-pub fn duration_ms(text: &str) -> Result<u64, String> {
+pub(crate) fn duration_ms(text: &str) -> Result<u64, String> {
     let duration = humantime::parse_duration(text.trim())
         .map_err(|e| format!("is not a duration ({e}); write for example \"15min\""))?;
     Ok(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// A duration in the words of the documentation: `15min`, `1h 30min`, `7days`.
-pub fn duration_text(ms: u64) -> String {
+pub(crate) fn duration_text(ms: u64) -> String {
     let text = humantime::format_duration(Duration::from_millis(ms)).to_string();
     let words = text.split(' ').map(|word| match word.strip_suffix('m') {
         Some(minutes) => format!("{minutes}min"),
@@ -23,14 +23,14 @@ const SIZE_UNITS: [(&str, u64); 5] =
     [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1), ("", 1)];
 
 /// A size in the largest unit that has no fraction: `4MiB`.
-pub fn size_text(bytes: u64) -> String {
+pub(crate) fn size_text(bytes: u64) -> String {
     let fits = |(_, factor): &&(&str, u64)| bytes >= *factor && bytes.is_multiple_of(*factor);
     let (unit, factor) = SIZE_UNITS.iter().find(fits).unwrap_or(&("B", 1));
     format!("{}{unit}", bytes / factor)
 }
 
 /// A size such as `4MiB`, in bytes.
-pub fn size_bytes(text: &str) -> Result<u64, String> {
+pub(crate) fn size_bytes(text: &str) -> Result<u64, String> {
     let text = text.trim();
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = &text[digits.len()..];
@@ -45,7 +45,7 @@ pub fn size_bytes(text: &str) -> Result<u64, String> {
 }
 
 /// Permission bits in octal.
-pub fn mode(text: &str) -> Result<u32, String> {
+pub(crate) fn mode(text: &str) -> Result<u32, String> {
     let digits = text.trim();
     let octal = !digits.is_empty() && digits.bytes().all(|b| (b'0'..=b'7').contains(&b));
     u32::from_str_radix(digits, 8)

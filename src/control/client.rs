@@ -50,7 +50,7 @@ impl fmt::Display for NoAnswer {
 
 /// What the node behind this socket tells of itself. Waits a few seconds at most; not to be called
 /// from within a runtime.
-pub fn status(socket: &Path) -> Result<Status, NoAnswer> {
+pub(crate) fn status(socket: &Path) -> Result<Status, NoAnswer> {
     let text = get(socket, "/status")?;
     serde_json::from_slice(&text).map_err(|error| NoAnswer::Strange(error.to_string()))
 }

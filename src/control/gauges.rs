@@ -23,19 +23,19 @@ const WITHIN: Duration = Duration::from_secs(2);
 
 /// What was asked last.
 #[derive(Default)]
-pub struct Gauges {
+pub(super) struct Gauges {
     memory: Kept<Memory>,
     population: Kept<Population>,
 }
 
 impl Gauges {
     /// The memory of Redis; `None` if it does not say, or there is no connection.
-    pub async fn memory(&self, store: &RedisStore) -> Option<Memory> {
+    pub(super) async fn memory(&self, store: &RedisStore) -> Option<Memory> {
         self.memory.get(store, MEMORY_EVERY, store.memory()).await
     }
 
     /// How many sessions live; `None` while there is no connection.
-    pub async fn population(&self, store: &RedisStore) -> Option<Population> {
+    pub(super) async fn population(&self, store: &RedisStore) -> Option<Population> {
         self.population.get(store, POPULATION_EVERY, store.population()).await
     }
 }

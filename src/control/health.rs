@@ -19,7 +19,7 @@ const REASON_MAX_CHARS: usize = 200;
 
 /// The answer.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct Health {
+pub(crate) struct Health {
     /// In one word.
     pub status: Verdict,
     /// What is wrong, in one line; nothing if nothing is.
@@ -29,7 +29,7 @@ pub struct Health {
 /// Whether sessions are served.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// They are read and saved.
     Ok,
     /// Requests wait, or saves fail.
@@ -54,7 +54,7 @@ pub(super) struct Facts {
 
 impl Facts {
     /// Judges.
-    pub fn health(&self) -> Health {
+    pub(super) fn health(&self) -> Health {
         let seconds = |time: Duration| time.as_secs();
         if self.stage != Stage::Active {
             return Health::new(Verdict::Down, "the mount is about to stop");
@@ -92,7 +92,7 @@ impl Health {
     }
 
     /// The answer's code.
-    pub fn code(&self, strict: bool) -> StatusCode {
+    pub(crate) fn code(&self, strict: bool) -> StatusCode {
         match self.status {
             Verdict::Degraded if !strict => StatusCode::OK,
             Verdict::Ok => StatusCode::OK,

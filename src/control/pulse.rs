@@ -61,7 +61,7 @@ impl Reading {
 }
 
 /// Readings of the last hour: one a second for the window, one a minute before that.
-pub struct Pulse(Mutex<Kept>);
+pub(super) struct Pulse(Mutex<Kept>);
 
 struct Kept {
     seconds: VecDeque<Reading>,
@@ -83,7 +83,7 @@ impl Default for Pulse {
 
 /// How long at most no request comes on a mount that is served: its keeper asks each half of this
 /// time (`keeper::pulse`), and may be a little late.
-pub fn unasked_max(answer_within_ms: u64) -> Duration {
+pub(super) fn unasked_max(answer_within_ms: u64) -> Duration {
     Duration::from_millis(answer_within_ms) * 3 / 4
 }
 
@@ -93,12 +93,12 @@ impl Pulse {
     }
 
     /// Requests are expected from now on.
-    pub fn begin(&self) {
+    pub(super) fn begin(&self) {
         self.kept().answered.0 = Instant::now();
     }
 
     /// How long ago the kernel was last answered.
-    pub fn unasked(&self) -> Duration {
+    pub(super) fn unasked(&self) -> Duration {
         let now = Reading::now();
         let mut kept = self.kept();
         kept.note(&now);
@@ -114,7 +114,7 @@ impl Pulse {
     }
 
     /// What has happened up to now.
-    pub fn traffic(&self) -> Traffic {
+    pub(super) fn traffic(&self) -> Traffic {
         let now = Reading::now();
         let (window, minute, hour) = {
             let kept = self.kept();
@@ -186,7 +186,7 @@ fn speed(counted: &Counted, seconds: f64) -> Speed {
 }
 
 /// Runs without end.
-pub async fn beat(service: Arc<StatusService>) {
+pub(super) async fn beat(service: Arc<StatusService>) {
     let mut every = tokio::time::interval(EVERY);
     every.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut registration = Registration::default();

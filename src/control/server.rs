@@ -34,7 +34,7 @@ const REQUEST_WITHIN: Duration = Duration::from_secs(10);
 const BUFFER_BYTES: usize = 16 * 1024;
 
 /// A socket, and what is served there.
-pub struct Endpoint {
+pub(super) struct Endpoint {
     listener: Listener,
     has_status: bool,
 }
@@ -49,12 +49,12 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 impl Endpoint {
     /// For `sessionfs status`: everything is served.
-    pub fn control(socket: OwnedFd) -> io::Result<Self> {
+    pub(super) fn control(socket: OwnedFd) -> io::Result<Self> {
         Ok(Self { listener: Listener::unix(socket)?, has_status: true })
     }
 
     /// For Prometheus, on a socket of the kind that is configured.
-    pub fn metrics(socket: OwnedFd, at: Option<&Listen>) -> io::Result<Self> {
+    pub(super) fn metrics(socket: OwnedFd, at: Option<&Listen>) -> io::Result<Self> {
         let listener = match at {
             Some(Listen::Loopback(_)) => {
                 let listener = std::net::TcpListener::from(socket);
@@ -83,7 +83,7 @@ impl Listener {
 }
 
 /// Serves without end.
-pub async fn serve(endpoint: Endpoint, service: Arc<StatusService>) {
+pub(super) async fn serve(endpoint: Endpoint, service: Arc<StatusService>) {
     const AFTER_AN_ERROR: Duration = Duration::from_millis(100);
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     while let Ok(place) = Arc::clone(&places).acquire_owned().await {

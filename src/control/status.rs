@@ -20,7 +20,7 @@ use crate::telemetry::unidentified::Unidentified;
 
 /// What `GET /status` answers.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct Status {
+pub(crate) struct Status {
     /// What is also published to the cluster.
     pub server: Report,
     /// The process that owns the mount.
@@ -50,7 +50,7 @@ pub struct Status {
 
 /// What a server says of itself in Redis.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct Report {
+pub(crate) struct Report {
     /// Names its keeper.
     pub id: String,
     /// Its host's name.
@@ -72,7 +72,7 @@ pub struct Report {
 
 /// The last seconds, and sums since the worker's start.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-pub struct Traffic {
+pub(crate) struct Traffic {
     /// How long the last seconds are.
     pub window_seconds: f64,
     /// Requests of the kernel a second.
@@ -98,7 +98,7 @@ pub struct Traffic {
 
 /// How often, and how fast.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-pub struct Speed {
+pub(crate) struct Speed {
     /// How many a second.
     pub per_second: f64,
     /// Half of them took at most this long; nothing if there were none.
@@ -109,7 +109,7 @@ pub struct Speed {
 
 /// Opens and saves by processes that cannot be identified, since the worker's start.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct UnidentifiedCallers {
+pub(crate) struct UnidentifiedCallers {
     /// Why they cannot.
     pub reason: Unidentified,
     /// How many.
@@ -120,7 +120,7 @@ pub struct UnidentifiedCallers {
 
 impl UnidentifiedCallers {
     /// Those of this process.
-    pub fn own() -> Vec<Self> {
+    pub(crate) fn own() -> Vec<Self> {
         let counted = Unidentified::ALL.iter().map(|reason| {
             let (count, last_ms) = metrics().unidentified(*reason);
             Self { reason: *reason, count, last_ms }
@@ -129,7 +129,7 @@ impl UnidentifiedCallers {
     }
 
     /// Whether it is still so: the last one came within the last hour.
-    pub fn is_current(&self) -> bool {
+    pub(crate) fn is_current(&self) -> bool {
         const CURRENT_MS: u64 = 60 * 60 * 1000;
         now_ms().saturating_sub(self.last_ms) < CURRENT_MS
     }
@@ -137,7 +137,7 @@ impl UnidentifiedCallers {
 
 /// A process.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct Process {
+pub(crate) struct Process {
     /// Its id.
     pub pid: u32,
     /// When it was started: milliseconds since the epoch.
@@ -146,7 +146,7 @@ pub struct Process {
 
 /// The worker.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct Worker {
+pub(crate) struct Worker {
     /// Its process.
     #[serde(flatten)]
     pub process: Process,
@@ -156,7 +156,7 @@ pub struct Worker {
 
 impl Worker {
     /// This process, just started.
-    pub fn own() -> Self {
+    pub(crate) fn own() -> Self {
         let host = nix::unistd::gethostname().unwrap_or_default();
         Self {
             process: Process { pid: std::process::id(), since_ms: now_ms() },
@@ -167,7 +167,7 @@ impl Worker {
 
 /// The connection to Redis.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct Redis {
+pub(crate) struct Redis {
     /// Where it leads, without credentials.
     pub address: String,
     /// `redis` or `valkey`; nothing while it is away.
@@ -193,7 +193,7 @@ pub struct Redis {
 
 impl Redis {
     /// As a store sees it.
-    pub fn of(
+    pub(crate) fn of(
         store: &RedisStore,
         server: Option<ServerInfo>,
         writes: &Writes,
@@ -230,7 +230,7 @@ pub(super) fn takes_writes(writes: &Writes) -> Option<bool> {
 
 /// The servers that registered, in the order of their names; what another version wrote and this
 /// one cannot read is left out. Of the one that tells this, what it says now.
-pub fn cluster(registered: &[Registered], own: Option<&Report>) -> Vec<Report> {
+pub(crate) fn cluster(registered: &[Registered], own: Option<&Report>) -> Vec<Report> {
     let read = |one: &Registered| {
         let mut report: Report = serde_json::from_str(&one.report).ok()?;
         if let Some(own) = own.filter(|own| own.id == report.id) {

@@ -8,26 +8,26 @@ use crate::exit::{ExitCode, Failure};
 use crate::host::directory::{self, make_own};
 
 /// Where it is: `<dir>.imported`.
-pub fn path_beside(dir: &Path) -> PathBuf {
+pub(crate) fn path_beside(dir: &Path) -> PathBuf {
     let mut name = dir.as_os_str().to_owned();
     name.push(".imported");
     name.into()
 }
 
 /// Makes it (root's own, 0700: what goes there are sessions in plain text), or takes it as it is.
-pub fn make_beside(dir: &Path) -> Result<OwnedFd, Failure> {
+pub(crate) fn make_beside(dir: &Path) -> Result<OwnedFd, Failure> {
     let path = path_beside(dir);
     make_own(&path, 0o700)?;
     open_beside(dir)?.ok_or_else(|| Failure::internal("create a directory", "it was removed again"))
 }
 
 /// Whether anything is in it, as far as can be seen.
-pub fn holds_any(dir: &Path) -> bool {
+pub(crate) fn holds_any(dir: &Path) -> bool {
     std::fs::read_dir(path_beside(dir)).is_ok_and(|mut entries| entries.next().is_some())
 }
 
 /// Opens it, if it is there.
-pub fn open_beside(dir: &Path) -> Result<Option<OwnedFd>, Failure> {
+pub(crate) fn open_beside(dir: &Path) -> Result<Option<OwnedFd>, Failure> {
     let path = path_beside(dir);
     let unusable = |what: &str| {
         Failure::new(

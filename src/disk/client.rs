@@ -18,22 +18,22 @@ use super::wire::{self, Answer, Request};
 const MAX_WAITING: usize = 256;
 /// For who serves a mount: one file of a few KiB on a disk that is well; whoever asked gets an error
 /// after it.
-pub const SERVING_WITHIN: Duration = Duration::from_secs(5);
+pub(crate) const SERVING_WITHIN: Duration = Duration::from_secs(5);
 /// For who has the time of a disk that is not.
-pub const PATIENT_WITHIN: Duration = Duration::from_secs(60);
+pub(crate) const PATIENT_WITHIN: Duration = Duration::from_secs(60);
 /// A directory of millions of files on a slow disk.
 const LIST_WITHIN: Duration = Duration::from_secs(120);
 
 /// The conversation with a disk server. Clones share it; with the last one the server ends.
 #[derive(Clone, Debug)]
-pub struct Disk {
+pub(crate) struct Disk {
     requests: mpsc::Sender<Asked>,
     file_within: Duration,
 }
 
 /// Why there is no answer. Holds no name.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum DiskError {
+pub(crate) enum DiskError {
     /// The server has ended.
     Gone,
     /// It did not answer in time.
@@ -54,7 +54,7 @@ impl fmt::Display for DiskError {
 
 /// What lies in the directory.
 #[derive(Debug, Default)]
-pub struct Listing {
+pub(crate) struct Listing {
     /// The session files.
     pub places: Vec<Place>,
     /// What else is there.
@@ -73,7 +73,7 @@ struct Asked {
 impl Disk {
     /// Speaks over `socket`, by a task on the current runtime. One file may take `file_within`.
     /// `on_gone` is called if the server ends while it may still be asked.
-    pub fn connect(
+    pub(crate) fn connect(
         socket: OwnedFd,
         file_within: Duration,
         on_gone: impl FnOnce() + Send + 'static,
@@ -91,7 +91,7 @@ impl Disk {
     }
 
     /// Every session file, and what else is there.
-    pub async fn list(&self) -> Result<Listing, DiskError> {
+    pub(crate) async fn list(&self) -> Result<Listing, DiskError> {
         let mut listing = Listing::default();
         for (answer, names) in self.ask(&Request::List, &[], LIST_WITHIN).await? {
             match answer {
@@ -107,7 +107,7 @@ impl Disk {
     }
 
     /// A file's content.
-    pub async fn read(&self, place: &Place) -> Result<Look, DiskError> {
+    pub(crate) async fn read(&self, place: &Place) -> Result<Look, DiskError> {
         match self.one(&Request::Read { path: place.path() }, &[]).await? {
             (Answer::File { mtime_ns, mode }, bytes) => {
                 Ok(Look::Found(Found { bytes, mtime_ns, mode }))
@@ -119,12 +119,12 @@ impl Disk {
     }
 
     /// Takes a file away; one that is not there is no error.
-    pub async fn retire(&self, place: &Place) -> Result<(), DiskError> {
+    pub(crate) async fn retire(&self, place: &Place) -> Result<(), DiskError> {
         self.done(&Request::Retire { path: place.path() }, &[]).await
     }
 
     /// Writes a file anew.
-    pub async fn write(
+    pub(crate) async fn write(
         &self,
         place: &Place,
         mtime_ns: i64,
@@ -135,7 +135,7 @@ impl Disk {
     }
 
     /// Removes empty shard directories.
-    pub async fn tidy(&self) -> Result<(), DiskError> {
+    pub(crate) async fn tidy(&self) -> Result<(), DiskError> {
         match self.ask(&Request::Tidy, &[], LIST_WITHIN).await?.pop() {
             Some((Answer::Done, _)) => Ok(()),
             other => Err(other.map_or_else(strange, |(answer, _)| failure(answer))),

@@ -23,7 +23,7 @@ const FOREIGN_TOLD: usize = 10;
 
 /// A directory of session files.
 #[derive(Debug)]
-pub struct Directory {
+pub(crate) struct Directory {
     /// The directory.
     pub root: OwnedFd,
     /// Where retired files go, in the same layout; without it they are deleted.
@@ -36,7 +36,7 @@ pub struct Directory {
 
 /// What lies beside session files.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-pub struct Others {
+pub(crate) struct Others {
     /// Temp files of saves and upload spools: Odoo's own, and of no use to anybody any more.
     pub temporary: u64,
     /// What Odoo would never name so.
@@ -47,7 +47,7 @@ pub struct Others {
 
 /// A file's content and what is kept of its inode.
 #[derive(Debug)]
-pub struct Found {
+pub(crate) struct Found {
     /// The content.
     pub bytes: Vec<u8>,
     /// Its mtime, nanoseconds since the epoch.
@@ -58,7 +58,7 @@ pub struct Found {
 
 /// What a look for a file came to.
 #[derive(Debug)]
-pub enum Look {
+pub(crate) enum Look {
     /// It is there.
     Found(Found),
     /// It is not.
@@ -69,7 +69,10 @@ pub enum Look {
 
 impl Directory {
     /// Every session file, in no order; what else is there is counted.
-    pub fn list(&self, mut each: impl FnMut(String) -> io::Result<()>) -> io::Result<Others> {
+    pub(crate) fn list(
+        &self,
+        mut each: impl FnMut(String) -> io::Result<()>,
+    ) -> io::Result<Others> {
         let mut others = Others::default();
         let mut shards = Vec::new();
         for_each_entry(self.root.as_fd(), |name, kind| {
@@ -105,7 +108,7 @@ impl Directory {
 
     /// What stands at the top that Odoo would never name so, in a form that can be shown; whether
     /// there is anything at all.
-    pub fn look_at_top(root: BorrowedFd<'_>) -> io::Result<(bool, Others)> {
+    pub(crate) fn look_at_top(root: BorrowedFd<'_>) -> io::Result<(bool, Others)> {
         let mut others = Others::default();
         let mut any = false;
         for_each_entry(root, |name, kind| {
@@ -125,7 +128,7 @@ impl Directory {
     }
 
     /// The content of a file.
-    pub fn read(&self, place: &Place) -> io::Result<Look> {
+    pub(crate) fn read(&self, place: &Place) -> io::Result<Look> {
         let Some(parent) = absent_as_none(self.parent(place))? else { return Ok(Look::Absent) };
         let opened = openat(
             parent.as_fd(),
@@ -160,7 +163,7 @@ impl Directory {
     }
 
     /// Takes a file away: aside, or for good. One that is not there (any more) is no error.
-    pub fn retire(&self, place: &Place) -> io::Result<()> {
+    pub(crate) fn retire(&self, place: &Place) -> io::Result<()> {
         let Some(parent) = absent_as_none(self.parent(place))? else { return Ok(()) };
         let name = place.sid.entry(place.form);
         if let Some(aside) = &self.aside {
@@ -185,7 +188,7 @@ impl Directory {
     }
 
     /// Writes a file anew, as Odoo does: a temp file in the root, then a rename.
-    pub fn write(&self, place: &Place, found: &Found) -> io::Result<()> {
+    pub(crate) fn write(&self, place: &Place, found: &Found) -> io::Result<()> {
         let target = match place.form {
             Form::Flat => self.root.try_clone()?,
             Form::Sharded => {
@@ -202,7 +205,7 @@ impl Directory {
     }
 
     /// Removes the shard directories that are empty.
-    pub fn tidy(&self) -> io::Result<()> {
+    pub(crate) fn tidy(&self) -> io::Result<()> {
         let mut shards = Vec::new();
         for_each_entry(self.root.as_fd(), |name, kind| {
             if kind == Type::Directory {
@@ -230,7 +233,7 @@ impl Directory {
 
 impl Others {
     /// The foreign ones in words.
-    pub fn names(&self) -> String {
+    pub(crate) fn names(&self) -> String {
         let more = self.foreign.saturating_sub(self.foreign_names.len() as u64);
         let names = self.foreign_names.join(", ");
         if more == 0 { names } else { format!("{names} and {more} more") }
@@ -246,7 +249,7 @@ impl Others {
 
 /// A foreign name as it may be shown: somebody's copy of a session file has the session id in its
 /// name, so every long word keeps its first characters only.
-pub fn showable(name: &str) -> String {
+pub(crate) fn showable(name: &str) -> String {
     const WORD_MAX_CHARS: usize = 24;
     const KEPT_CHARS: usize = 4;
     const LENGTH_MAX_CHARS: usize = 80;

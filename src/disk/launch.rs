@@ -9,7 +9,7 @@ use crate::host::process::{self, Process};
 
 /// What a disk server is to serve.
 #[derive(Clone, Copy, Debug)]
-pub struct Served<'a> {
+pub(crate) struct Served<'a> {
     /// The directory.
     pub root: BorrowedFd<'a>,
     /// Where retired files go; without it they are deleted.
@@ -21,7 +21,7 @@ pub struct Served<'a> {
 }
 
 /// Starts a program (this same one, or its successor) as a disk server; also gives the end to ask it by.
-pub fn start(program: &Path, served: Served<'_>) -> io::Result<(Process, OwnedFd)> {
+pub(crate) fn start(program: &Path, served: Served<'_>) -> io::Result<(Process, OwnedFd)> {
     let (ours, theirs) = UnixStream::pair()?;
     let (uid, gid) = served.owner;
     let mut descriptors = vec![("--socket-fd", theirs.as_fd()), ("--root-fd", served.root)];

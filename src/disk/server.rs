@@ -11,7 +11,7 @@ use super::wire::{self, Answer, Request};
 const NAMES_BYTES: usize = 256 * 1024;
 
 /// Serves until the other side closes its end.
-pub fn serve(directory: &Directory, mut socket: UnixStream) -> io::Result<()> {
+pub(crate) fn serve(directory: &Directory, mut socket: UnixStream) -> io::Result<()> {
     while let Some((request, body)) = next(&mut socket)? {
         if matches!(request, Request::List) {
             list(directory, &mut socket)?;

@@ -15,7 +15,7 @@ const BODY_MAX_BYTES: usize = 80 << 20;
 
 /// From who wants to know.
 #[derive(Debug, Deserialize, Serialize)]
-pub enum Request {
+pub(crate) enum Request {
     /// All session files; answered by as many [`Answer::Names`] as it takes.
     List,
     /// One file's content.
@@ -43,7 +43,7 @@ pub enum Request {
 
 /// From the disk server.
 #[derive(Debug, Deserialize, Serialize)]
-pub enum Answer {
+pub(crate) enum Answer {
     /// Some names, one a line in the body.
     Names {
         /// What else lies there; with the last names only.
@@ -70,10 +70,10 @@ pub enum Answer {
 }
 
 /// The lengths that precede each frame.
-pub const PREFIX_BYTES: usize = 8;
+pub(crate) const PREFIX_BYTES: usize = 8;
 
 /// One frame, packed.
-pub fn pack(head: &impl Serialize, body: &[u8]) -> io::Result<Vec<u8>> {
+pub(crate) fn pack(head: &impl Serialize, body: &[u8]) -> io::Result<Vec<u8>> {
     let head = serde_json::to_vec(head)?;
     let mut frame = Vec::with_capacity(PREFIX_BYTES + head.len() + body.len());
     for part in [&head[..], body] {
@@ -86,7 +86,7 @@ pub fn pack(head: &impl Serialize, body: &[u8]) -> io::Result<Vec<u8>> {
 }
 
 /// The lengths of head and body, if they are within their bounds.
-pub fn lengths(prefix: [u8; PREFIX_BYTES]) -> io::Result<(usize, usize)> {
+pub(crate) fn lengths(prefix: [u8; PREFIX_BYTES]) -> io::Result<(usize, usize)> {
     let (head, body) = prefix.split_at(PREFIX_BYTES / 2);
     let [head, body] = [head, body].map(|length| {
         length.iter().fold(0, |length: usize, byte| length << 8 | usize::from(*byte))
@@ -98,7 +98,7 @@ pub fn lengths(prefix: [u8; PREFIX_BYTES]) -> io::Result<(usize, usize)> {
 }
 
 /// Reads a frame's head.
-pub fn unpack<M: DeserializeOwned>(head: &[u8]) -> io::Result<M> {
+pub(crate) fn unpack<M: DeserializeOwned>(head: &[u8]) -> io::Result<M> {
     // A parser's error may repeat what it read, and that is a name.
     serde_json::from_slice(head)
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "not a message"))

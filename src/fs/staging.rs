@@ -21,7 +21,7 @@ const FAILED_FOR: Duration = Duration::from_secs(10);
 
 /// All staging files of this mount.
 #[derive(Debug)]
-pub struct Staging {
+pub(crate) struct Staging {
     dir: PathBuf,
     files: Mutex<Files>,
     total_bytes: AtomicU64,
@@ -76,7 +76,7 @@ pub struct OpenStaging {
 
 impl Staging {
     /// Uses `settings.staging_dir`, made if missing. Takes over what an earlier worker left there.
-    pub fn open(settings: &Settings) -> io::Result<Self> {
+    pub(crate) fn open(settings: &Settings) -> io::Result<Self> {
         let dir = settings.staging_dir.clone();
         DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
         let staging = Self {
@@ -120,7 +120,7 @@ impl Staging {
     }
 
     /// Creates a file; `EEXIST` if there is one of that name.
-    pub fn create(&self, name: &str, mode: u32) -> Result<Arc<Staged>> {
+    pub(crate) fn create(&self, name: &str, mode: u32) -> Result<Arc<Staged>> {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -137,33 +137,33 @@ impl Staging {
 
     /// The file of that name. It may be one of the former worker, whose mount may still be in use
     /// after a reload: a save that began there ends here.
-    pub fn find(&self, name: &str) -> Option<Arc<Staged>> {
+    pub(crate) fn find(&self, name: &str) -> Option<Arc<Staged>> {
         let known = lock(&self.files).by_name.get(name).cloned();
         known.or_else(|| self.take_over(name).ok())
     }
 
     /// The file of that inode.
-    pub fn get(&self, inode: InodeId) -> Option<Arc<Staged>> {
+    pub(crate) fn get(&self, inode: InodeId) -> Option<Arc<Staged>> {
         lock(&self.files).by_inode.get(&inode).cloned()
     }
 
     /// All files, for the listing of the root.
-    pub fn all(&self) -> Vec<Arc<Staged>> {
+    pub(crate) fn all(&self) -> Vec<Arc<Staged>> {
         lock(&self.files).by_inode.values().cloned().collect()
     }
 
     /// How many files there are.
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         lock(&self.files).by_inode.len()
     }
 
     /// The size of all files.
-    pub fn total_bytes(&self) -> u64 {
+    pub(crate) fn total_bytes(&self) -> u64 {
         self.total_bytes.load(Ordering::Relaxed)
     }
 
     /// Writes within both bounds: `EFBIG` beyond a session's, `ENOSPC` beyond that of all.
-    pub fn write(&self, staged: &Staged, data: &[u8], offset: u64) -> Result<()> {
+    pub(crate) fn write(&self, staged: &Staged, data: &[u8], offset: u64) -> Result<()> {
         let end = offset.saturating_add(data.len() as u64);
         self.reserve(staged, end)?;
         *lock(&staged.touched) = Instant::now();
@@ -175,7 +175,7 @@ impl Staging {
     }
 
     /// Cuts or lengthens it, within the same bounds.
-    pub fn set_len(&self, staged: &Staged, size_bytes: u64) -> Result<()> {
+    pub(crate) fn set_len(&self, staged: &Staged, size_bytes: u64) -> Result<()> {
         self.reserve(staged, size_bytes)?;
         let before = staged.size_bytes.swap(size_bytes, Ordering::Relaxed);
         self.total_bytes.fetch_sub(before.saturating_sub(size_bytes), Ordering::Relaxed);
@@ -213,7 +213,7 @@ impl Staging {
     }
 
     /// Removes a file: it was published, or Odoo unlinked it.
-    pub fn remove(&self, inode: InodeId) {
+    pub(crate) fn remove(&self, inode: InodeId) {
         let Some(staged) = lock(&self.files).remove(inode) else { return };
         self.total_bytes.fetch_sub(staged.size_bytes.load(Ordering::Relaxed), Ordering::Relaxed);
         if let Err(error) = std::fs::remove_file(self.path(&staged.name)) {
@@ -223,7 +223,7 @@ impl Staging {
 
     /// Removes the files that nobody has open and nobody has written to for long: a worker of Odoo
     /// died in a save, or its rename was refused. What an outage has left is removed sooner.
-    pub fn expire_orphans(&self) {
+    pub(crate) fn expire_orphans(&self) {
         for staged in self.all() {
             let idle = lock(&staged.touched).elapsed();
             let failed = staged.failed.load(Ordering::Relaxed);

@@ -25,7 +25,7 @@ const OWN_UNLINK: Duration = Duration::from_secs(10);
 
 /// A directory that was listed.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum Listing {
+pub(crate) enum Listing {
     /// The root, with the flat names of Odoo 14 and 15.
     Root,
     /// One shard.
@@ -33,14 +33,14 @@ pub enum Listing {
 }
 
 /// The memory of all threads.
-pub struct Threads {
+pub(crate) struct Threads {
     threads: LruCache<ThreadId, Thread>,
     sessions: LruCache<(ThreadId, Alias), Session>,
 }
 
 /// One thread's state between its requests.
 #[derive(Debug, Default)]
-pub struct Thread {
+pub(crate) struct Thread {
     /// It has used the name of a shard, so it is an Odoo of 16 or later: its probes of flat names
     /// get ENOENT without a request to the store.
     pub names_shards: bool,
@@ -78,12 +78,12 @@ impl Default for Threads {
 
 impl Threads {
     /// The state of a thread; `None` for one that cannot be seen.
-    pub fn get(&mut self, thread: Option<ThreadId>) -> Option<&mut Thread> {
+    pub(crate) fn get(&mut self, thread: Option<ThreadId>) -> Option<&mut Thread> {
         Some(self.threads.get_or_insert_mut(thread?, Thread::default))
     }
 
     /// It opened this birth.
-    pub fn opened(&mut self, thread: Option<ThreadId>, alias: &Alias, birth: ChangeId) {
+    pub(crate) fn opened(&mut self, thread: Option<ThreadId>, alias: &Alias, birth: ChangeId) {
         let Some(state) = self.get(thread) else { return };
         state.must_fail_next_save = false;
         state.stale = None;
@@ -91,7 +91,7 @@ impl Threads {
     }
 
     /// Its open failed with an error of ours.
-    pub fn read_failed(&mut self, thread: Option<ThreadId>, alias: &Alias) {
+    pub(crate) fn read_failed(&mut self, thread: Option<ThreadId>, alias: &Alias) {
         let Some(state) = self.get(thread) else { return };
         state.must_fail_next_save = true;
         if let Some(session) = self.session(thread, alias) {
@@ -101,7 +101,7 @@ impl Threads {
 
     /// It looked for a session and there was none: what it unlinked before belongs to an earlier
     /// request.
-    pub fn found_absent(&mut self, thread: Option<ThreadId>, alias: &Alias) {
+    pub(crate) fn found_absent(&mut self, thread: Option<ThreadId>, alias: &Alias) {
         let Some(thread) = thread else { return };
         if let Some(session) = self.sessions.get_mut(&(thread, alias.clone())) {
             session.own_unlink = None;
@@ -109,7 +109,7 @@ impl Threads {
     }
 
     /// It removed this birth, at `now`.
-    pub fn unlinked(
+    pub(crate) fn unlinked(
         &mut self,
         thread: Option<ThreadId>,
         alias: &Alias,
@@ -122,7 +122,7 @@ impl Threads {
     }
 
     /// Its save was taken, in this birth.
-    pub fn published(
+    pub(crate) fn published(
         &mut self,
         thread: Option<ThreadId>,
         alias: &Alias,
@@ -136,14 +136,14 @@ impl Threads {
     }
 
     /// Its save was superseded. The current birth is not known, so what it opened stays.
-    pub fn superseded(&mut self, thread: Option<ThreadId>) {
+    pub(crate) fn superseded(&mut self, thread: Option<ThreadId>) {
         if let Some(state) = self.get(thread) {
             state.unpublished = false;
         }
     }
 
     /// What this thread knows of a session that it saves at `now`.
-    pub fn claim(&mut self, thread: Option<ThreadId>, alias: &Alias, now: Instant) -> Claim {
+    pub(crate) fn claim(&mut self, thread: Option<ThreadId>, alias: &Alias, now: Instant) -> Claim {
         let Some(thread) = thread else { return Claim::default() };
         if let Some(state) = self.threads.get_mut(&thread) {
             state.target = None;
@@ -161,7 +161,7 @@ impl Threads {
     }
 
     /// It listed a directory.
-    pub fn listed(&mut self, thread: Option<ThreadId>, listing: Listing) {
+    pub(crate) fn listed(&mut self, thread: Option<ThreadId>, listing: Listing) {
         let Some(state) = self.get(thread) else { return };
         state.listed.retain(|&known| known != listing);
         if state.listed.len() == MAX_LISTED {
@@ -171,7 +171,7 @@ impl Threads {
     }
 
     /// Whether it has listed that directory, and so may remove what it saw there.
-    pub fn has_listed(&mut self, thread: Option<ThreadId>, listing: Listing) -> bool {
+    pub(crate) fn has_listed(&mut self, thread: Option<ThreadId>, listing: Listing) -> bool {
         self.get(thread).is_some_and(|state| state.listed.contains(&listing))
     }
 

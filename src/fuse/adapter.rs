@@ -35,7 +35,7 @@ const BLOCK_BYTES: u32 = 4096;
 type OnInit = Box<dyn FnOnce() + Send + Sync>;
 
 /// The filesystem as fuser calls it.
-pub struct Adapter<S, L> {
+pub(super) struct Adapter<S, L> {
     core: Arc<Core<S, L>>,
     tree: Ownership,
     /// Runs what needs the store.
@@ -48,7 +48,12 @@ pub struct Adapter<S, L> {
 
 impl<S: Sessions, L: Link> Adapter<S, L> {
     /// Over `core`, for the owner of `tree`.
-    pub fn new(core: Arc<Core<S, L>>, tree: Ownership, runtime: Handle, on_init: OnInit) -> Self {
+    pub(super) fn new(
+        core: Arc<Core<S, L>>,
+        tree: Ownership,
+        runtime: Handle,
+        on_init: OnInit,
+    ) -> Self {
         Self {
             core,
             tree,

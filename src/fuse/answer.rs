@@ -12,19 +12,19 @@ use crate::telemetry::request::{Operation, Outcome};
 
 /// A request that has been read and not answered.
 #[derive(Clone, Copy, Debug)]
-pub struct Request {
+pub(super) struct Request {
     operation: Operation,
     at: Instant,
 }
 
 impl Request {
     /// A request that was read now.
-    pub fn now(operation: Operation) -> Self {
+    pub(super) fn now(operation: Operation) -> Self {
         Self { operation, at: Instant::now() }
     }
 
     /// Logs and counts a result that the caller sends at once.
-    pub fn finish<T>(self, result: Result<T>) -> std::result::Result<T, Errno> {
+    pub(super) fn finish<T>(self, result: Result<T>) -> std::result::Result<T, Errno> {
         let outcome = match &result {
             Ok(_) => Outcome::Ok,
             Err(error) => {
@@ -37,13 +37,13 @@ impl Request {
     }
 
     /// Counts a success that the caller sends at once.
-    pub fn answered(self) {
+    pub(super) fn answered(self) {
         metrics().answered(self.operation, Outcome::Ok, self.at.elapsed());
     }
 
     /// Answers by `send`, now or when `runtime` has done the work. The work is never dropped
     /// half-way: a reply that is dropped answers EIO, which is a logout.
-    pub fn answer<T: Send + 'static>(
+    pub(super) fn answer<T: Send + 'static>(
         self,
         runtime: &Handle,
         step: Step<T>,
@@ -59,7 +59,7 @@ impl Request {
 }
 
 /// Logs how many requests were answered.
-pub fn log_totals() {
+pub(super) fn log_totals() {
     let [answered, failed] =
         [Outcome::Ok, Outcome::Failed].map(|o| metrics().requests_by_outcome(o));
     tracing::debug!(answered, failed, "this worker no longer serves its mount");

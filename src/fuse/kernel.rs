@@ -6,7 +6,7 @@
 use fuser::{FopenFlags, InitFlags, KernelConfig};
 
 /// The environment variable that names the features to switch off, separated by commas.
-pub const WITHOUT_VARIABLE: &str = "SESSIONFS_KERNEL_WITHOUT";
+pub(crate) const WITHOUT_VARIABLE: &str = "SESSIONFS_KERNEL_WITHOUT";
 
 /// Requested at INIT, with the name by which each is switched off.
 const AT_INIT: [(&str, InitFlags); 3] = [
@@ -25,24 +25,24 @@ const MOUNT_BENEATH: &str = "mount_beneath";
 
 /// The features that are used.
 #[derive(Clone, Debug, Default)]
-pub struct Offers {
+pub(crate) struct Offers {
     without: Vec<String>,
 }
 
 impl Offers {
     /// All but what [`WITHOUT_VARIABLE`] names.
-    pub fn from_environment() -> Self {
+    pub(crate) fn from_environment() -> Self {
         let named = std::env::var(WITHOUT_VARIABLE).unwrap_or_default();
         Self { without: named.split(',').map(|name| name.trim().to_owned()).collect() }
     }
 
     /// Whether a reload may put one mount beneath another.
-    pub fn mount_beneath(&self) -> bool {
+    pub(crate) fn mount_beneath(&self) -> bool {
         self.wanted(MOUNT_BENEATH)
     }
 
     /// Requests the features that the kernel has.
-    pub fn ask(&self, config: &mut KernelConfig) {
+    pub(crate) fn ask(&self, config: &mut KernelConfig) {
         for (name, flags) in AT_INIT {
             if !self.wanted(name) {
                 tracing::info!(name, "a kernel feature is switched off");
@@ -53,7 +53,7 @@ impl Offers {
     }
 
     /// For the reply to an open: an older kernel ignores what it does not know.
-    pub fn open_flags(&self) -> FopenFlags {
+    pub(crate) fn open_flags(&self) -> FopenFlags {
         if self.wanted(NOFLUSH) { FopenFlags::FOPEN_NOFLUSH } else { FopenFlags::empty() }
     }
 

@@ -2,7 +2,7 @@
 
 /// Whether a time daemon keeps the clock synchronised, as the kernel sees it; `None` if it does not
 /// say.
-pub fn is_synchronised() -> Option<bool> {
+pub(crate) fn is_synchronised() -> Option<bool> {
     // SAFETY: every field may be zero; with no mode set adjtimex changes nothing.
     let mut clock: libc::timex = unsafe { std::mem::zeroed() };
     // SAFETY: adjtimex writes into the structure, which outlives the call.

@@ -29,7 +29,7 @@ pub struct User {
 }
 
 /// Becomes the worker's user, and ends with the keeper. To be called while there is one thread.
-pub fn become_worker(worker: &User) -> Result<(), Failure> {
+pub(crate) fn become_worker(worker: &User) -> Result<(), Failure> {
     become_unprivileged(worker)?;
     // After the change of user, which clears it. A keeper that has died before this is noticed by
     // the end of the conversation.
@@ -37,7 +37,7 @@ pub fn become_worker(worker: &User) -> Result<(), Failure> {
 }
 
 /// Becomes the worker's user. To be called while there is one thread.
-pub fn become_unprivileged(worker: &User) -> Result<(), Failure> {
+pub(crate) fn become_unprivileged(worker: &User) -> Result<(), Failure> {
     fn failed<E: std::fmt::Display>(what: &'static str) -> impl FnOnce(E) -> Failure {
         move |error| {
             Failure::new(
@@ -74,7 +74,7 @@ fn end_with_parent() -> Result<(), Failure> {
 
 /// Stays root, with the rights to read, give away and change files, and no other. To be called
 /// while there is one thread.
-pub fn become_disk_server() -> Result<(), Failure> {
+pub(crate) fn become_disk_server() -> Result<(), Failure> {
     const NEEDED: CapabilitySet =
         CapabilitySet::CHOWN.union(CapabilitySet::DAC_OVERRIDE).union(CapabilitySet::FOWNER);
     let give_up = || -> io::Result<()> {
@@ -148,7 +148,7 @@ fn excess(status: &str, worker: &User) -> Option<String> {
 }
 
 /// What a directory lacks for the worker: it must be able to make files in it.
-pub fn check_directory(dir: &std::path::Path, worker: &User) -> Result<(), Failure> {
+pub(crate) fn check_directory(dir: &std::path::Path, worker: &User) -> Result<(), Failure> {
     use nix::unistd::{AccessFlags, access};
     access(dir, AccessFlags::R_OK | AccessFlags::W_OK | AccessFlags::X_OK).map_err(|e| {
         let error = io::Error::from(e);

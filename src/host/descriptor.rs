@@ -7,7 +7,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use crate::exit::{ExitCode, Failure};
 
 /// Takes over a descriptor that was named on the command line.
-pub fn take(raw: RawFd) -> Result<OwnedFd, Failure> {
+pub(crate) fn take(raw: RawFd) -> Result<OwnedFd, Failure> {
     let by_hand =
         || Failure::new(ExitCode::Usage, "this command is only started by 'sessionfs mount'");
     if raw <= libc::STDERR_FILENO {

@@ -40,7 +40,7 @@ impl Ownership {
 }
 
 /// Opens a directory. The last name of the path must not be a symbolic link.
-pub fn open(path: &Path) -> io::Result<File> {
+pub(crate) fn open(path: &Path) -> io::Result<File> {
     File::options()
         .read(true)
         .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_CLOEXEC)
@@ -49,7 +49,7 @@ pub fn open(path: &Path) -> io::Result<File> {
 
 /// Opens a directory by a path that had no symbolic link in it when it was resolved. A link that
 /// was put there since is refused (`ELOOP`).
-pub fn open_resolved(path: &Path) -> io::Result<File> {
+pub(crate) fn open_resolved(path: &Path) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     match openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
         Ok(opened) => Ok(opened.into()),
@@ -61,7 +61,7 @@ pub fn open_resolved(path: &Path) -> io::Result<File> {
 
 /// Why a path does not lead to a directory that root may use.
 #[derive(Debug)]
-pub enum ResolveError {
+pub(crate) enum ResolveError {
     /// The system's word.
     Io(io::Error),
     /// A symbolic link on the way that somebody else than root could have put there.
@@ -83,7 +83,7 @@ impl From<io::Error> for ResolveError {
 
 /// The absolute path without symbolic links. A link is followed only if root owns it, or if nobody
 /// but root can write to the directory in which it is. The last name may be that of a dead mount.
-pub fn resolve(path: &Path) -> Result<PathBuf, ResolveError> {
+pub(crate) fn resolve(path: &Path) -> Result<PathBuf, ResolveError> {
     /// As the kernel's.
     const LINKS_MAX: u32 = 40;
     let absolute = std::path::absolute(path)?;
@@ -138,7 +138,7 @@ fn is_writable_by_others(found: &Metadata) -> bool {
 
 /// Makes a directory of root's own, or takes one that is already there. In a place where
 /// everybody may write (`/dev/shm`) somebody else may have been faster.
-pub fn make_own(dir: &Path, mode: u32) -> Result<(), Failure> {
+pub(crate) fn make_own(dir: &Path, mode: u32) -> Result<(), Failure> {
     let new = match DirBuilder::new().mode(mode).create(dir) {
         Ok(()) => true,
         Err(e) if e.kind() == ErrorKind::AlreadyExists => false,
@@ -162,7 +162,7 @@ pub fn make_own(dir: &Path, mode: u32) -> Result<(), Failure> {
 }
 
 /// A directory that root cannot use for its own.
-pub fn unusable(dir: &Path, reason: &str) -> Failure {
+pub(crate) fn unusable(dir: &Path, reason: &str) -> Failure {
     Failure::new(
         ExitCode::Staging,
         format!("directory {} {reason}; remove it or name another", dir.display()),
@@ -170,7 +170,7 @@ pub fn unusable(dir: &Path, reason: &str) -> Failure {
 }
 
 /// Whether this directory, or the one it would be made in, lies on a tmpfs.
-pub fn is_on_tmpfs(dir: &Path) -> bool {
+pub(crate) fn is_on_tmpfs(dir: &Path) -> bool {
     let found = match statfs(dir) {
         Err(Errno::ENOENT) => dir.parent().map_or(Err(Errno::ENOENT), statfs),
         found => found,

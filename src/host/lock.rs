@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 /// Opens a lock file, making it if there is none. Where it is ever removed, only a [`Claim`] may hold
 /// it: a name that is removed and made again gives two files, and two holders.
-pub fn open(path: &Path) -> io::Result<File> {
+pub(crate) fn open(path: &Path) -> io::Result<File> {
     // The directory may belong to an unprivileged user, who must not be able to lead root to
     // another file, nor to a pipe that blocks.
     File::options()
@@ -27,23 +27,9 @@ pub fn open(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// How a file is locked.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Kind {
-    /// By any number of holders.
-    Shared,
-    /// By one.
-    Exclusive,
-}
-
-/// Locks without waiting; `false` if somebody else holds it. A lock held already is exchanged for
-/// the new kind, and is lost if that fails.
-pub fn try_lock(file: &File, kind: Kind) -> io::Result<bool> {
-    let operation = match kind {
-        Kind::Shared => FlockOperation::NonBlockingLockShared,
-        Kind::Exclusive => FlockOperation::NonBlockingLockExclusive,
-    };
-    match flock(file, operation) {
+/// Locks without waiting; `false` if somebody else holds it.
+pub(crate) fn try_lock(file: &File) -> io::Result<bool> {
+    match flock(file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(true),
         Err(Errno::WOULDBLOCK) => Ok(false),
         Err(error) => Err(error.into()),
@@ -52,19 +38,19 @@ pub fn try_lock(file: &File, kind: Kind) -> io::Result<bool> {
 
 /// A lock file that is held, and is removed by an orderly end of its holder.
 #[derive(Debug)]
-pub struct Claim {
+pub(crate) struct Claim {
     file: File,
     path: PathBuf,
 }
 
 impl Claim {
     /// Locks without waiting; none if somebody else holds it.
-    pub fn take(path: &Path) -> io::Result<Option<Self>> {
+    pub(crate) fn take(path: &Path) -> io::Result<Option<Self>> {
         /// Each try is lost to a holder that comes and goes meanwhile.
         const TRIES_MAX: u32 = 100;
         for _ in 0..TRIES_MAX {
             let file = open(path)?;
-            if !try_lock(&file, Kind::Exclusive)? {
+            if !try_lock(&file)? {
                 break;
             }
             // Whoever held it before may have removed it between the two.
@@ -76,7 +62,7 @@ impl Claim {
     }
 
     /// What the file says from now on.
-    pub fn write(&mut self, words: &str) -> io::Result<()> {
+    pub(crate) fn write(&mut self, words: &str) -> io::Result<()> {
         self.file.set_len(0)?;
         self.file.write_all_at(words.as_bytes(), 0)
     }
@@ -106,28 +92,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_two_sharers_that_leave_at_once_exactly_one_is_the_last() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("lock");
-        let (one, two) = (open(&path).unwrap(), open(&path).unwrap());
-        assert!(try_lock(&one, Kind::Shared).unwrap());
-        assert!(try_lock(&two, Kind::Shared).unwrap());
-        assert!(!try_lock(&one, Kind::Exclusive).unwrap());
-        assert!(try_lock(&two, Kind::Exclusive).unwrap());
-    }
-
-    #[test]
     fn a_copy_of_the_descriptor_holds_it_too() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
         let one = open(&path).unwrap();
-        assert!(try_lock(&one, Kind::Exclusive).unwrap());
+        assert!(try_lock(&one).unwrap());
         let copy = one.try_clone().unwrap();
         drop(one);
         let two = open(&path).unwrap();
-        assert!(!try_lock(&two, Kind::Exclusive).unwrap());
+        assert!(!try_lock(&two).unwrap());
         drop(copy);
-        assert!(try_lock(&two, Kind::Exclusive).unwrap());
+        assert!(try_lock(&two).unwrap());
     }
 
     #[test]

@@ -22,7 +22,7 @@ use crate::exit::Failure;
 
 /// Takes the mount away: at once if nobody uses it, else from the tree of names, so that it ends
 /// with its last user. `true` if it was in use.
-pub fn unmount(mountpoint: &Path) -> Result<bool, Failure> {
+pub(crate) fn unmount(mountpoint: &Path) -> Result<bool, Failure> {
     match umount2(mountpoint, MntFlags::UMOUNT_NOFOLLOW) {
         // EINVAL: nothing is mounted there (any more).
         Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => Ok(false),
@@ -31,7 +31,7 @@ pub fn unmount(mountpoint: &Path) -> Result<bool, Failure> {
 }
 
 /// Takes the mount out of the tree of names, whoever uses it.
-pub fn detach(mountpoint: &Path) -> Result<(), Failure> {
+pub(crate) fn detach(mountpoint: &Path) -> Result<(), Failure> {
     match umount2(mountpoint, MntFlags::UMOUNT_NOFOLLOW | MntFlags::MNT_DETACH) {
         Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => Ok(()),
         Err(e) => Err(Failure::internal(format!("unmount {}", mountpoint.display()), e)),
@@ -39,35 +39,35 @@ pub fn detach(mountpoint: &Path) -> Result<(), Failure> {
 }
 
 /// Whether this is how a filesystem answers whose server has ended.
-pub fn is_dead(error: &io::Error) -> bool {
+pub(crate) fn is_dead(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED))
 }
 
 /// What is mounted on this very directory; the uppermost, if several are.
-pub fn mounted(mountpoint: &Path) -> Option<Mounted> {
+pub(crate) fn mounted(mountpoint: &Path) -> Option<Mounted> {
     MountTable::own().ok()?.at(mountpoint).cloned()
 }
 
 /// Whether a sessionfs is mounted there.
-pub fn is_ours(mountpoint: &Path) -> bool {
+pub(crate) fn is_ours(mountpoint: &Path) -> bool {
     mounted(mountpoint).is_some_and(|mounted| mounted.is_ours())
 }
 
 /// Whether no sessionfs is mounted there any more, not even beneath another mount. `false` if the
 /// table cannot be read.
-pub fn is_taken_away(mountpoint: &Path) -> bool {
+pub(crate) fn is_taken_away(mountpoint: &Path) -> bool {
     MountTable::own().is_ok_and(|table| !table.layers(mountpoint).any(Mounted::is_ours))
 }
 
 /// Names the mount that a path leads to, without asking its filesystem anything.
-pub fn mount_id(path: &Path) -> io::Result<u64> {
+pub(crate) fn mount_id(path: &Path) -> io::Result<u64> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
     Ok(statx(CWD, path, flags, StatxFlags::MNT_ID)?.stx_mnt_id)
 }
 
 /// A path that leads beneath what is mounted on a directory, while the file beside it is held: a copy
 /// of the tree above, in which nothing else is mounted.
-pub fn beneath(directory: &Path) -> io::Result<(File, PathBuf)> {
+pub(crate) fn beneath(directory: &Path) -> io::Result<(File, PathBuf)> {
     let (Some(above), Some(name)) = (directory.parent(), directory.file_name()) else {
         return Err(io::Error::other("it is the root directory"));
     };
@@ -78,14 +78,14 @@ pub fn beneath(directory: &Path) -> io::Result<(File, PathBuf)> {
 }
 
 /// A question to a filesystem's root, asked by a thread of its own.
-pub struct Probe {
+pub(crate) struct Probe {
     answered: OwnedFd,
     thread: std::thread::JoinHandle<io::Result<()>>,
 }
 
 impl Probe {
     /// Asks.
-    pub fn start(mountpoint: &Path) -> Result<Self, Failure> {
+    pub(crate) fn start(mountpoint: &Path) -> Result<Self, Failure> {
         let failed = |e: io::Error| Failure::internal("look at the mount", e);
         let (answered, waker) = io::pipe().map_err(failed)?;
         let path = mountpoint.to_owned();
@@ -106,7 +106,7 @@ impl Probe {
     }
 
     /// The answer, if it has come.
-    pub fn answer(self) -> Result<io::Result<()>, Self> {
+    pub(crate) fn answer(self) -> Result<io::Result<()>, Self> {
         if self.thread.is_finished() {
             Ok(self.thread.join().unwrap_or_else(|_| Err(io::Error::other("the probe failed"))))
         } else {
@@ -115,7 +115,7 @@ impl Probe {
     }
 
     /// Whether there is an answer within a bound.
-    pub fn answers(self, bound: Duration) -> bool {
+    pub(crate) fn answers(self, bound: Duration) -> bool {
         let bound_ms = u16::try_from(bound.as_millis()).unwrap_or(u16::MAX);
         let mut polled = [PollFd::new(self.answered.as_fd(), PollFlags::POLLIN)];
         // What can be read is there just before the thread's end.
@@ -124,7 +124,7 @@ impl Probe {
     }
 
     /// Waits for the answer, within a bound and without regard to signals.
-    pub fn wait(mut self, bound: Duration, signals: &mut Signals) -> io::Result<()> {
+    pub(crate) fn wait(mut self, bound: Duration, signals: &mut Signals) -> io::Result<()> {
         let until = Instant::now() + bound;
         while Instant::now() < until {
             match self.answer() {

@@ -16,14 +16,14 @@ const KIND: &str = "fuse";
 const SUBTYPE: &str = "sessionfs";
 
 /// A filesystem with its mount, in place or not yet.
-pub struct Filesystem {
+pub(crate) struct Filesystem {
     mount: OwnedFd,
 }
 
 impl Filesystem {
     /// Makes the filesystem behind this device, mounted nowhere. The kernel asks its first question
     /// now; whoever reads the device may answer it.
-    pub fn make(device: BorrowedFd<'_>) -> Result<Self> {
+    pub(crate) fn make(device: BorrowedFd<'_>) -> Result<Self> {
         let context = fsopen(KIND, FsOpenFlags::FSOPEN_CLOEXEC)?;
         let device = device.as_raw_fd().to_string();
         for (key, value) in [
@@ -48,13 +48,13 @@ impl Filesystem {
     }
 
     /// Puts it on what is uppermost at this directory.
-    pub fn put_on(&self, directory: BorrowedFd<'_>) -> Result<()> {
+    pub(crate) fn put_on(&self, directory: BorrowedFd<'_>) -> Result<()> {
         self.move_to(directory, Path::new(""), MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH)
     }
 
     /// Puts it beneath what is mounted on this directory, so that it comes to light when that is
     /// taken away (since 6.5; older kernels say `EINVAL`).
-    pub fn put_beneath(&self, mountpoint: &Path) -> Result<()> {
+    pub(crate) fn put_beneath(&self, mountpoint: &Path) -> Result<()> {
         self.move_to(CWD, mountpoint, MoveMountFlags::MOVE_MOUNT_BENEATH)
     }
 

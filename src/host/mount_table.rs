@@ -7,14 +7,14 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 /// What the table calls a mount of sessionfs.
-pub const FSTYPE: &str = "fuse.sessionfs";
+pub(crate) const FSTYPE: &str = "fuse.sessionfs";
 
 /// A host with many containers has some thousand lines.
 const LENGTH_MAX_BYTES: u64 = 16 << 20;
 
 /// One mount.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Mounted {
+pub(crate) struct Mounted {
     id: u64,
     parent: u64,
     /// Major and minor number: the same for all mounts of one filesystem.
@@ -36,7 +36,7 @@ pub struct Mounted {
 impl Mounted {
     /// Whether it is a sessionfs. A user's own FUSE mount may have any name for its kind, but not root
     /// for its user.
-    pub fn is_ours(&self) -> bool {
+    pub(crate) fn is_ours(&self) -> bool {
         self.fstype == FSTYPE && self.user == Some(0)
     }
 
@@ -68,28 +68,28 @@ impl Mounted {
 
 /// All mounts that one process sees.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct MountTable(Vec<Mounted>);
+pub(crate) struct MountTable(Vec<Mounted>);
 
 impl MountTable {
     /// Of this process.
-    pub fn own() -> io::Result<Self> {
+    pub(crate) fn own() -> io::Result<Self> {
         Self::read(Path::new("/proc/self/mountinfo"))
     }
 
     /// From a file such as `/proc/PID/mountinfo`.
-    pub fn read(file: &Path) -> io::Result<Self> {
+    pub(crate) fn read(file: &Path) -> io::Result<Self> {
         let mut text = Vec::new();
         std::fs::File::open(file)?.take(LENGTH_MAX_BYTES).read_to_end(&mut text)?;
         Ok(Self::parse(&text))
     }
 
     /// Lines that make no sense are passed over.
-    pub fn parse(text: &[u8]) -> Self {
+    pub(crate) fn parse(text: &[u8]) -> Self {
         Self(text.split(|byte| *byte == b'\n').filter_map(Mounted::parse).collect())
     }
 
     /// The mount that a path (absolute, without symbolic links) leads to.
-    pub fn covering(&self, path: &Path) -> Option<&Mounted> {
+    pub(crate) fn covering(&self, path: &Path) -> Option<&Mounted> {
         self.walk(path, |_| true)
     }
 
@@ -119,17 +119,17 @@ impl MountTable {
     }
 
     /// What is mounted on this very directory; the uppermost, if several are.
-    pub fn at(&self, mountpoint: &Path) -> Option<&Mounted> {
+    pub(crate) fn at(&self, mountpoint: &Path) -> Option<&Mounted> {
         self.covering(mountpoint).filter(|mounted| mounted.mountpoint == mountpoint)
     }
 
     /// Everything that is mounted on this very directory, one over another.
-    pub fn layers(&self, mountpoint: &Path) -> impl Iterator<Item = &Mounted> {
+    pub(crate) fn layers(&self, mountpoint: &Path) -> impl Iterator<Item = &Mounted> {
         self.0.iter().filter(move |mounted| mounted.mountpoint == mountpoint)
     }
 
     /// The mountpoints that lead to a sessionfs.
-    pub fn ours(&self) -> Vec<&Path> {
+    pub(crate) fn ours(&self) -> Vec<&Path> {
         let mut found: Vec<&Path> = self
             .0
             .iter()
@@ -144,7 +144,7 @@ impl MountTable {
     /// Whether a mount that is made on the directory `here` appears on `there` in another process's
     /// view, where both are names of one directory; `None` where that cannot be told. What of a
     /// sessionfs is mounted there already is looked past.
-    pub fn propagates(&self, here: &Path, theirs: &Self, there: &Path) -> Option<bool> {
+    pub(crate) fn propagates(&self, here: &Path, theirs: &Self, there: &Path) -> Option<bool> {
         let below = |table: &Self, path: &Path| {
             let is_below = |mounted: &Mounted| !(mounted.is_ours() && mounted.mountpoint == path);
             table.walk(path, is_below).cloned()
@@ -181,7 +181,7 @@ impl MountTable {
 
     /// The name that a path of another process's view has in this one's, by the filesystem that
     /// both have mounted; a container's volume, for one.
-    pub fn translate(&self, theirs: &Self, path: &Path) -> Option<PathBuf> {
+    pub(crate) fn translate(&self, theirs: &Self, path: &Path) -> Option<PathBuf> {
         let there = theirs.covering(path)?;
         let inside = there.root.join(path.strip_prefix(&there.mountpoint).ok()?);
         self.0

@@ -22,7 +22,7 @@ use super::service_manager;
 /// A process: a child of ours, or one that was found. A child that is dropped is ended by force, so
 /// that no error on the way leaves one unwatched.
 #[derive(Debug)]
-pub struct Process {
+pub(crate) struct Process {
     pid: i32,
     descriptor: OwnedFd,
     child: Option<Child>,
@@ -32,7 +32,7 @@ pub struct Process {
 
 impl Process {
     /// A child of ours. If it cannot be held it is ended: nothing may run unwatched.
-    pub fn of_child(mut child: Child) -> io::Result<Self> {
+    pub(crate) fn of_child(mut child: Child) -> io::Result<Self> {
         let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
         match descriptor_of(pid) {
             Ok(descriptor) => Ok(Self { pid, descriptor, child: Some(child), let_go: false }),
@@ -46,17 +46,17 @@ impl Process {
 
     /// A process that was found running. Its number may meanwhile be another's: the caller checks
     /// afterwards that the one it meant is still alive.
-    pub fn found(pid: i32) -> io::Result<Self> {
+    pub(crate) fn found(pid: i32) -> io::Result<Self> {
         Ok(Self { pid, descriptor: descriptor_of(pid)?, child: None, let_go: true })
     }
 
     /// Its number, for messages.
-    pub fn pid(&self) -> i32 {
+    pub(crate) fn pid(&self) -> i32 {
         self.pid
     }
 
     /// Sends it a signal. One that has ended already is no error.
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         let sent = rustix::process::Signal::from_named_raw(signal as i32)
             .ok_or(rustix::io::Errno::INVAL)
             .and_then(|signal| pidfd_send_signal(&self.descriptor, signal));
@@ -67,18 +67,18 @@ impl Process {
     }
 
     /// Whether it has ended.
-    pub fn has_ended(&self) -> bool {
+    pub(crate) fn has_ended(&self) -> bool {
         let mut polled = [PollFd::new(self.descriptor.as_fd(), PollFlags::POLLIN)];
         matches!(poll(&mut polled, PollTimeout::ZERO), Ok(1))
     }
 
     /// How it ended, where that can be known. To be called once it has.
-    pub fn status(&mut self) -> Option<ExitStatus> {
+    pub(crate) fn status(&mut self) -> Option<ExitStatus> {
         self.child.as_mut().and_then(|child| child.wait().ok())
     }
 
     /// Ends it by force, and waits for that: the kernel ends what is killed at once.
-    pub fn kill(&mut self) -> Option<ExitStatus> {
+    pub(crate) fn kill(&mut self) -> Option<ExitStatus> {
         const LONGEST_MS: u16 = 5000;
         // Who does not end within that is not waited for a second time.
         self.let_go = true;
@@ -115,7 +115,7 @@ fn descriptor_of(pid: i32) -> io::Result<OwnedFd> {
 ///
 /// The child inherits the descriptors that its flags name, and no others; they must stay open until it
 /// is spawned. It is in a process group of its own, so that a Ctrl-C does not reach it.
-pub fn prepare(
+pub(crate) fn prepare(
     program: &Path,
     command: &str,
     descriptors: &[(&'static str, BorrowedFd<'_>)],
@@ -141,7 +141,7 @@ pub fn prepare(
 /// What a child changes of itself between `fork` and `exec`, after the change of user that its
 /// command asks for.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Setup<'a> {
+pub(crate) struct Setup<'a> {
     /// Descriptors that the new program inherits besides the standard three. It gets no others. They
     /// must stay open until the child is spawned.
     pub inherited: &'a [BorrowedFd<'a>],
@@ -157,7 +157,7 @@ pub struct Setup<'a> {
 
 impl Setup<'_> {
     /// Has the command do this in each child that it spawns.
-    pub fn apply(self, command: &mut Command) {
+    pub(crate) fn apply(self, command: &mut Command) {
         let inherited: Vec<RawFd> = self.inherited.iter().map(AsRawFd::as_raw_fd).collect();
         let Self { umask: mask, unblock_signals, no_new_privs, parent_death_signal, .. } = self;
         let parent = Pid::this();
@@ -205,7 +205,7 @@ fn inherit_only(descriptors: &[RawFd]) -> io::Result<()> {
 }
 
 /// Forks this process, which has one thread.
-pub fn fork() -> io::Result<ForkResult> {
+pub(crate) fn fork() -> io::Result<ForkResult> {
     if std::fs::read_dir("/proc/self/task")?.count() != 1 {
         return Err(io::Error::other("a process with several threads does not fork"));
     }
@@ -214,7 +214,7 @@ pub fn fork() -> io::Result<ForkResult> {
 }
 
 /// When a process was started, in clock ticks since boot: with its number, this names it for good.
-pub fn started_ticks(pid: i32) -> Option<u64> {
+pub(crate) fn started_ticks(pid: i32) -> Option<u64> {
     const FIELDS_BEFORE: usize = 19;
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The second field is the program's name in brackets, and may hold anything.
@@ -223,7 +223,7 @@ pub fn started_ticks(pid: i32) -> Option<u64> {
 }
 
 /// The longest a process that was asked to end is waited for, before it is ended by force.
-pub const PATIENCE: Duration = Duration::from_secs(2);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
 mod tests {

@@ -22,12 +22,12 @@ const ASK_EVERY: Duration = Duration::from_secs(5);
 const ASK_FOR_USEC: u32 = 30_000_000;
 
 /// Keeps what the keeper was told by a service manager away from what it starts.
-pub fn keep_from(command: &mut Command) -> &mut Command {
+pub(crate) fn keep_from(command: &mut Command) -> &mut Command {
     VARIABLES.iter().fold(command, |command, name| command.env_remove(name))
 }
 
 /// The service manager, as far as there is one.
-pub struct Manager {
+pub(crate) struct Manager {
     /// A third of the time after which it takes us for dead, if it does.
     alive_every: Option<Duration>,
     next_alive: Instant,
@@ -37,7 +37,7 @@ pub struct Manager {
 
 impl Manager {
     /// The one that started us.
-    pub fn from_environment() -> Self {
+    pub(crate) fn from_environment() -> Self {
         let now = Instant::now();
         Self {
             alive_every: sd_notify::watchdog_enabled().map(|dead_after| dead_after / 3),
@@ -48,7 +48,7 @@ impl Manager {
     }
 
     /// To be called whenever the keeper's loop has turned; says when it has to turn again.
-    pub fn turned(&mut self, words: &str) -> Option<Instant> {
+    pub(crate) fn turned(&mut self, words: &str) -> Option<Instant> {
         let now = Instant::now();
         if self.said != words {
             words.clone_into(&mut self.said);
@@ -68,14 +68,14 @@ impl Manager {
     }
 
     /// The mount is served; or it is again, after a reload.
-    pub fn ready(&mut self) {
+    pub(crate) fn ready(&mut self) {
         self.next_ask = None;
         tell(&[NotifyState::Ready]);
     }
 }
 
 /// A reload has begun; [`Manager::ready`] ends it, however it went.
-pub fn reloading() {
+pub(crate) fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => tell(&[NotifyState::Reloading, now]),
         Err(error) => tracing::warn!(%error, "no monotonic time"),
@@ -83,7 +83,7 @@ pub fn reloading() {
 }
 
 /// The end has begun.
-pub fn stopping(words: &str) {
+pub(crate) fn stopping(words: &str) {
     tell(&[NotifyState::Stopping, NotifyState::Status(words)]);
 }
 

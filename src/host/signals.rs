@@ -19,14 +19,14 @@ use crate::exit::Failure;
 const RECEIVED: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
 
 /// Reads the signals that the keeper is sent.
-pub struct Signals {
+pub(crate) struct Signals {
     descriptor: SignalFd,
     received: u32,
     reload: bool,
 }
 
 /// Keeps these signals away from this thread, and from those it will start.
-pub fn block() -> Result<SigSet, Failure> {
+pub(crate) fn block() -> Result<SigSet, Failure> {
     let set: SigSet = RECEIVED.into_iter().collect();
     set.thread_block().map_err(|e| Failure::internal("block signals", e))?;
     Ok(set)
@@ -34,7 +34,7 @@ pub fn block() -> Result<SigSet, Failure> {
 
 impl Signals {
     /// From now on signals are only noted. To be called while there is one thread.
-    pub fn receive() -> Result<Self, Failure> {
+    pub(crate) fn receive() -> Result<Self, Failure> {
         let descriptor =
             SignalFd::with_flags(&block()?, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
                 .map_err(|e| Failure::internal("receive signals", e))?;
@@ -42,7 +42,7 @@ impl Signals {
     }
 
     /// How many times an end was asked for.
-    pub fn received(&mut self) -> u32 {
+    pub(crate) fn received(&mut self) -> u32 {
         while let Ok(Some(signal)) = self.descriptor.read_signal() {
             let hangup = signal.ssi_signo == Signal::SIGHUP as u32;
             if hangup && signal.ssi_code != libc::SI_KERNEL {
@@ -55,14 +55,14 @@ impl Signals {
     }
 
     /// Whether a reload has been asked for since this was asked last.
-    pub fn take_reload(&mut self) -> bool {
+    pub(crate) fn take_reload(&mut self) -> bool {
         self.received();
         std::mem::take(&mut self.reload)
     }
 
     /// Waits until a signal has come, one of the descriptors has something to say, or `until` is
     /// over; whoever waits looks at everything again. Without `until`, a minute at most.
-    pub fn wait(&mut self, descriptors: &[BorrowedFd<'_>], until: Option<Instant>) {
+    pub(crate) fn wait(&mut self, descriptors: &[BorrowedFd<'_>], until: Option<Instant>) {
         const LONGEST: Duration = Duration::from_secs(60);
         let left = until.map_or(LONGEST, |until| until.saturating_duration_since(Instant::now()));
         // Rounded up: waking before the time would be a busy loop.
@@ -97,11 +97,11 @@ extern "C" fn note_interrupt(_signal: libc::c_int) {
 /// For a command that works in many threads and cleans up behind itself. While this lives, the first
 /// SIGINT or SIGTERM is noted ([`Interrupts::noted`]) and does not end the process; the next one
 /// does, since cleaning up may hang.
-pub struct Interrupts(Vec<(Signal, SigAction)>);
+pub(crate) struct Interrupts(Vec<(Signal, SigAction)>);
 
 impl Interrupts {
     /// From now on.
-    pub fn note() -> Self {
+    pub(crate) fn note() -> Self {
         INTERRUPTED.store(false, Ordering::Relaxed);
         let action = SigAction::new(
             SigHandler::Handler(note_interrupt),
@@ -116,7 +116,7 @@ impl Interrupts {
     }
 
     /// Whether one has come.
-    pub fn noted() -> bool {
+    pub(crate) fn noted() -> bool {
         INTERRUPTED.load(Ordering::Relaxed)
     }
 }

@@ -35,7 +35,7 @@ const MAX_LEFT_NAMED: usize = 10;
 
 /// What becomes of the file of an imported session.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum Then {
+pub(crate) enum Then {
     /// Move them to `DIR.imported`, which only root can read
     #[default]
     Move,
@@ -45,7 +45,7 @@ pub enum Then {
 
 /// An import.
 #[derive(Clone, Debug)]
-pub struct Task {
+pub(crate) struct Task {
     /// The directory. If it is a mount of sessionfs, the directory under it.
     pub dir: PathBuf,
     /// What becomes of the files.
@@ -56,7 +56,7 @@ pub struct Task {
 
 /// The disk servers of an import, before the first request to them.
 #[derive(Debug)]
-pub struct Prepared {
+pub(crate) struct Prepared {
     files: (Process, OwnedFd),
     moved_before: Option<(Process, OwnedFd)>,
     archived_before: bool,
@@ -64,7 +64,7 @@ pub struct Prepared {
 
 /// The result of an import.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
-pub struct Summary {
+pub(crate) struct Summary {
     /// Nothing was changed: this is what an import would do.
     pub dry_run: bool,
     /// Imported, of a person who is logged in.
@@ -100,7 +100,7 @@ pub struct Summary {
 impl Task {
     /// Finds the directory and starts the disk servers. Must be called as root, while there is one
     /// thread: it unmounts what is mounted over the directory, for this process alone.
-    pub fn prepare(&self, config: &Config) -> Result<Prepared, Failure> {
+    pub(crate) fn prepare(&self, config: &Config) -> Result<Prepared, Failure> {
         if is_ours(&self.dir) {
             uncover(&self.dir)?;
         }
@@ -150,7 +150,7 @@ impl Task {
     }
 
     /// Imports everything. Calls `progress` with the number of sessions and how many are done.
-    pub async fn run(
+    pub(crate) async fn run(
         &self,
         prepared: Prepared,
         redis: RedisStore,
@@ -204,12 +204,12 @@ impl Task {
 
 impl Summary {
     /// Whether no session was found that could be imported.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.authenticated + self.anonymous + self.kept + self.over + self.vanished == 0
     }
 
     /// Whether every session found was imported (or had ended).
-    pub fn is_complete(&self) -> bool {
+    pub(crate) fn is_complete(&self) -> bool {
         self.failed == 0
     }
 

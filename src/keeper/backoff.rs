@@ -10,13 +10,13 @@ const MENDED_AFTER: Duration = Duration::from_secs(30);
 
 /// Counts the failures of one thing in a row.
 #[derive(Debug, Default)]
-pub struct Backoff {
+pub(super) struct Backoff {
     failures: u32,
 }
 
 impl Backoff {
     /// It failed; it had worked since `worked_since`, if it had at all. Says when to try again.
-    pub fn failed(&mut self, worked_since: Option<Instant>) -> Instant {
+    pub(super) fn failed(&mut self, worked_since: Option<Instant>) -> Instant {
         if worked_since.is_some_and(|since| since.elapsed() >= MENDED_AFTER) {
             self.failures = 0;
         }

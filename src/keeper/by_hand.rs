@@ -22,7 +22,7 @@ pub enum Caller {
 
 /// The words for one mount.
 #[derive(Debug)]
-pub struct ByHand {
+pub(super) struct ByHand {
     program: String,
     options: String,
     mountpoint: String,
@@ -32,7 +32,7 @@ pub struct ByHand {
 
 impl ByHand {
     /// Looks at the directory before it is mounted on. `None` where no person reads the words.
-    pub fn look(caller: Caller, config: &Config, flags: &Flags) -> Option<Self> {
+    pub(super) fn look(caller: Caller, config: &Config, flags: &Flags) -> Option<Self> {
         let is_service = std::env::var_os("NOTIFY_SOCKET").is_some() || log::goes_to_journal();
         if caller == Caller::MountHelper || is_service {
             return None;
@@ -53,7 +53,7 @@ impl ByHand {
     }
 
     /// The mount serves: three lines.
-    pub fn ready(&self) {
+    pub(super) fn ready(&self) {
         let Self { program, options, mountpoint, give_back, .. } = self;
         say(&format!(
             "  list:          {program} list{options}   (in another terminal)\n  stop it:       \
@@ -63,7 +63,7 @@ impl ByHand {
     }
 
     /// It has ended in order: what the directory is now, and the way back.
-    pub fn ended(&self) {
+    pub(super) fn ended(&self) {
         let Self { mountpoint, give_back, .. } = self;
         let mut text = format!(
             "{mountpoint} now belongs to root, with mode 0000, so that Odoo cannot save sessions \

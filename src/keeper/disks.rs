@@ -13,7 +13,7 @@ use crate::exit::Failure;
 use crate::host::process::Process;
 
 /// Started, and not yet handed to the worker.
-pub struct Disks {
+pub(super) struct Disks {
     /// The processes. They end with the worker, or before it.
     pub processes: Vec<Process>,
     /// How to ask each, and by which flag the worker is told of it.
@@ -27,7 +27,7 @@ impl Disks {
     ///
     /// The `first` start fails if a directory cannot be used. A later one goes on without what needs
     /// it: a mount is worth more than a mirror, and than sessions that nobody has asked for so far.
-    pub fn start(
+    pub(super) fn start(
         program: &Program,
         config: &Config,
         first: bool,

@@ -21,7 +21,7 @@ const METRICS_MODE: u32 = 0o666;
 
 /// The listening sockets of one mount; each is removed with the last that holds it.
 #[derive(Clone)]
-pub struct Listeners {
+pub(super) struct Listeners {
     control: Arc<Socket>,
     metrics: Option<Arc<Socket>>,
     /// Where the metrics were to be had.
@@ -36,7 +36,7 @@ struct Socket {
 
 impl Listeners {
     /// Makes them. The caller holds the mountpoint's lock.
-    pub fn open(config: &Config) -> Result<Self, Failure> {
+    pub(super) fn open(config: &Config) -> Result<Self, Failure> {
         let path = control_socket(&config.mountpoint);
         // Nobody else listens there while we hold the lock: what is there was left by the dead.
         let control = remove(&path)
@@ -57,7 +57,7 @@ impl Listeners {
 
     /// Those for a changed configuration: the same, but for metrics that are to be had elsewhere
     /// now (or could not be had before).
-    pub fn renewed(&self, config: &Config) -> Result<Self, Failure> {
+    pub(super) fn renewed(&self, config: &Config) -> Result<Self, Failure> {
         let mut renewed = self.clone();
         if config.metrics == self.metrics_at && config.metrics.is_some() == self.metrics.is_some() {
             return Ok(renewed);
@@ -70,7 +70,7 @@ impl Listeners {
     }
 
     /// With the flags by which a worker is told of them.
-    pub fn descriptors(&self) -> impl Iterator<Item = (&'static str, BorrowedFd<'_>)> {
+    pub(super) fn descriptors(&self) -> impl Iterator<Item = (&'static str, BorrowedFd<'_>)> {
         let metrics = self.metrics.as_ref().map(|socket| ("--metrics-fd", socket.listener.as_fd()));
         [("--control-fd", self.control.listener.as_fd())].into_iter().chain(metrics)
     }

@@ -18,12 +18,12 @@ use crate::host::directory;
 const OPENED_WITHIN: Duration = Duration::from_secs(5);
 
 /// Opens it. One that does not exist is made, as Odoo would make its own.
-pub fn open(dir: &Path, config: &Config) -> Result<OwnedFd, Failure> {
+pub(super) fn open(dir: &Path, config: &Config) -> Result<OwnedFd, Failure> {
     within_bound(dir, config, make_or_open)
 }
 
 /// Looks at it as a mount does, and makes nothing.
-pub fn look(dir: &Path, config: &Config) -> Result<(), Failure> {
+pub(super) fn look(dir: &Path, config: &Config) -> Result<(), Failure> {
     within_bound(dir, config, |dir, config| {
         refuse_place(dir, config)?;
         match directory::open(dir) {

@@ -34,7 +34,7 @@ const FOREIGN_REMEDY: &str = "if it holds sessions, see docs/install.md (\"The s
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// Opens the device through which the kernel asks a filesystem.
-pub fn open_device() -> Result<OwnedFd, Failure> {
+pub(crate) fn open_device() -> Result<OwnedFd, Failure> {
     File::options().read(true).write(true).custom_flags(libc::O_CLOEXEC).open(DEVICE).map_or_else(
         |e| {
             let remedy = match e.kind() {
@@ -51,7 +51,7 @@ pub fn open_device() -> Result<OwnedFd, Failure> {
 
 /// The mountpoint's one true name, whoever made the symbolic links in the one that was given. A dead
 /// mount has one, too.
-pub fn resolve(dir: &Path) -> Result<PathBuf, Failure> {
+pub(crate) fn resolve(dir: &Path) -> Result<PathBuf, Failure> {
     let error = match dir.canonicalize() {
         Ok(resolved) => return Ok(resolved),
         Err(error) => error,
@@ -69,7 +69,7 @@ pub fn resolve(dir: &Path) -> Result<PathBuf, Failure> {
 
 /// The same for a directory that root is to change. Symbolic links that are not root's are refused
 /// where others can put them: Odoo's user would decide what root mounts on.
-pub fn resolve_trusted(dir: &Path) -> Result<PathBuf, Failure> {
+pub(crate) fn resolve_trusted(dir: &Path) -> Result<PathBuf, Failure> {
     directory::resolve(dir).map_err(|error| match error {
         ResolveError::Io(error) => unresolved(dir, &error),
         ResolveError::ForeignLink { link, target, owner_uid } => Failure::new(
@@ -104,7 +104,7 @@ fn unresolved(dir: &Path, error: &io::Error) -> Failure {
 /// Clears away a dead mount of ours and refuses a living one of anybody's. The caller holds the
 /// mountpoint's lock, so a mount of ours that still lives can only be one whose keeper was killed
 /// this moment, and whose worker is just ending.
-pub fn clear_dead(mountpoint: &Path, signals: &mut Signals) -> Result<(), Failure> {
+pub(crate) fn clear_dead(mountpoint: &Path, signals: &mut Signals) -> Result<(), Failure> {
     const DYING_WITHIN: Duration = Duration::from_secs(3);
     let until = Instant::now() + DYING_WITHIN;
     while let Some(found) = mounted(mountpoint) {
@@ -127,7 +127,7 @@ pub fn clear_dead(mountpoint: &Path, signals: &mut Signals) -> Result<(), Failur
 }
 
 /// Refuses a mount of anybody's, without asking it anything.
-pub fn refuse_mounted(mountpoint: &Path) -> Result<(), Failure> {
+pub(crate) fn refuse_mounted(mountpoint: &Path) -> Result<(), Failure> {
     mounted(mountpoint).map_or(Ok(()), |found| Err(already_mounted(mountpoint, &found)))
 }
 
@@ -149,7 +149,7 @@ fn already_mounted(mountpoint: &Path, found: &Mounted) -> Failure {
 
 /// A directory, held so that nobody can put another in its place: the directory above may belong to
 /// Odoo's user, and a symbolic link put there in time would have root mount elsewhere.
-pub struct Mountpoint {
+pub(crate) struct Mountpoint {
     path: PathBuf,
     directory: File,
     holds_sessions: bool,
@@ -158,7 +158,7 @@ pub struct Mountpoint {
 impl Mountpoint {
     /// Looks at a directory on which nothing is mounted: empty, or with what Odoo puts there and
     /// nothing else.
-    pub fn take(path: &Path) -> Result<Self, Failure> {
+    pub(crate) fn take(path: &Path) -> Result<Self, Failure> {
         let failed =
             |code, what: &str| Failure::new(code, format!("mountpoint {}: {what}", path.display()));
         let directory = directory::open_resolved(path).map_err(|e| match e.raw_os_error() {
@@ -187,7 +187,7 @@ impl Mountpoint {
     }
 
     /// How many session files are in it.
-    pub fn count_sessions(&self) -> io::Result<u64> {
+    pub(crate) fn count_sessions(&self) -> io::Result<u64> {
         let root = self.directory.try_clone()?.into();
         let directory = Directory { root, aside: None, owner: None, session_max_bytes: 0 };
         let mut count = 0;
@@ -199,14 +199,14 @@ impl Mountpoint {
     }
 
     /// Whether anything lies below, which a miss falls through to.
-    pub fn holds_sessions(&self) -> bool {
+    pub(crate) fn holds_sessions(&self) -> bool {
         self.holds_sessions
     }
 
     /// Puts a filesystem on it, and then makes the underlying directory unusable to Odoo: in this
     /// order there is no moment in which Odoo meets a directory that it cannot use, and a mount that
     /// is refused changes nothing.
-    pub fn put(&self, filesystem: &Filesystem) -> Result<(), Failure> {
+    pub(crate) fn put(&self, filesystem: &Filesystem) -> Result<(), Failure> {
         filesystem.put_on(self.directory.as_fd()).map_err(|errno| refused(&self.path, errno))?;
         if let Err(error) = make_unusable(&self.directory) {
             tracing::warn!(
@@ -221,7 +221,7 @@ impl Mountpoint {
     /// Puts a filesystem in the place of the one that is mounted, which lives on for who uses it.
     /// Nothing is unserved meanwhile, where the kernel can put one mount beneath another (6.5 and
     /// later); otherwise the place is empty for some microseconds.
-    pub fn exchange(&self, filesystem: &Filesystem) -> Result<Exchange, Failure> {
+    pub(crate) fn exchange(&self, filesystem: &Filesystem) -> Result<Exchange, Failure> {
         if Offers::from_environment().mount_beneath() {
             match filesystem.put_beneath(&self.path) {
                 Ok(()) => {
@@ -271,7 +271,7 @@ impl Mountpoint {
 
 /// How one filesystem took the place of another.
 #[derive(Clone, Copy, Debug)]
-pub enum Exchange {
+pub(crate) enum Exchange {
     /// Somebody always served.
     Seamless,
     /// Nobody did for so long.
@@ -279,7 +279,7 @@ pub enum Exchange {
 }
 
 /// The kernel did not let us mount.
-pub fn refused(mountpoint: &Path, errno: Errno) -> Failure {
+pub(crate) fn refused(mountpoint: &Path, errno: Errno) -> Failure {
     let remedy = match errno {
         Errno::PERM | Errno::ACCESS => "; run it as root, in a container with --cap-add SYS_ADMIN",
         _ => "",

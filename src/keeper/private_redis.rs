@@ -40,7 +40,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The private Redis of one mount.
-pub struct PrivateRedis {
+pub(crate) struct PrivateRedis {
     settings: config::PrivateRedis,
     worker: config::Worker,
     /// Keeps other mounts from the directory.
@@ -65,7 +65,7 @@ enum Phase {
 impl PrivateRedis {
     /// Takes the data directory for this mount, if the configuration asks for a private Redis.
     /// Nothing is started yet. Fails if another mount uses the directory.
-    pub fn new(config: &Config) -> Result<Option<Self>, Failure> {
+    pub(crate) fn new(config: &Config) -> Result<Option<Self>, Failure> {
         let Some(settings) = &config.private_redis else { return Ok(None) };
         directory::check_socket_length(&socket_path(&settings.dir))?;
         directory::prepare(&settings.dir, &config.worker)?;
@@ -80,12 +80,12 @@ impl PrivateRedis {
     }
 
     /// Whether it answers, as far as is known.
-    pub fn is_up(&self) -> bool {
+    pub(crate) fn is_up(&self) -> bool {
         matches!(self.phase, Phase::Up { .. })
     }
 
     /// What to wait for before the next look.
-    pub fn waits_for(&self) -> (Vec<BorrowedFd<'_>>, Option<Instant>) {
+    pub(crate) fn waits_for(&self) -> (Vec<BorrowedFd<'_>>, Option<Instant>) {
         let soon = Instant::now() + POLL_INTERVAL;
         match &self.phase {
             Phase::Down { retry_at } => (Vec::new(), Some(*retry_at)),
@@ -97,7 +97,7 @@ impl PrivateRedis {
 
     /// Looks at what has happened, and does what follows. Fails if the first start fails; later
     /// failures are logged, and the start is tried again.
-    pub fn advance(&mut self) -> Result<(), Failure> {
+    pub(crate) fn advance(&mut self) -> Result<(), Failure> {
         let phase = std::mem::replace(&mut self.phase, Phase::Down { retry_at: Instant::now() });
         match self.step(phase) {
             Ok(phase) => self.phase = phase,
@@ -180,7 +180,7 @@ impl PrivateRedis {
 
     /// Ends the server, and waits until its append-only file is complete. A second signal skips the
     /// wait.
-    pub fn stop(self, signals: &mut Signals) {
+    pub(crate) fn stop(self, signals: &mut Signals) {
         let mut server = match self.phase {
             Phase::Up { server, .. } => server,
             Phase::Starting { server, .. } => server.process,

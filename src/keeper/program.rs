@@ -9,14 +9,14 @@ use std::path::{Path, PathBuf};
 use crate::exit::{ExitCode, Failure};
 
 /// An executable, held; and the name under which its successor will be installed.
-pub struct Program {
+pub(super) struct Program {
     installed_as: PathBuf,
     file: File,
 }
 
 impl Program {
     /// The one that is running.
-    pub fn own() -> Result<Self, Failure> {
+    pub(super) fn own() -> Result<Self, Failure> {
         let failed = |e| Failure::internal("find the running program", e);
         let installed_as = std::env::current_exe().map_err(failed)?;
         let file = hold(Path::new("/proc/self/exe")).map_err(failed)?;
@@ -24,7 +24,7 @@ impl Program {
     }
 
     /// The one that is installed under the same name now.
-    pub fn installed(&self) -> Result<Self, Failure> {
+    pub(super) fn installed(&self) -> Result<Self, Failure> {
         let installed_as = self.installed_as.clone();
         let file = hold(&installed_as).map_err(|e| {
             Failure::new(
@@ -36,7 +36,7 @@ impl Program {
     }
 
     /// A path that leads to it, in this process and in a child that has not yet executed it.
-    pub fn path(&self) -> PathBuf {
+    pub(super) fn path(&self) -> PathBuf {
         format!("/proc/self/fd/{}", self.file.as_raw_fd()).into()
     }
 }

@@ -17,7 +17,7 @@ const LOOKS: u32 = 10;
 
 /// The outcome of a look.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Beat {
+pub(super) enum Beat {
     /// It answers, as far as is known.
     Alive,
     /// The mount has not answered in time.
@@ -27,7 +27,7 @@ pub enum Beat {
 }
 
 /// Asks the mount periodically.
-pub struct Pulse {
+pub(super) struct Pulse {
     mountpoint: PathBuf,
     answer_within: Duration,
     asked: Option<(Probe, u32)>,
@@ -36,17 +36,17 @@ pub struct Pulse {
 
 impl Pulse {
     /// Of the filesystem at this mountpoint, which has to answer within this time.
-    pub fn new(mountpoint: PathBuf, answer_within: Duration) -> Self {
+    pub(super) fn new(mountpoint: PathBuf, answer_within: Duration) -> Self {
         Self { mountpoint, answer_within, asked: None, next: Instant::now() + answer_within / 2 }
     }
 
     /// What to wait for before the next look.
-    pub fn waits_for(&self) -> (Option<BorrowedFd<'_>>, Instant) {
+    pub(super) fn waits_for(&self) -> (Option<BorrowedFd<'_>>, Instant) {
         (self.asked.as_ref().map(|(probe, _)| probe.as_fd()), self.next)
     }
 
     /// Looks.
-    pub fn look(&mut self) -> Beat {
+    pub(super) fn look(&mut self) -> Beat {
         let now = Instant::now();
         let due = now >= self.next;
         match self.asked.take() {

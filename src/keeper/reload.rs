@@ -23,7 +23,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 const BEGUN_WITHIN: Duration = Duration::from_secs(60);
 
 /// The first key that differs between these two and cannot change while the mount is served.
-pub fn needs_restart(now: &Config, then: &Config) -> Option<&'static str> {
+pub(crate) fn needs_restart(now: &Config, then: &Config) -> Option<&'static str> {
     let private = |config: &Config| config.private_redis.clone();
     let (had, has) = (private(now), private(then));
     let differs = [
@@ -47,28 +47,28 @@ struct Record {
 }
 
 /// The keeper's record of its reloads.
-pub struct Outcomes {
+pub(crate) struct Outcomes {
     path: PathBuf,
     record: Record,
 }
 
 impl Outcomes {
     /// Of the mount at this place, which has had none yet.
-    pub fn new(mountpoint: &Path) -> Self {
+    pub(crate) fn new(mountpoint: &Path) -> Self {
         let outcomes = Self { path: reload_record(mountpoint), record: Record::default() };
         outcomes.write();
         outcomes
     }
 
     /// One begins, and ends within this time.
-    pub fn begin(&mut self, within: Duration) {
+    pub(crate) fn begin(&mut self, within: Duration) {
         self.record.begun += 1;
         self.record.within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
         self.write();
     }
 
     /// It has ended.
-    pub fn end(&mut self, failure: Option<Failure>) {
+    pub(crate) fn end(&mut self, failure: Option<Failure>) {
         self.record.ended = self.record.begun;
         self.record.failure = failure;
         self.write();
@@ -101,7 +101,7 @@ fn read(path: &Path) -> Option<Record> {
 }
 
 /// Asks the keeper of a mountpoint for a reload, and waits for its outcome.
-pub fn ask(dir: &Path) -> Result<(), Failure> {
+pub(crate) fn ask(dir: &Path) -> Result<(), Failure> {
     let mountpoint = mount::resolve(dir)?;
     let shown = mountpoint.display();
     let failed = |what: String| Failure::new(ExitCode::ReloadFailed, format!("{shown}: {what}"));

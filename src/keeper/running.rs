@@ -24,7 +24,7 @@ use crate::telemetry::recent::recent;
 
 /// What each worker needs to serve the status: who its keeper is, and the sockets.
 #[derive(Clone)]
-pub struct StatusContext {
+pub(super) struct StatusContext {
     id: String,
     since_ms: u64,
     /// How many workers were started, by whichever copy of this.
@@ -35,7 +35,7 @@ pub struct StatusContext {
 impl StatusContext {
     /// Of this keeper, with its sockets. The id is new with each keeper: an id that is kept on disk
     /// would be shared by hosts that were cloned, and each would overwrite the other's registration.
-    pub fn new(listeners: Listeners) -> Self {
+    pub(super) fn new(listeners: Listeners) -> Self {
         Self {
             id: format!("{:016x}", rand::random::<u64>()),
             since_ms: now_ms(),
@@ -45,7 +45,7 @@ impl StatusContext {
     }
 
     /// The same with the sockets of a changed configuration.
-    pub fn renewed(&self, config: &Config) -> Result<Self, Failure> {
+    pub(super) fn renewed(&self, config: &Config) -> Result<Self, Failure> {
         let listeners = self.listeners.renewed(config)?;
         Ok(Self { id: self.id.clone(), workers: Arc::clone(&self.workers), listeners, ..*self })
     }
@@ -62,7 +62,7 @@ impl StatusContext {
 }
 
 /// A worker that was started, and may have ended since.
-pub struct Running {
+pub(super) struct Running {
     /// The process.
     pub process: Process,
     /// Its disk servers, which end with it or before.
@@ -80,7 +80,7 @@ pub struct Running {
 impl Running {
     /// Starts a program as the worker, with its descriptors. `underlying` is the directory that it is
     /// to be mounted on.
-    pub fn start(
+    pub(super) fn start(
         program: &Program,
         config: &Config,
         first: bool,
@@ -130,14 +130,14 @@ impl Running {
     }
 
     /// What to wait for before the next look at it.
-    pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+    pub(super) fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
         let channel = (!self.closed).then(|| self.channel.as_fd());
         let disks = self.disks.iter().map(Process::as_fd);
         std::iter::once(self.process.as_fd()).chain(channel).chain(disks).collect()
     }
 
     /// Kills it and its disk servers, and waits for that.
-    pub fn kill(&mut self) -> Option<ExitStatus> {
+    pub(super) fn kill(&mut self) -> Option<ExitStatus> {
         let status = self.process.kill();
         for disk in &mut self.disks {
             disk.kill();
@@ -158,7 +158,7 @@ impl Running {
     }
 
     /// Its next report, if there is one. A failure and the state of Redis are kept here instead.
-    pub fn next_report(&mut self) -> Option<Report> {
+    pub(super) fn next_report(&mut self) -> Option<Report> {
         self.reap_disks();
         match self.channel.try_receive() {
             Received::Message(Report::Failed(failure)) => {
@@ -179,7 +179,7 @@ impl Running {
     }
 
     /// The state of the mount that it serves, in words.
-    pub fn words(&self, mountpoint: &Path) -> String {
+    pub(super) fn words(&self, mountpoint: &Path) -> String {
         let mountpoint = mountpoint.display();
         match &self.redis {
             (RedisState::Up, _) => format!("serving {mountpoint}"),
@@ -193,14 +193,14 @@ impl Running {
     }
 
     /// When these words change by themselves.
-    pub fn words_change(&self) -> Option<Instant> {
+    pub(super) fn words_change(&self) -> Option<Instant> {
         const EVERY: Duration = Duration::from_secs(1);
         (self.redis.0 == RedisState::Down).then(|| Instant::now() + EVERY)
     }
 
     /// Reads the reports that nobody waits for. Their number is bounded, so that a worker that never
     /// stops sending does not hold the keeper.
-    pub fn drain_reports(&mut self) {
+    pub(super) fn drain_reports(&mut self) {
         const MESSAGES_MAX: usize = 64;
         for _ in 0..MESSAGES_MAX {
             if self.next_report().is_none() {
@@ -210,7 +210,7 @@ impl Running {
     }
 
     /// Ends it, and returns why: the failure that it reported, if it did, else `otherwise`.
-    pub fn end(mut self, otherwise: &str) -> Failure {
+    pub(super) fn end(mut self, otherwise: &str) -> Failure {
         let ended = self.process.has_ended();
         let status = self.kill();
         self.drain_reports();
@@ -230,7 +230,7 @@ fn plain(words: &str) -> String {
 }
 
 /// How a process ended, in words.
-pub fn status_words(status: Option<ExitStatus>) -> String {
+pub(super) fn status_words(status: Option<ExitStatus>) -> String {
     match status {
         None => "ended".into(),
         Some(status) => match (status.code(), status.signal()) {

@@ -8,7 +8,7 @@ use crate::exit::Failure;
 use crate::host::directory::{is_on_tmpfs, make_own, unusable};
 
 /// Makes the staging directory of a mount that nobody serves now, empty and the worker's own.
-pub fn prepare(dir: &Path, worker: &config::Worker) -> Result<(), Failure> {
+pub(crate) fn prepare(dir: &Path, worker: &config::Worker) -> Result<(), Failure> {
     let base = dir.parent().ok_or_else(|| unusable(dir, "has no parent"))?;
     make_own(base, 0o755)?;
     if !is_on_tmpfs(base) {
@@ -22,7 +22,7 @@ pub fn prepare(dir: &Path, worker: &config::Worker) -> Result<(), Failure> {
 
 /// Removes a mount's staging directory. What is left in it belongs to saves that were never
 /// published, and nobody can reach it any more.
-pub fn clear(dir: &Path) {
+pub(crate) fn clear(dir: &Path) {
     match std::fs::remove_dir_all(dir) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             tracing::warn!(dir = %dir.display(), %error, "cannot clear the staging directory");

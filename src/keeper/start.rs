@@ -20,7 +20,7 @@ const SERVING_WITHIN: Duration = Duration::from_secs(10);
 const START_WITHIN: Duration = Duration::from_secs(10);
 
 /// The longest that a start may take.
-pub fn longest(config: &Config) -> Duration {
+pub(super) fn longest(config: &Config) -> Duration {
     connecting_within(config) + SERVING_WITHIN
 }
 
@@ -29,7 +29,7 @@ fn connecting_within(config: &Config) -> Duration {
 }
 
 /// A worker that does not serve yet.
-pub struct Start {
+pub(super) struct Start {
     running: Running,
     step: Step,
     until: Instant,
@@ -43,7 +43,7 @@ enum Step {
 }
 
 /// The outcome of a step.
-pub enum Progress {
+pub(super) enum Progress {
     /// It is still starting.
     Waiting(Start),
     /// It answers, and can be mounted.
@@ -53,7 +53,7 @@ pub enum Progress {
 impl Start {
     /// Starts one, to be mounted on `underlying`. The `first` one of a configuration fails if there is
     /// no Redis.
-    pub fn begin(
+    pub(super) fn begin(
         program: &Program,
         config: &Config,
         first: bool,
@@ -68,7 +68,7 @@ impl Start {
     }
 
     /// What to wait for before the next look.
-    pub fn waits_for(&self) -> (Vec<BorrowedFd<'_>>, Instant) {
+    pub(super) fn waits_for(&self) -> (Vec<BorrowedFd<'_>>, Instant) {
         let probe = match &self.step {
             Step::Made { probe: Some(probe), .. } => Some(probe.as_fd()),
             _ => None,
@@ -77,12 +77,12 @@ impl Start {
     }
 
     /// Whether it waits for Redis, as far as the keeper knows.
-    pub fn is_connecting(&self) -> bool {
+    pub(super) fn is_connecting(&self) -> bool {
         matches!(self.step, Step::Connecting { .. })
     }
 
     /// Looks at what has happened, and does what follows. On a failure the worker has ended.
-    pub fn advance(mut self, mountpoint: &Path) -> Result<Progress, Failure> {
+    pub(super) fn advance(mut self, mountpoint: &Path) -> Result<Progress, Failure> {
         let report = self.running.next_report();
         self.step = match (self.step, report) {
             (Step::Connecting { device }, Some(Report::RedisReady)) => {
@@ -126,7 +126,7 @@ impl Start {
     }
 
     /// Ends it.
-    pub fn end(mut self) {
+    pub(super) fn end(mut self) {
         self.running.kill();
     }
 }

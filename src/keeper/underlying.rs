@@ -23,7 +23,7 @@ const PERMISSIONS: u32 = 0o7777;
 
 /// Takes a directory away from Odoo's user: whenever the mount is missing, Odoo then gets an error,
 /// and does not silently go on with sessions on this disk.
-pub fn make_unusable(directory: &File) -> io::Result<()> {
+pub(crate) fn make_unusable(directory: &File) -> io::Result<()> {
     let found = directory.metadata()?;
     let is_roots = found.uid() == 0 && found.gid() == 0;
     if is_roots && is_closed(&found) {
@@ -42,7 +42,7 @@ pub fn make_unusable(directory: &File) -> io::Result<()> {
 
 /// Gives the underlying directory back as it was, mounted on or not; to `otherwise` where that is
 /// not noted. Tells whose it is then; one that is usable stays as it is.
-pub fn release(path: &Path, otherwise: &Ownership) -> Result<Ownership, Failure> {
+pub(crate) fn release(path: &Path, otherwise: &Ownership) -> Result<Ownership, Failure> {
     let failed = |error: io::Error| {
         let code = match error.kind() {
             io::ErrorKind::NotADirectory => ExitCode::NotADirectory,
@@ -72,7 +72,7 @@ fn is_closed(found: &Metadata) -> bool {
 }
 
 /// Opens the underlying directory, without touching what is mounted on it.
-pub fn open(path: &Path) -> io::Result<File> {
+pub(crate) fn open(path: &Path) -> io::Result<File> {
     if is_ours(path) {
         beneath(path).and_then(|(_tree, path)| directory::open(&path))
     } else {

@@ -18,12 +18,12 @@ use crate::supervision::{Order, Report};
 use crate::telemetry::Event;
 
 /// How long a worker may write what it has collected, when the end is near.
-pub const DRAIN_WITHIN: Duration = Duration::from_secs(2);
+pub(super) const DRAIN_WITHIN: Duration = Duration::from_secs(2);
 /// How long a worker that was superseded keeps serving those who use its mount.
 const RETIRES_WITHIN: Duration = Duration::from_secs(60);
 
 /// The mount, the worker that serves it now, and those before and after it.
-pub struct WorkerSupervisor {
+pub(super) struct WorkerSupervisor {
     config: Config,
     program: Program,
     status: StatusContext,
@@ -70,7 +70,7 @@ struct Retiring {
 
 /// The outcome of a step.
 #[derive(Debug)]
-pub enum Outcome {
+pub(super) enum Outcome {
     /// Nothing that concerns the keeper.
     Nothing,
     /// A mount is ready from now on.
@@ -83,7 +83,7 @@ pub enum Outcome {
 
 impl WorkerSupervisor {
     /// Nobody serves yet.
-    pub fn new(config: Config, program: Program, status: StatusContext) -> Self {
+    pub(super) fn new(config: Config, program: Program, status: StatusContext) -> Self {
         Self {
             config,
             program,
@@ -97,17 +97,17 @@ impl WorkerSupervisor {
     }
 
     /// Whether a mount has ever been ready.
-    pub fn has_served(&self) -> bool {
+    pub(super) fn has_served(&self) -> bool {
         self.served
     }
 
     /// The program that is started as the worker.
-    pub fn program(&self) -> &Program {
+    pub(super) fn program(&self) -> &Program {
         &self.program
     }
 
     /// The state in words.
-    pub fn words(&self) -> String {
+    pub(super) fn words(&self) -> String {
         let mountpoint = self.config.mountpoint.display();
         match &self.phase {
             Phase::Serving(serving) => serving.running.words(&self.config.mountpoint),
@@ -123,7 +123,7 @@ impl WorkerSupervisor {
     }
 
     /// What to wait for before the next look.
-    pub fn waits_for(&self) -> (Vec<BorrowedFd<'_>>, Option<Instant>) {
+    pub(super) fn waits_for(&self) -> (Vec<BorrowedFd<'_>>, Option<Instant>) {
         let (mut descriptors, mut until) = match &self.phase {
             Phase::Down { retry_at } => (Vec::new(), Some(*retry_at)),
             Phase::Starting(start) => {
@@ -151,7 +151,7 @@ impl WorkerSupervisor {
 
     /// Looks at what has happened, and does what follows. A failure is returned if it is one of the
     /// first start; later ones are logged and retried.
-    pub fn advance(&mut self) -> Result<Outcome, Failure> {
+    pub(super) fn advance(&mut self) -> Result<Outcome, Failure> {
         self.retiring.retain_mut(|retiring| !retiring.has_retired());
         if let Some(successor) = self.successor.take()
             && let Some(outcome) = self.succeed(successor)
@@ -282,7 +282,7 @@ impl WorkerSupervisor {
     /// Starts a worker with this configuration and program, to take the place of the one that serves.
     /// [`Outcome::Reloaded`] says how that ended. If nobody serves, the next worker is started with
     /// them at once, and `false` is returned: there is nothing to wait for.
-    pub fn reload(&mut self, config: Config, program: Program) -> Result<bool, Failure> {
+    pub(super) fn reload(&mut self, config: Config, program: Program) -> Result<bool, Failure> {
         let status = self.status.renewed(&config)?;
         if let Phase::Serving(serving) = &self.phase {
             let start = Start::begin(&program, &config, true, &status, &serving.place)?;
@@ -296,7 +296,7 @@ impl WorkerSupervisor {
     }
 
     /// Whether a reload is under way.
-    pub fn is_reloading(&self) -> bool {
+    pub(super) fn is_reloading(&self) -> bool {
         self.successor.is_some()
     }
 
@@ -364,7 +364,7 @@ impl WorkerSupervisor {
 
     /// Orders the worker to write what it has collected, before the mount is taken away. Returns until
     /// when to wait for that; `None` if nobody serves.
-    pub fn drain(&self) -> Option<Instant> {
+    pub(super) fn drain(&self) -> Option<Instant> {
         match &self.phase {
             Phase::Serving(serving) => serving
                 .running
@@ -377,7 +377,7 @@ impl WorkerSupervisor {
     }
 
     /// Whether that is done, or nobody is left to do it.
-    pub fn has_drained(&mut self) -> bool {
+    pub(super) fn has_drained(&mut self) -> bool {
         match &mut self.phase {
             Phase::Serving(serving) => {
                 serving.running.next_report() == Some(Report::Drained)
@@ -388,7 +388,7 @@ impl WorkerSupervisor {
     }
 
     /// Whether the process has ended. Its reports are of no use any more.
-    pub fn has_ended(&mut self) -> bool {
+    pub(super) fn has_ended(&mut self) -> bool {
         match &mut self.phase {
             Phase::Serving(serving) => {
                 serving.running.drain_reports();
@@ -399,12 +399,12 @@ impl WorkerSupervisor {
     }
 
     /// Whether a mount is there to be taken away.
-    pub fn is_mounted(&self) -> bool {
+    pub(super) fn is_mounted(&self) -> bool {
         matches!(self.phase, Phase::Serving(_)) && !is_taken_away(&self.config.mountpoint)
     }
 
     /// Kills all processes that have not ended, and waits for them.
-    pub fn finish(&mut self) {
+    pub(super) fn finish(&mut self) {
         match std::mem::replace(&mut self.phase, Phase::Ended) {
             Phase::Starting(start) => start.end(),
             Phase::Serving(mut serving) => {

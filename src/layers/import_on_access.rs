@@ -35,7 +35,7 @@ const MIN_LIST_PAUSE: Duration = Duration::from_secs(5);
 const LIST_PAUSE_FACTOR: u32 = 20;
 
 /// Sessions over those of another layer. Clones share the files.
-pub struct ImportOnAccess<S, T> {
+pub(crate) struct ImportOnAccess<S, T> {
     sessions: S,
     underlying: Arc<Underlying<T>>,
 }
@@ -72,7 +72,7 @@ struct Entry {
 
 impl<S: Sessions + Clone, T: Intake + Clone> ImportOnAccess<S, T> {
     /// Over `sessions`, without files.
-    pub fn over(sessions: S) -> Self {
+    pub(crate) fn over(sessions: S) -> Self {
         let underlying = Underlying {
             index: Mutex::default(),
             importer: Mutex::default(),
@@ -82,7 +82,7 @@ impl<S: Sessions + Clone, T: Intake + Clone> ImportOnAccess<S, T> {
     }
 
     /// From now on, imports the files that `disk` has into `intake` on access.
-    pub async fn begin(&self, disk: Disk, intake: T) -> Result<(), DiskError> {
+    pub(crate) async fn begin(&self, disk: Disk, intake: T) -> Result<(), DiskError> {
         // This may take long on a slow disk; the second listing, for which requests wait, is quick
         // then.
         let listing = disk.list().await?;
@@ -93,7 +93,7 @@ impl<S: Sessions + Clone, T: Intake + Clone> ImportOnAccess<S, T> {
     }
 
     /// The directory is mounted over: nobody can add a file any more.
-    pub async fn in_place(&self) {
+    pub(crate) async fn in_place(&self) {
         let Some(disk) =
             lock(&self.underlying.importer).as_ref().map(|importer| importer.disk.clone())
         else {

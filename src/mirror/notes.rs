@@ -17,7 +17,7 @@ const MAX_WAITING_BYTES: u64 = 64 << 20;
 
 /// A change for the mirror to write.
 #[derive(Debug)]
-pub enum Note {
+pub(crate) enum Note {
     /// The current version of a session.
     Current {
         /// The session.
@@ -33,14 +33,14 @@ pub enum Note {
 
 /// The end that the filesystem has.
 #[derive(Clone, Debug)]
-pub struct Sender {
+pub(crate) struct Sender {
     notes: mpsc::Sender<Note>,
     waiting: Arc<Waiting>,
 }
 
 /// The end that the mirror has.
 #[derive(Debug)]
-pub struct Receiver {
+pub(crate) struct Receiver {
     notes: mpsc::Receiver<Note>,
     waiting: Arc<Waiting>,
 }
@@ -52,7 +52,7 @@ struct Waiting {
 }
 
 /// A queue of its two ends.
-pub fn queue() -> (Sender, Receiver) {
+pub(crate) fn queue() -> (Sender, Receiver) {
     let (sender, receiver) = mpsc::channel(MAX_NOTES);
     let waiting = Arc::<Waiting>::default();
     (Sender { notes: sender, waiting: Arc::clone(&waiting) }, Receiver { notes: receiver, waiting })
@@ -78,7 +78,7 @@ impl Observer for Sender {
 
 impl Receiver {
     /// The next note; `None` when there is no sender any more.
-    pub async fn next(&mut self) -> Option<Note> {
+    pub(crate) async fn next(&mut self) -> Option<Note> {
         let note = self.notes.recv().await;
         if let Some(Note::Current { plain, .. }) = &note {
             self.waiting.bytes.fetch_sub(plain.len() as u64, Ordering::Relaxed);
@@ -87,12 +87,12 @@ impl Receiver {
     }
 
     /// Whether no note waits.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.notes.is_empty()
     }
 
     /// How many notes were dropped since the last call.
-    pub fn take_dropped(&self) -> u64 {
+    pub(crate) fn take_dropped(&self) -> u64 {
         self.waiting.dropped.swap(0, Ordering::Relaxed)
     }
 }

@@ -7,7 +7,7 @@ use ini::{Ini, ParseOption};
 use super::root::Root;
 
 /// Where Odoo, its packages and the usual guides put it.
-pub const USUAL_PLACES: [&str; 5] = [
+pub(crate) const USUAL_PLACES: [&str; 5] = [
     "/etc/odoo/odoo.conf",
     "/etc/odoo.conf",
     "/etc/odoo/odoo-server.conf",
@@ -17,7 +17,7 @@ pub const USUAL_PLACES: [&str; 5] = [
 
 /// What matters of it here.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Configuration {
+pub(crate) struct Configuration {
     /// The file.
     pub path: PathBuf,
     /// Why it could not be read, if so; then nothing else is known.
@@ -34,7 +34,7 @@ pub struct Configuration {
 
 impl Configuration {
     /// Reads a file; `None` if there is none.
-    pub fn read(root: &Root, path: &Path) -> Option<Self> {
+    pub(crate) fn read(root: &Root, path: &Path) -> Option<Self> {
         let unreadable =
             |why: String| Self { path: path.to_owned(), unreadable: Some(why), ..Self::default() };
         match root.read_text(path) {
@@ -74,7 +74,7 @@ impl Configuration {
 }
 
 /// A list of module names, as a file or a command line gives it.
-pub fn modules(text: &str) -> Vec<String> {
+pub(crate) fn modules(text: &str) -> Vec<String> {
     text.split(',').map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect()
 }
 

@@ -22,7 +22,7 @@ const PYTHON_VALUED: [&str; 3] = ["-W", "-X", "--check-hash-based-pycs"];
 
 /// What a command line says.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Launch {
+pub(crate) struct Launch {
     /// `-c`, `--config`.
     pub config: Option<PathBuf>,
     /// `-D`, `--data-dir`.
@@ -39,7 +39,7 @@ pub struct Launch {
 
 impl Launch {
     /// Reads a command line; `None` if it does not start an Odoo.
-    pub fn parse(argv: &[impl AsRef<str>]) -> Option<Self> {
+    pub(crate) fn parse(argv: &[impl AsRef<str>]) -> Option<Self> {
         let argv: Vec<&str> = argv.iter().map(AsRef::as_ref).collect();
         let first = *argv.first()?;
         if first.starts_with(TITLE) {

@@ -10,7 +10,7 @@ use crate::host::mount_table::MountTable;
 
 /// One process.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Process {
+pub(crate) struct Process {
     /// Process id.
     pub pid: i32,
     /// Its parent's.
@@ -38,7 +38,7 @@ pub struct Process {
 }
 
 /// What is kept of a process's environment; the rest may hold secrets.
-pub const VARIABLES: [&str; 6] = [
+pub(crate) const VARIABLES: [&str; 6] = [
     "HOME",
     "XDG_DATA_HOME",
     "ODOO_RC",
@@ -49,7 +49,7 @@ pub const VARIABLES: [&str; 6] = [
 
 impl Process {
     /// All of Odoo's.
-    pub fn all(root: &Root) -> Vec<Self> {
+    pub(crate) fn all(root: &Root) -> Vec<Self> {
         let pids: Vec<i32> =
             root.list(Path::new("/proc")).iter().filter_map(|name| name.parse().ok()).collect();
         let namespace = |pid: i32| std::fs::read_link(root.join(&proc_file(pid, "ns/mnt"))).ok();
@@ -67,12 +67,12 @@ impl Process {
     }
 
     /// The value of a kept variable.
-    pub fn variable(&self, name: &str) -> Option<&str> {
+    pub(crate) fn variable(&self, name: &str) -> Option<&str> {
         self.environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
     /// The files as this process sees them, as far as we may look.
-    pub fn root(&self, host: &Root) -> Root {
+    pub(crate) fn root(&self, host: &Root) -> Root {
         let own = host.join(&proc_file(self.pid, "root"));
         if self.contained && own.is_dir() { Root::at(own) } else { host.clone() }
     }
@@ -126,7 +126,7 @@ fn words(text: &[u8]) -> Vec<String> {
 }
 
 /// The systemd unit that a process belongs to.
-pub fn unit_of(root: &Root, pid: i32) -> Option<String> {
+pub(crate) fn unit_of(root: &Root, pid: i32) -> Option<String> {
     let text = root.read_text(&proc_file(pid, "cgroup")).ok()?;
     unit(&text).map(ToOwned::to_owned)
 }

@@ -15,11 +15,11 @@ const ENTRIES_MAX: usize = 50_000;
 
 /// What is taken for `/`.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Root(PathBuf);
+pub(crate) struct Root(PathBuf);
 
 /// Somebody who may own sessions.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Account {
+pub(crate) struct Account {
     /// The user's name, or its number where it has none.
     pub name: String,
     /// User id.
@@ -32,22 +32,22 @@ pub struct Account {
 
 impl Root {
     /// This host as this process sees it.
-    pub fn host() -> Self {
+    pub(crate) fn host() -> Self {
         Self("/".into())
     }
 
     /// A directory in its place.
-    pub fn at(path: impl Into<PathBuf>) -> Self {
+    pub(crate) fn at(path: impl Into<PathBuf>) -> Self {
         Self(path.into())
     }
 
     /// Where an absolute path leads.
-    pub fn join(&self, path: &Path) -> PathBuf {
+    pub(crate) fn join(&self, path: &Path) -> PathBuf {
         self.0.join(path.strip_prefix("/").unwrap_or(path))
     }
 
     /// The beginning of a regular file. Never waits, whatever is put in its place.
-    pub fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+    pub(crate) fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         // Odoo's user may have put a pipe there.
         let file = File::options()
             .read(true)
@@ -62,12 +62,12 @@ impl Root {
     }
 
     /// The same as text.
-    pub fn read_text(&self, path: &Path) -> io::Result<String> {
+    pub(crate) fn read_text(&self, path: &Path) -> io::Result<String> {
         self.read(path).map(|content| String::from_utf8_lossy(&content).into_owned())
     }
 
     /// The names in a directory, sorted; none if it cannot be listed.
-    pub fn list(&self, directory: &Path) -> Vec<String> {
+    pub(crate) fn list(&self, directory: &Path) -> Vec<String> {
         let mut names: Vec<String> = std::fs::read_dir(self.join(directory))
             .into_iter()
             .flatten()
@@ -79,12 +79,12 @@ impl Root {
     }
 
     /// Whether it is a directory.
-    pub fn is_dir(&self, path: &Path) -> bool {
+    pub(crate) fn is_dir(&self, path: &Path) -> bool {
         self.join(path).is_dir()
     }
 
     /// The account of this name or number.
-    pub fn account(&self, who: &str) -> Option<Account> {
+    pub(crate) fn account(&self, who: &str) -> Option<Account> {
         let number = who.parse::<u32>().ok();
         let passwd = self.read_text(Path::new("/etc/passwd")).unwrap_or_default();
         let listed = passwd.lines().find_map(|line| {
@@ -114,7 +114,7 @@ impl Root {
     }
 
     /// The name of a group, or its number.
-    pub fn group(&self, gid: u32) -> String {
+    pub(crate) fn group(&self, gid: u32) -> String {
         let groups = self.read_text(Path::new("/etc/group")).unwrap_or_default();
         let listed = groups.lines().find_map(|line| {
             let mut fields = line.split(':');
@@ -129,7 +129,7 @@ impl Root {
     }
 
     /// The number of a group's name.
-    pub fn group_id(&self, name: &str) -> Option<u32> {
+    pub(crate) fn group_id(&self, name: &str) -> Option<u32> {
         let groups = self.read_text(Path::new("/etc/group")).unwrap_or_default();
         let listed = groups.lines().find_map(|line| {
             let mut fields = line.split(':');

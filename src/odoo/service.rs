@@ -16,7 +16,7 @@ const DIRECTORIES: [&str; 4] = [
 
 /// One unit.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Service {
+pub(crate) struct Service {
     /// Its name, with `.service`.
     pub name: String,
     /// What `ExecStart=` says.
@@ -33,7 +33,7 @@ pub struct Service {
 
 impl Service {
     /// All that start an Odoo.
-    pub fn all(root: &Root) -> Vec<Self> {
+    pub(crate) fn all(root: &Root) -> Vec<Self> {
         let mut files: BTreeMap<String, PathBuf> = BTreeMap::new();
         for directory in DIRECTORIES.map(Path::new) {
             for name in root.list(directory) {
@@ -92,7 +92,7 @@ impl Service {
     }
 
     /// The value of a variable that the unit sets.
-    pub fn variable(&self, name: &str) -> Option<&str> {
+    pub(crate) fn variable(&self, name: &str) -> Option<&str> {
         self.environment.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 }

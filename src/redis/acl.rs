@@ -9,12 +9,12 @@ const COMMANDS: &str = "+hello +auth +select +script|load +eval +evalsha +time +
 const SEEN_BY_CHECK: &str = "+ping +info +config|get";
 
 /// The rights for a prefix: keys and commands, to follow `ACL SETUSER NAME on >PASSWORD`.
-pub fn rights(prefix: &str) -> String {
+pub(crate) fn rights(prefix: &str) -> String {
     format!("~{prefix}:* {COMMANDS}")
 }
 
 /// The same, and what `sessionfs check` would like to see.
-pub fn rights_with_check(prefix: &str) -> String {
+pub(crate) fn rights_with_check(prefix: &str) -> String {
     format!("{} {SEEN_BY_CHECK}", rights(prefix))
 }
 

@@ -31,7 +31,7 @@ pub(super) struct Touches {
 
 impl Touches {
     /// Notes a use; only ever moves forward.
-    pub fn put(&self, alias: &Alias, at_ms: u64) {
+    pub(super) fn put(&self, alias: &Alias, at_ms: u64) {
         let mut waiting = lock(&self.waiting);
         if let Some(noted) = waiting.get_mut(alias) {
             *noted = at_ms.max(*noted);
@@ -46,7 +46,7 @@ impl Touches {
     }
 
     /// Takes all out.
-    pub fn take(&self) -> HashMap<Alias, u64> {
+    pub(super) fn take(&self) -> HashMap<Alias, u64> {
         std::mem::take(&mut *lock(&self.waiting))
     }
 }

@@ -19,7 +19,7 @@ const JUMP_MS: f64 = 2000.0;
 /// An estimate of Redis's clock that is never ahead of it (but for drift): a change's "first
 /// attempt" must not seem later than a newer save of another server.
 #[derive(Debug, Default)]
-pub struct Clock {
+pub(crate) struct Clock {
     known: Option<Known>,
 }
 
@@ -42,7 +42,7 @@ impl Clock {
     /// Takes in that an answer received at `received` carried the time `server_ms`. Returns by
     /// how much Redis's clock has jumped, if it has (milliseconds, forward is positive).
     #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation)]
-    pub fn observe(&mut self, server_ms: u64, received: Instant) -> Option<i64> {
+    pub(crate) fn observe(&mut self, server_ms: u64, received: Instant) -> Option<i64> {
         let observed = Known { at: received, server_ms: server_ms as f64 };
         let Some(known) = self.known else {
             self.known = Some(observed);
@@ -59,7 +59,7 @@ impl Clock {
 
     /// Redis's time at `now`, milliseconds; `None` before the first answer.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-    pub fn at(&self, now: Instant) -> Option<u64> {
+    pub(crate) fn at(&self, now: Instant) -> Option<u64> {
         self.known.map(|known| known.at(now).max(0.0) as u64)
     }
 }
@@ -73,12 +73,12 @@ pub(super) struct Time {
 }
 
 impl Time {
-    pub fn new(real: bool) -> Self {
+    pub(super) fn new(real: bool) -> Self {
         Self { real, clock: Mutex::default(), jumped: Mutex::default() }
     }
 
     /// Takes in a time that an answer carried.
-    pub fn observe(&self, now_ms: u64) {
+    pub(super) fn observe(&self, now_ms: u64) {
         let now = Instant::now();
         let jump = lock(&self.clock).observe(now_ms, now);
         if let Some(ahead_ms) = jump.filter(|_| self.real) {
@@ -92,7 +92,7 @@ impl Time {
     }
 
     /// Takes in an answer to `TIME`: seconds and microseconds.
-    pub fn observe_answer(&self, answer: &Value) {
+    pub(super) fn observe_answer(&self, answer: &Value) {
         if !self.real {
             return;
         }
@@ -102,13 +102,13 @@ impl Time {
     }
 
     /// 0 when nothing is known yet.
-    pub fn now_ms(&self) -> u64 {
+    pub(super) fn now_ms(&self) -> u64 {
         let clock = lock(&self.clock);
         clock.at(Instant::now()).unwrap_or(0)
     }
 
     /// For one idle time after a jump nothing is judged stale.
-    pub fn view(&self, idle_ms: u64) -> ClockView {
+    pub(super) fn view(&self, idle_ms: u64) -> ClockView {
         let jumped = *lock(&self.jumped);
         if jumped.is_some_and(|at| at.elapsed() < Duration::from_millis(idle_ms)) {
             return ClockView::Jumped;

@@ -39,7 +39,7 @@ impl std::error::Error for BadUrl {}
 
 /// One Redis deployment.
 #[derive(Clone)]
-pub enum Endpoint {
+pub(crate) enum Endpoint {
     /// One server, or a name that leads to the current master.
     Single {
         /// The crate's client: address, credentials and socket options.
@@ -65,7 +65,7 @@ impl fmt::Display for Endpoint {
 
 impl Endpoint {
     /// Reads a URL.
-    pub fn parse(url: &str) -> Result<Self, BadUrl> {
+    pub(crate) fn parse(url: &str) -> Result<Self, BadUrl> {
         let parsed = redis::parse_redis_url(url).ok_or_else(|| {
             BadUrl("it does not begin with redis://, rediss:// or unix:, or is malformed".into())
         })?;
@@ -111,19 +111,19 @@ impl Endpoint {
     }
 
     /// The user that the URL names.
-    pub fn username(&self) -> Option<&str> {
+    pub(crate) fn username(&self) -> Option<&str> {
         let Self::Single { client, .. } = self;
         client.get_connection_info().redis_settings().username()
     }
 
     /// The password that the URL holds.
-    pub fn password(&self) -> Option<&str> {
+    pub(crate) fn password(&self) -> Option<&str> {
         let Self::Single { client, .. } = self;
         client.get_connection_info().redis_settings().password()
     }
 
     /// The same server, as this user.
-    pub fn with_credentials(
+    pub(crate) fn with_credentials(
         self,
         username: Option<&str>,
         password: Option<&str>,
@@ -170,7 +170,7 @@ fn bracketed(host: &str) -> String {
 }
 
 /// The URL of a unix socket: what means something else in a URL is escaped.
-pub fn unix_url(path: &Path) -> String {
+pub(crate) fn unix_url(path: &Path) -> String {
     path.as_os_str().as_bytes().iter().fold("unix:".to_owned(), |mut url, byte| {
         if byte.is_ascii_alphanumeric() || b"/._-".contains(byte) {
             url.push(char::from(*byte));

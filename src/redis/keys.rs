@@ -5,43 +5,43 @@ use crate::session::name::{Alias, Shard};
 
 /// The configured prefix of all keys.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Keys {
+pub(crate) struct Keys {
     prefix: String,
 }
 
 impl Keys {
     /// Keys under `prefix`.
-    pub fn new(prefix: impl Into<String>) -> Self {
+    pub(crate) fn new(prefix: impl Into<String>) -> Self {
         Self { prefix: prefix.into() }
     }
 
     /// The string that holds a session: its header line and its sealed content.
-    pub fn session(&self, alias: &Alias) -> String {
+    pub(crate) fn session(&self, alias: &Alias) -> String {
         format!("{}:s:{{{}}}:{}", self.prefix, alias.shard().as_str(), alias)
     }
 
     /// The sorted set of a shard's sessions by last activity.
-    pub fn index(&self, shard: Shard) -> String {
+    pub(crate) fn index(&self, shard: Shard) -> String {
         format!("{}:a:{{{}}}", self.prefix, shard.as_str())
     }
 
     /// The hash of live settings.
-    pub fn config(&self) -> String {
+    pub(crate) fn config(&self) -> String {
         format!("{}:config", self.prefix)
     }
 
     /// A key that nobody makes: by asking to replace it, it is seen whether writes are taken.
-    pub fn write_probe(&self) -> String {
+    pub(crate) fn write_probe(&self) -> String {
         format!("{}:write-probe", self.prefix)
     }
 
     /// The status of one server.
-    pub fn server(&self, id: &str) -> String {
+    pub(crate) fn server(&self, id: &str) -> String {
         format!("{}:server:{id}", self.prefix)
     }
 
     /// The sorted set of all servers by when they registered last.
-    pub fn servers(&self) -> String {
+    pub(crate) fn servers(&self) -> String {
         format!("{}:servers", self.prefix)
     }
 }

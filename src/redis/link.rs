@@ -26,7 +26,7 @@ use crate::telemetry::metrics::metrics;
 
 /// The times by which the link judges and waits.
 #[derive(Clone, Copy, Debug)]
-pub struct Timing {
+pub(crate) struct Timing {
     /// Connecting, authenticating and greeting take at most this long.
     pub connect: Duration,
     /// A request that is not answered within this makes the link degraded.
@@ -45,7 +45,7 @@ pub struct Timing {
 
 /// The state that the link must have for a request to be sent.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Need {
+pub(crate) enum Need {
     /// Nothing may be overdue: for what must be answered soon or not be sent at all.
     Up,
     /// There must be a connection.
@@ -83,7 +83,7 @@ impl fmt::Display for Fault {
 
 /// An answer, and the connection it came by.
 #[derive(Debug)]
-pub struct Reply {
+pub(crate) struct Reply {
     /// What the server said; no error.
     pub value: Value,
     /// Names the connection for [`Link::refused`].
@@ -108,7 +108,7 @@ struct State {
 
 /// The link; clones share it.
 #[derive(Clone)]
-pub struct Link(Arc<Shared>);
+pub(crate) struct Link(Arc<Shared>);
 
 struct Shared {
     endpoint: Endpoint,
@@ -127,7 +127,7 @@ impl Link {
     /// A link that is down, and the task that must run for it to come up. `greeting` is sent on each
     /// new connection, and `greeted` gets the answers before it is used. `on_time` gets each answer
     /// to `TIME`, which is the heartbeat.
-    pub fn new(
+    pub(crate) fn new(
         endpoint: Endpoint,
         timing: Timing,
         greeting: Vec<Cmd>,
@@ -160,32 +160,32 @@ impl Link {
     }
 
     /// How the link is, without asking it.
-    pub fn health(&self) -> Health {
+    pub(crate) fn health(&self) -> Health {
         self.0.state.borrow().health
     }
 
     /// Whether it is up and has answered a moment ago.
-    pub fn is_fresh(&self) -> bool {
+    pub(crate) fn is_fresh(&self) -> bool {
         self.health() == Health::Up && self.0.silent_for() < self.0.timing.silent_ping
     }
 
     /// What was seen last.
-    pub fn cause(&self) -> String {
+    pub(crate) fn cause(&self) -> String {
         self.0.state.borrow().cause.clone()
     }
 
     /// Where it leads to, without credentials.
-    pub fn address(&self) -> String {
+    pub(crate) fn address(&self) -> String {
         self.0.endpoint.to_string()
     }
 
     /// How many requests were sent, heartbeats included.
-    pub fn sent(&self) -> u64 {
+    pub(crate) fn sent(&self) -> u64 {
         self.0.sent.load(Ordering::Relaxed)
     }
 
     /// Sends one command and waits for its answer, at most for `bound`.
-    pub async fn request(
+    pub(crate) async fn request(
         &self,
         command: &Cmd,
         need: Need,
@@ -199,7 +199,7 @@ impl Link {
     }
 
     /// Sends several commands at once; the answer is an array with theirs.
-    pub async fn request_all(
+    pub(crate) async fn request_all(
         &self,
         commands: &redis::Pipeline,
         need: Need,
@@ -215,14 +215,14 @@ impl Link {
 
     /// Takes in an error that a script met: if another server may be the master by now, a new
     /// connection is made while this one stays in use.
-    pub fn refused(&self, generation: u64, error: &ServerError) {
+    pub(crate) fn refused(&self, generation: u64, error: &ServerError) {
         if error.code.may_move() {
             self.0.renew(generation, error.words());
         }
     }
 
     /// Waits until the link is not down, at most until `deadline`; false if it still is.
-    pub async fn up(&self, deadline: Instant) -> bool {
+    pub(crate) async fn up(&self, deadline: Instant) -> bool {
         let mut state = self.0.state.subscribe();
         matches!(
             timeout_at(deadline, state.wait_for(|state| state.health != Health::Down)).await,
@@ -231,7 +231,7 @@ impl Link {
     }
 
     /// Waits until a connection is up that is newer than `generation`; false if there is none by `deadline`.
-    pub async fn newer(&self, generation: u64, deadline: Instant) -> bool {
+    pub(crate) async fn newer(&self, generation: u64, deadline: Instant) -> bool {
         let mut state = self.0.state.subscribe();
         matches!(
             timeout_at(
@@ -244,19 +244,19 @@ impl Link {
     }
 
     /// How long the current outage lasts, if there is one.
-    pub fn outage(&self) -> Option<Duration> {
+    pub(crate) fn outage(&self) -> Option<Duration> {
         let since = self.0.state.borrow().outage;
         since.map(|since| since.elapsed())
     }
 
     /// Whether the current outage, if there is one, has used up its budget.
-    pub fn budget_spent(&self) -> bool {
+    pub(crate) fn budget_spent(&self) -> bool {
         self.outage().is_some_and(|outage| outage >= self.0.timing.outage_budget)
     }
 
     /// Waits until the link is up, at most one step, within the one budget of the outage. Asks a link
     /// that has been silent.
-    pub async fn wait_up(&self) -> Waited {
+    pub(crate) async fn wait_up(&self) -> Waited {
         let timing = &self.0.timing;
         let step_over = Instant::now() + timing.wait_step;
         if self.health() == Health::Up && self.0.silent_for() >= timing.silent_ping {

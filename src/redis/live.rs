@@ -60,28 +60,28 @@ struct Seen {
 }
 
 impl Live {
-    pub fn new(own: Lifetimes, rules: Option<Rules>) -> Self {
+    pub(super) fn new(own: Lifetimes, rules: Option<Rules>) -> Self {
         Self { own, rules, followed: RwLock::new(own), seen: Mutex::default() }
     }
 
-    pub fn lifetimes(&self) -> Lifetimes {
+    pub(super) fn lifetimes(&self) -> Lifetimes {
         *self.followed.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn follow(&self, lifetimes: Lifetimes) {
+    pub(super) fn follow(&self, lifetimes: Lifetimes) {
         *self.followed.write().unwrap_or_else(PoisonError::into_inner) = lifetimes;
     }
 
     /// What is sent on a new connection, once the scripts are loaded; `None` where nothing is
     /// followed.
-    pub fn request(&self, scripts: &Scripts, keys: &Keys) -> Option<Cmd> {
+    pub(super) fn request(&self, scripts: &Scripts, keys: &Keys) -> Option<Cmd> {
         let policy = Policy { lifetimes: self.lifetimes(), clock: ClockView::Unknown };
         let requests = Requests { scripts, keys, policy, attempt_ms: 0, now_ms: 0 };
         Some(requests.settings(self.rules?.keys).command())
     }
 
     /// Takes in what a new connection's server answered.
-    pub fn take_in(&self, answer: Value) {
+    pub(super) fn take_in(&self, answer: Value) {
         self.follow_found(Answer::parts("settings", answer).and_then(|answer| self.read(answer)));
     }
 

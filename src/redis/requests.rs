@@ -27,7 +27,7 @@ pub(super) struct Requests<'a> {
 
 impl<'a> Requests<'a> {
     /// The current version under a name.
-    pub fn fetch(&self, alias: &'a Alias, listed: Option<&'a Alias>) -> Call<'a> {
+    pub(super) fn fetch(&self, alias: &'a Alias, listed: Option<&'a Alias>) -> Call<'a> {
         let listed = of_shard(listed, alias);
         self.scripts.call(
             &self.policy,
@@ -57,7 +57,7 @@ impl<'a> Requests<'a> {
     }
 
     /// A save.
-    pub fn publish(&self, publish: &'a Publish, attempt: Attempt) -> Call<'a> {
+    pub(super) fn publish(&self, publish: &'a Publish, attempt: Attempt) -> Call<'a> {
         let claim = &publish.claim;
         let sibling = of_shard(claim.sibling.as_ref(), &publish.alias);
         let content = &publish.content;
@@ -83,7 +83,7 @@ impl<'a> Requests<'a> {
     }
 
     /// A removal.
-    pub fn unlink(&self, unlink: &'a Unlink, attempt: Attempt) -> Call<'a> {
+    pub(super) fn unlink(&self, unlink: &'a Unlink, attempt: Attempt) -> Call<'a> {
         let listed = of_shard(unlink.listed.as_ref(), &unlink.alias);
         self.scripts.call(
             &self.policy,
@@ -96,7 +96,7 @@ impl<'a> Requests<'a> {
     }
 
     /// A change of mode or mtime.
-    pub fn amend(&self, amend: &'a Amend, attempt: Attempt) -> Call<'a> {
+    pub(super) fn amend(&self, amend: &'a Amend, attempt: Attempt) -> Call<'a> {
         self.scripts.call(
             &self.policy,
             AmendArgs {
@@ -112,7 +112,7 @@ impl<'a> Requests<'a> {
     }
 
     /// A session file that becomes a session.
-    pub fn import(&self, import: &'a Import, attempt: Attempt) -> Call<'a> {
+    pub(super) fn import(&self, import: &'a Import, attempt: Attempt) -> Call<'a> {
         const NS_PER_MS: i64 = 1_000_000;
         let content = &import.content;
         self.scripts.call(
@@ -134,7 +134,7 @@ impl<'a> Requests<'a> {
     }
 
     /// Activity of sessions of one shard; without a time their keys are only kept.
-    pub fn touch(&self, shard: Shard, touches: &'a [(Alias, Option<u64>)]) -> Call<'a> {
+    pub(super) fn touch(&self, shard: Shard, touches: &'a [(Alias, Option<u64>)]) -> Call<'a> {
         let index = self.keys.index(shard);
         let mut call = self.scripts.call(&self.policy, TouchArgs { index });
         for (alias, at_ms) in touches {
@@ -145,7 +145,7 @@ impl<'a> Requests<'a> {
     }
 
     /// The living sessions among these, all of one shard.
-    pub fn list(&self, shard: Shard, aliases: &'a [Alias]) -> Call<'a> {
+    pub(super) fn list(&self, shard: Shard, aliases: &'a [Alias]) -> Call<'a> {
         let index = self.keys.index(shard);
         let mut call = self.scripts.call(&self.policy, ListArgs { index });
         for alias in aliases {
@@ -155,7 +155,7 @@ impl<'a> Requests<'a> {
     }
 
     /// Members of a shard's index from `from` (a score) on, with their scores.
-    pub fn page(&self, shard: Shard, from: &str, count: usize) -> Cmd {
+    pub(super) fn page(&self, shard: Shard, from: &str, count: usize) -> Cmd {
         let mut command = redis::cmd("ZRANGEBYSCORE");
         command.arg(self.keys.index(shard)).arg(from).arg("+inf").arg("WITHSCORES");
         command.arg("LIMIT").arg(0).arg(count);
@@ -163,7 +163,7 @@ impl<'a> Requests<'a> {
     }
 
     /// The size of each shard's index.
-    pub fn sizes(&self, shards: &[Shard]) -> redis::Pipeline {
+    pub(super) fn sizes(&self, shards: &[Shard]) -> redis::Pipeline {
         let mut commands = redis::pipe();
         for shard in shards {
             commands.cmd("ZCARD").arg(self.keys.index(*shard));
@@ -172,14 +172,14 @@ impl<'a> Requests<'a> {
     }
 
     /// The length of what is kept of a session; 0 if its name is not known.
-    pub fn length(&self, alias: &Alias) -> Cmd {
+    pub(super) fn length(&self, alias: &Alias) -> Cmd {
         let mut command = redis::cmd("STRLEN");
         command.arg(self.keys.session(alias));
         command
     }
 
     /// The live settings of these names.
-    pub fn settings(&self, names: &'static [&'static str]) -> Call<'a> {
+    pub(super) fn settings(&self, names: &'static [&'static str]) -> Call<'a> {
         let settings = self.keys.config();
         let mut call = self.scripts.call(&self.policy, SettingsArgs { settings });
         for name in names {
@@ -189,14 +189,14 @@ impl<'a> Requests<'a> {
     }
 
     /// Another text of one live setting; '' takes it away.
-    pub fn set(&self, name: &'a str, text: &'a str) -> Call<'a> {
+    pub(super) fn set(&self, name: &'a str, text: &'a str) -> Call<'a> {
         let settings = self.keys.config();
         let (name, text) = (args::text(name), args::text(text));
         self.scripts.call(&self.policy, SetArgs { settings, name, text })
     }
 
     /// A write that changes nothing: refused where writes are.
-    pub fn write_nothing(&self) -> Cmd {
+    pub(super) fn write_nothing(&self) -> Cmd {
         let mut command = redis::cmd("SET");
         // Should somebody have made that key, it ends at once.
         command.arg(self.keys.write_probe()).arg("").arg("XX").arg("PX").arg(1);
@@ -204,7 +204,7 @@ impl<'a> Requests<'a> {
     }
 
     /// Whether scripts may be run.
-    pub fn run_nothing(&self) -> Call<'a> {
+    pub(super) fn run_nothing(&self) -> Call<'a> {
         self.scripts.call(&self.policy, ProbeArgs { probe: self.keys.write_probe() })
     }
 }

@@ -179,17 +179,17 @@ pub(super) struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    pub fn key(&mut self, key: String) -> &mut Self {
+    pub(super) fn key(&mut self, key: String) -> &mut Self {
         self.keys.push(key);
         self
     }
 
-    pub fn argument(&mut self, argument: Argument<'a>) -> &mut Self {
+    pub(super) fn argument(&mut self, argument: Argument<'a>) -> &mut Self {
         self.arguments.push(argument);
         self
     }
 
-    pub fn command(&self) -> Cmd {
+    pub(super) fn command(&self) -> Cmd {
         self.packed("EVALSHA", &self.script.sha)
     }
 
@@ -206,7 +206,7 @@ impl<'a> Call<'a> {
     }
 
     /// Sends it: one round trip, or two if the server has lost the script.
-    pub async fn send(
+    pub(super) async fn send(
         &self,
         link: &Link,
         need: Need,
@@ -290,7 +290,7 @@ impl Answer {
     }
 
     /// Reads the shape that all answers have.
-    pub fn parts(script: &'static str, value: Value) -> Result<Self, StoreError> {
+    pub(super) fn parts(script: &'static str, value: Value) -> Result<Self, StoreError> {
         let Value::Array(values) = value else { return Err(strange(script)) };
         let mut answer = Self {
             now_ms: 0,
@@ -322,16 +322,16 @@ impl Answer {
     }
 
     /// An answer that this operation has no use for: its script and we do not fit together.
-    pub fn strange(&self) -> StoreError {
+    pub(super) fn strange(&self) -> StoreError {
         strange(self.script)
     }
 
     /// Whether something is left to read.
-    pub fn more(&self) -> bool {
+    pub(super) fn more(&self) -> bool {
         self.rest.len() > 0
     }
 
-    pub fn number(&mut self) -> Result<u64, StoreError> {
+    pub(super) fn number(&mut self) -> Result<u64, StoreError> {
         match self.rest.next() {
             // Never negative but for a clock set back.
             Some(Value::Int(number)) => Ok(u64::try_from(number).unwrap_or(0)),
@@ -339,20 +339,20 @@ impl Answer {
         }
     }
 
-    pub fn bytes(&mut self) -> Result<Vec<u8>, StoreError> {
+    pub(super) fn bytes(&mut self) -> Result<Vec<u8>, StoreError> {
         match self.rest.next() {
             Some(Value::BulkString(bytes)) => Ok(bytes),
             _ => Err(self.strange()),
         }
     }
 
-    pub fn text(&mut self) -> Result<String, StoreError> {
+    pub(super) fn text(&mut self) -> Result<String, StoreError> {
         String::from_utf8(self.bytes()?).map_err(|_| self.strange())
     }
 
     /// The server's error, if one was met inside the script. A value that the script could not read
     /// is no error of the server's.
-    pub fn failure(&mut self) -> Result<Option<ServerError>, StoreError> {
+    pub(super) fn failure(&mut self) -> Result<Option<ServerError>, StoreError> {
         if self.status != "failed" {
             return Ok(None);
         }
@@ -363,24 +363,24 @@ impl Answer {
         }
     }
 
-    pub fn array(&mut self) -> Result<Vec<Value>, StoreError> {
+    pub(super) fn array(&mut self) -> Result<Vec<Value>, StoreError> {
         match self.rest.next() {
             Some(Value::Array(values)) => Ok(values),
             _ => Err(self.strange()),
         }
     }
 
-    pub fn alias(&mut self) -> Result<Alias, StoreError> {
+    pub(super) fn alias(&mut self) -> Result<Alias, StoreError> {
         Alias::parse(&self.text()?).ok_or_else(|| self.strange())
     }
 
-    pub fn header(&mut self) -> Result<Header, StoreError> {
+    pub(super) fn header(&mut self) -> Result<Header, StoreError> {
         let (header, _) = Header::parse(&self.bytes()?)?;
         Ok(header)
     }
 
     /// Goes on reading inside the next value, an array.
-    pub fn enter(&mut self) -> Result<(), StoreError> {
+    pub(super) fn enter(&mut self) -> Result<(), StoreError> {
         self.rest = self.array()?.into_iter();
         Ok(())
     }

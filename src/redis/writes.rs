@@ -69,17 +69,17 @@ impl Default for Observed {
 }
 
 impl Observed {
-    pub fn now(&self) -> Writes {
+    pub(super) fn now(&self) -> Writes {
         self.state.borrow().clone()
     }
 
-    pub fn taken(&self) {
+    pub(super) fn taken(&self) {
         self.is(&Writes::Taken);
     }
 
     /// Takes in the error of any operation. What its user lacks a right to need not be what a save
     /// needs: the probe finds that out.
-    pub fn error(&self, error: &ServerError) {
+    pub(super) fn error(&self, error: &ServerError) {
         if error.code.takes_no_writes() {
             self.is(&Writes::Refused(error.clone()));
         }

@@ -23,7 +23,7 @@ const US_PER_SECOND: f64 = 1e6;
 
 /// A histogram of times; clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct Latency(Arc<Shared>);
+pub(crate) struct Latency(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
@@ -33,7 +33,7 @@ struct Shared {
 
 impl Latency {
     /// Counts one that took `time`.
-    pub fn observe(&self, time: Duration) {
+    pub(crate) fn observe(&self, time: Duration) {
         let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         // A bound belongs to its bucket ("less or equal").
         let bucket = BOUNDS_US.partition_point(|bound| *bound < micros);
@@ -43,31 +43,31 @@ impl Latency {
     }
 
     /// What was counted so far.
-    pub fn read(&self) -> Counted {
+    pub(crate) fn read(&self) -> Counted {
         Counted(self.0.buckets.each_ref().map(|bucket| bucket.load(Ordering::Relaxed)))
     }
 }
 
 /// What a histogram held at one moment, or between two.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Counted([u64; BUCKETS]);
+pub(crate) struct Counted([u64; BUCKETS]);
 
 impl Counted {
     /// What has come since an earlier reading of the same histogram.
     #[must_use]
-    pub fn since(&self, earlier: &Self) -> Self {
+    pub(crate) fn since(&self, earlier: &Self) -> Self {
         Self(std::array::from_fn(|i| self.0[i].saturating_sub(earlier.0[i])))
     }
 
     /// How many.
-    pub fn count(&self) -> u64 {
+    pub(crate) fn count(&self) -> u64 {
         self.0.iter().sum()
     }
 
     /// The time in seconds that a share of `q` (0 to 1) stayed below, as exact as a bucket; `None`
     /// if there was none. What is beyond the last bound counts as that bound.
     #[expect(clippy::cast_precision_loss, reason = "counts of a few seconds, for people")]
-    pub fn quantile_seconds(&self, q: f64) -> Option<f64> {
+    pub(crate) fn quantile_seconds(&self, q: f64) -> Option<f64> {
         let rank = q * self.count() as f64;
         let mut below = 0;
         let mut lower_us = 0;

@@ -14,7 +14,7 @@ const TELLING: [&str; 6] = ["event", "operation", "errno", "state", "reason", "k
 
 /// An event's message and fields.
 #[derive(Default)]
-pub struct Line {
+pub(crate) struct Line {
     /// The word in the field `event`, if it has one.
     pub event: String,
     message: String,
@@ -24,21 +24,21 @@ pub struct Line {
 
 impl Line {
     /// Reads it.
-    pub fn of(event: &Event<'_>) -> Self {
+    pub(crate) fn of(event: &Event<'_>) -> Self {
         let mut line = Self::default();
         event.record(&mut line);
         line
     }
 
     /// For a person, in one line.
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let blank = if self.message.is_empty() || self.fields.is_empty() { "" } else { "; " };
         let whole = format!("{}{blank}{}", self.message, self.fields);
         whole.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LENGTH_MAX_CHARS).collect()
     }
 
     /// Two events of one kind have the same.
-    pub fn kind(&self, event: &Event<'_>) -> String {
+    pub(crate) fn kind(&self, event: &Event<'_>) -> String {
         let metadata = event.metadata();
         format!("{}:{:?}{}", metadata.target(), metadata.line(), self.telling)
     }

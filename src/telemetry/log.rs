@@ -37,18 +37,18 @@ type ErrorLines = Lines<fn() -> io::Stderr>;
 static LINES: OnceLock<ErrorLines> = OnceLock::new();
 
 /// Checks a filter's syntax.
-pub fn check_filter(filter: &str) -> Result<(), Failure> {
+pub(crate) fn check_filter(filter: &str) -> Result<(), Failure> {
     parse_filter(filter).map(|_| ())
 }
 
 /// Whether the journal of systemd reads our standard error.
-pub fn goes_to_journal() -> bool {
+pub(crate) fn goes_to_journal() -> bool {
     journal::is_behind(io::stderr().as_fd())
 }
 
 /// Starts logging to standard error. The filter is `error`, `warn`, `info`, `debug`, `trace`, or
 /// a list like `info,sessionfs::redis=debug`.
-pub fn init(filter: &str) -> Result<(), Failure> {
+pub(crate) fn init(filter: &str) -> Result<(), Failure> {
     let form = if goes_to_journal() { Form::Journal } else { Form::Timed };
     let lines: ErrorLines = Lines::new(io::stderr, form, folds(&parse_filter(filter)?));
     let subscriber = subscriber(filter, lines.clone())?;
@@ -63,14 +63,14 @@ pub fn init(filter: &str) -> Result<(), Failure> {
 
 /// Writes how often lines were repeated, where it is time for that. To be called every second or
 /// so: nobody else tells of what has just ended.
-pub fn tell_repeated() {
+pub(crate) fn tell_repeated() {
     if let Some(lines) = LINES.get() {
         lines.tell_repeated();
     }
 }
 
 /// The same for all of them, at the end.
-pub fn tell_all_repeated() {
+pub(crate) fn tell_all_repeated() {
     if let Some(lines) = LINES.get() {
         lines.tell_all_repeated();
     }

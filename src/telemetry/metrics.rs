@@ -31,7 +31,7 @@ const LIMITS: [&str; 3] = ["idle", "unopened", "absolute"];
 type Labels<const N: usize> = [(&'static str, &'static str); N];
 
 /// All metrics of this process.
-pub struct Metrics {
+pub(crate) struct Metrics {
     registry: Registry,
     requests: Vec<Counter>,
     request_latency: Vec<Latency>,
@@ -56,7 +56,7 @@ pub struct Metrics {
 }
 
 /// The metrics of this process.
-pub fn metrics() -> &'static Metrics {
+pub(crate) fn metrics() -> &'static Metrics {
     static METRICS: LazyLock<Metrics> = LazyLock::new(Metrics::new);
     &METRICS
 }
@@ -165,28 +165,28 @@ impl Metrics {
     }
 
     /// Counts an answered request.
-    pub fn answered(&self, operation: Operation, outcome: Outcome, took: Duration) {
+    pub(crate) fn answered(&self, operation: Operation, outcome: Outcome, took: Duration) {
         self.requests[operation as usize * Outcome::ALL.len() + outcome as usize].inc();
         self.request_latency[operation as usize].observe(took);
     }
 
     /// How many requests were answered in this way.
-    pub fn requests(&self, operation: Operation, outcome: Outcome) -> u64 {
+    pub(crate) fn requests(&self, operation: Operation, outcome: Outcome) -> u64 {
         self.requests[operation as usize * Outcome::ALL.len() + outcome as usize].get()
     }
 
     /// How many requests were answered in this way, whatever they asked for.
-    pub fn requests_by_outcome(&self, outcome: Outcome) -> u64 {
+    pub(crate) fn requests_by_outcome(&self, outcome: Outcome) -> u64 {
         Operation::ALL.iter().map(|operation| self.requests(*operation, outcome)).sum()
     }
 
     /// How long the requests of this kind took.
-    pub fn request_latency(&self, operation: Operation) -> &Latency {
+    pub(crate) fn request_latency(&self, operation: Operation) -> &Latency {
         &self.request_latency[operation as usize]
     }
 
     /// Sessions that were ended, by whatever limit.
-    pub fn expired(&self) -> u64 {
+    pub(crate) fn expired(&self) -> u64 {
         self.expired.iter().map(Counter::get).sum()
     }
 
@@ -211,7 +211,7 @@ impl Metrics {
 
     /// How many opens and saves came from processes that cannot be identified, and when the last
     /// one came (milliseconds since the epoch).
-    pub fn unidentified(&self, why: Unidentified) -> (u64, u64) {
+    pub(crate) fn unidentified(&self, why: Unidentified) -> (u64, u64) {
         let (counter, last_ms) = &self.unidentified[why as usize];
         (counter.get(), last_ms.load(Ordering::Relaxed))
     }
@@ -222,12 +222,12 @@ impl Metrics {
     }
 
     /// How often the link went down, and how long it was not well, all in all.
-    pub fn outages(&self) -> (u64, Duration) {
+    pub(crate) fn outages(&self) -> (u64, Duration) {
         (self.link.down.get(), self.link.outage())
     }
 
     /// All metrics in Prometheus's text format ([`CONTENT_TYPE`]), with what is so now.
-    pub fn encode(&self, now: &Now) -> Result<String, fmt::Error> {
+    pub(crate) fn encode(&self, now: &Now) -> Result<String, fmt::Error> {
         self.gauges.set(now);
         self.link.outage();
         let mut text = String::new();
@@ -237,7 +237,7 @@ impl Metrics {
 }
 
 /// What [`Metrics::encode`] writes.
-pub use prometheus_text::CONTENT_TYPE;
+pub(crate) use prometheus_text::CONTENT_TYPE;
 
 fn counter(registry: &mut Registry, name: &str, help: &str) -> Counter {
     let counter = Counter::default();
@@ -329,7 +329,7 @@ impl Link {
 
 /// The values at the moment of a scrape. What is not known then is `None`.
 #[derive(Clone, Debug, Default)]
-pub struct Now {
+pub(crate) struct Now {
     /// What the filesystem holds.
     pub in_use: Usage,
     /// Whether Redis takes writes.

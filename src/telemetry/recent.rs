@@ -19,7 +19,7 @@ const MOST: usize = 20;
 
 /// A warning or an error.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct Recent {
+pub(crate) struct Recent {
     /// When it came last: milliseconds since the epoch, by this host's clock.
     pub at_ms: u64,
     /// `warning` or `error`.
@@ -35,12 +35,12 @@ pub struct Recent {
 static RECENT: Mutex<VecDeque<Recent>> = Mutex::new(VecDeque::new());
 
 /// The last ones, oldest first.
-pub fn recent() -> Vec<Recent> {
+pub(crate) fn recent() -> Vec<Recent> {
     lock(&RECENT).iter().cloned().collect()
 }
 
 /// Takes over what another process of this mount has kept.
-pub fn inherit(earlier: Vec<Recent>) {
+pub(crate) fn inherit(earlier: Vec<Recent>) {
     for one in earlier {
         keep(&mut lock(&RECENT), one);
     }
@@ -60,7 +60,7 @@ fn keep(kept: &mut VecDeque<Recent>, mut newest: Recent) {
 }
 
 /// Keeps what is logged.
-pub struct Keep;
+pub(crate) struct Keep;
 
 impl<S: Subscriber> Layer<S> for Keep {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {

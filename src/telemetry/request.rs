@@ -6,16 +6,16 @@ macro_rules! labels {
     ($(#[doc = $doc:literal])+ $name:ident { $($(#[doc = $value_doc:literal])+ $value:ident = $label:literal,)+ }) => {
         $(#[doc = $doc])+
         #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-        pub enum $name {
+        pub(crate) enum $name {
             $($(#[doc = $value_doc])+ $value,)+
         }
 
         impl $name {
             /// All of them, in the order of their numbers.
-            pub const ALL: &[Self] = &[$(Self::$value,)+];
+            pub(crate) const ALL: &[Self] = &[$(Self::$value,)+];
 
             /// What it is called in metrics and logs.
-            pub const fn label(self) -> &'static str {
+            pub(crate) const fn label(self) -> &'static str {
                 match self { $(Self::$value => $label,)+ }
             }
         }
@@ -86,7 +86,7 @@ labels! {
 
 impl Outcome {
     /// The class of an errno.
-    pub const fn of_errno(errno: i32) -> Self {
+    pub(crate) const fn of_errno(errno: i32) -> Self {
         match errno {
             libc::ENOENT => Self::Absent,
             libc::EACCES | libc::EPERM => Self::Refused,

@@ -12,14 +12,14 @@ use crate::redis::RedisStore;
 use crate::supervision::{Channel, Report};
 
 /// By which to ask the disk servers.
-pub struct Disks {
+pub(super) struct Disks {
     pub underlying: Option<OwnedFd>,
     pub mirror: Option<OwnedFd>,
 }
 
 /// Speaks with a disk server. Its end is ours, too, since sessions would be missed without it; the
 /// keeper starts both anew.
-pub fn connect(
+pub(super) fn connect(
     channel: &Arc<Channel>,
     socket: OwnedFd,
     runtime: &Runtime,
@@ -36,11 +36,11 @@ pub fn connect(
         .map_err(|e| Failure::internal("ask for session files", e))
 }
 
-pub fn cannot_list(error: DiskError) -> Failure {
+pub(super) fn cannot_list(error: DiskError) -> Failure {
     Failure::internal("list the session files of the underlying directory", error)
 }
 
-pub fn keep_mirror(
+pub(super) fn keep_mirror(
     disk: Disk,
     store: &RedisStore,
     runtime: &Runtime,

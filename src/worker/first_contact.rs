@@ -11,7 +11,7 @@ use crate::exit::{ExitCode, Failure};
 use crate::redis::probe::{ProbeError, probe};
 
 /// Waits until connected to Redis, within the configured bound.
-pub async fn wait(config: &Config) -> Result<(), Failure> {
+pub(crate) async fn wait(config: &Config) -> Result<(), Failure> {
     const RETRY_EVERY: Duration = Duration::from_millis(200);
     let settings = config.store_settings();
     let bound = Duration::from_millis(config.redis.start_wait_ms);
@@ -45,7 +45,7 @@ pub async fn wait(config: &Config) -> Result<(), Failure> {
 }
 
 /// The class of failure.
-pub fn code(error: &ProbeError) -> ExitCode {
+pub(crate) fn code(error: &ProbeError) -> ExitCode {
     match error {
         ProbeError::BadUrl(_) => ExitCode::BadUrl,
         ProbeError::Unreachable(..) | ProbeError::Tls(..) | ProbeError::NotReady(..) => {

@@ -17,7 +17,7 @@ use crate::supervision::{Channel, Order, Received, Report};
 const DRAIN_WITHIN: Duration = Duration::from_millis(1500);
 
 /// Waits for the order to serve.
-pub fn await_serve(channel: &Channel) -> Result<(), Failure> {
+pub(super) fn await_serve(channel: &Channel) -> Result<(), Failure> {
     loop {
         match channel.receive() {
             Received::Message(Order::Serve) => return Ok(()),
@@ -29,7 +29,7 @@ pub fn await_serve(channel: &Channel) -> Result<(), Failure> {
 }
 
 /// Carries out the keeper's orders from now on, and ends with the keeper.
-pub fn listen(
+pub(super) fn listen(
     channel: Arc<Channel>,
     ending: Ending,
     sessions: ImportOnAccess<RedisStore, RedisStore>,
@@ -67,14 +67,14 @@ pub fn listen(
 
 /// What is written when an end is near.
 #[derive(Clone)]
-pub struct Ending {
+pub(super) struct Ending {
     pub store: RedisStore,
     pub service: Arc<StatusService>,
     pub mirror: Option<mirror::Writer>,
 }
 
 impl Ending {
-    pub async fn drain(&self) {
+    pub(super) async fn drain(&self) {
         let mirror = async {
             if let Some(mirror) = &self.mirror {
                 mirror.settle(DRAIN_WITHIN).await;

@@ -4,7 +4,7 @@ use crate::config::Config;
 use crate::fs;
 
 /// The settings of the filesystem's core.
-pub fn core(config: &Config) -> fs::Settings {
+pub(super) fn core(config: &Config) -> fs::Settings {
     fs::Settings {
         staging_dir: config.staging_dir.clone(),
         max_session_bytes: config.limits.session_bytes,

@@ -17,7 +17,7 @@ const VALUE_MAX_CHARS: usize = 200;
 
 /// What is asked for.
 #[derive(clap::Args, Debug)]
-pub struct Show {
+pub(super) struct Show {
     /// Configuration file (default: /etc/sessionfs/sessionfs.toml, if it exists)
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -38,7 +38,7 @@ struct Line {
 
 impl Show {
     /// Reads and prints; a value that no mount would take is an error.
-    pub fn run(&self) -> Result<(), Failure> {
+    pub(super) fn run(&self) -> Result<(), Failure> {
         let file = File::load(self.config.as_deref())?;
         let lifetimes = config::lifetimes(&file.lifetime)?;
         let written = file::written(self.config.as_deref())?;

@@ -20,7 +20,7 @@ use crate::host::process::Setup;
 use crate::host::signals::Signals;
 
 /// The beginning of every key: the default.
-pub const PREFIX: &str = "sessionfs";
+pub(super) const PREFIX: &str = "sessionfs";
 /// The mount starts a Redis and a worker.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 /// The mount drains, unmounts and stops its Redis, each within a bound of its own.
@@ -29,7 +29,7 @@ const END_WITHIN: Duration = Duration::from_secs(30);
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// A mount that serves.
-pub struct Stage {
+pub(super) struct Stage {
     directory: Directory,
     keeper: Child,
     redis: Option<Connection>,
@@ -39,7 +39,11 @@ pub struct Stage {
 
 impl Stage {
     /// Mounts on `dir`, or on a directory of its own.
-    pub fn set(dir: Option<&Path>, idle: Duration, signals: &mut Signals) -> Result<Self, Failure> {
+    pub(super) fn set(
+        dir: Option<&Path>,
+        idle: Duration,
+        signals: &mut Signals,
+    ) -> Result<Self, Failure> {
         if !nix::unistd::geteuid().is_root() {
             return Err(Failure::new(ExitCode::NotRoot, "mounting needs root; run it with sudo"));
         }
@@ -68,19 +72,19 @@ impl Stage {
     }
 
     /// The mounted directory.
-    pub fn directory(&self) -> &Path {
+    pub(super) fn directory(&self) -> &Path {
         &self.directory.path
     }
 
     /// Asks Redis.
-    pub fn ask<T: FromRedisValue>(&mut self, command: &Cmd) -> Result<T, Failure> {
+    pub(super) fn ask<T: FromRedisValue>(&mut self, command: &Cmd) -> Result<T, Failure> {
         let failed = |e: &dyn std::fmt::Display| Failure::internal("ask Redis", e);
         let connection = self.redis.as_mut().ok_or_else(|| failed(&"not connected"))?;
         command.query(connection).map_err(|e| failed(&e))
     }
 
     /// Ends the mount, and makes everything as it was.
-    pub fn clear(mut self) -> Result<(), Failure> {
+    pub(super) fn clear(mut self) -> Result<(), Failure> {
         self.redis = None;
         if let Err(failure) = end(&mut self.keeper) {
             // What is still mounted is not to be removed file by file.

@@ -26,7 +26,7 @@ const FILES: [(&str, &str); 4] = [
 ];
 
 /// The page of the program, and those of its commands.
-pub fn pages() -> io::Result<Vec<Page>> {
+pub(super) fn pages() -> io::Result<Vec<Page>> {
     let mut table = public_table().disable_help_subcommand(true);
     table.build();
     let commands: Vec<_> = table.get_subcommands().cloned().collect();

@@ -33,7 +33,7 @@ idle = "8h"
 "#;
 
 /// The page.
-pub fn page() -> Result<Page, Failure> {
+pub(super) fn page() -> Result<Page, Failure> {
     let mut draft = Draft::new("sessionfs.toml", "5");
     draft.name("sessionfs.toml", "the configuration of sessionfs");
     draft.heading("DESCRIPTION");

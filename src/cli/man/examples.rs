@@ -88,7 +88,7 @@ const EXAMPLES: &[(&str, &str, &str)] = &[
 ];
 
 /// Those of a command; of the program, with an empty name.
-pub fn of(command: &str) -> impl Iterator<Item = (&'static str, &'static str)> {
+pub(super) fn of(command: &str) -> impl Iterator<Item = (&'static str, &'static str)> {
     EXAMPLES.iter().filter(move |(of, ..)| *of == command).map(|(_, lines, words)| (*lines, *words))
 }
 

@@ -19,7 +19,7 @@ const ADVICE: &str =
     "There is no watchdog and no restart this way; prefer the unit `sessionfs.service`.";
 
 /// The page, and the same by the helper's other name.
-pub fn pages() -> [Page; 2] {
+pub(super) fn pages() -> [Page; 2] {
     let page = page();
     let link = Page::link("mount.fuse.sessionfs.8", &page);
     [page, link]

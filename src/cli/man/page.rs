@@ -5,7 +5,7 @@ use std::io;
 use clap_mangen::roff::{Inline, Roff, bold, roman};
 
 /// A page and the name of its file, which ends in the section.
-pub struct Page {
+pub(super) struct Page {
     /// Such as `sessionfs.8`.
     pub file: String,
     /// In roff.
@@ -14,7 +14,7 @@ pub struct Page {
 
 impl Page {
     /// A page that is another one by a second name.
-    pub fn link(file: &str, target: &Page) -> Self {
+    pub(super) fn link(file: &str, target: &Page) -> Self {
         let section = target.file.rsplit('.').next().unwrap_or_default();
         Self { file: file.to_owned(), text: format!(".so man{section}/{}\n", target.file) }
     }
@@ -22,14 +22,14 @@ impl Page {
 
 /// A page being written. Words are Markdown with names in backquotes, as in doc comments and in
 /// `docs/`; of links only the text is kept.
-pub struct Draft {
+pub(super) struct Draft {
     file: String,
     text: String,
 }
 
 impl Draft {
     /// Begins a page.
-    pub fn new(name: &str, section: &str) -> Self {
+    pub(super) fn new(name: &str, section: &str) -> Self {
         let mut draft = Self { file: format!("{name}.{section}"), text: String::new() };
         let source = concat!("sessionfs ", env!("CARGO_PKG_VERSION"));
         // Without a date, so that the same program always writes the same page.
@@ -39,7 +39,7 @@ impl Draft {
     }
 
     /// Ends it.
-    pub fn finish(self) -> Page {
+    pub(super) fn finish(self) -> Page {
         let lines = self.text.lines().map(names_in_bold);
         // What each part begins with is needed once.
         let preamble = Roff::new().render();
@@ -52,7 +52,7 @@ impl Draft {
     }
 
     /// What somebody else writes, in roff.
-    pub fn part(
+    pub(super) fn part(
         &mut self,
         write: impl FnOnce(&mut dyn io::Write) -> io::Result<()>,
     ) -> io::Result<()> {
@@ -63,23 +63,23 @@ impl Draft {
     }
 
     /// NAME.
-    pub fn name(&mut self, name: &str, words: &str) {
+    pub(super) fn name(&mut self, name: &str, words: &str) {
         self.heading("NAME");
         self.paragraph(&format!("{name} - {words}"));
     }
 
     /// The heading of a section.
-    pub fn heading(&mut self, words: &str) {
+    pub(super) fn heading(&mut self, words: &str) {
         self.add(Roff::new().control("SH", [words.replace('`', "").as_str()]));
     }
 
     /// The heading of a part of a section.
-    pub fn subheading(&mut self, words: &str) {
+    pub(super) fn subheading(&mut self, words: &str) {
         self.add(Roff::new().control("SS", [words.replace('`', "").as_str()]));
     }
 
     /// A paragraph.
-    pub fn paragraph(&mut self, words: &str) {
+    pub(super) fn paragraph(&mut self, words: &str) {
         self.begin_paragraph();
         self.add(Roff::new().text([plain(words)]));
     }
@@ -93,12 +93,12 @@ impl Draft {
     }
 
     /// Something and its explanation.
-    pub fn item(&mut self, term: impl Into<Vec<Inline>>, words: &str) {
+    pub(super) fn item(&mut self, term: impl Into<Vec<Inline>>, words: &str) {
         self.add(Roff::new().control("TP", []).text(term).text([plain(words)]));
     }
 
     /// Lines as they are typed, or stand in a file.
-    pub fn verbatim(&mut self, lines: &str) {
+    pub(super) fn verbatim(&mut self, lines: &str) {
         self.begin_paragraph();
         let mut roff = Roff::new();
         roff.control("RS", ["4"]).control("nf", []);
@@ -113,7 +113,7 @@ impl Draft {
     }
 
     /// FILES.
-    pub fn files(&mut self, files: &[(&str, &str)]) {
+    pub(super) fn files(&mut self, files: &[(&str, &str)]) {
         self.heading("FILES");
         for (path, words) in files {
             self.item([bold(*path)], words);
@@ -121,7 +121,7 @@ impl Draft {
     }
 
     /// SEE ALSO.
-    pub fn see_also<'a>(&mut self, pages: impl IntoIterator<Item = &'a str>) {
+    pub(super) fn see_also<'a>(&mut self, pages: impl IntoIterator<Item = &'a str>) {
         self.heading("SEE ALSO");
         let pages: Vec<_> = pages.into_iter().map(|page| format!("`{page}`")).collect();
         self.paragraph(&pages.join(", "));

@@ -58,7 +58,7 @@ const DENIED: [libc::c_long; 29] = [
 ];
 
 /// Denies these calls (`EPERM`) to this thread and all that it will start. Needs `no_new_privs`.
-pub fn deny() -> io::Result<()> {
+pub(super) fn deny() -> io::Result<()> {
     let mut program = filter();
     let length = program.len().try_into().map_err(io::Error::other)?;
     let call = sock_fprog { len: length, filter: program.as_mut_ptr() };

@@ -9,10 +9,10 @@ use std::path::Path;
 
 use crate::config::{self, Config};
 use crate::exit::{ExitCode, Failure};
-use crate::host::lock::{self, Kind};
+use crate::host::lock;
 
 /// Refuses a path that the kernel does not take as the name of a socket.
-pub fn check_socket_length(socket: &Path) -> Result<(), Failure> {
+pub(super) fn check_socket_length(socket: &Path) -> Result<(), Failure> {
     const LENGTH_MAX_BYTES: usize = 107;
     let length = socket.as_os_str().len();
     if length <= LENGTH_MAX_BYTES {
@@ -30,7 +30,7 @@ pub fn check_socket_length(socket: &Path) -> Result<(), Failure> {
 
 /// Makes the directory, or takes one that belongs to root or to the worker's user. From then on it
 /// belongs to the worker's user, and nobody else can enter it.
-pub fn prepare(dir: &Path, worker: &config::Worker) -> Result<(), Failure> {
+pub(super) fn prepare(dir: &Path, worker: &config::Worker) -> Result<(), Failure> {
     match DirBuilder::new().mode(0o700).create(dir) {
         Err(e) if e.kind() != ErrorKind::AlreadyExists => {
             return Err(unusable(dir, &format!("cannot be made: {e}")));
@@ -70,10 +70,10 @@ fn take(dir: &Path, worker: &config::Worker) -> io::Result<Option<u32>> {
 }
 
 /// Takes the directory for one mount, for as long as the file is open. Fails if another mount has it.
-pub fn lock(dir: &Path, config: &Config) -> Result<File, Failure> {
+pub(super) fn lock(dir: &Path, config: &Config) -> Result<File, Failure> {
     let failed = |e: io::Error| unusable(dir, &format!("mount.lock: {e}"));
     let file = lock::open(&dir.join("mount.lock")).map_err(failed)?;
-    if !lock::try_lock(&file, Kind::Exclusive).map_err(failed)? {
+    if !lock::try_lock(&file).map_err(failed)? {
         return Err(Failure::new(
             ExitCode::PrivateRedis,
             format!(

@@ -21,11 +21,11 @@ use nix::sys::socket::{
 use crate::config;
 use crate::config::private_redis::socket_path;
 use crate::exit::{ExitCode, Failure};
-use crate::host::lock::{self, Kind};
+use crate::host::lock;
 use crate::host::process::{Process, Setup};
 
 /// A server that was started and does not answer yet.
-pub struct Server {
+pub(super) struct Server {
     /// The process.
     pub process: Process,
     /// What it writes to standard error until its log file is open. In memory: a pipe that nobody
@@ -35,7 +35,7 @@ pub struct Server {
 
 impl Server {
     /// Starts it as the worker's user. It holds `lock` from then on.
-    pub fn start(
+    pub(super) fn start(
         settings: &config::PrivateRedis,
         worker: &config::Worker,
         lock: &File,
@@ -68,7 +68,7 @@ impl Server {
     }
 
     /// How it ended, and the end of what it wrote to standard error. To be called once it has ended.
-    pub fn last_words(&mut self) -> String {
+    pub(super) fn last_words(&mut self) -> String {
         const LENGTH_MAX_BYTES: usize = 300;
         let mut text = Vec::new();
         if self.messages.rewind().is_ok() {
@@ -82,9 +82,9 @@ impl Server {
 }
 
 /// Locks `redis.lock` without waiting; `None` if a server holds it.
-pub fn lock(dir: &Path) -> io::Result<Option<File>> {
+pub(super) fn lock(dir: &Path) -> io::Result<Option<File>> {
     let file = lock::open(&dir.join("redis.lock"))?;
-    Ok(lock::try_lock(&file, Kind::Exclusive)?.then_some(file))
+    Ok(lock::try_lock(&file)?.then_some(file))
 }
 
 fn spawn(
@@ -146,7 +146,7 @@ fn arguments(memory_bytes: u64) -> Vec<OsString> {
 
 /// The process of the worker's user that listens on the socket and answers, and whether it is ready;
 /// it is not while it reads its append-only file.
-pub fn ask(dir: &Path, worker: &config::Worker) -> Option<(Process, bool)> {
+pub(super) fn ask(dir: &Path, worker: &config::Worker) -> Option<(Process, bool)> {
     let mut stream = connect_without_waiting(&socket_path(dir)).ok()?;
     let peer = getsockopt(&stream, sockopt::PeerCredentials).ok()?;
     if peer.uid() != worker.uid {
@@ -181,7 +181,7 @@ fn ping(stream: &mut UnixStream) -> io::Result<Vec<u8>> {
 }
 
 /// The private Redis in this directory does not run.
-pub fn failure(dir: &Path, reason: &str) -> Failure {
+pub(super) fn failure(dir: &Path, reason: &str) -> Failure {
     let dir = dir.display();
     Failure::new(
         ExitCode::PrivateRedis,

@@ -7,7 +7,7 @@ use tracing::Level;
 
 /// Whether the journal reads what is written there. The variable alone says little: whoever
 /// starts a program under systemd may send its standard error elsewhere.
-pub fn is_behind(descriptor: BorrowedFd<'_>) -> bool {
+pub(super) fn is_behind(descriptor: BorrowedFd<'_>) -> bool {
     std::env::var("JOURNAL_STREAM").is_ok_and(|stream| is_stream(&stream, descriptor))
 }
 
@@ -21,7 +21,7 @@ fn is_stream(stream: &str, descriptor: BorrowedFd<'_>) -> bool {
 }
 
 /// syslog's number for a level.
-pub fn priority(level: Level) -> u8 {
+pub(super) fn priority(level: Level) -> u8 {
     match level {
         Level::ERROR => 3,
         Level::WARN => 4,

@@ -21,7 +21,7 @@ use crate::telemetry::line::Line;
 
 /// How a line begins.
 #[derive(Clone, Copy, Debug)]
-pub enum Form {
+pub(super) enum Form {
     /// With the time.
     Timed,
     /// With the priority: the journal has the time.
@@ -32,7 +32,7 @@ pub enum Form {
 const FOLDED: [&str; 1] = ["save_refused"];
 
 /// Writes lines. Clones share what they know.
-pub struct Lines<W>(Arc<Inner<W>>);
+pub(super) struct Lines<W>(Arc<Inner<W>>);
 
 struct Inner<W> {
     writer: W,
@@ -52,17 +52,17 @@ where
     W: for<'w> MakeWriter<'w>,
 {
     /// To this writer.
-    pub fn new(writer: W, form: Form, folds: bool) -> Self {
+    pub(super) fn new(writer: W, form: Form, folds: bool) -> Self {
         Self(Arc::new(Inner { writer, form, repeats: folds.then(Mutex::default) }))
     }
 
     /// Tells of what was not written, where it is time for that.
-    pub fn tell_repeated(&self) {
+    pub(super) fn tell_repeated(&self) {
         self.tell(false);
     }
 
     /// Tells of all that was not written.
-    pub fn tell_all_repeated(&self) {
+    pub(super) fn tell_all_repeated(&self) {
         self.tell(true);
     }
 

@@ -13,7 +13,7 @@ const KINDS_MAX: usize = 256;
 
 /// The kinds that were seen in their last window.
 #[derive(Debug, Default)]
-pub struct Repeats {
+pub(super) struct Repeats {
     kinds: HashMap<String, Kind>,
 }
 
@@ -26,7 +26,7 @@ struct Kind {
 
 /// Lines that were not written.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Repeated {
+pub(super) struct Repeated {
     /// How many.
     pub count: u64,
     /// Within how many seconds.
@@ -39,7 +39,7 @@ pub struct Repeated {
 
 impl Repeats {
     /// Whether an event is to be written; else it is counted.
-    pub fn is_new(
+    pub(super) fn is_new(
         &mut self,
         kind: String,
         level: Level,
@@ -61,7 +61,7 @@ impl Repeats {
     }
 
     /// What is to be told of now: of each kind whose time is over; of `all` at the end.
-    pub fn due(&mut self, now: Instant, all: bool) -> Vec<Repeated> {
+    pub(super) fn due(&mut self, now: Instant, all: bool) -> Vec<Repeated> {
         let mut due = Vec::new();
         self.kinds.retain(|_, kind| {
             let elapsed = now.saturating_duration_since(kind.since);
