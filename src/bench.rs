@@ -92,7 +92,6 @@ impl Pattern {
 /// A directory to measure.
 #[derive(Clone, Debug)]
 pub(crate) struct Directory {
-    /// Its absolute path.
     pub path: PathBuf,
     /// Another mount of the same sessions: what is saved there is another node's save here.
     pub peer: Option<PathBuf>,
@@ -115,7 +114,6 @@ pub(crate) struct Settings {
     pub sessions: usize,
     /// Whose names, contents and calls.
     pub format: Format,
-    /// What is measured.
     pub patterns: Vec<Pattern>,
     /// Whether each directory and pattern has a time of its own instead of being interleaved.
     pub apart: bool,
@@ -128,7 +126,6 @@ pub enum Error {
     Usage(String),
     /// A directory cannot be used: which, what was tried, and what helps.
     Directory {
-        /// The directory.
         path: PathBuf,
         /// What was tried there and how it failed.
         what: String,

@@ -54,9 +54,7 @@ const GIB: u64 = 1 << 30;
 pub struct Config {
     /// Where the tree appears; absolute, without symbolic links.
     pub mountpoint: PathBuf,
-    /// What is logged.
     pub log: String,
-    /// Who owns the tree.
     pub tree: Ownership,
     /// The Redis that holds the sessions; the private one, if no other was named.
     pub redis: Redis,
@@ -66,7 +64,6 @@ pub struct Config {
     pub worker: Worker,
     /// When a session ends.
     pub lifetimes: Lifetimes,
-    /// Bounds.
     pub limits: Limits,
     /// What callers see of an outage.
     pub outage: Outage,
@@ -80,7 +77,6 @@ pub struct Config {
     pub mirror: Option<PathBuf>,
 }
 
-/// How to reach Redis.
 #[derive(Clone, Deserialize, Serialize)]
 pub struct Redis {
     /// Its address without user and password.
@@ -93,7 +89,6 @@ pub struct Redis {
     pub prefix: String,
     /// Bound of one attempt to connect.
     pub connect_timeout_ms: u64,
-    /// Bound of one request.
     pub request_timeout_ms: u64,
     /// How long a first start waits for it.
     pub start_wait_ms: u64,
@@ -119,7 +114,6 @@ impl fmt::Debug for Redis {
 pub struct PrivateRedis {
     /// Its state directory.
     pub dir: PathBuf,
-    /// The program.
     pub server: PathBuf,
     /// The most memory it may use.
     pub memory_bytes: u64,
@@ -139,7 +133,6 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Its user.
     pub fn account(&self) -> confine::User {
         confine::User { name: self.user.clone(), uid: self.uid, gid: self.gid }
     }
@@ -241,7 +234,6 @@ impl Config {
 
 /// What each part is told.
 impl Config {
-    /// The store.
     pub fn store_settings(&self) -> redis::Settings {
         store_settings(&self.redis, self.lifetimes, &self.outage)
     }

@@ -201,7 +201,6 @@ impl StatusService {
         }
     }
 
-    /// What is registered.
     fn report(&self) -> status::Report {
         status::Report {
             id: self.keeper.id.clone(),

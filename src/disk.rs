@@ -24,7 +24,6 @@ pub(crate) mod wire;
 /// A session's file: whose it is, and under which of the two names.
 #[derive(Clone, Eq, Hash, PartialEq)]
 pub(crate) struct Place {
-    /// The session.
     pub sid: Sid,
     /// In its shard, or in the root.
     pub form: Form,

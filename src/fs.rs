@@ -112,7 +112,6 @@ impl<T> From<Result<T>> for Step<T> {
     }
 }
 
-/// The filesystem's core.
 pub struct Core<S, L> {
     sessions: S,
     link: L,

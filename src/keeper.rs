@@ -129,7 +129,6 @@ impl CommandLine {
     }
 }
 
-/// What the keeper keeps.
 struct Keeper {
     command_line: CommandLine,
     config: Config,

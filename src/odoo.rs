@@ -26,13 +26,11 @@ use service::Service;
 const SESSIONS: &str = "sessions";
 /// Where Odoo keeps its data if its user has no home.
 const HOMELESS: &str = "/var/lib/odoo";
-/// Below a home.
 const DATA_BELOW_HOME: &str = ".local/share/Odoo";
 
 /// What a directory of sessions is known by, the surest first.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Sign {
-    /// A running process.
     Process(Box<Process>),
     /// A unit of systemd.
     Service(Box<Service>),
@@ -45,9 +43,7 @@ pub(crate) enum Sign {
 /// One Odoo, as far as a sign tells of it.
 #[derive(Clone, Debug)]
 pub(crate) struct Instance {
-    /// What tells of it.
     pub sign: Sign,
-    /// Who runs it.
     pub account: Account,
     /// Its configuration file, if it has one.
     pub configuration: Option<Configuration>,
@@ -57,7 +53,6 @@ pub(crate) struct Instance {
     pub sessions_here: Option<PathBuf>,
 }
 
-/// What was found.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Odoo {
     /// In order of certainty.
@@ -75,9 +70,7 @@ pub(crate) struct Candidate {
     pub path: PathBuf,
     /// Odoo's user: a name, or a number where it has none here.
     pub owner: String,
-    /// Its group.
     pub group: String,
-    /// How it is known.
     pub source: String,
     /// Whether it is there.
     pub exists: bool,
@@ -103,7 +96,6 @@ pub(crate) enum Sees {
 }
 
 impl Sees {
-    /// As in JSON.
     pub(crate) const fn text(self) -> &'static str {
         match self {
             Self::Yes => "yes",

@@ -63,13 +63,11 @@ impl Stamp {
 /// What is known of one version without opening its content.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Meta {
-    /// Which version this is.
     pub version: ChangeId,
     /// The birth of its life.
     pub birth: ChangeId,
     /// The file's mtime, nanoseconds since the epoch.
     pub mtime_ns: i64,
-    /// Permission bits.
     pub mode: u32,
     /// The content's length before sealing.
     pub size_bytes: u64,
@@ -118,12 +116,10 @@ pub struct Claim {
     pub after_failed_read: bool,
 }
 
-/// One save.
 #[derive(Clone, Debug)]
 pub struct Publish {
     /// Id and first attempt.
     pub stamp: Stamp,
-    /// Whose session.
     pub alias: Alias,
     /// The form of the name it is saved under.
     pub form: Form,
@@ -159,7 +155,6 @@ pub enum Refusal {
     Replaced,
     /// Anonymous content after a read that failed.
     Unread,
-    /// Its lifetime is over.
     Lifetime,
     /// A reason that this version of sessionfs does not know.
     Other,
@@ -193,7 +188,6 @@ impl Refusal {
     }
 }
 
-/// One removal.
 #[derive(Clone, Debug)]
 pub struct Unlink {
     /// Id and first attempt.
@@ -225,7 +219,6 @@ pub enum Unlinked {
 pub struct Amend {
     /// Id and first attempt.
     pub stamp: Stamp,
-    /// Whose session.
     pub alias: Alias,
     /// New permission bits.
     pub mode: Option<u32>,
@@ -245,7 +238,6 @@ pub enum Mtime {
 /// One session of a listing.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Listed {
-    /// Its alias.
     pub alias: Alias,
     /// Its current version.
     pub meta: Meta,
@@ -299,7 +291,6 @@ impl Health {
 /// How a bounded wait for the link ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Waited {
-    /// The link is up.
     Up,
     /// One step has passed, and the budget of the outage is not spent.
     StepOver,
@@ -307,7 +298,6 @@ pub enum Waited {
     BudgetSpent,
 }
 
-/// Operations on sessions.
 pub trait Sessions: Send + Sync + 'static {
     /// The current version under a name: taken for a session id first, then for an alias. A
     /// session that is found expired is ended by the same step.
@@ -381,7 +371,6 @@ pub trait Intake: Link {
 pub struct Import {
     /// Id and first attempt.
     pub stamp: Stamp,
-    /// Whose session.
     pub alias: Alias,
     /// The form of the file's name.
     pub form: Form,
@@ -393,7 +382,6 @@ pub struct Import {
     pub sealed: Bytes,
     /// The file's mtime, nanoseconds since the epoch.
     pub mtime_ns: i64,
-    /// Permission bits.
     pub mode: u32,
 }
 
@@ -440,7 +428,6 @@ pub struct Usage {
     pub staging_bytes: u64,
 }
 
-/// The root directory.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct RootListing {
     /// Shards with at least one live session saved under its sharded name.

@@ -24,7 +24,6 @@ const LENGTH_MAX_BYTES: usize = 16 * 1024;
 pub(crate) struct Handover {
     /// The version of the keeper. After a reload the worker may be of another.
     pub keeper: String,
-    /// The whole configuration.
     pub config: Config,
     /// The first worker of this keeper fails if there is no Redis. A later one serves without it:
     /// whoever opens a session then waits, which is better than no filesystem at all.
@@ -41,7 +40,6 @@ pub(crate) struct Handover {
 pub(crate) struct KeeperInfo {
     /// Names this keeper among all of a cluster.
     pub id: String,
-    /// Its process.
     pub pid: u32,
     /// When it was started: milliseconds since the epoch.
     pub since_ms: u64,
@@ -51,7 +49,6 @@ pub(crate) struct KeeperInfo {
     pub recent: Vec<Recent>,
 }
 
-/// From the worker.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(crate) enum Report {
     /// Redis is usable (or need not be waited for): the filesystem may be made.
@@ -78,7 +75,6 @@ pub(crate) enum RedisState {
     NoWrites(String),
 }
 
-/// From the keeper.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(crate) enum Order {
     /// The filesystem is made: serve it.
@@ -94,7 +90,6 @@ pub(crate) enum Order {
 /// The outcome of a read.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Received<M> {
-    /// A message.
     Message(M),
     /// None now, or one that could not be understood.
     Empty,

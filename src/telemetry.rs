@@ -37,7 +37,6 @@ pub fn now_ms() -> u64 {
 pub enum Event<'a> {
     /// A session reached the end of its lifetime and was ended.
     Expired {
-        /// Which session.
         alias: &'a Alias,
         /// Its database, as far as its content told.
         db: Option<&'a str>,
@@ -51,27 +50,15 @@ pub enum Event<'a> {
         idle_ms: u64,
     },
     /// A save was refused because it would have revived or destroyed a session.
-    SaveRefused {
-        /// Which session.
-        alias: &'a Alias,
-        /// Why.
-        reason: Refusal,
-    },
+    SaveRefused { alias: &'a Alias, reason: Refusal },
     /// Stored content that does not open with its own session's key.
-    BrokenSeal {
-        /// Which session.
-        alias: &'a Alias,
-    },
+    BrokenSeal { alias: &'a Alias },
     /// An open or a save by a process that cannot be identified. Logged once, counted always.
-    UnidentifiedCaller {
-        /// Why.
-        why: Unidentified,
-    },
+    UnidentifiedCaller { why: Unidentified },
     /// The connection to Redis went from one state to another.
     Link {
         /// The state it is in now.
         state: Health,
-        /// What was seen.
         cause: &'a str,
     },
     /// Redis, which is reached, takes no writes; or takes them again.
@@ -81,7 +68,6 @@ pub enum Event<'a> {
     },
     /// A live setting has changed, and is followed from now on.
     Setting {
-        /// Its key.
         key: &'a str,
         /// What held until now; `None`: the node's own file.
         old: Option<&'a str>,
@@ -89,20 +75,14 @@ pub enum Event<'a> {
         new: Option<&'a str>,
     },
     /// A live setting cannot be used; the previous value stays in effect.
-    BadSetting {
-        /// Why.
-        reason: &'a str,
-    },
+    BadSetting { reason: &'a str },
     /// The worker lived, but the mount did not answer any more; it is ended.
     WorkerStuck {
         /// How long it had for an answer.
         answer_within_ms: u64,
     },
     /// The worker ended without being asked to.
-    WorkerDied {
-        /// How.
-        status: &'a str,
-    },
+    WorkerDied { status: &'a str },
 }
 
 impl Event<'_> {

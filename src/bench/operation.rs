@@ -22,9 +22,7 @@ const PICKLE_READ_BYTES: usize = 4096;
 /// A call that failed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Fault {
-    /// Which one.
     pub step: &'static str,
-    /// How.
     pub errno: Errno,
 }
 

@@ -30,7 +30,6 @@ pub(crate) struct Report {
 /// The result with one number of threads.
 #[derive(Debug, Serialize)]
 pub(crate) struct Run {
-    /// How many threads.
     pub threads: usize,
     /// How long it took, in seconds.
     pub seconds: f64,
@@ -41,9 +40,7 @@ pub(crate) struct Run {
 /// One pattern in one directory.
 #[derive(Debug, Serialize)]
 pub(crate) struct Row {
-    /// The pattern.
     pub pattern: Pattern,
-    /// The directory.
     pub directory: String,
     /// The name of its filesystem.
     pub filesystem: String,
@@ -53,7 +50,6 @@ pub(crate) struct Row {
     pub median_us: f64,
     /// 99 of 100 took no longer.
     pub p99_us: f64,
-    /// The mean.
     pub mean_us: f64,
     /// What so many threads reach that do nothing else; for several threads not known of a
     /// pattern that needs saves between its reads.
@@ -111,7 +107,6 @@ const HEADINGS: [&str; 8] =
 const WORDS: usize = 3;
 
 impl Report {
-    /// The table.
     pub(crate) fn table(&self) -> String {
         let mut text = String::new();
         // Writing to a string cannot fail.

@@ -90,7 +90,6 @@ fn characters(random: &mut impl Rng, alphabet: &[u8], count: usize) -> String {
 /// The paths of one session. They are made before the clock runs.
 #[derive(Clone, Debug)]
 pub(crate) struct Paths {
-    /// Where its content is.
     pub session: PathBuf,
     /// Its shard directory, in a format that has them.
     pub shard: Option<PathBuf>,

@@ -23,7 +23,6 @@ use crate::host::signals::Interrupts;
 /// How long a run goes on.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Limit {
-    /// For this time.
     Time(Duration),
     /// Until each pattern was done so often in each directory, by all threads together.
     Operations(u64),
@@ -62,7 +61,6 @@ pub(crate) struct Shared<'a> {
 
 /// What a thread brings back.
 pub(crate) struct Outcome {
-    /// What it created.
     pub made: Made,
     /// The durations of each cell, and how many of its reads were behind.
     pub measured: Vec<(Cell, Histogram, u64)>,

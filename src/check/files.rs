@@ -19,9 +19,7 @@ const STARTING: Duration = Duration::from_secs(60);
 /// Session files in a directory.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Plain {
-    /// Where.
     pub directory: PathBuf,
-    /// How many.
     pub count: u64,
     /// How many of them were written since the mount started.
     pub fresh: u64,
@@ -35,15 +33,12 @@ pub(crate) struct Plain {
 /// The directory below the mount.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Below {
-    /// Its owner.
     pub uid: u32,
     /// Its permission bits.
     pub mode: u32,
-    /// What lies in it.
     pub plain: Plain,
 }
 
-/// What is known.
 #[derive(Debug)]
 pub(crate) struct Facts {
     /// Where the mount is, or should be.

@@ -14,7 +14,6 @@ const NOFLUSH: (u32, u32) = (5, 16);
 /// Below it the kernel may end Redis at any time.
 const MEMORY_LEAST_BYTES: u64 = 64 << 20;
 
-/// What is known.
 #[derive(Clone, Debug)]
 pub(crate) struct Facts {
     /// Whether we are root.
@@ -34,7 +33,6 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
-    /// Looks.
     pub(crate) fn gather(configured: Result<Config, Failure>) -> Self {
         let root = nix::unistd::geteuid().is_root();
         let staging = configured.as_ref().ok().and_then(|config| {
@@ -58,7 +56,6 @@ impl Facts {
         }
     }
 
-    /// Judges.
     pub(crate) fn findings(&self) -> Vec<Finding> {
         let mut found = Vec::new();
         if let Some(failure) = &self.configuration {

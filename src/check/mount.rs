@@ -19,7 +19,6 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// What is known of it.
 #[derive(Clone, Debug)]
 pub(crate) struct Facts {
-    /// Where it should be.
     pub directory: PathBuf,
     /// What is mounted there: the kinds of filesystem, the uppermost last.
     pub layers: Vec<String>,
@@ -29,7 +28,6 @@ pub(crate) struct Facts {
     pub may_see_keeper: bool,
     /// What it says itself.
     pub answer: Option<Answer>,
-    /// Whose it is.
     pub owner: Option<u32>,
     /// Whether there is such a directory.
     pub exists: bool,
@@ -40,7 +38,6 @@ pub(crate) struct Facts {
 /// How a mount answers.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(crate) enum Answer {
-    /// Not in time.
     Silent,
     /// The process that served it has gone.
     Dead,
@@ -52,13 +49,11 @@ pub(crate) enum Answer {
     Served {
         /// The owner of the tree.
         uid: u32,
-        /// How long it took.
         took_ms: u64,
     },
 }
 
 impl Facts {
-    /// Looks.
     pub(crate) fn gather(
         directory: &Path,
         mounts: &MountTable,

@@ -19,7 +19,6 @@ const PROXIES: [&str; 6] = ["nginx", "haproxy", "apache2", "httpd", "caddy", "tr
 /// `smile_redis_session_store`, `muk_session_store`).
 const ELSEWHERE: [&str; 6] = ["redis", "db", "store", "memcache", "dynamodb", "postgres"];
 
-/// What is known.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Facts {
     /// Where the mount is, or should be.
@@ -43,13 +42,11 @@ pub(crate) struct Facts {
 /// What an Odoo finds where it looks for its sessions.
 #[derive(Clone, Debug, Eq, PartialEq)]
 enum View {
-    /// The mount.
     Mount,
     /// A mount that has ended.
     Stale,
     /// The directory without the mount: what kind of filesystem it has instead.
     Blind(String),
-    /// Another directory.
     Elsewhere,
     /// Another mount of ours.
     Other,
@@ -58,7 +55,6 @@ enum View {
 }
 
 impl Facts {
-    /// Looks.
     pub(crate) fn gather(directory: &Path, odoo: Odoo, owner: Option<u32>, host: &Root) -> Self {
         let proc = Path::new("/proc");
         let proxy = host
@@ -86,7 +82,6 @@ impl Facts {
         }
     }
 
-    /// Judges.
     pub(crate) fn findings(&self) -> Vec<Finding> {
         let mut found = Vec::new();
         let mut running = false;

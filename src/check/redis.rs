@@ -20,14 +20,12 @@ use crate::redis::probe::{ProbeError, ServerInfo, probe};
 const ROUND_TRIPS: usize = 50;
 /// All questions together.
 const WITHIN: Duration = Duration::from_secs(10);
-/// A stranger's connection.
 const STRANGER_WITHIN: Duration = Duration::from_millis(500);
 /// Slower than this, each page waits noticeably.
 const SLOW: Duration = Duration::from_millis(5);
 /// What two clocks kept by NTP never differ by.
 const CLOCK_APART_MS: i64 = 2000;
 
-/// What is known.
 #[derive(Clone, Debug)]
 pub(crate) struct Facts {
     /// What answers there, or why nothing does.
@@ -62,7 +60,6 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// By its address.
     pub(crate) fn of(address: &str, is_private: bool) -> Self {
         if is_private {
             return Self::Private;
@@ -170,7 +167,6 @@ pub(crate) enum Open {
 pub(crate) struct Server {
     /// The fields of `INFO`.
     pub info: HashMap<String, String>,
-    /// Some settings.
     pub config: HashMap<String, String>,
 }
 
@@ -202,7 +198,6 @@ impl Server {
 }
 
 impl Facts {
-    /// Looks.
     pub(crate) fn gather(settings: &Settings, is_private: bool) -> Result<Self, Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -261,7 +256,6 @@ impl Facts {
         self.round_trip = times.get(times.len() / 2).copied().zip(times.last().copied());
     }
 
-    /// Judges.
     pub(crate) fn findings(&self) -> Vec<Finding> {
         let info = match &self.probe {
             Ok(info) => info,

@@ -17,7 +17,6 @@ const CONFIGURATIONS: &str = "/etc/sessionfs";
 const CONFIGURATIONS_MAX: usize = 100;
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 
-/// What is known.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Facts {
     /// Whether systemd runs here.
@@ -37,7 +36,6 @@ pub(crate) struct Facts {
 pub(crate) struct Configured {
     /// The unit that reads the file, without `.service`.
     pub unit: String,
-    /// The file.
     pub path: PathBuf,
     /// The directory that it names.
     pub mountpoint: PathBuf,
@@ -113,7 +111,6 @@ impl Facts {
         Self { systemd, served: keeper.is_some(), unit, enabled, early }
     }
 
-    /// Judges.
     pub(crate) fn findings(&self) -> Vec<Finding> {
         if !self.systemd {
             return vec![Finding::new(

@@ -13,7 +13,6 @@ const PATH_MAX_BYTES: usize = 107;
 /// An address to listen on.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum Listen {
-    /// A unix socket.
     Unix(PathBuf),
     /// A port of the loopback interface.
     Loopback(SocketAddr),

@@ -7,9 +7,7 @@ use crate::exit::{ExitCode, Failure};
 /// A user, and the group it belongs to first.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Person {
-    /// As configured.
     pub name: String,
-    /// User id.
     pub uid: u32,
     /// First group; unknown for a bare number that no account has.
     pub gid: Option<u32>,

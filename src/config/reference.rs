@@ -13,7 +13,6 @@ pub(crate) struct Section {
     pub title: &'static str,
     /// What stands before its keys, a paragraph each.
     pub introduction: Vec<&'static str>,
-    /// Its keys.
     pub keys: Vec<Key>,
     /// What stands after them.
     pub closing: Vec<&'static str>,
@@ -28,7 +27,6 @@ pub(crate) struct Key {
     pub default: &'static str,
     /// Which values there are.
     pub range: &'static str,
-    /// What it is for.
     pub meaning: &'static str,
 }
 

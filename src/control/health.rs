@@ -17,10 +17,8 @@ use crate::redis::writes::Writes;
 /// No reason is longer.
 const REASON_MAX_CHARS: usize = 200;
 
-/// The answer.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(crate) struct Health {
-    /// In one word.
     pub status: Verdict,
     /// What is wrong, in one line; nothing if nothing is.
     pub reason: Option<String>,
@@ -34,7 +32,6 @@ pub(crate) enum Verdict {
     Ok,
     /// Requests wait, or saves fail.
     Degraded,
-    /// Not here.
     Down,
 }
 
@@ -53,7 +50,6 @@ pub(super) struct Facts {
 }
 
 impl Facts {
-    /// Judges.
     pub(super) fn health(&self) -> Health {
         let seconds = |time: Duration| time.as_secs();
         if self.stage != Stage::Active {

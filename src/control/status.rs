@@ -29,7 +29,6 @@ pub(crate) struct Status {
     pub worker: Worker,
     /// Workers that ended without being asked to.
     pub worker_restarts: u64,
-    /// The connection to Redis.
     pub redis: Redis,
     /// Sessions in Redis, of all servers; those that have ended and were not asked for since are
     /// counted. Nothing while Redis is away.
@@ -53,17 +52,14 @@ pub(crate) struct Status {
 pub(crate) struct Report {
     /// Names its keeper.
     pub id: String,
-    /// Its host's name.
     pub host: String,
     /// Where its tree appears.
     pub mountpoint: String,
-    /// Its program's version.
     pub version: String,
     /// When its keeper was started: milliseconds since the epoch, by its host's clock.
     pub since_ms: u64,
     /// How its connection to Redis is: `up`, `degraded`, `down`.
     pub link: String,
-    /// What it does.
     pub traffic: Traffic,
     /// How long ago it said so, if not just now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -99,7 +95,6 @@ pub(crate) struct Traffic {
 /// How often, and how fast.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub(crate) struct Speed {
-    /// How many a second.
     pub per_second: f64,
     /// Half of them took at most this long; nothing if there were none.
     pub p50_seconds: Option<f64>,
@@ -112,7 +107,6 @@ pub(crate) struct Speed {
 pub(crate) struct UnidentifiedCallers {
     /// Why they cannot.
     pub reason: Unidentified,
-    /// How many.
     pub count: u64,
     /// When the last one came: milliseconds since the epoch.
     pub last_ms: u64,
@@ -135,19 +129,15 @@ impl UnidentifiedCallers {
     }
 }
 
-/// A process.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Process {
-    /// Its id.
     pub pid: u32,
     /// When it was started: milliseconds since the epoch.
     pub since_ms: u64,
 }
 
-/// The worker.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Worker {
-    /// Its process.
     #[serde(flatten)]
     pub process: Process,
     /// The name of this host.
@@ -172,7 +162,6 @@ pub(crate) struct Redis {
     pub address: String,
     /// `redis` or `valkey`; nothing while it is away.
     pub server: Option<String>,
-    /// Its version.
     pub version: Option<String>,
     /// What was seen of the connection last.
     pub cause: String,

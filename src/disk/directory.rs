@@ -24,7 +24,6 @@ const FOREIGN_TOLD: usize = 10;
 /// A directory of session files.
 #[derive(Debug)]
 pub(crate) struct Directory {
-    /// The directory.
     pub root: OwnedFd,
     /// Where retired files go, in the same layout; without it they are deleted.
     pub aside: Option<OwnedFd>,
@@ -48,20 +47,16 @@ pub(crate) struct Others {
 /// A file's content and what is kept of its inode.
 #[derive(Debug)]
 pub(crate) struct Found {
-    /// The content.
     pub bytes: Vec<u8>,
     /// Its mtime, nanoseconds since the epoch.
     pub mtime_ns: i64,
-    /// Permission bits.
     pub mode: u32,
 }
 
 /// What a look for a file came to.
 #[derive(Debug)]
 pub(crate) enum Look {
-    /// It is there.
     Found(Found),
-    /// It is not.
     Absent,
     /// It is longer than a session may be.
     TooLong,

@@ -10,7 +10,6 @@ use crate::host::process::{self, Process};
 /// What a disk server is to serve.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Served<'a> {
-    /// The directory.
     pub root: BorrowedFd<'a>,
     /// Where retired files go; without it they are deleted.
     pub aside: Option<BorrowedFd<'a>>,

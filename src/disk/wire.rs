@@ -24,13 +24,9 @@ pub(crate) enum Request {
         path: String,
     },
     /// Takes one file away: moves it aside or deletes it, as the server was told at its start.
-    Retire {
-        /// Which.
-        path: String,
-    },
+    Retire { path: String },
     /// Writes one file anew; its content is the body.
     Write {
-        /// Which.
         path: String,
         /// Its mtime, nanoseconds since the epoch.
         mtime_ns: i64,
@@ -60,7 +56,6 @@ pub(crate) enum Answer {
     Absent,
     /// It is longer than a session may be.
     TooLong,
-    /// Done.
     Done,
     /// It could not be done. The reason holds no name.
     Failed {

@@ -16,14 +16,12 @@ use crate::store::{Amend, Link, Meta, Mtime, Sessions, StoreError, Waited};
 pub enum Kind {
     /// The root or a shard.
     Directory,
-    /// Everything else.
     File,
 }
 
 /// The attributes of one inode; owner and group are the tree's.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Attributes {
-    /// Its inode number.
     pub inode: InodeId,
     /// File or directory.
     pub kind: Kind,
@@ -40,7 +38,6 @@ pub struct Attributes {
 /// A name that exists.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Entry {
-    /// What it names.
     pub attributes: Attributes,
     /// How long the kernel may keep the name without asking.
     pub valid: Duration,
@@ -75,7 +72,6 @@ impl Attributes {
         }
     }
 
-    /// Of a provisional inode.
     pub fn of_provisional(inode: InodeId, size_bytes: u64) -> Self {
         Self {
             inode,

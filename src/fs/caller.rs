@@ -27,14 +27,12 @@ const MAX_CMDLINE_BYTES: usize = 4096;
 pub struct Caller {
     /// The thread's id in our PID namespace; 0 for one that cannot be seen from it.
     pub tid: u32,
-    /// Its user.
     pub uid: u32,
 }
 
 /// The caller of a request, identified once per request.
 #[derive(Clone, Copy, Debug)]
 pub struct Identity {
-    /// Its user.
     pub uid: u32,
     /// The thread; `None` if it is in a PID namespace that cannot be seen from ours.
     pub thread: Option<ThreadId>,
@@ -59,7 +57,6 @@ pub trait Processes: fmt::Debug + Send + Sync {
     /// The command line of a thread's process, or the title that it has set.
     fn cmdline(&self, tid: u32) -> Option<Vec<u8>>;
 
-    /// The time.
     fn now(&self) -> Instant;
 }
 
@@ -124,7 +121,6 @@ impl Callers {
         }
     }
 
-    /// The time.
     pub(super) fn now(&self) -> Instant {
         self.processes.now()
     }

@@ -12,7 +12,6 @@ use super::staging::OpenStaging;
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct HandleId(pub u64);
 
-/// What is open.
 #[derive(Clone, Debug)]
 pub enum Handle {
     /// A version: it keeps what it opened.
@@ -31,7 +30,6 @@ pub struct Handles {
 }
 
 impl Handles {
-    /// Adds one.
     pub fn insert(&mut self, handle: Handle) -> HandleId {
         self.next += 1;
         let id = HandleId(self.next);
@@ -49,7 +47,6 @@ impl Handles {
         self.open.len()
     }
 
-    /// Removes one.
     pub fn remove(&mut self, id: HandleId) -> Option<Handle> {
         self.open.remove(&id)
     }

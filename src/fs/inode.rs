@@ -66,7 +66,6 @@ pub enum Inode {
     Version(Version),
     /// A session, looked up by its alias. It can be stat'ed and unlinked, not opened.
     AliasView {
-        /// Which session.
         alias: Alias,
         /// The version that was current at the look-up.
         meta: Meta,
@@ -75,7 +74,6 @@ pub enum Inode {
     /// session, although something newer is current. It keeps its own attributes, changes to them
     /// are ignored, and its `open` fetches what is current.
     Superseded {
-        /// Whose session.
         sid: Sid,
         /// The last attributes that the kernel was given.
         attributes: Attributes,
@@ -94,11 +92,9 @@ pub enum Inode {
 /// One version of a session, as an inode.
 #[derive(Clone, Debug)]
 pub struct Version {
-    /// Whose session.
     pub sid: Sid,
     /// Under which alias it is kept.
     pub alias: Alias,
-    /// Its attributes.
     pub meta: Meta,
     /// Its plain content, unless it was evicted.
     pub bytes: Option<Bytes>,
@@ -107,9 +103,7 @@ pub struct Version {
 /// An entry that the kernel is asked to forget.
 #[derive(Debug)]
 pub struct Eviction {
-    /// Its directory.
     pub parent: InodeId,
-    /// Its name there.
     pub name: String,
 }
 

@@ -21,7 +21,6 @@ use crate::store::{Link, Listed, Sessions, StoreError, Waited};
 /// A directory as it was when it was opened.
 #[derive(Debug)]
 pub struct Snapshot {
-    /// The directory.
     pub directory: InodeId,
     /// Its entries, in the order in which they are read.
     pub entries: Vec<Item>,

@@ -24,10 +24,8 @@ const TOUCH_NOW_BELOW_MS: u64 = 5_000;
 /// How often one `open` asks while the link is up.
 const MAX_ASKS: u32 = 3;
 
-/// An opened file.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Opened {
-    /// Its handle.
     pub handle: HandleId,
     /// The inode stands for one version, so the kernel may keep its pages. Otherwise it may keep
     /// nothing.
@@ -37,7 +35,6 @@ pub struct Opened {
 /// How a file is to be opened.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Mode {
-    /// For writing.
     pub write: bool,
     /// Cut to nothing.
     pub truncate: bool,

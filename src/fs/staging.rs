@@ -50,10 +50,8 @@ impl Files {
     }
 }
 
-/// One staging file.
 #[derive(Debug)]
 pub struct Staged {
-    /// Its inode.
     pub inode: InodeId,
     /// Its name in the staging directory (a spool's holds an alias in the place of the id).
     pub name: String,
@@ -65,10 +63,8 @@ pub struct Staged {
     failed: AtomicBool,
 }
 
-/// An open staging file.
 #[derive(Debug)]
 pub struct OpenStaging {
-    /// The file.
     pub staged: Arc<Staged>,
     /// Its first write has made sure that the save can be published.
     pub link_checked: AtomicBool,
@@ -293,7 +289,6 @@ impl Staged {
             .map_err(|error| fault(&error, "cannot change a staging file's mode"))
     }
 
-    /// Sets the mtime.
     pub fn set_mtime(&self, mtime: std::time::SystemTime) -> Result<()> {
         self.file
             .set_modified(mtime)

@@ -28,7 +28,6 @@ const OWN_UNLINK: Duration = Duration::from_secs(10);
 pub(crate) enum Listing {
     /// The root, with the flat names of Odoo 14 and 15.
     Root,
-    /// One shard.
     Shard(Shard),
 }
 

@@ -17,12 +17,9 @@ use rustix::thread::{
 
 use crate::exit::{ExitCode, Failure};
 
-/// An unprivileged user.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct User {
-    /// Its name, for messages.
     pub name: String,
-    /// Its id.
     pub uid: u32,
     /// Its only group.
     pub gid: u32,

@@ -21,9 +21,7 @@ use crate::exit::{ExitCode, Failure};
 /// Owner and permission bits of a directory.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Ownership {
-    /// Its user.
     pub owner_uid: u32,
-    /// Its group.
     pub owner_gid: u32,
     /// Its permission bits.
     pub mode: u32,
@@ -32,7 +30,6 @@ pub struct Ownership {
 impl Ownership {
     const PERMISSIONS: u32 = 0o7777;
 
-    /// As found.
     pub fn of(found: &Metadata) -> Self {
         let mode = found.mode() & Self::PERMISSIONS;
         Self { owner_uid: found.uid(), owner_gid: found.gid(), mode }
@@ -65,14 +62,7 @@ pub(crate) enum ResolveError {
     /// The system's word.
     Io(io::Error),
     /// A symbolic link on the way that somebody else than root could have put there.
-    ForeignLink {
-        /// Where the link is.
-        link: PathBuf,
-        /// Where it leads.
-        target: PathBuf,
-        /// Its owner.
-        owner_uid: u32,
-    },
+    ForeignLink { link: PathBuf, target: PathBuf, owner_uid: u32 },
 }
 
 impl From<io::Error> for ResolveError {
@@ -84,7 +74,6 @@ impl From<io::Error> for ResolveError {
 /// The absolute path without symbolic links. A link is followed only if root owns it, or if nobody
 /// but root can write to the directory in which it is. The last name may be that of a dead mount.
 pub(crate) fn resolve(path: &Path) -> Result<PathBuf, ResolveError> {
-    /// As the kernel's.
     const LINKS_MAX: u32 = 40;
     let absolute = std::path::absolute(path)?;
     let mut resolved = PathBuf::from("/");

@@ -84,7 +84,6 @@ pub(crate) struct Probe {
 }
 
 impl Probe {
-    /// Asks.
     pub(crate) fn start(mountpoint: &Path) -> Result<Self, Failure> {
         let failed = |e: io::Error| Failure::internal("look at the mount", e);
         let (answered, waker) = io::pipe().map_err(failed)?;

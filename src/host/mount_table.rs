@@ -12,7 +12,6 @@ pub(crate) const FSTYPE: &str = "fuse.sessionfs";
 /// A host with many containers has some thousand lines.
 const LENGTH_MAX_BYTES: u64 = 16 << 20;
 
-/// One mount.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Mounted {
     id: u64,
@@ -21,7 +20,6 @@ pub(crate) struct Mounted {
     pub device: String,
     /// Which directory of the filesystem is mounted.
     pub root: PathBuf,
-    /// Where.
     pub mountpoint: PathBuf,
     /// The kind of filesystem.
     pub fstype: String,
@@ -71,7 +69,6 @@ impl Mounted {
 pub(crate) struct MountTable(Vec<Mounted>);
 
 impl MountTable {
-    /// Of this process.
     pub(crate) fn own() -> io::Result<Self> {
         Self::read(Path::new("/proc/self/mountinfo"))
     }

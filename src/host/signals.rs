@@ -100,7 +100,6 @@ extern "C" fn note_interrupt(_signal: libc::c_int) {
 pub(crate) struct Interrupts(Vec<(Signal, SigAction)>);
 
 impl Interrupts {
-    /// From now on.
     pub(crate) fn note() -> Self {
         INTERRUPTED.store(false, Ordering::Relaxed);
         let action = SigAction::new(

@@ -43,14 +43,12 @@ pub(crate) enum Then {
     Delete,
 }
 
-/// An import.
 #[derive(Clone, Debug)]
 pub(crate) struct Task {
     /// The directory. If it is a mount of sessionfs, the directory under it.
     pub dir: PathBuf,
     /// What becomes of the files.
     pub then: Then,
-    /// Changes nothing.
     pub dry_run: bool,
 }
 

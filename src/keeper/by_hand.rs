@@ -11,7 +11,6 @@ use crate::config::flags::Flags;
 use crate::shell;
 use crate::telemetry::log;
 
-/// Who mounts.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Caller {
     /// A person at a shell, unless a service manager has started us.

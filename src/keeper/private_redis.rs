@@ -53,13 +53,22 @@ pub(crate) struct PrivateRedis {
 
 enum Phase {
     /// No server runs; the next one is started at `retry_at`.
-    Down { retry_at: Instant },
+    Down {
+        retry_at: Instant,
+    },
     /// The server of an earlier keeper has not ended yet.
-    Waiting { until: Instant },
+    Waiting {
+        until: Instant,
+    },
     /// It does not answer yet.
-    Starting { server: Server, until: Instant },
-    /// It answers.
-    Up { server: Process, since: Instant },
+    Starting {
+        server: Server,
+        until: Instant,
+    },
+    Up {
+        server: Process,
+        since: Instant,
+    },
 }
 
 impl PrivateRedis {

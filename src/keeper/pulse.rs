@@ -45,7 +45,6 @@ impl Pulse {
         (self.asked.as_ref().map(|(probe, _)| probe.as_fd()), self.next)
     }
 
-    /// Looks.
     pub(super) fn look(&mut self) -> Beat {
         let now = Instant::now();
         let due = now >= self.next;

@@ -63,7 +63,6 @@ impl StatusContext {
 
 /// A worker that was started, and may have ended since.
 pub(super) struct Running {
-    /// The process.
     pub process: Process,
     /// Its disk servers, which end with it or before.
     disks: Vec<Process>,

@@ -125,7 +125,6 @@ impl Start {
         Ok(Progress::Waiting(self))
     }
 
-    /// Ends it.
     pub(super) fn end(mut self) {
         self.running.kill();
     }

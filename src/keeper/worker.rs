@@ -37,10 +37,11 @@ pub(super) struct WorkerSupervisor {
 
 enum Phase {
     /// Nobody serves; when to start the next.
-    Down { retry_at: Instant },
+    Down {
+        retry_at: Instant,
+    },
     /// The next one is starting.
     Starting(Start),
-    /// A worker serves.
     Serving(Box<Serving>),
     /// Somebody unmounted it, and thereby asked for the end.
     Ended,
@@ -75,9 +76,7 @@ pub(super) enum Outcome {
     Nothing,
     /// A mount is ready from now on.
     Ready,
-    /// A reload ended.
     Reloaded(Result<(), Failure>),
-    /// Somebody unmounted it.
     Unmounted,
 }
 

@@ -206,7 +206,6 @@ impl<T: Intake + Clone> Underlying<T> {
         let _ = tokio::time::timeout(SETTLED_WITHIN, listed.wait_for(|listed| *listed)).await;
     }
 
-    /// Lists the files.
     async fn list(&self, disk: &Disk) {
         match disk.list().await {
             // A file that was imported meanwhile is found missing at its next access.

@@ -19,14 +19,7 @@ const MAX_WAITING_BYTES: u64 = 64 << 20;
 #[derive(Debug)]
 pub(crate) enum Note {
     /// The current version of a session.
-    Current {
-        /// The session.
-        sid: Sid,
-        /// Its attributes.
-        meta: Meta,
-        /// Its plain content.
-        plain: Bytes,
-    },
+    Current { sid: Sid, meta: Meta, plain: Bytes },
     /// This session has ended.
     Ended(Alias),
 }

@@ -18,7 +18,6 @@ pub(crate) const USUAL_PLACES: [&str; 5] = [
 /// What matters of it here.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Configuration {
-    /// The file.
     pub path: PathBuf,
     /// Why it could not be read, if so; then nothing else is known.
     pub unreadable: Option<String>,

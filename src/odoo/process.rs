@@ -8,16 +8,11 @@ use super::launch::Launch;
 use super::root::Root;
 use crate::host::mount_table::MountTable;
 
-/// One process.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Process {
-    /// Process id.
     pub pid: i32,
-    /// Its parent's.
     pub parent: i32,
-    /// Effective user.
     pub uid: u32,
-    /// Effective group.
     pub gid: u32,
     /// Its command line.
     pub launch: Launch,
@@ -48,7 +43,6 @@ pub(crate) const VARIABLES: [&str; 6] = [
 ];
 
 impl Process {
-    /// All of Odoo's.
     pub(crate) fn all(root: &Root) -> Vec<Self> {
         let pids: Vec<i32> =
             root.list(Path::new("/proc")).iter().filter_map(|name| name.parse().ok()).collect();

@@ -22,9 +22,7 @@ pub(crate) struct Root(PathBuf);
 pub(crate) struct Account {
     /// The user's name, or its number where it has none.
     pub name: String,
-    /// User id.
     pub uid: u32,
-    /// Group id.
     pub gid: u32,
     /// Home directory, if it is known.
     pub home: Option<PathBuf>,

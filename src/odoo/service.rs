@@ -14,7 +14,6 @@ const DIRECTORIES: [&str; 4] = [
     "/lib/systemd/system",
 ];
 
-/// One unit.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Service {
     /// Its name, with `.service`.

@@ -24,7 +24,6 @@ pub enum State {
     Gone,
 }
 
-/// The header line.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Header {
     /// Session or tombstone.
@@ -47,7 +46,6 @@ pub struct Header {
     pub content: Content,
     /// The content's length before sealing.
     pub size_bytes: u64,
-    /// Permission bits.
     pub mode: u32,
     /// Under which name it was saved.
     pub form: Form,

@@ -60,7 +60,6 @@ pub enum ErrorCode {
     ClusterDown,
     /// It is too old for the command, or has it renamed.
     UnknownCommand,
-    /// Any other.
     Other,
 }
 
@@ -93,7 +92,6 @@ impl ErrorCode {
 /// An error that a server answered, directly or inside a script.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ServerError {
-    /// What kind it is.
     pub code: ErrorCode,
     words: String,
 }

@@ -55,7 +55,6 @@ pub(crate) enum Need {
 /// Why there is no answer to a request.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Fault {
-    /// It was not sent.
     NotSent(String),
     /// It was sent, and perhaps carried out.
     NoAnswer(String),
@@ -452,7 +451,6 @@ impl Shared {
         }
     }
 
-    /// Connects and greets.
     async fn connect(self: &Arc<Self>) -> Result<(u64, MultiplexedConnection), String> {
         let generation = self.generations.fetch_add(1, Ordering::Relaxed) + 1;
         let shared: Weak<Self> = Arc::downgrade(self);

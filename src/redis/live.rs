@@ -26,7 +26,6 @@ const POLL_EVERY: Duration = Duration::from_millis(500);
 /// Which live settings there are, and how their text is taken.
 #[derive(Clone, Copy)]
 pub struct Rules {
-    /// Their names.
     pub keys: &'static [&'static str],
     /// Takes the text of one of them, or says in one line what is wrong with it.
     pub set: fn(&mut Lifetimes, key: &str, text: &str) -> Result<(), String>,
@@ -51,7 +50,6 @@ pub(super) struct Live {
 
 #[derive(Default)]
 struct Seen {
-    /// What was found last.
     found: Found,
     /// The text that is followed: of each setting the last that could be used.
     used: BTreeMap<&'static str, String>,
@@ -107,7 +105,6 @@ impl Live {
         Ok(found)
     }
 
-    /// Follows what was found.
     fn follow_found(&self, found: Result<Found, StoreError>) {
         let Some(rules) = self.rules else { return };
         let mut seen = lock(&self.seen);

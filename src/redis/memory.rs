@@ -8,7 +8,6 @@ use crate::store::StoreError;
 /// What Redis says of its memory.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Deserialize, serde::Serialize)]
 pub struct Memory {
-    /// What it uses.
     pub used_bytes: u64,
     /// `maxmemory`: what it may use; 0: there is no bound.
     pub max_bytes: u64,

@@ -29,9 +29,7 @@ const SHARDS_AT_ONCE: usize = 8;
 /// How many sessions live, of all servers.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Population {
-    /// Logged in.
     pub authenticated: u64,
-    /// Visitors.
     pub anonymous: u64,
     /// Every session was looked at; otherwise it is an estimate.
     pub exact: bool,

@@ -36,7 +36,6 @@ const PROBE_LIFE_MS: u64 = 5000;
 pub struct ServerInfo {
     /// `redis` or `valkey`.
     pub server: String,
-    /// Its version.
     pub version: String,
     /// Where, without credentials.
     pub address: String,

@@ -56,7 +56,6 @@ impl<'a> Requests<'a> {
         }
     }
 
-    /// A save.
     pub(super) fn publish(&self, publish: &'a Publish, attempt: Attempt) -> Call<'a> {
         let claim = &publish.claim;
         let sibling = of_shard(claim.sibling.as_ref(), &publish.alias);
@@ -82,7 +81,6 @@ impl<'a> Requests<'a> {
         )
     }
 
-    /// A removal.
     pub(super) fn unlink(&self, unlink: &'a Unlink, attempt: Attempt) -> Call<'a> {
         let listed = of_shard(unlink.listed.as_ref(), &unlink.alias);
         self.scripts.call(

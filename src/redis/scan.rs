@@ -40,7 +40,6 @@ pub struct LiveSession {
     pub activity_ms: u64,
     /// What it would still live if nobody used it; 0: by the lifetimes of this scan it has ended.
     pub left_ms: u64,
-    /// When it was read.
     pub now_ms: u64,
 }
 
@@ -70,11 +69,9 @@ impl LiveSession {
 pub struct Filter {
     /// A whole alias or a part of one.
     pub name: Option<Name>,
-    /// Odoo's user id.
     pub user_id: Option<i64>,
     /// As its user typed it.
     pub login: Option<String>,
-    /// Of Odoo.
     pub database: Option<String>,
     /// The device, as Odoo 18 and later name it: the first 42 characters of its session ids.
     pub family: Option<String>,
@@ -106,7 +103,6 @@ impl Name {
             .then(|| Self { head: head.to_owned(), tail: tail.to_owned() })
     }
 
-    /// A whole alias.
     pub fn whole(alias: &Alias) -> Self {
         Self { head: alias.as_str().to_owned(), tail: String::new() }
     }
@@ -161,7 +157,6 @@ impl Filter {
     }
 }
 
-/// A running scan.
 pub struct Scan {
     pages: mpsc::Receiver<Result<Page, StoreError>>,
     _taker: JoinSet<()>,

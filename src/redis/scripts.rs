@@ -23,7 +23,6 @@ const SESSION: &str = include_str!("scripts/session.lua");
 /// By this `session.lua` says that a value is no session of ours.
 const UNREADABLE: &str = "UNREADABLE ";
 
-/// All scripts.
 #[derive(Debug)]
 pub struct Scripts {
     pub(super) fetch: Script,
@@ -40,7 +39,6 @@ pub struct Scripts {
     pub(super) own_clock: bool,
 }
 
-/// One script.
 #[derive(Debug)]
 pub struct Script {
     pub(super) name: &'static str,
@@ -95,7 +93,6 @@ impl Scripts {
         call
     }
 
-    /// Every script.
     pub(super) fn all(&self) -> [&Script; 10] {
         [
             &self.fetch,
@@ -163,7 +160,6 @@ impl Policy {
 /// What this server knows of Redis's clock.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum ClockView {
-    /// Nothing yet.
     Unknown,
     /// It has jumped not long ago: nothing is judged stale.
     Jumped,
@@ -230,7 +226,6 @@ impl<'a> Call<'a> {
 /// Why a call has no result.
 #[derive(Debug)]
 pub(super) enum CallFault {
-    /// It was not sent.
     NotSent(String),
     /// It may have been carried out.
     Lost(String),
@@ -263,7 +258,6 @@ pub(super) struct Expired {
 /// What a script answered.
 #[derive(Debug)]
 pub(super) struct Answer {
-    /// Redis's time.
     pub now_ms: u64,
     /// Sessions that were ended on the way.
     pub expired: Vec<Expired>,

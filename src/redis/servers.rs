@@ -22,7 +22,6 @@ const MOST: usize = 1000;
 /// The last status of a server.
 #[derive(Clone, Debug)]
 pub struct Registered {
-    /// As it wrote it.
     pub report: String,
     /// How long ago, by Redis's clock.
     pub age_ms: u64,

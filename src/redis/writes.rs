@@ -28,7 +28,6 @@ const PROBE_EVERY: Duration = Duration::from_secs(1);
 pub enum Writes {
     /// Nothing is known yet.
     Unknown,
-    /// It takes them.
     Taken,
     /// It refuses them, or its user may not make them.
     Refused(ServerError),

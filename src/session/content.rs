@@ -31,7 +31,6 @@ pub struct Content {
     pub uid: Option<i64>,
     /// The database's name.
     pub db: Option<String>,
-    /// The login's name.
     pub login: Option<String>,
 }
 
@@ -73,7 +72,6 @@ enum Scalar {
     #[default]
     Null,
     Int(i64),
-    /// Already cut.
     Text(String),
     Other,
 }

@@ -70,7 +70,6 @@ pub struct SessionName {
 /// What a name in the root directory can be.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum RootName {
-    /// A shard directory.
     Shard(Shard),
     /// `werkzeug_<40 hex>.sess`.
     Session(SessionName),
@@ -156,7 +155,6 @@ impl Sid {
     pub fn entry(&self, form: Form) -> String {
         entry(&self.0, form)
     }
-    /// Its shard.
     pub fn shard(&self) -> Shard {
         Shard::of(&self.0)
     }

@@ -12,7 +12,6 @@ use super::content::Class;
 pub struct Lifetimes {
     /// An authenticated session ends this long after its last activity.
     pub idle_ms: u64,
-    /// An anonymous one, likewise.
     pub anonymous_idle_ms: u64,
     /// An anonymous one that was never opened after its first save.
     pub anonymous_unopened_ms: u64,
@@ -43,7 +42,6 @@ impl Default for Lifetimes {
 pub struct Times {
     /// When its owner logged in (for an anonymous one: its first save).
     pub login_ms: u64,
-    /// The last activity.
     pub activity_ms: u64,
     /// Whether it was ever opened by a person after its first save.
     pub opened: bool,

@@ -59,7 +59,6 @@ impl Counted {
         Self(std::array::from_fn(|i| self.0[i].saturating_sub(earlier.0[i])))
     }
 
-    /// How many.
     pub(crate) fn count(&self) -> u64 {
         self.0.iter().sum()
     }

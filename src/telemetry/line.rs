@@ -23,7 +23,6 @@ pub(crate) struct Line {
 }
 
 impl Line {
-    /// Reads it.
     pub(crate) fn of(event: &Event<'_>) -> Self {
         let mut line = Self::default();
         event.record(&mut line);

@@ -36,7 +36,6 @@ impl Unidentified {
         }
     }
 
-    /// How to correct it.
     pub const fn remedy(self) -> &'static str {
         match self {
             Self::PidNamespace => {

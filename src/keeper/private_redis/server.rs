@@ -26,7 +26,6 @@ use crate::host::process::{Process, Setup};
 
 /// A server that was started and does not answer yet.
 pub(super) struct Server {
-    /// The process.
     pub process: Process,
     /// What it writes to standard error until its log file is open. In memory: a pipe that nobody
     /// reads would block it.

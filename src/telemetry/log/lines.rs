@@ -22,7 +22,6 @@ use crate::telemetry::line::Line;
 /// How a line begins.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Form {
-    /// With the time.
     Timed,
     /// With the priority: the journal has the time.
     Journal,
@@ -51,7 +50,6 @@ impl<W> Lines<W>
 where
     W: for<'w> MakeWriter<'w>,
 {
-    /// To this writer.
     pub(super) fn new(writer: W, form: Form, folds: bool) -> Self {
         Self(Arc::new(Inner { writer, form, repeats: folds.then(Mutex::default) }))
     }

@@ -27,13 +27,10 @@ struct Kind {
 /// Lines that were not written.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Repeated {
-    /// How many.
     pub count: u64,
     /// Within how many seconds.
     pub within_seconds: u64,
-    /// Their level.
     pub level: Level,
-    /// The last of them.
     pub text: String,
 }
 

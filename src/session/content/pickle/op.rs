@@ -69,7 +69,6 @@ pub(in super::super) const BYTEARRAY8: u8 = 0x96;
 pub(in super::super) const NEXT_BUFFER: u8 = 0x97;
 pub(in super::super) const READONLY_BUFFER: u8 = 0x98;
 
-/// All of them.
 #[cfg(test)]
 pub(in super::super) const ALL: [u8; 68] = [
     MARK,
