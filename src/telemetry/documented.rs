@@ -1,6 +1,7 @@
 //! Holds `docs/monitoring.md`, the alerts and the board against the registry.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use super::metrics::{Now, metrics};
 use super::request::Outcome;
@@ -64,6 +65,58 @@ fn every_metric_is_documented_with_its_type_and_no_other() {
 fn every_outcome_is_documented() {
     for outcome in Outcome::ALL {
         assert!(rows().any(|(name, _)| name == outcome.label()), "{outcome:?}");
+    }
+}
+
+/// Each event that the sources log, with the text of the calls that log it.
+fn logged() -> BTreeMap<String, Vec<String>> {
+    fn read(dir: &Path, found: &mut BTreeMap<String, Vec<String>>) {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                read(&path, found);
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).unwrap();
+            let text = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+            for (at, _) in text.match_indices("event = \"") {
+                let name = text[at..].split('"').nth(1).unwrap();
+                let begin = text[..at].rfind("!(").unwrap();
+                let begin = text[..begin].rfind([' ', ':']).unwrap() + 1;
+                let length = text[begin..].find(");").unwrap();
+                let call = text[begin..begin + length].to_owned();
+                found.entry(name.to_owned()).or_default().push(call);
+            }
+        }
+    }
+    let mut found = BTreeMap::new();
+    read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut found);
+    found
+}
+
+#[test]
+fn every_event_is_documented_with_its_levels_and_fields_and_no_other() {
+    let section = TEXT.split("\n## ").find(|part| part.starts_with("Events in the log\n"));
+    let documented: BTreeMap<&str, Vec<&str>> = section
+        .unwrap()
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.strip_suffix(" |"))
+        .map(|line| line.split('|').map(|cell| cell.trim().trim_end_matches('`')).collect())
+        .filter_map(|cells: Vec<&str>| Some((*cells.first()?, cells)))
+        .filter(|(name, _)| *name != "event")
+        .collect();
+    let logged = logged();
+    let names: BTreeSet<&str> = logged.keys().map(String::as_str).collect();
+    assert_eq!(documented.keys().copied().collect::<BTreeSet<_>>(), names);
+    for (name, cells) in documented {
+        let calls = &logged[name];
+        for level in ["error", "warn", "info"] {
+            let is_used = calls.iter().any(|call| call.starts_with(&format!("{level}!")));
+            assert_eq!(cells[1].contains(&level.to_uppercase()), is_used, "{name}: {level}");
+        }
+        for field in cells[2].split(", ").map(|field| field.trim_matches('`')) {
+            assert!(calls.iter().all(|call| call.contains(field)), "{name} has no {field}");
+        }
     }
 }
 
