@@ -312,8 +312,10 @@ impl Facts {
                 self.owner_name
             ),
             format!(
-                "set owner = \"{}\" in the configuration of sessionfs and restart it",
-                instance.account.name
+                "set owner = \"{}\" in the configuration of sessionfs, and reload it (sessionfs \
+                 reload {})",
+                instance.account.name,
+                self.directory.display()
             ),
         ))
     }

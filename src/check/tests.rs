@@ -662,6 +662,16 @@ fn every_finding_is_documented_in_the_same_words() {
     }
 }
 
+/// A restart would take the mount away from Odoo for a moment.
+#[test]
+fn another_owner_needs_a_reload_and_no_restart() {
+    let other = odoo::Facts { owner: Some(5), owner_name: "shop".into(), ..odoo(running(|_| {})) };
+    let findings = other.findings();
+    let found = findings.iter().find(|found| found.id == Id::Owner).unwrap();
+    assert!(found.remedy.ends_with("(sessionfs reload /srv/odoo/sessions)"), "{}", found.remedy);
+    assert!(!found.remedy.contains("restart"), "{}", found.remedy);
+}
+
 #[test]
 fn a_redis_that_takes_no_writes_is_told_with_its_cause_and_the_remedy_for_that_redis() {
     const OWN: &str = "unix:/run/redis-sessionfs/redis-server.sock?db=0";
