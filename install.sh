@@ -1031,7 +1031,7 @@ config_sha256() { sha256sum <"$config" | cut -d' ' -f1; }
 
 decide_config() {
     if [ ! -e "$config" ]; then
-        local kept="in the Redis of its own"
+        local kept="in the dedicated Redis"
         [ "$redis_plan" != private ] || kept="in a Redis that sessionfs starts itself (there is no systemd that could): $(private_dir), at most ${redis_memory:-$(default_memory)}"
         [ "$redis_plan" != private ] || ! has_systemd || kept="in a Redis that sessionfs starts itself: $(private_dir)"
         [ -z "$idle" ] || kept="$kept; who does nothing for $idle logs in again"
@@ -1519,8 +1519,8 @@ choose_mirror() {
         return 0
     fi
     [ -z "$from_package" ] || mirror_choice=${mirror_choice:-leave}
-    [ -n "$mirror_choice" ] || undecided "$mirror holds sessions as plain files; say what becomes of it:" \
-        "--restore-mirror   # it takes the place of $sessions, and who is in it stays logged in" \
+    [ -n "$mirror_choice" ] || undecided "$mirror holds sessions as plain files; decide what to do with it:" \
+        "--restore-mirror   # it replaces $sessions, and its users stay logged in" \
         "--leave-mirror     # it stays where it is, and everybody logs in again"
 }
 
@@ -1695,7 +1695,7 @@ kept_sessions() {
     if [ "$redis_plan" = other ]; then
         printf '/var/lib/sessionfs (the sessions in the Redis that was named live on to their end)'
     else
-        printf '%s in its own Redis (%s)' "$1" "${instance_dir:-/var/lib/sessionfs}"
+        printf '%s in the dedicated Redis (%s)' "$1" "${instance_dir:-/var/lib/sessionfs}"
     fi
 }
 

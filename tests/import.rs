@@ -387,7 +387,7 @@ fn what_cannot_be_imported_is_named_and_left() {
     let output = import(&redis, dir.path(), &[]);
     assert_eq!(output.status.code(), Some(IMPORT_INCOMPLETE));
     let text = String::from_utf8(output.stdout).unwrap();
-    assert!(text.contains(&format!("left {}: it is longer than", alias(&long))), "{text}");
+    assert!(text.contains(&format!("left {}: it is larger than", alias(&long))), "{text}");
     assert!(
         text.contains(&format!("left {}: it cannot be read: not a regular file", alias(&link))),
         "{text}"

@@ -101,7 +101,7 @@ impl Made {
 fn show(stage: &mut Stage, signals: &mut Signals) -> Result<(), Failure> {
     let dir = stage.directory().to_owned();
     output::say(format!(
-        "sessionfs {} is mounted on {}, with a Redis of its own. Here a user's session ends after \
+        "sessionfs {} is mounted on {}, with a private Redis. Here a user's session ends after \
          {} s without a click, a visitor's after 7 days.",
         env!("CARGO_PKG_VERSION"),
         visible(&dir.to_string_lossy(), 200),

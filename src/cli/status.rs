@@ -291,8 +291,8 @@ fn write_server(text: &mut String, status: &ServerStatus) {
     let away = span(Duration::from_secs_f64(redis.outage_seconds.clamp(0.0, 1e9)).as_secs() * 1000);
     let outages = match redis.outages {
         0 => "never lost".to_owned(),
-        1 => format!("lost once, {away} away"),
-        n => format!("lost {} times, {away} away", HumanCount(n)),
+        1 => format!("down once, for {away}"),
+        n => format!("down {} times, for {away} in all", HumanCount(n)),
     };
     line!(
         text,

@@ -130,7 +130,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
                 Waited::Up => {}
                 Waited::StepOver => break,
                 Waited::BudgetSpent => {
-                    return Err(self.read_failed(by, &alias, "Redis has been away too long"));
+                    return Err(self.read_failed(by, &alias, "Redis has been down too long"));
                 }
             }
         }
