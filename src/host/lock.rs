@@ -17,14 +17,22 @@ use rustix::io::Errno;
 pub(crate) fn open(path: &Path) -> io::Result<File> {
     // The directory may belong to an unprivileged user, who must not be able to lead root to
     // another file, nor to a pipe that blocks.
-    File::options()
+    let file = File::options()
         .read(true)
         .write(true)
         .create(true)
         .truncate(false)
         .mode(0o600)
         .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)
-        .open(path)
+        .open(path)?;
+    let found = file.metadata()?;
+    if !found.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    if found.nlink() > 1 {
+        return Err(io::Error::other("the file has another name, too"));
+    }
+    Ok(file)
 }
 
 /// Locks without waiting; `false` if somebody else holds it.
@@ -111,6 +119,19 @@ mod tests {
         let path = dir.path().join("lock");
         std::os::unix::fs::symlink("/etc/passwd", &path).unwrap();
         assert!(open(&path).is_err());
+    }
+
+    #[test]
+    fn what_may_be_another_file_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, other) = (dir.path().join("lock"), dir.path().join("other"));
+        drop(open(&path).unwrap());
+        std::fs::hard_link(&path, &other).unwrap();
+        assert!(open(&path).is_err());
+        std::fs::remove_file(&other).unwrap();
+        assert!(open(&path).is_ok());
+        nix::unistd::mkfifo(&other, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(open(&other).is_err());
     }
 
     #[test]

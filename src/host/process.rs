@@ -55,6 +55,16 @@ impl Process {
         self.pid
     }
 
+    /// Whether it lives, and all its user ids are this one.
+    pub fn runs_as(&self, uid: u32) -> bool {
+        let text =
+            std::fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
+        let ids = text.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap_or_default();
+        let are_all = ids.split_whitespace().all(|id| id.parse() == Ok(uid));
+        // Looked at last: then the number was still its own.
+        !ids.is_empty() && are_all && !self.has_ended()
+    }
+
     /// Sends it a signal. One that has ended already is no error.
     pub(crate) fn signal(&self, signal: Signal) {
         let sent = rustix::process::Signal::from_named_raw(signal as i32)
@@ -239,6 +249,17 @@ mod tests {
         assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(libc::SIGKILL));
         assert!(process.has_ended());
         process.signal(Signal::SIGTERM);
+    }
+
+    #[test]
+    fn whose_a_process_is_can_be_told_while_it_lives() {
+        let mut child =
+            Process::of_child(Command::new("sleep").arg("1000").spawn().unwrap()).unwrap();
+        let own = nix::unistd::getuid().as_raw();
+        assert!(child.runs_as(own));
+        assert!(!child.runs_as(own + 1));
+        child.kill();
+        assert!(!child.runs_as(own));
     }
 
     #[test]

@@ -270,6 +270,25 @@ fn its_directory_belongs_to_one_mount_and_its_socket_can_be_used_by_another() {
     lab.assert_clean();
 }
 
+/// The worker's user could put it there, where the kernel lets users link what is not theirs.
+#[test]
+fn a_lock_that_is_another_file_too_is_refused_and_that_file_is_left_alone() {
+    let lab = Lab::new();
+    lab.mount("").end(Signal::SIGTERM);
+    let precious = lab.path("precious");
+    std::fs::write(&precious, "words").unwrap();
+    for name in ["mount.lock", "redis.lock"] {
+        let lock = lab.state().join(name);
+        std::fs::remove_file(&lock).unwrap();
+        std::fs::hard_link(&precious, &lock).unwrap();
+        fails(&lab, lab.mount_command(""), ExitCode::PrivateRedis, &[name, "another name"]);
+        assert_eq!(std::fs::read_to_string(&precious).unwrap(), "words");
+        std::fs::remove_file(&lock).unwrap();
+    }
+    lab.mount("").end(Signal::SIGTERM);
+    lab.assert_clean();
+}
+
 #[test]
 fn a_stale_socket_is_replaced() {
     let lab = Lab::new();
@@ -296,5 +315,44 @@ fn a_link_to_another_servers_socket_is_replaced_and_that_server_is_left_alone() 
     assert_eq!(ask(&lab.path("own.sock"), "ECHO alive"), "$5\r\nalive");
     keeper.end(Signal::SIGTERM);
     drop(redis);
+    lab.assert_clean();
+}
+
+/// A socket tells who has called listen(2), and its process may be another's by then.
+#[test]
+fn a_process_that_is_not_the_workers_any_more_is_sent_no_signal() {
+    let lab = Lab::new();
+    lab.mount("").end(Signal::SIGTERM);
+    let owner = lab.state().metadata().unwrap().uid();
+    let script = "import os, socket, sys
+os.seteuid(int(sys.argv[2]))
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[1])
+listener.listen()
+os.seteuid(0)
+print('listening', flush=True)
+while True:
+    stream, _ = listener.accept()
+    try:
+        stream.recv(64)
+        stream.sendall(b'+PONG\\r\\n')
+    except OSError:
+        pass";
+    let socket = lab.state().join("redis.sock");
+    // The worker's user may remove it.
+    let _ = std::fs::remove_file(&socket);
+    let mut other = Command::new("python3");
+    other.args(["-c", script]).arg(&socket).arg(owner.to_string());
+    let other = Keeper::start(other);
+    other.wait_out("listening");
+    let lock = std::fs::File::open(lab.state().join("redis.lock")).unwrap();
+    lock.lock().unwrap();
+    let keeper = Keeper::start(lab.mount_command(""));
+    keeper.wait_log("waiting for the private Redis of an earlier sessionfs to end");
+    drop(lock);
+    keeper.wait_ready();
+    assert_eq!(status(other.pid(), "State").chars().next(), Some('S'));
+    other.kill();
+    keeper.end(Signal::SIGTERM);
     lab.assert_clean();
 }

@@ -148,11 +148,11 @@ fn arguments(memory_bytes: u64) -> Vec<OsString> {
 pub(super) fn ask(dir: &Path, worker: &config::Worker) -> Option<(Process, bool)> {
     let mut stream = connect_without_waiting(&socket_path(dir)).ok()?;
     let peer = getsockopt(&stream, sockopt::PeerCredentials).ok()?;
-    if peer.uid() != worker.uid {
+    // These say who has called listen(2). A child of it may answer while the number is another's.
+    let process = Process::found(peer.pid()).ok()?;
+    if !process.runs_as(worker.uid) {
         return None;
     }
-    // First held, then asked: an answer proves that the number is still that of the same process.
-    let process = Process::found(peer.pid()).ok()?;
     let answer = ping(&mut stream).ok()?;
     (!answer.is_empty()).then(|| (process, answer.starts_with(b"+PONG")))
 }
