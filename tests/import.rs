@@ -165,6 +165,42 @@ fn a_session_that_ended_before_its_import_does_not_come_back() {
     assert_eq!(errno(mount.save(&user, &authenticated("again"))), libc::EACCES);
 }
 
+/// Redis stalls for longer than one attempt may take, and goes on before the operations give up. On a
+/// busy machine they may fail; then nothing is promised, and the next sessions are tried.
+#[test]
+fn what_waits_for_redis_together_with_its_import_takes_effect() {
+    const STALL: Duration = Duration::from_millis(650);
+    let mut redis = Redis::start();
+    let rounds = [1, 2, 3, 4].map(|round| (sid("ab", round), sid("cd", round)));
+    let mount = Mount::start_over(&redis, "", ROOT, |dir| {
+        for (ended, saved) in &rounds {
+            put(dir, &sharded(ended), &authenticated("old"));
+            put(dir, &sharded(saved), &authenticated("old"));
+        }
+    });
+    let mut counted = [0, 0];
+    for (ended, saved) in &rounds {
+        redis.pause();
+        let (unlinked, published) = std::thread::scope(|scope| {
+            let unlink = scope.spawn(|| mount.unlink(ended));
+            let save = scope.spawn(|| mount.save(saved, &authenticated("new")));
+            std::thread::sleep(STALL);
+            redis.resume();
+            (unlink.join().unwrap(), save.join().unwrap())
+        });
+        if unlinked.is_ok() {
+            counted[0] += 1;
+            assert_eq!(errno(in_thread(|| mount.read(ended))), libc::ENOENT);
+        }
+        if published.is_ok() {
+            counted[1] += 1;
+            assert_eq!(in_thread(|| mount.read(saved)).unwrap(), authenticated("new"));
+        }
+    }
+    assert!(counted.iter().all(|count| *count > 0), "all have failed: {counted:?}");
+    mount.stop();
+}
+
 #[test]
 fn a_listing_shows_what_nobody_has_asked_for_yet() {
     let redis = Redis::start();

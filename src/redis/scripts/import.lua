@@ -7,9 +7,11 @@ if failure then return answer('failed', failure) end
 if old then return answer(old.version == args.id and 'taken' or 'kept') end
 
 -- A disk knows the last save alone: the login was no later, and the last use may be this moment.
+-- The import itself is no save: what was begun before it and is sent after it is not overtaken by it.
+local saved = math.max(0, math.min(tonumber(args.mtime_ms), now))
 local h = {
-  state = 'alive', version = args.id, birth = args.id, saved = now,
-  mtime = args.mtime, login = math.max(0, math.min(tonumber(args.mtime_ms), now)), active = now,
+  state = 'alive', version = args.id, birth = args.id, saved = saved,
+  mtime = args.mtime, login = saved, active = now,
   opened = true, class = args.class, uid = args.uid, db = args.db, user = args.user,
   size = args.size, mode = args.mode, form = args.form,
 }
