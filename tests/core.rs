@@ -390,6 +390,27 @@ fn the_inode_of_an_overtaken_save_shows_itself_and_opens_what_is_current() {
     assert_eq!(here.forget_all(), NOTHING);
 }
 
+/// Told to try again, Python would do so for ever: no outage begins that could end.
+#[test]
+fn an_open_that_the_store_goes_on_refusing_is_an_error_at_once() {
+    let kernel = one();
+    let session = sid('a', 1);
+    kernel.save(thread(1), &session, &person("x")).unwrap();
+    // The look-up, and what one open asks.
+    for _ in 0..4 {
+        kernel.store.next_fault(Fault::Refused);
+    }
+    assert_eq!(kernel.read(thread(2), &session), Err(libc::EIO));
+    assert_eq!(kernel.store.pending_faults(), 0);
+    assert_eq!(kernel.read(thread(2), &session), Ok(person("x")));
+    // A refusal whose link goes down is one of an outage.
+    for _ in 0..2 {
+        kernel.store.next_fault(Fault::Refused);
+    }
+    kernel.store.next_waits([Waited::StepOver]);
+    assert_eq!(kernel.read(thread(2), &session), Err(libc::EINTR));
+}
+
 #[test]
 fn a_failed_open_is_owed_one_error_at_the_next_create() {
     let kernel = one();

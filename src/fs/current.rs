@@ -22,6 +22,8 @@ pub(super) enum Resolved {
     AliasOnly(Meta),
     /// The store cannot answer now.
     Unavailable,
+    /// The store answers that it will not, and why.
+    Refused(String),
 }
 
 impl<S: Sessions, L: Link> Core<S, L> {
@@ -51,7 +53,8 @@ impl<S: Sessions, L: Link> Core<S, L> {
                 Err(self.read_failed(by, alias, error))
             }
             Err(StoreError::Unreadable(why)) => Err(self.read_failed(by, alias, why)),
-            Err(StoreError::Unavailable(_) | StoreError::Refused(_)) => Ok(Resolved::Unavailable),
+            Err(StoreError::Unavailable(_)) => Ok(Resolved::Unavailable),
+            Err(StoreError::Refused(why)) => Ok(Resolved::Refused(why)),
         }
     }
 

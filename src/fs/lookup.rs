@@ -132,7 +132,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
                 let inode = self.inodes().alias_view(listed.as_ref().unwrap_or(&alias), &meta);
                 session_entry(Attributes::of_version(inode, &meta))
             }
-            Resolved::Unavailable => self.provisional(&sid, form),
+            Resolved::Unavailable | Resolved::Refused(_) => self.provisional(&sid, form),
         })
     }
 

@@ -109,6 +109,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
         alias: Alias,
         opening: Option<ChangeId>,
     ) -> Result<Opened> {
+        let mut refusal = None;
         for _ in 0..MAX_ASKS {
             match self.current(by, &sid, &alias, None).await? {
                 Resolved::Version(meta, bytes) => {
@@ -124,15 +125,23 @@ impl<S: Sessions, L: Link> Core<S, L> {
                     return Ok(self.serve(by, &version, bytes, immutable));
                 }
                 Resolved::AliasOnly(_) => return Err(no_session()),
-                Resolved::Unavailable => {}
+                Resolved::Unavailable => refusal = None,
+                Resolved::Refused(why) => refusal = Some(why),
             }
             match self.link.wait_up().await {
                 Waited::Up => {}
-                Waited::StepOver => break,
+                Waited::StepOver => {
+                    refusal = None;
+                    break;
+                }
                 Waited::BudgetSpent => {
                     return Err(self.read_failed(by, &alias, "Redis has been down too long"));
                 }
             }
+        }
+        // No outage, so no end of one to wait for: whoever is told to try again would do so for ever.
+        if let Some(why) = refusal {
+            return Err(self.read_failed(by, &alias, why));
         }
         Err(Error::expected(libc::EINTR, "still waiting for Redis"))
     }

@@ -18,6 +18,8 @@ use super::model::{Model, Outcome, UNIT};
 pub enum Fault {
     /// It is not carried out.
     Unavailable,
+    /// The store answers that it will not, by a link that stays up.
+    Refused,
     /// What is stored cannot be read.
     Unreadable,
     /// A change's first sending was lost: this is the second.
@@ -118,6 +120,7 @@ impl Memory {
         match fault {
             None => Ok(Attempt::First),
             Some(Fault::Unavailable) => Err(StoreError::Unavailable("not answered".into())),
+            Some(Fault::Refused) => Err(StoreError::Refused("not by this user".into())),
             Some(Fault::Unreadable) => Err(StoreError::Unreadable("of another program".into())),
             Some(Fault::Again) => Ok(Attempt::Again),
         }
