@@ -197,6 +197,19 @@ fn uses_are_found_in_use_trees_and_paths() {
 }
 
 #[test]
+fn what_hides_uses_is_refused() {
+    for text in [
+        "use crate as c;",
+        "use super as c;",
+        "mod inner { use super::super as c; }",
+        "use super::{super::x, y};",
+        "include!(\"x.rs\");",
+    ] {
+        assert!(std::panic::catch_unwind(|| found("a.rs", text)).is_err(), "{text}");
+    }
+}
+
+#[test]
 fn text_comments_and_tests_are_no_uses() {
     let text = r##"
         //! [`crate::a`] unsafe

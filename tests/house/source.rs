@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use proc_macro2::{Delimiter, TokenStream, TokenTree};
+use proc_macro2::{Delimiter, Ident, TokenStream, TokenTree};
 
 /// The roots of the library and of the program are no modules.
 const ROOTS: [&str; 2] = ["lib.rs", "main.rs"];
@@ -75,6 +75,11 @@ impl Source {
                 continue;
             }
             match &tokens[at] {
+                TokenTree::Ident(word) if hides_uses(word, &tokens[at + 1..]) => panic!(
+                    "src/{}:{}: `{word}` hides which modules are used; name them",
+                    self.path.display(),
+                    word.span().start().line
+                ),
                 TokenTree::Ident(word) if word == "unsafe" => {
                     self.unsafe_lines.push(word.span().start().line);
                 }
@@ -153,6 +158,22 @@ fn is_for_tests(tokens: &[TokenTree]) -> bool {
     let [hash, TokenTree::Group(attribute), ..] = tokens else { return false };
     let text: String = attribute.stream().to_string().split_whitespace().collect();
     is_mark(Some(hash), '#') && (text == "cfg(test)" || text.starts_with("cfg(all(test,"))
+}
+
+/// `crate as`, `super as`, `super::{super::`, `include!`: what comes through them is not seen.
+fn hides_uses(word: &Ident, rest: &[TokenTree]) -> bool {
+    let inner = match rest.get(2) {
+        Some(TokenTree::Group(group)) if is_path(rest) => group.stream().to_string(),
+        _ => String::new(),
+    };
+    match word.to_string().as_str() {
+        "crate" => is_word(rest.first(), "as"),
+        "super" => {
+            is_word(rest.first(), "as") || inner.split_whitespace().any(|word| word == "super")
+        }
+        "include" => is_mark(rest.first(), '!'),
+        _ => false,
+    }
 }
 
 fn is_path(tokens: &[TokenTree]) -> bool {
