@@ -56,7 +56,7 @@ impl Process {
     }
 
     /// Whether it lives, and all its user ids are this one.
-    pub fn runs_as(&self, uid: u32) -> bool {
+    pub(crate) fn runs_as(&self, uid: u32) -> bool {
         let text =
             std::fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
         let ids = text.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap_or_default();
