@@ -83,6 +83,17 @@ fn an_open_waits_in_steps_of_eintr_and_then_fails_with_eio() {
 }
 
 #[test]
+fn an_open_that_redis_refuses_is_eio_until_the_right_is_back() {
+    let (redis, mount) = node(OUTAGE);
+    in_thread(|| mount.save(HEX, &authenticated("old")).unwrap());
+    let _: String = redis.run("ACL SETUSER default -evalsha");
+    let (answer, _) = in_thread(|| open_as_python(&mount.sharded(HEX)));
+    assert_eq!(answer.unwrap_err(), Errno::EIO);
+    let _: String = redis.run("ACL SETUSER default +evalsha");
+    assert_eq!(in_thread(|| mount.read(HEX)).unwrap(), authenticated("old"));
+}
+
+#[test]
 fn an_outage_has_one_budget_whoever_waits() {
     let (mut redis, mount) = paused();
     assert_eq!(open_as_python(&mount.sharded(HEX)).0.unwrap_err(), Errno::EIO);
