@@ -230,6 +230,10 @@ mod mountpoint {
             command.arg(&config).args(more);
             fails(&lab, command, ExitCode::NotADirectory, &words);
         }
+        for command in ["unmount", "reload"] {
+            let command = lab.command([command.into(), dir.clone()]);
+            fails(&lab, command, ExitCode::NotADirectory, &words);
+        }
         let command = lab.command(["release".into(), dir, "--config".into(), config.into()]);
         fails(&lab, command, ExitCode::NotADirectory, &words);
     }
