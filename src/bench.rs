@@ -106,7 +106,7 @@ pub(crate) struct Settings {
     pub directories: Vec<Directory>,
     /// One run for each of these numbers of threads.
     pub threads: Vec<usize>,
-    /// How long each run goes on.
+    /// The length of each run.
     pub limit: Limit,
     /// Bytes of one session.
     pub size: usize,

@@ -266,7 +266,7 @@ pub(crate) fn outcome(reports: &[Report]) -> Result<(), Failure> {
     let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
     let directories: Vec<String> =
         reports.iter().map(|report| report.directory.display().to_string()).collect();
-    let told = format!(
+    let summary = format!(
         "{}: {}, {}",
         directories.join(", "),
         counted(errors, "error"),
@@ -274,8 +274,8 @@ pub(crate) fn outcome(reports: &[Report]) -> Result<(), Failure> {
     );
     match (errors, warnings) {
         (0, 0) => Ok(()),
-        (0, _) => Err(Failure::new(ExitCode::CheckWarning, told)),
-        _ => Err(Failure::new(ExitCode::CheckFailed, told)),
+        (0, _) => Err(Failure::new(ExitCode::CheckWarning, summary)),
+        _ => Err(Failure::new(ExitCode::CheckFailed, summary)),
     }
 }
 
@@ -300,8 +300,8 @@ pub(crate) fn check(asked: &Asked) -> Result<Vec<Report>, Failure> {
     for directory in directories(asked, &odoo, &configured, &host)? {
         let mut report = look(directory, asked, &odoo, &configured, &host)?;
         report.findings.retain(|finding| {
-            let is_same = |told: &Finding| (told.id, &told.what) == (finding.id, &finding.what);
-            !reports.iter().flat_map(|told| &told.findings).any(is_same)
+            let is_same = |other: &Finding| (other.id, &other.what) == (finding.id, &finding.what);
+            !reports.iter().flat_map(|other| &other.findings).any(is_same)
         });
         reports.push(report);
     }

@@ -113,7 +113,7 @@ pub fn run() -> Result<(), Failure> {
     }
 }
 
-/// Help and version are answers; anything else is told in one line, like every failure, and where
+/// Help and version are answers; anything else is reported in one line, like every failure, and where
 /// the command's own help is.
 fn refuse(error: &clap::Error) -> Result<(), Failure> {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {

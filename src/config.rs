@@ -232,7 +232,7 @@ impl Config {
     }
 }
 
-/// What each part is told.
+/// The settings of each part.
 impl Config {
     pub fn store_settings(&self) -> redis::Settings {
         store_settings(&self.redis, self.lifetimes, &self.outage)
@@ -284,7 +284,7 @@ fn mirror(flags: &Flags, file: &File) -> Result<Option<PathBuf>, Failure> {
     Ok(Some(parent.join(name)))
 }
 
-/// Who is to own the tree.
+/// The owner of the tree.
 pub(crate) fn tree(flags: &Flags, file: &File) -> Result<Ownership, Failure> {
     let owner = match flags.owner.as_deref().or(file.owner.as_deref()) {
         Some(name) => people::user(name, "owner")?,

@@ -5,7 +5,7 @@
 //! capabilities it needs, which knows names but never looks into a file, and acts only inside the
 //! directory whose descriptor it was given. One such process serves one directory.
 //! - [`directory`]: what it does there, relative to that descriptor
-//! - [`aside`]: where retired files go
+//! - [`archive`]: where files go once they are imported
 //! - [`wire`]: what is asked and answered
 //! - [`server`]: the process; [`launch`]: how it is started
 //! - [`client`]: how the others ask

@@ -89,7 +89,7 @@ pub(crate) struct Candidate {
 pub(crate) enum Sees {
     /// It runs in the same mount namespace, or in one that mounts are passed on to.
     Yes,
-    /// It cannot be told.
+    /// It is not known.
     Unknown,
     /// It has to be restarted.
     No,
@@ -260,8 +260,8 @@ impl Instance {
     /// with these mounts.
     pub(crate) fn sees_mount(&self, host: &MountTable) -> Sees {
         let Sign::Process(process) = &self.sign else { return Sees::Yes };
-        let told = process.mounts.as_ref().zip(self.sessions_here.as_ref());
-        match told.and_then(|(theirs, here)| host.propagates(here, theirs, &self.sessions)) {
+        let both = process.mounts.as_ref().zip(self.sessions_here.as_ref());
+        match both.and_then(|(theirs, here)| host.propagates(here, theirs, &self.sessions)) {
             Some(true) => Sees::Yes,
             Some(false) => Sees::No,
             None => Sees::Unknown,
@@ -283,7 +283,7 @@ impl Instance {
         said.or_else(|| self.configuration.as_ref()?.workers)
     }
 
-    /// Whether it takes a proxy's word for who asks.
+    /// Whether it trusts a proxy's headers (`proxy_mode`).
     pub(crate) fn proxy_mode(&self) -> bool {
         self.launch().is_some_and(|launch| launch.proxy_mode)
             || self.configuration.as_ref().is_some_and(|file| file.proxy_mode)

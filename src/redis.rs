@@ -199,7 +199,7 @@ impl Inner {
         Ok(self.link.request(command, Need::Connected, bound).await?.value)
     }
 
-    /// Sends a call, and takes in what every answer carries: the time, and what has expired.
+    /// Sends a call, and uses what every answer carries: the time, and what has expired.
     async fn call(
         &self,
         call: &Call<'_>,

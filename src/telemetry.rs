@@ -38,7 +38,7 @@ pub enum Event<'a> {
     /// A session reached the end of its lifetime and was ended.
     Expired {
         alias: &'a Alias,
-        /// Its database, as far as its content told.
+        /// Its database, as far as its content names it.
         db: Option<&'a str>,
         /// Odoo's user id.
         uid: Option<i64>,
@@ -115,7 +115,7 @@ impl Event<'_> {
                 }
             }
             Event::Link { state, cause } => {
-                // That it is over is told, and warns of nothing.
+                // Recovery is logged at info level.
                 if state == Health::Up {
                     info!(event = "link", state = state.label(), cause);
                 } else {

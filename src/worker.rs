@@ -209,7 +209,7 @@ fn runtime() -> Result<Runtime, Failure> {
         .map_err(|e| Failure::internal("start threads", e))
 }
 
-/// For ever: lines that were repeated are told of, also once nothing is logged any more.
+/// Never ends: counts of repeated lines are written also when nothing else is logged.
 async fn tell_repeated() {
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;

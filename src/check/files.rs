@@ -30,7 +30,7 @@ pub(crate) struct Plain {
     pub in_use: bool,
 }
 
-/// The directory below the mount.
+/// The underlying directory.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Below {
     pub uid: u32,
@@ -52,7 +52,7 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
-    /// Looks below the mount and into the other directories that Odoo may use.
+    /// Looks at the underlying directory and into the other directories that Odoo may use.
     pub(crate) fn gather(
         directory: &Path,
         odoo: &Odoo,

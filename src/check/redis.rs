@@ -38,7 +38,7 @@ pub(crate) struct Facts {
     pub ahead_ms: Option<i64>,
     /// Who gets an answer without a password, and where.
     pub open: Option<Open>,
-    /// Who looks after it.
+    /// Who administers it.
     pub kind: Kind,
 }
 
@@ -241,8 +241,8 @@ impl Facts {
         let mut times = Vec::with_capacity(ROUND_TRIPS);
         for _ in 0..ROUND_TRIPS {
             let asked = (Instant::now(), SystemTime::now());
-            let told: Result<(i64, i64), _> = redis::cmd("TIME").query_async(connection).await;
-            let Ok((seconds, micros)) = told else { break };
+            let answer: Result<(i64, i64), _> = redis::cmd("TIME").query_async(connection).await;
+            let Ok((seconds, micros)) = answer else { break };
             let took = asked.0.elapsed();
             if times.iter().all(|known| took < *known) {
                 // The fastest says the most of the clock.

@@ -42,8 +42,8 @@ pub(crate) struct Configured {
 }
 
 impl Configured {
-    /// All of this host, that of `sessionfs.service` first. A file that cannot be used is passed
-    /// over: whoever starts with it is told.
+    /// All of this host, that of `sessionfs.service` first. A file that cannot be used is
+    /// skipped: a start with it says why.
     pub(crate) fn all(host: &Root) -> Vec<Self> {
         let directory = Path::new(CONFIGURATIONS);
         let mut found: Vec<Self> = host

@@ -35,15 +35,15 @@ pub(super) struct Check {
 
 /// What was found, for programs.
 #[derive(Serialize)]
-struct Told<'a> {
+struct Output<'a> {
     /// The first directory that was looked at.
     directory: &'a Path,
     /// Of all directories, one after the other.
-    findings: Vec<ToldFinding<'a>>,
+    findings: Vec<ListedFinding<'a>>,
 }
 
 #[derive(Serialize)]
-struct ToldFinding<'a> {
+struct ListedFinding<'a> {
     directory: &'a Path,
     #[serde(flatten)]
     finding: &'a Finding,
@@ -58,7 +58,7 @@ impl Check {
             odoo_conf: self.odoo_conf.clone(),
         })?;
         if self.format.json {
-            output::json(&told(&reports))?;
+            output::json(&output_of(&reports))?;
         } else {
             self.say(&reports)?;
         }
@@ -87,12 +87,12 @@ impl Check {
     }
 }
 
-fn told(reports: &[Report]) -> Told<'_> {
+fn output_of(reports: &[Report]) -> Output<'_> {
     let findings = reports.iter().flat_map(|report| {
-        let told = |finding| ToldFinding { directory: &report.directory, finding };
-        report.findings.iter().map(told)
+        let listed = |finding| ListedFinding { directory: &report.directory, finding };
+        report.findings.iter().map(listed)
     });
-    Told {
+    Output {
         directory: reports.first().map_or(Path::new(""), |report| &report.directory),
         findings: findings.collect(),
     }

@@ -35,7 +35,7 @@ fn script(shell: Shell) -> String {
     String::from_utf8_lossy(&text).into_owned()
 }
 
-/// The keys that can be changed live. (A wrong one is told by the command itself, with the right.)
+/// The keys that can be changed live. (The command itself refuses a wrong one and names the right one.)
 fn with_keys(argument: clap::Arg) -> clap::Arg {
     if argument.get_id() == "key" {
         argument.value_parser(PossibleValuesParser::new(LIVE.keys))

@@ -168,7 +168,7 @@ struct Change {
     source: &'static str,
     /// How often live settings were changed so far.
     generation: u64,
-    /// For how many sessions Redis was told that they may stay longer.
+    /// How many sessions may stay longer in Redis now.
     kept: u64,
     /// Nothing was changed.
     dry_run: bool,
@@ -321,7 +321,7 @@ fn is_longer(a: &Lifetimes, b: &Lifetimes) -> bool {
 }
 
 /// A session's key has the time to live that its last use gave it by the lifetimes of then. Those
-/// that may live longer now are told so, once no node goes by the old ones any more.
+/// that may live longer now get a longer TTL, once no server uses the old ones.
 async fn keep(store: &RedisStore, lifetimes: Lifetimes) -> Result<u64, Failure> {
     tokio::time::sleep(FOLLOWED_WITHIN).await;
     store.set_lifetimes(lifetimes);

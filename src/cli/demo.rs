@@ -195,10 +195,10 @@ fn parts(value: &[u8]) -> (String, usize) {
 
 /// What of a header line says something to a person.
 fn words(header: &str) -> String {
-    let told = ["state=", "class=", "uid=", "db=", "user="];
+    let fields = ["state=", "class=", "uid=", "db=", "user="];
     let words = header.split_whitespace();
     let words: Vec<&str> =
-        words.filter(|word| told.iter().any(|name| word.starts_with(name))).collect();
+        words.filter(|word| fields.iter().any(|name| word.starts_with(name))).collect();
     visible(&words.join(" "), 200)
 }
 

@@ -12,15 +12,15 @@ use crate::host::{confine, descriptor, signals};
 /// The process that touches session files on a disk; started by `mount` and `import`
 #[derive(clap::Args, Debug)]
 pub(super) struct Disk {
-    /// Who asks
+    /// The conversation with the client
     #[arg(long)]
     socket_fd: RawFd,
     /// The directory
     #[arg(long)]
     root_fd: RawFd,
-    /// Where retired files go
+    /// Where imported files go
     #[arg(long)]
-    aside_fd: Option<RawFd>,
+    archive_fd: Option<RawFd>,
     /// Whose the written files are
     #[arg(long)]
     owner_uid: u32,
@@ -38,7 +38,7 @@ impl Disk {
         let socket = descriptor::take(self.socket_fd)?;
         let directory = Directory {
             root: descriptor::take(self.root_fd)?,
-            aside: self.aside_fd.map(descriptor::take).transpose()?,
+            archive: self.archive_fd.map(descriptor::take).transpose()?,
             owner: Some((self.owner_uid, self.owner_gid)),
             session_max_bytes: self.session_max_bytes,
         };

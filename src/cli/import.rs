@@ -134,7 +134,7 @@ impl Import {
     }
 }
 
-/// An Odoo that goes on with its files would miss those that are taken away: all its people would be
+/// An Odoo that still uses its files would miss those that are taken away: all its people would be
 /// logged out.
 fn refuse_in_use(dir: &Path) -> Result<(), Failure> {
     if is_ours(dir) {
@@ -195,15 +195,15 @@ fn words(summary: &Summary, deletion: &str) -> String {
     for (alias, why) in &summary.left {
         add(format!("left {alias}: {why}"));
     }
-    let untold = |count: u64, told: usize| count.saturating_sub(told as u64);
-    match untold(summary.no_session + summary.failed, summary.left.len()) {
+    let unlisted = |count: u64, listed: usize| count.saturating_sub(listed as u64);
+    match unlisted(summary.no_session + summary.failed, summary.left.len()) {
         0 => {}
         more => add(format!("left: {more} more")),
     }
     for name in &summary.foreign_names {
         add(format!("not Odoo's: {name}"));
     }
-    match untold(summary.foreign, summary.foreign_names.len()) {
+    match unlisted(summary.foreign, summary.foreign_names.len()) {
         0 => {}
         more => add(format!("not Odoo's: {more} more")),
     }

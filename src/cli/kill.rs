@@ -256,7 +256,7 @@ impl Outcome {
         }
     }
 
-    /// Who has most of them comes first.
+    /// Those with most sessions come first.
     fn sum_up(&mut self) {
         let people = std::mem::take(&mut self.people).into_iter();
         self.by_login = people

@@ -1,7 +1,7 @@
 //! `mount -t sessionfs sessionfs DIR -o OPTIONS` and a line in `/etc/fstab`: mount(8) calls this program
 //! by the name `mount.sessionfs` or `mount.fuse.sessionfs`.
 //!
-//! The daemon goes on in the background. What it logs goes to the system's log by way of
+//! The daemon runs in the background. What it logs goes to the system's log by way of
 //! `logger(1)`, or to a file. The exit codes are mount(8)'s.
 
 use std::ffi::{OsStr, OsString};
@@ -200,11 +200,11 @@ fn start(call: &Call) -> Result<(), Failure> {
     let failed = |e: &dyn std::fmt::Display| Failure::internal("start in the background", e);
     let dir = std::path::absolute(&call.dir).map_err(|e| failed(&e))?;
     let log = log(call.log_file.as_deref())?;
-    let (told, telling) = std::io::pipe().map_err(|e| failed(&e))?;
+    let (reader, writer) = std::io::pipe().map_err(|e| failed(&e))?;
     match process::fork().map_err(|e| failed(&e))? {
         ForkResult::Parent { child } => {
-            drop(telling);
-            let outcome = wait(told);
+            drop(writer);
+            let outcome = wait(reader);
             if outcome.is_err() {
                 // It has nothing left to do but to end; whoever called finds nothing of it.
                 let _ = waitpid(child, None);
@@ -212,8 +212,8 @@ fn start(call: &Call) -> Result<(), Failure> {
             outcome
         }
         ForkResult::Child => {
-            drop(told);
-            let served = detach(&telling, &log)
+            drop(reader);
+            let served = detach(&writer, &log)
                 .map_err(|e| failed(&e))
                 .and_then(|()| keeper::mount(Some(&dir), &call.flags, Caller::MountHelper));
             let Err(failure) = served else { std::process::exit(0) };
@@ -226,9 +226,9 @@ fn start(call: &Call) -> Result<(), Failure> {
 }
 
 /// The first line is `ready DIR`, or says what failed.
-fn wait(told: impl std::io::Read) -> Result<(), Failure> {
+fn wait(reader: impl std::io::Read) -> Result<(), Failure> {
     let mut line = String::new();
-    let _ = BufReader::new(told).read_line(&mut line);
+    let _ = BufReader::new(reader).read_line(&mut line);
     match line.trim() {
         ready if ready.starts_with("ready ") => Ok(()),
         "" => Err(Failure::internal("mount", "the daemon died; see the log")),
@@ -237,14 +237,14 @@ fn wait(told: impl std::io::Read) -> Result<(), Failure> {
 }
 
 /// Leaves the terminal, the working directory, and the standard files of whoever called.
-fn detach(telling: &impl AsFd, log: &impl AsFd) -> nix::Result<()> {
+fn detach(writer: &impl AsFd, log: &impl AsFd) -> nix::Result<()> {
     setsid()?;
     umask(Mode::from_bits_truncate(0o022));
     nix::unistd::chdir("/")?;
     let null = File::open("/dev/null")
         .map_err(|e| nix::Error::from_raw(e.raw_os_error().unwrap_or(libc::EIO)))?;
     dup2_stdin(null.as_fd())?;
-    dup2_stdout(telling.as_fd())?;
+    dup2_stdout(writer.as_fd())?;
     dup2_stderr(log.as_fd())
 }
 

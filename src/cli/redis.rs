@@ -18,7 +18,7 @@ pub(super) struct Reached {
     pub runtime: Runtime,
     /// The sessions.
     pub store: RedisStore,
-    /// What it was told: the node's own lifetimes among it.
+    /// Its settings, the server's own lifetimes among them.
     pub settings: Settings,
 }
 

@@ -77,7 +77,7 @@ impl Which {
         self.alias.as_deref()
     }
 
-    /// What was typed, for a record of it. An alias is told by its beginning: it may be a cookie by
+    /// What was typed, for a record of it. Of an alias only the beginning is recorded: it may be a cookie by
     /// mistake.
     pub(super) fn words(&self) -> String {
         const TEXT_CHARS: usize = 64;

@@ -25,10 +25,10 @@ pub(super) struct Worker {
     /// Prometheus asks here
     #[arg(long)]
     metrics_fd: Option<RawFd>,
-    /// Who touches the session files below the mount
+    /// The disk server of the underlying directory
     #[arg(long)]
-    below_fd: Option<RawFd>,
-    /// Who touches those of the mirror
+    underlying_fd: Option<RawFd>,
+    /// The disk server of the mirror
     #[arg(long)]
     mirror_fd: Option<RawFd>,
 }
@@ -43,7 +43,7 @@ impl Worker {
             fuse: descriptor::take(self.fuse_fd)?,
             control: optional(self.control_fd)?,
             metrics: optional(self.metrics_fd)?,
-            underlying: optional(self.below_fd)?,
+            underlying: optional(self.underlying_fd)?,
             mirror: optional(self.mirror_fd)?,
         })
     }

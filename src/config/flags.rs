@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-/// Where the sessions are: what every command that talks to Redis is told.
+/// Where the sessions are: the flags of every command that talks to Redis.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct Place {
     /// URL of Redis: `redis://`, `rediss://` or `unix:` (default: the private Redis)
@@ -13,7 +13,7 @@ pub struct Place {
     pub config: Option<PathBuf>,
 }
 
-/// What `mount` is told. Each flag overrides the key of the same meaning in the file.
+/// The flags of `mount`. Each overrides the key of the same meaning in the file.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct Flags {
     /// Redis and file.

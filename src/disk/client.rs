@@ -19,7 +19,7 @@ const MAX_WAITING: usize = 256;
 /// For who serves a mount: one file of a few KiB on a disk that is well; whoever asked gets an error
 /// after it.
 pub(crate) const SERVING_WITHIN: Duration = Duration::from_secs(5);
-/// For who has the time of a disk that is not.
+/// For callers that can wait for a slow disk.
 pub(crate) const PATIENT_WITHIN: Duration = Duration::from_secs(60);
 /// A directory of millions of files on a slow disk.
 const LIST_WITHIN: Duration = Duration::from_secs(120);

@@ -18,7 +18,7 @@ use super::Place;
 use crate::session::name::{Form, RootName, SessionName, Shard};
 
 const NS_PER_SECOND: i64 = 1_000_000_000;
-/// How many names of foreign files are told.
+/// How many names of foreign files are listed.
 const FOREIGN_TOLD: usize = 10;
 
 /// A directory of session files.
@@ -26,7 +26,7 @@ const FOREIGN_TOLD: usize = 10;
 pub(crate) struct Directory {
     pub root: OwnedFd,
     /// Where retired files go, in the same layout; without it they are deleted.
-    pub aside: Option<OwnedFd>,
+    pub archive: Option<OwnedFd>,
     /// Whose the written files are: user and group.
     pub owner: Option<(u32, u32)>,
     /// A longer file is no session.
@@ -157,18 +157,18 @@ impl Directory {
         }))
     }
 
-    /// Takes a file away: aside, or for good. One that is not there (any more) is no error.
+    /// Moves a file to the archive, or deletes it. A missing one is no error.
     pub(crate) fn retire(&self, place: &Place) -> io::Result<()> {
         let Some(parent) = absent_as_none(self.parent(place))? else { return Ok(()) };
         let name = place.sid.entry(place.form);
-        if let Some(aside) = &self.aside {
+        if let Some(archive) = &self.archive {
             let target = match place.form {
-                Form::Flat => aside.try_clone()?,
-                Form::Sharded => made_subdirectory(aside.as_fd(), place.sid.shard(), 0o700)?.0,
+                Form::Flat => archive.try_clone()?,
+                Form::Sharded => made_subdirectory(archive.as_fd(), place.sid.shard(), 0o700)?.0,
             };
             match renameat(&parent, name.as_str(), &target, name.as_str()) {
                 Ok(()) | Err(Errno::ENOENT) => return Ok(()),
-                // The place aside is on another filesystem: a copy, then the removal.
+                // The archive is on another filesystem: a copy, then the removal.
                 Err(Errno::EXDEV) => {
                     let Look::Found(found) = self.read(place)? else { return Ok(()) };
                     write_file(target.as_fd(), target.as_fd(), &name, &found, None)?;
@@ -346,7 +346,7 @@ fn write_file(
     })();
     if written.is_err() {
         // What could not be written is not left lying about; that it cannot be removed changes
-        // nothing of what is told.
+        // nothing of what is listed.
         let _ = unlinkat(root, temp.as_str(), UnlinkatFlags::NoRemoveDir);
     }
     written
@@ -373,8 +373,13 @@ mod tests {
         File::open(path).expect("a directory").into()
     }
 
-    fn directory(root: &Path, aside: Option<&Path>) -> Directory {
-        Directory { root: open(root), aside: aside.map(open), owner: None, session_max_bytes: 100 }
+    fn directory(root: &Path, archive: Option<&Path>) -> Directory {
+        Directory {
+            root: open(root),
+            archive: archive.map(open),
+            owner: None,
+            session_max_bytes: 100,
+        }
     }
 
     fn place(path: &str) -> Place {
@@ -387,8 +392,8 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_listed_and_retired() {
-        let (root, aside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let disk = directory(root.path(), Some(aside.path()));
+        let (root, archive) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let disk = directory(root.path(), Some(archive.path()));
         for path in [format!("ab/{HEX}"), format!("werkzeug_{HEX}.sess")] {
             let place = place(&path);
             assert!(matches!(disk.read(&place).unwrap(), Look::Absent));
@@ -407,7 +412,7 @@ mod tests {
             disk.retire(&place).unwrap();
             disk.retire(&place).unwrap();
             assert!(matches!(disk.read(&place).unwrap(), Look::Absent));
-            let moved = std::fs::metadata(aside.path().join(&path)).unwrap();
+            let moved = std::fs::metadata(archive.path().join(&path)).unwrap();
             assert_eq!(moved.mtime(), 1_600_000_000);
         }
         disk.tidy().unwrap();

@@ -11,8 +11,8 @@ use crate::host::process::{self, Process};
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Served<'a> {
     pub root: BorrowedFd<'a>,
-    /// Where retired files go; without it they are deleted.
-    pub aside: Option<BorrowedFd<'a>>,
+    /// Where imported files go; without it they are deleted.
+    pub archive: Option<BorrowedFd<'a>>,
     /// Whose the written files are: user and group.
     pub owner: (u32, u32),
     /// A longer file is no session.
@@ -24,7 +24,7 @@ pub(crate) fn start(program: &Path, served: Served<'_>) -> io::Result<(Process, 
     let (ours, theirs) = UnixStream::pair()?;
     let (uid, gid) = served.owner;
     let mut descriptors = vec![("--socket-fd", theirs.as_fd()), ("--root-fd", served.root)];
-    descriptors.extend(served.aside.map(|aside| ("--aside-fd", aside)));
+    descriptors.extend(served.archive.map(|archive| ("--archive-fd", archive)));
     let mut command = process::prepare(program, "disk", &descriptors);
     command
         .args(["--owner-uid", &uid.to_string(), "--owner-gid", &gid.to_string()])

@@ -13,7 +13,7 @@ const HEAD_MAX_BYTES: usize = 16 * 1024;
 /// No content is longer: more than the largest value of `limits.session`.
 const BODY_MAX_BYTES: usize = 80 << 20;
 
-/// From who wants to know.
+/// From the client.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) enum Request {
     /// All session files; answered by as many [`Answer::Names`] as it takes.
@@ -23,7 +23,7 @@ pub(crate) enum Request {
         /// Which ([`super::Place::path`]).
         path: String,
     },
-    /// Takes one file away: moves it aside or deletes it, as the server was told at its start.
+    /// Takes one file away: moves it to the archive or deletes it, as the server was started.
     Retire { path: String },
     /// Writes one file anew; its content is the body.
     Write {

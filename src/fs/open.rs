@@ -139,7 +139,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
                 }
             }
         }
-        // No outage, so no end of one to wait for: whoever is told to try again would do so for ever.
+        // There is no outage that could end: after EINTR the caller would try again without end.
         if let Some(why) = refusal {
             return Err(self.read_failed(by, &alias, why));
         }

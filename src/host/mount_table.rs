@@ -139,7 +139,7 @@ impl MountTable {
     }
 
     /// Whether a mount that is made on the directory `here` appears on `there` in another process's
-    /// view, where both are names of one directory; `None` where that cannot be told. What of a
+    /// view, where both are names of one directory; `None` where that is not known. What of a
     /// sessionfs is mounted there already is looked past.
     pub(crate) fn propagates(&self, here: &Path, theirs: &Self, there: &Path) -> Option<bool> {
         let below = |table: &Self, path: &Path| {

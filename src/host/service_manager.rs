@@ -1,4 +1,4 @@
-//! What a service manager is told: that the mount is served, in words how things stand, and that
+//! What a service manager is notified of: that the mount is served, in words how things stand, and that
 //! the keeper is alive (`sd_notify(3)`). Without a service manager nothing of this does anything.
 
 use std::process::Command;
@@ -21,7 +21,7 @@ const VARIABLES: [&str; 6] = [
 const ASK_EVERY: Duration = Duration::from_secs(5);
 const ASK_FOR_USEC: u32 = 30_000_000;
 
-/// Keeps what the keeper was told by a service manager away from what it starts.
+/// Keeps the variables of the service manager away from what the keeper starts.
 pub(crate) fn keep_from(command: &mut Command) -> &mut Command {
     VARIABLES.iter().fold(command, |command, name| command.env_remove(name))
 }

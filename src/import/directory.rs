@@ -113,7 +113,7 @@ impl Task {
         let start = |root: &dyn AsFd, archived: Option<&OwnedFd>| {
             let served = Served {
                 root: root.as_fd(),
-                aside: archived.map(AsFd::as_fd),
+                archive: archived.map(AsFd::as_fd),
                 owner: (config.tree.owner_uid, config.tree.owner_gid),
                 session_max_bytes: config.limits.session_bytes,
             };

@@ -1,5 +1,5 @@
 //! How long to wait before the next try: nothing the first time, then longer and longer, never
-//! for ever, and never as long as another keeper that began to fail at the same moment.
+//! without end, and never as long as another keeper that began to fail at the same moment.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! The processes that touch session files on disks for a worker: of what lies below the mount, and
+//! The processes that touch session files on disks for a worker: of the underlying directory, and
 //! of the mirror.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -16,16 +16,16 @@ use crate::host::process::Process;
 pub(super) struct Disks {
     /// The processes. They end with the worker, or before it.
     pub processes: Vec<Process>,
-    /// How to ask each, and by which flag the worker is told of it.
+    /// How to ask each, and the flag that names it to the worker.
     pub sockets: Vec<(&'static str, OwnedFd)>,
 }
 
 impl Disks {
-    /// Starts them. The directory below is served even if it is empty: until the mount is in its
-    /// place Odoo may put a session there. (Only such a late one is deleted once it is taken in;
-    /// there is no place aside for it.)
+    /// Starts them. The underlying directory is served even if it is empty: until the mount is in
+    /// its place Odoo may save a session there. (Only such a late one is deleted once it is imported;
+    /// there is no archive for it.)
     ///
-    /// The `first` start fails if a directory cannot be used. A later one goes on without what needs
+    /// The `first` start fails if a directory cannot be used. A later one does without what needs
     /// it: a mount is worth more than a mirror, and than sessions that nobody has asked for so far.
     pub(super) fn start(
         program: &Program,
@@ -41,14 +41,14 @@ impl Disks {
             tracing::error!(%failure, "{without}; correct the cause and run 'sessionfs reload'");
             Ok(())
         };
-        let aside =
+        let archive =
             below.holds_sessions().then(|| archive::make_beside(&config.mountpoint)).transpose();
-        match aside {
-            Ok(aside) => {
-                let aside = aside.as_ref().map(AsFd::as_fd);
-                disks.add("--below-fd", program, config, below.as_fd(), aside)?;
+        match archive {
+            Ok(archive) => {
+                let archive = archive.as_ref().map(AsFd::as_fd);
+                disks.add("--underlying-fd", program, config, below.as_fd(), archive)?;
             }
-            // Without a place aside the files would be deleted; so they stay, untouched.
+            // Without an archive the files would be deleted; so they stay, untouched.
             Err(failure) => {
                 tolerated("session files of the underlying directory are not imported", failure)?;
             }
@@ -69,11 +69,11 @@ impl Disks {
         program: &Program,
         config: &Config,
         root: BorrowedFd<'_>,
-        aside: Option<BorrowedFd<'_>>,
+        archive: Option<BorrowedFd<'_>>,
     ) -> Result<(), Failure> {
         let served = Served {
             root,
-            aside,
+            archive,
             owner: (config.tree.owner_uid, config.tree.owner_gid),
             session_max_bytes: config.limits.session_bytes,
         };

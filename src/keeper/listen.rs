@@ -69,7 +69,7 @@ impl Listeners {
         Ok(renewed)
     }
 
-    /// With the flags by which a worker is told of them.
+    /// With the flags that name them to a worker.
     pub(super) fn descriptors(&self) -> impl Iterator<Item = (&'static str, BorrowedFd<'_>)> {
         let metrics = self.metrics.as_ref().map(|socket| ("--metrics-fd", socket.listener.as_fd()));
         [("--control-fd", self.control.listener.as_fd())].into_iter().chain(metrics)

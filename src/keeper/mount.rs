@@ -189,7 +189,7 @@ impl Mountpoint {
     /// How many session files are in it.
     pub(crate) fn count_sessions(&self) -> io::Result<u64> {
         let root = self.directory.try_clone()?.into();
-        let directory = Directory { root, aside: None, owner: None, session_max_bytes: 0 };
+        let directory = Directory { root, archive: None, owner: None, session_max_bytes: 0 };
         let mut count = 0;
         directory.list(|_| {
             count += 1;
@@ -291,7 +291,7 @@ pub(crate) fn refused(mountpoint: &Path, errno: Errno) -> Failure {
 }
 
 impl AsFd for Mountpoint {
-    /// The directory below the mount.
+    /// The underlying directory.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.directory.as_fd()
     }

@@ -1,4 +1,4 @@
-//! Reload: what may change while the mount is served, how its outcome is told, and the command that
+//! Reload: what may change while the mount is served, how its outcome is reported, and the command that
 //! asks for it.
 //!
 //! A signal has no answer. So the keeper writes down how many reloads it has begun and ended, and

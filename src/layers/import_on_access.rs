@@ -100,7 +100,7 @@ impl<S: Sessions + Clone, T: Intake + Clone> ImportOnAccess<S, T> {
             return;
         };
         let began = Instant::now();
-        // A listing that takes longer is made again later: requests do not wait for ever.
+        // A listing that takes longer is made again later: requests wait no longer.
         let listed = tokio::time::timeout(SETTLED_WITHIN, self.underlying.list(&disk)).await;
         self.underlying.listed.send_replace(true);
         if listed.is_ok() && self.underlying.is_done() {

@@ -145,7 +145,7 @@ fn workers_are_their_parents_and_a_second_sign_of_one_directory_is_no_second_can
     let odoo = host.look();
     assert_eq!(odoo.processes.len(), 2);
     assert_eq!(odoo.processes[0].unit.as_deref(), Some("odoo.service"));
-    // Its unit is known by the process: one Odoo is told of once.
+    // Its unit is known by the process: one Odoo is listed once.
     assert!(!odoo.instances.iter().any(|known| matches!(known.sign, Sign::Service(_))));
 }
 

@@ -39,7 +39,7 @@ impl Known {
 }
 
 impl Clock {
-    /// Takes in that an answer received at `received` carried the time `server_ms`. Returns by
+    /// Notes that an answer received at `received` carried the time `server_ms`. Returns by
     /// how much Redis's clock has jumped, if it has (milliseconds, forward is positive).
     #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation)]
     pub(crate) fn observe(&mut self, server_ms: u64, received: Instant) -> Option<i64> {
@@ -77,7 +77,7 @@ impl Time {
         Self { real, clock: Mutex::default(), jumped: Mutex::default() }
     }
 
-    /// Takes in a time that an answer carried.
+    /// Notes a time that an answer carried.
     pub(super) fn observe(&self, now_ms: u64) {
         let now = Instant::now();
         let jump = lock(&self.clock).observe(now_ms, now);
@@ -91,7 +91,7 @@ impl Time {
         }
     }
 
-    /// Takes in an answer to `TIME`: seconds and microseconds.
+    /// Notes an answer to `TIME`: seconds and microseconds.
     pub(super) fn observe_answer(&self, answer: &Value) {
         if !self.real {
             return;

@@ -212,7 +212,7 @@ impl Link {
             .await
     }
 
-    /// Takes in an error that a script met: if another server may be the master by now, a new
+    /// Notes an error that a script met: if another server may be the master by now, a new
     /// connection is made while this one stays in use.
     pub(crate) fn refused(&self, generation: u64, error: &ServerError) {
         if error.code.may_move() {

@@ -78,7 +78,7 @@ impl Live {
         Some(requests.settings(self.rules?.keys).command())
     }
 
-    /// Takes in what a new connection's server answered.
+    /// Uses what a new connection's server answered.
     pub(super) fn take_in(&self, answer: Value) {
         self.follow_found(Answer::parts("settings", answer).and_then(|answer| self.read(answer)));
     }

@@ -373,7 +373,7 @@ impl Answer {
         Ok(header)
     }
 
-    /// Goes on reading inside the next value, an array.
+    /// Continues inside the next value, an array.
     pub(super) fn enter(&mut self) -> Result<(), StoreError> {
         self.rest = self.array()?.into_iter();
         Ok(())

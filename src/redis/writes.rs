@@ -76,7 +76,7 @@ impl Observed {
         self.is(&Writes::Taken);
     }
 
-    /// Takes in the error of any operation. What its user lacks a right to need not be what a save
+    /// Notes the error of any operation. What its user lacks a right to need not be what a save
     /// needs: the probe finds that out.
     pub(super) fn error(&self, error: &ServerError) {
         if error.code.takes_no_writes() {
@@ -84,7 +84,7 @@ impl Observed {
         }
     }
 
-    /// Takes in the probe's error; any other than a refusal says nothing of writes.
+    /// Notes the probe's error; any other than a refusal says nothing of writes.
     fn refused(&self, error: &ServerError) {
         if error.code.takes_no_writes() || matches!(error.code, ErrorCode::NoPerm { .. }) {
             self.is(&Writes::Refused(error.clone()));

@@ -66,7 +66,7 @@ struct Fields {
     login: Scalar,
 }
 
-/// A value, as far as it is told apart.
+/// A value, as far as it matters.
 #[derive(Default)]
 enum Scalar {
     #[default]

@@ -1,4 +1,4 @@
-//! An event as text, and what makes two events one of a kind: then one of them is told, and the
+//! An event as text, and what makes two events one of a kind: then one of them is written, and the
 //! others are counted.
 
 use std::fmt::{self, Write};

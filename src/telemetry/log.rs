@@ -76,7 +76,7 @@ pub(crate) fn tell_all_repeated() {
     }
 }
 
-/// Who asks for details gets each line.
+/// At a detailed level every line is written.
 fn folds(filter: &EnvFilter) -> bool {
     filter.max_level_hint().is_some_and(|most| most < TracingLevelFilter::DEBUG)
 }
@@ -269,11 +269,11 @@ mod tests {
         // Each that ended is a fact of its own.
         assert_eq!(count("session_expired"), 1000);
         assert_eq!(lines.len(), 1000 + 3 + 3, "{lines:#?}");
-        let told = "<4>WARN sessionfs: 999 more of this kind in 0 s, the last: operation open, \
+        let summary = "<4>WARN sessionfs: 999 more of this kind in 0 s, the last: operation open, \
                     errno EIO: I/O error, away";
-        assert!(lines.iter().any(|line| line == told), "{:#?}", &lines[1000..]);
+        assert!(lines.iter().any(|line| line == summary), "{:#?}", &lines[1000..]);
         assert_eq!(count("<6>INFO sessionfs: 999 more of this kind in 0 s"), 1);
-        // Who asks for details gets each.
+        // At a detailed level each is written.
         assert_eq!(written(Form::Journal, "debug", flood).len(), 4000);
     }
 

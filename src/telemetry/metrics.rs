@@ -245,7 +245,7 @@ fn counter(registry: &mut Registry, name: &str, help: &str) -> Counter {
     counter
 }
 
-/// Counters of one name, told apart by a label.
+/// Counters of one name, distinguished by a label.
 fn counters(registry: &mut Registry, name: &str, help: &str) -> Family<Labels<1>, Counter> {
     let counters = Family::default();
     registry.register(name, help, Family::clone(&counters));

@@ -95,7 +95,7 @@ impl Stage {
     }
 }
 
-/// Starts `sessionfs mount`. If we are killed, it is told to end.
+/// Starts `sessionfs mount`. If we are killed, it gets SIGTERM.
 fn start(folder: &Folder, dir: &Path, idle: Duration) -> Result<Child, Failure> {
     let failed = |e: io::Error| Failure::internal("start the mount", e);
     let toml = folder.path.join("sessionfs.toml");
@@ -275,7 +275,7 @@ impl Folder {
 impl Drop for Folder {
     fn drop(&mut self) {
         if !self.is_used {
-            // Nobody is left to be told.
+            // Nobody is left to be informed.
             let _ = std::fs::remove_dir_all(&self.path);
         }
     }

@@ -62,7 +62,7 @@ pub(super) fn deny() -> io::Result<()> {
     let mut program = filter();
     let length = program.len().try_into().map_err(io::Error::other)?;
     let call = sock_fprog { len: length, filter: program.as_mut_ptr() };
-    // SAFETY: seccomp reads a program of the length that it is told, which lives through the call.
+    // SAFETY: seccomp reads a program of the given length, which lives through the call.
     let result = unsafe {
         libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const call)
     };

@@ -7,7 +7,7 @@ local function living(key, alias, h)
   weigh(h, keys.index, alias)
   if stale(h) and expire(key, keys.index, alias, h) then return nil end
   if not h.indexed then
-    -- Refused where no writes are taken: the header's activity goes on standing in.
+    -- Refused where no writes are taken: the header's activity still stands in.
     enter(keys.index, alias, h.active, redis.call('PTTL', key))
     failure = nil
   end

@@ -20,7 +20,7 @@ if old then
 end
 local alive = old and old.state == 'alive'
 
--- Whether the life of `old` goes on with this save; otherwise a new one begins.
+-- Whether this save continues the life of `old`; otherwise a new one begins.
 local goes_on = false
 if class == 'anon' then
   if alive and old.class == 'auth' and after_failed_read then

@@ -57,7 +57,7 @@ impl Repeats {
         false
     }
 
-    /// What is to be told of now: of each kind whose time is over; of `all` at the end.
+    /// What is due now: each kind whose time is over; `all` of them at the end.
     pub(super) fn due(&mut self, now: Instant, all: bool) -> Vec<Repeated> {
         let mut due = Vec::new();
         self.kinds.retain(|_, kind| {
@@ -108,7 +108,7 @@ mod tests {
             repeats.is_new(number.to_string(), Level::WARN, String::new, now);
         }
         assert!(repeats.kinds.len() <= KINDS_MAX + 1);
-        let told: u64 = repeats.due(now, true).iter().map(|repeated| repeated.count).sum();
-        assert_eq!(told, 10_000 - KINDS_MAX as u64 - 1);
+        let counted: u64 = repeats.due(now, true).iter().map(|repeated| repeated.count).sum();
+        assert_eq!(counted, 10_000 - KINDS_MAX as u64 - 1);
     }
 }
