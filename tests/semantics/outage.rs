@@ -223,7 +223,7 @@ fn a_rename_without_redis_fails_loudly_and_soon() {
     let temp = mount.stage(&authenticated("new")).unwrap();
     redis.kill();
     assert_eq!(quickly(|| errno(fs::rename(&temp, mount.sharded(&id)))), libc::EIO);
-    mount.wait_for_log("is lost");
+    mount.wait_for_log(" failed: Redis is not available");
 }
 
 #[test]
@@ -233,7 +233,7 @@ fn an_unlink_without_redis_fails_loudly_and_soon() {
     mount.save(&id, &authenticated("old")).unwrap();
     redis.kill();
     assert_eq!(quickly(|| errno(mount.unlink(&id))), libc::EIO);
-    mount.wait_for_log("is lost");
+    mount.wait_for_log(" failed: Redis is not available");
 }
 
 #[test]
