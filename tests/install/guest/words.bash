@@ -36,13 +36,6 @@ says() {
     grep -qE -- "$pattern" <<<"$output" || { echo "does not say '$pattern': $*"; return 1; }
 }
 
-# Whether a directory is empty; what is in it is named.
-nothing_in() {
-    local found
-    found=$(find "$1" -mindepth 1 -ls) || return
-    [ -z "$found" ] || { printf 'in %s:\n%s\n' "$1" "$found"; return 1; }
-}
-
 not() { if "$@"; then echo "unexpectedly true: $*"; return 1; fi; }
 
 odoo() { runuser -u odoo -- python3 -B /srv/test/odoo.py --dir "$sessions" "$@"; }
