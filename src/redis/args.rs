@@ -95,13 +95,22 @@ arguments! {
 }
 
 arguments! {
+    /// What every change that brings a content begins with.
+    ContentArgs<'a> {
+        with change: ChangeArgs;
+        keys: ;
+        // size: the content's before it was sealed.
+        arguments: class, uid, db, user, size, form, sealed;
+    }
+}
+
+arguments! {
     /// See `publish.lua`.
     PublishArgs<'a> {
-        with change: ChangeArgs;
+        with content: ContentArgs;
         // sibling_session: the session again where there is none.
         keys: sibling_session;
-        arguments: class, uid, db, user, size, form, opened, own_unlink, sibling, background,
-            after_failed_read, sealed;
+        arguments: opened, own_unlink, sibling, background, after_failed_read;
     }
 }
 
@@ -128,9 +137,9 @@ arguments! {
 arguments! {
     /// See `import.lua`.
     ImportArgs<'a> {
-        with change: ChangeArgs;
+        with content: ContentArgs;
         keys: ;
-        arguments: class, uid, db, user, size, form, mtime, mtime_ms, mode, sealed;
+        arguments: mtime, mtime_ms, mode;
     }
 }
 

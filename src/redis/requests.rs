@@ -4,13 +4,14 @@
 use redis::Cmd;
 
 use super::args::{
-    self, AmendArgs, ChangeArgs, FetchArgs, ImportArgs, ListArgs, ProbeArgs, PublishArgs, SetArgs,
-    SettingsArgs, TouchArgs, UnlinkArgs,
+    self, AmendArgs, ChangeArgs, ContentArgs, FetchArgs, ImportArgs, ListArgs, ProbeArgs,
+    PublishArgs, SetArgs, SettingsArgs, TouchArgs, UnlinkArgs,
 };
 use super::envelope::{mode_text, text, uid_text};
 use super::keys::Keys;
 use super::scripts::{Call, Policy, Scripts};
-use crate::session::name::{Alias, Shard};
+use crate::session::content::Content;
+use crate::session::name::{Alias, Form, Shard};
 use crate::store::{Amend, Attempt, Import, Mtime, Publish, Stamp, Unlink};
 
 /// What requests are made of.
@@ -59,24 +60,18 @@ impl<'a> Requests<'a> {
     pub(super) fn publish(&self, publish: &'a Publish, attempt: Attempt) -> Call<'a> {
         let claim = &publish.claim;
         let sibling = of_shard(claim.sibling.as_ref(), &publish.alias);
-        let content = &publish.content;
+        let change = self.change(&publish.alias, &publish.stamp, attempt);
+        let Publish { content, size_bytes, form, sealed, .. } = publish;
         self.scripts.call(
             &self.policy,
             PublishArgs {
-                change: self.change(&publish.alias, &publish.stamp, attempt),
+                content: content_args(change, content, *size_bytes, *form, sealed),
                 sibling_session: self.keys.session(sibling.unwrap_or(&publish.alias)),
-                class: args::class(content.class),
-                uid: args::text(uid_text(content.uid)),
-                db: args::text(text(content.db.as_deref())),
-                user: args::text(text(content.login.as_deref())),
-                size: args::number(publish.size_bytes),
-                form: args::form(publish.form),
                 opened: args::id(claim.opened),
                 own_unlink: args::id(claim.own_unlink),
                 sibling: args::alias(sibling),
                 background: args::flag(publish.background),
                 after_failed_read: args::flag(claim.after_failed_read),
-                sealed: publish.sealed.as_ref().into(),
             },
         )
     }
@@ -112,21 +107,15 @@ impl<'a> Requests<'a> {
     /// A session file that becomes a session.
     pub(super) fn import(&self, import: &'a Import, attempt: Attempt) -> Call<'a> {
         const NS_PER_MS: i64 = 1_000_000;
-        let content = &import.content;
+        let change = self.change(&import.alias, &import.stamp, attempt);
+        let Import { content, size_bytes, form, sealed, .. } = import;
         self.scripts.call(
             &self.policy,
             ImportArgs {
-                change: self.change(&import.alias, &import.stamp, attempt),
-                class: args::class(content.class),
-                uid: args::text(uid_text(content.uid)),
-                db: args::text(text(content.db.as_deref())),
-                user: args::text(text(content.login.as_deref())),
-                size: args::number(import.size_bytes),
-                form: args::form(import.form),
+                content: content_args(change, content, *size_bytes, *form, sealed),
                 mtime: args::number(import.mtime_ns),
                 mtime_ms: args::number(import.mtime_ns / NS_PER_MS),
                 mode: args::text(mode_text(import.mode)),
-                sealed: import.sealed.as_ref().into(),
             },
         )
     }
@@ -204,6 +193,25 @@ impl<'a> Requests<'a> {
     /// Whether scripts may be run.
     pub(super) fn run_nothing(&self) -> Call<'a> {
         self.scripts.call(&self.policy, ProbeArgs { probe: self.keys.write_probe() })
+    }
+}
+
+fn content_args<'a>(
+    change: ChangeArgs<'a>,
+    content: &'a Content,
+    size_bytes: u64,
+    form: Form,
+    sealed: &'a [u8],
+) -> ContentArgs<'a> {
+    ContentArgs {
+        change,
+        class: args::class(content.class),
+        uid: args::text(uid_text(content.uid)),
+        db: args::text(text(content.db.as_deref())),
+        user: args::text(text(content.login.as_deref())),
+        size: args::number(size_bytes),
+        form: args::form(form),
+        sealed: sealed.into(),
     }
 }
 
