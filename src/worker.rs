@@ -96,16 +96,9 @@ fn serve(
     let [below, mirror] = [disks.underlying, disks.mirror]
         .map(|socket| socket.map(|socket| disks::connect(channel, socket, &runtime)).transpose());
     let (below, mirror) = (below?, mirror?);
-    let mirror = match mirror.map(|disk| disks::keep_mirror(disk, &store, &runtime)).transpose() {
-        // A later worker serves without it, as without Redis.
-        Err(failure) if !first => {
-            tracing::error!(%failure, "the mirror is not written; correct the cause and run \
-                                       'sessionfs reload'");
-            None
-        }
-        kept => kept?,
-    };
-    let (mirror, writer) = mirror.unzip();
+    let mirror =
+        mirror.map(|disk| disks::keep_mirror(disk, &store, &runtime, first)).transpose()?;
+    let (mirror, writer) = mirror.flatten().unzip();
     let sessions = ImportOnAccess::over(store.clone());
     let observer = mirror.map(|notes| Arc::new(notes) as Arc<dyn Observer>);
     let settings = fs::Settings { observer, worker, ..settings::core(&config) };

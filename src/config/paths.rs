@@ -13,7 +13,7 @@ use crate::host::directory::is_on_tmpfs;
 pub const RUNTIME_DIR: &str = "/run/sessionfs";
 
 /// Where to look for a tmpfs when none is named.
-const CANDIDATES: [&str; 2] = ["/run/sessionfs", "/dev/shm/sessionfs"];
+const CANDIDATES: [&str; 2] = [RUNTIME_DIR, "/dev/shm/sessionfs"];
 
 /// The lock of a mountpoint, which its keeper holds.
 pub fn lock_file(mountpoint: &Path) -> PathBuf {

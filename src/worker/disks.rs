@@ -40,12 +40,23 @@ pub(super) fn cannot_list(error: DiskError) -> Failure {
     Failure::internal("list the session files of the underlying directory", error)
 }
 
+/// Starts the mirror. Without it a later worker serves all the same, as it does without Redis.
 pub(super) fn keep_mirror(
     disk: Disk,
     store: &RedisStore,
     runtime: &Runtime,
-) -> Result<(mirror::notes::Sender, mirror::Writer), Failure> {
-    runtime
-        .block_on(mirror::Writer::start(disk, store.clone()))
-        .map_err(|e| Failure::new(ExitCode::MirrorRefused, format!("mirror: {e}")))
+    first: bool,
+) -> Result<Option<(mirror::notes::Sender, mirror::Writer)>, Failure> {
+    let failure = match runtime.block_on(mirror::Writer::start(disk, store.clone())) {
+        Ok(kept) => return Ok(Some(kept)),
+        Err(e) => Failure::new(ExitCode::MirrorRefused, format!("mirror: {e}")),
+    };
+    if first {
+        return Err(failure);
+    }
+    tracing::error!(
+        %failure,
+        "the mirror is not written; correct the cause and run 'sessionfs reload'"
+    );
+    Ok(None)
 }

@@ -2,14 +2,12 @@
 
 use std::fs::{DirBuilder, File, Permissions};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{
-    DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown,
-};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, PermissionsExt, fchown};
 use std::path::Path;
 
 use crate::config::{self, Config};
 use crate::exit::{ExitCode, Failure};
-use crate::host::lock;
+use crate::host::{directory, lock};
 
 /// Refuses a path that the kernel does not take as the name of a socket.
 pub(super) fn check_socket_length(socket: &Path) -> Result<(), Failure> {
@@ -54,10 +52,7 @@ pub(super) fn prepare(dir: &Path, worker: &config::Worker) -> Result<(), Failure
 
 /// Gives the uid of somebody else to whom the directory belongs; then it is left as it is.
 fn take(dir: &Path, worker: &config::Worker) -> io::Result<Option<u32>> {
-    let held = File::options()
-        .read(true)
-        .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_CLOEXEC)
-        .open(dir)?;
+    let held = directory::open(dir)?;
     let owner = held.metadata()?.uid();
     if owner != 0 && owner != worker.uid {
         return Ok(Some(owner));
