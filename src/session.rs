@@ -6,5 +6,6 @@ pub mod content;
 pub mod name;
 pub mod policy;
 pub mod seal;
+pub mod secret;
 
 pub use seal::SealError;
