@@ -21,6 +21,7 @@ mod redis;
 mod redis_acl;
 mod release;
 mod reload;
+mod secret;
 mod sessions;
 mod show;
 mod status;
@@ -60,6 +61,7 @@ enum Command {
     RedisAcl(redis_acl::RedisAcl),
     Release(release::Release),
     Reload(reload::Reload),
+    Secret(secret::SecretCommand),
     Show(show::Show),
     Status(status::Status),
     Unmount(unmount::Unmount),
@@ -106,6 +108,7 @@ pub fn run() -> Result<(), Failure> {
         Command::RedisAcl(redis_acl) => redis_acl.run(),
         Command::Release(release) => release.run(),
         Command::Reload(reload) => reload.run(),
+        Command::Secret(secret) => secret.run(),
         Command::Show(show) => show.run(),
         Command::Status(status) => status.run(),
         Command::Unmount(unmount) => unmount.run(),

@@ -16,6 +16,7 @@ pub mod paths;
 pub(crate) mod people;
 pub(crate) mod private_redis;
 pub(crate) mod reference;
+pub(crate) mod secret_file;
 pub(crate) mod units;
 
 use std::fmt;
@@ -30,6 +31,7 @@ use crate::host::directory::Ownership;
 use crate::redis;
 use crate::redis::endpoint::{Endpoint, unix_url};
 use crate::session::policy::Lifetimes;
+use crate::session::secret::Keyring;
 use file::File;
 use flags::{Flags, Place};
 use listen::Listen;
@@ -39,6 +41,8 @@ pub use crate::redis::DEFAULT_PREFIX;
 
 /// The environment variable that says what is logged.
 pub const LOG_VARIABLE: &str = "SESSIONFS_LOG";
+/// The environment variable that names the file of secrets.
+pub const SECRET_VARIABLE: &str = "SESSIONFS_SECRET_FILE";
 
 const SECOND_MS: u64 = 1000;
 const MINUTE_MS: u64 = 60 * SECOND_MS;
@@ -60,6 +64,8 @@ pub struct Config {
     pub redis: Redis,
     /// How to run the private Redis, if no other was named.
     pub private_redis: Option<PrivateRedis>,
+    /// The file of the secrets that contents are sealed with.
+    pub secret_file: PathBuf,
     /// As whom the worker runs.
     pub worker: Worker,
     /// When a session ends.
@@ -202,6 +208,7 @@ impl Config {
             tree: tree(flags, &file)?,
             redis: redis(&flags.place, &file)?,
             private_redis,
+            secret_file: secret_file(&file)?,
             worker,
             lifetimes: lifetimes(&file.lifetime)?,
             limits,
@@ -230,12 +237,18 @@ impl Config {
             ..settings
         })
     }
+
+    /// Where the secrets are that a mount with the same file would use.
+    pub fn resolve_secret_file(place: &Place) -> Result<PathBuf, Failure> {
+        secret_file(&File::load(place.config.as_deref())?)
+    }
 }
 
 /// The settings of each part.
 impl Config {
-    pub fn store_settings(&self) -> redis::Settings {
-        store_settings(&self.redis, self.lifetimes, &self.outage)
+    /// Of the store; with the keyring, if contents are opened or sealed.
+    pub fn store_settings(&self, keyring: Option<Keyring>) -> redis::Settings {
+        redis::Settings { keyring, ..store_settings(&self.redis, self.lifetimes, &self.outage) }
     }
 }
 
@@ -347,6 +360,19 @@ fn private_dir(file: &file::PrivateRedis) -> Result<PathBuf, Failure> {
         return Err(bad("private_redis.dir", &dir.to_string_lossy(), "is not an absolute path"));
     }
     Ok(dir)
+}
+
+/// The file of secrets: environment, file, or beside the private Redis's data, in this order.
+fn secret_file(file: &File) -> Result<PathBuf, Failure> {
+    let environment = std::env::var_os(SECRET_VARIABLE).filter(|path| !path.is_empty());
+    let path = match environment.map(PathBuf::from).or_else(|| file.secret.file.clone()) {
+        Some(path) => path,
+        None => private_dir(&file.private_redis)?.join("secret"),
+    };
+    if !path.is_absolute() {
+        return Err(bad("secret.file", &path.to_string_lossy(), "is not an absolute path"));
+    }
+    Ok(path)
 }
 
 /// The Redis that is there already, if one is named.
@@ -609,7 +635,7 @@ mod tests {
         assert_eq!(config.redis.url, "rediss://[::1]:7000/2");
         assert_eq!(config.redis.username.as_deref(), Some("me"));
         assert_eq!(config.redis.password.as_deref(), Some("s@cret"));
-        assert!(!format!("{config:?}").contains("cret"));
+        assert!(!format!("{:?}", config.redis).contains("cret"));
         let crossed = serde_json::to_string(&config).unwrap();
         let crossed: Config = serde_json::from_str(&crossed).unwrap();
         assert_eq!(crossed.redis.password, config.redis.password);
@@ -729,6 +755,8 @@ mod tests {
             heartbeat_ms,
             touch_batch_ms,
             live: _,
+            keyring: _,
+            newest_format,
             ends_stale,
         } = settings.clone();
         let times = [
@@ -743,6 +771,6 @@ mod tests {
             heartbeat_ms,
             touch_batch_ms,
         ];
-        (url, username, password, prefix, lifetimes, times, ends_stale)
+        (url, username, password, prefix, lifetimes, times, (newest_format, ends_stale))
     }
 }

@@ -209,6 +209,8 @@ impl StatusService {
             version: env!("CARGO_PKG_VERSION").into(),
             since_ms: self.keeper.since_ms,
             link: self.store.health().label().into(),
+            secrets: self.store.held_secrets(),
+            format: self.store.newest_format(),
             traffic: self.pulse.traffic(),
             seen_seconds_ago: None,
         }

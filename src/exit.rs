@@ -78,6 +78,8 @@ exit_codes! {
     NoRedisServer = 35,
     /// The private Redis does not start.
     PrivateRedis = 36,
+    /// The file of secrets cannot be used, or does not hold the secret that this Redis is written with.
+    Secret = 37,
     /// The staging directory is not on a tmpfs, or not safe to use.
     Staging = 40,
     /// The worker's user lacks a permission, or has a privilege that it must not have.

@@ -16,6 +16,7 @@ mod program;
 mod pulse;
 pub(crate) mod reload;
 mod running;
+mod secrets;
 pub(crate) mod staging;
 mod start;
 pub(crate) mod underlying;

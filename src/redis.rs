@@ -9,11 +9,13 @@
 //! | how often a change is sent | [`retry`] |
 //! | the connection, its health, Redis's clock, its errors | [`link`], [`clock`], [`errors`] |
 //! | whether writes are taken, and whether Redis can serve at all | [`writes`], [`probe`], [`acl`] |
+//! | what all servers agree on: secret and format | [`agreement`] |
 //! | where it is, and the settings | [`endpoint`], [`settings`], [`live`] |
 //! | for commands and metrics | [`scan`], [`population`], [`memory`], [`servers`] |
 
 pub(crate) mod acl;
 mod activity;
+mod agreement;
 mod args;
 pub(crate) mod clock;
 pub(crate) mod endpoint;
@@ -43,6 +45,7 @@ use redis::Value;
 use tokio::task::AbortHandle;
 
 use self::activity::{Touches, write_touches};
+use self::agreement::Agreement;
 use self::clock::Time;
 use self::endpoint::{BadUrl, Endpoint};
 use self::keys::Keys;
@@ -70,6 +73,7 @@ struct Inner {
     link: Link,
     time: Arc<Time>,
     live: Arc<Live>,
+    agreement: Arc<Agreement>,
     touches: Touches,
     writes: writes::Observed,
 }
@@ -102,24 +106,32 @@ impl RedisStore {
         let read_settings = live.request(&scripts, &keys);
         let follows = read_settings.is_some();
         greeting.extend(read_settings);
+        greeting.extend(Agreement::requests(&keys));
         greeting.push(redis::cmd("TIME"));
         let (greeted, heartbeat, following) =
             (Arc::clone(&time), Arc::clone(&time), Arc::clone(&live));
+        let agreement = Arc::new(Agreement::new(settings.keyring.clone(), settings.newest_format));
+        let agreeing = Arc::clone(&agreement);
         let (link, supervisor) = Link::new(
             endpoint,
             settings.timing(),
             greeting,
             move |mut answers| {
                 greeted.observe_answer(&answers.pop().unwrap_or(Value::Nil));
+                let members = answers.pop().unwrap_or(Value::Nil);
+                let secret = answers.pop().unwrap_or(Value::Nil);
+                agreeing.follow([secret, members], greeted.now_ms())?;
                 if follows {
                     following.take_in(answers.pop().unwrap_or(Value::Nil));
                 }
+                Ok(())
             },
             move |answer| heartbeat.observe_answer(answer),
         );
         let inner = Arc::new(Inner {
             keys,
             live,
+            agreement,
             settings,
             scripts,
             link,
@@ -131,6 +143,7 @@ impl RedisStore {
         let supervisor = tokio::spawn(supervisor);
         let mut tasks = vec![supervisor.abort_handle(), writer.abort_handle()];
         tasks.extend(live::task(&inner));
+        tasks.extend(agreement::task(&inner));
         let tasks = Tasks(tasks);
         Ok(Self { inner, _tasks: Arc::new(tasks) })
     }

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
 use crate::exit::Failure;
+use crate::session::secret::Secret;
 use crate::telemetry::recent::Recent;
 
 /// No message is longer.
@@ -25,6 +26,9 @@ pub(crate) struct Handover {
     /// The version of the keeper. After a reload the worker may be of another.
     pub keeper: String,
     pub config: Config,
+    /// What contents are sealed with, as far as there is a file; its first worker has one made.
+    #[serde(default)]
+    pub secrets: Vec<Secret>,
     /// The first worker of this keeper fails if there is no Redis. A later one serves without it:
     /// whoever opens a session then waits, which is better than no filesystem at all.
     pub first: bool,
@@ -57,6 +61,11 @@ pub(crate) enum Report {
     Serving,
     /// The state of Redis from now on.
     Redis(RedisState),
+    /// Asks for the secrets in their file: [`Order::Secrets`] answers.
+    Secrets {
+        /// To make one if there is none, because Redis is not written with one.
+        make: bool,
+    },
     /// All that was collected is written.
     Drained,
     /// It cannot continue, and why.
@@ -75,7 +84,7 @@ pub(crate) enum RedisState {
     NoWrites(String),
 }
 
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(crate) enum Order {
     /// The filesystem is made: serve it.
     Serve,
@@ -85,6 +94,8 @@ pub(crate) enum Order {
     Drain,
     /// Another worker is mounted in its place, and has the status from now on.
     Superseded,
+    /// What contents are sealed with from now on.
+    Secrets(Vec<Secret>),
 }
 
 /// The outcome of a read.

@@ -1,12 +1,14 @@
 //! The worker: the unprivileged process that serves. This file puts its parts together.
 //!
 //! - [`first_contact`]: is it Redis, and may we do all that we shall have to do
+//! - [`secrets`]: what contents are sealed with, asked of the keeper
 //! - [`orders`]: what the keeper asks of it while it serves
 //! - [`disks`]: the processes that touch session files on disks for it
 
 mod disks;
 pub(crate) mod first_contact;
 mod orders;
+mod secrets;
 mod settings;
 
 use std::fs::File;
@@ -17,7 +19,6 @@ use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
 
-use crate::config::Config;
 use crate::control::{Sockets, StatusService};
 use crate::exit::{ExitCode, Failure};
 use crate::fs::{self, Core};
@@ -70,7 +71,7 @@ fn serve(
     sockets: Sockets,
     disks: Disks,
 ) -> Result<(), Failure> {
-    let Handover { keeper, config, first, worker, keeper_info } = read_handover(config)?;
+    let Handover { keeper, config, secrets, first, worker, keeper_info } = read_handover(config)?;
     confine::become_worker(&config.worker.account())?;
     // Who ends a whole service sends its signal to all at once; the keeper ends us in order.
     signals::block()?;
@@ -80,18 +81,21 @@ fn serve(
 
     let runtime = runtime()?;
     runtime.spawn(tell_repeated());
+    let keyring = secrets::keyring(channel, &config, secrets, &runtime)?;
+    let store_settings = config.store_settings(Some(keyring.clone()));
     if first {
-        runtime.block_on(first_contact::wait(&config))?;
+        runtime.block_on(first_contact::wait(&config, &store_settings))?;
     }
     let store = {
         // The store's tasks live on this runtime.
         let _entered = runtime.enter();
-        RedisStore::start(config.store_settings())
+        RedisStore::start(store_settings)
             .map_err(|e| Failure::new(ExitCode::BadUrl, e.to_string()))?
     };
     // A later worker serves without Redis: whoever opens a session then waits, as in any outage.
     if first {
-        connected(&store, &config, &runtime)?;
+        runtime.block_on(connected(&store))?;
+        runtime.block_on(agree(&store))?;
     }
     let [below, mirror] = [disks.underlying, disks.mirror]
         .map(|socket| socket.map(|socket| disks::connect(channel, socket, &runtime)).transpose());
@@ -131,7 +135,9 @@ fn serve(
     )
     .map_err(|e| Failure::internal("serve the status", e))?;
     let ending = Ending { store, service, mirror: writer };
-    orders::listen(Arc::clone(channel), ending.clone(), sessions, &runtime)?;
+    let asking = (Arc::clone(channel), ending.store.clone());
+    runtime.spawn(async move { secrets::ask(&asking.0, &asking.1).await });
+    orders::listen(Arc::clone(channel), ending.clone(), sessions, keyring, &runtime)?;
 
     let on_init = {
         let channel = Arc::clone(channel);
@@ -152,20 +158,31 @@ fn serve(
 }
 
 /// Waits until the link is well; bounded by the outage's budget.
-fn connected(store: &RedisStore, config: &Config, runtime: &Runtime) -> Result<(), Failure> {
+async fn connected(store: &RedisStore) -> Result<(), Failure> {
     loop {
-        match runtime.block_on(store.wait_up()) {
+        match store.wait_up().await {
             Waited::Up => return Ok(()),
             Waited::StepOver => {}
-            Waited::BudgetSpent => {
-                let (place, cause) = (&config.redis.url, store.link_cause());
-                return Err(Failure::new(
-                    ExitCode::RedisUnreachable,
-                    format!("Redis at {place} cannot be used: {cause}"),
-                ));
-            }
+            Waited::BudgetSpent => return Err(unusable(store, &store.link_cause())),
         }
     }
+}
+
+/// Says with which secret Redis is written, if nobody has. Another server may be faster with another
+/// secret, and then this one does not start.
+async fn agree(store: &RedisStore) -> Result<(), Failure> {
+    for _ in 0..2 {
+        store.agree().await.map_err(|error| match store.missing_secret() {
+            Some(_) => Failure::new(ExitCode::Secret, error.to_string()),
+            None => unusable(store, &error.to_string()),
+        })?;
+    }
+    Ok(())
+}
+
+fn unusable(store: &RedisStore, cause: &str) -> Failure {
+    let place = store.address();
+    Failure::new(ExitCode::RedisUnreachable, format!("Redis at {place} cannot be used: {cause}"))
 }
 
 fn read_handover(config: OwnedFd) -> Result<Handover, Failure> {

@@ -8,6 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tokio::runtime::Builder;
 
 use super::output::{self, Format};
+use super::secret;
 use crate::config::file::DEFAULT_PATH;
 use crate::config::flags::{Flags, Place};
 use crate::config::{self, Config};
@@ -70,6 +71,7 @@ impl Import {
         refuse_in_use(&dir)?;
         crate::telemetry::log::init("error")?;
         let task = Task { dir, then: self.then, dry_run: self.dry_run };
+        let keyring = secret::keyring(&self.place)?;
         let prepared = task.prepare(&config)?;
         confine::become_unprivileged(&config.worker.account())?;
 
@@ -81,8 +83,9 @@ impl Import {
             .map_err(|e| Failure::internal("start threads", e))?;
         let bar = bar();
         let summary = runtime.block_on(async {
-            first_contact::wait(&config).await?;
-            let redis = RedisStore::start(config.store_settings())
+            let settings = config.store_settings(Some(keyring));
+            first_contact::wait(&config, &settings).await?;
+            let redis = RedisStore::start(settings)
                 .map_err(|e| Failure::new(ExitCode::BadUrl, e.to_string()))?;
             task.run(prepared, redis, |total, done| {
                 bar.set_length(total);

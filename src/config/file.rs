@@ -56,6 +56,8 @@ table! {
         redis: Redis,
         /// `[private_redis]`
         private_redis: PrivateRedis,
+        /// `[secret]`
+        secret: Secret,
         /// `[worker]`
         worker: Worker,
         /// `[lifetime]`
@@ -100,6 +102,14 @@ table! {
         server: PathBuf,
         /// The most memory it may use.
         memory: String,
+    }
+}
+
+table! {
+    /// What contents are sealed with.
+    Secret("secret."): SECRET_KEYS {
+        /// The file of secrets.
+        file: PathBuf,
     }
 }
 
@@ -184,6 +194,7 @@ pub(crate) fn keys() -> impl Iterator<Item = &'static str> {
         TOP_KEYS,
         REDIS_KEYS,
         PRIVATE_REDIS_KEYS,
+        SECRET_KEYS,
         WORKER_KEYS,
         LIFETIME_KEYS,
         LIMITS_KEYS,

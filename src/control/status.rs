@@ -11,6 +11,7 @@ use crate::redis::population::Population;
 use crate::redis::probe::ServerInfo;
 use crate::redis::servers::Registered;
 use crate::redis::writes::Writes;
+use crate::session::secret::Fingerprint;
 use crate::store::Link as _;
 use crate::store::Usage;
 use crate::telemetry::metrics::metrics;
@@ -60,6 +61,12 @@ pub(crate) struct Report {
     pub since_ms: u64,
     /// How its connection to Redis is: `up`, `degraded`, `down`.
     pub link: String,
+    /// What it holds to open contents with.
+    #[serde(default)]
+    pub secrets: Vec<Fingerprint>,
+    /// The newest format of sessions that it reads.
+    #[serde(default)]
+    pub format: u32,
     pub traffic: Traffic,
     /// How long ago it said so, if not just now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -175,6 +182,15 @@ pub(crate) struct Redis {
     /// Its words, if it takes none.
     #[serde(default)]
     pub writes_refused: Option<String>,
+    /// The secret that it is written with.
+    #[serde(default)]
+    pub written_with: Option<Fingerprint>,
+    /// The same, if this server does not hold it: nothing is read or written then.
+    #[serde(default)]
+    pub missing_secret: Option<Fingerprint>,
+    /// The format in which sessions are written.
+    #[serde(default)]
+    pub written_format: u32,
     /// How full it is; nothing if it does not say.
     #[serde(default)]
     pub memory: Option<Memory>,
@@ -203,6 +219,9 @@ impl Redis {
             outage_seconds: outage.as_secs_f64(),
             takes_writes: takes_writes(writes),
             writes_refused: writes.refusal().map(ToOwned::to_owned),
+            written_with: store.writing_secret(),
+            missing_secret: store.missing_secret(),
+            written_format: store.written_format(),
             memory,
         }
     }

@@ -4,20 +4,25 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
+
 use super::disks::Disks;
 use super::listen::Listeners;
 use super::mount::Mountpoint;
 use super::program::Program;
+use super::secrets::Secrets;
 use crate::config::Config;
 use crate::exit::{ExitCode, Failure};
 use crate::host::process::{self, Process};
-use crate::supervision::{self, Channel, Handover, KeeperInfo, Received, RedisState, Report};
+use crate::supervision::{
+    self, Channel, Handover, KeeperInfo, Order, Received, RedisState, Report,
+};
 use crate::telemetry::metrics::metrics;
 use crate::telemetry::now_ms;
 use crate::telemetry::recent::recent;
@@ -70,6 +75,8 @@ pub(super) struct Running {
     pub channel: Channel,
     /// It has closed its end. A closed channel stays readable, so nobody waits for it any more.
     closed: bool,
+    /// What it is handed when it asks, and the file they are in.
+    secrets: (Secrets, PathBuf),
     /// Why it could not continue, as it reported.
     pub failure: Option<Failure>,
     /// The state of Redis, as it reported, and since when.
@@ -85,9 +92,11 @@ impl Running {
         first: bool,
         device: &OwnedFd,
         status: &StatusContext,
+        secrets: &Secrets,
         underlying: &Mountpoint,
     ) -> Result<Self, Failure> {
         let failed = |e: io::Error| Failure::internal("start the worker", e);
+        let handed_secrets = secrets.read(&config.secret_file)?;
         let (channel, theirs) = supervision::pair().map_err(failed)?;
         let (handed, handing) = io::pipe().map_err(failed)?;
         let Disks { processes: disks, sockets } = Disks::start(program, config, first, underlying)?;
@@ -105,6 +114,7 @@ impl Running {
             disks,
             channel,
             closed: false,
+            secrets: (secrets.clone(), config.secret_file.clone()),
             failure: None,
             redis: (RedisState::Up, Instant::now()),
         };
@@ -113,6 +123,7 @@ impl Running {
         let written = serde_json::to_vec(&Handover {
             keeper: env!("CARGO_PKG_VERSION").into(),
             config: config.clone(),
+            secrets: handed_secrets,
             first,
             worker: status.workers.fetch_add(1, Ordering::Relaxed),
             keeper_info: status.keeper_info(),
@@ -168,11 +179,29 @@ impl Running {
                 self.redis = (state, Instant::now());
                 None
             }
+            Received::Message(Report::Secrets { make }) => {
+                self.hand_secrets(make);
+                None
+            }
             Received::Message(report) => Some(report),
             Received::Empty => None,
             Received::Closed => {
                 self.closed = true;
                 None
+            }
+        }
+    }
+
+    /// Answers a worker that asks. Where there is nothing to hand over it goes on with what it has,
+    /// or ends by the failure that is kept here.
+    fn hand_secrets(&mut self, make: bool) {
+        let (secrets, file) = &self.secrets;
+        match if make { secrets.make(file) } else { secrets.read(file) } {
+            // A worker that does not listen now asks again.
+            Ok(secrets) => drop(self.channel.send(&Order::Secrets(secrets))),
+            Err(failure) => {
+                self.failure = Some(failure);
+                self.process.signal(Signal::SIGKILL);
             }
         }
     }

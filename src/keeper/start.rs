@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::mount::{self, Mountpoint};
 use super::program::Program;
 use super::running::{Running, StatusContext};
+use super::secrets::Secrets;
 use crate::config::Config;
 use crate::exit::Failure;
 use crate::host::mount::Probe;
@@ -58,10 +59,11 @@ impl Start {
         config: &Config,
         first: bool,
         status: &StatusContext,
+        secrets: &Secrets,
         underlying: &Mountpoint,
     ) -> Result<Self, Failure> {
         let device = mount::open_device()?;
-        let running = Running::start(program, config, first, &device, status, underlying)?;
+        let running = Running::start(program, config, first, &device, status, secrets, underlying)?;
         tracing::info!(pid = running.process.pid(), user = config.worker.user, "worker started");
         let until = Instant::now() + connecting_within(config);
         Ok(Self { running, step: Step::Connecting { device }, until })

@@ -9,6 +9,7 @@ use super::mount::{Exchange, Mountpoint};
 use super::program::Program;
 use super::pulse::{Beat, Pulse};
 use super::running::{Running, StatusContext, status_words};
+use super::secrets::Secrets;
 use super::start::{Progress, Start};
 use crate::config::Config;
 use crate::exit::{ExitCode, Failure};
@@ -27,6 +28,7 @@ pub(super) struct WorkerSupervisor {
     config: Config,
     program: Program,
     status: StatusContext,
+    secrets: Secrets,
     phase: Phase,
     successor: Option<Successor>,
     retiring: Vec<Retiring>,
@@ -41,7 +43,7 @@ enum Phase {
         retry_at: Instant,
     },
     /// The next one is starting.
-    Starting(Start),
+    Starting(Box<Start>),
     Serving(Box<Serving>),
     /// Somebody unmounted it, and thereby asked for the end.
     Ended,
@@ -87,6 +89,7 @@ impl WorkerSupervisor {
             config,
             program,
             status,
+            secrets: Secrets::default(),
             phase: Phase::Down { retry_at: Instant::now() },
             successor: None,
             retiring: Vec::new(),
@@ -189,12 +192,13 @@ impl WorkerSupervisor {
                     &self.config,
                     !self.served,
                     &self.status,
+                    &self.secrets,
                     &underlying,
                 )?;
-                (Phase::Starting(start), Outcome::Nothing)
+                (Phase::Starting(Box::new(start)), Outcome::Nothing)
             }
             Phase::Starting(start) => match start.advance(&self.config.mountpoint)? {
-                Progress::Waiting(start) => (Phase::Starting(start), Outcome::Nothing),
+                Progress::Waiting(start) => (Phase::Starting(Box::new(start)), Outcome::Nothing),
                 Progress::Answers(running, filesystem) => {
                     (self.put(running, filesystem)?, Outcome::Ready)
                 }
@@ -284,7 +288,8 @@ impl WorkerSupervisor {
     pub(super) fn reload(&mut self, config: Config, program: Program) -> Result<bool, Failure> {
         let status = self.status.renewed(&config)?;
         if let Phase::Serving(serving) = &self.phase {
-            let start = Start::begin(&program, &config, true, &status, &serving.place)?;
+            let start =
+                Start::begin(&program, &config, true, &status, &self.secrets, &serving.place)?;
             self.successor = Some(Successor { start, config, program, status });
             return Ok(true);
         }

@@ -13,6 +13,9 @@ use crate::store::{ChangeId, Meta};
 /// Longer than any header line can be (`session.lua` holds the same number).
 pub const MAX_HEADER_BYTES: usize = 1536;
 
+/// The format of header lines.
+pub const FORMAT: u32 = 1;
+
 const MAGIC: &str = "sessionfs 1";
 
 /// Whether the key holds a session or what is left of one.

@@ -35,6 +35,11 @@ impl Keys {
         format!("{}:write-probe", self.prefix)
     }
 
+    /// The fingerprint of the secret that sessions are written with.
+    pub(crate) fn secret(&self) -> String {
+        format!("{}:secret", self.prefix)
+    }
+
     /// The status of one server.
     pub(crate) fn server(&self, id: &str) -> String {
         format!("{}:server:{id}", self.prefix)

@@ -118,19 +118,20 @@ struct Shared {
     generations: AtomicU64,
     last_answer: Mutex<Instant>,
     sent: AtomicU64,
-    on_greeted: Box<dyn Fn(Vec<Value>) + Send + Sync>,
+    on_greeted: Box<dyn Fn(Vec<Value>) -> Result<(), String> + Send + Sync>,
     on_time: Box<dyn Fn(&Value) + Send + Sync>,
 }
 
 impl Link {
     /// A link that is down, and the task that must run for it to come up. `greeting` is sent on each
-    /// new connection, and `greeted` gets the answers before it is used. `on_time` gets each answer
+    /// new connection, and `greeted` gets the answers before it is used; it can refuse to use it, with
+    /// the reason. `on_time` gets each answer
     /// to `TIME`, which is the heartbeat.
     pub(crate) fn new(
         endpoint: Endpoint,
         timing: Timing,
         greeting: Vec<Cmd>,
-        greeted: impl Fn(Vec<Value>) + Send + Sync + 'static,
+        greeted: impl Fn(Vec<Value>) -> Result<(), String> + Send + Sync + 'static,
         on_time: impl Fn(&Value) + Send + Sync + 'static,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let now = Instant::now();
@@ -218,6 +219,11 @@ impl Link {
         if error.code.may_move() {
             self.0.renew(generation, error.words());
         }
+    }
+
+    /// What this connection leads to must not be used any more.
+    pub(crate) fn lost(&self, generation: u64, cause: &str) {
+        self.0.lost(generation, cause);
     }
 
     /// Waits until the link is not down, at most until `deadline`; false if it still is.
@@ -471,11 +477,13 @@ impl Shared {
                 self.count_sent();
                 answers.push(connection.send_packed_command(command).await?.extract_error()?);
             }
-            (self.on_greeted)(answers);
-            Ok(connection)
+            Ok::<_, RedisError>((connection, answers))
         };
         match timeout(bound, greet).await {
-            Ok(Ok(connection)) => Ok((generation, connection)),
+            Ok(Ok((connection, answers))) => {
+                (self.on_greeted)(answers)?;
+                Ok((generation, connection))
+            }
             Ok(Err(error)) => Err(error_text(&error)),
             Err(_) => {
                 Err(format!("{} did not answer within {} ms", self.endpoint, bound.as_millis()))
@@ -614,7 +622,7 @@ mod tests {
             outage_budget: second,
         };
         let endpoint = Endpoint::parse("redis://nowhere.invalid").expect("a good URL");
-        let (link, _) = Link::new(endpoint, timing, vec![], |_| {}, |_| {});
+        let (link, _) = Link::new(endpoint, timing, vec![], |_| Ok(()), |_| {});
         link.0.state.send_modify(|state| {
             state.health = Health::Up;
             state.generation = 2;

@@ -15,6 +15,7 @@ use redis::{Cmd, ErrorKind, RedisError, Value};
 use tokio::time::timeout;
 
 use super::Settings;
+use super::agreement;
 use super::endpoint::{BadUrl, Endpoint};
 use super::errors::{ErrorCode, ServerError};
 use super::keys::Keys;
@@ -24,6 +25,7 @@ use super::scripts::{Answer, Call, ClockView, Policy, Scripts};
 use crate::session::content::{Class, Content};
 use crate::session::name::{Alias, Form, Shard};
 use crate::session::policy::Lifetimes;
+use crate::session::secret::{Fingerprint, Keyring};
 use crate::store::{Amend, Attempt, ChangeId, Claim, Import, Publish, Stamp, StoreError, Unlink};
 
 /// The oldest version that has what we need.
@@ -85,6 +87,8 @@ pub enum ProbeError {
     NotReady(String, String),
     /// It takes no writes: address and its error.
     NoWrites(String, ServerError),
+    /// Sessions there are sealed with a secret that is not held: address and fingerprint.
+    OtherSecret(String, Fingerprint),
     /// Anything else: address and what was seen.
     Strange(String, String),
 }
@@ -161,6 +165,12 @@ impl fmt::Display for ProbeError {
                 };
                 write!(f, "Redis at {at} accepts no writes: {why}; {remedy}")
             }
+            Self::OtherSecret(at, secret) => write!(
+                f,
+                "Redis at {at} is written with the secret {secret}, which this server does not hold; \
+                 copy it from a server that does (ssh SERVER sudo sessionfs secret export | sudo \
+                 sessionfs secret import)"
+            ),
             Self::Strange(at, what) => {
                 write!(f, "Redis at {at} gave an invalid answer: {what}; see its log")
             }
@@ -188,7 +198,12 @@ pub async fn probe(settings: &Settings) -> Result<ServerInfo, ProbeError> {
         Ok(Err(error)) => return Err(understand(&at, &error)),
         Err(_) => return Err(silent(&at, bound)),
     };
-    let mut probe = Probe { connection, at: at.clone(), keys: Keys::new(settings.prefix.clone()) };
+    let mut probe = Probe {
+        connection,
+        at: at.clone(),
+        keys: Keys::new(settings.prefix.clone()),
+        keyring: settings.keyring.clone(),
+    };
     match timeout(bound, probe.run()).await {
         Ok(outcome) => outcome,
         Err(_) => Err(silent(&at, bound)),
@@ -203,13 +218,29 @@ struct Probe {
     connection: MultiplexedConnection,
     at: String,
     keys: Keys,
+    keyring: Option<Keyring>,
 }
 
 impl Probe {
     async fn run(&mut self) -> Result<ServerInfo, ProbeError> {
         let server = self.introduce().await?;
+        self.look_at_secret().await?;
         self.work().await?;
         Ok(server)
+    }
+
+    /// What is sealed with a secret that is not held could not be read, nor what we seal by others.
+    async fn look_at_secret(&mut self) -> Result<(), ProbeError> {
+        let mut command = redis::cmd("GET");
+        command.arg(self.keys.secret());
+        let answer = self.ask(&command).await?;
+        let Some(keyring) = &self.keyring else { return Ok(()) };
+        match agreement::fingerprint(answer).map_err(|what| self.strange(&what))? {
+            Some(written) if !keyring.holds(written) => {
+                Err(ProbeError::OtherSecret(self.at.clone(), written))
+            }
+            _ => Ok(()),
+        }
     }
 
     async fn ask(&mut self, command: &Cmd) -> Result<Value, ProbeError> {

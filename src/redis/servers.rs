@@ -3,9 +3,11 @@
 
 use std::time::Duration;
 
-use redis::FromRedisValue as _;
+use redis::{Cmd, FromRedisValue as _, Value};
 
 use super::RedisStore;
+use super::envelope::FORMAT;
+use super::keys::Keys;
 use super::link::Need;
 use crate::store::StoreError;
 
@@ -27,6 +29,50 @@ pub struct Registered {
     pub age_ms: u64,
 }
 
+/// A line of the index: a server, and the newest format of headers that it reads.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Member {
+    pub id: String,
+    pub format: u32,
+    /// When it registered last.
+    pub at_ms: u64,
+}
+
+impl Member {
+    /// As it stands in the index.
+    fn text(id: &str, format: u32) -> String {
+        format!("{id}/{format}")
+    }
+
+    /// Whatever somebody wrote there: what names no format reads the oldest.
+    fn parse(text: &str, at_ms: u64) -> Self {
+        let (id, format) = text.rsplit_once('/').unwrap_or((text, ""));
+        Self { id: id.to_owned(), format: format.parse().unwrap_or(FORMAT), at_ms }
+    }
+}
+
+/// Asks for the whole index.
+pub(super) fn members(keys: &Keys) -> Cmd {
+    range(keys, "-inf", "+inf")
+}
+
+fn range(keys: &Keys, from: &str, to: &str) -> Cmd {
+    let mut command = redis::cmd("ZRANGEBYSCORE");
+    command.arg(keys.servers()).arg(from).arg(to).arg("WITHSCORES").arg("LIMIT").arg(0).arg(MOST);
+    command
+}
+
+/// Those in the answer that have registered within [`SERVER_LIFE`] before this time of Redis.
+pub(super) fn living(answer: Value, now_ms: u64) -> Result<Vec<Member>, StoreError> {
+    let from_ms = now_ms.saturating_sub(ms(SERVER_LIFE));
+    let found = Vec::<(String, f64)>::from_redis_value(answer).map_err(|_| of_another_shape())?;
+    Ok(found
+        .into_iter()
+        .map(|(text, at_ms)| Member::parse(&text, whole_ms(at_ms)))
+        .filter(|member| member.at_ms >= from_ms)
+        .collect())
+}
+
 /// A score, which was a whole number when it was written.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it saturates")]
 fn whole_ms(score: f64) -> u64 {
@@ -38,13 +84,15 @@ fn ms(time: Duration) -> u64 {
 }
 
 impl RedisStore {
-    /// Writes the status of server `id`. Nothing is read, and nothing is sent by a link that is not
+    /// Writes the status of server `id`, and the newest format that it reads. Nothing is read, and nothing is sent by a link that is not
     /// up.
     pub async fn register_server(&self, id: &str, report: &str) -> Result<(), StoreError> {
         let keys = &self.inner.keys;
         let mut commands = redis::pipe();
         commands.cmd("SET").arg(keys.server(id)).arg(report).arg("PX").arg(ms(SERVER_LIFE));
-        commands.cmd("ZADD").arg(keys.servers()).arg(self.inner.time.now_ms()).arg(id);
+        let newest = self.newest_format();
+        let now_ms = self.inner.time.now_ms();
+        commands.cmd("ZADD").arg(keys.servers()).arg(now_ms).arg(Member::text(id, newest));
         commands.cmd("PEXPIRE").arg(keys.servers()).arg(ms(INDEX_LIFE));
         self.all(&commands, Need::Up).await.map(|_| ())
     }
@@ -54,26 +102,29 @@ impl RedisStore {
         let keys = &self.inner.keys;
         let mut commands = redis::pipe();
         commands.cmd("DEL").arg(keys.server(id));
-        commands.cmd("ZREM").arg(keys.servers()).arg(id);
+        commands.cmd("ZREM").arg(keys.servers()).arg(Member::text(id, self.newest_format()));
         self.all(&commands, Need::Connected).await.map(|_| ())
     }
 
     /// The status of each server that has registered within [`SERVER_LIFE`].
     pub async fn servers(&self) -> Result<Vec<Registered>, StoreError> {
         let now_ms = self.inner.time.now_ms();
-        let seen = self.ids((now_ms.saturating_sub(ms(SERVER_LIFE)).to_string(), "+inf")).await?;
+        let mut seen = living(self.inner.ask(&members(&self.inner.keys)).await?, now_ms)?;
+        // After a reload, the worker before may have read another format.
+        seen.sort_by(|a, b| (&a.id, b.at_ms).cmp(&(&b.id, a.at_ms)));
+        seen.dedup_by(|later, earlier| later.id == earlier.id);
         if seen.is_empty() {
             return Ok(Vec::new());
         }
         let mut commands = redis::pipe();
-        for (id, _) in &seen {
-            commands.cmd("GET").arg(self.inner.keys.server(id));
+        for member in &seen {
+            commands.cmd("GET").arg(self.inner.keys.server(&member.id));
         }
         let value = self.all(&commands, Need::Connected).await?;
         let found =
             Vec::<Option<String>>::from_redis_value(value).map_err(|_| of_another_shape())?;
-        let registered = found.into_iter().zip(seen).filter_map(|(report, (_, at_ms))| {
-            Some(Registered { report: report?, age_ms: now_ms.saturating_sub(at_ms) })
+        let registered = found.into_iter().zip(seen).filter_map(|(report, member)| {
+            Some(Registered { report: report?, age_ms: now_ms.saturating_sub(member.at_ms) })
         });
         Ok(registered.collect())
     }
@@ -83,24 +134,18 @@ impl RedisStore {
         let Some(before_ms) = self.inner.time.now_ms().checked_sub(ms(FORGOTTEN_AFTER)) else {
             return Ok(());
         };
-        let gone = self.ids(("-inf".to_owned(), &before_ms.to_string())).await?;
-        let gone: Vec<String> = gone.into_iter().map(|(id, _)| id).collect();
+        let keys = &self.inner.keys;
+        let gone = self.inner.ask(&range(keys, "-inf", &before_ms.to_string())).await?;
+        let gone = Vec::<(String, f64)>::from_redis_value(gone).map_err(|_| of_another_shape())?;
         if gone.is_empty() {
             return Ok(());
         }
         let mut command = redis::cmd("ZREM");
-        command.arg(self.inner.keys.servers()).arg(gone);
+        command.arg(keys.servers());
+        for (member, _) in gone {
+            command.arg(member);
+        }
         self.inner.ask(&command).await.map(|_| ())
-    }
-
-    /// The ids last registered in a span of time, and when that was.
-    async fn ids(&self, (from, to): (String, &str)) -> Result<Vec<(String, u64)>, StoreError> {
-        let mut command = redis::cmd("ZRANGEBYSCORE");
-        command.arg(self.inner.keys.servers()).arg(from).arg(to).arg("WITHSCORES");
-        command.arg("LIMIT").arg(0).arg(MOST);
-        let value = self.inner.ask(&command).await?;
-        let seen = Vec::<(String, f64)>::from_redis_value(value).map_err(|_| of_another_shape())?;
-        Ok(seen.into_iter().map(|(id, at_ms)| (id, whole_ms(at_ms))).collect())
     }
 
     async fn all(
@@ -115,4 +160,32 @@ impl RedisStore {
 
 fn of_another_shape() -> StoreError {
     StoreError::Unreadable("server list with an unexpected format".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_names_no_format_reads_the_oldest() {
+        let member = |text| Member::parse(text, 5);
+        assert_eq!(
+            Member::parse(&Member::text("a/b", 7), 5),
+            Member { id: "a/b".into(), format: 7, at_ms: 5 }
+        );
+        assert_eq!(member("0123").format, FORMAT);
+        assert_eq!(member("0123/x").format, FORMAT);
+    }
+
+    #[test]
+    fn only_the_living_count() {
+        let entry = |text: &str, at_ms| {
+            Value::Array(vec![Value::BulkString(text.into()), Value::Double(at_ms)])
+        };
+        let found = Value::Array(vec![entry("gone/9", 9_999.0), entry("here/9", 10_000.0)]);
+        let living = living(found, 100_000).unwrap();
+        assert_eq!(living.len(), 1);
+        assert_eq!(living[0].id, "here");
+        assert!(super::living(Value::Int(3), 0).is_err());
+    }
 }

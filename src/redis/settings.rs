@@ -4,9 +4,11 @@ use std::fmt;
 use std::time::Duration;
 
 use super::endpoint::Endpoint;
+use super::envelope::FORMAT;
 use super::link::Timing;
 use super::live::Rules;
 use crate::session::policy::Lifetimes;
+use crate::session::secret::Keyring;
 
 /// Begins every key, if no other prefix is configured.
 pub const DEFAULT_PREFIX: &str = "sessionfs";
@@ -46,6 +48,12 @@ pub struct Settings {
     pub touch_batch_ms: u64,
     /// Which live settings are followed; `None`: none.
     pub live: Option<Rules>,
+    /// What contents are sealed with: a Redis that is written with another secret is not used.
+    /// `None` for commands that open and seal nothing.
+    pub keyring: Option<Keyring>,
+    /// The newest format of headers that is read. Never an older one than there is: tests have
+    /// newer ones.
+    pub newest_format: u32,
     /// Whether a session that is found expired is ended. A command's configuration need not be that
     /// of the mounts, so it ends none.
     pub ends_stale: bool,
@@ -70,6 +78,8 @@ impl Default for Settings {
             heartbeat_ms: 250,
             touch_batch_ms: 1000,
             live: None,
+            keyring: None,
+            newest_format: FORMAT,
             ends_stale: true,
         }
     }

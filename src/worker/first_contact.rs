@@ -8,17 +8,17 @@ use std::time::{Duration, Instant};
 
 use crate::config::Config;
 use crate::exit::{ExitCode, Failure};
+use crate::redis::Settings;
 use crate::redis::probe::{ProbeError, probe};
 
 /// Waits until connected to Redis, within the configured bound.
-pub(crate) async fn wait(config: &Config) -> Result<(), Failure> {
+pub(crate) async fn wait(config: &Config, settings: &Settings) -> Result<(), Failure> {
     const RETRY_EVERY: Duration = Duration::from_millis(200);
-    let settings = config.store_settings();
     let bound = Duration::from_millis(config.redis.start_wait_ms);
     let until = Instant::now() + bound;
     let mut reminder = Reminder::new();
     loop {
-        let error = match probe(&settings).await {
+        let error = match probe(settings).await {
             Ok(found) => {
                 tracing::info!(
                     server = found.server,
@@ -55,6 +55,7 @@ pub(crate) fn code(error: &ProbeError) -> ExitCode {
         ProbeError::AuthFailed(_) => ExitCode::RedisPassword,
         ProbeError::NotRedis(_) => ExitCode::NotRedis,
         ProbeError::TooOld(..) => ExitCode::RedisTooOld,
+        ProbeError::OtherSecret(..) => ExitCode::Secret,
         ProbeError::NoDatabase(_)
         | ProbeError::NoPermission(..)
         | ProbeError::Mode(..)

@@ -10,6 +10,7 @@ use crate::exit::Failure;
 use crate::layers::import_on_access::ImportOnAccess;
 use crate::mirror;
 use crate::redis::RedisStore;
+use crate::session::secret::Keyring;
 use crate::store::Link as _;
 use crate::supervision::{Channel, Order, Received, Report};
 
@@ -21,8 +22,7 @@ pub(super) fn await_serve(channel: &Channel) -> Result<(), Failure> {
     loop {
         match channel.receive() {
             Received::Message(Order::Serve) => return Ok(()),
-            Received::Message(Order::Drain | Order::Superseded | Order::Mounted)
-            | Received::Empty => {}
+            Received::Message(_) | Received::Empty => {}
             Received::Closed => return Err(Failure::internal("serve", "the keeper has exited")),
         }
     }
@@ -33,6 +33,7 @@ pub(super) fn listen(
     channel: Arc<Channel>,
     ending: Ending,
     sessions: ImportOnAccess<RedisStore, RedisStore>,
+    keyring: Keyring,
     runtime: &Runtime,
 ) -> Result<(), Failure> {
     let handle = runtime.handle().clone();
@@ -51,6 +52,8 @@ pub(super) fn listen(
                     let sessions = sessions.clone();
                     handle.spawn(async move { sessions.in_place().await });
                 }
+                // None, or too many, come of no keeper of ours.
+                Received::Message(Order::Secrets(secrets)) => drop(keyring.replace(secrets)),
                 Received::Message(Order::Serve) | Received::Empty => {}
                 Received::Closed => break,
             }

@@ -3,6 +3,7 @@
 Not called by hand: `run` makes the root folders and starts this as process 1 of namespaces of its own.
 """
 import argparse
+import base64
 import json
 import os
 import shlex
@@ -467,6 +468,9 @@ class Run:
             password = secret["stringData"]["password"]
             with open(place + "/redis/password", "w") as out:
                 out.write(password)
+            with open(place + "/redis/secret", "w") as out:
+                out.write(base64.b64encode(os.urandom(32)).decode())
+            os.chmod(place + "/redis/secret", 0o400)
             self.start_redis(password)
         return {"configuration": place, "password": place + "/redis", **places}
 
