@@ -1025,7 +1025,31 @@ check_wanted_config() {
     wanted_config >"$scratch/wanted.toml"
     said=$("$binary" config show --config "$scratch/wanted.toml" 2>&1 >/dev/null) \
         || misused "the configuration with these options cannot be used: $(reason "$said")"
+    check_secret
 }
+
+# A Redis that other servers use is written with their secret.
+check_secret() {
+    [ "$redis_plan" = other ] || return 0
+    local said status=0
+    said=$("$binary" secret show --config "$scratch/wanted.toml" 2>&1 >/dev/null) || status=$?
+    [ $status != 37 ] || fail "$(reason "$said")"
+}
+
+secret_file() {
+    local dir=/var/lib/sessionfs
+    [ "$redis_plan" != private ] || dir=$(private_dir)
+    say "${config_secret_file:-$dir/secret}"
+}
+
+decide_secret() {
+    [ ! -e "$(secret_file)" ] || return 0
+    local copies='copy it to your backup'
+    [ "$redis_plan" != other ] || copies='copy it to your backup, and to every further server (sessionfs secret export)'
+    step "Make the secret that sessions are sealed with, $(secret_file); $copies" make_secret
+}
+
+make_secret() { "$program" secret create --config "$config" >/dev/null; }
 
 config_sha256() { sha256sum <"$config" | cut -d' ' -f1; }
 
@@ -1363,6 +1387,7 @@ install_all() {
     decide_directory
     decide_containers
     decide_config
+    decide_secret
     decide_service
     decide_others
     decide_odoo_units

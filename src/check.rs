@@ -16,11 +16,12 @@ use std::path::{Path, PathBuf};
 use serde::{Serialize, Serializer};
 
 use crate::config::flags::{Flags, Place};
-use crate::config::{self, Config};
+use crate::config::{self, Config, secret_file};
 use crate::exit::{ExitCode, Failure};
 use crate::host::mount_table::Mounted;
 use crate::odoo::Odoo;
 use crate::odoo::root::Root;
+use crate::session::secret::Keyring;
 use service::Configured;
 
 /// How much a finding matters, the most first.
@@ -65,6 +66,8 @@ ids! {
     Password: Error = "redis.password",
     /// Redis refuses a command that is needed.
     Rights: Error = "redis.rights",
+    /// The secret that Redis is written with is not on this server.
+    Secret: Error = "redis.secret",
     /// Redis cannot be used for another reason.
     Unusable: Error = "redis.unusable",
     /// Redis is full.
@@ -333,7 +336,8 @@ fn look(
     let is_private = config.as_ref().is_ok_and(|config| config.private_redis.is_some());
     if !is_private || serving.is_some() {
         // Other things than Redis may be wrong with the configuration.
-        if let Ok(settings) = Config::resolve_redis(&place) {
+        if let Ok(mut settings) = Config::resolve_redis(&place) {
+            settings.keyring = keyring(config.as_ref().ok(), &mut findings);
             findings.extend(redis::Facts::gather(&settings, is_private)?.findings());
         }
     }
@@ -347,6 +351,22 @@ fn look(
     // Two signs of one Odoo may tell the same.
     findings.dedup_by(|a, b| (a.id, &a.what) == (b.id, &b.what));
     Ok(Report { directory, findings })
+}
+
+/// What a mount would hold, as far as this user may know.
+fn keyring(config: Option<&Config>, findings: &mut Vec<Finding>) -> Option<Keyring> {
+    if !nix::unistd::geteuid().is_root() {
+        return None;
+    }
+    match secret_file::read(&config?.secret_file) {
+        Ok(secrets) => Keyring::new(secrets),
+        Err(failure) => {
+            let text = failure.to_string();
+            let (what, remedy) = text.rsplit_once("; ").unwrap_or((&text, "correct secret.file"));
+            findings.push(Finding::new(Id::Secret, what, remedy));
+            None
+        }
+    }
 }
 
 /// The directory that is named; else all that are configured or mounted; else the one that Odoo

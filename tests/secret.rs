@@ -1,6 +1,8 @@
 //! The secret of a cluster: who makes it, who is refused without it, and how it is changed while
 //! people are logged in.
 
+#![allow(clippy::unwrap_used)] // a test that meets the unexpected ends there
+
 mod support;
 
 use std::io::Write as _;
@@ -197,9 +199,9 @@ fn a_server_that_lacks_the_secret_later_reads_and_writes_nothing_until_it_has_it
         assert!(in_thread(|| mount.save(&fresh, &authenticated("y"))).is_err());
     }
     assert_eq!(redis.session_keys(), before);
-    let (code, said) = mount.command("status");
-    assert_eq!(code, Some(43), "{said}");
-    assert!(said.contains(&lacking), "{said}");
+    let (status, words) = mount.command("status");
+    assert_eq!(status, Some(43), "{words}");
+    assert!(words.contains(&lacking), "{words}");
     // Nothing is put in the place of what others have written.
     assert_eq!(written(&redis), Some(lacking));
 

@@ -467,6 +467,7 @@ fn refused(error: &ProbeError, kind: &Kind) -> Finding {
         }
         ProbeError::AuthFailed(..) => Id::Password,
         ProbeError::NoPermission(..) => Id::Rights,
+        ProbeError::OtherSecret(..) => Id::Secret,
         _ => Id::Unusable,
     };
     let text = error.to_string();

@@ -15,6 +15,7 @@ use crate::odoo::process::Process;
 use crate::odoo::root::Account;
 use crate::odoo::{Instance, Sign};
 use crate::redis::probe::{ProbeError, ServerInfo};
+use crate::session::secret::Secret;
 use crate::telemetry::now_ms;
 use crate::telemetry::unidentified::Unidentified;
 
@@ -389,6 +390,11 @@ fn cases() -> Vec<(Id, Vec<Finding>, &'static str)> {
             Id::Rights,
             refused(ProbeError::NoPermission(at(), "NOPERM".into())).findings(),
             "Redis at redis://cache:6379/0 does not allow this user what sessionfs needs: NOPERM",
+        ),
+        (
+            Id::Secret,
+            refused(ProbeError::OtherSecret(at(), Secret::generate().fingerprint())).findings(),
+            "Redis at redis://cache:6379/0 is written with the secret",
         ),
         (
             Id::Unusable,

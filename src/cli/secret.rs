@@ -201,6 +201,10 @@ impl Held {
     }
 }
 
+/// How to get what is missing.
+const COPY: &str = "copy it from a server that has it (ssh SERVER sudo sessionfs secret export | \
+                    sudo sessionfs secret import), or from the backup";
+
 /// The servers that run and do not say that they hold it, in words.
 fn lacking(servers: &[Report], secret: Fingerprint) -> Vec<String> {
     const SHOWN_MAX: usize = 5;
@@ -227,9 +231,8 @@ fn create(held: &Held) -> Result<(), Failure> {
     let fingerprint = made.fingerprint();
     held.add(vec![made])?;
     say(format!(
-        "added the secret {fingerprint} to {file}\nNow copy it to every other server (sessionfs secret \
-         export there, sessionfs secret import here), and then have it\nwritten with: sessionfs \
-         secret use {fingerprint}"
+        "added the secret {fingerprint} to {file}\nCopy it to every other server (export here, import \
+         there), and then write with it: sessionfs secret use {fingerprint}"
     ))
 }
 
@@ -277,9 +280,13 @@ pub(super) fn keyring(place: &Place) -> Result<Keyring, Failure> {
 }
 
 fn none(file: &Path) -> Failure {
+    refused(format!("there is no file {}; {COPY}", file.display()))
+}
+
+/// The file is there, or not, and does not have the one that matters.
+fn lacks(file: &Path, written: Fingerprint) -> Failure {
     refused(format!(
-        "there is no file {}; copy it from a server that has it (ssh SERVER sudo sessionfs secret \
-         export | sudo sessionfs secret import), or from the backup",
+        "Redis is written with the secret {written}, which is not in {}; {COPY}",
         file.display()
     ))
 }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::Held;
+use super::{Held, lacks};
 use crate::cli::output::{self, Format, visible};
 use crate::cli::redis::{Reached, failed, reach};
 use crate::config::flags::Place;
@@ -56,7 +56,15 @@ impl Show {
             held: held.secrets.iter().map(Secret::fingerprint).collect(),
             redis,
         };
-        if self.format.json { output::json(&found) } else { output::say(found.text()) }
+        if self.format.json {
+            output::json(&found)?;
+        } else {
+            output::say(found.text())?;
+        }
+        match found.redis.written_with {
+            Some(written) if !found.held.contains(&written) => Err(lacks(&held.file, written)),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -96,9 +104,6 @@ impl Found {
         match (problem, written_with) {
             (Some(problem), _) => parts.push(format!("Redis cannot be asked: {problem}")),
             (None, None) => parts.push("Redis is not written with any secret yet".to_owned()),
-            (None, Some(written)) if !self.held.contains(written) => {
-                parts.push(format!("Redis is written with {written}, which is not held here"));
-            }
             (None, Some(_)) => {}
         }
         if !servers.is_empty() {
