@@ -126,6 +126,8 @@ class Lab:
         self.binary = binary
         self.root = os.path.join(run_dir, "root")
         self.redis_socket = os.path.join(run_dir, "redis", "redis.sock")
+        # One secret for both nodes, as two servers would have it; the first mount makes it.
+        os.environ["SESSIONFS_SECRET_FILE"] = os.path.join(run_dir, "secret")
         self.a = Node("A", version, 0)
         self.b = Node("B", version, 100)
         self.nodes = (self.a, self.b)
