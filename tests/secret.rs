@@ -86,8 +86,9 @@ impl Server {
 
     /// The fingerprints, in the order of the file.
     fn held(&self, redis: &Redis) -> Vec<String> {
-        let shown: serde_json::Value =
-            serde_json::from_str(&self.secret_ok(redis, &["show", "--json"], "")).unwrap();
+        // Refused where Redis is written with another one, and told all the same.
+        let (_, shown, _) = self.secret(redis, &["show", "--json"], "");
+        let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
         let held = shown["held"].as_array().unwrap();
         held.iter().map(|one| one.as_str().unwrap().to_owned()).collect()
     }
