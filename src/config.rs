@@ -19,6 +19,7 @@ pub(crate) mod reference;
 pub(crate) mod secret_file;
 pub(crate) mod units;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -91,6 +92,9 @@ pub struct Redis {
     pub username: Option<String>,
     /// Password, from the URL or its file.
     pub password: Option<String>,
+    /// The file that the password was read from. It is read again at each connection.
+    #[serde(default)]
+    pub password_file: Option<PathBuf>,
     /// The beginning of every key.
     pub prefix: String,
     /// Bound of one attempt to connect.
@@ -250,6 +254,19 @@ impl Config {
     pub fn store_settings(&self, keyring: Option<Keyring>) -> redis::Settings {
         redis::Settings { keyring, ..store_settings(&self.redis, self.lifetimes, &self.outage) }
     }
+
+    /// The files of credentials that are read while a mount serves.
+    pub(crate) fn credential_files(&self) -> BTreeMap<CredentialName, PathBuf> {
+        let password = self.redis.password_file.clone();
+        password.map(|file| (CredentialName::RedisPassword, file)).into_iter().collect()
+    }
+}
+
+/// What Redis lets us in by, in a file that may change while a mount serves.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+pub(crate) enum CredentialName {
+    /// The file of `redis.password_file`.
+    RedisPassword,
 }
 
 fn store_settings(redis: &Redis, lifetimes: Lifetimes, outage: &Outage) -> redis::Settings {
@@ -355,7 +372,7 @@ fn private_redis(file: &file::PrivateRedis) -> Result<PrivateRedis, Failure> {
 }
 
 fn private_dir(file: &file::PrivateRedis) -> Result<PathBuf, Failure> {
-    let dir = file.dir.clone().unwrap_or_else(|| PathBuf::from("/var/lib/sessionfs"));
+    let dir = file.dir.clone().unwrap_or_else(|| PathBuf::from(paths::STATE_DIR));
     if !dir.is_absolute() {
         return Err(bad("private_redis.dir", &dir.to_string_lossy(), "is not an absolute path"));
     }
@@ -390,6 +407,7 @@ fn redis(place: &Place, file: &File) -> Result<Redis, Failure> {
         url: String::new(),
         username: file.username.clone(),
         password: file.password_file.as_deref().map(password).transpose()?,
+        password_file: file.password_file.clone(),
         prefix: prefix(file.prefix.as_deref().unwrap_or(DEFAULT_PREFIX))?,
         connect_timeout_ms: duration(
             "redis.connect_timeout",
@@ -459,11 +477,16 @@ fn password(path: &Path) -> Result<String, Failure> {
             format!("redis.password_file {}: {e}; name a readable file", path.display()),
         )
     })?;
-    let password = text.trim_end_matches(['\n', '\r']);
+    let password = password_in(&text);
     if password.is_empty() {
         return Err(bad("redis.password_file", &path.to_string_lossy(), "is empty"));
     }
     Ok(password.to_owned())
+}
+
+/// The password in the text of its file.
+pub(crate) fn password_in(text: &str) -> &str {
+    text.trim_end_matches(['\n', '\r'])
 }
 
 /// A prefix of keys, if it can be one.
@@ -742,6 +765,7 @@ mod tests {
             url,
             username,
             password,
+            password_source: _,
             prefix,
             lifetimes,
             connect_timeout_ms,

@@ -15,6 +15,7 @@
 //! - [`mount`]: what is mounted on a directory, and whether it answers; [`mount_table`]: mountinfo;
 //!   [`mount_api`]: a filesystem made before it has a place
 //! - [`process`]: children, and processes held by a descriptor
+//! - [`procfs`]: the processes of the host for who is not root
 //! - [`service_manager`]: notifying systemd by `sd_notify`
 //! - [`signals`]: signals read from a descriptor, and waiting
 //! - [`terminal`]: its width
@@ -30,6 +31,7 @@ pub(crate) mod mount;
 pub(crate) mod mount_api;
 pub(crate) mod mount_table;
 pub(crate) mod process;
+pub(crate) mod procfs;
 pub(crate) mod service_manager;
 pub(crate) mod signals;
 pub(crate) mod terminal;

@@ -57,7 +57,7 @@ use self::scripts::{Answer, Call, CallFault, ClockView, Policy, Scripts};
 use crate::store::StoreError;
 use crate::telemetry::Event;
 
-pub use self::settings::{DEFAULT_PREFIX, Settings};
+pub use self::settings::{DEFAULT_PREFIX, PasswordSource, Settings};
 
 /// The store on Redis. Clones share it; with the last one its tasks end.
 #[derive(Clone)]
@@ -98,7 +98,8 @@ impl RedisStore {
     /// The same with other scripts ([`Scripts::with_clock`]).
     pub fn start_with(settings: Settings, scripts: Scripts) -> Result<Self, BadUrl> {
         let endpoint = Endpoint::parse(&settings.url)?
-            .with_credentials(settings.username.as_deref(), settings.password.as_deref())?;
+            .with_credentials(settings.username.as_deref(), settings.password.as_deref())?
+            .asking(settings.password_source.clone());
         let time = Arc::new(Time::new(scripts.own_clock));
         let keys = Keys::new(settings.prefix.clone());
         let live = Arc::new(Live::new(settings.lifetimes, settings.live));

@@ -3,12 +3,20 @@
 //! Each side sees the end of the other as the end of the channel. The keeper trusts what a worker
 //! sends no further than its meaning here: the worker parses what comes from Odoo and from Redis, and
 //! the keeper is root.
+//!
+//! - [`credentials`]: what the worker may ask for at any time
+
+pub(crate) mod credentials;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockType, recv, send, setsockopt, socketpair, sockopt,
+};
+use nix::sys::time::TimeVal;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +26,7 @@ use crate::session::secret::Secret;
 use crate::telemetry::recent::Recent;
 
 /// No message is longer.
-const LENGTH_MAX_BYTES: usize = 16 * 1024;
+const LENGTH_MAX_BYTES: usize = 64 * 1024;
 
 /// What the worker reads from its pipe before anything else.
 #[derive(Debug, Deserialize, Serialize)]
@@ -140,6 +148,13 @@ impl Channel {
     /// Reads without waiting.
     pub(crate) fn try_receive<M: DeserializeOwned>(&self) -> Received<M> {
         self.read(MsgFlags::MSG_DONTWAIT)
+    }
+
+    /// From now on [`Channel::receive`] waits no longer than this, in whole seconds.
+    pub(crate) fn receive_within(&self, bound: Duration) -> io::Result<()> {
+        let seconds = bound.as_secs().try_into().map_err(io::Error::other)?;
+        setsockopt(&self.socket, sockopt::ReceiveTimeout, &TimeVal::new(seconds, 0))?;
+        Ok(())
     }
 
     /// Waits for a message.

@@ -3,9 +3,11 @@
 //! - [`first_contact`]: is it Redis, and may we do all that we shall have to do
 //! - [`secrets`]: what contents are sealed with, asked of the keeper
 //! - [`orders`]: what the keeper asks of it while it serves
+//! - [`files`]: the files that it may open
 //! - [`disks`]: the processes that touch session files on disks for it
 
 mod disks;
+pub(crate) mod files;
 pub(crate) mod first_contact;
 mod orders;
 mod secrets;
@@ -13,7 +15,7 @@ mod settings;
 
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +41,10 @@ pub(crate) struct Descriptors {
     pub config: OwnedFd,
     /// The kernel's requests.
     pub fuse: OwnedFd,
+    /// Credentials are asked for here. An older keeper has none to give.
+    pub credentials: Option<OwnedFd>,
+    /// The directory of this host's processes, as root sees it. An older keeper does not give it.
+    pub processes: Option<OwnedFd>,
     /// Root asks here for the status.
     pub control: Option<OwnedFd>,
     /// Prometheus asks here.
@@ -54,7 +60,15 @@ pub(crate) fn run(descriptors: Descriptors) -> Result<(), Failure> {
     let channel = Arc::new(Channel::new(descriptors.status));
     let sockets = Sockets { control: descriptors.control, metrics: descriptors.metrics };
     let disks = Disks { underlying: descriptors.underlying, mirror: descriptors.mirror };
-    let Err(failure) = serve(&channel, descriptors.config, descriptors.fuse, sockets, disks) else {
+    let handed = Handed {
+        config: descriptors.config,
+        fuse: descriptors.fuse,
+        credentials: descriptors.credentials,
+        processes: descriptors.processes,
+        sockets,
+        disks,
+    };
+    let Err(failure) = serve(&channel, handed) else {
         return Ok(());
     };
     match channel.send(&Report::Failed(failure.clone())) {
@@ -64,25 +78,33 @@ pub(crate) fn run(descriptors: Descriptors) -> Result<(), Failure> {
     }
 }
 
-fn serve(
-    channel: &Arc<Channel>,
+/// The descriptors by what they are for, without the conversation with the keeper.
+struct Handed {
     config: OwnedFd,
     fuse: OwnedFd,
+    credentials: Option<OwnedFd>,
+    processes: Option<OwnedFd>,
     sockets: Sockets,
     disks: Disks,
-) -> Result<(), Failure> {
+}
+
+fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
+    let Handed { config, fuse, credentials, processes, sockets, disks } = handed;
     let Handover { keeper, config, secrets, first, worker, keeper_info } = read_handover(config)?;
-    confine::become_worker(&config.worker.account())?;
+    let missing = confine::become_worker(&config.worker.account(), || {
+        files::of_worker(&config, processes.as_ref().map(AsFd::as_fd))
+    })?;
     // Who ends a whole service sends its signal to all at once; the keeper ends us in order.
     signals::block()?;
     crate::telemetry::log::init(&config.log)?;
     tell_version(&keeper);
+    missing.tell();
     confine::check_directory(&config.staging_dir, &config.worker.account())?;
 
     let runtime = runtime()?;
     runtime.spawn(tell_repeated());
     let keyring = secrets::keyring(channel, &config, secrets, &runtime)?;
-    let store_settings = config.store_settings(Some(keyring.clone()));
+    let store_settings = settings::store(&config, keyring.clone(), credentials)?;
     if first {
         runtime.block_on(first_contact::wait(&config, &store_settings))?;
     }

@@ -158,6 +158,26 @@ fn an_outage_of_redis_is_no_fault_of_the_worker() {
     assert!(!mount.log().contains("worker_stuck"));
 }
 
+/// The file is root's alone, so the worker has it from the keeper.
+#[test]
+fn a_changed_password_is_used_at_the_next_connection() {
+    let redis = Redis::start();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "first\n").unwrap();
+    let _: String = redis.run("ACL SETUSER shop on >first ~* &* +@all");
+    let configuration =
+        format!("[redis]\nusername = \"shop\"\npassword_file = {:?}\n", file.path());
+    let mount = Mount::start(&redis, &configuration);
+    let (sid, worker) = (sid("aa", 1), mount.worker());
+    mount.save(&sid, &authenticated("kept")).unwrap();
+    std::fs::write(file.path(), "second\n").unwrap();
+    let _: String = redis.run("ACL SETUSER shop resetpass >second");
+    let _: i64 = redis.run("CLIENT KILL USER shop");
+    assert_eq!(mount.read(&sid).unwrap(), authenticated("kept"));
+    assert_eq!(mount.worker(), worker);
+    mount.stop();
+}
+
 #[test]
 fn an_orderly_end_leaves_nothing_in_the_runtime_directory() {
     let redis = Redis::start();

@@ -1,13 +1,14 @@
 //! `sessionfs disk`: not for people. Started by the keeper or by `import` with its descriptors;
 //! touches session files for those who have no right to.
 
-use std::os::fd::RawFd;
+use std::os::fd::{AsFd, RawFd};
 use std::os::unix::net::UnixStream;
 
 use crate::disk::directory::Directory;
 use crate::disk::server;
 use crate::exit::Failure;
-use crate::host::{confine, descriptor, signals};
+use crate::host::confine::{self, Files, Right};
+use crate::host::{descriptor, signals};
 
 /// The process that touches session files on a disk; started by `mount` and `import`
 #[derive(clap::Args, Debug)]
@@ -42,7 +43,14 @@ impl Disk {
             owner: Some((self.owner_uid, self.owner_gid)),
             session_max_bytes: self.session_max_bytes,
         };
-        confine::become_disk_server()?;
+        let opened = [Some(&directory.root), directory.archive.as_ref()].into_iter().flatten();
+        let files = opened
+            .map(AsFd::as_fd)
+            .try_fold(Files::default().with_moves(), |files, opened| {
+                files.descriptor(opened, Right::Own)
+            })
+            .map_err(|e| Failure::internal("confine itself", e))?;
+        confine::become_disk_server(&files)?;
         // Who ends a whole service sends its signal to all at once; this one ends with its asker.
         signals::block()?;
         server::serve(&directory, UnixStream::from(socket))

@@ -21,7 +21,7 @@ use crate::odoo::Odoo;
 use crate::odoo::root::Root;
 use crate::redis::RedisStore;
 use crate::shell;
-use crate::worker::first_contact;
+use crate::worker::{files, first_contact};
 
 /// Import the session files of a directory into Redis, so that nobody is logged out
 #[derive(clap::Args, Debug)]
@@ -73,7 +73,8 @@ impl Import {
         let task = Task { dir, then: self.then, dry_run: self.dry_run };
         let keyring = secret::keyring(&self.place)?;
         let prepared = task.prepare(&config)?;
-        confine::become_unprivileged(&config.worker.account())?;
+        confine::become_unprivileged(&config.worker.account(), || Ok(files::of_redis(&config)))?
+            .tell();
 
         // The second thread seals and parses while the first speaks with Redis.
         let runtime = Builder::new_multi_thread()

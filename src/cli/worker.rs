@@ -19,6 +19,12 @@ pub(super) struct Worker {
     /// The kernel asks here
     #[arg(long)]
     fuse_fd: RawFd,
+    /// Credentials are asked for here
+    #[arg(long)]
+    credentials_fd: Option<RawFd>,
+    /// The processes of this host
+    #[arg(long)]
+    processes_fd: Option<RawFd>,
     /// Root asks here how things are
     #[arg(long)]
     control_fd: Option<RawFd>,
@@ -41,6 +47,8 @@ impl Worker {
             status: descriptor::take(self.status_fd)?,
             config: descriptor::take(self.config_fd)?,
             fuse: descriptor::take(self.fuse_fd)?,
+            credentials: optional(self.credentials_fd)?,
+            processes: optional(self.processes_fd)?,
             control: optional(self.control_fd)?,
             metrics: optional(self.metrics_fd)?,
             underlying: optional(self.underlying_fd)?,

@@ -12,6 +12,9 @@ use crate::host::directory::is_on_tmpfs;
 /// Where the lock, the control socket and the record of reloads of each mount are.
 pub const RUNTIME_DIR: &str = "/run/sessionfs";
 
+/// What must outlive a restart of the host, unless the configuration names other directories.
+pub const STATE_DIR: &str = "/var/lib/sessionfs";
+
 /// Where to look for a tmpfs when none is named.
 const CANDIDATES: [&str; 2] = [RUNTIME_DIR, "/dev/shm/sessionfs"];
 
@@ -28,6 +31,11 @@ pub fn control_socket(mountpoint: &Path) -> PathBuf {
 /// The record of a mount's reloads.
 pub fn reload_record(mountpoint: &Path) -> PathBuf {
     of_mount(mountpoint, "reload")
+}
+
+/// The worker's own directory on a disk, for what it must not lose. Nothing makes it yet.
+pub fn spool_dir(mountpoint: &Path) -> PathBuf {
+    Path::new(STATE_DIR).join("spool").join(name_of(mountpoint))
 }
 
 fn of_mount(mountpoint: &Path, kind: &str) -> PathBuf {

@@ -3,8 +3,12 @@
 //!
 //! The worker parses what comes from Odoo, from Redis and from a browser's cookie; nothing of that
 //! is parsed with a right that an ordinary user lacks.
+//!
+//! - [`files`]: which files may be opened
+//! - [`calls`]: which system calls are denied
 
 mod calls;
+mod files;
 
 use std::io;
 
@@ -16,6 +20,9 @@ use rustix::thread::{
 };
 
 use crate::exit::{ExitCode, Failure};
+use calls::{Execution, Filter};
+use files::Domain;
+pub(crate) use files::{Files, Right, is_available as has_landlock};
 
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct User {
@@ -25,16 +32,49 @@ pub struct User {
     pub gid: u32,
 }
 
-/// Becomes the worker's user, and ends with the keeper. To be called while there is one thread.
-pub(crate) fn become_worker(worker: &User) -> Result<(), Failure> {
-    become_unprivileged(worker)?;
-    // After the change of user, which clears it. A keeper that has died before this is noticed by
-    // the end of the conversation.
-    end_with_parent()
+/// What of the confinement this kernel or this container does not have. Rights are given up all the
+/// same; these come on top.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Missing {
+    /// The filter of system calls.
+    pub filter: bool,
+    /// Landlock.
+    pub files: bool,
 }
 
-/// Becomes the worker's user. To be called while there is one thread.
-pub(crate) fn become_unprivileged(worker: &User) -> Result<(), Failure> {
+impl Missing {
+    /// Logs it.
+    pub(crate) fn tell(self) {
+        if self.filter {
+            tracing::warn!("no seccomp here: this process runs without a filter of system calls");
+        }
+        if self.files {
+            tracing::info!(
+                "no Landlock here: this process can open every file that its user may open"
+            );
+        }
+    }
+}
+
+/// Becomes the worker's user, confined to these files, and ends with the keeper. To be called while
+/// there is one thread. `files` is called as that user.
+pub(crate) fn become_worker(
+    worker: &User,
+    files: impl FnOnce() -> io::Result<Files>,
+) -> Result<Missing, Failure> {
+    let missing = become_unprivileged(worker, files)?;
+    // After the change of user, which clears it. A keeper that has died before this is noticed by
+    // the end of the conversation.
+    end_with_parent()?;
+    Ok(missing)
+}
+
+/// Becomes the worker's user, confined to these files. To be called while there is one thread. `files`
+/// is called as that user.
+pub(crate) fn become_unprivileged(
+    worker: &User,
+    files: impl FnOnce() -> io::Result<Files>,
+) -> Result<Missing, Failure> {
     fn failed<E: std::fmt::Display>(what: &'static str) -> impl FnOnce(E) -> Failure {
         move |error| {
             Failure::new(
@@ -54,14 +94,45 @@ pub(crate) fn become_unprivileged(worker: &User) -> Result<(), Failure> {
     setresuid(uid, uid, uid).map_err(failed("change its user"))?;
     keep_capabilities(CapabilitySet::empty()).map_err(failed("drop its capabilities"))?;
     prctl::set_no_new_privs().map_err(failed("set no_new_privs"))?;
-    if let Err(error) = calls::deny() {
-        // A kernel or a container without seccomp; its rights are gone all the same. Said aloud
-        // here already: there is no log yet.
-        eprintln!("sessionfs: the worker runs without a filter of system calls: {error}");
-    }
     // Sessions are in its memory: no core file, and no ptrace by others of the same user.
     prctl::set_dumpable(false).map_err(failed("forbid core files"))?;
-    check(worker)
+    check(worker)?;
+    let files = files().map_err(|e| Failure::internal("confine the worker", e))?;
+    confine(&files).map_err(|e| Failure::internal("confine the worker", e))
+}
+
+/// Confines this thread, and all that it starts, to these files and to a worker's system calls.
+fn confine(files: &Files) -> io::Result<Missing> {
+    let domain = files.domain()?;
+    if let Some(domain) = &domain {
+        domain.enter()?;
+    }
+    // A kernel or a container without seccomp.
+    let filter = Filter::new(Execution::Denied).set().is_err();
+    Ok(Missing { filter, files: domain.is_none() })
+}
+
+/// The confinement of a program that is started by a child of ours, made before the fork.
+pub(crate) struct Prepared {
+    domain: Option<Domain>,
+    filter: Filter,
+}
+
+impl Prepared {
+    /// Confined to these files. What it starts is confined in the same way.
+    pub(crate) fn new(files: &Files) -> io::Result<Self> {
+        Ok(Self { domain: files.domain()?, filter: Filter::new(Execution::Allowed) })
+    }
+
+    /// Confines this thread, which has `no_new_privs`. Makes system calls only, so it may be called
+    /// between fork and exec. What the kernel does not have is left out.
+    pub(crate) fn enter(&self) -> io::Result<()> {
+        if let Some(domain) = &self.domain {
+            domain.enter()?;
+        }
+        let _ = self.filter.set();
+        Ok(())
+    }
 }
 
 fn end_with_parent() -> Result<(), Failure> {
@@ -69,9 +140,9 @@ fn end_with_parent() -> Result<(), Failure> {
         .map_err(|e| Failure::internal("set the parent death signal", e))
 }
 
-/// Stays root, with the rights to read, give away and change files, and no other. To be called
-/// while there is one thread.
-pub(crate) fn become_disk_server() -> Result<(), Failure> {
+/// Stays root, with the rights to read, give away and change files, and no other, confined to these
+/// files. To be called while there is one thread.
+pub(crate) fn become_disk_server(files: &Files) -> Result<(), Failure> {
     const NEEDED: CapabilitySet =
         CapabilitySet::CHOWN.union(CapabilitySet::DAC_OVERRIDE).union(CapabilitySet::FOWNER);
     let give_up = || -> io::Result<()> {
@@ -80,6 +151,7 @@ pub(crate) fn become_disk_server() -> Result<(), Failure> {
         keep_capabilities(NEEDED)?;
         prctl::set_no_new_privs()?;
         prctl::set_dumpable(false)?;
+        confine(files)?;
         Ok(())
     };
     give_up().map_err(|e| Failure::internal("drop capabilities that are not needed", e))?;

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -17,6 +18,7 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{ForkResult, Pid, getppid};
 use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 
+use super::confine::Prepared;
 use super::service_manager;
 
 /// A process: a child of ours, or one that was found. A child that is dropped is ended by force, so
@@ -150,7 +152,7 @@ pub(crate) fn prepare(
 
 /// What a child changes of itself between `fork` and `exec`, after the change of user that its
 /// command asks for.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Setup<'a> {
     /// Descriptors that the new program inherits besides the standard three. It gets no others. They
     /// must stay open until the child is spawned.
@@ -161,6 +163,8 @@ pub(crate) struct Setup<'a> {
     pub unblock_signals: bool,
     /// The program and its children gain no rights by an `exec`.
     pub no_new_privs: bool,
+    /// Which files it may open and which system calls are denied to it.
+    pub confinement: Option<Arc<Prepared>>,
     /// The signal that the child gets when the *thread* that spawns it ends.
     pub parent_death_signal: Option<Signal>,
 }
@@ -169,7 +173,14 @@ impl Setup<'_> {
     /// Has the command do this in each child that it spawns.
     pub(crate) fn apply(self, command: &mut Command) {
         let inherited: Vec<RawFd> = self.inherited.iter().map(AsRawFd::as_raw_fd).collect();
-        let Self { umask: mask, unblock_signals, no_new_privs, parent_death_signal, .. } = self;
+        let Self {
+            umask: mask,
+            unblock_signals,
+            no_new_privs,
+            confinement,
+            parent_death_signal,
+            ..
+        } = self;
         let parent = Pid::this();
         let set_up = move || {
             if let Some(mask) = mask {
@@ -188,7 +199,8 @@ impl Setup<'_> {
                     return Err(Errno::ESRCH.into());
                 }
             }
-            inherit_only(&inherited)
+            inherit_only(&inherited)?;
+            confinement.as_ref().map_or(Ok(()), |confinement| confinement.enter())
         };
         // SAFETY: between fork and exec this only makes system calls, which are async-signal-safe; a
         // descriptor that is not open any more makes the start fail.
@@ -289,6 +301,7 @@ mod tests {
             umask: Some(0o027),
             unblock_signals: true,
             no_new_privs: true,
+            confinement: None,
             parent_death_signal: Some(Signal::SIGTERM),
         }
         .apply(&mut command);

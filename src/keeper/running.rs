@@ -20,8 +20,9 @@ use super::secrets::Secrets;
 use crate::config::Config;
 use crate::exit::{ExitCode, Failure};
 use crate::host::process::{self, Process};
+use crate::host::procfs;
 use crate::supervision::{
-    self, Channel, Handover, KeeperInfo, Order, Received, RedisState, Report,
+    self, Channel, Handover, KeeperInfo, Order, Received, RedisState, Report, credentials,
 };
 use crate::telemetry::metrics::metrics;
 use crate::telemetry::now_ms;
@@ -73,6 +74,8 @@ pub(super) struct Running {
     disks: Vec<Process>,
     /// Ours of the two ends.
     pub channel: Channel,
+    /// Where it asks for credentials.
+    credentials: credentials::Keeper,
     /// It has closed its end. A closed channel stays readable, so nobody waits for it any more.
     closed: bool,
     /// What it is handed when it asks, and the file they are in.
@@ -98,12 +101,16 @@ impl Running {
         let failed = |e: io::Error| Failure::internal("start the worker", e);
         let handed_secrets = secrets.read(&config.secret_file)?;
         let (channel, theirs) = supervision::pair().map_err(failed)?;
+        let (credentials, asking) = credentials::Keeper::pair(config.credential_files()).map_err(failed)?;
+        let processes = procfs::open().map_err(failed)?;
         let (handed, handing) = io::pipe().map_err(failed)?;
         let Disks { processes: disks, sockets } = Disks::start(program, config, first, underlying)?;
         let mut descriptors = vec![
             ("--status-fd", theirs.as_fd()),
             ("--config-fd", handed.as_fd()),
             ("--fuse-fd", device.as_fd()),
+            ("--credentials-fd", asking.as_fd()),
+            ("--processes-fd", processes.as_fd()),
         ];
         descriptors.extend(status.listeners.descriptors());
         descriptors.extend(sockets.iter().map(|(flag, socket)| (*flag, socket.as_fd())));
@@ -113,12 +120,13 @@ impl Running {
             process,
             disks,
             channel,
+            credentials,
             closed: false,
             secrets: (secrets.clone(), config.secret_file.clone()),
             failure: None,
             redis: (RedisState::Up, Instant::now()),
         };
-        drop((theirs, handed, sockets));
+        drop((theirs, asking, handed, sockets));
         // A configuration is smaller than a pipe; a worker that dies meanwhile breaks it.
         let written = serde_json::to_vec(&Handover {
             keeper: env!("CARGO_PKG_VERSION").into(),
@@ -143,7 +151,11 @@ impl Running {
     pub(super) fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
         let channel = (!self.closed).then(|| self.channel.as_fd());
         let disks = self.disks.iter().map(Process::as_fd);
-        std::iter::once(self.process.as_fd()).chain(channel).chain(disks).collect()
+        std::iter::once(self.process.as_fd())
+            .chain(channel)
+            .chain(self.credentials.waits_for())
+            .chain(disks)
+            .collect()
     }
 
     /// Kills it and its disk servers, and waits for that.
@@ -167,9 +179,11 @@ impl Running {
         });
     }
 
-    /// Its next report, if there is one. A failure and the state of Redis are kept here instead.
+    /// Its next report, if there is one. A failure and the state of Redis are kept here instead. A
+    /// question for a credential is answered on the way.
     pub(super) fn next_report(&mut self) -> Option<Report> {
         self.reap_disks();
+        self.credentials.answer();
         match self.channel.try_receive() {
             Received::Message(Report::Failed(failure)) => {
                 self.failure = Some(failure);

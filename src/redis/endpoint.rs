@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::time::Duration;
@@ -10,9 +11,11 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo,
-    ProtocolVersion, PushInfo, RedisResult,
+    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo,
+    ProtocolVersion, PushInfo, RedisError, RedisResult,
 };
+
+use super::settings::PasswordSource;
 
 /// After this long without traffic the kernel asks whether the peer is still there.
 const KEEPALIVE: Duration = Duration::from_secs(5);
@@ -37,6 +40,15 @@ impl fmt::Display for BadUrl {
 
 impl std::error::Error for BadUrl {}
 
+/// What a host must have, to connect from it.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Needs {
+    /// Addresses of names.
+    pub names: bool,
+    /// Certificates of authorities.
+    pub certificates: bool,
+}
+
 /// One Redis deployment.
 #[derive(Clone)]
 pub(crate) enum Endpoint {
@@ -46,6 +58,8 @@ pub(crate) enum Endpoint {
         client: Client,
         /// Its URL without user and password: for messages, and [`Endpoint::parse`] reads it.
         shown: String,
+        /// Where the password of now is asked for at each connection.
+        password: Option<PasswordSource>,
     },
 }
 
@@ -107,7 +121,20 @@ impl Endpoint {
                 .set_user_timeout(USER_TIMEOUT),
         );
         let client = Client::open(info).map_err(|error| BadUrl(plain_words(&error.to_string())))?;
-        Ok(Self::Single { client, shown })
+        Ok(Self::Single { client, shown, password: None })
+    }
+
+    /// What the host must have for it.
+    pub(crate) fn needs(&self) -> Needs {
+        let Self::Single { client, .. } = self;
+        let is_name = |host: &str| host.parse::<IpAddr>().is_err();
+        match client.get_connection_info().addr() {
+            ConnectionAddr::Tcp(host, _) => Needs { names: is_name(host), certificates: false },
+            ConnectionAddr::TcpTls { host, .. } => {
+                Needs { names: is_name(host), certificates: true }
+            }
+            _ => Needs::default(),
+        }
     }
 
     /// The user that the URL names.
@@ -128,7 +155,7 @@ impl Endpoint {
         username: Option<&str>,
         password: Option<&str>,
     ) -> Result<Self, BadUrl> {
-        let Self::Single { client, shown } = self;
+        let Self::Single { client, shown, password: source } = self;
         let info = client.get_connection_info().clone();
         let mut redis = info.redis_settings().clone();
         if let Some(username) = username {
@@ -139,7 +166,30 @@ impl Endpoint {
         }
         let client = Client::open(info.set_redis_settings(redis))
             .map_err(|error| BadUrl(plain_words(&error.to_string())))?;
-        Ok(Self::Single { client, shown })
+        Ok(Self::Single { client, shown, password: source })
+    }
+
+    /// The same server, whose password is asked for at each connection.
+    pub(crate) fn asking(self, password: Option<PasswordSource>) -> Self {
+        let Self::Single { client, shown, .. } = self;
+        Self::Single { client, shown, password }
+    }
+
+    /// The client with the password of now. Where that cannot be had, the former one is tried.
+    async fn client(&self) -> Result<Client, BadUrl> {
+        let Self::Single { client, password, .. } = self;
+        let Some(source) = password else { return Ok(client.clone()) };
+        match source.ask().await {
+            Ok(password) => {
+                let Self::Single { client, .. } =
+                    self.clone().with_credentials(None, Some(&password))?;
+                Ok(client)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot read the password of Redis; trying the former one");
+                Ok(client.clone())
+            }
+        }
     }
 
     /// Connects, authenticates and selects the database within `bound`. `pushed` is called with
@@ -157,11 +207,10 @@ impl Endpoint {
                 pushed(push);
                 Ok(())
             });
-        match self {
-            Self::Single { client, .. } => {
-                client.get_multiplexed_async_connection_with_config(&config).await
-            }
-        }
+        let client = self.client().await.map_err(|bad| {
+            RedisError::from((ErrorKind::InvalidClientConfig, "bad password", bad.0))
+        })?;
+        client.get_multiplexed_async_connection_with_config(&config).await
     }
 }
 
@@ -216,6 +265,21 @@ mod tests {
         assert_eq!((endpoint.username(), endpoint.password()), (Some("shop"), Some("ge@heim")));
         let endpoint = Endpoint::parse("unix:/run/redis.sock").expect("a good URL");
         assert_eq!((endpoint.username(), endpoint.password()), (None, None));
+    }
+
+    #[test]
+    fn only_a_name_needs_a_resolver_and_only_tls_needs_certificates() {
+        for (url, names, certificates) in [
+            ("redis://cache", true, false),
+            ("redis://10.0.0.1:7000", false, false),
+            ("redis://[::1]", false, false),
+            ("rediss://cache", true, true),
+            ("rediss://10.0.0.1", false, true),
+            ("unix:/run/redis.sock", false, false),
+        ] {
+            let needs = Endpoint::parse(url).expect(url).needs();
+            assert_eq!(needs, Needs { names, certificates }, "{url}");
+        }
     }
 
     #[test]

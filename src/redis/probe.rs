@@ -190,7 +190,8 @@ impl From<BadUrl> for ProbeError {
 /// `connect_timeout_ms`.
 pub async fn probe(settings: &Settings) -> Result<ServerInfo, ProbeError> {
     let endpoint = Endpoint::parse(&settings.url)?
-        .with_credentials(settings.username.as_deref(), settings.password.as_deref())?;
+        .with_credentials(settings.username.as_deref(), settings.password.as_deref())?
+        .asking(settings.password_source.clone());
     let bound = Duration::from_millis(settings.connect_timeout_ms);
     let at = endpoint.to_string();
     let connection = match timeout(bound, endpoint.connect(bound, |_| {})).await {

@@ -1,6 +1,8 @@
 //! The settings of the store, and their defaults: those of the product.
 
 use std::fmt;
+use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::endpoint::Endpoint;
@@ -22,6 +24,8 @@ pub struct Settings {
     pub username: Option<String>,
     /// The password, unless the URL holds one.
     pub password: Option<String>,
+    /// Where the password of now is asked for at each connection; without it, it stays as it is.
+    pub password_source: Option<PasswordSource>,
     /// Begins every key.
     pub prefix: String,
     /// When sessions end.
@@ -59,12 +63,28 @@ pub struct Settings {
     pub ends_stale: bool,
 }
 
+/// Gives the password of now. May wait, so it is called on a thread of its own.
+#[derive(Clone)]
+pub struct PasswordSource(Arc<dyn Fn() -> io::Result<String> + Send + Sync>);
+
+impl PasswordSource {
+    pub fn new(ask: impl Fn() -> io::Result<String> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(ask))
+    }
+
+    pub(super) async fn ask(&self) -> io::Result<String> {
+        let ask = Arc::clone(&self.0);
+        tokio::task::spawn_blocking(move || ask()).await.map_err(io::Error::other)?
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
             url: "redis://127.0.0.1:6379/0".into(),
             username: None,
             password: None,
+            password_source: None,
             prefix: DEFAULT_PREFIX.into(),
             lifetimes: Lifetimes::default(),
             connect_timeout_ms: 2000,

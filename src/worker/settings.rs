@@ -1,7 +1,36 @@
-//! What the core is given of the configuration.
+//! What the core and the store are given of the configuration.
 
-use crate::config::Config;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use crate::config::{Config, CredentialName};
+use crate::exit::Failure;
 use crate::fs;
+use crate::redis::{self, PasswordSource};
+use crate::session::secret::Keyring;
+use crate::supervision::credentials;
+
+/// The settings of the store. The password is asked of the keeper at each connection, if it is in a
+/// file.
+pub(super) fn store(
+    config: &Config,
+    keyring: Keyring,
+    asked: Option<OwnedFd>,
+) -> Result<redis::Settings, Failure> {
+    let credentials = asked
+        .filter(|_| config.redis.password_file.is_some())
+        .map(credentials::Worker::new)
+        .transpose()
+        .map_err(|e| Failure::internal("ask for credentials", e))?;
+    let password_source = credentials.map(|credentials| {
+        PasswordSource::new(move || {
+            let content = credentials.ask(CredentialName::RedisPassword)?;
+            let text = String::from_utf8(content).map_err(io::Error::other)?;
+            Ok(crate::config::password_in(&text).to_owned())
+        })
+    });
+    Ok(redis::Settings { password_source, ..config.store_settings(Some(keyring)) })
+}
 
 /// The settings of the filesystem's core.
 pub(super) fn core(config: &Config) -> fs::Settings {

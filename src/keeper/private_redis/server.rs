@@ -9,6 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -21,6 +22,7 @@ use nix::sys::socket::{
 use crate::config;
 use crate::config::private_redis::socket_path;
 use crate::exit::{ExitCode, Failure};
+use crate::host::confine::{Files, Prepared, Right};
 use crate::host::lock;
 use crate::host::process::{Process, Setup};
 
@@ -111,11 +113,26 @@ fn spawn(
         umask: Some(0o077),
         unblock_signals: true,
         no_new_privs: true,
+        confinement: Some(Arc::new(Prepared::new(&files(settings))?)),
         // It writes its append-only file to the end.
         parent_death_signal: Some(Signal::SIGTERM),
     }
     .apply(&mut command);
     command.spawn().and_then(Process::of_child)
+}
+
+/// What it may open: its directory; what a program needs; and where it looks how the kernel is set.
+fn files(settings: &config::PrivateRedis) -> Files {
+    const LIBRARIES: [&str; 7] =
+        ["/lib", "/lib32", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/nix/store"];
+    const READ: [&str; 8] =
+        ["/usr", "/etc", "/proc", "/sys", "/opt", "/dev/null", "/dev/random", "/dev/urandom"];
+    Files::default()
+        .path(&settings.dir, Right::Own)
+        .path(&settings.server, Right::Execute)
+        .paths(LIBRARIES, Right::Execute)
+        .paths(READ, Right::Read)
+        .path("/dev/null", Right::Own)
 }
 
 /// Each setting that matters is named, so that no default and no file of this host decides.
