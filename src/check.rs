@@ -174,6 +174,8 @@ ids! {
     Clock: Note = "redis.clock",
     /// The clock of this host is not synchronised by NTP.
     Unsynchronised: Note = "host.clock",
+    /// The kernel has no Landlock, or it is switched off.
+    NoLandlock: Note = "host.landlock",
     /// A newer kernel would have more features.
     Kernel: Note = "host.kernel-features",
     /// systemd does not run here.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::{Finding, Id};
 use crate::config::Config;
 use crate::exit::{ExitCode, Failure};
-use crate::host::clock;
+use crate::host::{clock, confine};
 
 /// The oldest kernel that is supported.
 const OLDEST: (u32, u32) = (5, 15);
@@ -22,6 +22,8 @@ pub(crate) struct Facts {
     pub fuse: bool,
     /// The kernel's version, as it says it itself.
     pub kernel: String,
+    /// Whether the kernel can limit which files a process opens.
+    pub landlock: bool,
     /// What can still be given to programs.
     pub memory_bytes: Option<u64>,
     /// Whether the clock is kept by NTP.
@@ -48,6 +50,7 @@ impl Facts {
             kernel: nix::sys::utsname::uname()
                 .map(|name| name.release().to_string_lossy().into_owned())
                 .unwrap_or_default(),
+            landlock: confine::has_landlock(),
             memory_bytes: memory(),
             synchronised: clock::is_synchronised(),
             staging,
@@ -87,6 +90,14 @@ impl Facts {
                     self.kernel
                 ),
                 "no action needed; 5.16 and later are slightly faster",
+            ));
+        }
+        if !self.landlock {
+            found.push(Finding::new(
+                Id::NoLandlock,
+                "the kernel has no Landlock, or it is switched off: the worker can open every file \
+                 that its user can open",
+                "no action needed; to switch it on, add landlock to the kernel parameter lsm=",
             ));
         }
         if let Some(free) = self.memory_bytes.filter(|free| *free < MEMORY_LEAST_BYTES) {

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Finding, Id, ask, counted};
 use crate::host::mount_table::{MountTable, Mounted};
+use crate::keeper::mount::FOREIGN_REMEDY;
 
 /// Longer than Redis may be away in an ordinary moment, shorter than a person waits.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -138,7 +139,8 @@ impl Facts {
                 } else {
                     (Id::Foreign, format!("a {kind} filesystem is mounted on {dir}, not sessionfs"))
                 };
-                found.push(Finding::new(id, what, format!("unmount it: umount {dir}")));
+                // To unmount what Odoo keeps its sessions on would log everybody out.
+                found.push(Finding::new(id, what, FOREIGN_REMEDY));
                 return found;
             }
             Some(_) => {}

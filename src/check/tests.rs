@@ -164,6 +164,7 @@ fn host() -> host::Facts {
         fuse: true,
         kernel: "6.1.0-28-amd64".into(),
         memory_bytes: Some(1 << 30),
+        landlock: true,
         synchronised: Some(true),
         staging: Some(("/run/sessionfs".into(), 1 << 30, 1 << 28)),
         configuration: None,
@@ -502,6 +503,11 @@ fn cases() -> Vec<(Id, Vec<Finding>, &'static str)> {
             host::Facts { staging: Some(("/run/sessionfs".into(), 1 << 20, 1 << 28)), ..host() }
                 .findings(),
             "/run/sessionfs has 1 MiB free, but saves in progress may need 256 MiB",
+        ),
+        (
+            Id::NoLandlock,
+            host::Facts { landlock: false, ..host() }.findings(),
+            "the kernel has no Landlock, or it is switched off",
         ),
         (
             Id::Unsynchronised,

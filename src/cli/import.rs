@@ -55,7 +55,8 @@ impl Import {
             ));
         }
         let named = self.from.as_deref().or(self.dir.as_deref());
-        let dir = mount::resolve(&config::mountpoint(named, self.place.config.as_deref())?)?;
+        let dir =
+            mount::resolve_trusted(&config::mountpoint(named, self.place.config.as_deref())?)?;
         let flags = Flags { place: self.place.clone(), ..Flags::default() };
         let config = Config::resolve(&dir, &flags)?;
         if config.mirror.as_ref() == Some(&dir) {

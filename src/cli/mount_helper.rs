@@ -48,8 +48,9 @@ pub const OPTIONS: [(&str, &str, &str); 7] = [
     ),
 ];
 
-/// What concerns mount(8) or systemd, or is so in any case.
-pub const ACCEPTED: [&str; 28] = [
+/// What every filesystem accepts (mount(8)), and FUSE: it concerns mount(8) or systemd, or is so in any
+/// case, or means nothing here.
+pub const ACCEPTED: [&str; 48] = [
     "defaults",
     "rw",
     "auto",
@@ -62,12 +63,16 @@ pub const ACCEPTED: [&str; 28] = [
     "owner",
     "group",
     "async",
+    "sync",
+    "dirsync",
     "dev",
     "nodev",
     "suid",
     "nosuid",
     "exec",
     "noexec",
+    "symfollow",
+    "nosymfollow",
     "atime",
     "noatime",
     "relatime",
@@ -76,8 +81,24 @@ pub const ACCEPTED: [&str; 28] = [
     "nostrictatime",
     "diratime",
     "nodiratime",
-    "allow_other",
+    "lazytime",
+    "nolazytime",
+    "iversion",
+    "noiversion",
+    "mand",
+    "nomand",
     "silent",
+    "loud",
+    "acl",
+    "noacl",
+    "allow_other",
+    "default_permissions",
+    "nonempty",
+    "auto_unmount",
+    "user_id=0",
+    "group_id=0",
+    "fsname=sessionfs",
+    "subtype=sessionfs",
 ];
 
 /// What mount(8) asks for.
@@ -165,6 +186,11 @@ impl Call {
                 return Err(
                     "ro: read-only mounts are not supported, since a login is a write".into()
                 );
+            }
+            _ if option == "remount" => {
+                return Err("remount: no option can be changed while it is mounted; change the \
+                            configuration and run 'sessionfs reload'"
+                    .into());
             }
             _ if option.is_empty() || ACCEPTED.contains(&option) || sloppy => {}
             _ if option.starts_with("x-") || option.starts_with("X-") => {}
@@ -305,6 +331,18 @@ mod tests {
     }
 
     #[test]
+    fn options_of_every_filesystem_and_what_the_mount_table_shows_are_accepted() {
+        for options in [
+            "dirsync,lazytime,nolazytime,strictatime,nodiratime,iversion,mand,silent,loud,sync",
+            "default_permissions,nonempty,auto_unmount,allow_other",
+            "rw,nosuid,nodev,noexec,noatime,user_id=0,group_id=0,allow_other",
+            "nosymfollow,comment=sessions,X-mount.mkdir,x-systemd.automount",
+        ] {
+            parse(&format!("none /srv -o {options}")).unwrap();
+        }
+    }
+
+    #[test]
     fn what_it_should_not_say_is_told() {
         for (words, expected) in [
             ("none", "SOURCE DIR"),
@@ -313,6 +351,8 @@ mod tests {
             ("none /srv -x", "unknown option -x"),
             ("none /srv -o rediss=x", "unknown mount option 'rediss=x'"),
             ("none /srv -o ro", "ro: "),
+            ("none /srv -o remount,noatime", "remount: "),
+            ("none /srv -o user_id=1000", "unknown mount option 'user_id=1000'"),
             ("none /srv -o config=a.toml", "config=a.toml: use an absolute path"),
         ] {
             let reason = parse(words).unwrap_err();

@@ -2,7 +2,9 @@
 
 use std::fmt::Write;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use sha2::{Digest, Sha256};
 
@@ -16,7 +18,8 @@ pub const RUNTIME_DIR: &str = "/run/sessionfs";
 pub const STATE_DIR: &str = "/var/lib/sessionfs";
 
 /// Where to look for a tmpfs when none is named.
-const CANDIDATES: [&str; 2] = [RUNTIME_DIR, "/dev/shm/sessionfs"];
+const CANDIDATES: [&str; 2] = [RUNTIME_DIR, SHARED_MEMORY_DIR];
+const SHARED_MEMORY_DIR: &str = "/dev/shm/sessionfs";
 
 /// The lock of a mountpoint, which its keeper holds.
 pub fn lock_file(mountpoint: &Path) -> PathBuf {
@@ -60,7 +63,34 @@ pub fn staging_dir(named: Option<&Path>, mountpoint: &Path) -> Result<PathBuf, F
             .find(|dir| is_on_tmpfs(dir))
             .ok_or_else(|| not_on_tmpfs(&CANDIDATES.join(" nor ")))?,
     };
+    let base = if base == Path::new(SHARED_MEMORY_DIR) { shared_memory_dir() } else { base };
     Ok(base.join(name_of(mountpoint)))
+}
+
+/// The directory in /dev/shm, where every user may make one first. It is chosen once, so that a reload
+/// finds what the start has found.
+fn shared_memory_dir() -> &'static Path {
+    static CHOSEN: OnceLock<PathBuf> = OnceLock::new();
+    CHOSEN.get_or_init(|| own_or_other(Path::new(SHARED_MEMORY_DIR)))
+}
+
+/// This directory, if it is root's own or there is none; else one beside it that nobody can guess.
+fn own_or_other(dir: &Path) -> PathBuf {
+    match dir.symlink_metadata() {
+        Ok(found) if found.is_dir() && found.uid() == 0 && found.mode() & 0o022 == 0 => dir.into(),
+        Ok(_) => {
+            let mut other = dir.as_os_str().to_owned();
+            other.push(format!("-{:016x}", rand::random::<u64>()));
+            other.into()
+        }
+        Err(_) => dir.into(),
+    }
+}
+
+/// Whether it is a directory of [`staging_dir`] that the next keeper will not find again.
+pub(crate) fn is_of_one_keeper(base: &Path) -> bool {
+    let chosen = Path::new(SHARED_MEMORY_DIR);
+    base != chosen && base.parent() == chosen.parent() && base == shared_memory_dir()
 }
 
 /// A name for a mountpoint's things: readable, and unique by its hash.
@@ -109,6 +139,34 @@ mod tests {
         let long = name_of(Path::new(&format!("/{}", "x".repeat(300))));
         assert!(long.len() < 64);
         assert!(name_of(Path::new("/")).len() > 8);
+    }
+
+    // As root, like every test that mounts.
+    #[test]
+    fn whoever_makes_the_directory_first_does_not_keep_root_from_having_one() {
+        use std::os::unix::fs::{PermissionsExt as _, lchown, symlink};
+        let dir = tempfile::tempdir().unwrap();
+        let wanted = dir.path().join("sessionfs");
+        assert_eq!(own_or_other(&wanted), wanted);
+        let is_other = || {
+            let other = own_or_other(&wanted);
+            let name = other.file_name().unwrap().to_str().unwrap();
+            assert_ne!(own_or_other(&wanted), other, "it is guessed");
+            other.parent() == wanted.parent() && name.starts_with("sessionfs-")
+        };
+        std::fs::create_dir(&wanted).unwrap();
+        assert_eq!(own_or_other(&wanted), wanted);
+        std::fs::set_permissions(&wanted, std::fs::Permissions::from_mode(0o1777)).unwrap();
+        assert!(is_other());
+        std::fs::set_permissions(&wanted, std::fs::Permissions::from_mode(0o755)).unwrap();
+        lchown(&wanted, Some(1234), Some(1234)).unwrap();
+        assert!(is_other());
+        std::fs::remove_dir(&wanted).unwrap();
+        symlink("/run", &wanted).unwrap();
+        assert!(is_other());
+        std::fs::remove_file(&wanted).unwrap();
+        std::fs::write(&wanted, "").unwrap();
+        assert!(is_other());
     }
 
     #[test]

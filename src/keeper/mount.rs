@@ -26,7 +26,7 @@ use crate::keeper::underlying::make_unusable;
 const DEVICE: &str = "/dev/fuse";
 
 /// To unmount what Odoo keeps its sessions on would log everybody out.
-const FOREIGN_REMEDY: &str = "if it holds sessions, see docs/install.md (\"The session directory \
+pub(crate) const FOREIGN_REMEDY: &str = "if it holds sessions, see docs/install.md (\"The session directory \
                               is itself a mountpoint\"); else unmount it, or name another \
                               directory";
 

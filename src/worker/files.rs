@@ -64,3 +64,88 @@ pub(crate) fn of_redis(config: &Config) -> Files {
     }
     files
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{self, File, OpenOptions};
+    use std::os::fd::AsFd;
+    use std::path::Path;
+
+    use crate::config::flags::{Flags, Place};
+    use crate::host::confine::Prepared;
+    use crate::host::procfs;
+
+    fn config(redis: &str, staging: &Path) -> Config {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let place = Place { config: Some(file.path().to_owned()), redis: Some(redis.to_owned()) };
+        let flags = Flags { place, ..Flags::default() };
+        let mut config = Config::resolve(Path::new("/mnt"), &flags).unwrap();
+        staging.clone_into(&mut config.staging_dir);
+        config
+    }
+
+    /// Runs it as the worker is confined, with its rights of before.
+    fn confined<T: Send>(files: &Files, act: impl FnOnce() -> T + Send) -> T {
+        let prepared = Prepared::new(files).unwrap();
+        std::thread::scope(|scope| {
+            let confined = scope.spawn(|| {
+                nix::sys::prctl::set_no_new_privs().unwrap();
+                prepared.enter().unwrap();
+                act()
+            });
+            confined.join().unwrap()
+        })
+    }
+
+    fn can_read(path: &str) -> bool {
+        File::open(path).is_ok()
+    }
+
+    #[test]
+    fn a_worker_reaches_its_staging_directory_and_processes_and_nothing_else() {
+        let staging = tempfile::tempdir().unwrap();
+        let config = config("unix:/run/redis.sock", staging.path());
+        let processes = procfs::open().unwrap();
+        let mut redis = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let memory = format!("/proc/{}/mem", redis.id());
+        let files = of_worker(&config, Some(processes.as_fd())).unwrap();
+        confined(&files, || {
+            fs::write(staging.path().join("tmp"), "x").unwrap();
+            fs::rename(staging.path().join("tmp"), staging.path().join("other")).unwrap();
+            assert!(can_read("/proc/1/stat"));
+            let flags = nix::fcntl::OFlag::O_RDONLY;
+            for path in ["1/stat", "1/cmdline", "1/status"] {
+                nix::fcntl::openat(&processes, path, flags, nix::sys::stat::Mode::empty()).unwrap();
+            }
+            assert!(!can_read(&memory));
+            assert!(OpenOptions::new().write(true).open(&memory).is_err());
+            for path in ["/etc/passwd", "/etc/shadow", "/root", "/tmp", "/dev/fuse", "/usr/bin/env"]
+            {
+                assert!(!can_read(path), "{path}");
+            }
+            assert!(fs::write("/tmp/sessionfs-outside", "x").is_err());
+        });
+        redis.kill().unwrap();
+        redis.wait().unwrap();
+    }
+
+    #[test]
+    fn a_name_is_found_and_certificates_are_read_only_where_redis_has_them() {
+        use std::net::ToSocketAddrs as _;
+        let staging = tempfile::tempdir().unwrap();
+        let reads = |redis: &str| {
+            confined(&of_redis(&config(redis, staging.path())), || {
+                let certificates = fs::read_dir("/etc/ssl/certs").is_ok();
+                (certificates, can_read("/etc/hosts"), can_read("/usr/bin/env"))
+            })
+        };
+        assert_eq!(reads("unix:/run/redis.sock"), (false, false, false));
+        assert_eq!(reads("redis://127.0.0.1"), (false, false, false));
+        assert_eq!(reads("rediss://127.0.0.1"), (true, false, false));
+        assert_eq!(reads("redis://localhost"), (true, true, false));
+        confined(&of_redis(&config("redis://localhost", staging.path())), || {
+            ("localhost", 6379).to_socket_addrs().unwrap();
+        });
+    }
+}

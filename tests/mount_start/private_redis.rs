@@ -1,6 +1,7 @@
 //! The private Redis: its start, its crash, its keeper's crash, and who may use its directory.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::*;
 use lab::{ask, children, copy_descriptor};
@@ -80,6 +81,30 @@ fn survives_a_restart_with_its_data() {
     lab.assert_clean();
     let keeper = lab.mount("");
     assert_eq!(lab.redis("GET kept"), "$1\r\n1");
+    keeper.end(Signal::SIGTERM);
+    lab.assert_clean();
+}
+
+#[test]
+fn is_confined_and_can_still_write_its_file_anew() {
+    let lab = Lab::new();
+    let keeper = lab.mount("");
+    let (worker, server) = (keeper.worker(), lab.redis_pids()[0]);
+    for process in [worker, server] {
+        assert_eq!(status(process, "Seccomp").trim(), "2");
+        assert_eq!(status(process, "NoNewPrivs").trim(), "1");
+        assert_eq!(status(process, "CapEff").trim(), "0000000000000000");
+    }
+    assert_eq!(lab.redis("SET kept 1"), "+OK");
+    // A child of its own, a new file and a rename.
+    assert!(lab.redis("BGREWRITEAOF").starts_with('+'));
+    let until = Instant::now() + Duration::from_secs(60);
+    while !lab.redis("INFO persistence").contains("aof_rewrite_in_progress:0") {
+        assert!(Instant::now() < until);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let said = lab.redis("INFO persistence");
+    assert!(said.contains("aof_last_bgrewrite_status:ok"), "{said}");
     keeper.end(Signal::SIGTERM);
     lab.assert_clean();
 }

@@ -39,9 +39,9 @@ fn page() -> Page {
     }
     let accepted = ACCEPTED.map(|name| format!("`{name}`")).join(", ");
     draft.paragraph(&format!(
-        "Accepted, because they are for `mount(8)` or `systemd(1)`, or are always true: \
-         {accepted}, `comment=`, and options that begin with `x-`. `ro` is refused: a login is a \
-         write."
+        "Accepted, and of no effect here, because they are for `mount(8)` or `systemd(1)`, are always \
+         true or mean nothing for sessions: {accepted}, `comment=`, and options that begin with \
+         `x-`. `ro` is refused: a login is a write. `remount` is refused: see `sessionfs-reload(8)`."
     ));
     draft.heading("EXIT STATUS");
     for (code, meaning) in [
