@@ -72,6 +72,8 @@ pub struct Config {
     /// When a session ends.
     pub lifetimes: Lifetimes,
     pub limits: Limits,
+    /// Which session files become sessions.
+    pub import: Import,
     /// What callers see of an outage.
     pub outage: Outage,
     /// Who acts for no person.
@@ -160,6 +162,13 @@ pub struct Limits {
     pub inodes: u64,
 }
 
+/// Which session files become sessions.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Import {
+    /// A file whose last save is longer ago is not imported.
+    pub max_age_ms: u64,
+}
+
 /// What callers see of an outage.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Outage {
@@ -217,6 +226,7 @@ impl Config {
             worker,
             lifetimes: lifetimes(&file.lifetime)?,
             limits,
+            import: import(flags, &file.import)?,
             outage: outage(&file.outage)?,
             activity: activity(&file.activity)?,
             metrics: metrics(&file.metrics)?,
@@ -510,6 +520,12 @@ pub(crate) fn lifetimes(file: &file::Lifetime) -> Result<Lifetimes, Failure> {
         }
     }
     Ok(lifetimes)
+}
+
+fn import(flags: &Flags, file: &file::Import) -> Result<Import, Failure> {
+    let text = flags.import_max_age.as_deref().or(file.max_age.as_deref());
+    let max_age_ms = duration("import.max_age", text, 7 * 24 * HOUR_MS, SECOND_MS..=10 * YEAR_MS)?;
+    Ok(Import { max_age_ms })
 }
 
 fn limits(file: &file::Limits) -> Result<Limits, Failure> {

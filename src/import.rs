@@ -1,6 +1,6 @@
-//! Session files that were there before sessionfs. Each becomes a session in Redis, once, and its
-//! file is archived or deleted in the same step: otherwise a session that has ended could come back
-//! from the disk.
+//! Session files that were there before sessionfs. Each becomes a session in Redis, once: it is
+//! moved to the import directory first, imported from there, and then archived or deleted. So a
+//! session that has ended cannot come back from a file that could not be taken away.
 //!
 //! - [`Importer`] imports one session. It is used by
 //! - [`crate::layers::import_on_access`]: a mount, when a session is first accessed
@@ -8,20 +8,26 @@
 
 pub(crate) mod directory;
 
+use std::time::{Duration, SystemTime};
+
 use bytes::Bytes;
 
-use crate::disk::Place;
 use crate::disk::client::{Disk, DiskError};
-use crate::disk::directory::{Found, Look};
+use crate::disk::directory::{Found, Look, Take};
+use crate::disk::{Place, Stage};
 use crate::session::content::{self, Class};
 use crate::session::seal;
 use crate::store::{Import, Imported, Intake, RetryPolicy, StoreError};
+
+/// How often a file may change while it is taken.
+const MAX_CHANGES: u32 = 5;
 
 /// Imports sessions from a directory.
 #[derive(Clone)]
 pub(crate) struct Importer<T> {
     pub(crate) disk: Disk,
     intake: T,
+    max_age: Duration,
 }
 
 /// What became of the file of a session.
@@ -46,8 +52,12 @@ pub(crate) enum Reason {
     NoSession,
     /// The content is longer than a session may be.
     TooLong,
+    /// Its last save is too long ago.
+    TooOld,
     /// The disk failed to read it.
     Unread(DiskError),
+    /// The disk failed to move it, so it was not imported.
+    NotTaken(DiskError),
     /// The session is imported, and the disk failed to archive its file.
     NotArchived(DiskError),
 }
@@ -57,6 +67,10 @@ impl std::fmt::Display for Reason {
         match self {
             Self::NoSession => f.write_str("its content is not a session"),
             Self::TooLong => f.write_str("it is larger than limits.session"),
+            Self::TooOld => f.write_str("it is older than import.max_age"),
+            Self::NotTaken(error) => {
+                write!(f, "it cannot be moved, and so it is not imported: {error}")
+            }
             Self::Unread(error) => write!(f, "it cannot be read: {error}"),
             Self::NotArchived(error) => {
                 write!(f, "it was imported, but its file cannot be archived: {error}")
@@ -65,10 +79,18 @@ impl std::fmt::Display for Reason {
     }
 }
 
+/// A session's newest file.
+struct Newest {
+    place: Place,
+    found: Found,
+    /// Its other files.
+    older: Vec<Place>,
+}
+
 impl<T: Intake> Importer<T> {
-    /// Imports what `disk` has into `intake`.
-    pub(crate) fn new(disk: Disk, intake: T) -> Self {
-        Self { disk, intake }
+    /// Imports what `disk` has into `intake`, if its last save is no longer ago than `max_age`.
+    pub(crate) fn new(disk: Disk, intake: T, max_age: Duration) -> Self {
+        Self { disk, intake, max_age }
     }
 
     /// Imports one session from its file, or from the newer one of two.
@@ -77,72 +99,118 @@ impl<T: Intake> Importer<T> {
         places: &[Place],
         policy: RetryPolicy,
     ) -> Result<Outcome, StoreError> {
-        let (latest, present) = match self.latest(places).await {
-            Ok(Some(latest)) => latest,
+        let taken = match self.take(places).await {
+            Ok(Some(taken)) => taken,
             Ok(None) => return Ok(Outcome::Vanished),
             Err(reason) => return Ok(Outcome::Left(reason)),
         };
-        let import = self.import_of(&latest);
-        let outcome = match self.intake.import(&import, policy).await? {
-            Imported::Taken => Outcome::Imported(import.content.class),
-            Imported::Kept => Outcome::Kept,
-            Imported::Over => Outcome::Over,
-        };
-        for place in present {
-            if let Err(error) = self.disk.retire(place).await {
-                return Ok(Outcome::Left(Reason::NotArchived(error)));
-            }
+        let outcome = self.publish(&taken, policy).await?;
+        match self.disk.retire(&taken.0).await {
+            Ok(()) => Ok(outcome),
+            Err(error) => Ok(Outcome::Left(Reason::NotArchived(error))),
         }
-        Ok(outcome)
     }
 
     /// What [`Importer::import`] would do. Changes nothing.
     pub(crate) async fn dry_run(&self, places: &[Place]) -> Result<Outcome, StoreError> {
-        let latest = match self.latest(places).await {
-            Ok(Some((latest, _))) => latest,
+        let newest = match self.newest(places).await {
+            Ok(Some(newest)) => newest,
             Ok(None) => return Ok(Outcome::Vanished),
             Err(reason) => return Ok(Outcome::Left(reason)),
         };
-        if self.intake.knows(&latest.0.sid.alias()).await? {
+        if self.intake.knows(&newest.place.sid.alias()).await? {
             return Ok(Outcome::Kept);
         }
-        Ok(Outcome::Imported(content::read(&latest.1.bytes).class))
+        Ok(Outcome::Imported(content::read(&newest.found.bytes).class))
     }
 
-    /// The newest content of the session, and which of its files exist.
-    async fn latest<'a>(
+    /// Removes the session's files without an import.
+    pub(crate) async fn retire(&self, places: &[Place]) -> Result<(), DiskError> {
+        for place in everywhere(places) {
+            self.disk.retire(&place).await?;
+        }
+        Ok(())
+    }
+
+    /// The second step: makes the file that was taken a session.
+    pub(crate) async fn publish(
         &self,
-        places: &'a [Place],
-    ) -> Result<Option<((&'a Place, Found), Vec<&'a Place>)>, Reason> {
-        let mut latest: Option<(&Place, Found)> = None;
-        let mut present = Vec::new();
+        (place, found): &(Place, Found),
+        policy: RetryPolicy,
+    ) -> Result<Outcome, StoreError> {
+        let import = self.import_of(place, found);
+        Ok(match self.intake.import(&import, policy).await? {
+            Imported::Taken => Outcome::Imported(import.content.class),
+            Imported::Kept => Outcome::Kept,
+            Imported::Over => Outcome::Over,
+        })
+    }
+
+    /// The first step: moves the session's newest file to the import directory, and archives the
+    /// others.
+    pub(crate) async fn take(&self, places: &[Place]) -> Result<Option<(Place, Found)>, Reason> {
+        for _ in 0..MAX_CHANGES {
+            let Some(Newest { place, found, older }) = self.newest(places).await? else {
+                return Ok(None);
+            };
+            for place in older {
+                self.disk.retire(&place).await.map_err(Reason::NotTaken)?;
+            }
+            if place.stage == Stage::Taken {
+                return Ok(Some((place, found)));
+            }
+            match self.disk.take(&place, found.inode).await.map_err(Reason::NotTaken)? {
+                Take::Done => return Ok(Some((place.at(Stage::Taken), found))),
+                Take::Changed => {}
+            }
+        }
+        Err(Reason::NotTaken(DiskError::Failed("it is being written again and again".into())))
+    }
+
+    /// The session's newest file, wherever its import has got to.
+    async fn newest(&self, places: &[Place]) -> Result<Option<Newest>, Reason> {
+        let mut newest: Option<Newest> = None;
         let mut unusable = None;
-        for place in places {
-            let found = match self.disk.read(place).await.map_err(Reason::Unread)? {
-                Look::Found(found) if content::may_be_session(&found.bytes) => found,
-                Look::Found(_) => {
+        for place in everywhere(places) {
+            let found = match self.disk.read(&place).await.map_err(Reason::Unread)? {
+                Look::Found(found) if !content::may_be_session(&found.bytes) => {
                     unusable = Some(Reason::NoSession);
                     continue;
                 }
+                Look::Found(found) if self.is_too_old(&found) => {
+                    unusable = Some(Reason::TooOld);
+                    continue;
+                }
+                Look::Found(found) => found,
                 Look::TooLong => {
                     unusable = Some(Reason::TooLong);
                     continue;
                 }
                 Look::Absent => continue,
             };
-            present.push(place);
-            if latest.as_ref().is_none_or(|(_, other)| found.mtime_ns > other.mtime_ns) {
-                latest = Some((place, found));
+            match &mut newest {
+                Some(newest) if found.mtime_ns <= newest.found.mtime_ns => newest.older.push(place),
+                Some(newest) => {
+                    newest.older.push(std::mem::replace(&mut newest.place, place));
+                    newest.found = found;
+                }
+                None => newest = Some(Newest { place, found, older: Vec::new() }),
             }
         }
-        match (latest, unusable) {
-            (Some(latest), _) => Ok(Some((latest, present))),
+        match (newest, unusable) {
             (None, Some(reason)) => Err(reason),
-            (None, None) => Ok(None),
+            (newest, _) => Ok(newest),
         }
     }
 
-    fn import_of(&self, (place, found): &(&Place, Found)) -> Import {
+    /// By this host's clock, which has written it.
+    fn is_too_old(&self, found: &Found) -> bool {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let mtime = Duration::from_nanos(u64::try_from(found.mtime_ns).unwrap_or(0));
+        now.saturating_sub(mtime) > self.max_age
+    }
+
+    fn import_of(&self, place: &Place, found: &Found) -> Import {
         Import {
             stamp: self.intake.stamp(),
             alias: place.sid.alias(),
@@ -154,4 +222,19 @@ impl<T: Intake> Importer<T> {
             mode: found.mode,
         }
     }
+}
+
+/// Where these files can be: another import may move them at any moment. The import directory comes
+/// last, so that a file that is moved there meanwhile is seen.
+fn everywhere(places: &[Place]) -> Vec<Place> {
+    let mut everywhere = Vec::with_capacity(2 * places.len());
+    for stage in [Stage::Waiting, Stage::Taken] {
+        for place in places {
+            let place = place.at(stage);
+            if !everywhere.contains(&place) {
+                everywhere.push(place);
+            }
+        }
+    }
+    everywhere
 }

@@ -97,6 +97,8 @@ pub struct Outlook {
     pub mountpoint: PathBuf,
     /// How many session files are in it.
     pub sessions: u64,
+    /// Why they cannot be moved, and so are not imported.
+    pub unmovable: Option<String>,
 }
 
 /// Looks at the directory as a mount does before it changes anything, and refuses what that refuses.
@@ -104,10 +106,12 @@ pub fn look(dir: Option<&Path>, flags: &Flags) -> Result<Outlook, Failure> {
     let dir = config::mountpoint(dir, flags.place.config.as_deref())?;
     let mountpoint = mount::resolve_trusted(&dir)?;
     mount::refuse_mounted(&mountpoint)?;
-    let sessions = mount::Mountpoint::take(&mountpoint)?
+    let directory = mount::Mountpoint::take(&mountpoint)?;
+    let sessions = directory
         .count_sessions()
         .map_err(|e| Failure::internal(format!("list {}", mountpoint.display()), e))?;
-    Ok(Outlook { mountpoint, sessions })
+    let unmovable = directory.unmovable().map(|error| error.to_string());
+    Ok(Outlook { mountpoint, sessions, unmovable })
 }
 
 /// Looks at what a mount with this configuration uses beside its directory, and refuses what that

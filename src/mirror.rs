@@ -122,7 +122,7 @@ impl<S: Sessions> Task<S> {
         if before.is_some_and(|written| written.version == Some(meta.version)) {
             return;
         }
-        let place = Place { sid, form: meta.form };
+        let place = Place::of(sid, meta.form);
         let elsewhere =
             before.map(|written| written.place.clone()).filter(|before| *before != place);
         let written = self.disk.write(&place, meta.mtime_ns, meta.mode, plain).await;

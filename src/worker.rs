@@ -125,7 +125,8 @@ fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
     let mirror =
         mirror.map(|disk| disks::keep_mirror(disk, &store, &runtime, first)).transpose()?;
     let (mirror, writer) = mirror.flatten().unzip();
-    let sessions = ImportOnAccess::over(store.clone());
+    let sessions =
+        ImportOnAccess::over(store.clone(), Duration::from_millis(config.import.max_age_ms));
     let observer = mirror.map(|notes| Arc::new(notes) as Arc<dyn Observer>);
     let settings = fs::Settings { observer, worker, ..settings::core(&config) };
     let core = Core::new(sessions.clone(), store.clone(), &settings).map_err(|e| {

@@ -240,11 +240,9 @@ fn the_later_of_a_sessions_two_files_counts() {
 fn a_file_that_cannot_be_read_is_an_error_and_then_absent() {
     let redis = Redis::start();
     let user = sid("ab", 1);
-    let elsewhere = tempfile::tempdir().unwrap();
     let mount = Mount::start_over(&redis, "", ROOT, |dir| {
         put(dir, &sharded(&user), &authenticated("x"));
-        // What has a second name, and is not the tree's owner's, is not read.
-        std::fs::hard_link(dir.join(sharded(&user)), elsewhere.path().join("link")).unwrap();
+        // What is not the tree's owner's is not read.
         std::os::unix::fs::chown(dir.join(sharded(&user)), Some(STRANGER), None).unwrap();
     });
     // The error reaches who would save now, or Odoo 14 would give a new cookie.
@@ -256,7 +254,7 @@ fn a_file_that_cannot_be_read_is_an_error_and_then_absent() {
         assert_eq!(errno(mount.read(&user)), expected);
     }
     let log = mount.log();
-    assert_eq!(log.matches("a session file cannot be read").count(), 1, "{log}");
+    assert_eq!(log.matches("a session file cannot be read or moved").count(), 1, "{log}");
     assert!(log.contains(&alias(&user)));
     let dir = mount.path();
     mount.stop_and(|| assert_eq!(files(&dir), [sharded(&user)]));
@@ -425,7 +423,7 @@ fn what_cannot_be_imported_is_named_and_left() {
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains(&format!("left {}: it is larger than", alias(&long))), "{text}");
     assert!(
-        text.contains(&format!("left {}: it cannot be read: not a regular file", alias(&link))),
+        text.contains(&format!("left {}: it cannot be read: it belongs to user", alias(&link))),
         "{text}"
     );
     assert!(text.contains("not Odoo's: ab01....bak"), "{text}");
@@ -613,7 +611,7 @@ fn a_mirror_holds_what_came_by_and_odoo_can_go_on_with_it() {
     assert_eq!(std::fs::metadata(&mirror).unwrap().mode() & 0o7777, 0o700);
     // And back again: the mirror in the place of the directory.
     let redis = Redis::start();
-    let back = Mount::start_over(&redis, "", ROOT, |dir| {
+    let back = Mount::start_over(&redis, "", ("nobody", "nogroup"), |dir| {
         std::fs::remove_dir(dir).unwrap();
         std::fs::rename(&mirror, dir).unwrap();
     });
@@ -709,6 +707,281 @@ fn files_below_stay_untouched_when_the_place_aside_is_lost_later() {
     assert!(log.contains("session files of the underlying directory are not imported"), "{log}");
     let dir = mount.path();
     assert_eq!(mount.stop_and(|| files(&dir)), [sharded(HEX)]);
+}
+
+/// The underlying directory, as root reaches it whatever is mounted on it.
+struct Hidden(std::fs::File);
+
+impl Hidden {
+    fn path(&self) -> PathBuf {
+        use std::os::fd::AsRawFd as _;
+        PathBuf::from(format!("/proc/self/fd/{}", self.0.as_raw_fd()))
+    }
+}
+
+/// A mount over files, and the way to its underlying directory.
+fn start_over(redis: &Redis, configuration: &str, fill: impl FnOnce(&Path)) -> (Mount, Hidden) {
+    let mut hidden = None;
+    let mount = Mount::start_over(redis, configuration, ROOT, |dir| {
+        fill(dir);
+        hidden = Some(Hidden(std::fs::File::open(dir).unwrap()));
+    });
+    (mount, hidden.unwrap())
+}
+
+/// Where a file is while it is imported.
+fn taken(name: &str) -> String {
+    format!(".sessionfs-import/{name}")
+}
+
+/// Puts a file where an import has left it that was not completed.
+fn put_taken(dir: &Path, name: &str, content: &[u8]) {
+    put(dir, &taken(name), content);
+    for made in [".sessionfs-import".to_owned(), taken(&name[..2])] {
+        let closed = std::fs::Permissions::from_mode(0o700);
+        if dir.join(&made).is_dir() {
+            std::fs::set_permissions(dir.join(made), closed).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_file_that_is_too_old_is_left_and_counted() {
+    let redis = Redis::start();
+    let (user, recent) = (sid("ab", 1), sid("cd", 2));
+    let (mount, hidden) = start_over(&redis, "[import]\nmax_age = \"30min\"\n", |dir| {
+        put(dir, &sharded(&user), &authenticated("x"));
+        put(dir, &sharded(&recent), &authenticated("x"));
+        std::fs::File::options()
+            .write(true)
+            .open(dir.join(sharded(&recent)))
+            .unwrap()
+            .set_modified(SystemTime::now())
+            .unwrap();
+    });
+    assert_eq!(errno(mount.read(&user)), libc::ENOENT);
+    assert_eq!(mount.read(&recent).unwrap(), authenticated("x"));
+    assert_eq!(files(&hidden.path()), [sharded(&user)]);
+    let import = |arguments: &[&str]| imported(&redis, &mount.path(), arguments);
+    let all = ["--dry-run", "--max-age", "30min"];
+    for arguments in [&all[..], &all[1..]] {
+        let summary = import(arguments);
+        assert_eq!((&summary["too_old"], &summary["authenticated"]), (&1.into(), &0.into()));
+        assert_eq!(files(&hidden.path()), [sharded(&user)]);
+    }
+    let output = self::import(&redis, &mount.path(), &["--max-age", "30min"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("1  left: older than import.max_age"), "{text}");
+    // What is not imported by the default of a week, for whom a week is enough.
+    let summary = import(&[]);
+    assert_eq!((&summary["too_old"], &summary["authenticated"]), (&0.into(), &1.into()));
+    assert_eq!(mount.read(&user).unwrap(), authenticated("x"));
+}
+
+#[test]
+fn an_import_that_was_not_completed_is_completed_by_whoever_comes_next() {
+    let redis = Redis::start();
+    let (user, other) = (sid("ab", 1), sid("cd", 2));
+    // After a crash.
+    let (mount, hidden) = start_over(&redis, "", |dir| {
+        put_taken(dir, &sharded(&user), &authenticated("x"));
+        put(dir, &sharded(&other), &authenticated("x"));
+    });
+    assert_eq!(mount.read(&user).unwrap(), authenticated("x"));
+    // By another server, to which this directory belongs as well.
+    put_taken(&hidden.path(), &sharded(&other), &authenticated("x"));
+    std::fs::remove_file(hidden.path().join(sharded(&other))).unwrap();
+    assert_eq!(mount.read(&other).unwrap(), authenticated("x"));
+    mount.wait_for_log("all session files of the underlying directory have been imported");
+    assert_eq!(files(&beside(&mount.path())), [sharded(&user), sharded(&other)]);
+    assert_eq!(files(&hidden.path()), [""; 0]);
+    // By the command, and as it says before.
+    let dir = tempfile::tempdir().unwrap();
+    put_taken(dir.path(), &flat(HEX), &pickled());
+    for arguments in [&["--dry-run"][..], &[]] {
+        assert_eq!(imported(&redis, dir.path(), arguments)["authenticated"], 1);
+    }
+    assert_eq!(files(&beside(dir.path())), [flat(HEX)]);
+    assert!(!dir.path().join(".sessionfs-import").exists());
+    std::fs::remove_dir_all(beside(dir.path())).unwrap();
+}
+
+/// What is imported has been taken away before, so no copy of it is left that could come back.
+#[test]
+fn a_file_is_taken_away_before_its_session_is_in_redis() {
+    let redis = Redis::start();
+    let user = sid("ab", 1);
+    let (mount, hidden) = start_over(&redis, "", |dir| {
+        put(dir, &sharded(&user), &authenticated("x"));
+    });
+    let _: redis::Value = redis.run("CONFIG SET maxmemory 1");
+    assert!(mount.read(&user).is_err());
+    assert_eq!(files(&hidden.path()), [taken(&sharded(&user))]);
+    assert_eq!(files(&beside(&mount.path())), [""; 0]);
+    // What is on its way is given back for the way back.
+    let output = Command::new(env!("CARGO_BIN_EXE_sessionfs"))
+        .arg("release")
+        .arg(mount.path())
+        .arg("--config")
+        .arg(mount.configuration())
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("moved 1 session file back"), "{text}");
+    assert_eq!(files(&hidden.path()), [sharded(&user)]);
+    let _: redis::Value = redis.run("CONFIG SET maxmemory 0");
+    assert_eq!(mount.read(&user).unwrap(), authenticated("x"));
+}
+
+#[test]
+fn nothing_is_imported_from_a_directory_whose_files_cannot_be_moved() {
+    let redis = Redis::start();
+    let user = sid("ab", 1);
+    let fill = |dir: &Path| {
+        put(dir, &sharded(&user), &authenticated("x"));
+        // Not root's own: whoever owns it could take files away that are on their way.
+        std::fs::create_dir(dir.join(".sessionfs-import")).unwrap();
+        std::os::unix::fs::chown(dir.join(".sessionfs-import"), Some(STRANGER), None).unwrap();
+    };
+    let dir = tempfile::tempdir().unwrap();
+    fill(dir.path());
+    let mut look = Command::new(env!("CARGO_BIN_EXE_sessionfs"));
+    look.arg("mount").arg("--dry-run").arg(dir.path()).args(["--redis", &redis.url()]);
+    let text = String::from_utf8(look.output().unwrap().stdout).unwrap();
+    assert!(text.contains("\nsessions 1\nunmovable .sessionfs-import"), "{text}");
+    for arguments in [&["--dry-run"][..], &[]] {
+        let output = import(&redis, dir.path(), arguments);
+        assert_eq!(output.status.code(), Some(IMPORT_INCOMPLETE));
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(text.contains("its files cannot be moved"), "{text}");
+    }
+    let (mount, hidden) = start_over(&redis, "", fill);
+    assert!(mount.log().contains("cannot be moved, so none is imported"), "{}", mount.log());
+    assert_eq!(errno(mount.read(&user)), libc::ENOENT);
+    assert_eq!(redis.session_keys().len(), 0);
+    assert_eq!(files(&hidden.path()), [sharded(&user)]);
+    mount.save(&sid("cd", 1), &authenticated("new")).unwrap();
+}
+
+/// Odoo's user has moved a file into his directory that only root may read.
+#[test]
+fn a_file_that_its_owner_may_not_read_does_not_become_his_session() {
+    let redis = Redis::start();
+    let (secret, saved) = (sid("ab", 1), sid("cd", 2));
+    let mount = Mount::start_over(&redis, "", ("nobody", "nogroup"), |dir| {
+        put(dir, &sharded(&secret), b"{\"root\": \"only\"}");
+        let closed = std::fs::Permissions::from_mode(0o600);
+        std::fs::set_permissions(dir.join(sharded(&secret)), closed).unwrap();
+        // By an Odoo that root has started by hand.
+        put(dir, &sharded(&saved), &authenticated("x"));
+    });
+    assert_eq!(mount.read(&saved).unwrap(), authenticated("x"));
+    for expected in [libc::EIO, libc::EIO, libc::ENOENT] {
+        assert_eq!(errno(mount.read(&secret)), expected);
+    }
+    assert!(!String::from_utf8_lossy(&redis.dump()).contains(&alias(&secret)));
+    let dir = mount.path();
+    mount.stop_and(|| assert_eq!(files(&dir), [sharded(&secret)]));
+}
+
+#[test]
+fn marks_and_what_filesystems_keep_are_neither_sessions_nor_a_hindrance() {
+    let redis = Redis::start();
+    let user = sid("ab", 1);
+    let fill = |dir: &Path| {
+        for mark in [".gitkeep", ".nfs000000000123abcd00000001", "ab/.nfs000000000123abcd00000002"]
+        {
+            put(dir, mark, b"");
+        }
+        std::fs::create_dir(dir.join("lost+found")).unwrap();
+    };
+    let dir = tempfile::tempdir().unwrap();
+    fill(dir.path());
+    let summary = imported(&redis, dir.path(), &[]);
+    assert_eq!((&summary["foreign"], &summary["failed"]), (&0.into(), &0.into()));
+    std::fs::remove_dir_all(beside(dir.path())).unwrap();
+    let mut look = Command::new(env!("CARGO_BIN_EXE_sessionfs"));
+    look.arg("mount").arg("--dry-run").arg(dir.path()).args(["--redis", &redis.url()]);
+    let text = String::from_utf8(look.output().unwrap().stdout).unwrap();
+    assert!(text.contains("\nsessions 0\n"), "{text}");
+    let mount = Mount::start_over(&redis, "", ROOT, fill);
+    mount.save(&user, &authenticated("x")).unwrap();
+    assert_eq!(mount.read(&user).unwrap(), authenticated("x"));
+    assert!(!mount.log().contains("there are session files"), "{}", mount.log());
+}
+
+/// Stops the process that touches session files, as a disk that hangs does.
+struct Hanging(nix::unistd::Pid);
+
+impl Hanging {
+    fn disk_of(mount: &Mount) -> Self {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(mount.disk().unwrap()).unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
+        Self(pid)
+    }
+}
+
+impl Drop for Hanging {
+    fn drop(&mut self) {
+        let _ = nix::sys::signal::kill(self.0, nix::sys::signal::Signal::SIGCONT);
+    }
+}
+
+#[test]
+fn a_disk_that_hangs_keeps_nobody_else_from_saving() {
+    let redis = Redis::start();
+    let flats: Vec<String> = (1..6).map(|seed| format!("ab{seed:038x}")).collect();
+    let [gone, stuck] = [7, 8].map(|seed| format!("ab{seed:038x}"));
+    let other = sid("cd", 9);
+    let (mount, hidden) = start_over(&redis, "", |dir| {
+        for sid in flats.iter().chain([&gone, &stuck]) {
+            put(dir, &flat(sid), &authenticated("old"));
+        }
+    });
+    mount.save(&other, &authenticated("x")).unwrap();
+    let hanging = Hanging::disk_of(&mount);
+    std::thread::scope(|scope| {
+        let readers: Vec<_> =
+            flats.iter().map(|sid| scope.spawn(|| std::fs::read(mount.flat(sid)))).collect();
+        // In the same directory, the root, while the others wait.
+        for round in 0..20 {
+            in_thread(|| {
+                mount.read(&other).unwrap();
+                mount.save(&other, &authenticated(&round.to_string())).unwrap();
+            });
+            // It exists, as far as can be told.
+            assert!(in_thread(|| mount.flat(&stuck).exists()));
+        }
+        assert!(readers.iter().all(|reader| !reader.is_finished()), "they do not wait");
+        // A removal is not lost, though the file cannot be reached now.
+        in_thread(|| std::fs::remove_file(mount.flat(&gone))).unwrap();
+        assert_eq!(errno(in_thread(|| std::fs::read(mount.flat(&gone)))), libc::ENOENT);
+        assert!(in_thread(|| mount.save_as(&mount.flat(&stuck), &anonymous("late"))).is_err());
+        drop(hanging);
+        for reader in readers {
+            assert_eq!(reader.join().unwrap().unwrap(), authenticated("old"));
+        }
+    });
+    assert_eq!(in_thread(|| std::fs::read(mount.flat(&stuck))).unwrap(), authenticated("old"));
+    mount.wait_for_log("all session files of the underlying directory have been imported");
+    assert_eq!(files(&hidden.path()), [""; 0]);
+    assert_eq!(errno(in_thread(|| std::fs::read(mount.flat(&gone)))), libc::ENOENT);
+    let dir = tempfile::tempdir().unwrap();
+    put(dir.path(), &flat(&gone), &authenticated("old"));
+    assert_eq!(imported(&redis, dir.path(), &["--after-import", "delete"])["kept"], 1);
+}
+
+#[test]
+fn a_disk_that_hangs_for_long_is_an_error_that_ends() {
+    let redis = Redis::start();
+    let user = sid("ab", 1);
+    let (mount, _hidden) = start_over(&redis, "", |dir| {
+        put(dir, &sharded(&user), &authenticated("x"));
+    });
+    let _hanging = Hanging::disk_of(&mount);
+    for expected in [libc::EIO, libc::EIO, libc::ENOENT] {
+        assert_eq!(errno(in_thread(|| mount.read(&user))), expected);
+    }
 }
 
 #[test]

@@ -22,12 +22,12 @@ pub(super) struct Disk {
     /// Where imported files go
     #[arg(long)]
     archive_fd: Option<RawFd>,
-    /// Whose the written files are
-    #[arg(long)]
-    owner_uid: u32,
+    /// Whose the files are; not given for a directory that only root can write to
+    #[arg(long, requires = "owner_gid")]
+    owner_uid: Option<u32>,
     /// And their group
     #[arg(long)]
-    owner_gid: u32,
+    owner_gid: Option<u32>,
     /// A longer file is no session
     #[arg(long)]
     session_max_bytes: u64,
@@ -40,7 +40,7 @@ impl Disk {
         let directory = Directory {
             root: descriptor::take(self.root_fd)?,
             archive: self.archive_fd.map(descriptor::take).transpose()?,
-            owner: Some((self.owner_uid, self.owner_gid)),
+            owner: self.owner_uid.zip(self.owner_gid),
             session_max_bytes: self.session_max_bytes,
         };
         let opened = [Some(&directory.root), directory.archive.as_ref()].into_iter().flatten();

@@ -36,6 +36,10 @@ pub(super) struct Import {
     /// Change nothing, and print what would be done
     #[arg(long)]
     dry_run: bool,
+    /// Import no file whose last save is longer ago, such as `30days` (default: the configuration's
+    /// `import.max_age`)
+    #[arg(long, value_name = "DURATION")]
+    max_age: Option<String>,
     /// What to do with the files of imported sessions
     #[arg(long = "after-import", value_enum, value_name = "WHAT", default_value_t)]
     then: Then,
@@ -57,7 +61,11 @@ impl Import {
         let named = self.from.as_deref().or(self.dir.as_deref());
         let dir =
             mount::resolve_trusted(&config::mountpoint(named, self.place.config.as_deref())?)?;
-        let flags = Flags { place: self.place.clone(), ..Flags::default() };
+        let flags = Flags {
+            place: self.place.clone(),
+            import_max_age: self.max_age.clone(),
+            ..Flags::default()
+        };
         let config = Config::resolve(&dir, &flags)?;
         if config.mirror.as_ref() == Some(&dir) {
             return Err(Failure::new(
@@ -71,7 +79,12 @@ impl Import {
         }
         refuse_in_use(&dir)?;
         crate::telemetry::log::init("error")?;
-        let task = Task { dir, then: self.then, dry_run: self.dry_run };
+        let task = Task {
+            dir,
+            then: self.then,
+            max_age: Duration::from_millis(config.import.max_age_ms),
+            dry_run: self.dry_run,
+        };
         let keyring = secret::keyring(&self.place)?;
         let prepared = task.prepare(&config)?;
         confine::become_unprivileged(&config.worker.account(), || Ok(files::of_redis(&config)))?
@@ -181,6 +194,7 @@ fn words(summary: &Summary, deletion: &str) -> String {
         (summary.kept, "kept: Redis already knows them".into()),
         (summary.over, "ended: absolute lifetime exceeded".into()),
         (summary.vanished, "imported at the same time, by a mount or another import".into()),
+        (summary.too_old, "left: older than import.max_age".into()),
         (summary.no_session, "left: the content is not a session".into()),
         (summary.failed, "left: could not be imported".into()),
         (summary.temporary, "left: temp files and upload spools".into()),

@@ -39,6 +39,9 @@ impl Mount {
         let outlook = keeper::look(self.dir.as_deref(), &self.flags)?;
         say(format!("mountpoint {}", outlook.mountpoint.display()))?;
         say(format!("sessions {}", outlook.sessions))?;
+        if let Some(why) = &outlook.unmovable {
+            say(format!("unmovable {why}: none of these sessions would be imported"))?;
+        }
         keeper::look_beside(&Config::resolve(&outlook.mountpoint, &self.flags)?)
     }
 }

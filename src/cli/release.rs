@@ -55,6 +55,14 @@ impl Release {
         };
         let otherwise = tree(&flags, &File::load(self.config.as_deref())?)?;
         let owner = underlying::release(&dir, &otherwise)?;
+        let restored = underlying::restore(&dir, &owner)?;
+        if restored > 0 {
+            output::say(format!(
+                "{}: moved {restored} session file{} back whose import was not completed",
+                dir.display(),
+                if restored == 1 { "" } else { "s" }
+            ))?;
+        }
         let host = Root::host();
         let uid = owner.owner_uid.to_string();
         output::say(format!(

@@ -64,6 +64,8 @@ table! {
         lifetime: Lifetime,
         /// `[limits]`
         limits: Limits,
+        /// `[import]`
+        import: Import,
         /// `[outage]`
         outage: Outage,
         /// `[activity]`
@@ -154,6 +156,14 @@ table! {
 }
 
 table! {
+    /// Which session files become sessions.
+    Import("import."): IMPORT_KEYS {
+        /// Up to which age.
+        max_age: String,
+    }
+}
+
+table! {
     /// What callers see of an outage.
     Outage("outage."): OUTAGE_KEYS {
         /// One step of waiting.
@@ -198,6 +208,7 @@ pub(crate) fn keys() -> impl Iterator<Item = &'static str> {
         WORKER_KEYS,
         LIFETIME_KEYS,
         LIMITS_KEYS,
+        IMPORT_KEYS,
         OUTAGE_KEYS,
         ACTIVITY_KEYS,
         METRICS_KEYS,

@@ -31,6 +31,10 @@ pub struct Flags {
     /// Also write each session to a plain file in DIR when it is used, for a rollback
     #[arg(long, value_name = "DIR")]
     pub mirror: Option<PathBuf>,
+    /// Import no session file whose last save is longer ago, such as `30days` (default: the file's
+    /// `import.max_age`, else `7days`)
+    #[arg(long, value_name = "DURATION")]
+    pub import_max_age: Option<String>,
     /// What is logged: `error`, `warn`, `info`, `debug`, `trace`, or a list such as
     /// `info,sessionfs::fs=debug` (default: `$SESSIONFS_LOG`, else the file's `log`, else `info`)
     #[arg(long, value_name = "FILTER")]

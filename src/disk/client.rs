@@ -11,7 +11,7 @@ use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 
 use super::Place;
-use super::directory::{Found, Look, Others};
+use super::directory::{Found, Look, Others, Take};
 use super::wire::{self, Answer, Request};
 
 /// Requests that may wait to be sent.
@@ -109,11 +109,20 @@ impl Disk {
     /// A file's content.
     pub(crate) async fn read(&self, place: &Place) -> Result<Look, DiskError> {
         match self.one(&Request::Read { path: place.path() }, &[]).await? {
-            (Answer::File { mtime_ns, mode }, bytes) => {
-                Ok(Look::Found(Found { bytes, mtime_ns, mode }))
+            (Answer::File { mtime_ns, mode, inode }, bytes) => {
+                Ok(Look::Found(Found { bytes, mtime_ns, mode, inode }))
             }
             (Answer::Absent, _) => Ok(Look::Absent),
             (Answer::TooLong, _) => Ok(Look::TooLong),
+            (other, _) => Err(failure(other)),
+        }
+    }
+
+    /// Moves a file that waits to the import directory, if it still is the one with that inode.
+    pub(crate) async fn take(&self, place: &Place, inode: u64) -> Result<Take, DiskError> {
+        match self.one(&Request::Take { path: place.path(), inode }, &[]).await? {
+            (Answer::Done, _) => Ok(Take::Done),
+            (Answer::Changed, _) => Ok(Take::Changed),
             (other, _) => Err(failure(other)),
         }
     }

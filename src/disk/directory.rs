@@ -8,18 +8,21 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::dir::{Dir, Type};
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat, renameat};
-use nix::sys::stat::{Mode, SFlag, fchmod, fstat, futimens, mkdirat};
+use nix::fcntl::{AtFlags, OFlag, openat, renameat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat, futimens, mkdirat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, unlinkat};
 use serde::{Deserialize, Serialize};
 
-use super::Place;
+use super::names::is_tolerated;
+use super::{IMPORT_DIRECTORY, Place, Stage};
 use crate::session::name::{Form, RootName, SessionName, Shard};
 
 const NS_PER_SECOND: i64 = 1_000_000_000;
 /// How many names of foreign files are listed.
 const FOREIGN_TOLD: usize = 10;
+/// How often a file is moved to the import directory, which another import may just be removing.
+const TAKE_ATTEMPTS: u32 = 5;
 
 /// A directory of session files.
 #[derive(Debug)]
@@ -27,7 +30,8 @@ pub(crate) struct Directory {
     pub root: OwnedFd,
     /// Where retired files go, in the same layout; without it they are deleted.
     pub archive: Option<OwnedFd>,
-    /// Whose the written files are: user and group.
+    /// Whose the files are: user and group. No other's are touched, since their owner may have moved
+    /// a file here that he must not read. `None` for a directory that only root can write to.
     pub owner: Option<(u32, u32)>,
     /// A longer file is no session.
     pub session_max_bytes: u64,
@@ -51,6 +55,17 @@ pub(crate) struct Found {
     /// Its mtime, nanoseconds since the epoch.
     pub mtime_ns: i64,
     pub mode: u32,
+    /// Tells it from another file of the same name.
+    pub inode: u64,
+}
+
+/// What became of moving a file to the import directory.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Take {
+    /// It is there now.
+    Done,
+    /// The file was gone, or it was another one.
+    Changed,
 }
 
 /// What a look for a file came to.
@@ -63,52 +78,38 @@ pub(crate) enum Look {
 }
 
 impl Directory {
-    /// Every session file, in no order; what else is there is counted.
+    /// Every session file, in no order; what else is there is counted. Those in the import directory
+    /// come last: a file that is moved there meanwhile is seen in one of its two places.
     pub(crate) fn list(
         &self,
         mut each: impl FnMut(String) -> io::Result<()>,
     ) -> io::Result<Others> {
         let mut others = Others::default();
-        let mut shards = Vec::new();
-        for_each_entry(self.root.as_fd(), |name, kind| {
-            let Some(text) = name.to_str().ok() else {
-                others.note_foreign(&name.to_string_lossy());
-                return Ok(());
-            };
-            match (RootName::parse(text), kind) {
-                (RootName::Shard(shard), Type::Directory) => shards.push(shard),
-                (RootName::Session(_), Type::File) => each(text.to_owned())?,
-                (RootName::Staging | RootName::Spool(_), Type::File) => others.temporary += 1,
-                _ => others.note_foreign(text),
-            }
-            Ok(())
-        })?;
-        for shard in shards {
-            let Some(directory) = absent_as_none(subdirectory(self.root.as_fd(), shard))? else {
-                continue;
-            };
-            for_each_entry(directory.as_fd(), |name, kind| {
-                let text = name.to_string_lossy();
-                match SessionName::in_shard(shard, &text) {
-                    Some(_) if kind == Type::File => each(format!("{shard}/{text}")),
-                    _ => {
-                        others.note_foreign(&format!("{shard}/{text}"));
-                        Ok(())
-                    }
-                }
-            })?;
+        list_tree(self.root.as_fd(), &mut others, &mut each)?;
+        let Ok(taken) = self.import_directory() else {
+            // Somebody else has put it there, and nothing is imported past it.
+            others.note_foreign(IMPORT_DIRECTORY);
+            return Ok(others);
+        };
+        if let Some(taken) = taken {
+            let mut each_taken = |path: String| each(format!("{IMPORT_DIRECTORY}/{path}"));
+            list_tree(taken.as_fd(), &mut others, &mut each_taken)?;
         }
         Ok(others)
     }
 
     /// What stands at the top that Odoo would never name so, in a form that can be shown; whether
-    /// there is anything at all.
+    /// there is anything of Odoo's at all.
     pub(crate) fn look_at_top(root: BorrowedFd<'_>) -> io::Result<(bool, Others)> {
         let mut others = Others::default();
         let mut any = false;
         for_each_entry(root, |name, kind| {
-            any = true;
             let text = name.to_string_lossy();
+            if is_tolerated(&text, kind) {
+                any |= text == IMPORT_DIRECTORY;
+                return Ok(());
+            }
+            any = true;
             let odoos = match RootName::parse(&text) {
                 RootName::Shard(_) => kind == Type::Directory,
                 RootName::Session(_) | RootName::Staging | RootName::Spool(_) => kind == Type::File,
@@ -136,12 +137,7 @@ impl Directory {
             return Ok(Look::Absent);
         };
         let stat = fstat(&file)?;
-        // With a second name it may be a file that its namer had no right to read; we have. A backup
-        // of hard links (`cp -al`) has the owner's own.
-        let is_owners = self.owner.is_some_and(|(uid, _)| uid == stat.st_uid);
-        if !is_regular(stat.st_mode) || (stat.st_nlink != 1 && !is_owners) {
-            return Err(io::Error::other("not a regular file with one name"));
-        }
+        self.check(&stat)?;
         let mut bytes = Vec::with_capacity(usize::try_from(stat.st_size).unwrap_or(0).min(1 << 20));
         File::from(file).take(self.session_max_bytes + 1).read_to_end(&mut bytes)?;
         if bytes.len() as u64 > self.session_max_bytes {
@@ -154,13 +150,43 @@ impl Directory {
                 .saturating_mul(NS_PER_SECOND)
                 .saturating_add(stat.st_mtime_nsec),
             mode: stat.st_mode & 0o777,
+            inode: stat.st_ino,
         }))
+    }
+
+    /// Moves a file that waits to the import directory, if it still is the one with that inode.
+    pub(crate) fn take(&self, place: &Place, inode: u64) -> io::Result<Take> {
+        let taken = place.at(Stage::Taken);
+        let name = place.sid.entry(place.form);
+        let is_it = |parent: &OwnedFd| -> io::Result<bool> {
+            let stat = fstatat(parent, name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW);
+            let found = absent_as_none(stat.map_err(io::Error::from))?;
+            Ok(found.is_some_and(|stat| stat.st_ino == inode))
+        };
+        for _ in 0..TAKE_ATTEMPTS {
+            let Some(parent) = absent_as_none(self.parent(place))? else { break };
+            if !is_it(&parent)? {
+                break;
+            }
+            // Another import may have removed the directories, which were empty.
+            let Some(target) = absent_as_none(self.made_parent(&taken))? else { continue };
+            match renameat(&parent, name.as_str(), &target, name.as_str()) {
+                Ok(()) if is_it(&target)? => return Ok(Take::Done),
+                Ok(()) => break,
+                Err(Errno::ENOENT) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(Take::Changed)
     }
 
     /// Moves a file to the archive, or deletes it. A missing one is no error.
     pub(crate) fn retire(&self, place: &Place) -> io::Result<()> {
         let Some(parent) = absent_as_none(self.parent(place))? else { return Ok(()) };
         let name = place.sid.entry(place.form);
+        let stat = fstatat(&parent, name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW);
+        let Some(stat) = absent_as_none(stat.map_err(io::Error::from))? else { return Ok(()) };
+        self.check(&stat)?;
         if let Some(archive) = &self.archive {
             let target = match place.form {
                 Form::Flat => archive.try_clone()?,
@@ -171,7 +197,7 @@ impl Directory {
                 // The archive is on another filesystem: a copy, then the removal.
                 Err(Errno::EXDEV) => {
                     let Look::Found(found) = self.read(place)? else { return Ok(()) };
-                    write_file(target.as_fd(), target.as_fd(), &name, &found, None)?;
+                    write_file(target.as_fd(), target.as_fd(), &name, &found, self.owner)?;
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -182,48 +208,212 @@ impl Directory {
         }
     }
 
-    /// Writes a file anew, as Odoo does: a temp file in the root, then a rename.
-    pub(crate) fn write(&self, place: &Place, found: &Found) -> io::Result<()> {
-        let target = match place.form {
-            Form::Flat => self.root.try_clone()?,
-            Form::Sharded => {
-                let (directory, new) =
-                    made_subdirectory(self.root.as_fd(), place.sid.shard(), 0o755)?;
-                if let (true, Some((uid, gid))) = (new, self.owner) {
-                    fchown(&directory, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
-                }
-                directory
-            }
-        };
-        let name = place.sid.entry(place.form);
-        write_file(self.root.as_fd(), target.as_fd(), &name, found, self.owner)
+    /// Refuses what its owner could have had others read for him: we may read every file, he may not.
+    fn check(&self, stat: &FileStat) -> io::Result<()> {
+        let refused = |why| Err(io::Error::other(why));
+        if !is_regular(stat.st_mode) {
+            return refused("it is not a regular file".to_owned());
+        }
+        let Some((uid, gid)) = self.owner else { return Ok(()) };
+        // A backup of hard links (`cp -al`) has the owner's own.
+        if stat.st_uid == uid {
+            return Ok(());
+        }
+        // As root saves it, by an Odoo that is started by hand.
+        let is_readable =
+            stat.st_mode & 0o004 != 0 || (stat.st_mode & 0o040 != 0 && stat.st_gid == gid);
+        if stat.st_uid != 0 || !is_readable {
+            return refused(format!(
+                "it belongs to user {}, and the owner of the tree is user {uid}",
+                stat.st_uid
+            ));
+        }
+        if stat.st_nlink != 1 {
+            return refused("it belongs to root and has a second name".to_owned());
+        }
+        Ok(())
     }
 
-    /// Removes the shard directories that are empty.
-    pub(crate) fn tidy(&self) -> io::Result<()> {
+    /// Whether files can be moved out of the directory and its shards: why not, if they cannot.
+    /// Changes nothing.
+    pub(crate) fn check_movable(root: BorrowedFd<'_>) -> io::Result<()> {
         let mut shards = Vec::new();
-        for_each_entry(self.root.as_fd(), |name, kind| {
+        for_each_entry(root, |name, kind| {
             if kind == Type::Directory {
                 shards.extend(name.to_str().ok().and_then(Shard::parse));
             }
             Ok(())
         })?;
+        check_writable(root)?;
         for shard in shards {
-            match unlinkat(&self.root, shard.as_str(), UnlinkatFlags::RemoveDir) {
-                Ok(()) | Err(Errno::ENOENT | Errno::ENOTEMPTY | Errno::EEXIST) => {}
+            if let Some(directory) = absent_as_none(subdirectory(root, shard))? {
+                check_writable(directory.as_fd())?;
+            }
+        }
+        open_import_directory(root).map(|_| ())
+    }
+
+    /// Moves the files of imports that were not completed back to where Odoo has put them. A file
+    /// that Odoo has written there since stays instead. How many were moved.
+    pub(crate) fn restore(&self) -> io::Result<u64> {
+        let Some(taken) = self.import_directory()? else { return Ok(0) };
+        let mut names = Vec::new();
+        list_tree(taken.as_fd(), &mut Others::default(), &mut |path| {
+            names.push(path);
+            Ok(())
+        })?;
+        let mut restored = 0;
+        for place in names.iter().filter_map(|path| Place::parse(path)) {
+            let name = place.sid.entry(place.form);
+            let Some(parent) = absent_as_none(self.parent(&place.at(Stage::Taken)))? else {
+                continue;
+            };
+            let target = self.made_parent(&place)?;
+            let flags = rustix::fs::RenameFlags::NOREPLACE;
+            match rustix::fs::renameat_with(&parent, &name, &target, &name, flags) {
+                Ok(()) => restored += 1,
+                Err(rustix::io::Errno::EXIST) => {
+                    unlinkat(&parent, name.as_str(), UnlinkatFlags::NoRemoveDir)?;
+                }
+                // It was completed at this moment.
+                Err(rustix::io::Errno::NOENT) => {}
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(())
+        remove_empty_shards(taken.as_fd())?;
+        remove_if_empty(self.root.as_fd(), IMPORT_DIRECTORY)?;
+        Ok(restored)
+    }
+
+    /// Writes a file anew, as Odoo does: a temp file in the root, then a rename.
+    pub(crate) fn write(&self, place: &Place, found: &Found) -> io::Result<()> {
+        let target = self.made_parent(place)?;
+        let name = place.sid.entry(place.form);
+        write_file(self.root.as_fd(), target.as_fd(), &name, found, self.owner)
+    }
+
+    /// Removes the shard directories that are empty, and the import directory if it is.
+    pub(crate) fn tidy(&self) -> io::Result<()> {
+        remove_empty_shards(self.root.as_fd())?;
+        let Some(taken) = self.import_directory()? else { return Ok(()) };
+        remove_empty_shards(taken.as_fd())?;
+        remove_if_empty(self.root.as_fd(), IMPORT_DIRECTORY)
     }
 
     /// The directory that a file stands in.
     fn parent(&self, place: &Place) -> io::Result<OwnedFd> {
+        let root = match place.stage {
+            Stage::Waiting => self.root.try_clone()?,
+            Stage::Taken => self.import_directory()?.ok_or(Errno::ENOENT)?,
+        };
         match place.form {
-            Form::Flat => self.root.try_clone(),
-            Form::Sharded => subdirectory(self.root.as_fd(), place.sid.shard()),
+            Form::Flat => Ok(root),
+            Form::Sharded => subdirectory(root.as_fd(), place.sid.shard()),
         }
     }
+
+    /// The same, made if it is not there.
+    fn made_parent(&self, place: &Place) -> io::Result<OwnedFd> {
+        let (root, mode) = match place.stage {
+            Stage::Waiting => (self.root.try_clone()?, 0o755),
+            Stage::Taken => (self.made_import_directory()?, 0o700),
+        };
+        if place.form == Form::Flat {
+            return Ok(root);
+        }
+        let (directory, new) = made_subdirectory(root.as_fd(), place.sid.shard(), mode)?;
+        if let (true, Stage::Waiting, Some((uid, gid))) = (new, place.stage, self.owner) {
+            fchown(&directory, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+        }
+        Ok(directory)
+    }
+
+    fn import_directory(&self) -> io::Result<Option<OwnedFd>> {
+        open_import_directory(self.root.as_fd())
+    }
+
+    fn made_import_directory(&self) -> io::Result<OwnedFd> {
+        match mkdirat(&self.root, IMPORT_DIRECTORY, Mode::from_bits_truncate(0o700)) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(self.import_directory()?.ok_or(Errno::ENOENT)?)
+    }
+}
+
+/// Opens the import directory, if it is there. One that another user has made is refused: he could
+/// take files away that are on their way.
+fn open_import_directory(root: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
+    let Some(opened) = absent_as_none(directory_in(root, IMPORT_DIRECTORY))? else {
+        return Ok(None);
+    };
+    let found = fstat(&opened)?;
+    if found.st_uid != 0 || found.st_mode & 0o077 != 0 {
+        return Err(io::Error::other(format!(
+            "{IMPORT_DIRECTORY} in it is not accessible only by root (0700); move it away"
+        )));
+    }
+    Ok(Some(opened))
+}
+
+/// Every session file of a directory and of its shards.
+fn list_tree(
+    root: BorrowedFd<'_>,
+    others: &mut Others,
+    each: &mut dyn FnMut(String) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut shards = Vec::new();
+    for_each_entry(root, |name, kind| {
+        let Some(text) = name.to_str().ok() else {
+            others.note_foreign(&name.to_string_lossy());
+            return Ok(());
+        };
+        match (RootName::parse(text), kind) {
+            (RootName::Shard(shard), Type::Directory) => shards.push(shard),
+            (RootName::Session(_), Type::File) => each(text.to_owned())?,
+            (RootName::Staging | RootName::Spool(_), Type::File) => others.temporary += 1,
+            _ if is_tolerated(text, kind) => {}
+            _ => others.note_foreign(text),
+        }
+        Ok(())
+    })?;
+    for shard in shards {
+        let Some(directory) = absent_as_none(subdirectory(root, shard))? else { continue };
+        for_each_entry(directory.as_fd(), |name, kind| {
+            let text = name.to_string_lossy();
+            match SessionName::in_shard(shard, &text) {
+                Some(_) if kind == Type::File => each(format!("{shard}/{text}"))?,
+                _ if is_tolerated(&text, kind) => {}
+                _ => others.note_foreign(&format!("{shard}/{text}")),
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+fn remove_empty_shards(root: BorrowedFd<'_>) -> io::Result<()> {
+    let mut shards = Vec::new();
+    for_each_entry(root, |name, kind| {
+        if kind == Type::Directory {
+            shards.extend(name.to_str().ok().and_then(Shard::parse));
+        }
+        Ok(())
+    })?;
+    shards.iter().try_for_each(|shard| remove_if_empty(root, shard.as_str()))
+}
+
+fn remove_if_empty(parent: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+    match unlinkat(parent, name, UnlinkatFlags::RemoveDir) {
+        Ok(()) | Err(Errno::ENOENT | Errno::ENOTEMPTY | Errno::EEXIST) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether names can be made in and removed from a directory.
+fn check_writable(directory: BorrowedFd<'_>) -> io::Result<()> {
+    let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+    Ok(rustix::fs::accessat(directory, ".", access, rustix::fs::AtFlags::empty())?)
 }
 
 impl Others {
@@ -279,11 +469,7 @@ fn for_each_entry(
         let kind = match entry.file_type() {
             Some(kind) => kind,
             // Some filesystems do not tell.
-            None => match nix::sys::stat::fstatat(
-                directory,
-                name,
-                nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW,
-            ) {
+            None => match nix::sys::stat::fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
                 Ok(stat) if is_regular(stat.st_mode) => Type::File,
                 Ok(stat) if stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits() => {
                     Type::Directory
@@ -303,8 +489,12 @@ fn is_regular(mode: u32) -> bool {
 }
 
 fn subdirectory(root: BorrowedFd<'_>, shard: Shard) -> io::Result<OwnedFd> {
+    directory_in(root, shard.as_str())
+}
+
+fn directory_in(parent: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    Ok(openat(root, shard.as_str(), flags, Mode::empty())?)
+    Ok(openat(parent, name, flags, Mode::empty())?)
 }
 
 /// The same, made if it is not there; whether it was.
@@ -362,7 +552,7 @@ fn absent_as_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{MetadataExt, symlink};
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
     use std::path::Path;
 
     use super::*;
@@ -387,7 +577,7 @@ mod tests {
     }
 
     fn found(bytes: &[u8]) -> Found {
-        Found { bytes: bytes.to_vec(), mtime_ns: 1_600_000_000_123_456_789, mode: 0o640 }
+        Found { bytes: bytes.to_vec(), mtime_ns: 1_600_000_000_123_456_789, mode: 0o640, inode: 0 }
     }
 
     #[test]
@@ -434,11 +624,125 @@ mod tests {
         symlink(outside.path().join(HEX), &path).unwrap();
         assert!(disk.read(&flat).is_err());
         std::fs::remove_file(&path).unwrap();
-        std::fs::hard_link(outside.path().join(HEX), &path).unwrap();
-        assert!(disk.read(&flat).is_err());
         let others = disk.list(|_| Ok(())).unwrap();
         assert_eq!(others.foreign_names, ["ab"]);
         assert_eq!(std::fs::read(outside.path().join(HEX)).unwrap(), b"secret");
+    }
+
+    /// Odoo's user moves or links a file into his directory that he must not read.
+    #[test]
+    fn what_its_owner_may_not_read_is_not_touched_for_him() {
+        const OWNER: (u32, u32) = (1234, 2345);
+        let (root, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let disk = Directory { owner: Some(OWNER), ..directory(root.path(), None) };
+        let place = place(&format!("werkzeug_{HEX}.sess"));
+        let path = root.path().join(place.path());
+        for (uid, gid, mode, links, may) in [
+            (1234, 0, 0o600, 1, true),
+            (1234, 0, 0o600, 2, true),
+            (0, 0, 0o600, 1, false),
+            (0, 0, 0o640, 1, false),
+            (0, 0, 0o644, 1, true),
+            (0, 0, 0o644, 2, false),
+            (0, 2345, 0o640, 1, true),
+            (0, 2345, 0o600, 1, false),
+            (5678, 2345, 0o644, 1, false),
+        ] {
+            let case = format!("{uid}:{gid} {mode:o} {links}");
+            std::fs::write(&path, "{}").unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            std::os::unix::fs::chown(&path, Some(uid), Some(gid)).unwrap();
+            let link = outside.path().join(&case);
+            if links == 2 {
+                std::fs::hard_link(&path, link).unwrap();
+            }
+            assert_eq!(disk.read(&place).is_ok(), may, "{case}");
+            assert_eq!(disk.retire(&place).is_ok(), may, "{case}");
+            assert_eq!(path.exists(), !may, "{case}");
+            let _ = std::fs::remove_file(&path);
+        }
+        // Where only root can have put it.
+        let disk = directory(root.path(), None);
+        std::fs::write(&path, "{}").unwrap();
+        std::os::unix::fs::chown(&path, Some(5678), None).unwrap();
+        disk.retire(&place).unwrap();
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_file_is_taken_once_and_only_if_it_is_the_one_that_was_read() {
+        let (root, archive) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let disk = directory(root.path(), Some(archive.path()));
+        for name in [format!("ab/{HEX}"), format!("werkzeug_{HEX}.sess")] {
+            let waiting = place(&name);
+            let taken = waiting.at(Stage::Taken);
+            disk.write(&waiting, &found(b"{}")).unwrap();
+            let Look::Found(read) = disk.read(&waiting).unwrap() else { panic!("not there") };
+            assert_eq!(disk.take(&waiting, read.inode + 1).unwrap(), Take::Changed);
+            assert_eq!(disk.take(&waiting, read.inode).unwrap(), Take::Done);
+            assert_eq!(disk.take(&waiting, read.inode).unwrap(), Take::Changed);
+            assert!(matches!(disk.read(&waiting).unwrap(), Look::Absent));
+            assert!(matches!(disk.read(&taken).unwrap(), Look::Found(_)));
+            let mut names = Vec::new();
+            disk.list(|name| {
+                names.push(name);
+                Ok(())
+            })
+            .unwrap();
+            assert_eq!(names, [format!("{IMPORT_DIRECTORY}/{name}")]);
+            let made = std::fs::metadata(root.path().join(IMPORT_DIRECTORY)).unwrap();
+            assert_eq!(made.mode() & 0o777, 0o700);
+            disk.retire(&taken).unwrap();
+            assert!(archive.path().join(&name).exists());
+        }
+        disk.tidy().unwrap();
+        assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn an_import_directory_of_somebody_else_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let disk = directory(root.path(), None);
+        Directory::check_movable(disk.root.as_fd()).unwrap();
+        let place = place(&format!("ab/{HEX}"));
+        disk.write(&place, &found(b"{}")).unwrap();
+        let Look::Found(read) = disk.read(&place).unwrap() else { panic!("not there") };
+        let made = root.path().join(IMPORT_DIRECTORY);
+        std::fs::create_dir(&made).unwrap();
+        for (uid, mode) in [(0, 0o755), (5678, 0o700)] {
+            std::fs::set_permissions(&made, std::fs::Permissions::from_mode(mode)).unwrap();
+            std::os::unix::fs::chown(&made, Some(uid), None).unwrap();
+            assert!(Directory::check_movable(disk.root.as_fd()).is_err());
+            assert!(disk.take(&place, read.inode).is_err());
+        }
+        std::fs::remove_dir(&made).unwrap();
+        symlink("/etc", &made).unwrap();
+        assert!(Directory::check_movable(disk.root.as_fd()).is_err());
+        assert!(disk.take(&place, read.inode).is_err());
+        assert!(root.path().join(place.path()).exists());
+    }
+
+    #[test]
+    fn what_was_taken_and_not_imported_goes_back() {
+        let root = tempfile::tempdir().unwrap();
+        let disk = Directory { owner: Some((1234, 2345)), ..directory(root.path(), None) };
+        assert_eq!(disk.restore().unwrap(), 0);
+        let (sharded, flat) = (place(&format!("ab/{HEX}")), place(&format!("werkzeug_{HEX}.sess")));
+        for place in [&sharded, &flat] {
+            disk.write(place, &found(b"{}")).unwrap();
+            let Look::Found(read) = disk.read(place).unwrap() else { panic!("not there") };
+            disk.take(place, read.inode).unwrap();
+        }
+        disk.tidy().unwrap();
+        assert!(!root.path().join("ab").exists());
+        // Odoo has written one of them again.
+        disk.write(&flat, &found(b"{\"new\": 1}")).unwrap();
+        assert_eq!(disk.restore().unwrap(), 1);
+        assert!(!root.path().join(IMPORT_DIRECTORY).exists());
+        assert!(matches!(disk.read(&sharded).unwrap(), Look::Found(_)));
+        assert_eq!(std::fs::metadata(root.path().join("ab")).unwrap().uid(), 1234);
+        let Look::Found(kept) = disk.read(&flat).unwrap() else { panic!("not there") };
+        assert_eq!(kept.bytes, b"{\"new\": 1}");
     }
 
     #[test]
@@ -465,6 +769,9 @@ mod tests {
             std::fs::create_dir(root.path().join("ab")).unwrap();
             std::fs::write(root.path().join("ab/abc"), "").unwrap();
             std::fs::write(root.path().join("tmpabcdefgh.__wz_sess"), "").unwrap();
+            std::fs::write(root.path().join(".gitkeep"), "").unwrap();
+            std::fs::write(root.path().join("ab/.nfs000000000123abcd00000001"), "").unwrap();
+            std::fs::create_dir(root.path().join("lost+found")).unwrap();
             directory(root.path(), None).list(|_| Ok(())).unwrap()
         };
         let expected =

@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 
 use super::Place;
-use super::directory::{Directory, Found, Look};
+use super::directory::{Directory, Found, Look, Take};
 use super::wire::{self, Answer, Request};
 
 /// Names sent at once.
@@ -76,18 +76,23 @@ fn answer(directory: &Directory, request: Request, body: Vec<u8>) -> (Answer, Ve
     let result = match request {
         Request::Read { path } => {
             place(&path).and_then(|place| directory.read(&place)).map(|look| match look {
-                Look::Found(Found { bytes, mtime_ns, mode }) => {
-                    (Answer::File { mtime_ns, mode }, bytes)
+                Look::Found(Found { bytes, mtime_ns, mode, inode }) => {
+                    (Answer::File { mtime_ns, mode, inode }, bytes)
                 }
                 Look::Absent => (Answer::Absent, Vec::new()),
                 Look::TooLong => (Answer::TooLong, Vec::new()),
             })
         }
+        Request::Take { path, inode } => {
+            place(&path).and_then(|place| directory.take(&place, inode)).map(|take| match take {
+                Take::Done => (Answer::Done, Vec::new()),
+                Take::Changed => (Answer::Changed, Vec::new()),
+            })
+        }
         Request::Retire { path } => done(place(&path).and_then(|place| directory.retire(&place))),
-        Request::Write { path, mtime_ns, mode } => done(
-            place(&path)
-                .and_then(|place| directory.write(&place, &Found { bytes: body, mtime_ns, mode })),
-        ),
+        Request::Write { path, mtime_ns, mode } => done(place(&path).and_then(|place| {
+            directory.write(&place, &Found { bytes: body, mtime_ns, mode, inode: 0 })
+        })),
         Request::Tidy => done(directory.tidy()),
         Request::List => Err(io::Error::other("answered elsewhere")),
     };

@@ -23,6 +23,8 @@ pub(crate) enum Request {
         /// Which ([`super::Place::path`]).
         path: String,
     },
+    /// Moves one file to the import directory, if it still is that one.
+    Take { path: String, inode: u64 },
     /// Takes one file away: moves it to the archive or deletes it, as the server was started.
     Retire { path: String },
     /// Writes one file anew; its content is the body.
@@ -51,9 +53,12 @@ pub(crate) enum Answer {
         mtime_ns: i64,
         /// Its permission bits.
         mode: u32,
+        inode: u64,
     },
     /// There is no such file.
     Absent,
+    /// The file was gone, or it was another one.
+    Changed,
     /// It is longer than a session may be.
     TooLong,
     Done,

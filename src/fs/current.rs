@@ -58,6 +58,15 @@ impl<S: Sessions, L: Link> Core<S, L> {
         }
     }
 
+    /// Whether the store can be asked for a session without waiting for anything else.
+    pub(super) async fn is_ready(&self, by: Identity, alias: &Alias) -> Result<bool> {
+        match self.sessions.is_ready(alias).await {
+            Ok(is_ready) => Ok(is_ready),
+            Err(StoreError::Unreadable(why)) => Err(self.read_failed(by, alias, why)),
+            Err(StoreError::Unavailable(_) | StoreError::Refused(_)) => Ok(false),
+        }
+    }
+
     /// The error of a read that failed by no fault of the session. Also for a LOOKUP, which is most
     /// likely the first half of an `open`.
     pub(super) fn read_failed(&self, by: Identity, alias: &Alias, why: impl Display) -> Error {

@@ -124,6 +124,11 @@ impl<S: Sessions, L: Link> Core<S, L> {
     async fn fetch_entry(&self, by: Identity, name: SessionName, alias: Alias) -> Result<Entry> {
         let SessionName { sid, candidate, form } = name;
         let listed = candidate.and_then(|candidate| self.listed_aliases().proven(&candidate));
+        for asked in std::iter::once(&alias).chain(&listed) {
+            if !self.is_ready(by, asked).await? {
+                return Ok(self.provisional(&sid, form));
+            }
+        }
         Ok(match self.current(by, &sid, &alias, listed.as_ref()).await? {
             Resolved::Version(meta, plain) => {
                 self.enter(by, Version { sid, alias, meta, bytes: Some(plain) })

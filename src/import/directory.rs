@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::disk::Place;
 use crate::disk::archive;
 use crate::disk::client::{Disk, DiskError, PATIENT_WITHIN};
+use crate::disk::directory::Directory;
 use crate::disk::launch::{self, Served};
 use crate::exit::{ExitCode, Failure};
 use crate::host::directory;
@@ -49,6 +50,8 @@ pub(crate) struct Task {
     pub dir: PathBuf,
     /// What becomes of the files.
     pub then: Then,
+    /// A file whose last save is longer ago is left.
+    pub max_age: Duration,
     pub dry_run: bool,
 }
 
@@ -75,6 +78,8 @@ pub(crate) struct Summary {
     pub over: u64,
     /// Imported meanwhile by a mount or another import.
     pub vanished: u64,
+    /// Left: their last save is longer ago than `import.max_age`.
+    pub too_old: u64,
     /// Named like a session, with a content that cannot be one.
     pub no_session: u64,
     /// Sessions that could not be imported.
@@ -110,11 +115,13 @@ impl Task {
             let dir = self.dir.display();
             Failure::new(code, format!("directory {dir}: {e}; name the directory of sessions"))
         })?;
-        let start = |root: &dyn AsFd, archived: Option<&OwnedFd>| {
+        Directory::check_movable(root.as_fd()).map_err(|error| cannot_move(&self.dir, &error))?;
+        let owner = Some((config.tree.owner_uid, config.tree.owner_gid));
+        let start = |root: &dyn AsFd, archived: Option<&OwnedFd>, owner: Option<(u32, u32)>| {
             let served = Served {
                 root: root.as_fd(),
                 archive: archived.map(AsFd::as_fd),
-                owner: (config.tree.owner_uid, config.tree.owner_gid),
+                owner,
                 session_max_bytes: config.limits.session_bytes,
             };
             launch::start(Path::new("/proc/self/exe"), served)
@@ -122,7 +129,7 @@ impl Task {
         };
         if self.dry_run {
             return Ok(Prepared {
-                files: start(&root, None)?,
+                files: start(&root, None, owner)?,
                 moved_before: None,
                 archived_before: false,
             });
@@ -131,7 +138,7 @@ impl Task {
             Then::Move => {
                 let archived = archive::make_beside(&self.dir)?;
                 Ok(Prepared {
-                    files: start(&root, Some(&archived))?,
+                    files: start(&root, Some(&archived), owner)?,
                     moved_before: None,
                     archived_before: archive::holds_any(&self.dir),
                 })
@@ -139,8 +146,11 @@ impl Task {
             Then::Delete => {
                 let archived = archive::open_beside(&self.dir)?;
                 Ok(Prepared {
-                    files: start(&root, None)?,
-                    moved_before: archived.map(|archived| start(&archived, None)).transpose()?,
+                    files: start(&root, None, owner)?,
+                    // Nobody but root can have put a file there.
+                    moved_before: archived
+                        .map(|archived| start(&archived, None, None))
+                        .transpose()?,
                     archived_before: false,
                 })
             }
@@ -168,7 +178,7 @@ impl Task {
         };
         let sessions = by_session(listing.places);
         let total = sessions.len() as u64;
-        let importer = Importer::new(disk.clone(), redis.clone());
+        let importer = Importer::new(disk.clone(), redis.clone(), self.max_age);
         let mut running = JoinSet::new();
         let mut done = 0;
         progress(total, done);
@@ -222,10 +232,16 @@ impl Summary {
             Ok(Outcome::Vanished) => self.vanished += 1,
             Ok(Outcome::Left(reason)) => {
                 match reason {
-                    Reason::NoSession => self.no_session += 1,
-                    Reason::TooLong | Reason::Unread(_) | Reason::NotArchived(_) => {
-                        self.failed += 1;
+                    // There may be very many, and each for the same reason.
+                    Reason::TooOld => {
+                        self.too_old += 1;
+                        return Ok(());
                     }
+                    Reason::NoSession => self.no_session += 1,
+                    Reason::TooLong
+                    | Reason::Unread(_)
+                    | Reason::NotTaken(_)
+                    | Reason::NotArchived(_) => self.failed += 1,
                 }
                 self.note_left(&alias, reason.to_string());
             }
@@ -280,6 +296,19 @@ fn connect(socket: OwnedFd) -> Result<Disk, Failure> {
     // The next request sees its end.
     Disk::connect(socket, PATIENT_WITHIN, || ())
         .map_err(|e| Failure::internal("ask for session files", e))
+}
+
+/// Nothing is imported from there: a file that stays would bring its session back once Redis has
+/// forgotten that it ended.
+fn cannot_move(dir: &Path, error: &std::io::Error) -> Failure {
+    Failure::new(
+        ExitCode::ImportIncomplete,
+        format!(
+            "directory {}: its files cannot be moved ({error}), so nothing was imported; make it \
+             writable, or copy it and import the copy (--from)",
+            dir.display()
+        ),
+    )
 }
 
 fn cannot_list(error: &DiskError) -> Failure {

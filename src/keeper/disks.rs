@@ -44,6 +44,16 @@ impl Disks {
         let archive =
             below.holds_sessions().then(|| archive::make_beside(&config.mountpoint)).transpose();
         match archive {
+            Ok(_) if below.unmovable().is_some() => {
+                let dir = config.mountpoint.display();
+                let error = below.unmovable().map_or_else(String::new, |error| error.to_string());
+                tracing::error!(
+                    %dir, %error,
+                    "session files of the underlying directory cannot be moved, so none is imported \
+                     and their users have to log in again; make the directory writable and run \
+                     'sessionfs reload'"
+                );
+            }
             Ok(archive) => {
                 let archive = archive.as_ref().map(AsFd::as_fd);
                 disks.add("--underlying-fd", program, config, below.as_fd(), archive)?;
@@ -74,7 +84,7 @@ impl Disks {
         let served = Served {
             root,
             archive,
-            owner: (config.tree.owner_uid, config.tree.owner_gid),
+            owner: Some((config.tree.owner_uid, config.tree.owner_gid)),
             session_max_bytes: config.limits.session_bytes,
         };
         let (process, socket) = launch::start(&program.path(), served)

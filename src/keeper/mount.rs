@@ -198,6 +198,12 @@ impl Mountpoint {
         Ok(count)
     }
 
+    /// Why the session files in it cannot be moved, if they cannot. Then none is imported: a file that
+    /// stays would bring its session back once Redis has forgotten that it ended.
+    pub(crate) fn unmovable(&self) -> Option<io::Error> {
+        self.holds_sessions.then(|| Directory::check_movable(self.as_fd()).err()).flatten()
+    }
+
     /// Whether anything lies below, which a miss falls through to.
     pub(crate) fn holds_sessions(&self) -> bool {
         self.holds_sessions

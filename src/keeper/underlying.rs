@@ -12,6 +12,7 @@ use std::path::Path;
 
 use rustix::fs::{XattrFlags, fgetxattr, fremovexattr, fsetxattr};
 
+use crate::disk::directory::Directory;
 use crate::exit::{ExitCode, Failure};
 use crate::host::directory::{self, Ownership};
 use crate::host::mount::{beneath, is_ours};
@@ -64,6 +65,19 @@ pub(crate) fn release(path: &Path, otherwise: &Ownership) -> Result<Ownership, F
         .map_err(|e| Failure::internal(format!("give {} back", path.display()), e))?;
     forget(&directory);
     Ok(owner)
+}
+
+/// Moves the files of imports that were not completed back to where Odoo has put them, for Odoo to
+/// find. How many they were.
+pub(crate) fn restore(path: &Path, owner: &Ownership) -> Result<u64, Failure> {
+    let failed = |e| Failure::internal(format!("restore session files of {}", path.display()), e);
+    let directory = Directory {
+        root: open(path).map_err(failed)?.into(),
+        archive: None,
+        owner: Some((owner.owner_uid, owner.owner_gid)),
+        session_max_bytes: 0,
+    };
+    directory.restore().map_err(failed)
 }
 
 /// Whether it has none of its nine permission bits, so that nobody but root can use it.

@@ -2,19 +2,26 @@
 //! its session is first accessed.
 //!
 //! The directory is listed twice: before the first request is served, and once more when it is
-//! mounted over, since nobody can add a file after that. Requests between the two wait. From then on
-//! the index only shrinks. When it is empty, this layer only forwards, and the disk server ends.
+//! mounted over, since nobody can add a file after that. From then on the index only shrinks. When it
+//! is empty, this layer only forwards, and the disk server ends.
+//!
+//! A disk may hang. So each import is a task of its own, one for a session, and every operation waits
+//! for it as long as it may: an open in steps, a listing to the end, and whatever holds a directory
+//! for a moment only.
 
+use std::collections::hash_map::Entry as MapEntry;
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
 
 use crate::disk::Place;
 use crate::disk::client::{Disk, DiskError};
-use crate::import::{Importer, Outcome, Reason};
+use crate::import::{Importer, Reason};
 use crate::session::name::{Alias, Form, Shard};
 use crate::store::{
     Amend, Intake, Listed, Lookup, Meta, Publish, Published, RetryPolicy, RootListing, Sessions,
@@ -33,6 +40,14 @@ const SETTLED_WITHIN: Duration = Duration::from_secs(5);
 /// The pause between two later listings, at least; and how many times longer than a listing it is.
 const MIN_LIST_PAUSE: Duration = Duration::from_secs(5);
 const LIST_PAUSE_FACTOR: u32 = 20;
+/// How long a disk that is well is waited for by an operation that holds a directory.
+const HOLDING_WITHIN: Duration = Duration::from_millis(100);
+/// One step of an open's waiting; the core ends it with EINTR.
+const OPEN_STEP: Duration = Duration::from_secs(1);
+/// How many removals may wait for their session's import, and how often each is tried.
+const MAX_REMOVALS: usize = 1024;
+const REMOVAL_ATTEMPTS: u32 = 10;
+const REMOVAL_PAUSE: Duration = Duration::from_secs(2);
 
 /// Sessions over those of another layer. Clones share the files.
 pub(crate) struct ImportOnAccess<S, T> {
@@ -50,33 +65,93 @@ impl<S: Clone, T> Clone for ImportOnAccess<S, T> {
 struct Underlying<T> {
     index: Mutex<Index>,
     importer: Mutex<Option<Importer<T>>>,
+    /// A file whose last save is longer ago is not imported.
+    max_age: Duration,
     /// Whether all files are known.
     listed: watch::Sender<bool>,
+    /// Since when requests wait for that.
+    waiting_since: OnceLock<Instant>,
+    /// The imports under way, until their file is archived.
+    imports: Mutex<HashMap<Alias, watch::Receiver<Progress>>>,
+    /// Sessions that are removed as soon as their import is over.
+    removals: Mutex<HashSet<Alias>>,
+    /// The disk has not answered in time, and not since.
+    is_slow: AtomicBool,
+}
+
+/// How far an import has got.
+#[derive(Clone, Debug, Eq, PartialEq)]
+enum Progress {
+    /// The disk has it.
+    Taking,
+    /// The store has it.
+    Publishing,
+    /// The store knows the session; its file is being archived.
+    Known,
+    Over(Result<(), ImportError>),
+}
+
+/// Why an import came to nothing this time.
+#[derive(Clone, Debug, Eq, PartialEq)]
+enum ImportError {
+    /// It is still under way.
+    Pending,
+    Disk(DiskError),
+    Store(StoreError),
+}
+
+impl From<ImportError> for StoreError {
+    fn from(error: ImportError) -> Self {
+        match error {
+            // Whoever opens the session asks again, as in an outage.
+            ImportError::Pending => Self::Unavailable("its file is being imported".into()),
+            ImportError::Disk(error) => Self::Unreadable(format!("its file on the disk: {error}")),
+            ImportError::Store(error) => error,
+        }
+    }
+}
+
+/// How long an operation waits for an import.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Patience {
+    /// A look-up holds its directory.
+    Lookup,
+    /// A change holds it, too; but the store may take its time, as for the change itself.
+    Change,
+    /// An open holds nothing.
+    Open,
+    /// A listing holds nothing and cannot be taken in steps.
+    Listing,
 }
 
 #[derive(Default)]
 struct Index {
     shards: HashMap<Shard, HashMap<Alias, Entry>>,
     /// Sessions whose files stay on the disk, not imported.
-    left: HashSet<Alias>,
+    left: HashMap<Alias, Vec<Place>>,
     /// Whether there ever was a file.
     had_any: bool,
 }
 
 #[derive(Clone, Debug, Default)]
 struct Entry {
-    /// Its file, or its two files: see [`Place`].
+    /// Its file, or its files: see [`Place`].
     places: Vec<Place>,
     failures: u8,
 }
 
 impl<S: Sessions + Clone, T: Intake + Clone> ImportOnAccess<S, T> {
     /// Over `sessions`, without files.
-    pub(crate) fn over(sessions: S) -> Self {
+    pub(crate) fn over(sessions: S, max_age: Duration) -> Self {
         let underlying = Underlying {
             index: Mutex::default(),
             importer: Mutex::default(),
+            max_age,
             listed: watch::Sender::new(true),
+            waiting_since: OnceLock::new(),
+            imports: Mutex::default(),
+            removals: Mutex::default(),
+            is_slow: AtomicBool::new(false),
         };
         Self { sessions, underlying: Arc::new(underlying) }
     }
@@ -87,7 +162,8 @@ impl<S: Sessions + Clone, T: Intake + Clone> ImportOnAccess<S, T> {
         // then.
         let listing = disk.list().await?;
         self.underlying.index().set(listing.places);
-        *lock(&self.underlying.importer) = Some(Importer::new(disk, intake));
+        let importer = Importer::new(disk, intake, self.underlying.max_age);
+        *lock(&self.underlying.importer) = Some(importer);
         self.underlying.listed.send_replace(false);
         Ok(())
     }
@@ -101,8 +177,9 @@ impl<S: Sessions + Clone, T: Intake + Clone> ImportOnAccess<S, T> {
         };
         let began = Instant::now();
         // A listing that takes longer is made again later: requests wait no longer.
-        let listed = tokio::time::timeout(SETTLED_WITHIN, self.underlying.list(&disk)).await;
+        let listed = timeout(SETTLED_WITHIN, self.underlying.list(&disk)).await;
         self.underlying.listed.send_replace(true);
+        self.underlying.is_slow.store(listed.is_err(), Ordering::Relaxed);
         if listed.is_ok() && self.underlying.is_done() {
             return;
         }
@@ -115,79 +192,98 @@ impl<S: Sessions + Clone, T: Intake + Clone> ImportOnAccess<S, T> {
         tokio::spawn(list_again(Arc::clone(&self.underlying), disk, pause));
     }
 
-    /// Imports the session of that name, if it has a file.
-    async fn import(&self, alias: &Alias, policy: RetryPolicy) -> Result<(), StoreError> {
-        self.underlying.until_listed().await;
-        let Some(importer) = lock(&self.underlying.importer).clone() else { return Ok(()) };
-        let Some(entry) = self.underlying.index().get(alias) else { return Ok(()) };
-        match importer.import(&entry.places, policy).await? {
-            // The disk server did not answer: the file may be readable in a moment.
-            Outcome::Left(Reason::Unread(error @ (DiskError::Overdue | DiskError::Gone))) => {
-                return Err(StoreError::Unreadable(format!("its file on the disk: {error}")));
-            }
-            Outcome::Left(Reason::Unread(error)) => {
-                if entry.failures == 0 {
-                    tracing::warn!(%alias, %error, "a session file cannot be read");
-                }
-                if self.underlying.index().note_failure(alias) < MAX_FAILURES {
-                    return Err(StoreError::Unreadable(format!("its file on the disk: {error}")));
-                }
-                self.underlying.index().leave(alias);
-            }
-            Outcome::Left(reason) => {
-                tracing::warn!(%alias, %reason, "a session file was left in place");
-                self.underlying.index().leave(alias);
-            }
-            Outcome::Imported(_) | Outcome::Kept | Outcome::Over | Outcome::Vanished => {
-                self.underlying.index().remove(alias);
-            }
-        }
-        self.underlying.is_done();
-        Ok(())
-    }
-
-    /// Imports the session of that name before its removal, so that the removal leaves a tombstone.
-    /// A file that cannot be imported is archived all the same: a removal must never fail for that.
-    /// Whether only a file was removed.
-    async fn import_for_removal(&self, alias: &Alias) -> bool {
-        self.underlying.until_listed().await;
-        let Some(importer) = lock(&self.underlying.importer).clone() else { return false };
-        let Some(entry) = self.underlying.index().get(alias) else { return false };
-        let outcome = self.import(alias, RetryPolicy::UntilAnswered).await;
-        if outcome.is_ok() && !self.underlying.index().left.contains(alias) {
-            return false;
-        }
-        for place in &entry.places {
-            if let Err(error) = importer.disk.retire(place).await {
-                tracing::error!(%alias, %error, "cannot archive the file of a removed session");
-                return false;
-            }
-        }
-        self.underlying.index().remove(alias);
-        self.underlying.is_done();
-        true
-    }
-
-    /// Imports many. What cannot be read is not listed, as on a broken disk.
+    /// Imports many. What cannot be read is not listed, as on a broken disk; a disk that does not
+    /// answer at all fails the listing.
     async fn import_all(&self, aliases: Vec<Alias>) -> Result<(), StoreError> {
         let mut importing = JoinSet::new();
-        let check = |joined: Option<Result<Result<(), StoreError>, _>>| match joined {
-            Some(Ok(Err(error @ (StoreError::Unavailable(_) | StoreError::Refused(_))))) => {
-                Err(error)
-            }
+        let check = |joined: Option<Result<Result<(), ImportError>, _>>| match joined {
+            Some(Ok(Err(
+                error @ (ImportError::Pending
+                | ImportError::Disk(DiskError::Overdue | DiskError::Gone)
+                | ImportError::Store(StoreError::Unavailable(_) | StoreError::Refused(_))),
+            ))) => Err(StoreError::from(error)),
             _ => Ok(()),
         };
         for alias in aliases {
             if importing.len() >= AT_ONCE {
                 check(importing.join_next().await)?;
             }
-            let layer = self.clone();
-            importing.spawn(async move { layer.import(&alias, RetryPolicy::UntilAnswered).await });
+            let underlying = Arc::clone(&self.underlying);
+            importing.spawn(async move { underlying.settle(&alias, Patience::Listing).await });
         }
         while let Some(joined) = importing.join_next().await {
             check(Some(joined))?;
         }
         Ok(())
+    }
+
+    /// Whether the session of that name is removed by what it is on the disk. It is imported first,
+    /// so that its removal leaves a tombstone; if that takes longer than its caller can wait, a task
+    /// removes it then. A file that cannot be imported is archived all the same: a removal must never
+    /// fail for that.
+    async fn remove_file(&self, unlink: &Unlink, alias: &Alias) -> Result<bool, StoreError> {
+        let had_file = self.underlying.index().get(alias).is_some();
+        let settled = self.underlying.settle(alias, Patience::Change).await;
+        let is_stuck = matches!(
+            settled,
+            Err(ImportError::Pending | ImportError::Disk(DiskError::Overdue | DiskError::Gone))
+        );
+        let places = self.underlying.index().places(alias);
+        let importer = lock(&self.underlying.importer).clone();
+        match (places, importer) {
+            (Some(places), Some(importer)) if !is_stuck => {
+                let (underlying, alias) = (Arc::clone(&self.underlying), alias.clone());
+                let retiring =
+                    tokio::spawn(
+                        async move { underlying.retire(&importer, &alias, &places).await },
+                    );
+                return Ok(!matches!(timeout(HOLDING_WITHIN, retiring).await, Ok(Ok(false))));
+            }
+            _ if !is_stuck && self.underlying.is_listed() => return Ok(false),
+            _ => {}
+        }
+        let is_first = {
+            let mut removals = lock(&self.underlying.removals);
+            if removals.len() >= MAX_REMOVALS {
+                let why = "too many removals wait for the disk";
+                return Err(StoreError::Unavailable(why.into()));
+            }
+            removals.insert(alias.clone())
+        };
+        if is_first {
+            let unlink = Unlink { stamp: unlink.stamp.again(), alias: alias.clone(), listed: None };
+            tokio::spawn(self.clone().remove_when_imported(unlink));
+        }
+        Ok(had_file)
+    }
+
+    /// Carries out a removal that could not wait for its session's import.
+    async fn remove_when_imported(self, unlink: Unlink) {
+        let alias = &unlink.alias;
+        let mut last_error = None;
+        for _ in 0..REMOVAL_ATTEMPTS {
+            self.underlying.until_listed().await;
+            let settled = self.underlying.settle(alias, Patience::Listing).await;
+            let left = self.underlying.index().left.get(alias).cloned();
+            let importer = lock(&self.underlying.importer).clone();
+            if let (Some(places), Some(importer)) = (left, importer) {
+                self.underlying.retire(&importer, alias, &places).await;
+            }
+            let unlinked = match settled {
+                Ok(()) => self.sessions.unlink(&unlink).await.map(|_| ()),
+                Err(error) => Err(error.into()),
+            };
+            last_error = unlinked.err();
+            if last_error.is_none() {
+                break;
+            }
+            sleep(REMOVAL_PAUSE).await;
+        }
+        if let Some(error) = last_error {
+            tracing::error!(%alias, %error, "a session could not be removed; its user may still be \
+                                             logged in");
+        }
+        lock(&self.underlying.removals).remove(alias);
     }
 }
 
@@ -196,14 +292,20 @@ impl<T: Intake + Clone> Underlying<T> {
         lock(&self.index)
     }
 
+    /// Whether all files are known, or have been waited for long enough.
+    fn is_listed(&self) -> bool {
+        *self.listed.borrow()
+            || self.waiting_since.get_or_init(Instant::now).elapsed() >= SETTLED_WITHIN
+    }
+
     /// Waits until all files are known, within a bound.
     async fn until_listed(&self) {
-        if *self.listed.borrow() {
+        if self.is_listed() {
             return;
         }
         let mut listed = self.listed.subscribe();
         // The sender is in `self`, so it cannot be dropped meanwhile.
-        let _ = tokio::time::timeout(SETTLED_WITHIN, listed.wait_for(|listed| *listed)).await;
+        let _ = timeout(SETTLED_WITHIN, listed.wait_for(|listed| *listed)).await;
     }
 
     async fn list(&self, disk: &Disk) {
@@ -212,6 +314,165 @@ impl<T: Intake + Clone> Underlying<T> {
             Ok(listing) => self.index().set(listing.places),
             Err(error) => tracing::warn!(%error, "cannot read the underlying directory"),
         }
+    }
+
+    /// Imports the session of that name, if it has a file, and waits for that as long as it may.
+    async fn settle(
+        self: &Arc<Self>,
+        alias: &Alias,
+        patience: Patience,
+    ) -> Result<(), ImportError> {
+        // It is removed as soon as it is imported: for everybody else it has ended.
+        if lock(&self.removals).contains(alias) && patience != Patience::Listing {
+            return Ok(());
+        }
+        let bound = match patience {
+            Patience::Listing => Duration::MAX,
+            Patience::Open => OPEN_STEP,
+            Patience::Lookup | Patience::Change if self.is_slow.load(Ordering::Relaxed) => {
+                Duration::ZERO
+            }
+            Patience::Lookup | Patience::Change => HOLDING_WITHIN,
+        };
+        let until = Instant::now().checked_add(bound);
+        // A change of a session that nobody has opened here is a login, which has no file.
+        let may_come = !self.is_listed() && self.index().get(alias).is_none();
+        if may_come && patience != Patience::Change {
+            let mut listed = self.listed.subscribe();
+            let _ = timeout(bound.min(SETTLED_WITHIN), listed.wait_for(|listed| *listed)).await;
+            if !self.is_listed() {
+                self.is_slow.store(true, Ordering::Relaxed);
+                return Err(ImportError::Pending);
+            }
+        }
+        let Some(mut progress) = self.start(alias) else { return Ok(()) };
+        let mut is_last_look = false;
+        loop {
+            let reached = progress.borrow_and_update().clone();
+            match (reached, patience) {
+                (Progress::Over(result), _) => return result,
+                (Progress::Known, Patience::Change) => return Ok(()),
+                (Progress::Known, _) if is_last_look => return Ok(()),
+                (Progress::Publishing, Patience::Change) => {
+                    // Its task says how it ended, unless it has panicked.
+                    progress.changed().await.map_err(|_| ImportError::Pending)?;
+                    continue;
+                }
+                (Progress::Taking, Patience::Lookup | Patience::Change) if is_last_look => {
+                    self.is_slow.store(true, Ordering::Relaxed);
+                    return Err(ImportError::Pending);
+                }
+                (_, _) if is_last_look => return Err(ImportError::Pending),
+                _ => {}
+            }
+            let changed = progress.changed();
+            is_last_look = match until {
+                None => changed.await.is_err(),
+                Some(until) => {
+                    let left = until.saturating_duration_since(Instant::now());
+                    !matches!(timeout(left, changed).await, Ok(Ok(())))
+                }
+            };
+        }
+    }
+
+    /// The import of that session, which is begun if it is not under way. None: it has no file.
+    fn start(self: &Arc<Self>, alias: &Alias) -> Option<watch::Receiver<Progress>> {
+        let mut imports = lock(&self.imports);
+        let vacant = match imports.entry(alias.clone()) {
+            MapEntry::Occupied(under_way) => return Some(under_way.get().clone()),
+            MapEntry::Vacant(vacant) => vacant,
+        };
+        let importer = lock(&self.importer).clone()?;
+        let entry = self.index().get(alias)?;
+        let (progress, receiver) = watch::channel(Progress::Taking);
+        vacant.insert(receiver.clone());
+        let (underlying, alias) = (Arc::clone(self), alias.clone());
+        tokio::spawn(async move {
+            let result = underlying.import(&importer, &alias, &entry, &progress).await;
+            lock(&underlying.imports).remove(&alias);
+            underlying.is_done();
+            progress.send_replace(Progress::Over(result));
+        });
+        Some(receiver)
+    }
+
+    async fn import(
+        &self,
+        importer: &Importer<T>,
+        alias: &Alias,
+        entry: &Entry,
+        progress: &watch::Sender<Progress>,
+    ) -> Result<(), ImportError> {
+        let taken = importer.take(&entry.places).await;
+        if !matches!(
+            taken,
+            Err(Reason::Unread(DiskError::Overdue) | Reason::NotTaken(DiskError::Overdue))
+        ) {
+            self.is_slow.store(false, Ordering::Relaxed);
+        }
+        let taken = match taken {
+            Ok(Some(taken)) => taken,
+            Ok(None) => {
+                self.index().remove(alias);
+                return Ok(());
+            }
+            Err(Reason::Unread(error) | Reason::NotTaken(error)) => {
+                return self.failed(alias, error);
+            }
+            Err(reason) => {
+                self.leave(alias, &entry.places, &reason);
+                return Ok(());
+            }
+        };
+        progress.send_replace(Progress::Publishing);
+        importer.publish(&taken, RetryPolicy::UntilAnswered).await.map_err(ImportError::Store)?;
+        self.index().remove(alias);
+        progress.send_replace(Progress::Known);
+        if let Err(error) = importer.disk.retire(&taken.0).await {
+            self.leave(alias, &entry.places, &Reason::NotArchived(error));
+        }
+        Ok(())
+    }
+
+    /// The disk could not read or move the file: an error at first, and then no session.
+    fn failed(&self, alias: &Alias, error: DiskError) -> Result<(), ImportError> {
+        let failures = self.index().note_failure(alias);
+        if failures == 1 {
+            tracing::warn!(%alias, %error, "a session file cannot be read or moved");
+        }
+        if failures < MAX_FAILURES {
+            return Err(ImportError::Disk(error));
+        }
+        self.index().leave(alias);
+        Ok(())
+    }
+
+    fn leave(&self, alias: &Alias, places: &[Place], reason: &Reason) {
+        match reason {
+            // There may be very many.
+            Reason::TooOld => {
+                tracing::debug!(%alias, %reason, "a session file was left in place");
+            }
+            reason => tracing::warn!(%alias, %reason, "a session file was left in place"),
+        }
+        let mut index = self.index();
+        index.remove(alias);
+        index.left.insert(alias.clone(), places.to_vec());
+    }
+
+    /// Archives the files of a session that is removed without an import; whether it could.
+    async fn retire(&self, importer: &Importer<T>, alias: &Alias, places: &[Place]) -> bool {
+        if let Err(error) = importer.retire(places).await {
+            tracing::error!(%alias, %error, "cannot archive the file of a removed session");
+            return false;
+        }
+        let mut index = self.index();
+        index.remove(alias);
+        index.left.remove(alias);
+        drop(index);
+        self.is_done();
+        true
     }
 
     /// Whether no file is left to be imported. If so, the disk server ends.
@@ -223,6 +484,9 @@ impl<T: Intake + Clone> Underlying<T> {
             }
             (index.had_any, index.left.len())
         };
+        if !lock(&self.imports).is_empty() {
+            return false;
+        }
         // Most directories are empty from the start, which is not worth a line.
         if lock(&self.importer).take().is_some() && had_any {
             tracing::info!(
@@ -240,7 +504,7 @@ impl Index {
         let mut known = std::mem::take(&mut self.shards);
         for place in places {
             let alias = place.sid.alias();
-            if self.left.contains(&alias) {
+            if self.left.contains_key(&alias) {
                 continue;
             }
             let shard = alias.shard();
@@ -258,6 +522,11 @@ impl Index {
         self.shards.get(&alias.shard())?.get(alias).cloned()
     }
 
+    /// Its files, imported or not.
+    fn places(&self, alias: &Alias) -> Option<Vec<Place>> {
+        self.get(alias).map(|entry| entry.places).or_else(|| self.left.get(alias).cloned())
+    }
+
     fn remove(&mut self, alias: &Alias) {
         let shard = alias.shard();
         let Some(entries) = self.shards.get_mut(&shard) else { return };
@@ -268,8 +537,9 @@ impl Index {
     }
 
     fn leave(&mut self, alias: &Alias) {
+        let places = self.get(alias).unwrap_or_default().places;
         self.remove(alias);
-        self.left.insert(alias.clone());
+        self.left.insert(alias.clone(), places);
     }
 
     /// How often the file has failed to be read, this time included.
@@ -314,23 +584,34 @@ async fn list_again<T: Intake + Clone>(
 }
 
 impl<S: Sessions + Clone, T: Intake + Clone> Sessions for ImportOnAccess<S, T> {
+    async fn is_ready(&self, alias: &Alias) -> Result<bool, StoreError> {
+        match self.underlying.settle(alias, Patience::Lookup).await {
+            Ok(()) => self.sessions.is_ready(alias).await,
+            Err(ImportError::Pending) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     async fn fetch(&self, alias: &Alias, listed: Option<&Alias>) -> Result<Lookup, StoreError> {
-        self.import(alias, RetryPolicy::Once).await?;
+        self.underlying.settle(alias, Patience::Open).await?;
         if let Some(listed) = listed {
-            self.import(listed, RetryPolicy::Once).await?;
+            self.underlying.settle(listed, Patience::Open).await?;
+        }
+        if lock(&self.underlying.removals).contains(alias) {
+            return Ok(Lookup::Absent);
         }
         self.sessions.fetch(alias, listed).await
     }
 
     async fn publish(&self, publish: &Publish) -> Result<Published, StoreError> {
-        self.import(&publish.alias, RetryPolicy::UntilAnswered).await?;
+        self.underlying.settle(&publish.alias, Patience::Change).await?;
         self.sessions.publish(publish).await
     }
 
     async fn unlink(&self, unlink: &Unlink) -> Result<Unlinked, StoreError> {
         let mut removed = None;
         for alias in std::iter::once(&unlink.alias).chain(&unlink.listed) {
-            if self.import_for_removal(alias).await {
+            if self.remove_file(unlink, alias).await? {
                 removed = Some(alias.clone());
             }
         }
@@ -343,7 +624,7 @@ impl<S: Sessions + Clone, T: Intake + Clone> Sessions for ImportOnAccess<S, T> {
     }
 
     async fn amend(&self, amend: &Amend) -> Result<Option<Meta>, StoreError> {
-        self.import(&amend.alias, RetryPolicy::UntilAnswered).await?;
+        self.underlying.settle(&amend.alias, Patience::Change).await?;
         self.sessions.amend(amend).await
     }
 
