@@ -915,6 +915,10 @@ look_at_directory() {
         23 | 24 | 25 | 26) fail "$(reason "$(cat "$scratch/refused")")" ;;
     esac
     session_count=$(sed -n 's/^sessions //p' <<<"$said")
+    local unmovable
+    unmovable=$(sed -n 's/^unmovable //p' <<<"$said")
+    [ -z "$unmovable" ] || [ -z "$import" ] \
+        || fail "$sessions: its session files cannot be moved ($unmovable); make the directory writable for root, or set up without them (their users log in again): --no-import"
 }
 
 # Where Odoo's user may change names, root follows none.
@@ -983,7 +987,27 @@ check_idle() {
     said=$("$binary" config show --config "$scratch/idle.toml" 2>&1) || misused "--idle: $(reason "$said")"
 }
 
+# Asks a database as Odoo's user would.
+ask_database() {
+    PGDATABASE=$1 PGCONNECT_TIMEOUT=2 as_owner timeout 5 psql -XAtwq -c "$2" 2>/dev/null </dev/null || true
+}
+
+# Sets `max_age` if Odoo keeps sessions for longer than their files are imported otherwise: its own parameter, in any of
+# the databases that its user can read. That none can be read is no error.
+find_max_age() {
+    local week=604800 longest=315360000 most=0 database seconds
+    max_age=
+    { [ -n "$import" ] && [ "$(id -u)" = 0 ] && command -v psql >/dev/null; } || return 0
+    while IFS= read -r database; do
+        seconds=$(ask_database "$database" "SELECT value FROM ir_config_parameter WHERE key = 'sessions.max_inactivity_seconds'")
+        if [[ $seconds =~ ^[0-9]{1,9}$ ]] && ((10#$seconds > most)); then most=$((10#$seconds)); fi
+    done < <(ask_database postgres "SELECT datname FROM pg_database WHERE datallowconn AND NOT datistemplate LIMIT 50")
+    ((most <= longest)) || most=$longest
+    ((most <= week)) || max_age=${most}s
+}
+
 wanted_config() {
+    local wanted_age=${config_import_max_age:-${max_age:-}}
     local wanted_idle=${idle:-${config_lifetime_idle:-}}
     say "# sessionfs, written by sessionfs-setup. All keys: $prefix/share/doc/sessionfs/configuration.md"
     say "# After a change: $(reload_command)"
@@ -1012,6 +1036,7 @@ wanted_config() {
             ;;
     esac
     [ -z "$wanted_idle" ] || printf '\n[lifetime]\nidle = %s\n' "$(toml "$wanted_idle")"
+    [ -z "$wanted_age" ] || printf '\n[import]\nmax_age = %s\n' "$(toml "$wanted_age")"
 }
 
 # The data directory of a Redis that sessionfs starts itself: each mount has one of its own.
@@ -1054,6 +1079,7 @@ make_secret() { "$program" secret create --config "$config" >/dev/null; }
 config_sha256() { sha256sum <"$config" | cut -d' ' -f1; }
 
 decide_config() {
+    find_max_age
     if [ ! -e "$config" ]; then
         local kept="in the dedicated Redis"
         [ "$redis_plan" != private ] || kept="in a Redis that sessionfs starts itself (there is no systemd that could): $(private_dir), at most ${redis_memory:-$(default_memory)}"

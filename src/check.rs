@@ -12,6 +12,7 @@ pub(crate) mod redis;
 pub(crate) mod service;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
@@ -331,7 +332,10 @@ fn look(
     let flags = Flags { place: place.clone(), ..Flags::default() };
     let config = Config::resolve(&directory, &flags);
     let mount = mount::Facts::gather(&directory, &odoo.mounts, keeper, &unit);
-    let files = files::Facts::gather(&directory, odoo, since, &unit);
+    let max_age =
+        config.as_ref().map_or(config::IMPORT_MAX_AGE_MS, |config| config.import.max_age_ms);
+    let max_age = Duration::from_millis(max_age);
+    let files = files::Facts::gather(&directory, odoo, since, max_age, &unit);
     let odoo = odoo::Facts::gather(&directory, odoo.clone(), mount.owner, host);
     let mut findings = Vec::new();
     // The private one runs as long as somebody serves, and is root's and the worker's alone.

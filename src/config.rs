@@ -54,6 +54,9 @@ const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
+/// How old a session file may be that is imported: as long as Odoo itself keeps one.
+pub(crate) const IMPORT_MAX_AGE_MS: u64 = 7 * 24 * HOUR_MS;
+
 /// Everything that is configured, resolved.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Config {
@@ -524,7 +527,7 @@ pub(crate) fn lifetimes(file: &file::Lifetime) -> Result<Lifetimes, Failure> {
 
 fn import(flags: &Flags, file: &file::Import) -> Result<Import, Failure> {
     let text = flags.import_max_age.as_deref().or(file.max_age.as_deref());
-    let max_age_ms = duration("import.max_age", text, 7 * 24 * HOUR_MS, SECOND_MS..=10 * YEAR_MS)?;
+    let max_age_ms = duration("import.max_age", text, IMPORT_MAX_AGE_MS, SECOND_MS..=10 * YEAR_MS)?;
     Ok(Import { max_age_ms })
 }
 

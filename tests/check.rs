@@ -7,7 +7,7 @@ mod support;
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
@@ -132,7 +132,8 @@ fn plain_file(directory: &Path, seed: u64) {
     let name = sid("ab", seed);
     let shard = directory.join("ab");
     std::fs::create_dir_all(&shard).unwrap();
-    let file = File::create(shard.join(name)).unwrap();
+    let mut file = File::create(shard.join(name)).unwrap();
+    file.write_all(b"{}").unwrap();
     file.set_modified(SystemTime::now() + Duration::from_secs(300)).unwrap();
 }
 

@@ -1,18 +1,26 @@
 //! Session files on a disk: those that are left of before, and those that should not be written
 //! any more.
 
-use std::io;
-use std::os::unix::fs::MetadataExt as _;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::{Finding, Id, ago, counted};
+use crate::disk::IMPORT_DIRECTORY;
+use crate::disk::directory::Directory;
+use crate::host::directory;
 use crate::host::mount::beneath;
 use crate::odoo::{Odoo, Sign};
+use crate::session::content;
 use crate::session::name::Sid;
 
 /// Entries of one tree that are looked at.
 const ENTRIES_MAX: usize = 200_000;
+/// Session files whose content is looked at; of more, each counts as a session.
+const LOOKED_INTO_MAX: u64 = 10_000;
 /// A save of before the mount may have come so long after the service's start.
 const STARTING: Duration = Duration::from_secs(60);
 
@@ -21,6 +29,8 @@ const STARTING: Duration = Duration::from_secs(60);
 pub(crate) struct Plain {
     pub directory: PathBuf,
     pub count: u64,
+    /// How many of them are too old to be imported.
+    pub too_old: u64,
     /// How many of them were written since the mount started.
     pub fresh: u64,
     /// When the newest was written.
@@ -36,6 +46,8 @@ pub(crate) struct Below {
     pub uid: u32,
     /// Its permission bits.
     pub mode: u32,
+    /// Why its files cannot be moved, and so are not imported.
+    pub unmovable: Option<String>,
     pub plain: Plain,
 }
 
@@ -51,12 +63,36 @@ pub(crate) struct Facts {
     pub unit: String,
 }
 
+impl Below {
+    /// The session files that lie in it, and what is to become of them.
+    fn lying(&self, directory: &Path) -> Finding {
+        let dir = directory.display();
+        let files = lie(self.plain.count);
+        let what = format!("{files} in plain text in the underlying directory of {dir}");
+        if self.plain.too_old == self.plain.count {
+            let what = format!("{what}, all older than import.max_age");
+            return Finding::new(Id::Below, what, "delete them while nothing is mounted");
+        }
+        if let Some(why) = &self.unmovable {
+            let what = format!("{what} and cannot be moved ({why}), so none is imported");
+            return Finding::new(
+                Id::Below,
+                what,
+                "make the directory writable for root, and run sessionfs reload",
+            );
+        }
+        let remedy = "import them (sessionfs import), or delete them while nothing is mounted";
+        Finding::new(Id::Below, what, remedy)
+    }
+}
+
 impl Facts {
     /// Looks at the underlying directory and into the other directories that Odoo may use.
     pub(crate) fn gather(
         directory: &Path,
         odoo: &Odoo,
         since: Option<SystemTime>,
+        max_age: Duration,
         unit: &str,
     ) -> Self {
         let mounted = odoo.mounts.at(directory).is_some();
@@ -69,12 +105,12 @@ impl Facts {
                     matches!(found.sign, Sign::Process(_) | Sign::Service(_))
                         && found.sessions_here.as_ref() == Some(path)
                 });
-                others.push(Plain { in_use, ..scan(path, path, since) });
+                others.push(Plain { in_use, ..scan(path, path, since, max_age) });
             }
         }
         Self {
             directory: directory.to_owned(),
-            below: mounted.then(|| below(directory, since)),
+            below: mounted.then(|| below(directory, since, max_age)),
             others,
             unit: unit.to_owned(),
         }
@@ -105,14 +141,7 @@ impl Facts {
                          again",
                     ));
                 } else if below.plain.count > 0 {
-                    found.push(Finding::new(
-                        Id::Below,
-                        format!(
-                            "{} in plain text in the underlying directory of {dir}",
-                            lie(below.plain.count)
-                        ),
-                        "import them (sessionfs import), or delete them while nothing is mounted",
-                    ));
+                    found.push(below.lying(&self.directory));
                 }
                 if below.uid != 0 || below.mode & 0o022 != 0 {
                     found.push(Finding::new(
@@ -173,47 +202,128 @@ fn newest(plain: &Plain) -> String {
 }
 
 /// The directory that a mount hides, without touching the mount.
-fn below(directory: &Path, since: Option<SystemTime>) -> io::Result<Below> {
+fn below(directory: &Path, since: Option<SystemTime>, max_age: Duration) -> io::Result<Below> {
     let (_tree, hidden) = beneath(directory)?;
     let found = hidden.symlink_metadata()?;
-    let plain = scan(&hidden, directory, since);
-    Ok(Below { uid: found.uid(), mode: found.mode(), plain })
+    let plain = scan(&hidden, directory, since, max_age);
+    let opened = directory::open(&hidden)?;
+    let unmovable = Directory::check_movable(opened.as_fd()).err().map(|error| error.to_string());
+    Ok(Below { uid: found.uid(), mode: found.mode(), unmovable, plain })
 }
 
-/// Counts the session files of a tree, of every version of Odoo.
-fn scan(directory: &Path, shown: &Path, since: Option<SystemTime>) -> Plain {
-    let mut plain = Plain { directory: shown.to_owned(), ..Plain::default() };
-    let fresh_from = since.map(|since| since + STARTING);
-    let mut left = ENTRIES_MAX;
-    let mut count = |directory: &Path, shards: &mut Vec<PathBuf>| {
+/// Counts the session files of a tree, of every version of Odoo, and of the imports in it that were
+/// not completed.
+fn scan(directory: &Path, shown: &Path, since: Option<SystemTime>, max_age: Duration) -> Plain {
+    let mut scan = Scan {
+        plain: Plain { directory: shown.to_owned(), ..Plain::default() },
+        fresh_from: since.map(|since| since + STARTING),
+        old_before: SystemTime::now().checked_sub(max_age),
+        left: ENTRIES_MAX,
+    };
+    for root in [directory.to_owned(), directory.join(IMPORT_DIRECTORY)] {
+        // A link could lead anywhere.
+        let is_directory = |path: &Path| path.symlink_metadata().is_ok_and(|found| found.is_dir());
+        if root != directory && !is_directory(&root) {
+            continue;
+        }
+        for shard in scan.directory(&root).iter().filter(|shard| is_directory(shard)) {
+            scan.directory(shard);
+        }
+    }
+    scan.plain
+}
+
+struct Scan {
+    plain: Plain,
+    /// What was written later was written since the mount.
+    fresh_from: Option<SystemTime>,
+    /// What was written earlier is not imported.
+    old_before: Option<SystemTime>,
+    /// How many entries may still be looked at.
+    left: usize,
+}
+
+impl Scan {
+    /// Counts the session files of one directory; what may be a shard in it.
+    fn directory(&mut self, directory: &Path) -> Vec<PathBuf> {
+        let mut shards = Vec::new();
         for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
-            if left == 0 {
-                return;
+            if self.left == 0 {
+                break;
             }
-            left -= 1;
+            self.left -= 1;
             let name = entry.file_name();
             let name = name.to_string_lossy();
             let flat = name.strip_prefix("werkzeug_").and_then(|rest| rest.strip_suffix(".sess"));
             if name.len() == 2 {
                 shards.push(entry.path());
             }
-            if Sid::parse(flat.unwrap_or(&name)).is_none() {
-                continue;
-            }
-            plain.count += 1;
-            if let Ok(written) = entry.metadata().and_then(|found| found.modified()) {
-                plain.newest = plain.newest.max(Some(written));
-                plain.fresh += u64::from(fresh_from.is_some_and(|from| written > from));
+            if Sid::parse(flat.unwrap_or(&name)).is_some() {
+                self.file(&entry.path());
             }
         }
-    };
-    let mut shards = Vec::new();
-    count(directory, &mut shards);
-    for shard in std::mem::take(&mut shards) {
-        // A link could lead anywhere.
-        if shard.symlink_metadata().is_ok_and(|found| found.is_dir()) {
-            count(&shard, &mut shards);
+        shards
+    }
+
+    fn file(&mut self, path: &Path) {
+        let found = path.symlink_metadata().ok();
+        let is_looked_into = self.plain.count < LOOKED_INTO_MAX;
+        if is_looked_into
+            && !found.as_ref().is_some_and(|found| found.is_file() && is_session(path))
+        {
+            return;
+        }
+        self.plain.count += 1;
+        if let Some(written) = found.and_then(|found| found.modified().ok()) {
+            self.plain.newest = self.plain.newest.max(Some(written));
+            self.plain.fresh += u64::from(self.fresh_from.is_some_and(|from| written > from));
+            self.plain.too_old += u64::from(self.old_before.is_some_and(|from| written < from));
         }
     }
-    plain
+}
+
+/// Whether a file with a session's name has the content of one. What cannot be read may have.
+fn is_session(path: &Path) -> bool {
+    let mut first = Vec::new();
+    File::options()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(path)
+        .and_then(|file| file.take(1).read_to_end(&mut first))
+        .map_or(true, |_| content::may_be_session(&first))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEX: &str = "ab0123456789012345678901234567890123456f";
+
+    #[test]
+    fn only_what_an_import_would_take_counts_as_a_session_file() {
+        const WEEK: Duration = Duration::from_secs(7 * 86_400);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path();
+        for made in ["ab", "lost+found", &format!("{IMPORT_DIRECTORY}/ab")] {
+            std::fs::create_dir_all(path.join(made)).unwrap();
+        }
+        for (name, content) in [
+            (".gitkeep".to_owned(), ""),
+            ("ab/.nfs000000000123abcd00000002".to_owned(), "{}"),
+            (format!("ab/{HEX}"), ""),
+            (format!("werkzeug_{HEX}.sess"), "notes"),
+        ] {
+            std::fs::write(path.join(name), content).unwrap();
+        }
+        std::fs::create_dir(path.join(format!("ab/{}", HEX.replace('f', "0")))).unwrap();
+        assert_eq!(scan(path, path, None, WEEK).count, 0);
+        let taken = path.join(format!("{IMPORT_DIRECTORY}/ab/{HEX}"));
+        for file in [path.join(format!("ab/{HEX}")), taken.clone()] {
+            std::fs::write(file, "{}").unwrap();
+        }
+        let old = SystemTime::now() - 2 * WEEK;
+        File::options().write(true).open(taken).unwrap().set_modified(old).unwrap();
+        let found = scan(path, path, Some(old), WEEK);
+        assert_eq!((found.count, found.too_old, found.fresh), (2, 1, 1));
+    }
 }

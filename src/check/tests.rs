@@ -56,7 +56,7 @@ fn files(change: impl FnOnce(&mut Below, &mut Vec<Plain>)) -> files::Facts {
 
 fn plain(count: u64, fresh: u64) -> Plain {
     let newest = Some(SystemTime::now() - Duration::from_secs(12));
-    Plain { directory: "/old/sessions".into(), count, fresh, newest, in_use: false }
+    Plain { directory: "/old/sessions".into(), count, fresh, newest, ..Plain::default() }
 }
 
 fn process(mounts: &str) -> Process {
@@ -343,6 +343,20 @@ fn cases() -> Vec<(Id, Vec<Finding>, &'static str)> {
             Id::Below,
             files(|below, _| below.plain = plain(1, 0)).findings(false),
             "1 session file lies in plain text in the underlying directory",
+        ),
+        (
+            Id::Below,
+            files(|below, _| below.plain = Plain { too_old: 2, ..plain(2, 0) }).findings(false),
+            "2 session files lie in plain text in the underlying directory of /srv/odoo/sessions, all older than import.max_age",
+        ),
+        (
+            Id::Below,
+            files(|below, _| {
+                below.plain = Plain { too_old: 1, ..plain(2, 0) };
+                below.unmovable = Some("no".into());
+            })
+            .findings(false),
+            "2 session files lie in plain text in the underlying directory of /srv/odoo/sessions and cannot be moved (no), so none is imported",
         ),
         (
             Id::BelowUsable,
