@@ -95,14 +95,16 @@ class Process:
 
 
 class Node:
-    """One server: an Odoo with two workers and its evented process, and the directory of its sessions."""
+    """One server: an Odoo and the directory of its sessions."""
 
-    def __init__(self, name, version, offset):
+    def __init__(self, name, version, offset, workers):
         self.name = name
         self.version = version
+        self.workers = workers
         # The network namespace is ours alone, so these ports are free.
         self.http_port = 8069 + offset
-        self.gevent_port = 8072 + offset
+        # Without workers there is no evented process: the one process serves websockets, too.
+        self.gevent_port = 8072 + offset if workers else self.http_port
         self.data_dir = "/srv/node-" + name.lower()
         self.odoo = None
         self.sessionfs = None
@@ -126,13 +128,16 @@ class Lab:
         self.binary = binary
         self.root = os.path.join(run_dir, "root")
         self.redis_socket = os.path.join(run_dir, "redis", "redis.sock")
-        # One secret for both nodes, as two servers would have it; the first mount makes it.
+        # One secret for all nodes, as several servers would have it; the first mount makes it.
         os.environ["SESSIONFS_SECRET_FILE"] = os.path.join(run_dir, "secret")
-        self.a = Node("A", version, 0)
-        self.b = Node("B", version, 100)
+        self.a = Node("A", version, 0, workers=2)
+        self.b = Node("B", version, 100, workers=2)
         self.nodes = (self.a, self.b)
+        # Started only by the checks that ask it.
+        self.threaded = Node("C", version, 200, workers=0)
+        self.servers = (*self.nodes, self.threaded)
         self.started = []
-        self.mount_count = 0
+        self.mount_count = 0  # of all servers
         self.exits = []  # how each sessionfs ended, for the last check
 
     # --- places --------------------------------------------------------------------------------------------------
@@ -153,17 +158,17 @@ class Lab:
         pg_uid, pg_gid = self._owner("postgres")
         self._dir("/run/postgresql", pg_uid, pg_gid, 0o775)
         self._dir("/run/sessionfs-test", self.odoo_uid, self.odoo_gid)
-        for node in self.nodes:
+        for node in self.servers:
             self._dir(node.data_dir, self.odoo_uid, self.odoo_gid)
             os.symlink("/srv/odoo/filestore", self.root + node.data_dir + "/filestore")
             node.sessions = self.root + node.data_dir + "/sessions"
         if self.binary:
-            for node in self.nodes:
+            for node in self.servers:
                 # root's own: Odoo must not be able to fall back on it when nothing is mounted.
                 self._dir(node.data_dir + "/sessions", 0, 0)
         else:
             self._dir("/srv/sessions", self.odoo_uid, self.odoo_gid)
-            for node in self.nodes:
+            for node in self.servers:
                 os.symlink("/srv/sessions", self.root + node.data_dir + "/sessions")
                 node.sessions = self.root + "/srv/sessions"
         addons = self.root + "/srv/addons"
@@ -227,37 +232,50 @@ class Lab:
             "--save", "", "--appendonly", "no", "--dir", folder])
         self.redis.await_line("eady to accept connections", 20)
 
-    def start_odoo(self):
+    def start_odoo(self, *nodes):
+        for node in nodes:
+            node.odoo = self._start("odoo-" + node.name, self._chroot(
+                "odoo", "odoo", "-c", self.odoo_config(node, "shop", "sessionfs_test"), HOME="/var/lib/odoo",
+                # A job that is due is then started at once, not at the next minute.
+                ODOO_NOTIFY_CRON_CHANGES="1"))
+        for node in nodes:
+            node.odoo.await_line(r"HTTP service \(werkzeug\) running on", 90)
+            if node.workers:
+                node.odoo.await_line(r"Evented Service \(longpolling\) running on", 90)
+
+    def run_odoo(self, name, node, database, addon, timeout_s, *arguments):
+        """An Odoo that ends by itself; its process, ended."""
+        process = self._start(name, self._chroot("odoo", "odoo", "-c", self.odoo_config(node, database, addon), *arguments,
+                                                 HOME="/var/lib/odoo"))
+        process.child.wait(timeout_s)
+        process.reader.join(10)
+        return process
+
+    def odoo_config(self, node, database, addon):
+        """Writes it; its path as Odoo sees it."""
+        path = f"/srv/{node.name.lower()}-{database}.conf"
         evented = "gevent_port" if self.version >= 16 else "longpolling_port"
-        for node in self.nodes:
-            config = f"/srv/{node.name.lower()}.conf"
-            with open(self.root + config, "w") as out:
-                out.write(f"""[options]
-db_name = shop
+        with open(self.root + path, "w") as out:
+            out.write(f"""[options]
+db_name = {database}
 db_user = odoo
-dbfilter = ^shop$
+dbfilter = ^{database}$
 data_dir = {node.data_dir}
 addons_path = /usr/lib/python3/dist-packages/odoo/addons,/srv/addons
-server_wide_modules = base,web,sessionfs_test
+server_wide_modules = base,web,{addon}
 http_interface = 127.0.0.1
 http_port = {node.http_port}
 {evented} = {node.gevent_port}
-workers = 2
+workers = {node.workers}
 proxy_mode = True
 max_cron_threads = {1 if node is self.a else 0}
 """)
-            node.odoo = self._start("odoo-" + node.name, self._chroot(
-                "odoo", "odoo", "-c", config, HOME="/var/lib/odoo",
-                # A job that is due is then started at once, not at the next minute.
-                ODOO_NOTIFY_CRON_CHANGES="1"))
-        for node in self.nodes:
-            node.odoo.await_line(r"HTTP service \(werkzeug\) running on", 90)
-            node.odoo.await_line(r"Evented Service \(longpolling\) running on", 90)
+        return path
 
     def mount_sessions(self, idle):
         """One sessionfs per node, both on the same Redis, as two servers would have it."""
         self.mount_count += 1
-        for node in self.nodes:
+        for node in self.servers:
             config = os.path.join(self.run_dir, f"sessionfs-{node.name}.toml")
             with open(config, "w") as out:
                 out.write(f'owner = "{self.odoo_uid}"\ngroup = "{self.odoo_gid}"\n\n[lifetime]\nidle = "{idle}"\n'
@@ -265,14 +283,14 @@ max_cron_threads = {1 if node is self.a else 0}
             node.sessionfs = self._start(f"sessionfs-{node.name}-{self.mount_count}", [
                 self.binary, "mount", node.sessions, "--config", config, "--redis", "unix://" + self.redis_socket],
                 env={**os.environ, "RUST_BACKTRACE": "1"})
-        for node in self.nodes:
+        for node in self.servers:
             node.sessionfs.await_line("^ready ", 30)
             if len(mounts_at(node.sessions)) != 1:
                 raise RuntimeError(f"sessionfs says ready, but mounted {len(mounts_at(node.sessions))} times on {node.sessions}")
 
     def unmount_sessions(self):
         """SIGTERM, as a service manager does; how it ended is kept for the last check."""
-        for node in self.nodes:
+        for node in self.servers:
             if node.sessionfs:
                 status = node.sessionfs.stop()
                 left = len(mounts_at(node.sessions))
@@ -288,7 +306,7 @@ max_cron_threads = {1 if node is self.a else 0}
 
     def stop(self):
         """Never raises: whatever this leaves, the end of the namespaces takes."""
-        for node in self.nodes:
+        for node in self.servers:
             if node.odoo:
                 # 14's workers take a while to notice; nothing of theirs is worth waiting for.
                 node.odoo.stop(timeout_s=8)

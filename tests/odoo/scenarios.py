@@ -1,11 +1,11 @@
 """What a user of a shop would see, as named checks. Each is one method; the order is in `Run.all`."""
 import concurrent.futures
+import contextlib
 import functools
 import http.client
 import os
 import random
 import re
-import socket
 import ssl
 import threading
 import time
@@ -13,63 +13,35 @@ import traceback
 
 import browser
 from browser import Browser, SessionExpired, WebSocket, WebSocketClosed
+from checks import FAMILY, Failed, Gate, check
 from lab import User, poll
+from late_saves import LateSaves
 from nginx import Front
 from redis_wire import Monitor
+from rotations import Rotations
+from suites import OwnSuites
+from threaded import Threaded
 
 IDLE_LONG = "15min"
 IDLE_SHORT_S = 20
 HELD_TRIALS = 10
 NATURAL_TRIALS = 40
-FAMILY = 42  # characters of a long sid that Odoo itself keeps in its database, in clear
 WEEK_S = 7 * 24 * 3600
 
 
-class Failed(Exception):
-    pass
-
-
-def check(condition, reason):
-    if not condition:
-        raise Failed(reason)
-
-
-class Gate:
-    """Holds `/sessionfs_test/slow` between the reading of its session and its save."""
-
-    def __init__(self, lab):
-        self.name = f"gate-{random.getrandbits(40):x}"
-        path = f"{lab.root}/run/sessionfs-test/{self.name}"
-        self.listener = socket.socket(socket.AF_UNIX)
-        self.listener.settimeout(30)
-        self.listener.bind(path)
-        os.chown(path, lab.odoo_uid, lab.odoo_gid)
-        self.listener.listen(1)
-        self.held = None
-
-    def await_page(self):
-        self.held, _ = self.listener.accept()
-
-    def __enter__(self):
-        return self
-
-    def open(self):
-        self.held.close()
-
-    def __exit__(self, *_):
-        if self.held:
-            self.held.close()
-        self.listener.close()
-
-
-class Run:
-    def __init__(self, lab, load_seconds):
+class Run(Rotations, LateSaves, Threaded, OwnSuites):
+    def __init__(self, lab, load_seconds, rotations, only=()):
+        """`rotations` is how many rotations, during how many requests; `only` names the checks to ask, all of them
+        where it is empty."""
         self.lab = lab
+        self.only = only
         self.a, self.b = lab.a, lab.b
         self.load_seconds = load_seconds
+        self.rotations, self.rotation_requests = rotations
         self.on_disk = lab.binary is None
         self.new = lab.version >= 16
         self.passed = self.failed = 0
+        self.asked = set()
         self.tokens = set()
         self.transcript = os.path.join(lab.logs, "redis-monitor.log")
         self.monitor = None
@@ -90,6 +62,8 @@ class Run:
         if self.new:
             self.ask(self.soft_rotation)
             self.ask(self.soft_rotation_with_tabs)
+            self.ask(self.asked_in_the_gap)
+            self.ask(self.ends_when_no_save_follows)
         self.ask(self.logout)
         self.ask(self.logout_with_held_page)
         self.ask(self.logout_with_page_under_way)
@@ -98,10 +72,18 @@ class Run:
             self.ask(self.device_revocation_with_held_page)
         self.ask(self.password_change)
         self.ask(self.websocket if self.new else self.longpolling)
+        if self.new:
+            self.ask(self.bus_message_first_after_rotation)
+            self.ask(self.handshakes_after_logout)
+            self.ask(self.handshakes_at_the_logout)
+            self.ask(self.odoo_without_workers)
         self.ask(self.nginx_as_documented)
         self.ask(self.vacuum if self.new else self.garbage_collection)
         self.stop_monitor()
         self.ask(self.parallel_load)
+        if self.new:
+            self.ask(self.rotations_under_load)
+            self.ask(self.own_suites)
         self.ask(self.names_in_the_directory)
         if not self.on_disk:
             self.ask(self.restart_keeps_everyone)
@@ -111,6 +93,9 @@ class Run:
             self.lab.unmount_sessions()
             self.ask(self.sessionfs_ended_cleanly)
             self.ask(self.logs_hold_no_secret)
+        for name in set(self.only) - self.asked:
+            self.failed += 1
+            self.say(f"FAILED {name}: there is no such check here")
         self.say(f"in all {time.monotonic() - started:.0f} s")
 
     def say(self, text):
@@ -118,6 +103,9 @@ class Run:
 
     def ask(self, scenario):
         name = scenario.__name__
+        self.asked.add(name)
+        if self.only and name not in self.only:
+            return
         try:
             note = scenario()
         except Exception as error:  # one check that breaks says so, and the others are still asked
@@ -139,7 +127,7 @@ class Run:
             lab.start_redis()
             self.monitor = Monitor(lab.redis_socket, self.transcript)
             lab.mount_sessions(IDLE_LONG)
-        lab.start_odoo()
+        lab.start_odoo(*lab.nodes)
         self.admin = Browser().log_in(self.a, self.admin_user)
         self.users = []
         for number in range(8):
@@ -394,16 +382,17 @@ class Run:
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             check(one.get(other, f"/sessionfs_test/notify?text={text}").text == "sent", "no notification sent")
-            again = time.monotonic() + 3
-            try:
-                while time.monotonic() < again:
-                    for notice in web_socket.receive(again - time.monotonic()):
-                        message = notice["message"]
-                        if message["type"] == "sessionfs_test" and message["payload"]["text"] == text:
-                            return
-            except TimeoutError:
-                pass
+            with contextlib.suppress(TimeoutError):
+                return self.await_notice(web_socket, text, 3)
         raise Failed(f"the notification '{text}' did not arrive")
+
+    def await_notice(self, web_socket, text, timeout_s):
+        deadline = time.monotonic() + timeout_s
+        while True:
+            for notice in web_socket.receive(deadline - time.monotonic()):
+                message = notice["message"]
+                if message["type"] == "sessionfs_test" and message["payload"]["text"] == text:
+                    return
 
     def websocket(self):
         user = self.users[6]
@@ -690,7 +679,8 @@ class Run:
         return f"{transcript.count(bytes([10]))} commands"
 
     def sessionfs_ended_cleanly(self):
-        check(len(self.lab.exits) == 4, f"{len(self.lab.exits)} ends instead of 4")
+        mounts = self.lab.mount_count * len(self.lab.servers)
+        check(len(self.lab.exits) == mounts, f"{len(self.lab.exits)} ends instead of {mounts}")
         for name, status, mounts in self.lab.exits:
             check(status == 0, f"{name} ended with {status} on SIGTERM")
             check(mounts == 0, f"{name} left {mounts} mounts")

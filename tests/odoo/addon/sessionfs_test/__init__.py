@@ -23,15 +23,19 @@ def store():
     return (root or http.root).session_store
 
 
+def await_driver(hold):
+    with socket.socket(socket.AF_UNIX) as gate:
+        gate.settimeout(30)
+        gate.connect(os.path.join('/run/sessionfs-test', os.path.basename(hold)))
+        gate.recv(1)
+
+
 class Handles(http.Controller):
 
     @http.route('/sessionfs_test/slow', type='http', auth='user')
     def slow(self, hold):
         """A page load under way: the session is loaded, then the driver decides how long it takes, then it is saved."""
-        with socket.socket(socket.AF_UNIX) as gate:
-            gate.settimeout(30)
-            gate.connect(os.path.join('/run/sessionfs-test', os.path.basename(hold)))
-            gate.recv(1)
+        await_driver(hold)
         request.session['sessionfs_test'] = time.time()
         return 'saved'
 
@@ -42,6 +46,22 @@ class Handles(http.Controller):
         store().save(request.session)
         request.session.can_save = False
         return 'older'
+
+    @http.route('/sessionfs_test/delete_old', type='http', auth='user')
+    def delete_old(self, hold):
+        """What Odoo 19 does two minutes after a rotation, held between the removal of this very session and its save."""
+        session, save = request.session, store().save
+
+        def save_when_told(saved):
+            await_driver(hold)
+            save(saved)
+
+        session['gc_previous_sessions'] = True
+        session['create_time'] -= 121
+        with mock.patch.object(store(), 'save', save_when_told):
+            store().delete_old_sessions(session)
+        session.can_save = False
+        return 'deleted'
 
     @http.route('/sessionfs_test/notify', type='http', auth='user')
     def notify(self, text):
