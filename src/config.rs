@@ -161,6 +161,8 @@ pub struct Limits {
     pub session_bytes: u64,
     /// All staging files together.
     pub staging_bytes: u64,
+    /// How many staging files there may be.
+    pub staging_files: u64,
     /// Node ids that the kernel may hold.
     pub inodes: u64,
 }
@@ -533,19 +535,22 @@ fn import(flags: &Flags, file: &file::Import) -> Result<Import, Failure> {
 
 fn limits(file: &file::Limits) -> Result<Limits, Failure> {
     const INODES: RangeInclusive<u64> = 1_000..=100_000_000;
+    const STAGING_FILES: RangeInclusive<u64> = 16..=1_000_000;
     let session_bytes =
         size("limits.session", file.session.as_deref(), 4 * MIB, 4 * KIB..=64 * MIB)?;
     let staging_bytes =
         size("limits.staging", file.staging.as_deref(), 256 * MIB, session_bytes..=64 * GIB)?;
-    let inodes = file.inodes.unwrap_or(1_000_000);
-    if !INODES.contains(&inodes) {
-        return Err(bad(
-            "limits.inodes",
-            &inodes.to_string(),
-            &range_words(INODES, |n| n.to_string()),
-        ));
+    let staging_files =
+        number("limits.staging_files", file.staging_files.unwrap_or(10_000), STAGING_FILES)?;
+    let inodes = number("limits.inodes", file.inodes.unwrap_or(1_000_000), INODES)?;
+    Ok(Limits { session_bytes, staging_bytes, staging_files, inodes })
+}
+
+fn number(key: &str, value: u64, range: RangeInclusive<u64>) -> Result<u64, Failure> {
+    if range.contains(&value) {
+        return Ok(value);
     }
-    Ok(Limits { session_bytes, staging_bytes, inodes })
+    Err(bad(key, &value.to_string(), &range_words(range, |n| n.to_string())))
 }
 
 fn outage(file: &file::Outage) -> Result<Outage, Failure> {

@@ -49,9 +49,15 @@ pub struct Settings {
     pub staging_dir: PathBuf,
     /// The largest content of one session; a write beyond it fails with `EFBIG`.
     pub max_session_bytes: u64,
-    /// All staging files together; a write beyond it fails with `ENOSPC`.
+    /// All staging files together, each in whole pages; beyond it those that nobody has open go,
+    /// and then a write fails with `ENOSPC`.
     pub max_staging_bytes: u64,
-    /// A staging file that nobody has open is removed at this age.
+    /// The same for their number.
+    pub max_staging_files: u64,
+    /// How many staging files may be open at once: each takes a descriptor of the worker. Beyond it
+    /// `EMFILE`.
+    pub max_open_staging_files: usize,
+    /// A staging file that nobody has had open for so long is removed.
     pub staging_orphan_ms: u64,
     /// Beyond this number the kernel is asked to forget inodes.
     pub max_inodes: usize,
@@ -76,7 +82,9 @@ impl Default for Settings {
             staging_dir: PathBuf::from("/run/sessionfs"),
             max_session_bytes: 4 * MEBIBYTE,
             max_staging_bytes: 256 * MEBIBYTE,
-            staging_orphan_ms: 60 * 60 * 1000,
+            max_staging_files: 10_000,
+            max_open_staging_files: 512,
+            staging_orphan_ms: 60 * 1000,
             max_inodes: 1_000_000,
             max_content_bytes: 64 * 1024 * 1024,
             background_argv: vec!["gevent".into()],
@@ -121,7 +129,7 @@ pub struct Core<S, L> {
     handles: Mutex<Handles>,
     listed_aliases: Mutex<ListedAliases>,
     callers: Callers,
-    staging: Staging,
+    staging: Arc<Staging>,
     observer: Option<Arc<dyn Observer>>,
     evictions: Mutex<Option<Receiver<Eviction>>>,
 }
@@ -161,7 +169,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
         Usage {
             inodes: self.inodes().count() as u64,
             handles: self.handles().count() as u64,
-            staging_files: self.staging.count() as u64,
+            staging_files: self.staging.count(),
             staging_bytes: self.staging.total_bytes(),
         }
     }

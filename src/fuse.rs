@@ -27,7 +27,7 @@ pub(crate) mod kernel;
 /// effect (see `docs/performance.md`).
 const SESSION_THREADS: usize = 2;
 /// How often orphans among the staging files are removed.
-const ORPHANS_EVERY: Duration = Duration::from_secs(60);
+const ORPHANS_EVERY: Duration = Duration::from_secs(10);
 
 /// Serves the kernel on `fuse_fd` until the mount is gone. `runtime` runs what needs the store;
 /// `on_init` is called when the kernel's first request is answered.

@@ -14,6 +14,7 @@
 //! - [`lock`]: locks by `flock`
 //! - [`mount`]: what is mounted on a directory, and whether it answers; [`mount_table`]: mountinfo;
 //!   [`mount_api`]: a filesystem made before it has a place
+//! - [`open_files`]: the limit of open files
 //! - [`process`]: children, and processes held by a descriptor
 //! - [`procfs`]: the processes of the host for who is not root
 //! - [`service_manager`]: notifying systemd by `sd_notify`
@@ -30,6 +31,7 @@ pub(crate) mod lock;
 pub(crate) mod mount;
 pub(crate) mod mount_api;
 pub(crate) mod mount_table;
+pub(crate) mod open_files;
 pub(crate) mod process;
 pub(crate) mod procfs;
 pub(crate) mod service_manager;

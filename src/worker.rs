@@ -25,6 +25,7 @@ use crate::control::{Sockets, StatusService};
 use crate::exit::{ExitCode, Failure};
 use crate::fs::{self, Core};
 use crate::host::confine;
+use crate::host::open_files::OpenFiles;
 use crate::host::signals;
 use crate::layers::import_on_access::ImportOnAccess;
 use crate::redis::RedisStore;
@@ -97,6 +98,7 @@ fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
     // Who ends a whole service sends its signal to all at once; the keeper ends us in order.
     signals::block()?;
     crate::telemetry::log::init(&config.log)?;
+    let open_files = OpenFiles::raise();
     tell_version(&keeper);
     missing.tell();
     confine::check_directory(&config.staging_dir, &config.worker.account())?;
@@ -128,7 +130,12 @@ fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
     let sessions =
         ImportOnAccess::over(store.clone(), Duration::from_millis(config.import.max_age_ms));
     let observer = mirror.map(|notes| Arc::new(notes) as Arc<dyn Observer>);
-    let settings = fs::Settings { observer, worker, ..settings::core(&config) };
+    let settings = fs::Settings {
+        observer,
+        worker,
+        max_open_staging_files: open_files.for_callers(),
+        ..settings::core(&config)
+    };
     let core = Core::new(sessions.clone(), store.clone(), &settings).map_err(|e| {
         let path = config.staging_dir.display();
         Failure::new(

@@ -216,6 +216,55 @@ fn a_save_finds_no_version_of_a_session_that_was_found_to_be_gone() {
     assert_eq!((target.size_bytes, target.valid), (0, Duration::ZERO));
 }
 
+#[test]
+fn ten_thousand_left_temp_files_stop_nobodys_save() {
+    let kernel = Kernel::with(one().store, |settings| {
+        settings.max_staging_files = 8;
+        settings.max_open_staging_files = 2;
+    });
+    // Somebody's save is under way all the time.
+    let (_, slow) = kernel.create(thread(1), "tmpslow0000.__wz_sess").unwrap();
+    kernel.run(kernel.core.write(thread(1), slow, 0, &person("slow"))).unwrap();
+    for number in 0..10_000 {
+        let name = format!("tmp{number:08}.__wz_sess");
+        let (inode, handle) = kernel.create(thread(2), &name).unwrap();
+        kernel.core.release(handle);
+        kernel.forget(inode);
+        assert!(kernel.core.in_use().staging_files <= 8);
+        if number % 100 == 0 {
+            let text = person(&number.to_string());
+            kernel.save(thread(3), &sid('a', 3), &text).unwrap();
+            assert_eq!(kernel.read(thread(4), &sid('a', 3)), Ok(text));
+        }
+    }
+    kernel.core.release(slow);
+    kernel.rename(thread(1), "tmpslow0000.__wz_sess", &sid('a', 1)).unwrap();
+    assert_eq!(kernel.read(thread(4), &sid('a', 1)), Ok(person("slow")));
+}
+
+#[test]
+fn a_save_that_is_refused_or_fails_leaves_nothing_once_it_is_closed() {
+    let kernel = one();
+    let session = sid('a', 1);
+    kernel.save(thread(1), &session, &person("x")).unwrap();
+    kernel.read(thread(2), &session).unwrap();
+    kernel.unlink(thread(1), &session).unwrap();
+    // A request that was under way at the logout.
+    assert_eq!(kernel.save(thread(2), &session, &person("late")), Err(libc::EACCES));
+    assert_eq!(kernel.core.in_use().staging_files, 0);
+    for fault in [Fault::Unavailable, Fault::Refused] {
+        kernel.store.next_fault(fault);
+        let (_, open) = kernel.create(thread(3), "tmpaaaaaaaa.__wz_sess").unwrap();
+        kernel.run(kernel.core.write(thread(3), open, 0, &visitor("x"))).unwrap();
+        let renamed = kernel.rename(thread(3), "tmpaaaaaaaa.__wz_sess", &sid('b', 1));
+        assert_eq!(renamed, Err(libc::EIO));
+        assert_eq!(kernel.core.in_use().staging_files, 1);
+        kernel.core.release(open);
+        assert_eq!(kernel.core.in_use().staging_files, 0);
+    }
+    assert_eq!(kernel.forget_all(), NOTHING);
+}
+
 #[derive(Debug, Default)]
 struct Notes(Mutex<Vec<String>>);
 

@@ -91,7 +91,7 @@ fn counters_move_with_what_is_done() {
     assert_eq!(status(&node)["server"]["traffic"]["expired_last_minute"], 1);
 
     let temp = node.stage(b"12345").unwrap();
-    assert_eq!(value(&node, "sessionfs_staging_bytes"), 5.0);
+    assert_eq!(value(&node, "sessionfs_staging_bytes"), 4096.0);
     std::fs::remove_file(temp).unwrap();
     assert_eq!(value(&node, "sessionfs_staging_bytes"), 0.0);
 }

@@ -150,6 +150,8 @@ table! {
         session: String,
         /// All staging files.
         staging: String,
+        /// The number of staging files.
+        staging_files: u64,
         /// Inodes that the kernel may hold.
         inodes: u64,
     }

@@ -94,7 +94,7 @@ impl Attributes {
                 .mtime()
                 .saturating_mul(1_000_000_000)
                 .saturating_add(metadata.mtime_nsec()),
-            mode: Some(metadata.mode() & 0o7777),
+            mode: Some(staged.mode()),
             valid: Duration::ZERO,
         })
     }
@@ -208,12 +208,14 @@ impl<S: Sessions, L: Link> Core<S, L> {
             self.staging.set_len(&staged, size_bytes)?;
         }
         if let Some(mode) = change.mode {
-            staged.set_mode(mode)?;
+            staged.set_mode(mode);
         }
-        match change.mtime {
-            Some(Mtime::Now) => staged.set_mtime(SystemTime::now())?,
-            Some(Mtime::Ns(ns)) => staged.set_mtime(from_ns(ns))?,
-            None => {}
+        let mtime = change.mtime.map(|mtime| match mtime {
+            Mtime::Now => SystemTime::now(),
+            Mtime::Ns(ns) => from_ns(ns),
+        });
+        if let Some(mtime) = mtime {
+            self.staging.hold(&staged)?.set_mtime(mtime)?;
         }
         Attributes::of_staging(inode, &staged)
     }

@@ -182,7 +182,8 @@ impl<S: Sessions, L: Link> Core<S, L> {
         if mode.truncate {
             self.staging.set_len(&staged, 0)?;
         }
-        let handle = self.handles().insert(Handle::Staging(Arc::new(staged.opened())));
+        let open = self.staging.open_again(&staged)?;
+        let handle = self.handles().insert(Handle::Staging(Arc::new(open)));
         Ok(Opened { handle, immutable: false })
     }
 
@@ -195,7 +196,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
                 let end = start.saturating_add(size as usize).min(bytes.len());
                 Ok(bytes.slice(start..end))
             }
-            Some(Handle::Staging(open)) => open.staged.read(offset, size).map(Bytes::from),
+            Some(Handle::Staging(open)) => open.read(offset, size).map(Bytes::from),
             Some(Handle::Directory(_)) | None => Err(bad_handle()),
         }
     }

@@ -54,13 +54,13 @@ impl<S: Sessions, L: Link> Core<S, L> {
         };
         let by = self.callers.identify(caller);
         self.fail_if_pending(by)?;
-        let staged = match self.staging.find(&stored_name) {
+        let open = match self.staging.find(&stored_name) {
             Some(_) if exclusive => {
                 return Err(Error::expected(libc::EEXIST, "the temp file exists"));
             }
             Some(staged) => {
                 self.staging.set_len(&staged, 0)?;
-                staged
+                self.staging.open_again(&staged)?
             }
             None => self.staging.create(&stored_name, mode)?,
         };
@@ -69,9 +69,10 @@ impl<S: Sessions, L: Link> Core<S, L> {
             thread.published = None;
             thread.target = None;
         }
-        self.inodes().staging(staged.inode);
-        let handle = self.handles().insert(Handle::Staging(Arc::new(staged.opened())));
-        let entry = session_entry(self.staging_attributes(staged.inode)?);
+        let inode = open.staged.inode;
+        let entry = session_entry(self.staging_attributes(inode)?);
+        self.inodes().staging(inode);
+        let handle = self.handles().insert(Handle::Staging(Arc::new(open)));
         Ok((entry, Opened { handle, immutable: false }))
     }
 
@@ -150,6 +151,9 @@ impl<S: Sessions, L: Link> Core<S, L> {
         to: (InodeId, &OsStr),
     ) -> Step<()> {
         let Some(target) = session_name(to.0, to.1) else {
+            if let Some(staged) = self.staged(from) {
+                self.staging.discard(&staged);
+            }
             return Err(refused("the target is not the name of a session")).into();
         };
         if let Some(source) = session_name(from.0, from.1) {
@@ -162,34 +166,53 @@ impl<S: Sessions, L: Link> Core<S, L> {
             }
             .into();
         }
-        let staged = match from.1.to_str() {
-            Some(name) if from.0 == InodeId::ROOT && RootName::parse(name) == RootName::Staging => {
-                self.staging.find(name)
-            }
-            _ => return Err(refused("only the temp file of a save can be published")).into(),
-        };
-        let Some(staged) = staged else {
+        if !is_staging(from) {
+            return Err(refused("only the temp file of a save can be published")).into();
+        }
+        let Some(staged) = self.staged(from) else {
             return Err(Error::expected(libc::ENOENT, "no such temp file")).into();
         };
         let by = self.callers.identify(caller);
-        match self.prepare(by, &staged, &target) {
-            Ok((publish, plain)) => {
+        let prepared = self.staging.hold(&staged).and_then(|open| {
+            let (publish, plain) = self.prepare(by, &open, &target)?;
+            Ok((open, publish, plain))
+        });
+        match prepared {
+            Ok((open, publish, plain)) => {
                 let core = Arc::clone(self);
-                Step::later(
-                    async move { core.publish(by, staged.inode, target, publish, plain).await },
-                )
+                Step::later(async move {
+                    let published = core.publish(by, staged.inode, target, publish, plain).await;
+                    match &published {
+                        Ok(()) => core.staging.remove(staged.inode),
+                        Err(_) => core.staging.discard(&staged),
+                    }
+                    // Held until now: a save under way is nobody's leftover.
+                    drop(open);
+                    published
+                })
             }
-            Err(error) => Err(error).into(),
+            Err(error) => {
+                self.staging.discard(&staged);
+                Err(error).into()
+            }
         }
+    }
+
+    /// The temp file of that name.
+    fn staged(&self, (parent, name): (InodeId, &OsStr)) -> Option<Arc<Staged>> {
+        if !is_staging((parent, name)) {
+            return None;
+        }
+        self.staging.find(name.to_str()?)
     }
 
     fn prepare(
         &self,
         by: Identity,
-        staged: &Staged,
+        open: &OpenStaging,
         target: &SessionName,
     ) -> Result<(Publish, Bytes)> {
-        let plain = Bytes::from(staged.content()?);
+        let plain = Bytes::from(open.content()?);
         let alias = target.sid.alias();
         let claim = self.threads().claim(by.thread, &alias, self.callers.now());
         self.callers.report_unidentified(by);
@@ -248,9 +271,13 @@ impl<S: Sessions, L: Link> Core<S, L> {
                 ));
             }
         }
-        self.staging.remove(inode);
         Ok(())
     }
+}
+
+fn is_staging((parent, name): (InodeId, &OsStr)) -> bool {
+    let name = name.to_str().filter(|_| parent == InodeId::ROOT);
+    name.is_some_and(|name| RootName::parse(name) == RootName::Staging)
 }
 
 /// The session that a name in a directory stands for.

@@ -38,6 +38,7 @@ pub(super) fn core(config: &Config) -> fs::Settings {
         staging_dir: config.staging_dir.clone(),
         max_session_bytes: config.limits.session_bytes,
         max_staging_bytes: config.limits.staging_bytes,
+        max_staging_files: config.limits.staging_files,
         max_inodes: usize::try_from(config.limits.inodes).unwrap_or(usize::MAX),
         background_argv: config.activity.background_argv.clone(),
         background_titles: config.activity.background_title.clone(),
@@ -64,6 +65,7 @@ mod tests {
         let default = fs::Settings::default();
         assert_eq!(resolved.max_session_bytes, default.max_session_bytes);
         assert_eq!(resolved.max_staging_bytes, default.max_staging_bytes);
+        assert_eq!(resolved.max_staging_files, default.max_staging_files);
         assert_eq!(resolved.max_inodes, default.max_inodes);
         assert_eq!(resolved.background_argv, default.background_argv);
         assert_eq!(resolved.background_titles, default.background_titles);

@@ -194,10 +194,50 @@ fn a_write_beyond_the_cap_is_efbig_and_the_old_content_stays() {
 fn staging_files_beyond_their_bound_are_enospc() {
     let (_redis, mount) = node("[limits]\nsession = \"64KiB\"\nstaging = \"128KiB\"");
     let first = mount.stage(&vec![b'x'; 64 << 10]).unwrap();
-    mount.stage(&vec![b'x'; 64 << 10]).unwrap();
+    let second = mount.stage(&vec![b'x'; 64 << 10]).unwrap();
+    let open = [&first, &second].map(|temp| File::open(temp).unwrap());
     assert_eq!(errno(mount.stage(b"x")), libc::ENOSPC);
-    fs::remove_file(first).unwrap();
-    mount.stage(b"x").unwrap();
+    drop(open);
+    let third = mount.stage(b"x").unwrap();
+    let is_there = [&first, &second, &third].map(|temp| temp.exists());
+    assert_eq!(is_there.iter().filter(|is_there| **is_there).count(), 2);
+    assert!(third.exists());
+}
+
+#[test]
+fn left_temp_files_never_stop_a_save() {
+    let (_redis, mount) = node("[limits]\nstaging_files = 16");
+    for number in 0..500 {
+        // What an early Odoo 16 leaves of a cookie that is no id, and 14 of an upload.
+        mount.stage(&anonymous("")).unwrap();
+        let spool = format!("werkzeug_{HEX}_{number:032x}.file");
+        File::create(mount.path().join(spool)).unwrap();
+        mount.save(HEX, &authenticated("another person")).unwrap();
+    }
+    assert_eq!(mount.read(HEX).unwrap(), authenticated("another person"));
+    assert!(mount.list(&mount.path()).len() < 4096 + 17 + 1);
+}
+
+#[test]
+fn a_refused_rename_leaves_nothing() {
+    let (_redis, mount) = node("");
+    for target in ["ab/abc", "abc", "tmpaaaaaaaa.__wz_sess"] {
+        let temp = mount.stage(b"x").unwrap();
+        assert_eq!(errno(fs::rename(&temp, mount.path().join(target))), libc::EACCES);
+        assert_eq!(errno(fs::metadata(&temp)), libc::ENOENT, "{target}");
+    }
+}
+
+#[test]
+fn what_is_written_after_an_unlink_is_given_back() {
+    let (_redis, mount) = node("[limits]\nsession = \"4MiB\"\nstaging = \"8MiB\"");
+    for _ in 0..10 {
+        let temp = mount.stage(b"").unwrap();
+        let open = OpenOptions::new().write(true).open(&temp).unwrap();
+        fs::remove_file(&temp).unwrap();
+        open.write_all_at(&vec![b'x'; 2 << 20], 0).unwrap();
+    }
+    mount.save(HEX, &authenticated("a")).unwrap();
 }
 
 #[test]

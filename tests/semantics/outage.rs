@@ -334,3 +334,26 @@ fn everything_heals_when_redis_is_back() {
     assert!(mount.list(&mount.path()).contains(&"ef".to_owned()));
     in_thread(|| assert_eq!(errno(mount.read(HEX)), libc::ENOENT));
 }
+
+#[test]
+fn redis_is_found_again_whatever_callers_have_open() {
+    const LIMIT: &str = "ulimit -n 256 && exec \"$0\" \"$@\"";
+    let mut redis = Redis::start();
+    let mut command = Command::new("sh");
+    command.args(["-c", LIMIT, env!("CARGO_BIN_EXE_sessionfs")]);
+    let mount = Mount::start_in(&redis, OUTAGE, command);
+    in_thread(|| mount.save(HEX, &authenticated("a")).unwrap());
+    let create = |_| fs::File::create_new(mount.path().join(temp_name()));
+    let (mut open, refused): (Vec<_>, Vec<_>) = (0..300).map(create).partition(Result::is_ok);
+    assert!(open.len() >= 32);
+    for one in refused {
+        assert_eq!(errno(one), libc::EMFILE);
+    }
+    redis.kill();
+    redis.restart();
+    // An answer that only Redis can give: it has come back empty.
+    in_thread(|| assert_eq!(errno(mount.read(HEX)), libc::ENOENT));
+    open.pop();
+    in_thread(|| mount.save(HEX, &authenticated("b")).unwrap());
+    in_thread(|| assert_eq!(mount.read(HEX).unwrap(), authenticated("b")));
+}
