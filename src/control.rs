@@ -203,9 +203,9 @@ impl StatusService {
 
     fn report(&self) -> status::Report {
         status::Report {
-            id: self.keeper.id.clone(),
-            host: self.worker.host.clone(),
-            mountpoint: self.config.mountpoint.to_string_lossy().into_owned(),
+            id: self.keeper.id.clone().into(),
+            host: self.worker.host.clone().into(),
+            mountpoint: self.config.mountpoint.to_string_lossy().into_owned().into(),
             version: env!("CARGO_PKG_VERSION").into(),
             since_ms: self.keeper.since_ms,
             link: self.store.health().label().into(),

@@ -9,6 +9,8 @@ use std::process::Termination;
 
 use serde::{Deserialize, Serialize};
 
+use crate::foreign::is_obeyed;
+
 /// Declares the codes once, so that the enum, the number and the table of the documentation
 /// cannot disagree.
 macro_rules! exit_codes {
@@ -147,19 +149,23 @@ impl Failure {
 
 impl fmt::Display for Failure {
     /// As one line, whatever the message was made of: a library's own text may have several, and
-    /// a worker's report is not to be trusted to have one.
+    /// a worker's report is not to be trusted to have one. Commands to a terminal are escaped.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const LENGTH_MAX_CHARS: usize = 1000;
         let mut blank = false;
         for c in self.message.trim().chars().take(LENGTH_MAX_CHARS) {
-            if c.is_whitespace() || c.is_control() {
+            if c.is_whitespace() {
                 blank = true;
                 continue;
             }
             if std::mem::take(&mut blank) {
                 f.write_str(" ")?;
             }
-            write!(f, "{c}")?;
+            if is_obeyed(c) {
+                write!(f, "{}", c.escape_unicode())?;
+            } else {
+                write!(f, "{c}")?;
+            }
         }
         Ok(())
     }
@@ -180,7 +186,7 @@ mod tests {
     #[test]
     fn a_message_is_one_line() {
         let failure = Failure::new(ExitCode::Internal, "\none\n  two\tthree\x1b[1m \n");
-        assert_eq!(failure.to_string(), "one two three [1m");
+        assert_eq!(failure.to_string(), "one two three\\u{1b}[1m");
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub mod control;
 mod disk;
 pub mod error;
 pub mod exit;
+mod foreign;
 pub mod fs;
 pub mod fuse;
 mod host;

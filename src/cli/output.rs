@@ -8,6 +8,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
 use crate::exit::Failure;
+use crate::foreign::{escaped as without_commands, is_obeyed};
 
 /// Whether a command's answer is for a program.
 #[derive(clap::Args, Clone, Copy, Debug, Default)]
@@ -26,21 +27,45 @@ pub(super) const BAD: Style = AnsiColor::Red.on_default().bold();
 /// For headings.
 pub(super) const HEADING: Style = Style::new().bold();
 
-/// A piece of text in a style; where no colours are wanted, [`say`] leaves the style out.
+/// A piece of text in a style; where no colours are wanted, [`say`] leaves the style out. Commands to
+/// a terminal in the text are escaped.
 pub(super) fn styled(style: Style, text: impl fmt::Display) -> String {
-    format!("{style}{text}{style:#}")
+    format!("{style}{}{style:#}", without_commands(&text.to_string()))
 }
 
 /// Prints lines on standard output. A reader that has gone (`| head`) is no failure. Colours are
-/// left out unless it is a terminal, and where `NO_COLOR` is set.
+/// left out unless it is a terminal, and where `NO_COLOR` is set. Commands to a terminal are escaped,
+/// except the styles above.
 pub(super) fn say(text: impl fmt::Display) -> Result<(), Failure> {
     let mut out = anstream::stdout().lock();
-    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+    match writeln!(out, "{}", only_own_styles(&text.to_string())).and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(Failure::internal("write to standard output", error))
         }
         _ => Ok(()),
     }
+}
+
+fn only_own_styles(text: &str) -> String {
+    let styles = [GOOD, WARNING, BAD, HEADING];
+    let own: Vec<String> = styles
+        .iter()
+        .flat_map(|style| [style.render().to_string(), style.render_reset().to_string()])
+        .collect();
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(c) = rest.chars().next() {
+        let style = own.iter().find(|style| rest.starts_with(style.as_str()));
+        let taken = style.map_or(c.len_utf8(), String::len);
+        let (piece, later) = rest.split_at(taken);
+        if style.is_some() || matches!(c, '\n' | '\t') || !is_obeyed(c) {
+            shown.push_str(piece);
+        } else {
+            shown.extend(c.escape_unicode());
+        }
+        rest = later;
+    }
+    shown
 }
 
 /// Text from outside in one line of at most `chars` characters, with nothing in it that a terminal
@@ -49,7 +74,7 @@ pub(super) fn visible(text: &str, chars: usize) -> String {
     let mut shown = String::new();
     let mut length = 0;
     for c in text.chars() {
-        let piece = if obeyed(c) { c.escape_unicode().to_string() } else { c.to_string() };
+        let piece = if is_obeyed(c) { c.escape_unicode().to_string() } else { c.to_string() };
         length += piece.chars().count();
         if length > chars {
             // Room for the mark that something is missing.
@@ -62,21 +87,6 @@ pub(super) fn visible(text: &str, chars: usize) -> String {
         shown.push_str(&piece);
     }
     shown
-}
-
-/// Control characters, and those that turn or hide what stands beside them.
-fn obeyed(c: char) -> bool {
-    let unseen = [
-        '\u{ad}'..='\u{ad}',
-        '\u{61c}'..='\u{61c}',
-        '\u{200b}'..='\u{200f}',
-        '\u{2028}'..='\u{202e}',
-        '\u{2060}'..='\u{206f}',
-        '\u{feff}'..='\u{feff}',
-        '\u{fff9}'..='\u{fffb}',
-        '\u{e0000}'..='\u{e007f}',
-    ];
-    c.is_control() || unseen.iter().any(|range| range.contains(&c))
 }
 
 /// Prints a value as indented JSON.
@@ -103,7 +113,7 @@ pub(super) fn json_line(value: &impl Serialize) -> Result<String, Failure> {
 fn escaped(json: &str) -> String {
     use fmt::Write;
     json.chars().fold(String::with_capacity(json.len()), |mut text, c| {
-        if c != '\n' && obeyed(c) {
+        if c != '\n' && is_obeyed(c) {
             for unit in c.encode_utf16(&mut [0; 2]) {
                 // Writing to a String cannot fail.
                 let _ = write!(text, "\\u{unit:04x}");
@@ -125,7 +135,7 @@ pub(super) fn table<const COLUMNS: usize>(
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(heading.map(str::to_uppercase));
     for line in lines {
-        table.add_row(line);
+        table.add_row(line.map(|cell| without_commands(&cell)));
     }
     for (position, column) in table.column_iter_mut().enumerate() {
         // No blanks before the first, two between.
@@ -154,9 +164,21 @@ mod tests {
     fn json_commands_no_terminal_and_means_the_same() {
         let value = ["\x1b[2J\u{9b}1m\u{202e}\u{e0001}\n", "plain \u{eb}"];
         for text in [json_text(&value).unwrap(), json_line(&value).unwrap()] {
-            assert!(!text.chars().any(|c| c != '\n' && obeyed(c)), "{text:?}");
+            assert!(!text.chars().any(|c| c != '\n' && is_obeyed(c)), "{text:?}");
             assert_eq!(serde_json::from_str::<Vec<String>>(&text).unwrap(), value);
         }
+    }
+
+    #[test]
+    fn what_is_said_commands_no_terminal_but_for_our_styles() {
+        let own = format!("{}\n\t{}", styled(BAD, "a\x1b[2Jb"), styled(HEADING, "c"));
+        let kept = own.clone();
+        assert_eq!(only_own_styles(&own), kept);
+        assert!(kept.contains("a\\u{1b}[2Jb"));
+        let said = only_own_styles("\x1b]52;c;eA==\x07\r\u{202e}\u{9b}m\x1b[32mx");
+        assert_eq!(said, "\\u{1b}]52;c;eA==\\u{7}\\u{d}\\u{202e}\\u{9b}m\x1b[32mx");
+        let cell = table(["a"], &[], [["\x1b[32m".to_owned()]]);
+        assert!(cell.ends_with("\\u{1b}[32m"), "{cell}");
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::config::paths::control_socket;
 use crate::control::client;
 use crate::control::status::{Report, Status as ServerStatus, cluster};
 use crate::exit::{ExitCode, Failure};
+use crate::foreign::Foreign;
 use crate::host::mount::{Probe, is_ours};
 use crate::host::mount_table::MountTable;
 use crate::keeper::mount;
@@ -62,7 +63,7 @@ struct Mount {
 /// The servers on one Redis.
 #[derive(Debug, Serialize)]
 struct Cluster {
-    redis: String,
+    redis: Foreign,
     /// Nothing if it could not be asked.
     servers: Option<Vec<Report>>,
     problem: Option<String>,
@@ -142,7 +143,7 @@ fn look(mountpoint: PathBuf) -> Mount {
         Ok(_) if !Probe::start(&mountpoint).is_ok_and(|probe| probe.answers(ANSWER_WITHIN)) => {
             Some(format!("the mount does not answer within {} s", ANSWER_WITHIN.as_secs()))
         }
-        Ok(status) if status.server.link == "down" => {
+        Ok(status) if status.server.link == *"down" => {
             Some(format!("Redis is down: {}", status.redis.cause))
         }
         Ok(status) => status
@@ -183,7 +184,7 @@ fn ask_redis(place: &Place) -> Result<Cluster, Failure> {
     runtime.block_on(async {
         let store = RedisStore::start(settings)
             .map_err(|e| Failure::new(ExitCode::BadUrl, e.to_string()))?;
-        let redis = store.address();
+        let redis = Foreign::from(store.address());
         let nodes = match store.wait_up().await {
             Waited::Up => store.servers().await.map_err(|error| error.to_string()),
             Waited::StepOver | Waited::BudgetSpent => Err(store.link_cause()),
@@ -244,12 +245,12 @@ impl Mount {
     fn write(&self, text: &mut String) {
         let state = match (&self.problem, &self.status) {
             (Some(problem), Some(status))
-                if status.server.link != "down" && status.redis.takes_writes == Some(false) =>
+                if status.server.link != *"down" && status.redis.takes_writes == Some(false) =>
             {
                 styled(BAD, format_args!("sessions can be read but not saved: {problem}"))
             }
             (Some(problem), _) => styled(BAD, format_args!("not served: {problem}")),
-            (None, Some(status)) if status.server.link != "up" => {
+            (None, Some(status)) if status.server.link != *"up" => {
                 styled(WARNING, format_args!("serving; Redis is {}", status.server.link))
             }
             (None, _) => styled(GOOD, "serving"),
@@ -414,10 +415,10 @@ impl Cluster {
                 traffic.operations.get(operation).and_then(|speed| speed.p99_seconds)
             };
             [
-                cut(&node.host, 16),
+                cut(&node.host.to_string(), 16),
                 // The end of a path tells more than its beginning.
-                tail(&node.mountpoint, 22),
-                node.link.clone(),
+                tail(&node.mountpoint.to_string(), 22),
+                node.link.to_string(),
                 span(now_ms.saturating_sub(node.since_ms)),
                 node.seen_seconds_ago.map_or("now".to_owned(), |ago| format!("{ago}s ago")),
                 format!("{:.1}", traffic.requests_per_second),

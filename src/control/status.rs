@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::foreign::Foreign;
 use crate::redis::RedisStore;
 use crate::redis::memory::Memory;
 use crate::redis::population::Population;
@@ -52,15 +53,15 @@ pub(crate) struct Status {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Report {
     /// Names its keeper.
-    pub id: String,
-    pub host: String,
+    pub id: Foreign,
+    pub host: Foreign,
     /// Where its tree appears.
-    pub mountpoint: String,
-    pub version: String,
+    pub mountpoint: Foreign,
+    pub version: Foreign,
     /// When its keeper was started: milliseconds since the epoch, by its host's clock.
     pub since_ms: u64,
     /// How its connection to Redis is: `up`, `degraded`, `down`.
-    pub link: String,
+    pub link: Foreign,
     /// What it holds to open contents with.
     #[serde(default)]
     pub secrets: Vec<Fingerprint>,
@@ -166,10 +167,10 @@ impl Worker {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Redis {
     /// Where it leads, without credentials.
-    pub address: String,
+    pub address: Foreign,
     /// `redis` or `valkey`; nothing while it is away.
-    pub server: Option<String>,
-    pub version: Option<String>,
+    pub server: Option<Foreign>,
+    pub version: Option<Foreign>,
     /// What was seen of the connection last.
     pub cause: String,
     /// How often the connection was lost since the worker's start.
@@ -207,9 +208,9 @@ impl Redis {
         let (outages, outage) = metrics().outages();
         let (server, version) = server.map(|found| (found.server, found.version)).unzip();
         Self {
-            address: store.address(),
-            server,
-            version,
+            address: store.address().into(),
+            server: server.map(Foreign::from),
+            version: version.map(Foreign::from),
             cause: if store.health() == crate::store::Health::Up {
                 "connected".into()
             } else {

@@ -8,6 +8,7 @@ use std::fmt;
 
 use redis::RedisError;
 
+use crate::foreign::one_line;
 use crate::store::StoreError;
 
 /// As much of a server's words is kept.
@@ -119,9 +120,8 @@ impl From<&str> for ServerError {
     fn from(words: &str) -> Self {
         let words = outside_script(words.trim());
         let code = read_code(words);
-        let words =
-            words.chars().take(WORDS_MAX_CHARS).map(|c| if c.is_control() { ' ' } else { c });
-        Self { code, words: words.collect() }
+        let words: String = words.chars().take(WORDS_MAX_CHARS).collect();
+        Self { code, words: one_line(&words) }
     }
 }
 

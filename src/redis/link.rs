@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::endpoint::Endpoint;
 use super::errors::ServerError;
+use crate::foreign::one_line;
 use crate::store::{Health, StoreError, Waited};
 use crate::sync::lock;
 use crate::telemetry::Event;
@@ -571,7 +572,7 @@ fn time_command() -> Cmd {
 pub(super) fn error_text(error: &RedisError) -> String {
     match ServerError::of(error) {
         Some(error) => error.to_string(),
-        None => error.to_string().replace(['\n', '\r'], " "),
+        None => one_line(&error.to_string()),
     }
 }
 

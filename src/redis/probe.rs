@@ -22,6 +22,7 @@ use super::keys::Keys;
 use super::link::error_text;
 use super::requests::Requests;
 use super::scripts::{Answer, Call, ClockView, Policy, Scripts};
+use crate::foreign::one_line;
 use crate::session::content::{Class, Content};
 use crate::session::name::{Alias, Form, Shard};
 use crate::session::policy::Lifetimes;
@@ -56,7 +57,7 @@ impl ServerInfo {
 fn fact(answer: &Value, name: &str) -> Option<String> {
     let Value::Map(facts) = answer else { return None };
     facts.iter().find_map(|(key, value)| {
-        (plain(key)? == name).then(|| plain(value).map(str::to_owned)).flatten()
+        (plain(key)? == name).then(|| plain(value).map(one_line)).flatten()
     })
 }
 

@@ -6,6 +6,8 @@ use std::fmt::{self, Write};
 use tracing::Event;
 use tracing::field::{Field, Visit};
 
+use crate::foreign::one_line;
+
 /// A longer line is cut.
 const LENGTH_MAX_CHARS: usize = 300;
 
@@ -20,6 +22,7 @@ pub(crate) struct Line {
     message: String,
     fields: String,
     telling: String,
+    has_user: bool,
 }
 
 impl Line {
@@ -29,11 +32,17 @@ impl Line {
         line
     }
 
+    /// It is the end of a session that nobody was logged in to: each request without a cookie makes
+    /// one. The end of somebody's session is a fact of its own.
+    pub(crate) fn is_of_a_visitor(&self) -> bool {
+        self.event == "session_expired" && !self.has_user
+    }
+
     /// For a person, in one line.
     pub(crate) fn text(&self) -> String {
         let blank = if self.message.is_empty() || self.fields.is_empty() { "" } else { "; " };
         let whole = format!("{}{blank}{}", self.message, self.fields);
-        whole.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LENGTH_MAX_CHARS).collect()
+        one_line(&whole).chars().take(LENGTH_MAX_CHARS).collect()
     }
 
     /// Two events of one kind have the same.
@@ -60,6 +69,7 @@ impl Visit for Line {
         if field.name().starts_with("log.") {
             return;
         }
+        self.has_user |= field.name() == "uid";
         if TELLING.contains(&field.name()) {
             let _ = write!(self.telling, ",{value:?}");
         }

@@ -261,20 +261,21 @@ mod tests {
                 fail("open");
                 fail("create");
                 tracing::info!(event = "save_refused", reason = "it has ended");
-                tracing::info!(event = "session_expired", limit = "idle");
+                tracing::info!(event = "session_expired", uid = Some(2), limit = "idle");
+                tracing::info!(event = "session_expired", uid = None::<i64>, limit = "idle");
             }
         };
         let lines = written(Form::Journal, "info", flood);
         let count = |words: &str| lines.iter().filter(|line| line.contains(words)).count();
-        // Each that ended is a fact of its own.
-        assert_eq!(count("session_expired"), 1000);
-        assert_eq!(lines.len(), 1000 + 3 + 3, "{lines:#?}");
+        // Each end of somebody's session is a fact of its own; not so that of a visitor's.
+        assert_eq!(count("session_expired"), 1000 + 1 + 1);
+        assert_eq!(lines.len(), 1000 + 4 + 4, "{lines:#?}");
         let summary = "<4>WARN sessionfs: 999 more of this kind in 0 s, the last: operation open, \
                     errno EIO: I/O error, away";
         assert!(lines.iter().any(|line| line == summary), "{:#?}", &lines[1000..]);
-        assert_eq!(count("<6>INFO sessionfs: 999 more of this kind in 0 s"), 1);
+        assert_eq!(count("<6>INFO sessionfs: 999 more of this kind in 0 s"), 2);
         // At a detailed level each is written.
-        assert_eq!(written(Form::Journal, "debug", flood).len(), 4000);
+        assert_eq!(written(Form::Journal, "debug", flood).len(), 5000);
     }
 
     #[test]

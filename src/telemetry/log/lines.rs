@@ -16,6 +16,7 @@ use tracing_subscriber::layer::Context;
 
 use super::journal;
 use super::repeats::{Repeated, Repeats};
+use crate::foreign::is_obeyed;
 use crate::sync::lock;
 use crate::telemetry::line::Line;
 
@@ -27,7 +28,8 @@ pub(super) enum Form {
     Journal,
 }
 
-/// Events below a warning that somebody without a login can cause, one a request.
+/// Events below a warning that somebody without a login can cause, one a request. (The other is the
+/// end of a visitor's session.)
 const FOLDED: [&str; 1] = ["save_refused"];
 
 /// Writes lines. Clones share what they know.
@@ -80,7 +82,8 @@ where
     fn is_new(&self, event: &Event<'_>) -> bool {
         let Some(repeats) = &self.0.repeats else { return true };
         let (level, line) = (*event.metadata().level(), Line::of(event));
-        if level > Level::WARN && !FOLDED.contains(&line.event.as_str()) {
+        if level > Level::WARN && !FOLDED.contains(&line.event.as_str()) && !line.is_of_a_visitor()
+        {
             return true;
         }
         lock(repeats).is_new(line.kind(event), level, || line.text(), Instant::now())
@@ -103,7 +106,7 @@ where
     fn write(&self, text: &str) {
         let mut line = String::with_capacity(text.len() + 1);
         for c in text.chars() {
-            if c.is_control() {
+            if is_obeyed(c) {
                 line.extend(c.escape_unicode());
             } else {
                 line.push(c);
