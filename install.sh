@@ -49,6 +49,7 @@ Exit codes: 0 done, 1 failed, 2 the command line cannot be understood, 3 a decis
 # What this installation did to the host, for the next run and for --uninstall: lines KEY=VALUE, and the installed files.
 readonly host_record=/etc/sessionfs/installed
 readonly manifest=/etc/sessionfs/installed.files
+readonly updatedb=/etc/updatedb.conf
 readonly user=sessionfs
 readonly ready_within_seconds=90
 
@@ -576,6 +577,41 @@ decide_device() {
 load_module() {
     modprobe fuse 2>/dev/null || true
     [ -e /dev/fuse ] || fail "/dev/fuse is missing; in a container, add --device /dev/fuse --cap-add SYS_ADMIN"
+}
+
+# updatedb of plocate or mlocate lists every directory of each filesystem, but of the types that are named there.
+is_pruned() { grep -qiE '^[[:space:]]*PRUNEFS[[:space:]]*=.*[" ]fuse\.sessionfs[" ]' $updatedb; }
+
+decide_updatedb() {
+    [ -f $updatedb ] && [ ! -L $updatedb ] && ! is_pruned || return 0
+    step "Add fuse.sessionfs to PRUNEFS in $updatedb, so that updatedb does not list every session each night" prune_updatedb
+}
+
+prune_updatedb() {
+    make_config_dir
+    remember_host updatedb yes
+    if grep -qE '^[[:space:]]*PRUNEFS[[:space:]]*=[[:space:]]*"' $updatedb; then
+        edit_updatedb 's/^\([[:space:]]*PRUNEFS[[:space:]]*=[[:space:]]*"[^"]*\)"/\1 fuse.sessionfs"/'
+    else
+        edit_updatedb '$a PRUNEFS="fuse.sessionfs"'
+    fi
+}
+
+decide_to_unprune() {
+    [ "$(recall_host updatedb)" = yes ] && [ -f $updatedb ] && [ ! -L $updatedb ] && is_pruned || return 0
+    step "Remove fuse.sessionfs from PRUNEFS in $updatedb" unprune_updatedb
+}
+
+unprune_updatedb() {
+    edit_updatedb '/^[[:space:]]*PRUNEFS[[:space:]]*=/ { s/ fuse\.sessionfs\b//; /="fuse\.sessionfs"$/d }'
+    sed -i '/^updatedb=/d' $host_record
+}
+
+# In one step: updatedb may be reading it.
+edit_updatedb() {
+    cp -p -- $updatedb $updatedb.sessionfs-new
+    sed -i "$1" $updatedb.sessionfs-new
+    mv -fT -- $updatedb.sessionfs-new $updatedb
 }
 
 decide_user() {
@@ -1415,6 +1451,7 @@ install_all() {
     decide_config
     decide_secret
     decide_service
+    decide_updatedb
     decide_others
     decide_odoo_units
     # After the mount: until the import has ended, a session that is not in Redis yet is taken from the file below.
@@ -1720,6 +1757,7 @@ forget_instance() {
 }
 
 decide_to_remove() {
+    decide_to_unprune
     if [ "$redis_plan" = instance ] && has_systemd && systemctl is-enabled --quiet "$instance" 2>/dev/null; then
         step "Stop and disable $instance" stop_instance
     fi

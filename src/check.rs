@@ -137,6 +137,8 @@ ids! {
     Workers: Warning = "odoo.workers",
     /// Odoo is behind a proxy but has no `proxy_mode`.
     Proxy: Warning = "odoo.proxy-mode",
+    /// Code in Odoo's addons loads sessions by their listed names, and finds none.
+    Loads: Warning = "odoo.loads-sessions",
     /// A configuration file of Odoo cannot be read.
     OdooConfiguration: Warning = "odoo.conf",
     /// Nothing mounts sessionfs after a reboot.
@@ -165,6 +167,10 @@ ids! {
     OtherFile: Note = "odoo.other-conf",
     /// Old session files are left in another directory.
     Left: Note = "files.left",
+    /// Code in Odoo's addons lists sessions, and finds their aliases.
+    Lists: Note = "odoo.lists-sessions",
+    /// Odoo's addons were not searched completely.
+    AddonsPartly: Note = "odoo.addons",
     /// The underlying directory cannot be checked.
     BelowUnseen: Note = "files.unseen",
     /// Redis does not show this user its settings.
@@ -173,6 +179,8 @@ ids! {
     OpenHere: Note = "redis.open-here",
     /// Redis's clock differs from this host's.
     Clock: Note = "redis.clock",
+    /// updatedb lists every session each night.
+    Updatedb: Note = "host.updatedb",
     /// The clock of this host is not synchronised by NTP.
     Unsynchronised: Note = "host.clock",
     /// The kernel has no Landlock, or it is switched off.

@@ -5,6 +5,7 @@
 //! Odoo (a process, a systemd unit, a file) is followed to its end. Everything is read below a
 //! [`Root`].
 
+pub(crate) mod addons;
 pub(crate) mod configuration;
 pub(crate) mod launch;
 pub(crate) mod process;
@@ -289,10 +290,21 @@ impl Instance {
             || self.configuration.as_ref().is_some_and(|file| file.proxy_mode)
     }
 
+    /// Where its addons are, as far as it is told, in the words of its own `/`.
+    pub(crate) fn addons(&self) -> Vec<PathBuf> {
+        let mut paths = match self.launch().and_then(|launch| launch.addons.as_deref()) {
+            Some(text) => configuration::paths(text),
+            None => self.configuration.as_ref().map(|file| file.addons.clone()).unwrap_or_default(),
+        };
+        // Odoo adds these itself.
+        paths.extend(self.sessions.parent().map(|data_dir| data_dir.join("addons")));
+        paths
+    }
+
     /// Its server-wide modules, as far as they are named.
     pub(crate) fn modules(&self) -> Vec<String> {
         match self.launch().and_then(|launch| launch.modules.as_deref()) {
-            Some(text) => configuration::modules(text),
+            Some(text) => configuration::names(text),
             None => {
                 self.configuration.as_ref().map(|file| file.modules.clone()).unwrap_or_default()
             }

@@ -6,11 +6,14 @@ use super::{Finding, Id};
 use crate::config::Config;
 use crate::exit::{ExitCode, Failure};
 use crate::host::{clock, confine};
+use crate::odoo::root::Root;
 
 /// The oldest kernel that is supported.
 const OLDEST: (u32, u32) = (5, 15);
 /// The one that can leave out a request at each close.
 const NOFLUSH: (u32, u32) = (5, 16);
+/// What plocate and mlocate read.
+const UPDATEDB: &str = "/etc/updatedb.conf";
 /// Below it the kernel may end Redis at any time.
 const MEMORY_LEAST_BYTES: u64 = 64 << 20;
 
@@ -30,6 +33,8 @@ pub(crate) struct Facts {
     pub synchronised: Option<bool>,
     /// Where saves under way lie, what is free there, and what they may take.
     pub staging: Option<(PathBuf, u64, u64)>,
+    /// Whether updatedb passes sessionfs over; `None` if it is not here.
+    pub pruned: Option<bool>,
     /// Why our configuration cannot be used.
     pub configuration: Option<Failure>,
 }
@@ -54,6 +59,7 @@ impl Facts {
             memory_bytes: memory(),
             synchronised: clock::is_synchronised(),
             staging,
+            pruned: Root::host().read_text(Path::new(UPDATEDB)).ok().map(|text| is_pruned(&text)),
             // Only root needs to be able to read it.
             configuration: configured.err().filter(|failure| !unreadable(failure)),
         }
@@ -124,6 +130,16 @@ impl Facts {
                 "enlarge that tmpfs, or lower limits.staging",
             ));
         }
+        if self.pruned == Some(false) {
+            found.push(Finding::new(
+                Id::Updatedb,
+                format!(
+                    "updatedb lists every session each night: fuse.sessionfs is not in PRUNEFS \
+                     ({UPDATEDB})"
+                ),
+                format!("add fuse.sessionfs to PRUNEFS in {UPDATEDB}"),
+            ));
+        }
         if self.synchronised == Some(false) {
             found.push(Finding::new(
                 Id::Unsynchronised,
@@ -150,6 +166,16 @@ impl Facts {
     }
 }
 
+/// Whether a filesystem's type is among those that updatedb.conf(5) passes over, in any case of
+/// letters.
+fn is_pruned(text: &str) -> bool {
+    let values = text.lines().filter_map(|line| {
+        let (key, value) = line.split_once('=')?;
+        (key.trim() == "PRUNEFS").then(|| value.trim().trim_matches('"'))
+    });
+    values.flat_map(str::split_whitespace).any(|one| one.eq_ignore_ascii_case("fuse.sessionfs"))
+}
+
 fn version(release: &str) -> (u32, u32) {
     let mut numbers = release
         .split(|c: char| !c.is_ascii_digit())
@@ -161,4 +187,24 @@ fn memory() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     Some(line.split_whitespace().next()?.parse::<u64>().ok()? << 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn updatedb_is_asked_in_its_own_words() {
+        for text in ["PRUNEFS=\"nfs fuse.sessionfs\"\n", "#x\n PRUNEFS = \"a FUSE.SessionFS b\""] {
+            assert!(is_pruned(text), "{text}");
+        }
+        for text in [
+            "",
+            "PRUNEFS=\"nfs fuse.sshfs\"",
+            "# PRUNEFS=\"fuse.sessionfs\"",
+            "PRUNEPATHS=\"fuse.sessionfs\"",
+        ] {
+            assert!(!is_pruned(text), "{text}");
+        }
+    }
 }

@@ -8,6 +8,7 @@ use crate::config::paths::control_socket;
 use crate::control::client;
 use crate::control::status::UnidentifiedCallers;
 use crate::host::mount_table::{MountTable, Mounted};
+use crate::odoo::addons::{self, Access};
 use crate::odoo::process::Process;
 use crate::odoo::root::Root;
 use crate::odoo::{Instance, Odoo, Sees, Sign};
@@ -35,6 +36,8 @@ pub(crate) struct Facts {
     pub proxy: Option<String>,
     /// The name of a user id.
     pub owner_name: String,
+    /// Code in the addons of an Odoo that lists sessions: whose, and what was found.
+    pub addons: Vec<(String, addons::Found)>,
     /// Who used the mount and could not be identified, by the mount's own word.
     pub unidentified: Vec<UnidentifiedCallers>,
 }
@@ -68,6 +71,7 @@ impl Facts {
             host.account(&uid.to_string()).map_or(uid.to_string(), |account| account.name)
         });
         Self {
+            addons: addons_of(directory, &odoo.instances, host),
             directory: directory.to_owned(),
             owner,
             processes: odoo.processes.iter().map(|found| (found.pid, found.parent)).collect(),
@@ -118,6 +122,7 @@ impl Facts {
                 ),
             ));
         }
+        found.extend(self.addons.iter().flat_map(|(who, searched)| in_addons(who, searched)));
         found.extend(self.unidentified.iter().filter(|callers| callers.is_current()).map(
             |callers| {
                 let last = UNIX_EPOCH + Duration::from_millis(callers.last_ms);
@@ -404,6 +409,61 @@ impl Facts {
         }
         found
     }
+}
+
+/// Searches the addons of each Odoo that keeps its sessions there, each directory once.
+fn addons_of(
+    directory: &Path,
+    instances: &[Instance],
+    host: &Root,
+) -> Vec<(String, addons::Found)> {
+    let mut searched: Vec<(Root, PathBuf)> = Vec::new();
+    let is_here = |instance: &&Instance| {
+        matches!(instance.sign, Sign::Process(_) | Sign::Service(_))
+            && instance.sessions_here.as_deref() == Some(directory)
+    };
+    let search = |instance: &Instance| {
+        let root = match &instance.sign {
+            Sign::Process(process) => process.root(host),
+            _ => host.clone(),
+        };
+        let mut paths = instance.addons();
+        paths.retain(|path| !searched.contains(&(root.clone(), path.clone())));
+        searched.extend(paths.iter().map(|path| (root.clone(), path.clone())));
+        (name(instance), addons::search(&root, &paths))
+    };
+    instances.iter().filter(is_here).map(search).collect()
+}
+
+fn in_addons(who: &str, searched: &addons::Found) -> Vec<Finding> {
+    let mut found: Vec<Finding> = Vec::new();
+    for place in &searched.uses {
+        let at = format!("{}:{}", place.file.display(), place.line);
+        found.push(match place.access {
+            Access::Load => Finding::new(
+                Id::Loads,
+                format!("{at} may load the sessions that it has listed: it finds none of them"),
+                "use 'sessionfs list' and 'sessionfs kill' instead; see \"When not to use \
+                 sessionfs\" in docs/compare.md",
+            ),
+            Access::List => Finding::new(
+                Id::Lists,
+                format!(
+                    "{at} lists sessions: it finds their aliases, which can be counted, and \
+                     removed by a process that serves no requests"
+                ),
+                "see docs/nightly-jobs.md; names of sessions are not ids, and open none",
+            ),
+        });
+    }
+    if searched.partly {
+        found.push(Finding::new(
+            Id::AddonsPartly,
+            format!("only a part of the addons of {who} was searched for code that lists sessions"),
+            "search the rest: grep -rn 'session_store\\|session_dir' DIR",
+        ));
+    }
+    found
 }
 
 fn is_read(instance: &Instance) -> bool {

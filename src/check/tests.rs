@@ -9,6 +9,7 @@ use super::redis::{Kind, Open, Server};
 use super::*;
 use crate::control::status::UnidentifiedCallers;
 use crate::host::mount_table::MountTable;
+use crate::odoo::addons;
 use crate::odoo::configuration::Configuration;
 use crate::odoo::launch::Launch;
 use crate::odoo::process::Process;
@@ -98,8 +99,15 @@ fn odoo(instance: Instance) -> odoo::Facts {
         processes: vec![(10, 1), (11, 10), (12, 10), (13, 10), (14, 12), (20, 1), (21, 20)],
         mounts: MountTable::parse(HERE.as_bytes()),
         proxy: None,
+        addons: Vec::new(),
         unidentified: Vec::new(),
     }
+}
+
+fn searched() -> Vec<(String, addons::Found)> {
+    let found = |line, access| addons::Use { file: "/opt/addons/who.py".into(), line, access };
+    let uses = vec![found(6, addons::Access::List), found(7, addons::Access::Load)];
+    vec![("Odoo (pid 10)".into(), addons::Found { uses, partly: true })]
 }
 
 fn unidentified(last_ms: u64) -> UnidentifiedCallers {
@@ -167,6 +175,7 @@ fn host() -> host::Facts {
         landlock: true,
         synchronised: Some(true),
         staging: Some(("/run/sessionfs".into(), 1 << 30, 1 << 28)),
+        pruned: Some(true),
         configuration: None,
     }
 }
@@ -261,6 +270,21 @@ fn cases() -> Vec<(Id, Vec<Finding>, &'static str)> {
             odoo::Facts { owner: Some(5), owner_name: "shop".into(), ..odoo(running(|_| {})) }
                 .findings(),
             "Odoo (pid 10) runs as odoo, but /srv/odoo/sessions belongs to shop (5)",
+        ),
+        (
+            Id::Loads,
+            odoo::Facts { addons: searched(), ..odoo(running(|_| {})) }.findings(),
+            "/opt/addons/who.py:7 may load the sessions that it has listed",
+        ),
+        (
+            Id::Lists,
+            odoo::Facts { addons: searched(), ..odoo(running(|_| {})) }.findings(),
+            "/opt/addons/who.py:6 lists sessions: it finds their aliases",
+        ),
+        (
+            Id::AddonsPartly,
+            odoo::Facts { addons: searched(), ..odoo(running(|_| {})) }.findings(),
+            "only a part of the addons of Odoo (pid 10) was searched",
         ),
         (
             Id::Callers,
@@ -522,6 +546,11 @@ fn cases() -> Vec<(Id, Vec<Finding>, &'static str)> {
             Id::NoLandlock,
             host::Facts { landlock: false, ..host() }.findings(),
             "the kernel has no Landlock, or it is switched off",
+        ),
+        (
+            Id::Updatedb,
+            host::Facts { pruned: Some(false), ..host() }.findings(),
+            "updatedb lists every session each night: fuse.sessionfs is not in PRUNEFS",
         ),
         (
             Id::Unsynchronised,

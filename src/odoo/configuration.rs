@@ -29,6 +29,8 @@ pub(crate) struct Configuration {
     pub workers: Option<u32>,
     /// `server_wide_modules`.
     pub modules: Vec<String>,
+    /// `addons_path`.
+    pub addons: Vec<PathBuf>,
 }
 
 impl Configuration {
@@ -67,13 +69,19 @@ impl Configuration {
             data_dir: get("data_dir").map(PathBuf::from),
             proxy_mode: get("proxy_mode").is_some_and(is_true),
             workers: get("workers").and_then(|value| value.parse().ok()),
-            modules: get("server_wide_modules").map(modules).unwrap_or_default(),
+            modules: get("server_wide_modules").map(names).unwrap_or_default(),
+            addons: get("addons_path").map(paths).unwrap_or_default(),
         })
     }
 }
 
+/// A list of directories, as a file or a command line gives it.
+pub(crate) fn paths(text: &str) -> Vec<PathBuf> {
+    names(text).into_iter().map(PathBuf::from).collect()
+}
+
 /// A list of module names, as a file or a command line gives it.
-pub(crate) fn modules(text: &str) -> Vec<String> {
+pub(crate) fn names(text: &str) -> Vec<String> {
     text.split(',').map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect()
 }
 
@@ -99,6 +107,7 @@ mod tests {
         assert!(found.proxy_mode);
         assert_eq!(found.workers, Some(4));
         assert_eq!(found.modules, ["base", "web", "session_redis"]);
+        assert_eq!(found.addons, ["/a", "/b"].map(PathBuf::from));
     }
 
     #[test]

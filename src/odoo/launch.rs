@@ -31,6 +31,8 @@ pub(crate) struct Launch {
     pub workers: Option<String>,
     /// `--proxy-mode`.
     pub proxy_mode: bool,
+    /// `--addons-path`.
+    pub addons: Option<String>,
     /// `--load`: server-wide modules.
     pub modules: Option<String>,
     /// A worker with a title: its arguments are its parent's.
@@ -52,6 +54,7 @@ impl Launch {
         launch.config = value(Some("-c"), "--config").map(PathBuf::from);
         launch.data_dir = value(Some("-D"), "--data-dir").map(PathBuf::from);
         launch.workers = value(None, "--workers");
+        launch.addons = value(None, "--addons-path");
         launch.modules = value(None, "--load");
         Some(launch)
     }
