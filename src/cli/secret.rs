@@ -212,7 +212,7 @@ fn lacking(servers: &[Report], secret: Fingerprint) -> Vec<String> {
         .iter()
         .filter(|server| !server.secrets.contains(&secret))
         .take(SHOWN_MAX)
-        .map(|server| super::output::visible(&server.host, 64))
+        .map(|server| super::output::visible(&server.host.to_string(), 64))
         .collect()
 }
 

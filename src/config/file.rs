@@ -411,7 +411,7 @@ mod tests {
         for key in keys() {
             let (table, name) = key.rsplit_once('.').unwrap_or(("", key));
             let value = match key {
-                "limits.inodes" => "7",
+                "limits.inodes" | "limits.staging_files" => "7",
                 "activity.background_argv" | "activity.background_title" => "[\"x\"]",
                 _ => "\"x\"",
             };

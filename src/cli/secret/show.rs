@@ -8,6 +8,7 @@ use crate::cli::redis::{Reached, failed, reach};
 use crate::config::flags::Place;
 use crate::control::status::cluster;
 use crate::exit::Failure;
+use crate::foreign::Foreign;
 use crate::session::secret::{Fingerprint, Secret};
 
 /// Show the fingerprints of the secrets of this server, and which one sessions are written with
@@ -38,8 +39,8 @@ struct Redis {
 /// A server that runs.
 #[derive(Serialize)]
 struct Server {
-    host: String,
-    mountpoint: String,
+    host: Foreign,
+    mountpoint: Foreign,
     held: Vec<Fingerprint>,
 }
 
@@ -111,8 +112,8 @@ impl Found {
             let lines = servers.iter().map(|server| {
                 let held: Vec<String> = server.held.iter().map(ToString::to_string).collect();
                 [
-                    visible(&server.host, TEXT_CHARS),
-                    visible(&server.mountpoint, TEXT_CHARS),
+                    visible(&server.host.to_string(), TEXT_CHARS),
+                    visible(&server.mountpoint.to_string(), TEXT_CHARS),
                     held.join(", "),
                 ]
             });
