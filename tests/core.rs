@@ -226,7 +226,7 @@ fn ten_thousand_left_temp_files_stop_nobodys_save() {
     let (_, slow) = kernel.create(thread(1), "tmpslow0000.__wz_sess").unwrap();
     kernel.run(kernel.core.write(thread(1), slow, 0, &person("slow"))).unwrap();
     for number in 0..10_000 {
-        let name = format!("tmp{number:08}.__wz_sess");
+        let name = format!("tmpl{number:07}.__wz_sess");
         let (inode, handle) = kernel.create(thread(2), &name).unwrap();
         kernel.core.release(handle);
         kernel.forget(inode);

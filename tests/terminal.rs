@@ -36,7 +36,8 @@ pty.spawn(sys.argv[1:], lambda fd: os.read(fd, 65536), lambda fd: b'')
 /// Only styles of our own are left, and nothing that a terminal would obey otherwise.
 #[track_caller]
 fn is_harmless(arguments: &[&str], written: &str) {
-    let styles = ["\x1b[0m", "\x1b[1m", "\x1b[31m", "\x1b[32m", "\x1b[33m"];
+    // The last clears the line of a progress bar.
+    let styles = ["\r\x1b[2K", "\x1b[0m", "\x1b[1m", "\x1b[31m", "\x1b[32m", "\x1b[33m"];
     let plain =
         styles.iter().fold(written.replace("\r\n", "\n"), |text, style| text.replace(style, ""));
     let obeyed = |c: char| {

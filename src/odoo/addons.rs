@@ -195,15 +195,13 @@ fn statements(text: &str) -> Vec<(usize, String)> {
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        match statements.last_mut().filter(|_| open > 0 && joined < LINES_MAX) {
-            Some((_, statement)) => {
-                statement.push_str(line);
-                joined += 1;
-            }
-            None => {
-                statements.push((number + 1, line.to_owned()));
-                (open, joined) = (0, 1);
-            }
+        let unfinished = statements.last_mut().filter(|_| open > 0 && joined < LINES_MAX);
+        if let Some((_, statement)) = unfinished {
+            statement.push_str(line);
+            joined += 1;
+        } else {
+            statements.push((number + 1, line.to_owned()));
+            (open, joined) = (0, 1);
         }
         let count = |these: [char; 3]| {
             i32::try_from(line.chars().filter(|c| these.contains(c)).count()).unwrap_or(i32::MAX)

@@ -341,7 +341,8 @@ fn redis_is_found_again_whatever_callers_have_open() {
     let mut redis = Redis::start();
     let mut command = Command::new("sh");
     command.args(["-c", LIMIT, env!("CARGO_BIN_EXE_sessionfs")]);
-    let mount = Mount::start_in(&redis, OUTAGE, command);
+    let patient = "[outage]\nwait_step = \"200ms\"\nwait_total = \"2min\"";
+    let mount = Mount::start_in(&redis, patient, command);
     in_thread(|| mount.save(HEX, &authenticated("a")).unwrap());
     let create = |_| fs::File::create_new(mount.path().join(temp_name()));
     let (mut open, refused): (Vec<_>, Vec<_>) = (0..300).map(create).partition(Result::is_ok);

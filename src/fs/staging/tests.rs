@@ -84,7 +84,7 @@ fn bytes_of_closed_files_make_room_for_a_write() {
     });
     for number in 0..10 {
         let open = staging.create(&temp(number), 0o600).unwrap();
-        staging.write(&open.staged, &[b'x'; 32 << 10], 0).unwrap();
+        staging.write(&open.staged, &vec![b'x'; 32 << 10], 0).unwrap();
         assert!(staging.total_bytes() <= 64 << 10);
     }
     assert_eq!(left(&staging), [temp(8), temp(9)]);
@@ -102,7 +102,7 @@ fn what_is_written_after_an_unlink_is_given_back_at_the_close() {
     for number in 0..10 {
         let open = staging.create(&temp(number), 0o600).unwrap();
         staging.remove(open.staged.inode);
-        staging.write(&open.staged, &[b'x'; 2 << 20], 0).unwrap();
+        staging.write(&open.staged, &vec![b'x'; 2 << 20], 0).unwrap();
         assert_eq!(staging.total_bytes(), 2 << 20);
         assert_eq!(staging.count(), 1);
         assert_eq!(open.content().unwrap().len(), 2 << 20);
