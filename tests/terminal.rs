@@ -116,7 +116,7 @@ fn serve(client: &mut TcpStream, answer: &str) {
     let mut asked = [0; 4096];
     while let Ok(length @ 1..) = client.read(&mut asked) {
         // An array of bulk strings for each command.
-        let commands = asked[..length].iter().filter(|byte| **byte == b'*').count().max(1);
+        let commands = String::from_utf8_lossy(&asked[..length]).matches('*').count().max(1);
         if client.write_all(answer.repeat(commands).as_bytes()).is_err() {
             return;
         }

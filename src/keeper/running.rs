@@ -101,7 +101,8 @@ impl Running {
         let failed = |e: io::Error| Failure::internal("start the worker", e);
         let handed_secrets = secrets.read(&config.secret_file)?;
         let (channel, theirs) = supervision::pair().map_err(failed)?;
-        let (credentials, asking) = credentials::Keeper::pair(config.credential_files()).map_err(failed)?;
+        let (credentials, asking) =
+            credentials::Keeper::pair(config.credential_files()).map_err(failed)?;
         let processes = procfs::open().map_err(failed)?;
         let (handed, handing) = io::pipe().map_err(failed)?;
         let Disks { processes: disks, sockets } = Disks::start(program, config, first, underlying)?;

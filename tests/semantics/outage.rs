@@ -338,7 +338,8 @@ fn everything_heals_when_redis_is_back() {
 #[test]
 fn redis_is_found_again_whatever_callers_have_open() {
     const LIMIT: &str = "ulimit -n 256 && exec \"$0\" \"$@\"";
-    let mut redis = Redis::start();
+    let durable = ["--appendonly", "yes", "--appendfsync", "always", "--unixsocketperm", "777"];
+    let mut redis = Redis::start_with(&durable);
     let mut command = Command::new("sh");
     command.args(["-c", LIMIT, env!("CARGO_BIN_EXE_sessionfs")]);
     let patient = "[outage]\nwait_step = \"200ms\"\nwait_total = \"2min\"";
@@ -352,9 +353,8 @@ fn redis_is_found_again_whatever_callers_have_open() {
     }
     redis.kill();
     redis.restart();
-    // An answer that only Redis can give: it has come back empty.
-    in_thread(|| assert_eq!(errno(mount.read(HEX)), libc::ENOENT));
+    in_thread(|| assert_eq!(mount.read(HEX).unwrap(), authenticated("a")));
     open.pop();
-    in_thread(|| mount.save(HEX, &authenticated("b")).unwrap());
+    in_thread(|| mount.save_in_request(HEX, &authenticated("b")).unwrap());
     in_thread(|| assert_eq!(mount.read(HEX).unwrap(), authenticated("b")));
 }
