@@ -593,7 +593,7 @@ prune_updatedb() {
     if grep -qE '^[[:space:]]*PRUNEFS[[:space:]]*=[[:space:]]*"' $updatedb; then
         edit_updatedb 's/^\([[:space:]]*PRUNEFS[[:space:]]*=[[:space:]]*"[^"]*\)"/\1 fuse.sessionfs"/'
     else
-        edit_updatedb '$a PRUNEFS="fuse.sessionfs"'
+        edit_updatedb '$ a PRUNEFS="fuse.sessionfs"'
     fi
 }
 
