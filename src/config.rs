@@ -248,6 +248,7 @@ impl Config {
         let settings = store_settings(&redis, lifetimes(&file.lifetime)?, &outage(&file.outage)?);
         // A command can wait longer than whoever waits for a file.
         Ok(redis::Settings {
+            import_max_age_ms: import(&Flags::default(), &file.import)?.max_age_ms,
             ends_stale: false,
             overdue_ms: 1_000,
             attempt_ms: 2_000,
@@ -268,7 +269,11 @@ impl Config {
 impl Config {
     /// Of the store; with the keyring, if contents are opened or sealed.
     pub fn store_settings(&self, keyring: Option<Keyring>) -> redis::Settings {
-        redis::Settings { keyring, ..store_settings(&self.redis, self.lifetimes, &self.outage) }
+        redis::Settings {
+            keyring,
+            import_max_age_ms: self.import.max_age_ms,
+            ..store_settings(&self.redis, self.lifetimes, &self.outage)
+        }
     }
 
     /// The files of credentials that are read while a mount serves.
@@ -793,6 +798,7 @@ mod tests {
             password_source: _,
             prefix,
             lifetimes,
+            import_max_age_ms,
             connect_timeout_ms,
             overdue_ms,
             down_after_ms,
@@ -809,6 +815,7 @@ mod tests {
             ends_stale,
         } = settings.clone();
         let times = [
+            import_max_age_ms,
             connect_timeout_ms,
             overdue_ms,
             down_after_ms,

@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use crate::error::Result;
+use crate::session::secret::Keyring;
 use crate::sync::lock;
 
 pub mod attributes;
@@ -123,6 +124,7 @@ impl<T> From<Result<T>> for Step<T> {
 pub struct Core<S, L> {
     sessions: S,
     link: L,
+    keyring: Keyring,
     // std's Mutex, and not tokio's: nothing is awaited while one is held.
     inodes: Mutex<Inodes>,
     threads: Mutex<Threads>,
@@ -135,9 +137,14 @@ pub struct Core<S, L> {
 }
 
 impl<S: Sessions, L: Link> Core<S, L> {
-    /// A core over `sessions`, which are reached by `link`. Fails if the staging directory cannot
-    /// be used.
-    pub fn new(sessions: S, link: L, settings: &Settings) -> std::io::Result<Arc<Self>> {
+    /// A core over `sessions`, which are reached by `link` and sealed with `keyring`. Fails if the
+    /// staging directory cannot be used.
+    pub fn new(
+        sessions: S,
+        link: L,
+        keyring: Keyring,
+        settings: &Settings,
+    ) -> std::io::Result<Arc<Self>> {
         let (sender, receiver) = sync_channel(MAX_PENDING_EVICTIONS);
         Ok(Arc::new(Self {
             evictions: Mutex::new(Some(receiver)),
@@ -150,6 +157,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
             listed_aliases: Mutex::default(),
             sessions,
             link,
+            keyring,
         }))
     }
 

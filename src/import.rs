@@ -16,7 +16,8 @@ use crate::disk::client::{Disk, DiskError};
 use crate::disk::directory::{Found, Look, Take};
 use crate::disk::{Place, Stage};
 use crate::session::content::{self, Class};
-use crate::session::seal;
+use crate::session::seal::{self, Bound, PLAIN_PACKING};
+use crate::session::secret::Keyring;
 use crate::store::{Import, Imported, Intake, RetryPolicy, StoreError};
 
 /// How often a file may change while it is taken.
@@ -27,6 +28,7 @@ const MAX_CHANGES: u32 = 5;
 pub(crate) struct Importer<T> {
     pub(crate) disk: Disk,
     intake: T,
+    keyring: Keyring,
     max_age: Duration,
 }
 
@@ -88,9 +90,10 @@ struct Newest {
 }
 
 impl<T: Intake> Importer<T> {
-    /// Imports what `disk` has into `intake`, if its last save is no longer ago than `max_age`.
-    pub(crate) fn new(disk: Disk, intake: T, max_age: Duration) -> Self {
-        Self { disk, intake, max_age }
+    /// Imports what `disk` has into `intake`, sealed with `keyring`, if its last save is no longer ago
+    /// than `max_age`.
+    pub(crate) fn new(disk: Disk, intake: T, keyring: Keyring, max_age: Duration) -> Self {
+        Self { disk, intake, keyring, max_age }
     }
 
     /// Imports one session from its file, or from the newer one of two.
@@ -211,13 +214,22 @@ impl<T: Intake> Importer<T> {
     }
 
     fn import_of(&self, place: &Place, found: &Found) -> Import {
-        Import {
-            stamp: self.intake.stamp(),
+        let stamp = self.intake.stamp();
+        let bound = Bound {
             alias: place.sid.alias(),
-            form: place.form,
             content: content::read(&found.bytes),
+            birth: stamp.id,
+            save: stamp.id,
+            packing: PLAIN_PACKING,
+        };
+        let sealed = seal::seal(&self.keyring, &place.sid, &bound, &found.bytes);
+        Import {
+            stamp,
+            alias: bound.alias,
+            form: place.form,
+            content: bound.content,
             size_bytes: found.bytes.len() as u64,
-            sealed: Bytes::from(seal::seal(&place.sid, &found.bytes)),
+            sealed: Bytes::from(sealed),
             mtime_ns: found.mtime_ns,
             mode: found.mode,
         }

@@ -15,6 +15,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use crate::disk::Place;
 use crate::disk::client::{Disk, DiskError};
 use crate::session::name::{Alias, Shard, Sid};
+use crate::session::secret::Keyring;
 use crate::store::current::{Current, current};
 use crate::store::{ChangeId, Meta, Sessions, StoreError};
 use notes::Note;
@@ -34,6 +35,7 @@ impl Writer {
     pub(crate) async fn start<S: Sessions>(
         disk: Disk,
         sessions: S,
+        keyring: Keyring,
     ) -> Result<(notes::Sender, Self), DiskError> {
         let listing = disk.list().await?;
         let mut written = HashMap::new();
@@ -47,7 +49,7 @@ impl Writer {
         );
         let (sender, received) = notes::queue();
         let (settle, requests) = mpsc::channel(1);
-        let task = Task { disk, sessions, written, received, failing: false };
+        let task = Task { disk, sessions, keyring, written, received, failing: false };
         tokio::spawn(task.run(requests));
         Ok((sender, Self { settle }))
     }
@@ -76,6 +78,7 @@ struct Written {
 struct Task<S> {
     disk: Disk,
     sessions: S,
+    keyring: Keyring,
     written: HashMap<Alias, Written>,
     received: notes::Receiver,
     /// The last write failed. Each change of this is logged once.
@@ -189,7 +192,7 @@ impl<S: Sessions> Task<S> {
                 // Saved since the listing, or evicted from the index: the session itself decides.
                 _ => {
                     let sid = written.place.sid.clone();
-                    match current(&self.sessions, &sid, &alias, None).await? {
+                    match current(&self.sessions, &self.keyring, &sid, &alias, None).await? {
                         Current::Version { meta, plain } => self.write(sid, &meta, &plain).await,
                         Current::Gone | Current::AliasOnly { .. } => self.remove(&alias).await,
                         // What the file holds is better than nothing.

@@ -186,7 +186,7 @@ impl Inner {
         } else {
             ClockView::Jumped
         };
-        Policy { lifetimes, clock }
+        Policy { lifetimes, import_max_age_ms: self.settings.import_max_age_ms, clock }
     }
 
     fn requests(&self) -> Requests<'_> {

@@ -2,6 +2,7 @@
 //!
 //! Nothing here knows FUSE, Redis or a clock.
 
+pub mod change;
 pub mod content;
 pub mod name;
 pub mod policy;

@@ -20,15 +20,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::session::content::Class;
-use crate::session::content::Content;
+pub use crate::session::change::ChangeId;
+use crate::session::content::{Class, Content};
 use crate::session::name::{Alias, Form, Shard, Sid};
-
-/// The id of one change: random and never reused, so that a change can be sent twice.
-///
-/// The *version* of a session is the id of the change that made it.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub struct ChangeId(pub u128);
+pub use crate::session::seal::Bound;
+use crate::session::seal::PLAIN_PACKING;
 
 /// Identifies a change, and says when and how often it was sent.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -75,6 +71,8 @@ pub struct Meta {
     pub class: Class,
     /// The form of the name of its last save.
     pub form: Form,
+    /// When it was last used.
+    pub activity_ms: u64,
     /// How long it has to live if nobody uses it, at the time of the answer.
     pub left_ms: u64,
 }
@@ -86,6 +84,8 @@ pub enum Lookup {
     Session {
         /// Its current version.
         meta: Meta,
+        /// What is bound to its content.
+        bound: Bound,
         /// The sealed content of that version.
         sealed: Bytes,
     },
@@ -105,9 +105,9 @@ pub struct Claim {
     /// The birth that it opened. `None` for a login, for a temporary session of a report, and if
     /// it was forgotten.
     pub opened: Option<ChangeId>,
-    /// The birth that it removed just before. That life may continue: Odoo 19 removes and saves
-    /// its own session within one request.
-    pub own_unlink: Option<ChangeId>,
+    /// The removal of this session that it has just asked for, if it may be held ([`Unlink::held`]).
+    /// This save takes it back.
+    pub held_removal: Option<ChangeId>,
     /// Another session of the same family that it opened. A soft rotation inherits the login time
     /// from it (and the activity, if the caller is a background process).
     pub sibling: Option<Alias>,
@@ -127,12 +127,31 @@ pub struct Publish {
     pub content: Content,
     /// The content's length before sealing.
     pub size_bytes: u64,
-    /// The sealed content.
+    /// The birth that the content is sealed for: the one that was opened, if the save is expected
+    /// to go on with that life, else the save's own id.
+    pub birth: ChangeId,
+    /// The content, sealed with this save's id and the birth above.
     pub sealed: Bytes,
     /// What the saving thread knows of the session.
     pub claim: Claim,
-    /// The caller is a background process (Odoo's evented one): activity is not advanced.
+    /// The caller is a background process (Odoo's evented one, cron): many requests share one
+    /// thread there, so what the thread opened says less of what this request did.
     pub background: bool,
+    /// Whether this save is somebody's use of the session.
+    pub is_activity: bool,
+}
+
+impl Publish {
+    /// What is bound to its content.
+    pub fn bound(&self) -> Bound {
+        Bound {
+            alias: self.alias.clone(),
+            content: self.content.clone(),
+            birth: self.birth,
+            save: self.stamp.id,
+            packing: PLAIN_PACKING,
+        }
+    }
 }
 
 /// What became of a save.
@@ -144,6 +163,12 @@ pub enum Published {
     Superseded,
     /// It would have revived a session that has ended, or destroyed one.
     Refused(Refusal),
+    /// The save belongs to another life than the one that its content is sealed for. Nothing
+    /// changed; the same change, sealed for this one, is taken.
+    Rebind {
+        /// The birth that the content has to be sealed for.
+        birth: ChangeId,
+    },
 }
 
 /// Why a save was refused, for the log and the metrics.
@@ -156,14 +181,26 @@ pub enum Refusal {
     /// Anonymous content after a read that failed.
     Unread,
     Lifetime,
+    /// A background process would have logged somebody in or out.
+    Background,
+    /// A login under an id that somebody was logged out of. Odoo gives a new id at each login, so
+    /// this content was loaded before.
+    LoggedOut,
     /// A reason that this version of sessionfs does not know.
     Other,
 }
 
 impl Refusal {
     /// Every reason, in the order of declaration.
-    pub const ALL: &[Self] =
-        &[Self::Ended, Self::Replaced, Self::Unread, Self::Lifetime, Self::Other];
+    pub const ALL: &[Self] = &[
+        Self::Ended,
+        Self::Replaced,
+        Self::Unread,
+        Self::Lifetime,
+        Self::Background,
+        Self::LoggedOut,
+        Self::Other,
+    ];
 
     /// The reason for the log.
     pub const fn text(self) -> &'static str {
@@ -172,6 +209,8 @@ impl Refusal {
             Self::Replaced => "the session was recreated after it was read",
             Self::Unread => "anonymous content after a failed read",
             Self::Lifetime => "its lifetime has ended",
+            Self::Background => "a background process does not log anybody in or out",
+            Self::LoggedOut => "a login under an id that was logged out",
             Self::Other => "refused",
         }
     }
@@ -183,6 +222,8 @@ impl Refusal {
             Self::Replaced => "replaced",
             Self::Unread => "unread",
             Self::Lifetime => "lifetime",
+            Self::Background => "background",
+            Self::LoggedOut => "logged_out",
             Self::Other => "other",
         }
     }
@@ -196,7 +237,15 @@ pub struct Unlink {
     pub alias: Alias,
     /// The name taken as an alias, if the caller may remove by alias.
     pub listed: Option<Alias>,
+    /// The birth that the caller opened, if the listed name is the very session that it opened last.
+    /// Odoo 19 removes the session of its own request and saves it again a moment later: such a
+    /// removal is held for [`HELD_REMOVAL_MS`].
+    pub held: Option<ChangeId>,
 }
+
+/// For how long a held removal may be taken back by a save of the same thread. Until then the
+/// session is served as before.
+pub const HELD_REMOVAL_MS: u64 = 1000;
 
 /// What became of a removal.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -208,9 +257,11 @@ pub enum Unlinked {
         /// The birth of the life that ended.
         birth: ChangeId,
     },
+    /// This session ends in a moment, unless the same thread saves it before.
+    Held { alias: Alias, birth: ChangeId },
     /// No live session had that name.
     Absent,
-    /// A retry that found something newer. Nothing changed.
+    /// A retry that found a session which began later. Nothing changed.
     Superseded,
 }
 
@@ -385,7 +436,7 @@ pub struct Import {
     pub content: Content,
     /// The content's length before sealing.
     pub size_bytes: u64,
-    /// The sealed content.
+    /// The content, sealed as the save of this id that began its life.
     pub sealed: Bytes,
     /// The file's mtime, nanoseconds since the epoch.
     pub mtime_ns: i64,

@@ -53,6 +53,10 @@ pub enum Event<'a> {
     SaveRefused { alias: &'a Alias, reason: Refusal },
     /// Stored content that does not open with its own session's key.
     BrokenSeal { alias: &'a Alias },
+    /// A session whose header cannot be read: another program's key, or a format of a later version.
+    Unreadable { alias: &'a Alias },
+    /// A late removal found a session that began after it was asked for, and ended nothing.
+    RemovalSuperseded { alias: &'a Alias },
     /// An open or a save by a process that cannot be identified. Logged once, counted always.
     UnidentifiedCaller { why: Unidentified },
     /// The connection to Redis went from one state to another.
@@ -101,6 +105,12 @@ impl Event<'_> {
             Event::BrokenSeal { alias } => {
                 warn!(event = "broken_seal", %alias);
                 metrics.broken_seals.inc();
+            }
+            Event::Unreadable { alias } => {
+                warn!(event = "unreadable_session", %alias, "it is left out of listings");
+            }
+            Event::RemovalSuperseded { alias } => {
+                warn!(event = "removal_superseded", %alias, "the session began after the removal");
             }
             Event::UnidentifiedCaller { why } => {
                 if metrics.caller_unidentified(why) == 1 {

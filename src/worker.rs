@@ -124,8 +124,9 @@ fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
     let [below, mirror] = [disks.underlying, disks.mirror]
         .map(|socket| socket.map(|socket| disks::connect(channel, socket, &runtime)).transpose());
     let (below, mirror) = (below?, mirror?);
-    let mirror =
-        mirror.map(|disk| disks::keep_mirror(disk, &store, &runtime, first)).transpose()?;
+    let mirror = mirror
+        .map(|disk| disks::keep_mirror(disk, &store, &keyring, &runtime, first))
+        .transpose()?;
     let (mirror, writer) = mirror.flatten().unzip();
     let sessions =
         ImportOnAccess::over(store.clone(), Duration::from_millis(config.import.max_age_ms));
@@ -136,15 +137,18 @@ fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
         max_open_staging_files: open_files.for_callers(),
         ..settings::core(&config)
     };
-    let core = Core::new(sessions.clone(), store.clone(), &settings).map_err(|e| {
-        let path = config.staging_dir.display();
-        Failure::new(
-            ExitCode::WorkerRights,
-            format!("staging directory {path}: {e}; let the worker's user own it"),
-        )
-    })?;
+    let core =
+        Core::new(sessions.clone(), store.clone(), keyring.clone(), &settings).map_err(|e| {
+            let path = config.staging_dir.display();
+            Failure::new(
+                ExitCode::WorkerRights,
+                format!("staging directory {path}: {e}; let the worker's user own it"),
+            )
+        })?;
     if let Some(disk) = below {
-        runtime.block_on(sessions.begin(disk, store.clone())).map_err(disks::cannot_list)?;
+        runtime
+            .block_on(sessions.begin(disk, store.clone(), keyring.clone()))
+            .map_err(disks::cannot_list)?;
     }
     send(channel, &Report::RedisReady)?;
     orders::await_serve(channel)?;

@@ -297,10 +297,24 @@ fn an_observer_receives_what_is_saved_opened_removed_and_found_gone() {
     assert_eq!(received(), [current.as_str()]);
     here.unlink(thread(1), &session).unwrap();
     assert_eq!(received(), [ended.as_str()]);
+    let session = sid('a', 2);
+    let alias = session.alias();
     here.save(thread(1), &session, &person("x")).unwrap();
     there.unlink(thread(1), &session).unwrap();
     here.read(thread(2), &session).unwrap_err();
-    assert_eq!(received(), [current, ended]);
+    assert_eq!(received(), [format!("current {alias}"), format!("ended {alias}")]);
+    // Nobody is told of a removal that is held before it has ended.
+    let session = sid('a', 3);
+    let alias = session.alias();
+    here.save(thread(1), &session, &person("x")).unwrap();
+    here.read(thread(1), &session).unwrap();
+    here.list(thread(1), shard()).unwrap();
+    received();
+    here.unlink_name(thread(1), shard(), alias.as_str()).unwrap();
+    assert_eq!(received(), [""; 0]);
+    store.model().pass(UNIT);
+    here.read(thread(2), &session).unwrap_err();
+    assert_eq!(received(), [format!("ended {alias}")]);
 }
 
 #[test]
@@ -622,16 +636,21 @@ fn an_open_listing_stays_as_it_was_taken() {
 }
 
 #[test]
-fn a_thread_that_removed_a_session_may_save_it_again_and_no_other_thread() {
+fn a_thread_that_removed_its_own_session_by_its_listed_name_may_save_it_again() {
     let kernel = one();
     let session = sid('a', 1);
     kernel.save(thread(1), &session, &person("x")).unwrap();
-    kernel.read(thread(2), &session).unwrap();
     kernel.read(thread(1), &session).unwrap();
-    kernel.unlink(thread(1), &session).unwrap();
-    assert_eq!(kernel.save(thread(2), &session, &person("late")).unwrap_err(), libc::EACCES);
+    kernel.list(thread(1), shard()).unwrap();
+    kernel.unlink_name(thread(1), shard(), session.alias().as_str()).unwrap();
+    assert_eq!(kernel.read(thread(2), &session), Ok(person("x")), "nobody misses it");
     kernel.save(thread(1), &session, &person("again")).unwrap();
+    kernel.store.model().pass(UNIT);
     assert_eq!(kernel.read(thread(2), &session), Ok(person("again")));
+    // By its id it is a logout.
+    kernel.unlink(thread(2), &session).unwrap();
+    assert_eq!(kernel.save(thread(2), &session, &person("late")).unwrap_err(), libc::EACCES);
+    assert_eq!(kernel.save(thread(1), &session, &person("late")).unwrap_err(), libc::EACCES);
 }
 
 #[test]

@@ -64,6 +64,8 @@ enum Op {
         by: By,
         session: usize,
         listed: bool,
+        /// It may be held, if this thread has opened the session.
+        held: bool,
         sent: bool,
     },
     /// `chmod` or `utimens`.
@@ -137,8 +139,9 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(by, session, save, sent)| Op::Save { by, session, save, sent }),
         6 => (by(), session(), prop::bool::weighted(0.3))
             .prop_map(|(by, session, background)| Op::Open { by, session, background }),
-        3 => (by(), session(), prop::bool::weighted(0.3), sent())
-            .prop_map(|(by, session, listed, sent)| Op::Unlink { by, session, listed, sent }),
+        3 => (by(), session(), prop::bool::weighted(0.5), any::<bool>(), sent()).prop_map(
+            |(by, session, listed, held, sent)| Op::Unlink { by, session, listed, held, sent }
+        ),
         1 => (by(), session(), prop::option::of(0..0o1000_u32), prop::option::of(any::<i64>()))
             .prop_map(|(by, session, mode, mtime)| Op::Amend { by, session, mode, mtime }),
         1 => by().prop_map(|by| Op::List { by }),
@@ -202,7 +205,7 @@ enum Change {
 #[derive(Clone, Copy, Default)]
 struct Memory {
     opened: Option<ChangeId>,
-    own_unlink: Option<ChangeId>,
+    held_removal: Option<ChangeId>,
 }
 
 struct History<'a> {
@@ -243,12 +246,13 @@ impl<'a> History<'a> {
                 if *sent { self.save(*by, *session, &publish).await } else { Ok(()) }
             }
             Op::Open { by, session, background } => self.open(*by, *session, *background).await,
-            Op::Unlink { by, session, listed, sent } => {
+            Op::Unlink { by, session, listed, held, sent } => {
                 let own = name(*session);
                 let unlink = Unlink {
                     stamp: self.stamp(),
                     alias: if *listed { alias(SHARD, 99) } else { own.clone() },
                     listed: listed.then_some(own),
+                    held: self.memory(*by, *session).opened.filter(|_| *held),
                 };
                 self.changes.push(Change::Removal(unlink.clone()));
                 if *sent { self.remove(*by, *session, &unlink).await } else { Ok(()) }
@@ -296,6 +300,7 @@ impl<'a> History<'a> {
         let memory = *self.memory(by, session);
         let class = if save.authenticated { Class::Authenticated } else { Class::Anonymous };
         Publish {
+            birth: memory.opened.unwrap_or(stamp.id),
             stamp,
             alias: name(session),
             form: if name(session).family().is_some() { Form::Sharded } else { Form::Flat },
@@ -309,11 +314,12 @@ impl<'a> History<'a> {
             sealed: format!("{:?} {}", stamp.id, "x".repeat(save.size)).into(),
             claim: Claim {
                 opened: memory.opened,
-                own_unlink: memory.own_unlink,
+                held_removal: memory.held_removal,
                 sibling: save.sibling.filter(|&sibling| sibling != session).map(name),
                 after_failed_read: save.after_failed_read,
             },
             background: save.background,
+            is_activity: !save.background,
         }
     }
 
@@ -324,18 +330,24 @@ impl<'a> History<'a> {
             Published::Taken(meta) => Outcome::Taken(meta),
             Published::Superseded => Outcome::Superseded,
             Published::Refused(_) => Outcome::Refused,
+            Published::Rebind { birth } => Outcome::Rebind(birth),
         };
         if let (Outcome::Taken(meta), false) = (&got, again) {
-            *self.memory(by, session) = Memory { opened: Some(meta.birth), own_unlink: None };
+            *self.memory(by, session) = Memory { opened: Some(meta.birth), held_removal: None };
         }
-        same(&got, &self.model.publish(publish))
+        same(&got, &self.model.publish(publish))?;
+        // As the filesystem does: the same change, sealed for the other life.
+        if let Outcome::Rebind(birth) = got {
+            return Box::pin(self.save(by, session, &Publish { birth, ..publish.clone() })).await;
+        }
+        Ok(())
     }
 
     async fn open(&mut self, by: By, session: usize, background: bool) -> Result<(), String> {
         let alias = name(session);
         let node = &self.nodes[by.node];
         let got = match node.fetch(&alias, None).await.map_err(|error| error.to_string())? {
-            Lookup::Session { meta, sealed } => Some((meta, sealed)),
+            Lookup::Session { meta, bound, sealed } => Some((meta, bound, sealed)),
             Lookup::Absent => None,
             Lookup::Alias { .. } => return Err("an alias was found".into()),
         };
@@ -345,10 +357,10 @@ impl<'a> History<'a> {
             self.model.touch(&alias);
         }
         match got {
-            Some((meta, _)) => {
-                *self.memory(by, session) = Memory { opened: Some(meta.birth), own_unlink: None };
+            Some((meta, ..)) => {
+                *self.memory(by, session) = Memory { opened: Some(meta.birth), held_removal: None };
             }
-            None => self.memory(by, session).own_unlink = None,
+            None => self.memory(by, session).held_removal = None,
         }
         Ok(())
     }
@@ -357,8 +369,8 @@ impl<'a> History<'a> {
         let node = &self.nodes[by.node];
         let again = unlink.stamp.attempt == Attempt::Again;
         let got = node.unlink(unlink).await.map_err(|error| error.to_string())?;
-        if let (Unlinked::Gone { birth, .. }, false) = (&got, again) {
-            self.memory(by, session).own_unlink = Some(*birth);
+        if let (Unlinked::Held { .. }, false) = (&got, again) {
+            self.memory(by, session).held_removal = Some(unlink.stamp.id);
         }
         same(&got, &self.model.unlink(unlink))
     }

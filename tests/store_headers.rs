@@ -27,26 +27,33 @@ fn reader() -> redis::Script {
     ))
 }
 
-const FIELDS: [(&str, &str); 15] = [
-    ("state", "alive"),
-    ("version", "00000000000000000000000000000007"),
-    ("birth", "ffffffffffffffffffffffffffffffff"),
-    ("saved", "1700000000000"),
-    ("mtime", "1700000000000000000"),
-    ("login", "1"),
-    ("active", "2"),
-    ("opened", "1"),
-    ("class", "auth"),
-    ("uid", "7"),
-    ("db", "my%20shop"),
-    ("user", "-"),
-    ("size", "740"),
-    ("mode", "644"),
-    ("form", "flat"),
+const FIELDS: [(&str, &str); 22] = [
+    ("s", "a"),
+    ("v", "00000000000000000000000000000007"),
+    ("w", "-"),
+    ("b", "ffffffffffffffffffffffffffffffff"),
+    ("n", "1700000000000"),
+    ("p", "anon"),
+    ("r", "-"),
+    ("e", "0"),
+    ("t", "1700000000000"),
+    ("m", "1700000000000000000"),
+    ("l", "1"),
+    ("a", "2"),
+    ("o", "1"),
+    ("f", "0"),
+    ("c", "auth"),
+    ("i", "7"),
+    ("d", "my%20shop"),
+    ("u", "-"),
+    ("z", "740"),
+    ("k", "0"),
+    ("x", "644"),
+    ("y", "f"),
 ];
 
 /// Values at each edge of what some field may hold.
-const HOSTILE: [&str; 52] = [
+const HOSTILE: [&str; 60] = [
     "",
     "-",
     "--",
@@ -75,15 +82,23 @@ const HOSTILE: [&str; 52] = [
     "18446744073709551615",
     "18446744073709551616",
     "99999999999999999999999999",
+    "65535",
+    "65536",
+    "00000000000065535",
+    "a",
+    "g",
     "alive",
-    "gone",
-    "dead",
     "auth",
     "anon",
-    "sharded",
+    "-anon",
+    "guest",
+    "s",
+    "f",
+    "f9",
+    "f ",
     "flat",
-    "flat9",
-    "flat ",
+    "-000000000000000000000000000000a",
+    "fffffffffffffffffffffffffffffff-",
     " ",
     "a b",
     "%",
@@ -115,7 +130,7 @@ fn value() -> impl Strategy<Value = Vec<u8>> {
             // One in six is near or beyond the longest header that there may be.
             let long = if long < 500 { "y".repeat(1000 + long) } else { String::new() };
             let mut bytes =
-                format!("sessionfs 1 {}{tail}{long}\nsealed", words.join(" ")).into_bytes();
+                format!("sessionfs 2 {}{tail}{long}\nsealed", words.join(" ")).into_bytes();
             for (at, byte, insert) in edits {
                 let at = at.index(bytes.len());
                 match byte {

@@ -50,7 +50,8 @@ async fn a_background_save_keeps_the_last_activity() {
     pass(&redis, 5 * MINUTE);
     use_it(&node, &sid).await;
     pass(&redis, 10 * MINUTE);
-    let handshake = Publish { background: true, ..page(&node, &sid, born.birth) };
+    let handshake =
+        Publish { background: true, is_activity: false, ..page(&node, &sid, born.birth) };
     let left_ms = taken(&node, &handshake).await.left_ms;
     assert!(left_ms <= 5 * MINUTE && left_ms > 4 * MINUTE, "{left_ms}");
     pass(&redis, 5 * MINUTE);

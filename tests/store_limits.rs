@@ -84,14 +84,14 @@ async fn while_writes_are_refused_nothing_is_judged_stale_and_reads_go_on() {
         );
         let quick = Settings { retry_total_ms: 100, ..settings(&redis) };
         let quick = connected(RedisStore::start(quick).expect("a good URL")).await;
-        let saved = quick.publish(&login(&quick, &sid)).await;
+        let saved = published(&quick, &login(&quick, &sid)).await;
         assert!(matches!(&saved, Err(StoreError::Refused(why)) if why.contains(code)), "{saved:?}");
         assert_eq!(look(&node, &sid).await.map(|m| m.version), Some(meta.version), "{code}");
 
         accept(&redis, &accepting);
-        let mut saved = quick.publish(&login(&quick, &sid)).await;
+        let mut saved = published(&quick, &login(&quick, &sid)).await;
         if saved.is_err() {
-            saved = quick.publish(&login(&quick, &sid)).await; // the link was just being renewed
+            saved = published(&quick, &login(&quick, &sid)).await; // the link was just being renewed
         }
         assert!(saved.is_ok(), "{code}: {saved:?}");
     }

@@ -10,6 +10,7 @@ use crate::bench::operation::{self, Fault};
 use crate::bench::session::{Format, Paths};
 use crate::exit::{ExitCode, Failure};
 use crate::host::signals::Signals;
+use crate::redis::envelope::{Header, State, class_text, text, uid_text};
 use crate::redis::keys::Keys;
 use crate::session::name::Sid;
 use stage::Stage;
@@ -195,10 +196,13 @@ fn parts(value: &[u8]) -> (String, usize) {
 
 /// What of a header line says something to a person.
 fn words(header: &str) -> String {
-    let fields = ["state=", "class=", "uid=", "db=", "user="];
-    let words = header.split_whitespace();
-    let words: Vec<&str> =
-        words.filter(|word| fields.iter().any(|name| word.starts_with(name))).collect();
+    let Ok((header, _)) = Header::parse(header.as_bytes()) else { return "no header".to_owned() };
+    let state = if header.state == State::Alive { "alive" } else { "gone" };
+    let content = &header.content;
+    let words = [
+        format!("{state} {} uid={}", class_text(content.class), uid_text(content.uid)),
+        format!("db={} user={}", text(content.db.as_deref()), text(content.login.as_deref())),
+    ];
     visible(&words.join(" "), 200)
 }
 

@@ -98,11 +98,11 @@ impl Import {
             .map_err(|e| Failure::internal("start threads", e))?;
         let bar = bar();
         let summary = runtime.block_on(async {
-            let settings = config.store_settings(Some(keyring));
+            let settings = config.store_settings(Some(keyring.clone()));
             first_contact::wait(&config, &settings).await?;
             let redis = RedisStore::start(settings)
                 .map_err(|e| Failure::new(ExitCode::BadUrl, e.to_string()))?;
-            task.run(prepared, redis, |total, done| {
+            task.run(prepared, redis, keyring, |total, done| {
                 bar.set_length(total);
                 bar.set_position(done);
             })

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use super::audit;
 use super::output::{self, Format, json, say, visible};
 use super::redis::{Reached, failed, reach};
-use super::sessions::{Which, find_one, none, read_sid, sessions, table, usage};
+use super::sessions::{Which, find_alias, none, read_sid, sessions, table, usage};
 use crate::config::flags::Place;
 use crate::exit::Failure;
 use crate::redis::RedisStore;
@@ -97,7 +97,7 @@ impl Kill {
         let mut outcome = Outcome { dry_run: !self.yes, ..Outcome::default() };
         let failure = runtime.block_on(async {
             if let Some(name) = filter.name.take() {
-                filter.name = Some(Name::whole(&find_one(&store, name).await?.alias));
+                filter.name = Some(Name::whole(&find_alias(&store, name).await?));
             }
             self.go_through(&store, filter, &mut outcome).await
         });
@@ -152,22 +152,31 @@ impl Kill {
         let mut scan = store.scan(filter);
         let mut ending: JoinSet<Ended> = JoinSet::new();
         while let Some(page) = scan.next().await {
-            let Page { living, looked_at } = page.map_err(|error| failed(&error))?;
+            let Page { living, unreadable, looked_at } = page.map_err(|error| failed(&error))?;
+            let aliases: Vec<Alias> =
+                living.iter().map(|living| &living.alias).chain(&unreadable).cloned().collect();
+            outcome.matched += unreadable.len() as u64;
             for living in living {
+                outcome.count(living);
+            }
+            for alias in aliases {
                 if self.yes {
                     if ending.len() >= AT_ONCE {
                         self.note(outcome, ending.join_next().await)?;
                     }
-                    let (store, alias) = (store.clone(), living.alias.clone());
+                    let store = store.clone();
                     ending.spawn(async move {
-                        let unlink =
-                            Unlink { stamp: store.stamp(), alias: alias.clone(), listed: None };
+                        let unlink = Unlink {
+                            stamp: store.stamp(),
+                            alias: alias.clone(),
+                            listed: None,
+                            held: None,
+                        };
                         (alias, store.unlink(&unlink).await)
                     });
                 } else if self.names() {
-                    outcome.sessions.push(living.alias.to_string());
+                    outcome.sessions.push(alias.to_string());
                 }
-                outcome.count(living);
             }
             bar.inc(looked_at);
             bar.set_message(format!("{} ended", outcome.ended));
@@ -191,7 +200,7 @@ impl Kill {
         let Some(ended) = ended else { return Ok(()) };
         let (alias, ended) = ended.map_err(|e| Failure::internal("end a session", e))?;
         match ended.map_err(|error| failed(&error))? {
-            Unlinked::Gone { .. } => {
+            Unlinked::Gone { .. } | Unlinked::Held { .. } => {
                 outcome.ended += 1;
                 if self.names() {
                     outcome.sessions.push(alias.to_string());

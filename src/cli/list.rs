@@ -3,13 +3,15 @@
 use std::cmp::Ordering;
 
 use clap::ValueEnum;
+use serde::Serialize;
 
 use super::output::{Format, json_line, say};
 use super::redis::{Reached, failed, reach};
 use super::sessions::{Shown, Which, none, sessions, table};
 use crate::config::flags::Place;
 use crate::exit::{ExitCode, Failure};
-use crate::redis::scan::LiveSession;
+use crate::redis::scan::{LiveSession, Page};
+use crate::session::name::Alias;
 
 /// List the live sessions of all servers, the last used first
 #[derive(clap::Args, Debug)]
@@ -30,6 +32,9 @@ pub(super) struct List {
     #[command(flatten)]
     format: Format,
 }
+
+/// How many of the sessions that cannot be read are named.
+const UNREADABLE_SHOWN: usize = 100;
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Sort {
@@ -89,10 +94,14 @@ impl List {
             kept.truncate(limit);
         };
         let mut array = Array::default();
+        let mut unreadable: Vec<Alias> = Vec::new();
         runtime.block_on(async {
             let mut scan = store.scan(filter);
             while let Some(page) = scan.next().await {
-                for living in page.map_err(|error| failed(&error))?.living {
+                let Page { living, unreadable: more, .. } = page.map_err(|error| failed(&error))?;
+                count += more.len() as u64;
+                unreadable.extend(more.into_iter().take(UNREADABLE_SHOWN - unreadable.len()));
+                for living in living {
                     if living.left_ms == 0 {
                         continue; // over, and only not asked for since
                     }
@@ -121,6 +130,9 @@ impl List {
             for living in &kept {
                 array.element(&Shown::new(living, &lifetimes))?;
             }
+            for alias in &unreadable {
+                array.element(&Unreadable { alias: alias.as_str(), unreadable: true })?;
+            }
             array.end()?;
         }
         if is_named && count == 0 {
@@ -132,8 +144,14 @@ impl List {
         if !kept.is_empty() {
             say(table(&kept))?;
         }
-        if u64::try_from(kept.len()).unwrap_or(u64::MAX) < count {
-            say(format!("{}, {} shown (--limit 0 shows all)", sessions(count), kept.len()))
+        for alias in &unreadable {
+            say(format!(
+                "{alias}: its header in Redis cannot be read; 'sessionfs kill {alias} --yes' ends it"
+            ))?;
+        }
+        let shown = kept.len() + unreadable.len();
+        if u64::try_from(shown).unwrap_or(u64::MAX) < count {
+            say(format!("{}, {shown} shown (--limit 0 shows all)", sessions(count)))
         } else {
             say(sessions(count))
         }
@@ -158,6 +176,13 @@ impl List {
     }
 }
 
+/// A session of which nothing but its name can be said.
+#[derive(Serialize)]
+struct Unreadable<'a> {
+    alias: &'a str,
+    unreadable: bool,
+}
+
 /// A JSON array, one element a line, printed as its elements come.
 #[derive(Default)]
 struct Array {
@@ -165,7 +190,7 @@ struct Array {
 }
 
 impl Array {
-    fn element(&mut self, shown: &Shown) -> Result<(), Failure> {
+    fn element(&mut self, shown: &impl Serialize) -> Result<(), Failure> {
         let text = json_line(shown)?;
         match self.last.replace(text) {
             Some(before) => say(format!("{before},")),

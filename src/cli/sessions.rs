@@ -13,9 +13,9 @@ use crate::config::units::duration_ms;
 use crate::exit::{ExitCode, Failure};
 use crate::host::terminal;
 use crate::redis::RedisStore;
-use crate::redis::scan::{Filter, LiveSession, Name, short};
+use crate::redis::scan::{Filter, LiveSession, Name, Page, short};
 use crate::session::content::Class;
-use crate::session::name::{Form, Sid};
+use crate::session::name::{Alias, Form, Sid};
 use crate::session::policy::Lifetimes;
 
 /// The sessions for which all that is said holds.
@@ -145,20 +145,37 @@ pub(super) fn name(text: &str) -> Result<Name, Failure> {
 
 /// The one session of that name.
 pub(super) async fn find_one(store: &RedisStore, name: Name) -> Result<LiveSession, Failure> {
+    let (alias, living) = find(store, name).await?;
+    living.ok_or_else(|| {
+        Failure::new(
+            ExitCode::UnreadableSession,
+            format!("session {alias}: its header in Redis cannot be read by this version"),
+        )
+    })
+}
+
+/// The same, also for one that cannot be read.
+pub(super) async fn find_alias(store: &RedisStore, name: Name) -> Result<Alias, Failure> {
+    Ok(find(store, name).await?.0)
+}
+
+async fn find(store: &RedisStore, name: Name) -> Result<(Alias, Option<LiveSession>), Failure> {
     const NAMED: usize = 4;
     let mut scan = store.scan(Filter { name: Some(name), ..Filter::default() });
-    let mut found: Vec<LiveSession> = Vec::new();
+    let mut found: Vec<(Alias, Option<LiveSession>)> = Vec::new();
     let mut count = 0;
     while let Some(page) = scan.next().await {
-        for living in page.map_err(|error| failed(&error))?.living {
+        let Page { living, unreadable, .. } = page.map_err(|error| failed(&error))?;
+        let living = living.into_iter().map(|living| (living.alias.clone(), Some(living)));
+        for one in living.chain(unreadable.into_iter().map(|alias| (alias, None))) {
             count += 1;
             if found.len() < NAMED {
-                found.push(living);
+                found.push(one);
             }
         }
     }
     if count > 1 {
-        let names: Vec<String> = found.iter().map(|living| short(&living.alias)).collect();
+        let names: Vec<String> = found.iter().map(|(alias, _)| short(alias)).collect();
         return Err(Failure::new(
             ExitCode::AmbiguousSession,
             format!(

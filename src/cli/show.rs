@@ -4,12 +4,14 @@ use serde_json::{Map, Value, json};
 
 use super::output::{Format, HEADING, json, json_text, say, styled, visible};
 use super::redis::{Reached, failed, reach};
+use super::secret;
 use super::sessions::{self, Shown, class_word, find_one, name, none, read_sid, span, time, usage};
 use crate::config::flags::Place;
 use crate::exit::{ExitCode, Failure};
 use crate::redis::RedisStore;
 use crate::redis::scan::{LiveSession, Name, limit_words};
 use crate::session::name::{Form, Sid};
+use crate::session::secret::Keyring;
 use crate::store::current::{Current, current};
 
 /// Show one session: its user, its times, and what will end it; with its cookie also its content
@@ -47,7 +49,10 @@ impl Show {
             return Err(none("the session has ended"));
         }
         let content = match &sid {
-            Some(sid) => Some(runtime.block_on(open(&store, sid))?),
+            Some(sid) => {
+                let keyring = secret::keyring(&self.place)?;
+                Some(runtime.block_on(open(&store, &keyring, sid))?)
+            }
             None => None,
         };
         let lifetimes = store.lifetimes();
@@ -113,17 +118,17 @@ enum Content {
     Other { size_bytes: usize },
 }
 
-async fn open(store: &RedisStore, sid: &Sid) -> Result<Content, Failure> {
+async fn open(store: &RedisStore, keyring: &Keyring, sid: &Sid) -> Result<Content, Failure> {
     const PICKLE: u8 = 0x80;
     let alias = sid.alias();
-    let found = current(store, sid, &alias, None).await.map_err(|error| failed(&error))?;
+    let found = current(store, keyring, sid, &alias, None).await.map_err(|error| failed(&error))?;
     let plain = match found {
         Current::Version { plain, .. } => plain,
         Current::Gone | Current::AliasOnly { .. } => return Err(none("the session has ended")),
         Current::Unopened(error) => {
             return Err(Failure::new(
                 ExitCode::UnreadableSession,
-                format!("session {alias}: {error}; another program has changed it in Redis"),
+                format!("session {alias}: {error}"),
             ));
         }
     };

@@ -9,7 +9,6 @@ use super::Core;
 use super::caller::Identity;
 use crate::error::{Error, Result};
 use crate::session::name::{Alias, Sid};
-use crate::session::seal::SealError;
 use crate::store::current::{Current, current};
 use crate::store::{Link, Meta, Sessions, StoreError};
 use crate::telemetry::Event;
@@ -36,7 +35,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
         alias: &Alias,
         listed: Option<&Alias>,
     ) -> Result<Resolved> {
-        match current(&self.sessions, sid, alias, listed).await {
+        match current(&self.sessions, &self.keyring, sid, alias, listed).await {
             Ok(Current::Version { meta, plain }) => Ok(Resolved::Version(meta, plain)),
             Ok(Current::AliasOnly { meta }) => Ok(Resolved::AliasOnly(meta)),
             Ok(Current::Gone) => {
@@ -45,13 +44,11 @@ impl<S: Sessions, L: Link> Core<S, L> {
                 Err(no_session())
             }
             // Nobody can read it any more, whoever wrote it: a login page lets the person go on.
-            Ok(Current::Unopened(SealError::Broken)) => {
+            Ok(Current::Unopened(error)) if error.is_final() => {
                 Event::BrokenSeal { alias }.emit();
                 Err(no_session())
             }
-            Ok(Current::Unopened(error @ SealError::UnknownFormat(_))) => {
-                Err(self.read_failed(by, alias, error))
-            }
+            Ok(Current::Unopened(error)) => Err(self.read_failed(by, alias, error)),
             Err(StoreError::Unreadable(why)) => Err(self.read_failed(by, alias, why)),
             Err(StoreError::Unavailable(_)) => Ok(Resolved::Unavailable),
             Err(StoreError::Refused(why)) => Ok(Resolved::Refused(why)),

@@ -157,7 +157,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
 
     fn serve(&self, by: Identity, version: &Version, bytes: Bytes, immutable: bool) -> Opened {
         let Version { sid, alias, meta, .. } = version;
-        self.threads().opened(by.thread, alias, meta.birth);
+        self.threads().opened(by, alias, meta.birth, self.callers.now());
         if let Some(observer) = &self.observer {
             observer.current(sid, meta, &bytes);
         }

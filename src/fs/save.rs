@@ -5,6 +5,7 @@
 //! makes sure that the link is up, and waits if it is not.
 
 use std::ffi::OsStr;
+use std::fmt::Display;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -21,11 +22,13 @@ use crate::error::{Error, Result};
 use crate::session::content;
 use crate::session::name::{RootName, SessionName};
 use crate::session::seal;
-use crate::store::{Link, Publish, Published, Sessions, Waited};
+use crate::store::{Link, Publish, Published, Sessions, StoreError, Waited};
 use crate::telemetry::Event;
 
 /// The permission bits with which Odoo ends every save (`chmod`, 0644).
 const SAVED_MODE: u32 = 0o644;
+/// How often a content is sealed anew because the life of its session is another than expected.
+const MAX_REBINDS: u32 = 3;
 
 impl<S: Sessions, L: Link> Core<S, L> {
     /// Creates and opens a staging file, or an upload spool of Odoo 14 and 15. No other name can
@@ -216,17 +219,43 @@ impl<S: Sessions, L: Link> Core<S, L> {
         let alias = target.sid.alias();
         let claim = self.threads().claim(by.thread, &alias, self.callers.now());
         self.callers.report_unidentified(by);
+        let stamp = self.link.stamp();
         let publish = Publish {
-            stamp: self.link.stamp(),
+            birth: claim.opened.unwrap_or(stamp.id),
+            stamp,
             form: target.form,
             content: content::read(&plain),
             size_bytes: plain.len() as u64,
-            sealed: seal::seal(&target.sid, &plain).into(),
+            sealed: Bytes::new(),
             claim,
             background: by.background,
+            is_activity: !by.background,
             alias,
         };
-        Ok((publish, plain))
+        Ok((self.sealed(publish, target, &plain), plain))
+    }
+
+    fn sealed(&self, publish: Publish, target: &SessionName, plain: &[u8]) -> Publish {
+        let sealed = seal::seal(&self.keyring, &target.sid, &publish.bound(), plain);
+        Publish { sealed: sealed.into(), ..publish }
+    }
+
+    /// Publishes, sealed for the life that the store says it belongs to.
+    async fn publish_bound(
+        &self,
+        mut publish: Publish,
+        target: &SessionName,
+        plain: &[u8],
+    ) -> std::result::Result<Published, StoreError> {
+        for _ in 0..MAX_REBINDS {
+            match self.sessions.publish(&publish).await? {
+                Published::Rebind { birth } => {
+                    publish = self.sealed(Publish { birth, ..publish }, target, plain);
+                }
+                published => return Ok(published),
+            }
+        }
+        self.sessions.publish(&publish).await
     }
 
     async fn publish(
@@ -237,16 +266,16 @@ impl<S: Sessions, L: Link> Core<S, L> {
         publish: Publish,
         plain: Bytes,
     ) -> Result<()> {
-        match self.sessions.publish(&publish).await {
+        let alias = publish.alias.clone();
+        match self.publish_bound(publish, &target, &plain).await {
             Ok(Published::Taken(meta)) => {
                 if let Some(observer) = &self.observer {
                     observer.current(&target.sid, &meta, &plain);
                 }
                 let birth = meta.birth;
-                let alias = publish.alias.clone();
+                self.threads().published(by.thread, &alias, birth, inode);
                 let version = Version { sid: target.sid, alias, meta, bytes: Some(plain) };
                 self.inodes().publish(inode, version);
-                self.threads().published(by.thread, &publish.alias, birth, inode);
             }
             // Something newer is current, of a birth that is not known here.
             Ok(Published::Superseded) => {
@@ -258,18 +287,16 @@ impl<S: Sessions, L: Link> Core<S, L> {
                 self.threads().superseded(by.thread);
             }
             Ok(Published::Refused(reason)) => {
-                Event::SaveRefused { alias: &publish.alias, reason }.emit();
+                Event::SaveRefused { alias: &alias, reason }.emit();
                 if let Some(thread) = self.threads().get(by.thread) {
                     thread.unpublished = false;
                 }
                 return Err(refused(reason.text()));
             }
-            Err(error) => {
-                return Err(Error::fault(
-                    libc::EIO,
-                    format!("a save of {} failed: {error}", name_of(&target.sid, target.form)),
-                ));
+            Ok(Published::Rebind { .. }) => {
+                return Err(failed(&target, "its name passes from one life to another"));
             }
+            Err(error) => return Err(failed(&target, error)),
         }
         Ok(())
     }
@@ -290,6 +317,11 @@ pub(super) fn session_name(parent: InodeId, name: &OsStr) -> Option<SessionName>
         };
     }
     SessionName::in_shard(parent.shard()?, name)
+}
+
+fn failed(target: &SessionName, why: impl Display) -> Error {
+    let name = name_of(&target.sid, target.form);
+    Error::fault(libc::EIO, format!("a save of {name} failed: {why}"))
 }
 
 fn refused(reason: &str) -> Error {

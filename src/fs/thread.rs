@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use lru::LruCache;
 
-use super::caller::ThreadId;
+use super::caller::{Identity, ThreadId};
 use super::inode::InodeId;
 use crate::session::name::{Alias, Shard};
 use crate::store::{ChangeId, Claim};
@@ -19,9 +19,12 @@ const MAX_THREADS: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
 const MAX_SESSIONS: NonZeroUsize = NonZeroUsize::new(131_072).unwrap();
 /// From how many of the shards that it listed last a thread may remove by alias.
 const MAX_LISTED: usize = 4_096;
-/// How long after its own unlink a save by the same thread may continue that life. Odoo 19 does so
+/// How long after a removal that is held a save by the same thread may take it back. Odoo 19 does so
 /// within one request; longer would let a later request revive what was logged out.
-const OWN_UNLINK: Duration = Duration::from_secs(10);
+const HELD_REMOVAL: Duration = Duration::from_secs(10);
+/// How long after its open a session counts as that of the request which a background process
+/// serves in a thread of many.
+const BACKGROUND_REQUEST: Duration = Duration::from_secs(60);
 
 /// A directory that was listed.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -58,6 +61,8 @@ pub(crate) struct Thread {
     /// An `open` failed with an error of ours: its next create or first write must fail, too, or
     /// Odoo 14 would hand out a new cookie for an empty session.
     pub must_fail_next_save: bool,
+    /// The session that it opened last: that of its request.
+    last_opened: Option<Alias>,
     listed: Vec<Listing>,
 }
 
@@ -65,8 +70,17 @@ pub(crate) struct Thread {
 #[derive(Clone, Debug, Default)]
 struct Session {
     birth: Option<ChangeId>,
-    own_unlink: Option<(ChangeId, Instant)>,
+    /// When it was opened last.
+    opened_at: Option<Instant>,
+    held_removal: Option<(ChangeId, Instant)>,
     after_failed_read: bool,
+}
+
+impl Session {
+    /// It was opened, or saved, as this birth.
+    fn open(&mut self, birth: ChangeId) {
+        *self = Self { birth: Some(birth), opened_at: self.opened_at, ..Self::default() };
+    }
 }
 
 impl Default for Threads {
@@ -81,12 +95,39 @@ impl Threads {
         Some(self.threads.get_or_insert_mut(thread?, Thread::default))
     }
 
-    /// It opened this birth.
-    pub(crate) fn opened(&mut self, thread: Option<ThreadId>, alias: &Alias, birth: ChangeId) {
-        let Some(state) = self.get(thread) else { return };
+    /// It opened this birth, at `now`.
+    pub(crate) fn opened(&mut self, by: Identity, alias: &Alias, birth: ChangeId, now: Instant) {
+        let Some(state) = self.get(by.thread) else { return };
         state.must_fail_next_save = false;
         state.stale = None;
-        self.set_birth(thread, alias, birth);
+        state.last_opened = Some(alias.clone());
+        if let Some(session) = self.session(by.thread, alias) {
+            // Elsewhere a new request has begun, and the removal belongs to an earlier one.
+            let held_removal = session.held_removal.take().filter(|_| by.background);
+            session.open(birth);
+            session.opened_at = Some(now);
+            session.held_removal = held_removal;
+        }
+    }
+
+    /// The birth of this session, if the request that the thread serves at `now` has opened it: it
+    /// is the one that the thread opened last, or in a background process, where requests share a
+    /// thread, one that was opened within the last minute.
+    pub(crate) fn last_opened(
+        &mut self,
+        by: Identity,
+        alias: &Alias,
+        now: Instant,
+    ) -> Option<ChangeId> {
+        let thread = by.thread?;
+        let session = self.sessions.peek(&(thread, alias.clone()))?;
+        let opened_at = session.opened_at?;
+        let is_own = if by.background {
+            now.saturating_duration_since(opened_at) < BACKGROUND_REQUEST
+        } else {
+            self.threads.peek(&thread)?.last_opened.as_ref() == Some(alias)
+        };
+        session.birth.filter(|_| is_own)
     }
 
     /// Its open failed with an error of ours.
@@ -98,25 +139,25 @@ impl Threads {
         }
     }
 
-    /// It looked for a session and there was none: what it unlinked before belongs to an earlier
+    /// It looked for a session and there was none: what it removed before belongs to an earlier
     /// request.
     pub(crate) fn found_absent(&mut self, thread: Option<ThreadId>, alias: &Alias) {
         let Some(thread) = thread else { return };
         if let Some(session) = self.sessions.get_mut(&(thread, alias.clone())) {
-            session.own_unlink = None;
+            session.held_removal = None;
         }
     }
 
-    /// It removed this birth, at `now`.
-    pub(crate) fn unlinked(
+    /// Its removal of this session, asked for at `now`, is held.
+    pub(crate) fn removal_held(
         &mut self,
         thread: Option<ThreadId>,
         alias: &Alias,
-        birth: ChangeId,
+        removal: ChangeId,
         now: Instant,
     ) {
         if let Some(session) = self.session(thread, alias) {
-            session.own_unlink = Some((birth, now));
+            session.held_removal = Some((removal, now));
         }
     }
 
@@ -131,7 +172,9 @@ impl Threads {
         let Some(state) = self.get(thread) else { return };
         state.unpublished = false;
         state.published = Some((alias.clone(), inode));
-        self.set_birth(thread, alias, birth);
+        if let Some(session) = self.session(thread, alias) {
+            session.open(birth);
+        }
     }
 
     /// Its save was superseded. The current birth is not known, so what it opened stays.
@@ -150,10 +193,10 @@ impl Threads {
         let session = self.sessions.get(&(thread, alias.clone())).cloned().unwrap_or_default();
         Claim {
             opened: session.birth,
-            own_unlink: session
-                .own_unlink
-                .filter(|(_, at)| now.saturating_duration_since(*at) < OWN_UNLINK)
-                .map(|(birth, _)| birth),
+            held_removal: session
+                .held_removal
+                .filter(|(_, at)| now.saturating_duration_since(*at) < HELD_REMOVAL)
+                .map(|(removal, _)| removal),
             sibling: if session.birth.is_some() { None } else { self.sibling(thread, alias) },
             after_failed_read: session.after_failed_read,
         }
@@ -176,12 +219,6 @@ impl Threads {
 
     fn session(&mut self, thread: Option<ThreadId>, alias: &Alias) -> Option<&mut Session> {
         Some(self.sessions.get_or_insert_mut((thread?, alias.clone()), Session::default))
-    }
-
-    fn set_birth(&mut self, thread: Option<ThreadId>, alias: &Alias, birth: ChangeId) {
-        if let Some(session) = self.session(thread, alias) {
-            *session = Session { birth: Some(birth), ..Session::default() };
-        }
     }
 
     /// The session that this thread opened last and that shares the family of `alias`. A soft

@@ -11,7 +11,8 @@ use super::thread::Listing;
 use super::{Core, Step};
 use crate::error::{Error, Result};
 use crate::session::name::{Alias, CandidateAlias, RootName, SessionName};
-use crate::store::{Link, Sessions, Unlink, Unlinked};
+use crate::store::{ChangeId, Link, Sessions, Unlink, Unlinked};
+use crate::telemetry::Event;
 
 impl<S: Sessions, L: Link> Core<S, L> {
     /// Removes a session or a staging file.
@@ -52,20 +53,44 @@ impl<S: Sessions, L: Link> Core<S, L> {
         name: &SessionName,
         listed: Option<Alias>,
     ) -> Result<()> {
-        let unlink = Unlink { stamp: self.link.stamp(), alias: name.sid.alias(), listed };
+        let held = listed.as_ref().and_then(|alias| self.own_session(by, alias));
+        let unlink = Unlink { stamp: self.link.stamp(), alias: name.sid.alias(), listed, held };
         match self.sessions.unlink(&unlink).await {
-            Ok(Unlinked::Gone { alias, birth }) => {
+            Ok(Unlinked::Gone { alias, .. }) => {
                 self.ended(&alias);
-                self.threads().unlinked(by.thread, &alias, birth, self.callers.now());
                 Ok(())
             }
-            Ok(Unlinked::Superseded) => Ok(()),
+            // It is served as before until it has ended, and nobody is told before that.
+            Ok(Unlinked::Held { alias, .. }) => {
+                self.removal_is_held(by, &alias, &unlink);
+                Ok(())
+            }
+            Ok(Unlinked::Superseded) => {
+                Event::RemovalSuperseded { alias: listed_or_own(&unlink) }.emit();
+                Ok(())
+            }
             Ok(Unlinked::Absent) => Err(no_session()),
-            Err(error) => Err(Error::fault(
-                libc::EIO,
-                format!("the removal of {} failed: {error}", unlink.alias.entry(name.form)),
-            )),
+            Err(error) => {
+                // It may arrive later than the save that follows it, which takes it back.
+                if unlink.held.is_some() {
+                    self.removal_is_held(by, listed_or_own(&unlink), &unlink);
+                }
+                Err(Error::fault(
+                    libc::EIO,
+                    format!("the removal of {} failed: {error}", unlink.alias.entry(name.form)),
+                ))
+            }
         }
+    }
+
+    /// The birth of a session that is about to be removed, if it is the one of this very request.
+    fn own_session(&self, by: Identity, alias: &Alias) -> Option<ChangeId> {
+        let now = self.callers.now();
+        self.threads().last_opened(by, alias, now)
+    }
+
+    fn removal_is_held(&self, by: Identity, alias: &Alias, unlink: &Unlink) {
+        self.threads().removal_held(by.thread, alias, unlink.stamp.id, self.callers.now());
     }
 
     fn unlink_staging(&self, parent: InodeId, name: &OsStr) -> Result<()> {
@@ -81,4 +106,9 @@ impl<S: Sessions, L: Link> Core<S, L> {
         self.staging.remove(staged.inode);
         Ok(())
     }
+}
+
+/// Which of the two names a removal most likely meant.
+fn listed_or_own(unlink: &Unlink) -> &Alias {
+    unlink.listed.as_ref().unwrap_or(&unlink.alias)
 }

@@ -27,6 +27,7 @@ use crate::host::process::Process;
 use crate::redis::RedisStore;
 use crate::session::content::Class;
 use crate::session::name::Alias;
+use crate::session::secret::Keyring;
 use crate::store::{Link as _, RetryPolicy, StoreError, Waited};
 
 /// How many sessions are imported at once.
@@ -157,11 +158,12 @@ impl Task {
         }
     }
 
-    /// Imports everything. Calls `progress` with the number of sessions and how many are done.
+    /// Imports everything, sealed with `keyring`. Calls `progress` with the number of sessions and how many are done.
     pub(crate) async fn run(
         &self,
         prepared: Prepared,
         redis: RedisStore,
+        keyring: Keyring,
         progress: impl Fn(u64, u64),
     ) -> Result<Summary, Failure> {
         let began = Instant::now();
@@ -178,7 +180,7 @@ impl Task {
         };
         let sessions = by_session(listing.places);
         let total = sessions.len() as u64;
-        let importer = Importer::new(disk.clone(), redis.clone(), self.max_age);
+        let importer = Importer::new(disk.clone(), redis.clone(), keyring, self.max_age);
         let mut running = JoinSet::new();
         let mut done = 0;
         progress(total, done);

@@ -23,6 +23,7 @@ use crate::disk::Place;
 use crate::disk::client::{Disk, DiskError};
 use crate::import::{Importer, Reason};
 use crate::session::name::{Alias, Form, Shard};
+use crate::session::secret::Keyring;
 use crate::store::{
     Amend, Intake, Listed, Lookup, Meta, Publish, Published, RetryPolicy, RootListing, Sessions,
     StoreError, Unlink, Unlinked,
@@ -157,12 +158,17 @@ impl<S: Sessions + Clone, T: Intake + Clone> ImportOnAccess<S, T> {
     }
 
     /// From now on, imports the files that `disk` has into `intake` on access.
-    pub(crate) async fn begin(&self, disk: Disk, intake: T) -> Result<(), DiskError> {
+    pub(crate) async fn begin(
+        &self,
+        disk: Disk,
+        intake: T,
+        keyring: Keyring,
+    ) -> Result<(), DiskError> {
         // This may take long on a slow disk; the second listing, for which requests wait, is quick
         // then.
         let listing = disk.list().await?;
         self.underlying.index().set(listing.places);
-        let importer = Importer::new(disk, intake, self.underlying.max_age);
+        let importer = Importer::new(disk, intake, keyring, self.underlying.max_age);
         *lock(&self.underlying.importer) = Some(importer);
         self.underlying.listed.send_replace(false);
         Ok(())
@@ -251,7 +257,12 @@ impl<S: Sessions + Clone, T: Intake + Clone> ImportOnAccess<S, T> {
             removals.insert(alias.clone())
         };
         if is_first {
-            let unlink = Unlink { stamp: unlink.stamp.again(), alias: alias.clone(), listed: None };
+            let unlink = Unlink {
+                stamp: unlink.stamp.again(),
+                alias: alias.clone(),
+                listed: None,
+                held: None,
+            };
             tokio::spawn(self.clone().remove_when_imported(unlink));
         }
         Ok(had_file)

@@ -72,7 +72,7 @@ arguments! {
         // absolute_ms: negative for none. clock: '' (unknown), 'lenient', or what Redis's clock is
         // expected to show.
         arguments: idle_ms, anonymous_idle_ms, anonymous_unopened_ms, absolute_ms, grace_ms,
-            tombstone_ms, clock;
+            tombstone_ms, import_max_age_ms, clock;
     }
 }
 
@@ -100,7 +100,7 @@ arguments! {
         with change: ChangeArgs;
         keys: ;
         // size: the content's before it was sealed.
-        arguments: class, uid, db, user, size, form, sealed;
+        arguments: class, uid, db, user, size, packing, form, sealed;
     }
 }
 
@@ -110,7 +110,8 @@ arguments! {
         with content: ContentArgs;
         // sibling_session: the session again where there is none.
         keys: sibling_session;
-        arguments: opened, own_unlink, sibling, background, after_failed_read;
+        // birth: the content is sealed for it.
+        arguments: birth, opened, held_removal, sibling, background, is_activity, after_failed_read;
     }
 }
 
@@ -120,7 +121,8 @@ arguments! {
         with change: ChangeArgs;
         // listed_session: the session again where there is none.
         keys: listed_session;
-        arguments: listed;
+        // held: the birth that the caller opened, where the removal of the listed one may be held.
+        arguments: listed, held, hold_ms;
     }
 }
 

@@ -1,22 +1,22 @@
 //! The value of a session's key: one readable header line, then the sealed bytes.
 //!
 //! `scripts/session.lua` reads and writes the same line; the order of the fields is fixed, so that
-//! it is one match there. Unknown fields may follow the known ones. Times are milliseconds of
-//! Redis's clock.
+//! it is one match there. Their names are single letters, since every session holds them all.
+//! Unknown fields may follow the known ones. Times are milliseconds of Redis's clock.
 
 use std::fmt::Write as _;
 
 use crate::session::content::{Class, Content};
-use crate::session::name::Form;
-use crate::store::{ChangeId, Meta};
+use crate::session::name::{Alias, Form};
+use crate::store::{Bound, ChangeId, Meta};
 
 /// Longer than any header line can be (`session.lua` holds the same number).
 pub const MAX_HEADER_BYTES: usize = 1536;
 
 /// The format of header lines.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
-const MAGIC: &str = "sessionfs 1";
+const NAME: &str = "sessionfs ";
 
 /// Whether the key holds a session or what is left of one.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -33,8 +33,20 @@ pub struct Header {
     pub state: State,
     /// The version; of a tombstone the unlink that made it, or zero for an expiry.
     pub version: ChangeId,
+    /// The save that brought the content. A change of mode or mtime makes another version of it.
+    pub save: ChangeId,
     /// The life it belongs to.
     pub birth: ChangeId,
+    /// When that life began.
+    pub born_ms: u64,
+    /// What the lives of this name before were, as far as they are remembered: authenticated if
+    /// one of them was. `None` if there was none.
+    pub before: Option<Class>,
+    /// The last removal that was held: it is held now if there is an end, otherwise a save has
+    /// taken it back.
+    pub removal: Option<ChangeId>,
+    /// When this life ends by the removal that is held; 0: none is.
+    pub end_ms: u64,
     /// When this header was written.
     pub saved_ms: u64,
     /// The file's mtime, nanoseconds since the epoch.
@@ -45,10 +57,15 @@ pub struct Header {
     pub activity_ms: u64,
     /// Whether a person had opened it by then after its first save.
     pub opened: bool,
+    /// Whether a life of this name came from a session file. A copy of that file may lie anywhere,
+    /// so its end is remembered for as long as files are imported.
+    pub from_file: bool,
     /// Class and identity.
     pub content: Content,
     /// The content's length before sealing.
     pub size_bytes: u64,
+    /// How the content is packed: see [`Bound::packing`].
+    pub packing: u16,
     pub mode: u32,
     /// Under which name it was saved.
     pub form: Form,
@@ -70,59 +87,56 @@ impl Header {
             .ok()
             .filter(|line| line.bytes().all(|byte| (b' '..=b'~').contains(&byte)))
             .ok_or_else(|| Unreadable("the header line is not text".into()))?;
-        let fields =
-            line.strip_prefix(MAGIC).and_then(|rest| rest.strip_prefix(' ')).ok_or_else(|| {
-                match line.strip_prefix("sessionfs ") {
-                    Some(rest) => {
-                        let format: String =
-                            rest.chars().take_while(char::is_ascii_digit).collect();
-                        Unreadable(format!("format {format} is not supported by this version"))
-                    }
-                    None => Unreadable("not a session of sessionfs".into()),
-                }
-            })?;
+        let (format, fields) = line
+            .strip_prefix(NAME)
+            .map(|rest| rest.split_once(' ').unwrap_or((rest, "")))
+            .filter(|(format, _)| !format.is_empty() && digits(format))
+            .ok_or_else(|| Unreadable("not a session of sessionfs".into()))?;
+        if format != FORMAT.to_string() {
+            return Err(Unreadable(format!(
+                "format {format} is not supported by this version, which reads format {FORMAT}"
+            )));
+        }
         Ok((Self::fields(fields)?, end + 1))
     }
 
     fn fields(text: &str) -> Result<Self, Unreadable> {
         let mut fields = Fields(text.split(' '));
+        let state = fields.next("s", |v| match v {
+            "a" => Some(State::Alive),
+            "g" => Some(State::Gone),
+            _ => None,
+        })?;
+        let version = fields.next("v", parse_id)?;
         Ok(Self {
-            state: fields.next("state", |v| match v {
-                "alive" => Some(State::Alive),
-                "gone" => Some(State::Gone),
-                _ => None,
-            })?,
-            version: fields.next("version", parse_id)?,
-            birth: fields.next("birth", parse_id)?,
-            saved_ms: fields.next("saved", parse_count)?,
-            mtime_ns: fields.next("mtime", parse_signed)?,
-            login_ms: fields.next("login", parse_count)?,
-            activity_ms: fields.next("active", parse_count)?,
-            opened: fields.next("opened", |v| match v {
-                "0" => Some(false),
-                "1" => Some(true),
-                _ => None,
-            })?,
+            state,
+            version,
+            save: fields.next("w", |v| optional(v, parse_id))?.unwrap_or(version),
+            birth: fields.next("b", parse_id)?,
+            born_ms: fields.next("n", parse_count)?,
+            before: fields.next("p", |v| optional(v, parse_class))?,
+            removal: fields.next("r", |v| optional(v, parse_id))?,
+            end_ms: fields.next("e", parse_count)?,
+            saved_ms: fields.next("t", parse_count)?,
+            mtime_ns: fields.next("m", parse_signed)?,
+            login_ms: fields.next("l", parse_count)?,
+            activity_ms: fields.next("a", parse_count)?,
+            opened: fields.next("o", parse_flag)?,
+            from_file: fields.next("f", parse_flag)?,
             content: Content {
-                class: fields.next("class", |v| match v {
-                    "auth" => Some(Class::Authenticated),
-                    "anon" => Some(Class::Anonymous),
-                    _ => None,
-                })?,
-                uid: fields.next("uid", |v| match v {
-                    "-" => Some(None),
-                    number => parse_signed(number).map(Some),
-                })?,
-                db: fields.next("db", decode_text)?,
-                login: fields.next("user", decode_text)?,
+                class: fields.next("c", parse_class)?,
+                uid: fields.next("i", |v| optional(v, parse_signed))?,
+                db: fields.next("d", decode_text)?,
+                login: fields.next("u", decode_text)?,
             },
-            size_bytes: fields.next("size", parse_count)?,
-            mode: fields.next("mode", |v| {
+            size_bytes: fields.next("z", parse_count)?,
+            packing: fields.next("k", |v| digits(v).then(|| v.parse().ok()).flatten())?,
+            mode: fields.next("x", |v| {
                 digits(v).then(|| u32::from_str_radix(v, 8).ok().filter(|mode| *mode <= 0o7777))?
             })?,
-            form: fields.next("form", |v| match v {
-                "sharded" => Some(Form::Sharded),
-                "flat" => Some(Form::Flat),
+            form: fields.next("y", |v| match v {
+                "s" => Some(Form::Sharded),
+                "f" => Some(Form::Flat),
                 _ => None,
             })?,
         })
@@ -131,31 +145,40 @@ impl Header {
     /// The header line, with its line feed.
     pub fn line(&self) -> String {
         let state = match self.state {
-            State::Alive => "alive",
-            State::Gone => "gone",
+            State::Alive => "a",
+            State::Gone => "g",
         };
+        let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
         format!(
-            "{MAGIC} state={state} version={} birth={} saved={} mtime={} login={} active={} \
-             opened={} class={} uid={} db={} user={} size={} mode={} form={}\n",
+            "{NAME}{FORMAT} s={state} v={} w={} b={} n={} p={} r={} e={} t={} m={} l={} a={} o={} \
+             f={} c={} i={} d={} u={} z={} k={} x={} y={}\n",
             id_text(self.version),
+            or_none((self.save != self.version).then(|| id_text(self.save))),
             id_text(self.birth),
+            self.born_ms,
+            self.before.map_or("-", class_text),
+            or_none(self.removal.map(id_text)),
+            self.end_ms,
             self.saved_ms,
             self.mtime_ns,
             self.login_ms,
             self.activity_ms,
             u8::from(self.opened),
+            u8::from(self.from_file),
             class_text(self.content.class),
             uid_text(self.content.uid),
             text(self.content.db.as_deref()),
             text(self.content.login.as_deref()),
             self.size_bytes,
+            self.packing,
             mode_text(self.mode),
             form_text(self.form),
         )
     }
 
-    /// What the filesystem wants to know of it. `left_ms`: the life left when it was read.
-    pub fn meta(&self, left_ms: u64) -> Meta {
+    /// What the filesystem wants to know of it. When it was read, its last use was at
+    /// `activity_ms`, and `left_ms` were left of its life.
+    pub fn meta(&self, activity_ms: u64, left_ms: u64) -> Meta {
         Meta {
             version: self.version,
             birth: self.birth,
@@ -164,7 +187,19 @@ impl Header {
             size_bytes: self.size_bytes,
             class: self.content.class,
             form: self.form,
+            activity_ms,
             left_ms,
+        }
+    }
+
+    /// What is bound to its content, as the session of that alias.
+    pub fn bound(&self, alias: &Alias) -> Bound {
+        Bound {
+            alias: alias.clone(),
+            content: self.content.clone(),
+            birth: self.birth,
+            save: self.save,
+            packing: self.packing,
         }
     }
 }
@@ -211,6 +246,27 @@ fn parse_signed(text: &str) -> Option<i64> {
     digits(text.strip_prefix('-').unwrap_or(text)).then(|| text.parse().ok()).flatten()
 }
 
+#[allow(clippy::option_option)] // the outer one: not readable; the inner one: none
+fn optional<T>(text: &str, read: impl FnOnce(&str) -> Option<T>) -> Option<Option<T>> {
+    if text == "-" { Some(None) } else { read(text).map(Some) }
+}
+
+fn parse_flag(text: &str) -> Option<bool> {
+    match text {
+        "0" => Some(false),
+        "1" => Some(true),
+        _ => None,
+    }
+}
+
+fn parse_class(text: &str) -> Option<Class> {
+    match text {
+        "auth" => Some(Class::Authenticated),
+        "anon" => Some(Class::Anonymous),
+        _ => None,
+    }
+}
+
 /// A class as the scripts see it.
 pub fn class_text(class: Class) -> &'static str {
     match class {
@@ -227,8 +283,8 @@ pub fn uid_text(uid: Option<i64>) -> String {
 /// A form of name as the scripts see it.
 pub fn form_text(form: Form) -> &'static str {
     match form {
-        Form::Sharded => "sharded",
-        Form::Flat => "flat",
+        Form::Sharded => "s",
+        Form::Flat => "f",
     }
 }
 
@@ -285,12 +341,18 @@ mod tests {
         Header {
             state: State::Alive,
             version: ChangeId(7),
+            save: ChangeId(7),
             birth: ChangeId(u128::MAX),
+            born_ms: 3,
+            before: Some(Class::Anonymous),
+            removal: None,
+            end_ms: 0,
             saved_ms: 1_700_000_000_000,
             mtime_ns: -1,
             login_ms: 1,
             activity_ms: 2,
             opened: true,
+            from_file: false,
             content: Content {
                 class: Class::Authenticated,
                 uid: Some(-3),
@@ -298,6 +360,7 @@ mod tests {
                 login: None,
             },
             size_bytes: 740,
+            packing: 0,
             mode: 0o644,
             form: Form::Flat,
         }
@@ -316,11 +379,16 @@ mod tests {
         const COUNT_MAX: u64 = 999_999_999_999_999;
         let longest = "\u{1F600}".repeat(crate::session::content::MAX_TEXT_BYTES / 4);
         let header = Header {
+            save: ChangeId(8),
+            born_ms: COUNT_MAX,
+            removal: Some(ChangeId(9)),
+            end_ms: COUNT_MAX,
             saved_ms: COUNT_MAX,
             mtime_ns: i64::MIN,
             login_ms: COUNT_MAX,
             activity_ms: COUNT_MAX,
             size_bytes: COUNT_MAX,
+            packing: u16::MAX,
             mode: 0o7777,
             form: Form::Sharded,
             content: Content {
@@ -337,8 +405,10 @@ mod tests {
 
     #[test]
     fn an_unknown_format_is_named() {
-        let error = Header::parse(b"sessionfs 2 state=alive\n").expect_err("unknown");
-        assert_eq!(error, Unreadable("format 2 is not supported by this version".into()));
+        for (format, line) in [("3", "sessionfs 3 s=a\n"), ("1", "sessionfs 1 state=alive\n")] {
+            let Unreadable(why) = Header::parse(line.as_bytes()).expect_err("unknown");
+            assert!(why.starts_with(&format!("format {format} is not supported")), "{why}");
+        }
     }
 
     #[test]
@@ -359,7 +429,7 @@ mod tests {
         #[test]
         fn any_bytes_are_read_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _ = Header::parse(&bytes);
-            let mut value = b"sessionfs 1 ".to_vec();
+            let mut value = b"sessionfs 2 ".to_vec();
             value.extend_from_slice(&bytes);
             let _ = Header::parse(&value);
         }

@@ -9,8 +9,10 @@ use tokio::task::JoinSet;
 
 use super::Inner;
 use super::link::Need;
+use super::scan::LiveSession;
 use crate::session::name::{Alias, Form, Shard};
 use crate::store::{Listed, RootListing, StoreError};
+use crate::telemetry::Event;
 
 /// How many members of a shard one step of a listing takes.
 pub(super) const PAGE: usize = 250;
@@ -58,11 +60,15 @@ impl Inner {
 
     /// The living among `aliases`, all of one shard.
     async fn listed(&self, shard: Shard, aliases: &[Alias]) -> Result<Vec<Listed>, StoreError> {
-        let living = self.living_by(&self.policy(), shard, aliases).await?;
-        let listed = living
-            .into_iter()
-            .map(|living| Listed { meta: living.header.meta(living.left_ms), alias: living.alias });
-        Ok(listed.collect())
+        let members = self.living_by(&self.policy(), shard, aliases).await?;
+        for alias in &members.unreadable {
+            Event::Unreadable { alias }.emit();
+        }
+        let listed = |living: LiveSession| Listed {
+            meta: living.header.meta(living.activity_ms, living.left_ms),
+            alias: living.alias,
+        };
+        Ok(members.living.into_iter().map(listed).collect())
     }
 
     pub(super) async fn list(&self, shard: Shard) -> Result<Vec<Listed>, StoreError> {

@@ -73,7 +73,8 @@ impl Live {
     /// What is sent on a new connection, once the scripts are loaded; `None` where nothing is
     /// followed.
     pub(super) fn request(&self, scripts: &Scripts, keys: &Keys) -> Option<Cmd> {
-        let policy = Policy { lifetimes: self.lifetimes(), clock: ClockView::Unknown };
+        let policy =
+            Policy { lifetimes: self.lifetimes(), import_max_age_ms: 0, clock: ClockView::Unknown };
         let requests = Requests { scripts, keys, policy, attempt_ms: 0, now_ms: 0 };
         Some(requests.settings(self.rules?.keys).command())
     }
@@ -90,7 +91,7 @@ impl Live {
         if answer.status != "settings" {
             return Err(answer.strange());
         }
-        answer.enter()?;
+        let mut answer = answer.nested()?;
         // It may have been written by hand, as anything.
         let mut next = || -> Result<String, StoreError> {
             Ok(String::from_utf8_lossy(&answer.bytes()?).into_owned())

@@ -131,7 +131,7 @@ impl Inner {
         let living = if aliases.is_empty() {
             Vec::new()
         } else {
-            self.living_by(&policy, shard, &aliases).await?
+            self.living_by(&policy, shard, &aliases).await?.living
         };
         let of = |class| {
             let lives = |one: &&super::scan::LiveSession| {

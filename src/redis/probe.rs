@@ -303,7 +303,7 @@ impl Probe {
             grace_ms: 0,
             tombstone_ms: 1,
         };
-        let policy = Policy { lifetimes, clock: ClockView::Unknown };
+        let policy = Policy { lifetimes, import_max_age_ms: 1, clock: ClockView::Unknown };
         let requests = Requests { scripts, keys, policy, attempt_ms: 0, now_ms: 0 };
         let save = own_save(alias);
         let amend =
@@ -319,7 +319,7 @@ impl Probe {
             mtime_ns: 0,
             mode: 0o600,
         };
-        let unlink = Unlink { stamp: own_stamp(), alias: alias.clone(), listed: None };
+        let unlink = Unlink { stamp: own_stamp(), alias: alias.clone(), listed: None, held: None };
         for (call, expected) in [
             (requests.fetch(alias, None), "absent"),
             (requests.publish(&save, Attempt::First), "taken"),
@@ -387,8 +387,10 @@ fn own_stamp() -> Stamp {
 }
 
 fn own_save(alias: &Alias) -> Publish {
+    let stamp = own_stamp();
     Publish {
-        stamp: own_stamp(),
+        birth: stamp.id,
+        stamp,
         alias: alias.clone(),
         form: Form::Sharded,
         content: Content { class: Class::Anonymous, uid: None, db: None, login: None },
@@ -396,6 +398,7 @@ fn own_save(alias: &Alias) -> Publish {
         sealed: Bytes::new(),
         claim: Claim::default(),
         background: false,
+        is_activity: true,
     }
 }
 

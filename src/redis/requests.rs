@@ -12,7 +12,8 @@ use super::keys::Keys;
 use super::scripts::{Call, Policy, Scripts};
 use crate::session::content::Content;
 use crate::session::name::{Alias, Form, Shard};
-use crate::store::{Amend, Attempt, Import, Mtime, Publish, Stamp, Unlink};
+use crate::session::seal::PLAIN_PACKING;
+use crate::store::{Amend, Attempt, HELD_REMOVAL_MS, Import, Mtime, Publish, Stamp, Unlink};
 
 /// What requests are made of.
 #[derive(Clone, Copy)]
@@ -67,10 +68,12 @@ impl<'a> Requests<'a> {
             PublishArgs {
                 content: content_args(change, content, *size_bytes, *form, sealed),
                 sibling_session: self.keys.session(sibling.unwrap_or(&publish.alias)),
+                birth: args::id(Some(publish.birth)),
                 opened: args::id(claim.opened),
-                own_unlink: args::id(claim.own_unlink),
+                held_removal: args::id(claim.held_removal),
                 sibling: args::alias(sibling),
                 background: args::flag(publish.background),
+                is_activity: args::flag(publish.is_activity),
                 after_failed_read: args::flag(claim.after_failed_read),
             },
         )
@@ -84,6 +87,8 @@ impl<'a> Requests<'a> {
                 change: self.change(&unlink.alias, &unlink.stamp, attempt),
                 listed_session: self.keys.session(listed.unwrap_or(&unlink.alias)),
                 listed: args::alias(listed),
+                held: args::id(unlink.held),
+                hold_ms: args::number(HELD_REMOVAL_MS),
             },
         )
     }
@@ -210,6 +215,7 @@ fn content_args<'a>(
         db: args::text(text(content.db.as_deref())),
         user: args::text(text(content.login.as_deref())),
         size: args::number(size_bytes),
+        packing: args::number(PLAIN_PACKING),
         form: args::form(form),
         sealed: sealed.into(),
     }

@@ -150,11 +150,32 @@ impl Filter {
             && self.age_ms.is_none_or(|ms| living.age_ms() >= ms)
     }
 
+    /// Whether a session matches of which nothing but the name is known: no field asks for more.
+    fn may_match(&self, alias: &Alias) -> bool {
+        let Self { name, user_id, login, database, family, class, idle_ms, age_ms } = self;
+        user_id.is_none()
+            && login.is_none()
+            && database.is_none()
+            && class.is_none()
+            && idle_ms.is_none()
+            && age_ms.is_none()
+            && name.as_ref().is_none_or(|name| name.matches(alias))
+            && family.as_deref().is_none_or(|family| alias.family() == Some(family))
+    }
+
     /// The only shard where it can be, if its name says so.
     fn shard(&self) -> Option<Shard> {
         let begins = self.name.as_ref().map(|name| &name.head).or(self.family.as_ref())?;
         Shard::parse(begins.get(..2)?)
     }
+}
+
+/// What was found of some members of a shard's index.
+#[derive(Default)]
+pub(super) struct Members {
+    pub living: Vec<LiveSession>,
+    /// Another program's key, or a format of a later version.
+    pub unreadable: Vec<Alias>,
 }
 
 pub struct Scan {
@@ -166,6 +187,8 @@ pub struct Scan {
 pub struct Page {
     /// Those that match.
     pub living: Vec<LiveSession>,
+    /// Those that cannot be read and may match.
+    pub unreadable: Vec<Alias>,
     /// How many were read for it.
     pub looked_at: u64,
 }
@@ -243,38 +266,53 @@ impl Inner {
         // Nothing is judged stale, so nothing is ended.
         let policy = Policy { clock: ClockView::Jumped, ..self.policy() };
         for aliases in self.members(shard).await?.chunks(PAGE) {
-            let mut living = self.living_by(&policy, shard, aliases).await?;
+            let Members { mut living, mut unreadable } =
+                self.living_by(&policy, shard, aliases).await?;
             living.retain(|living| filter.matches(living));
+            unreadable.retain(|alias| filter.may_match(alias));
             let looked_at = u64::try_from(aliases.len()).unwrap_or(u64::MAX);
-            if pages.send(Ok(Page { living, looked_at })).await.is_err() {
+            if pages.send(Ok(Page { living, unreadable, looked_at })).await.is_err() {
                 break; // the scan was dropped
             }
         }
         Ok(())
     }
 
-    /// The live sessions among `aliases`, all of one shard.
+    /// What lives among `aliases`, all of one shard.
     pub(super) async fn living_by(
         &self,
         policy: &Policy,
         shard: Shard,
         aliases: &[Alias],
-    ) -> Result<Vec<LiveSession>, StoreError> {
+    ) -> Result<Members, StoreError> {
         let call = self.requests_by(*policy).list(shard, aliases);
         let bound = Duration::from_millis(self.settings.down_after_ms);
         let mut answer = self.call(&call, Need::Connected, bound).await?;
         if answer.status != "listed" {
             return Err(answer.strange());
         }
-        answer.enter()?;
-        let mut all = Vec::with_capacity(aliases.len());
-        while answer.more() {
-            let (alias, left_ms, activity_ms) =
-                (answer.alias()?, answer.number()?, answer.number()?);
-            let header = answer.header()?;
-            all.push(LiveSession { alias, header, activity_ms, left_ms, now_ms: answer.now_ms });
+        let (mut listed, mut unreadable) = (answer.nested()?, answer.nested()?);
+        let mut members =
+            Members { living: Vec::with_capacity(aliases.len()), ..Members::default() };
+        while listed.more() {
+            let (alias, activity_ms, left_ms) =
+                (listed.alias()?, listed.number()?, listed.number()?);
+            match listed.header() {
+                Ok(header) => members.living.push(LiveSession {
+                    alias,
+                    header,
+                    activity_ms,
+                    left_ms,
+                    now_ms: answer.now_ms,
+                }),
+                // One that only the script can read must not hide the others.
+                Err(_) => members.unreadable.push(alias),
+            }
         }
-        Ok(all)
+        while unreadable.more() {
+            members.unreadable.push(unreadable.alias()?);
+        }
+        Ok(members)
     }
 }
 

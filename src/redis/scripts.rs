@@ -11,12 +11,12 @@ use super::args::{
     self, AmendArgs, Argument, Arguments as _, FetchArgs, ImportArgs, ListArgs, OfScript,
     PolicyArgs, ProbeArgs, PublishArgs, SetArgs, SettingsArgs, TouchArgs, UnlinkArgs, prologue,
 };
-use super::envelope::{Header, Unreadable};
+use super::envelope::{self, Header, Unreadable};
 use super::errors::{ErrorCode, ServerError};
 use super::link::{Fault, Link, Need};
 use crate::session::name::Alias;
 use crate::session::policy::Lifetimes;
-use crate::store::StoreError;
+use crate::store::{ChangeId, StoreError};
 
 const CLOCK: &str = include_str!("scripts/clock.lua");
 const SESSION: &str = include_str!("scripts/session.lua");
@@ -128,6 +128,8 @@ impl Script {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Policy {
     pub lifetimes: Lifetimes,
+    /// For how long session files are imported after their last save.
+    pub import_max_age_ms: u64,
     pub clock: ClockView,
 }
 
@@ -148,6 +150,7 @@ impl Policy {
             absolute_ms: absolute_ms.map_or_else(|| args::text("-1"), args::number),
             grace_ms: args::number(grace_ms),
             tombstone_ms: args::number(tombstone_ms),
+            import_max_age_ms: args::number(self.import_max_age_ms),
             clock: match self.clock {
                 ClockView::Unknown => args::text(""),
                 ClockView::Jumped => args::text("lenient"),
@@ -286,24 +289,12 @@ impl Answer {
     /// Reads the shape that all answers have.
     pub(super) fn parts(script: &'static str, value: Value) -> Result<Self, StoreError> {
         let Value::Array(values) = value else { return Err(strange(script)) };
-        let mut answer = Self {
-            now_ms: 0,
-            expired: Vec::new(),
-            status: String::new(),
-            rest: values.into_iter(),
-            script,
-        };
+        let mut answer = Self::of(script, values);
         answer.now_ms = answer.number()?;
         answer.status = answer.text()?;
         for ended in answer.array()? {
             let Value::Array(values) = ended else { return Err(strange(script)) };
-            let mut facts = Self {
-                now_ms: 0,
-                expired: Vec::new(),
-                status: String::new(),
-                rest: values.into_iter(),
-                script,
-            };
+            let mut facts = Self::of(script, values);
             answer.expired.push(Expired {
                 alias: facts.alias()?,
                 header: facts.header()?,
@@ -313,6 +304,11 @@ impl Answer {
             });
         }
         Ok(answer)
+    }
+
+    fn of(script: &'static str, values: Vec<Value>) -> Self {
+        let rest = values.into_iter();
+        Self { now_ms: 0, expired: Vec::new(), status: String::new(), rest, script }
     }
 
     /// An answer that this operation has no use for: its script and we do not fit together.
@@ -368,15 +364,19 @@ impl Answer {
         Alias::parse(&self.text()?).ok_or_else(|| self.strange())
     }
 
+    /// The id of a change.
+    pub(super) fn id(&mut self) -> Result<ChangeId, StoreError> {
+        envelope::parse_id(&self.text()?).ok_or_else(|| self.strange())
+    }
+
     pub(super) fn header(&mut self) -> Result<Header, StoreError> {
         let (header, _) = Header::parse(&self.bytes()?)?;
         Ok(header)
     }
 
-    /// Continues inside the next value, an array.
-    pub(super) fn enter(&mut self) -> Result<(), StoreError> {
-        self.rest = self.array()?.into_iter();
-        Ok(())
+    /// What is inside the next value, an array.
+    pub(super) fn nested(&mut self) -> Result<Self, StoreError> {
+        Ok(Self::of(self.script, self.array()?))
     }
 }
 

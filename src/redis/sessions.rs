@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::RedisStore;
-use super::envelope::{self, Header};
+use super::envelope::Header;
 use super::link::Need;
 use super::scripts::Answer;
 use crate::session::name::{Alias, Shard};
@@ -22,10 +22,14 @@ impl Sessions for RedisStore {
             inner.call(&inner.requests().fetch(alias, listed), Need::Up, bound).await?;
         match answer.status.as_str() {
             "session" => {
-                let left_ms = answer.number()?;
+                let (activity_ms, left_ms) = (answer.number()?, answer.number()?);
                 let value = Bytes::from(answer.bytes()?);
                 let (header, content) = Header::parse(&value)?;
-                Ok(Lookup::Session { meta: header.meta(left_ms), sealed: value.slice(content..) })
+                Ok(Lookup::Session {
+                    meta: header.meta(activity_ms, left_ms),
+                    bound: header.bound(alias),
+                    sealed: value.slice(content..),
+                })
             }
             "alias" => Ok(Lookup::Alias { meta: meta(&mut answer)? }),
             "absent" => Ok(Lookup::Absent),
@@ -45,6 +49,7 @@ impl Sessions for RedisStore {
             }
             "superseded" => Ok(Published::Superseded),
             "refused" => Ok(Published::Refused(refusal(&answer.text()?))),
+            "rebind" => Ok(Published::Rebind { birth: answer.id()? }),
             _ => Err(answer.strange()),
         }
     }
@@ -55,11 +60,8 @@ impl Sessions for RedisStore {
         let mut answer =
             inner.change(RetryPolicy::UntilAnswered, unlink.stamp.attempt, build).await?;
         match answer.status.as_str() {
-            "gone" => {
-                let alias = answer.alias()?;
-                let birth = envelope::parse_id(&answer.text()?).ok_or_else(|| answer.strange())?;
-                Ok(Unlinked::Gone { alias, birth })
-            }
+            "gone" => Ok(Unlinked::Gone { alias: answer.alias()?, birth: answer.id()? }),
+            "held" => Ok(Unlinked::Held { alias: answer.alias()?, birth: answer.id()? }),
             "absent" => Ok(Unlinked::Absent),
             "superseded" => Ok(Unlinked::Superseded),
             _ => Err(answer.strange()),
@@ -123,8 +125,8 @@ impl Link for RedisStore {
 }
 
 fn meta(answer: &mut Answer) -> Result<Meta, StoreError> {
-    let left_ms = answer.number()?;
-    Ok(answer.header()?.meta(left_ms))
+    let (activity_ms, left_ms) = (answer.number()?, answer.number()?);
+    Ok(answer.header()?.meta(activity_ms, left_ms))
 }
 
 /// The codes that `publish.lua` gives; one of a later version is `Other`.

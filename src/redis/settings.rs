@@ -30,6 +30,9 @@ pub struct Settings {
     pub prefix: String,
     /// When sessions end.
     pub lifetimes: Lifetimes,
+    /// For how long session files are imported after their last save. The end of a session that
+    /// came from a file is remembered for as long.
+    pub import_max_age_ms: u64,
     /// Connecting, authenticating and greeting take at most this long.
     pub connect_timeout_ms: u64,
     /// A request that is not answered within this makes the link degraded; a look-up waits no longer.
@@ -87,6 +90,7 @@ impl Default for Settings {
             password_source: None,
             prefix: DEFAULT_PREFIX.into(),
             lifetimes: Lifetimes::default(),
+            import_max_age_ms: 7 * 24 * 60 * 60 * 1000,
             connect_timeout_ms: 2000,
             overdue_ms: 100,
             down_after_ms: 500,

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::{Lookup, Meta, Sessions, StoreError};
 use crate::session::name::{Alias, Sid};
 use crate::session::seal::{self, SealError};
+use crate::session::secret::Keyring;
 
 /// What a name stands for now.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -33,15 +34,22 @@ pub enum Current {
 /// that of `sid`.
 pub async fn current<S: Sessions>(
     sessions: &S,
+    keyring: &Keyring,
     sid: &Sid,
     alias: &Alias,
     listed: Option<&Alias>,
 ) -> Result<Current, StoreError> {
     Ok(match sessions.fetch(alias, listed).await? {
-        Lookup::Session { meta, sealed } => match seal::open(sid, &sealed) {
-            Ok(plain) => Current::Version { meta, plain: plain.into() },
-            Err(error) => Current::Unopened(error),
-        },
+        Lookup::Session { meta, bound, sealed } => {
+            match seal::open(keyring, sid, &bound, &sealed) {
+                Ok(plain) if plain.len() as u64 == meta.size_bytes => {
+                    Current::Version { meta, plain: plain.into() }
+                }
+                // The length is stored in the open.
+                Ok(_) => Current::Unopened(SealError::Broken),
+                Err(error) => Current::Unopened(error),
+            }
+        }
         Lookup::Alias { meta } => Current::AliasOnly { meta },
         Lookup::Absent => Current::Gone,
     })

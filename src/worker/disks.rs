@@ -9,6 +9,7 @@ use crate::disk::client::{Disk, DiskError, SERVING_WITHIN};
 use crate::exit::{ExitCode, Failure};
 use crate::mirror;
 use crate::redis::RedisStore;
+use crate::session::secret::Keyring;
 use crate::supervision::{Channel, Report};
 
 /// By which to ask the disk servers.
@@ -44,13 +45,15 @@ pub(super) fn cannot_list(error: DiskError) -> Failure {
 pub(super) fn keep_mirror(
     disk: Disk,
     store: &RedisStore,
+    keyring: &Keyring,
     runtime: &Runtime,
     first: bool,
 ) -> Result<Option<(mirror::notes::Sender, mirror::Writer)>, Failure> {
-    let failure = match runtime.block_on(mirror::Writer::start(disk, store.clone())) {
-        Ok(kept) => return Ok(Some(kept)),
-        Err(e) => Failure::new(ExitCode::MirrorRefused, format!("mirror: {e}")),
-    };
+    let failure =
+        match runtime.block_on(mirror::Writer::start(disk, store.clone(), keyring.clone())) {
+            Ok(kept) => return Ok(Some(kept)),
+            Err(e) => Failure::new(ExitCode::MirrorRefused, format!("mirror: {e}")),
+        };
     if first {
         return Err(failure);
     }

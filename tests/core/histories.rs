@@ -11,6 +11,8 @@ use sessionfs::fs::attributes::Change;
 use sessionfs::fs::inode::{Eviction, InodeId};
 use sessionfs::session::name::Sid;
 use sessionfs::session::seal;
+use sessionfs::session::secret::Keyring;
+use sessionfs::store::HELD_REMOVAL_MS;
 use sessionfs::store::{Health, Link as _};
 
 use super::support::kernel::{Kernel, person, sid, thread, visitor};
@@ -136,8 +138,9 @@ impl History {
 
     /// The content that whoever opens the session now has to get.
     fn current(&self, session: &Sid) -> Option<Bytes> {
-        let (_, sealed) = self.servers[0].store.model().fetch(&session.alias())?;
-        Some(seal::open(session, &sealed).expect("sealed by its holder").into())
+        let (_, bound, sealed) = self.servers[0].store.model().fetch(&session.alias())?;
+        let plain = seal::open(&Keyring::for_tests(), session, &bound, &sealed);
+        Some(plain.expect("sealed by its holder").into())
     }
 
     /// Whether a request of this step failed, or may have, so that its answer may be another than
@@ -300,6 +303,10 @@ impl History {
         // The look-up that unlink(2) makes first.
         let _ = kernel.lookup_name(thread(at.thread), shard(), alias.as_str());
         let removed = kernel.unlink_name(thread(at.thread), shard(), alias.as_str());
+        if removed.is_ok() {
+            // A removal of the session that this thread opened last is held.
+            kernel.store.model().pass(HELD_REMOVAL_MS);
+        }
         let is_gone = self.current(&sid('a', at.session)).is_none();
         if removed == Ok(()) && !is_gone {
             return Err("removed, and still there".into());

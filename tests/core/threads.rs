@@ -3,6 +3,9 @@
 
 use std::time::Duration;
 
+use sessionfs::session::name::Sid;
+use sessionfs::store::HELD_REMOVAL_MS;
+
 use super::support::kernel::{FIRST_TID, Kernel, foreign, person, sid, thread};
 use super::support::memory::Fault;
 use super::support::model::UNIT;
@@ -53,9 +56,73 @@ fn a_reused_id_inherits_no_right_to_save_what_it_removed() {
     let session = sid('a', 1);
     kernel.save(thread(1), &session, &person("x")).unwrap();
     kernel.read(thread(1), &session).unwrap();
-    kernel.unlink(thread(1), &session).unwrap();
+    remove_own(&kernel, 1, &session);
     reuse(&kernel, 1);
+    // As anybody's save, it is taken and does not take the removal back.
+    kernel.save(thread(1), &session, &person("late")).unwrap();
+    kernel.store.model().pass(HELD_REMOVAL_MS);
+    assert_eq!(kernel.read(thread(1), &session), Err(libc::ENOENT));
     assert_eq!(kernel.save(thread(1), &session, &person("late")), Err(libc::EACCES));
+}
+
+/// A removal by the name that a listing shows, as Odoo 19 makes it.
+fn remove_own(kernel: &Kernel, number: u32, session: &Sid) {
+    kernel.list(thread(number), shard()).unwrap();
+    kernel.unlink_name(thread(number), shard(), session.alias().as_str()).unwrap();
+}
+
+#[test]
+fn a_removal_is_held_if_it_is_of_the_session_that_the_thread_opened_last() {
+    let kernel = one();
+    let (session, other) = (sid('a', 1), sid('a', 2));
+    for session in [&session, &other] {
+        kernel.save(thread(1), session, &person("x")).unwrap();
+        kernel.read(thread(1), session).unwrap();
+    }
+    remove_own(&kernel, 1, &session);
+    assert_eq!(kernel.read(thread(2), &session), Err(libc::ENOENT));
+    remove_own(&kernel, 1, &other);
+    assert_eq!(kernel.read(thread(2), &other), Ok(person("x")));
+    // One that did not open it.
+    remove_own(&kernel, 2, &other);
+    kernel.save(thread(3), &session, &person("x")).unwrap_err();
+}
+
+#[test]
+fn in_a_background_process_a_removal_is_held_for_a_minute_after_the_open() {
+    let kernel = one();
+    kernel.host.set_cmdline(FIRST_TID + 1, b"python3\0odoo\0gevent\0");
+    for (number, passed, held) in [(1, 59, true), (2, 60, false)] {
+        let session = sid('a', number);
+        kernel.save(thread(2), &session, &person("x")).unwrap();
+        kernel.save(thread(2), &sid('a', 9), &person("x")).unwrap();
+        kernel.read(thread(1), &session).unwrap();
+        kernel.host.pass(Duration::from_secs(passed));
+        // Another request of the same thread.
+        kernel.read(thread(1), &sid('a', 9)).unwrap();
+        remove_own(&kernel, 1, &session);
+        assert_eq!(kernel.read(thread(3), &session).is_ok(), held, "after {passed} seconds");
+        // That one may open it, too: the removal stays the other's to take back.
+        if held {
+            kernel.read(thread(1), &session).unwrap();
+            kernel.save(thread(1), &session, &person("again")).unwrap();
+            kernel.store.model().pass(UNIT);
+            assert_eq!(kernel.read(thread(3), &session), Ok(person("again")));
+        }
+    }
+}
+
+#[test]
+fn a_request_that_begins_after_a_held_removal_does_not_take_it_back() {
+    let kernel = one();
+    let session = sid('a', 1);
+    kernel.save(thread(1), &session, &person("x")).unwrap();
+    kernel.read(thread(1), &session).unwrap();
+    remove_own(&kernel, 1, &session);
+    kernel.read(thread(1), &session).unwrap();
+    kernel.save(thread(1), &session, &person("late")).unwrap();
+    kernel.store.model().pass(HELD_REMOVAL_MS);
+    assert_eq!(kernel.read(thread(1), &session), Err(libc::ENOENT));
 }
 
 #[test]
@@ -88,8 +155,9 @@ fn the_right_to_save_what_was_removed_ends_after_ten_seconds() {
     kernel.save(thread(1), &session, &person("x")).unwrap();
     for (passed, saved) in [(9, true), (10, false)] {
         kernel.read(thread(1), &session).unwrap();
-        kernel.unlink(thread(1), &session).unwrap();
+        remove_own(&kernel, 1, &session);
         kernel.host.pass(Duration::from_secs(passed));
+        kernel.store.model().pass(HELD_REMOVAL_MS);
         let again = kernel.save(thread(1), &session, &person("again"));
         assert_eq!(again.is_ok(), saved, "after {passed} seconds: {again:?}");
     }
@@ -100,7 +168,9 @@ fn the_right_to_save_what_was_removed_ends_when_the_session_is_found_gone() {
     let kernel = one();
     let session = sid('a', 1);
     kernel.save(thread(1), &session, &person("x")).unwrap();
-    kernel.unlink(thread(1), &session).unwrap();
+    kernel.read(thread(1), &session).unwrap();
+    remove_own(&kernel, 1, &session);
+    kernel.store.model().pass(HELD_REMOVAL_MS);
     assert_eq!(kernel.read(thread(1), &session), Err(libc::ENOENT));
     assert_eq!(kernel.save(thread(1), &session, &person("late")), Err(libc::EACCES));
 }
@@ -150,10 +220,12 @@ fn a_process_that_is_hidden_or_foreign_counts_as_a_person() {
 fn a_hidden_thread_is_remembered_by_its_id_and_a_foreign_one_is_not() {
     let kernel = one();
     kernel.host.hide();
-    for (by, saved) in [(thread(1), true), (foreign(), false)] {
+    for (by, saved) in [(thread(1), false), (foreign(), true)] {
         let session = sid('a', by.tid);
         kernel.save(by, &session, &person("x")).unwrap();
-        kernel.unlink(by, &session).unwrap();
+        kernel.read(by, &session).unwrap();
+        kernel.unlink(thread(9), &session).unwrap();
+        kernel.store.model().pass(100 * UNIT);
         let again = kernel.save(by, &session, &person("again"));
         assert_eq!(again.is_ok(), saved, "{by:?}: {again:?}");
     }

@@ -1,6 +1,10 @@
 //! What is never revived.
 
 use std::fs;
+use std::thread;
+use std::time::Duration;
+
+use sessionfs::store::HELD_REMOVAL_MS;
 
 use crate::support::mount::{Mount, anonymous, authenticated, errno, in_thread, sid};
 use crate::{HEX, node, two_nodes};
@@ -39,24 +43,44 @@ fn a_thread_that_never_opened_it_does_not_revive_it_either() {
     }
 }
 
+/// Removes it by the name that a listing shows.
+fn remove_listed(mount: &Mount, id: &str) {
+    let shard = mount.path().join(&id[..2]);
+    let listed = fs::read_dir(shard).unwrap().next().expect("one is there").unwrap();
+    fs::remove_file(listed.path()).unwrap();
+}
+
 #[test]
 fn a_thread_that_unlinked_it_may_create_it_again() {
-    let (_redis, mount) = node("");
-    mount.save(HEX, &authenticated("")).unwrap();
-    fs::remove_file(mount.sharded(HEX)).unwrap();
-    mount.save(HEX, &authenticated("again")).unwrap();
-    in_thread(|| assert_eq!(mount.read(HEX).unwrap(), authenticated("again")));
+    let (_redis, first, second) = two_nodes();
+    first.save(HEX, &authenticated("")).unwrap();
+    first.read(HEX).unwrap();
+    remove_listed(&first, HEX);
+    assert_eq!(second.read(HEX).unwrap(), authenticated(""), "nobody misses it");
+    first.save(HEX, &authenticated("again")).unwrap();
+    thread::sleep(Duration::from_millis(HELD_REMOVAL_MS + 100));
+    in_thread(|| assert_eq!(second.read(HEX).unwrap(), authenticated("again")));
 }
 
 #[test]
 fn a_thread_that_unlinked_it_and_found_it_gone_may_not() {
     let (_redis, mount) = node("");
     mount.save(HEX, &authenticated("")).unwrap();
-    fs::remove_file(mount.sharded(HEX)).unwrap();
-    // The logout is over: this is the thread's next request, with the dead cookie.
+    mount.read(HEX).unwrap();
+    remove_listed(&mount, HEX);
+    thread::sleep(Duration::from_millis(HELD_REMOVAL_MS + 100));
+    // This is the thread's next request, with the dead cookie.
     assert_eq!(errno(mount.read(HEX)), libc::ENOENT);
     assert_eq!(errno(mount.save(HEX, &authenticated("again"))), libc::EACCES);
     assert_eq!(errno(mount.read(HEX)), libc::ENOENT);
+}
+
+#[test]
+fn a_thread_that_unlinked_it_by_its_id_may_not_create_it_again() {
+    let (_redis, mount) = node("");
+    mount.save(HEX, &authenticated("")).unwrap();
+    fs::remove_file(mount.sharded(HEX)).unwrap();
+    assert_eq!(errno(mount.save(HEX, &authenticated("again"))), libc::EACCES);
 }
 
 #[test]
@@ -70,12 +94,13 @@ fn anonymous_content_takes_a_dead_name_as_a_new_birth() {
     });
     assert_eq!(errno(saved), libc::EACCES);
     assert_eq!(mount.read(HEX).unwrap(), anonymous("websocket"));
-    // A login begins from what is there now.
-    in_thread(|| {
+    // Odoo gives a new id at each login: under this one nobody is logged in again.
+    let revived = in_thread(|| {
         mount.read(HEX).unwrap();
-        mount.save(HEX, &authenticated("login")).unwrap();
+        mount.save(HEX, &authenticated("login"))
     });
-    assert_eq!(mount.read(HEX).unwrap(), authenticated("login"));
+    assert_eq!(errno(revived), libc::EACCES);
+    assert_eq!(mount.read(HEX).unwrap(), anonymous("websocket"));
 }
 
 #[test]

@@ -18,6 +18,7 @@ use sessionfs::fs::lookup::Found;
 use sessionfs::fs::open::Mode;
 use sessionfs::fs::{Core, Settings, Step};
 use sessionfs::session::name::Sid;
+use sessionfs::session::secret::Keyring;
 use sessionfs::store::Usage;
 use tempfile::TempDir;
 
@@ -104,7 +105,8 @@ impl Kernel {
         };
         change(&mut settings);
         Self {
-            core: Core::new(store.clone(), store.clone(), &settings).expect("a core"),
+            core: Core::new(store.clone(), store.clone(), Keyring::for_tests(), &settings)
+                .expect("a core"),
             store,
             host,
             known: RefCell::default(),

@@ -144,11 +144,11 @@ impl Sessions for Memory {
     async fn fetch(&self, alias: &Alias, listed: Option<&Alias>) -> Result<Lookup, StoreError> {
         self.send()?;
         let mut model = self.model();
-        if let Some((meta, sealed)) = model.fetch(alias) {
-            return Ok(Lookup::Session { meta, sealed });
+        if let Some((meta, bound, sealed)) = model.fetch(alias) {
+            return Ok(Lookup::Session { meta, bound, sealed });
         }
         let by_alias = listed.and_then(|alias| model.fetch(alias));
-        Ok(by_alias.map_or(Lookup::Absent, |(meta, _)| Lookup::Alias { meta }))
+        Ok(by_alias.map_or(Lookup::Absent, |(meta, ..)| Lookup::Alias { meta }))
     }
 
     async fn publish(&self, publish: &Publish) -> Result<Published, StoreError> {
@@ -157,6 +157,7 @@ impl Sessions for Memory {
             Outcome::Taken(meta) => Published::Taken(meta),
             Outcome::Superseded => Published::Superseded,
             Outcome::Refused => Published::Refused(Refusal::Ended),
+            Outcome::Rebind(birth) => Published::Rebind { birth },
         })
     }
 

@@ -7,7 +7,10 @@ use bytes::Bytes;
 use sessionfs::session::content::{Class, Content};
 use sessionfs::session::name::{Alias, Form};
 use sessionfs::session::policy::{Lifetimes, Times};
-use sessionfs::store::{Amend, Attempt, ChangeId, Listed, Meta, Mtime, Publish, Unlink, Unlinked};
+use sessionfs::store::{
+    Amend, Attempt, Bound, ChangeId, HELD_REMOVAL_MS, Listed, Meta, Mtime, Publish, Unlink,
+    Unlinked,
+};
 
 /// The step of the model's clock. Keys' own TTLs run in real time, which must be nothing beside it.
 pub const UNIT: u64 = 60_000;
@@ -18,6 +21,7 @@ pub enum Outcome {
     Taken(Meta),
     Superseded,
     Refused,
+    Rebind(ChangeId),
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -32,7 +36,13 @@ struct Session {
     /// What ended it, if it is gone.
     gone: Option<End>,
     version: ChangeId,
+    save: ChangeId,
     birth: ChangeId,
+    born: u64,
+    /// The class of the lives before.
+    before: Option<Class>,
+    /// The last removal that was held, and when it ends the session; `None`: it was taken back.
+    removal: Option<(ChangeId, Option<u64>)>,
     saved: u64,
     content: Content,
     times: Times,
@@ -66,6 +76,11 @@ impl Model {
     fn living(&mut self, alias: &Alias) -> Option<&mut Session> {
         let (limits, now) = (self.limits, self.now);
         let session = self.sessions.get_mut(alias)?;
+        if let (None, Some((id, Some(end)))) = (session.gone, session.removal)
+            && now >= end
+        {
+            session.end(End::Removal(id), &limits, now);
+        }
         if session.gone.is_none()
             && limits.ended(session.content.class, session.times, now).is_some()
         {
@@ -83,13 +98,14 @@ impl Model {
             size_bytes: session.size_bytes,
             class: session.content.class,
             form: session.form,
+            activity_ms: session.times.activity_ms,
             left_ms: self.limits.end_ms(session.content.class, session.times) - self.now,
         }
     }
 
-    pub fn fetch(&mut self, alias: &Alias) -> Option<(Meta, Bytes)> {
+    pub fn fetch(&mut self, alias: &Alias) -> Option<(Meta, Bound, Bytes)> {
         let session = self.living(alias)?.clone();
-        Some((self.meta(&session), session.sealed))
+        Some((self.meta(&session), session.bound(alias), session.sealed))
     }
 
     /// Somebody with access to the store copies what is stored of one session to another.
@@ -101,7 +117,7 @@ impl Model {
     pub fn list(&mut self) -> Vec<Listed> {
         let aliases: Vec<_> = self.sessions.keys().cloned().collect();
         let living = |alias: Alias| {
-            let (meta, _) = self.fetch(&alias)?;
+            let (meta, ..) = self.fetch(&alias)?;
             Some(Listed { alias, meta })
         };
         aliases.into_iter().filter_map(living).collect()
@@ -115,7 +131,7 @@ impl Model {
         session.times.activity_ms = least.max(now);
         session.times.opened = true;
         let end_ms = limits.end_ms(session.content.class, session.times);
-        if session.kept_until < end_ms + limits.grace_ms {
+        if !session.is_ending() && session.kept_until < end_ms + limits.grace_ms {
             session.keep(&limits);
         }
     }
@@ -137,15 +153,22 @@ impl Model {
         let again = unlink.stamp.attempt == Attempt::Again;
         for alias in std::iter::once(&unlink.alias).chain(&unlink.listed) {
             let Some(session) = self.sessions.get(alias) else { continue };
-            let done = session.gone == Some(End::Removal(unlink.stamp.id));
-            if again && session.gone.is_none() && session.saved > unlink.stamp.first_ms {
-                return Unlinked::Superseded;
-            }
-            let birth = session.birth;
+            let (birth, id) = (session.birth, unlink.stamp.id);
             let (limits, now) = (self.limits, self.now);
+            let may_hold = Some(alias) == unlink.listed.as_ref() && unlink.held == Some(birth);
             if let Some(session) = self.living(alias) {
-                session.end(End::Removal(unlink.stamp.id), &limits, now);
-            } else if !done {
+                if again && session.born > unlink.stamp.first_ms {
+                    return Unlinked::Superseded;
+                }
+                if may_hold {
+                    if session.removal.map(|(noted, _)| noted) != Some(id) {
+                        session.removal = Some((id, Some(now + HELD_REMOVAL_MS)));
+                        session.keep(&limits);
+                    }
+                    return Unlinked::Held { alias: alias.clone(), birth };
+                }
+                session.end(End::Removal(id), &limits, now);
+            } else if self.sessions[alias].gone != Some(End::Removal(id)) {
                 continue;
             }
             return Unlinked::Gone { alias: alias.clone(), birth };
@@ -156,27 +179,53 @@ impl Model {
     pub fn publish(&mut self, publish: &Publish) -> Outcome {
         let again = publish.stamp.attempt == Attempt::Again;
         let id = publish.stamp.id;
-        if let Some(old) = self.sessions.get(&publish.alias) {
-            if old.gone.is_none() && old.version == id {
-                let old = old.clone();
-                // A reply that was lost is given again, also when the life is over since.
-                let end_ms = self.limits.end_ms(old.content.class, old.times);
-                let left_ms = end_ms.saturating_sub(self.now);
-                return Outcome::Taken(Meta { left_ms, ..self.meta_at_end(&old) });
-            }
-            if again && old.saved > publish.stamp.first_ms {
-                return Outcome::Superseded;
-            }
+        if let Some(old) = self.sessions.get(&publish.alias)
+            && old.gone.is_none()
+            && old.save == id
+        {
+            let old = old.clone();
+            // A reply that was lost is given again, also when the life is over since.
+            let end_ms = self.limits.end_ms(old.content.class, old.times);
+            let left_ms = end_ms.saturating_sub(self.now);
+            return Outcome::Taken(Meta { left_ms, ..self.meta_at_end(&old) });
         }
+        let saved = self.sessions.get(&publish.alias).map(|old| old.saved);
         let old_alive = self.living(&publish.alias).is_some();
         let old = self.sessions.get(&publish.alias).cloned();
-        let Some(goes_on) = goes_on(publish, old.as_ref(), old_alive) else {
+        let is_own =
+            !old_alive && old.as_ref().is_some_and(|old| old.is_taken_back(publish, self.now));
+        if again && saved.is_some_and(|saved| saved > publish.stamp.first_ms) && !is_own {
+            return Outcome::Superseded;
+        }
+        let Some(goes_on) = goes_on(publish, old.as_ref(), old_alive, is_own) else {
             return Outcome::Refused;
         };
+        let sibling = publish
+            .claim
+            .sibling
+            .clone()
+            .filter(|_| !goes_on && publish.content.class == Class::Authenticated);
+        let rotates = sibling.and_then(|alias| {
+            let fits = |sibling: &Session| {
+                sibling.content.uid == publish.content.uid
+                    && sibling.content.class == Class::Authenticated
+            };
+            let lives =
+                self.sessions.get(&alias).is_some_and(fits) && self.living(&alias).is_some();
+            self.sessions.get(&alias).filter(|sibling| fits(sibling)).map(|s| (s.times, lives))
+        });
+        let is_new_login = !goes_on && publish.content.class == Class::Authenticated;
+        if publish.background && is_new_login && rotates.is_none_or(|(_, lives)| !lives) {
+            return Outcome::Refused;
+        }
         let mut new = Session {
             gone: None,
             version: id,
+            save: id,
             birth: id,
+            born: self.now,
+            before: None,
+            removal: None,
             saved: self.now,
             content: publish.content.clone(),
             times: Times { login_ms: self.now, activity_ms: self.now, opened: false },
@@ -187,27 +236,36 @@ impl Model {
             sealed: publish.sealed.clone(),
             kept_until: 0,
         };
+        new.before = old.as_ref().map(|old| match old.before {
+            Some(Class::Authenticated) => Class::Authenticated,
+            _ => old.content.class,
+        });
         if let Some(old) = old.filter(|_| goes_on) {
-            new.birth = old.birth;
+            (new.birth, new.born, new.before) = (old.birth, old.born, old.before);
+            new.removal = match publish.claim.held_removal {
+                Some(id) if !old.is_ending() || old.removal.map(|(id, _)| id) == Some(id) => {
+                    Some((id, None))
+                }
+                _ => old.removal,
+            };
             new.times.opened = old.times.opened || publish.claim.opened == Some(old.birth);
             if old.content.class == new.content.class {
                 new.times.login_ms = old.times.login_ms;
             }
-            if publish.background {
+            if !publish.is_activity {
                 new.times.activity_ms = old.times.activity_ms;
             }
-        } else if new.content.class == Class::Authenticated
-            && let Some(sibling) = publish.claim.sibling.as_ref().and_then(|s| self.sessions.get(s))
-            && sibling.content.uid == new.content.uid
-            && sibling.content.class == Class::Authenticated
-        {
-            new.times.login_ms = sibling.times.login_ms;
-            if publish.background {
-                new.times.activity_ms = sibling.times.activity_ms;
+        } else if let Some((times, _)) = rotates {
+            new.times.login_ms = times.login_ms;
+            if !publish.is_activity {
+                new.times.activity_ms = times.activity_ms;
             }
         }
         if self.limits.ended(new.content.class, new.times, self.now).is_some() {
             return Outcome::Refused;
+        }
+        if publish.birth != new.birth {
+            return Outcome::Rebind(new.birth);
         }
         new.keep(&self.limits);
         let meta = self.meta(&new);
@@ -223,24 +281,53 @@ impl Model {
 }
 
 /// Whether the life of `old` goes on with this save; `None` if it may not be made.
-fn goes_on(publish: &Publish, old: Option<&Session>, alive: bool) -> Option<bool> {
+fn goes_on(publish: &Publish, old: Option<&Session>, alive: bool, is_own: bool) -> Option<bool> {
     let opened_another =
         |old: &Session| publish.claim.opened.is_some_and(|birth| birth != old.birth);
+    let logs_in = |old: &Session| {
+        let may = !publish.background && old.before != Some(Class::Authenticated);
+        old.content.class == Class::Authenticated || may
+    };
     match (publish.content.class, old) {
         (Class::Anonymous, Some(old)) if alive => {
             let over_authenticated = old.content.class == Class::Authenticated;
-            (!over_authenticated || !publish.claim.after_failed_read).then_some(!over_authenticated)
+            let may_log_out = !publish.claim.after_failed_read && !publish.background;
+            (!over_authenticated || may_log_out).then_some(!over_authenticated)
         }
         (Class::Anonymous, _) => Some(false),
         (Class::Authenticated, Some(old)) => {
-            let may = alive || publish.claim.own_unlink == Some(old.birth);
-            (may && !opened_another(old)).then_some(true)
+            let may = alive || is_own;
+            (may && !opened_another(old) && logs_in(old)).then_some(true)
         }
         (Class::Authenticated, None) => publish.claim.opened.is_none().then_some(false),
     }
 }
 
 impl Session {
+    fn bound(&self, alias: &Alias) -> Bound {
+        Bound {
+            alias: alias.clone(),
+            content: self.content.clone(),
+            birth: self.birth,
+            save: self.save,
+            packing: 0,
+        }
+    }
+
+    /// Whether a removal of it is held.
+    fn is_ending(&self) -> bool {
+        matches!(self.removal, Some((_, Some(_))))
+    }
+
+    /// Whether it ended by a removal that this save may take back.
+    fn is_taken_back(&self, publish: &Publish, now: u64) -> bool {
+        const WITHIN_MS: u64 = 9000;
+        let Some((id, Some(end))) = self.removal else { return false };
+        self.gone == Some(End::Removal(id))
+            && publish.claim.held_removal == Some(id)
+            && now - end < WITHIN_MS
+    }
+
     fn end(&mut self, by: End, limits: &Lifetimes, now: u64) {
         self.gone = Some(by);
         self.saved = now;
@@ -256,8 +343,11 @@ impl Session {
             Class::Anonymous => limits.anonymous_idle_ms.min(limits.anonymous_unopened_ms),
         };
         let later = Times { activity_ms: self.times.activity_ms + idle_ms / 2, ..self.times };
-        let until = limits.end_ms(self.content.class, later) + limits.grace_ms;
         // As the clock of keys goes: see `PASS`.
+        let until = match self.removal {
+            Some((_, Some(end))) => end.next_multiple_of(UNIT / 2) + limits.tombstone_ms,
+            _ => limits.end_ms(self.content.class, later) + limits.grace_ms,
+        };
         self.kept_until = until / (UNIT / 2) * (UNIT / 2);
     }
 }

@@ -9,8 +9,8 @@ use sessionfs::session::content::{Class, Content};
 use sessionfs::session::name::{Alias, Form};
 use sessionfs::session::policy::Lifetimes;
 use sessionfs::store::{
-    ChangeId, Claim, Health, Link as _, Lookup, Meta, Publish, Published, Sessions as _, Unlink,
-    Unlinked, Waited,
+    ChangeId, Claim, Health, Link as _, Lookup, Meta, Publish, Published, Sessions as _,
+    StoreError, Unlink, Unlinked, Waited,
 };
 
 use super::redis::Redis;
@@ -88,8 +88,10 @@ pub fn content(class: Class) -> Content {
 }
 
 pub fn save(store: &RedisStore, alias: &Alias, class: Class, opened: Option<ChangeId>) -> Publish {
+    let stamp = store.stamp();
     Publish {
-        stamp: store.stamp(),
+        birth: opened.unwrap_or(stamp.id),
+        stamp,
         alias: alias.clone(),
         form: if alias.family().is_some() { Form::Sharded } else { Form::Flat },
         content: content(class),
@@ -97,6 +99,7 @@ pub fn save(store: &RedisStore, alias: &Alias, class: Class, opened: Option<Chan
         sealed: Bytes::from_static(b"abc"),
         claim: Claim { opened, ..Claim::default() },
         background: false,
+        is_activity: true,
     }
 }
 
@@ -131,18 +134,26 @@ pub fn claiming(publish: Publish, change: impl FnOnce(&mut Claim)) -> Publish {
 }
 
 pub fn removal(store: &RedisStore, alias: &Alias) -> Unlink {
-    Unlink { stamp: store.stamp(), alias: alias.clone(), listed: None }
+    Unlink { stamp: store.stamp(), alias: alias.clone(), listed: None, held: None }
+}
+
+/// What becomes of a save whose content is sealed anew where the store asks for that.
+pub async fn published(store: &RedisStore, publish: &Publish) -> Result<Published, StoreError> {
+    match store.publish(publish).await? {
+        Published::Rebind { birth } => store.publish(&Publish { birth, ..publish.clone() }).await,
+        other => Ok(other),
+    }
 }
 
 pub async fn taken(store: &RedisStore, publish: &Publish) -> Meta {
-    match store.publish(publish).await {
+    match published(store, publish).await {
         Ok(Published::Taken(meta)) => meta,
         other => panic!("not taken: {other:?}"),
     }
 }
 
 pub async fn refused(store: &RedisStore, publish: &Publish) -> &'static str {
-    match store.publish(publish).await {
+    match published(store, publish).await {
         Ok(Published::Refused(reason)) => reason.text(),
         other => panic!("not refused: {other:?}"),
     }

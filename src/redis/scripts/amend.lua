@@ -1,5 +1,5 @@
 -- Changes mode or mtime: a new version of the same bytes. Its lifetime stays as it is.
--- Answers: taken, left, header | absent | failed, why
+-- Answers: taken, activity, left, header | absent | failed, why
 
 local alias, id, first_ms, retry = args.alias, args.id, tonumber(args.first_ms), is_retry()
 
@@ -8,12 +8,10 @@ if refused(value) then return answer('failed', failure) end
 if not value then return answer('absent') end
 local h = parse(value)
 if failure then return answer('failed', failure) end
-if h.state ~= 'alive' then return answer('absent') end
-weigh(h, keys.index, alias)
-if stale(h) and expire(keys.session, keys.index, alias, h) then return answer('absent') end
+if not lives(keys.session, keys.index, alias, h) then return answer('absent') end
 -- Done already, or overtaken by a newer version that must not be changed by a late retry.
 if h.version == id or (retry and h.saved > first_ms) then
-  return answer('taken', left(h), h.stored)
+  return answer('taken', h.active, left(h), h.stored)
 end
 
 h.version = id
@@ -28,4 +26,4 @@ local header = line(h)
 local changed = header .. string.sub(value, h.length + 1)
 if refused(redis.pcall('SET', keys.session, changed, 'KEEPTTL')) then return answer('failed', failure) end
 redis.call('STRLEN', keys.session) -- for client tracking, as in publish.lua
-return answer('taken', left(h), header)
+return answer('taken', h.active, left(h), header)

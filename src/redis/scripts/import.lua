@@ -10,10 +10,10 @@ if old then return answer(old.version == args.id and 'taken' or 'kept') end
 -- The import itself is no save: what was begun before it and is sent after it is not overtaken by it.
 local saved = math.max(0, math.min(tonumber(args.mtime_ms), now))
 local h = {
-  state = 'alive', version = args.id, birth = args.id, saved = saved,
-  mtime = args.mtime, login = saved, active = now,
-  opened = true, class = args.class, uid = args.uid, db = args.db, user = args.user,
-  size = args.size, mode = args.mode, form = args.form,
+  alive = true, version = args.id, save = args.id, birth = args.id, born = saved, before = '-',
+  removal = '-', ending = 0, saved = saved, mtime = args.mtime, login = saved, active = now,
+  opened = true, from_file = true, class = args.class, uid = args.uid, db = args.db,
+  user = args.user, size = args.size, packing = args.packing, mode = args.mode, form = args.form,
 }
 h.ends = ends(h, 0)
 if stale(h) then return answer('over') end

@@ -1,72 +1,99 @@
 -- Makes a save the current version, by the rules of births: nothing that ended is revived.
--- Answers: taken, left, header | superseded | refused, code | failed, why
+-- Answers: taken, activity, left, header | superseded | refused, code | rebind, birth | failed, why
 
 local alias, id, first_ms, retry = args.alias, args.id, tonumber(args.first_ms), is_retry()
 local class, uid, opened, sibling_alias = args.class, args.uid, args.opened, args.sibling
-local background, after_failed_read = args.background == '1', args.after_failed_read == '1'
+local background, is_activity = args.background == '1', args.is_activity == '1'
+local after_failed_read, held = args.after_failed_read == '1', args.held_removal
+-- For how long after its end a removal that was held may still be taken back.
+local TAKEN_BACK_WITHIN_MS = 9000
 
 local old = read(keys.session)
 if failure then return answer('failed', failure) end
 
-if old then
-  local alive = old.state == 'alive'
-  if alive then weigh(old, keys.index, alias) end
-  if alive and old.version == id then return answer('taken', left(old), old.stored) end
-  if retry and old.saved > first_ms then return answer('superseded') end
-  if alive and stale(old) then
-    -- It ends here; where the server takes no writes this save will find that out itself.
-    if expire(keys.session, keys.index, alias, old) then old.state = 'gone' end
-  end
+-- Whether `h` is what is left of the life whose removal this thread may take back.
+local function is_held_one(h)
+  return held ~= '' and h.version == held and h.ending > 0
+    and now - h.ending < TAKEN_BACK_WITHIN_MS
 end
-local alive = old and old.state == 'alive'
+
+local alive, takes_back = false, false
+if old then
+  if old.alive and old.save == id then
+    weigh(old, keys.index, alias)
+    return answer('taken', old.active, left(old), old.stored)
+  end
+  local saved = old.saved
+  -- Where the server takes no writes, this save will find that out itself.
+  alive = lives(keys.session, keys.index, alias, old)
+  -- It ended by this thread's own removal, and nothing came between.
+  takes_back = not alive and is_held_one(old)
+  if retry and saved > first_ms and not takes_back then return answer('superseded') end
+end
 
 -- Whether this save continues the life of `old`; otherwise a new one begins.
 local goes_on = false
+-- The session that a soft rotation comes from: the same person under another id of the family.
+local sibling
 if class == 'anon' then
-  if alive and old.class == 'auth' and after_failed_read then
-    return answer('refused', 'unread')
+  if alive and old.class == 'auth' then
+    if after_failed_read then return answer('refused', 'unread') end
+    -- No person logs out there; it is the save of a request that has found nothing to load.
+    if background then return answer('refused', 'background') end
   end
   -- Over an authenticated session it is a logout in place: a new life.
   goes_on = alive and old.class == 'anon'
-elseif alive then
-  if opened ~= '' and opened ~= old.birth then
-    return answer('refused', 'replaced')
+else
+  if alive and opened ~= '' and opened ~= old.birth then return answer('refused', 'replaced') end
+  goes_on = alive or (takes_back and (opened == '' or opened == old.birth))
+  if goes_on and old.class == 'anon' then
+    -- Odoo gives a new id at each login, so this content was loaded before the logout.
+    if old.before == 'auth' then return answer('refused', 'logged_out') end
+    if background then return answer('refused', 'background') end
   end
-  goes_on = true
-elseif old then
-  if args.own_unlink ~= old.birth or (opened ~= '' and opened ~= old.birth) then
-    return answer('refused', 'ended')
+  if not goes_on then
+    if old or opened ~= '' then return answer('refused', 'ended') end
+    if sibling_alias ~= '' then
+      sibling = read(keys.sibling_session)
+      failure = nil -- a sibling that cannot be read is none
+      if sibling and (sibling.class ~= 'auth' or sibling.uid ~= uid or uid == '-') then sibling = nil end
+    end
+    local rotates = sibling and lives(keys.sibling_session, keys.index, sibling_alias, sibling)
+    -- Nobody logs in there; a session may only be rotated.
+    if background and not rotates then return answer('refused', 'background') end
   end
-  goes_on = true
-elseif opened ~= '' then
-  return answer('refused', 'ended')
 end
 
 local h = {
-  state = 'alive', version = id, saved = now, mtime = string.format('%d000000', now),
-  class = class, uid = uid, db = args.db, user = args.user, size = args.size, form = args.form,
-  mode = alive and old.mode or '644',
-  birth = id, login = now, active = now, opened = false,
+  alive = true, version = id, save = id, saved = now, mtime = string.format('%d000000', now),
+  class = class, uid = uid, db = args.db, user = args.user, size = args.size,
+  packing = args.packing, form = args.form, mode = alive and old.mode or '644',
+  from_file = old and old.from_file or false,
+  birth = id, born = now, before = '-', removal = '-', ending = 0,
+  login = now, active = now, opened = false,
 }
 if goes_on then
-  h.birth = old.birth
+  h.birth, h.born, h.before = old.birth, old.born, old.before
   h.opened = old.opened or opened == old.birth
   -- A login inside one life starts the clock of the absolute lifetime; later saves keep it.
   if old.class == class then h.login = old.login end
-  if background then h.active = old.active end
-elseif class == 'auth' and sibling_alias ~= '' then
-  -- A soft rotation: the same person under the next id of the family.
-  local sibling = read(keys.sibling_session)
-  failure = nil -- a sibling that cannot be read is none
-  if sibling and sibling.class == 'auth' and sibling.uid == uid and uid ~= '-' then
+  if not is_activity then h.active = old.active end
+  h.removal, h.ending = old.removal, old.ending
+  -- Another thread's removal stays. A removal that has not arrived yet is noted: it is late.
+  if held ~= '' and (h.removal == held or h.ending == 0) then h.removal, h.ending = held, 0 end
+else
+  if old then
+    h.before = (old.class == 'auth' or old.before == 'auth') and 'auth' or 'anon'
+  end
+  if sibling then
     h.login = sibling.login
-    if sibling.state == 'alive' then weigh(sibling, keys.index, sibling_alias) end
-    if background then h.active = sibling.active end
+    if not is_activity then h.active = sibling.active end
   end
 end
 
 h.ends = ends(h, 0)
 if stale(h) then return answer('refused', 'lifetime') end
+if args.birth ~= h.birth then return answer('rebind', h.birth) end
 
 local ttl = keep_ms(h)
 local header = line(h)
@@ -76,4 +103,4 @@ end
 enter(keys.index, alias, h.active, ttl)
 -- Client tracking reports the next change only to a client that has read after its own.
 redis.call('STRLEN', keys.session)
-return answer('taken', left(h), header)
+return answer('taken', h.active, left(h), header)

@@ -12,14 +12,16 @@ local POLICY = {
   absolute = tonumber(args.absolute_ms), -- negative: none
   grace = tonumber(args.grace_ms),
   tombstone = math.max(1, tonumber(args.tombstone_ms)),
+  import_max_age = tonumber(args.import_max_age_ms),
 }
 -- Literals: an expression would be worked out anew in every call.
 local NO_ID = '00000000000000000000000000000000'
 -- Longer than any header line (envelope.rs holds the same number).
 local HEADER_BYTES = 1536
--- state version birth saved mtime login active opened class uid db user size mode form
-local HEADER = '^sessionfs 1 state=(%a+) version=(%x+) birth=(%x+) saved=(%d+) mtime=(%-?%d+) login=(%d+) active=(%d+) opened=([01]) class=(%a+) uid=(%-?%d*) db=([!-~]*) user=([!-~]*) size=(%d+) mode=([0-7]+) form=(%a+)([ -~]*)\n()'
-local LINE = 'sessionfs 1 state=%s version=%s birth=%s saved=%d mtime=%s login=%d active=%d opened=%s class=%s uid=%s db=%s user=%s size=%s mode=%s form=%s\n'
+-- state version save birth born before removal ending saved mtime login active opened from_file class
+-- uid db user size packing mode form: envelope.rs says what each is.
+local HEADER = '^sessionfs 2 s=([ag]) v=(%x+) w=(%-?%x*) b=(%x+) n=(%d+) p=(%-?%a*) r=(%-?%x*) e=(%d+) t=(%d+) m=(%-?%d+) l=(%d+) a=(%d+) o=([01]) f=([01]) c=(%a+) i=(%-?%d*) d=([!-~]*) u=([!-~]*) z=(%d+) k=(%d+) x=([0-7]+) y=([sf])([ -~]*)\n()'
+local LINE = 'sessionfs 2 s=%s v=%s w=%s b=%s n=%d p=%s r=%s e=%d t=%d m=%s l=%d a=%d o=%s f=%s c=%s i=%s d=%s u=%s z=%s k=%s x=%s y=%s\n'
 
 local now = now_ms()
 -- While Redis's clock has just jumped nothing is judged stale. The server says so, or which time it
@@ -61,41 +63,64 @@ local function is_encoded(text)
     or not string.find(string.gsub(text, '%%%x%x', ''), '%', 1, true)
 end
 
--- What the pattern alone does not see (envelope.rs has the same rules). `rest`: fields of a later
--- version.
-local function is_valid(h, saved, login, active, rest)
-  return (h.state == 'alive' or h.state == 'gone') and (h.class == 'auth' or h.class == 'anon')
-    and (h.form == 'sharded' or h.form == 'flat') and #h.version == 32 and #h.birth == 32
-    and #saved <= 15 and #login <= 15 and #active <= 15 and #h.size <= 15
-    and tonumber(h.mode, 8) <= 4095 and fits_64_bits(h.mtime)
+local function is_class(text)
+  return text == 'auth' or text == 'anon'
+end
+
+local function is_id(text)
+  return #text == 32 and string.byte(text) ~= 45 -- a minus
+end
+
+-- What the pattern alone does not see (envelope.rs has the same rules). `counts` are digits yet;
+-- `rest`: fields of a later version.
+local function is_valid(h, counts, rest)
+  for i = 1, #counts do
+    if #counts[i] > 15 then return false end
+  end
+  return is_class(h.class) and (h.before == '-' or is_class(h.before))
+    and #h.version == 32 and #h.birth == 32 and (h.save == '-' or is_id(h.save))
+    and (h.removal == '-' or is_id(h.removal))
+    and tonumber(h.mode, 8) <= 4095 and tonumber(h.packing) <= 65535 and fits_64_bits(h.mtime)
     and h.uid ~= '' and fits_64_bits(h.uid)
-    and is_encoded(h.db) and is_encoded(h.user) and (rest == '' or string.sub(rest, 1, 1) == ' ')
+    and is_encoded(h.db) and is_encoded(h.user) and (rest == '' or string.byte(rest) == 32)
     and h.length <= HEADER_BYTES
+end
+
+local function why_unreadable(bytes)
+  local format = string.match(bytes, '^sessionfs (%d+) ')
+  if not format then return 'not a session of sessionfs' end
+  if format == '2' then return 'its header is not one of format 2' end
+  return 'format ' .. string.sub(format, 1, 9) .. ' is not supported by this version, which reads format 2'
 end
 
 -- The header of `bytes`, with `length` telling where the content begins and `stored` the line.
 local function parse(bytes)
   local h = {}
-  local saved, login, active, opened, rest, content
-  h.state, h.version, h.birth, saved, h.mtime, login, active, opened, h.class, h.uid, h.db,
-    h.user, h.size, h.mode, h.form, rest, content = string.match(bytes, HEADER)
+  local born, ending, saved, login, active, opened, from_file, rest, content
+  h.state, h.version, h.save, h.birth, born, h.before, h.removal, ending, saved, h.mtime, login,
+    active, opened, from_file, h.class, h.uid, h.db, h.user, h.size, h.packing, h.mode, h.form,
+    rest, content = string.match(bytes, HEADER)
   if h.state then
     h.length = content - 1
     h.stored = string.sub(bytes, 1, h.length)
   end
-  if not h.state or not is_valid(h, saved, login, active, rest) then
-    failure = 'UNREADABLE the value has no header of format 1'
+  if not h.state or not is_valid(h, { born, ending, saved, login, active, h.size }, rest) then
+    failure = 'UNREADABLE ' .. why_unreadable(bytes)
     return nil
   end
-  h.saved, h.login, h.active = tonumber(saved), tonumber(login), tonumber(active)
-  h.opened = opened == '1'
+  h.alive = h.state == 'a'
+  if h.save == '-' then h.save = h.version end
+  h.born, h.ending, h.saved = tonumber(born), tonumber(ending), tonumber(saved)
+  h.login, h.active = tonumber(login), tonumber(active)
+  h.opened, h.from_file = opened == '1', from_file == '1'
   return h
 end
 
 local function line(h)
   return string.format(LINE,
-    h.state, h.version, h.birth, h.saved, h.mtime, h.login, h.active, h.opened and '1' or '0',
-    h.class, h.uid, h.db, h.user, h.size, h.mode, h.form)
+    h.alive and 'a' or 'g', h.version, h.save == h.version and '-' or h.save, h.birth, h.born,
+    h.before, h.removal, h.ending, h.saved, h.mtime, h.login, h.active, h.opened and '1' or '0',
+    h.from_file and '1' or '0', h.class, h.uid, h.db, h.user, h.size, h.packing, h.mode, h.form)
 end
 
 -- The header kept at `key`; nil if there is none, or if it cannot be read (then `failure` is set).
@@ -103,6 +128,11 @@ local function read(key)
   local bytes = redis.pcall('GETRANGE', key, 0, HEADER_BYTES - 1)
   if refused(bytes) or bytes == '' then return nil end
   return parse(bytes)
+end
+
+-- Whether `failure` says that something is there that is no session which this version can read.
+local function is_unreadable()
+  return string.match(failure, '^UNREADABLE ') or string.match(failure, '^WRONGTYPE ')
 end
 
 -- How long without activity ends it, and what that limit is called.
@@ -136,6 +166,7 @@ local function weigh(h, index, alias)
   h.ends, h.limit = ends(h, 0)
 end
 
+-- What it has to live if nobody uses it. A removal that is held may be taken back.
 local function left(h)
   return math.max(0, h.ends - now)
 end
@@ -144,12 +175,21 @@ local function stale(h)
   return now >= h.ends and not LENIENT
 end
 
+-- How long the end of a session is remembered: for as long as it might be imported again.
+local function tombstone_ms(h)
+  if h.from_file then return math.max(POLICY.tombstone, POLICY.import_max_age) end
+  return POLICY.tombstone
+end
+
 -- How long the key is kept: the life left, up to half an idle time more (so that touches move it
--- only a handful of times an hour), and the grace in which the dead one can be recognised.
+-- only a handful of times an hour), and the grace in which the dead one can be recognised. After a
+-- removal that is held it is its own tombstone.
 local function keep_ms(h)
+  if h.ending > 0 then return math.max(1, h.ending - now) + tombstone_ms(h) end
   local idle = idle_limit(h)
   local at = ends(h, math.floor(idle / 2))
-  return math.max(1, at - now + POLICY.grace)
+  local grace = h.from_file and math.max(POLICY.grace, POLICY.import_max_age) or POLICY.grace
+  return math.max(1, at - now + grace)
 end
 
 -- Whether this change may have been sent before. A first sending says for how many ms its sender
@@ -163,9 +203,10 @@ end
 -- What stays of a session that is gone: the header alone. `id` names the unlink.
 local function tombstone(h, id)
   return line({
-    state = 'gone', version = id, birth = h.birth, saved = now, mtime = h.mtime,
-    login = h.login, active = h.active, opened = h.opened, class = h.class, uid = h.uid,
-    db = h.db, user = h.user, size = '0', mode = h.mode, form = h.form,
+    alive = false, version = id, save = id, birth = h.birth, born = h.born, before = h.before,
+    removal = h.removal, ending = h.ending, saved = now, mtime = h.mtime, login = h.login,
+    active = h.active, opened = h.opened, from_file = h.from_file, class = h.class, uid = h.uid,
+    db = h.db, user = h.user, size = '0', packing = '0', mode = h.mode, form = h.form,
   })
 end
 
@@ -177,7 +218,7 @@ end
 -- either, so it counts as alive. The SET is the question: it is refused wherever a touch is.
 local function expire(key, index, alias, h)
   local before = failure
-  if refused(redis.pcall('SET', key, tombstone(h, NO_ID), 'PX', POLICY.tombstone)) then
+  if refused(redis.pcall('SET', key, tombstone(h, NO_ID), 'PX', tombstone_ms(h))) then
     failure = before
     return false
   end
@@ -191,8 +232,25 @@ end
 local function bury(key, index, alias, h, id)
   if refused(redis.pcall('DEL', key)) then return false end
   redis.pcall('ZREM', index, alias)
-  redis.pcall('SET', key, tombstone(h, id), 'PX', POLICY.tombstone)
+  redis.pcall('SET', key, tombstone(h, id), 'PX', tombstone_ms(h))
   return true
+end
+
+-- Whether a session lives. Here it ends if its time is over; `h` is its tombstone then.
+local function lives(key, index, alias, h)
+  if not h.alive then return false end
+  weigh(h, index, alias)
+  if h.ending > 0 and now >= h.ending then
+    -- No save has taken the removal back. Somebody asked for it, so it is carried out whatever the
+    -- clock is held to be, and holds where it cannot be written down.
+    local before = failure
+    bury(key, index, alias, h, h.removal)
+    failure = before
+    h.alive, h.version, h.saved = false, h.removal, h.ending
+  elseif stale(h) and expire(key, index, alias, h) then
+    h.alive, h.version, h.saved = false, NO_ID, now
+  end
+  return h.alive
 end
 
 -- Puts a living session into the index, which must outlive its longest member (`ttl` ms).

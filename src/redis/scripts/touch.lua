@@ -10,7 +10,8 @@ for i = 1, #KEYS - KEYS_NAMED do
   local alias, at = ARGV[ARGV_NAMED + 2 * i - 1], tonumber(ARGV[ARGV_NAMED + 2 * i])
   local h = read(session)
   failure = nil -- what cannot be read is not touched
-  if h and h.state == 'alive' then
+  -- What is over is left to who asks for it.
+  if h and h.alive and (h.ending == 0 or now < h.ending) then
     weigh(h, keys.index, alias)
     if not stale(h) then
       if at then
@@ -20,7 +21,8 @@ for i = 1, #KEYS - KEYS_NAMED do
         h.ends = ends(h, 0)
       end
       local ttl = redis.call('PTTL', session)
-      if ttl >= 0 and ttl < h.ends - now + POLICY.grace then
+      -- A removal that is held takes its course.
+      if h.ending == 0 and ttl >= 0 and ttl < h.ends - now + POLICY.grace then
         ttl = keep_ms(h)
         if refused(redis.pcall('PEXPIRE', session, ttl)) then return answer('failed', failure) end
       end

@@ -1,32 +1,58 @@
--- Removes a session: the one of the name taken for a session id, else the listed one.
--- Answers: gone, alias, birth | absent | superseded | failed, why
+-- Removes a session: the one of the name taken for a session id, else the listed one. A removal of
+-- the listed one is held for a moment if it is the one that the caller opened last.
+-- Answers: gone, alias, birth | held, alias, birth | absent | superseded | failed, why
 
 local id, first_ms, retry = args.id, tonumber(args.first_ms), is_retry()
 
--- The whole answer, or nil if there is nothing of that name to remove.
-local function remove(key, name)
+-- What is remembered of a session whose header cannot be read: as little as may be assumed.
+local function unknown()
+  return {
+    birth = id, born = now, before = 'auth', removal = '-', ending = 0, mtime = '0', login = now,
+    active = now, opened = false, from_file = true, class = 'auth', uid = '-', db = '-',
+    user = '-', mode = '644', form = 's',
+  }
+end
+
+-- Marks it as ending. False if the server does not take that.
+local function hold(key, h)
+  h.removal, h.ending = id, now + tonumber(args.hold_ms)
+  local content = redis.call('GETRANGE', key, h.length, -1)
+  if refused(redis.pcall('SET', key, line(h) .. content, 'PX', keep_ms(h))) then
+    failure = nil
+    return false
+  end
+  redis.call('STRLEN', key) -- for client tracking, as in publish.lua
+  return true
+end
+
+-- The whole answer, or nil if there is nothing of that name to remove. `held`: the birth that it
+-- must be of for its removal to be held.
+local function remove(key, name, held)
   local h = read(key)
-  if failure then return answer('failed', failure) end
-  if not h then return nil end
-  if h.state ~= 'alive' then
+  if failure then
+    if not is_unreadable() then return answer('failed', failure) end
+    -- A removal needs no header.
+    failure = nil
+    h = unknown()
+  elseif not h then
+    return nil
+  elseif not lives(key, keys.index, name, h) then
     if h.version == id then return answer('gone', name, h.birth) end
     return nil
+  elseif retry and h.born > first_ms then
+    return answer('superseded')
+  elseif held == h.birth then
+    -- Sent before, and perhaps taken back since.
+    if h.removal == id or hold(key, h) then return answer('held', name, h.birth) end
   end
-  if retry and h.saved > first_ms then return answer('superseded') end
-  weigh(h, keys.index, name)
-  local dead = stale(h)
-  if not bury(key, keys.index, name, h, dead and NO_ID or id) then return answer('failed', failure) end
-  if dead then
-    note_expiry(name, h)
-    return nil
-  end
+  if not bury(key, keys.index, name, h, id) then return answer('failed', failure) end
   return answer('gone', name, h.birth)
 end
 
-local done = remove(keys.session, args.alias)
+local done = remove(keys.session, args.alias, '')
 if done then return done end
 if args.listed ~= '' then
-  done = remove(keys.listed_session, args.listed)
+  done = remove(keys.listed_session, args.listed, args.held)
   if done then return done end
 end
 return answer('absent')
