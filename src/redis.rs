@@ -186,7 +186,12 @@ impl Inner {
         } else {
             ClockView::Jumped
         };
-        Policy { lifetimes, import_max_age_ms: self.settings.import_max_age_ms, clock }
+        Policy {
+            lifetimes,
+            import_max_age_ms: self.settings.import_max_age_ms,
+            formats: self.agreement.formats(),
+            clock,
+        }
     }
 
     fn requests(&self) -> Requests<'_> {

@@ -7,14 +7,15 @@ use std::cell::{Cell, RefCell};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
-use sessionfs::redis::envelope::Header;
+use sessionfs::redis::envelope::{FORMAT, Header};
 use support::redis::Redis;
 
 /// Reads each of ARGV as a header and answers its length and its line as the scripts would write
 /// it, or nothing.
 fn reader() -> redis::Script {
     redis::Script::new(&format!(
-        "local args = setmetatable({{ clock = '' }}, {{ __index = function() return '1' end }})
+        "local args = {{ clock = '', written_format = '{FORMAT}', newest_format = '{FORMAT}' }}
+         setmetatable(args, {{ __index = function() return '1' end }})
          local function now_ms() return 0 end
          {}
          local read = {{}}

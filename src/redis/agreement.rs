@@ -14,6 +14,7 @@ use redis::{Cmd, FromRedisValue as _, Value};
 use super::envelope::FORMAT;
 use super::keys::Keys;
 use super::link::Need;
+use super::scripts::Formats;
 use super::servers::{self, Member};
 use super::{Inner, RedisStore};
 use crate::session::secret::{Fingerprint, Keyring};
@@ -43,13 +44,10 @@ impl Agreement {
         }
     }
 
-    /// The format in which headers are written now.
-    pub(super) fn written_format(&self) -> u32 {
-        self.written_format.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn newest_format(&self) -> u32 {
-        self.newest_format
+    /// What is written now, and what is read.
+    pub(super) fn formats(&self) -> Formats {
+        let written = self.written_format.load(Ordering::Relaxed);
+        Formats { written, newest: self.newest_format }
     }
 
     /// What is asked, on a new connection too.
@@ -87,7 +85,7 @@ impl Agreement {
 
     fn follow_format(&self, living: &[Member]) {
         let oldest = living.iter().map(|member| member.format).min();
-        let agreed = oldest.unwrap_or(self.newest_format).clamp(OLDEST_FORMAT, self.newest_format);
+        let agreed = oldest.unwrap_or(self.newest_format).clamp(FORMAT, self.newest_format);
         let before = self.written_format.swap(agreed, Ordering::Relaxed);
         if before != agreed {
             tracing::info!(
@@ -98,9 +96,6 @@ impl Agreement {
         }
     }
 }
-
-/// The oldest format that can be written.
-const OLDEST_FORMAT: u32 = FORMAT;
 
 /// Why a Redis is not used.
 fn not_held(written: Fingerprint) -> String {
@@ -193,12 +188,12 @@ impl RedisStore {
 
     /// The format in which headers are written now.
     pub fn written_format(&self) -> u32 {
-        self.inner.agreement.written_format()
+        self.inner.agreement.formats().written
     }
 
     /// The newest format of headers that this server reads.
     pub fn newest_format(&self) -> u32 {
-        self.inner.agreement.newest_format()
+        self.inner.agreement.formats().newest
     }
 }
 

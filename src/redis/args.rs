@@ -72,7 +72,7 @@ arguments! {
         // absolute_ms: negative for none. clock: '' (unknown), 'lenient', or what Redis's clock is
         // expected to show.
         arguments: idle_ms, anonymous_idle_ms, anonymous_unopened_ms, absolute_ms, grace_ms,
-            tombstone_ms, import_max_age_ms, clock;
+            tombstone_ms, import_max_age_ms, written_format, newest_format, clock;
     }
 }
 

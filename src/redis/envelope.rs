@@ -13,7 +13,7 @@ use crate::store::{Bound, ChangeId, Meta};
 /// Longer than any header line can be (`session.lua` holds the same number).
 pub const MAX_HEADER_BYTES: usize = 1536;
 
-/// The format of header lines.
+/// The newest format that this version writes and reads, and the oldest one that there is.
 pub const FORMAT: u32 = 2;
 
 const NAME: &str = "sessionfs ";
@@ -78,6 +78,15 @@ pub struct Unreadable(pub String);
 impl Header {
     /// Reads the header line at the start of `value`; also says where the content begins.
     pub fn parse(value: &[u8]) -> Result<(Self, usize), Unreadable> {
+        Self::parse_up_to(FORMAT, value)
+    }
+
+    /// The same of what a script has read, and so of no format that is too new.
+    pub(super) fn parse_read(value: &[u8]) -> Result<(Self, usize), Unreadable> {
+        Self::parse_up_to(u32::MAX, value)
+    }
+
+    fn parse_up_to(newest: u32, value: &[u8]) -> Result<(Self, usize), Unreadable> {
         let window = &value[..value.len().min(MAX_HEADER_BYTES)];
         let end = window
             .iter()
@@ -92,9 +101,13 @@ impl Header {
             .map(|rest| rest.split_once(' ').unwrap_or((rest, "")))
             .filter(|(format, _)| !format.is_empty() && digits(format))
             .ok_or_else(|| Unreadable("not a session of sessionfs".into()))?;
-        if format != FORMAT.to_string() {
+        let is_read = format
+            .parse()
+            .is_ok_and(|n: u32| (FORMAT..=newest).contains(&n) && n.to_string() == format);
+        if !is_read {
             return Err(Unreadable(format!(
-                "format {format} is not supported by this version, which reads format {FORMAT}"
+                "format {format} is not supported by this version, which reads formats {FORMAT} to \
+                 {newest}"
             )));
         }
         Ok((Self::fields(fields)?, end + 1))

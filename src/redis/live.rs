@@ -13,7 +13,7 @@ use redis::{Cmd, Value};
 use super::keys::Keys;
 use super::link::Need;
 use super::requests::Requests;
-use super::scripts::{Answer, ClockView, Policy, Scripts};
+use super::scripts::{Answer, ClockView, Formats, Policy, Scripts};
 use super::{Inner, RedisStore};
 use crate::session::policy::Lifetimes;
 use crate::store::{Health, StoreError};
@@ -73,8 +73,12 @@ impl Live {
     /// What is sent on a new connection, once the scripts are loaded; `None` where nothing is
     /// followed.
     pub(super) fn request(&self, scripts: &Scripts, keys: &Keys) -> Option<Cmd> {
-        let policy =
-            Policy { lifetimes: self.lifetimes(), import_max_age_ms: 0, clock: ClockView::Unknown };
+        let policy = Policy {
+            lifetimes: self.lifetimes(),
+            import_max_age_ms: 0,
+            formats: Formats::default(),
+            clock: ClockView::Unknown,
+        };
         let requests = Requests { scripts, keys, policy, attempt_ms: 0, now_ms: 0 };
         Some(requests.settings(self.rules?.keys).command())
     }

@@ -21,7 +21,7 @@ use super::errors::{ErrorCode, ServerError};
 use super::keys::Keys;
 use super::link::error_text;
 use super::requests::Requests;
-use super::scripts::{Answer, Call, ClockView, Policy, Scripts};
+use super::scripts::{Answer, Call, ClockView, Formats, Policy, Scripts};
 use crate::foreign::one_line;
 use crate::session::content::{Class, Content};
 use crate::session::name::{Alias, Form, Shard};
@@ -303,7 +303,12 @@ impl Probe {
             grace_ms: 0,
             tombstone_ms: 1,
         };
-        let policy = Policy { lifetimes, import_max_age_ms: 1, clock: ClockView::Unknown };
+        let policy = Policy {
+            lifetimes,
+            import_max_age_ms: 1,
+            formats: Formats::default(),
+            clock: ClockView::Unknown,
+        };
         let requests = Requests { scripts, keys, policy, attempt_ms: 0, now_ms: 0 };
         let save = own_save(alias);
         let amend =

@@ -11,7 +11,7 @@ use super::args::{
     self, AmendArgs, Argument, Arguments as _, FetchArgs, ImportArgs, ListArgs, OfScript,
     PolicyArgs, ProbeArgs, PublishArgs, SetArgs, SettingsArgs, TouchArgs, UnlinkArgs, prologue,
 };
-use super::envelope::{self, Header, Unreadable};
+use super::envelope::{self, FORMAT, Header, Unreadable};
 use super::errors::{ErrorCode, ServerError};
 use super::link::{Fault, Link, Need};
 use crate::session::name::Alias;
@@ -130,7 +130,24 @@ pub(super) struct Policy {
     pub lifetimes: Lifetimes,
     /// For how long session files are imported after their last save.
     pub import_max_age_ms: u64,
+    pub formats: Formats,
     pub clock: ClockView,
+}
+
+/// The formats of headers that a server handles, from the oldest on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Formats {
+    /// What it writes: one that all servers read.
+    pub written: u32,
+    /// What it reads.
+    pub newest: u32,
+}
+
+impl Default for Formats {
+    /// Those of this version alone.
+    fn default() -> Self {
+        Self { written: FORMAT, newest: FORMAT }
+    }
 }
 
 impl Policy {
@@ -151,6 +168,8 @@ impl Policy {
             grace_ms: args::number(grace_ms),
             tombstone_ms: args::number(tombstone_ms),
             import_max_age_ms: args::number(self.import_max_age_ms),
+            written_format: args::number(self.formats.written),
+            newest_format: args::number(self.formats.newest),
             clock: match self.clock {
                 ClockView::Unknown => args::text(""),
                 ClockView::Jumped => args::text("lenient"),
@@ -370,7 +389,7 @@ impl Answer {
     }
 
     pub(super) fn header(&mut self) -> Result<Header, StoreError> {
-        let (header, _) = Header::parse(&self.bytes()?)?;
+        let (header, _) = Header::parse_read(&self.bytes()?)?;
         Ok(header)
     }
 

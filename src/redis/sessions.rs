@@ -24,7 +24,7 @@ impl Sessions for RedisStore {
             "session" => {
                 let (activity_ms, left_ms) = (answer.number()?, answer.number()?);
                 let value = Bytes::from(answer.bytes()?);
-                let (header, content) = Header::parse(&value)?;
+                let (header, content) = Header::parse_read(&value)?;
                 Ok(Lookup::Session {
                     meta: header.meta(activity_ms, left_ms),
                     bound: header.bound(alias),

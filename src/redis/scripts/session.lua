@@ -16,12 +16,14 @@ local POLICY = {
 }
 -- Literals: an expression would be worked out anew in every call.
 local NO_ID = '00000000000000000000000000000000'
+-- The formats that are read, of which this one is written (envelope.rs knows the oldest, too).
+local OLDEST, NEWEST, WRITTEN = 2, tonumber(args.newest_format), tonumber(args.written_format)
 -- Longer than any header line (envelope.rs holds the same number).
 local HEADER_BYTES = 1536
 -- state version save birth born before removal ending saved mtime login active opened from_file class
 -- uid db user size packing mode form: envelope.rs says what each is.
-local HEADER = '^sessionfs 2 s=([ag]) v=(%x+) w=(%-?%x*) b=(%x+) n=(%d+) p=(%-?%a*) r=(%-?%x*) e=(%d+) t=(%d+) m=(%-?%d+) l=(%d+) a=(%d+) o=([01]) f=([01]) c=(%a+) i=(%-?%d*) d=([!-~]*) u=([!-~]*) z=(%d+) k=(%d+) x=([0-7]+) y=([sf])([ -~]*)\n()'
-local LINE = 'sessionfs 2 s=%s v=%s w=%s b=%s n=%d p=%s r=%s e=%d t=%d m=%s l=%d a=%d o=%s f=%s c=%s i=%s d=%s u=%s z=%s k=%s x=%s y=%s\n'
+local HEADER = '^sessionfs (%d+) s=([ag]) v=(%x+) w=(%-?%x*) b=(%x+) n=(%d+) p=(%-?%a*) r=(%-?%x*) e=(%d+) t=(%d+) m=(%-?%d+) l=(%d+) a=(%d+) o=([01]) f=([01]) c=(%a+) i=(%-?%d*) d=([!-~]*) u=([!-~]*) z=(%d+) k=(%d+) x=([0-7]+) y=([sf])([ -~]*)\n()'
+local LINE = 'sessionfs %d s=%s v=%s w=%s b=%s n=%d p=%s r=%s e=%d t=%d m=%s l=%d a=%d o=%s f=%s c=%s i=%s d=%s u=%s z=%s k=%s x=%s y=%s\n'
 
 local now = now_ms()
 -- While Redis's clock has just jumped nothing is judged stale. The server says so, or which time it
@@ -86,25 +88,32 @@ local function is_valid(h, counts, rest)
     and h.length <= HEADER_BYTES
 end
 
+-- Whether it is a format that is read, written as one writes a number.
+local function is_read(format)
+  local number = #format <= 9 and tonumber(format)
+  return number and number >= OLDEST and number <= NEWEST and tostring(number) == format
+end
+
 local function why_unreadable(bytes)
   local format = string.match(bytes, '^sessionfs (%d+) ')
   if not format then return 'not a session of sessionfs' end
-  if format == '2' then return 'its header is not one of format 2' end
-  return 'format ' .. string.sub(format, 1, 9) .. ' is not supported by this version, which reads format 2'
+  if is_read(format) then return 'its header is not one of format ' .. format end
+  return 'format ' .. string.sub(format, 1, 9) .. ' is not supported by this version, which reads formats '
+    .. OLDEST .. ' to ' .. NEWEST
 end
 
 -- The header of `bytes`, with `length` telling where the content begins and `stored` the line.
 local function parse(bytes)
   local h = {}
-  local born, ending, saved, login, active, opened, from_file, rest, content
-  h.state, h.version, h.save, h.birth, born, h.before, h.removal, ending, saved, h.mtime, login,
+  local format, born, ending, saved, login, active, opened, from_file, rest, content
+  format, h.state, h.version, h.save, h.birth, born, h.before, h.removal, ending, saved, h.mtime, login,
     active, opened, from_file, h.class, h.uid, h.db, h.user, h.size, h.packing, h.mode, h.form,
     rest, content = string.match(bytes, HEADER)
   if h.state then
     h.length = content - 1
     h.stored = string.sub(bytes, 1, h.length)
   end
-  if not h.state or not is_valid(h, { born, ending, saved, login, active, h.size }, rest) then
+  if not h.state or not is_read(format) or not is_valid(h, { born, ending, saved, login, active, h.size }, rest) then
     failure = 'UNREADABLE ' .. why_unreadable(bytes)
     return nil
   end
@@ -118,7 +127,7 @@ end
 
 local function line(h)
   return string.format(LINE,
-    h.alive and 'a' or 'g', h.version, h.save == h.version and '-' or h.save, h.birth, h.born,
+    WRITTEN, h.alive and 'a' or 'g', h.version, h.save == h.version and '-' or h.save, h.birth, h.born,
     h.before, h.removal, h.ending, h.saved, h.mtime, h.login, h.active, h.opened and '1' or '0',
     h.from_file and '1' or '0', h.class, h.uid, h.db, h.user, h.size, h.packing, h.mode, h.form)
 end
