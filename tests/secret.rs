@@ -11,6 +11,10 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use sessionfs::redis::envelope::Header;
+use sessionfs::session::name::Sid;
+use sessionfs::session::seal::seal;
+use sessionfs::session::secret::{Keyring, Secret};
 use support::mount::{Mount, authenticated, errno, in_thread, sid};
 use support::redis::Redis;
 
@@ -262,6 +266,30 @@ fn a_secret_is_changed_while_people_are_logged_in() {
     });
     assert_eq!(one.read(&sid).unwrap(), authenticated("new"));
     assert_eq!(two.read(&sid).unwrap(), authenticated("new"));
+}
+
+#[test]
+fn who_can_write_redis_and_has_no_secret_plants_nothing() {
+    let (redis, server) = (Redis::start(), Server::new());
+    let mount = server.mount(&redis);
+    let sid = sid("ab", 1);
+    mount.save(&sid, &authenticated("mine")).unwrap();
+    // The thief has the cookie, the header and the program, and not the secret.
+    let name = Sid::parse(&sid).unwrap();
+    let key = format!("sessionfs:s:{{ab}}:{}", name.alias());
+    let value: Vec<u8> = redis.run(&format!("GET {key}"));
+    let (header, at) = Header::parse(&value).unwrap();
+    let thiefs = Keyring::new(vec![Secret::generate()]).unwrap();
+    let forged = seal(&thiefs, &name, &header.bound(&name.alias()), &authenticated("forged"));
+    let set = |value: &[u8]| {
+        let mut command = redis::cmd("SET");
+        command.arg(&key).arg(value).arg("KEEPTTL");
+        command.query::<()>(&mut redis.connection()).unwrap();
+    };
+    set(&[&value[..at], &forged[..]].concat());
+    assert_eq!(errno(in_thread(|| mount.read(&sid))), libc::EIO);
+    set(&value);
+    assert_eq!(in_thread(|| mount.read(&sid)).unwrap(), authenticated("mine"));
 }
 
 #[test]

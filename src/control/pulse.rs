@@ -9,6 +9,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::StatusService;
 use super::status::{Speed, Traffic};
+use crate::session::secret::Fingerprint;
 use crate::store::{Health, Link as _};
 use crate::supervision::RedisState;
 use crate::sync::lock;
@@ -225,32 +226,35 @@ struct Registration {
 }
 
 /// A change in these is worth a registration.
-#[derive(Clone, Copy, Default, Eq, PartialEq)]
+#[derive(Clone, Default, Eq, PartialEq)]
 struct Noted {
     /// Requests that users wait for.
     asked: u64,
     /// Redis may have lost it in an outage.
     outages: u64,
+    /// Whoever changes them waits for all servers to hold the same.
+    secrets: Vec<Fingerprint>,
 }
 
 impl Noted {
-    fn now() -> Self {
+    fn now(secrets: Vec<Fingerprint>) -> Self {
         let metrics = metrics();
         let all = |operation: &Operation| metrics.request_latency(*operation).read().count();
-        Self { asked: SHOWN.iter().map(all).sum(), outages: metrics.outages().0 }
+        Self { asked: SHOWN.iter().map(all).sum(), outages: metrics.outages().0, secrets }
     }
 }
 
 impl Registration {
-    fn is_due(&self, now: Noted) -> bool {
+    fn is_due(&self, now: &Noted) -> bool {
         now.outages != self.noted.outages
+            || now.secrets != self.noted.secrets
             || is_due(self.at, IDLE_REGISTERED_EVERY)
             || (now.asked != self.noted.asked && is_due(self.at, REGISTERED_EVERY))
     }
 
     async fn renew(&mut self, service: &StatusService) {
-        let now = Noted::now();
-        if !self.is_due(now) {
+        let now = Noted::now(service.store.held_secrets());
+        if !self.is_due(&now) {
             return;
         }
         if let Err(error) = register(service).await {
@@ -307,15 +311,19 @@ mod tests {
 
     #[test]
     fn an_idle_server_registers_seldom_and_a_used_one_more_often() {
-        let noted = Noted { asked: 1, outages: 0 };
+        let noted = Noted { asked: 1, ..Noted::default() };
         let ago = |seconds| Instant::now().checked_sub(Duration::from_secs(seconds));
-        let registered = |seconds| Registration { at: ago(seconds), noted, cleared: true };
-        assert!(Registration::default().is_due(Noted::default()), "at once at the start");
-        assert!(!registered(20).is_due(noted));
-        assert!(registered(30).is_due(noted));
-        let used = Noted { asked: 2, ..noted };
-        assert!(!registered(3).is_due(used));
-        assert!(registered(5).is_due(used));
-        assert!(registered(1).is_due(Noted { outages: 1, ..noted }), "Redis may have lost it");
+        let registered =
+            |seconds| Registration { at: ago(seconds), noted: noted.clone(), cleared: true };
+        assert!(Registration::default().is_due(&Noted::default()), "at once at the start");
+        assert!(!registered(20).is_due(&noted));
+        assert!(registered(30).is_due(&noted));
+        let used = Noted { asked: 2, ..Noted::default() };
+        assert!(!registered(3).is_due(&used));
+        assert!(registered(5).is_due(&used));
+        assert!(
+            registered(1).is_due(&Noted { outages: 1, ..noted.clone() }),
+            "Redis may have lost it"
+        );
     }
 }
