@@ -58,7 +58,8 @@ impl Inner {
         }
     }
 
-    /// The living among `aliases`, all of one shard.
+    /// The living among `aliases`, all of one shard, as a directory shows them. One whose removal is
+    /// held is served until it ends, but whoever has removed it expects to find it in no listing.
     async fn listed(&self, shard: Shard, aliases: &[Alias]) -> Result<Vec<Listed>, StoreError> {
         let members = self.living_by(&self.policy(), shard, aliases).await?;
         for alias in &members.unreadable {
@@ -68,7 +69,8 @@ impl Inner {
             meta: living.header.meta(living.activity_ms, living.left_ms),
             alias: living.alias,
         };
-        Ok(members.living.into_iter().map(listed).collect())
+        let stays = |living: &LiveSession| living.header.end_ms == 0;
+        Ok(members.living.into_iter().filter(stays).map(listed).collect())
     }
 
     pub(super) async fn list(&self, shard: Shard) -> Result<Vec<Listed>, StoreError> {
