@@ -3,8 +3,10 @@
 //! Its one rule: **an inode is a version**. A save makes a new inode. Content, size and mtime of an
 //! inode never change, so a read cannot be torn and the kernel may keep attributes. The files:
 //! - [`inode`]: inode numbers and what they stand for
-//! - [`thread`]: what is remembered of a calling thread (births it opened, failures, listings)
-//! - [`caller`]: which thread that is, and whether it is a background process
+//! - [`thread`]: what is remembered of a calling thread (births it opened, failures); [`flat`]: what it
+//!   does with flat names
+//! - [`caller`]: which thread that is, of which process, and whether that is a background process
+//! - [`grants`], [`serving`]: who may remove a session by its alias
 //! - [`current`]: what a session is now
 //! - [`staging`]: the files of saves under way, on this host's tmpfs
 //! - [`lookup`], [`open`], [`save`], [`unlink`], [`list`], [`attributes`]: the operations
@@ -25,21 +27,26 @@ use crate::sync::lock;
 pub mod attributes;
 pub mod caller;
 mod current;
+mod flat;
+mod grants;
 pub mod handle;
 pub mod inode;
 pub mod list;
 pub mod lookup;
 pub mod open;
 pub(crate) mod save;
+mod serving;
 pub(crate) mod staging;
 pub(crate) mod thread;
 pub(crate) mod unlink;
 
 use crate::store::{Link, Observer, Sessions, Usage};
 use caller::{Callers, Proc, Processes};
+use grants::Grants;
 use handle::Handles;
 use inode::{Eviction, Inodes};
 use list::ListedAliases;
+use serving::Serving;
 use staging::Staging;
 use thread::Threads;
 
@@ -64,7 +71,7 @@ pub struct Settings {
     pub max_inodes: usize,
     /// Beyond this size the content of inodes is dropped, and fetched again when it is opened.
     pub max_content_bytes: usize,
-    /// A process with one of these as an argument of its command line is a background process.
+    /// A process with one of these as its first argument is a background process.
     pub background_argv: Vec<String>,
     /// The same for the beginning of a process title.
     pub background_titles: Vec<String>,
@@ -91,7 +98,7 @@ impl Default for Settings {
             background_argv: vec!["gevent".into()],
             background_titles: vec!["odoo: WorkerCron".into()],
             observer: None,
-            processes: Arc::new(Proc),
+            processes: Arc::new(Proc::default()),
             worker: 0,
         }
     }
@@ -128,6 +135,8 @@ pub struct Core<S, L> {
     // std's Mutex, and not tokio's: nothing is awaited while one is held.
     inodes: Mutex<Inodes>,
     threads: Mutex<Threads>,
+    grants: Mutex<Grants>,
+    serving: Mutex<Serving>,
     handles: Mutex<Handles>,
     listed_aliases: Mutex<ListedAliases>,
     callers: Callers,
@@ -153,6 +162,8 @@ impl<S: Sessions, L: Link> Core<S, L> {
             callers: Callers::new(settings),
             inodes: Mutex::new(Inodes::new(settings, sender)),
             threads: Mutex::default(),
+            grants: Mutex::default(),
+            serving: Mutex::default(),
             handles: Mutex::default(),
             listed_aliases: Mutex::default(),
             sessions,
@@ -165,6 +176,11 @@ impl<S: Sessions, L: Link> Core<S, L> {
     /// it from a thread that serves no request. Given out once.
     pub fn take_evictions(&self) -> Option<Receiver<Eviction>> {
         lock(&self.evictions).take()
+    }
+
+    /// The directory is mounted now: what callers do from now on is seen here.
+    pub fn mounted(&self) {
+        self.serving().mounted(self.callers.now_ticks());
     }
 
     /// Removes staging files that nobody has open and nobody will publish any more.
@@ -192,6 +208,14 @@ impl<S: Sessions, L: Link> Core<S, L> {
 
     fn listed_aliases(&self) -> MutexGuard<'_, ListedAliases> {
         lock(&self.listed_aliases)
+    }
+
+    fn grants(&self) -> MutexGuard<'_, Grants> {
+        lock(&self.grants)
+    }
+
+    fn serving(&self) -> MutexGuard<'_, Serving> {
+        lock(&self.serving)
     }
 
     fn threads(&self) -> MutexGuard<'_, Threads> {

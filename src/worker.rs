@@ -171,7 +171,12 @@ fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
     let ending = Ending { store, service, mirror: writer };
     let asking = (Arc::clone(channel), ending.store.clone());
     runtime.spawn(async move { secrets::ask(&asking.0, &asking.1).await });
-    orders::listen(Arc::clone(channel), ending.clone(), sessions, keyring, &runtime)?;
+    let on_mounted = {
+        let core = Arc::clone(&core);
+        move || core.mounted()
+    };
+    let channel_of_orders = Arc::clone(channel);
+    orders::listen(channel_of_orders, ending.clone(), sessions, keyring, on_mounted, &runtime)?;
 
     let on_init = {
         let channel = Arc::clone(channel);

@@ -5,6 +5,10 @@
 
 mod support;
 
+#[path = "core/aliases.rs"]
+mod aliases;
+#[path = "core/guesses.rs"]
+mod guesses;
 #[path = "core/histories.rs"]
 mod histories;
 #[path = "core/threads.rs"]
@@ -592,22 +596,6 @@ fn an_alias_is_found_only_after_a_listing_has_shown_it() {
 }
 
 #[test]
-fn an_alias_is_removed_by_the_thread_that_listed_it_and_by_root() {
-    let kernel = one();
-    for number in 1..=2 {
-        kernel.save(thread(1), &sid('a', number), &person("x")).unwrap();
-    }
-    kernel.list(thread(2), shard()).unwrap();
-    let remove = |by, number| kernel.unlink_name(by, shard(), sid('a', number).alias().as_str());
-    assert_eq!(remove(thread(3), 1), Err(libc::ENOENT));
-    assert_eq!(kernel.read(thread(1), &sid('a', 1)), Ok(person("x")));
-    assert_eq!(remove(thread(2), 1), Ok(()));
-    assert_eq!(kernel.read(thread(1), &sid('a', 1)), Err(libc::ENOENT));
-    let root = sessionfs::fs::caller::Caller { uid: 0, ..thread(4) };
-    assert_eq!(remove(root, 2), Ok(()));
-}
-
-#[test]
 fn an_open_listing_stays_as_it_was_taken() {
     let kernel = one();
     for number in 1..=2 {
@@ -664,18 +652,6 @@ fn a_session_that_expired_is_absent_and_its_inode_leads_nowhere() {
     assert_eq!(kernel.open_inode(thread(1), inode), Err(libc::ENOENT));
     assert_eq!(kernel.list(thread(1), shard()), Ok(vec![]));
     assert_eq!(kernel.forget_all(), NOTHING);
-}
-
-#[test]
-fn the_probe_of_a_flat_name_is_answered_without_a_request() {
-    let kernel = one();
-    let session = flat_sid(1);
-    kernel.lookup_name(thread(1), shard(), session.expose()).unwrap_err();
-    let before = kernel.store.requests();
-    assert_eq!(kernel.lookup(thread(1), &session).unwrap_err(), libc::ENOENT);
-    assert_eq!(kernel.store.requests(), before);
-    kernel.lookup(thread(2), &session).unwrap_err();
-    assert_eq!(kernel.store.requests(), before + 1);
 }
 
 #[test]

@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::caller::Caller;
+use super::current::no_session;
 use super::handle::{Handle, HandleId};
 use super::inode::{Inode, InodeId};
 use super::{Core, LONG, Step};
 use crate::error::{Error, Result};
 use crate::session::name::{Alias, Form, Sid};
-use crate::store::{Amend, Link, Meta, Mtime, Sessions, StoreError, Waited};
+use crate::store::{Amend, Health, Link, Lookup, Meta, Mtime, Sessions, StoreError, Waited};
 
 /// A file or a directory.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -55,9 +56,17 @@ pub struct Change {
 }
 
 impl Attributes {
-    /// Of a directory. Its mtime does not change: Odoo does not read it.
+    /// Of a directory. Its times are now: another server may have saved a session in it just now, and
+    /// whoever removes old directories must not find one that is in use.
     pub fn of_directory(inode: InodeId) -> Self {
-        Self { inode, kind: Kind::Directory, size_bytes: 0, mtime_ns: 0, mode: None, valid: LONG }
+        Self {
+            inode,
+            kind: Kind::Directory,
+            size_bytes: 0,
+            mtime_ns: now_ns(),
+            mode: None,
+            valid: Duration::ZERO,
+        }
     }
 
     /// Of a version; they never change.
@@ -101,16 +110,44 @@ impl Attributes {
 }
 
 impl<S: Sessions, L: Link> Core<S, L> {
-    /// `stat` of an inode, from local state.
-    pub fn attributes(&self, inode: InodeId) -> Result<Attributes> {
+    /// `stat` of an inode.
+    pub fn attributes(self: &Arc<Self>, caller: Caller, inode: InodeId) -> Step<Attributes> {
+        let by = self.callers.identify(caller);
+        let guessed = self.threads().get(by.thread).is_some_and(|thread| thread.end_guess(inode));
+        if guessed {
+            // The look-up was answered as that of a rename. The kernel makes another one.
+            return Err(stale(inode)).into();
+        }
+        let unasked = match self.inodes().get(inode) {
+            Some(Inode::Provisional { sid, found_bytes: None, .. }) => Some(sid.alias()),
+            _ => None,
+        };
+        let alias = match unasked {
+            Some(alias) if self.link.health() == Health::Up => alias,
+            _ => return self.known_attributes(inode).into(),
+        };
+        let core = Arc::clone(self);
+        Step::later(async move {
+            match core.sessions.fetch(&alias, None).await {
+                Ok(Lookup::Session { meta, .. }) => {
+                    Ok(Attributes { valid: Duration::ZERO, ..Attributes::of_version(inode, &meta) })
+                }
+                Ok(Lookup::Alias { .. } | Lookup::Absent) => Err(no_session()),
+                Err(_) => core.known_attributes(inode),
+            }
+        })
+    }
+
+    /// The attributes of an inode as far as they are known here.
+    fn known_attributes(&self, inode: InodeId) -> Result<Attributes> {
         if inode == InodeId::ROOT || inode.shard().is_some() {
             return Ok(Attributes::of_directory(inode));
         }
         match self.inodes().get(inode).cloned() {
             Some(Inode::Version(version)) => Ok(Attributes::of_version(inode, &version.meta)),
             Some(Inode::AliasView { meta, .. }) => Ok(Attributes::of_version(inode, &meta)),
-            Some(Inode::Provisional { size_bytes, .. }) => {
-                Ok(Attributes::of_provisional(inode, size_bytes))
+            Some(Inode::Provisional { found_bytes, .. }) => {
+                Ok(Attributes::of_provisional(inode, found_bytes.unwrap_or(0)))
             }
             Some(Inode::Superseded { attributes, .. }) => Ok(attributes),
             Some(Inode::Staging) => self.staging_attributes(inode),
@@ -148,11 +185,8 @@ impl<S: Sessions, L: Link> Core<S, L> {
             // The current version is that of another save, and the chmod of this one must not change it.
             Some(Inode::Superseded { attributes, .. }) => return Ok(attributes).into(),
             None if inode == InodeId::ROOT || inode.shard().is_some() => {
-                return Err(Error::expected(
-                    libc::EACCES,
-                    "attributes of attributes of directories cannot be changed",
-                ))
-                .into();
+                // Nothing of it is kept: `chmod -R` and `rsync` go on to the files.
+                return Ok(Attributes::of_directory(inode)).into();
             }
             None => return Err(stale(inode)).into(),
         };
@@ -166,7 +200,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
         let mode = change.mode.map(|mode| mode & 0o7777);
         let same_mode = mode.is_none_or(|mode| meta.as_ref().is_some_and(|meta| meta.mode == mode));
         if same_mode && change.mtime.is_none() {
-            return self.attributes(inode).into();
+            return self.known_attributes(inode).into();
         }
         let core = Arc::clone(self);
         Step::later(async move { core.amend(inode, alias, mode, change.mtime).await })

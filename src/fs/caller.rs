@@ -1,16 +1,23 @@
-//! The calling thread: which one it is, and whether it is a background process.
+//! The calling thread: which one it is, of which process, and whether that is a background process.
 //!
 //! Odoo's evented process (websockets, long polling) and its cron read sessions without a person
 //! behind them. If that counted as activity, an open browser tab would keep a session alive for
 //! ever.
+//!
+//! - [`background`]: by which command line such a process is known
+//! - [`proc`]: what `/proc` shows of a process
 
-use std::fmt;
+mod background;
+mod proc;
+
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use lru::LruCache;
 
+use self::background::Background;
+pub use self::proc::{Proc, Processes};
 use super::Settings;
 use crate::sync::lock;
 use crate::telemetry::Event;
@@ -20,7 +27,6 @@ use crate::telemetry::unidentified::Unidentified;
 const TRUSTED: Duration = Duration::from_secs(1);
 /// How many threads are known at a time. One that is forgotten is read anew.
 const MAX_KNOWN: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
-const MAX_CMDLINE_BYTES: usize = 4096;
 
 /// The caller of a request, as the kernel names it.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +42,8 @@ pub struct Identity {
     pub uid: u32,
     /// The thread; `None` if it is in a PID namespace that cannot be seen from ours.
     pub thread: Option<ThreadId>,
+    /// The thread's process; `None` if it cannot be seen.
+    pub process: Option<ProcessId>,
     /// It acts for nobody. A thread that cannot be identified counts as a person: a session that
     /// lives too long is the lesser harm.
     pub background: bool,
@@ -49,50 +57,25 @@ pub struct ThreadId {
     start_ticks: Option<u64>,
 }
 
-/// The processes of this host, and the clock.
-pub trait Processes: fmt::Debug + Send + Sync {
-    /// When a thread began, in clock ticks since boot; `None` if it cannot be seen.
-    fn start_ticks(&self, tid: u32) -> Option<u64>;
-
-    /// The command line of a thread's process, or the title that it has set.
-    fn cmdline(&self, tid: u32) -> Option<Vec<u8>>;
-
-    fn now(&self) -> Instant;
-}
-
-/// Those that `/proc` shows.
-#[derive(Debug)]
-pub struct Proc;
-
-impl Processes for Proc {
-    /// Field 22 of `/proc/<tid>/stat` (proc(5)), counted after the command's closing parenthesis
-    /// because the command may hold spaces and parentheses itself.
-    fn start_ticks(&self, tid: u32) -> Option<u64> {
-        let stat = std::fs::read(format!("/proc/{tid}/stat")).ok()?;
-        let after = stat.iter().rposition(|&byte| byte == b')')? + 1;
-        std::str::from_utf8(&stat[after..]).ok()?.split_ascii_whitespace().nth(19)?.parse().ok()
-    }
-
-    fn cmdline(&self, tid: u32) -> Option<Vec<u8>> {
-        std::fs::read(format!("/proc/{tid}/cmdline")).ok()
-    }
-
-    fn now(&self) -> Instant {
-        Instant::now()
-    }
+/// A process, by its first thread.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct ProcessId {
+    pub tid: u32,
+    /// When it began, in clock ticks since boot.
+    pub start_ticks: u64,
 }
 
 /// Identifies callers, and remembers the answer for a moment.
 pub(super) struct Callers {
     known: Mutex<LruCache<u32, Known>>,
-    background_argv: Vec<Vec<u8>>,
-    background_titles: Vec<Vec<u8>>,
+    signs: Background,
     processes: Arc<dyn Processes>,
 }
 
 #[derive(Clone, Copy)]
 struct Known {
     start_ticks: u64,
+    process: Option<ProcessId>,
     background: bool,
     checked: Instant,
 }
@@ -100,29 +83,33 @@ struct Known {
 impl Callers {
     /// With the configured signs of a background process.
     pub(super) fn new(settings: &Settings) -> Self {
-        let bytes = |list: &[String]| list.iter().map(|s| s.clone().into_bytes()).collect();
         Self {
             known: Mutex::new(LruCache::new(MAX_KNOWN)),
-            background_argv: bytes(&settings.background_argv),
-            background_titles: bytes(&settings.background_titles),
+            signs: Background::new(&settings.background_argv, &settings.background_titles),
             processes: Arc::clone(&settings.processes),
         }
     }
 
     pub(super) fn identify(&self, Caller { tid, uid }: Caller) -> Identity {
         if tid == 0 {
-            return Identity { uid, thread: None, background: false };
+            return Identity { uid, thread: None, process: None, background: false };
         }
         let known = self.known(tid);
         Identity {
             uid,
             thread: Some(ThreadId { tid, start_ticks: known.map(|known| known.start_ticks) }),
+            process: known.and_then(|known| known.process),
             background: known.is_some_and(|known| known.background),
         }
     }
 
     pub(super) fn now(&self) -> Instant {
         self.processes.now()
+    }
+
+    /// Now, in clock ticks since boot, by which processes tell when they began.
+    pub(super) fn now_ticks(&self) -> u64 {
+        self.processes.now_ticks()
     }
 
     /// Reports a caller that could not be identified.
@@ -151,21 +138,21 @@ impl Callers {
             return Some(known);
         }
         let start_ticks = self.processes.start_ticks(tid)?;
-        let background = self.processes.cmdline(tid).is_some_and(|mut cmdline| {
-            cmdline.truncate(MAX_CMDLINE_BYTES);
-            self.is_background_cmdline(&cmdline)
-        });
-        let known = Known { start_ticks, background, checked };
+        let known = Known {
+            start_ticks,
+            process: self.process(tid, start_ticks),
+            background: self.processes.cmdline(tid).is_some_and(|cmdline| self.signs.is(&cmdline)),
+            checked,
+        };
         lock(&self.known).put(tid, known);
         Some(known)
     }
 
-    /// `setproctitle` writes the title over the arguments, so both are read from one place.
-    fn is_background_cmdline(&self, cmdline: &[u8]) -> bool {
-        self.background_titles.iter().any(|title| cmdline.starts_with(title))
-            || cmdline.split(|&byte| byte == 0).any(|argument| {
-                self.background_argv.iter().any(|background| background == argument)
-            })
+    fn process(&self, tid: u32, start_ticks: u64) -> Option<ProcessId> {
+        let first = self.processes.process(tid)?;
+        let start_ticks =
+            if first == tid { start_ticks } else { self.processes.start_ticks(first)? };
+        Some(ProcessId { tid: first, start_ticks })
     }
 }
 
@@ -182,26 +169,12 @@ mod tests {
     }
 
     #[test]
-    fn evented_and_cron_processes_act_for_no_person() {
-        let callers = callers();
-        assert!(callers.is_background_cmdline(b"/usr/bin/python3\0/usr/bin/odoo\0gevent\0-c\0x\0"));
-        assert!(callers.is_background_cmdline(b"odoo: WorkerCron 812 shop\0"));
-    }
-
-    #[test]
-    fn workers_and_lookalikes_act_for_a_person() {
-        let callers = callers();
-        assert!(!callers.is_background_cmdline(b"odoo: WorkerHTTP 812 \0"));
-        assert!(
-            !callers.is_background_cmdline(b"/usr/bin/python3\0/usr/bin/odoo\0-d\0gevent-shop\0")
-        );
-    }
-
-    #[test]
     fn this_thread_is_found_and_a_foreign_one_is_a_person() {
         let tid = std::process::id();
-        assert!(Proc.start_ticks(tid).is_some());
-        assert!(!callers().identify(caller(tid)).background);
+        assert!(Proc::default().start_ticks(tid).is_some());
+        let found = callers().identify(caller(tid));
+        assert!(!found.background);
+        assert_eq!(found.process.map(|process| process.tid), Some(tid));
         assert!(!callers().identify(caller(0)).background);
     }
 

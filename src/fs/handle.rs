@@ -42,6 +42,13 @@ impl Handles {
         self.open.get(&id).cloned()
     }
 
+    /// What is open under that number is this from now on, unless it was closed.
+    pub fn replace(&mut self, id: HandleId, handle: Handle) {
+        if let Some(open) = self.open.get_mut(&id) {
+            *open = handle;
+        }
+    }
+
     /// How many there are.
     pub fn count(&self) -> usize {
         self.open.len()

@@ -23,7 +23,7 @@ pub struct InodeId(pub u64);
 impl InodeId {
     /// The root directory (`FUSE_ROOT_ID`).
     pub const ROOT: Self = Self(1);
-    /// Shards follow the root.
+    /// Shards follow the root, one generation of them after another.
     const FIRST_SHARD: u64 = 2;
     /// Set in the ids of staging files, whose other bits are a tmpfs inode number.
     const STAGING: u64 = 1 << 62;
@@ -40,9 +40,14 @@ impl InodeId {
         Self::VERSION | ((worker & mask) << Self::COUNTER_BITS)
     }
 
-    /// The directory of a shard.
+    /// The directory of a shard, until its first removal.
     pub fn of_shard(shard: Shard) -> Self {
-        Self(Self::FIRST_SHARD + u64::from(shard.index()))
+        Self::of_generation(shard, 0)
+    }
+
+    /// The same after so many removals: the kernel does not use the inode of a removed directory again.
+    fn of_generation(shard: Shard, generation: u64) -> Self {
+        Self(Self::FIRST_SHARD + u64::from(shard.index()) + u64::from(Shard::COUNT) * generation)
     }
 
     /// A staging file, from the inode number of its tmpfs file.
@@ -52,8 +57,8 @@ impl InodeId {
 
     /// The shard that this id stands for.
     pub fn shard(self) -> Option<Shard> {
-        let index = u16::try_from(self.0.checked_sub(Self::FIRST_SHARD)?).ok()?;
-        Shard::from_index(index)
+        let number = self.0.checked_sub(Self::FIRST_SHARD).filter(|_| self.0 < Self::STAGING)?;
+        Shard::from_index(u16::try_from(number % u64::from(Shard::COUNT)).ok()?)
     }
 }
 
@@ -84,9 +89,16 @@ pub enum Inode {
         sid: Sid,
         /// In which form it was looked up.
         form: Form,
-        /// The size that its last `open` found.
-        size_bytes: u64,
+        /// The size that its last `open` found; `None` before the first.
+        found_bytes: Option<u64>,
     },
+}
+
+impl Inode {
+    /// Whether it is that of a session, or of a name that may be one.
+    pub fn is_session(&self) -> bool {
+        !matches!(self, Self::Staging)
+    }
 }
 
 /// One version of a session, as an inode.
@@ -119,6 +131,8 @@ pub struct Inodes {
     versions: HashMap<(Alias, ChangeId), InodeId>,
     views: HashMap<(Alias, ChangeId), InodeId>,
     provisional: HashMap<Sid, InodeId>,
+    /// How often each shard's directory was removed.
+    removed_shards: HashMap<Shard, u64>,
     /// The version of a session that this server saw last.
     latest: HashMap<Alias, InodeId>,
     /// Bounded. An eviction that does not fit is tried again later.
@@ -145,6 +159,7 @@ impl Inodes {
             versions: HashMap::new(),
             views: HashMap::new(),
             provisional: HashMap::new(),
+            removed_shards: HashMap::new(),
             latest: HashMap::new(),
             evictions,
             held_bytes: 0,
@@ -152,6 +167,16 @@ impl Inodes {
             max_known: settings.max_inodes,
             max_bytes: settings.max_content_bytes,
         }
+    }
+
+    /// The directory of a shard.
+    pub fn shard(&self, shard: Shard) -> InodeId {
+        InodeId::of_generation(shard, self.removed_shards.get(&shard).copied().unwrap_or(0))
+    }
+
+    /// The directory of a shard was removed. The shard is there as ever, as another directory.
+    pub fn remove_shard(&mut self, shard: Shard) {
+        *self.removed_shards.entry(shard).or_default() += 1;
     }
 
     /// What an inode stands for.
@@ -191,7 +216,7 @@ impl Inodes {
     pub fn provisional(&mut self, sid: &Sid, form: Form) -> InodeId {
         let id = self.provisional.get(sid).copied().unwrap_or_else(|| {
             let id = self.new_id();
-            self.insert(id, Inode::Provisional { sid: sid.clone(), form, size_bytes: 0 });
+            self.insert(id, Inode::Provisional { sid: sid.clone(), form, found_bytes: None });
             self.provisional.insert(sid.clone(), id);
             id
         });
@@ -207,6 +232,11 @@ impl Inodes {
         let version = version.clone();
         self.count_lookup(id);
         Some((id, version))
+    }
+
+    /// Whether this is the version of its session that this server saw last.
+    pub fn is_latest(&self, alias: &Alias, id: InodeId) -> bool {
+        self.latest.get(alias) == Some(&id)
     }
 
     /// A staging file. Counts a look-up.
@@ -238,11 +268,11 @@ impl Inodes {
     }
 
     /// What an `open` of a provisional inode found.
-    pub fn set_provisional_size(&mut self, id: InodeId, found_bytes: u64) {
-        if let Some(Known { inode: Inode::Provisional { size_bytes, .. }, .. }) =
+    pub fn set_provisional_size(&mut self, id: InodeId, size_bytes: u64) {
+        if let Some(Known { inode: Inode::Provisional { found_bytes, .. }, .. }) =
             self.known.get_mut(&id)
         {
-            *size_bytes = found_bytes;
+            *found_bytes = Some(size_bytes);
         }
     }
 
@@ -313,6 +343,14 @@ impl Inodes {
         }
     }
 
+    /// The directory in which a session of that form stands.
+    fn parent(&self, shard: Shard, form: Form) -> InodeId {
+        match form {
+            Form::Flat => InodeId::ROOT,
+            Form::Sharded => self.shard(shard),
+        }
+    }
+
     /// Beyond a bound, drops the content of the least recently used inode and asks the kernel to
     /// forget the entry. The inode may still be open, so it stays until FORGET and counts as used
     /// now.
@@ -335,15 +373,8 @@ impl Inodes {
                 }
                 Inode::Staging | Inode::Superseded { .. } => continue,
             };
-            let _ = self.evictions.try_send(Eviction { parent: parent(shard, form), name });
+            let parent = self.parent(shard, form);
+            let _ = self.evictions.try_send(Eviction { parent, name });
         }
-    }
-}
-
-/// The directory in which a session of that form stands.
-pub fn parent(shard: Shard, form: Form) -> InodeId {
-    match form {
-        Form::Flat => InodeId::ROOT,
-        Form::Sharded => InodeId::of_shard(shard),
     }
 }

@@ -3,25 +3,30 @@
 
 use std::ffi::OsStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use lru::LruCache;
 
 use super::attributes::{Attributes, Entry, session_entry};
-use super::caller::Caller;
+use super::caller::{Caller, Identity};
 use super::handle::{Handle, HandleId};
 use super::inode::InodeId;
 use super::open::bad_handle;
-use super::thread::Listing;
 use super::{Core, LONG, Step};
 use crate::error::{Error, Result};
 use crate::session::name::{Alias, CandidateAlias, Form, Shard};
 use crate::store::{Link, Listed, Sessions, StoreError, Waited};
 
-/// A directory as it was when it was opened.
+/// What the store answered.
+type Answer<T> = std::result::Result<T, StoreError>;
+
+/// A directory as it was when it was opened, or read from its start again.
 #[derive(Debug)]
 pub struct Snapshot {
     pub directory: InodeId,
+    /// It was read from its start.
+    begun: AtomicBool,
     /// Its entries, in the order in which they are read.
     pub entries: Vec<Item>,
 }
@@ -77,9 +82,9 @@ impl ListedAliases {
 }
 
 impl Item {
-    fn alias(&self) -> Option<&Alias> {
+    fn listed(&self) -> Option<&Listed> {
         match &self.what {
-            What::Session(listed) => Some(&listed.alias),
+            What::Session(listed) => Some(listed),
             What::Directory(_) | What::Staging(_) => None,
         }
     }
@@ -103,43 +108,77 @@ impl Item {
 impl<S: Sessions, L: Link> Core<S, L> {
     /// Takes the listing of a directory.
     pub fn open_directory(self: &Arc<Self>, caller: Caller, inode: InodeId) -> Step<HandleId> {
-        let listing = match inode.shard() {
-            Some(shard) => Listing::Shard(shard),
-            None if inode == InodeId::ROOT => Listing::Root,
-            None => return Err(Error::expected(libc::ENOTDIR, "not a directory")).into(),
-        };
+        if inode != InodeId::ROOT && inode.shard().is_none() {
+            return Err(Error::expected(libc::ENOTDIR, "not a directory")).into();
+        }
         let by = self.callers.identify(caller);
         let core = Arc::clone(self);
         Step::later(async move {
-            let entries = match listing {
-                Listing::Root => core.list_root().await?,
-                Listing::Shard(shard) => core.list_shard(shard).await?,
+            let snapshot = match core.list(by, inode).await {
+                // OPENDIR holds no directory. One step and no more: Python's `listdir` does not
+                // retry EINTR.
+                Err(StoreError::Unavailable(_)) if core.link.wait_up().await == Waited::Up => {
+                    core.list(by, inode).await
+                }
+                answer => answer,
             };
-            core.listed_aliases().extend(entries.iter().filter_map(Item::alias));
-            core.threads().listed(by.thread, listing);
-            let snapshot = Arc::new(Snapshot { directory: inode, entries });
-            Ok(core.handles().insert(Handle::Directory(snapshot)))
+            let snapshot = snapshot.map_err(|error| cannot_list(&error))?;
+            Ok(core.handles().insert(Handle::Directory(Arc::new(snapshot))))
         })
     }
 
-    async fn list_shard(&self, shard: Shard) -> Result<Vec<Item>> {
-        let listed = match self.sessions.list(shard).await {
-            Err(error) if self.may_ask_again(&error).await => self.sessions.list(shard).await,
-            answer => answer,
+    /// The listing of an open directory, to be read from `offset`. When it is read from its start once
+    /// more (`rewinddir`), it is taken anew.
+    pub fn read_directory(
+        self: &Arc<Self>,
+        caller: Caller,
+        handle: HandleId,
+        offset: u64,
+    ) -> Step<Arc<Snapshot>> {
+        let snapshot = match self.snapshot(handle) {
+            Ok(snapshot) => snapshot,
+            Err(error) => return Err(error).into(),
         };
-        let listed = listed.map_err(|error| cannot_list(&error))?;
+        if offset > 0 || !snapshot.begun.swap(true, Ordering::Relaxed) {
+            return Ok(snapshot).into();
+        }
+        let by = self.callers.identify(caller);
+        let core = Arc::clone(self);
+        // The kernel holds the directory during READDIR, so there is one attempt.
+        Step::later(async move {
+            let fresh = core.list(by, snapshot.directory).await;
+            let fresh = Arc::new(fresh.map_err(|error| cannot_list(&error))?);
+            fresh.begun.store(true, Ordering::Relaxed);
+            core.handles().replace(handle, Handle::Directory(Arc::clone(&fresh)));
+            Ok(fresh)
+        })
+    }
+
+    async fn list(&self, by: Identity, inode: InodeId) -> Answer<Snapshot> {
+        let entries = match inode.shard() {
+            Some(shard) => self.list_shard(shard).await?,
+            None => self.list_root().await?,
+        };
+        let listed = || entries.iter().filter_map(Item::listed);
+        self.listed_aliases().extend(listed().map(|one| &one.alias));
+        self.grants().listed(by.thread, listed(), self.callers.now());
+        Ok(Snapshot { directory: inode, begun: AtomicBool::new(false), entries })
+    }
+
+    async fn list_shard(&self, shard: Shard) -> Answer<Vec<Item>> {
+        let listed = self.sessions.list(shard).await?;
         Ok(listed.into_iter().filter(|one| one.meta.form == Form::Sharded).map(session).collect())
     }
 
-    async fn list_root(&self) -> Result<Vec<Item>> {
-        let root = match self.sessions.list_root().await {
-            Err(error) if self.may_ask_again(&error).await => self.sessions.list_root().await,
-            answer => answer,
+    async fn list_root(&self) -> Answer<Vec<Item>> {
+        let root = self.sessions.list_root().await?;
+        let inodes: Vec<_> = {
+            let inodes = self.inodes();
+            root.shards.iter().map(|&shard| inodes.shard(shard)).collect()
         };
-        let root = root.map_err(|error| cannot_list(&error))?;
-        let shards = root.shards.into_iter().map(|shard| Item {
+        let shards = root.shards.into_iter().zip(inodes).map(|(shard, inode)| Item {
             name: shard.as_str().to_owned(),
-            what: What::Directory(InodeId::of_shard(shard)),
+            what: What::Directory(inode),
         });
         let staging = self
             .staging
@@ -147,12 +186,6 @@ impl<S: Sessions, L: Link> Core<S, L> {
             .into_iter()
             .map(|staged| Item { name: staged.name.clone(), what: What::Staging(staged.inode) });
         Ok(shards.chain(root.flat.into_iter().map(session)).chain(staging).collect())
-    }
-
-    /// Whether a listing is tried once more. Waits for one step and no more: Python's `listdir` does not
-    /// retry EINTR.
-    async fn may_ask_again(&self, error: &StoreError) -> bool {
-        matches!(error, StoreError::Unavailable(_)) && self.link.wait_up().await == Waited::Up
     }
 
     /// Makes a directory: shards exist already (`EEXIST`), others are refused (`EACCES`).
@@ -202,6 +235,6 @@ fn session(listed: Listed) -> Item {
     Item { name: listed.alias.entry(listed.meta.form), what: What::Session(listed) }
 }
 
-fn cannot_list(error: &StoreError) -> Error {
+pub(super) fn cannot_list(error: &StoreError) -> Error {
     Error::fault(libc::EIO, format!("cannot list a directory: {error}"))
 }

@@ -11,10 +11,11 @@ use std::time::Duration;
 use super::attributes::{Attributes, Entry, session_entry};
 use super::caller::{Caller, Identity};
 use super::current::{Resolved, no_session};
-use super::inode::{Inode, InodeId, Version};
+use super::inode::{Inode, InodeId, Inodes, Version};
+use super::staging::Staged;
 use super::{Core, LONG, Step};
 use crate::error::{Error, Result};
-use crate::session::name::{Alias, Form, RootName, SessionName, Shard, Sid};
+use crate::session::name::{Alias, CandidateAlias, Form, RootName, SessionName, Sid};
 use crate::store::{Health, Link, Sessions};
 
 /// The answer to a look-up that did not fail.
@@ -36,29 +37,21 @@ impl<S: Sessions, L: Link> Core<S, L> {
         let Some(shard) = parent.shard() else {
             return Err(Error::expected(libc::ENOTDIR, "not a directory")).into();
         };
-        let by = self.callers.identify(caller);
-        if let Some(thread) = self.threads().get(by.thread) {
-            thread.names_shards = true;
-        }
         match SessionName::in_shard(shard, name) {
-            Some(name) => self.lookup_session(by, name),
+            Some(name) => self.lookup_session(self.callers.identify(caller), name),
             None => absent(),
         }
     }
 
     fn lookup_in_root(self: &Arc<Self>, caller: Caller, name: &str) -> Step<Found> {
         match RootName::parse(name) {
-            RootName::Shard(shard) => Ok(Found::Entry(shard_entry(shard))).into(),
-            RootName::Session(name) => {
-                // Odoo 16 to 19.0 probe the flat name before each read. Either answer is right
-                // (both names are one session), and this one needs no round trip.
-                let by = self.callers.identify(caller);
-                let is_probe =
-                    self.threads().get(by.thread).is_some_and(|thread| thread.names_shards);
-                if is_probe { absent() } else { self.lookup_session(by, name) }
+            RootName::Shard(shard) => {
+                let inode = self.inodes().shard(shard);
+                let attributes = Attributes::of_directory(inode);
+                Ok(Found::Entry(Entry { attributes, valid: LONG })).into()
             }
-            RootName::Staging => self.lookup_staging(name),
-            RootName::Spool(spool) => self.lookup_staging(&spool.aliased()),
+            RootName::Session(name) => self.lookup_session(self.callers.identify(caller), name),
+            RootName::Staging | RootName::Spool(_) => self.lookup_staging(name),
             // `werkzeug_` and 84 characters, the probe of Odoo 18 and 19.0: no session is ever
             // kept under such a name, so the kernel need not ask again.
             RootName::Other if name.starts_with("werkzeug_") => Ok(Found::NeverFor(LONG)).into(),
@@ -66,18 +59,38 @@ impl<S: Sessions, L: Link> Core<S, L> {
         }
     }
 
-    fn lookup_staging(&self, stored_name: &str) -> Step<Found> {
-        let Some(staged) = self.staging.find(stored_name) else { return absent() };
+    fn lookup_staging(&self, name: &str) -> Step<Found> {
+        let Some(staged) = self.find_staging(name) else { return absent() };
         self.inodes().staging(staged.inode);
         self.staging_attributes(staged.inode)
             .map(|attributes| Found::Entry(session_entry(attributes)))
             .into()
     }
 
+    /// A temp file or an upload spool by its name in the root. A listing shows a spool under the alias of
+    /// its session.
+    pub(super) fn find_staging(&self, name: &str) -> Option<Arc<Staged>> {
+        let stored = match RootName::parse(name) {
+            RootName::Staging => return self.staging.find(name),
+            RootName::Spool(spool) => self.staging.find(&spool.aliased()),
+            _ => return None,
+        };
+        stored.or_else(|| self.staging.find(name))
+    }
+
     fn lookup_session(self: &Arc<Self>, by: Identity, name: SessionName) -> Step<Found> {
         let alias = name.sid.alias();
-        if let Some(entry) = self.lookup_of_own_save(by, &name, &alias) {
+        self.threads().looks_up(by.thread);
+        let listed = name.candidate.as_ref().and_then(|name| self.listed_alias(name));
+        let known = match &listed {
+            Some(listed) => self.lookup_in_listing(by, listed),
+            None => self.lookup_of_own_save(by, &name, &alias),
+        };
+        if let Some(entry) = known {
             return Ok(Found::Entry(entry)).into();
+        }
+        if listed.is_none() && self.is_flat_probe(by, name.form, &alias) {
+            return absent();
         }
         if self.link.health() != Health::Up {
             return Ok(Found::Entry(self.provisional(&name.sid, name.form))).into();
@@ -86,50 +99,71 @@ impl<S: Sessions, L: Link> Core<S, L> {
         Step::later(async move { core.fetch_entry(by, name, alias).await.map(Found::Entry) })
     }
 
+    /// What the thread's own listing has just shown of this session: Odoo 14 and 15 ask for the mtime
+    /// of each session that they have listed, within a person's request.
+    fn lookup_in_listing(&self, by: Identity, listed: &Alias) -> Option<Entry> {
+        let meta = self.grants().look_up(by.thread, listed, self.callers.now())?;
+        let inode = self.inodes().alias_view(listed, &meta);
+        Some(session_entry(Attributes::of_version(inode, &meta)))
+    }
+
+    fn is_flat_probe(&self, by: Identity, form: Form, alias: &Alias) -> bool {
+        let mut threads = self.threads();
+        let Some(thread) = threads.get(by.thread) else { return false };
+        match form {
+            Form::Flat => thread.flat.is_probe(alias),
+            Form::Sharded => {
+                thread.flat.in_shard(alias);
+                false
+            }
+        }
+    }
+
     /// The two look-ups that belong to a save are answered without a request: that of the rename's
-    /// target (after CREATE) and that of the `chmod` (after RENAME). Both may be wrong without
-    /// harm: the rename replaces whatever is there, and an `open` of an inode that was not fetched
-    /// asks the store.
+    /// target (after CREATE) and that of the `chmod` (after RENAME). The first may be wrong without
+    /// harm: the rename replaces whatever is there, an `open` of an inode that was not fetched asks
+    /// the store, and who asks for its attributes is sent to look again.
     fn lookup_of_own_save(&self, by: Identity, name: &SessionName, alias: &Alias) -> Option<Entry> {
         let mut threads = self.threads();
         let thread = threads.get(by.thread)?;
-        // What an earlier look-up fetched is no part of the `open` that may follow this one.
-        thread.fetched = None;
+        // One guard for all steps: a second one while the first lives would wait for itself.
+        let mut inodes = self.inodes();
         if let Some((published, inode)) = thread.published.take()
             && published == *alias
+            && let Some((latest, version)) = inodes.latest(alias)
         {
-            // One guard for both steps: a second one while the first lives would wait for itself.
-            let mut inodes = self.inodes();
-            if let Some((latest, version)) = inodes.latest(alias) {
-                if latest == inode {
-                    return Some(session_entry(Attributes::of_version(inode, &version.meta)));
-                }
-                inodes.forget(latest, 1);
+            if latest == inode {
+                return Some(session_entry(Attributes::of_version(inode, &version.meta)));
             }
+            inodes.forget(latest, 1);
         }
-        let target = thread.target.take();
-        if std::mem::take(&mut thread.unpublished) {
-            thread.target = Some(alias.clone());
-        } else if target.as_ref() != Some(alias) {
+        let saving = thread.saving.as_mut()?;
+        if saving.target.as_ref().is_some_and(|(target, _)| target != alias) {
+            thread.saving = None;
             return None;
         }
-        drop(threads);
-        let latest = self.inodes().latest(alias);
-        Some(match latest {
-            Some((inode, version)) => session_entry(Attributes::of_version(inode, &version.meta)),
-            None => self.provisional(&name.sid, name.form),
-        })
+        let attributes = match inodes.latest(alias) {
+            Some((inode, version)) => Attributes::of_version(inode, &version.meta),
+            None => provisional(&mut inodes, &name.sid, name.form),
+        };
+        saving.target = Some((alias.clone(), attributes.inode));
+        Some(session_entry(Attributes { valid: Duration::ZERO, ..attributes }))
     }
 
     async fn fetch_entry(&self, by: Identity, name: SessionName, alias: Alias) -> Result<Entry> {
         let SessionName { sid, candidate, form } = name;
-        let listed = candidate.and_then(|candidate| self.listed_aliases().proven(&candidate));
+        let listed = candidate.and_then(|candidate| self.listed_alias(&candidate));
         for asked in std::iter::once(&alias).chain(&listed) {
             if !self.is_ready(by, asked).await? {
                 return Ok(self.provisional(&sid, form));
             }
         }
-        Ok(match self.current(by, &sid, &alias, listed.as_ref()).await? {
+        let current = self.current(by, &sid, &alias, listed.as_ref()).await;
+        // Most likely an `open`, which no request follows. A listed name is only looked at.
+        if current.is_err() && listed.is_none() {
+            self.tries_to_open(by);
+        }
+        Ok(match current? {
             Resolved::Version(meta, plain) => {
                 self.enter(by, Version { sid, alias, meta, bytes: Some(plain) })
             }
@@ -144,27 +178,36 @@ impl<S: Sessions, L: Link> Core<S, L> {
     fn enter(&self, by: Identity, version: Version) -> Entry {
         let mut attributes = Attributes::of_version(InodeId::ROOT, &version.meta);
         attributes.inode = self.inodes().version(version);
-        if let Some(thread) = self.threads().get(by.thread) {
-            thread.fetched = Some(attributes.inode);
-        }
+        self.threads().fetched(by.thread, attributes.inode, self.callers.now());
         session_entry(attributes)
     }
 
     fn provisional(&self, sid: &Sid, form: Form) -> Entry {
-        let mut inodes = self.inodes();
-        let inode = inodes.provisional(sid, form);
-        let size_bytes = match inodes.get(inode) {
-            Some(Inode::Provisional { size_bytes, .. }) => *size_bytes,
-            _ => 0,
-        };
-        session_entry(Attributes::of_provisional(inode, size_bytes))
+        session_entry(provisional(&mut self.inodes(), sid, form))
     }
+
+    /// The alias that a name is, if a listing has shown it.
+    pub(super) fn listed_alias(&self, candidate: &CandidateAlias) -> Option<Alias> {
+        self.listed_aliases().proven(candidate)
+    }
+
+    /// The caller asks for a session by its id, or opens one: it serves cookies, and what was listed to
+    /// it belongs to an earlier request.
+    pub(super) fn tries_to_open(&self, by: Identity) {
+        self.serving().insert(by.process);
+        self.grants().end(by.thread);
+    }
+}
+
+fn provisional(inodes: &mut Inodes, sid: &Sid, form: Form) -> Attributes {
+    let inode = inodes.provisional(sid, form);
+    let size_bytes = match inodes.get(inode) {
+        Some(Inode::Provisional { found_bytes, .. }) => found_bytes.unwrap_or(0),
+        _ => 0,
+    };
+    Attributes::of_provisional(inode, size_bytes)
 }
 
 fn absent() -> Step<Found> {
     Err(no_session()).into()
-}
-
-fn shard_entry(shard: Shard) -> Entry {
-    Entry { attributes: Attributes::of_directory(InodeId::of_shard(shard)), valid: LONG }
 }

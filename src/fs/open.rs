@@ -45,6 +45,13 @@ impl<S: Sessions, L: Link> Core<S, L> {
     /// (`ENOENT`).
     pub fn open(self: &Arc<Self>, caller: Caller, inode: InodeId, mode: Mode) -> Step<Opened> {
         let known = self.inodes().get(inode).cloned();
+        let by = self.callers.identify(caller);
+        if let Some(thread) = self.threads().get(by.thread) {
+            thread.end_save();
+        }
+        if known.as_ref().is_some_and(Inode::is_session) {
+            self.tries_to_open(by);
+        }
         match known {
             None => Err(stale(inode)).into(),
             Some(Inode::Staging) => self.open_staging(inode, mode).into(),
@@ -54,11 +61,9 @@ impl<S: Sessions, L: Link> Core<S, L> {
                 "a session is replaced by a save and cannot be written in place",
             ))
             .into(),
-            Some(Inode::Version(version)) => {
-                self.open_version(self.callers.identify(caller), inode, version)
-            }
+            Some(Inode::Version(version)) => self.open_version(by, inode, version),
             Some(Inode::Provisional { sid, .. } | Inode::Superseded { sid, .. }) => {
-                let (core, by) = (Arc::clone(self), self.callers.identify(caller));
+                let core = Arc::clone(self);
                 let alias = sid.alias();
                 Step::later(async move { core.ask_and_open(by, inode, sid, alias, None).await })
             }
@@ -72,13 +77,10 @@ impl<S: Sessions, L: Link> Core<S, L> {
         version: Version,
     ) -> Step<Opened> {
         // The look-up that was part of this very `open` fetched this version: it was current
-        // inside the `open`. A thread that cannot be seen is not remembered, and for it every name
-        // is looked up anew.
-        let fetched_by_this_open = by.thread.is_none()
-            || self
-                .threads()
-                .get(by.thread)
-                .is_some_and(|thread| thread.fetched.take() == Some(inode));
+        // inside the `open`, unless its end or a newer one was seen here since.
+        let fetched_by_this_open =
+            self.threads().take_fetched(by.thread, inode, self.callers.now())
+                && self.inodes().is_latest(&version.alias, inode);
         let core = Arc::clone(self);
         match &version.bytes {
             Some(bytes) if fetched_by_this_open => {

@@ -17,10 +17,11 @@ use super::handle::{Handle, HandleId};
 use super::inode::{InodeId, Version};
 use super::open::{Opened, bad_handle};
 use super::staging::{OpenStaging, Staged};
+use super::thread::Saving;
 use super::{Core, Step};
 use crate::error::{Error, Result};
 use crate::session::content;
-use crate::session::name::{RootName, SessionName};
+use crate::session::name::{Form, RootName, SessionName};
 use crate::session::seal;
 use crate::store::{Link, Publish, Published, Sessions, StoreError, Waited};
 use crate::telemetry::Event;
@@ -56,6 +57,10 @@ impl<S: Sessions, L: Link> Core<S, L> {
             }
         };
         let by = self.callers.identify(caller);
+        self.serving().insert(by.process);
+        if let Some(thread) = self.threads().get(by.thread) {
+            thread.end_save();
+        }
         self.fail_if_pending(by)?;
         let open = match self.staging.find(&stored_name) {
             Some(_) if exclusive => {
@@ -68,9 +73,8 @@ impl<S: Sessions, L: Link> Core<S, L> {
             None => self.staging.create(&stored_name, mode)?,
         };
         if is_save && let Some(thread) = self.threads().get(by.thread) {
-            thread.unpublished = true;
+            thread.saving = Some(Saving::default());
             thread.published = None;
-            thread.target = None;
         }
         let inode = open.staged.inode;
         let entry = session_entry(self.staging_attributes(inode)?);
@@ -176,6 +180,11 @@ impl<S: Sessions, L: Link> Core<S, L> {
             return Err(Error::expected(libc::ENOENT, "no such temp file")).into();
         };
         let by = self.callers.identify(caller);
+        if target.form == Form::Flat
+            && let Some(thread) = self.threads().get(by.thread)
+        {
+            thread.flat.saves();
+        }
         let prepared = self.staging.hold(&staged).and_then(|open| {
             let (publish, plain) = self.prepare(by, &open, &target)?;
             Ok((open, publish, plain))
@@ -217,7 +226,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
     ) -> Result<(Publish, Bytes)> {
         let plain = Bytes::from(open.content()?);
         let alias = target.sid.alias();
-        let claim = self.threads().claim(by.thread, &alias, self.callers.now());
+        let claim = self.threads().claim(by, &alias, self.callers.now());
         self.callers.report_unidentified(by);
         let stamp = self.link.stamp();
         let publish = Publish {
@@ -273,7 +282,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
                     observer.current(&target.sid, &meta, &plain);
                 }
                 let birth = meta.birth;
-                self.threads().published(by.thread, &alias, birth, inode);
+                self.threads().published(by, &alias, birth, inode, self.callers.now());
                 let version = Version { sid: target.sid, alias, meta, bytes: Some(plain) };
                 self.inodes().publish(inode, version);
             }
@@ -284,13 +293,9 @@ impl<S: Sessions, L: Link> Core<S, L> {
                     let attributes = Attributes { mode: Some(SAVED_MODE), ..attributes };
                     self.inodes().supersede(inode, target.sid, attributes);
                 }
-                self.threads().superseded(by.thread);
             }
             Ok(Published::Refused(reason)) => {
                 Event::SaveRefused { alias: &alias, reason }.emit();
-                if let Some(thread) = self.threads().get(by.thread) {
-                    thread.unpublished = false;
-                }
                 return Err(refused(reason.text()));
             }
             Ok(Published::Rebind { .. }) => {

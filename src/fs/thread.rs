@@ -11,51 +11,53 @@ use std::time::{Duration, Instant};
 use lru::LruCache;
 
 use super::caller::{Identity, ThreadId};
+use super::flat::FlatNames;
 use super::inode::InodeId;
-use crate::session::name::{Alias, Shard};
+use crate::session::name::Alias;
 use crate::store::{ChangeId, Claim};
 
 const MAX_THREADS: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
 const MAX_SESSIONS: NonZeroUsize = NonZeroUsize::new(131_072).unwrap();
-/// From how many of the shards that it listed last a thread may remove by alias.
-const MAX_LISTED: usize = 4_096;
 /// How long after a removal that is held a save by the same thread may take it back. Odoo 19 does so
 /// within one request; longer would let a later request revive what was logged out.
 const HELD_REMOVAL: Duration = Duration::from_secs(10);
 /// How long after its open a session counts as that of the request which a background process
 /// serves in a thread of many.
 const BACKGROUND_REQUEST: Duration = Duration::from_secs(60);
-
-/// A directory that was listed.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub(crate) enum Listing {
-    /// The root, with the flat names of Odoo 14 and 15.
-    Root,
-    Shard(Shard),
-}
+/// How long a background thread's failed read of a session is remembered, since others of its many
+/// requests may read it meanwhile.
+const DOUBT: Duration = Duration::from_secs(60);
+/// How long after a look-up an `open` may be the one that it belongs to. Later it asks the store: it
+/// may be one of a descriptor without access to the bytes (`O_PATH`), which needs no look-up.
+const FETCHED: Duration = Duration::from_millis(20);
+/// Look-ups by threads that cannot be seen.
+const MAX_UNSEEN: NonZeroUsize = NonZeroUsize::new(256).unwrap();
+/// How many families a thread is known to have opened. A soft rotation reads and rewrites the old
+/// session moments before it saves the new one, but in a background process other requests come
+/// between.
+const MAX_FAMILIES: usize = 16;
+const MAX_FAMILIES_IN_BACKGROUND: usize = 1024;
 
 /// The memory of all threads.
 pub(crate) struct Threads {
     threads: LruCache<ThreadId, Thread>,
     sessions: LruCache<(ThreadId, Alias), Session>,
+    /// What look-ups by threads that cannot be seen fetched, and when.
+    unseen: LruCache<InodeId, Instant>,
 }
 
 /// One thread's state between its requests.
 #[derive(Debug, Default)]
 pub(crate) struct Thread {
-    /// It has used the name of a shard, so it is an Odoo of 16 or later: its probes of flat names
-    /// get ENOENT without a request to the store.
-    pub names_shards: bool,
-    /// It has created a staging file and not renamed it yet. Its next look-up of a session name is
-    /// the one that the kernel makes of the rename's target.
-    pub unpublished: bool,
-    /// The name of that look-up. The kernel makes a second one if it knew another version by it.
-    pub target: Option<Alias>,
+    /// What it does with the flat names of sessions.
+    pub flat: FlatNames,
+    /// Its save between CREATE and RENAME.
+    pub saving: Option<Saving>,
     /// The version that its last rename made. The look-up that follows is for the `chmod` that ends
     /// the save.
     pub published: Option<(Alias, InodeId)>,
-    /// The version that its last look-up fetched: current inside the `open` under way.
-    pub fetched: Option<InodeId>,
+    /// The version that its last look-up fetched, and when: current inside the `open` under way.
+    fetched: Option<(InodeId, Instant)>,
     /// The inode for which its `open` got `ESTALE`. The kernel retries that once.
     pub stale: Option<InodeId>,
     /// An `open` failed with an error of ours: its next create or first write must fail, too, or
@@ -63,7 +65,17 @@ pub(crate) struct Thread {
     pub must_fail_next_save: bool,
     /// The session that it opened last: that of its request.
     last_opened: Option<Alias>,
-    listed: Vec<Listing>,
+    /// Of each family the session that it opened last, the latest at the end.
+    families: Vec<Alias>,
+}
+
+/// A save that is not renamed yet. The next look-up of a session's name is the one that the kernel
+/// makes of the rename's target, so it is answered with a guess.
+#[derive(Debug, Default)]
+pub(crate) struct Saving {
+    /// The name of that look-up, and the inode that was guessed. The kernel makes a second one if it
+    /// knew another version by that name.
+    pub target: Option<(Alias, InodeId)>,
 }
 
 /// What one thread knows of one session.
@@ -73,19 +85,16 @@ struct Session {
     /// When it was opened last.
     opened_at: Option<Instant>,
     held_removal: Option<(ChangeId, Instant)>,
-    after_failed_read: bool,
-}
-
-impl Session {
-    /// It was opened, or saved, as this birth.
-    fn open(&mut self, birth: ChangeId) {
-        *self = Self { birth: Some(birth), opened_at: self.opened_at, ..Self::default() };
-    }
+    failed_read: Option<Instant>,
 }
 
 impl Default for Threads {
     fn default() -> Self {
-        Self { threads: LruCache::new(MAX_THREADS), sessions: LruCache::new(MAX_SESSIONS) }
+        Self {
+            threads: LruCache::new(MAX_THREADS),
+            sessions: LruCache::new(MAX_SESSIONS),
+            unseen: LruCache::new(MAX_UNSEEN),
+        }
     }
 }
 
@@ -95,16 +104,47 @@ impl Threads {
         Some(self.threads.get_or_insert_mut(thread?, Thread::default))
     }
 
+    /// Its look-up fetched this version, at `now`.
+    pub(crate) fn fetched(&mut self, thread: Option<ThreadId>, inode: InodeId, now: Instant) {
+        match self.get(thread) {
+            Some(state) => state.fetched = Some((inode, now)),
+            None => drop(self.unseen.put(inode, now)),
+        }
+    }
+
+    /// It looks up a name: what it fetched before is no part of the `open` that may follow.
+    pub(crate) fn looks_up(&mut self, thread: Option<ThreadId>) {
+        if let Some(state) = self.get(thread) {
+            state.fetched = None;
+        }
+    }
+
+    /// Whether the look-up of the `open` that is under way at `now` fetched this version.
+    pub(crate) fn take_fetched(
+        &mut self,
+        thread: Option<ThreadId>,
+        inode: InodeId,
+        now: Instant,
+    ) -> bool {
+        let fetched = match self.get(thread) {
+            Some(state) => state.fetched.take().filter(|(fetched, _)| *fetched == inode),
+            None => self.unseen.pop(&inode).map(|at| (inode, at)),
+        };
+        fetched.is_some_and(|(_, at)| now.saturating_duration_since(at) < FETCHED)
+    }
+
     /// It opened this birth, at `now`.
     pub(crate) fn opened(&mut self, by: Identity, alias: &Alias, birth: ChangeId, now: Instant) {
         let Some(state) = self.get(by.thread) else { return };
         state.must_fail_next_save = false;
         state.stale = None;
+        state.flat.opened(alias);
         state.last_opened = Some(alias.clone());
+        state.used_family(by, alias);
         if let Some(session) = self.session(by.thread, alias) {
             // Elsewhere a new request has begun, and the removal belongs to an earlier one.
             let held_removal = session.held_removal.take().filter(|_| by.background);
-            session.open(birth);
+            session.open(by, birth, now);
             session.opened_at = Some(now);
             session.held_removal = held_removal;
         }
@@ -130,12 +170,12 @@ impl Threads {
         session.birth.filter(|_| is_own)
     }
 
-    /// Its open failed with an error of ours.
-    pub(crate) fn read_failed(&mut self, thread: Option<ThreadId>, alias: &Alias) {
+    /// Its open failed with an error of ours, at `now`.
+    pub(crate) fn read_failed(&mut self, thread: Option<ThreadId>, alias: &Alias, now: Instant) {
         let Some(state) = self.get(thread) else { return };
         state.must_fail_next_save = true;
         if let Some(session) = self.session(thread, alias) {
-            session.after_failed_read = true;
+            session.failed_read = Some(now);
         }
     }
 
@@ -161,81 +201,106 @@ impl Threads {
         }
     }
 
-    /// Its save was taken, in this birth.
+    /// Its save was taken, in this birth, at `now`.
     pub(crate) fn published(
         &mut self,
-        thread: Option<ThreadId>,
+        by: Identity,
         alias: &Alias,
         birth: ChangeId,
         inode: InodeId,
+        now: Instant,
     ) {
-        let Some(state) = self.get(thread) else { return };
-        state.unpublished = false;
+        let Some(state) = self.get(by.thread) else { return };
         state.published = Some((alias.clone(), inode));
-        if let Some(session) = self.session(thread, alias) {
-            session.open(birth);
-        }
-    }
-
-    /// Its save was superseded. The current birth is not known, so what it opened stays.
-    pub(crate) fn superseded(&mut self, thread: Option<ThreadId>) {
-        if let Some(state) = self.get(thread) {
-            state.unpublished = false;
+        state.used_family(by, alias);
+        if let Some(session) = self.session(by.thread, alias) {
+            session.open(by, birth, now);
         }
     }
 
     /// What this thread knows of a session that it saves at `now`.
-    pub(crate) fn claim(&mut self, thread: Option<ThreadId>, alias: &Alias, now: Instant) -> Claim {
-        let Some(thread) = thread else { return Claim::default() };
-        if let Some(state) = self.threads.get_mut(&thread) {
-            state.target = None;
-        }
+    pub(crate) fn claim(&mut self, by: Identity, alias: &Alias, now: Instant) -> Claim {
+        let Some(thread) = by.thread else { return Claim::default() };
         let session = self.sessions.get(&(thread, alias.clone())).cloned().unwrap_or_default();
-        Claim {
+        let mut claim = Claim {
             opened: session.birth,
             held_removal: session
                 .held_removal
                 .filter(|(_, at)| now.saturating_duration_since(*at) < HELD_REMOVAL)
                 .map(|(removal, _)| removal),
-            sibling: if session.birth.is_some() { None } else { self.sibling(thread, alias) },
-            after_failed_read: session.after_failed_read,
+            sibling: None,
+            after_failed_read: session.doubts(by, now).is_some(),
+        };
+        if let Some(state) = self.threads.get_mut(&thread) {
+            state.saving = None;
+            if session.birth.is_none() {
+                claim.sibling = state.sibling(alias);
+            }
         }
-    }
-
-    /// It listed a directory.
-    pub(crate) fn listed(&mut self, thread: Option<ThreadId>, listing: Listing) {
-        let Some(state) = self.get(thread) else { return };
-        state.listed.retain(|&known| known != listing);
-        if state.listed.len() == MAX_LISTED {
-            state.listed.remove(0);
-        }
-        state.listed.push(listing);
-    }
-
-    /// Whether it has listed that directory, and so may remove what it saw there.
-    pub(crate) fn has_listed(&mut self, thread: Option<ThreadId>, listing: Listing) -> bool {
-        self.get(thread).is_some_and(|state| state.listed.contains(&listing))
+        claim
     }
 
     fn session(&mut self, thread: Option<ThreadId>, alias: &Alias) -> Option<&mut Session> {
         Some(self.sessions.get_or_insert_mut((thread?, alias.clone()), Session::default))
     }
+}
 
-    /// The session that this thread opened last and that shares the family of `alias`. A soft
-    /// rotation reads and rewrites the old session moments before it writes the new one, so only
-    /// a few entries are searched.
-    fn sibling(&self, thread: ThreadId, alias: &Alias) -> Option<Alias> {
-        const LOOK_BACK: usize = 256;
+impl Thread {
+    /// The save under way is given up, or nothing more is known of it.
+    pub(crate) fn end_save(&mut self) {
+        self.saving = None;
+    }
+
+    /// Whether `inode` is what the look-up of a rename's target was answered with. Who asks for its
+    /// attributes makes no rename, and is no longer answered with guesses.
+    pub(crate) fn end_guess(&mut self, inode: InodeId) -> bool {
+        let target = self.saving.as_ref().and_then(|saving| saving.target.as_ref());
+        let guessed = target.is_some_and(|(_, guessed)| *guessed == inode);
+        if guessed {
+            self.saving = None;
+        }
+        guessed
+    }
+
+    fn used_family(&mut self, by: Identity, alias: &Alias) {
+        let at_most = if by.background { MAX_FAMILIES_IN_BACKGROUND } else { MAX_FAMILIES };
+        let Some(family) = alias.family() else { return };
+        if self.families.last() == Some(alias) {
+            return;
+        }
+        self.families.retain(|known| known.family() != Some(family));
+        if self.families.len() >= at_most {
+            self.families.remove(0);
+        }
+        self.families.push(alias.clone());
+    }
+
+    /// The session of the family of `alias` that it opened last. A soft rotation reads and rewrites
+    /// the old session before it saves the new one.
+    fn sibling(&self, alias: &Alias) -> Option<Alias> {
         let family = alias.family()?;
-        self.sessions
+        self.families
             .iter()
-            .take(LOOK_BACK)
-            .find(|((by, other), session)| {
-                *by == thread
-                    && session.birth.is_some()
-                    && other != alias
-                    && other.family() == Some(family)
-            })
-            .map(|((_, other), _)| other.clone())
+            .rev()
+            .find(|known| *known != alias && known.family() == Some(family))
+            .cloned()
+    }
+}
+
+impl Session {
+    /// It was opened, or saved, as this birth.
+    fn open(&mut self, by: Identity, birth: ChangeId, now: Instant) {
+        *self = Self {
+            birth: Some(birth),
+            opened_at: self.opened_at,
+            held_removal: None,
+            failed_read: self.doubts(by, now).filter(|_| by.background),
+        };
+    }
+
+    /// When a read failed, if that still counts. A thread that serves one request at a time settles it
+    /// by its next read. In a background process that may have been another request's.
+    fn doubts(&self, by: Identity, now: Instant) -> Option<Instant> {
+        self.failed_read.filter(|at| !by.background || now.saturating_duration_since(*at) < DOUBT)
     }
 }

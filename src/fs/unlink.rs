@@ -1,4 +1,4 @@
-//! UNLINK: logout, rotation, revocation and vacuum.
+//! UNLINK and RMDIR: logout, rotation, revocation and vacuum.
 
 use std::ffi::OsStr;
 use std::sync::Arc;
@@ -6,58 +6,60 @@ use std::sync::Arc;
 use super::caller::{Caller, Identity};
 use super::current::no_session;
 use super::inode::InodeId;
+use super::list::cannot_list;
 use super::save::session_name;
-use super::thread::Listing;
 use super::{Core, Step};
 use crate::error::{Error, Result};
-use crate::session::name::{Alias, CandidateAlias, RootName, SessionName};
-use crate::store::{ChangeId, Link, Sessions, Unlink, Unlinked};
+use crate::session::name::{Alias, Form, SessionName, Shard};
+use crate::store::{ChangeId, Link, Lookup, Sessions, Unlink, Unlinked};
 use crate::telemetry::Event;
 
 impl<S: Sessions, L: Link> Core<S, L> {
     /// Removes a session or a staging file.
     ///
-    /// By alias only for a thread that has listed the directory (glob and vacuum always have) or
-    /// for root: a cookie that holds somebody's alias must not log him out.
+    /// By alias only for whom a listing allows it: a cookie that holds somebody's alias must not end
+    /// that session.
     pub fn unlink(self: &Arc<Self>, caller: Caller, parent: InodeId, name: &OsStr) -> Step<()> {
+        let by = self.callers.identify(caller);
         if let Some(session) = session_name(parent, name) {
-            let by = self.callers.identify(caller);
             let core = Arc::clone(self);
-            let listed = session
-                .candidate
-                .as_ref()
-                .and_then(|candidate| self.removable_by_alias(by, parent, candidate));
+            let shown = session.candidate.as_ref().and_then(|name| self.listed_alias(name));
+            let listed = shown.map(|alias| match self.may_remove(by, &alias) {
+                true => Listed::Removable(alias),
+                false => Listed::Protected(alias),
+            });
             return Step::later(async move { core.unlink_session(by, &session, listed).await });
+        }
+        if let Some(thread) = self.threads().get(by.thread) {
+            thread.end_save();
         }
         self.unlink_staging(parent, name).into()
     }
 
-    fn removable_by_alias(
-        &self,
-        by: Identity,
-        parent: InodeId,
-        candidate: &CandidateAlias,
-    ) -> Option<Alias> {
-        let alias = self.listed_aliases().proven(candidate)?;
-        let listing = match parent.shard() {
-            Some(shard) => Listing::Shard(shard),
-            None => Listing::Root,
-        };
-        let may = by.uid == 0 || self.threads().has_listed(by.thread, listing);
-        may.then_some(alias)
+    /// Whether this caller may remove a session by its alias, which a listing has shown.
+    fn may_remove(&self, by: Identity, alias: &Alias) -> bool {
+        by.uid == 0
+            || !self.serving().may_contain(by.process)
+            || self.grants().allows(by.thread, alias, self.callers.now())
     }
 
     async fn unlink_session(
         &self,
         by: Identity,
         name: &SessionName,
-        listed: Option<Alias>,
+        listed: Option<Listed>,
     ) -> Result<()> {
+        let (listed, protected) = match listed {
+            Some(Listed::Removable(alias)) => (Some(alias), None),
+            Some(Listed::Protected(alias)) => (None, Some(alias)),
+            None => (None, None),
+        };
         let held = listed.as_ref().and_then(|alias| self.own_session(by, alias));
         let unlink = Unlink { stamp: self.link.stamp(), alias: name.sid.alias(), listed, held };
         match self.sessions.unlink(&unlink).await {
             Ok(Unlinked::Gone { alias, .. }) => {
                 self.ended(&alias);
+                self.grants().removed(by.thread, &alias);
                 Ok(())
             }
             // It is served as before until it has ended, and nobody is told before that.
@@ -69,7 +71,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
                 Event::RemovalSuperseded { alias: listed_or_own(&unlink) }.emit();
                 Ok(())
             }
-            Ok(Unlinked::Absent) => Err(no_session()),
+            Ok(Unlinked::Absent) => Err(self.not_removed(protected.as_ref()).await),
             Err(error) => {
                 // It may arrive later than the save that follows it, which takes it back.
                 if unlink.held.is_some() {
@@ -93,19 +95,54 @@ impl<S: Sessions, L: Link> Core<S, L> {
         self.threads().removal_held(by.thread, alias, unlink.stamp.id, self.callers.now());
     }
 
+    /// The error of a removal that found nothing it may remove. `EPERM` for a name that a listing has
+    /// shown: tools take `ENOENT` for "gone already", and Odoo ignores either.
+    async fn not_removed(&self, protected: Option<&Alias>) -> Error {
+        match protected {
+            Some(alias) if self.is_there(alias).await => Error::expected(
+                libc::EPERM,
+                format!("session {alias} was not listed to this request, which serves cookies"),
+            ),
+            _ => no_session(),
+        }
+    }
+
+    /// Whether this session is alive, as far as that can be asked.
+    async fn is_there(&self, alias: &Alias) -> bool {
+        !matches!(self.sessions.fetch(alias, None).await, Ok(Lookup::Absent))
+    }
+
     fn unlink_staging(&self, parent: InodeId, name: &OsStr) -> Result<()> {
-        let stored_name = match name.to_str() {
-            Some(name) if parent == InodeId::ROOT => match RootName::parse(name) {
-                RootName::Staging => name.to_owned(),
-                RootName::Spool(spool) => spool.aliased(),
-                _ => return Err(no_session()),
-            },
-            _ => return Err(no_session()),
-        };
-        let staged = self.staging.find(&stored_name).ok_or_else(no_session)?;
+        let staged = name.to_str().filter(|_| parent == InodeId::ROOT);
+        let staged = staged.and_then(|name| self.find_staging(name)).ok_or_else(no_session)?;
         self.staging.remove(staged.inode);
         Ok(())
     }
+
+    /// Removes the directory of a shard, if no session is in it. The shard is there again when it is
+    /// looked up.
+    pub fn rmdir(self: &Arc<Self>, parent: InodeId, name: &OsStr) -> Step<()> {
+        let shard = name.to_str().filter(|_| parent == InodeId::ROOT).and_then(Shard::parse);
+        let Some(shard) = shard else { return Err(no_session()).into() };
+        let core = Arc::clone(self);
+        // The kernel holds the root directory, so there is one attempt.
+        Step::later(async move {
+            let listed = core.sessions.list(shard).await.map_err(|error| cannot_list(&error))?;
+            if listed.iter().any(|one| one.meta.form == Form::Sharded) {
+                return Err(Error::expected(libc::ENOTEMPTY, "the shard has sessions"));
+            }
+            core.inodes().remove_shard(shard);
+            Ok(())
+        })
+    }
+}
+
+/// A name that is an alias, by a listing.
+enum Listed {
+    /// This caller may remove it.
+    Removable(Alias),
+    /// It may not.
+    Protected(Alias),
 }
 
 /// Which of the two names a removal most likely meant.

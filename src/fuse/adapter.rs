@@ -42,8 +42,6 @@ pub(super) struct Adapter<S, L> {
     runtime: Handle,
     offers: Offers,
     on_init: Option<OnInit>,
-    /// When this worker began: directories show it as their times.
-    started: SystemTime,
 }
 
 impl<S: Sessions, L: Link> Adapter<S, L> {
@@ -54,14 +52,7 @@ impl<S: Sessions, L: Link> Adapter<S, L> {
         runtime: Handle,
         on_init: OnInit,
     ) -> Self {
-        Self {
-            core,
-            tree,
-            runtime,
-            offers: Offers::from_environment(),
-            on_init: Some(on_init),
-            started: SystemTime::now(),
-        }
+        Self { core, tree, runtime, offers: Offers::from_environment(), on_init: Some(on_init) }
     }
 
     /// The one rule of permission: the tree's owner and root, nobody else.
@@ -77,12 +68,21 @@ impl<S: Sessions, L: Link> Adapter<S, L> {
     }
 
     fn encoder(&self) -> Encoder {
-        Encoder { tree: self.tree, started: self.started }
+        Encoder { tree: self.tree }
     }
 
-    fn listing(&self, request: &Request, handle: FileHandle) -> Result<Arc<Snapshot>> {
-        self.caller(request)?;
-        self.core.snapshot(HandleId(handle.0))
+    fn listing(&self, request: &Request, handle: FileHandle, offset: u64) -> Step<Arc<Snapshot>> {
+        match self.caller(request) {
+            Ok(caller) => self.core.read_directory(caller, HandleId(handle.0), offset),
+            Err(error) => Err(error).into(),
+        }
+    }
+
+    fn inode_attributes(&self, request: &Request, inode: INodeNo) -> Step<Attributes> {
+        match self.caller(request) {
+            Ok(caller) => self.core.attributes(caller, InodeId(inode.0)),
+            Err(error) => Err(error).into(),
+        }
     }
 }
 
@@ -90,13 +90,12 @@ impl<S: Sessions, L: Link> Adapter<S, L> {
 #[derive(Clone, Copy)]
 struct Encoder {
     tree: Ownership,
-    started: SystemTime,
 }
 
 impl Encoder {
     fn attributes(self, attributes: &Attributes) -> FileAttr {
         let directory = attributes.kind == Kind::Directory;
-        let mtime = if directory { self.started } else { from_ns(attributes.mtime_ns) };
+        let mtime = from_ns(attributes.mtime_ns);
         let mode = attributes.mode.unwrap_or(self.tree.mode);
         FileAttr {
             ino: INodeNo(attributes.inode.0),
@@ -191,11 +190,12 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
 
     fn getattr(&self, request: &Request, inode: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         let pending = answer::Request::now(Operation::Getattr);
-        let found = self.caller(request).and_then(|_| self.core.attributes(InodeId(inode.0)));
-        match pending.finish(found) {
-            Ok(found) => reply.attr(&found.valid, &self.encoder().attributes(&found)),
+        let step = self.inode_attributes(request, inode);
+        let encoder = self.encoder();
+        pending.answer(&self.runtime, step, move |found| match found {
+            Ok(found) => reply.attr(&found.valid, &encoder.attributes(&found)),
             Err(errno) => reply.error(errno),
-        }
+        });
     }
 
     fn setattr(
@@ -280,12 +280,13 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
         pending.answer(&self.runtime, step, move |result| empty(reply, result));
     }
 
-    fn rmdir(&self, request: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
+    fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let pending = answer::Request::now(Operation::Rmdir);
-        let refused = self
-            .caller(request)
-            .and_then(|_| Err(Error::expected(libc::ENOTEMPTY, "shards always exist")));
-        empty(reply, pending.finish(refused));
+        let step = match self.caller(request) {
+            Ok(_) => self.core.rmdir(InodeId(parent.0), name),
+            Err(error) => Err(error).into(),
+        };
+        pending.answer(&self.runtime, step, move |result| empty(reply, result));
     }
 
     fn rename(
@@ -419,7 +420,8 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
         mut reply: ReplyDirectory,
     ) {
         let pending = answer::Request::now(Operation::Readdir);
-        match pending.finish(self.listing(request, handle)) {
+        let step = self.listing(request, handle, offset);
+        pending.answer(&self.runtime, step, move |snapshot| match snapshot {
             Ok(snapshot) => {
                 for (next, name, item) in rest(&snapshot, offset) {
                     let (ino, kind) = match item {
@@ -434,7 +436,7 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
                 reply.ok();
             }
             Err(errno) => reply.error(errno),
-        }
+        });
     }
 
     fn readdirplus(
@@ -446,26 +448,30 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
         mut reply: ReplyDirectoryPlus,
     ) {
         let pending = answer::Request::now(Operation::Readdirplus);
-        let snapshot = match pending.finish(self.listing(request, handle)) {
-            Ok(snapshot) => snapshot,
-            Err(errno) => return reply.error(errno),
-        };
-        for (next, name, item) in rest(&snapshot, offset) {
-            let entry = match item {
-                // The kernel takes no reference on the dots.
-                None => Some(dot(InodeId(inode.0))),
-                Some(item) => self.core.enter_listed(item),
+        let step = self.listing(request, handle, offset);
+        let (core, encoder) = (Arc::clone(&self.core), self.encoder());
+        pending.answer(&self.runtime, step, move |snapshot| {
+            let snapshot = match snapshot {
+                Ok(snapshot) => snapshot,
+                Err(errno) => return reply.error(errno),
             };
-            let Some(entry) = entry else { continue };
-            let attr = self.encoder().attributes(&entry.attributes);
-            if reply.add(attr.ino, next, name, &entry.valid, &attr, GENERATION) {
-                if item.is_some() {
-                    self.core.forget(entry.attributes.inode, 1);
+            for (next, name, item) in rest(&snapshot, offset) {
+                let entry = match item {
+                    // The kernel takes no reference on the dots.
+                    None => Some(dot(InodeId(inode.0))),
+                    Some(item) => core.enter_listed(item),
+                };
+                let Some(entry) = entry else { continue };
+                let attr = encoder.attributes(&entry.attributes);
+                if reply.add(attr.ino, next, name, &entry.valid, &attr, GENERATION) {
+                    if item.is_some() {
+                        core.forget(entry.attributes.inode, 1);
+                    }
+                    break;
                 }
-                break;
             }
-        }
-        reply.ok();
+            reply.ok();
+        });
     }
 
     fn releasedir(
@@ -505,14 +511,15 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
 
     fn access(&self, request: &Request, inode: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
         let pending = answer::Request::now(Operation::Access);
-        let allowed = self.caller(request).and_then(|_| {
-            let found = self.core.attributes(InodeId(inode.0))?;
-            if mask.contains(AccessFlags::X_OK) && found.kind == Kind::File {
-                return Err(Error::expected(libc::EACCES, "a session cannot be executed"));
+        let step = self.inode_attributes(request, inode);
+        pending.answer(&self.runtime, step, move |found| match found {
+            // A session cannot be executed.
+            Ok(found) if mask.contains(AccessFlags::X_OK) && found.kind == Kind::File => {
+                reply.error(Errno::EACCES);
             }
-            Ok(())
+            Ok(_) => reply.ok(),
+            Err(errno) => reply.error(errno),
         });
-        empty(reply, pending.finish(allowed));
     }
 
     fn create(

@@ -34,6 +34,7 @@ pub(super) fn listen(
     ending: Ending,
     sessions: ImportOnAccess<RedisStore, RedisStore>,
     keyring: Keyring,
+    on_mounted: impl Fn() + Send + 'static,
     runtime: &Runtime,
 ) -> Result<(), Failure> {
     let handle = runtime.handle().clone();
@@ -48,6 +49,7 @@ pub(super) fn listen(
                 }
                 Received::Message(Order::Superseded) => ending.service.superseded(),
                 Received::Message(Order::Mounted) => {
+                    on_mounted();
                     ending.service.mounted();
                     let sessions = sessions.clone();
                     handle.spawn(async move { sessions.in_place().await });

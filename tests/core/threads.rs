@@ -140,10 +140,12 @@ fn a_reused_id_inherits_no_listing() {
     let kernel = one();
     let session = sid('a', 1);
     kernel.save(thread(2), &session, &person("x")).unwrap();
+    // Threads of the process that has saved it.
+    kernel.host.set_process(FIRST_TID + 1, FIRST_TID + 2);
     kernel.list(thread(1), shard()).unwrap();
     reuse(&kernel, 1);
     let remove = || kernel.unlink_name(thread(1), shard(), session.alias().as_str());
-    assert_eq!(remove(), Err(libc::ENOENT));
+    assert_eq!(remove(), Err(libc::EPERM));
     kernel.list(thread(1), shard()).unwrap();
     assert_eq!(remove(), Ok(()));
 }

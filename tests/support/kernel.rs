@@ -104,9 +104,11 @@ impl Kernel {
             ..Settings::default()
         };
         change(&mut settings);
+        let core = Core::new(store.clone(), store.clone(), Keyring::for_tests(), &settings)
+            .expect("a core");
+        core.mounted();
         Self {
-            core: Core::new(store.clone(), store.clone(), Keyring::for_tests(), &settings)
-                .expect("a core"),
+            core,
             store,
             host,
             known: RefCell::default(),
@@ -276,7 +278,24 @@ impl Kernel {
     }
 
     pub fn attributes(&self, inode: InodeId) -> Outcome<Attributes> {
-        self.core.attributes(inode).map_err(|error| error.errno())
+        self.attributes_for(thread(0), inode)
+    }
+
+    pub fn attributes_for(&self, by: Caller, inode: InodeId) -> Outcome<Attributes> {
+        self.run(self.core.attributes(by, inode))
+    }
+
+    /// `stat(2)`: the kernel asks for attributes that it may not keep, and looks up once more after
+    /// ESTALE.
+    pub fn stat(&self, by: Caller, parent: InodeId, name: &str) -> Outcome<Attributes> {
+        let look = || {
+            let found = self.lookup_name(by, parent, name)?.attributes;
+            if found.valid.is_zero() { self.attributes_for(by, found.inode) } else { Ok(found) }
+        };
+        match look() {
+            Err(libc::ESTALE) => look(),
+            found => found,
+        }
     }
 
     /// Forgets all inodes, and gives what is held then.

@@ -6,8 +6,11 @@ use std::time::{Duration, Instant};
 
 use sessionfs::fs::caller::Processes;
 
-/// Every thread is visible, began at tick 1, and is Odoo's HTTP worker, unless a test says
-/// otherwise. Clones share it.
+/// When the directory was mounted, on the clock by which processes begin.
+const MOUNTED_TICKS: u64 = 1000;
+
+/// Every thread is visible, the only one of its process, began after the mount, and is Odoo's HTTP
+/// worker, unless a test says otherwise. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Host(Arc<Mutex<State>>);
 
@@ -15,6 +18,7 @@ pub struct Host(Arc<Mutex<State>>);
 struct State {
     now: Instant,
     hidden: bool,
+    processes: BTreeMap<u32, u32>,
     start_ticks: BTreeMap<u32, u64>,
     cmdlines: BTreeMap<u32, Vec<u8>>,
     /// How often `/proc` was read.
@@ -26,6 +30,7 @@ impl Host {
         Self(Arc::new(Mutex::new(State {
             now: Instant::now(),
             hidden: false,
+            processes: BTreeMap::new(),
             start_ticks: BTreeMap::new(),
             cmdlines: BTreeMap::new(),
             reads: 0,
@@ -42,11 +47,21 @@ impl Host {
 
     /// The thread has ended, and another one has its id.
     pub fn reuse(&self, tid: u32) {
-        self.with(|state| *state.start_ticks.entry(tid).or_insert(1) += 1);
+        self.with(|state| *state.start_ticks.entry(tid).or_insert(MOUNTED_TICKS + 1) += 1);
     }
 
     pub fn set_cmdline(&self, tid: u32, cmdline: &[u8]) {
         self.with(|state| state.cmdlines.insert(tid, cmdline.to_vec()));
+    }
+
+    /// The thread is one of that process.
+    pub fn set_process(&self, tid: u32, process: u32) {
+        self.with(|state| state.processes.insert(tid, process));
+    }
+
+    /// The thread's process began before the directory was mounted.
+    pub fn set_old(&self, tid: u32) {
+        self.with(|state| state.start_ticks.insert(tid, MOUNTED_TICKS));
     }
 
     /// No process can be seen, as with hidepid.
@@ -63,8 +78,15 @@ impl Processes for Host {
     fn start_ticks(&self, tid: u32) -> Option<u64> {
         self.with(|state| {
             state.reads += 1;
-            let ticks = state.start_ticks.get(&tid).copied().unwrap_or(1);
+            let ticks = state.start_ticks.get(&tid).copied().unwrap_or(MOUNTED_TICKS + 1);
             (!state.hidden).then_some(ticks)
+        })
+    }
+
+    fn process(&self, tid: u32) -> Option<u32> {
+        self.with(|state| {
+            let process = state.processes.get(&tid).copied().unwrap_or(tid);
+            (!state.hidden).then_some(process)
         })
     }
 
@@ -73,6 +95,10 @@ impl Processes for Host {
             let cmdline = state.cmdlines.get(&tid).cloned();
             (!state.hidden).then(|| cmdline.unwrap_or_else(|| b"odoo: WorkerHTTP".to_vec()))
         })
+    }
+
+    fn now_ticks(&self) -> u64 {
+        MOUNTED_TICKS
     }
 
     fn now(&self) -> Instant {
