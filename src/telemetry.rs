@@ -51,6 +51,8 @@ pub enum Event<'a> {
     },
     /// A save was refused because it would have revived or destroyed a session.
     SaveRefused { alias: &'a Alias, reason: Refusal },
+    /// A save under a name that no session can have. The name may be a cookie, so it is not told.
+    NameRefused,
     /// Stored content that does not open with its own session's key.
     BrokenSeal { alias: &'a Alias },
     /// A session whose header cannot be read: another program's key, or a format of a later version.
@@ -101,6 +103,9 @@ impl Event<'_> {
             Event::SaveRefused { alias, reason } => {
                 info!(event = "save_refused", %alias, reason = reason.text());
                 metrics.save_refused(reason);
+            }
+            Event::NameRefused => {
+                info!(event = "name_refused", "a save under a name that no session has is refused");
             }
             Event::BrokenSeal { alias } => {
                 warn!(event = "broken_seal", %alias);

@@ -22,6 +22,8 @@ mod outage;
 mod rights;
 #[path = "semantics/secrets.rs"]
 mod secrets;
+#[path = "semantics/tools.rs"]
+mod tools;
 
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -158,6 +158,10 @@ impl<S: Sessions, L: Link> Core<S, L> {
         to: (InodeId, &OsStr),
     ) -> Step<()> {
         let Some(target) = session_name(to.0, to.1) else {
+            if is_staging(from) {
+                // Early Odoo 16 names a file after any cookie.
+                Event::NameRefused.emit();
+            }
             if let Some(staged) = self.staged(from) {
                 self.staging.discard(&staged);
             }

@@ -167,25 +167,25 @@ fn attributes_of_a_name_that_could_not_be_asked_about_are_asked_for_when_they_ca
 #[test]
 fn what_a_look_up_fetched_is_opened_by_its_own_open_alone() {
     let (here, there) = two();
-    let session = sid('a', 1);
-    let fetch = || {
-        there.save(thread(9), &session, &person("x")).unwrap();
-        here.lookup(thread(1), &session).unwrap().attributes.inode
+    let fetch = |session: &Sid| {
+        there.save(thread(9), session, &person("x")).unwrap();
+        here.lookup(thread(1), session).unwrap().attributes.inode
     };
     // Ended elsewhere, a moment later.
-    let inode = fetch();
+    let session = sid('a', 1);
+    let inode = fetch(&session);
     there.unlink(thread(9), &session).unwrap();
     here.host.pass(Duration::from_millis(20));
     assert_eq!(here.open_inode(thread(1), inode), Err(libc::ENOENT));
     // Ended here.
-    here.store.model().pass(100 * super::support::model::UNIT);
-    let inode = fetch();
+    let session = sid('a', 2);
+    let inode = fetch(&session);
     here.unlink(thread(2), &session).unwrap();
     assert_eq!(here.open_inode(thread(1), inode), Err(libc::ENOENT));
     // Another look-up since.
-    here.store.model().pass(100 * super::support::model::UNIT);
-    let inode = fetch();
-    let _ = here.lookup(thread(1), &sid('a', 2));
+    let session = sid('a', 3);
+    let inode = fetch(&session);
+    let _ = here.lookup(thread(1), &sid('a', 4));
     there.unlink(thread(9), &session).unwrap();
     assert_eq!(here.open_inode(thread(1), inode), Err(libc::ENOENT));
 }

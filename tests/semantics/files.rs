@@ -307,12 +307,6 @@ fn mkdir_of_a_shard_says_it_is_there() {
 }
 
 #[test]
-fn rmdir_of_a_shard_is_enotempty() {
-    let (_redis, mount) = node("");
-    assert_eq!(errno(fs::remove_dir(mount.path().join("ab"))), libc::ENOTEMPTY);
-}
-
-#[test]
 fn stat_tells_the_truth() {
     let (_redis, mount) = node("");
     let before = SystemTime::now() - Duration::from_secs(1);

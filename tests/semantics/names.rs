@@ -34,10 +34,15 @@ fn a_session_is_listed_under_the_form_it_was_saved_in() {
 }
 
 #[test]
-fn a_flat_probe_is_in_vain_for_a_thread_that_names_shards() {
+fn a_flat_probe_is_in_vain_for_a_thread_that_has_made_one() {
     let (_redis, mount) = node("");
     mount.save(HEX, &anonymous("")).unwrap();
-    assert_eq!(errno(fs::metadata(mount.flat(HEX))), libc::ENOENT);
+    // Whoever names a shard now and then still finds both names.
+    mount.list(&mount.path().join("ab"));
+    for found in [true, false, false] {
+        assert_eq!(fs::metadata(mount.flat(HEX)).is_ok(), found);
+        assert_eq!(mount.read(HEX).unwrap(), anonymous(""));
+    }
     in_thread(|| assert!(fs::metadata(mount.flat(HEX)).is_ok()));
 }
 
@@ -123,12 +128,16 @@ fn names_that_are_no_temp_file_cannot_be_created() {
 #[test]
 fn names_that_are_no_session_cannot_be_saved_to() {
     let (_redis, mount) = node("");
+    let told = "a save under a name that no session has is refused";
     // The cookies of an early Odoo 16, which does not validate them.
     for name in ["ab/abc", "ab/..x", &format!("cd/{HEX}"), "x", "werkzeug_abc.sess"] {
         let temp = mount.stage(&anonymous("")).unwrap();
         assert_eq!(errno(fs::rename(&temp, mount.path().join(name))), libc::EACCES, "{name}");
         assert_eq!(errno(fs::metadata(&temp)), libc::ENOENT);
     }
+    // Told once in a while, and without the name, which may be a cookie.
+    assert_eq!(mount.log().matches(told).count(), 1, "{}", mount.log());
+    assert!(!mount.log().contains("..x"), "{}", mount.log());
     // The kernel's own answer: a file does not replace a directory.
     let temp = mount.stage(&anonymous("")).unwrap();
     assert_eq!(errno(fs::rename(&temp, mount.path().join("zz"))), libc::EISDIR);
@@ -297,6 +306,26 @@ fn a_listing_is_that_of_its_opendir() {
     fs::remove_file(mount.sharded(&before)).unwrap();
     let names: Vec<_> = open.map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names, [alias(&before).as_str()]);
+}
+
+#[test]
+fn a_rewound_listing_is_taken_anew() {
+    let (_redis, mount) = node("");
+    for seed in 1..=2 {
+        mount.save(&sid("ab", seed), &anonymous("")).unwrap();
+    }
+    let mut open = nix::dir::Dir::open(
+        &mount.path().join("ab"),
+        nix::fcntl::OFlag::O_RDONLY,
+        nix::sys::stat::Mode::empty(),
+    )
+    .unwrap();
+    // The iterator rewinds when it is dropped.
+    let mut read = || open.iter().filter_map(Result::ok).count();
+    let dots = 2;
+    assert_eq!(read(), 2 + dots);
+    mount.unlink(&sid("ab", 1)).unwrap();
+    assert_eq!(read(), 1 + dots);
 }
 
 #[test]

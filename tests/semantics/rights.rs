@@ -65,9 +65,12 @@ print(os.access(path, os.R_OK), os.access(root, os.W_OK))";
     assert!(temp.exists());
 }
 
+/// Removals by a process that serves cookies.
 const REMOVE: &str = "
 import glob, os, sys, threading
 root, names, listed = sys.argv[1], sys.argv[2].split(','), sys.argv[3]
+try: open(f'{root}/ab/' + 'ab'.ljust(84, '0'))
+except FileNotFoundError: pass
 if listed == 'by another thread':
     other = threading.Thread(target=os.listdir, args=(root + '/ab',))
     other.start(); other.join()
@@ -75,7 +78,8 @@ elif listed:
     os.listdir(f'{root}/{listed}')
 for name in names:
     try: os.unlink(f'{root}/{name}'); print('gone')
-    except FileNotFoundError: print('absent')";
+    except FileNotFoundError: print('absent')
+    except PermissionError as error: print(error.errno)";
 
 /// The names that a listing shows of the two.
 fn saved_in_both_forms(mount: &Mount, id: &str, hex: &str) -> [String; 2] {
@@ -89,11 +93,16 @@ fn an_alias_cannot_be_unlinked_by_a_thread_that_has_not_listed() {
     let (_redis, mount) = owned_by_nobody();
     let (id, hex) = (sid("ab", 1), crate::HEX);
     let [sharded, flat] = saved_in_both_forms(&mount, &id, hex);
-    // Not the one, nor another directory, nor another thread's listing.
-    for listed in ["", "cd", ".", "by another thread"] {
+    // Nobody has listed it.
+    for listed in ["", "cd", "."] {
         assert_eq!(mount.python_as(NOBODY, REMOVE, &[&sharded, listed]), "absent", "{listed}");
     }
-    assert_eq!(mount.python_as(NOBODY, REMOVE, &[&flat, "ab"]), "absent");
+    let refused = libc::EPERM.to_string();
+    let by_another = mount.python_as(NOBODY, REMOVE, &[&sharded, "by another thread"]);
+    assert_eq!(by_another, refused);
+    // A listing of another directory, or by another process.
+    assert_eq!(mount.python_as(NOBODY, REMOVE, &[&flat, "ab"]), refused);
+    assert_eq!(mount.python_as(NOBODY, REMOVE, &[&sharded, ""]), refused);
     assert!(mount.read(&id).is_ok());
     in_thread(|| assert!(fs::read(mount.flat(hex)).is_ok()));
 }
@@ -107,6 +116,29 @@ fn an_alias_is_unlinked_by_a_thread_that_has_listed_its_directory() {
     assert_eq!(mount.python_as(NOBODY, REMOVE, &[&sharded, "ab"]), "gone");
     assert_eq!(errno(mount.read(&id)), libc::ENOENT);
     in_thread(|| assert_eq!(errno(fs::read(mount.flat(hex))), libc::ENOENT));
+}
+
+#[test]
+fn what_a_listing_allows_ends_when_the_thread_opens_a_session() {
+    let (_redis, mount) = owned_by_nobody();
+    let (victim, own) = (sid("ab", 1), sid("cd", 2));
+    for id in [&victim, &own] {
+        mount.save(id, &authenticated("")).unwrap();
+    }
+    let script = "
+import os, sys
+root, victim, own = sys.argv[1:]
+os.listdir(f'{root}/ab')
+for cookie in (own, victim):
+    try: open(f'{root}/{cookie}').close()
+    except FileNotFoundError: pass
+    try: os.unlink(f'{root}/{victim}')
+    except PermissionError as error: print(error.errno)
+    os.listdir(f'{root}/ab')";
+    let names = [format!("ab/{}", alias(&victim)), format!("cd/{own}")];
+    let said = mount.python_as(NOBODY, script, &[&names[0], &names[1]]);
+    assert_eq!(said, format!("{0}\n{0}", libc::EPERM));
+    assert!(mount.read(&victim).is_ok());
 }
 
 #[test]
