@@ -175,8 +175,8 @@ fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
         let core = Arc::clone(&core);
         move || core.mounted()
     };
-    let channel_of_orders = Arc::clone(channel);
-    orders::listen(channel_of_orders, ending.clone(), sessions, keyring, on_mounted, &runtime)?;
+    let ended = ending.clone();
+    orders::listen(Arc::clone(channel), ended, sessions, keyring, on_mounted, &runtime)?;
 
     let on_init = {
         let channel = Arc::clone(channel);

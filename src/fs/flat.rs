@@ -20,7 +20,8 @@ pub(crate) struct FlatNames {
 impl FlatNames {
     /// It looks up a flat name. Whether that is a probe: those before were, and it uses no such name.
     pub(crate) fn is_probe(&mut self, alias: &Alias) -> bool {
-        if self.asked.replace(alias.clone()).is_some() {
+        // The kernel asks twice where it knew a session by that name.
+        if self.asked.replace(alias.clone()).is_some_and(|asked| asked != *alias) {
             self.probes = false;
         }
         self.probes && !self.uses

@@ -40,7 +40,7 @@ const MAX_FAMILIES_IN_BACKGROUND: usize = 1024;
 
 /// The memory of all threads.
 pub(crate) struct Threads {
-    threads: LruCache<ThreadId, Thread>,
+    seen: LruCache<ThreadId, Thread>,
     sessions: LruCache<(ThreadId, Alias), Session>,
     /// What look-ups by threads that cannot be seen fetched, and when.
     unseen: LruCache<InodeId, Instant>,
@@ -91,7 +91,7 @@ struct Session {
 impl Default for Threads {
     fn default() -> Self {
         Self {
-            threads: LruCache::new(MAX_THREADS),
+            seen: LruCache::new(MAX_THREADS),
             sessions: LruCache::new(MAX_SESSIONS),
             unseen: LruCache::new(MAX_UNSEEN),
         }
@@ -101,7 +101,7 @@ impl Default for Threads {
 impl Threads {
     /// The state of a thread; `None` for one that cannot be seen.
     pub(crate) fn get(&mut self, thread: Option<ThreadId>) -> Option<&mut Thread> {
-        Some(self.threads.get_or_insert_mut(thread?, Thread::default))
+        Some(self.seen.get_or_insert_mut(thread?, Thread::default))
     }
 
     /// Its look-up fetched this version, at `now`.
@@ -231,7 +231,7 @@ impl Threads {
             sibling: None,
             after_failed_read: session.doubts(by, now).is_some(),
         };
-        if let Some(state) = self.threads.get_mut(&thread) {
+        if let Some(state) = self.seen.get_mut(&thread) {
             state.saving = None;
             if session.birth.is_none() {
                 claim.sibling = state.sibling(alias);

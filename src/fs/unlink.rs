@@ -24,9 +24,12 @@ impl<S: Sessions, L: Link> Core<S, L> {
         if let Some(session) = session_name(parent, name) {
             let core = Arc::clone(self);
             let shown = session.candidate.as_ref().and_then(|name| self.listed_alias(name));
-            let listed = shown.map(|alias| match self.may_remove(by, &alias) {
-                true => Listed::Removable(alias),
-                false => Listed::Protected(alias),
+            let listed = shown.map(|alias| {
+                if self.may_remove(by, &alias) {
+                    Listed::Removable(alias)
+                } else {
+                    Listed::Protected(alias)
+                }
             });
             return Step::later(async move { core.unlink_session(by, &session, listed).await });
         }

@@ -135,8 +135,8 @@ fn names_that_are_no_session_cannot_be_saved_to() {
         assert_eq!(errno(fs::rename(&temp, mount.path().join(name))), libc::EACCES, "{name}");
         assert_eq!(errno(fs::metadata(&temp)), libc::ENOENT);
     }
-    // Told once in a while, and without the name, which may be a cookie.
-    assert_eq!(mount.log().matches(told).count(), 1, "{}", mount.log());
+    // Told without the name, which may be a cookie.
+    assert!(mount.log().contains(told), "{}", mount.log());
     assert!(!mount.log().contains("..x"), "{}", mount.log());
     // The kernel's own answer: a file does not replace a directory.
     let temp = mount.stage(&anonymous("")).unwrap();

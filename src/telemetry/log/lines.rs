@@ -28,9 +28,9 @@ pub(super) enum Form {
     Journal,
 }
 
-/// Events below a warning that somebody without a login can cause, one a request. (The other is the
-/// end of a visitor's session.)
-const FOLDED: [&str; 1] = ["save_refused"];
+/// Events below a warning that somebody without a login can cause, one a request. (A third is the end
+/// of a visitor's session.)
+const FOLDED: [&str; 2] = ["save_refused", "name_refused"];
 
 /// Writes lines. Clones share what they know.
 pub(super) struct Lines<W>(Arc<Inner<W>>);
