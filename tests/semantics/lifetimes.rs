@@ -17,7 +17,11 @@ const SHORT: &str = "[lifetime]\nidle = \"3s\"";
 /// 9 s; prints whether it is.
 const UNTIL_GONE: &str = "
 import os, sys, time
-root, id, touch = sys.argv[1:4]
+if sys.argv[-1] == 'gevent':
+    # Odoo's own place for it is before all other arguments.
+    python, flag, script = sys.orig_argv[:3]
+    os.execv(sys.executable, [python, flag, script, 'gevent', *sys.argv[1:4]])
+root, id, touch = sys.argv[-3:]
 path = f'{root}/ab/{id}'
 def read():
     with open(path, 'rb') as f: f.read()
