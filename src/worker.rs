@@ -135,6 +135,7 @@ fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
         observer,
         worker,
         max_open_staging_files: open_files.for_callers(),
+        processes: settings::processes(processes),
         ..settings::core(&config)
     };
     let core =

@@ -23,6 +23,9 @@ const NOFLUSH: &str = "noflush";
 /// One mount put beneath another (6.5 and later); without it a reload leaves a gap.
 const MOUNT_BENEATH: &str = "mount_beneath";
 
+/// `/proc` mounted once more, without `hidepid`; without it the one that everybody has is used.
+const PROC_MOUNT: &str = "proc_mount";
+
 /// The features that are used.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Offers {
@@ -39,6 +42,11 @@ impl Offers {
     /// Whether a reload may put one mount beneath another.
     pub(crate) fn mount_beneath(&self) -> bool {
         self.wanted(MOUNT_BENEATH)
+    }
+
+    /// Whether `/proc` may be mounted once more.
+    pub(crate) fn proc_mount(&self) -> bool {
+        self.wanted(PROC_MOUNT)
     }
 
     /// Requests the features that the kernel has.

@@ -13,15 +13,16 @@ use rustix::mount::{
 
 use super::directory;
 
-/// Opens it. Where the kernel or a container refuses that, the `/proc` that everybody has.
-pub(crate) fn open() -> io::Result<OwnedFd> {
-    match open_unhidden() {
-        Ok(directory) => Ok(directory),
-        Err(error) => {
-            tracing::debug!(%error, "cannot mount /proc anew");
-            directory::open(Path::new("/proc")).map(Into::into)
+/// Opens it, if it `may_mount`. Else, and where the kernel or a container refuses that, it is the `/proc`
+/// that everybody has.
+pub(crate) fn open(may_mount: bool) -> io::Result<OwnedFd> {
+    if may_mount {
+        match open_unhidden() {
+            Ok(directory) => return Ok(directory),
+            Err(error) => tracing::debug!(%error, "cannot mount /proc once more"),
         }
     }
+    directory::open(Path::new("/proc")).map(Into::into)
 }
 
 fn open_unhidden() -> rustix::io::Result<OwnedFd> {

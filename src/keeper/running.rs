@@ -19,6 +19,7 @@ use super::program::Program;
 use super::secrets::Secrets;
 use crate::config::Config;
 use crate::exit::{ExitCode, Failure};
+use crate::fuse::kernel::Offers;
 use crate::host::process::{self, Process};
 use crate::host::procfs;
 use crate::supervision::{
@@ -103,7 +104,7 @@ impl Running {
         let (channel, theirs) = supervision::pair().map_err(failed)?;
         let (credentials, asking) =
             credentials::Keeper::pair(config.credential_files()).map_err(failed)?;
-        let processes = procfs::open().map_err(failed)?;
+        let processes = procfs::open(Offers::from_environment().proc_mount()).map_err(failed)?;
         let (handed, handing) = io::pipe().map_err(failed)?;
         let Disks { processes: disks, sockets } = Disks::start(program, config, first, underlying)?;
         let mut descriptors = vec![

@@ -106,7 +106,7 @@ mod tests {
     fn a_worker_reaches_its_staging_directory_and_processes_and_nothing_else() {
         let staging = tempfile::tempdir().unwrap();
         let config = config("unix:/run/redis.sock", staging.path());
-        let processes = procfs::open().unwrap();
+        let processes = procfs::open(true).unwrap();
         let mut redis = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
         let memory = format!("/proc/{}/mem", redis.id());
         let files = of_worker(&config, Some(processes.as_fd())).unwrap();

@@ -2,13 +2,16 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use crate::config::{Config, CredentialName};
 use crate::exit::Failure;
-use crate::fs;
+use crate::fs::{self, caller::Proc};
 use crate::redis::{self, PasswordSource};
 use crate::session::secret::Keyring;
 use crate::supervision::credentials;
+use crate::telemetry::Event;
+use crate::telemetry::unidentified::Unidentified;
 
 /// The settings of the store. The password is asked of the keeper at each connection, if it is in a
 /// file.
@@ -30,6 +33,16 @@ pub(super) fn store(
         })
     });
     Ok(redis::Settings { password_source, ..config.store_settings(Some(keyring)) })
+}
+
+/// The processes of this host, as the keeper sees them. If others' are hidden all the same, that is told
+/// before anybody calls.
+pub(super) fn processes(handed: Option<OwnedFd>) -> Arc<Proc> {
+    let processes = handed.map_or_else(Proc::default, Proc::at);
+    if !processes.sees_others() {
+        Event::UnidentifiedCaller { why: Unidentified::Hidden }.emit();
+    }
+    Arc::new(processes)
 }
 
 /// The settings of the filesystem's core.

@@ -98,6 +98,31 @@ fn a_caller_in_a_pid_namespace_below_is_seen() {
 #[test]
 fn a_caller_that_proc_hides_is_told() {
     let redis = Redis::start();
+    let mut hiding = hiding();
+    hiding.env("SESSIONFS_KERNEL_WITHOUT", "proc_mount");
+    let mount = Mount::start_owned_in(&redis, "", ODOO, hiding);
+    // The mount is in that namespace alone. A caller has an id there, by which it is known; its
+    // command line is hidden.
+    let enter = format!("--mount=/proc/{}/ns/mnt", mount.keeper());
+    assert_eq!(revoke(&mount, &["nsenter", &enter]), "False");
+    let told = unidentified(&mount);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(told[0]["reason"], "hidden");
+    let lost = "background detection does not work: /proc hides";
+    assert_eq!(mount.log().matches(lost).count(), 1, "{}", mount.log());
+}
+
+#[test]
+fn a_caller_that_proc_hides_from_others_is_seen() {
+    let redis = Redis::start();
+    let mount = Mount::start_owned_in(&redis, "", ODOO, hiding());
+    let enter = format!("--mount=/proc/{}/ns/mnt", mount.keeper());
+    assert_eq!(revoke(&mount, &["nsenter", &enter]), "False");
+    assert_eq!(unidentified(&mount), Vec::<Value>::new());
+}
+
+/// `sessionfs` where `/proc` hides the processes of others.
+fn hiding() -> Command {
     let mut hiding = Command::new("unshare");
     hiding.args([
         "--mount",
@@ -109,16 +134,7 @@ fn a_caller_that_proc_hides_is_told() {
         "sh",
         env!("CARGO_BIN_EXE_sessionfs"),
     ]);
-    let mount = Mount::start_owned_in(&redis, "", ODOO, hiding);
-    // The mount is in that namespace alone. A caller has an id there, by which it is known; its
-    // command line is hidden.
-    let enter = format!("--mount=/proc/{}/ns/mnt", mount.keeper());
-    assert_eq!(revoke(&mount, &["nsenter", &enter]), "False");
-    let told = unidentified(&mount);
-    assert_eq!(told.len(), 1, "{told:?}");
-    assert_eq!(told[0]["reason"], "hidden");
-    let lost = "background detection does not work: /proc hides";
-    assert_eq!(mount.log().matches(lost).count(), 1, "{}", mount.log());
+    hiding
 }
 
 #[test]
