@@ -30,6 +30,8 @@ pub struct Attributes {
     pub size_bytes: u64,
     /// Last save, nanoseconds since the epoch.
     pub mtime_ns: i64,
+    /// Last use by a person (of a session), nanoseconds since the epoch.
+    pub atime_ns: i64,
     /// Permission bits; `None` for a directory, which has those of the tree.
     pub mode: Option<u32>,
     /// How long the kernel may keep them.
@@ -59,34 +61,39 @@ impl Attributes {
     /// Of a directory. Its times are now: another server may have saved a session in it just now, and
     /// whoever removes old directories must not find one that is in use.
     pub fn of_directory(inode: InodeId) -> Self {
+        let now_ns = now_ns();
         Self {
             inode,
             kind: Kind::Directory,
             size_bytes: 0,
-            mtime_ns: now_ns(),
+            mtime_ns: now_ns,
+            atime_ns: now_ns,
             mode: None,
             valid: Duration::ZERO,
         }
     }
 
-    /// Of a version; they never change.
+    /// Of a version. All but the atime never change, and that is told anew by each look-up.
     pub fn of_version(inode: InodeId, meta: &Meta) -> Self {
         Self {
             inode,
             kind: Kind::File,
             size_bytes: meta.size_bytes,
             mtime_ns: meta.mtime_ns,
+            atime_ns: i64::try_from(meta.activity_ms).unwrap_or(i64::MAX).saturating_mul(1_000_000),
             mode: Some(meta.mode),
             valid: LONG,
         }
     }
 
     pub fn of_provisional(inode: InodeId, size_bytes: u64) -> Self {
+        let now_ns = now_ns();
         Self {
             inode,
             kind: Kind::File,
             size_bytes,
-            mtime_ns: now_ns(),
+            mtime_ns: now_ns,
+            atime_ns: now_ns,
             mode: Some(0o644),
             valid: Duration::ZERO,
         }
@@ -95,14 +102,14 @@ impl Attributes {
     fn of_staging(inode: InodeId, staged: &super::staging::Staged) -> Result<Self> {
         use std::os::unix::fs::MetadataExt;
         let metadata = staged.metadata()?;
+        let mtime_ns =
+            metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec());
         Ok(Self {
             inode,
             kind: Kind::File,
             size_bytes: metadata.len(),
-            mtime_ns: metadata
-                .mtime()
-                .saturating_mul(1_000_000_000)
-                .saturating_add(metadata.mtime_nsec()),
+            mtime_ns,
+            atime_ns: mtime_ns,
             mode: Some(staged.mode()),
             valid: Duration::ZERO,
         })

@@ -165,7 +165,7 @@ impl Threads {
         let is_own = if by.background {
             now.saturating_duration_since(opened_at) < BACKGROUND_REQUEST
         } else {
-            self.threads.peek(&thread)?.last_opened.as_ref() == Some(alias)
+            self.seen.peek(&thread)?.last_opened.as_ref() == Some(alias)
         };
         session.birth.filter(|_| is_own)
     }

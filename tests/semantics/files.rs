@@ -335,6 +335,29 @@ fn a_read_does_not_move_the_mtime() {
 }
 
 #[test]
+fn the_atime_is_that_of_the_last_use() {
+    let (_redis, first, second) = two_nodes();
+    let id = sid("ab", 1);
+    first.save(&id, &authenticated("")).unwrap();
+    let saved = fs::metadata(first.sharded(&id)).unwrap();
+    std::thread::sleep(Duration::from_millis(20));
+    let used = SystemTime::now();
+    second.read(&id).unwrap();
+    // It is written with the next batch.
+    let end = std::time::Instant::now() + Duration::from_secs(30);
+    let found = loop {
+        let found = fs::metadata(first.sharded(&id)).unwrap();
+        if found.accessed().unwrap() > saved.accessed().unwrap() {
+            break found;
+        }
+        assert!(std::time::Instant::now() < end, "{found:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    assert!(found.accessed().unwrap() + Duration::from_secs(2) > used);
+    assert_eq!(found.mtime(), saved.mtime());
+}
+
+#[test]
 fn chmod_is_kept_and_seen_by_the_other_node() {
     let (_redis, first, second) = two_nodes();
     first.save(HEX, &authenticated("a")).unwrap();
