@@ -304,3 +304,32 @@ impl Session {
         self.failed_read.filter(|at| !by.background || now.saturating_duration_since(*at) < DOUBT)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Settings;
+    use super::super::caller::{Caller, Callers};
+    use super::*;
+
+    /// Many requests share a background thread: a read by one of them does not settle what another
+    /// owes.
+    #[test]
+    fn a_background_threads_failed_read_is_remembered_for_a_minute() {
+        let own = Caller { tid: std::process::id(), uid: 0 };
+        let alias = Alias::parse(&"ab".repeat(20)).unwrap();
+        let begin = Instant::now();
+        for (background, passed, doubts) in [(true, 59, true), (true, 60, false), (false, 0, false)]
+        {
+            let mut threads = Threads::default();
+            let by = Callers::new(&Settings::default()).identify(own);
+            let by = Identity { background, ..by };
+            threads.read_failed(by.thread, &alias, begin);
+            assert!(threads.claim(by, &alias, begin).after_failed_read);
+            threads.opened(by, &alias, ChangeId(1), begin);
+            let now = begin + Duration::from_secs(passed);
+            let claim = threads.claim(by, &alias, now);
+            assert_eq!(claim.after_failed_read, doubts, "{background}, {passed} s");
+            assert_eq!(claim.opened, Some(ChangeId(1)));
+        }
+    }
+}

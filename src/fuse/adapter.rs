@@ -102,7 +102,7 @@ impl Encoder {
             size: attributes.size_bytes,
             // stat(2): in units of 512 bytes.
             blocks: attributes.size_bytes.div_ceil(512),
-            atime: mtime,
+            atime: from_ns(attributes.atime_ns),
             mtime,
             ctime: mtime,
             crtime: mtime,

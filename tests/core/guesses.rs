@@ -6,7 +6,7 @@ use sessionfs::fs::inode::InodeId;
 use sessionfs::session::name::Sid;
 use sessionfs::store::Health;
 
-use super::support::kernel::{FIRST_TID, Kernel, flat_sid, person, sid, thread, visitor};
+use super::support::kernel::{Kernel, flat_sid, person, sid, thread, visitor};
 use super::support::memory::Fault;
 use super::{one, shard, two};
 
@@ -211,21 +211,4 @@ fn a_soft_rotation_inherits_whatever_other_threads_open_between() {
     kernel.save(thread(1), &new, &person("rotated")).unwrap();
     kernel.store.model().pass(11 * super::support::model::UNIT);
     assert_eq!(kernel.read(thread(2), &new), Err(libc::ENOENT));
-}
-
-/// Many requests share a background thread: a read by one of them does not settle what another owes.
-#[test]
-fn a_background_threads_failed_read_is_remembered_for_a_minute() {
-    for (waits, taken) in [(59, false), (60, true)] {
-        let kernel = one();
-        let session = sid('a', 1);
-        kernel.host.set_cmdline(FIRST_TID + 1, b"python3\0odoo\0gevent\0");
-        kernel.save(thread(2), &session, &person("x")).unwrap();
-        kernel.store.next_fault(Fault::Unreadable);
-        assert_eq!(kernel.read(thread(1), &session), Err(libc::EIO));
-        kernel.host.pass(Duration::from_secs(waits));
-        assert_eq!(kernel.read(thread(1), &session), Ok(person("x")));
-        let saved = kernel.save(thread(1), &session, &visitor("empty"));
-        assert_eq!(saved.is_ok(), taken, "after {waits} seconds: {saved:?}");
-    }
 }
