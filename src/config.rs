@@ -159,6 +159,8 @@ impl Worker {
 pub struct Limits {
     /// One session; a longer one fails at `write`.
     pub session_bytes: u64,
+    /// One session of a visitor; a longer one fails at `rename`.
+    pub anonymous_bytes: u64,
     /// All staging files together.
     pub staging_bytes: u64,
     /// How many staging files there may be.
@@ -543,12 +545,18 @@ fn limits(file: &file::Limits) -> Result<Limits, Failure> {
     const STAGING_FILES: RangeInclusive<u64> = 16..=1_000_000;
     let session_bytes =
         size("limits.session", file.session.as_deref(), 4 * MIB, 4 * KIB..=64 * MIB)?;
+    let anonymous_bytes = size(
+        "limits.anonymous",
+        file.anonymous.as_deref(),
+        MIB.min(session_bytes),
+        4 * KIB..=session_bytes,
+    )?;
     let staging_bytes =
         size("limits.staging", file.staging.as_deref(), 256 * MIB, session_bytes..=64 * GIB)?;
     let staging_files =
         number("limits.staging_files", file.staging_files.unwrap_or(10_000), STAGING_FILES)?;
     let inodes = number("limits.inodes", file.inodes.unwrap_or(1_000_000), INODES)?;
-    Ok(Limits { session_bytes, staging_bytes, staging_files, inodes })
+    Ok(Limits { session_bytes, anonymous_bytes, staging_bytes, staging_files, inodes })
 }
 
 fn number(key: &str, value: u64, range: RangeInclusive<u64>) -> Result<u64, Failure> {
@@ -670,6 +678,7 @@ mod tests {
         assert_eq!(config.private_redis, None);
         assert_eq!(config.lifetimes, Lifetimes::default());
         assert_eq!(config.limits.session_bytes, 4 << 20);
+        assert_eq!(config.limits.anonymous_bytes, 1 << 20);
         assert_eq!(config.outage, Outage { wait_step_ms: 2000, wait_total_ms: 20_000 });
         assert_ne!(config.worker.uid, 0);
     }
@@ -719,6 +728,10 @@ mod tests {
             (
                 "[limits]\nsession = \"1GiB\"",
                 "limits.session: '1GiB' is not between 4KiB and 64MiB",
+            ),
+            (
+                "[limits]\nsession = \"8KiB\"\nanonymous = \"1MiB\"",
+                "limits.anonymous: '1MiB' is not between 4KiB and 8KiB",
             ),
             ("[limits]\ninodes = 1", "limits.inodes: '1' is not between 1000 and"),
             ("[outage]\nwait_total = \"1s\"", "outage.wait_total: '1s' is not between 2s and"),

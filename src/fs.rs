@@ -9,6 +9,7 @@
 //! - [`grants`], [`serving`]: who may remove a session by its alias
 //! - [`current`]: what a session is now
 //! - [`staging`]: the files of saves under way, on this host's tmpfs
+//! - [`large`], [`patience`]: contents that take long, and how long an `open` waits
 //! - [`lookup`], [`open`], [`save`], [`unlink`], [`list`], [`attributes`]: the operations
 //!
 //! Where the sessions are kept is behind the port, [`crate::store`].
@@ -31,9 +32,11 @@ mod flat;
 mod grants;
 pub mod handle;
 pub mod inode;
+mod large;
 pub mod list;
 pub mod lookup;
 pub mod open;
+mod patience;
 pub(crate) mod save;
 mod serving;
 pub(crate) mod staging;
@@ -46,6 +49,7 @@ use grants::Grants;
 use handle::Handles;
 use inode::{Eviction, Inodes};
 use list::ListedAliases;
+use patience::Patience;
 use serving::Serving;
 use staging::Staging;
 use thread::Threads;
@@ -57,6 +61,8 @@ pub struct Settings {
     pub staging_dir: PathBuf,
     /// The largest content of one session; a write beyond it fails with `EFBIG`.
     pub max_session_bytes: u64,
+    /// The largest content of a visitor's session; its save fails with `EFBIG`.
+    pub max_anonymous_bytes: u64,
     /// All staging files together, each in whole pages; beyond it those that nobody has open go,
     /// and then a write fails with `ENOSPC`.
     pub max_staging_bytes: u64,
@@ -71,6 +77,10 @@ pub struct Settings {
     pub max_inodes: usize,
     /// Beyond this size the content of inodes is dropped, and fetched again when it is opened.
     pub max_content_bytes: usize,
+    /// The longest single wait of an `open` for a large content.
+    pub open_step_ms: u64,
+    /// After so long an `open` fails, however often it was told to try again.
+    pub open_budget_ms: u64,
     /// A process with one of these as its first argument is a background process.
     pub background_argv: Vec<String>,
     /// The same for the beginning of a process title.
@@ -89,12 +99,15 @@ impl Default for Settings {
         Self {
             staging_dir: PathBuf::from("/run/sessionfs"),
             max_session_bytes: 4 * MEBIBYTE,
+            max_anonymous_bytes: MEBIBYTE,
             max_staging_bytes: 256 * MEBIBYTE,
             max_staging_files: 10_000,
             max_open_staging_files: 512,
             staging_orphan_ms: 60 * 1000,
             max_inodes: 1_000_000,
             max_content_bytes: 64 * 1024 * 1024,
+            open_step_ms: 2000,
+            open_budget_ms: 20_000,
             background_argv: vec!["gevent".into()],
             background_titles: vec!["odoo: WorkerCron".into()],
             observer: None,
@@ -140,6 +153,11 @@ pub struct Core<S, L> {
     handles: Mutex<Handles>,
     listed_aliases: Mutex<ListedAliases>,
     callers: Callers,
+    patience: Mutex<Patience>,
+    open_step: Duration,
+    max_anonymous_bytes: u64,
+    /// Held while a large content is decrypted.
+    opening: tokio::sync::Mutex<()>,
     staging: Arc<Staging>,
     observer: Option<Arc<dyn Observer>>,
     evictions: Mutex<Option<Receiver<Eviction>>>,
@@ -160,6 +178,10 @@ impl<S: Sessions, L: Link> Core<S, L> {
             staging: Staging::open(settings)?,
             observer: settings.observer.clone(),
             callers: Callers::new(settings),
+            patience: Mutex::new(Patience::new(Duration::from_millis(settings.open_budget_ms))),
+            open_step: Duration::from_millis(settings.open_step_ms),
+            max_anonymous_bytes: settings.max_anonymous_bytes,
+            opening: tokio::sync::Mutex::default(),
             inodes: Mutex::new(Inodes::new(settings, sender)),
             threads: Mutex::default(),
             grants: Mutex::default(),
@@ -216,6 +238,10 @@ impl<S: Sessions, L: Link> Core<S, L> {
 
     fn serving(&self) -> MutexGuard<'_, Serving> {
         lock(&self.serving)
+    }
+
+    fn patience(&self) -> MutexGuard<'_, Patience> {
+        lock(&self.patience)
     }
 
     fn threads(&self) -> MutexGuard<'_, Threads> {

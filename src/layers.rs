@@ -2,5 +2,7 @@
 //!
 //! - [`import_on_access`]: session files of the underlying directory become sessions when they
 //!   are first accessed
+//! - [`single_flight`]: who asks for the same session at the same time shares the answer
 
 pub(crate) mod import_on_access;
+pub(crate) mod single_flight;

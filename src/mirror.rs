@@ -192,11 +192,11 @@ impl<S: Sessions> Task<S> {
                 // Saved since the listing, or evicted from the index: the session itself decides.
                 _ => {
                     let sid = written.place.sid.clone();
-                    match current(&self.sessions, &self.keyring, &sid, &alias, None).await? {
+                    match current(&self.sessions, &self.keyring, &sid, &alias).await? {
                         Current::Version { meta, plain } => self.write(sid, &meta, &plain).await,
                         Current::Gone | Current::AliasOnly { .. } => self.remove(&alias).await,
                         // What the file holds is better than nothing.
-                        Current::Unopened(_) => {}
+                        Current::Unopened(_) | Current::Large { .. } => {}
                     }
                 }
             }

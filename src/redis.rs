@@ -7,7 +7,9 @@
 //! | what the answers mean: one session, listings, files that are imported | [`sessions`], [`listing`], [`import`] |
 //! | activity, collected and written in batches | [`activity`] |
 //! | how often a change is sent | [`retry`] |
+//! | large contents: the second connection, and what is read by it | [`bulk`], [`transfer`] |
 //! | the connection, its health, Redis's clock, its errors | [`link`], [`clock`], [`errors`] |
+//! | room for those who are logged in, when it is full | [`room`] |
 //! | whether writes are taken, and whether Redis can serve at all | [`writes`], [`probe`], [`acl`] |
 //! | what all servers agree on: secret and format | [`agreement`] |
 //! | where it is, and the settings | [`endpoint`], [`settings`], [`live`] |
@@ -17,6 +19,7 @@ pub(crate) mod acl;
 mod activity;
 mod agreement;
 mod args;
+mod bulk;
 pub(crate) mod clock;
 pub(crate) mod endpoint;
 pub mod envelope;
@@ -31,11 +34,13 @@ pub mod population;
 pub mod probe;
 mod requests;
 mod retry;
+mod room;
 pub mod scan;
 pub mod scripts;
 pub(crate) mod servers;
 mod sessions;
 mod settings;
+mod transfer;
 pub mod writes;
 
 use std::sync::Arc;
@@ -46,6 +51,7 @@ use tokio::task::AbortHandle;
 
 use self::activity::{Touches, write_touches};
 use self::agreement::Agreement;
+use self::bulk::{Bulk, LARGE_BYTES};
 use self::clock::Time;
 use self::endpoint::{BadUrl, Endpoint};
 use self::keys::Keys;
@@ -53,7 +59,7 @@ use self::link::{Link, Need};
 use self::live::Live;
 use self::probe::ServerInfo;
 use self::requests::Requests;
-use self::scripts::{Answer, Call, CallFault, ClockView, Policy, Scripts};
+use self::scripts::{Answer, Call, CallFault, ClockView, Policy, Scripts, Way};
 use crate::store::StoreError;
 use crate::telemetry::Event;
 
@@ -71,11 +77,14 @@ struct Inner {
     keys: Keys,
     scripts: Scripts,
     link: Link,
+    bulk: Bulk,
     time: Arc<Time>,
     live: Arc<Live>,
     agreement: Arc<Agreement>,
     touches: Touches,
     writes: writes::Observed,
+    room: room::Room,
+    memory_refused: memory::Refused,
 }
 
 struct Tasks(Vec<AbortHandle>);
@@ -109,16 +118,18 @@ impl RedisStore {
         greeting.extend(read_settings);
         greeting.extend(Agreement::requests(&keys));
         greeting.push(redis::cmd("TIME"));
-        let (greeted, heartbeat, following) =
-            (Arc::clone(&time), Arc::clone(&time), Arc::clone(&live));
+        let (greeted, heartbeat) = (Arc::clone(&time), Arc::clone(&time));
+        let (following, followed) = (Arc::clone(&live), Arc::clone(&live));
         let agreement = Arc::new(Agreement::new(settings.keyring.clone(), settings.newest_format));
         let agreeing = Arc::clone(&agreement);
+        let bulk = Bulk::new(endpoint.clone(), settings.timing().connect);
         let (link, supervisor) = Link::new(
             endpoint,
             settings.timing(),
             greeting,
-            move |mut answers| {
-                greeted.observe_answer(&answers.pop().unwrap_or(Value::Nil));
+            move |mut answers, sent| {
+                let time = answers.pop().unwrap_or(Value::Nil);
+                greeted.observe_answer(&time, sent, following.lifetimes().idle_ms);
                 let members = answers.pop().unwrap_or(Value::Nil);
                 let secret = answers.pop().unwrap_or(Value::Nil);
                 agreeing.follow([secret, members], greeted.now_ms())?;
@@ -127,7 +138,9 @@ impl RedisStore {
                 }
                 Ok(())
             },
-            move |answer| heartbeat.observe_answer(answer),
+            move |answer, sent| {
+                heartbeat.observe_answer(answer, sent, followed.lifetimes().idle_ms);
+            },
         );
         let inner = Arc::new(Inner {
             keys,
@@ -136,9 +149,12 @@ impl RedisStore {
             settings,
             scripts,
             link,
+            bulk,
             time,
             touches: Touches::default(),
             writes: writes::Observed::default(),
+            room: room::Room::default(),
+            memory_refused: memory::Refused::default(),
         });
         let writer = tokio::spawn(write_touches(Arc::clone(&inner)));
         let supervisor = tokio::spawn(supervisor);
@@ -184,7 +200,7 @@ impl Inner {
         let clock = if self.settings.ends_stale {
             self.time.view(lifetimes.idle_ms)
         } else {
-            ClockView::Jumped
+            ClockView::Jumped { ahead_ms: 0 }
         };
         Policy {
             lifetimes,
@@ -225,12 +241,23 @@ impl Inner {
         need: Need,
         bound: Duration,
     ) -> Result<Answer, CallFault> {
-        let answer = call.send(&self.link, need, bound).await.inspect_err(|fault| {
+        let large = call.length_bytes() > LARGE_BYTES;
+        let way = if large { Way::BulkWrite(&self.bulk) } else { Way::Link(need) };
+        self.heard(call.send(&self.link, way, bound).await)
+    }
+
+    /// The same, for a call whose answer may be large: by the second connection.
+    async fn call_bulk(&self, call: &Call<'_>, bound: Duration) -> Result<Answer, CallFault> {
+        self.heard(call.send(&self.link, Way::BulkRead(&self.bulk), bound).await)
+    }
+
+    fn heard(&self, sent: Result<Answer, CallFault>) -> Result<Answer, CallFault> {
+        let answer = sent.inspect_err(|fault| {
             if let CallFault::Server(error, _) = fault {
                 self.writes.error(error);
             }
         })?;
-        self.time.observe(answer.now_ms);
+        self.time.observe(answer.now_ms, answer.sent_at, self.live.lifetimes().idle_ms);
         for ended in &answer.expired {
             Event::Expired {
                 alias: &ended.alias,

@@ -89,6 +89,13 @@ pub enum Lookup {
         /// The sealed content of that version.
         sealed: Bytes,
     },
+    /// The same, with a content that is too large for this answer: [`Sessions::content`] has it.
+    Large {
+        /// Its current version.
+        meta: Meta,
+        /// What is bound to its content.
+        bound: Bound,
+    },
     /// The name is the alias of a live session.
     Alias {
         /// Its current version.
@@ -365,7 +372,16 @@ pub trait Sessions: Send + Sync + 'static {
         listed: Option<&Alias>,
     ) -> impl Future<Output = Result<Lookup, StoreError>> + Send;
 
-    /// Makes a save the current version. Retried within a short bound.
+    /// The sealed content of a save that was found [`Lookup::Large`]; `None` if another one is
+    /// current by now, or none. Takes as long as its bytes do, within the budget of an outage.
+    fn content(
+        &self,
+        alias: &Alias,
+        save: ChangeId,
+    ) -> impl Future<Output = Result<Option<Bytes>, StoreError>> + Send;
+
+    /// Makes a save the current version. Retried within a short bound, which is longer for a large
+    /// content.
     fn publish(
         &self,
         publish: &Publish,

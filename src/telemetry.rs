@@ -49,6 +49,15 @@ pub enum Event<'a> {
         /// Since its last activity.
         idle_ms: u64,
     },
+    /// Redis is full: a visitor's session was ended to make room for those who are logged in.
+    EndedForRoom {
+        alias: &'a Alias,
+        size_bytes: u64,
+        /// Since its last activity.
+        idle_ms: u64,
+    },
+    /// A save of a visitor's session was refused because of its size.
+    AnonymousTooLarge { alias: &'a Alias, size_bytes: u64 },
     /// A save was refused because it would have revived or destroyed a session.
     SaveRefused { alias: &'a Alias, reason: Refusal },
     /// A save under a name that no session can have. The name may be a cookie, so it is not told.
@@ -99,6 +108,13 @@ impl Event<'_> {
             Event::Expired { alias, db, uid, limit, age_ms, idle_ms } => {
                 info!(event = "session_expired", %alias, db, uid, limit, age_ms, idle_ms);
                 metrics.session_expired(limit);
+            }
+            Event::EndedForRoom { alias, size_bytes, idle_ms } => {
+                warn!(event = "ended_for_room", %alias, size_bytes, idle_ms);
+                metrics.ended_for_room.inc();
+            }
+            Event::AnonymousTooLarge { alias, size_bytes } => {
+                warn!(event = "anonymous_too_large", %alias, size_bytes);
             }
             Event::SaveRefused { alias, reason } => {
                 info!(event = "save_refused", %alias, reason = reason.text());

@@ -28,6 +28,7 @@ use crate::host::confine;
 use crate::host::open_files::OpenFiles;
 use crate::host::signals;
 use crate::layers::import_on_access::ImportOnAccess;
+use crate::layers::single_flight::SingleFlight;
 use crate::redis::RedisStore;
 use crate::store::{Link as _, Observer, Waited};
 use crate::supervision::{Channel, Handover, Report};
@@ -113,8 +114,10 @@ fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
     let store = {
         // The store's tasks live on this runtime.
         let _entered = runtime.enter();
-        RedisStore::start(store_settings)
-            .map_err(|e| Failure::new(ExitCode::BadUrl, e.to_string()))?
+        let store = RedisStore::start(store_settings)
+            .map_err(|e| Failure::new(ExitCode::BadUrl, e.to_string()))?;
+        store.keep_room();
+        store
     };
     // A later worker serves without Redis: whoever opens a session then waits, as in any outage.
     if first {
@@ -138,14 +141,14 @@ fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
         processes: settings::processes(processes),
         ..settings::core(&config)
     };
-    let core =
-        Core::new(sessions.clone(), store.clone(), keyring.clone(), &settings).map_err(|e| {
-            let path = config.staging_dir.display();
-            Failure::new(
-                ExitCode::WorkerRights,
-                format!("staging directory {path}: {e}; let the worker's user own it"),
-            )
-        })?;
+    let shared = SingleFlight::over(sessions.clone());
+    let core = Core::new(shared, store.clone(), keyring.clone(), &settings).map_err(|e| {
+        let path = config.staging_dir.display();
+        Failure::new(
+            ExitCode::WorkerRights,
+            format!("staging directory {path}: {e}; let the worker's user own it"),
+        )
+    })?;
     if let Some(disk) = below {
         runtime
             .block_on(sessions.begin(disk, store.clone(), keyring.clone()))

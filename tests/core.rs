@@ -566,6 +566,54 @@ fn an_open_in_an_outage_waits_in_steps_and_fails_when_the_budget_is_spent() {
 }
 
 #[test]
+fn a_visitors_session_beyond_its_cap_is_efbig_at_the_rename() {
+    let kernel = Kernel::with(Memory::new(), |settings| settings.max_anonymous_bytes = 100);
+    let session = sid('a', 1);
+    let (small, large) = ("x".repeat(10), "x".repeat(100));
+    kernel.save(thread(1), &session, &visitor(&small)).unwrap();
+    assert_eq!(kernel.save(thread(1), &session, &visitor(&large)), Err(libc::EFBIG));
+    assert_eq!(kernel.read(thread(2), &session), Ok(visitor(&small)));
+    // Who is logged in has the limit of sessions.
+    kernel.save(thread(1), &sid('a', 2), &person(&large)).unwrap();
+    assert_eq!(kernel.read(thread(2), &sid('a', 2)), Ok(person(&large)));
+}
+
+#[test]
+fn a_large_content_is_read_by_the_open_and_kept() {
+    let kernel = one();
+    let session = sid('a', 1);
+    kernel.save(thread(1), &session, &person("x")).unwrap();
+    kernel.forget_all();
+    kernel.store.make_contents_large();
+    // The look-up takes the header alone.
+    let before = kernel.store.requests();
+    let inode = kernel.lookup(thread(2), &session).unwrap().attributes.inode;
+    assert_eq!(kernel.store.requests(), before + 1);
+    assert_eq!(kernel.attributes(inode).unwrap().size_bytes, person("x").len() as u64);
+    assert_eq!(kernel.read(thread(2), &session), Ok(person("x")));
+    // From then on it is known, and only whether it is current is asked.
+    let before = kernel.store.requests();
+    assert_eq!(kernel.read(thread(3), &session), Ok(person("x")));
+    assert_eq!(kernel.store.requests(), before + 1);
+    assert_eq!(kernel.forget_all(), NOTHING);
+}
+
+#[test]
+fn an_open_has_a_budget_of_its_own_whatever_the_link_says() {
+    let kernel = Kernel::with(Memory::new(), |settings| settings.open_budget_ms = 0);
+    let session = sid('a', 1);
+    kernel.save(thread(1), &session, &person("x")).unwrap();
+    // The link is up, and no answer ever comes: the look-up, and what one open asks.
+    for _ in 0..4 {
+        kernel.store.next_fault(Fault::Unavailable);
+    }
+    assert_eq!(kernel.read(thread(2), &session), Err(libc::EIO));
+    // Its save would make an empty session of it.
+    assert_eq!(kernel.save(thread(2), &session, &visitor("y")), Err(libc::EIO));
+    assert_eq!(kernel.read(thread(2), &session), Ok(person("x")));
+}
+
+#[test]
 fn the_first_write_of_a_save_waits_and_the_others_do_not() {
     let kernel = one();
     let (_, handle) = kernel.create(thread(1), "tmpaaaaaaaa.__wz_sess").unwrap();

@@ -349,7 +349,7 @@ impl<'a> History<'a> {
         let got = match node.fetch(&alias, None).await.map_err(|error| error.to_string())? {
             Lookup::Session { meta, bound, sealed } => Some((meta, bound, sealed)),
             Lookup::Absent => None,
-            Lookup::Alias { .. } => return Err("an alias was found".into()),
+            Lookup::Large { .. } | Lookup::Alias { .. } => return Err("no such session".into()),
         };
         same(&got, &self.model.fetch(&alias))?;
         if got.is_some() && !background {

@@ -336,3 +336,30 @@ async fn when_the_servers_own_clock_jumps_nothing_is_judged_stale_for_an_idle_ti
     pass(&redis, MINUTE);
     assert_eq!(look(&node, &sid).await, None, "a node that has seen no jump judges");
 }
+
+#[tokio::test]
+async fn a_call_that_was_long_on_its_way_ends_nothing_and_prolongs_nothing() {
+    use sessionfs::redis::{RedisStore, Settings};
+    let mut redis = Redis::start();
+    let limits = Lifetimes { idle_ms: SECOND, ..Lifetimes::default() };
+    let patient = Settings {
+        lifetimes: limits,
+        overdue_ms: 20_000,
+        down_after_ms: 30_000,
+        attempt_ms: 20_000,
+        ..settings(&redis)
+    };
+    let node = connected(RedisStore::start(patient).expect("a good URL")).await;
+    let sid = alias("ab", 1);
+    taken(&node, &login(&node, &sid)).await;
+    redis.pause();
+    let resumed = async {
+        tokio::time::sleep(std::time::Duration::from_millis(2500)).await;
+        redis.resume();
+    };
+    let (touched, found, ()) = tokio::join!(node.touch_now(&sid), look(&node, &sid), resumed);
+    touched.expect("answered");
+    // It was alive when the question was sent. By the time of the answer it is over, and stays so.
+    assert_eq!(found.map(|meta| meta.left_ms), Some(0));
+    assert_eq!(look(&node, &sid).await, None, "nothing has jumped, so it is judged");
+}

@@ -242,8 +242,7 @@ async fn a_large_session_is_kept_whole() {
     let sealed: bytes::Bytes = (0..4 * 1024 * 1024_u32).map(|n| n.to_le_bytes()[1]).collect();
     let publish = Publish { sealed: sealed.clone(), ..login(&node, &sid) };
     let meta = taken(&node, &publish).await;
-    let Ok(Lookup::Session { sealed: read, .. }) = node.fetch(&sid, None).await else { panic!() };
-    assert_eq!(read, sealed);
+    assert_eq!(node.content(&sid, meta.version).await, Ok(Some(sealed.clone())));
     let amend = sessionfs::store::Amend {
         stamp: node.stamp(),
         alias: sid.clone(),
@@ -252,6 +251,83 @@ async fn a_large_session_is_kept_whole() {
     };
     let amended = node.amend(&amend).await.expect("answered").expect("alive");
     assert_ne!(amended.version, meta.version);
-    let Ok(Lookup::Session { sealed: read, .. }) = node.fetch(&sid, None).await else { panic!() };
-    assert_eq!(read, sealed);
+    assert_eq!(node.content(&sid, meta.version).await, Ok(Some(sealed)));
+}
+
+/// Fills a server with `maxmemory` by visitors' sessions, until it is full.
+async fn filled(redis: &Redis, node: &RedisStore, headroom_bytes: u64) -> u32 {
+    let info: String = redis.run("INFO memory");
+    let used: u64 = info
+        .lines()
+        .find_map(|line| line.strip_prefix("used_memory:"))
+        .and_then(|number| number.trim().parse().ok())
+        .expect("a number");
+    let _: redis::Value = redis.run(&format!("CONFIG SET maxmemory {}", used + headroom_bytes));
+    for number in 0..1000 {
+        let letter = |number: u32| char::from_digit(10 + number % 20, 36).expect("a letter");
+        let shard: String = [letter(number / 20), letter(number)].iter().collect();
+        let mut publish = visit(node, &alias(&shard, number));
+        publish.sealed = vec![7; 60_000].into();
+        publish.size_bytes = 60_000;
+        match node.publish(&publish).await {
+            Ok(_) => {}
+            Err(StoreError::Refused(why)) if why.starts_with("OOM") => return number,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    panic!("it never fills");
+}
+
+#[tokio::test]
+async fn a_login_on_a_full_server_takes_the_room_of_visitors_in_any_shard() {
+    let redis = Redis::start();
+    // A user that may not ask for the fill, so that nothing is done ahead.
+    let _: redis::Value = redis.run(&documented_acl());
+    let settings = Settings { url: redis.url_as("sessionfs", "geheim"), ..settings(&redis) };
+    let node = connected(RedisStore::start(settings).expect("a good URL")).await;
+    let before = alias("zy", 1);
+    let born = taken(&node, &login(&node, &before)).await;
+    let visitors = filled(&redis, &node, 2_000_000).await;
+    assert!(visitors > 10, "{visitors}");
+    // No visitor is in the shard of the login.
+    let person = alias("zz", 7);
+    taken(&node, &login(&node, &person)).await;
+    taken(&node, &page(&node, &before, born.birth)).await;
+    for one in [&before, &person] {
+        look(&node, one).await.expect("nobody who is logged in is ended");
+    }
+}
+
+#[tokio::test]
+async fn a_full_server_of_people_ends_nobody() {
+    let redis = Redis::start();
+    let node = connected(RedisStore::start(settings(&redis)).expect("a good URL")).await;
+    let sid = alias("ab", 1);
+    taken(&node, &login(&node, &sid)).await;
+    let _: redis::Value = redis.run("CONFIG SET maxmemory 1");
+    let saved = node.publish(&login(&node, &alias("cd", 2))).await;
+    assert!(matches!(&saved, Err(StoreError::Refused(why)) if why.contains("OOM")), "{saved:?}");
+    look(&node, &sid).await.expect("alive");
+}
+
+#[tokio::test]
+async fn room_is_made_ahead_and_a_cart_goes_last() {
+    let redis = Redis::start();
+    let node = node(&redis).await;
+    node.keep_room();
+    let cart = alias("ca", 1);
+    taken(&node, &visit(&node, &cart)).await;
+    pass(&redis, 5 * MINUTE);
+    use_it(&node, &cart).await;
+    filled(&redis, &node, 2_000_000).await;
+    let info = || -> u64 {
+        let info: String = redis.run("INFO memory");
+        let number = |name: &str| -> u64 {
+            let found = info.lines().find_map(|line| line.strip_prefix(name));
+            found.and_then(|number| number.trim().parse().ok()).expect("a number")
+        };
+        number("used_memory:") * 100 / number("maxmemory:")
+    };
+    until("room is made ahead", || info() < 95).await;
+    look(&node, &cart).await.expect("others went before it");
 }

@@ -353,7 +353,7 @@ impl Facts {
                     format!("{}; sessionfs list shows what the sessions are", self.kind.enlarge());
                 if percent >= 98 {
                     found.push(Finding::new(Id::Full, format!("{what}: saves fail"), remedy));
-                } else if percent >= 80 {
+                } else if percent >= 70 {
                     found.push(Finding::new(Id::Filling, what, remedy));
                 }
             }

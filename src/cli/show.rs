@@ -121,10 +121,12 @@ enum Content {
 async fn open(store: &RedisStore, keyring: &Keyring, sid: &Sid) -> Result<Content, Failure> {
     const PICKLE: u8 = 0x80;
     let alias = sid.alias();
-    let found = current(store, keyring, sid, &alias, None).await.map_err(|error| failed(&error))?;
+    let found = current(store, keyring, sid, &alias).await.map_err(|error| failed(&error))?;
     let plain = match found {
         Current::Version { plain, .. } => plain,
-        Current::Gone | Current::AliasOnly { .. } => return Err(none("the session has ended")),
+        Current::Gone | Current::AliasOnly { .. } | Current::Large { .. } => {
+            return Err(none("the session has ended"));
+        }
         Current::Unopened(error) => {
             return Err(Failure::new(
                 ExitCode::UnreadableSession,

@@ -148,6 +148,8 @@ table! {
     Limits("limits."): LIMITS_KEYS {
         /// One session.
         session: String,
+        /// One session of a visitor.
+        anonymous: String,
         /// All staging files.
         staging: String,
         /// The number of staging files.

@@ -136,7 +136,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
         let core = Arc::clone(self);
         Step::later(async move {
             match core.sessions.fetch(&alias, None).await {
-                Ok(Lookup::Session { meta, .. }) => {
+                Ok(Lookup::Session { meta, .. } | Lookup::Large { meta, .. }) => {
                     Ok(Attributes { valid: Duration::ZERO, ..Attributes::of_version(inode, &meta) })
                 }
                 Ok(Lookup::Alias { .. } | Lookup::Absent) => Err(no_session()),

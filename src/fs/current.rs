@@ -9,14 +9,16 @@ use super::Core;
 use super::caller::Identity;
 use crate::error::{Error, Result};
 use crate::session::name::{Alias, Sid};
-use crate::store::current::{Current, current};
-use crate::store::{Link, Meta, Sessions, StoreError};
+use crate::store::current::{Current, look};
+use crate::store::{Bound, Link, Meta, Sessions, StoreError};
 use crate::telemetry::Event;
 
 /// What a name stands for now. A name that stands for nothing is an error.
 pub(super) enum Resolved {
     /// A session, with its plain content.
     Version(Meta, Bytes),
+    /// A session with a large content, which is not read yet.
+    Large(Meta, Bound),
     /// A session, named by its alias.
     AliasOnly(Meta),
     /// The store cannot answer now.
@@ -35,7 +37,19 @@ impl<S: Sessions, L: Link> Core<S, L> {
         alias: &Alias,
         listed: Option<&Alias>,
     ) -> Result<Resolved> {
-        match current(&self.sessions, &self.keyring, sid, alias, listed).await {
+        let found = look(&self.sessions, &self.keyring, sid, alias, listed).await;
+        self.resolved(by, alias, found)
+    }
+
+    /// What the store's answer is for the caller.
+    pub(super) fn resolved(
+        &self,
+        by: Identity,
+        alias: &Alias,
+        found: std::result::Result<Current, StoreError>,
+    ) -> Result<Resolved> {
+        match found {
+            Ok(Current::Large { meta, bound }) => Ok(Resolved::Large(meta, bound)),
             Ok(Current::Version { meta, plain }) => Ok(Resolved::Version(meta, plain)),
             Ok(Current::AliasOnly { meta }) => Ok(Resolved::AliasOnly(meta)),
             Ok(Current::Gone) => {

@@ -199,6 +199,20 @@ impl Inodes {
         id
     }
 
+    /// The content of a version, if it is kept.
+    pub fn content(&mut self, alias: &Alias, version: ChangeId) -> Option<Bytes> {
+        let id = *self.versions.get(&(alias.clone(), version))?;
+        let Some(Inode::Version(version)) = self.get(id) else { return None };
+        version.bytes.clone()
+    }
+
+    /// Keeps the content of a version that the kernel knows, within the bound.
+    pub fn keep_content(&mut self, alias: &Alias, version: ChangeId, content: &Bytes) {
+        if let Some(&id) = self.versions.get(&(alias.clone(), version)) {
+            self.keep_bytes(id, content.clone());
+        }
+    }
+
     /// The inode of a session that was looked up by its alias. Counts a look-up.
     pub fn alias_view(&mut self, alias: &Alias, meta: &Meta) -> InodeId {
         let key = (alias.clone(), meta.version);

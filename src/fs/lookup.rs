@@ -167,6 +167,8 @@ impl<S: Sessions, L: Link> Core<S, L> {
             Resolved::Version(meta, plain) => {
                 self.enter(by, Version { sid, alias, meta, bytes: Some(plain) })
             }
+            // It is read by the `open` that may follow, when no directory is locked.
+            Resolved::Large(meta, _) => self.enter(by, Version { sid, alias, meta, bytes: None }),
             Resolved::AliasOnly(meta) => {
                 let inode = self.inodes().alias_view(listed.as_ref().unwrap_or(&alias), &meta);
                 session_entry(Attributes::of_version(inode, &meta))

@@ -13,6 +13,7 @@ use super::caller::{Caller, Identity};
 use super::current::{Resolved, no_session};
 use super::handle::{Handle, HandleId};
 use super::inode::{Inode, InodeId, Version};
+use super::large::Large;
 use super::{Core, Step};
 use crate::error::{Error, Result};
 use crate::session::name::{Alias, Sid};
@@ -111,24 +112,37 @@ impl<S: Sessions, L: Link> Core<S, L> {
         alias: Alias,
         opening: Option<ChangeId>,
     ) -> Result<Opened> {
+        let began = self.callers.now();
         let mut refusal = None;
         for _ in 0..MAX_ASKS {
-            match self.current(by, &sid, &alias, None).await? {
-                Resolved::Version(meta, bytes) => {
-                    let immutable = opening == Some(meta.version);
-                    if !immutable && opening.is_some() && self.may_say_stale(by, inode) {
-                        return Err(stale(inode));
-                    }
-                    if meta.left_ms < TOUCH_NOW_BELOW_MS {
-                        self.touch_before_answer(by, &alias).await;
-                    }
-                    self.inodes().set_provisional_size(inode, meta.size_bytes);
-                    let version = Version { sid, alias, meta, bytes: None };
-                    return Ok(self.serve(by, &version, bytes, immutable));
-                }
+            let found = match self.current(by, &sid, &alias, None).await? {
+                Resolved::Version(meta, bytes) => Some((meta, Ok(bytes))),
+                Resolved::Large(meta, bound) => Some((meta, Err(bound))),
                 Resolved::AliasOnly(_) => return Err(no_session()),
-                Resolved::Unavailable => refusal = None,
-                Resolved::Refused(why) => refusal = Some(why),
+                Resolved::Unavailable => {
+                    refusal = None;
+                    None
+                }
+                Resolved::Refused(why) => {
+                    refusal = Some(why);
+                    None
+                }
+            };
+            if let Some((meta, content)) = found {
+                let immutable = opening == Some(meta.version);
+                if !immutable && opening.is_some() && self.may_say_stale(by, inode) {
+                    return Err(stale(inode));
+                }
+                let bytes = match content {
+                    Ok(bytes) => bytes,
+                    Err(bound) => match self.large(by, &sid, &meta, &bound).await? {
+                        Large::Content(bytes) => bytes,
+                        Large::Replaced => continue,
+                        Large::StepOver => break,
+                    },
+                };
+                let version = Version { sid, alias, meta, bytes: None };
+                return Ok(self.serve_found(by, inode, version, bytes, immutable).await);
             }
             match self.link.wait_up().await {
                 Waited::Up => {}
@@ -145,7 +159,27 @@ impl<S: Sessions, L: Link> Core<S, L> {
         if let Some(why) = refusal {
             return Err(self.read_failed(by, &alias, why));
         }
+        if !self.patience().wait_on(by.thread, &alias, began, self.callers.now()) {
+            return Err(self.read_failed(by, &alias, "its content did not arrive in time"));
+        }
         Err(Error::expected(libc::EINTR, "still waiting for Redis"))
+    }
+
+    /// Answers an `open` that has asked the store.
+    async fn serve_found(
+        &self,
+        by: Identity,
+        inode: InodeId,
+        version: Version,
+        bytes: Bytes,
+        immutable: bool,
+    ) -> Opened {
+        if version.meta.left_ms < TOUCH_NOW_BELOW_MS {
+            self.touch_before_answer(by, &version.alias).await;
+        }
+        self.patience().answered(by.thread, &version.alias);
+        self.inodes().set_provisional_size(inode, version.meta.size_bytes);
+        self.serve(by, &version, bytes, immutable)
     }
 
     /// Whether the caller may get ESTALE: the version to be opened has been replaced, and the

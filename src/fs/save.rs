@@ -20,7 +20,7 @@ use super::staging::{OpenStaging, Staged};
 use super::thread::Saving;
 use super::{Core, Step};
 use crate::error::{Error, Result};
-use crate::session::content;
+use crate::session::content::{self, Class};
 use crate::session::name::{Form, RootName, SessionName};
 use crate::session::seal;
 use crate::store::{Link, Publish, Published, Sessions, StoreError, Waited};
@@ -230,6 +230,23 @@ impl<S: Sessions, L: Link> Core<S, L> {
     ) -> Result<(Publish, Bytes)> {
         let plain = Bytes::from(open.content()?);
         let alias = target.sid.alias();
+        let content = content::read(&plain);
+        let size_bytes = plain.len() as u64;
+        // The class is not known before the content is whole, so no write could refuse it.
+        if content.class == Class::Anonymous && size_bytes > self.max_anonymous_bytes {
+            Event::AnonymousTooLarge { alias: &alias, size_bytes }.emit();
+            if let Some(thread) = self.threads().get(by.thread) {
+                thread.end_save();
+            }
+            let limit = self.max_anonymous_bytes;
+            return Err(Error::expected(
+                libc::EFBIG,
+                format!(
+                    "a visitor's session of {size_bytes} bytes is larger than the limit of {limit} \
+                     ([limits] anonymous)"
+                ),
+            ));
+        }
         let claim = self.threads().claim(by, &alias, self.callers.now());
         self.callers.report_unidentified(by);
         let stamp = self.link.stamp();
@@ -237,8 +254,8 @@ impl<S: Sessions, L: Link> Core<S, L> {
             birth: claim.opened.unwrap_or(stamp.id),
             stamp,
             form: target.form,
-            content: content::read(&plain),
-            size_bytes: plain.len() as u64,
+            content,
+            size_bytes,
             sealed: Bytes::new(),
             claim,
             background: by.background,

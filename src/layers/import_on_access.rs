@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -25,8 +26,8 @@ use crate::import::{Importer, Reason};
 use crate::session::name::{Alias, Form, Shard};
 use crate::session::secret::Keyring;
 use crate::store::{
-    Amend, Intake, Listed, Lookup, Meta, Publish, Published, RetryPolicy, RootListing, Sessions,
-    StoreError, Unlink, Unlinked,
+    Amend, ChangeId, Intake, Listed, Lookup, Meta, Publish, Published, RetryPolicy, RootListing,
+    Sessions, StoreError, Unlink, Unlinked,
 };
 use crate::sync::lock;
 
@@ -612,6 +613,10 @@ impl<S: Sessions + Clone, T: Intake + Clone> Sessions for ImportOnAccess<S, T> {
             return Ok(Lookup::Absent);
         }
         self.sessions.fetch(alias, listed).await
+    }
+
+    async fn content(&self, alias: &Alias, save: ChangeId) -> Result<Option<Bytes>, StoreError> {
+        self.sessions.content(alias, save).await
     }
 
     async fn publish(&self, publish: &Publish) -> Result<Published, StoreError> {

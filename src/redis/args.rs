@@ -70,9 +70,9 @@ arguments! {
     PolicyArgs<'a> {
         keys: ;
         // absolute_ms: negative for none. clock: '' (unknown), 'lenient', or what Redis's clock is
-        // expected to show.
+        // expected to show at least. ahead_ms: by how much it has jumped forward of late.
         arguments: idle_ms, anonymous_idle_ms, anonymous_unopened_ms, absolute_ms, grace_ms,
-            tombstone_ms, import_max_age_ms, written_format, newest_format, clock;
+            tombstone_ms, import_max_age_ms, written_format, newest_format, clock, ahead_ms;
     }
 }
 
@@ -90,7 +90,17 @@ arguments! {
     FetchArgs<'a> {
         // listed_session: the session again where there is none.
         keys: session, index, listed_session;
-        arguments: alias, listed;
+        // most: bytes of a value in the answer.
+        arguments: alias, listed, most;
+    }
+}
+
+arguments! {
+    /// See `piece.lua`.
+    PieceArgs<'a> {
+        keys: session;
+        // from, most: bytes of the content.
+        arguments: save, from, most;
     }
 }
 
@@ -162,6 +172,14 @@ arguments! {
 }
 
 arguments! {
+    /// Followed by each session's key, and its alias and version.
+    RoomArgs {
+        keys: index;
+        arguments: ;
+    }
+}
+
+arguments! {
     /// Followed by the names of the settings.
     SettingsArgs {
         keys: settings;
@@ -198,12 +216,14 @@ macro_rules! of_scripts {
 
 of_scripts! {
     FetchArgs<'a>: fetch,
+    PieceArgs<'a>: piece,
     PublishArgs<'a>: publish,
     UnlinkArgs<'a>: unlink,
     AmendArgs<'a>: amend,
     ImportArgs<'a>: import,
     TouchArgs: touch,
     ListArgs: list,
+    RoomArgs: room,
     SettingsArgs: settings,
     SetArgs<'a>: set,
     ProbeArgs: probe,

@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
@@ -25,6 +26,10 @@ use crate::sync::lock;
 use crate::telemetry::Event;
 use crate::telemetry::metrics::metrics;
 
+/// By how many times longer than a dead link is waited for a request waits that is queued behind
+/// others while their answers arrive.
+const QUEUED_FACTOR: u32 = 2;
+
 /// The times by which the link judges and waits.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Timing {
@@ -40,7 +45,8 @@ pub(crate) struct Timing {
     pub heartbeat: Duration,
     /// The longest single wait.
     pub wait_step: Duration,
-    /// All waits in one outage together, from its beginning.
+    /// All waits together. What an outage spends comes back while the link is up, second for
+    /// second.
     pub outage_budget: Duration,
 }
 
@@ -88,6 +94,8 @@ pub(crate) struct Reply {
     pub value: Value,
     /// Names the connection for [`Link::refused`].
     pub generation: u64,
+    /// When the request was sent.
+    pub sent_at: Instant,
 }
 
 #[derive(Clone)]
@@ -98,6 +106,10 @@ struct State {
     generation: u64,
     /// Since when the link has not been up.
     outage: Option<Instant>,
+    /// What was spent of the budget before that; while the link is up, by its last outage.
+    spent: Duration,
+    /// When that ended.
+    up_since: Option<Instant>,
     /// Since when it is degraded.
     degraded: Option<Instant>,
     /// Why another connection is wanted although this one answers: its server takes no writes,
@@ -106,9 +118,37 @@ struct State {
     cause: String,
 }
 
+impl State {
+    /// The link is not up, since then. A link that was up for a moment only has no new budget.
+    fn begin_outage(&mut self, since: Instant) {
+        if self.outage.is_none() {
+            let up = self.up_since.map_or(Duration::ZERO, |at| since.saturating_duration_since(at));
+            self.spent = self.spent.saturating_sub(up);
+            self.outage = Some(since);
+        }
+    }
+
+    fn end_outage(&mut self, budget: Duration) {
+        if let Some(since) = self.outage.take() {
+            self.spent = (self.spent + since.elapsed()).min(budget);
+            self.up_since = Some(Instant::now());
+        }
+    }
+
+    /// When the budget of the outage is spent.
+    fn budget_over(&self, budget: Duration) -> Option<Instant> {
+        self.outage.map(|since| since + budget.saturating_sub(self.spent))
+    }
+}
+
 /// The link; clones share it.
 #[derive(Clone)]
 pub(crate) struct Link(Arc<Shared>);
+
+/// Gets the answers to the greeting, and when the last of it was sent.
+type OnGreeted = dyn Fn(Vec<Value>, Instant) -> Result<(), String> + Send + Sync;
+/// Gets an answer to `TIME`, and when that was sent.
+type OnTime = dyn Fn(&Value, Instant) + Send + Sync;
 
 struct Shared {
     endpoint: Endpoint,
@@ -119,21 +159,21 @@ struct Shared {
     generations: AtomicU64,
     last_answer: Mutex<Instant>,
     sent: AtomicU64,
-    on_greeted: Box<dyn Fn(Vec<Value>) -> Result<(), String> + Send + Sync>,
-    on_time: Box<dyn Fn(&Value) + Send + Sync>,
+    on_greeted: Box<OnGreeted>,
+    on_time: Box<OnTime>,
 }
 
 impl Link {
     /// A link that is down, and the task that must run for it to come up. `greeting` is sent on each
-    /// new connection, and `greeted` gets the answers before it is used; it can refuse to use it, with
-    /// the reason. `on_time` gets each answer
-    /// to `TIME`, which is the heartbeat.
+    /// new connection, and `greeted` gets the answers before it is used, and when the last of it was
+    /// sent; it can refuse to use it, with the reason. `on_time` gets each answer to `TIME`, which
+    /// is the heartbeat, and when it was sent.
     pub(crate) fn new(
         endpoint: Endpoint,
         timing: Timing,
         greeting: Vec<Cmd>,
-        greeted: impl Fn(Vec<Value>) -> Result<(), String> + Send + Sync + 'static,
-        on_time: impl Fn(&Value) + Send + Sync + 'static,
+        greeted: impl Fn(Vec<Value>, Instant) -> Result<(), String> + Send + Sync + 'static,
+        on_time: impl Fn(&Value, Instant) + Send + Sync + 'static,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let now = Instant::now();
         let (state, _) = watch::channel(State {
@@ -141,6 +181,8 @@ impl Link {
             connection: None,
             generation: 0,
             outage: Some(now),
+            spent: Duration::ZERO,
+            up_since: None,
             degraded: None,
             renew: None,
             cause: "not connected yet".into(),
@@ -168,6 +210,11 @@ impl Link {
     /// Whether it is up and has answered a moment ago.
     pub(crate) fn is_fresh(&self) -> bool {
         self.health() == Health::Up && self.0.silent_for() < self.0.timing.silent_ping
+    }
+
+    /// Counts connections; 0 before the first.
+    pub(crate) fn generation(&self) -> u64 {
+        self.0.state.borrow().generation
     }
 
     /// What was seen last.
@@ -257,7 +304,8 @@ impl Link {
 
     /// Whether the current outage, if there is one, has used up its budget.
     pub(crate) fn budget_spent(&self) -> bool {
-        self.outage().is_some_and(|outage| outage >= self.0.timing.outage_budget)
+        let over = self.0.state.borrow().budget_over(self.0.timing.outage_budget);
+        over.is_some_and(|over| over <= Instant::now())
     }
 
     /// Waits until the link is up, at most one step, within the one budget of the outage. Asks a link
@@ -271,15 +319,14 @@ impl Link {
         }
         let mut state = self.0.state.subscribe();
         loop {
-            let outage = {
+            let budget_over = {
                 let state = state.borrow_and_update();
-                match (state.health, state.outage) {
-                    (Health::Up, _) => return Waited::Up,
-                    (_, Some(since)) => since,
-                    (_, None) => Instant::now(),
+                if state.health == Health::Up {
+                    return Waited::Up;
                 }
+                let over = state.budget_over(timing.outage_budget);
+                over.unwrap_or_else(|| Instant::now() + timing.outage_budget)
             };
-            let budget_over = outage + timing.outage_budget;
             if Instant::now() >= budget_over {
                 return Waited::BudgetSpent;
             }
@@ -308,30 +355,57 @@ impl Shared {
             }
         };
         self.count_sent();
+        let sent_at = Instant::now();
         let answer = send(&mut connection);
         tokio::pin!(answer);
-        let sent_at = Instant::now();
-        let mut answered = timeout(self.timing.overdue.min(bound), &mut answer).await.ok();
-        if answered.is_none() {
-            // When this process itself was held up, the answer lies in the socket already: it is
-            // read before the link is called degraded.
-            answered = timeout(Duration::from_millis(1), &mut answer).await.ok();
-        }
-        if answered.is_none() {
-            if sent_at.elapsed() >= self.timing.overdue {
-                self.degrade(generation, sent_at);
-            }
-            answered = timeout_at(sent_at + bound, &mut answer).await.ok();
-        }
-        match answered {
+        match self.answered(generation, sent_at, bound, answer).await {
             None => {
                 metrics().redis_unanswered.inc();
                 Err(Fault::NoAnswer(format!("no answer within {} ms", bound.as_millis())))
             }
             Some(answered) => {
                 metrics().redis_latency.observe(sent_at.elapsed());
-                self.judge(generation, answered)
+                self.judge(generation, sent_at, answered)
             }
+        }
+    }
+
+    /// Waits for an answer: for `bound` after the last sign of life. Answers come in the order of
+    /// their requests, so while others arrive this one is in the queue behind them, and the link is
+    /// not at fault.
+    async fn answered<T>(
+        &self,
+        generation: u64,
+        sent_at: Instant,
+        bound: Duration,
+        mut answer: Pin<&mut impl Future<Output = T>>,
+    ) -> Option<T> {
+        let last = sent_at + bound.max(self.timing.down_after * QUEUED_FACTOR);
+        let mut step = bound.min(self.timing.overdue);
+        loop {
+            let alive_at = sent_at.max(*lock(&self.last_answer));
+            if let Ok(answered) = timeout_at(last.min(alive_at + step), &mut answer).await {
+                return Some(answered);
+            }
+            // When this process itself was held up, the answer lies in the socket already: it is
+            // read before the link is called degraded.
+            if let Ok(answered) = timeout(Duration::from_millis(1), &mut answer).await {
+                return Some(answered);
+            }
+            let now = Instant::now();
+            if now >= last {
+                return None;
+            }
+            if *lock(&self.last_answer) > alive_at {
+                continue;
+            }
+            if now >= alive_at + self.timing.overdue {
+                self.degrade(generation, alive_at);
+            }
+            if now >= alive_at + bound {
+                return None;
+            }
+            step = bound;
         }
     }
 
@@ -340,11 +414,16 @@ impl Shared {
         metrics().redis_round_trips.inc();
     }
 
-    fn judge(&self, generation: u64, answer: Result<Value, RedisError>) -> Result<Reply, Fault> {
+    fn judge(
+        &self,
+        generation: u64,
+        sent_at: Instant,
+        answer: Result<Value, RedisError>,
+    ) -> Result<Reply, Fault> {
         let error = match answer {
             Ok(value) => {
                 *lock(&self.last_answer) = Instant::now();
-                return Ok(Reply { value, generation });
+                return Ok(Reply { value, generation, sent_at });
             }
             Err(error) => error,
         };
@@ -373,7 +452,7 @@ impl Shared {
                 connection.send_packed_command(&time_command()).await.and_then(Value::extract_error)
             })
             .await?;
-        (self.on_time)(&reply.value);
+        (self.on_time)(&reply.value, reply.sent_at);
         Ok(())
     }
 
@@ -382,7 +461,7 @@ impl Shared {
             let was_up = state.generation == generation && state.health == Health::Up;
             if was_up {
                 state.health = Health::Degraded;
-                state.outage = Some(since);
+                state.begin_outage(since);
                 state.degraded = Some(since);
                 state.cause = "a request is overdue".into();
             }
@@ -398,7 +477,7 @@ impl Shared {
             let was_degraded = state.generation == generation && state.health == Health::Degraded;
             if was_degraded {
                 state.health = Health::Up;
-                state.outage = None;
+                state.end_outage(self.timing.outage_budget);
                 state.degraded = None;
             }
             was_degraded
@@ -414,7 +493,7 @@ impl Shared {
             if current {
                 state.health = Health::Down;
                 state.connection = None;
-                state.outage.get_or_insert_with(Instant::now);
+                state.begin_outage(Instant::now());
                 state.degraded = None;
                 state.renew = None;
                 cause.clone_into(&mut state.cause);
@@ -443,15 +522,13 @@ impl Shared {
         *lock(&self.last_answer) = Instant::now();
         self.state.send_modify(|state| {
             was = state.health;
-            *state = State {
-                health: Health::Up,
-                connection: Some(connection),
-                generation,
-                outage: None,
-                degraded: None,
-                renew: None,
-                cause: cause.clone(),
-            };
+            state.end_outage(self.timing.outage_budget);
+            state.health = Health::Up;
+            state.connection = Some(connection);
+            state.generation = generation;
+            state.degraded = None;
+            state.renew = None;
+            state.cause.clone_from(&cause);
         });
         if was != Health::Up {
             Event::Link { state: Health::Up, cause: &cause }.emit();
@@ -474,15 +551,17 @@ impl Shared {
                 })
                 .await?;
             let mut answers = Vec::with_capacity(self.greeting.len());
+            let mut sent_at = Instant::now();
             for command in &self.greeting {
                 self.count_sent();
+                sent_at = Instant::now();
                 answers.push(connection.send_packed_command(command).await?.extract_error()?);
             }
-            Ok::<_, RedisError>((connection, answers))
+            Ok::<_, RedisError>((connection, answers, sent_at))
         };
         match timeout(bound, greet).await {
-            Ok(Ok((connection, answers))) => {
-                (self.on_greeted)(answers)?;
+            Ok(Ok((connection, answers, sent_at))) => {
+                (self.on_greeted)(answers, sent_at)?;
                 Ok((generation, connection))
             }
             Ok(Err(error)) => Err(error_text(&error)),
@@ -578,7 +657,7 @@ pub(super) fn error_text(error: &RedisError) -> String {
 
 /// Growing pauses with jitter; forgets after a quiet time.
 #[derive(Debug, Default)]
-struct Backoff {
+pub(super) struct Backoff {
     tries: u32,
     last: Option<Instant>,
 }
@@ -590,7 +669,7 @@ impl Backoff {
 
     /// The next pause: none at first, then doubling from 20 ms to 1 s, less up to half of it by
     /// chance, so that the servers do not reconnect in step.
-    fn next(&mut self) -> Duration {
+    pub(super) fn next(&mut self) -> Duration {
         let now = Instant::now();
         if self.last.is_some_and(|last| now - last > Self::FORGET) {
             self.tries = 0;
@@ -623,7 +702,7 @@ mod tests {
             outage_budget: second,
         };
         let endpoint = Endpoint::parse("redis://nowhere.invalid").expect("a good URL");
-        let (link, _) = Link::new(endpoint, timing, vec![], |_| Ok(()), |_| {});
+        let (link, _) = Link::new(endpoint, timing, vec![], |_, _| Ok(()), |_, _| {});
         link.0.state.send_modify(|state| {
             state.health = Health::Up;
             state.generation = 2;

@@ -23,7 +23,7 @@ const LISTED_AT_ONCE: usize = 8;
 
 impl Inner {
     /// Members of a shard's index from `from` (a score) on: a page of them with their scores.
-    async fn page(
+    pub(super) async fn page(
         &self,
         shard: Shard,
         from: &str,

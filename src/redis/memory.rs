@@ -1,9 +1,20 @@
 //! How full Redis is, where its user may ask (`INFO`).
 
-use redis::FromRedisValue as _;
+use std::sync::Mutex;
+use std::time::Duration;
 
-use super::RedisStore;
+use redis::FromRedisValue as _;
+use tokio::time::Instant;
+
+use super::{Inner, RedisStore};
 use crate::store::StoreError;
+use crate::sync::lock;
+
+/// Who may not ask does not ask again for this long: each refusal is a line in the log of Redis.
+const REFUSED_FOR: Duration = Duration::from_secs(60 * 60);
+
+/// When it was refused last, and how.
+pub(super) type Refused = Mutex<Option<(Instant, StoreError)>>;
 
 /// What Redis says of its memory.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Deserialize, serde::Serialize)]
@@ -32,7 +43,22 @@ impl Memory {
 impl RedisStore {
     /// How full Redis is. [`StoreError::Refused`]: this user may not ask.
     pub async fn memory(&self) -> Result<Memory, StoreError> {
-        let info = self.inner.ask(redis::cmd("INFO").arg("memory")).await?;
+        self.inner.memory().await
+    }
+}
+
+impl Inner {
+    pub(super) async fn memory(&self) -> Result<Memory, StoreError> {
+        if let Some((at, error)) = &*lock(&self.memory_refused)
+            && at.elapsed() < REFUSED_FOR
+        {
+            return Err(error.clone());
+        }
+        let asked = self.ask(redis::cmd("INFO").arg("memory")).await;
+        if let Err(error @ StoreError::Refused(_)) = &asked {
+            *lock(&self.memory_refused) = Some((Instant::now(), error.clone()));
+        }
+        let info = asked?;
         let info = String::from_redis_value(info).ok();
         info.and_then(|info| Memory::parse(&info)).ok_or_else(|| {
             StoreError::Unreadable("an answer to INFO with an unexpected format".into())

@@ -127,7 +127,7 @@ impl Inner {
             .filter(|alias| alias.shard() == shard)
             .collect();
         // Nothing is judged stale, so nothing is ended.
-        let policy = Policy { clock: ClockView::Jumped, ..self.policy() };
+        let policy = Policy { clock: ClockView::Jumped { ahead_ms: 0 }, ..self.policy() };
         let living = if aliases.is_empty() {
             Vec::new()
         } else {

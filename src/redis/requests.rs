@@ -4,16 +4,19 @@
 use redis::Cmd;
 
 use super::args::{
-    self, AmendArgs, ChangeArgs, ContentArgs, FetchArgs, ImportArgs, ListArgs, ProbeArgs,
-    PublishArgs, SetArgs, SettingsArgs, TouchArgs, UnlinkArgs,
+    self, AmendArgs, ChangeArgs, ContentArgs, FetchArgs, ImportArgs, ListArgs, PieceArgs,
+    ProbeArgs, PublishArgs, RoomArgs, SetArgs, SettingsArgs, TouchArgs, UnlinkArgs,
 };
+use super::bulk::{LARGE_BYTES, extra_time};
 use super::envelope::{mode_text, text, uid_text};
 use super::keys::Keys;
 use super::scripts::{Call, Policy, Scripts};
 use crate::session::content::Content;
 use crate::session::name::{Alias, Form, Shard};
 use crate::session::seal::PLAIN_PACKING;
-use crate::store::{Amend, Attempt, HELD_REMOVAL_MS, Import, Mtime, Publish, Stamp, Unlink};
+use crate::store::{
+    Amend, Attempt, ChangeId, HELD_REMOVAL_MS, Import, Mtime, Publish, Stamp, Unlink,
+};
 
 /// What requests are made of.
 #[derive(Clone, Copy)]
@@ -39,12 +42,44 @@ impl<'a> Requests<'a> {
                 listed_session: self.keys.session(listed.unwrap_or(alias)),
                 alias: args::alias(Some(alias)),
                 listed: args::alias(listed),
+                most: args::number(LARGE_BYTES),
+            },
+        )
+    }
+
+    /// At most `most` bytes of the content of one save.
+    pub(super) fn piece(
+        &self,
+        alias: &Alias,
+        save: ChangeId,
+        from: usize,
+        most: usize,
+    ) -> Call<'a> {
+        self.scripts.call(
+            &self.policy,
+            PieceArgs {
+                session: self.keys.session(alias),
+                save: args::id(Some(save)),
+                from: args::number(from),
+                most: args::number(most),
             },
         )
     }
 
     fn change(&self, alias: &'a Alias, stamp: &Stamp, attempt: Attempt) -> ChangeArgs<'a> {
+        self.large_change(alias, stamp, attempt, 0)
+    }
+
+    /// A change that carries `bytes`.
+    fn large_change(
+        &self,
+        alias: &'a Alias,
+        stamp: &Stamp,
+        attempt: Attempt,
+        bytes: usize,
+    ) -> ChangeArgs<'a> {
         let first_ms = if stamp.first_ms == 0 { self.now_ms } else { stamp.first_ms };
+        let extra_ms = extra_time(bytes).as_millis();
         ChangeArgs {
             session: self.keys.session(alias),
             index: self.keys.index(alias.shard()),
@@ -52,7 +87,7 @@ impl<'a> Requests<'a> {
             id: args::id(Some(stamp.id)),
             first_ms: args::number(first_ms),
             waits_ms: match attempt {
-                Attempt::First => args::number(self.attempt_ms),
+                Attempt::First => args::number(u128::from(self.attempt_ms) + extra_ms),
                 Attempt::Again => args::text("again"),
             },
         }
@@ -61,8 +96,8 @@ impl<'a> Requests<'a> {
     pub(super) fn publish(&self, publish: &'a Publish, attempt: Attempt) -> Call<'a> {
         let claim = &publish.claim;
         let sibling = of_shard(claim.sibling.as_ref(), &publish.alias);
-        let change = self.change(&publish.alias, &publish.stamp, attempt);
         let Publish { content, size_bytes, form, sealed, .. } = publish;
+        let change = self.large_change(&publish.alias, &publish.stamp, attempt, sealed.len());
         self.scripts.call(
             &self.policy,
             PublishArgs {
@@ -112,8 +147,8 @@ impl<'a> Requests<'a> {
     /// A session file that becomes a session.
     pub(super) fn import(&self, import: &'a Import, attempt: Attempt) -> Call<'a> {
         const NS_PER_MS: i64 = 1_000_000;
-        let change = self.change(&import.alias, &import.stamp, attempt);
         let Import { content, size_bytes, form, sealed, .. } = import;
+        let change = self.large_change(&import.alias, &import.stamp, attempt, sealed.len());
         self.scripts.call(
             &self.policy,
             ImportArgs {
@@ -142,6 +177,17 @@ impl<'a> Requests<'a> {
         let mut call = self.scripts.call(&self.policy, ListArgs { index });
         for alias in aliases {
             call.key(self.keys.session(alias)).argument(args::alias(Some(alias)));
+        }
+        call
+    }
+
+    /// The end of these visitors' sessions, all of one shard.
+    pub(super) fn room(&self, shard: Shard, visitors: &'a [(Alias, ChangeId)]) -> Call<'a> {
+        let index = self.keys.index(shard);
+        let mut call = self.scripts.call(&self.policy, RoomArgs { index });
+        for (alias, version) in visitors {
+            call.key(self.keys.session(alias)).argument(args::alias(Some(alias)));
+            call.argument(args::id(Some(*version)));
         }
         call
     }

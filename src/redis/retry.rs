@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Inner;
+use super::bulk::extra_time;
 use super::errors::ErrorCode;
 use super::link::Need;
 use super::scripts::{Answer, Call, CallFault};
@@ -33,14 +34,16 @@ impl Inner {
         mut attempt: Attempt,
         build: impl Fn(Attempt) -> Call<'a>,
     ) -> Result<Answer, StoreError> {
-        let deadline = Instant::now() + Duration::from_millis(self.settings.retry_total_ms);
+        let extra = extra_time(build(attempt).length_bytes());
+        let total = Duration::from_millis(self.settings.retry_total_ms);
+        let deadline = Instant::now() + total + extra;
         loop {
             // Once an outage has used up its budget, no further change waits for its end.
             if !self.link.budget_spent() {
                 self.link.up(deadline).await;
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            let bound = self.attempt().min(left).max(Duration::from_millis(1));
+            let bound = (self.attempt() + extra).min(left).max(Duration::from_millis(1));
             let fault = match self.call(&build(attempt), Need::Connected, bound).await {
                 Ok(answer) => return Ok(answer),
                 Err(fault) => fault,

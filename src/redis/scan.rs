@@ -264,7 +264,7 @@ impl Inner {
         pages: &Pages,
     ) -> Result<(), StoreError> {
         // Nothing is judged stale, so nothing is ended.
-        let policy = Policy { clock: ClockView::Jumped, ..self.policy() };
+        let policy = Policy { clock: ClockView::Jumped { ahead_ms: 0 }, ..self.policy() };
         for aliases in self.members(shard).await?.chunks(PAGE) {
             let Members { mut living, mut unreadable } =
                 self.living_by(&policy, shard, aliases).await?;

@@ -6,14 +6,17 @@
 use std::time::Duration;
 
 use redis::{Cmd, Value};
+use tokio::time::Instant;
 
 use super::args::{
     self, AmendArgs, Argument, Arguments as _, FetchArgs, ImportArgs, ListArgs, OfScript,
-    PolicyArgs, ProbeArgs, PublishArgs, SetArgs, SettingsArgs, TouchArgs, UnlinkArgs, prologue,
+    PieceArgs, PolicyArgs, ProbeArgs, PublishArgs, RoomArgs, SetArgs, SettingsArgs, TouchArgs,
+    UnlinkArgs, prologue,
 };
+use super::bulk::Bulk;
 use super::envelope::{self, FORMAT, Header, Unreadable};
 use super::errors::{ErrorCode, ServerError};
-use super::link::{Fault, Link, Need};
+use super::link::{Fault, Link, Need, Reply};
 use crate::session::name::Alias;
 use crate::session::policy::Lifetimes;
 use crate::store::{ChangeId, StoreError};
@@ -26,11 +29,13 @@ const UNREADABLE: &str = "UNREADABLE ";
 #[derive(Debug)]
 pub struct Scripts {
     pub(super) fetch: Script,
+    pub(super) piece: Script,
     pub(super) publish: Script,
     pub(super) unlink: Script,
     pub(super) amend: Script,
     pub(super) touch: Script,
     pub(super) list: Script,
+    pub(super) room: Script,
     pub(super) import: Script,
     pub(super) settings: Script,
     pub(super) set: Script,
@@ -58,6 +63,7 @@ impl Scripts {
     pub fn with_clock(clock: &str) -> Self {
         Self {
             fetch: Script::new::<FetchArgs>("fetch", clock, include_str!("scripts/fetch.lua")),
+            piece: Script::new::<PieceArgs>("piece", clock, include_str!("scripts/piece.lua")),
             publish: Script::new::<PublishArgs>(
                 "publish",
                 clock,
@@ -67,6 +73,7 @@ impl Scripts {
             amend: Script::new::<AmendArgs>("amend", clock, include_str!("scripts/amend.lua")),
             touch: Script::new::<TouchArgs>("touch", clock, include_str!("scripts/touch.lua")),
             list: Script::new::<ListArgs>("list", clock, include_str!("scripts/list.lua")),
+            room: Script::new::<RoomArgs>("room", clock, include_str!("scripts/room.lua")),
             import: Script::new::<ImportArgs>("import", clock, include_str!("scripts/import.lua")),
             settings: Script::new::<SettingsArgs>(
                 "settings",
@@ -93,14 +100,16 @@ impl Scripts {
         call
     }
 
-    pub(super) fn all(&self) -> [&Script; 10] {
+    pub(super) fn all(&self) -> [&Script; 12] {
         [
             &self.fetch,
+            &self.piece,
             &self.publish,
             &self.unlink,
             &self.amend,
             &self.touch,
             &self.list,
+            &self.room,
             &self.import,
             &self.settings,
             &self.set,
@@ -172,8 +181,12 @@ impl Policy {
             newest_format: args::number(self.formats.newest),
             clock: match self.clock {
                 ClockView::Unknown => args::text(""),
-                ClockView::Jumped => args::text("lenient"),
+                ClockView::Jumped { .. } => args::text("lenient"),
                 ClockView::Expected(now_ms) => args::number(now_ms),
+            },
+            ahead_ms: match self.clock {
+                ClockView::Jumped { ahead_ms } => args::number(ahead_ms),
+                ClockView::Unknown | ClockView::Expected(_) => args::number(0),
             },
         }
     }
@@ -183,9 +196,14 @@ impl Policy {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum ClockView {
     Unknown,
-    /// It has jumped not long ago: nothing is judged stale.
-    Jumped,
-    /// This is what it should be at, in milliseconds. If it is not, nothing is judged stale.
+    /// Nothing is judged stale: it has jumped not long ago, or it is not ours to judge.
+    Jumped {
+        /// By how much it has moved forward, milliseconds: for that long beyond its end a session
+        /// is not at its end.
+        ahead_ms: u64,
+    },
+    /// This is what it shows at least, in milliseconds. A call that finds another time was sent
+    /// long ago, or the clock has jumped: it judges nothing stale, and prolongs nothing.
     Expected(u64),
 }
 
@@ -223,24 +241,51 @@ impl<'a> Call<'a> {
         command
     }
 
+    /// The bytes that it carries.
+    pub(super) fn length_bytes(&self) -> usize {
+        self.arguments.iter().map(|argument| argument.len()).sum()
+    }
+
     /// Sends it: one round trip, or two if the server has lost the script.
     pub(super) async fn send(
         &self,
         link: &Link,
-        need: Need,
+        way: Way<'_>,
         bound: Duration,
     ) -> Result<Answer, CallFault> {
-        let reply = match link.request(&self.command(), need, bound).await {
+        let reply = match way.request(link, &self.command(), bound).await {
             Err(Fault::Server(error, _)) if error.code == ErrorCode::NoScript => {
-                link.request(&self.packed("EVAL", &self.script.code), need, bound).await
+                Box::pin(way.request(link, &self.packed("EVAL", &self.script.code), bound)).await
             }
             other => other,
         };
         match reply {
-            Ok(reply) => Answer::read(self.script.name, reply.value, reply.generation, link),
+            Ok(reply) => Answer::read(self.script.name, reply, link),
             Err(Fault::NotSent(text)) => Err(CallFault::NotSent(text)),
             Err(Fault::NoAnswer(text)) => Err(CallFault::Lost(text)),
             Err(Fault::Server(error, generation)) => Err(CallFault::Server(error, generation)),
+        }
+    }
+}
+
+/// By which connection a call is sent.
+#[derive(Clone, Copy)]
+pub(super) enum Way<'a> {
+    /// The link itself, if it is in that state.
+    Link(Need),
+    /// The second connection, for an answer that is large.
+    BulkRead(&'a Bulk),
+    /// The second connection, for a call that is large.
+    BulkWrite(&'a Bulk),
+}
+
+impl Way<'_> {
+    async fn request(self, link: &Link, command: &Cmd, bound: Duration) -> Result<Reply, Fault> {
+        match self {
+            Self::Link(need) => link.request(command, need, bound).await,
+            // Boxed: they are rare, and every call would be as large as they are.
+            Self::BulkRead(bulk) => Box::pin(bulk.read(link, command, bound)).await,
+            Self::BulkWrite(bulk) => Box::pin(bulk.write(link, command, bound)).await,
         }
     }
 }
@@ -281,6 +326,8 @@ pub(super) struct Expired {
 #[derive(Debug)]
 pub(super) struct Answer {
     pub now_ms: u64,
+    /// When the call was sent.
+    pub sent_at: Instant,
     /// Sessions that were ended on the way.
     pub expired: Vec<Expired>,
     pub status: String,
@@ -289,13 +336,10 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    fn read(
-        script: &'static str,
-        value: Value,
-        generation: u64,
-        link: &Link,
-    ) -> Result<Self, CallFault> {
+    fn read(script: &'static str, reply: Reply, link: &Link) -> Result<Self, CallFault> {
+        let Reply { value, generation, sent_at } = reply;
         let mut answer = Self::parts(script, value).map_err(CallFault::Unreadable)?;
+        answer.sent_at = sent_at;
         match answer.failure().map_err(CallFault::Unreadable)? {
             Some(error) => {
                 link.refused(generation, &error);
@@ -327,7 +371,8 @@ impl Answer {
 
     fn of(script: &'static str, values: Vec<Value>) -> Self {
         let rest = values.into_iter();
-        Self { now_ms: 0, expired: Vec::new(), status: String::new(), rest, script }
+        let (expired, status) = (Vec::new(), String::new());
+        Self { now_ms: 0, sent_at: Instant::now(), expired, status, rest, script }
     }
 
     /// An answer that this operation has no use for: its script and we do not fit together.
@@ -482,11 +527,13 @@ mod tests {
             }
         }
         check::<FetchArgs>("fetch", include_str!("scripts/fetch.lua"));
+        check::<PieceArgs>("piece", include_str!("scripts/piece.lua"));
         check::<PublishArgs>("publish", include_str!("scripts/publish.lua"));
         check::<UnlinkArgs>("unlink", include_str!("scripts/unlink.lua"));
         check::<AmendArgs>("amend", include_str!("scripts/amend.lua"));
         check::<TouchArgs>("touch", include_str!("scripts/touch.lua"));
         check::<ListArgs>("list", include_str!("scripts/list.lua"));
+        check::<RoomArgs>("room", include_str!("scripts/room.lua"));
         check::<ImportArgs>("import", include_str!("scripts/import.lua"));
         check::<SettingsArgs>("settings", include_str!("scripts/settings.lua"));
         check::<SetArgs>("set", include_str!("scripts/set.lua"));

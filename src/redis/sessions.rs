@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::timeout;
 
 use super::RedisStore;
 use super::envelope::Header;
 use super::link::Need;
 use super::scripts::Answer;
+use crate::session::content::Class;
 use crate::session::name::{Alias, Shard};
 use crate::store::{
     Amend, Attempt, ChangeId, Health, Link, Listed, Lookup, Meta, Publish, Published, Refusal,
@@ -31,20 +33,43 @@ impl Sessions for RedisStore {
                     sealed: value.slice(content..),
                 })
             }
+            "large" => {
+                let (activity_ms, left_ms) = (answer.number()?, answer.number()?);
+                let header = answer.header()?;
+                let bound = header.bound(alias);
+                Ok(Lookup::Large { meta: header.meta(activity_ms, left_ms), bound })
+            }
             "alias" => Ok(Lookup::Alias { meta: meta(&mut answer)? }),
             "absent" => Ok(Lookup::Absent),
             _ => Err(answer.strange()),
         }
     }
 
+    async fn content(&self, alias: &Alias, save: ChangeId) -> Result<Option<Bytes>, StoreError> {
+        self.inner.content(alias, save).await
+    }
+
     async fn publish(&self, publish: &Publish) -> Result<Published, StoreError> {
         let inner = &self.inner;
         let build = |attempt| inner.requests().publish(publish, attempt);
-        let mut answer =
-            inner.change(RetryPolicy::UntilAnswered, publish.stamp.attempt, build).await?;
+        let is_visitor = publish.content.class == Class::Anonymous;
+        let mut sent = inner.change(RetryPolicy::UntilAnswered, publish.stamp.attempt, build).await;
+        if sent.is_err() && inner.writes.is_full() {
+            inner.room.want();
+            if !is_visitor && inner.settings.ends_stale {
+                // One try, and short: the kernel holds a directory meanwhile.
+                let wanted = 2 * publish.sealed.len() as u64;
+                let _ = timeout(inner.attempt(), inner.make_room(wanted)).await;
+                sent = inner.change(RetryPolicy::UntilAnswered, Attempt::Again, build).await;
+            }
+        }
+        let mut answer = sent?;
         match answer.status.as_str() {
             "taken" => {
                 inner.writes.taken();
+                if is_visitor {
+                    inner.room.note_visitor(&publish.alias);
+                }
                 Ok(Published::Taken(meta(&mut answer)?))
             }
             "superseded" => Ok(Published::Superseded),

@@ -76,6 +76,11 @@ impl Observed {
         self.is(&Writes::Taken);
     }
 
+    /// Whether it refuses them because its memory is full.
+    pub(super) fn is_full(&self) -> bool {
+        matches!(&*self.state.borrow(), Writes::Refused(error) if error.code == ErrorCode::Oom)
+    }
+
     /// Notes the error of any operation. What its user lacks a right to need not be what a save
     /// needs: the probe finds that out.
     pub(super) fn error(&self, error: &ServerError) {

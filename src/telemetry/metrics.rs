@@ -45,6 +45,8 @@ pub(crate) struct Metrics {
     pub activity_writes: Counter,
     /// Contents that did not open with their own session's key.
     pub broken_seals: Counter,
+    /// Visitors' sessions that were ended because Redis was full.
+    pub ended_for_room: Counter,
     /// Workers that ended without being asked to.
     pub worker_restarts: Counter,
     link: Link,
@@ -66,14 +68,7 @@ impl Metrics {
         let mut registry = Registry::with_prefix(PREFIX);
         let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "The running program", version);
-        let started: Gauge = Gauge::default();
-        started.set(unix_seconds());
-        registry.register_with_unit(
-            "worker_start_time",
-            "When the worker was started, since the epoch",
-            Unit::Seconds,
-            started,
-        );
+        started(&mut registry);
 
         let requests = Family::<Labels<2>, Counter>::default();
         let latency = Family::<Labels<1>, Latency>::default();
@@ -127,6 +122,11 @@ impl Metrics {
                 &mut registry,
                 "broken_seals",
                 "Stored contents that cannot be opened with their session's key",
+            ),
+            ended_for_room: counter(
+                &mut registry,
+                "sessions_ended_for_room",
+                "Visitors' sessions that were ended because Redis was full",
             ),
             activity_writes: counter(
                 &mut registry,
@@ -238,6 +238,17 @@ impl Metrics {
 
 /// What [`Metrics::encode`] writes.
 pub(crate) use prometheus_text::CONTENT_TYPE;
+
+fn started(registry: &mut Registry) {
+    let started: Gauge = Gauge::default();
+    started.set(unix_seconds());
+    registry.register_with_unit(
+        "worker_start_time",
+        "When the worker was started, since the epoch",
+        Unit::Seconds,
+        started,
+    );
+}
 
 fn counter(registry: &mut Registry, name: &str, help: &str) -> Counter {
     let counter = Counter::default();

@@ -50,9 +50,12 @@ pub(super) fn core(config: &Config) -> fs::Settings {
     fs::Settings {
         staging_dir: config.staging_dir.clone(),
         max_session_bytes: config.limits.session_bytes,
+        max_anonymous_bytes: config.limits.anonymous_bytes,
         max_staging_bytes: config.limits.staging_bytes,
         max_staging_files: config.limits.staging_files,
         max_inodes: usize::try_from(config.limits.inodes).unwrap_or(usize::MAX),
+        open_step_ms: config.outage.wait_step_ms,
+        open_budget_ms: config.outage.wait_total_ms,
         background_argv: config.activity.background_argv.clone(),
         background_titles: config.activity.background_title.clone(),
         ..fs::Settings::default()
@@ -77,9 +80,12 @@ mod tests {
         let resolved = core(&Config::resolve(Path::new("/mnt"), &flags).unwrap());
         let default = fs::Settings::default();
         assert_eq!(resolved.max_session_bytes, default.max_session_bytes);
+        assert_eq!(resolved.max_anonymous_bytes, default.max_anonymous_bytes);
         assert_eq!(resolved.max_staging_bytes, default.max_staging_bytes);
         assert_eq!(resolved.max_staging_files, default.max_staging_files);
         assert_eq!(resolved.max_inodes, default.max_inodes);
+        assert_eq!(resolved.open_step_ms, default.open_step_ms);
+        assert_eq!(resolved.open_budget_ms, default.open_budget_ms);
         assert_eq!(resolved.background_argv, default.background_argv);
         assert_eq!(resolved.background_titles, default.background_titles);
     }

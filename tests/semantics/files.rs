@@ -191,6 +191,32 @@ fn a_write_beyond_the_cap_is_efbig_and_the_old_content_stays() {
 }
 
 #[test]
+fn a_visitors_session_beyond_its_cap_is_efbig_at_the_rename() {
+    let (_redis, mount) = node("[limits]\nanonymous = \"4KiB\"");
+    let large = "x".repeat(4 << 10);
+    mount.save(HEX, &anonymous("old")).unwrap();
+    let temp = mount.stage(&anonymous(&large)).unwrap();
+    assert_eq!(errno(fs::rename(temp, mount.sharded(HEX))), libc::EFBIG);
+    assert_eq!(mount.read(HEX).unwrap(), anonymous("old"));
+    let other = HEX.replace('f', "e");
+    mount.save(&other, &authenticated(&large)).unwrap();
+    assert_eq!(mount.read(&other).unwrap(), authenticated(&large));
+}
+
+#[test]
+fn a_large_session_is_read_whole_by_many_at_once() {
+    let (_redis, mount) = node("");
+    let content = authenticated(&"x".repeat(3 << 20));
+    mount.save(HEX, &content).unwrap();
+    let (mount, content) = (&mount, &content);
+    std::thread::scope(|threads| {
+        for _ in 0..8 {
+            threads.spawn(move || assert!(mount.read(HEX).unwrap() == *content));
+        }
+    });
+}
+
+#[test]
 fn staging_files_beyond_their_bound_are_enospc() {
     let (_redis, mount) = node("[limits]\nsession = \"64KiB\"\nstaging = \"128KiB\"");
     let first = mount.stage(&vec![b'x'; 64 << 10]).unwrap();

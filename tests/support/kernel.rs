@@ -114,7 +114,10 @@ impl Kernel {
             known: RefCell::default(),
             entries: RefCell::default(),
             temp_files: Cell::default(),
-            runtime: tokio::runtime::Builder::new_current_thread().build().expect("a runtime"),
+            runtime: tokio::runtime::Builder::new_current_thread()
+                .enable_time()
+                .build()
+                .expect("a runtime"),
             _staging: staging,
         }
     }

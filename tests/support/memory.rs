@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use bytes::Bytes;
 use sessionfs::session::name::{Alias, Form, Shard};
 use sessionfs::session::policy::Lifetimes;
 use sessionfs::store::{
@@ -40,6 +41,8 @@ struct Connection {
     faults: VecDeque<Fault>,
     requests: u64,
     touched: Vec<Alias>,
+    /// Every content is too large for the answer to a look-up.
+    large: bool,
 }
 
 impl Default for Connection {
@@ -50,6 +53,7 @@ impl Default for Connection {
             faults: VecDeque::new(),
             requests: 0,
             touched: vec![],
+            large: false,
         }
     }
 }
@@ -83,6 +87,10 @@ impl Memory {
 
     pub fn set_health(&self, health: Health) {
         self.link().health = health;
+    }
+
+    pub fn make_contents_large(&self) {
+        self.link().large = true;
     }
 
     pub fn next_waits(&self, waits: impl IntoIterator<Item = Waited>) {
@@ -145,10 +153,19 @@ impl Sessions for Memory {
         self.send()?;
         let mut model = self.model();
         if let Some((meta, bound, sealed)) = model.fetch(alias) {
+            if self.link().large {
+                return Ok(Lookup::Large { meta, bound });
+            }
             return Ok(Lookup::Session { meta, bound, sealed });
         }
         let by_alias = listed.and_then(|alias| model.fetch(alias));
         Ok(by_alias.map_or(Lookup::Absent, |(meta, ..)| Lookup::Alias { meta }))
+    }
+
+    async fn content(&self, alias: &Alias, save: ChangeId) -> Result<Option<Bytes>, StoreError> {
+        self.send()?;
+        let current = self.model().fetch(alias);
+        Ok(current.filter(|(_, bound, _)| bound.save == save).map(|(.., sealed)| sealed))
     }
 
     async fn publish(&self, publish: &Publish) -> Result<Published, StoreError> {

@@ -6,6 +6,7 @@
 
 pub mod http;
 pub mod kernel;
+pub mod line;
 pub mod memory;
 pub mod model;
 pub mod mount;

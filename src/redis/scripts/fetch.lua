@@ -1,5 +1,6 @@
 -- The current version under a name, taken for a session id first, then for an alias.
--- Answers: session, activity, left, value | alias, activity, left, header | absent | failed, why
+-- Answers: session, activity, left, value | large, activity, left, header |
+--   alias, activity, left, header | absent | failed, why
 
 -- Whether a session of that header lives; the index may have lost it.
 local function found(key, alias, h)
@@ -12,12 +13,19 @@ local function found(key, alias, h)
   return true
 end
 
-local value = redis.pcall('GET', keys.session)
+-- No answer is longer: others wait behind it. A longer value is read in pieces (piece.lua).
+local most = tonumber(args.most)
+local value = redis.pcall('GETRANGE', keys.session, 0, most - 1)
 if refused(value) then return answer('failed', failure) end
-if value then
+if value ~= '' then
   local h = parse(value)
   if failure then return answer('failed', failure) end
-  if found(keys.session, args.alias, h) then return answer('session', h.active, left(h), value) end
+  if found(keys.session, args.alias, h) then
+    if #value == most and redis.call('STRLEN', keys.session) > most then
+      return answer('large', h.active, left(h), h.stored)
+    end
+    return answer('session', h.active, left(h), value)
+  end
 end
 
 if args.listed ~= '' then

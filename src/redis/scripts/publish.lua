@@ -77,7 +77,7 @@ if goes_on then
   h.opened = old.opened or opened == old.birth
   -- A login inside one life starts the clock of the absolute lifetime; later saves keep it.
   if old.class == class then h.login = old.login end
-  if not is_activity then h.active = old.active end
+  if not is_activity or (alive and over(old)) then h.active = old.active end
   h.removal, h.ending = old.removal, old.ending
   -- Another thread's removal stays. A removal that has not arrived yet is noted: it is late.
   if held ~= '' and (h.removal == held or h.ending == 0) then h.removal, h.ending = held, 0 end

@@ -27,7 +27,9 @@ local LINE = 'sessionfs %d s=%s v=%s w=%s b=%s n=%d p=%s r=%s e=%d t=%d m=%s l=%
 
 local now = now_ms()
 -- While Redis's clock has just jumped nothing is judged stale. The server says so, or which time it
--- expects (clock.rs has the same bound), so that even the first call after a jump ends nothing.
+-- expects (clock.rs has the same bound), so that even the first call after a jump ends nothing. A
+-- call that was on its way for long looks the same from here: it ends nothing, and prolongs nothing
+-- that is over. The server, which knows how long that was, tells the two apart for the next calls.
 local LENIENT = args.clock == 'lenient'
 if args.clock ~= '' and not LENIENT then LENIENT = math.abs(now - tonumber(args.clock)) > 2000 end
 -- The sessions that this call has ended, for the log: {alias, header, limit, age, idle}.
@@ -182,6 +184,12 @@ end
 
 local function stale(h)
   return now >= h.ends and not LENIENT
+end
+
+-- Whether it is over, also where nothing is judged stale: then its life is not prolonged. What a
+-- jump of the clock has taken from it does not count.
+local function over(h)
+  return now >= h.ends + tonumber(args.ahead_ms)
 end
 
 -- How long the end of a session is remembered: for as long as it might be imported again.

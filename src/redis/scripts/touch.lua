@@ -13,7 +13,7 @@ for i = 1, #KEYS - KEYS_NAMED do
   -- What is over is left to who asks for it.
   if h and h.alive and (h.ending == 0 or now < h.ending) then
     weigh(h, keys.index, alias)
-    if not stale(h) then
+    if not over(h) then
       if at then
         -- A score above the save's own time shows that it was opened, if only by a millisecond.
         h.active = math.max(h.active, math.min(now, at), h.opened and 0 or h.active + 1)

@@ -1,0 +1,169 @@
+//! The second connection: for contents that are too large to share the first one.
+//!
+//! On one connection answers come in the order of their requests, so a look-up would wait for all
+//! bytes of a large content before it. Here nobody waits but who wants the content. A large content
+//! is read in pieces, and each piece that arrives is progress. What fails here says nothing of the
+//! link.
+
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{Cmd, RedisResult, Value};
+use tokio::sync::{Mutex, RwLock, Semaphore};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::endpoint::Endpoint;
+use super::errors::ServerError;
+use super::link::{Backoff, Fault, Link, Reply, error_text};
+use crate::store::Health;
+use crate::telemetry::metrics::metrics;
+
+/// What is longer, sealed and with its header, travels here.
+pub(super) const LARGE_BYTES: usize = 64 * 1024;
+/// The slowest line on which a large save is taken.
+const SLOWEST_BYTES_PER_MS: usize = 1024;
+/// How many contents are read at once.
+const TRANSFERS: usize = 4;
+/// All contents that are being read together, at most. One that is larger is read alone.
+pub(super) const MEMORY_KIB: u32 = 64 * 1024;
+
+/// How long a change may take longer for the bytes that it carries.
+pub(super) fn extra_time(bytes: usize) -> Duration {
+    let ms = if bytes > LARGE_BYTES { bytes / SLOWEST_BYTES_PER_MS } else { 0 };
+    Duration::from_millis(u64::try_from(ms).unwrap_or(u64::MAX))
+}
+
+/// The connection, made when it is first needed.
+pub(super) struct Bulk {
+    endpoint: Endpoint,
+    connect_within: Duration,
+    held: Mutex<Held>,
+    /// A change that carries much has the line for itself, so that its time is its own.
+    line: RwLock<()>,
+    /// How many contents may be read at once.
+    pub transfers: Semaphore,
+    /// Their size, KiB.
+    pub memory: Semaphore,
+}
+
+#[derive(Default)]
+struct Held {
+    connection: Option<Made>,
+    pauses: Backoff,
+}
+
+#[derive(Clone)]
+struct Made {
+    connection: MultiplexedConnection,
+    at: Instant,
+    /// The link's connection of that time: a newer one may lead to another server.
+    generation: u64,
+}
+
+impl Bulk {
+    pub(super) fn new(endpoint: Endpoint, connect_within: Duration) -> Self {
+        Self {
+            endpoint,
+            connect_within,
+            held: Mutex::default(),
+            line: RwLock::default(),
+            transfers: Semaphore::new(TRANSFERS),
+            memory: Semaphore::new(MEMORY_KIB as usize),
+        }
+    }
+
+    /// Sends a command whose answer is a piece of a content.
+    pub(super) async fn read(
+        &self,
+        link: &Link,
+        command: &Cmd,
+        bound: Duration,
+    ) -> Result<Reply, Fault> {
+        let _shared = self.line.read().await;
+        self.request(link, command, bound).await
+    }
+
+    /// Sends a command that carries a content.
+    pub(super) async fn write(
+        &self,
+        link: &Link,
+        command: &Cmd,
+        bound: Duration,
+    ) -> Result<Reply, Fault> {
+        let alone = timeout(bound, self.line.write()).await;
+        let _alone = alone.map_err(|_| Fault::NotSent("another large save is under way".into()))?;
+        self.request(link, command, bound).await
+    }
+
+    async fn request(&self, link: &Link, command: &Cmd, bound: Duration) -> Result<Reply, Fault> {
+        let made = self.connected(link).await?;
+        metrics().redis_round_trips.inc();
+        let sent_at = Instant::now();
+        let mut connection = made.connection.clone();
+        let answered = timeout(bound, connection.send_packed_command(command)).await;
+        let Ok(answer) = answered else {
+            metrics().redis_unanswered.inc();
+            self.give_up(&made).await;
+            return Err(Fault::NoAnswer(format!("no answer within {} ms", bound.as_millis())));
+        };
+        match answer.and_then(Value::extract_error) {
+            Ok(value) => Ok(Reply { value, generation: made.generation, sent_at }),
+            Err(error) => match ServerError::of(&error) {
+                Some(error) if !error.code.ends_connection() => {
+                    link.refused(made.generation, &error);
+                    Err(Fault::Server(error, made.generation))
+                }
+                _ => {
+                    self.give_up(&made).await;
+                    Err(Fault::NoAnswer(error_text(&error)))
+                }
+            },
+        }
+    }
+
+    /// A connection to the server that the link leads to.
+    async fn connected(&self, link: &Link) -> Result<Made, Fault> {
+        if link.health() == Health::Down {
+            return Err(Fault::NotSent(link.cause()));
+        }
+        let generation = link.generation();
+        let mut held = self.held.lock().await;
+        if let Some(made) = &held.connection
+            && made.generation == generation
+        {
+            return Ok(made.clone());
+        }
+        let pause = held.pauses.next();
+        sleep(pause).await;
+        let connection = self.connect().await.map_err(|error| {
+            let (to, why) = (&self.endpoint, error_text(&error));
+            Fault::NotSent(format!("a second connection to {to}: {why}"))
+        })?;
+        let made = Made { connection, at: Instant::now(), generation };
+        held.connection = Some(made.clone());
+        Ok(made)
+    }
+
+    async fn connect(&self) -> RedisResult<MultiplexedConnection> {
+        self.endpoint.connect(self.connect_within, |_| {}).await
+    }
+
+    /// What is still on its way by that connection would come before any later answer.
+    async fn give_up(&self, made: &Made) {
+        let mut held = self.held.lock().await;
+        if held.connection.as_ref().is_some_and(|current| current.at == made.at) {
+            held.connection = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_change_has_time_for_its_bytes() {
+        assert_eq!(extra_time(LARGE_BYTES), Duration::ZERO);
+        assert_eq!(extra_time(4 << 20), Duration::from_secs(4) + Duration::from_millis(96));
+    }
+}

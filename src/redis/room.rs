@@ -1,0 +1,223 @@
+//! Room in a full Redis: sessions of visitors end before a save of somebody logged in is refused.
+//!
+//! Visitors need no login to store something, so they could use up the memory that all share. Those
+//! who have had something stored for longer than a minute, and came back to it, go last: a cart
+//! outlives a flood.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+
+use rand::seq::SliceRandom as _;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use super::link::Need;
+use super::memory::Memory;
+use super::scan::LiveSession;
+use super::scripts::{ClockView, Policy};
+use super::{Inner, RedisStore};
+use crate::session::content::Class;
+use crate::session::name::{Alias, Shard};
+use crate::store::{ChangeId, Health, StoreError};
+use crate::sync::lock;
+use crate::telemetry::Event;
+
+/// How many shards one try looks at.
+const SHARDS: usize = 16;
+/// How many sessions of each: those that were used least recently.
+const LOOKED_AT: usize = 64;
+/// How many shards of this server's last visitors are remembered.
+const REMEMBERED: usize = 256;
+/// A visitor of that age is spared as long as others are there.
+const FRESH_MS: u64 = 60_000;
+/// What a session takes besides its content.
+const OVERHEAD_BYTES: u64 = 512;
+/// One try ends at least as much.
+const LEAST_BYTES: u64 = 256 * 1024;
+/// From there on room is made ahead, down to a little less.
+const FULL_PERCENT: u64 = 95;
+const ENOUGH_PERCENT: u64 = 94;
+/// How often that is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How many tries one look leads to, and the pause between them.
+const TRIES: usize = 32;
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// What is known of where visitors are.
+#[derive(Default)]
+pub(super) struct Room {
+    /// The shards of the visitors that this server has saved last, the last one first.
+    visitors: Mutex<VecDeque<Shard>>,
+    /// Notified when Redis has refused something because it is full.
+    wanted: Notify,
+    /// Held during a try: a second one would end others for the same need.
+    trying: tokio::sync::Mutex<()>,
+}
+
+impl Room {
+    /// A visitor's session was saved.
+    pub(super) fn note_visitor(&self, alias: &Alias) {
+        let mut visitors = lock(&self.visitors);
+        let shard = alias.shard();
+        if visitors.front() != Some(&shard) {
+            visitors.push_front(shard);
+            visitors.truncate(REMEMBERED);
+        }
+    }
+
+    /// Redis is full.
+    pub(super) fn want(&self) {
+        self.wanted.notify_one();
+    }
+}
+
+impl Inner {
+    /// One short try to make that much room. Returns how much was made, as far as it is known.
+    pub(super) async fn make_room(self: &Arc<Self>, wanted_bytes: u64) -> Result<u64, StoreError> {
+        let _trying = self.room.trying.lock().await;
+        let wanted = wanted_bytes.max(LEAST_BYTES);
+        let mut ended: BTreeMap<Shard, Vec<&LiveSession>> = BTreeMap::new();
+        let visitors = self.visitors().await?;
+        let mut found = 0;
+        for visitor in &visitors {
+            if found >= wanted {
+                break;
+            }
+            found += size_bytes(visitor);
+            ended.entry(visitor.alias.shard()).or_default().push(visitor);
+        }
+        let mut made = 0;
+        for (shard, visitors) in ended {
+            made += self.end_visitors(shard, &visitors).await?;
+        }
+        Ok(made)
+    }
+
+    /// The visitors' sessions of a few shards, in the order in which they go.
+    async fn visitors(self: &Arc<Self>) -> Result<Vec<LiveSession>, StoreError> {
+        let mut shards: Vec<Shard> =
+            self.shards_in_use().await?.into_iter().map(|(shard, _)| shard).collect();
+        shards.shuffle(&mut rand::rng());
+        let known: HashMap<Shard, usize> =
+            lock(&self.room.visitors).iter().copied().zip(0..).collect();
+        // Stable: behind the shards that have had a visitor the others stay in random order.
+        shards.sort_by_key(|shard| known.get(shard).copied().unwrap_or(usize::MAX));
+        shards.truncate(SHARDS);
+        let mut looking = JoinSet::new();
+        for shard in shards {
+            let store = Arc::clone(self);
+            looking.spawn(async move { store.visitors_of(shard).await });
+        }
+        let mut visitors = Vec::new();
+        while let Some(found) = looking.join_next().await {
+            let found = found.map_err(|error| StoreError::Unavailable(error.to_string()))?;
+            visitors.append(&mut found?);
+        }
+        visitors.sort_by_key(|visitor| (is_spared(visitor), visitor.activity_ms));
+        Ok(visitors)
+    }
+
+    async fn visitors_of(&self, shard: Shard) -> Result<Vec<LiveSession>, StoreError> {
+        let page = self.page(shard, "-inf", LOOKED_AT).await?;
+        let aliases: Vec<Alias> = page
+            .iter()
+            .filter_map(|(member, _)| Alias::parse(member))
+            .filter(|alias| alias.shard() == shard)
+            .collect();
+        if aliases.is_empty() {
+            return Ok(Vec::new());
+        }
+        // Nothing is judged stale, so nothing is ended but what is meant.
+        let policy = Policy { clock: ClockView::Jumped { ahead_ms: 0 }, ..self.policy() };
+        let mut living = self.living_by(&policy, shard, &aliases).await?.living;
+        living.retain(|one| one.header.content.class == Class::Anonymous);
+        Ok(living)
+    }
+
+    async fn end_visitors(
+        &self,
+        shard: Shard,
+        visitors: &[&LiveSession],
+    ) -> Result<u64, StoreError> {
+        let named: Vec<(Alias, ChangeId)> = visitors
+            .iter()
+            .map(|visitor| (visitor.alias.clone(), visitor.header.version))
+            .collect();
+        let call = self.requests().room(shard, &named);
+        let mut answer = self.call(&call, Need::Connected, self.attempt()).await?;
+        if answer.status != "ended" {
+            return Err(answer.strange());
+        }
+        let mut ended = answer.nested()?;
+        let mut made = 0;
+        while ended.more() {
+            let alias = ended.alias()?;
+            let Some(visitor) = visitors.iter().find(|visitor| visitor.alias == alias) else {
+                return Err(answer.strange());
+            };
+            let (size_bytes, idle_ms) = (size_bytes(visitor), visitor.idle_ms());
+            Event::EndedForRoom { alias: &alias, size_bytes, idle_ms }.emit();
+            made += size_bytes;
+        }
+        Ok(made)
+    }
+
+    /// Makes room until there is enough, in a bounded number of tries.
+    async fn make_room_ahead(self: &Arc<Self>) {
+        for _ in 0..TRIES {
+            // Where the user may not ask, the refusal that has led here is all that is known.
+            let (wanted, last) = match self.memory().await {
+                Ok(memory) => match excess_bytes(&memory) {
+                    None => return,
+                    Some(bytes) => (bytes, false),
+                },
+                Err(_) => (LEAST_BYTES, true),
+            };
+            match self.make_room(wanted).await {
+                Ok(_) if !last => sleep(PAUSE).await,
+                _ => return,
+            }
+        }
+    }
+}
+
+/// By how much Redis is too full, once it is.
+fn excess_bytes(memory: &Memory) -> Option<u64> {
+    let enough = memory.max_bytes / 100 * ENOUGH_PERCENT;
+    (memory.percent()? >= FULL_PERCENT).then(|| memory.used_bytes.saturating_sub(enough))
+}
+
+fn size_bytes(visitor: &LiveSession) -> u64 {
+    visitor.header.size_bytes + OVERHEAD_BYTES
+}
+
+fn is_spared(visitor: &LiveSession) -> bool {
+    let age_ms = visitor.now_ms.saturating_sub(visitor.header.login_ms);
+    visitor.header.opened && age_ms > FRESH_MS
+}
+
+impl RedisStore {
+    /// From now on, makes room ahead: what a server does, and no command. Must be called in a
+    /// runtime; ends with the store.
+    pub fn keep_room(&self) {
+        tokio::spawn(keep(Arc::downgrade(&self.inner)));
+    }
+}
+
+/// Looks at the memory, and makes room when it is nearly full. Ends with the store.
+async fn keep(store: Weak<Inner>) {
+    while let Some(inner) = store.upgrade() {
+        let woken = timeout(LOOK_EVERY, inner.room.wanted.notified()).await.is_ok();
+        if inner.link.health() != Health::Up {
+            continue;
+        }
+        match inner.memory().await {
+            Ok(memory) if excess_bytes(&memory).is_none() => {}
+            Ok(_) => inner.make_room_ahead().await,
+            Err(StoreError::Refused(_)) if woken => inner.make_room_ahead().await,
+            Err(_) => {}
+        }
+    }
+}
