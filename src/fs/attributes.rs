@@ -135,6 +135,10 @@ impl<S: Sessions, L: Link> Core<S, L> {
         };
         let core = Arc::clone(self);
         Step::later(async move {
+            // The file it is to be imported from may be on a disk that hangs; its `open` waits for that.
+            if core.sessions.is_ready(&alias).await != Ok(true) {
+                return core.known_attributes(inode);
+            }
             match core.sessions.fetch(&alias, None).await {
                 Ok(Lookup::Session { meta, .. } | Lookup::Large { meta, .. }) => {
                     Ok(Attributes { valid: Duration::ZERO, ..Attributes::of_version(inode, &meta) })

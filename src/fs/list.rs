@@ -57,6 +57,9 @@ pub struct ListedAliases(LruCache<Alias, ()>);
 /// until the next listing; they expire all the same.
 const MAX_LISTED_ALIASES: usize = 262_144;
 
+/// How long a listing may take while the kernel holds the directory.
+const HELD_FOR: Duration = Duration::from_secs(1);
+
 impl Default for ListedAliases {
     fn default() -> Self {
         // Grows as it is filled: most servers never list so much.
@@ -144,9 +147,9 @@ impl<S: Sessions, L: Link> Core<S, L> {
         }
         let by = self.callers.identify(caller);
         let core = Arc::clone(self);
-        // The kernel holds the directory during READDIR, so there is one attempt.
         Step::later(async move {
-            let fresh = core.list(by, snapshot.directory).await;
+            let (listing, directory) = (Arc::clone(&core), snapshot.directory);
+            let fresh = soon(async move { listing.list(by, directory).await }).await;
             let fresh = Arc::new(fresh.map_err(|error| cannot_list(&error))?);
             fresh.begun.store(true, Ordering::Relaxed);
             core.handles().replace(handle, Handle::Directory(Arc::clone(&fresh)));
@@ -233,6 +236,17 @@ impl<S: Sessions, L: Link> Core<S, L> {
 
 fn session(listed: Listed) -> Item {
     Item { name: listed.alias.entry(listed.meta.form), what: What::Session(listed) }
+}
+
+/// A listing while the kernel holds the directory: one attempt, in a short time. It may have to import
+/// files first; that goes on, and a later listing finds it done.
+pub(super) async fn soon<T: Send + 'static>(
+    listing: impl Future<Output = Answer<T>> + Send + 'static,
+) -> Answer<T> {
+    match tokio::time::timeout(HELD_FOR, tokio::spawn(listing)).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(_)) | Err(_) => Err(StoreError::Unavailable("it takes too long".into())),
+    }
 }
 
 pub(super) fn cannot_list(error: &StoreError) -> Error {

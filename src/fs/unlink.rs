@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::caller::{Caller, Identity};
 use super::current::no_session;
 use super::inode::InodeId;
-use super::list::cannot_list;
+use super::list::{cannot_list, soon};
 use super::save::session_name;
 use super::{Core, Step};
 use crate::error::{Error, Result};
@@ -112,7 +112,8 @@ impl<S: Sessions, L: Link> Core<S, L> {
 
     /// Whether this session is alive, as far as that can be asked.
     async fn is_there(&self, alias: &Alias) -> bool {
-        !matches!(self.sessions.fetch(alias, None).await, Ok(Lookup::Absent))
+        self.sessions.is_ready(alias).await != Ok(true)
+            || !matches!(self.sessions.fetch(alias, None).await, Ok(Lookup::Absent))
     }
 
     fn unlink_staging(&self, parent: InodeId, name: &OsStr) -> Result<()> {
@@ -128,9 +129,10 @@ impl<S: Sessions, L: Link> Core<S, L> {
         let shard = name.to_str().filter(|_| parent == InodeId::ROOT).and_then(Shard::parse);
         let Some(shard) = shard else { return Err(no_session()).into() };
         let core = Arc::clone(self);
-        // The kernel holds the root directory, so there is one attempt.
         Step::later(async move {
-            let listed = core.sessions.list(shard).await.map_err(|error| cannot_list(&error))?;
+            let listing = Arc::clone(&core);
+            let listed = soon(async move { listing.sessions.list(shard).await }).await;
+            let listed = listed.map_err(|error| cannot_list(&error))?;
             if listed.iter().any(|one| one.meta.form == Form::Sharded) {
                 return Err(Error::expected(libc::ENOTEMPTY, "the shard has sessions"));
             }
