@@ -141,6 +141,14 @@ impl Failure {
         Self { code, message: message.into() }
     }
 
+    /// Fails with this message for everybody but root.
+    pub(crate) fn unless_root(message: &str) -> Result<(), Self> {
+        if nix::unistd::geteuid().is_root() {
+            return Ok(());
+        }
+        Err(Self::new(ExitCode::NotRoot, message))
+    }
+
     /// A system call that should have worked did not.
     pub fn internal(doing: impl fmt::Display, error: impl fmt::Display) -> Self {
         Self::new(ExitCode::Internal, format!("cannot {doing}: {error}"))

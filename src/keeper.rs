@@ -52,12 +52,7 @@ use worker::{Outcome, WorkerSupervisor};
 /// Mounts and serves until a signal asks for the end. Without a directory the configuration names
 /// one.
 pub fn mount(dir: Option<&Path>, flags: &Flags, caller: Caller) -> Result<(), Failure> {
-    if !nix::unistd::geteuid().is_root() {
-        return Err(Failure::new(
-            ExitCode::NotRoot,
-            "mounting needs root; run it with sudo or as a system service",
-        ));
-    }
+    Failure::unless_root("mounting needs root; run it with sudo or as a system service")?;
     let command_line = CommandLine { dir: dir.map(Path::to_owned), flags: flags.clone() };
     let config = command_line.resolve()?;
     crate::telemetry::log::init(&config.log)?;

@@ -52,12 +52,7 @@ pub(super) struct Import {
 impl Import {
     /// Imports, and prints what became of each kind.
     pub(super) fn run(&self) -> Result<(), Failure> {
-        if !nix::unistd::geteuid().is_root() {
-            return Err(Failure::new(
-                ExitCode::NotRoot,
-                "only root can read the files; run it with sudo",
-            ));
-        }
+        Failure::unless_root("only root can read the files; run it with sudo")?;
         let named = self.from.as_deref().or(self.dir.as_deref());
         let dir =
             mount::resolve_trusted(&config::mountpoint(named, self.place.config.as_deref())?)?;

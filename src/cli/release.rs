@@ -6,7 +6,7 @@ use super::output;
 use crate::config::file::File;
 use crate::config::flags::{Flags, Place};
 use crate::config::{mountpoint, tree};
-use crate::exit::{ExitCode, Failure};
+use crate::exit::Failure;
 use crate::keeper::{mount, underlying};
 use crate::odoo::root::Root;
 
@@ -38,12 +38,7 @@ pub(super) struct Release {
 impl Release {
     /// Gives it back, and tells to whom.
     pub(super) fn run(&self) -> Result<(), Failure> {
-        if !nix::unistd::geteuid().is_root() {
-            return Err(Failure::new(
-                ExitCode::NotRoot,
-                "only root can change the owner of a directory; run it with sudo",
-            ));
-        }
+        Failure::unless_root("only root can change the owner of a directory; run it with sudo")?;
         let named = mountpoint(self.dir.as_deref(), self.config.as_deref())?;
         let dir = mount::resolve_trusted(&named)?;
         let flags = Flags {

@@ -69,12 +69,7 @@ enum What {
 impl SecretCommand {
     /// Shows or changes.
     pub(super) fn run(&self) -> Result<(), Failure> {
-        if !nix::unistd::geteuid().is_root() {
-            return Err(Failure::new(
-                ExitCode::NotRoot,
-                "only root can read the secrets; run it with sudo",
-            ));
-        }
+        Failure::unless_root("only root can read the secrets; run it with sudo")?;
         match &self.what {
             What::Show(show) => show.run(),
             What::Create { place } => create(&Held::read(place)?),

@@ -72,12 +72,7 @@ struct Cluster {
 impl Status {
     /// Asks and shows.
     pub(super) fn run(&self) -> Result<(), Failure> {
-        if !nix::unistd::geteuid().is_root() {
-            return Err(Failure::new(
-                ExitCode::NotRoot,
-                "only root can use the control sockets; run it with sudo",
-            ));
-        }
+        Failure::unless_root("only root can use the control sockets; run it with sudo")?;
         let named = match &self.dir {
             Some(dir) => vec![mount::resolve(dir)?],
             None => mountpoints()?,

@@ -237,13 +237,7 @@ impl Directory {
     /// Whether files can be moved out of the directory and its shards: why not, if they cannot.
     /// Changes nothing.
     pub(crate) fn check_movable(root: BorrowedFd<'_>) -> io::Result<()> {
-        let mut shards = Vec::new();
-        for_each_entry(root, |name, kind| {
-            if kind == Type::Directory {
-                shards.extend(name.to_str().ok().and_then(Shard::parse));
-            }
-            Ok(())
-        })?;
+        let shards = shards_of(root)?;
         check_writable(root)?;
         for shard in shards {
             if let Some(directory) = absent_as_none(subdirectory(root, shard))? {
@@ -392,7 +386,8 @@ fn list_tree(
     Ok(())
 }
 
-fn remove_empty_shards(root: BorrowedFd<'_>) -> io::Result<()> {
+/// The shards that have a directory in `root`.
+fn shards_of(root: BorrowedFd<'_>) -> io::Result<Vec<Shard>> {
     let mut shards = Vec::new();
     for_each_entry(root, |name, kind| {
         if kind == Type::Directory {
@@ -400,7 +395,11 @@ fn remove_empty_shards(root: BorrowedFd<'_>) -> io::Result<()> {
         }
         Ok(())
     })?;
-    shards.iter().try_for_each(|shard| remove_if_empty(root, shard.as_str()))
+    Ok(shards)
+}
+
+fn remove_empty_shards(root: BorrowedFd<'_>) -> io::Result<()> {
+    shards_of(root)?.iter().try_for_each(|shard| remove_if_empty(root, shard.as_str()))
 }
 
 fn remove_if_empty(parent: BorrowedFd<'_>, name: &str) -> io::Result<()> {

@@ -105,9 +105,7 @@ pub(crate) fn ask(dir: &Path) -> Result<(), Failure> {
     let mountpoint = mount::resolve_trusted(dir)?;
     let shown = mountpoint.display();
     let failed = |what: String| Failure::new(ExitCode::ReloadFailed, format!("{shown}: {what}"));
-    if !nix::unistd::geteuid().is_root() {
-        return Err(Failure::new(ExitCode::NotRoot, "reload needs root; use sudo"));
-    }
+    Failure::unless_root("reload needs root; use sudo")?;
     let mut signals = Signals::receive()?;
     let lock = lock_file(&mountpoint);
     if !super::is_held(&lock) {

@@ -44,9 +44,7 @@ impl Stage {
         idle: Duration,
         signals: &mut Signals,
     ) -> Result<Self, Failure> {
-        if !nix::unistd::geteuid().is_root() {
-            return Err(Failure::new(ExitCode::NotRoot, "mounting needs root; run it with sudo"));
-        }
+        Failure::unless_root("mounting needs root; run it with sudo")?;
         let folder = Folder::make()?;
         let own = folder.path.join("sessions");
         let directory = Directory::take(dir.unwrap_or(&own))?;
