@@ -360,9 +360,7 @@ pub trait Sessions: Send + Sync + 'static {
     /// Whether a `fetch` of that name asks the store alone, and nothing that may take longer. Waits
     /// for that a moment at most: a look-up asks here first, since the kernel holds its directory.
     /// If not, the name counts as existing, and its `open` finds out.
-    fn is_ready(&self, _alias: &Alias) -> impl Future<Output = Result<bool, StoreError>> + Send {
-        async { Ok(true) }
-    }
+    fn is_ready(&self, alias: &Alias) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
     /// The current version under a name: taken for a session id first, then for an alias. A
     /// session that is found expired is ended by the same step.

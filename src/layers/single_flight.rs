@@ -222,6 +222,10 @@ mod tests {
     }
 
     impl Sessions for Slow {
+        async fn is_ready(&self, _: &Alias) -> Result<bool, StoreError> {
+            Ok(true)
+        }
+
         async fn fetch(&self, _: &Alias, _: Option<&Alias>) -> Result<Lookup, StoreError> {
             Err(StoreError::Unavailable(self.next().await.to_string()))
         }
@@ -231,23 +235,23 @@ mod tests {
         }
 
         async fn publish(&self, _: &Publish) -> Result<Published, StoreError> {
-            unimplemented!()
+            unreachable!("this layer shares reads alone")
         }
 
         async fn unlink(&self, _: &Unlink) -> Result<Unlinked, StoreError> {
-            unimplemented!()
+            unreachable!("this layer shares reads alone")
         }
 
         async fn amend(&self, _: &Amend) -> Result<Option<Meta>, StoreError> {
-            unimplemented!()
+            unreachable!("this layer shares reads alone")
         }
 
         async fn list(&self, _: Shard) -> Result<Vec<Listed>, StoreError> {
-            unimplemented!()
+            unreachable!("this layer shares reads alone")
         }
 
         async fn list_root(&self) -> Result<RootListing, StoreError> {
-            unimplemented!()
+            unreachable!("this layer shares reads alone")
         }
 
         fn touch(&self, _: &Alias) {}

@@ -17,6 +17,10 @@ use crate::store::{
 };
 
 impl Sessions for RedisStore {
+    async fn is_ready(&self, _: &Alias) -> Result<bool, StoreError> {
+        Ok(true)
+    }
+
     async fn fetch(&self, alias: &Alias, listed: Option<&Alias>) -> Result<Lookup, StoreError> {
         let inner = &self.inner;
         let bound = Duration::from_millis(inner.settings.overdue_ms);

@@ -149,6 +149,10 @@ impl Memory {
 }
 
 impl Sessions for Memory {
+    async fn is_ready(&self, _: &Alias) -> Result<bool, StoreError> {
+        Ok(true)
+    }
+
     async fn fetch(&self, alias: &Alias, listed: Option<&Alias>) -> Result<Lookup, StoreError> {
         self.send()?;
         let mut model = self.model();
