@@ -81,10 +81,14 @@ fn a_removal_is_held_if_it_is_of_the_session_that_the_thread_opened_last() {
     }
     remove_own(&kernel, 1, &session);
     assert_eq!(kernel.read(thread(2), &session), Err(libc::ENOENT));
+    // Another thread has listed it before: once its removal is held, no listing shows it.
+    kernel.list(thread(4), shard()).unwrap();
     remove_own(&kernel, 1, &other);
     assert_eq!(kernel.read(thread(2), &other), Ok(person("x")));
-    // One that did not open it.
-    remove_own(&kernel, 2, &other);
+    assert_eq!(kernel.list(thread(2), shard()), Ok(vec![]));
+    // One that did not open it removes it at once.
+    kernel.unlink_name(thread(4), shard(), other.alias().as_str()).unwrap();
+    assert_eq!(kernel.read(thread(2), &other), Err(libc::ENOENT));
     kernel.save(thread(3), &session, &person("x")).unwrap_err();
 }
 

@@ -114,13 +114,14 @@ impl Model {
         self.sessions.insert(to.clone(), session);
     }
 
+    /// Without those whose removal is held: they are served, and not listed.
     pub fn list(&mut self) -> Vec<Listed> {
         let aliases: Vec<_> = self.sessions.keys().cloned().collect();
-        let living = |alias: Alias| {
+        let listed = |alias: Alias| {
             let (meta, ..) = self.fetch(&alias)?;
-            Some(Listed { alias, meta })
+            (!self.sessions[&alias].is_ending()).then_some(Listed { alias, meta })
         };
-        aliases.into_iter().filter_map(living).collect()
+        aliases.into_iter().filter_map(listed).collect()
     }
 
     pub fn touch(&mut self, alias: &Alias) {
