@@ -18,7 +18,7 @@ use crate::disk::{Place, Stage};
 use crate::session::content::{self, Class};
 use crate::session::seal::{self, Bound, PLAIN_PACKING};
 use crate::session::secret::Keyring;
-use crate::store::{Import, Imported, Intake, RetryPolicy, StoreError};
+use crate::store::{Import, Imported, Intake, StoreError};
 
 /// How often a file may change while it is taken.
 const MAX_CHANGES: u32 = 5;
@@ -97,17 +97,13 @@ impl<T: Intake> Importer<T> {
     }
 
     /// Imports one session from its file, or from the newer one of two.
-    pub(crate) async fn import(
-        &self,
-        places: &[Place],
-        policy: RetryPolicy,
-    ) -> Result<Outcome, StoreError> {
+    pub(crate) async fn import(&self, places: &[Place]) -> Result<Outcome, StoreError> {
         let taken = match self.take(places).await {
             Ok(Some(taken)) => taken,
             Ok(None) => return Ok(Outcome::Vanished),
             Err(reason) => return Ok(Outcome::Left(reason)),
         };
-        let outcome = self.publish(&taken, policy).await?;
+        let outcome = self.publish(&taken).await?;
         match self.disk.retire(&taken.0).await {
             Ok(()) => Ok(outcome),
             Err(error) => Ok(Outcome::Left(Reason::NotArchived(error))),
@@ -139,10 +135,9 @@ impl<T: Intake> Importer<T> {
     pub(crate) async fn publish(
         &self,
         (place, found): &(Place, Found),
-        policy: RetryPolicy,
     ) -> Result<Outcome, StoreError> {
         let import = self.import_of(place, found);
-        Ok(match self.intake.import(&import, policy).await? {
+        Ok(match self.intake.import(&import).await? {
             Imported::Taken => Outcome::Imported(import.content.class),
             Imported::Kept => Outcome::Kept,
             Imported::Over => Outcome::Over,

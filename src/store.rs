@@ -428,11 +428,7 @@ pub trait Link: Send + Sync + 'static {
 /// Makes session files sessions.
 pub trait Intake: Link {
     /// Makes a file a session, unless its name is known. Its login is its mtime, its activity now.
-    fn import(
-        &self,
-        import: &Import,
-        policy: RetryPolicy,
-    ) -> impl Future<Output = Result<Imported, StoreError>> + Send;
+    fn import(&self, import: &Import) -> impl Future<Output = Result<Imported, StoreError>> + Send;
 
     /// Whether the name is known, as a live session or an ended one. Changes nothing.
     fn knows(&self, alias: &Alias) -> impl Future<Output = Result<bool, StoreError>> + Send;
@@ -466,15 +462,6 @@ pub enum Imported {
     Kept,
     /// Its absolute lifetime was over before.
     Over,
-}
-
-/// How often an import is sent.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum RetryPolicy {
-    /// Once, on a link that is up, as a look-up is: somebody waits for the answer.
-    Once,
-    /// Until it is answered, within the bound of any change.
-    UntilAnswered,
 }
 
 /// Receives what the filesystem opens, saves and finds ended. The only place where a session id

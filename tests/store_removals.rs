@@ -9,7 +9,7 @@ use sessionfs::session::name::{Alias, Form};
 use sessionfs::session::policy::Lifetimes;
 use sessionfs::store::{
     ChangeId, HELD_REMOVAL_MS, Import, Imported, Intake as _, Link as _, Meta, Publish, Published,
-    RetryPolicy, Sessions as _, Unlink, Unlinked,
+    Sessions as _, Unlink, Unlinked,
 };
 use support::redis::Redis;
 use support::store::*;
@@ -306,7 +306,7 @@ async fn imported(node: &RedisStore, session: &Alias) -> Imported {
         mode: 0o644,
         stamp,
     };
-    node.import(&import, RetryPolicy::UntilAnswered).await.expect("answered")
+    node.import(&import).await.expect("answered")
 }
 
 #[tokio::test]

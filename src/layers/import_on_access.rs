@@ -26,8 +26,8 @@ use crate::import::{Importer, Reason};
 use crate::session::name::{Alias, Form, Shard};
 use crate::session::secret::Keyring;
 use crate::store::{
-    Amend, ChangeId, Intake, Listed, Lookup, Meta, Publish, Published, RetryPolicy, RootListing,
-    Sessions, StoreError, Unlink, Unlinked,
+    Amend, ChangeId, Intake, Listed, Lookup, Meta, Publish, Published, RootListing, Sessions,
+    StoreError, Unlink, Unlinked,
 };
 use crate::sync::lock;
 
@@ -438,7 +438,7 @@ impl<T: Intake + Clone> Underlying<T> {
             }
         };
         progress.send_replace(Progress::Publishing);
-        importer.publish(&taken, RetryPolicy::UntilAnswered).await.map_err(ImportError::Store)?;
+        importer.publish(&taken).await.map_err(ImportError::Store)?;
         self.index().remove(alias);
         progress.send_replace(Progress::Known);
         if let Err(error) = importer.disk.retire(&taken.0).await {

@@ -4,12 +4,12 @@ use redis::FromRedisValue as _;
 
 use super::RedisStore;
 use crate::session::name::Alias;
-use crate::store::{Import, Imported, Intake, RetryPolicy, StoreError};
+use crate::store::{Import, Imported, Intake, StoreError};
 
 impl Intake for RedisStore {
-    async fn import(&self, import: &Import, policy: RetryPolicy) -> Result<Imported, StoreError> {
+    async fn import(&self, import: &Import) -> Result<Imported, StoreError> {
         let build = |attempt| self.inner.requests().import(import, attempt);
-        let answer = self.inner.change(policy, import.stamp.attempt, build).await?;
+        let answer = self.inner.change(import.stamp.attempt, build).await?;
         match answer.status.as_str() {
             "taken" => Ok(Imported::Taken),
             "kept" => Ok(Imported::Kept),

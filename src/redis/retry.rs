@@ -9,27 +9,12 @@ use super::bulk::extra_time;
 use super::errors::ErrorCode;
 use super::link::Need;
 use super::scripts::{Answer, Call, CallFault};
-use crate::store::{Attempt, RetryPolicy, StoreError};
+use crate::store::{Attempt, StoreError};
 
 impl Inner {
-    /// Sends a change, first as this attempt, and from the second sending on as another one.
-    /// `build` makes the call for one attempt.
+    /// Sends a change, first as this attempt, and from the second sending on as another one, until
+    /// it is answered or its time is over. `build` makes the call for one attempt.
     pub(super) async fn change<'a>(
-        &self,
-        policy: RetryPolicy,
-        attempt: Attempt,
-        build: impl Fn(Attempt) -> Call<'a>,
-    ) -> Result<Answer, StoreError> {
-        match policy {
-            RetryPolicy::Once => {
-                let bound = Duration::from_millis(self.settings.overdue_ms);
-                Ok(self.call(&build(attempt), Need::Up, bound).await?)
-            }
-            RetryPolicy::UntilAnswered => self.until_answered(attempt, build).await,
-        }
-    }
-
-    async fn until_answered<'a>(
         &self,
         mut attempt: Attempt,
         build: impl Fn(Attempt) -> Call<'a>,

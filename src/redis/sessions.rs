@@ -13,7 +13,7 @@ use crate::session::content::Class;
 use crate::session::name::{Alias, Shard};
 use crate::store::{
     Amend, Attempt, ChangeId, Health, Link, Listed, Lookup, Meta, Publish, Published, Refusal,
-    RetryPolicy, RootListing, Sessions, Stamp, StoreError, Unlink, Unlinked, Waited,
+    RootListing, Sessions, Stamp, StoreError, Unlink, Unlinked, Waited,
 };
 
 impl Sessions for RedisStore {
@@ -57,14 +57,14 @@ impl Sessions for RedisStore {
         let inner = &self.inner;
         let build = |attempt| inner.requests().publish(publish, attempt);
         let is_visitor = publish.content.class == Class::Anonymous;
-        let mut sent = inner.change(RetryPolicy::UntilAnswered, publish.stamp.attempt, build).await;
+        let mut sent = inner.change(publish.stamp.attempt, build).await;
         if sent.is_err() && inner.writes.is_full() {
             inner.room.want();
             if !is_visitor && inner.settings.ends_stale {
                 // One try, and short: the kernel holds a directory meanwhile.
                 let wanted = 2 * publish.sealed.len() as u64;
                 let _ = timeout(inner.attempt(), inner.make_room(wanted)).await;
-                sent = inner.change(RetryPolicy::UntilAnswered, Attempt::Again, build).await;
+                sent = inner.change(Attempt::Again, build).await;
             }
         }
         let mut answer = sent?;
@@ -86,8 +86,7 @@ impl Sessions for RedisStore {
     async fn unlink(&self, unlink: &Unlink) -> Result<Unlinked, StoreError> {
         let inner = &self.inner;
         let build = |attempt| inner.requests().unlink(unlink, attempt);
-        let mut answer =
-            inner.change(RetryPolicy::UntilAnswered, unlink.stamp.attempt, build).await?;
+        let mut answer = inner.change(unlink.stamp.attempt, build).await?;
         match answer.status.as_str() {
             "gone" => Ok(Unlinked::Gone { alias: answer.alias()?, birth: answer.id()? }),
             "held" => Ok(Unlinked::Held { alias: answer.alias()?, birth: answer.id()? }),
@@ -100,8 +99,7 @@ impl Sessions for RedisStore {
     async fn amend(&self, amend: &Amend) -> Result<Option<Meta>, StoreError> {
         let inner = &self.inner;
         let build = |attempt| inner.requests().amend(amend, attempt);
-        let mut answer =
-            inner.change(RetryPolicy::UntilAnswered, amend.stamp.attempt, build).await?;
+        let mut answer = inner.change(amend.stamp.attempt, build).await?;
         match answer.status.as_str() {
             "taken" => Ok(Some(meta(&mut answer)?)),
             "absent" => Ok(None),
