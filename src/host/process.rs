@@ -1,8 +1,10 @@
 //! One process, held by a descriptor: its number may be given to another process, the descriptor
 //! never means another one.
 
-use std::io::{self, ErrorKind};
+use std::fs::File;
+use std::io::{self, ErrorKind, IsTerminal as _};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -15,7 +17,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{ForkResult, Pid, getppid};
+use nix::unistd::{ForkResult, Pid, getppid, setsid};
 use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 
 use super::confine::Prepared;
@@ -126,7 +128,7 @@ fn descriptor_of(pid: i32) -> io::Result<OwnedFd> {
 /// A command that starts this program (`program`) as a child with one of its subcommands.
 ///
 /// The child inherits the descriptors that its flags name, and no others; they must stay open until it
-/// is spawned. It is in a process group of its own, so that a Ctrl-C does not reach it.
+/// is spawned.
 pub(crate) fn prepare(
     program: &Path,
     command: &str,
@@ -144,14 +146,28 @@ pub(crate) fn prepare(
         )
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .current_dir("/")
-        .process_group(0);
+        .stderr(stderr_to_write())
+        .current_dir("/");
     Setup { inherited: &inherited, ..Setup::default() }.apply(&mut child);
     child
 }
 
+/// Our standard error. A terminal is opened anew: whoever holds ours could also read what is typed there.
+fn stderr_to_write() -> Stdio {
+    let stderr = io::stderr();
+    if !stderr.is_terminal() {
+        return Stdio::inherit();
+    }
+    let path = format!("/proc/self/fd/{}", stderr.as_raw_fd());
+    let opened = File::options().write(true).custom_flags(libc::O_NOCTTY).open(path);
+    opened.map_or_else(|_| Stdio::null(), Stdio::from)
+}
+
 /// What a child changes of itself between `fork` and `exec`, after the change of user that its
 /// command asks for.
+///
+/// It also leaves our session. So a Ctrl-C does not reach it, and the terminal of whoever started us is
+/// not its own: it cannot type there.
 #[derive(Clone, Default)]
 pub(crate) struct Setup<'a> {
     /// Descriptors that the new program inherits besides the standard three. It gets no others. They
@@ -183,6 +199,7 @@ impl Setup<'_> {
         } = self;
         let parent = Pid::this();
         let set_up = move || {
+            setsid()?;
             if let Some(mask) = mask {
                 umask(Mode::from_bits_truncate(mask));
             }
@@ -289,7 +306,8 @@ mod tests {
         // As if whoever started us had left it open.
         fcntl(&other, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
         let script = format!(
-            "umask; grep -E '^(NoNewPrivs|SigBlk):' /proc/self/status; for fd in {} {}; do [ -e \
+            "read -r _ _ _ _ _ session _ </proc/self/stat; [ $session = $$ ] && echo alone; umask; \
+             grep -E '^(NoNewPrivs|SigBlk):' /proc/self/status; for fd in {} {}; do [ -e \
              /proc/self/fd/$fd ] && echo $fd; done; :",
             kept.as_raw_fd(),
             other.as_raw_fd()
@@ -315,7 +333,7 @@ mod tests {
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         let lines: Vec<&str> = said.lines().collect();
         let kept = kept.as_raw_fd().to_string();
-        assert_eq!(lines, ["0027", "SigBlk:\t0000000000000000", "NoNewPrivs:\t1", &kept]);
+        assert_eq!(lines, ["alone", "0027", "SigBlk:\t0000000000000000", "NoNewPrivs:\t1", &kept]);
     }
 
     #[test]

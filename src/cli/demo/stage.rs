@@ -4,7 +4,6 @@ use std::fs::{DirBuilder, File, Permissions};
 use std::io::{self, BufRead, BufReader, ErrorKind};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -117,9 +116,8 @@ fn start(folder: &Folder, dir: &Path, idle: Duration) -> Result<Child, Failure> 
         .arg(dir)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(log)
-        // A Ctrl-C is for us, who end it.
-        .process_group(0);
+        .stderr(log);
+    // A Ctrl-C does not reach its session: it is for us, who end it.
     let setup = Setup {
         unblock_signals: true,
         parent_death_signal: Some(Signal::SIGTERM),

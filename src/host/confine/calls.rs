@@ -19,18 +19,40 @@ const NATIVE: u32 = 0xc000_00b7;
 const X32: u32 = 0x4000_0000;
 
 /// Where `struct seccomp_data` has the number of the call, the architecture, and the lower half of the
-/// first argument (both architectures are little-endian).
+/// first two arguments (both architectures are little-endian).
 const NUMBER_OFFSET: u32 = 0;
 const ARCHITECTURE_OFFSET: u32 = 4;
 const FIRST_ARGUMENT_OFFSET: u32 = 16;
+const SECOND_ARGUMENT_OFFSET: u32 = 24;
 
 /// Numbers that the C library's table lacks; calls of the last years have one number on every
 /// architecture.
+const SYS_FCHMODAT2: c_long = 452;
+const SYS_SETXATTRAT: c_long = 463;
+const SYS_REMOVEXATTRAT: c_long = 466;
 const SYS_OPEN_TREE_ATTR: c_long = 467;
 const SYS_FILE_SETATTR: c_long = 469;
 
 /// To start another program.
 const EXECUTING: [c_long; 2] = [libc::SYS_execve, libc::SYS_execveat];
+
+/// To change whose a file is and who may use it, by its name: Landlock looks at none of these, and the
+/// disk server has the right to. It does so by descriptors, which it gets for its own files alone.
+const ATTRIBUTES: &[c_long] = &[
+    libc::SYS_fchmodat,
+    SYS_FCHMODAT2,
+    libc::SYS_fchownat,
+    libc::SYS_setxattr,
+    libc::SYS_lsetxattr,
+    SYS_SETXATTRAT,
+    libc::SYS_removexattr,
+    libc::SYS_lremovexattr,
+    SYS_REMOVEXATTRAT,
+];
+#[cfg(target_arch = "x86_64")]
+const ATTRIBUTES_HERE: &[c_long] = &[libc::SYS_chmod, libc::SYS_chown, libc::SYS_lchown];
+#[cfg(target_arch = "aarch64")]
+const ATTRIBUTES_HERE: &[c_long] = &[];
 
 const DENIED: &[c_long] = &[
     // Other processes.
@@ -124,7 +146,11 @@ const NAMESPACES: u32 = (libc::CLONE_NEWNS
     | libc::CLONE_NEWNET)
     .cast_unsigned();
 
-/// Whether a program may be started.
+/// To type into a terminal (`ioctl_tty(2)`): the shell that has started us, which is root's, would
+/// carry it out. The kernel, too, looks at the lower half alone.
+const TYPING: [u32; 2] = [number_of(libc::TIOCSTI), number_of(libc::TIOCLINUX)];
+
+/// Whether a program may be started: one that is not ours, which also changes files by their names.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Execution {
     Denied,
@@ -147,17 +173,25 @@ impl Filter {
         ]);
         if execution == Execution::Denied {
             filter.deny(&EXECUTING, libc::EPERM);
+            filter.deny(ATTRIBUTES, libc::EPERM);
+            filter.deny(ATTRIBUTES_HERE, libc::EPERM);
         }
         filter.deny(DENIED, libc::EPERM);
         filter.deny(DENIED_HERE, libc::EPERM);
         // Its flags are in memory, where a filter cannot look. The C library then calls clone(2).
         filter.deny(&[libc::SYS_clone3], libc::ENOSYS);
         filter.0.extend([
-            jump(BPF_JEQ, number(libc::SYS_clone), 0, 3),
+            jump(BPF_JEQ, number(libc::SYS_clone), 0, 4),
             load(FIRST_ARGUMENT_OFFSET),
             jump(BPF_JSET, NAMESPACES, 0, 1),
             refuse(libc::EPERM),
-            statement(BPF_RET | BPF_K, libc::SECCOMP_RET_ALLOW),
+            allow(),
+            jump(BPF_JEQ, number(libc::SYS_ioctl), 0, 4),
+            load(SECOND_ARGUMENT_OFFSET),
+            jump(BPF_JEQ, TYPING[0], 1, 0),
+            jump(BPF_JEQ, TYPING[1], 0, 1),
+            refuse(libc::EPERM),
+            allow(),
         ]);
         filter
     }
@@ -185,8 +219,18 @@ fn number(call: c_long) -> u32 {
     u32::try_from(call).unwrap_or(u32::MAX)
 }
 
+/// The number of an `ioctl`, whose type is another one in each C library.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::unnecessary_cast)]
+const fn number_of(request: libc::Ioctl) -> u32 {
+    request as u32
+}
+
 fn load(offset: u32) -> sock_filter {
     statement(BPF_LD | BPF_W | BPF_ABS, offset)
+}
+
+fn allow() -> sock_filter {
+    statement(BPF_RET | BPF_K, libc::SECCOMP_RET_ALLOW)
 }
 
 fn refuse(errno: i32) -> sock_filter {
@@ -209,6 +253,9 @@ fn instruction(code: u32, value: u32, then_skip: u8, else_skip: u8) -> sock_filt
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+    use std::os::fd::AsRawFd as _;
+
     use super::*;
 
     /// What a call comes to under the filter. Its arguments are of no use to it: one that is let
@@ -228,7 +275,8 @@ mod tests {
 
     #[test]
     fn every_call_that_is_listed_is_denied() {
-        for call in EXECUTING.iter().chain(DENIED).chain(DENIED_HERE) {
+        let attributes = ATTRIBUTES.iter().chain(ATTRIBUTES_HERE);
+        for call in EXECUTING.iter().chain(attributes).chain(DENIED).chain(DENIED_HERE) {
             assert_eq!(errno(*call, -1), libc::EPERM, "call {call}");
         }
         assert_eq!(errno(libc::SYS_clone3, 0), libc::ENOSYS);
@@ -248,6 +296,31 @@ mod tests {
         // What lies above the flags does not matter.
         let flags = i64::from(libc::CLONE_NEWUSER) | 1 << 40;
         assert_eq!(errno(libc::SYS_clone, flags), libc::EPERM);
+    }
+
+    #[test]
+    fn nothing_is_typed_into_a_terminal() {
+        let ioctl = |request: u64| {
+            std::thread::spawn(move || {
+                let terminal = File::options().read(true).write(true).open("/dev/ptmx").unwrap();
+                nix::sys::prctl::set_no_new_privs().unwrap();
+                Filter::new(Execution::Denied).set().unwrap();
+                let fd = terminal.as_raw_fd();
+                let mut byte = 0_u64;
+                // SAFETY: the requests read or write no more than a few bytes at that address.
+                let result = unsafe { libc::syscall(libc::SYS_ioctl, fd, request, &raw mut byte) };
+                if result == -1 { io::Error::last_os_error().raw_os_error().unwrap() } else { 0 }
+            })
+            .join()
+            .unwrap()
+        };
+        for typing in TYPING {
+            assert_eq!(ioctl(u64::from(typing)), libc::EPERM, "{typing:x}");
+            // What lies above the number does not matter.
+            assert_eq!(ioctl(u64::from(typing) | 1 << 32), libc::EPERM, "{typing:x}");
+        }
+        // The size of its window.
+        assert_eq!(ioctl(u64::from(number_of(libc::TIOCGWINSZ))), 0);
     }
 
     #[test]

@@ -102,8 +102,6 @@ fn spawn(
         .uid(worker.uid)
         .gid(worker.gid)
         .current_dir(&settings.dir)
-        // A Ctrl-C is for the keeper, which ends the server last.
-        .process_group(0)
         .stdin(Stdio::null())
         .stdout(messages.try_clone()?)
         .stderr(messages.try_clone()?)
