@@ -131,6 +131,28 @@ fn estale_is_never_said_twice_for_one_inode() {
 }
 
 #[test]
+fn estale_is_never_said_twice_in_one_open_however_often_the_session_is_saved() {
+    let (here, there) = two();
+    let session = sid('a', 1);
+    there.save(thread(1), &session, &person("one")).unwrap();
+    let old = here.lookup(thread(1), &session).unwrap().attributes.inode;
+    there.save(thread(1), &session, &person("two")).unwrap();
+    assert_eq!(here.open_inode(thread(2), old), Err(libc::ESTALE));
+    let retried = here.lookup(thread(2), &session).unwrap().attributes.inode;
+    assert_ne!(retried, old);
+    // Another thread has seen a newer one before this open goes on.
+    there.save(thread(1), &session, &person("three")).unwrap();
+    here.lookup(thread(1), &session).unwrap();
+    let handle = here.open_inode(thread(2), retried).unwrap();
+    assert_eq!(here.read_handle(handle), person("three"));
+    here.core.release(handle);
+    // The next open is another one.
+    let old = here.lookup(thread(1), &session).unwrap().attributes.inode;
+    there.save(thread(1), &session, &person("four")).unwrap();
+    assert_eq!(here.open_inode(thread(2), old), Err(libc::ESTALE));
+}
+
+#[test]
 fn estale_is_never_said_to_a_caller_that_cannot_be_followed() {
     let (here, there) = two();
     let session = sid('a', 1);

@@ -130,7 +130,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
             };
             if let Some((meta, content)) = found {
                 let immutable = opening == Some(meta.version);
-                if !immutable && opening.is_some() && self.may_say_stale(by, inode) {
+                if !immutable && opening.is_some() && self.may_say_stale(by, &alias) {
                     return Err(stale(inode));
                 }
                 let bytes = match content {
@@ -183,12 +183,13 @@ impl<S: Sessions, L: Link> Core<S, L> {
     }
 
     /// Whether the caller may get ESTALE: the version to be opened has been replaced, and the
-    /// kernel looks the name up anew and opens what that gives. Once for one `open`, since a second
-    /// ESTALE would reach Odoo as a lost session, and never for a thread that cannot be seen.
-    fn may_say_stale(&self, by: Identity, inode: InodeId) -> bool {
+    /// kernel looks the name up anew and opens what that gives. Once for one `open`, whichever version
+    /// the second look-up finds: a second ESTALE would reach Odoo as a lost session. Never for a
+    /// thread that cannot be seen.
+    fn may_say_stale(&self, by: Identity, alias: &Alias) -> bool {
         let mut threads = self.threads();
         let Some(thread) = threads.get(by.thread) else { return false };
-        thread.stale.replace(inode) != Some(inode)
+        thread.stale.replace(alias.clone()).as_ref() != Some(alias)
     }
 
     fn serve(&self, by: Identity, version: &Version, bytes: Bytes, immutable: bool) -> Opened {

@@ -58,8 +58,9 @@ pub(crate) struct Thread {
     pub published: Option<(Alias, InodeId)>,
     /// The version that its last look-up fetched, and when: current inside the `open` under way.
     fetched: Option<(InodeId, Instant)>,
-    /// The inode for which its `open` got `ESTALE`. The kernel retries that once.
-    pub stale: Option<InodeId>,
+    /// The session for which its `open` got `ESTALE`, and no content since. The kernel retries that
+    /// once.
+    pub stale: Option<Alias>,
     /// An `open` failed with an error of ours: its next create or first write must fail, too, or
     /// Odoo 14 would hand out a new cookie for an empty session.
     pub must_fail_next_save: bool,
