@@ -217,6 +217,26 @@ fn a_server_that_lacks_the_secret_later_reads_and_writes_nothing_until_it_has_it
     mount.save(&fresh, &authenticated("y")).unwrap();
 }
 
+/// The file was lost, and somebody has made another one.
+#[test]
+fn a_server_goes_on_with_the_secret_that_is_written_with_whatever_becomes_of_its_file() {
+    let redis = Redis::start();
+    let (server, other) = (Server::new(), Server::new());
+    let mount = server.mount(&redis);
+    let sid = sid("ab", 1);
+    mount.save(&sid, &authenticated("x")).unwrap();
+    let made = written(&redis).unwrap();
+    std::fs::remove_file(server.file()).unwrap();
+    other.secret_ok(&redis, &["create"], "");
+    std::fs::copy(other.file(), server.file()).unwrap();
+    mount.wait_for_log(&format!("does not hold {made} any more"));
+    assert_eq!(in_thread(|| mount.read(&sid)).unwrap(), authenticated("x"));
+    // A Redis that has lost its data is not taken over with the other one.
+    let _: () = redis.run("FLUSHALL");
+    until("it says with which it writes", || written(&redis).is_some());
+    assert_eq!(written(&redis), Some(made));
+}
+
 #[test]
 fn a_secret_is_changed_while_people_are_logged_in() {
     let redis = Redis::start();

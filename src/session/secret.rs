@@ -199,13 +199,17 @@ impl Keyring {
         found.is_some()
     }
 
-    /// Holds these instead. Goes on to write with the same one if it is among them, else with the
-    /// first. `false`, and no change, if there is none or there are more than [`SECRETS_MAX`].
+    /// Holds these instead, and still the one that is written with: without it no session could be
+    /// opened. `false`, and no change, if there is none or there are more than [`SECRETS_MAX`].
     pub fn replace(&self, secrets: Vec<Secret>) -> bool {
-        let Some(secrets) = Self::take(secrets) else { return false };
+        let Some(mut secrets) = Self::take(secrets) else { return false };
         let mut held = self.change();
         let written = Arc::clone(&held.secrets[held.written]);
-        held.written = secrets.iter().position(|secret| *secret == written).unwrap_or(0);
+        let found = secrets.iter().position(|secret| *secret == written);
+        held.written = found.unwrap_or_else(|| {
+            secrets.push(written);
+            secrets.len() - 1
+        });
         held.secrets = secrets;
         true
     }
@@ -291,8 +295,11 @@ mod tests {
         assert_eq!(*follower.writing(), second);
         assert_eq!(follower.find(third.fingerprint().hint()).as_deref(), Some(&third));
         assert_eq!(follower.find(first.fingerprint().hint()), None);
+        // Not even if it is not among them, until another one is written with.
         assert!(keyring.replace(vec![third.clone()]));
-        assert_eq!(*follower.writing(), third);
+        assert_eq!(*follower.writing(), second);
+        assert!(keyring.write_with(third.fingerprint()) && keyring.replace(vec![third.clone()]));
+        assert_eq!(follower.fingerprints(), [third.fingerprint()]);
     }
 
     #[test]

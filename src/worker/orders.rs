@@ -10,7 +10,7 @@ use crate::exit::Failure;
 use crate::layers::import_on_access::ImportOnAccess;
 use crate::mirror;
 use crate::redis::RedisStore;
-use crate::session::secret::Keyring;
+use crate::session::secret::{Keyring, Secret};
 use crate::store::Link as _;
 use crate::supervision::{Channel, Order, Received, Report};
 
@@ -38,6 +38,7 @@ pub(super) fn listen(
     runtime: &Runtime,
 ) -> Result<(), Failure> {
     let handle = runtime.handle().clone();
+    let mut held = Held { keyring, is_told: false };
     let orders = move || {
         loop {
             match channel.receive() {
@@ -54,8 +55,7 @@ pub(super) fn listen(
                     let sessions = sessions.clone();
                     handle.spawn(async move { sessions.in_place().await });
                 }
-                // None, or too many, come of no keeper of ours.
-                Received::Message(Order::Secrets(secrets)) => drop(keyring.replace(secrets)),
+                Received::Message(Order::Secrets(secrets)) => held.follow(secrets),
                 Received::Message(Order::Serve) | Received::Empty => {}
                 Received::Closed => break,
             }
@@ -68,6 +68,31 @@ pub(super) fn listen(
         .spawn(orders)
         .map(|_| ())
         .map_err(|e| Failure::internal("start threads", e))
+}
+
+/// The secrets, which follow their file.
+struct Held {
+    keyring: Keyring,
+    /// It was logged that the file lacks the one that is written with.
+    is_told: bool,
+}
+
+impl Held {
+    fn follow(&mut self, secrets: Vec<Secret>) {
+        let written = self.keyring.writing();
+        let is_lacking = !secrets.contains(&written);
+        // None, or too many, come of no keeper of ours.
+        let is_followed = self.keyring.replace(secrets);
+        if is_followed && is_lacking && !self.is_told {
+            tracing::error!(
+                "the secret file does not hold {} any more, which sessions are written with; this \
+                 server goes on with it, and cannot start again without: copy it from another \
+                 server, or from the backup",
+                written.fingerprint()
+            );
+        }
+        self.is_told = is_lacking;
+    }
 }
 
 /// What is written when an end is near.
