@@ -67,6 +67,27 @@ async fn strangers_in_the_index_are_passed_over() {
     assert_eq!(names(&node, "ab").await, BTreeSet::from([sid]));
 }
 
+/// Whoever can write Redis could otherwise have a session live on that nobody sees.
+#[tokio::test]
+async fn a_score_that_is_no_time_hides_no_session() {
+    let redis = Redis::start();
+    let node = node(&redis).await;
+    let sid = alias("ab", 1);
+    taken(&node, &login(&node, &sid)).await;
+    let activity_ms = look(&node, &sid).await.expect("alive").activity_ms;
+    for score in ["+inf", "1e300", "1e15", "-inf"] {
+        let _: u64 = redis.run(&format!("ZADD sessionfs:a:{{ab}} {score} {sid}"));
+        assert_eq!(names(&node, "ab").await, BTreeSet::from([sid.clone()]), "{score}");
+        let seen = look(&node, &sid).await.expect("alive");
+        assert_eq!(seen.activity_ms, activity_ms, "{score}");
+    }
+    // A look has put the time in its place.
+    let _: u64 = redis.run(&format!("ZADD sessionfs:a:{{ab}} +inf {sid}"));
+    look(&node, &sid).await.expect("alive");
+    let score: f64 = redis.run(&format!("ZSCORE sessionfs:a:{{ab}} {sid}"));
+    assert!(score < 1e15, "{score}");
+}
+
 #[tokio::test]
 async fn a_large_shard_is_complete_also_where_all_have_one_score() {
     let redis = Redis::start();

@@ -169,8 +169,9 @@ end
 -- Adds what the index knows. A missing entry is no staleness: the header's activity stands in.
 local function weigh(h, index, alias)
   local score = tonumber(redis.call('ZSCORE', index, alias))
-  h.indexed = score ~= nil
-  if score and score > h.active then
+  -- One with more digits than a time has is not ours.
+  h.indexed = score ~= nil and score < 1e15
+  if h.indexed and score > h.active then
     h.active = score
     h.opened = true
   end
