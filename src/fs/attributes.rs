@@ -12,6 +12,8 @@ use crate::error::{Error, Result};
 use crate::session::name::{Alias, Form, Sid};
 use crate::store::{Amend, Health, Link, Lookup, Meta, Mtime, Sessions, StoreError, Waited};
 
+const HOUR_NS: i64 = 3_600_000_000_000;
+
 /// A file or a directory.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Kind {
@@ -59,14 +61,15 @@ pub struct Change {
 
 impl Attributes {
     /// Of a directory. Its times are now: another server may have saved a session in it just now, and
-    /// whoever removes old directories must not find one that is in use.
+    /// whoever removes old directories must not find one that is in use. Its mtime stands still for an
+    /// hour, for tools that compare it before and after they read a directory (tar).
     pub fn of_directory(inode: InodeId) -> Self {
         let now_ns = now_ns();
         Self {
             inode,
             kind: Kind::Directory,
             size_bytes: 0,
-            mtime_ns: now_ns,
+            mtime_ns: now_ns - now_ns.rem_euclid(HOUR_NS),
             atime_ns: now_ns,
             mode: None,
             valid: Duration::ZERO,
