@@ -75,6 +75,8 @@ class Run:
             command(["mount", "-t", "overlay", "overlay", "-o",
                      f"lowerdir={place},upperdir={layer}.upper,workdir={layer}.work", place])
         command(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run"])
+        # The installer looks at all mounts. Here these are copies.
+        command(["umount", "--all", "--lazy", "--types", "fuse.sessionfs"])
         command(["mount", "--make-rshared", "/"])
         command(["ip", "link", "set", "lo", "up"])
         for left in (HOST_DATA, "/etc/sessionfs", "/var/lib/sessionfs"):
