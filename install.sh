@@ -1029,12 +1029,12 @@ ask_database() {
 }
 
 # Sets `max_age` if Odoo keeps sessions for longer than their files are imported otherwise: its own parameter, in any of
-# the databases that its user can read. That none can be read is no error.
+# the databases that its user can read. That none can be read is no error, and none is waited for in vain for long.
 find_max_age() {
-    local week=604800 longest=315360000 most=0 database seconds
+    local week=604800 longest=315360000 most=0 until=$((SECONDS + 20)) database seconds
     max_age=
     { [ -n "$import" ] && [ "$(id -u)" = 0 ] && command -v psql >/dev/null; } || return 0
-    while IFS= read -r database; do
+    while ((SECONDS < until)) && IFS= read -r database; do
         seconds=$(ask_database "$database" "SELECT value FROM ir_config_parameter WHERE key = 'sessions.max_inactivity_seconds'")
         if [[ $seconds =~ ^[0-9]{1,9}$ ]] && ((10#$seconds > most)); then most=$((10#$seconds)); fi
     done < <(ask_database postgres "SELECT datname FROM pg_database WHERE datallowconn AND NOT datistemplate LIMIT 50")
@@ -1773,18 +1773,18 @@ decide_to_remove() {
         step "Remove the $(grep -vc '/$' $manifest) installed files ($program, units, documents)" remove_files
     fi
     if [ -n "$purge" ]; then
-        step "Remove /etc/sessionfs, the user $user, and $(kept_sessions "ALL SESSIONS")" purge_all
+        step "Remove /etc/sessionfs, the user $user, $(kept_sessions "ALL SESSIONS")" purge_all
     elif [ -n "$(recall mountpoint)" ]; then
-        step "Remove the record of the installation; /etc/sessionfs and $(kept_sessions "the sessions") stay until --purge" forget
+        step "Remove the record of the installation; /etc/sessionfs, $(kept_sessions "the sessions") stay until --purge" forget
     fi
 }
 
 # What is kept here of sessions: `kept_sessions WORDS`. Another's Redis is never touched.
 kept_sessions() {
     if [ "$redis_plan" = other ]; then
-        printf '/var/lib/sessionfs (the sessions in the Redis that was named live on to their end)'
+        printf 'and /var/lib/sessionfs with the secret (the sessions in the Redis that was named live on to their end)'
     else
-        printf '%s in the dedicated Redis (%s)' "$1" "${instance_dir:-/var/lib/sessionfs}"
+        printf 'the secret, and %s in the dedicated Redis (%s)' "$1" "${instance_dir:-/var/lib/sessionfs}"
     fi
 }
 
