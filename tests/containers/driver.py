@@ -282,7 +282,7 @@ class Run:
         check(base.wait(10) == 0, "tar failed")
         place = f"{self.space}/build"
         shutil.copytree(FILES, place)
-        command([f"{TREE}/packaging/build-deb", "--binary", f"{self.space}/sessionfs", "--output", place], 120)
+        command([f"{TREE}/packaging/build-deb", "--binary", f"{self.space}/sessionfs", "--output", place], 300)
         self.podman("build", "--quiet", "--network", "none", "--pull=never", "--tag", "sessionfs", place, timeout_s=180)
         said = self.podman("run", "--rm", "--network", "none", "--cgroup-parent", "/" + self.told.cgroup,
                            "sessionfs", "--version")
