@@ -299,6 +299,31 @@ async fn a_login_on_a_full_server_takes_the_room_of_visitors_in_any_shard() {
 }
 
 #[tokio::test]
+async fn a_visitors_session_that_was_somebodys_is_not_his_again_when_its_room_is_needed() {
+    let redis = Redis::start();
+    // As above.
+    let _: redis::Value = redis.run(&documented_acl());
+    let settings = Settings { url: redis.url_as("sessionfs", "geheim"), ..settings(&redis) };
+    let node = connected(RedisStore::start(settings).expect("a good URL")).await;
+    let logged_out = alias("lo", 1);
+    taken(&node, &login(&node, &logged_out)).await;
+    gone(&node, &removal(&node, &logged_out)).await;
+    taken(&node, &visit(&node, &logged_out)).await;
+    filled(&redis, &node, 500_000).await;
+    // As large as those, so that each needs room.
+    for number in 0..100 {
+        if look(&node, &logged_out).await.is_none() {
+            break;
+        }
+        let person = login(&node, &alias("zz", number));
+        taken(&node, &Publish { sealed: vec![7; 60_000].into(), ..person }).await;
+    }
+    assert_eq!(look(&node, &logged_out).await, None, "it goes first");
+    let _: redis::Value = redis.run("CONFIG SET maxmemory 0");
+    assert_eq!(refused(&node, &login(&node, &logged_out)).await, "the session has ended");
+}
+
+#[tokio::test]
 async fn a_full_server_of_people_ends_nobody() {
     let redis = Redis::start();
     let node = connected(RedisStore::start(settings(&redis)).expect("a good URL")).await;

@@ -9,7 +9,7 @@ use sessionfs::session::name::{Alias, Form};
 use sessionfs::session::policy::Lifetimes;
 use sessionfs::store::{
     ChangeId, HELD_REMOVAL_MS, Import, Imported, Intake as _, Link as _, Meta, Publish, Published,
-    Sessions as _, Unlink, Unlinked,
+    Sessions as _, StoreError, Unlink, Unlinked,
 };
 use support::redis::Redis;
 use support::store::*;
@@ -193,6 +193,25 @@ async fn two_threads_that_hold_a_removal_each_take_back_their_own() {
     taken(&node, &taking_back(&node, &sid, born.birth, &first)).await;
     pass(&redis, HELD_REMOVAL_MS);
     assert_eq!(look(&node, &sid).await, None);
+}
+
+#[tokio::test]
+async fn a_full_server_holds_a_removal_and_takes_the_save_that_follows() {
+    let redis = Redis::start();
+    let (node, other) = (node(&redis).await, node(&redis).await);
+    let sid = alias("ab", 1);
+    let born = logged_in(&node, &sid).await;
+    let _: redis::Value = redis.run("CONFIG SET maxmemory 1");
+    let unlink = hold(&node, &sid, born.birth).await;
+    assert_eq!(look(&other, &sid).await.map(|meta| meta.version), Some(born.version));
+    let saved = taken(&node, &taking_back(&node, &sid, born.birth, &unlink)).await;
+    assert_eq!(saved.birth, born.birth);
+    // Other saves are refused as before.
+    let next = node.publish(&page(&node, &sid, born.birth)).await;
+    assert!(matches!(&next, Err(StoreError::Refused(why)) if why.contains("OOM")), "{next:?}");
+    let _: redis::Value = redis.run("CONFIG SET maxmemory 0");
+    pass(&redis, HELD_REMOVAL_MS);
+    assert_eq!(look(&other, &sid).await.map(|meta| meta.version), Some(saved.version));
 }
 
 #[tokio::test]

@@ -97,6 +97,9 @@ if args.birth ~= h.birth then return answer('rebind', h.birth) end
 
 local ttl = keep_ms(h)
 local header = line(h)
+-- What was refused now would end with the removal that it takes back. After a DEL a server out of
+-- memory takes the SET.
+if goes_on and old.ending > 0 and h.ending == 0 then redis.pcall('DEL', keys.session) end
 if refused(redis.pcall('SET', keys.session, header .. args.sealed, 'PX', ttl)) then
   return answer('failed', failure)
 end

@@ -13,11 +13,13 @@ local function unknown()
   }
 end
 
--- Marks it as ending. False if the server does not take that.
+-- Marks it as ending. It deletes before it writes, as bury does: a server out of memory takes that.
+-- False if the server does not.
 local function hold(key, h)
   h.removal, h.ending = id, now + tonumber(args.hold_ms)
   local content = redis.call('GETRANGE', key, h.length, -1)
-  if refused(redis.pcall('SET', key, line(h) .. content, 'PX', keep_ms(h))) then
+  if refused(redis.pcall('DEL', key))
+    or refused(redis.pcall('SET', key, line(h) .. content, 'PX', keep_ms(h))) then
     failure = nil
     return false
   end
