@@ -81,7 +81,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
     /// The error of a read that failed by no fault of the session. Also for a LOOKUP, which is most
     /// likely the first half of an `open`.
     pub(super) fn read_failed(&self, by: Identity, alias: &Alias, why: impl Display) -> Error {
-        self.threads().read_failed(by.thread, alias, self.callers.now());
+        self.threads().read_failed(by.thread, alias);
         Error::fault(libc::EIO, format!("session {alias} cannot be read: {why}"))
     }
 

@@ -303,7 +303,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
                     observer.current(&target.sid, &meta, &plain);
                 }
                 let birth = meta.birth;
-                self.threads().published(by, &alias, birth, inode, self.callers.now());
+                self.threads().published(by, &alias, birth, inode);
                 let version = Version { sid: target.sid, alias, meta, bytes: Some(plain) };
                 self.inodes().publish(inode, version);
             }

@@ -24,9 +24,6 @@ const HELD_REMOVAL: Duration = Duration::from_secs(10);
 /// How long after its open a session counts as that of the request which a background process
 /// serves in a thread of many.
 const BACKGROUND_REQUEST: Duration = Duration::from_secs(60);
-/// How long a background thread's failed read of a session is remembered, since others of its many
-/// requests may read it meanwhile.
-const DOUBT: Duration = Duration::from_secs(60);
 /// How long after a look-up an `open` may be the one that it belongs to. Later it asks the store: it
 /// may be one of a descriptor without access to the bytes (`O_PATH`), which needs no look-up.
 const FETCHED: Duration = Duration::from_millis(20);
@@ -86,7 +83,8 @@ struct Session {
     /// When it was opened last.
     opened_at: Option<Instant>,
     held_removal: Option<(ChangeId, Instant)>,
-    failed_read: Option<Instant>,
+    /// Its last read of it failed with an error of ours.
+    failed_read: bool,
 }
 
 impl Default for Threads {
@@ -145,7 +143,7 @@ impl Threads {
         if let Some(session) = self.session(by.thread, alias) {
             // Elsewhere a new request has begun, and the removal belongs to an earlier one.
             let held_removal = session.held_removal.take().filter(|_| by.background);
-            session.open(by, birth, now);
+            session.open(birth);
             session.opened_at = Some(now);
             session.held_removal = held_removal;
         }
@@ -171,12 +169,12 @@ impl Threads {
         session.birth.filter(|_| is_own)
     }
 
-    /// Its open failed with an error of ours, at `now`.
-    pub(crate) fn read_failed(&mut self, thread: Option<ThreadId>, alias: &Alias, now: Instant) {
+    /// Its open failed with an error of ours.
+    pub(crate) fn read_failed(&mut self, thread: Option<ThreadId>, alias: &Alias) {
         let Some(state) = self.get(thread) else { return };
         state.must_fail_next_save = true;
         if let Some(session) = self.session(thread, alias) {
-            session.failed_read = Some(now);
+            session.failed_read = true;
         }
     }
 
@@ -202,20 +200,19 @@ impl Threads {
         }
     }
 
-    /// Its save was taken, in this birth, at `now`.
+    /// Its save was taken, in this birth.
     pub(crate) fn published(
         &mut self,
         by: Identity,
         alias: &Alias,
         birth: ChangeId,
         inode: InodeId,
-        now: Instant,
     ) {
         let Some(state) = self.get(by.thread) else { return };
         state.published = Some((alias.clone(), inode));
         state.used_family(by, alias);
         if let Some(session) = self.session(by.thread, alias) {
-            session.open(by, birth, now);
+            session.open(birth);
         }
     }
 
@@ -230,7 +227,7 @@ impl Threads {
                 .filter(|(_, at)| now.saturating_duration_since(*at) < HELD_REMOVAL)
                 .map(|(removal, _)| removal),
             sibling: None,
-            after_failed_read: session.doubts(by, now).is_some(),
+            after_failed_read: session.failed_read,
         };
         if let Some(state) = self.seen.get_mut(&thread) {
             state.saving = None;
@@ -290,47 +287,7 @@ impl Thread {
 
 impl Session {
     /// It was opened, or saved, as this birth.
-    fn open(&mut self, by: Identity, birth: ChangeId, now: Instant) {
-        *self = Self {
-            birth: Some(birth),
-            opened_at: self.opened_at,
-            held_removal: None,
-            failed_read: self.doubts(by, now).filter(|_| by.background),
-        };
-    }
-
-    /// When a read failed, if that still counts. A thread that serves one request at a time settles it
-    /// by its next read. In a background process that may have been another request's.
-    fn doubts(&self, by: Identity, now: Instant) -> Option<Instant> {
-        self.failed_read.filter(|at| !by.background || now.saturating_duration_since(*at) < DOUBT)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::Settings;
-    use super::super::caller::{Caller, Callers};
-    use super::*;
-
-    /// Many requests share a background thread: a read by one of them does not settle what another
-    /// owes.
-    #[test]
-    fn a_background_threads_failed_read_is_remembered_for_a_minute() {
-        let own = Caller { tid: std::process::id(), uid: 0 };
-        let alias = Alias::parse(&"ab".repeat(20)).unwrap();
-        let begin = Instant::now();
-        for (background, passed, doubts) in [(true, 59, true), (true, 60, false), (false, 0, false)]
-        {
-            let mut threads = Threads::default();
-            let by = Callers::new(&Settings::default()).identify(own);
-            let by = Identity { background, ..by };
-            threads.read_failed(by.thread, &alias, begin);
-            assert!(threads.claim(by, &alias, begin).after_failed_read);
-            threads.opened(by, &alias, ChangeId(1), begin);
-            let now = begin + Duration::from_secs(passed);
-            let claim = threads.claim(by, &alias, now);
-            assert_eq!(claim.after_failed_read, doubts, "{background}, {passed} s");
-            assert_eq!(claim.opened, Some(ChangeId(1)));
-        }
+    fn open(&mut self, birth: ChangeId) {
+        *self = Self { birth: Some(birth), opened_at: self.opened_at, ..Self::default() };
     }
 }
