@@ -8,6 +8,7 @@
 //! - [`caller`]: which thread that is, of which process, and whether that is a background process
 //! - [`grants`], [`serving`]: who may remove a session by its alias
 //! - [`current`]: what a session is now
+//! - [`stale`]: who was told to look a name up anew
 //! - [`staging`]: the files of saves under way, on this host's tmpfs
 //! - [`large`], [`patience`]: contents that take long, and how long an `open` waits
 //! - [`lookup`], [`open`], [`save`], [`unlink`], [`list`], [`attributes`]: the operations
@@ -40,6 +41,7 @@ mod patience;
 pub(crate) mod save;
 mod serving;
 pub(crate) mod staging;
+mod stale;
 pub(crate) mod thread;
 pub(crate) mod unlink;
 
@@ -52,6 +54,7 @@ use list::ListedAliases;
 use patience::Patience;
 use serving::Serving;
 use staging::Staging;
+use stale::Stale;
 use thread::Threads;
 
 /// Bounds of the core, and what it works with.
@@ -150,6 +153,7 @@ pub struct Core<S, L> {
     threads: Mutex<Threads>,
     grants: Mutex<Grants>,
     serving: Mutex<Serving>,
+    stale: Mutex<Stale>,
     handles: Mutex<Handles>,
     listed_aliases: Mutex<ListedAliases>,
     callers: Callers,
@@ -186,6 +190,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
             threads: Mutex::default(),
             grants: Mutex::default(),
             serving: Mutex::default(),
+            stale: Mutex::default(),
             handles: Mutex::default(),
             listed_aliases: Mutex::default(),
             sessions,
@@ -238,6 +243,10 @@ impl<S: Sessions, L: Link> Core<S, L> {
 
     fn serving(&self) -> MutexGuard<'_, Serving> {
         lock(&self.serving)
+    }
+
+    fn stale(&self) -> MutexGuard<'_, Stale> {
+        lock(&self.stale)
     }
 
     fn patience(&self) -> MutexGuard<'_, Patience> {

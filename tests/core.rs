@@ -11,6 +11,8 @@ mod aliases;
 mod guesses;
 #[path = "core/histories.rs"]
 mod histories;
+#[path = "core/stale.rs"]
+mod stale;
 #[path = "core/threads.rs"]
 mod threads;
 
@@ -23,7 +25,7 @@ use sessionfs::fs::attributes::{Attributes, Change};
 use sessionfs::fs::inode::InodeId;
 use sessionfs::session::name::{Alias, Sid};
 use sessionfs::store::{Health, Meta, Observer, Usage, Waited};
-use support::kernel::{Kernel, flat_sid, foreign, person, sid, thread, visitor};
+use support::kernel::{Kernel, flat_sid, person, sid, thread, visitor};
 use support::memory::{Fault, Memory};
 use support::model::UNIT;
 
@@ -96,70 +98,6 @@ fn beyond_the_bound_of_bytes_content_is_dropped_and_asked_for_again() {
     kernel.save(thread(1), &sid('a', 1), &person("x")).unwrap();
     assert_eq!(kernel.read(thread(1), &sid('a', 1)), Ok(person("x")));
     assert_eq!(kernel.forget_all(), NOTHING);
-}
-
-#[test]
-fn a_replaced_version_is_stale_once_and_then_what_the_retry_found() {
-    let (here, there) = two();
-    let session = sid('a', 1);
-    there.save(thread(1), &session, &person("one")).unwrap();
-    // Known to the kernel by an earlier look-up, and replaced since.
-    let old = here.lookup(thread(1), &session).unwrap().attributes.inode;
-    here.lookup(thread(2), &session).unwrap();
-    there.save(thread(1), &session, &person("two")).unwrap();
-    assert_eq!(here.open_inode(thread(3), old), Err(libc::ESTALE));
-    let retried = here.lookup(thread(3), &session).unwrap().attributes.inode;
-    assert_ne!(retried, old);
-    // Replaced once more, after the look-up of this very open: that version was current in it.
-    there.save(thread(1), &session, &person("three")).unwrap();
-    let handle = here.open_inode(thread(3), retried).unwrap();
-    assert_eq!(here.read_handle(handle), person("two"));
-    here.core.release(handle);
-    assert_eq!(here.read(thread(3), &session), Ok(person("three")));
-}
-
-#[test]
-fn estale_is_never_said_twice_for_one_inode() {
-    let (here, there) = two();
-    let session = sid('a', 1);
-    there.save(thread(1), &session, &person("one")).unwrap();
-    let old = here.lookup(thread(1), &session).unwrap().attributes.inode;
-    there.save(thread(1), &session, &person("two")).unwrap();
-    assert_eq!(here.open_inode(thread(2), old), Err(libc::ESTALE));
-    let handle = here.open_inode(thread(2), old).unwrap();
-    assert_eq!(here.read_handle(handle), person("two"));
-}
-
-#[test]
-fn estale_is_never_said_twice_in_one_open_however_often_the_session_is_saved() {
-    let (here, there) = two();
-    let session = sid('a', 1);
-    there.save(thread(1), &session, &person("one")).unwrap();
-    let old = here.lookup(thread(1), &session).unwrap().attributes.inode;
-    there.save(thread(1), &session, &person("two")).unwrap();
-    assert_eq!(here.open_inode(thread(2), old), Err(libc::ESTALE));
-    let retried = here.lookup(thread(2), &session).unwrap().attributes.inode;
-    assert_ne!(retried, old);
-    // Another thread has seen a newer one before this open goes on.
-    there.save(thread(1), &session, &person("three")).unwrap();
-    here.lookup(thread(1), &session).unwrap();
-    let handle = here.open_inode(thread(2), retried).unwrap();
-    assert_eq!(here.read_handle(handle), person("three"));
-    here.core.release(handle);
-    // The next open is another one.
-    let old = here.lookup(thread(1), &session).unwrap().attributes.inode;
-    there.save(thread(1), &session, &person("four")).unwrap();
-    assert_eq!(here.open_inode(thread(2), old), Err(libc::ESTALE));
-}
-
-#[test]
-fn estale_is_never_said_to_a_caller_that_cannot_be_followed() {
-    let (here, there) = two();
-    let session = sid('a', 1);
-    there.save(thread(1), &session, &person("one")).unwrap();
-    let old = here.lookup(foreign(), &session).unwrap().attributes.inode;
-    there.save(thread(1), &session, &person("two")).unwrap();
-    assert!(here.open_inode(foreign(), old).is_ok());
 }
 
 #[test]

@@ -7,6 +7,8 @@ use super::caller::Caller;
 use super::current::no_session;
 use super::handle::{Handle, HandleId};
 use super::inode::{Inode, InodeId};
+use super::staging::Staged;
+use super::stale::replaced;
 use super::{Core, LONG, Step};
 use crate::error::{Error, Result};
 use crate::session::name::{Alias, Form, Sid};
@@ -102,7 +104,7 @@ impl Attributes {
         }
     }
 
-    fn of_staging(inode: InodeId, staged: &super::staging::Staged) -> Result<Self> {
+    pub(super) fn of_staging(inode: InodeId, staged: &Staged) -> Result<Self> {
         use std::os::unix::fs::MetadataExt;
         let metadata = staged.metadata()?;
         let mtime_ns =
@@ -123,13 +125,10 @@ impl<S: Sessions, L: Link> Core<S, L> {
     /// `stat` of an inode.
     pub fn attributes(self: &Arc<Self>, caller: Caller, inode: InodeId) -> Step<Attributes> {
         let by = self.callers.identify(caller);
-        let guessed = self.threads().get(by.thread).is_some_and(|thread| thread.end_guess(inode));
-        if guessed {
-            // The look-up was answered as that of a rename. The kernel makes another one.
-            return Err(stale(inode)).into();
-        }
+        let is_guess = self.threads().get(by.thread).is_some_and(|thread| thread.end_guess(inode));
         let unasked = match self.inodes().get(inode) {
             Some(Inode::Provisional { sid, found_bytes: None, .. }) => Some(sid.alias()),
+            Some(Inode::Version(version)) if is_guess => Some(version.alias.clone()),
             _ => None,
         };
         let alias = match unasked {
@@ -137,19 +136,28 @@ impl<S: Sessions, L: Link> Core<S, L> {
             _ => return self.known_attributes(inode).into(),
         };
         let core = Arc::clone(self);
-        Step::later(async move {
-            // The file it is to be imported from may be on a disk that hangs; its `open` waits for that.
-            if core.sessions.is_ready(&alias).await != Ok(true) {
-                return core.known_attributes(inode);
+        Step::later(async move { core.ask_for_attributes(inode, &alias).await })
+    }
+
+    /// The attributes of an inode that was given out without asking the store.
+    async fn ask_for_attributes(&self, inode: InodeId, alias: &Alias) -> Result<Attributes> {
+        // The file it is to be imported from may be on a disk that hangs; its `open` waits for that.
+        if self.sessions.is_ready(alias).await != Ok(true) {
+            return self.known_attributes(inode);
+        }
+        let meta = match self.sessions.fetch(alias, None).await {
+            Ok(Lookup::Session { meta, .. } | Lookup::Large { meta, .. }) => meta,
+            Ok(Lookup::Alias { .. } | Lookup::Absent) => return Err(no_session()),
+            Err(_) => return self.known_attributes(inode),
+        };
+        match self.inodes().get(inode) {
+            Some(Inode::Version(version)) if version.meta.version == meta.version => {
+                Ok(Attributes::of_version(inode, &meta))
             }
-            match core.sessions.fetch(&alias, None).await {
-                Ok(Lookup::Session { meta, .. } | Lookup::Large { meta, .. }) => {
-                    Ok(Attributes { valid: Duration::ZERO, ..Attributes::of_version(inode, &meta) })
-                }
-                Ok(Lookup::Alias { .. } | Lookup::Absent) => Err(no_session()),
-                Err(_) => core.known_attributes(inode),
-            }
-        })
+            // The look-up was answered as that of a rename. The kernel makes another one.
+            Some(Inode::Version(_)) => Err(replaced()),
+            _ => Ok(Attributes { valid: Duration::ZERO, ..Attributes::of_version(inode, &meta) }),
+        }
     }
 
     /// The attributes of an inode as far as they are known here.
@@ -165,13 +173,18 @@ impl<S: Sessions, L: Link> Core<S, L> {
             }
             Some(Inode::Superseded { attributes, .. }) => Ok(attributes),
             Some(Inode::Staging) => self.staging_attributes(inode),
-            None => Err(stale(inode)),
+            None => Err(unknown(inode)),
         }
     }
 
     pub(super) fn staging_attributes(&self, inode: InodeId) -> Result<Attributes> {
-        let staged = self.staging.get(inode).ok_or_else(|| stale(inode))?;
-        Attributes::of_staging(inode, &staged)
+        Attributes::of_staging(inode, &*self.staged_by(inode)?)
+    }
+
+    /// The staging file of that inode. One that is removed is there as long as somebody has it open.
+    pub(super) fn staged_by(&self, inode: InodeId) -> Result<Arc<Staged>> {
+        let staged = self.staging.get(inode).or_else(|| self.handles().staged(inode));
+        staged.ok_or_else(|| Error::expected(libc::ENOENT, "the temp file does not exist any more"))
     }
 
     /// `chmod`, `truncate`, `utimens`.
@@ -202,7 +215,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
                 // Nothing of it is kept: `chmod -R` and `rsync` go on to the files.
                 return Ok(Attributes::of_directory(inode)).into();
             }
-            None => return Err(stale(inode)).into(),
+            None => return Err(unknown(inode)).into(),
         };
         if change.size_bytes.is_some() {
             return Err(Error::expected(
@@ -251,7 +264,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
     }
 
     fn set_staging(&self, inode: InodeId, change: Change) -> Result<Attributes> {
-        let staged = self.staging.get(inode).ok_or_else(|| stale(inode))?;
+        let staged = self.staged_by(inode)?;
         if let Some(size_bytes) = change.size_bytes {
             self.staging.set_len(&staged, size_bytes)?;
         }
@@ -269,8 +282,9 @@ impl<S: Sessions, L: Link> Core<S, L> {
     }
 }
 
-/// The kernel named an inode that is not in the table. It looks up the whole path once more.
-pub(super) fn stale(inode: InodeId) -> Error {
+/// The kernel named an inode that is not in the table. It looks up the whole path once more, unless
+/// the caller has named it by a descriptor.
+pub(super) fn unknown(inode: InodeId) -> Error {
     Error::expected(libc::ESTALE, format!("inode {} is not known", inode.0))
 }
 

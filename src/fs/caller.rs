@@ -39,6 +39,8 @@ pub struct Caller {
 /// The caller of a request, identified once per request.
 #[derive(Clone, Copy, Debug)]
 pub struct Identity {
+    /// The thread's id as the kernel has named it; 0 for one that cannot be seen.
+    pub tid: u32,
     pub uid: u32,
     /// The thread; `None` if it is in a PID namespace that cannot be seen from ours.
     pub thread: Option<ThreadId>,
@@ -92,10 +94,11 @@ impl Callers {
 
     pub(super) fn identify(&self, Caller { tid, uid }: Caller) -> Identity {
         if tid == 0 {
-            return Identity { uid, thread: None, process: None, background: false };
+            return Identity { tid, uid, thread: None, process: None, background: false };
         }
         let known = self.known(tid);
         Identity {
+            tid,
             uid,
             thread: Some(ThreadId { tid, start_ticks: known.map(|known| known.start_ticks) }),
             process: known.and_then(|known| known.process),

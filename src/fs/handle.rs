@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::inode::InodeId;
 use super::list::Snapshot;
-use super::staging::OpenStaging;
+use super::staging::{OpenStaging, Staged};
 
 /// The number that the kernel gives back with each request on an open file.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -40,6 +41,14 @@ impl Handles {
     /// What is open under that number.
     pub fn get(&self, id: HandleId) -> Option<Handle> {
         self.open.get(&id).cloned()
+    }
+
+    /// The staging file of that inode, if it is open.
+    pub fn staged(&self, inode: InodeId) -> Option<Arc<Staged>> {
+        self.open.values().find_map(|open| match open {
+            Handle::Staging(open) if open.staged.inode == inode => Some(Arc::clone(&open.staged)),
+            _ => None,
+        })
     }
 
     /// What is open under that number is this from now on, unless it was closed.

@@ -62,7 +62,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
     fn lookup_staging(&self, name: &str) -> Step<Found> {
         let Some(staged) = self.find_staging(name) else { return absent() };
         self.inodes().staging(staged.inode);
-        self.staging_attributes(staged.inode)
+        Attributes::of_staging(staged.inode, &staged)
             .map(|attributes| Found::Entry(session_entry(attributes)))
             .into()
     }
@@ -160,8 +160,11 @@ impl<S: Sessions, L: Link> Core<S, L> {
         }
         let current = self.current(by, &sid, &alias, listed.as_ref()).await;
         // Most likely an `open`, which no request follows. A listed name is only looked at.
-        if current.is_err() && listed.is_none() {
-            self.tries_to_open(by);
+        if current.is_err() {
+            self.stale().end(by);
+            if listed.is_none() {
+                self.tries_to_open(by);
+            }
         }
         Ok(match current? {
             Resolved::Version(meta, plain) => {

@@ -5,15 +5,17 @@
 //! spent.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::attributes::stale;
+use super::attributes::unknown;
 use super::caller::{Caller, Identity};
 use super::current::{Resolved, no_session};
 use super::handle::{Handle, HandleId};
 use super::inode::{Inode, InodeId, Version};
 use super::large::Large;
+use super::stale::replaced;
 use super::{Core, Step};
 use crate::error::{Error, Result};
 use crate::session::name::{Alias, Sid};
@@ -22,6 +24,11 @@ use crate::store::{ChangeId, Link, Sessions, Waited};
 /// A session with less than this to live is touched before its `open` is answered. Otherwise
 /// another server, which has not received this activity yet, could end it.
 const TOUCH_NOW_BELOW_MS: u64 = 5_000;
+/// How long after a look-up an `open` may be the one that it belongs to. Later it asks the store: it
+/// may be one of a descriptor without access to the bytes (`O_PATH`), which needs no look-up.
+const LOOKED_UP_WITHIN: Duration = Duration::from_millis(20);
+/// The same for an `open` that the kernel has repeated, which always looks up.
+const REPEATED_WITHIN: Duration = Duration::from_secs(1);
 /// How often one `open` asks while the link is up.
 const MAX_ASKS: u32 = 3;
 
@@ -41,12 +48,23 @@ pub struct Mode {
     pub truncate: bool,
 }
 
+/// An `open` under way.
+#[derive(Clone, Copy)]
+struct Opening {
+    by: Identity,
+    inode: InodeId,
+    /// The kernel has repeated it, because the first one was answered with ESTALE.
+    is_repeated: bool,
+}
+
 impl<S: Sessions, L: Link> Core<S, L> {
     /// Opens a file. A session can be opened for reading only (`EACCES`), and never by its alias
     /// (`ENOENT`).
     pub fn open(self: &Arc<Self>, caller: Caller, inode: InodeId, mode: Mode) -> Step<Opened> {
         let known = self.inodes().get(inode).cloned();
         let by = self.callers.identify(caller);
+        let is_repeated = self.stale().take(by);
+        let opening = Opening { by, inode, is_repeated };
         if let Some(thread) = self.threads().get(by.thread) {
             thread.end_save();
         }
@@ -54,7 +72,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
             self.tries_to_open(by);
         }
         match known {
-            None => Err(stale(inode)).into(),
+            None => Err(self.cannot_open_unknown(opening)).into(),
             Some(Inode::Staging) => self.open_staging(inode, mode).into(),
             Some(Inode::AliasView { .. }) => Err(no_session()).into(),
             Some(_) if mode.write || mode.truncate => Err(Error::expected(
@@ -62,26 +80,25 @@ impl<S: Sessions, L: Link> Core<S, L> {
                 "a session is replaced by a save and cannot be written in place",
             ))
             .into(),
-            Some(Inode::Version(version)) => self.open_version(by, inode, version),
+            Some(Inode::Version(version)) => self.open_version(opening, version),
             Some(Inode::Provisional { sid, .. } | Inode::Superseded { sid, .. }) => {
                 let core = Arc::clone(self);
                 let alias = sid.alias();
-                Step::later(async move { core.ask_and_open(by, inode, sid, alias, None).await })
+                Step::later(async move { core.ask_and_open(opening, sid, alias, None).await })
             }
         }
     }
 
-    fn open_version(
-        self: &Arc<Self>,
-        by: Identity,
-        inode: InodeId,
-        version: Version,
-    ) -> Step<Opened> {
+    fn open_version(self: &Arc<Self>, opening: Opening, version: Version) -> Step<Opened> {
+        let Opening { by, inode, is_repeated } = opening;
+        let looked_up = self.threads().take_fetched(by.thread, inode, self.callers.now());
         // The look-up that was part of this very `open` fetched this version: it was current
-        // inside the `open`, unless its end or a newer one was seen here since.
-        let fetched_by_this_open =
-            self.threads().take_fetched(by.thread, inode, self.callers.now())
-                && self.inodes().is_latest(&version.alias, inode);
+        // inside the `open`, unless its end or a newer one was seen here since. In a repeated one it
+        // is served even then, since it cannot be repeated again.
+        let fetched_by_this_open = looked_up.is_some_and(|age| {
+            let is_latest = || self.inodes().is_latest(&version.alias, inode);
+            if is_repeated { age < REPEATED_WITHIN } else { age < LOOKED_UP_WITHIN && is_latest() }
+        });
         let core = Arc::clone(self);
         match &version.bytes {
             Some(bytes) if fetched_by_this_open => {
@@ -96,22 +113,22 @@ impl<S: Sessions, L: Link> Core<S, L> {
             }
             _ => {
                 let (sid, alias) = (version.sid, version.alias);
-                let opening = Some(version.meta.version);
-                Step::later(async move { core.ask_and_open(by, inode, sid, alias, opening).await })
+                let wanted = Some(version.meta.version);
+                Step::later(async move { core.ask_and_open(opening, sid, alias, wanted).await })
             }
         }
     }
 
-    /// Asks the store what is current, and waits for the link if need be. `opening` is the version
+    /// Asks the store what is current, and waits for the link if need be. `wanted` is the version
     /// that the inode stands for, if it stands for one.
     async fn ask_and_open(
         self: Arc<Self>,
-        by: Identity,
-        inode: InodeId,
+        opening: Opening,
         sid: Sid,
         alias: Alias,
-        opening: Option<ChangeId>,
+        wanted: Option<ChangeId>,
     ) -> Result<Opened> {
+        let Opening { by, inode, .. } = opening;
         let began = self.callers.now();
         let mut refusal = None;
         for _ in 0..MAX_ASKS {
@@ -129,9 +146,9 @@ impl<S: Sessions, L: Link> Core<S, L> {
                 }
             };
             if let Some((meta, content)) = found {
-                let immutable = opening == Some(meta.version);
-                if !immutable && opening.is_some() && self.may_say_stale(by, &alias) {
-                    return Err(stale(inode));
+                let immutable = wanted == Some(meta.version);
+                if !immutable && wanted.is_some() && self.may_be_stale(opening) {
+                    return Err(replaced());
                 }
                 let bytes = match content {
                     Ok(bytes) => bytes,
@@ -182,14 +199,22 @@ impl<S: Sessions, L: Link> Core<S, L> {
         self.serve(by, &version, bytes, immutable)
     }
 
-    /// Whether the caller may get ESTALE: the version to be opened has been replaced, and the
-    /// kernel looks the name up anew and opens what that gives. Once for one `open`, whichever version
-    /// the second look-up finds: a second ESTALE would reach Odoo as a lost session. Never for a
-    /// thread that cannot be seen.
-    fn may_say_stale(&self, by: Identity, alias: &Alias) -> bool {
-        let mut threads = self.threads();
-        let Some(thread) = threads.get(by.thread) else { return false };
-        thread.stale.replace(alias.clone()).as_ref() != Some(alias)
+    /// Whether this `open` may be answered with ESTALE: the kernel then looks the name up anew and
+    /// opens what that gives, with its own size. Otherwise what is current is served on this inode.
+    fn may_be_stale(&self, Opening { by, is_repeated, .. }: Opening) -> bool {
+        !is_repeated && self.stale().tell(by, self.callers.now())
+    }
+
+    /// The error of an inode that is not in the table: it is one of the worker before this one.
+    fn cannot_open_unknown(&self, Opening { by, inode, is_repeated }: Opening) -> Error {
+        if !is_repeated {
+            self.stale().tell(by, self.callers.now());
+            return unknown(inode);
+        }
+        if let Some(thread) = self.threads().get(by.thread) {
+            thread.must_fail_next_save = true;
+        }
+        Error::fault(libc::EIO, "what is opened is not known")
     }
 
     fn serve(&self, by: Identity, version: &Version, bytes: Bytes, immutable: bool) -> Opened {
@@ -215,7 +240,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
     }
 
     fn open_staging(&self, inode: InodeId, mode: Mode) -> Result<Opened> {
-        let staged = self.staging.get(inode).ok_or_else(|| stale(inode))?;
+        let staged = self.staged_by(inode)?;
         if mode.truncate {
             self.staging.set_len(&staged, 0)?;
         }

@@ -77,7 +77,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
             thread.published = None;
         }
         let inode = open.staged.inode;
-        let entry = session_entry(self.staging_attributes(inode)?);
+        let entry = session_entry(Attributes::of_staging(inode, &open.staged)?);
         self.inodes().staging(inode);
         let handle = self.handles().insert(Handle::Staging(Arc::new(open)));
         Ok((entry, Opened { handle, immutable: false }))

@@ -24,9 +24,6 @@ const HELD_REMOVAL: Duration = Duration::from_secs(10);
 /// How long after its open a session counts as that of the request which a background process
 /// serves in a thread of many.
 const BACKGROUND_REQUEST: Duration = Duration::from_secs(60);
-/// How long after a look-up an `open` may be the one that it belongs to. Later it asks the store: it
-/// may be one of a descriptor without access to the bytes (`O_PATH`), which needs no look-up.
-const FETCHED: Duration = Duration::from_millis(20);
 /// Look-ups by threads that cannot be seen.
 const MAX_UNSEEN: NonZeroUsize = NonZeroUsize::new(256).unwrap();
 /// How many families a thread is known to have opened. A soft rotation reads and rewrites the old
@@ -55,9 +52,6 @@ pub(crate) struct Thread {
     pub published: Option<(Alias, InodeId)>,
     /// The version that its last look-up fetched, and when: current inside the `open` under way.
     fetched: Option<(InodeId, Instant)>,
-    /// The session for which its `open` got `ESTALE`, and no content since. The kernel retries that
-    /// once.
-    pub stale: Option<Alias>,
     /// An `open` failed with an error of ours: its next create or first write must fail, too, or
     /// Odoo 14 would hand out a new cookie for an empty session.
     pub must_fail_next_save: bool,
@@ -118,25 +112,24 @@ impl Threads {
         }
     }
 
-    /// Whether the look-up of the `open` that is under way at `now` fetched this version.
+    /// How long before `now` its last look-up was, if that fetched this version. Told once.
     pub(crate) fn take_fetched(
         &mut self,
         thread: Option<ThreadId>,
         inode: InodeId,
         now: Instant,
-    ) -> bool {
+    ) -> Option<Duration> {
         let fetched = match self.get(thread) {
             Some(state) => state.fetched.take().filter(|(fetched, _)| *fetched == inode),
             None => self.unseen.pop(&inode).map(|at| (inode, at)),
         };
-        fetched.is_some_and(|(_, at)| now.saturating_duration_since(at) < FETCHED)
+        fetched.map(|(_, at)| now.saturating_duration_since(at))
     }
 
     /// It opened this birth, at `now`.
     pub(crate) fn opened(&mut self, by: Identity, alias: &Alias, birth: ChangeId, now: Instant) {
         let Some(state) = self.get(by.thread) else { return };
         state.must_fail_next_save = false;
-        state.stale = None;
         state.flat.opened(alias);
         state.last_opened = Some(alias.clone());
         state.used_family(by, alias);

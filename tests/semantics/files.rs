@@ -262,6 +262,10 @@ fn what_is_written_after_an_unlink_is_given_back() {
         let open = OpenOptions::new().write(true).open(&temp).unwrap();
         fs::remove_file(&temp).unwrap();
         open.write_all_at(&vec![b'x'; 2 << 20], 0).unwrap();
+        assert_eq!(open.metadata().unwrap().len(), 2 << 20);
+        open.set_len(3).unwrap();
+        assert_eq!(open.metadata().unwrap().len(), 3);
+        open.set_len(2 << 20).unwrap();
     }
     mount.save(HEX, &authenticated("a")).unwrap();
 }

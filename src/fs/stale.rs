@@ -1,0 +1,95 @@
+//! ESTALE: the inode is not what its name stands for any more.
+//!
+//! The kernel then repeats the call with look-ups of its own. It does so once: a second ESTALE would
+//! reach Odoo, which takes the session for lost. So the `open` that follows one is answered
+//! otherwise, whichever inode the new look-up has found. A thread makes one call at a time, and is
+//! known here by its id alone: what `/proc` shows of it may be missing the second time.
+
+use std::num::NonZeroUsize;
+use std::time::{Duration, Instant};
+
+use lru::LruCache;
+
+use super::caller::Identity;
+use crate::error::Error;
+
+const MAX_TOLD: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
+/// Who was told is not forgotten sooner: the repeated call is under way.
+const KEPT_FOR: Duration = Duration::from_secs(60);
+
+/// The threads whose last `open` was answered with ESTALE, and since when.
+pub(super) struct Stale {
+    told: LruCache<u32, Instant>,
+}
+
+impl Default for Stale {
+    fn default() -> Self {
+        Self { told: LruCache::new(MAX_TOLD) }
+    }
+}
+
+impl Stale {
+    /// An `open` has come. Whether it is the one that the kernel has repeated.
+    pub(super) fn take(&mut self, by: Identity) -> bool {
+        !self.told.is_empty() && self.told.pop(&by.tid).is_some()
+    }
+
+    /// The repeated call has found no file to open.
+    pub(super) fn end(&mut self, by: Identity) {
+        self.take(by);
+    }
+
+    /// An `open` that was not repeated is to be answered with ESTALE, at `now`. False if that cannot
+    /// be remembered: for a thread that cannot be seen, or for more than fit.
+    pub(super) fn tell(&mut self, by: Identity, now: Instant) -> bool {
+        let is_full = self.told.len() == MAX_TOLD.get();
+        let oldest = self.told.peek_lru().map(|(_, at)| now.saturating_duration_since(*at));
+        if by.tid == 0 || is_full && oldest.is_some_and(|age| age < KEPT_FOR) {
+            return false;
+        }
+        self.told.put(by.tid, now);
+        true
+    }
+}
+
+/// The name stands for another version by now.
+pub(super) fn replaced() -> Error {
+    Error::expected(libc::ESTALE, "another version is current")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn caller(tid: u32) -> Identity {
+        Identity { tid, uid: 1000, thread: None, process: None, background: false }
+    }
+
+    #[test]
+    fn the_open_after_one_that_was_stale_is_a_repeated_one() {
+        let (mut stale, now) = (Stale::default(), Instant::now());
+        assert!(stale.tell(caller(1), now));
+        assert!(!stale.take(caller(2)));
+        assert!(stale.take(caller(1)));
+        assert!(!stale.take(caller(1)));
+        // Nobody knows whether the next one would be the same thread's.
+        assert!(!stale.tell(caller(0), now));
+    }
+
+    #[test]
+    fn nobody_is_told_beyond_the_bound_while_the_others_may_be_under_way() {
+        let (mut stale, now) = (Stale::default(), Instant::now());
+        let full = u32::try_from(MAX_TOLD.get()).unwrap();
+        for tid in 1..=full {
+            assert!(stale.tell(caller(tid), now));
+        }
+        assert!(!stale.tell(caller(full + 1), now));
+        assert!(stale.take(caller(1)));
+        assert!(stale.tell(caller(full + 1), now));
+        // Who has not come back by now has ended.
+        let later = now + KEPT_FOR;
+        assert!(stale.tell(caller(full + 2), later));
+        assert!(!stale.take(caller(2)));
+        assert_eq!(stale.told.len(), MAX_TOLD.get());
+    }
+}
