@@ -140,7 +140,9 @@ fn a_killed_redis_comes_back_with_what_was_acknowledged() {
         "--unixsocketperm",
         "777",
     ]);
-    let nodes = [Mount::start(&redis, ""), Mount::start(&redis, "")];
+    // However long this machine takes for a restart or for an answer.
+    let patient = "[redis]\nrequest_timeout = \"5s\"\n[outage]\nwait_total = \"5min\"";
+    let nodes = [Mount::start(&redis, patient), Mount::start(&redis, patient)];
     let sid = sid("ab", 1);
     for round in 0..3 {
         let content = authenticated(&round.to_string());
