@@ -116,6 +116,32 @@ fn in_a_background_process_a_removal_is_held_for_a_minute_after_the_open() {
     }
 }
 
+/// Odoo 19 removes the old session of a rotation together with the new one, and saves the new one
+/// alone.
+#[test]
+fn a_save_takes_back_the_removal_of_its_own_session_alone() {
+    let kernel = one();
+    kernel.host.set_cmdline(FIRST_TID + 1, b"python3\0odoo\0gevent\0");
+    let (old, new) = (sid('a', 1), sid('a', 2));
+    for session in [&old, &new] {
+        kernel.save(thread(2), session, &person("x")).unwrap();
+        kernel.read(thread(1), session).unwrap();
+    }
+    kernel.list(thread(1), shard()).unwrap();
+    for session in [&old, &new] {
+        kernel.unlink_name(thread(1), shard(), session.alias().as_str()).unwrap();
+    }
+    kernel.save(thread(1), &new, &person("again")).unwrap();
+    let listed = kernel.list(thread(3), shard()).unwrap();
+    assert_eq!(listed.iter().map(|(name, _)| name).collect::<Vec<_>>(), [new.alias().as_str()]);
+    // Both were held, so the old one is served for that second.
+    assert_eq!(kernel.read(thread(3), &old), Ok(person("x")));
+    kernel.store.model().pass(HELD_REMOVAL_MS);
+    assert_eq!(kernel.read(thread(3), &old), Err(libc::ENOENT));
+    assert_eq!(kernel.save(thread(3), &old, &person("late")), Err(libc::EACCES));
+    assert_eq!(kernel.read(thread(3), &new), Ok(person("again")));
+}
+
 #[test]
 fn a_request_that_begins_after_a_held_removal_does_not_take_it_back() {
     let kernel = one();

@@ -4,6 +4,7 @@ import ctypes
 import os
 import re
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -33,6 +34,15 @@ def poll(condition, what, timeout_s):
         if time.monotonic() > deadline:
             raise TimeoutError(f"{what}: not within {timeout_s} s")
         time.sleep(0.02)
+
+
+def await_port(port, timeout_s):
+    def listens():
+        with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port), timeout_s):
+            return True
+        return False
+
+    poll(listens, f"a server on port {port}", timeout_s)
 
 
 class Process:
@@ -242,6 +252,9 @@ class Lab:
             node.odoo.await_line(r"HTTP service \(werkzeug\) running on", 90)
             if node.workers:
                 node.odoo.await_line(r"Evented Service \(longpolling\) running on", 90)
+            # It says so a moment before it listens.
+            for port in {node.http_port, node.gevent_port}:
+                await_port(port, 30)
 
     def run_odoo(self, name, node, database, addon, timeout_s, *arguments):
         """An Odoo that ends by itself; its process, ended."""

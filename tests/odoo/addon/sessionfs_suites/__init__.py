@@ -3,10 +3,12 @@
 Here they are written, read and deleted as a server does it, by Odoo's own store in the session directory. No test is
 changed: they expect the very object that they saved, so they get it where what was read is what was saved.
 """
+import functools
 import json
 
 from odoo.addons.test_http import utils
 from odoo.http import FilesystemSessionStore
+from odoo.tests import HttpCase
 from odoo.tools import config
 
 
@@ -40,3 +42,7 @@ class DirectoryStore(FilesystemSessionStore):
 
 
 utils.MemorySessionStore = DirectoryStore
+
+# One test deletes the bundles of assets and asks for them. On a busy machine Odoo needs longer to make one than the 12 s
+# for which its tests wait.
+HttpCase.url_open = functools.partialmethod(HttpCase.url_open, timeout=120)
