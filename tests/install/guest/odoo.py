@@ -38,9 +38,10 @@ class Store:
             json.dump(session, file)
         try:
             os.rename(temporary, target)
-        except FileNotFoundError:
-            # Made in the moment before a mount came or went, so no rename can find it now. Odoo loses that one save
-            # (docs/install.md, "What it does"); any other error of this kind is one.
+        except (FileNotFoundError, PermissionError):
+            # Made in the moment before a mount came or went, so no rename can find it now; or the rename had found it, and
+            # the directory was taken away before it was carried out. Odoo loses that one save (docs/install.md, "What it
+            # does"); any other error of this kind is one.
             if os.stat(self.path).st_dev == made_on:
                 raise
             return self.save(sid, session)
