@@ -4,6 +4,9 @@
 //! asked before it was sent; who comes later shares the next one. The content of a save never
 //! changes, so everybody shares its transfer, also who comes late: whoever stops waiting finds it
 //! again.
+//!
+//! Answers come in the order of their requests. So only a few fetches are under way at once, and
+//! nobody else's request waits for the contents of many on a slow line.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -11,7 +14,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::time::timeout;
 
 use crate::session::name::{Alias, Shard};
 use crate::store::{
@@ -20,6 +24,12 @@ use crate::store::{
 };
 use crate::sync::lock;
 
+/// How many fetches may be under way. With the longest content each, they take the line of 100
+/// Mbit/s for a tenth of a second.
+const MAX_FETCHES: usize = 16;
+/// How long a fetch waits for the end of others. A look-up holds the directory, so it cannot wait
+/// longer; an `open` comes again.
+const WAITS_FOR_OTHERS: Duration = Duration::from_millis(100);
 /// How many contents may be under way or kept.
 const MAX_CONTENTS: usize = 256;
 /// How long a content is kept for those who have stopped waiting for it.
@@ -37,6 +47,7 @@ pub(crate) struct SingleFlight<S> {
     sessions: S,
     /// The names that are being fetched, with those who share the next fetch.
     fetches: Arc<Mutex<HashMap<Name, Vec<Asker>>>>,
+    under_way: Arc<Semaphore>,
     contents: Arc<Mutex<Contents>>,
 }
 
@@ -48,13 +59,26 @@ struct Contents {
 
 impl<S: Sessions + Clone> SingleFlight<S> {
     pub(crate) fn over(sessions: S) -> Self {
-        Self { sessions, fetches: Arc::default(), contents: Arc::default() }
+        let under_way = Arc::new(Semaphore::new(MAX_FETCHES));
+        Self { sessions, fetches: Arc::default(), under_way, contents: Arc::default() }
+    }
+
+    /// Fetches, once few enough others do.
+    async fn fetch_in_turn(
+        &self,
+        alias: &Alias,
+        listed: Option<&Alias>,
+    ) -> Result<Lookup, StoreError> {
+        let Ok(_turn) = timeout(WAITS_FOR_OTHERS, self.under_way.acquire()).await else {
+            return Err(StoreError::Unavailable("too many sessions are read at once".into()));
+        };
+        self.sessions.fetch(alias, listed).await
     }
 
     /// Fetches for those who have come while another fetch was under way, until nobody has.
     async fn fetch_next(self, name: Name, mut askers: Vec<Asker>) {
         while !askers.is_empty() {
-            let found = self.sessions.fetch(&name.0, name.1.as_ref()).await;
+            let found = self.fetch_in_turn(&name.0, name.1.as_ref()).await;
             for asker in askers {
                 // Who does not wait any more needs no answer.
                 let _ = asker.send(found.clone());
@@ -154,7 +178,7 @@ impl<S: Sessions + Clone> Sessions for SingleFlight<S> {
         };
         let Some(answer) = shared else {
             let _flight = Flight { layer: self, name };
-            return self.sessions.fetch(alias, listed).await;
+            return self.fetch_in_turn(alias, listed).await;
         };
         answer.await.unwrap_or_else(|_| {
             Err(StoreError::Unavailable("the fetch that was shared did not end".into()))
@@ -315,6 +339,29 @@ mod tests {
         first.abort();
         slow.answers.add_permits(1);
         assert_eq!(served(&second.await.expect("no panic")), "1");
+    }
+
+    #[tokio::test]
+    async fn few_fetches_are_under_way_at_once_and_nobody_waits_long_for_a_turn() {
+        let (slow, layer) = slow();
+        let ask = |number: usize| {
+            let layer = layer.clone();
+            let alias = Alias::parse(&format!("ab{number:082}")).expect("an alias");
+            tokio::spawn(async move { layer.fetch(&alias, None).await })
+        };
+        let first: Vec<_> = (0..MAX_FETCHES).map(ask).collect();
+        while slow.asked.load(Ordering::SeqCst) < MAX_FETCHES {
+            tokio::task::yield_now().await;
+        }
+        let refused = ask(MAX_FETCHES).await.expect("no panic");
+        assert_eq!(served(&refused), "too many sessions are read at once");
+        let next = ask(MAX_FETCHES);
+        slow.answers.add_permits(MAX_FETCHES + 1);
+        for asker in first {
+            assert!(asker.await.expect("no panic").is_err());
+        }
+        assert_eq!(served(&next.await.expect("no panic")), MAX_FETCHES.to_string());
+        assert_eq!(slow.asked.load(Ordering::SeqCst), MAX_FETCHES + 1);
     }
 
     #[tokio::test]
