@@ -141,7 +141,11 @@ fn the_first_server_makes_the_secret_and_a_further_one_needs_it() {
     assert_eq!(code, REFUSED, "{why}");
     assert!(why.contains("secret import"), "{why}");
     assert!(!second.file().exists());
-    second.secret_ok(&redis, &["create"], "");
+    // A new one is of no use for a Redis that is written with another.
+    let (code, _, why) = second.secret(&redis, &["create"], "");
+    assert_eq!(code, REFUSED, "{why}");
+    assert!(why.contains(&made) && !second.file().exists(), "{why}");
+    second.secret_ok(&redis, &["create", "--force"], "");
     let (code, why) = refusal(&second, &redis);
     assert_eq!(code, REFUSED, "{why}");
     assert!(why.contains(&made) && why.contains("secret import"), "{why}");
@@ -191,7 +195,7 @@ fn a_server_that_lacks_the_secret_later_reads_and_writes_nothing_until_it_has_it
     let mount = server.mount(&redis);
     let (sid, fresh) = (sid("ab", 1), sid("ab", 2));
     mount.save(&sid, &authenticated("x")).unwrap();
-    other.secret_ok(&redis, &["create"], "");
+    other.secret_ok(&Redis::start(), &["create"], "");
     let lacking = other.held(&redis).remove(0);
     let before = redis.session_keys();
     let _: () = redis.run(&format!("SET sessionfs:secret {lacking}"));
@@ -227,7 +231,7 @@ fn a_server_goes_on_with_the_secret_that_is_written_with_whatever_becomes_of_its
     mount.save(&sid, &authenticated("x")).unwrap();
     let made = written(&redis).unwrap();
     std::fs::remove_file(server.file()).unwrap();
-    other.secret_ok(&redis, &["create"], "");
+    other.secret_ok(&Redis::start(), &["create"], "");
     std::fs::copy(other.file(), server.file()).unwrap();
     mount.wait_for_log(&format!("does not hold {made} any more"));
     assert_eq!(in_thread(|| mount.read(&sid)).unwrap(), authenticated("x"));

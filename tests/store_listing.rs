@@ -200,3 +200,21 @@ async fn round_trips_are_few_and_counted() {
     gone(&store, &removal(&store, &sid)).await;
     refused(&store, &page(&store, &sid, born.birth)).await;
 }
+
+/// An index that is none costs its shard the listings and nothing else.
+#[tokio::test]
+async fn sessions_are_read_and_removed_beside_an_index_that_is_none() {
+    let redis = Redis::start();
+    let node = node(&redis).await;
+    let (read, removed) = (alias("ab", 1), alias("ab", 2));
+    for sid in [&read, &removed] {
+        taken(&node, &login(&node, sid)).await;
+    }
+    let _: () = redis.run("SET sessionfs:a:{ab} hello");
+    look(&node, &read).await.expect("alive");
+    gone(&node, &removal(&node, &removed)).await;
+    assert!(look(&node, &removed).await.is_none());
+    taken(&node, &login(&node, &alias("ab", 3))).await;
+    pass(&redis, 15 * MINUTE);
+    assert!(look(&node, &read).await.is_none());
+}

@@ -5,12 +5,15 @@ mod show;
 use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 
+use tokio::runtime::Builder;
+
 use super::output::say;
 use super::redis::{Reached, failed, reach};
 use crate::config::flags::Place;
 use crate::config::{Config, secret_file};
 use crate::control::status::{Report, cluster};
 use crate::exit::{ExitCode, Failure};
+use crate::redis::probe::{ProbeError, probe};
 use crate::session::secret::{Fingerprint, Keyring, SECRETS_MAX, Secret};
 
 /// Manage the secrets that sessions are sealed with: all servers of one Redis hold the same
@@ -26,6 +29,9 @@ enum What {
     Show(show::Show),
     /// Make a new secret, and add it to the file; it is written with after `use`
     Create {
+        /// Even if Redis is written with a secret that this server does not hold
+        #[arg(long)]
+        force: bool,
         #[command(flatten)]
         place: Place,
     },
@@ -72,7 +78,7 @@ impl SecretCommand {
         Failure::unless_root("only root can read the secrets; run it with sudo")?;
         match &self.what {
             What::Show(show) => show.run(),
-            What::Create { place } => create(&Held::read(place)?),
+            What::Create { force, place } => create(&Held::read(place)?, place, *force),
             What::Export { force, place } => export(&Held::read(place)?, *force),
             What::Import { place } => import(&Held::read(place)?),
             What::Use { fingerprint, force, place } => {
@@ -211,9 +217,13 @@ fn lacking(servers: &[Report], secret: Fingerprint) -> Vec<String> {
         .collect()
 }
 
-fn create(held: &Held) -> Result<(), Failure> {
+fn create(held: &Held, place: &Place, force: bool) -> Result<(), Failure> {
     let file = held.file.display();
     if held.secrets.is_empty() {
+        if !force && let Some(written) = written_by_others(place)? {
+            let file = &held.file;
+            return Err(lacks(file, written, "; if it is lost everywhere, use --force"));
+        }
         let made = secret_file::create(&held.file)?
             .ok_or_else(|| refused(format!("{file} was made meanwhile; nothing was changed")))?
             .fingerprint();
@@ -229,6 +239,21 @@ fn create(held: &Held) -> Result<(), Failure> {
         "added the secret {fingerprint} to {file}\nCopy it to every other server (export here, import \
          there), and then write with it: sessionfs secret use {fingerprint}"
     ))
+}
+
+/// The secret that Redis is written with, if it is there and can be asked.
+fn written_by_others(place: &Place) -> Result<Option<Fingerprint>, Failure> {
+    let mut settings = Config::resolve_redis(place)?;
+    // One that nobody else holds.
+    settings.keyring = Keyring::new(vec![Secret::generate()]);
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::internal("start threads", e))?;
+    Ok(match runtime.block_on(probe(&settings)) {
+        Err(ProbeError::OtherSecret(_, written)) => Some(written),
+        _ => None,
+    })
 }
 
 fn export(held: &Held, force: bool) -> Result<(), Failure> {
@@ -278,10 +303,10 @@ fn none(file: &Path) -> Failure {
     refused(format!("there is no file {}; {COPY}", file.display()))
 }
 
-/// The file is there, or not, and does not have the one that matters.
-fn lacks(file: &Path, written: Fingerprint) -> Failure {
+/// The file is there, or not, and does not have the one that matters. `more` is said at the end.
+fn lacks(file: &Path, written: Fingerprint, more: &str) -> Failure {
     refused(format!(
-        "Redis is written with the secret {written}, which is not in {}; {COPY}",
+        "Redis is written with the secret {written}, which is not in {}; {COPY}{more}",
         file.display()
     ))
 }

@@ -36,11 +36,6 @@ pub fn reload_record(mountpoint: &Path) -> PathBuf {
     of_mount(mountpoint, "reload")
 }
 
-/// The worker's own directory on a disk, for what it must not lose. Nothing makes it yet.
-pub fn spool_dir(mountpoint: &Path) -> PathBuf {
-    Path::new(STATE_DIR).join("spool").join(name_of(mountpoint))
-}
-
 fn of_mount(mountpoint: &Path, kind: &str) -> PathBuf {
     Path::new(RUNTIME_DIR).join(format!("{}.{kind}", name_of(mountpoint)))
 }

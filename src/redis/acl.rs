@@ -2,7 +2,7 @@
 
 /// Every command that a mount, or a command of ours, ever sends.
 const COMMANDS: &str = "+hello +auth +select +script|load +eval +evalsha +time +get +set +del \
-                        +getrange +strlen +zadd +zrem +zscore +zcard +zrangebyscore +pexpire +pttl \
+                        +getrange +strlen +zadd +zrem +zscore +zcard +zrangebyscore +zrevrangebyscore +pexpire +pttl \
                         +hmget +hset +hdel +hincrby";
 
 /// What `sessionfs check` would like to see besides.

@@ -15,7 +15,7 @@ use super::envelope::FORMAT;
 use super::keys::Keys;
 use super::link::Need;
 use super::scripts::Formats;
-use super::servers::{self, Member};
+use super::servers::{self, Living};
 use super::{Inner, RedisStore};
 use crate::session::secret::{Fingerprint, Keyring};
 use crate::store::{Health, StoreError};
@@ -23,6 +23,8 @@ use crate::sync::lock;
 
 /// Twice in the second within which every server follows.
 const FOLLOW_EVERY: Duration = Duration::from_millis(500);
+/// Longer than any fingerprint.
+const FINGERPRINT_MAX_BYTES: usize = 64;
 
 /// What this server holds and reads, and what was agreed on last.
 pub(super) struct Agreement {
@@ -52,9 +54,7 @@ impl Agreement {
 
     /// What is asked, on a new connection too.
     pub(super) fn requests(keys: &Keys) -> [Cmd; 2] {
-        let mut secret = redis::cmd("GET");
-        secret.arg(keys.secret());
-        [secret, servers::members(keys)]
+        [fingerprint_command(keys), servers::members(keys)]
     }
 
     /// Follows the answers to these, at this time of Redis. Says whether no server has said yet
@@ -66,7 +66,7 @@ impl Agreement {
             self.follow_secret(keyring, written)?;
         }
         *lock(&self.missing) = None;
-        self.follow_format(&servers::living(members, now_ms).map_err(|e| e.to_string())?);
+        self.follow_format(&Living::read(members, now_ms).map_err(|e| e.to_string())?);
         Ok(written.is_none())
     }
 
@@ -83,9 +83,9 @@ impl Agreement {
         Ok(())
     }
 
-    fn follow_format(&self, living: &[Member]) {
-        let oldest = living.iter().map(|member| member.format).min();
-        let agreed = oldest.unwrap_or(self.newest_format).clamp(FORMAT, self.newest_format);
+    fn follow_format(&self, living: &Living) {
+        let agreed = living.format().unwrap_or(self.newest_format);
+        let agreed = agreed.clamp(FORMAT, self.newest_format);
         let before = self.written_format.swap(agreed, Ordering::Relaxed);
         if before != agreed {
             tracing::info!(
@@ -105,10 +105,19 @@ fn not_held(written: Fingerprint) -> String {
     )
 }
 
-/// What the key of the secret holds.
+/// Asks for what the key of the secret holds.
+pub(super) fn fingerprint_command(keys: &Keys) -> Cmd {
+    let mut command = redis::cmd("GETRANGE");
+    command.arg(keys.secret()).arg(0).arg(FINGERPRINT_MAX_BYTES - 1);
+    command
+}
+
+/// What it holds, by the answer.
 pub(super) fn fingerprint(answer: Value) -> Result<Option<Fingerprint>, String> {
-    let text = Option::<String>::from_redis_value(answer).map_err(|_| invalid())?;
-    let Some(text) = text else { return Ok(None) };
+    let text = String::from_redis_value(answer).map_err(|_| invalid())?;
+    if text.is_empty() {
+        return Ok(None);
+    }
     Fingerprint::parse(&text).map(Some).ok_or_else(invalid)
 }
 
@@ -157,9 +166,7 @@ impl RedisStore {
 
     /// The fingerprint of the secret that Redis is written with, if there is one.
     pub async fn written_secret(&self) -> Result<Option<Fingerprint>, StoreError> {
-        let mut command = redis::cmd("GET");
-        command.arg(self.inner.keys.secret());
-        let answer = self.inner.ask(&command).await?;
+        let answer = self.inner.ask(&fingerprint_command(&self.inner.keys)).await?;
         fingerprint(answer).map_err(StoreError::Unreadable)
     }
 

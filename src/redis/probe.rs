@@ -233,9 +233,7 @@ impl Probe {
 
     /// What is sealed with a secret that is not held could not be read, nor what we seal by others.
     async fn look_at_secret(&mut self) -> Result<(), ProbeError> {
-        let mut command = redis::cmd("GET");
-        command.arg(self.keys.secret());
-        let answer = self.ask(&command).await?;
+        let answer = self.ask(&agreement::fingerprint_command(&self.keys)).await?;
         let Some(keyring) = &self.keyring else { return Ok(()) };
         match agreement::fingerprint(answer).map_err(|what| self.strange(&what))? {
             Some(written) if !keyring.holds(written) => {

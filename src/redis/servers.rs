@@ -18,8 +18,10 @@ const SERVER_LIFE: Duration = Duration::from_secs(90);
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(60 * 60);
 /// The index itself ends when no server has registered for this long.
 const INDEX_LIFE: Duration = Duration::from_secs(2 * 60 * 60);
-/// The most servers that are read.
+/// The most servers that are read: those that have registered last.
 const MOST: usize = 1000;
+/// The longest status that is read. Ours have a few KiB.
+const REPORT_MAX_BYTES: usize = 64 * 1024;
 
 /// The last status of a server.
 #[derive(Clone, Debug)]
@@ -51,26 +53,47 @@ impl Member {
     }
 }
 
-/// Asks for the whole index.
+/// Asks for the index: the last who have registered.
 pub(super) fn members(keys: &Keys) -> Cmd {
-    range(keys, "-inf", "+inf")
+    range("ZREVRANGEBYSCORE", keys, "+inf", "-inf")
 }
 
-fn range(keys: &Keys, from: &str, to: &str) -> Cmd {
-    let mut command = redis::cmd("ZRANGEBYSCORE");
+fn range(command: &str, keys: &Keys, from: &str, to: &str) -> Cmd {
+    let mut command = redis::cmd(command);
     command.arg(keys.servers()).arg(from).arg(to).arg("WITHSCORES").arg("LIMIT").arg(0).arg(MOST);
     command
 }
 
-/// Those in the answer that have registered within [`SERVER_LIFE`] before this time of Redis.
-pub(super) fn living(answer: Value, now_ms: u64) -> Result<Vec<Member>, StoreError> {
-    let from_ms = now_ms.saturating_sub(ms(SERVER_LIFE));
-    let found = Vec::<(String, f64)>::from_redis_value(answer).map_err(|_| of_another_shape())?;
-    Ok(found
-        .into_iter()
-        .map(|(text, at_ms)| Member::parse(&text, whole_ms(at_ms)))
-        .filter(|member| member.at_ms >= from_ms)
-        .collect())
+/// The servers that have registered within [`SERVER_LIFE`].
+#[derive(Debug, Eq, PartialEq)]
+pub(super) struct Living {
+    pub members: Vec<Member>,
+    /// Whether there may be more than could be asked for.
+    pub more: bool,
+}
+
+impl Living {
+    /// Those in the answer to [`members`], at this time of Redis.
+    pub(super) fn read(answer: Value, now_ms: u64) -> Result<Self, StoreError> {
+        let from_ms = now_ms.saturating_sub(ms(SERVER_LIFE));
+        let found =
+            Vec::<(String, f64)>::from_redis_value(answer).map_err(|_| of_another_shape())?;
+        let members: Vec<Member> = found
+            .into_iter()
+            .map(|(text, at_ms)| Member::parse(&text, whole_ms(at_ms)))
+            .filter(|member| member.at_ms >= from_ms)
+            .collect();
+        let more = members.len() >= MOST;
+        Ok(Self { members, more })
+    }
+
+    /// The newest format of headers that all of them read. `None` if there are none.
+    pub(super) fn format(&self) -> Option<u32> {
+        if self.more {
+            return Some(FORMAT);
+        }
+        self.members.iter().map(|member| member.format).min()
+    }
 }
 
 /// A score, which was a whole number when it was written.
@@ -109,7 +132,8 @@ impl RedisStore {
     /// The status of each server that has registered within [`SERVER_LIFE`].
     pub async fn servers(&self) -> Result<Vec<Registered>, StoreError> {
         let now_ms = self.inner.time.now_ms();
-        let mut seen = living(self.inner.ask(&members(&self.inner.keys)).await?, now_ms)?;
+        let answer = self.inner.ask(&members(&self.inner.keys)).await?;
+        let mut seen = Living::read(answer, now_ms)?.members;
         // After a reload, the worker before may have read another format.
         seen.sort_by(|a, b| (&a.id, b.at_ms).cmp(&(&b.id, a.at_ms)));
         seen.dedup_by(|later, earlier| later.id == earlier.id);
@@ -118,14 +142,17 @@ impl RedisStore {
         }
         let mut commands = redis::pipe();
         for member in &seen {
-            commands.cmd("GET").arg(self.inner.keys.server(&member.id));
+            let key = self.inner.keys.server(&member.id);
+            commands.cmd("GETRANGE").arg(key).arg(0).arg(REPORT_MAX_BYTES - 1);
         }
         let value = self.all(&commands, Need::Connected).await?;
-        let found =
-            Vec::<Option<String>>::from_redis_value(value).map_err(|_| of_another_shape())?;
-        let registered = found.into_iter().zip(seen).filter_map(|(report, member)| {
-            Some(Registered { report: report?, age_ms: now_ms.saturating_sub(member.at_ms) })
-        });
+        let found = Vec::<String>::from_redis_value(value).map_err(|_| of_another_shape())?;
+        let registered = (found.into_iter().zip(seen))
+            .filter(|(report, _)| !report.is_empty())
+            .map(|(report, member)| {
+                let age_ms = now_ms.saturating_sub(member.at_ms);
+                Registered { report, age_ms }
+            });
         Ok(registered.collect())
     }
 
@@ -135,7 +162,8 @@ impl RedisStore {
             return Ok(());
         };
         let keys = &self.inner.keys;
-        let gone = self.inner.ask(&range(keys, "-inf", &before_ms.to_string())).await?;
+        let gone =
+            self.inner.ask(&range("ZRANGEBYSCORE", keys, "-inf", &before_ms.to_string())).await?;
         let gone = Vec::<(String, f64)>::from_redis_value(gone).map_err(|_| of_another_shape())?;
         if gone.is_empty() {
             return Ok(());
@@ -183,9 +211,21 @@ mod tests {
             Value::Array(vec![Value::BulkString(text.into()), Value::Double(at_ms)])
         };
         let found = Value::Array(vec![entry("gone/9", 9_999.0), entry("here/9", 10_000.0)]);
-        let living = living(found, 100_000).unwrap();
-        assert_eq!(living.len(), 1);
-        assert_eq!(living[0].id, "here");
-        assert!(super::living(Value::Int(3), 0).is_err());
+        let living = Living::read(found, 100_000).unwrap();
+        assert_eq!(living.members.len(), 1);
+        assert_eq!(living.members[0].id, "here");
+        assert_eq!(living.format(), Some(9));
+        assert!(Living::read(Value::Int(3), 0).is_err());
+    }
+
+    #[test]
+    fn a_list_that_is_full_may_hide_a_server_that_reads_the_oldest_format_only() {
+        let living = |members| {
+            let member = Value::Array(vec![Value::BulkString("a/9".into()), Value::Double(1.0)]);
+            Living::read(Value::Array(vec![member; members]), 0).unwrap()
+        };
+        assert_eq!(living(0).format(), None);
+        assert_eq!(living(MOST - 1).format(), Some(9));
+        assert_eq!(living(MOST).format(), Some(FORMAT));
     }
 }

@@ -5,7 +5,6 @@ use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 
 use crate::config::Config;
-use crate::config::paths::spool_dir;
 use crate::host::confine::{Files, Right};
 use crate::redis::endpoint::{Endpoint, Needs};
 
@@ -38,13 +37,10 @@ const RESOLVER: [&str; 9] = [
     "/run/nscd",
 ];
 
-/// Of whoever serves a mount: saves under way, the spool, and the processes of the host, also in
+/// Of whoever serves a mount: saves under way, and the processes of the host, also in
 /// `processes`, the directory that the keeper has opened.
 pub(super) fn of_worker(config: &Config, processes: Option<BorrowedFd<'_>>) -> io::Result<Files> {
-    let files = of_redis(config)
-        .path(&config.staging_dir, Right::Own)
-        .path(spool_dir(&config.mountpoint), Right::Own)
-        .path("/proc", Right::Read);
+    let files = of_redis(config).path(&config.staging_dir, Right::Own).path("/proc", Right::Read);
     match processes {
         Some(processes) => files.descriptor(processes, Right::Read),
         None => Ok(files),

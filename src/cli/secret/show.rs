@@ -63,7 +63,7 @@ impl Show {
             output::say(found.text())?;
         }
         match found.redis.written_with {
-            Some(written) if !found.held.contains(&written) => Err(lacks(&held.file, written)),
+            Some(written) if !found.held.contains(&written) => Err(lacks(&held.file, written, "")),
             _ => Ok(()),
         }
     }

@@ -166,9 +166,11 @@ local function ends(h, later)
   return at, limit
 end
 
--- Adds what the index knows. A missing entry is no staleness: the header's activity stands in.
+-- Adds what the index knows. A missing entry is no staleness, nor is an index that is none: the
+-- header's activity stands in.
 local function weigh(h, index, alias)
-  local score = tonumber(redis.call('ZSCORE', index, alias))
+  local reply = redis.pcall('ZSCORE', index, alias)
+  local score = type(reply) == 'string' and tonumber(reply) or nil
   -- One with more digits than a time has is not ours.
   h.indexed = score ~= nil and score < 1e15
   if h.indexed and score > h.active then
@@ -240,7 +242,7 @@ local function expire(key, index, alias, h)
     failure = before
     return false
   end
-  redis.call('ZREM', index, alias)
+  redis.pcall('ZREM', index, alias)
   note_expiry(alias, h)
   return true
 end
