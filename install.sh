@@ -603,7 +603,8 @@ decide_to_unprune() {
 }
 
 unprune_updatedb() {
-    edit_updatedb '/^[[:space:]]*PRUNEFS[[:space:]]*=/ { s/ fuse\.sessionfs\b//; /="fuse\.sessionfs"$/d }'
+    edit_updatedb '/^PRUNEFS="fuse\.sessionfs"$/d
+        /^[[:space:]]*PRUNEFS[[:space:]]*=/ { s/ fuse\.sessionfs\([" ]\)/\1/I; s/"fuse\.sessionfs  */"/I; s/"fuse\.sessionfs"/""/I }'
     sed -i '/^updatedb=/d' $host_record
 }
 
@@ -1086,14 +1087,13 @@ check_wanted_config() {
     wanted_config >"$scratch/wanted.toml"
     said=$("$binary" config show --config "$scratch/wanted.toml" 2>&1 >/dev/null) \
         || misused "the configuration with these options cannot be used: $(reason "$said")"
-    check_secret
+    [ "$redis_plan" != other ] || check_secret "$scratch/wanted.toml"
 }
 
 # A Redis that other servers use is written with their secret.
 check_secret() {
-    [ "$redis_plan" = other ] || return 0
     local said status=0
-    said=$("$binary" secret show --config "$scratch/wanted.toml" 2>&1 >/dev/null) || status=$?
+    said=$("$binary" secret show --config "$1" 2>&1 >/dev/null) || status=$?
     [ $status != 37 ] || fail "$(reason "$said")"
 }
 
@@ -1105,6 +1105,8 @@ secret_file() {
 
 decide_secret() {
     [ ! -e "$(secret_file)" ] || return 0
+    # A configuration that is used as it is: another secret would not start with its Redis.
+    [ ! -e "$config" ] || check_secret "$config"
     local copies='copy it to your backup'
     [ "$redis_plan" != other ] || copies='copy it to your backup, and to every further server (sessionfs secret export)'
     step "Make the secret that sessions are sealed with, $(secret_file); $copies" make_secret

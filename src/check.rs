@@ -11,6 +11,8 @@ pub(crate) mod odoo;
 pub(crate) mod redis;
 pub(crate) mod service;
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -22,7 +24,7 @@ use crate::exit::{ExitCode, Failure};
 use crate::host::mount_table::Mounted;
 use crate::odoo::Odoo;
 use crate::odoo::root::Root;
-use crate::session::secret::Keyring;
+use crate::session::secret::{Keyring, Secret};
 use service::Configured;
 
 /// How much a finding matters, the most first.
@@ -351,7 +353,8 @@ fn look(
     if !is_private || serving.is_some() {
         // Other things than Redis may be wrong with the configuration.
         if let Ok(mut settings) = Config::resolve_redis(&place) {
-            settings.keyring = keyring(config.as_ref().ok(), &mut findings);
+            let file = secrets(config.as_ref().ok(), keeper, host);
+            settings.keyring = file.and_then(|file| keyring(&file, &mut findings));
             findings.extend(redis::Facts::gather(&settings, is_private)?.findings());
         }
     }
@@ -367,12 +370,28 @@ fn look(
     Ok(Report { directory, findings })
 }
 
+/// The file of secrets: the environment of who serves may name another than the configuration.
+fn secrets(config: Option<&Config>, keeper: Option<i32>, host: &Root) -> Option<PathBuf> {
+    let environment = keeper
+        .and_then(|pid| host.read(Path::new(&format!("/proc/{pid}/environ"))).ok())
+        .unwrap_or_default();
+    let named = environment.split(|byte| *byte == 0).find_map(|entry| {
+        entry.strip_prefix(config::SECRET_VARIABLE.as_bytes())?.strip_prefix(b"=")
+    });
+    match named {
+        Some(path) if !path.is_empty() => Some(PathBuf::from(OsStr::from_bytes(path))),
+        _ => Some(config?.secret_file.clone()),
+    }
+}
+
 /// What a mount would hold, as far as this user may know.
-fn keyring(config: Option<&Config>, findings: &mut Vec<Finding>) -> Option<Keyring> {
+fn keyring(file: &Path, findings: &mut Vec<Finding>) -> Option<Keyring> {
     if !nix::unistd::geteuid().is_root() {
         return None;
     }
-    match secret_file::read(&config?.secret_file) {
+    match secret_file::read(file) {
+        // A mount would make one, with which no Redis can be written yet.
+        Ok(secrets) if secrets.is_empty() => Keyring::new(vec![Secret::generate()]),
         Ok(secrets) => Keyring::new(secrets),
         Err(failure) => {
             let text = failure.to_string();

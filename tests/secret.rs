@@ -350,3 +350,39 @@ fn a_link_in_the_place_of_the_file_leads_nowhere() {
     }
     assert_eq!(std::fs::read_to_string(&victim).unwrap(), "precious");
 }
+
+/// What `check` says of the secret, and what it advises where nothing is mounted.
+fn checked(mut check: Command, arguments: &[&str]) -> (Option<String>, Option<String>) {
+    let output = check.args(["check", "--json"]).args(arguments).output().unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let find = |id: &str, key: &str| {
+        let mut findings = report["findings"].as_array().unwrap().iter();
+        let found = findings.find(|finding| finding["id"] == id)?;
+        Some(found[key].as_str().unwrap().to_owned())
+    };
+    (find("redis.secret", "what"), find("mount.missing", "remedy"))
+}
+
+#[test]
+fn check_says_that_the_file_is_lost_while_a_server_runs_and_after_it() {
+    let redis = Redis::start();
+    let server = Server::new();
+    let mount = Mount::start_in(&redis, "", server.program());
+    let made = server.held(&redis).remove(0);
+    // The file is the one of the server that runs, whatever the environment of check.
+    let path = mount.path();
+    let directory = path.to_str().unwrap();
+    let plain = || Command::new(env!("CARGO_BIN_EXE_sessionfs"));
+    assert_eq!(checked(plain(), &[directory]).0, None);
+    std::fs::remove_file(server.file()).unwrap();
+    let (lost, _) = checked(plain(), &[directory]);
+    assert!(lost.as_ref().is_some_and(|what| what.contains(&made)), "{lost:?}");
+
+    drop(mount);
+    let empty = tempfile::tempdir().unwrap();
+    let (url, configuration) = (redis.url(), server.configuration());
+    let (directory, file) = (empty.path().to_str().unwrap(), configuration.to_str().unwrap());
+    let (lost, remedy) = checked(server.program(), &[directory, "--redis", &url, "--config", file]);
+    assert!(lost.as_ref().is_some_and(|what| what.contains(&made)), "{lost:?}");
+    assert!(remedy.as_ref().is_some_and(|it| it.starts_with("correct redis.secret")), "{remedy:?}");
+}
