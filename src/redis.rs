@@ -175,6 +175,11 @@ impl RedisStore {
         self.inner.link.cause()
     }
 
+    /// Waits for a connection, whatever an outage's budget is. `false` if there is none by then.
+    pub(crate) async fn is_there_within(&self, bound: Duration) -> bool {
+        self.inner.link.up(tokio::time::Instant::now() + bound).await
+    }
+
     /// How long the current outage lasts, if there is one.
     pub fn outage(&self) -> Option<Duration> {
         self.inner.link.outage()

@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
 
+use crate::config::Config;
 use crate::control::{Sockets, StatusService};
 use crate::exit::{ExitCode, Failure};
 use crate::fs::{self, Core};
@@ -30,7 +31,7 @@ use crate::host::signals;
 use crate::layers::import_on_access::ImportOnAccess;
 use crate::layers::single_flight::SingleFlight;
 use crate::redis::RedisStore;
-use crate::store::{Link as _, Observer, Waited};
+use crate::store::Observer;
 use crate::supervision::{Channel, Handover, Report};
 use disks::Disks;
 use orders::Ending;
@@ -121,7 +122,7 @@ fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
     };
     // A later worker serves without Redis: whoever opens a session then waits, as in any outage.
     if first {
-        runtime.block_on(connected(&store))?;
+        runtime.block_on(connected(&store, &config))?;
         runtime.block_on(agree(&store))?;
     }
     let [below, mirror] = [disks.underlying, disks.mirror]
@@ -200,15 +201,15 @@ fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
     })
 }
 
-/// Waits until the link is well; bounded by the outage's budget.
-async fn connected(store: &RedisStore) -> Result<(), Failure> {
-    loop {
-        match store.wait_up().await {
-            Waited::Up => return Ok(()),
-            Waited::StepOver => {}
-            Waited::BudgetSpent => return Err(unusable(store, &store.link_cause())),
-        }
+/// Waits until the link is there. The probe has just found Redis, so that is soon, but a busy machine
+/// has the time that a start may take.
+async fn connected(store: &RedisStore, config: &Config) -> Result<(), Failure> {
+    const LEAST: Duration = Duration::from_secs(2);
+    let bound = Duration::from_millis(config.redis.start_wait_ms).max(LEAST);
+    if store.is_there_within(bound).await {
+        return Ok(());
     }
+    Err(unusable(store, &store.link_cause()))
 }
 
 /// Says with which secret Redis is written, if nobody has. Another server may be faster with another

@@ -37,17 +37,17 @@ pub(super) fn keyring(
 async fn refuse_written(config: &Config) -> Result<(), Failure> {
     let settings = config.store_settings(None);
     first_contact::wait(config, &settings).await?;
-    match written(settings).await? {
+    match written(config, settings).await? {
         None => Ok(()),
         Some(_) => Err(none(config)),
     }
 }
 
-async fn written(settings: Settings) -> Result<Option<String>, Failure> {
+async fn written(config: &Config, settings: Settings) -> Result<Option<String>, Failure> {
     let failed =
         |e: &dyn std::fmt::Display| Failure::new(ExitCode::RedisUnreachable, e.to_string());
     let store = RedisStore::start(settings).map_err(|e| failed(&e))?;
-    super::connected(&store).await?;
+    super::connected(&store, config).await?;
     let written = store.written_secret().await.map_err(|e| failed(&e))?;
     Ok(written.map(|fingerprint| fingerprint.to_string()))
 }
