@@ -10,39 +10,46 @@ use super::wire::{self, Answer, Request};
 /// Names sent at once.
 const NAMES_BYTES: usize = 256 * 1024;
 
-/// Serves until the other side closes its end.
+/// Serves until the other side closes its end. One that is killed does so in the middle of a request
+/// or of an answer, which is no error.
 pub(crate) fn serve(directory: &Directory, mut socket: UnixStream) -> io::Result<()> {
-    while let Some((request, body)) = next(&mut socket)? {
-        if matches!(request, Request::List) {
-            list(directory, &mut socket)?;
-            continue;
-        }
-        let (answer, bytes) = answer(directory, request, body);
-        send(&mut socket, &answer, &bytes)?;
-    }
-    Ok(())
-}
-
-/// The next request; `None` when the client has ended.
-fn next(socket: &mut UnixStream) -> io::Result<Option<(Request, Vec<u8>)>> {
-    let mut prefix = [0; wire::PREFIX_BYTES];
-    match socket.read_exact(&mut prefix) {
-        // A client that is killed with an answer unread resets the connection.
+    match converse(directory, &mut socket) {
         Err(error)
             if matches!(
                 error.kind(),
-                io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset
+                io::ErrorKind::UnexpectedEof
+                    | io::ErrorKind::ConnectionReset
+                    | io::ErrorKind::BrokenPipe
             ) =>
         {
-            return Ok(None);
+            Ok(())
         }
-        read => read?,
+        ended => ended,
     }
+}
+
+/// Answers one request after the other. Ends with the error of the socket, and never by one of a
+/// file.
+fn converse(directory: &Directory, socket: &mut UnixStream) -> io::Result<()> {
+    loop {
+        let (request, body) = next(socket)?;
+        if matches!(request, Request::List) {
+            list(directory, socket)?;
+            continue;
+        }
+        let (answer, bytes) = answer(directory, request, body);
+        send(socket, &answer, &bytes)?;
+    }
+}
+
+fn next(socket: &mut UnixStream) -> io::Result<(Request, Vec<u8>)> {
+    let mut prefix = [0; wire::PREFIX_BYTES];
+    socket.read_exact(&mut prefix)?;
     let (head, body) = wire::lengths(prefix)?;
     let mut bytes = vec![0; head + body];
     socket.read_exact(&mut bytes)?;
     let body = bytes.split_off(head);
-    Ok(Some((wire::unpack(&bytes)?, body)))
+    Ok((wire::unpack(&bytes)?, body))
 }
 
 fn send(socket: &mut UnixStream, answer: &Answer, body: &[u8]) -> io::Result<()> {
@@ -108,10 +115,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_client_that_has_not_read_its_answer_ends_the_service_without_an_error() {
-        let (client, mut server) = UnixStream::pair().unwrap();
-        server.write_all(b"an answer").unwrap();
-        drop(client);
-        assert!(next(&mut server).unwrap().is_none());
+    fn a_client_that_ends_anywhere_ends_the_service_without_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let request = wire::pack(&Request::List, &[]).unwrap();
+        for sent in [&[] as &[u8], &request[..3], &request[..wire::PREFIX_BYTES], &request] {
+            for has_unread in [false, true] {
+                let (mut client, mut server) = UnixStream::pair().unwrap();
+                if has_unread {
+                    server.write_all(b"an answer").unwrap();
+                }
+                client.write_all(sent).unwrap();
+                drop(client);
+                let root = std::fs::File::open(dir.path()).unwrap().into();
+                let directory =
+                    Directory { root, archive: None, owner: None, session_max_bytes: 1024 };
+                serve(&directory, server).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_request_is_an_error() {
+        let (mut client, mut server) = UnixStream::pair().unwrap();
+        client.write_all(&wire::pack(&"nonsense", &[]).unwrap()).unwrap();
+        assert_eq!(next(&mut server).unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 }

@@ -373,6 +373,7 @@ fn single_commands(keys: &Keys, alias: &Alias) -> Vec<Cmd> {
         &["GETRANGE", &session, "0", "0"],
         &["ZCARD", &index],
         &["ZRANGEBYSCORE", &index, "-inf", "+inf", "WITHSCORES", "LIMIT", "0", "1"],
+        &["ZREVRANGEBYSCORE", &index, "+inf", "-inf", "WITHSCORES", "LIMIT", "0", "1"],
         &["TIME"],
     ]
     .iter()
