@@ -309,7 +309,7 @@ async fn a_visitors_session_that_was_somebodys_is_not_his_again_when_its_room_is
     taken(&node, &login(&node, &logged_out)).await;
     gone(&node, &removal(&node, &logged_out)).await;
     taken(&node, &visit(&node, &logged_out)).await;
-    filled(&redis, &node, 500_000).await;
+    filled(&redis, &node, 1_500_000).await;
     // As large as those, so that each needs room.
     for number in 0..100 {
         if look(&node, &logged_out).await.is_none() {
