@@ -139,6 +139,13 @@ fn documented_acl() -> String {
     line.trim().replace(">PASSWORD", ">geheim")
 }
 
+/// A store of that user, which may not ask how full the server is.
+async fn by_documented_user(redis: &Redis) -> RedisStore {
+    let _: redis::Value = redis.run(&documented_acl());
+    let settings = Settings { url: redis.url_as("sessionfs", "geheim"), ..settings(redis) };
+    connected(RedisStore::start(settings).expect("a good URL")).await
+}
+
 #[tokio::test]
 async fn the_documented_acl_user_can_do_all_that_is_needed_and_nothing_else() {
     let redis = Redis::start();
@@ -220,9 +227,7 @@ async fn each_missing_permission_is_found_at_the_start() {
 #[tokio::test]
 async fn a_right_that_is_taken_away_is_no_outage() {
     let redis = Redis::start();
-    let _: redis::Value = redis.run(&documented_acl());
-    let settings = Settings { url: redis.url_as("sessionfs", "geheim"), ..settings(&redis) };
-    let store = connected(RedisStore::start(settings).expect("a good URL")).await;
+    let store = by_documented_user(&redis).await;
     let _: redis::Value = redis.run("ACL SETUSER sessionfs -zcard -zadd");
     let listed = store.list_root().await;
     assert!(
@@ -281,10 +286,8 @@ async fn filled(redis: &Redis, node: &RedisStore, headroom_bytes: u64) -> u32 {
 #[tokio::test]
 async fn a_login_on_a_full_server_takes_the_room_of_visitors_in_any_shard() {
     let redis = Redis::start();
-    // A user that may not ask for the fill, so that nothing is done ahead.
-    let _: redis::Value = redis.run(&documented_acl());
-    let settings = Settings { url: redis.url_as("sessionfs", "geheim"), ..settings(&redis) };
-    let node = connected(RedisStore::start(settings).expect("a good URL")).await;
+    // Nothing is done ahead by one that may not ask for the fill.
+    let node = by_documented_user(&redis).await;
     let before = alias("zy", 1);
     let born = taken(&node, &login(&node, &before)).await;
     let visitors = filled(&redis, &node, 2_000_000).await;
@@ -301,10 +304,7 @@ async fn a_login_on_a_full_server_takes_the_room_of_visitors_in_any_shard() {
 #[tokio::test]
 async fn a_visitors_session_that_was_somebodys_is_not_his_again_when_its_room_is_needed() {
     let redis = Redis::start();
-    // As above.
-    let _: redis::Value = redis.run(&documented_acl());
-    let settings = Settings { url: redis.url_as("sessionfs", "geheim"), ..settings(&redis) };
-    let node = connected(RedisStore::start(settings).expect("a good URL")).await;
+    let node = by_documented_user(&redis).await;
     let logged_out = alias("lo", 1);
     taken(&node, &login(&node, &logged_out)).await;
     gone(&node, &removal(&node, &logged_out)).await;

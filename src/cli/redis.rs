@@ -25,12 +25,17 @@ pub(super) struct Reached {
 /// Connects, or says why not and what to do.
 pub(super) fn reach(place: &Place) -> Result<Reached, Failure> {
     let settings = Config::resolve_redis(place)?;
-    let runtime = Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Failure::internal("start threads", e))?;
+    let runtime = runtime()?;
     let store = runtime.block_on(connect(&settings))?;
     Ok(Reached { runtime, store, settings })
+}
+
+/// What runs a command that asks Redis.
+pub(super) fn runtime() -> Result<Runtime, Failure> {
+    Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::internal("start threads", e))
 }
 
 async fn connect(settings: &Settings) -> Result<RedisStore, Failure> {

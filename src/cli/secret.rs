@@ -5,10 +5,8 @@ mod show;
 use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 
-use tokio::runtime::Builder;
-
 use super::output::say;
-use super::redis::{Reached, failed, reach};
+use super::redis::{Reached, failed, reach, runtime};
 use crate::config::flags::Place;
 use crate::config::{Config, secret_file};
 use crate::control::status::{Report, cluster};
@@ -246,11 +244,7 @@ fn written_by_others(place: &Place) -> Result<Option<Fingerprint>, Failure> {
     let mut settings = Config::resolve_redis(place)?;
     // One that nobody else holds.
     settings.keyring = Keyring::new(vec![Secret::generate()]);
-    let runtime = Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Failure::internal("start threads", e))?;
-    Ok(match runtime.block_on(probe(&settings)) {
+    Ok(match runtime()?.block_on(probe(&settings)) {
         Err(ProbeError::OtherSecret(_, written)) => Some(written),
         _ => None,
     })

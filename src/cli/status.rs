@@ -172,11 +172,7 @@ fn clusters_of(mounts: &mut [Mount]) -> Vec<Cluster> {
 /// The cluster on the Redis that is named.
 fn ask_redis(place: &Place) -> Result<Cluster, Failure> {
     let settings = Config::resolve_redis(place)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Failure::internal("ask Redis", e))?;
-    runtime.block_on(async {
+    super::redis::runtime()?.block_on(async {
         let store = RedisStore::start(settings)
             .map_err(|e| Failure::new(ExitCode::BadUrl, e.to_string()))?;
         let redis = Foreign::from(store.address());
