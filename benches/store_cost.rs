@@ -117,7 +117,12 @@ async fn main() {
     store.drain(Duration::from_secs(60)).await;
     meter.report("touch, all in batches by shard");
     for n in 0..SESSIONS {
-        let amend = Amend { stamp: store.stamp(), alias: alias(n), mode: Some(0o644), mtime: None };
+        let amend = Amend {
+            stamp: store.stamp(alias(n).shard()),
+            alias: alias(n),
+            mode: Some(0o644),
+            mtime: None,
+        };
         store.amend(&amend).await.expect("answered").expect("alive");
     }
     meter.report("amend");

@@ -195,7 +195,7 @@ impl StatusService {
     /// The state of Redis, as far as is known.
     fn redis_state(&self) -> RedisState {
         match self.store.writes().refusal() {
-            _ if self.store.health() == Link::Down => RedisState::Down,
+            _ if self.store.health(None) == Link::Down => RedisState::Down,
             Some(why) => RedisState::NoWrites(why.to_owned()),
             None => RedisState::Up,
         }
@@ -208,7 +208,7 @@ impl StatusService {
             mountpoint: self.config.mountpoint.to_string_lossy().into_owned().into(),
             version: env!("CARGO_PKG_VERSION").into(),
             since_ms: self.keeper.since_ms,
-            link: self.store.health().label().into(),
+            link: self.store.health(None).label().into(),
             secrets: self.store.held_secrets(),
             format: self.store.newest_format(),
             traffic: self.pulse.traffic(),

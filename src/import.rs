@@ -209,9 +209,10 @@ impl<T: Intake> Importer<T> {
     }
 
     fn import_of(&self, place: &Place, found: &Found) -> Import {
-        let stamp = self.intake.stamp();
+        let alias = place.sid.alias();
+        let stamp = self.intake.stamp(alias.shard());
         let bound = Bound {
-            alias: place.sid.alias(),
+            alias,
             content: content::read(&found.bytes),
             birth: stamp.id,
             save: stamp.id,

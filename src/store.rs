@@ -346,6 +346,17 @@ impl Health {
     }
 }
 
+/// Who waits for the link, and for what.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Wait {
+    /// The shard that is needed; `None`: all of the store.
+    pub shard: Option<Shard>,
+    /// Changes must be taken, too.
+    pub writes: bool,
+    /// The caller is a background process: many requests wait for it.
+    pub background: bool,
+}
+
 /// How a bounded wait for the link ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Waited {
@@ -407,19 +418,23 @@ pub trait Sessions: Send + Sync + 'static {
 }
 
 /// The state of the connection to the store, and the store's time.
+///
+/// A store may have several servers, each with the sessions of some shards. Without a shard the
+/// state is the worst of them all.
 pub trait Link: Send + Sync + 'static {
     /// The state as last seen. Sends nothing.
-    fn health(&self) -> Health;
+    fn health(&self, shard: Option<Shard>) -> Health;
 
     /// Whether the link is up *and* has answered a moment ago, so that a change sent now will
     /// nearly always be answered.
-    fn is_fresh(&self) -> bool;
+    fn is_fresh(&self, shard: Option<Shard>) -> bool;
 
     /// Waits until the link is up, at most for one step. Pings a link that has been silent.
-    fn wait_up(&self) -> impl Future<Output = Waited> + Send;
+    fn wait_up(&self, wait: Wait) -> impl Future<Output = Waited> + Send;
 
-    /// A fresh id for a change, and the store's time as well as it is known.
-    fn stamp(&self) -> Stamp;
+    /// A fresh id for a change of a session of that shard, and the store's time as well as it is
+    /// known there.
+    fn stamp(&self, shard: Shard) -> Stamp;
 
     /// Writes the collected touches, within `bound`.
     fn drain(&self, bound: Duration) -> impl Future<Output = ()> + Send;

@@ -105,13 +105,13 @@ async fn many_readers_of_a_large_session_on_a_slow_line_keep_nobody_waiting() {
         let began = Instant::now();
         taken(&far, &page(&far, &other, born.birth)).await;
         waits.push(began.elapsed());
-        assert_eq!(far.health(), Health::Up, "{}", far.link_cause());
+        assert_eq!(far.health(None), Health::Up, "{}", far.link_cause());
     }
     let still = readers.iter().filter(|reader| !reader.is_finished()).count();
     for reader in readers {
         reader.await.expect("read");
     }
-    assert_eq!(far.health(), Health::Up);
+    assert_eq!(far.health(None), Health::Up);
     waits.sort_unstable();
     let at = |percent: usize| waits[waits.len() * percent / 100].as_micros();
     println!("| {READERS} readers of {LARGE} bytes at {SLOW} bytes/s, {still} at the end | us |");

@@ -267,7 +267,7 @@ async fn the_scripts_judge_as_the_policy_does() {
                     let activity_ms = score as u64;
                     let end_ms = limits
                         .end_ms(class, Times { login_ms: header.login_ms, activity_ms, opened });
-                    let now_ms = node.stamp().first_ms;
+                    let now_ms = node.stamp(any_shard()).first_ms;
                     let expected = end_ms - now_ms;
                     assert!(left_ms.abs_diff(expected) < 500, "{left_ms} {expected} {limits:?}");
                 }
@@ -285,7 +285,7 @@ async fn amend_makes_a_version_and_leaves_the_lifetime() {
     let born = taken(&node, &login(&node, &sid)).await;
     pass(&redis, 5 * MINUTE);
     let amend = Amend {
-        stamp: node.stamp(),
+        stamp: node.stamp(any_shard()),
         alias: sid.clone(),
         mode: Some(0o600),
         mtime: Some(Mtime::Ns(-1_500_000_000)),
@@ -301,12 +301,17 @@ async fn amend_makes_a_version_and_leaves_the_lifetime() {
     let saved = taken(&node, &page(&node, &sid, born.birth)).await;
     assert_eq!(saved.mode, 0o600);
     assert!(saved.mtime_ns > 0);
-    let now = Amend { stamp: node.stamp(), mode: None, mtime: Some(Mtime::Now), ..amend.clone() };
+    let now = Amend {
+        stamp: node.stamp(any_shard()),
+        mode: None,
+        mtime: Some(Mtime::Now),
+        ..amend.clone()
+    };
     let meta = node.amend(&now).await.expect("answered").expect("alive");
     assert!(meta.mtime_ns >= saved.mtime_ns && meta.mode == 0o600);
     // What is gone is not amended.
     pass(&redis, 15 * MINUTE);
-    let late = Amend { stamp: node.stamp(), ..amend.clone() };
+    let late = Amend { stamp: node.stamp(any_shard()), ..amend.clone() };
     assert_eq!(node.amend(&late).await, Ok(None));
     assert_eq!(look(&node, &sid).await, None);
     let never = Amend { alias: alias("ab", 9), ..late };

@@ -110,7 +110,7 @@ async fn a_touch_that_was_refused_is_kept_and_written_later() {
     tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     let _: redis::Value = redis.run("CONFIG SET maxmemory 0");
     let key = format!("ZSCORE sessionfs:a:{{ab}} {sid}");
-    let before = node.stamp().first_ms - MINUTE;
+    let before = node.stamp(any_shard()).first_ms - MINUTE;
     #[allow(clippy::cast_precision_loss)]
     until("the touch is written", || redis.run::<f64>(&key) > before as f64).await;
 }
@@ -165,7 +165,7 @@ async fn the_documented_acl_user_can_do_all_that_is_needed_and_nothing_else() {
     let _: redis::Value = redis.run("SCRIPT FLUSH");
     taken(&store, &page(&store, &sid, born.birth)).await;
     let amend = sessionfs::store::Amend {
-        stamp: store.stamp(),
+        stamp: store.stamp(any_shard()),
         alias: sid.clone(),
         mode: Some(0o600),
         mtime: None,
@@ -236,7 +236,7 @@ async fn a_right_that_is_taken_away_is_no_outage() {
     );
     let registered = store.register_server("one", "{}").await;
     assert!(matches!(&registered, Err(StoreError::Refused(_))), "{registered:?}");
-    assert_eq!(store.health(), sessionfs::store::Health::Up);
+    assert_eq!(store.health(None), sessionfs::store::Health::Up);
 }
 
 #[tokio::test]
@@ -249,7 +249,7 @@ async fn a_large_session_is_kept_whole() {
     let meta = taken(&node, &publish).await;
     assert_eq!(node.content(&sid, meta.version).await, Ok(Some(sealed.clone())));
     let amend = sessionfs::store::Amend {
-        stamp: node.stamp(),
+        stamp: node.stamp(any_shard()),
         alias: sid.clone(),
         mode: Some(0o640),
         mtime: None,

@@ -5,7 +5,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use sessionfs::redis::{RedisStore, Settings};
-use sessionfs::store::{Health, Link as _, Sessions as _, StoreError, Waited};
+use sessionfs::store::{Health, Link as _, Sessions as _, StoreError, Wait, Waited};
 use support::redis::Redis;
 use support::store::*;
 
@@ -36,7 +36,7 @@ async fn a_server_that_dies_is_noticed_at_once_and_found_again() {
     assert!(matches!(outcome, Err(StoreError::Unavailable(_))), "{outcome:?}");
     assert!(ms(asked) < 50, "{} ms", ms(asked));
     redis.restart();
-    assert_eq!(store.wait_up().await, Waited::Up);
+    assert_eq!(store.wait_up(Wait::default()).await, Waited::Up);
     taken(&store, &login(&store, &alias("ab", 1))).await;
 }
 
@@ -49,7 +49,7 @@ async fn a_server_that_stands_still_is_doubted_and_then_given_up() {
     let outcome = store.fetch(&alias("ab", 1), None).await;
     assert!(matches!(outcome, Err(StoreError::Unavailable(_))), "{outcome:?}");
     assert!((90..300).contains(&ms(asked)), "a look-up waits no longer: {} ms", ms(asked));
-    assert_eq!(store.health(), Health::Degraded);
+    assert_eq!(store.health(None), Health::Degraded);
     // Others do not even ask.
     let second = Instant::now();
     assert!(store.fetch(&alias("ab", 1), None).await.is_err());
@@ -57,7 +57,7 @@ async fn a_server_that_stands_still_is_doubted_and_then_given_up() {
     until_health(&store, Health::Down).await;
     assert!((400..900).contains(&ms(asked)), "{} ms", ms(asked));
     redis.resume();
-    assert_eq!(store.wait_up().await, Waited::Up);
+    assert_eq!(store.wait_up(Wait::default()).await, Waited::Up);
     look(&store, &alias("ab", 1)).await;
 }
 
@@ -87,7 +87,7 @@ async fn a_short_stall_is_a_doubt_and_no_more() {
     let before = connections(&redis);
     redis.pause();
     assert!(store.fetch(&alias("ab", 1), None).await.is_err());
-    assert_eq!(store.health(), Health::Degraded);
+    assert_eq!(store.health(None), Health::Degraded);
     redis.resume();
     until_health(&store, Health::Up).await;
     assert_eq!(connections(&redis), before + 1, "only the test's own is new");
@@ -115,15 +115,15 @@ async fn one_outage_has_one_budget_whoever_waits() {
     redis.kill();
     until_health(&store, Health::Down).await;
     let began = Instant::now();
-    assert_eq!(store.wait_up().await, Waited::StepOver);
+    assert_eq!(store.wait_up(Wait::default()).await, Waited::StepOver);
     assert!((180..300).contains(&ms(began)), "{} ms", ms(began));
     tokio::time::sleep(Duration::from_millis(700)).await;
     // A second one comes late and has only what is left.
     let late = Instant::now();
-    assert_eq!(store.wait_up().await, Waited::BudgetSpent);
+    assert_eq!(store.wait_up(Wait::default()).await, Waited::BudgetSpent);
     assert!(ms(late) < 150, "{} ms", ms(late));
     let third = Instant::now();
-    assert_eq!(store.wait_up().await, Waited::BudgetSpent);
+    assert_eq!(store.wait_up(Wait::default()).await, Waited::BudgetSpent);
     assert!(ms(third) < 20, "{} ms", ms(third));
     // Changes do not wait any more either.
     let asked = Instant::now();
@@ -134,13 +134,13 @@ async fn one_outage_has_one_budget_whoever_waits() {
     until_health(&store, Health::Up).await;
     redis.kill();
     until_health(&store, Health::Down).await;
-    assert_eq!(store.wait_up().await, Waited::BudgetSpent);
+    assert_eq!(store.wait_up(Wait::default()).await, Waited::BudgetSpent);
     redis.restart();
     until_health(&store, Health::Up).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     redis.kill();
     until_health(&store, Health::Down).await;
-    assert_eq!(store.wait_up().await, Waited::StepOver);
+    assert_eq!(store.wait_up(Wait::default()).await, Waited::StepOver);
 }
 
 #[tokio::test]
@@ -165,15 +165,15 @@ async fn a_wait_asks_a_link_that_has_been_silent() {
     let quiet = Settings { heartbeat_ms: 3_600_000, ..real(&redis) };
     let store = store(quiet).await;
     let before = store.round_trips();
-    assert_eq!(store.wait_up().await, Waited::Up);
+    assert_eq!(store.wait_up(Wait::default()).await, Waited::Up);
     assert_eq!(store.round_trips(), before, "it has just answered");
     tokio::time::sleep(Duration::from_millis(150)).await;
-    assert_eq!(store.wait_up().await, Waited::Up);
+    assert_eq!(store.wait_up(Wait::default()).await, Waited::Up);
     assert_eq!(store.round_trips(), before + 1);
     tokio::time::sleep(Duration::from_millis(150)).await;
     redis.pause();
-    assert_eq!(store.wait_up().await, Waited::StepOver);
-    assert_ne!(store.health(), Health::Up);
+    assert_eq!(store.wait_up(Wait::default()).await, Waited::StepOver);
+    assert_ne!(store.health(None), Health::Up);
     redis.resume();
 }
 
@@ -182,9 +182,9 @@ async fn a_store_may_start_before_its_server() {
     let mut redis = Redis::start();
     redis.kill();
     let store = RedisStore::start(real(&redis)).expect("a good URL");
-    assert_eq!(store.health(), Health::Down);
-    assert_eq!(store.wait_up().await, Waited::StepOver);
-    let stamp = store.stamp();
+    assert_eq!(store.health(None), Health::Down);
+    assert_eq!(store.wait_up(Wait::default()).await, Waited::StepOver);
+    let stamp = store.stamp(any_shard());
     redis.restart();
     until_health(&store, Health::Up).await;
     // A stamp from before anything was known of the time still serves.
@@ -203,7 +203,7 @@ async fn a_wrong_password_at_reconnect_is_outlived() {
     until_health(&store, Health::Down).await;
     redis.restart_with(&["--requirepass", "another"]);
     until("the cause is known", || store.link_cause().contains("WRONGPASS")).await;
-    assert_eq!(store.health(), Health::Down);
+    assert_eq!(store.health(None), Health::Down);
     let client = redis::Client::open(redis.url_as("default", "another")).expect("a good URL");
     let mut connection = client.get_connection().expect("connected");
     redis::cmd("CONFIG")
@@ -262,7 +262,7 @@ async fn a_replica_goes_on_being_read_until_there_is_a_master() {
     let outcome = store.publish(&visit(&store, &sid)).await;
     assert!(matches!(&outcome, Err(StoreError::Refused(_))), "{outcome:?}");
     look(&store, &sid).await.expect("alive");
-    assert_eq!(store.health(), Health::Up);
+    assert_eq!(store.health(None), Health::Up);
     let _: redis::Value = redis.run("REPLICAOF NO ONE");
     let publish = visit(&store, &sid);
     taken(&store, &publish).await;

@@ -101,7 +101,7 @@ async fn it_ends_in_every_script_without_having_been_read_before() {
     pass(&redis, HELD_REMOVAL_MS);
     hear(&node).await;
     let amend = sessionfs::store::Amend {
-        stamp: node.stamp(),
+        stamp: node.stamp(any_shard()),
         alias: alias("ab", 0),
         mode: Some(0o600),
         mtime: None,
@@ -314,7 +314,7 @@ async fn a_logout_that_is_late_ends_a_session_that_was_saved_since() {
 
 /// A session that came from a file, as it is imported.
 async fn imported(node: &RedisStore, session: &Alias) -> Imported {
-    let stamp = node.stamp();
+    let stamp = node.stamp(any_shard());
     let import = Import {
         alias: session.clone(),
         form: Form::Sharded,

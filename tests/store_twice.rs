@@ -156,7 +156,8 @@ async fn an_amend_sent_twice_makes_one_version_and_never_overwrites_bytes() {
     let (one, two) = (node(&redis).await, node(&redis).await);
     let sid = alias("ab", 1);
     let born = taken(&one, &login(&one, &sid)).await;
-    let amend = Amend { stamp: one.stamp(), alias: sid.clone(), mode: Some(0o600), mtime: None };
+    let amend =
+        Amend { stamp: one.stamp(any_shard()), alias: sid.clone(), mode: Some(0o600), mtime: None };
     let first = one.amend(&amend).await.expect("answered").expect("alive");
     let again = two.amend(&amend).await.expect("answered").expect("alive");
     assert_eq!(first.version, again.version);

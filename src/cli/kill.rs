@@ -167,7 +167,7 @@ impl Kill {
                     let store = store.clone();
                     ending.spawn(async move {
                         let unlink = Unlink {
-                            stamp: store.stamp(),
+                            stamp: store.stamp(alias.shard()),
                             alias: alias.clone(),
                             listed: None,
                             held: None,

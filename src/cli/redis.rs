@@ -6,7 +6,7 @@ use crate::config::{Config, flags::Place};
 use crate::exit::{ExitCode, Failure};
 use crate::redis::probe::{ProbeError, probe};
 use crate::redis::{RedisStore, Settings};
-use crate::store::{Link as _, StoreError, Waited};
+use crate::store::{Link as _, StoreError, Wait, Waited};
 use crate::worker::first_contact;
 
 /// How often a Redis that answers is waited for.
@@ -42,7 +42,7 @@ async fn connect(settings: &Settings) -> Result<RedisStore, Failure> {
     let store = RedisStore::start(settings.clone())
         .map_err(|e| Failure::new(ExitCode::BadUrl, e.to_string()))?;
     for _ in 0..STEPS {
-        if store.wait_up().await == Waited::Up {
+        if store.wait_up(Wait::default()).await == Waited::Up {
             return Ok(store);
         }
         // The link says that it is down; the probe finds out why, with the remedy.

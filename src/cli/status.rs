@@ -22,7 +22,7 @@ use crate::host::mount_table::MountTable;
 use crate::keeper::mount;
 use crate::redis::RedisStore;
 use crate::redis::memory::Memory;
-use crate::store::{Link as _, Waited};
+use crate::store::{Link as _, Wait, Waited};
 use crate::telemetry::now_ms;
 
 /// How long a mount may take to answer.
@@ -176,7 +176,7 @@ fn ask_redis(place: &Place) -> Result<Cluster, Failure> {
         let store = RedisStore::start(settings)
             .map_err(|e| Failure::new(ExitCode::BadUrl, e.to_string()))?;
         let redis = Foreign::from(store.address());
-        let nodes = match store.wait_up().await {
+        let nodes = match store.wait_up(Wait::default()).await {
             Waited::Up => store.servers().await.map_err(|error| error.to_string()),
             Waited::StepOver | Waited::BudgetSpent => Err(store.link_cause()),
         };

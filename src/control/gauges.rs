@@ -57,7 +57,7 @@ impl<T: Copy> Kept<T> {
         every: Duration,
         question: impl Future<Output = Result<T, StoreError>>,
     ) -> Option<T> {
-        if store.health() == Health::Down {
+        if store.health(None) == Health::Down {
             return None;
         }
         let mut kept = self.0.lock().await;

@@ -206,7 +206,7 @@ pub(super) async fn beat(service: Arc<StatusService>) {
             state = now;
             (service.report_to_keeper)(state.clone());
         }
-        if service.is_active() && service.store.health() == Health::Up {
+        if service.is_active() && service.store.health(None) == Health::Up {
             registration.renew(&service).await;
         }
     }

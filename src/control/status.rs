@@ -211,7 +211,7 @@ impl Redis {
             address: store.address().into(),
             server: server.map(Foreign::from),
             version: version.map(Foreign::from),
-            cause: if store.health() == crate::store::Health::Up {
+            cause: if store.health(None) == crate::store::Health::Up {
                 "connected".into()
             } else {
                 store.link_cause()

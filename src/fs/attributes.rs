@@ -12,7 +12,7 @@ use super::stale::replaced;
 use super::{Core, LONG, Step};
 use crate::error::{Error, Result};
 use crate::session::name::{Alias, Form, Sid};
-use crate::store::{Amend, Health, Link, Lookup, Meta, Mtime, Sessions, StoreError, Waited};
+use crate::store::{Amend, Health, Link, Lookup, Meta, Mtime, Sessions, StoreError, Wait, Waited};
 
 const HOUR_NS: i64 = 3_600_000_000_000;
 
@@ -132,7 +132,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
             _ => None,
         };
         let alias = match unasked {
-            Some(alias) if self.link.health() == Health::Up => alias,
+            Some(alias) if self.link.health(Some(alias.shard())) == Health::Up => alias,
             _ => return self.known_attributes(inode).into(),
         };
         let core = Arc::clone(self);
@@ -240,11 +240,13 @@ impl<S: Sessions, L: Link> Core<S, L> {
         mode: Option<u32>,
         mtime: Option<Mtime>,
     ) -> Result<Attributes> {
-        let amend = Amend { stamp: self.link.stamp(), alias, mode, mtime };
+        let shard = alias.shard();
+        let wait = Wait { shard: Some(shard), writes: true, background: false };
+        let amend = Amend { stamp: self.link.stamp(shard), alias, mode, mtime };
         let answer = match self.sessions.amend(&amend).await {
             // SETATTR holds no directory, so one bounded step may be waited; chmod and utimens
             // cannot be interrupted (Python raises), so no more than one.
-            Err(StoreError::Unavailable(_)) if self.link.wait_up().await == Waited::Up => {
+            Err(StoreError::Unavailable(_)) if self.link.wait_up(wait).await == Waited::Up => {
                 self.sessions.amend(&amend).await
             }
             answer => answer,

@@ -16,7 +16,7 @@ use super::open::bad_handle;
 use super::{Core, LONG, Step};
 use crate::error::{Error, Result};
 use crate::session::name::{Alias, CandidateAlias, Form, Shard};
-use crate::store::{Link, Listed, Sessions, StoreError, Waited};
+use crate::store::{Link, Listed, Sessions, StoreError, Wait, Waited};
 
 /// What the store answered.
 type Answer<T> = std::result::Result<T, StoreError>;
@@ -117,10 +117,11 @@ impl<S: Sessions, L: Link> Core<S, L> {
         let by = self.callers.identify(caller);
         let core = Arc::clone(self);
         Step::later(async move {
+            let wait = Wait { shard: inode.shard(), writes: false, background: by.background };
             let snapshot = match core.list(by, inode).await {
                 // OPENDIR holds no directory. One step and no more: Python's `listdir` does not
                 // retry EINTR.
-                Err(StoreError::Unavailable(_)) if core.link.wait_up().await == Waited::Up => {
+                Err(StoreError::Unavailable(_)) if core.link.wait_up(wait).await == Waited::Up => {
                     core.list(by, inode).await
                 }
                 answer => answer,

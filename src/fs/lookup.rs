@@ -92,7 +92,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
         if listed.is_none() && self.is_flat_probe(by, name.form, &alias) {
             return absent();
         }
-        if self.link.health() != Health::Up {
+        if self.link.health(Some(alias.shard())) != Health::Up {
             return Ok(Found::Entry(self.provisional(&name.sid, name.form))).into();
         }
         let core = Arc::clone(self);

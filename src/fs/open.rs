@@ -19,7 +19,7 @@ use super::stale::replaced;
 use super::{Core, Step};
 use crate::error::{Error, Result};
 use crate::session::name::{Alias, Sid};
-use crate::store::{ChangeId, Link, Sessions, Waited};
+use crate::store::{ChangeId, Link, Sessions, Wait, Waited};
 
 /// A session with less than this to live is touched before its `open` is answered. Otherwise
 /// another server, which has not received this activity yet, could end it.
@@ -130,6 +130,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
     ) -> Result<Opened> {
         let Opening { by, inode, .. } = opening;
         let began = self.callers.now();
+        let wait = Wait { shard: Some(alias.shard()), writes: false, background: by.background };
         let mut refusal = None;
         for _ in 0..MAX_ASKS {
             let found = match self.current(by, &sid, &alias, None).await? {
@@ -161,7 +162,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
                 let version = Version { sid, alias, meta, bytes: None };
                 return Ok(self.serve_found(by, inode, version, bytes, immutable).await);
             }
-            match self.link.wait_up().await {
+            match self.link.wait_up(wait).await {
                 Waited::Up => {}
                 Waited::StepOver => {
                     refusal = None;

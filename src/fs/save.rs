@@ -23,7 +23,7 @@ use crate::error::{Error, Result};
 use crate::session::content::{self, Class};
 use crate::session::name::{Form, RootName, SessionName};
 use crate::session::seal;
-use crate::store::{Link, Publish, Published, Sessions, StoreError, Waited};
+use crate::store::{Link, Publish, Published, Sessions, StoreError, Wait, Waited};
 use crate::telemetry::Event;
 
 /// The permission bits with which Odoo ends every save (`chmod`, 0644).
@@ -97,22 +97,37 @@ impl<S: Sessions, L: Link> Core<S, L> {
         if open.link_checked.load(Ordering::Relaxed) {
             return self.write_now(&open.staged, offset, data).into();
         }
-        if let Err(error) = self.fail_if_pending(self.callers.identify(caller)) {
+        let by = self.callers.identify(caller);
+        if let Err(error) = self.fail_if_pending(by) {
             open.staged.note_failure();
             return Err(error).into();
         }
-        if self.link.is_fresh() {
+        let wait = self.wait_of_save(by);
+        if self.link.is_fresh(wait.shard) {
             open.link_checked.store(true, Ordering::Relaxed);
             return self.write_now(&open.staged, offset, data).into();
         }
         let core = Arc::clone(self);
         // The buffer belongs to the thread that read the request. Its size is that of one WRITE.
         let data = Bytes::copy_from_slice(data);
-        Step::later(async move { core.write_when_up(&open, offset, &data).await })
+        Step::later(async move { core.write_when_up(&open, offset, &data, wait).await })
     }
 
-    async fn write_when_up(&self, open: &OpenStaging, offset: u64, data: &[u8]) -> Result<u32> {
-        match self.link.wait_up().await {
+    /// What the save of this thread needs. Its session is not known before the rename; most likely it
+    /// is of the shard that the thread opened last.
+    fn wait_of_save(&self, by: Identity) -> Wait {
+        let shard = self.threads().get(by.thread).and_then(|thread| thread.last_shard());
+        Wait { shard, writes: true, background: by.background }
+    }
+
+    async fn write_when_up(
+        &self,
+        open: &OpenStaging,
+        offset: u64,
+        data: &[u8],
+        wait: Wait,
+    ) -> Result<u32> {
+        match self.link.wait_up(wait).await {
             Waited::Up => {
                 open.link_checked.store(true, Ordering::Relaxed);
                 self.write_now(&open.staged, offset, data)
@@ -249,7 +264,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
         }
         let claim = self.threads().claim(by, &alias, self.callers.now());
         self.callers.report_unidentified(by);
-        let stamp = self.link.stamp();
+        let stamp = self.link.stamp(alias.shard());
         let publish = Publish {
             birth: claim.opened.unwrap_or(stamp.id),
             stamp,

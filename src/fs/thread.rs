@@ -13,7 +13,7 @@ use lru::LruCache;
 use super::caller::{Identity, ThreadId};
 use super::flat::FlatNames;
 use super::inode::InodeId;
-use crate::session::name::Alias;
+use crate::session::name::{Alias, Shard};
 use crate::store::{ChangeId, Claim};
 
 const MAX_THREADS: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
@@ -237,6 +237,11 @@ impl Threads {
 }
 
 impl Thread {
+    /// The shard of the session that it opened last.
+    pub(crate) fn last_shard(&self) -> Option<Shard> {
+        self.last_opened.as_ref().map(Alias::shard)
+    }
+
     /// The save under way is given up, or nothing more is known of it.
     pub(crate) fn end_save(&mut self) {
         self.saving = None;

@@ -58,7 +58,8 @@ impl<S: Sessions, L: Link> Core<S, L> {
             None => (None, None),
         };
         let held = listed.as_ref().and_then(|alias| self.own_session(by, alias));
-        let unlink = Unlink { stamp: self.link.stamp(), alias: name.sid.alias(), listed, held };
+        let alias = name.sid.alias();
+        let unlink = Unlink { stamp: self.link.stamp(alias.shard()), alias, listed, held };
         match self.sessions.unlink(&unlink).await {
             Ok(Unlinked::Gone { alias, .. }) => {
                 self.ended(&alias);

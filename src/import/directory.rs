@@ -28,7 +28,7 @@ use crate::redis::RedisStore;
 use crate::session::content::Class;
 use crate::session::name::Alias;
 use crate::session::secret::Keyring;
-use crate::store::{Link as _, StoreError, Waited};
+use crate::store::{Link as _, StoreError, Wait, Waited};
 
 /// How many sessions are imported at once.
 const AT_ONCE: usize = 64;
@@ -285,7 +285,8 @@ async fn one(
         let outcome =
             if dry_run { importer.dry_run(places).await } else { importer.import(places).await };
         match outcome {
-            Err(StoreError::Unavailable(_)) if redis.wait_up().await != Waited::BudgetSpent => {}
+            Err(StoreError::Unavailable(_))
+                if redis.wait_up(Wait::default()).await != Waited::BudgetSpent => {}
             outcome => return outcome,
         }
     }

@@ -13,7 +13,7 @@ use crate::session::content::Class;
 use crate::session::name::{Alias, Shard};
 use crate::store::{
     Amend, Attempt, ChangeId, Health, Link, Listed, Lookup, Meta, Publish, Published, Refusal,
-    RootListing, Sessions, Stamp, StoreError, Unlink, Unlinked, Waited,
+    RootListing, Sessions, Stamp, StoreError, Unlink, Unlinked, Wait, Waited,
 };
 
 impl Sessions for RedisStore {
@@ -125,7 +125,7 @@ impl Sessions for RedisStore {
 }
 
 impl Link for RedisStore {
-    fn stamp(&self) -> Stamp {
+    fn stamp(&self, _shard: Shard) -> Stamp {
         Stamp {
             id: ChangeId(rand::random()),
             first_ms: self.inner.time.now_ms(),
@@ -133,15 +133,15 @@ impl Link for RedisStore {
         }
     }
 
-    fn health(&self) -> Health {
+    fn health(&self, _shard: Option<Shard>) -> Health {
         self.inner.link.health()
     }
 
-    fn is_fresh(&self) -> bool {
+    fn is_fresh(&self, _shard: Option<Shard>) -> bool {
         self.inner.link.is_fresh()
     }
 
-    async fn wait_up(&self) -> Waited {
+    async fn wait_up(&self, _wait: Wait) -> Waited {
         self.inner.link.wait_up().await
     }
 

@@ -147,7 +147,7 @@ impl History {
     /// the true one.
     fn was_disturbed(&self, server: usize) -> bool {
         let store = &self.servers[server].store;
-        store.pending_faults() < self.pending[server] || store.health() != Health::Up
+        store.pending_faults() < self.pending[server] || store.health(None) != Health::Up
     }
 
     fn judge(&self, server: usize, session: &Sid, got: Result<Bytes, i32>) -> Result<(), String> {

@@ -10,7 +10,7 @@ use sessionfs::session::name::{Alias, Form, Shard};
 use sessionfs::session::policy::Lifetimes;
 use sessionfs::store::{
     Amend, Attempt, ChangeId, Health, Link, Listed, Lookup, Meta, Publish, Published, Refusal,
-    RootListing, Sessions, Stamp, StoreError, Unlink, Unlinked, Waited,
+    RootListing, Sessions, Stamp, StoreError, Unlink, Unlinked, Wait, Waited,
 };
 
 use super::model::{Model, Outcome, UNIT};
@@ -221,19 +221,19 @@ impl Sessions for Memory {
 }
 
 impl Link for Memory {
-    fn stamp(&self) -> Stamp {
+    fn stamp(&self, _shard: Shard) -> Stamp {
         Stamp { id: ChangeId(rand::random()), first_ms: self.model().now, attempt: Attempt::First }
     }
 
-    fn health(&self) -> Health {
+    fn health(&self, _shard: Option<Shard>) -> Health {
         self.link().health
     }
 
-    fn is_fresh(&self) -> bool {
+    fn is_fresh(&self, _shard: Option<Shard>) -> bool {
         self.link().health == Health::Up
     }
 
-    async fn wait_up(&self) -> Waited {
+    async fn wait_up(&self, _wait: Wait) -> Waited {
         let mut link = self.link();
         let by_health = if link.health == Health::Up { Waited::Up } else { Waited::StepOver };
         link.waits.pop_front().unwrap_or(by_health)

@@ -6,11 +6,11 @@ use bytes::Bytes;
 use sessionfs::redis::scripts::Scripts;
 use sessionfs::redis::{RedisStore, Settings};
 use sessionfs::session::content::{Class, Content};
-use sessionfs::session::name::{Alias, Form};
+use sessionfs::session::name::{Alias, Form, Shard};
 use sessionfs::session::policy::Lifetimes;
 use sessionfs::store::{
     ChangeId, Claim, Health, Link as _, Lookup, Meta, Publish, Published, Sessions as _,
-    StoreError, Unlink, Unlinked, Waited,
+    StoreError, Unlink, Unlinked, Wait, Waited,
 };
 
 use super::redis::Redis;
@@ -29,6 +29,11 @@ local function now_ms()
     + tonumber(redis.call('GET', 'test:clock') or 0)
 end
 ";
+
+/// For what does not depend on the shard: the store of these tests is one server.
+pub fn any_shard() -> Shard {
+    Shard::parse("ab").expect("a shard")
+}
 
 /// Defaults, but for bounds that a loaded test machine would not keep.
 pub fn settings(redis: &Redis) -> Settings {
@@ -56,7 +61,7 @@ pub async fn node_with(redis: &Redis, lifetimes: Lifetimes) -> RedisStore {
 
 /// Waits until it is well, and lets it hear Redis's clock.
 pub async fn connected(store: RedisStore) -> RedisStore {
-    assert_eq!(store.wait_up().await, Waited::Up, "{}", store.link_cause());
+    assert_eq!(store.wait_up(Wait::default()).await, Waited::Up, "{}", store.link_cause());
     let nobody = alias("zz", 0);
     assert_eq!(store.fetch(&nobody, None).await, Ok(Lookup::Absent));
     store
@@ -88,7 +93,7 @@ pub fn content(class: Class) -> Content {
 }
 
 pub fn save(store: &RedisStore, alias: &Alias, class: Class, opened: Option<ChangeId>) -> Publish {
-    let stamp = store.stamp();
+    let stamp = store.stamp(any_shard());
     Publish {
         birth: opened.unwrap_or(stamp.id),
         stamp,
@@ -134,7 +139,7 @@ pub fn claiming(publish: Publish, change: impl FnOnce(&mut Claim)) -> Publish {
 }
 
 pub fn removal(store: &RedisStore, alias: &Alias) -> Unlink {
-    Unlink { stamp: store.stamp(), alias: alias.clone(), listed: None, held: None }
+    Unlink { stamp: store.stamp(any_shard()), alias: alias.clone(), listed: None, held: None }
 }
 
 /// What becomes of a save whose content is sealed anew where the store asks for that.
@@ -196,5 +201,5 @@ pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
 }
 
 pub async fn until_health(store: &RedisStore, health: Health) {
-    until(&format!("{health:?}"), || store.health() == health).await;
+    until(&format!("{health:?}"), || store.health(None) == health).await;
 }
