@@ -14,7 +14,10 @@
 
 pub mod current;
 
+use std::fmt;
 use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -139,6 +142,8 @@ pub struct Publish {
     pub birth: ChangeId,
     /// The content, sealed with this save's id and the birth above.
     pub sealed: Bytes,
+    /// Seals it for another life, as long as its session id is at hand.
+    pub sealer: Option<Sealer>,
     /// What the saving thread knows of the session.
     pub claim: Claim,
     /// The caller is a background process (Odoo's evented one, cron): many requests share one
@@ -158,6 +163,36 @@ impl Publish {
             save: self.stamp.id,
             packing: PLAIN_PACKING,
         }
+    }
+
+    /// The same save, sealed for the life of that birth; `None` if it cannot be sealed any more.
+    #[must_use]
+    pub fn rebound(&self, birth: ChangeId) -> Option<Self> {
+        let rebound = Self { birth, ..self.clone() };
+        let sealed = self.sealer.as_ref()?.seal(&rebound.bound());
+        Some(Self { sealed, ..rebound })
+    }
+}
+
+/// Seals the content of one save. It holds the content and the session id, so it never leaves this
+/// process.
+#[derive(Clone)]
+pub struct Sealer(Arc<dyn Fn(&Bound) -> Bytes + Send + Sync>);
+
+impl Sealer {
+    pub fn new(seal: impl Fn(&Bound) -> Bytes + Send + Sync + 'static) -> Self {
+        Self(Arc::new(seal))
+    }
+
+    /// The content with what is bound to it.
+    pub fn seal(&self, bound: &Bound) -> Bytes {
+        (self.0)(bound)
+    }
+}
+
+impl fmt::Debug for Sealer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Sealer")
     }
 }
 
@@ -248,6 +283,9 @@ pub struct Unlink {
     /// Odoo 19 removes the session of its own request and saves it again a moment later: such a
     /// removal is held for [`HELD_REMOVAL_MS`].
     pub held: Option<ChangeId>,
+    /// The caller's request has opened this session. Anybody can ask for the removal of a name that
+    /// nobody has.
+    pub opened: bool,
 }
 
 /// For how long a held removal may be taken back by a save of the same thread. Until then the
@@ -312,8 +350,8 @@ pub enum StoreError {
     Unreadable(String),
 }
 
-impl std::fmt::Display for StoreError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unavailable(why) => write!(f, "Redis is not available: {why}"),
             Self::Refused(why) => write!(f, "Redis accepts no writes: {why}"),
@@ -415,7 +453,28 @@ pub trait Sessions: Send + Sync + 'static {
     /// The same, written before this returns: for a session with only seconds to live, which
     /// another server could otherwise end.
     fn touch_now(&self, alias: &Alias) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Whether a save would be taken now, by the store or in its place. If not, it has to fail at its
+    /// first write: Odoo does not look at the outcome of a rename.
+    fn takes_saves(&self) -> bool {
+        true
+    }
+
+    /// Whether something is known of this session that the store does not know yet, so that a look-up
+    /// has an answer while the store has none.
+    fn knows_more(&self, _alias: &Alias) -> bool {
+        false
+    }
+
+    /// What ends when all changes of this session that were taken outlive a crash of this host, or
+    /// after a bound; `None` if they do already.
+    fn settling(&self, _alias: &Alias) -> Option<Settling> {
+        None
+    }
 }
+
+/// A wait that may be given up at any time.
+pub type Settling = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// The state of the connection to the store, and the store's time.
 ///

@@ -253,6 +253,7 @@ impl<'a> History<'a> {
                     alias: if *listed { alias(SHARD, 99) } else { own.clone() },
                     listed: listed.then_some(own),
                     held: self.memory(*by, *session).opened.filter(|_| *held),
+                    opened: false,
                 };
                 self.changes.push(Change::Removal(unlink.clone()));
                 if *sent { self.remove(*by, *session, &unlink).await } else { Ok(()) }
@@ -312,6 +313,7 @@ impl<'a> History<'a> {
             },
             size_bytes: save.size as u64,
             sealed: format!("{:?} {}", stamp.id, "x".repeat(save.size)).into(),
+            sealer: None,
             claim: Claim {
                 opened: memory.opened,
                 held_removal: memory.held_removal,

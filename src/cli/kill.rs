@@ -171,6 +171,7 @@ impl Kill {
                             alias: alias.clone(),
                             listed: None,
                             held: None,
+                            opened: false,
                         };
                         (alias, store.unlink(&unlink).await)
                     });

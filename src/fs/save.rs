@@ -23,7 +23,7 @@ use crate::error::{Error, Result};
 use crate::session::content::{self, Class};
 use crate::session::name::{Form, RootName, SessionName};
 use crate::session::seal;
-use crate::store::{Link, Publish, Published, Sessions, StoreError, Wait, Waited};
+use crate::store::{Link, Publish, Published, Sealer, Sessions, StoreError, Wait, Waited};
 use crate::telemetry::Event;
 
 /// The permission bits with which Odoo ends every save (`chmod`, 0644).
@@ -272,30 +272,30 @@ impl<S: Sessions, L: Link> Core<S, L> {
             content,
             size_bytes,
             sealed: Bytes::new(),
+            sealer: Some(self.sealer(target, &plain)),
             claim,
             background: by.background,
             is_activity: !by.background,
             alias,
         };
-        Ok((self.sealed(publish, target, &plain), plain))
+        let publish = publish.rebound(publish.birth).unwrap_or(publish);
+        Ok((publish, plain))
     }
 
-    fn sealed(&self, publish: Publish, target: &SessionName, plain: &[u8]) -> Publish {
-        let sealed = seal::seal(&self.keyring, &target.sid, &publish.bound(), plain);
-        Publish { sealed: sealed.into(), ..publish }
+    fn sealer(&self, target: &SessionName, plain: &Bytes) -> Sealer {
+        let (keyring, sid, plain) = (self.keyring.clone(), target.sid.clone(), plain.clone());
+        Sealer::new(move |bound| seal::seal(&keyring, &sid, bound, &plain).into())
     }
 
     /// Publishes, sealed for the life that the store says it belongs to.
     async fn publish_bound(
         &self,
         mut publish: Publish,
-        target: &SessionName,
-        plain: &[u8],
     ) -> std::result::Result<Published, StoreError> {
         for _ in 0..MAX_REBINDS {
             match self.sessions.publish(&publish).await? {
                 Published::Rebind { birth } => {
-                    publish = self.sealed(Publish { birth, ..publish }, target, plain);
+                    publish = publish.rebound(birth).unwrap_or(publish);
                 }
                 published => return Ok(published),
             }
@@ -312,7 +312,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
         plain: Bytes,
     ) -> Result<()> {
         let alias = publish.alias.clone();
-        match self.publish_bound(publish, &target, &plain).await {
+        match self.publish_bound(publish).await {
             Ok(Published::Taken(meta)) => {
                 if let Some(observer) = &self.observer {
                     observer.current(&target.sid, &meta, &plain);

@@ -59,7 +59,9 @@ impl<S: Sessions, L: Link> Core<S, L> {
         };
         let held = listed.as_ref().and_then(|alias| self.own_session(by, alias));
         let alias = name.sid.alias();
-        let unlink = Unlink { stamp: self.link.stamp(alias.shard()), alias, listed, held };
+        let opened = held.is_some() || self.own_session(by, &alias).is_some();
+        let stamp = self.link.stamp(alias.shard());
+        let unlink = Unlink { stamp, alias, listed, held, opened };
         match self.sessions.unlink(&unlink).await {
             Ok(Unlinked::Gone { alias, .. }) => {
                 self.ended(&alias);

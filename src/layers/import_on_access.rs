@@ -27,7 +27,7 @@ use crate::session::name::{Alias, Form, Shard};
 use crate::session::secret::Keyring;
 use crate::store::{
     Amend, ChangeId, Intake, Listed, Lookup, Meta, Publish, Published, RootListing, Sessions,
-    StoreError, Unlink, Unlinked,
+    Settling, StoreError, Unlink, Unlinked,
 };
 use crate::sync::lock;
 
@@ -263,6 +263,7 @@ impl<S: Sessions + Clone, T: Intake + Clone> ImportOnAccess<S, T> {
                 alias: alias.clone(),
                 listed: None,
                 held: None,
+                opened: unlink.opened,
             };
             tokio::spawn(self.clone().remove_when_imported(unlink));
         }
@@ -669,6 +670,18 @@ impl<S: Sessions + Clone, T: Intake + Clone> Sessions for ImportOnAccess<S, T> {
 
     async fn touch_now(&self, alias: &Alias) -> Result<(), StoreError> {
         self.sessions.touch_now(alias).await
+    }
+
+    fn takes_saves(&self) -> bool {
+        self.sessions.takes_saves()
+    }
+
+    fn knows_more(&self, alias: &Alias) -> bool {
+        self.sessions.knows_more(alias)
+    }
+
+    fn settling(&self, alias: &Alias) -> Option<Settling> {
+        self.sessions.settling(alias)
     }
 }
 

@@ -19,8 +19,8 @@ use tokio::time::timeout;
 
 use crate::session::name::{Alias, Shard};
 use crate::store::{
-    Amend, ChangeId, Listed, Lookup, Meta, Publish, Published, RootListing, Sessions, StoreError,
-    Unlink, Unlinked,
+    Amend, ChangeId, Listed, Lookup, Meta, Publish, Published, RootListing, Sessions, Settling,
+    StoreError, Unlink, Unlinked,
 };
 use crate::sync::lock;
 
@@ -219,6 +219,18 @@ impl<S: Sessions + Clone> Sessions for SingleFlight<S> {
 
     async fn touch_now(&self, alias: &Alias) -> Result<(), StoreError> {
         self.sessions.touch_now(alias).await
+    }
+
+    fn takes_saves(&self) -> bool {
+        self.sessions.takes_saves()
+    }
+
+    fn knows_more(&self, alias: &Alias) -> bool {
+        self.sessions.knows_more(alias)
+    }
+
+    fn settling(&self, alias: &Alias) -> Option<Settling> {
+        self.sessions.settling(alias)
     }
 }
 

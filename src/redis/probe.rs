@@ -322,7 +322,13 @@ impl Probe {
             mtime_ns: 0,
             mode: 0o600,
         };
-        let unlink = Unlink { stamp: own_stamp(), alias: alias.clone(), listed: None, held: None };
+        let unlink = Unlink {
+            stamp: own_stamp(),
+            alias: alias.clone(),
+            listed: None,
+            held: None,
+            opened: false,
+        };
         for (call, expected) in [
             (requests.fetch(alias, None), "absent"),
             (requests.publish(&save, Attempt::First), "taken"),
@@ -400,6 +406,7 @@ fn own_save(alias: &Alias) -> Publish {
         content: Content { class: Class::Anonymous, uid: None, db: None, login: None },
         size_bytes: 0,
         sealed: Bytes::new(),
+        sealer: None,
         claim: Claim::default(),
         background: false,
         is_activity: true,

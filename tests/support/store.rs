@@ -102,6 +102,7 @@ pub fn save(store: &RedisStore, alias: &Alias, class: Class, opened: Option<Chan
         content: content(class),
         size_bytes: 3,
         sealed: Bytes::from_static(b"abc"),
+        sealer: None,
         claim: Claim { opened, ..Claim::default() },
         background: false,
         is_activity: true,
@@ -139,7 +140,13 @@ pub fn claiming(publish: Publish, change: impl FnOnce(&mut Claim)) -> Publish {
 }
 
 pub fn removal(store: &RedisStore, alias: &Alias) -> Unlink {
-    Unlink { stamp: store.stamp(any_shard()), alias: alias.clone(), listed: None, held: None }
+    Unlink {
+        stamp: store.stamp(any_shard()),
+        alias: alias.clone(),
+        listed: None,
+        held: None,
+        opened: false,
+    }
 }
 
 /// What becomes of a save whose content is sealed anew where the store asks for that.
