@@ -12,7 +12,7 @@ import time
 
 from browser import Browser, SessionExpired, WebSocket, WebSocketClosed
 from checks import FAMILY, Failed, Gate, check
-from lab import poll
+from processes import poll
 
 TABS = 3
 PEOPLE = 5

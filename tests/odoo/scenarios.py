@@ -14,9 +14,10 @@ import traceback
 import browser
 from browser import Browser, SessionExpired, WebSocket, WebSocketClosed
 from checks import FAMILY, Failed, Gate, check
-from lab import User, poll
+from lab import User
 from late_saves import LateSaves
 from nginx import Front
+from processes import poll
 from redis_wire import Monitor
 from rotations import Rotations
 from suites import OwnSuites

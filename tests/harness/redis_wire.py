@@ -5,10 +5,11 @@ import threading
 
 
 class Redis:
-    def __init__(self, path, timeout_s=20):
-        self.socket = socket.socket(socket.AF_UNIX)
+    def __init__(self, place, timeout_s=20):
+        """`place` is the path of a socket, or host and port."""
+        self.socket = socket.socket(socket.AF_UNIX if isinstance(place, str) else socket.AF_INET)
         self.socket.settimeout(timeout_s)
-        self.socket.connect(path)
+        self.socket.connect(place)
         self.file = self.socket.makefile("rb")
 
     def send(self, *words):
