@@ -8,7 +8,8 @@
 //! | activity, collected and written in batches | [`activity`] |
 //! | how often a change is sent | [`retry`] |
 //! | large contents: the second connection, and what is read by it | [`bulk`], [`transfer`] |
-//! | the connection, its health, Redis's clock, its errors | [`link`], [`clock`], [`errors`] |
+//! | one server that takes writes, and which one has a key | [`primary`], [`primaries`] |
+//! | its connection, its health, its clock, its errors | [`link`], [`greeting`], [`clock`], [`errors`] |
 //! | room for those who are logged in, when it is full | [`room`] |
 //! | whether writes are taken, and whether Redis can serve at all | [`writes`], [`probe`], [`acl`] |
 //! | what all servers agree on: secret and format | [`agreement`] |
@@ -24,6 +25,7 @@ pub(crate) mod clock;
 pub(crate) mod endpoint;
 pub mod envelope;
 pub mod errors;
+mod greeting;
 mod import;
 pub(crate) mod keys;
 pub(crate) mod link;
@@ -31,6 +33,8 @@ mod listing;
 pub(crate) mod live;
 pub(crate) mod memory;
 pub mod population;
+mod primaries;
+mod primary;
 pub mod probe;
 mod requests;
 mod retry;
@@ -46,20 +50,24 @@ pub mod writes;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::Value;
+use redis::cluster_routing::Slot;
+use redis::{Cmd, FromRedisValue as _, Value};
 use tokio::task::AbortHandle;
 
 use self::activity::{Touches, write_touches};
 use self::agreement::Agreement;
-use self::bulk::{Bulk, LARGE_BYTES};
-use self::clock::Time;
+use self::bulk::LARGE_BYTES;
 use self::endpoint::{BadUrl, Endpoint};
+use self::greeting::Greeter;
 use self::keys::Keys;
-use self::link::{Link, Need};
+use self::link::Need;
 use self::live::Live;
+use self::primaries::Primaries;
+use self::primary::{Common, Primary};
 use self::probe::ServerInfo;
 use self::requests::Requests;
 use self::scripts::{Answer, Call, CallFault, ClockView, Policy, Scripts, Way};
+use crate::session::name::Shard;
 use crate::store::StoreError;
 use crate::telemetry::Event;
 
@@ -76,15 +84,13 @@ struct Inner {
     settings: Settings,
     keys: Keys,
     scripts: Scripts,
-    link: Link,
-    bulk: Bulk,
-    time: Arc<Time>,
+    /// Where Redis is, without credentials.
+    address: String,
+    primaries: Primaries,
     live: Arc<Live>,
     agreement: Arc<Agreement>,
     touches: Touches,
-    writes: writes::Observed,
     room: room::Room,
-    memory_refused: memory::Refused,
 }
 
 struct Tasks(Vec<AbortHandle>);
@@ -109,56 +115,30 @@ impl RedisStore {
         let endpoint = Endpoint::parse(&settings.url)?
             .with_credentials(settings.username.as_deref(), settings.password.as_deref())?
             .asking(settings.password_source.clone());
-        let time = Arc::new(Time::new(scripts.own_clock));
         let keys = Keys::new(settings.prefix.clone());
         let live = Arc::new(Live::new(settings.lifetimes, settings.live));
-        let mut greeting: Vec<_> = scripts.all().iter().map(|script| script.load()).collect();
-        let read_settings = live.request(&scripts, &keys);
-        let follows = read_settings.is_some();
-        greeting.extend(read_settings);
-        greeting.extend(Agreement::requests(&keys));
-        greeting.push(redis::cmd("TIME"));
-        let (greeted, heartbeat) = (Arc::clone(&time), Arc::clone(&time));
-        let (following, followed) = (Arc::clone(&live), Arc::clone(&live));
         let agreement = Arc::new(Agreement::new(settings.keyring.clone(), settings.newest_format));
-        let agreeing = Arc::clone(&agreement);
-        let bulk = Bulk::new(endpoint.clone(), settings.timing().connect);
-        let (link, supervisor) = Link::new(
-            endpoint,
-            settings.timing(),
-            greeting,
-            move |mut answers, sent| {
-                let time = answers.pop().unwrap_or(Value::Nil);
-                greeted.observe_answer(&time, sent, following.lifetimes().idle_ms);
-                let members = answers.pop().unwrap_or(Value::Nil);
-                let secret = answers.pop().unwrap_or(Value::Nil);
-                agreeing.follow([secret, members], greeted.now_ms())?;
-                if follows {
-                    following.take_in(answers.pop().unwrap_or(Value::Nil));
-                }
-                Ok(())
-            },
-            move |answer, sent| {
-                heartbeat.observe_answer(answer, sent, followed.lifetimes().idle_ms);
-            },
-        );
+        let common = Arc::new(Common {
+            timing: settings.timing(),
+            greeter: Greeter::new(&keys, &scripts, &live, &agreement),
+            live: Arc::clone(&live),
+            real_clock: scripts.own_clock,
+        });
+        let address = endpoint.to_string();
+        let primaries = Primaries::one(Primary::start(endpoint, &common));
         let inner = Arc::new(Inner {
             keys,
             live,
             agreement,
             settings,
             scripts,
-            link,
-            bulk,
-            time,
+            address,
+            primaries,
             touches: Touches::default(),
-            writes: writes::Observed::default(),
             room: room::Room::default(),
-            memory_refused: memory::Refused::default(),
         });
         let writer = tokio::spawn(write_touches(Arc::clone(&inner)));
-        let supervisor = tokio::spawn(supervisor);
-        let mut tasks = vec![supervisor.abort_handle(), writer.abort_handle()];
+        let mut tasks = vec![writer.abort_handle()];
         tasks.extend(live::task(&inner));
         tasks.extend(agreement::task(&inner));
         let tasks = Tasks(tasks);
@@ -167,32 +147,33 @@ impl RedisStore {
 
     /// How many requests were sent to Redis since the start, heartbeats included.
     pub fn round_trips(&self) -> u64 {
-        self.inner.link.sent()
+        self.inner.primaries.all().iter().map(|primary| primary.link.sent()).sum()
     }
 
     /// The last event of the link, in words.
     pub fn link_cause(&self) -> String {
-        self.inner.link.cause()
+        self.inner.primaries.worst().link.cause()
     }
 
     /// Waits for a connection, whatever an outage's budget is. `false` if there is none by then.
     pub(crate) async fn is_there_within(&self, bound: Duration) -> bool {
-        self.inner.link.up(tokio::time::Instant::now() + bound).await
+        self.inner.primaries.up(tokio::time::Instant::now() + bound).await
     }
 
     /// How long the current outage lasts, if there is one.
     pub fn outage(&self) -> Option<Duration> {
-        self.inner.link.outage()
+        self.inner.primaries.outage()
     }
 
     /// Where Redis is, without credentials.
     pub fn address(&self) -> String {
-        self.inner.link.address()
+        self.inner.address.clone()
     }
 
     /// Which server answers now.
     pub async fn server(&self) -> Result<ServerInfo, StoreError> {
-        let answer = self.inner.ask(redis::cmd("HELLO").arg(3)).await?;
+        let primary = self.inner.primaries.worst();
+        let answer = self.inner.ask_primary(&primary, redis::cmd("HELLO").arg(3)).await?;
         ServerInfo::read(&answer, self.address()).ok_or_else(|| {
             StoreError::Unreadable("an answer to HELLO with an unexpected format".into())
         })
@@ -200,10 +181,15 @@ impl RedisStore {
 }
 
 impl Inner {
-    fn policy(&self) -> Policy {
+    /// The primary that has the sessions of a shard.
+    fn primary_of(&self, shard: Shard) -> Arc<Primary> {
+        self.primaries.of(Keys::slot(shard))
+    }
+
+    fn policy(&self, primary: &Primary) -> Policy {
         let lifetimes = self.live.lifetimes();
         let clock = if self.settings.ends_stale {
-            self.time.view(lifetimes.idle_ms)
+            primary.time.view(lifetimes.idle_ms)
         } else {
             ClockView::Jumped { ahead_ms: 0 }
         };
@@ -215,17 +201,14 @@ impl Inner {
         }
     }
 
-    fn requests(&self) -> Requests<'_> {
-        self.requests_by(self.policy())
-    }
-
-    fn requests_by(&self, policy: Policy) -> Requests<'_> {
+    /// What is sent to this primary, by its clock.
+    fn requests(&self, primary: &Primary) -> Requests<'_> {
         Requests {
             scripts: &self.scripts,
             keys: &self.keys,
-            policy,
+            policy: self.policy(primary),
             attempt_ms: self.settings.attempt_ms,
-            now_ms: self.time.now_ms(),
+            now_ms: primary.time.now_ms(),
         }
     }
 
@@ -233,36 +216,94 @@ impl Inner {
         Duration::from_millis(self.settings.attempt_ms)
     }
 
-    /// Sends a command and waits as long as an answer may take on a link that is not down.
-    async fn ask(&self, command: &redis::Cmd) -> Result<Value, StoreError> {
-        let bound = Duration::from_millis(self.settings.down_after_ms);
-        Ok(self.link.request(command, Need::Connected, bound).await?.value)
+    /// How long an answer may take on a link that is not down.
+    fn patience(&self) -> Duration {
+        Duration::from_millis(self.settings.down_after_ms)
     }
 
-    /// Sends a call, and uses what every answer carries: the time, and what has expired.
-    async fn call(
+    /// Sends a command to the primary of its key and waits for the answer.
+    async fn ask(&self, slot: Slot, command: &Cmd) -> Result<Value, StoreError> {
+        self.ask_primary(&self.primaries.of(slot), command).await
+    }
+
+    async fn ask_primary(&self, primary: &Primary, command: &Cmd) -> Result<Value, StoreError> {
+        Ok(primary.link.request(command, Need::Connected, self.patience()).await?.value)
+    }
+
+    /// Sends several commands at once, each to the primary of its key; the answers are in the same
+    /// order.
+    async fn ask_all(
         &self,
-        call: &Call<'_>,
+        commands: Vec<(Slot, Cmd)>,
+        need: Need,
+    ) -> Result<Vec<Value>, StoreError> {
+        let mut parts: Vec<(Arc<Primary>, redis::Pipeline, Vec<usize>)> = Vec::new();
+        for (place, (slot, command)) in commands.into_iter().enumerate() {
+            let primary = self.primaries.of(slot);
+            let known = parts.iter().position(|(known, ..)| Arc::ptr_eq(known, &primary));
+            let part = known.unwrap_or_else(|| {
+                parts.push((primary, redis::pipe(), Vec::new()));
+                parts.len() - 1
+            });
+            let (_, pipeline, places) = &mut parts[part];
+            pipeline.add_command(command);
+            places.push(place);
+        }
+        let mut answers = Vec::new();
+        for (primary, commands, places) in &parts {
+            let reply = primary.link.request_all(commands, need, self.patience()).await?;
+            let part = Vec::<Value>::from_redis_value(reply.value).unwrap_or_default();
+            if part.len() != places.len() {
+                return Err(StoreError::Unreadable("answers of an unexpected format".into()));
+            }
+            answers.extend(places.iter().copied().zip(part));
+        }
+        answers.sort_by_key(|(place, _)| *place);
+        Ok(answers.into_iter().map(|(_, answer)| answer).collect())
+    }
+
+    /// Sends a call to the primary of its keys, and uses what every answer carries: the time, and
+    /// what has expired.
+    async fn call<'a>(
+        &'a self,
+        slot: Slot,
         need: Need,
         bound: Duration,
+        build: impl Fn(Requests<'a>) -> Call<'a>,
     ) -> Result<Answer, CallFault> {
+        let primary = self.primaries.of(slot);
+        let call = build(self.requests(&primary));
         let large = call.length_bytes() > LARGE_BYTES;
-        let way = if large { Way::BulkWrite(&self.bulk) } else { Way::Link(need) };
-        self.heard(call.send(&self.link, way, bound).await)
+        let way = if large { Way::BulkWrite } else { Way::Link(need) };
+        self.call_primary(&primary, &call, way, bound).await
     }
 
     /// The same, for a call whose answer may be large: by the second connection.
-    async fn call_bulk(&self, call: &Call<'_>, bound: Duration) -> Result<Answer, CallFault> {
-        self.heard(call.send(&self.link, Way::BulkRead(&self.bulk), bound).await)
+    async fn call_bulk<'a>(
+        &'a self,
+        slot: Slot,
+        bound: Duration,
+        build: impl Fn(Requests<'a>) -> Call<'a>,
+    ) -> Result<Answer, CallFault> {
+        let primary = self.primaries.of(slot);
+        let call = build(self.requests(&primary));
+        self.call_primary(&primary, &call, Way::BulkRead, bound).await
     }
 
-    fn heard(&self, sent: Result<Answer, CallFault>) -> Result<Answer, CallFault> {
+    async fn call_primary(
+        &self,
+        primary: &Primary,
+        call: &Call<'_>,
+        way: Way,
+        bound: Duration,
+    ) -> Result<Answer, CallFault> {
+        let sent = call.send(primary, way, bound).await;
         let answer = sent.inspect_err(|fault| {
             if let CallFault::Server(error, _) = fault {
-                self.writes.error(error);
+                primary.writes.error(error);
             }
         })?;
-        self.time.observe(answer.now_ms, answer.sent_at, self.live.lifetimes().idle_ms);
+        primary.time.observe(answer.now_ms, answer.sent_at, self.live.lifetimes().idle_ms);
         for ended in &answer.expired {
             Event::Expired {
                 alias: &ended.alias,

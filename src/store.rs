@@ -362,8 +362,8 @@ impl fmt::Display for StoreError {
 
 impl std::error::Error for StoreError {}
 
-/// The state of the connection.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+/// The state of the connection, from good to bad.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Health {
     /// Connected, and no request is overdue.
     Up,

@@ -8,7 +8,9 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use super::Inner;
+use super::keys::Keys;
 use super::link::Need;
+use super::requests::Requests;
 use crate::session::name::{Alias, Shard};
 use crate::store::StoreError;
 use crate::sync::lock;
@@ -59,8 +61,9 @@ impl Inner {
         shard: Shard,
         touches: &[(Alias, Option<u64>)],
     ) -> Result<u64, StoreError> {
-        let call = self.requests().touch(shard, touches);
-        let mut answer = self.call(&call, Need::Connected, self.attempt()).await?;
+        let build = |requests| Requests::touch(&requests, shard, touches);
+        let slot = Keys::slot(shard);
+        let mut answer = self.call(slot, Need::Connected, self.attempt(), build).await?;
         if answer.status != "done" {
             return Err(answer.strange());
         }
@@ -70,7 +73,7 @@ impl Inner {
 
     /// Notes a use, written before this returns; what cannot be written joins the next batch.
     pub(super) async fn touch_now(&self, alias: &Alias) -> Result<(), StoreError> {
-        let at_ms = self.time.now_ms();
+        let at_ms = self.primary_of(alias.shard()).time.now_ms();
         let written = self.touch(alias.shard(), &[(alias.clone(), Some(at_ms))]).await;
         if matches!(written, Err(StoreError::Unavailable(_) | StoreError::Refused(_))) {
             self.touches.put(alias, at_ms);

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
+use redis::cluster_routing::Slot;
 use redis::{Cmd, FromRedisValue as _, Value};
 
 use super::envelope::FORMAT;
@@ -52,25 +53,24 @@ impl Agreement {
         Formats { written, newest: self.newest_format }
     }
 
-    /// What is asked, on a new connection too.
-    pub(super) fn requests(keys: &Keys) -> [Cmd; 2] {
-        [fingerprint_command(keys), servers::members(keys)]
-    }
-
-    /// Follows the answers to these, at this time of Redis. Says whether no server has said yet
-    /// with which secret it is written; fails, with the reason, if this Redis must not be used.
-    pub(super) fn follow(&self, answers: [Value; 2], now_ms: u64) -> Result<bool, String> {
-        let [secret, members] = answers;
-        let written = self.keyring.as_ref().map_or(Ok(None), |_| fingerprint(secret))?;
+    /// Follows the answer to [`fingerprint_command`]. Says whether no server has said yet with which
+    /// secret Redis is written; fails, with the reason, if this Redis must not be used.
+    pub(super) fn follow_secret(&self, answer: Value) -> Result<bool, String> {
+        let written = self.keyring.as_ref().map_or(Ok(None), |_| fingerprint(answer))?;
         if let (Some(keyring), Some(written)) = (&self.keyring, written) {
-            self.follow_secret(keyring, written)?;
+            self.write_with(keyring, written)?;
         }
         *lock(&self.missing) = None;
-        self.follow_format(&Living::read(members, now_ms).map_err(|e| e.to_string())?);
         Ok(written.is_none())
     }
 
-    fn follow_secret(&self, keyring: &Keyring, written: Fingerprint) -> Result<(), String> {
+    /// Follows the answer to [`servers::members`], at this time of the server that gave it.
+    pub(super) fn follow_members(&self, answer: Value, now_ms: u64) -> Result<(), String> {
+        self.follow_format(&Living::read(answer, now_ms).map_err(|error| error.to_string())?);
+        Ok(())
+    }
+
+    fn write_with(&self, keyring: &Keyring, written: Fingerprint) -> Result<(), String> {
         let before = keyring.writing().fingerprint();
         if !keyring.write_with(written) {
             *lock(&self.missing) = Some(written);
@@ -128,25 +128,40 @@ fn invalid() -> String {
 impl Inner {
     /// Asks, and follows. Puts the fingerprint there if there is none.
     async fn agree(&self) -> Result<(), StoreError> {
-        let bound = Duration::from_millis(self.settings.down_after_ms);
-        let mut commands = redis::pipe();
-        for request in Agreement::requests(&self.keys) {
-            commands.add_command(request);
-        }
-        let reply = self.link.request_all(&commands, Need::Up, bound).await?;
-        let generation = reply.generation;
-        let answers = Vec::<Value>::from_redis_value(reply.value)
-            .ok()
-            .and_then(|answers| <[Value; 2]>::try_from(answers).ok())
-            .ok_or_else(|| StoreError::Unreadable("answers of an unexpected format".into()))?;
-        match self.agreement.follow(answers, self.time.now_ms()) {
+        let used = self.primaries.connections();
+        let [of_secret, of_members] = self.agreed_slots();
+        let commands = vec![
+            (of_secret, fingerprint_command(&self.keys)),
+            (of_members, servers::members(&self.keys)),
+        ];
+        let [secret, members] = <[Value; 2]>::try_from(self.ask_all(commands, Need::Up).await?)
+            .map_err(|_| StoreError::Unreadable("answers of an unexpected format".into()))?;
+        let now_ms = self.primaries.of(of_members).time.now_ms();
+        let followed = self.agreement.follow_secret(secret).and_then(|is_unclaimed| {
+            self.agreement.follow_members(members, now_ms)?;
+            Ok(is_unclaimed)
+        });
+        match followed {
             Ok(false) => Ok(()),
             Ok(true) => self.claim().await,
             Err(reason) => {
-                self.link.lost(generation, &reason);
+                for (primary, generation) in used {
+                    primary.link.lost(generation, &reason);
+                }
                 Err(StoreError::Unavailable(reason))
             }
         }
+    }
+
+    /// The slots of what is agreed on: the secret, and the servers.
+    fn agreed_slots(&self) -> [Slot; 2] {
+        [Slot::for_key(self.keys.secret()), Slot::for_key(self.keys.servers())]
+    }
+
+    /// Whether both can be asked for.
+    fn can_agree(&self) -> bool {
+        let is_up = |slot| self.primaries.of(slot).link.health() == Health::Up;
+        self.agreed_slots().into_iter().all(is_up)
     }
 
     /// Says with which secret this Redis is written, unless somebody else just has.
@@ -154,7 +169,7 @@ impl Inner {
         let Some(keyring) = &self.agreement.keyring else { return Ok(()) };
         let mut command = redis::cmd("SET");
         command.arg(self.keys.secret()).arg(keyring.writing().fingerprint().to_string()).arg("NX");
-        self.ask(&command).await.map(|_| ())
+        self.ask(self.agreed_slots()[0], &command).await.map(|_| ())
     }
 }
 
@@ -166,7 +181,8 @@ impl RedisStore {
 
     /// The fingerprint of the secret that Redis is written with, if there is one.
     pub async fn written_secret(&self) -> Result<Option<Fingerprint>, StoreError> {
-        let answer = self.inner.ask(&fingerprint_command(&self.inner.keys)).await?;
+        let [slot, _] = self.inner.agreed_slots();
+        let answer = self.inner.ask(slot, &fingerprint_command(&self.inner.keys)).await?;
         fingerprint(answer).map_err(StoreError::Unreadable)
     }
 
@@ -174,7 +190,8 @@ impl RedisStore {
     pub async fn write_with(&self, secret: Fingerprint) -> Result<(), StoreError> {
         let mut command = redis::cmd("SET");
         command.arg(self.inner.keys.secret()).arg(secret.to_string());
-        self.inner.ask(&command).await.map(|_| ())
+        let [slot, _] = self.inner.agreed_slots();
+        self.inner.ask(slot, &command).await.map(|_| ())
     }
 
     /// What this server holds.
@@ -209,7 +226,7 @@ pub(super) async fn follow(store: Weak<Inner>) {
     loop {
         tokio::time::sleep(FOLLOW_EVERY).await;
         let Some(store) = store.upgrade() else { return };
-        if store.link.health() == Health::Up
+        if store.can_agree()
             && let Err(error) = store.agree().await
         {
             tracing::debug!(%error, "cannot read what the servers agree on");

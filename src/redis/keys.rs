@@ -1,6 +1,8 @@
 //! The names of Redis keys. The two keys of a session share its shard as their hash tag, so every
 //! script stays within one slot of a cluster.
 
+use redis::cluster_routing::Slot;
+
 use crate::session::name::{Alias, Shard};
 
 /// The configured prefix of all keys.
@@ -13,6 +15,11 @@ impl Keys {
     /// Keys under `prefix`.
     pub(crate) fn new(prefix: impl Into<String>) -> Self {
         Self { prefix: prefix.into() }
+    }
+
+    /// The slot of a Cluster that has the sessions of a shard, and their index.
+    pub(crate) fn slot(shard: Shard) -> Slot {
+        Slot::for_key(shard.as_str())
     }
 
     /// The string that holds a session: its header line and its sealed content.
@@ -61,5 +68,8 @@ mod tests {
         let alias = Alias::parse(&"a".repeat(40)).expect("an alias");
         assert_eq!(keys.session(&alias), format!("p:s:{{aa}}:{}", "a".repeat(40)));
         assert_eq!(keys.index(alias.shard()), "p:a:{aa}");
+        let slot = Keys::slot(alias.shard());
+        assert_eq!(Slot::for_key(keys.session(&alias)), slot);
+        assert_eq!(Slot::for_key(keys.index(alias.shard())), slot);
     }
 }

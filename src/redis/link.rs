@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::endpoint::Endpoint;
 use super::errors::ServerError;
+use super::greeting::Question;
 use crate::foreign::one_line;
 use crate::store::{Health, StoreError, Waited};
 use crate::sync::lock;
@@ -145,34 +146,29 @@ impl State {
 #[derive(Clone)]
 pub(crate) struct Link(Arc<Shared>);
 
-/// Gets the answers to the greeting, and when the last of it was sent.
-type OnGreeted = dyn Fn(Vec<Value>, Instant) -> Result<(), String> + Send + Sync;
 /// Gets an answer to `TIME`, and when that was sent.
 type OnTime = dyn Fn(&Value, Instant) + Send + Sync;
 
 struct Shared {
     endpoint: Endpoint,
     timing: Timing,
-    /// Sent on each new connection, which is used once all are answered.
-    greeting: Vec<Cmd>,
+    /// Asked on each new connection, which is used once all is answered.
+    greeting: Box<dyn Fn() -> Vec<Question> + Send + Sync>,
     state: watch::Sender<State>,
     generations: AtomicU64,
     last_answer: Mutex<Instant>,
     sent: AtomicU64,
-    on_greeted: Box<OnGreeted>,
     on_time: Box<OnTime>,
 }
 
 impl Link {
-    /// A link that is down, and the task that must run for it to come up. `greeting` is sent on each
-    /// new connection, and `greeted` gets the answers before it is used, and when the last of it was
-    /// sent; it can refuse to use it, with the reason. `on_time` gets each answer to `TIME`, which
+    /// A link that is down, and the task that must run for it to come up. What `greeting` makes is
+    /// asked on each new connection before it is used. `on_time` gets each answer to `TIME`, which
     /// is the heartbeat, and when it was sent.
     pub(crate) fn new(
         endpoint: Endpoint,
         timing: Timing,
-        greeting: Vec<Cmd>,
-        greeted: impl Fn(Vec<Value>, Instant) -> Result<(), String> + Send + Sync + 'static,
+        greeting: impl Fn() -> Vec<Question> + Send + Sync + 'static,
         on_time: impl Fn(&Value, Instant) + Send + Sync + 'static,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let now = Instant::now();
@@ -190,12 +186,11 @@ impl Link {
         let link = Self(Arc::new(Shared {
             endpoint,
             timing,
-            greeting,
+            greeting: Box::new(greeting),
             state,
             generations: AtomicU64::new(0),
             last_answer: Mutex::new(now),
             sent: AtomicU64::new(0),
-            on_greeted: Box::new(greeted),
             on_time: Box::new(on_time),
         }));
         let supervisor = supervise(Arc::clone(&link.0));
@@ -220,11 +215,6 @@ impl Link {
     /// What was seen last.
     pub(crate) fn cause(&self) -> String {
         self.0.state.borrow().cause.clone()
-    }
-
-    /// Where it leads to, without credentials.
-    pub(crate) fn address(&self) -> String {
-        self.0.endpoint.to_string()
     }
 
     /// How many requests were sent, heartbeats included.
@@ -550,20 +540,18 @@ impl Shared {
                     }
                 })
                 .await?;
-            let mut answers = Vec::with_capacity(self.greeting.len());
-            let mut sent_at = Instant::now();
-            for command in &self.greeting {
+            for Question { command, hear } in (self.greeting)() {
                 self.count_sent();
-                sent_at = Instant::now();
-                answers.push(connection.send_packed_command(command).await?.extract_error()?);
+                let sent_at = Instant::now();
+                let answer = connection.send_packed_command(&command).await?.extract_error()?;
+                if let Err(reason) = hear(answer, sent_at) {
+                    return Ok(Err(reason));
+                }
             }
-            Ok::<_, RedisError>((connection, answers, sent_at))
+            Ok::<_, RedisError>(Ok(connection))
         };
         match timeout(bound, greet).await {
-            Ok(Ok((connection, answers, sent_at))) => {
-                (self.on_greeted)(answers, sent_at)?;
-                Ok((generation, connection))
-            }
+            Ok(Ok(greeted)) => Ok((generation, greeted?)),
             Ok(Err(error)) => Err(error_text(&error)),
             Err(_) => {
                 Err(format!("{} did not answer within {} ms", self.endpoint, bound.as_millis()))
@@ -702,7 +690,7 @@ mod tests {
             outage_budget: second,
         };
         let endpoint = Endpoint::parse("redis://nowhere.invalid").expect("a good URL");
-        let (link, _) = Link::new(endpoint, timing, vec![], |_, _| Ok(()), |_, _| {});
+        let (link, _) = Link::new(endpoint, timing, Vec::new, |_, _| {});
         link.0.state.send_modify(|state| {
             state.health = Health::Up;
             state.generation = 2;

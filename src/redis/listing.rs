@@ -2,14 +2,15 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
 
-use redis::FromRedisValue as _;
+use redis::{FromRedisValue as _, Value};
 use tokio::task::JoinSet;
 
 use super::Inner;
+use super::keys::Keys;
 use super::link::Need;
-use super::scan::LiveSession;
+use super::requests::{page, size};
+use super::scan::{LiveSession, Stale};
 use crate::session::name::{Alias, Form, Shard};
 use crate::store::{Listed, RootListing, StoreError};
 use crate::telemetry::Event;
@@ -29,7 +30,7 @@ impl Inner {
         from: &str,
         count: usize,
     ) -> Result<Vec<(String, f64)>, StoreError> {
-        let reply = self.ask(&self.requests().page(shard, from, count)).await?;
+        let reply = self.ask(Keys::slot(shard), &page(&self.keys, shard, from, count)).await?;
         Vec::<(String, f64)>::from_redis_value(reply)
             .map_err(|_| StoreError::Unreadable("an index of another shape".into()))
     }
@@ -61,7 +62,7 @@ impl Inner {
     /// The living among `aliases`, all of one shard, as a directory shows them. One whose removal is
     /// held is served until it ends, but whoever has removed it expects to find it in no listing.
     async fn listed(&self, shard: Shard, aliases: &[Alias]) -> Result<Vec<Listed>, StoreError> {
-        let members = self.living_by(&self.policy(), shard, aliases).await?;
+        let members = self.living_by(Stale::Ends, shard, aliases).await?;
         for alias in &members.unreadable {
             Event::Unreadable { alias }.emit();
         }
@@ -127,18 +128,17 @@ impl Inner {
     /// The shards whose index is not empty, and how many sessions each has. Those that have ended
     /// and have not been read since are among them.
     pub(super) async fn shards_in_use(&self) -> Result<Vec<(Shard, u64)>, StoreError> {
-        let bound = Duration::from_millis(self.settings.down_after_ms);
-        let all: Vec<Shard> = (0..Shard::COUNT).filter_map(Shard::from_index).collect();
+        self.in_use(Shard::all().collect()).await
+    }
+
+    /// The same, of these shards.
+    pub(super) async fn in_use(&self, all: Vec<Shard>) -> Result<Vec<(Shard, u64)>, StoreError> {
         let mut in_use = Vec::new();
         for shards in all.chunks(usize::from(SHARDS_AT_ONCE)) {
-            let reply = self
-                .link
-                .request_all(&self.requests().sizes(shards), Need::Connected, bound)
-                .await?;
-            let sizes = Vec::<u64>::from_redis_value(reply.value)
-                .ok()
-                .filter(|sizes| sizes.len() == shards.len())
-                .ok_or_else(|| StoreError::Unreadable("an index of another shape".into()))?;
+            let ask = |shard: &Shard| (Keys::slot(*shard), size(&self.keys, *shard));
+            let answers = self.ask_all(shards.iter().map(ask).collect(), Need::Connected).await?;
+            let sizes = Vec::<u64>::from_redis_value(Value::Array(answers))
+                .map_err(|_| StoreError::Unreadable("an index of another shape".into()))?;
             in_use.extend(shards.iter().copied().zip(sizes).filter(|(_, size)| *size > 0));
         }
         Ok(in_use)

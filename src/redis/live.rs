@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
+use redis::cluster_routing::Slot;
 use redis::{Cmd, Value};
 
 use super::keys::Keys;
@@ -161,7 +162,7 @@ pub(super) async fn poll(store: Weak<Inner>) {
     loop {
         tokio::time::sleep(POLL_EVERY).await;
         let Some(store) = store.upgrade() else { return };
-        if store.link.health() == Health::Up {
+        if store.primaries.of(store.slot_of_settings()).link.health() == Health::Up {
             store.live.follow_found(store.live_settings().await);
         }
     }
@@ -170,15 +171,19 @@ pub(super) async fn poll(store: Weak<Inner>) {
 impl Inner {
     async fn live_settings(&self) -> Result<Found, StoreError> {
         let Some(rules) = self.live.rules else { return Ok(Found::default()) };
-        let call = self.requests().settings(rules.keys);
-        let bound = Duration::from_millis(self.settings.down_after_ms);
-        self.live.read(self.call(&call, Need::Up, bound).await?)
+        let build = |requests| Requests::settings(&requests, rules.keys);
+        let sent = self.call(self.slot_of_settings(), Need::Up, self.patience(), build);
+        self.live.read(sent.await?)
+    }
+
+    fn slot_of_settings(&self) -> Slot {
+        Slot::for_key(self.keys.config())
     }
 
     async fn change_live(&self, key: &str, text: &str) -> Result<u64, StoreError> {
-        let call = self.requests().set(key, text);
-        let bound = Duration::from_millis(self.settings.down_after_ms);
-        let mut answer = self.call(&call, Need::Connected, bound).await?;
+        let build = |requests| Requests::set(&requests, key, text);
+        let sent = self.call(self.slot_of_settings(), Need::Connected, self.patience(), build);
+        let mut answer = sent.await?;
         if answer.status == "done" { answer.number() } else { Err(answer.strange()) }
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use redis::FromRedisValue as _;
 use tokio::time::Instant;
 
+use super::primary::Primary;
 use super::{Inner, RedisStore};
 use crate::store::StoreError;
 use crate::sync::lock;
@@ -41,22 +42,30 @@ impl Memory {
 }
 
 impl RedisStore {
-    /// How full Redis is. [`StoreError::Refused`]: this user may not ask.
+    /// How full Redis is: of several servers, the fullest. [`StoreError::Refused`]: this user may not
+    /// ask.
     pub async fn memory(&self) -> Result<Memory, StoreError> {
-        self.inner.memory().await
+        let mut fullest: Option<Memory> = None;
+        for primary in self.inner.primaries.all() {
+            let memory = self.inner.memory_of(&primary).await?;
+            if fullest.is_none_or(|fullest| fullest.percent() < memory.percent()) {
+                fullest = Some(memory);
+            }
+        }
+        fullest.ok_or_else(|| StoreError::Unavailable("no server".into()))
     }
 }
 
 impl Inner {
-    pub(super) async fn memory(&self) -> Result<Memory, StoreError> {
-        if let Some((at, error)) = &*lock(&self.memory_refused)
+    pub(super) async fn memory_of(&self, primary: &Primary) -> Result<Memory, StoreError> {
+        if let Some((at, error)) = &*lock(&primary.memory_refused)
             && at.elapsed() < REFUSED_FOR
         {
             return Err(error.clone());
         }
-        let asked = self.ask(redis::cmd("INFO").arg("memory")).await;
+        let asked = self.ask_primary(primary, redis::cmd("INFO").arg("memory")).await;
         if let Err(error @ StoreError::Refused(_)) = &asked {
-            *lock(&self.memory_refused) = Some((Instant::now(), error.clone()));
+            *lock(&primary.memory_refused) = Some((Instant::now(), error.clone()));
         }
         let info = asked?;
         let info = String::from_redis_value(info).ok();

@@ -14,8 +14,9 @@ use redis::FromRedisValue as _;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
+use super::keys::Keys;
 use super::listing::PAGE;
-use super::scripts::{ClockView, Policy};
+use super::scan::Stale;
 use super::{Inner, RedisStore};
 use crate::session::content::Class;
 use crate::session::name::{Alias, Shard};
@@ -119,19 +120,17 @@ impl Inner {
         let mut command = redis::cmd("ZRANGEBYSCORE");
         command.arg(self.keys.index(shard)).arg("-inf").arg("+inf");
         command.arg("LIMIT").arg(from).arg(PAGE);
-        let members = Vec::<String>::from_redis_value(self.ask(&command).await?)
+        let members = Vec::<String>::from_redis_value(self.ask(Keys::slot(shard), &command).await?)
             .map_err(|_| StoreError::Unreadable("an index with an unexpected format".into()))?;
         let aliases: Vec<Alias> = members
             .iter()
             .filter_map(|member| Alias::parse(member))
             .filter(|alias| alias.shard() == shard)
             .collect();
-        // Nothing is judged stale, so nothing is ended.
-        let policy = Policy { clock: ClockView::Jumped { ahead_ms: 0 }, ..self.policy() };
         let living = if aliases.is_empty() {
             Vec::new()
         } else {
-            self.living_by(&policy, shard, &aliases).await?.living
+            self.living_by(Stale::Stays, shard, &aliases).await?.living
         };
         let of = |class| {
             let lives = |one: &&super::scan::LiveSession| {

@@ -10,7 +10,7 @@ use super::args::{
 use super::bulk::{LARGE_BYTES, extra_time};
 use super::envelope::{mode_text, text, uid_text};
 use super::keys::Keys;
-use super::scripts::{Call, Policy, Scripts};
+use super::scripts::{Call, ClockView, Policy, Scripts};
 use crate::session::content::Content;
 use crate::session::name::{Alias, Form, Shard};
 use crate::session::seal::PLAIN_PACKING;
@@ -31,6 +31,12 @@ pub(super) struct Requests<'a> {
 }
 
 impl<'a> Requests<'a> {
+    /// The same, that judge nothing stale, so end nothing.
+    pub(super) fn judging_nothing(self) -> Self {
+        let policy = Policy { clock: ClockView::Jumped { ahead_ms: 0 }, ..self.policy };
+        Self { policy, ..self }
+    }
+
     /// The current version under a name.
     pub(super) fn fetch(&self, alias: &'a Alias, listed: Option<&'a Alias>) -> Call<'a> {
         let listed = of_shard(listed, alias);
@@ -192,30 +198,6 @@ impl<'a> Requests<'a> {
         call
     }
 
-    /// Members of a shard's index from `from` (a score) on, with their scores.
-    pub(super) fn page(&self, shard: Shard, from: &str, count: usize) -> Cmd {
-        let mut command = redis::cmd("ZRANGEBYSCORE");
-        command.arg(self.keys.index(shard)).arg(from).arg("+inf").arg("WITHSCORES");
-        command.arg("LIMIT").arg(0).arg(count);
-        command
-    }
-
-    /// The size of each shard's index.
-    pub(super) fn sizes(&self, shards: &[Shard]) -> redis::Pipeline {
-        let mut commands = redis::pipe();
-        for shard in shards {
-            commands.cmd("ZCARD").arg(self.keys.index(*shard));
-        }
-        commands
-    }
-
-    /// The length of what is kept of a session; 0 if its name is not known.
-    pub(super) fn length(&self, alias: &Alias) -> Cmd {
-        let mut command = redis::cmd("STRLEN");
-        command.arg(self.keys.session(alias));
-        command
-    }
-
     /// The live settings of these names.
     pub(super) fn settings(&self, names: &'static [&'static str]) -> Call<'a> {
         let settings = self.keys.config();
@@ -245,6 +227,28 @@ impl<'a> Requests<'a> {
     pub(super) fn run_nothing(&self) -> Call<'a> {
         self.scripts.call(&self.policy, ProbeArgs { probe: self.keys.write_probe() })
     }
+}
+
+/// Members of a shard's index from `from` (a score) on, with their scores.
+pub(super) fn page(keys: &Keys, shard: Shard, from: &str, count: usize) -> Cmd {
+    let mut command = redis::cmd("ZRANGEBYSCORE");
+    command.arg(keys.index(shard)).arg(from).arg("+inf").arg("WITHSCORES");
+    command.arg("LIMIT").arg(0).arg(count);
+    command
+}
+
+/// The size of a shard's index.
+pub(super) fn size(keys: &Keys, shard: Shard) -> Cmd {
+    let mut command = redis::cmd("ZCARD");
+    command.arg(keys.index(shard));
+    command
+}
+
+/// The length of what is kept of a session; 0 if its name is not known.
+pub(super) fn length(keys: &Keys, alias: &Alias) -> Cmd {
+    let mut command = redis::cmd("STRLEN");
+    command.arg(keys.session(alias));
+    command
 }
 
 fn content_args<'a>(

@@ -7,35 +7,44 @@ use tokio::time::Instant;
 use super::Inner;
 use super::bulk::extra_time;
 use super::errors::ErrorCode;
+use super::keys::Keys;
 use super::link::Need;
+use super::requests::Requests;
 use super::scripts::{Answer, Call, CallFault};
+use crate::session::name::Shard;
 use crate::store::{Attempt, StoreError};
 
 impl Inner {
-    /// Sends a change, first as this attempt, and from the second sending on as another one, until
+    /// Sends a change of a session of that shard, first as this attempt, and from the second sending on as another one, until
     /// it is answered or its time is over. `build` makes the call for one attempt.
     pub(super) async fn change<'a>(
-        &self,
+        &'a self,
+        shard: Shard,
         mut attempt: Attempt,
-        build: impl Fn(Attempt) -> Call<'a>,
+        build: impl Fn(Requests<'a>, Attempt) -> Call<'a>,
     ) -> Result<Answer, StoreError> {
-        let extra = extra_time(build(attempt).length_bytes());
+        let slot = Keys::slot(shard);
+        let of_now = build(self.requests(&self.primaries.of(slot)), attempt);
+        let extra = extra_time(of_now.length_bytes());
+        drop(of_now);
         let total = Duration::from_millis(self.settings.retry_total_ms);
         let deadline = Instant::now() + total + extra;
         loop {
+            let primary = self.primaries.of(slot);
             // Once an outage has used up its budget, no further change waits for its end.
-            if !self.link.budget_spent() {
-                self.link.up(deadline).await;
+            if !primary.link.budget_spent() {
+                primary.link.up(deadline).await;
             }
             let left = deadline.saturating_duration_since(Instant::now());
             let bound = (self.attempt() + extra).min(left).max(Duration::from_millis(1));
-            let fault = match self.call(&build(attempt), Need::Connected, bound).await {
+            let of_now = |requests: Requests<'a>| build(requests, attempt);
+            let fault = match self.call(slot, Need::Connected, bound, of_now).await {
                 Ok(answer) => return Ok(answer),
                 Err(fault) => fault,
             };
             match fault {
                 CallFault::NotSent(text) => {
-                    if self.link.budget_spent() || Instant::now() >= deadline {
+                    if primary.link.budget_spent() || Instant::now() >= deadline {
                         return Err(StoreError::Unavailable(text));
                     }
                 }
@@ -48,7 +57,7 @@ impl Inner {
                 CallFault::Server(error, generation) => {
                     // A replica changed nothing; its master may be found by a newer connection.
                     let is_replica = error.code == ErrorCode::ReadOnly;
-                    if !is_replica || !self.link.newer(generation, deadline).await {
+                    if !is_replica || !primary.link.newer(generation, deadline).await {
                         return Err(error.into());
                     }
                 }

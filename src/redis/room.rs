@@ -13,10 +13,12 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use super::keys::Keys;
 use super::link::Need;
 use super::memory::Memory;
-use super::scan::LiveSession;
-use super::scripts::{ClockView, Policy};
+use super::primary::Primary;
+use super::requests::Requests;
+use super::scan::{LiveSession, Stale};
 use super::{Inner, RedisStore};
 use crate::session::content::Class;
 use crate::session::name::{Alias, Shard};
@@ -74,12 +76,16 @@ impl Room {
 }
 
 impl Inner {
-    /// One short try to make that much room. Returns how much was made, as far as it is known.
-    pub(super) async fn make_room(self: &Arc<Self>, wanted_bytes: u64) -> Result<u64, StoreError> {
+    /// One short try to make that much room on a primary. Returns how much was made, as far as it is known.
+    pub(super) async fn make_room(
+        self: &Arc<Self>,
+        primary: &Arc<Primary>,
+        wanted_bytes: u64,
+    ) -> Result<u64, StoreError> {
         let _trying = self.room.trying.lock().await;
         let wanted = wanted_bytes.max(LEAST_BYTES);
         let mut ended: BTreeMap<Shard, Vec<&LiveSession>> = BTreeMap::new();
-        let visitors = self.visitors().await?;
+        let visitors = self.visitors(primary).await?;
         let mut found = 0;
         for visitor in &visitors {
             if found >= wanted {
@@ -95,10 +101,15 @@ impl Inner {
         Ok(made)
     }
 
-    /// The visitors' sessions of a few shards, in the order in which they go.
-    async fn visitors(self: &Arc<Self>) -> Result<Vec<LiveSession>, StoreError> {
+    /// The visitors' sessions of a few of its shards, in the order in which they go.
+    async fn visitors(
+        self: &Arc<Self>,
+        primary: &Arc<Primary>,
+    ) -> Result<Vec<LiveSession>, StoreError> {
+        let is_there = |shard: &Shard| Arc::ptr_eq(&self.primary_of(*shard), primary);
+        let all = Shard::all().filter(is_there).collect();
         let mut shards: Vec<Shard> =
-            self.shards_in_use().await?.into_iter().map(|(shard, _)| shard).collect();
+            self.in_use(all).await?.into_iter().map(|(shard, _)| shard).collect();
         shards.shuffle(&mut rand::rng());
         let known: HashMap<Shard, usize> =
             lock(&self.room.visitors).iter().copied().zip(0..).collect();
@@ -129,9 +140,7 @@ impl Inner {
         if aliases.is_empty() {
             return Ok(Vec::new());
         }
-        // Nothing is judged stale, so nothing is ended but what is meant.
-        let policy = Policy { clock: ClockView::Jumped { ahead_ms: 0 }, ..self.policy() };
-        let mut living = self.living_by(&policy, shard, &aliases).await?.living;
+        let mut living = self.living_by(Stale::Stays, shard, &aliases).await?.living;
         living.retain(|one| one.header.content.class == Class::Anonymous);
         Ok(living)
     }
@@ -145,8 +154,9 @@ impl Inner {
             .iter()
             .map(|visitor| (visitor.alias.clone(), visitor.header.version))
             .collect();
-        let call = self.requests().room(shard, &named);
-        let mut answer = self.call(&call, Need::Connected, self.attempt()).await?;
+        let build = |requests| Requests::room(&requests, shard, &named);
+        let slot = Keys::slot(shard);
+        let mut answer = self.call(slot, Need::Connected, self.attempt(), build).await?;
         if answer.status != "ended" {
             return Err(answer.strange());
         }
@@ -165,17 +175,17 @@ impl Inner {
     }
 
     /// Makes room until there is enough, in a bounded number of tries.
-    async fn make_room_ahead(self: &Arc<Self>) {
+    async fn make_room_ahead(self: &Arc<Self>, primary: &Arc<Primary>) {
         for _ in 0..TRIES {
             // Where the user may not ask, the refusal that has led here is all that is known.
-            let (wanted, last) = match self.memory().await {
+            let (wanted, last) = match self.memory_of(primary).await {
                 Ok(memory) => match excess_bytes(&memory) {
                     None => return,
                     Some(bytes) => (bytes, false),
                 },
                 Err(_) => (LEAST_BYTES, true),
             };
-            match self.make_room(wanted).await {
+            match self.make_room(primary, wanted).await {
                 Ok(_) if !last => sleep(PAUSE).await,
                 _ => return,
             }
@@ -210,14 +220,16 @@ impl RedisStore {
 async fn keep(store: Weak<Inner>) {
     while let Some(inner) = store.upgrade() {
         let woken = timeout(LOOK_EVERY, inner.room.wanted.notified()).await.is_ok();
-        if inner.link.health() != Health::Up {
-            continue;
-        }
-        match inner.memory().await {
-            Ok(memory) if excess_bytes(&memory).is_none() => {}
-            Ok(_) => inner.make_room_ahead().await,
-            Err(StoreError::Refused(_)) if woken => inner.make_room_ahead().await,
-            Err(_) => {}
+        for primary in inner.primaries.all() {
+            if primary.link.health() != Health::Up {
+                continue;
+            }
+            match inner.memory_of(&primary).await {
+                Ok(memory) if excess_bytes(&memory).is_none() => {}
+                Ok(_) => inner.make_room_ahead(&primary).await,
+                Err(StoreError::Refused(_)) if woken => inner.make_room_ahead(&primary).await,
+                Err(_) => {}
+            }
         }
     }
 }

@@ -6,15 +6,15 @@
 //! exactly once.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::envelope::Header;
+use super::keys::Keys;
 use super::link::Need;
 use super::listing::PAGE;
-use super::scripts::{ClockView, Policy};
+use super::requests::Requests;
 use super::{Inner, RedisStore};
 use crate::session::content::Class;
 use crate::session::name::{Alias, Shard};
@@ -170,6 +170,13 @@ impl Filter {
     }
 }
 
+/// What becomes of a session that is found stale.
+#[derive(Clone, Copy)]
+pub(super) enum Stale {
+    Ends,
+    Stays,
+}
+
 /// What was found of some members of a shard's index.
 #[derive(Default)]
 pub(super) struct Members {
@@ -263,11 +270,9 @@ impl Inner {
         filter: &Filter,
         pages: &Pages,
     ) -> Result<(), StoreError> {
-        // Nothing is judged stale, so nothing is ended.
-        let policy = Policy { clock: ClockView::Jumped { ahead_ms: 0 }, ..self.policy() };
         for aliases in self.members(shard).await?.chunks(PAGE) {
             let Members { mut living, mut unreadable } =
-                self.living_by(&policy, shard, aliases).await?;
+                self.living_by(Stale::Stays, shard, aliases).await?;
             living.retain(|living| filter.matches(living));
             unreadable.retain(|alias| filter.may_match(alias));
             let looked_at = u64::try_from(aliases.len()).unwrap_or(u64::MAX);
@@ -281,13 +286,16 @@ impl Inner {
     /// What lives among `aliases`, all of one shard.
     pub(super) async fn living_by(
         &self,
-        policy: &Policy,
+        stale: Stale,
         shard: Shard,
         aliases: &[Alias],
     ) -> Result<Members, StoreError> {
-        let call = self.requests_by(*policy).list(shard, aliases);
-        let bound = Duration::from_millis(self.settings.down_after_ms);
-        let mut answer = self.call(&call, Need::Connected, bound).await?;
+        let build = |requests| match stale {
+            Stale::Ends => Requests::list(&requests, shard, aliases),
+            Stale::Stays => Requests::judging_nothing(requests).list(shard, aliases),
+        };
+        let slot = Keys::slot(shard);
+        let mut answer = self.call(slot, Need::Connected, self.patience(), build).await?;
         if answer.status != "listed" {
             return Err(answer.strange());
         }

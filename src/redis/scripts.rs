@@ -13,10 +13,10 @@ use super::args::{
     PieceArgs, PolicyArgs, ProbeArgs, PublishArgs, RoomArgs, SetArgs, SettingsArgs, TouchArgs,
     UnlinkArgs, prologue,
 };
-use super::bulk::Bulk;
 use super::envelope::{self, FORMAT, Header, Unreadable};
 use super::errors::{ErrorCode, ServerError};
 use super::link::{Fault, Link, Need, Reply};
+use super::primary::Primary;
 use crate::session::name::Alias;
 use crate::session::policy::Lifetimes;
 use crate::store::{ChangeId, StoreError};
@@ -249,18 +249,18 @@ impl<'a> Call<'a> {
     /// Sends it: one round trip, or two if the server has lost the script.
     pub(super) async fn send(
         &self,
-        link: &Link,
-        way: Way<'_>,
+        primary: &Primary,
+        way: Way,
         bound: Duration,
     ) -> Result<Answer, CallFault> {
-        let reply = match way.request(link, &self.command(), bound).await {
+        let reply = match way.request(primary, &self.command(), bound).await {
             Err(Fault::Server(error, _)) if error.code == ErrorCode::NoScript => {
-                Box::pin(way.request(link, &self.packed("EVAL", &self.script.code), bound)).await
+                Box::pin(way.request(primary, &self.packed("EVAL", &self.script.code), bound)).await
             }
             other => other,
         };
         match reply {
-            Ok(reply) => Answer::read(self.script.name, reply, link),
+            Ok(reply) => Answer::read(self.script.name, reply, &primary.link),
             Err(Fault::NotSent(text)) => Err(CallFault::NotSent(text)),
             Err(Fault::NoAnswer(text)) => Err(CallFault::Lost(text)),
             Err(Fault::Server(error, generation)) => Err(CallFault::Server(error, generation)),
@@ -270,22 +270,28 @@ impl<'a> Call<'a> {
 
 /// By which connection a call is sent.
 #[derive(Clone, Copy)]
-pub(super) enum Way<'a> {
+pub(super) enum Way {
     /// The link itself, if it is in that state.
     Link(Need),
     /// The second connection, for an answer that is large.
-    BulkRead(&'a Bulk),
+    BulkRead,
     /// The second connection, for a call that is large.
-    BulkWrite(&'a Bulk),
+    BulkWrite,
 }
 
-impl Way<'_> {
-    async fn request(self, link: &Link, command: &Cmd, bound: Duration) -> Result<Reply, Fault> {
+impl Way {
+    async fn request(
+        self,
+        primary: &Primary,
+        command: &Cmd,
+        bound: Duration,
+    ) -> Result<Reply, Fault> {
+        let Primary { link, bulk, .. } = primary;
         match self {
             Self::Link(need) => link.request(command, need, bound).await,
             // Boxed: they are rare, and every call would be as large as they are.
-            Self::BulkRead(bulk) => Box::pin(bulk.read(link, command, bound)).await,
-            Self::BulkWrite(bulk) => Box::pin(bulk.write(link, command, bound)).await,
+            Self::BulkRead => Box::pin(bulk.read(link, command, bound)).await,
+            Self::BulkWrite => Box::pin(bulk.write(link, command, bound)).await,
         }
     }
 }

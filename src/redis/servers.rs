@@ -3,12 +3,13 @@
 
 use std::time::Duration;
 
+use redis::cluster_routing::Slot;
 use redis::{Cmd, FromRedisValue as _, Value};
 
-use super::RedisStore;
 use super::envelope::FORMAT;
 use super::keys::Keys;
 use super::link::Need;
+use super::{Inner, RedisStore};
 use crate::store::StoreError;
 
 /// A server that has not registered for this long is gone. Three times the interval at which an idle
@@ -111,28 +112,29 @@ impl RedisStore {
     /// up.
     pub async fn register_server(&self, id: &str, report: &str) -> Result<(), StoreError> {
         let keys = &self.inner.keys;
-        let mut commands = redis::pipe();
-        commands.cmd("SET").arg(keys.server(id)).arg(report).arg("PX").arg(ms(SERVER_LIFE));
-        let newest = self.newest_format();
-        let now_ms = self.inner.time.now_ms();
-        commands.cmd("ZADD").arg(keys.servers()).arg(now_ms).arg(Member::text(id, newest));
-        commands.cmd("PEXPIRE").arg(keys.servers()).arg(ms(INDEX_LIFE));
-        self.all(&commands, Need::Up).await.map(|_| ())
+        let mut status = of_key("SET", &keys.server(id));
+        status.1.arg(report).arg("PX").arg(ms(SERVER_LIFE));
+        let mut member = of_key("ZADD", &keys.servers());
+        member.1.arg(self.inner.now_of_servers_ms()).arg(Member::text(id, self.newest_format()));
+        let mut life = of_key("PEXPIRE", &keys.servers());
+        life.1.arg(ms(INDEX_LIFE));
+        self.inner.ask_all(vec![status, member, life], Need::Up).await.map(|_| ())
     }
 
     /// Server `id` stops in order.
     pub async fn remove_server(&self, id: &str) -> Result<(), StoreError> {
         let keys = &self.inner.keys;
-        let mut commands = redis::pipe();
-        commands.cmd("DEL").arg(keys.server(id));
-        commands.cmd("ZREM").arg(keys.servers()).arg(Member::text(id, self.newest_format()));
-        self.all(&commands, Need::Connected).await.map(|_| ())
+        let status = of_key("DEL", &keys.server(id));
+        let mut member = of_key("ZREM", &keys.servers());
+        member.1.arg(Member::text(id, self.newest_format()));
+        self.inner.ask_all(vec![status, member], Need::Connected).await.map(|_| ())
     }
 
     /// The status of each server that has registered within [`SERVER_LIFE`].
     pub async fn servers(&self) -> Result<Vec<Registered>, StoreError> {
-        let now_ms = self.inner.time.now_ms();
-        let answer = self.inner.ask(&members(&self.inner.keys)).await?;
+        let now_ms = self.inner.now_of_servers_ms();
+        let answer =
+            self.inner.ask(self.inner.slot_of_servers(), &members(&self.inner.keys)).await?;
         let mut seen = Living::read(answer, now_ms)?.members;
         // After a reload, the worker before may have read another format.
         seen.sort_by(|a, b| (&a.id, b.at_ms).cmp(&(&b.id, a.at_ms)));
@@ -140,13 +142,15 @@ impl RedisStore {
         if seen.is_empty() {
             return Ok(Vec::new());
         }
-        let mut commands = redis::pipe();
-        for member in &seen {
-            let key = self.inner.keys.server(&member.id);
-            commands.cmd("GETRANGE").arg(key).arg(0).arg(REPORT_MAX_BYTES - 1);
-        }
-        let value = self.all(&commands, Need::Connected).await?;
-        let found = Vec::<String>::from_redis_value(value).map_err(|_| of_another_shape())?;
+        let report = |member: &Member| {
+            let mut command = of_key("GETRANGE", &self.inner.keys.server(&member.id));
+            command.1.arg(0).arg(REPORT_MAX_BYTES - 1);
+            command
+        };
+        let commands = seen.iter().map(report).collect();
+        let answers = self.inner.ask_all(commands, Need::Connected).await?;
+        let found = Vec::<String>::from_redis_value(Value::Array(answers))
+            .map_err(|_| of_another_shape())?;
         let registered = (found.into_iter().zip(seen))
             .filter(|(report, _)| !report.is_empty())
             .map(|(report, member)| {
@@ -158,32 +162,40 @@ impl RedisStore {
 
     /// Removes servers from the index that have been gone for long, and did not stop in order.
     pub async fn forget_old_servers(&self) -> Result<(), StoreError> {
-        let Some(before_ms) = self.inner.time.now_ms().checked_sub(ms(FORGOTTEN_AFTER)) else {
+        let inner = &self.inner;
+        let Some(before_ms) = inner.now_of_servers_ms().checked_sub(ms(FORGOTTEN_AFTER)) else {
             return Ok(());
         };
-        let keys = &self.inner.keys;
-        let gone =
-            self.inner.ask(&range("ZRANGEBYSCORE", keys, "-inf", &before_ms.to_string())).await?;
+        let old = range("ZRANGEBYSCORE", &inner.keys, "-inf", &before_ms.to_string());
+        let gone = inner.ask(inner.slot_of_servers(), &old).await?;
         let gone = Vec::<(String, f64)>::from_redis_value(gone).map_err(|_| of_another_shape())?;
         if gone.is_empty() {
             return Ok(());
         }
-        let mut command = redis::cmd("ZREM");
-        command.arg(keys.servers());
+        let (slot, mut command) = of_key("ZREM", &inner.keys.servers());
         for (member, _) in gone {
             command.arg(member);
         }
-        self.inner.ask(&command).await.map(|_| ())
+        inner.ask(slot, &command).await.map(|_| ())
+    }
+}
+
+impl Inner {
+    fn slot_of_servers(&self) -> Slot {
+        Slot::for_key(self.keys.servers())
     }
 
-    async fn all(
-        &self,
-        commands: &redis::Pipeline,
-        need: Need,
-    ) -> Result<redis::Value, StoreError> {
-        let bound = Duration::from_millis(self.inner.settings.down_after_ms);
-        Ok(self.inner.link.request_all(commands, need, bound).await?.value)
+    /// The time of the Redis server that has the index.
+    fn now_of_servers_ms(&self) -> u64 {
+        self.primaries.of(self.slot_of_servers()).time.now_ms()
     }
+}
+
+/// The beginning of a command on a key, and the key's slot.
+fn of_key(command: &str, key: &str) -> (Slot, Cmd) {
+    let mut command = redis::cmd(command);
+    command.arg(key);
+    (Slot::for_key(key), command)
 }
 
 fn of_another_shape() -> StoreError {

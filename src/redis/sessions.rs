@@ -7,7 +7,9 @@ use tokio::time::timeout;
 
 use super::RedisStore;
 use super::envelope::Header;
+use super::keys::Keys;
 use super::link::Need;
+use super::requests::Requests;
 use super::scripts::Answer;
 use crate::session::content::Class;
 use crate::session::name::{Alias, Shard};
@@ -24,8 +26,9 @@ impl Sessions for RedisStore {
     async fn fetch(&self, alias: &Alias, listed: Option<&Alias>) -> Result<Lookup, StoreError> {
         let inner = &self.inner;
         let bound = Duration::from_millis(inner.settings.overdue_ms);
-        let mut answer =
-            inner.call(&inner.requests().fetch(alias, listed), Need::Up, bound).await?;
+        let slot = Keys::slot(alias.shard());
+        let build = |requests| Requests::fetch(&requests, alias, listed);
+        let mut answer = inner.call(slot, Need::Up, bound, build).await?;
         match answer.status.as_str() {
             "session" => {
                 let (activity_ms, left_ms) = (answer.number()?, answer.number()?);
@@ -55,22 +58,24 @@ impl Sessions for RedisStore {
 
     async fn publish(&self, publish: &Publish) -> Result<Published, StoreError> {
         let inner = &self.inner;
-        let build = |attempt| inner.requests().publish(publish, attempt);
+        let shard = publish.alias.shard();
+        let build = |requests, attempt| Requests::publish(&requests, publish, attempt);
         let is_visitor = publish.content.class == Class::Anonymous;
-        let mut sent = inner.change(publish.stamp.attempt, build).await;
-        if sent.is_err() && inner.writes.is_full() {
+        let mut sent = inner.change(shard, publish.stamp.attempt, build).await;
+        let primary = inner.primary_of(shard);
+        if sent.is_err() && primary.writes.is_full() {
             inner.room.want();
             if !is_visitor && inner.settings.ends_stale {
                 // One try, and short: the kernel holds a directory meanwhile.
                 let wanted = 2 * publish.sealed.len() as u64;
-                let _ = timeout(inner.attempt(), inner.make_room(wanted)).await;
-                sent = inner.change(Attempt::Again, build).await;
+                let _ = timeout(inner.attempt(), inner.make_room(&primary, wanted)).await;
+                sent = inner.change(shard, Attempt::Again, build).await;
             }
         }
         let mut answer = sent?;
         match answer.status.as_str() {
             "taken" => {
-                inner.writes.taken();
+                primary.writes.taken();
                 if is_visitor {
                     inner.room.note_visitor(&publish.alias);
                 }
@@ -85,8 +90,9 @@ impl Sessions for RedisStore {
 
     async fn unlink(&self, unlink: &Unlink) -> Result<Unlinked, StoreError> {
         let inner = &self.inner;
-        let build = |attempt| inner.requests().unlink(unlink, attempt);
-        let mut answer = inner.change(unlink.stamp.attempt, build).await?;
+        let build = |requests, attempt| Requests::unlink(&requests, unlink, attempt);
+        let shard = unlink.alias.shard();
+        let mut answer = inner.change(shard, unlink.stamp.attempt, build).await?;
         match answer.status.as_str() {
             "gone" => Ok(Unlinked::Gone { alias: answer.alias()?, birth: answer.id()? }),
             "held" => Ok(Unlinked::Held { alias: answer.alias()?, birth: answer.id()? }),
@@ -98,8 +104,9 @@ impl Sessions for RedisStore {
 
     async fn amend(&self, amend: &Amend) -> Result<Option<Meta>, StoreError> {
         let inner = &self.inner;
-        let build = |attempt| inner.requests().amend(amend, attempt);
-        let mut answer = inner.change(amend.stamp.attempt, build).await?;
+        let build = |requests, attempt| Requests::amend(&requests, amend, attempt);
+        let shard = amend.alias.shard();
+        let mut answer = inner.change(shard, amend.stamp.attempt, build).await?;
         match answer.status.as_str() {
             "taken" => Ok(Some(meta(&mut answer)?)),
             "absent" => Ok(None),
@@ -116,7 +123,8 @@ impl Sessions for RedisStore {
     }
 
     fn touch(&self, alias: &Alias) {
-        self.inner.touches.put(alias, self.inner.time.now_ms());
+        let primary = self.inner.primary_of(alias.shard());
+        self.inner.touches.put(alias, primary.time.now_ms());
     }
 
     async fn touch_now(&self, alias: &Alias) -> Result<(), StoreError> {
@@ -125,24 +133,24 @@ impl Sessions for RedisStore {
 }
 
 impl Link for RedisStore {
-    fn stamp(&self, _shard: Shard) -> Stamp {
+    fn stamp(&self, shard: Shard) -> Stamp {
         Stamp {
             id: ChangeId(rand::random()),
-            first_ms: self.inner.time.now_ms(),
+            first_ms: self.inner.primary_of(shard).time.now_ms(),
             attempt: Attempt::First,
         }
     }
 
-    fn health(&self, _shard: Option<Shard>) -> Health {
-        self.inner.link.health()
+    fn health(&self, shard: Option<Shard>) -> Health {
+        self.inner.primaries.health(shard)
     }
 
-    fn is_fresh(&self, _shard: Option<Shard>) -> bool {
-        self.inner.link.is_fresh()
+    fn is_fresh(&self, shard: Option<Shard>) -> bool {
+        self.inner.primaries.is_fresh(shard)
     }
 
-    async fn wait_up(&self, _wait: Wait) -> Waited {
-        self.inner.link.wait_up().await
+    async fn wait_up(&self, wait: Wait) -> Waited {
+        self.inner.primaries.wait_up(wait.shard).await
     }
 
     async fn drain(&self, bound: Duration) {

@@ -8,6 +8,8 @@ use tokio::time::timeout;
 
 use super::Inner;
 use super::bulk::{LARGE_BYTES, MEMORY_KIB};
+use super::keys::Keys;
+use super::requests::Requests;
 use super::scripts::CallFault;
 use crate::session::name::Alias;
 use crate::store::{ChangeId, StoreError};
@@ -43,7 +45,8 @@ impl Inner {
     }
 
     async fn pieces(&self, alias: &Alias, save: ChangeId) -> Result<Option<Bytes>, StoreError> {
-        let _turn = self.bulk.transfers.acquire().await.map_err(|error| closed(&error))?;
+        let primary = self.primary_of(alias.shard());
+        let _turn = primary.bulk.transfers.acquire().await.map_err(|error| closed(&error))?;
         let mut content = BytesMut::new();
         let mut memory = None;
         let mut faults = 0;
@@ -64,7 +67,7 @@ impl Inner {
             }
             if memory.is_none() {
                 let kib = u32::try_from(piece.total_bytes / 1024 + 1).unwrap_or(u32::MAX);
-                let permits = self.bulk.memory.acquire_many(kib.min(MEMORY_KIB));
+                let permits = primary.bulk.memory.acquire_many(kib.min(MEMORY_KIB));
                 memory = Some(permits.await.map_err(|error| closed(&error))?);
                 content.reserve(usize::try_from(piece.total_bytes).unwrap_or_default());
             }
@@ -81,8 +84,9 @@ impl Inner {
         save: ChangeId,
         from: usize,
     ) -> Result<Option<Piece>, CallFault> {
-        let call = self.requests().piece(alias, save, from, LARGE_BYTES);
-        let mut answer = self.call_bulk(&call, PIECE_WITHIN).await?;
+        let build = |requests| Requests::piece(&requests, alias, save, from, LARGE_BYTES);
+        let slot = Keys::slot(alias.shard());
+        let mut answer = self.call_bulk(slot, PIECE_WITHIN, build).await?;
         match answer.status.as_str() {
             "piece" => {
                 let total_bytes = answer.number().map_err(CallFault::Unreadable)?;

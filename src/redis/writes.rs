@@ -15,7 +15,8 @@ use tokio::time::Instant;
 
 use super::errors::{ErrorCode, ServerError};
 use super::link::{Fault, Need};
-use super::scripts::CallFault;
+use super::primary::Primary;
+use super::scripts::{CallFault, Way};
 use super::{Inner, RedisStore};
 use crate::store::Health;
 use crate::telemetry::Event;
@@ -118,32 +119,43 @@ impl Observed {
 
 impl Inner {
     /// Probes, unless that was done a moment ago.
-    async fn probe_if_due(&self) -> Writes {
-        let mut probed = self.writes.probed.lock().await;
+    async fn probe_if_due(&self, primary: &Primary) {
+        let mut probed = primary.writes.probed.lock().await;
         let due = probed.is_none_or(|at| at.elapsed() >= PROBE_EVERY);
-        if due && self.link.health() == Health::Up {
+        if due && primary.link.health() == Health::Up {
             *probed = Some(Instant::now());
-            if let Some(outcome) = self.probe_writes().await {
+            if let Some(outcome) = self.probe_writes(primary).await {
                 match outcome {
-                    Ok(()) => self.writes.taken(),
-                    Err(error) => self.writes.refused(&error),
+                    Ok(()) => primary.writes.taken(),
+                    Err(error) => primary.writes.refused(&error),
                 }
             }
         }
-        self.writes.now()
+    }
+
+    /// Of all primaries: a refusal of one is one of Redis.
+    fn writes(&self) -> Writes {
+        let each = self.primaries.all().into_iter().map(|primary| primary.writes.now());
+        let worst = each.max_by_key(|writes| match writes {
+            Writes::Taken => 0,
+            Writes::Unknown => 1,
+            Writes::Refused(_) => 2,
+        });
+        worst.unwrap_or(Writes::Unknown)
     }
 
     /// The server's error, if it refuses; `None` where the link is at fault, which logs that itself.
-    async fn probe_writes(&self) -> Option<Result<(), ServerError>> {
-        let requests = self.requests();
-        match self.link.request(&requests.write_nothing(), Need::Up, self.attempt()).await {
+    async fn probe_writes(&self, primary: &Primary) -> Option<Result<(), ServerError>> {
+        let requests = self.requests(primary);
+        match primary.link.request(&requests.write_nothing(), Need::Up, self.attempt()).await {
             Ok(_) => {}
             Err(Fault::Server(error, _)) => return Some(Err(error)),
             Err(_) => return None,
         }
         // A script of its own that writes nothing: Redis 6.0 notes each one that calls a command
         // of writing in its append-only file, whatever that did.
-        match self.call(&requests.run_nothing(), Need::Up, self.attempt()).await {
+        let script = requests.run_nothing();
+        match self.call_primary(primary, &script, Way::Link(Need::Up), self.attempt()).await {
             Ok(_) => Some(Ok(())),
             Err(CallFault::Server(error, _)) => Some(Err(error)),
             Err(_) => None,
@@ -154,13 +166,16 @@ impl Inner {
 impl RedisStore {
     /// Whether Redis takes writes, by what was seen last.
     pub fn writes(&self) -> Writes {
-        self.inner.writes.now()
+        self.inner.writes()
     }
 
     /// The same, probed anew unless that was done within the last second. Takes no longer than one
     /// attempt of a change; nothing is sent by a link that is not up.
     pub async fn ask_writes(&self) -> Writes {
-        self.inner.probe_if_due().await
+        for primary in self.inner.primaries.all() {
+            self.inner.probe_if_due(&primary).await;
+        }
+        self.inner.writes()
     }
 }
 

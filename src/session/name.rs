@@ -210,6 +210,10 @@ impl Shard {
         let first = BASE64URL.get(usize::from(index / 64))?;
         Some(Self([*first, BASE64URL[usize::from(index % 64)]]))
     }
+    /// Every shard.
+    pub fn all() -> impl Iterator<Item = Self> {
+        (0..Self::COUNT).filter_map(Self::from_index)
+    }
     /// The two characters.
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).expect("a shard is made of ASCII only")
