@@ -10,7 +10,7 @@ import time
 
 from caller import Board
 from namespaces import mounts_at
-from network import NODES
+from network import NODES, REDIS
 from processes import Process, poll
 from servers import PASSWORD, USER, hold, hour_ahead_environment
 
@@ -83,7 +83,7 @@ class Caller:
 class Cell:
     def __init__(self, fault, place):
         self.fault = fault
-        self.network, self.binary = place.network, place.binary
+        self.network, self.binary, self.host = place.network, place.binary, REDIS
         self.directory = os.path.join(place.run_dir, fault.name)
         self.logs = os.path.join(place.logs, fault.name)
         self.started = []

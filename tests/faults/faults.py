@@ -10,7 +10,8 @@ from caller import SHARDS
 from namespaces import mount
 from network import REDIS
 from processes import poll
-from servers import MASTER, PASSWORD, START_S, USER, Standalone, hold
+from redis_servers import MASTER, START_S
+from servers import PASSWORD, USER, Standalone, hold
 
 
 def killed(cell):
@@ -208,16 +209,15 @@ def nothing(seconds):
 def failed_over(cell):
     """An administrator asks for it; the master lives on as a replica."""
     sentinel = cell.deployment
-    port = sentinel.master_port()
+    was = sentinel.master()
     sentinel.sentinels[0].call("SENTINEL", "FAILOVER", MASTER)
-    sentinel.await_other_master(port)
+    sentinel.await_other_master(was)
 
 
 def master_killed(cell):
-    sentinel = cell.deployment
-    port = sentinel.master_port()
-    next(server for server in sentinel.servers if server.port == port).kill()
-    sentinel.await_other_master(port)
+    was = cell.deployment.master()
+    was.kill()
+    cell.deployment.await_other_master(was)
 
 
 # --- Cluster ------------------------------------------------------------------------------------------------------
@@ -245,6 +245,7 @@ def slots_moved(cell):
         here.call("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[there.port])
         while keys := here.call("CLUSTER", "GETKEYSINSLOT", slot, 5):
             here.call("MIGRATE", REDIS, there.port, "", 0, 2000, "KEYS", *keys)
+            hold(0.1)
         primaries = [server for server in cluster.servers.values() if server.info("role") == "master"]
         for server in (there, here, *(one for one in primaries if one not in (there, here))):
             server.call("CLUSTER", "SETSLOT", slot, "NODE", ids[there.port])

@@ -1,82 +1,15 @@
-"""The deployments of Redis that a fault happens to: one server, Sentinel, Cluster. All of them real."""
-import contextlib
+"""The deployments of Redis that a fault happens to, besides Sentinel, and the way to them."""
 import os
-import re
 import shutil
-import signal
 import subprocess
 import time
 
 from network import REDIS
 from processes import Process, poll
-from redis_wire import Redis
+from redis_servers import PORT, START_S, Server
 
-PORT, SENTINEL_PORT, CLUSTER_PORT, LINE_PORT = 6379, 26379, 7000, 8379
-MASTER = "sessions"
+CLUSTER_PORT, LINE_PORT = 7000, 8379
 USER, PASSWORD = "app", "right"
-START_S = 30
-
-
-def program():
-    """The command of the server, as tests/support/redis.rs takes it."""
-    return os.environ.get("SESSIONFS_TEST_REDIS", "redis-server").split()
-
-
-class Server:
-    """One redis-server, with a socket of its own for what only we do to it."""
-
-    def __init__(self, cell, port, *settings, hour_ahead=False):
-        self.port = port
-        self.name = f"redis-{port}"
-        self.directory = os.path.join(cell.directory, self.name)
-        os.mkdir(self.directory)
-        self.socket = os.path.join(self.directory, "admin.sock")
-        self.settings = [
-            "--bind", REDIS, "--port", str(port), "--protected-mode", "no", "--unixsocket", self.socket, "--save", "",
-            "--appendonly", "yes", "--appendfsync", "always", "--dir", self.directory, *settings]
-        self.cell = cell
-        self.environment = hour_ahead_environment() if hour_ahead else dict(os.environ)
-        self.process = self.admin = None
-        self.start()
-
-    def start(self, *settings, ready=True):
-        self.process = Process(self.name, [*program(), *self.settings, *settings], self.cell.logs, env=self.environment)
-        self.cell.started.append(self.process)
-        if ready:
-            self.process.await_line("eady to accept connections", START_S)
-            self.admin = Redis(self.socket)
-        else:
-            poll(self.listens, f"{self.name} listens", START_S)
-
-    def listens(self):
-        with contextlib.suppress(OSError):
-            self.admin = Redis(self.socket)
-            return True
-        return False
-
-    def call(self, *words):
-        return self.admin.call(*words)
-
-    def set(self, name, value):
-        self.call("CONFIG", "SET", name, value)
-
-    def info(self, name):
-        found = re.search(rf"^{name}:(.*?)\r?$", self.call("INFO", "everything").decode(), re.M)
-        return found and found.group(1)
-
-    def kill(self):
-        os.kill(self.process.child.pid, signal.SIGKILL)
-        self.process.child.wait(10)
-
-    def freeze(self):
-        os.kill(self.process.child.pid, signal.SIGSTOP)
-
-    def thaw(self):
-        os.kill(self.process.child.pid, signal.SIGCONT)
-
-    def kick(self):
-        """Closes all connections but our own."""
-        self.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
 
 
 class Standalone:
@@ -86,65 +19,6 @@ class Standalone:
         # What it may do changes in some faults. The rights are those that docs/redis.md lists, and no more.
         self.master = Server(cell, PORT, *settings, "--user", USER, "on", ">" + PASSWORD, *rights(cell.binary))
         self.url = f"redis://{REDIS}:{PORT}"
-
-
-class Sentinel:
-    kind = "sentinel"
-
-    def __init__(self, cell, hour_ahead=False):
-        self.servers = [Server(cell, PORT)]
-        self.servers += [Server(cell, PORT + number, "--replicaof", f"{REDIS} {PORT}", hour_ahead=hour_ahead)
-                         for number in (1, 2)]
-        for replica in self.servers[1:]:
-            poll(lambda replica=replica: replica.info("master_link_status") == "up", f"{replica.name} follows", START_S)
-        ports = range(SENTINEL_PORT, SENTINEL_PORT + 3)
-        for port in ports:
-            self._start_sentinel(cell, port)
-        self.sentinels = [Redis((REDIS, port)) for port in ports]
-        for sentinel in self.sentinels:
-            poll(lambda sentinel=sentinel: self._knows_all(sentinel), "a sentinel that knows all", START_S)
-        self.url = "redis-sentinel://" + ",".join(f"{REDIS}:{port}" for port in ports) + f"/{MASTER}/0"
-
-    def _start_sentinel(self, cell, port):
-        directory = os.path.join(cell.directory, f"sentinel-{port}")
-        os.mkdir(directory)
-        path = os.path.join(directory, "sentinel.conf")
-        with open(path, "w") as out:
-            out.write(f"""port {port}
-bind {REDIS}
-protected-mode no
-dir {directory}
-sentinel monitor {MASTER} {REDIS} {PORT} 2
-sentinel down-after-milliseconds {MASTER} 1000
-sentinel failover-timeout {MASTER} 5000
-""")
-        process = Process(f"sentinel-{port}", [*program(), path, "--sentinel"], cell.logs)
-        cell.started.append(process)
-        process.await_line(r"\+monitor", START_S)
-
-    @staticmethod
-    def _state(sentinel, what):
-        """The answers of a sentinel about the replicas, or about the other sentinels."""
-        return [dict(zip(found[::2], found[1::2])) for found in sentinel.call("SENTINEL", what, MASTER)]
-
-    def _knows_all(self, sentinel):
-        replicas = self._state(sentinel, "REPLICAS")
-        return (len(replicas) == 2 and all(replica[b"flags"] == b"slave" for replica in replicas)
-                and len(self._state(sentinel, "SENTINELS")) == 2)
-
-    def master_port(self):
-        return int(self.sentinels[0].call("SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER)[1])
-
-    def await_other_master(self, port, timeout_s=30):
-        """Until all sentinels name another master, and it is one."""
-        def is_over():
-            named = {int(s.call("SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER)[1]) for s in self.sentinels}
-            if len(named) != 1 or port in named:
-                return False
-            new = next(server for server in self.servers if server.port in named)
-            return new.info("role") == "master"
-
-        poll(is_over, "another master", timeout_s)
 
 
 class Cluster:

@@ -7,7 +7,8 @@ import dataclasses
 import typing
 
 import faults
-from servers import Cluster, Line, Sentinel, Standalone
+from redis_servers import Sentinel
+from servers import Cluster, Line, Standalone
 
 # Redis is back: so long it may take until each operation has succeeded on each server. A second is promised; the rest is
 # for machines that are busy.
