@@ -136,6 +136,11 @@ sentinel failover-timeout {MASTER} 5000
         port = self._named(self.sentinels[0])
         return next(server for server in self.servers if server.port == port)
 
+    def notice_after_ms(self, milliseconds):
+        """How long the master may be silent before the sentinels make another one master."""
+        for sentinel in self.sentinels:
+            sentinel.call("SENTINEL", "SET", MASTER, "down-after-milliseconds", milliseconds)
+
     def await_other_master(self, than, timeout_s=30):
         """Until all sentinels name another master, and it is one."""
         def is_over():

@@ -2,10 +2,15 @@
 import os
 import signal
 import subprocess
+import types
 
 from namespaces import MS_BIND_RECURSIVE, mount, mounts_at
 from processes import Process, await_port
+from redis_servers import Sentinel
 from redis_wire import Redis
+
+# Longer than a run.
+NEVER_MS = 3_600_000
 
 
 class Node:
@@ -33,8 +38,8 @@ class User:
 
 
 class Lab:
-    def __init__(self, version, base, run_dir, logs, binary):
-        """`binary` is None when the sessions are to lie on the disk."""
+    def __init__(self, version, base, run_dir, logs, binary, sentinel=False):
+        """`binary` is None when the sessions are to lie on the disk. With `sentinel` there are three Redis servers."""
         self.version = version
         self.base = base
         self.run_dir = run_dir
@@ -42,6 +47,9 @@ class Lab:
         self.binary = binary
         self.root = os.path.join(run_dir, "root")
         self.redis_socket = os.path.join(run_dir, "redis", "redis.sock")
+        self.redis_url = "unix://" + self.redis_socket
+        self.sentinel = sentinel
+        self.deployment = None
         # One secret for all nodes, as several servers would have it; the first mount makes it.
         os.environ["SESSIONFS_SECRET_FILE"] = os.path.join(run_dir, "secret")
         self.a = Node("A", version, 0, workers=2)
@@ -141,6 +149,11 @@ class Lab:
     def start_redis(self):
         folder = os.path.dirname(self.redis_socket)
         os.chmod(folder, 0o755)
+        if self.sentinel:
+            place = types.SimpleNamespace(host="127.0.0.1", directory=folder, logs=self.logs, started=self.started)
+            self.deployment = Sentinel(place, down_after_ms=NEVER_MS)
+            self.redis_url = self.deployment.url
+            return
         self.redis = self._start("redis", [
             "redis-server", "--port", "0", "--unixsocket", self.redis_socket, "--unixsocketperm", "777",
             "--save", "", "--appendonly", "no", "--dir", folder])
@@ -198,7 +211,7 @@ max_cron_threads = {1 if node is self.a else 0}
                 out.write(f'owner = "{self.odoo_uid}"\ngroup = "{self.odoo_gid}"\n\n[lifetime]\nidle = "{idle}"\n'
                           'anonymous_idle = "7d"\nanonymous_unopened = "1h"\nabsolute = "off"\n')
             node.sessionfs = self._start(f"sessionfs-{node.name}-{self.mount_count}", [
-                self.binary, "mount", node.sessions, "--config", config, "--redis", "unix://" + self.redis_socket],
+                self.binary, "mount", node.sessions, "--config", config, "--redis", self.redis_url],
                 env={**os.environ, "RUST_BACKTRACE": "1"})
         for node in self.servers:
             node.sessionfs.await_line("^ready ", 30)

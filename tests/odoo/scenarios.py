@@ -17,6 +17,7 @@ from checks import FAMILY, Failed, Gate, check
 from lab import User
 from late_saves import LateSaves
 from nginx import Front
+from outages import Outages
 from processes import poll
 from redis_wire import Monitor
 from rotations import Rotations
@@ -30,12 +31,13 @@ NATURAL_TRIALS = 40
 WEEK_S = 7 * 24 * 3600
 
 
-class Run(Rotations, LateSaves, Threaded, OwnSuites):
-    def __init__(self, lab, load_seconds, rotations, only=()):
+class Run(Rotations, LateSaves, Threaded, OwnSuites, Outages):
+    def __init__(self, lab, load_seconds, rotations, only=(), outages=False):
         """`rotations` is how many rotations, during how many requests; `only` names the checks to ask, all of them
-        where it is empty."""
+        where it is empty. With `outages` Redis fails, and nothing else is asked."""
         self.lab = lab
         self.only = only
+        self.outages = outages
         self.a, self.b = lab.a, lab.b
         self.load_seconds = load_seconds
         self.rotations, self.rotation_requests = rotations
@@ -56,6 +58,25 @@ class Run(Rotations, LateSaves, Threaded, OwnSuites):
         self.prepare()
         self.say(f"two Odoo {self.lab.version} are up ({time.monotonic() - started:.0f} s), "
                  f"sessions on {'a disk' if self.on_disk else 'sessionfs'}")
+        if self.outages:
+            self.ask_outages()
+        else:
+            self.ask_all()
+        for name in set(self.only) - self.asked:
+            self.failed += 1
+            self.say(f"FAILED {name}: there is no such check here")
+        self.say(f"in all {time.monotonic() - started:.0f} s")
+
+    def ask_outages(self):
+        self.ask(self.redis_frozen)
+        self.ask(self.redis_killed_and_restarted)
+        self.ask(self.redis_full)
+        self.ask(self.recovery_within_a_request)
+        self.ask(self.redis_failed_over)
+        self.lab.unmount_sessions()
+        self.ask(self.sessionfs_ended_cleanly)
+
+    def ask_all(self):
         self.ask(self.login)
         self.ask(self.fifty_calls)
         self.ask(self.second_node_at_once)
@@ -94,10 +115,6 @@ class Run(Rotations, LateSaves, Threaded, OwnSuites):
             self.lab.unmount_sessions()
             self.ask(self.sessionfs_ended_cleanly)
             self.ask(self.logs_hold_no_secret)
-        for name in set(self.only) - self.asked:
-            self.failed += 1
-            self.say(f"FAILED {name}: there is no such check here")
-        self.say(f"in all {time.monotonic() - started:.0f} s")
 
     def say(self, text):
         print(text, flush=True)
@@ -126,7 +143,8 @@ class Run(Rotations, LateSaves, Threaded, OwnSuites):
         lab.start_postgres()
         if not self.on_disk:
             lab.start_redis()
-            self.monitor = Monitor(lab.redis_socket, self.transcript)
+            if not self.outages:
+                self.monitor = Monitor(lab.redis_socket, self.transcript)
             lab.mount_sessions(IDLE_LONG)
         lab.start_odoo(*lab.nodes)
         self.admin = Browser().log_in(self.a, self.admin_user)

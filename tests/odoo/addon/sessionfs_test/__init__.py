@@ -39,6 +39,21 @@ class Handles(http.Controller):
         request.session['sessionfs_test'] = time.time()
         return 'saved'
 
+    @http.route('/sessionfs_test/count', type='http', auth='user')
+    def count(self, number=None):
+        """The number in the session; another one takes its place."""
+        before = str(request.session.get('sessionfs_count'))
+        if number:
+            request.session['sessionfs_count'] = int(number)
+        return before
+
+    @http.route('/sessionfs_test/anybody', type='http', auth='none')
+    def anybody(self, hold):
+        """The same as `slow`, also for those who are not logged in."""
+        await_driver(hold)
+        request.session['sessionfs_test'] = time.time()
+        return 'saved'
+
     @http.route('/sessionfs_test/age', type='http', auth='user')
     def age(self, seconds):
         """As if this session had been made `seconds` earlier. Saved here: at its end the request would rotate it."""
