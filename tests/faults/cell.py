@@ -38,11 +38,11 @@ class Node:
         self.directory = os.path.join(cell.directory, "node-" + name)
         self.sessions = os.path.join(self.directory, "sessions")
         os.makedirs(self.sessions)
+        self.config = os.path.join(self.directory, "sessionfs.toml")
         self.process = None
 
     def mount(self, url, settings, hour_ahead=False):
-        config = os.path.join(self.directory, "sessionfs.toml")
-        with open(config, "w") as out:
+        with open(self.config, "w") as out:
             out.write(f'owner = "{UID}"\ngroup = "{UID}"\n')
             out.write(f'[redis]\nurl = "{url}"\n')
             if self.cell.deployment.kind == "standalone":
@@ -53,9 +53,14 @@ class Node:
             out.write(settings)
         environment = hour_ahead_environment() if hour_ahead else dict(os.environ)
         self.process = Process("sessionfs-" + self.name, [
-            *self.cell.network.inside(self.name), self.cell.binary, "mount", self.sessions, "--config", config],
+            *self.cell.network.inside(self.name), self.cell.binary, "mount", self.sessions, "--config", self.config],
             self.cell.logs, env={**environment, "RUST_BACKTRACE": "1"})
         self.process.await_line("^ready ", START_S)
+
+    def reload(self):
+        """Begun, and not waited for."""
+        return Process("reload-" + self.name, [self.cell.binary, "reload", self.sessions, "--config", self.config],
+                       self.cell.logs).child
 
     def unmount(self):
         """Its exit status, and how often it is still mounted."""

@@ -29,6 +29,29 @@ def frozen(seconds):
     return happen
 
 
+def frozen_often(cell):
+    master = cell.deployment.master
+    for _ in range(6):
+        master.freeze()
+        hold(3)
+        master.thaw()
+        hold(1)
+
+
+def reloaded(cell):
+    """sessionfs itself is replaced on both servers while Redis stands still."""
+    master = cell.deployment.master
+    master.freeze()
+    hold(0.5)
+    reloads = [node.reload() for node in cell.nodes]
+    hold(3)
+    master.thaw()
+    ended = time.monotonic()
+    for reload in reloads:
+        reload.wait(60)
+    return ended
+
+
 def reset(cell):
     cell.network.reset("a", "b")
     hold(2)

@@ -109,6 +109,8 @@ FAULTS = (
     Fault("spent", "stands still for 6 s, `wait_total` 3 s", faults.frozen(6), SPENT, settings='[outage]\nwait_total = "3s"\n'),
     Fault("spent-20", "stands still for 30 s, `wait_total` 20 s (the default)", faults.frozen(30), SPENT, waits_s=26,
           usual=False),
+    Fault("frozen-often", "stands still for 3 s of every 4 s, six times", faults.frozen_often, waits_s=14, usual=False),
+    Fault("reloaded", "stands still for 3 s, and both sessionfs are reloaded meanwhile", faults.reloaded, usual=False),
     # --- the way there
     Fault("reset", "connections are reset (RST) for 2 s", faults.reset),
     Fault("kicked", "`CLIENT KILL` thirty times in 3 s", faults.kicked),
