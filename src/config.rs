@@ -183,6 +183,13 @@ pub struct Outage {
     pub wait_step_ms: u64,
     /// All of it, ended by EIO.
     pub wait_total_ms: u64,
+    /// The same for background processes. An older keeper does not say.
+    #[serde(default = "default_wait_background_ms")]
+    pub wait_background_ms: u64,
+}
+
+fn default_wait_background_ms() -> u64 {
+    redis::Settings::default().background_budget_ms
 }
 
 /// Which processes act for no person.
@@ -303,6 +310,7 @@ fn store_settings(redis: &Redis, lifetimes: Lifetimes, outage: &Outage) -> redis
         down_after_ms: redis.request_timeout_ms,
         wait_step_ms: outage.wait_step_ms,
         outage_budget_ms: outage.wait_total_ms,
+        background_budget_ms: outage.wait_background_ms,
         live: Some(lifetime::LIVE),
         ..redis::Settings::default()
     }
@@ -580,7 +588,13 @@ fn outage(file: &file::Outage) -> Result<Outage, Failure> {
         default.outage_budget_ms.max(wait_step_ms),
         wait_step_ms..=10 * MINUTE_MS,
     )?;
-    Ok(Outage { wait_step_ms, wait_total_ms })
+    let wait_background_ms = duration(
+        "outage.wait_background",
+        file.wait_background.as_deref(),
+        default.background_budget_ms.min(wait_total_ms),
+        0..=wait_total_ms,
+    )?;
+    Ok(Outage { wait_step_ms, wait_total_ms, wait_background_ms })
 }
 
 fn metrics(file: &file::Metrics) -> Result<Option<Listen>, Failure> {
@@ -679,7 +693,10 @@ mod tests {
         assert_eq!(config.lifetimes, Lifetimes::default());
         assert_eq!(config.limits.session_bytes, 4 << 20);
         assert_eq!(config.limits.anonymous_bytes, 1 << 20);
-        assert_eq!(config.outage, Outage { wait_step_ms: 2000, wait_total_ms: 20_000 });
+        assert_eq!(
+            config.outage,
+            Outage { wait_step_ms: 2000, wait_total_ms: 20_000, wait_background_ms: 5_000 }
+        );
         assert_ne!(config.worker.uid, 0);
     }
 
@@ -819,6 +836,7 @@ mod tests {
             retry_total_ms,
             wait_step_ms,
             outage_budget_ms,
+            background_budget_ms,
             silent_ping_ms,
             heartbeat_ms,
             touch_batch_ms,
@@ -836,6 +854,7 @@ mod tests {
             retry_total_ms,
             wait_step_ms,
             outage_budget_ms,
+            background_budget_ms,
             silent_ping_ms,
             heartbeat_ms,
             touch_batch_ms,

@@ -160,9 +160,9 @@ impl RedisStore {
         self.inner.primaries.up(tokio::time::Instant::now() + bound).await
     }
 
-    /// How long the current outage lasts, if there is one.
+    /// How long the current outage lasts, if there is one: sessions cannot be read.
     pub fn outage(&self) -> Option<Duration> {
-        self.inner.primaries.outage()
+        self.inner.primaries.outage(false)
     }
 
     /// Where Redis is, without credentials.
@@ -298,11 +298,7 @@ impl Inner {
         bound: Duration,
     ) -> Result<Answer, CallFault> {
         let sent = call.send(primary, way, bound).await;
-        let answer = sent.inspect_err(|fault| {
-            if let CallFault::Server(error, _) = fault {
-                primary.writes.error(error);
-            }
-        })?;
+        let answer = sent?;
         primary.time.observe(answer.now_ms, answer.sent_at, self.live.lifetimes().idle_ms);
         for ended in &answer.expired {
             Event::Expired {

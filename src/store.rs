@@ -362,11 +362,13 @@ impl fmt::Display for StoreError {
 
 impl std::error::Error for StoreError {}
 
-/// The state of the connection, from good to bad.
+/// The state of the connection, from good to bad. Everything that depends on the store goes by it.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Health {
-    /// Connected, and no request is overdue.
+    /// Connected, no request is overdue, and changes are taken as far as is known.
     Up,
+    /// Connected, no request is overdue, and changes are refused: reads go on, saves wait.
+    ReadOnly,
     /// A request is overdue.
     Degraded,
     /// The connection is lost, or a request has been overdue for too long.
@@ -374,10 +376,19 @@ pub enum Health {
 }
 
 impl Health {
+    /// Every state, in the order of declaration.
+    pub const ALL: [Self; 4] = [Self::Up, Self::ReadOnly, Self::Degraded, Self::Down];
+
+    /// Whether the store can be read.
+    pub const fn is_readable(self) -> bool {
+        matches!(self, Self::Up | Self::ReadOnly)
+    }
+
     /// The label of the state in metrics and logs.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Up => "up",
+            Self::ReadOnly => "read_only",
             Self::Degraded => "degraded",
             Self::Down => "down",
         }
@@ -391,13 +402,14 @@ pub struct Wait {
     pub shard: Option<Shard>,
     /// Changes must be taken, too.
     pub writes: bool,
-    /// The caller is a background process: many requests wait for it.
+    /// The caller is a background process: many requests wait for it, so it waits for less.
     pub background: bool,
 }
 
 /// How a bounded wait for the link ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Waited {
+    /// What is waited for is there: the store can be read, and changed if that was asked for.
     Up,
     /// One step has passed, and the budget of the outage is not spent.
     StepOver,
@@ -488,7 +500,8 @@ pub trait Link: Send + Sync + 'static {
     /// nearly always be answered.
     fn is_fresh(&self, shard: Option<Shard>) -> bool;
 
-    /// Waits until the link is up, at most for one step. Pings a link that has been silent.
+    /// Waits until the store can be read (and changed, if `wait` asks for that), at most for one step.
+    /// Pings a link that has been silent.
     fn wait_up(&self, wait: Wait) -> impl Future<Output = Waited> + Send;
 
     /// A fresh id for a change of a session of that shard, and the store's time as well as it is

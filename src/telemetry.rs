@@ -76,11 +76,6 @@ pub enum Event<'a> {
         state: Health,
         cause: &'a str,
     },
-    /// Redis, which is reached, takes no writes; or takes them again.
-    Writes {
-        /// Its words, if it refuses them.
-        refused: Option<&'a str>,
-    },
     /// A live setting has changed, and is followed from now on.
     Setting {
         key: &'a str,
@@ -153,12 +148,6 @@ impl Event<'_> {
                     warn!(event = "link", state = state.label(), cause);
                 }
                 metrics.link_is(state);
-            }
-            Event::Writes { refused: Some(reason) } => {
-                warn!(event = "writes_refused", reason, "Redis accepts no writes");
-            }
-            Event::Writes { refused: None } => {
-                info!(event = "writes_taken", "Redis accepts writes again");
             }
             Event::WorkerDied { status } => {
                 error!(event = "worker_died", status);

@@ -75,6 +75,7 @@ fn a_redis_that_takes_no_writes_is_told_everywhere_and_keeps_the_server_in() {
     assert!(reason.starts_with("Redis accepts no writes: OOM command not allowed"), "{reason}");
     assert_eq!(health(&node, "/health?strict").0, 503);
     assert_eq!(metric(&node, "sessionfs_redis_takes_writes"), Some(0.0));
+    assert_eq!(metric(&node, "sessionfs_redis_link_state{state=\"read_only\"}"), Some(1.0));
     let (code, text, json) = status(&node);
     assert_eq!(code, Some(43), "{text}");
     let words =
@@ -92,8 +93,8 @@ fn a_redis_that_takes_no_writes_is_told_everywhere_and_keeps_the_server_in() {
     until("it heals", || health(&node, "/health") == (200, "ok".into(), String::new()));
     assert_eq!(status(&node).0, Some(0));
     let log = node.stop();
-    assert_eq!(log.matches("event=\"writes_refused\"").count(), 1, "{log}");
-    assert_eq!(log.matches("event=\"writes_taken\"").count(), 1, "{log}");
+    assert_eq!(log.matches("state=\"read_only\"").count(), 1, "{log}");
+    assert_eq!(log.matches("state=\"up\"").count(), 2, "{log}");
 }
 
 #[test]

@@ -262,8 +262,9 @@ async fn a_replica_goes_on_being_read_until_there_is_a_master() {
     let outcome = store.publish(&visit(&store, &sid)).await;
     assert!(matches!(&outcome, Err(StoreError::Refused(_))), "{outcome:?}");
     look(&store, &sid).await.expect("alive");
-    assert_eq!(store.health(None), Health::Up);
+    assert_eq!(store.health(None), Health::ReadOnly);
     let _: redis::Value = redis.run("REPLICAOF NO ONE");
+    until_health(&store, Health::Up).await;
     let publish = visit(&store, &sid);
     taken(&store, &publish).await;
 }

@@ -24,6 +24,7 @@ macro_rules! table {
         $(#[doc = $doc])+
         #[derive(Clone, Debug, Default, Deserialize)]
         #[serde(deny_unknown_fields, default)]
+        #[allow(clippy::struct_field_names, reason = "they are the keys of the file")]
         pub(crate) struct $name {
             $($(#[doc = $field_doc])+ pub $field: Option<$type>,)*
             $($($(#[doc = $sub_doc])+ pub $sub: $sub_type,)*)?
@@ -174,6 +175,8 @@ table! {
         wait_step: String,
         /// All of it.
         wait_total: String,
+        /// All of it, for background processes.
+        wait_background: String,
     }
 }
 

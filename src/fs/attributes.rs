@@ -12,7 +12,7 @@ use super::stale::replaced;
 use super::{Core, LONG, Step};
 use crate::error::{Error, Result};
 use crate::session::name::{Alias, Form, Sid};
-use crate::store::{Amend, Health, Link, Lookup, Meta, Mtime, Sessions, StoreError, Wait, Waited};
+use crate::store::{Amend, Link, Lookup, Meta, Mtime, Sessions, StoreError, Wait, Waited};
 
 const HOUR_NS: i64 = 3_600_000_000_000;
 
@@ -132,7 +132,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
             _ => None,
         };
         let alias = match unasked {
-            Some(alias) if self.link.health(Some(alias.shard())) == Health::Up => alias,
+            Some(alias) if self.link.health(Some(alias.shard())).is_readable() => alias,
             _ => return self.known_attributes(inode).into(),
         };
         let core = Arc::clone(self);

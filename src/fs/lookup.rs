@@ -16,7 +16,7 @@ use super::staging::Staged;
 use super::{Core, LONG, Step};
 use crate::error::{Error, Result};
 use crate::session::name::{Alias, CandidateAlias, Form, RootName, SessionName, Sid};
-use crate::store::{Health, Link, Sessions};
+use crate::store::{Link, Sessions};
 
 /// The answer to a look-up that did not fail.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -92,7 +92,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
         if listed.is_none() && self.is_flat_probe(by, name.form, &alias) {
             return absent();
         }
-        if self.link.health(Some(alias.shard())) != Health::Up {
+        if !self.link.health(Some(alias.shard())).is_readable() {
             return Ok(Found::Entry(self.provisional(&name.sid, name.form))).into();
         }
         let core = Arc::clone(self);

@@ -5,6 +5,26 @@ const COMMANDS: &str = "+hello +auth +select +script|load +eval +evalsha +time +
                         +getrange +strlen +zadd +zrem +zscore +zcard +zrangebyscore +zrevrangebyscore +pexpire +pttl \
                         +hmget +hset +hdel +hincrby";
 
+/// Those that reading a session takes.
+const FOR_READS: &[&str] = &[
+    "script",
+    "script|load",
+    "eval",
+    "evalsha",
+    "time",
+    "getrange",
+    "strlen",
+    "zscore",
+    "zcard",
+    "zrangebyscore",
+    "zrevrangebyscore",
+    "pttl",
+    "hmget",
+];
+
+/// Those that a change of a session takes besides.
+const FOR_WRITES: &[&str] = &["set", "del", "zadd", "zrem", "pexpire"];
+
 /// What `sessionfs check` would like to see besides.
 const SEEN_BY_CHECK: &str = "+ping +info +config|get";
 
@@ -18,9 +38,27 @@ pub(crate) fn rights_with_check(prefix: &str) -> String {
     format!("{} {SEEN_BY_CHECK}", rights(prefix))
 }
 
+/// Whether a session cannot be read without this command.
+pub(super) fn is_for_reads(command: &str) -> bool {
+    FOR_READS.contains(&command)
+}
+
+/// Whether a session can be read without this command, and not changed.
+pub(super) fn is_for_writes(command: &str) -> bool {
+    FOR_WRITES.contains(&command)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_command_of_a_session_is_allowed() {
+        for command in FOR_READS.iter().chain(FOR_WRITES).filter(|command| **command != "script") {
+            let right = format!("+{command}");
+            assert!(COMMANDS.split_whitespace().any(|allowed| allowed == right), "{command}");
+        }
+    }
 
     #[test]
     fn the_documented_line_is_this_one() {

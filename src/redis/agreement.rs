@@ -19,7 +19,7 @@ use super::scripts::Formats;
 use super::servers::{self, Living};
 use super::{Inner, RedisStore};
 use crate::session::secret::{Fingerprint, Keyring};
-use crate::store::{Health, StoreError};
+use crate::store::StoreError;
 use crate::sync::lock;
 
 /// Twice in the second within which every server follows.
@@ -160,8 +160,8 @@ impl Inner {
 
     /// Whether both can be asked for.
     fn can_agree(&self) -> bool {
-        let is_up = |slot| self.primaries.of(slot).link.health() == Health::Up;
-        self.agreed_slots().into_iter().all(is_up)
+        let is_readable = |slot| self.primaries.of(slot).link.health().is_readable();
+        self.agreed_slots().into_iter().all(is_readable)
     }
 
     /// Says with which secret this Redis is written, unless somebody else just has.

@@ -13,7 +13,7 @@ use tokio::sync::{Mutex, RwLock, Semaphore};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::endpoint::Endpoint;
-use super::errors::ServerError;
+use super::errors::{Effect, ServerError};
 use super::link::{Backoff, Fault, Link, Reply, error_text};
 use crate::store::Health;
 use crate::telemetry::metrics::metrics;
@@ -108,16 +108,16 @@ impl Bulk {
         };
         match answer.and_then(Value::extract_error) {
             Ok(value) => Ok(Reply { value, generation: made.generation, sent_at }),
-            Err(error) => match ServerError::of(&error) {
-                Some(error) if !error.code.ends_connection() => {
-                    link.refused(made.generation, &error);
-                    Err(Fault::Server(error, made.generation))
+            Err(error) => {
+                let text = error_text(&error);
+                if let Some(error) = ServerError::of(&error)
+                    && link.met(made.generation, &error) != Effect::Lost
+                {
+                    return Err(Fault::Server(error, made.generation));
                 }
-                _ => {
-                    self.give_up(&made).await;
-                    Err(Fault::NoAnswer(error_text(&error)))
-                }
-            },
+                self.give_up(&made).await;
+                Err(Fault::NoAnswer(text))
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! The errors that a Redis server answers: each is read once, here, and is a code from then on.
 //!
-//! What follows from a code is a question to it ([`ErrorCode::takes_no_writes`] and its like), so
+//! What follows from a code is a question to it ([`ErrorCode::effect`] and its like), so
 //! that no two places answer it differently. Errors of the connection itself are no answers of a
 //! server; [`super::link`] knows those.
 
@@ -8,6 +8,7 @@ use std::fmt;
 
 use redis::RedisError;
 
+use super::acl;
 use crate::foreign::one_line;
 use crate::store::StoreError;
 
@@ -64,24 +65,57 @@ pub enum ErrorCode {
     Other,
 }
 
+/// What an error of the server says of the connection that it came by.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Effect {
+    /// Nothing: it concerns this request alone.
+    Nothing,
+    /// It serves no reads. What helps is another connection, whose greeting says when it does.
+    Lost,
+    /// It takes no changes, whatever the key, and may answer reads.
+    ReadOnly,
+}
+
 impl ErrorCode {
-    /// Whether the server serves nothing at all by this connection. What helps is another one,
-    /// whose greeting says when it does.
-    pub(super) fn ends_connection(&self) -> bool {
-        matches!(
-            self,
+    pub(super) fn effect(&self) -> Effect {
+        match self {
             Self::Loading
-                | Self::MasterDown
-                | Self::ClusterDown
-                | Self::NoAuth
-                | Self::WrongPass
-                | Self::Busy
-        )
+            | Self::MasterDown
+            | Self::ClusterDown
+            | Self::NoAuth
+            | Self::WrongPass
+            | Self::MaxClients
+            | Self::Busy => Effect::Lost,
+            Self::Oom | Self::MisConf | Self::ReadOnly | Self::NoReplicas => Effect::ReadOnly,
+            Self::NoPerm { command } => match command.as_deref() {
+                Some(command) if acl::is_for_writes(command) => Effect::ReadOnly,
+                Some(command) if !acl::is_for_reads(command) => Effect::Nothing,
+                // A script of Redis 6 does not say which command it is, and nobody which key.
+                _ => Effect::Lost,
+            },
+            Self::NoScript
+            | Self::WrongType
+            | Self::NoDatabase
+            | Self::ProtectedMode
+            | Self::Moved
+            | Self::Ask
+            | Self::TryAgain
+            | Self::UnknownCommand
+            | Self::Other => Effect::Nothing,
+        }
     }
 
-    /// Whether it refuses writes, whatever the key: it may answer reads.
-    pub fn takes_no_writes(&self) -> bool {
-        matches!(self, Self::Oom | Self::MisConf | Self::ReadOnly | Self::NoReplicas)
+    /// Whether the user lacks a right.
+    pub(super) fn is_no_perm(&self) -> bool {
+        matches!(self, Self::NoPerm { .. })
+    }
+
+    /// What is one cause, however a server words it.
+    pub(super) fn kind(&self) -> Self {
+        match self {
+            Self::NoPerm { .. } => Self::NoPerm { command: None },
+            other => other.clone(),
+        }
     }
 
     /// Whether another server may be the master by now, to which the same name leads.

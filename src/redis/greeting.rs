@@ -1,7 +1,8 @@
 //! What is asked on a new connection before it is used.
 //!
 //! The server learns the scripts, and says its time, what all servers agree on, and the live
-//! settings. So no session is read or judged by a connection before that is known.
+//! settings. So no session is read or judged by a connection before that is known. The [`Probe`]
+//! follows: whether the server lets us read, and takes changes.
 
 use std::sync::Arc;
 
@@ -12,8 +13,10 @@ use super::agreement::{self, Agreement};
 use super::clock::Time;
 use super::keys::Keys;
 use super::live::Live;
-use super::scripts::Scripts;
+use super::requests::Requests;
+use super::scripts::{Policy, Scripts};
 use super::servers;
+use crate::session::name::{Alias, Shard};
 
 /// One command, and what is done with its answer and the time at which it was sent. It can say that
 /// this connection must not be used, with the reason.
@@ -31,10 +34,65 @@ impl Question {
     }
 }
 
+/// Whatever sessions need, done to nothing: it changes nothing, and adds nothing to an append-only
+/// file. It is a part of each greeting, and sent again to find out whether changes are taken.
+#[derive(Clone, Default)]
+pub(crate) struct Probe {
+    /// What reads need: one that is refused, and the connection is not used.
+    pub reads: Vec<Cmd>,
+    /// What changes need besides: one that is refused, and the link is read-only.
+    pub writes: Vec<Cmd>,
+}
+
+impl Probe {
+    /// Of this shard.
+    pub(super) fn new(scripts: &Scripts, keys: &Keys, shard: Shard) -> Self {
+        // No session has such an alias: nobody hashes to that.
+        let alias = Alias::parse(&format!("{}{}", shard.as_str(), "-".repeat(82)));
+        let Some(alias) = alias else { return Self::default() };
+        let (session, index, alias) = (keys.session(&alias), keys.index(shard), alias.as_str());
+        let requests =
+            Requests { scripts, keys, policy: Policy::unknowing(), attempt_ms: 0, now_ms: 0 };
+        let mut reads = commands(&[
+            &["GETRANGE", &session, "0", "0"],
+            &["STRLEN", &session],
+            &["PTTL", &session],
+            &["ZSCORE", &index, alias],
+            &["ZCARD", &index],
+            &["ZRANGEBYSCORE", &index, "-inf", "-inf", "LIMIT", "0", "1"],
+        ]);
+        reads.push(requests.run_nothing(shard).command());
+        let mut writes = vec![requests.write_nothing(shard)];
+        writes.extend(commands(&[
+            &["ZADD", &index, "XX", "0", alias],
+            &["ZREM", &index, alias],
+            &["DEL", &session],
+            &["PEXPIRE", &session, "1"],
+        ]));
+        Self { reads, writes }
+    }
+
+    pub(super) fn commands(&self) -> impl Iterator<Item = &Cmd> {
+        self.reads.iter().chain(&self.writes)
+    }
+}
+
+fn commands(all: &[&[&str]]) -> Vec<Cmd> {
+    all.iter()
+        .map(|words| {
+            let mut command = redis::cmd(words[0]);
+            command.arg(&words[1..]);
+            command
+        })
+        .collect()
+}
+
 /// Makes the questions.
 pub(super) struct Greeter {
     keys: Keys,
-    loads: Vec<Cmd>,
+    /// Each script, and what a server answers that has loaded it.
+    loads: Vec<(Cmd, Value)>,
+    probe: Probe,
     settings: Option<Cmd>,
     live: Arc<Live>,
     agreement: Arc<Agreement>,
@@ -49,16 +107,29 @@ impl Greeter {
     ) -> Self {
         Self {
             keys: keys.clone(),
-            loads: scripts.all().iter().map(|script| script.load()).collect(),
+            loads: scripts.all().iter().map(|script| (script.load(), script.loaded())).collect(),
+            probe: Probe::new(scripts, keys, Shard::FIRST),
             settings: live.request(scripts, keys),
             live: Arc::clone(live),
             agreement: Arc::clone(agreement),
         }
     }
 
+    /// What follows them.
+    pub(super) fn probe(&self) -> Probe {
+        self.probe.clone()
+    }
+
     /// Those for the server of this clock.
     pub(super) fn questions(&self, time: &Arc<Time>) -> Vec<Question> {
-        let load = |load: &Cmd| Question::new(load.clone(), |_, _| Ok(()));
+        let load = |(load, loaded): &(Cmd, Value)| {
+            let loaded = loaded.clone();
+            Question::new(load.clone(), move |answer, _| {
+                // A proxy, or whatever else answers everybody.
+                let is_redis = answer == loaded;
+                is_redis.then_some(()).ok_or_else(|| "what answers there is not Redis".to_owned())
+            })
+        };
         let mut questions: Vec<_> = self.loads.iter().map(load).collect();
         let (own, live) = (Arc::clone(time), Arc::clone(&self.live));
         questions.push(Question::new(redis::cmd("TIME"), move |answer, sent| {

@@ -38,8 +38,8 @@ impl Keys {
     }
 
     /// A key that nobody makes: by asking to replace it, it is seen whether writes are taken.
-    pub(crate) fn write_probe(&self) -> String {
-        format!("{}:write-probe", self.prefix)
+    pub(crate) fn write_probe(&self, shard: Shard) -> String {
+        format!("{}:write-probe:{{{}}}", self.prefix, shard.as_str())
     }
 
     /// The fingerprint of the secret that sessions are written with.

@@ -1,30 +1,35 @@
 //! The connection to Redis and its health. Nothing else knows either.
 //!
-//! There is one state, in a watch channel: the request that meets a fault changes it at once, and
-//! one supervisor task reacts by a ping, or by a new connection. Faults are reported with the
-//! generation of the connection they were seen on, so that a late report cannot harm its
-//! successor.
+//! There is one state ([`state`]), in a watch channel: the request that meets a fault changes it at
+//! once, and one task ([`supervisor`]) reacts by a ping, by a probe of writes, or by a new
+//! connection. Faults are reported with the generation of the connection they were seen on, so that
+//! a late report cannot harm its successor. How long callers wait for it is in [`budget`].
+
+mod budget;
+mod state;
+mod supervisor;
 
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rand::Rng as _;
 use redis::aio::MultiplexedConnection;
-use redis::{Cmd, PushKind, RedisError, Value};
+use redis::{Cmd, Pipeline, RedisError, Value};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
+use self::state::State;
+pub(super) use self::supervisor::Backoff;
 use super::endpoint::Endpoint;
-use super::errors::ServerError;
-use super::greeting::Question;
+use super::errors::{Effect, ErrorCode, ServerError};
+use super::greeting::{Probe, Question};
+use super::writes::Writes;
 use crate::foreign::one_line;
-use crate::store::{Health, StoreError, Waited};
+use crate::store::{Health, StoreError, Wait, Waited};
 use crate::sync::lock;
-use crate::telemetry::Event;
 use crate::telemetry::metrics::metrics;
 
 /// By how many times longer than a dead link is waited for a request waits that is queued behind
@@ -46,9 +51,10 @@ pub(crate) struct Timing {
     pub heartbeat: Duration,
     /// The longest single wait.
     pub wait_step: Duration,
-    /// All waits together. What an outage spends comes back while the link is up, second for
-    /// second.
+    /// All waits of an outage together.
     pub outage_budget: Duration,
+    /// The same for background processes.
+    pub background_budget: Duration,
 }
 
 /// The state that the link must have for a request to be sent.
@@ -99,49 +105,6 @@ pub(crate) struct Reply {
     pub sent_at: Instant,
 }
 
-#[derive(Clone)]
-struct State {
-    health: Health,
-    connection: Option<MultiplexedConnection>,
-    /// Counts connections; 0 before the first.
-    generation: u64,
-    /// Since when the link has not been up.
-    outage: Option<Instant>,
-    /// What was spent of the budget before that; while the link is up, by its last outage.
-    spent: Duration,
-    /// When that ended.
-    up_since: Option<Instant>,
-    /// Since when it is degraded.
-    degraded: Option<Instant>,
-    /// Why another connection is wanted although this one answers: its server takes no writes,
-    /// and the name may lead to another one by now.
-    renew: Option<String>,
-    cause: String,
-}
-
-impl State {
-    /// The link is not up, since then. A link that was up for a moment only has no new budget.
-    fn begin_outage(&mut self, since: Instant) {
-        if self.outage.is_none() {
-            let up = self.up_since.map_or(Duration::ZERO, |at| since.saturating_duration_since(at));
-            self.spent = self.spent.saturating_sub(up);
-            self.outage = Some(since);
-        }
-    }
-
-    fn end_outage(&mut self, budget: Duration) {
-        if let Some(since) = self.outage.take() {
-            self.spent = (self.spent + since.elapsed()).min(budget);
-            self.up_since = Some(Instant::now());
-        }
-    }
-
-    /// When the budget of the outage is spent.
-    fn budget_over(&self, budget: Duration) -> Option<Instant> {
-        self.outage.map(|since| since + budget.saturating_sub(self.spent))
-    }
-}
-
 /// The link; clones share it.
 #[derive(Clone)]
 pub(crate) struct Link(Arc<Shared>);
@@ -154,52 +117,48 @@ struct Shared {
     timing: Timing,
     /// Asked on each new connection, which is used once all is answered.
     greeting: Box<dyn Fn() -> Vec<Question> + Send + Sync>,
+    probe: Probe,
     state: watch::Sender<State>,
     generations: AtomicU64,
     last_answer: Mutex<Instant>,
+    /// When it was probed last; held while a probe is under way.
+    probed: tokio::sync::Mutex<Option<Instant>>,
     sent: AtomicU64,
     on_time: Box<OnTime>,
 }
 
 impl Link {
     /// A link that is down, and the task that must run for it to come up. What `greeting` makes is
-    /// asked on each new connection before it is used. `on_time` gets each answer to `TIME`, which
-    /// is the heartbeat, and when it was sent.
+    /// asked on each new connection before it is used, and then the probe. `on_time` gets each answer
+    /// to `TIME`, which is the heartbeat, and when it was sent.
     pub(crate) fn new(
         endpoint: Endpoint,
         timing: Timing,
         greeting: impl Fn() -> Vec<Question> + Send + Sync + 'static,
+        probe: Probe,
         on_time: impl Fn(&Value, Instant) + Send + Sync + 'static,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let now = Instant::now();
-        let (state, _) = watch::channel(State {
-            health: Health::Down,
-            connection: None,
-            generation: 0,
-            outage: Some(now),
-            spent: Duration::ZERO,
-            up_since: None,
-            degraded: None,
-            renew: None,
-            cause: "not connected yet".into(),
-        });
+        let (state, _) = watch::channel(State::new(&timing, now));
         let link = Self(Arc::new(Shared {
             endpoint,
             timing,
             greeting: Box::new(greeting),
+            probe,
             state,
             generations: AtomicU64::new(0),
             last_answer: Mutex::new(now),
+            probed: tokio::sync::Mutex::default(),
             sent: AtomicU64::new(0),
             on_time: Box::new(on_time),
         }));
-        let supervisor = supervise(Arc::clone(&link.0));
+        let supervisor = supervisor::supervise(Arc::clone(&link.0));
         (link, supervisor)
     }
 
     /// How the link is, without asking it.
     pub(crate) fn health(&self) -> Health {
-        self.0.state.borrow().health
+        self.0.state.borrow().health()
     }
 
     /// Whether it is up and has answered a moment ago.
@@ -239,23 +198,40 @@ impl Link {
     /// Sends several commands at once; the answer is an array with theirs.
     pub(crate) async fn request_all(
         &self,
-        commands: &redis::Pipeline,
+        commands: &Pipeline,
         need: Need,
         bound: Duration,
     ) -> Result<Reply, Fault> {
-        self.0
-            .ask(need, bound, async |connection| {
-                let answers = connection.send_packed_commands(commands, 0, commands.len()).await?;
-                Value::Array(answers).extract_error()
-            })
-            .await
+        self.0.ask_all(commands, need, bound).await
     }
 
-    /// Notes an error that a script met: if another server may be the master by now, a new
-    /// connection is made while this one stays in use.
-    pub(crate) fn refused(&self, generation: u64, error: &ServerError) {
-        if error.code.may_move() {
-            self.0.renew(generation, error.words());
+    /// Notes an error of the server that came by this connection, directly or in a script.
+    pub(super) fn met(&self, generation: u64, error: &ServerError) -> Effect {
+        self.0.met(generation, error)
+    }
+
+    /// Whether changes are taken, as was seen last.
+    pub(crate) fn writes(&self) -> Writes {
+        self.0.state.borrow().writes.clone()
+    }
+
+    /// Whether changes are refused because the server's memory is full.
+    pub(crate) fn is_full(&self) -> bool {
+        let state = self.0.state.borrow();
+        matches!(&state.writes, Writes::Refused(error) if error.code == ErrorCode::Oom)
+    }
+
+    /// A change was taken by this connection.
+    pub(crate) fn taken(&self, generation: u64) {
+        self.0.writable(generation);
+    }
+
+    /// Asks whether changes are taken, unless that was done within `unless`.
+    pub(crate) async fn ask_writes(&self, unless: Duration) {
+        let mut probed = self.0.probed.lock().await;
+        if probed.is_none_or(|at| at.elapsed() >= unless) && self.health().is_readable() {
+            *probed = Some(Instant::now());
+            self.0.probe_writes().await;
         }
     }
 
@@ -268,42 +244,44 @@ impl Link {
     pub(crate) async fn up(&self, deadline: Instant) -> bool {
         let mut state = self.0.state.subscribe();
         matches!(
-            timeout_at(deadline, state.wait_for(|state| state.health != Health::Down)).await,
+            timeout_at(deadline, state.wait_for(|state| state.health() != Health::Down)).await,
             Ok(Ok(_))
         )
     }
 
-    /// Waits until a connection is up that is newer than `generation`; false if there is none by `deadline`.
+    /// Waits until a connection takes changes that is newer than `generation`; false if there is none
+    /// by `deadline`.
     pub(crate) async fn newer(&self, generation: u64, deadline: Instant) -> bool {
         let mut state = self.0.state.subscribe();
         matches!(
             timeout_at(
                 deadline,
-                state.wait_for(|s| s.health == Health::Up && s.generation > generation)
+                state.wait_for(|s| s.health() == Health::Up && s.generation > generation)
             )
             .await,
             Ok(Ok(_))
         )
     }
 
-    /// How long the current outage lasts, if there is one.
-    pub(crate) fn outage(&self) -> Option<Duration> {
-        let since = self.0.state.borrow().outage;
+    /// For how long it could not be read (and changed, if `writes`), if it cannot.
+    pub(crate) fn outage(&self, writes: bool) -> Option<Duration> {
+        let since = self.0.state.borrow().budget(writes).since();
         since.map(|since| since.elapsed())
     }
 
     /// Whether the current outage, if there is one, has used up its budget.
     pub(crate) fn budget_spent(&self) -> bool {
-        let over = self.0.state.borrow().budget_over(self.0.timing.outage_budget);
+        let over = self.0.state.borrow().budget(false).over(self.0.timing.outage_budget);
         over.is_some_and(|over| over <= Instant::now())
     }
 
-    /// Waits until the link is up, at most one step, within the one budget of the outage. Asks a link
-    /// that has been silent.
-    pub(crate) async fn wait_up(&self) -> Waited {
+    /// Waits until the link is as `wait` needs it, at most one step, within the one budget of the
+    /// outage. Asks a link that has been silent.
+    pub(crate) async fn wait_up(&self, wait: Wait) -> Waited {
         let timing = &self.0.timing;
+        let most = if wait.background { timing.background_budget } else { timing.outage_budget };
         let step_over = Instant::now() + timing.wait_step;
-        if self.health() == Health::Up && self.0.silent_for() >= timing.silent_ping {
+        if self.health().is_readable() && self.0.silent_for() >= timing.silent_ping {
             // What becomes of it is seen in the health.
             let _ = self.0.beat(timing.down_after).await;
         }
@@ -311,11 +289,12 @@ impl Link {
         loop {
             let budget_over = {
                 let state = state.borrow_and_update();
-                if state.health == Health::Up {
+                let health = state.health();
+                if health == Health::Up || (health.is_readable() && !wait.writes) {
                     return Waited::Up;
                 }
-                let over = state.budget_over(timing.outage_budget);
-                over.unwrap_or_else(|| Instant::now() + timing.outage_budget)
+                let over = state.budget(wait.writes).over(most);
+                over.unwrap_or_else(|| Instant::now() + most)
             };
             if Instant::now() >= budget_over {
                 return Waited::BudgetSpent;
@@ -337,7 +316,7 @@ impl Shared {
     {
         let (mut connection, generation) = {
             let state = self.state.borrow();
-            match (&state.connection, state.health, need) {
+            match (&state.connection, state.health(), need) {
                 (None, ..) | (_, Health::Down, _) | (_, Health::Degraded, Need::Up) => {
                     return Err(Fault::NotSent(state.cause.clone()));
                 }
@@ -412,23 +391,57 @@ impl Shared {
     ) -> Result<Reply, Fault> {
         let error = match answer {
             Ok(value) => {
-                *lock(&self.last_answer) = Instant::now();
+                self.answered_by(generation);
                 return Ok(Reply { value, generation, sent_at });
             }
             Err(error) => error,
         };
-        if let Some(error) = ServerError::of(&error)
-            && !error.code.ends_connection()
-        {
-            *lock(&self.last_answer) = Instant::now();
-            if error.code.may_move() {
-                self.renew(generation, error.words());
-            }
-            return Err(Fault::Server(error, generation));
-        }
         let text = error_text(&error);
-        self.lost(generation, &text);
-        Err(Fault::NoAnswer(text))
+        let Some(error) = ServerError::of(&error) else {
+            self.lost(generation, &text);
+            return Err(Fault::NoAnswer(text));
+        };
+        self.answered_by(generation);
+        match self.met(generation, &error) {
+            Effect::Lost => Err(Fault::NoAnswer(text)),
+            Effect::ReadOnly | Effect::Nothing => Err(Fault::Server(error, generation)),
+        }
+    }
+
+    /// Draws from an error of the server what it says of the connection.
+    fn met(&self, generation: u64, error: &ServerError) -> Effect {
+        let effect = error.code.effect();
+        match effect {
+            Effect::Nothing => {}
+            Effect::Lost => self.lost(generation, error.words()),
+            Effect::ReadOnly => self.read_only(generation, error),
+        }
+        effect
+    }
+
+    async fn ask_all(
+        &self,
+        commands: &Pipeline,
+        need: Need,
+        bound: Duration,
+    ) -> Result<Reply, Fault> {
+        self.ask(need, bound, async |connection| {
+            let answers = connection.send_packed_commands(commands, 0, commands.len()).await?;
+            Value::Array(answers).extract_error()
+        })
+        .await
+    }
+
+    /// Does all that sessions need, on nothing. What becomes of it is seen in the state.
+    async fn probe_writes(&self) {
+        let mut commands = redis::pipe();
+        for command in self.probe.commands() {
+            commands.add_command(command.clone());
+        }
+        let bound = self.timing.overdue.max(self.timing.down_after / 2);
+        if let Ok(reply) = self.ask_all(&commands, Need::Connected, bound).await {
+            self.writable(reply.generation);
+        }
     }
 
     fn silent_for(&self) -> Duration {
@@ -445,190 +458,6 @@ impl Shared {
         (self.on_time)(&reply.value, reply.sent_at);
         Ok(())
     }
-
-    fn degrade(&self, generation: u64, since: Instant) {
-        let changed = self.state.send_if_modified(|state| {
-            let was_up = state.generation == generation && state.health == Health::Up;
-            if was_up {
-                state.health = Health::Degraded;
-                state.begin_outage(since);
-                state.degraded = Some(since);
-                state.cause = "a request is overdue".into();
-            }
-            was_up
-        });
-        if changed {
-            Event::Link { state: Health::Degraded, cause: "a request is overdue" }.emit();
-        }
-    }
-
-    fn recovered(&self, generation: u64) {
-        let changed = self.state.send_if_modified(|state| {
-            let was_degraded = state.generation == generation && state.health == Health::Degraded;
-            if was_degraded {
-                state.health = Health::Up;
-                state.end_outage(self.timing.outage_budget);
-                state.degraded = None;
-            }
-            was_degraded
-        });
-        if changed {
-            Event::Link { state: Health::Up, cause: "it answers again" }.emit();
-        }
-    }
-
-    fn lost(&self, generation: u64, cause: &str) {
-        let changed = self.state.send_if_modified(|state| {
-            let current = state.generation == generation && state.health != Health::Down;
-            if current {
-                state.health = Health::Down;
-                state.connection = None;
-                state.begin_outage(Instant::now());
-                state.degraded = None;
-                state.renew = None;
-                cause.clone_into(&mut state.cause);
-            }
-            current
-        });
-        if changed {
-            Event::Link { state: Health::Down, cause }.emit();
-        }
-    }
-
-    fn renew(&self, generation: u64, cause: &str) {
-        self.state.send_if_modified(|state| {
-            let wanted = state.generation == generation && state.renew.is_none();
-            if wanted {
-                state.renew = Some(cause.to_owned());
-            }
-            wanted
-        });
-    }
-
-    /// A new connection takes the place of whatever there was.
-    fn connected(&self, generation: u64, connection: MultiplexedConnection) {
-        let mut was = Health::Up;
-        let cause = format!("connected to {}", self.endpoint);
-        *lock(&self.last_answer) = Instant::now();
-        self.state.send_modify(|state| {
-            was = state.health;
-            state.end_outage(self.timing.outage_budget);
-            state.health = Health::Up;
-            state.connection = Some(connection);
-            state.generation = generation;
-            state.degraded = None;
-            state.renew = None;
-            state.cause.clone_from(&cause);
-        });
-        if was != Health::Up {
-            Event::Link { state: Health::Up, cause: &cause }.emit();
-        }
-    }
-
-    async fn connect(self: &Arc<Self>) -> Result<(u64, MultiplexedConnection), String> {
-        let generation = self.generations.fetch_add(1, Ordering::Relaxed) + 1;
-        let shared: Weak<Self> = Arc::downgrade(self);
-        let bound = self.timing.connect;
-        let greet = async {
-            let mut connection = self
-                .endpoint
-                .connect(bound, move |push| {
-                    if push.kind == PushKind::Disconnection
-                        && let Some(shared) = shared.upgrade()
-                    {
-                        shared.lost(generation, "the server closed the connection");
-                    }
-                })
-                .await?;
-            for Question { command, hear } in (self.greeting)() {
-                self.count_sent();
-                let sent_at = Instant::now();
-                let answer = connection.send_packed_command(&command).await?.extract_error()?;
-                if let Err(reason) = hear(answer, sent_at) {
-                    return Ok(Err(reason));
-                }
-            }
-            Ok::<_, RedisError>(Ok(connection))
-        };
-        match timeout(bound, greet).await {
-            Ok(Ok(greeted)) => Ok((generation, greeted?)),
-            Ok(Err(error)) => Err(error_text(&error)),
-            Err(_) => {
-                Err(format!("{} did not answer within {} ms", self.endpoint, bound.as_millis()))
-            }
-        }
-    }
-}
-
-/// Keeps the link connected; never returns.
-async fn supervise(shared: Arc<Shared>) {
-    let mut backoff = Backoff::default();
-    loop {
-        sleep_until(Instant::now() + backoff.next()).await;
-        match shared.connect().await {
-            Ok((generation, connection)) => {
-                shared.connected(generation, connection);
-                attend(&shared, generation).await;
-            }
-            Err(cause) => {
-                let news = shared.state.send_if_modified(|state| {
-                    let news = state.cause != cause;
-                    state.cause.clone_from(&cause);
-                    news
-                });
-                if news {
-                    Event::Link { state: Health::Down, cause: &cause }.emit();
-                }
-            }
-        }
-    }
-}
-
-/// Watches connections until the last one is lost.
-async fn attend(shared: &Arc<Shared>, mut generation: u64) {
-    let mut changes = shared.state.subscribe();
-    let mut renewals = Backoff::default();
-    let mut renew_at = Instant::now() + renewals.next();
-    loop {
-        let state = changes.borrow_and_update().clone();
-        match state.health {
-            Health::Down => return,
-            Health::Degraded => {
-                let since = state.degraded.unwrap_or_else(Instant::now);
-                let left = shared.timing.down_after.saturating_sub(since.elapsed());
-                let mut watching = changes.clone();
-                tokio::select! {
-                    answered = shared.beat(left.max(Duration::from_millis(1))) => match answered {
-                        Ok(()) | Err(Fault::Server(..)) => shared.recovered(generation),
-                        Err(fault) => shared.lost(generation, &fault.to_string()),
-                    },
-                    () = gone(&mut watching) => {}
-                }
-            }
-            Health::Up => {
-                let beat_at = *lock(&shared.last_answer) + shared.timing.heartbeat;
-                tokio::select! {
-                    _ = changes.changed() => {}
-                    () = sleep_until(renew_at), if state.renew.is_some() => {
-                        if let Ok((newer, connection)) = shared.connect().await {
-                            generation = newer;
-                            shared.connected(generation, connection);
-                        }
-                        renew_at = Instant::now() + renewals.next();
-                    }
-                    () = sleep_until(beat_at) => {
-                        if shared.silent_for() >= shared.timing.heartbeat {
-                            let _ = shared.beat(shared.timing.overdue).await;
-                        }
-                    }
-                }
-            }
-        }
-    }
-}
-
-async fn gone(changes: &mut watch::Receiver<State>) {
-    let _ = changes.wait_for(|state| state.health == Health::Down).await;
 }
 
 fn time_command() -> Cmd {
@@ -640,36 +469,6 @@ pub(super) fn error_text(error: &RedisError) -> String {
     match ServerError::of(error) {
         Some(error) => error.to_string(),
         None => one_line(&error.to_string()),
-    }
-}
-
-/// Growing pauses with jitter; forgets after a quiet time.
-#[derive(Debug, Default)]
-pub(super) struct Backoff {
-    tries: u32,
-    last: Option<Instant>,
-}
-
-impl Backoff {
-    const SHORTEST: Duration = Duration::from_millis(20);
-    const LONGEST: Duration = Duration::from_secs(1);
-    const FORGET: Duration = Duration::from_secs(5);
-
-    /// The next pause: none at first, then doubling from 20 ms to 1 s, less up to half of it by
-    /// chance, so that the servers do not reconnect in step.
-    pub(super) fn next(&mut self) -> Duration {
-        let now = Instant::now();
-        if self.last.is_some_and(|last| now - last > Self::FORGET) {
-            self.tries = 0;
-        }
-        self.last = Some(now);
-        let tries = self.tries;
-        self.tries = self.tries.saturating_add(1);
-        if tries == 0 {
-            return Duration::ZERO;
-        }
-        let longest = Self::SHORTEST.saturating_mul(1 << (tries - 1).min(10)).min(Self::LONGEST);
-        longest.mul_f64(rand::rng().random_range(0.5..=1.0))
     }
 }
 
@@ -688,38 +487,33 @@ mod tests {
             heartbeat: second,
             wait_step: second,
             outage_budget: second,
+            background_budget: second,
         };
         let endpoint = Endpoint::parse("redis://nowhere.invalid").expect("a good URL");
-        let (link, _) = Link::new(endpoint, timing, Vec::new, |_, _| {});
+        let (link, _) = Link::new(endpoint, timing, Vec::new, Probe::default(), |_, _| {});
         link.0.state.send_modify(|state| {
-            state.health = Health::Up;
+            state.reach = state::Reach::Connected;
             state.generation = 2;
-            state.outage = None;
         });
         link.0.lost(1, "late");
         link.0.degrade(1, Instant::now());
-        link.refused(1, &"READONLY".into());
+        link.met(1, &"READONLY".into());
         assert_eq!(link.health(), Health::Up);
         assert!(link.0.state.borrow().renew.is_none());
         link.0.degrade(2, Instant::now());
         assert_eq!(link.health(), Health::Degraded);
-        link.0.recovered(1);
+        link.0.answered_by(1);
         assert_eq!(link.health(), Health::Degraded);
-        link.0.recovered(2);
+        link.0.answered_by(2);
         assert_eq!(link.health(), Health::Up);
-        link.refused(2, &"READONLY".into());
+        link.met(2, &"READONLY".into());
         assert!(link.0.state.borrow().renew.is_some());
+        assert_eq!(link.health(), Health::ReadOnly);
+        link.taken(1);
+        assert_eq!(link.health(), Health::ReadOnly);
+        link.taken(2);
+        assert_eq!(link.health(), Health::Up);
         link.0.lost(2, "gone");
         assert_eq!(link.health(), Health::Down);
-    }
-
-    #[test]
-    fn pauses_grow_to_their_bound() {
-        let mut backoff = Backoff::default();
-        assert_eq!(backoff.next(), Duration::ZERO);
-        let pauses: Vec<_> = (0..20).map(|_| backoff.next()).collect();
-        assert!(pauses[0] <= Backoff::SHORTEST && pauses[0] >= Backoff::SHORTEST / 2);
-        assert!(pauses.iter().all(|pause| *pause <= Backoff::LONGEST));
-        assert!(pauses[19] >= Backoff::LONGEST / 2);
     }
 }

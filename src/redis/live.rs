@@ -14,10 +14,10 @@ use redis::{Cmd, Value};
 use super::keys::Keys;
 use super::link::Need;
 use super::requests::Requests;
-use super::scripts::{Answer, ClockView, Formats, Policy, Scripts};
+use super::scripts::{Answer, Policy, Scripts};
 use super::{Inner, RedisStore};
 use crate::session::policy::Lifetimes;
-use crate::store::{Health, StoreError};
+use crate::store::StoreError;
 use crate::sync::lock;
 use crate::telemetry::Event;
 
@@ -74,13 +74,8 @@ impl Live {
     /// What is sent on a new connection, once the scripts are loaded; `None` where nothing is
     /// followed.
     pub(super) fn request(&self, scripts: &Scripts, keys: &Keys) -> Option<Cmd> {
-        let policy = Policy {
-            lifetimes: self.lifetimes(),
-            import_max_age_ms: 0,
-            formats: Formats::default(),
-            clock: ClockView::Unknown,
-        };
-        let requests = Requests { scripts, keys, policy, attempt_ms: 0, now_ms: 0 };
+        let requests =
+            Requests { scripts, keys, policy: Policy::unknowing(), attempt_ms: 0, now_ms: 0 };
         Some(requests.settings(self.rules?.keys).command())
     }
 
@@ -162,7 +157,7 @@ pub(super) async fn poll(store: Weak<Inner>) {
     loop {
         tokio::time::sleep(POLL_EVERY).await;
         let Some(store) = store.upgrade() else { return };
-        if store.primaries.of(store.slot_of_settings()).link.health() == Health::Up {
+        if store.primaries.of(store.slot_of_settings()).link.health().is_readable() {
             store.live.follow_found(store.live_settings().await);
         }
     }

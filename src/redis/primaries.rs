@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::keys::Keys;
 use super::primary::Primary;
 use crate::session::name::Shard;
-use crate::store::{Health, Waited};
+use crate::store::{Health, Wait, Waited};
 
 /// All primaries; never none.
 pub(super) struct Primaries {
@@ -65,10 +65,15 @@ impl Primaries {
         self.needed(shard).iter().all(|primary| primary.link.is_fresh())
     }
 
-    /// Waits until all of them are up, at most for one step of the first that is not.
-    pub(super) async fn wait_up(&self, shard: Option<Shard>) -> Waited {
-        for primary in self.needed(shard) {
-            match primary.link.wait_up().await {
+    /// Whether one of them refuses changes because its memory is full.
+    pub(super) fn is_full(&self, shard: Option<Shard>) -> bool {
+        self.needed(shard).iter().any(|primary| primary.link.is_full())
+    }
+
+    /// Waits until all of them are as is needed, at most for one step of the first that is not.
+    pub(super) async fn wait_up(&self, wait: Wait) -> Waited {
+        for primary in self.needed(wait.shard) {
+            match primary.link.wait_up(wait).await {
                 Waited::Up => {}
                 waited => return waited,
             }
@@ -86,8 +91,9 @@ impl Primaries {
         true
     }
 
-    /// How long the longest outage lasts, if there is one.
-    pub(super) fn outage(&self) -> Option<Duration> {
-        self.all().iter().filter_map(|primary| primary.link.outage()).max()
+    /// For how long one could not be read (and changed, if `writes`): the longest time, if there is
+    /// one.
+    pub(super) fn outage(&self, writes: bool) -> Option<Duration> {
+        self.all().iter().filter_map(|primary| primary.link.outage(writes)).max()
     }
 }

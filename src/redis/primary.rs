@@ -11,14 +11,13 @@ use super::endpoint::Endpoint;
 use super::greeting::Greeter;
 use super::link::{Link, Timing};
 use super::live::Live;
-use super::{memory, writes};
+use super::memory;
 
 /// With the last reference its task ends.
 pub(super) struct Primary {
     pub link: Link,
     pub bulk: Bulk,
     pub time: Arc<Time>,
-    pub writes: writes::Observed,
     pub memory_refused: memory::Refused,
     supervisor: AbortHandle,
 }
@@ -43,6 +42,7 @@ impl Primary {
             endpoint,
             common.timing,
             move || greeting.greeter.questions(&greeted),
+            common.greeter.probe(),
             move |answer, sent| {
                 heartbeat.observe_answer(answer, sent, live.lifetimes().idle_ms);
             },
@@ -51,7 +51,6 @@ impl Primary {
             link,
             bulk,
             time,
-            writes: writes::Observed::default(),
             memory_refused: memory::Refused::default(),
             supervisor: tokio::spawn(supervisor).abort_handle(),
         })

@@ -337,7 +337,7 @@ impl Probe {
             (requests.list(alias.shard(), std::slice::from_ref(alias)), "listed"),
             (requests.import(&file, Attempt::First), "kept"),
             (requests.unlink(&unlink, Attempt::First), "gone"),
-            (requests.run_nothing(), "taken"),
+            (requests.run_nothing(alias.shard()), "taken"),
         ] {
             self.call(&call, expected).await?;
         }

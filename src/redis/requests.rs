@@ -216,16 +216,16 @@ impl<'a> Requests<'a> {
     }
 
     /// A write that changes nothing: refused where writes are.
-    pub(super) fn write_nothing(&self) -> Cmd {
+    pub(super) fn write_nothing(&self, shard: Shard) -> Cmd {
         let mut command = redis::cmd("SET");
         // Should somebody have made that key, it ends at once.
-        command.arg(self.keys.write_probe()).arg("").arg("XX").arg("PX").arg(1);
+        command.arg(self.keys.write_probe(shard)).arg("").arg("XX").arg("PX").arg(1);
         command
     }
 
     /// Whether scripts may be run.
-    pub(super) fn run_nothing(&self) -> Call<'a> {
-        self.scripts.call(&self.policy, ProbeArgs { probe: self.keys.write_probe() })
+    pub(super) fn run_nothing(&self, shard: Shard) -> Call<'a> {
+        self.scripts.call(&self.policy, ProbeArgs { probe: self.keys.write_probe(shard) })
     }
 }
 

@@ -22,7 +22,7 @@ use super::scan::{LiveSession, Stale};
 use super::{Inner, RedisStore};
 use crate::session::content::Class;
 use crate::session::name::{Alias, Shard};
-use crate::store::{ChangeId, Health, StoreError};
+use crate::store::{ChangeId, StoreError};
 use crate::sync::lock;
 use crate::telemetry::Event;
 
@@ -221,7 +221,7 @@ async fn keep(store: Weak<Inner>) {
     while let Some(inner) = store.upgrade() {
         let woken = timeout(LOOK_EVERY, inner.room.wanted.notified()).await.is_ok();
         for primary in inner.primaries.all() {
-            if primary.link.health() != Health::Up {
+            if !primary.link.health().is_readable() {
                 continue;
             }
             match inner.memory_of(&primary).await {
@@ -229,6 +229,10 @@ async fn keep(store: Weak<Inner>) {
                 Ok(_) => inner.make_room_ahead(&primary).await,
                 Err(StoreError::Refused(_)) if woken => inner.make_room_ahead(&primary).await,
                 Err(_) => {}
+            }
+            // Whoever waits for that goes on at once.
+            if woken && primary.link.is_full() {
+                primary.link.ask_writes(Duration::ZERO).await;
             }
         }
     }

@@ -14,7 +14,7 @@ use super::args::{
     UnlinkArgs, prologue,
 };
 use super::envelope::{self, FORMAT, Header, Unreadable};
-use super::errors::{ErrorCode, ServerError};
+use super::errors::{Effect, ErrorCode, ServerError};
 use super::link::{Fault, Link, Need, Reply};
 use super::primary::Primary;
 use crate::session::name::Alias;
@@ -125,6 +125,11 @@ impl Script {
         Self { name, code, sha }
     }
 
+    /// What the server answers that knows it.
+    pub(super) fn loaded(&self) -> Value {
+        Value::BulkString(self.sha.clone().into_bytes())
+    }
+
     /// The command that makes the server know it.
     pub(super) fn load(&self) -> Cmd {
         let mut command = redis::cmd("SCRIPT");
@@ -160,6 +165,16 @@ impl Default for Formats {
 }
 
 impl Policy {
+    /// For what judges no session.
+    pub(super) fn unknowing() -> Self {
+        Self {
+            lifetimes: Lifetimes::default(),
+            import_max_age_ms: 0,
+            formats: Formats::default(),
+            clock: ClockView::Unknown,
+        }
+    }
+
     fn args(&self) -> PolicyArgs<'static> {
         let Lifetimes {
             idle_ms,
@@ -334,6 +349,8 @@ pub(super) struct Answer {
     pub now_ms: u64,
     /// When the call was sent.
     pub sent_at: Instant,
+    /// By which connection of the link.
+    pub generation: u64,
     /// Sessions that were ended on the way.
     pub expired: Vec<Expired>,
     pub status: String,
@@ -344,13 +361,18 @@ pub(super) struct Answer {
 impl Answer {
     fn read(script: &'static str, reply: Reply, link: &Link) -> Result<Self, CallFault> {
         let Reply { value, generation, sent_at } = reply;
-        let mut answer = Self::parts(script, value).map_err(CallFault::Unreadable)?;
-        answer.sent_at = sent_at;
+        // Whoever answers something else than was asked for is no Redis, or not ours alone.
+        let mut answer = Self::parts(script, value).map_err(|strange| {
+            let cause = strange.to_string();
+            link.lost(generation, &cause);
+            CallFault::Lost(cause)
+        })?;
+        (answer.sent_at, answer.generation) = (sent_at, generation);
         match answer.failure().map_err(CallFault::Unreadable)? {
-            Some(error) => {
-                link.refused(generation, &error);
-                Err(CallFault::Server(error, generation))
-            }
+            Some(error) => Err(match link.met(generation, &error) {
+                Effect::Lost => CallFault::Lost(error.to_string()),
+                Effect::ReadOnly | Effect::Nothing => CallFault::Server(error, generation),
+            }),
             None => Ok(answer),
         }
     }
@@ -378,7 +400,7 @@ impl Answer {
     fn of(script: &'static str, values: Vec<Value>) -> Self {
         let rest = values.into_iter();
         let (expired, status) = (Vec::new(), String::new());
-        Self { now_ms: 0, sent_at: Instant::now(), expired, status, rest, script }
+        Self { now_ms: 0, sent_at: Instant::now(), generation: 0, expired, status, rest, script }
     }
 
     /// An answer that this operation has no use for: its script and we do not fit together.

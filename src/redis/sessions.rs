@@ -63,7 +63,7 @@ impl Sessions for RedisStore {
         let is_visitor = publish.content.class == Class::Anonymous;
         let mut sent = inner.change(shard, publish.stamp.attempt, build).await;
         let primary = inner.primary_of(shard);
-        if sent.is_err() && primary.writes.is_full() {
+        if sent.is_err() && primary.link.is_full() {
             inner.room.want();
             if !is_visitor && inner.settings.ends_stale {
                 // One try, and short: the kernel holds a directory meanwhile.
@@ -75,7 +75,7 @@ impl Sessions for RedisStore {
         let mut answer = sent?;
         match answer.status.as_str() {
             "taken" => {
-                primary.writes.taken();
+                primary.link.taken(answer.generation);
                 if is_visitor {
                     inner.room.note_visitor(&publish.alias);
                 }
@@ -150,7 +150,10 @@ impl Link for RedisStore {
     }
 
     async fn wait_up(&self, wait: Wait) -> Waited {
-        self.inner.primaries.wait_up(wait.shard).await
+        if wait.writes && self.inner.primaries.is_full(wait.shard) {
+            self.inner.room.want();
+        }
+        self.inner.primaries.wait_up(wait).await
     }
 
     async fn drain(&self, bound: Duration) {

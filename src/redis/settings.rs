@@ -47,6 +47,8 @@ pub struct Settings {
     pub wait_step_ms: u64,
     /// All waits of one outage, from its beginning.
     pub outage_budget_ms: u64,
+    /// The same for background processes: many requests wait for one.
+    pub background_budget_ms: u64,
     /// A wait pings a link that has been silent for this long.
     pub silent_ping_ms: u64,
     /// A link that has been silent for this long is pinged.
@@ -98,6 +100,7 @@ impl Default for Settings {
             retry_total_ms: 1000,
             wait_step_ms: 2000,
             outage_budget_ms: 20_000,
+            background_budget_ms: 5_000,
             silent_ping_ms: 100,
             heartbeat_ms: 250,
             touch_batch_ms: 1000,
@@ -132,6 +135,7 @@ impl Settings {
             heartbeat: Duration::from_millis(self.heartbeat_ms),
             wait_step: Duration::from_millis(self.wait_step_ms),
             outage_budget: Duration::from_millis(self.outage_budget_ms),
+            background_budget: Duration::from_millis(self.background_budget_ms),
         }
     }
 }

@@ -221,7 +221,7 @@ impl Metrics {
         self.link.is(health);
     }
 
-    /// How often the link went down, and how long it was not well, all in all.
+    /// How often the link went down, and how long it could not be read, all in all.
     pub(crate) fn outages(&self) -> (u64, Duration) {
         (self.link.down.get(), self.link.outage())
     }
@@ -269,7 +269,7 @@ fn unix_seconds() -> i64 {
 
 /// The link's state and its outages.
 struct Link {
-    states: [(Health, Gauge); 3],
+    states: [(Health, Gauge); Health::ALL.len()],
     down: Counter,
     outage: Counter<f64, AtomicU64>,
     /// The state, and up to when its time was counted. Asked rarely: not by requests.
@@ -287,17 +287,14 @@ impl Link {
         let outage = Counter::default();
         registry.register_with_unit(
             "redis_outage",
-            "Total time in which the connection to Redis was not up",
+            "Total time in which Redis could not be read",
             Unit::Seconds,
             outage.clone(),
         );
-        let state = |health, label| (health, states.get_or_create_owned(&[("state", label)]));
+        let state =
+            |health: Health| (health, states.get_or_create_owned(&[("state", health.label())]));
         let link = Self {
-            states: [
-                state(Health::Up, "up"),
-                state(Health::Degraded, "degraded"),
-                state(Health::Down, "down"),
-            ],
+            states: Health::ALL.map(state),
             down: counter(
                 registry,
                 "redis_link_down",
@@ -330,7 +327,7 @@ impl Link {
     fn outage(&self) -> Duration {
         let mut now = lock(&self.now);
         let until = Instant::now();
-        if now.0 != Health::Up {
+        if !now.0.is_readable() {
             self.outage.inc_by((until - now.1).as_secs_f64());
         }
         now.1 = until;
