@@ -137,7 +137,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
                 open.staged.note_failure();
                 Err(Error::fault(
                     libc::EIO,
-                    "a session cannot be saved: Redis has been down for too long",
+                    "a session cannot be saved: Redis has been down or read-only for too long",
                 ))
             }
         }
