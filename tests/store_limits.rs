@@ -5,7 +5,7 @@ mod support;
 use sessionfs::redis::probe::{ProbeError, probe};
 use sessionfs::redis::{RedisStore, Settings};
 use sessionfs::session::policy::Lifetimes;
-use sessionfs::store::{Link as _, Lookup, Publish, Sessions as _, StoreError, Unlinked};
+use sessionfs::store::{Health, Link as _, Lookup, Publish, Sessions as _, StoreError, Unlinked};
 use support::redis::Redis;
 use support::store::*;
 
@@ -225,18 +225,20 @@ async fn each_missing_permission_is_found_at_the_start() {
 }
 
 #[tokio::test]
-async fn a_right_that_is_taken_away_is_no_outage() {
+async fn a_right_that_no_read_needs_is_taken_away_without_an_outage() {
     let redis = Redis::start();
     let store = by_documented_user(&redis).await;
-    let _: redis::Value = redis.run("ACL SETUSER sessionfs -zcard -zadd");
+    let _: redis::Value = redis.run("ACL SETUSER sessionfs -zcard");
     let listed = store.list_root().await;
     assert!(
         matches!(&listed, Err(StoreError::Refused(why)) if why.contains("'zcard'")),
         "{listed:?}"
     );
+    assert_eq!(store.health(None), Health::Up);
+    let _: redis::Value = redis.run("ACL SETUSER sessionfs -zadd");
     let registered = store.register_server("one", "{}").await;
     assert!(matches!(&registered, Err(StoreError::Refused(_))), "{registered:?}");
-    assert_eq!(store.health(None), sessionfs::store::Health::Up);
+    assert_eq!(store.health(None), Health::ReadOnly);
 }
 
 #[tokio::test]

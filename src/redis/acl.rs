@@ -15,9 +15,6 @@ const FOR_READS: &[&str] = &[
     "getrange",
     "strlen",
     "zscore",
-    "zcard",
-    "zrangebyscore",
-    "zrevrangebyscore",
     "pttl",
     "hmget",
 ];

@@ -58,8 +58,6 @@ impl Probe {
             &["STRLEN", &session],
             &["PTTL", &session],
             &["ZSCORE", &index, alias],
-            &["ZCARD", &index],
-            &["ZRANGEBYSCORE", &index, "-inf", "-inf", "LIMIT", "0", "1"],
         ]);
         reads.push(requests.run_nothing(shard).command());
         let mut writes = vec![requests.write_nothing(shard)];
