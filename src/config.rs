@@ -843,6 +843,7 @@ mod tests {
             live: _,
             keyring: _,
             newest_format,
+            admission: _,
             ends_stale,
         } = settings.clone();
         let times = [

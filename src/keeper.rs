@@ -46,7 +46,7 @@ use listen::Listeners;
 use private_redis::PrivateRedis;
 use program::Program;
 use reload::Outcomes;
-use running::StatusContext;
+use running::{Contact, StatusContext};
 use worker::{Outcome, WorkerSupervisor};
 
 /// Mounts and serves until a signal asks for the end. Without a directory the configuration names
@@ -67,7 +67,9 @@ pub fn mount(dir: Option<&Path>, flags: &Flags, caller: Caller) -> Result<(), Fa
     let redis = PrivateRedis::new(&config)?;
     let status = StatusContext::new(Listeners::open(&config)?);
     let by_hand = ByHand::look(caller, &config, flags);
-    let worker = WorkerSupervisor::new(config.clone(), Program::own()?, status);
+    // Whoever starts it by hand waits for the outcome.
+    let contact = if Manager::is_there() { Contact::Awaited } else { Contact::Required };
+    let worker = WorkerSupervisor::new(config.clone(), Program::own()?, status, contact);
     let manager = Manager::from_environment();
     let mut keeper = Keeper {
         command_line,

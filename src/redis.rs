@@ -11,13 +11,14 @@
 //! | one server that takes writes, and which one has a key | [`primary`], [`primaries`] |
 //! | its connection, its health, its clock, its errors | [`link`], [`greeting`], [`clock`], [`errors`] |
 //! | room for those who are logged in, when it is full | [`room`] |
-//! | whether writes are taken, and whether Redis can serve at all | [`writes`], [`probe`], [`acl`] |
+//! | whether writes are taken, and whether Redis can serve at all | [`writes`], [`probe`], [`admission`], [`acl`] |
 //! | what all servers agree on: secret and format | [`agreement`] |
 //! | where it is, and the settings | [`endpoint`], [`settings`], [`live`] |
 //! | for commands and metrics | [`scan`], [`population`], [`memory`], [`servers`] |
 
 pub(crate) mod acl;
 mod activity;
+mod admission;
 mod agreement;
 mod args;
 mod bulk;
@@ -71,6 +72,7 @@ use crate::session::name::Shard;
 use crate::store::StoreError;
 use crate::telemetry::Event;
 
+pub use self::admission::Admission;
 pub use self::settings::{DEFAULT_PREFIX, PasswordSource, Settings};
 
 /// The store on Redis. Clones share it; with the last one its tasks end.
@@ -120,7 +122,7 @@ impl RedisStore {
         let agreement = Arc::new(Agreement::new(settings.keyring.clone(), settings.newest_format));
         let common = Arc::new(Common {
             timing: settings.timing(),
-            greeter: Greeter::new(&keys, &scripts, &live, &agreement),
+            greeter: Greeter::new(&keys, &scripts, &live, &agreement, &settings.admission),
             live: Arc::clone(&live),
             real_clock: scripts.own_clock,
         });
@@ -198,6 +200,7 @@ impl Inner {
             import_max_age_ms: self.settings.import_max_age_ms,
             formats: self.agreement.formats(),
             clock,
+            waited_ms: u64::try_from(primary.link.waited().as_millis()).unwrap_or(u64::MAX),
         }
     }
 

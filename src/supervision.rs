@@ -40,6 +40,10 @@ pub(crate) struct Handover {
     /// The first worker of this keeper fails if there is no Redis. A later one serves without it:
     /// whoever opens a session then waits, which is better than no filesystem at all.
     pub first: bool,
+    /// The first worker, too, may serve without Redis, if it does not come in time. An older keeper
+    /// does not allow it.
+    #[serde(default)]
+    pub may_lack_redis: bool,
     /// How many workers this keeper has started before. An older keeper does not say.
     #[serde(default)]
     pub worker: u64,

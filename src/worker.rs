@@ -32,8 +32,9 @@ use crate::layers::import_on_access::ImportOnAccess;
 use crate::layers::single_flight::SingleFlight;
 use crate::redis::RedisStore;
 use crate::store::Observer;
-use crate::supervision::{Channel, Handover, Report};
+use crate::supervision::{Channel, Handover, RedisState, Report};
 use disks::Disks;
+use first_contact::Contact;
 use orders::Ending;
 
 /// What the keeper hands to a worker.
@@ -93,7 +94,8 @@ struct Handed {
 
 fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
     let Handed { config, fuse, credentials, processes, sockets, disks } = handed;
-    let Handover { keeper, config, secrets, first, worker, keeper_info } = read_handover(config)?;
+    let Handover { keeper, config, secrets, first, may_lack_redis, worker, keeper_info } =
+        read_handover(config)?;
     let missing = confine::become_worker(&config.worker.account(), || {
         files::of_worker(&config, processes.as_ref().map(AsFd::as_fd))
     })?;
@@ -109,8 +111,12 @@ fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
     runtime.spawn(tell_repeated());
     let keyring = secrets::keyring(channel, &config, secrets, &runtime)?;
     let store_settings = settings::store(&config, keyring.clone(), credentials)?;
-    if first {
-        runtime.block_on(first_contact::wait(&config, &store_settings))?;
+    let is_late = first && {
+        let contact = first_contact::wait(&config, &store_settings, may_lack_redis);
+        runtime.block_on(contact)? == Contact::Late
+    };
+    if is_late {
+        runtime.spawn(first_contact::admit(store_settings.clone()));
     }
     let store = {
         // The store's tasks live on this runtime.
@@ -121,7 +127,7 @@ fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
         store
     };
     // A later worker serves without Redis: whoever opens a session then waits, as in any outage.
-    if first {
+    if first && !is_late {
         runtime.block_on(connected(&store, &config))?;
         runtime.block_on(agree(&store))?;
     }
@@ -154,6 +160,9 @@ fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
         runtime
             .block_on(sessions.begin(disk, store.clone(), keyring.clone()))
             .map_err(disks::cannot_list)?;
+    }
+    if is_late {
+        send(channel, &Report::Redis(RedisState::Down))?;
     }
     send(channel, &Report::RedisReady)?;
     orders::await_serve(channel)?;

@@ -126,6 +126,68 @@ fn a_service_manager_is_told_how_it_stands_with_redis() {
     mount.stop();
 }
 
+/// Redis that keeps what it has acknowledged, and whose socket is everybody's.
+const DURABLE: [&str; 6] =
+    ["--appendonly", "yes", "--appendfsync", "always", "--unixsocketperm", "777"];
+const SOON: &str = "[redis]\nstart_wait = \"300ms\"\n[outage]\nwait_total = \"5min\"\n";
+
+/// A Redis with a session, that is down; and a start of a service on it.
+fn late(manager: &Manager, id: &str) -> (Redis, Mount) {
+    let mut redis = Redis::start_with(&DURABLE);
+    let before = Mount::start(&redis, "");
+    before.save(id, &authenticated("kept")).unwrap();
+    before.stop();
+    redis.kill();
+    let mount = Mount::start_in(&redis, SOON, manager.command(Duration::from_secs(60)));
+    let start = manager.hear("READY=1");
+    assert!(start.iter().any(|line| line.starts_with("STATUS=waiting for Redis at ")), "{start:?}");
+    manager.hear("STATUS=waiting for Redis, ");
+    (redis, mount)
+}
+
+#[test]
+fn a_service_is_mounted_without_redis_and_serves_when_it_comes() {
+    let (manager, id) = (Manager::new(), sid("aa", 1));
+    let (mut redis, mount) = late(&manager, &id);
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| mount.read(&id));
+        mount.wait_for_log("still waiting for Redis");
+        redis.restart();
+        assert_eq!(waiting.join().unwrap().unwrap(), authenticated("kept"));
+    });
+    manager.hear(&format!("STATUS=serving {}", mount.path().display()));
+    mount.wait_for_log("connected to Redis server=");
+    mount.stop();
+}
+
+#[test]
+fn a_late_redis_that_cannot_serve_is_an_error_and_counts_as_down() {
+    let (manager, id) = (Manager::new(), sid("aa", 1));
+    let (mut redis, mount) = late(&manager, &id);
+    let locked = [&DURABLE[..], &["--requirepass", "secret"]].concat();
+    redis.restart_with(&locked);
+    mount.wait_for_log("refuses the user or the password; correct redis.username");
+    assert!(mount.log().contains("ERROR"), "{}", mount.log());
+    let client = redis::Client::open(redis.url_as("default", "secret")).unwrap();
+    let mut connection = client.get_connection().unwrap();
+    redis::cmd("CONFIG").arg(&["SET", "requirepass", ""]).query::<()>(&mut connection).unwrap();
+    assert_eq!(mount.read(&id).unwrap(), authenticated("kept"));
+    mount.stop();
+}
+
+#[test]
+fn what_waiting_does_not_mend_ends_the_start_of_a_service() {
+    let redis = Redis::start_with(&["--unixsocketperm", "777", "--requirepass", "secret"]);
+    let directory = tempfile::tempdir().unwrap();
+    let manager = Manager::new();
+    let start = |url: &str| {
+        let mut command = manager.command(Duration::from_secs(60));
+        command.args(["mount", "--redis", url]).arg(directory.path());
+        command.output().unwrap().status.code()
+    };
+    assert_eq!(start(&redis.url()), Some(u8::from(ExitCode::RedisPassword).into()));
+}
+
 #[test]
 fn a_worker_that_serves_nobody_is_replaced() {
     let redis = Redis::start();

@@ -5,6 +5,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use sessionfs::redis::{RedisStore, Settings};
+use sessionfs::session::policy::Lifetimes;
 use sessionfs::store::{Health, Link as _, Sessions as _, StoreError, Wait, Waited};
 use support::redis::Redis;
 use support::store::*;
@@ -267,6 +268,31 @@ async fn a_replica_goes_on_being_read_until_there_is_a_master() {
     until_health(&store, Health::Up).await;
     let publish = visit(&store, &sid);
     taken(&store, &publish).await;
+}
+
+#[tokio::test]
+async fn who_waits_in_an_outage_is_judged_by_when_the_wait_began() {
+    let mut redis = Redis::start();
+    let lifetimes = Lifetimes { idle_ms: 1000, ..Lifetimes::default() };
+    let patient = Settings { lifetimes, outage_budget_ms: 20_000, ..real(&redis) };
+    let store = store(patient).await;
+    let hasty = Settings { lifetimes, outage_budget_ms: 300, ..real(&redis) };
+    let hasty = connected(RedisStore::start(hasty).expect("a good URL")).await;
+    let (sid, other) = (alias("ab", 1), alias("ab", 2));
+    taken(&store, &login(&store, &sid)).await;
+    taken(&store, &login(&store, &other)).await;
+    redis.pause();
+    until_health(&store, Health::Down).await;
+    until_health(&hasty, Health::Down).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    redis.resume();
+    until_health(&hasty, Health::Up).await;
+    until_health(&store, Health::Up).await;
+    look(&store, &sid).await.expect("its owner was there when the outage began");
+    // From there on it is used, and lives as any other.
+    store.touch_now(&sid).await.expect("taken");
+    look(&hasty, &sid).await.expect("it was used a moment ago");
+    assert_eq!(look(&hasty, &other).await, None, "nobody waits that long there");
 }
 
 #[tokio::test]

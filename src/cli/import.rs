@@ -94,7 +94,7 @@ impl Import {
         let bar = bar();
         let summary = runtime.block_on(async {
             let settings = config.store_settings(Some(keyring.clone()));
-            first_contact::wait(&config, &settings).await?;
+            first_contact::wait(&config, &settings, false).await?;
             let redis = RedisStore::start(settings)
                 .map_err(|e| Failure::new(ExitCode::BadUrl, e.to_string()))?;
             task.run(prepared, redis, keyring, |total, done| {

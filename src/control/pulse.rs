@@ -11,7 +11,6 @@ use super::StatusService;
 use super::status::{Speed, Traffic};
 use crate::session::secret::Fingerprint;
 use crate::store::{Health, Link as _};
-use crate::supervision::RedisState;
 use crate::sync::lock;
 use crate::telemetry::latency::Counted;
 use crate::telemetry::metrics::metrics;
@@ -191,7 +190,7 @@ pub(super) async fn beat(service: Arc<StatusService>) {
     let mut every = tokio::time::interval(EVERY);
     every.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut registration = Registration::default();
-    let mut state = RedisState::Up;
+    let mut state = None;
     let mut writes_asked = None;
     loop {
         every.tick().await;
@@ -202,9 +201,9 @@ pub(super) async fn beat(service: Arc<StatusService>) {
             writes_asked = Some(Instant::now());
         }
         let now = service.redis_state();
-        if now != state {
-            state = now;
-            (service.report_to_keeper)(state.clone());
+        if state.as_ref() != Some(&now) {
+            (service.report_to_keeper)(now.clone());
+            state = Some(now);
         }
         if service.is_active() && service.store.health(None) == Health::Up {
             registration.renew(&service).await;

@@ -36,6 +36,11 @@ pub(crate) struct Manager {
 }
 
 impl Manager {
+    /// Whether one has started us.
+    pub(crate) fn is_there() -> bool {
+        std::env::var_os("NOTIFY_SOCKET").is_some()
+    }
+
     /// The one that started us.
     pub(crate) fn from_environment() -> Self {
         let now = Instant::now();

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::config::Config;
 use crate::config::flags::Flags;
+use crate::host::service_manager::Manager;
 use crate::shell;
 use crate::telemetry::log;
 
@@ -32,7 +33,7 @@ pub(super) struct ByHand {
 impl ByHand {
     /// Looks at the directory before it is mounted on. `None` where no person reads the words.
     pub(super) fn look(caller: Caller, config: &Config, flags: &Flags) -> Option<Self> {
-        let is_service = std::env::var_os("NOTIFY_SOCKET").is_some() || log::goes_to_journal();
+        let is_service = Manager::is_there() || log::goes_to_journal();
         if caller == Caller::MountHelper || is_service {
             return None;
         }

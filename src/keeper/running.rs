@@ -68,6 +68,17 @@ impl StatusContext {
     }
 }
 
+/// What a worker that starts makes of a Redis that is not there.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Contact {
+    /// It fails: somebody waits for the outcome.
+    Required,
+    /// It waits for a while, and then serves without: a service must not stay away for ever.
+    Awaited,
+    /// It serves without.
+    Later,
+}
+
 /// A worker that was started, and may have ended since.
 pub(super) struct Running {
     pub process: Process,
@@ -93,7 +104,7 @@ impl Running {
     pub(super) fn start(
         program: &Program,
         config: &Config,
-        first: bool,
+        contact: Contact,
         device: &OwnedFd,
         status: &StatusContext,
         secrets: &Secrets,
@@ -106,7 +117,8 @@ impl Running {
             credentials::Keeper::pair(config.credential_files()).map_err(failed)?;
         let processes = procfs::open(Offers::from_environment().proc_mount()).map_err(failed)?;
         let (handed, handing) = io::pipe().map_err(failed)?;
-        let Disks { processes: disks, sockets } = Disks::start(program, config, first, underlying)?;
+        let Disks { processes: disks, sockets } =
+            Disks::start(program, config, contact != Contact::Later, underlying)?;
         let mut descriptors = vec![
             ("--status-fd", theirs.as_fd()),
             ("--config-fd", handed.as_fd()),
@@ -134,7 +146,8 @@ impl Running {
             keeper: env!("CARGO_PKG_VERSION").into(),
             config: config.clone(),
             secrets: handed_secrets,
-            first,
+            first: contact != Contact::Later,
+            may_lack_redis: contact == Contact::Awaited,
             worker: status.workers.fetch_add(1, Ordering::Relaxed),
             keeper_info: status.keeper_info(),
         })

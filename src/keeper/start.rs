@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::mount::{self, Mountpoint};
 use super::program::Program;
-use super::running::{Running, StatusContext};
+use super::running::{Contact, Running, StatusContext};
 use super::secrets::Secrets;
 use crate::config::Config;
 use crate::exit::Failure;
@@ -52,18 +52,18 @@ pub(super) enum Progress {
 }
 
 impl Start {
-    /// Starts one, to be mounted on `underlying`. The `first` one of a configuration fails if there is
-    /// no Redis.
+    /// Starts one, to be mounted on `underlying`.
     pub(super) fn begin(
         program: &Program,
         config: &Config,
-        first: bool,
+        contact: Contact,
         status: &StatusContext,
         secrets: &Secrets,
         underlying: &Mountpoint,
     ) -> Result<Self, Failure> {
         let device = mount::open_device()?;
-        let running = Running::start(program, config, first, &device, status, secrets, underlying)?;
+        let running =
+            Running::start(program, config, contact, &device, status, secrets, underlying)?;
         tracing::info!(pid = running.process.pid(), user = config.worker.user, "worker started");
         let until = Instant::now() + connecting_within(config);
         Ok(Self { running, step: Step::Connecting { device }, until })

@@ -8,7 +8,7 @@ use super::backoff::Backoff;
 use super::mount::{Exchange, Mountpoint};
 use super::program::Program;
 use super::pulse::{Beat, Pulse};
-use super::running::{Running, StatusContext, status_words};
+use super::running::{Contact, Running, StatusContext, status_words};
 use super::secrets::Secrets;
 use super::start::{Progress, Start};
 use crate::config::Config;
@@ -29,6 +29,8 @@ pub(super) struct WorkerSupervisor {
     program: Program,
     status: StatusContext,
     secrets: Secrets,
+    /// How the first worker meets Redis.
+    first_contact: Contact,
     phase: Phase,
     successor: Option<Successor>,
     retiring: Vec<Retiring>,
@@ -84,12 +86,18 @@ pub(super) enum Outcome {
 
 impl WorkerSupervisor {
     /// Nobody serves yet.
-    pub(super) fn new(config: Config, program: Program, status: StatusContext) -> Self {
+    pub(super) fn new(
+        config: Config,
+        program: Program,
+        status: StatusContext,
+        first_contact: Contact,
+    ) -> Self {
         Self {
             config,
             program,
             status,
             secrets: Secrets::default(),
+            first_contact,
             phase: Phase::Down { retry_at: Instant::now() },
             successor: None,
             retiring: Vec::new(),
@@ -190,7 +198,7 @@ impl WorkerSupervisor {
                 let start = Start::begin(
                     &self.program,
                     &self.config,
-                    !self.served,
+                    if self.served { Contact::Later } else { self.first_contact },
                     &self.status,
                     &self.secrets,
                     &underlying,
@@ -288,8 +296,14 @@ impl WorkerSupervisor {
     pub(super) fn reload(&mut self, config: Config, program: Program) -> Result<bool, Failure> {
         let status = self.status.renewed(&config)?;
         if let Phase::Serving(serving) = &self.phase {
-            let start =
-                Start::begin(&program, &config, true, &status, &self.secrets, &serving.place)?;
+            let start = Start::begin(
+                &program,
+                &config,
+                Contact::Required,
+                &status,
+                &self.secrets,
+                &serving.place,
+            )?;
             self.successor = Some(Successor { start, config, program, status });
             return Ok(true);
         }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use redis::{Cmd, Value};
 use tokio::time::Instant;
 
+use super::admission::Admission;
 use super::agreement::{self, Agreement};
 use super::clock::Time;
 use super::keys::Keys;
@@ -94,6 +95,7 @@ pub(super) struct Greeter {
     settings: Option<Cmd>,
     live: Arc<Live>,
     agreement: Arc<Agreement>,
+    admission: Admission,
 }
 
 impl Greeter {
@@ -102,6 +104,7 @@ impl Greeter {
         scripts: &Scripts,
         live: &Arc<Live>,
         agreement: &Arc<Agreement>,
+        admission: &Admission,
     ) -> Self {
         Self {
             keys: keys.clone(),
@@ -110,6 +113,7 @@ impl Greeter {
             settings: live.request(scripts, keys),
             live: Arc::clone(live),
             agreement: Arc::clone(agreement),
+            admission: admission.clone(),
         }
     }
 
@@ -120,6 +124,9 @@ impl Greeter {
 
     /// Those for the server of this clock.
     pub(super) fn questions(&self, time: &Arc<Time>) -> Vec<Question> {
+        if let Some(refusal) = self.admission.refusal() {
+            return vec![Question::new(redis::cmd("TIME"), |_, _| Err(refusal))];
+        }
         let load = |(load, loaded): &(Cmd, Value)| {
             let loaded = loaded.clone();
             Question::new(load.clone(), move |answer, _| {

@@ -36,6 +36,9 @@ use crate::telemetry::metrics::metrics;
 /// others while their answers arrive.
 const QUEUED_FACTOR: u32 = 2;
 
+/// Whoever has waited for the end of an outage asks within this time, and what he does is written.
+const LET_GO_WITHIN: Duration = Duration::from_secs(5);
+
 /// The times by which the link judges and waits.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Timing {
@@ -267,6 +270,11 @@ impl Link {
     pub(crate) fn outage(&self, writes: bool) -> Option<Duration> {
         let since = self.0.state.borrow().budget(writes).since();
         since.map(|since| since.elapsed())
+    }
+
+    /// For how long somebody may have waited for it who asks now.
+    pub(crate) fn waited(&self) -> Duration {
+        self.0.state.borrow().budget(false).waited(LET_GO_WITHIN)
     }
 
     /// Whether the current outage, if there is one, has used up its budget.

@@ -306,6 +306,7 @@ impl Probe {
             import_max_age_ms: 1,
             formats: Formats::default(),
             clock: ClockView::Unknown,
+            waited_ms: 0,
         };
         let requests = Requests { scripts, keys, policy, attempt_ms: 0, now_ms: 0 };
         let save = own_save(alias);

@@ -146,6 +146,9 @@ pub(super) struct Policy {
     pub import_max_age_ms: u64,
     pub formats: Formats,
     pub clock: ClockView,
+    /// For how long who asks may have waited in an outage: that long beyond its end a session is not
+    /// at its end.
+    pub waited_ms: u64,
 }
 
 /// The formats of headers that a server handles, from the oldest on.
@@ -172,6 +175,7 @@ impl Policy {
             import_max_age_ms: 0,
             formats: Formats::default(),
             clock: ClockView::Unknown,
+            waited_ms: 0,
         }
     }
 
@@ -200,8 +204,8 @@ impl Policy {
                 ClockView::Expected(now_ms) => args::number(now_ms),
             },
             ahead_ms: match self.clock {
-                ClockView::Jumped { ahead_ms } => args::number(ahead_ms),
-                ClockView::Unknown | ClockView::Expected(_) => args::number(0),
+                ClockView::Jumped { ahead_ms } => args::number(ahead_ms.max(self.waited_ms)),
+                ClockView::Unknown | ClockView::Expected(_) => args::number(self.waited_ms),
             },
         }
     }

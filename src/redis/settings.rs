@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::admission::Admission;
 use super::endpoint::Endpoint;
 use super::envelope::FORMAT;
 use super::link::Timing;
@@ -63,6 +64,8 @@ pub struct Settings {
     /// The newest format of headers that is read. Never an older one than there is: tests have
     /// newer ones.
     pub newest_format: u32,
+    /// Whether this Redis may be used.
+    pub admission: Admission,
     /// Whether a session that is found expired is ended. A command's configuration need not be that
     /// of the mounts, so it ends none.
     pub ends_stale: bool,
@@ -107,6 +110,7 @@ impl Default for Settings {
             live: None,
             keyring: None,
             newest_format: FORMAT,
+            admission: Admission::default(),
             ends_stale: true,
         }
     }

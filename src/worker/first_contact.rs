@@ -9,29 +9,48 @@ use std::time::{Duration, Instant};
 use crate::config::Config;
 use crate::exit::{ExitCode, Failure};
 use crate::redis::Settings;
-use crate::redis::probe::{ProbeError, probe};
+use crate::redis::probe::{ProbeError, ServerInfo, probe};
 
-/// Waits until connected to Redis, within the configured bound.
-pub(crate) async fn wait(config: &Config, settings: &Settings) -> Result<(), Failure> {
-    const RETRY_EVERY: Duration = Duration::from_millis(200);
+/// How a first contact went that is no failure.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Contact {
+    /// Redis is there, and can serve.
+    Made,
+    /// It is not there yet, and is waited for while the mount serves. Until [`admit`] has looked at it,
+    /// it is not used.
+    Late,
+}
+
+/// How often it is tried.
+const RETRY_EVERY: Duration = Duration::from_millis(200);
+
+/// Waits until connected to Redis, within the configured bound. After that it is late, if that is
+/// allowed.
+pub(crate) async fn wait(
+    config: &Config,
+    settings: &Settings,
+    may_be_late: bool,
+) -> Result<Contact, Failure> {
     let bound = Duration::from_millis(config.redis.start_wait_ms);
     let until = Instant::now() + bound;
     let mut reminder = Reminder::new();
     loop {
         let error = match probe(settings).await {
             Ok(found) => {
-                tracing::info!(
-                    server = found.server,
-                    version = found.version,
-                    "connected to Redis"
-                );
-                return Ok(());
+                tell(&found);
+                return Ok(Contact::Made);
             }
             Err(error) => error,
         };
         let left = until.saturating_duration_since(Instant::now());
         if !error.may_pass() {
             return Err(Failure::new(code(&error), error.to_string()));
+        }
+        if left.is_zero() && may_be_late {
+            let reason = error.to_string();
+            tracing::warn!(reason, "the mount serves without Redis, and requests wait for it");
+            settings.admission.refuse(reason);
+            return Ok(Contact::Late);
         }
         if left.is_zero() {
             let tried = humantime::format_duration(bound);
@@ -42,6 +61,39 @@ pub(crate) async fn wait(config: &Config, settings: &Settings) -> Result<(), Fai
         }
         tokio::time::sleep(RETRY_EVERY.min(left)).await;
     }
+}
+
+/// Looks at a Redis that was late as soon as it is there, and has it used. One that cannot serve is an
+/// error of the log, with its remedy, and counts as down until it can.
+pub(crate) async fn admit(settings: Settings) {
+    const MISFIT_EVERY: Duration = Duration::from_millis(800);
+    let mut told = None;
+    loop {
+        let error = match probe(&settings).await {
+            Ok(found) => {
+                tell(&found);
+                break;
+            }
+            // It can be read, and the link looks at the rest.
+            Err(ProbeError::NoWrites(..)) => break,
+            Err(error) => error,
+        };
+        let reason = error.to_string();
+        if !error.may_pass() && told.as_ref() != Some(&reason) {
+            tracing::error!(
+                reason,
+                "this Redis is not used, and requests wait for one that can be"
+            );
+            told = Some(reason.clone());
+        }
+        settings.admission.refuse(reason);
+        tokio::time::sleep(if error.may_pass() { RETRY_EVERY } else { MISFIT_EVERY }).await;
+    }
+    settings.admission.open();
+}
+
+fn tell(found: &ServerInfo) {
+    tracing::info!(server = found.server, version = found.version, "connected to Redis");
 }
 
 /// The class of failure.

@@ -36,7 +36,7 @@ pub(super) fn keyring(
 /// Refuses a Redis that others have written with a secret.
 async fn refuse_written(config: &Config) -> Result<(), Failure> {
     let settings = config.store_settings(None);
-    first_contact::wait(config, &settings).await?;
+    first_contact::wait(config, &settings, false).await?;
     match written(config, settings).await? {
         None => Ok(()),
         Some(_) => Err(none(config)),

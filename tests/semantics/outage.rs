@@ -89,13 +89,16 @@ fn an_open_waits_in_steps_of_eintr_and_then_fails_with_eio() {
 }
 
 #[test]
-fn an_open_that_redis_refuses_is_eio_until_the_right_is_back() {
+fn an_open_that_lacks_a_right_waits_as_in_any_outage() {
     let (redis, mount) = node(OUTAGE);
     in_thread(|| mount.save(HEX, &authenticated("old")).unwrap());
     let _: String = redis.run("ACL SETUSER default -evalsha");
-    let (answer, _) = in_thread(|| open_as_python(&mount.sharded(HEX)));
+    let (answer, waited) = in_thread(|| open_as_python(&mount.sharded(HEX)));
     assert_eq!(answer.unwrap_err(), Errno::EIO);
+    assert!(waited >= 2, "{waited} steps");
+    mount.wait_for_log("NOPERM");
     let _: String = redis.run("ACL SETUSER default +evalsha");
+    wait_until_served(&mount);
     assert_eq!(in_thread(|| mount.read(HEX)).unwrap(), authenticated("old"));
 }
 

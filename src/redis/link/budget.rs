@@ -16,14 +16,21 @@ pub(super) struct Budget {
     since: Option<Instant>,
     /// What was spent before that, by the end of the last one.
     spent: Duration,
-    /// When that ended.
+    /// When that ended, and how long it lasted.
     ended: Option<Instant>,
+    lasted: Duration,
 }
 
 impl Budget {
     /// A full one, in an outage that begins at `since`.
     pub(super) fn new(total: Duration, since: Instant) -> Self {
-        Self { total, since: Some(since), spent: Duration::ZERO, ended: None }
+        Self {
+            total,
+            since: Some(since),
+            spent: Duration::ZERO,
+            ended: None,
+            lasted: Duration::ZERO,
+        }
     }
 
     /// There is an outage, or there is none; if that is new, it is so since `at`.
@@ -40,6 +47,7 @@ impl Budget {
                 self.spent = (self.spent + lasted).min(self.total);
                 self.since = None;
                 self.ended = Some(at);
+                self.lasted = lasted;
             }
             (None, false) | (Some(_), true) => {}
         }
@@ -48,6 +56,13 @@ impl Budget {
     /// Since when there is an outage.
     pub(super) fn since(&self) -> Option<Instant> {
         self.since
+    }
+
+    /// For how long somebody may have waited who has just been let go: an outage has ended within
+    /// `lately`.
+    pub(super) fn waited(&self, lately: Duration) -> Duration {
+        let is_late = self.ended.is_some_and(|ended| ended.elapsed() < lately);
+        if is_late { self.lasted.min(self.total) } else { Duration::ZERO }
     }
 
     /// Until when those wait in this outage who may wait for `most` in all; `None` if there is no

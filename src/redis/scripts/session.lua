@@ -185,14 +185,15 @@ local function left(h)
   return math.max(0, h.ends - now)
 end
 
-local function stale(h)
-  return now >= h.ends and not LENIENT
-end
-
 -- Whether it is over, also where nothing is judged stale: then its life is not prolonged. What a
--- jump of the clock has taken from it does not count.
+-- jump of the clock has taken from it does not count, nor does the time for which who asks may have
+-- waited in an outage.
 local function over(h)
   return now >= h.ends + tonumber(args.ahead_ms)
+end
+
+local function stale(h)
+  return over(h) and not LENIENT
 end
 
 -- How long the end of a session is remembered: for as long as it might be imported again.
