@@ -195,12 +195,14 @@ impl Inner {
         } else {
             ClockView::Jumped { ahead_ms: 0 }
         };
+        // Another clock than the server's own passes by itself.
+        let waited = if self.scripts.own_clock { primary.link.waited() } else { Duration::ZERO };
         Policy {
             lifetimes,
             import_max_age_ms: self.settings.import_max_age_ms,
             formats: self.agreement.formats(),
             clock,
-            waited_ms: u64::try_from(primary.link.waited().as_millis()).unwrap_or(u64::MAX),
+            waited_ms: u64::try_from(waited.as_millis()).unwrap_or(u64::MAX),
         }
     }
 

@@ -30,7 +30,7 @@ use crate::host::open_files::OpenFiles;
 use crate::host::signals;
 use crate::layers::import_on_access::ImportOnAccess;
 use crate::layers::single_flight::SingleFlight;
-use crate::redis::RedisStore;
+use crate::redis::{self, RedisStore};
 use crate::store::Observer;
 use crate::supervision::{Channel, Handover, RedisState, Report};
 use disks::Disks;
@@ -111,26 +111,14 @@ fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
     runtime.spawn(tell_repeated());
     let keyring = secrets::keyring(channel, &config, secrets, &runtime)?;
     let store_settings = settings::store(&config, keyring.clone(), credentials)?;
-    let is_late = first && {
-        let contact = first_contact::wait(&config, &store_settings, may_lack_redis);
-        runtime.block_on(contact)? == Contact::Late
+    let contact = match (first, may_lack_redis) {
+        (false, _) => None,
+        (true, may_be_late) => {
+            let contact = first_contact::wait(&config, &store_settings, may_be_late);
+            Some(runtime.block_on(contact)?)
+        }
     };
-    if is_late {
-        runtime.spawn(first_contact::admit(store_settings.clone()));
-    }
-    let store = {
-        // The store's tasks live on this runtime.
-        let _entered = runtime.enter();
-        let store = RedisStore::start(store_settings)
-            .map_err(|e| Failure::new(ExitCode::BadUrl, e.to_string()))?;
-        store.keep_room();
-        store
-    };
-    // A later worker serves without Redis: whoever opens a session then waits, as in any outage.
-    if first && !is_late {
-        runtime.block_on(connected(&store, &config))?;
-        runtime.block_on(agree(&store))?;
-    }
+    let store = open_store(store_settings, &config, contact, &runtime)?;
     let [below, mirror] = [disks.underlying, disks.mirror]
         .map(|socket| socket.map(|socket| disks::connect(channel, socket, &runtime)).transpose());
     let (below, mirror) = (below?, mirror?);
@@ -161,7 +149,7 @@ fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
             .block_on(sessions.begin(disk, store.clone(), keyring.clone()))
             .map_err(disks::cannot_list)?;
     }
-    if is_late {
+    if contact == Some(Contact::Late) {
         send(channel, &Report::Redis(RedisState::Down))?;
     }
     send(channel, &Report::RedisReady)?;
@@ -208,6 +196,32 @@ fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
             format!("serving {}: {e}", config.mountpoint.display()),
         )
     })
+}
+
+/// Starts the store. A later worker serves without Redis, and so does one to which it is late: whoever
+/// opens a session then waits, as in any outage.
+fn open_store(
+    settings: redis::Settings,
+    config: &Config,
+    contact: Option<Contact>,
+    runtime: &Runtime,
+) -> Result<RedisStore, Failure> {
+    if contact == Some(Contact::Late) {
+        runtime.spawn(first_contact::admit(settings.clone()));
+    }
+    let store = {
+        // The store's tasks live on this runtime.
+        let _entered = runtime.enter();
+        let store = RedisStore::start(settings)
+            .map_err(|e| Failure::new(ExitCode::BadUrl, e.to_string()))?;
+        store.keep_room();
+        store
+    };
+    if contact == Some(Contact::Made) {
+        runtime.block_on(connected(&store, config))?;
+        runtime.block_on(agree(&store))?;
+    }
+    Ok(store)
 }
 
 /// Waits until the link is there. The probe has just found Redis, so that is soon, but a busy machine
