@@ -30,7 +30,8 @@ use crate::exit::{ExitCode, Failure};
 use crate::host::confine;
 use crate::host::directory::Ownership;
 use crate::redis;
-use crate::redis::endpoint::{Endpoint, unix_url};
+use crate::redis::credentials::{self, Credential, Credentials, password_in};
+use crate::redis::endpoint::{Endpoint, Login, unix_url};
 use crate::session::policy::Lifetimes;
 use crate::session::secret::Keyring;
 use file::File;
@@ -100,6 +101,21 @@ pub struct Redis {
     /// The file that the password was read from. It is read again at each connection.
     #[serde(default)]
     pub password_file: Option<PathBuf>,
+    /// The same of the sentinels.
+    #[serde(default)]
+    pub sentinel_username: Option<String>,
+    #[serde(default)]
+    pub sentinel_password: Option<String>,
+    #[serde(default)]
+    pub sentinel_password_file: Option<PathBuf>,
+    /// Who signs its certificates, if not an authority that the system trusts.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
+    /// The certificate and the key that this host shows.
+    #[serde(default)]
+    pub cert_file: Option<PathBuf>,
+    #[serde(default)]
+    pub key_file: Option<PathBuf>,
     /// The beginning of every key.
     pub prefix: String,
     /// Bound of one attempt to connect.
@@ -117,6 +133,12 @@ impl fmt::Debug for Redis {
             .field("username", &self.username)
             .field("password", &self.password.as_ref().map(|_| "..."))
             .field("password_file", &self.password_file)
+            .field("sentinel_username", &self.sentinel_username)
+            .field("sentinel_password", &self.sentinel_password.as_ref().map(|_| "..."))
+            .field("sentinel_password_file", &self.sentinel_password_file)
+            .field("ca_file", &self.ca_file)
+            .field("cert_file", &self.cert_file)
+            .field("key_file", &self.key_file)
             .field("prefix", &self.prefix)
             .field("connect_timeout_ms", &self.connect_timeout_ms)
             .field("request_timeout_ms", &self.request_timeout_ms)
@@ -286,17 +308,22 @@ impl Config {
     }
 
     /// The files of credentials that are read while a mount serves.
-    pub(crate) fn credential_files(&self) -> BTreeMap<CredentialName, PathBuf> {
-        let password = self.redis.password_file.clone();
-        password.map(|file| (CredentialName::RedisPassword, file)).into_iter().collect()
+    pub(crate) fn credential_files(&self) -> BTreeMap<Credential, PathBuf> {
+        self.redis.credential_files()
     }
 }
 
-/// What Redis lets us in by, in a file that may change while a mount serves.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
-pub(crate) enum CredentialName {
-    /// The file of `redis.password_file`.
-    RedisPassword,
+impl Redis {
+    fn credential_files(&self) -> BTreeMap<Credential, PathBuf> {
+        let named = [
+            (Credential::RedisPassword, &self.password_file),
+            (Credential::SentinelPassword, &self.sentinel_password_file),
+            (Credential::RedisCa, &self.ca_file),
+            (Credential::RedisCertificate, &self.cert_file),
+            (Credential::RedisKey, &self.key_file),
+        ];
+        named.into_iter().filter_map(|(name, file)| Some((name, file.clone()?))).collect()
+    }
 }
 
 fn store_settings(redis: &Redis, lifetimes: Lifetimes, outage: &Outage) -> redis::Settings {
@@ -304,6 +331,9 @@ fn store_settings(redis: &Redis, lifetimes: Lifetimes, outage: &Outage) -> redis
         url: redis.url.clone(),
         username: redis.username.clone(),
         password: redis.password.clone(),
+        sentinel_username: redis.sentinel_username.clone(),
+        sentinel_password: redis.sentinel_password.clone(),
+        credentials: Credentials::of(redis.credential_files()),
         prefix: redis.prefix.clone(),
         lifetimes,
         connect_timeout_ms: redis.connect_timeout_ms,
@@ -437,8 +467,17 @@ fn redis(place: &Place, file: &File) -> Result<Redis, Failure> {
     let mut redis = Redis {
         url: String::new(),
         username: file.username.clone(),
-        password: file.password_file.as_deref().map(password).transpose()?,
+        password: password("redis.password_file", file.password_file.as_deref())?,
         password_file: file.password_file.clone(),
+        sentinel_username: file.sentinel_username.clone(),
+        sentinel_password: password(
+            "redis.sentinel_password_file",
+            file.sentinel_password_file.as_deref(),
+        )?,
+        sentinel_password_file: file.sentinel_password_file.clone(),
+        ca_file: readable("redis.ca_file", file.ca_file.as_deref())?,
+        cert_file: readable("redis.cert_file", file.cert_file.as_deref())?,
+        key_file: readable("redis.key_file", file.key_file.as_deref())?,
         prefix: prefix(file.prefix.as_deref().unwrap_or(DEFAULT_PREFIX))?,
         connect_timeout_ms: duration(
             "redis.connect_timeout",
@@ -465,17 +504,53 @@ fn redis(place: &Place, file: &File) -> Result<Redis, Failure> {
     };
     let named = split_url(url)?;
     redis.url = named.url;
-    redis.username = once("redis.username", redis.username, named.username)?;
-    redis.password = once("redis.password_file", redis.password, named.password)?;
+    redis.username = once("redis.username", redis.username, named.login.username)?;
+    redis.password = once("redis.password_file", redis.password, named.login.password)?;
+    let Login { username, password } = named.sentinel_login;
+    redis.sentinel_username = once("redis.sentinel_username", redis.sentinel_username, username)?;
+    redis.sentinel_password =
+        once("redis.sentinel_password_file", redis.sentinel_password, password)?;
+    fit_together(&redis)?;
     Ok(redis)
+}
+
+/// What belongs to sentinels or to TLS is wrong where the URL has none.
+fn fit_together(redis: &Redis) -> Result<(), Failure> {
+    let refuse = |key: &str, why: &str| {
+        Err(Failure::new(ExitCode::BadValue, format!("{key} is set, and {why}")))
+    };
+    let (is_sentinel, is_tls) =
+        (redis.url.contains("-sentinel://"), redis.url.starts_with("rediss"));
+    for (key, is_set) in [
+        ("redis.sentinel_username", redis.sentinel_username.is_some()),
+        ("redis.sentinel_password_file", redis.sentinel_password.is_some()),
+    ] {
+        if is_set && !is_sentinel {
+            return refuse(key, "the Redis URL names no sentinels; write redis-sentinel://...");
+        }
+    }
+    for (key, file) in [
+        ("redis.ca_file", &redis.ca_file),
+        ("redis.cert_file", &redis.cert_file),
+        ("redis.key_file", &redis.key_file),
+    ] {
+        if file.is_some() && !is_tls {
+            return refuse(key, "the Redis URL is one without TLS; write rediss://...");
+        }
+    }
+    match (&redis.cert_file, &redis.key_file) {
+        (Some(_), None) => refuse("redis.cert_file", "redis.key_file is not; set both"),
+        (None, Some(_)) => refuse("redis.key_file", "redis.cert_file is not; set both"),
+        _ => Ok(()),
+    }
 }
 
 /// A URL taken apart, so that what is logged cannot hold the password.
 pub struct NamedUrl {
     /// Without user and password.
     pub url: String,
-    username: Option<String>,
-    password: Option<String>,
+    login: Login,
+    sentinel_login: Login,
 }
 
 /// Takes a Redis URL apart.
@@ -484,8 +559,8 @@ pub fn split_url(url: &str) -> Result<NamedUrl, Failure> {
         Endpoint::parse(url).map_err(|bad| Failure::new(ExitCode::BadUrl, bad.to_string()))?;
     Ok(NamedUrl {
         url: endpoint.to_string(),
-        username: endpoint.username().map(ToOwned::to_owned),
-        password: endpoint.password().map(ToOwned::to_owned),
+        login: endpoint.login,
+        sentinel_login: endpoint.sentinel_login,
     })
 }
 
@@ -500,24 +575,33 @@ fn once<T>(key: &str, own: Option<T>, url: Option<T>) -> Result<Option<T>, Failu
     Ok(own.or(url))
 }
 
-fn password(path: &Path) -> Result<String, Failure> {
+/// The password in a file, if one is named.
+fn password(key: &str, path: Option<&Path>) -> Result<Option<String>, Failure> {
     const LENGTH_MAX_BYTES: u64 = 4096;
+    let Some(path) = path else { return Ok(None) };
     let text = file::read_bounded(path, LENGTH_MAX_BYTES).map_err(|e| {
         Failure::new(
             ExitCode::UnreadableFile,
-            format!("redis.password_file {}: {e}; name a readable file", path.display()),
+            format!("{key} {}: {e}; name a readable file", path.display()),
         )
     })?;
     let password = password_in(&text);
     if password.is_empty() {
-        return Err(bad("redis.password_file", &path.to_string_lossy(), "is empty"));
+        return Err(bad(key, &path.to_string_lossy(), "is empty"));
     }
-    Ok(password.to_owned())
+    Ok(Some(password.to_owned()))
 }
 
-/// The password in the text of its file.
-pub(crate) fn password_in(text: &str) -> &str {
-    text.trim_end_matches(['\n', '\r'])
+/// A file that is there and can be read, if one is named. It is read again at each connection.
+fn readable(key: &str, path: Option<&Path>) -> Result<Option<PathBuf>, Failure> {
+    let Some(path) = path else { return Ok(None) };
+    match file::read_bounded(path, credentials::LENGTH_MAX_BYTES) {
+        Ok(_) => Ok(Some(path.to_owned())),
+        Err(e) => Err(Failure::new(
+            ExitCode::UnreadableFile,
+            format!("{key} {}: {e}; name a readable file", path.display()),
+        )),
+    }
 }
 
 /// A prefix of keys, if it can be one.
@@ -825,7 +909,9 @@ mod tests {
             url,
             username,
             password,
-            password_source: _,
+            sentinel_username,
+            sentinel_password,
+            credentials: _,
             prefix,
             lifetimes,
             import_max_age_ms,
@@ -860,6 +946,7 @@ mod tests {
             heartbeat_ms,
             touch_batch_ms,
         ];
-        (url, username, password, prefix, lifetimes, times, (newest_format, ends_stale))
+        let sentinel = (sentinel_username, sentinel_password);
+        (url, username, password, sentinel, prefix, lifetimes, times, (newest_format, ends_stale))
     }
 }

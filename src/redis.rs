@@ -13,9 +13,12 @@
 //! | room for those who are logged in, when it is full | [`room`] |
 //! | whether writes are taken, and whether Redis can serve at all | [`writes`], [`probe`], [`admission`], [`acl`] |
 //! | what all servers agree on: secret and format | [`agreement`] |
-//! | where it is, and the settings | [`endpoint`], [`settings`], [`live`] |
+//! | where it is, and how it is connected to | [`endpoint`], [`access`], [`credentials`] |
+//! | which server that is now | [`target`], [`sentinel`], [`cluster`] |
+//! | the settings | [`settings`], [`live`] |
 //! | for commands and metrics | [`scan`], [`population`], [`memory`], [`servers`] |
 
+pub(crate) mod access;
 pub(crate) mod acl;
 mod activity;
 mod admission;
@@ -23,6 +26,8 @@ mod agreement;
 mod args;
 mod bulk;
 pub(crate) mod clock;
+pub(crate) mod cluster;
+pub(crate) mod credentials;
 pub(crate) mod endpoint;
 pub mod envelope;
 pub mod errors;
@@ -42,9 +47,11 @@ mod retry;
 mod room;
 pub mod scan;
 pub mod scripts;
+pub(crate) mod sentinel;
 pub(crate) mod servers;
 mod sessions;
 mod settings;
+mod target;
 mod transfer;
 pub mod writes;
 
@@ -54,26 +61,28 @@ use std::time::Duration;
 use redis::cluster_routing::Slot;
 use redis::{Cmd, FromRedisValue as _, Value};
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 use self::activity::{Touches, write_touches};
 use self::agreement::Agreement;
 use self::bulk::LARGE_BYTES;
-use self::endpoint::{BadUrl, Endpoint};
+use self::endpoint::{BadUrl, Place};
 use self::greeting::Greeter;
 use self::keys::Keys;
-use self::link::Need;
+use self::link::{Fault, Need};
 use self::live::Live;
-use self::primaries::Primaries;
+use self::primaries::{Primaries, Redirect};
 use self::primary::{Common, Primary};
 use self::probe::ServerInfo;
 use self::requests::Requests;
 use self::scripts::{Answer, Call, CallFault, ClockView, Policy, Scripts, Way};
 use crate::session::name::Shard;
-use crate::store::StoreError;
+use crate::store::{Health, StoreError};
 use crate::telemetry::Event;
 
 pub use self::admission::Admission;
-pub use self::settings::{DEFAULT_PREFIX, PasswordSource, Settings};
+pub use self::credentials::{Credential, Credentials};
+pub use self::settings::{DEFAULT_PREFIX, Settings};
 
 /// The store on Redis. Clones share it; with the last one its tasks end.
 #[derive(Clone)]
@@ -85,14 +94,20 @@ pub struct RedisStore {
 struct Inner {
     settings: Settings,
     keys: Keys,
-    scripts: Scripts,
+    scripts: Arc<Scripts>,
     /// Where Redis is, without credentials.
     address: String,
-    primaries: Primaries,
+    primaries: Arc<Primaries>,
     live: Arc<Live>,
     agreement: Arc<Agreement>,
     touches: Touches,
     room: room::Room,
+}
+
+/// Commands for one primary, each with its place among all, and its slot.
+struct Part {
+    primary: Arc<Primary>,
+    commands: Vec<(usize, Slot, Cmd)>,
 }
 
 struct Tasks(Vec<AbortHandle>);
@@ -114,20 +129,20 @@ impl RedisStore {
 
     /// The same with other scripts ([`Scripts::with_clock`]).
     pub fn start_with(settings: Settings, scripts: Scripts) -> Result<Self, BadUrl> {
-        let endpoint = Endpoint::parse(&settings.url)?
-            .with_credentials(settings.username.as_deref(), settings.password.as_deref())?
-            .asking(settings.password_source.clone());
+        let endpoint = settings.endpoint()?;
         let keys = Keys::new(settings.prefix.clone());
+        let scripts = Arc::new(scripts);
         let live = Arc::new(Live::new(settings.lifetimes, settings.live));
         let agreement = Arc::new(Agreement::new(settings.keyring.clone(), settings.newest_format));
         let common = Arc::new(Common {
             timing: settings.timing(),
             greeter: Greeter::new(&keys, &scripts, &live, &agreement, &settings.admission),
             live: Arc::clone(&live),
+            asks_role: matches!(endpoint.place, Place::Sentinel { .. }),
             real_clock: scripts.own_clock,
         });
         let address = endpoint.to_string();
-        let primaries = Primaries::one(Primary::start(endpoint, &common));
+        let (primaries, finder) = primaries::start(&endpoint, &settings.credentials, &common);
         let inner = Arc::new(Inner {
             keys,
             live,
@@ -141,6 +156,7 @@ impl RedisStore {
         });
         let writer = tokio::spawn(write_touches(Arc::clone(&inner)));
         let mut tasks = vec![writer.abort_handle()];
+        tasks.extend(finder);
         tasks.extend(live::task(&inner));
         tasks.extend(agreement::task(&inner));
         let tasks = Tasks(tasks);
@@ -159,7 +175,7 @@ impl RedisStore {
 
     /// Waits for a connection, whatever an outage's budget is. `false` if there is none by then.
     pub(crate) async fn is_there_within(&self, bound: Duration) -> bool {
-        self.inner.primaries.up(tokio::time::Instant::now() + bound).await
+        self.inner.primaries.up(Instant::now() + bound).await
     }
 
     /// How long the current outage lasts, if there is one: sessions cannot be read.
@@ -190,7 +206,7 @@ impl Inner {
 
     fn policy(&self, primary: &Primary) -> Policy {
         let lifetimes = self.live.lifetimes();
-        let clock = if self.settings.ends_stale {
+        let clock = if self.settings.ends_stale && self.knows_settings() {
             primary.time.view(lifetimes.idle_ms)
         } else {
             ClockView::Jumped { ahead_ms: 0 }
@@ -204,6 +220,13 @@ impl Inner {
             clock,
             waited_ms: u64::try_from(waited.as_millis()).unwrap_or(u64::MAX),
         }
+    }
+
+    /// Whether a change of the live settings would be known. In a Cluster another server than that of
+    /// a session may have them; while it is away, nothing is judged stale.
+    fn knows_settings(&self) -> bool {
+        !self.primaries.is_cluster()
+            || self.primaries.of(self.slot_of_settings()).link.health() == Health::Up
     }
 
     /// What is sent to this primary, by its clock.
@@ -228,7 +251,8 @@ impl Inner {
 
     /// Sends a command to the primary of its key and waits for the answer.
     async fn ask(&self, slot: Slot, command: &Cmd) -> Result<Value, StoreError> {
-        self.ask_primary(&self.primaries.of(slot), command).await
+        let mut answers = self.ask_all(vec![(slot, command.clone())], Need::Connected).await?;
+        answers.pop().ok_or_else(|| StoreError::Unreadable("no answer".into()))
     }
 
     async fn ask_primary(&self, primary: &Primary, command: &Cmd) -> Result<Value, StoreError> {
@@ -242,29 +266,83 @@ impl Inner {
         commands: Vec<(Slot, Cmd)>,
         need: Need,
     ) -> Result<Vec<Value>, StoreError> {
-        let mut parts: Vec<(Arc<Primary>, redis::Pipeline, Vec<usize>)> = Vec::new();
-        for (place, (slot, command)) in commands.into_iter().enumerate() {
-            let primary = self.primaries.of(slot);
-            let known = parts.iter().position(|(known, ..)| Arc::ptr_eq(known, &primary));
-            let part = known.unwrap_or_else(|| {
-                parts.push((primary, redis::pipe(), Vec::new()));
-                parts.len() - 1
-            });
-            let (_, pipeline, places) = &mut parts[part];
-            pipeline.add_command(command);
-            places.push(place);
-        }
         let mut answers = Vec::new();
-        for (primary, commands, places) in &parts {
-            let reply = primary.link.request_all(commands, need, self.patience()).await?;
-            let part = Vec::<Value>::from_redis_value(reply.value).unwrap_or_default();
-            if part.len() != places.len() {
-                return Err(StoreError::Unreadable("answers of an unexpected format".into()));
-            }
-            answers.extend(places.iter().copied().zip(part));
+        for part in self.parts(commands) {
+            answers.extend(self.ask_part(part, need).await?);
         }
         answers.sort_by_key(|(place, _)| *place);
         Ok(answers.into_iter().map(|(_, answer)| answer).collect())
+    }
+
+    /// Commands by the primary that has their keys.
+    fn parts(&self, commands: Vec<(Slot, Cmd)>) -> Vec<Part> {
+        let mut parts: Vec<Part> = Vec::new();
+        for (place, (slot, command)) in commands.into_iter().enumerate() {
+            let primary = self.primaries.of(slot);
+            let known = parts.iter().position(|part| Arc::ptr_eq(&part.primary, &primary));
+            let part = known.unwrap_or_else(|| {
+                parts.push(Part { primary, commands: Vec::new() });
+                parts.len() - 1
+            });
+            parts[part].commands.push((place, slot, command));
+        }
+        parts
+    }
+
+    /// Sends the commands for one primary. Where another one has a key by now, each is sent by
+    /// itself.
+    async fn ask_part(&self, part: Part, need: Need) -> Result<Vec<(usize, Value)>, StoreError> {
+        let Part { primary, commands } = part;
+        let mut pipeline = redis::pipe();
+        for (_, _, command) in &commands {
+            pipeline.add_command(command.clone());
+        }
+        let reply = match primary.link.request_all(&pipeline, need, self.patience()).await {
+            Err(Fault::Server(error, _))
+                if error.code.redirects() && self.primaries.is_cluster() =>
+            {
+                let mut answers = Vec::new();
+                for (place, slot, command) in commands {
+                    let answer = Box::pin(self.ask_redirected(slot, &command, need)).await?;
+                    answers.push((place, answer));
+                }
+                return Ok(answers);
+            }
+            reply => reply?,
+        };
+        let answers = Vec::<Value>::from_redis_value(reply.value).unwrap_or_default();
+        if answers.len() != commands.len() {
+            return Err(StoreError::Unreadable("answers of an unexpected format".into()));
+        }
+        Ok(commands.into_iter().map(|(place, ..)| place).zip(answers).collect())
+    }
+
+    /// Sends a command to whoever has its key, and again where that is another one by then.
+    async fn ask_redirected(
+        &self,
+        slot: Slot,
+        command: &Cmd,
+        need: Need,
+    ) -> Result<Value, StoreError> {
+        let deadline = Instant::now() + self.patience();
+        let mut asking: Option<Arc<Primary>> = None;
+        loop {
+            let (bound, given) = (self.patience(), asking.take());
+            let sent = match &given {
+                Some(primary) => primary.link.request_asking(command, need, bound).await,
+                None => self.primaries.of(slot).link.request(command, need, bound).await,
+            };
+            match sent {
+                Err(Fault::Server(error, generation)) if error.code.redirects() => {
+                    match self.primaries.redirect(&error, deadline).await {
+                        Some(Redirect::Again) => {}
+                        Some(Redirect::Asking(primary)) => asking = Some(primary),
+                        None => return Err(Fault::Server(error, generation).into()),
+                    }
+                }
+                sent => return Ok(sent?.value),
+            }
+        }
     }
 
     /// Sends a call to the primary of its keys, and uses what every answer carries: the time, and
@@ -276,11 +354,11 @@ impl Inner {
         bound: Duration,
         build: impl Fn(Requests<'a>) -> Call<'a>,
     ) -> Result<Answer, CallFault> {
-        let primary = self.primaries.of(slot);
-        let call = build(self.requests(&primary));
-        let large = call.length_bytes() > LARGE_BYTES;
-        let way = if large { Way::BulkWrite } else { Way::Link(need) };
-        self.call_primary(&primary, &call, way, bound).await
+        let way = |call: &Call<'_>| {
+            let large = call.length_bytes() > LARGE_BYTES;
+            if large { Way::BulkWrite } else { Way::Link(need) }
+        };
+        self.call_by(slot, way, bound, build).await
     }
 
     /// The same, for a call whose answer may be large: by the second connection.
@@ -290,9 +368,35 @@ impl Inner {
         bound: Duration,
         build: impl Fn(Requests<'a>) -> Call<'a>,
     ) -> Result<Answer, CallFault> {
-        let primary = self.primaries.of(slot);
-        let call = build(self.requests(&primary));
-        self.call_primary(&primary, &call, Way::BulkRead, bound).await
+        self.call_by(slot, |_| Way::BulkRead, bound, build).await
+    }
+
+    /// Sends a call, and again where another primary has its keys by then.
+    async fn call_by<'a>(
+        &'a self,
+        slot: Slot,
+        way: impl Fn(&Call<'_>) -> Way,
+        bound: Duration,
+        build: impl Fn(Requests<'a>) -> Call<'a>,
+    ) -> Result<Answer, CallFault> {
+        let deadline = Instant::now() + bound;
+        let mut asking: Option<Arc<Primary>> = None;
+        loop {
+            let given = asking.take();
+            let primary = given.clone().unwrap_or_else(|| self.primaries.of(slot));
+            let call = build(self.requests(&primary));
+            let way = if given.is_some() { Way::Asking(Need::Connected) } else { way(&call) };
+            match self.call_primary(&primary, &call, way, bound).await {
+                Err(CallFault::Server(error, generation)) if error.code.redirects() => {
+                    match Box::pin(self.primaries.redirect(&error, deadline)).await {
+                        Some(Redirect::Again) => {}
+                        Some(Redirect::Asking(primary)) => asking = Some(primary),
+                        None => return Err(CallFault::Server(error, generation)),
+                    }
+                }
+                sent => return sent,
+            }
+        }
     }
 
     async fn call_primary(

@@ -112,7 +112,7 @@ async fn a_cluster_node_and_a_replica_are_named_as_such() {
     let port = support::redis::free_port().to_string();
     let cluster = Redis::start_with(&["--cluster-enabled", "yes", "--port", &port]);
     let outcome_of_cluster = outcome(&cluster.url()).await;
-    assert!(matches!(outcome_of_cluster, Err(ProbeError::Mode(..))), "{outcome_of_cluster:?}");
+    assert!(matches!(outcome_of_cluster, Err(ProbeError::Mode { .. })), "{outcome_of_cluster:?}");
     let replica = Redis::start();
     let _: redis::Value = replica.run("REPLICAOF 127.0.0.1 1");
     let outcome_of_replica = outcome(&replica.url()).await;

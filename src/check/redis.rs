@@ -12,8 +12,8 @@ use tokio::time::timeout;
 use super::{Finding, Id};
 use crate::exit::Failure;
 use crate::redis::Settings;
-use crate::redis::endpoint::Endpoint;
 use crate::redis::errors::ErrorCode;
+use crate::redis::probe::places::Places;
 use crate::redis::probe::{ProbeError, ServerInfo, probe};
 
 /// Round trips that are measured.
@@ -207,9 +207,7 @@ impl Facts {
     }
 
     async fn ask(settings: &Settings, is_private: bool) -> Self {
-        let endpoint = Endpoint::parse(&settings.url).and_then(|endpoint| {
-            endpoint.with_credentials(settings.username.as_deref(), settings.password.as_deref())
-        });
+        let endpoint = settings.endpoint();
         let address = endpoint.as_ref().map(ToString::to_string).unwrap_or_default();
         let mut facts = Self {
             probe: probe(settings).await,
@@ -220,11 +218,15 @@ impl Facts {
             kind: Kind::of(&address, is_private),
         };
         let bound = Duration::from_millis(settings.connect_timeout_ms);
-        if let Ok(endpoint) = endpoint
-            && let Ok(Ok(mut connection)) = timeout(bound, endpoint.connect(bound, |_| {})).await
-        {
-            // What was learnt before the bound is kept.
-            let _ = timeout(WITHIN, facts.learn(&mut connection)).await;
+        if let Ok(endpoint) = endpoint {
+            let places = Places::new(endpoint, &settings.credentials, bound);
+            if let Ok(servers) = places.servers().await
+                && let Some(server) = servers.first()
+                && let Ok(mut connection) = places.connect(server).await
+            {
+                // What was learnt before the bound is kept.
+                let _ = timeout(WITHIN, facts.learn(&mut connection)).await;
+            }
         }
         facts.open = open(&settings.url, &facts.server);
         facts
@@ -465,7 +467,7 @@ fn refused(error: &ProbeError, kind: &Kind) -> Finding {
         ProbeError::Unreachable(..) | ProbeError::NoSocketRight(..) | ProbeError::Tls(..) => {
             Id::Unreachable
         }
-        ProbeError::AuthFailed(..) => Id::Password,
+        ProbeError::AuthFailed(..) | ProbeError::SentinelAuth(..) => Id::Password,
         ProbeError::NoPermission(..) => Id::Rights,
         ProbeError::OtherSecret(..) => Id::Secret,
         _ => Id::Unusable,

@@ -85,6 +85,16 @@ table! {
         username: String,
         /// A file that holds the password.
         password_file: PathBuf,
+        /// Who to log in to the sentinels as.
+        sentinel_username: String,
+        /// A file that holds the sentinels' password.
+        sentinel_password_file: PathBuf,
+        /// A file of the authorities that sign its certificates.
+        ca_file: PathBuf,
+        /// A file with the certificate that this host shows.
+        cert_file: PathBuf,
+        /// A file with the key of that.
+        key_file: PathBuf,
         /// The beginning of every key.
         prefix: String,
         /// Bound of one attempt to connect.

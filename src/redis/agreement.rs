@@ -5,7 +5,7 @@
 //! connection to a Redis that is written with a secret that this server does not hold is not used:
 //! nothing is read and nothing is written there, as in an outage.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
@@ -33,6 +33,8 @@ pub(super) struct Agreement {
     keyring: Option<Keyring>,
     newest_format: u32,
     written_format: AtomicU32,
+    /// Whether both were read once.
+    known: [AtomicBool; 2],
     /// The secret that Redis is written with, and that is not held.
     missing: Mutex<Option<Fingerprint>>,
 }
@@ -43,6 +45,7 @@ impl Agreement {
             keyring,
             newest_format,
             written_format: AtomicU32::new(newest_format),
+            known: Default::default(),
             missing: Mutex::default(),
         }
     }
@@ -61,13 +64,26 @@ impl Agreement {
             self.write_with(keyring, written)?;
         }
         *lock(&self.missing) = None;
+        self.known[0].store(true, Ordering::Relaxed);
         Ok(written.is_none())
     }
 
     /// Follows the answer to [`servers::members`], at this time of the server that gave it.
     pub(super) fn follow_members(&self, answer: Value, now_ms: u64) -> Result<(), String> {
         self.follow_format(&Living::read(answer, now_ms).map_err(|error| error.to_string())?);
+        self.known[1].store(true, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Whether a server that does not have these keys may be used; if not, why.
+    pub(super) fn is_usable(&self) -> Result<(), String> {
+        if let Some(missing) = *lock(&self.missing) {
+            return Err(not_held(missing));
+        }
+        if self.known.iter().all(|known| known.load(Ordering::Relaxed)) {
+            return Ok(());
+        }
+        Err("the server that has what all agree on has not answered yet".to_owned())
     }
 
     fn write_with(&self, keyring: &Keyring, written: Fingerprint) -> Result<(), String> {

@@ -12,9 +12,9 @@ use redis::{Cmd, RedisResult, Value};
 use tokio::sync::{Mutex, RwLock, Semaphore};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::endpoint::Endpoint;
 use super::errors::{Effect, ServerError};
 use super::link::{Backoff, Fault, Link, Reply, error_text};
+use super::target::Target;
 use crate::store::Health;
 use crate::telemetry::metrics::metrics;
 
@@ -35,7 +35,7 @@ pub(super) fn extra_time(bytes: usize) -> Duration {
 
 /// The connection, made when it is first needed.
 pub(super) struct Bulk {
-    endpoint: Endpoint,
+    target: Target,
     connect_within: Duration,
     held: Mutex<Held>,
     /// A change that carries much has the line for itself, so that its time is its own.
@@ -61,9 +61,9 @@ struct Made {
 }
 
 impl Bulk {
-    pub(super) fn new(endpoint: Endpoint, connect_within: Duration) -> Self {
+    pub(super) fn new(target: Target, connect_within: Duration) -> Self {
         Self {
-            endpoint,
+            target,
             connect_within,
             held: Mutex::default(),
             line: RwLock::default(),
@@ -136,7 +136,7 @@ impl Bulk {
         let pause = held.pauses.next();
         sleep(pause).await;
         let connection = self.connect().await.map_err(|error| {
-            let (to, why) = (&self.endpoint, error_text(&error));
+            let (to, why) = (&self.target, error_text(&error));
             Fault::NotSent(format!("a second connection to {to}: {why}"))
         })?;
         let made = Made { connection, at: Instant::now(), generation };
@@ -145,7 +145,7 @@ impl Bulk {
     }
 
     async fn connect(&self) -> RedisResult<MultiplexedConnection> {
-        self.endpoint.connect(self.connect_within, |_| {}).await
+        self.target.connect(self.connect_within, |_| {}).await
     }
 
     /// What is still on its way by that connection would come before any later answer.

@@ -1,28 +1,20 @@
-//! Where Redis is: the one place that reads and writes its URL. Sentinel and Cluster will be further
-//! variants.
+//! Where Redis is: the one place that reads and writes its URL.
+//!
+//! A URL names one server, the sentinels that know the master, or some servers of a Cluster.
 
 use std::fmt;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
 
-use redis::aio::MultiplexedConnection;
-use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
-use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo,
-    ProtocolVersion, PushInfo, RedisError, RedisResult,
-};
+use redis::{ConnectionAddr, IntoConnectionInfo};
 
-use super::settings::PasswordSource;
-
-/// After this long without traffic the kernel asks whether the peer is still there.
-const KEEPALIVE: Duration = Duration::from_secs(5);
-/// Sent bytes that stay unacknowledged for this long end the connection.
-const USER_TIMEOUT: Duration = Duration::from_secs(5);
-/// How many requests may wait for the connection's driver before a sender waits too.
-const PIPELINE: usize = 1024;
+/// The port of a server, and of a sentinel, whose URL names none.
+const SERVER_PORT: u16 = 6379;
+const SENTINEL_PORT: u16 = 26379;
+/// Nobody has more sentinels, or names more servers of a Cluster.
+const HOSTS_MAX: usize = 64;
 
 /// The URL cannot be used. Never holds the URL itself: there may be a password in it.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -32,7 +24,8 @@ impl fmt::Display for BadUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "Redis URL: {}; write redis://HOST:PORT/DB, rediss://HOST:PORT/DB or unix:/PATH",
+            "Redis URL: {}; write redis://HOST:PORT/DB, rediss://HOST:PORT/DB, unix:/PATH, \
+             redis-sentinel://HOST:PORT,HOST:PORT/MASTER/DB or redis-cluster://HOST:PORT,HOST:PORT",
             self.0
         )
     }
@@ -49,18 +42,52 @@ pub(crate) struct Needs {
     pub certificates: bool,
 }
 
+/// Where one server listens.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub(crate) enum Address {
+    Tcp(String, u16),
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(host, port) if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Tcp(host, port) => write!(f, "{host}:{port}"),
+            Self::Unix(path) => f.write_str(&unix_url(path)),
+        }
+    }
+}
+
+/// As whom to log in.
+#[derive(Clone, Default, Eq, PartialEq)]
+pub(crate) struct Login {
+    pub username: Option<String>,
+    pub password: Option<String>,
+}
+
+/// How Redis is deployed.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Place {
+    /// One server, or a name that leads to the current master.
+    Single(Address),
+    /// Sentinels that know the master of this name.
+    Sentinel { sentinels: Vec<Address>, master: String },
+    /// Some servers of a Cluster, which know the others.
+    Cluster(Vec<Address>),
+}
+
 /// One Redis deployment.
 #[derive(Clone)]
-pub(crate) enum Endpoint {
-    /// One server, or a name that leads to the current master.
-    Single {
-        /// The crate's client: address, credentials and socket options.
-        client: Client,
-        /// Its URL without user and password: for messages, and [`Endpoint::parse`] reads it.
-        shown: String,
-        /// Where the password of now is asked for at each connection.
-        password: Option<PasswordSource>,
-    },
+pub(crate) struct Endpoint {
+    pub place: Place,
+    /// Connections are encrypted, those to sentinels too.
+    pub tls: bool,
+    pub db: i64,
+    /// Of the servers.
+    pub login: Login,
+    /// Of the sentinels.
+    pub sentinel_login: Login,
 }
 
 impl fmt::Debug for Endpoint {
@@ -70,152 +97,243 @@ impl fmt::Debug for Endpoint {
 }
 
 impl fmt::Display for Endpoint {
+    /// Its URL without users and passwords: for messages, and [`Endpoint::parse`] reads it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Single { shown, .. } => f.write_str(shown),
+        let scheme = if self.tls { "rediss" } else { "redis" };
+        let db = self.db;
+        match &self.place {
+            Place::Single(Address::Unix(path)) => write!(f, "{}?db={db}", unix_url(path)),
+            Place::Single(at) => write!(f, "{scheme}://{at}/{db}"),
+            Place::Sentinel { sentinels, master } => {
+                write!(f, "{scheme}-sentinel://{}/{master}/{db}", list(sentinels))
+            }
+            Place::Cluster(servers) => write!(f, "{scheme}-cluster://{}", list(servers)),
         }
     }
+}
+
+fn list(addresses: &[Address]) -> String {
+    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
 impl Endpoint {
     /// Reads a URL.
     pub(crate) fn parse(url: &str) -> Result<Self, BadUrl> {
-        let parsed = redis::parse_redis_url(url).ok_or_else(|| {
-            BadUrl("it does not begin with redis://, rediss:// or unix:, or is malformed".into())
-        })?;
-        if parsed.fragment().is_some() {
-            return Err(BadUrl(
-                "it has a part after #; TLS without verification is not supported".into(),
-            ));
+        match Scheme::of(url) {
+            Some((scheme, rest)) => several(scheme, rest),
+            None => single(url),
         }
-        let info = parsed.into_connection_info().map_err(|error| {
-            let detail = error.detail().unwrap_or("").to_owned();
-            BadUrl(if detail.is_empty() { plain_words(&error.to_string()) } else { detail })
-        })?;
-        let redis = info.redis_settings().clone();
-        if redis.db() < 0 {
-            return Err(BadUrl("the database number is negative".into()));
-        }
-        let shown = match info.addr() {
-            ConnectionAddr::Tcp(host, port) => {
-                format!("redis://{}:{port}/{}", bracketed(host), redis.db())
-            }
-            ConnectionAddr::TcpTls { host, port, .. } => {
-                format!("rediss://{}:{port}/{}", bracketed(host), redis.db())
-            }
-            ConnectionAddr::Unix(path) => format!("{}?db={}", unix_url(path), redis.db()),
-            _ => return Err(BadUrl("this kind of address is not supported".into())),
-        };
-        // RESP3: the driver reports at once that the connection is lost, and tracking needs it.
-        // No CLIENT SETINFO: an ACL user need not be allowed CLIENT.
-        let redis = redis.set_protocol(ProtocolVersion::RESP3).set_skip_set_lib_name();
-        let info: ConnectionInfo = info.set_redis_settings(redis).set_tcp_settings(
-            TcpSettings::default()
-                .set_nodelay(true)
-                .set_keepalive(
-                    TcpKeepalive::new()
-                        .with_time(KEEPALIVE)
-                        .with_interval(Duration::from_secs(1))
-                        .with_retries(3),
-                )
-                .set_user_timeout(USER_TIMEOUT),
-        );
-        let client = Client::open(info).map_err(|error| BadUrl(plain_words(&error.to_string())))?;
-        Ok(Self::Single { client, shown, password: None })
     }
 
-    /// What the host must have for it.
+    /// What the host must have for it. The servers of a Cluster, and a master, may announce names.
     pub(crate) fn needs(&self) -> Needs {
-        let Self::Single { client, .. } = self;
-        let is_name = |host: &str| host.parse::<IpAddr>().is_err();
-        match client.get_connection_info().addr() {
-            ConnectionAddr::Tcp(host, _) => Needs { names: is_name(host), certificates: false },
-            ConnectionAddr::TcpTls { host, .. } => {
-                Needs { names: is_name(host), certificates: true }
-            }
-            _ => Needs::default(),
-        }
+        let is_name = |at: &Address| match at {
+            Address::Tcp(host, _) => host.parse::<IpAddr>().is_err(),
+            Address::Unix(_) => false,
+        };
+        let names = match &self.place {
+            Place::Single(at) => is_name(at),
+            Place::Sentinel { .. } | Place::Cluster(_) => true,
+        };
+        Needs { names, certificates: self.tls }
     }
 
-    /// The user that the URL names.
-    pub(crate) fn username(&self) -> Option<&str> {
-        let Self::Single { client, .. } = self;
-        client.get_connection_info().redis_settings().username()
-    }
-
-    /// The password that the URL holds.
-    pub(crate) fn password(&self) -> Option<&str> {
-        let Self::Single { client, .. } = self;
-        client.get_connection_info().redis_settings().password()
-    }
-
-    /// The same server, as this user.
-    pub(crate) fn with_credentials(
-        self,
-        username: Option<&str>,
-        password: Option<&str>,
-    ) -> Result<Self, BadUrl> {
-        let Self::Single { client, shown, password: source } = self;
-        let info = client.get_connection_info().clone();
-        let mut redis = info.redis_settings().clone();
-        if let Some(username) = username {
-            redis = redis.set_username(username);
-        }
-        if let Some(password) = password {
-            redis = redis.set_password(password);
-        }
-        let client = Client::open(info.set_redis_settings(redis))
-            .map_err(|error| BadUrl(plain_words(&error.to_string())))?;
-        Ok(Self::Single { client, shown, password: source })
-    }
-
-    /// The same server, whose password is asked for at each connection.
-    pub(crate) fn asking(self, password: Option<PasswordSource>) -> Self {
-        let Self::Single { client, shown, .. } = self;
-        Self::Single { client, shown, password }
-    }
-
-    /// The client with the password of now. Where that cannot be had, the former one is tried.
-    async fn client(&self) -> Result<Client, BadUrl> {
-        let Self::Single { client, password, .. } = self;
-        let Some(source) = password else { return Ok(client.clone()) };
-        match source.ask().await {
-            Ok(password) => {
-                let Self::Single { client, .. } =
-                    self.clone().with_credentials(None, Some(&password))?;
-                Ok(client)
-            }
-            Err(error) => {
-                tracing::warn!(%error, "cannot read the password of Redis; trying the former one");
-                Ok(client.clone())
-            }
-        }
-    }
-
-    /// Connects, authenticates and selects the database within `bound`. `pushed` is called with
-    /// what the server sends unasked, and when the connection ends.
-    pub(crate) async fn connect(
-        &self,
-        bound: Duration,
-        pushed: impl Fn(PushInfo) + Send + Sync + 'static,
-    ) -> RedisResult<MultiplexedConnection> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(bound))
-            .set_response_timeout(None) // each request brings its own bound (link.rs)
-            .set_pipeline_buffer_size(PIPELINE)
-            .set_push_sender(move |push: PushInfo| -> Result<(), redis::aio::SendError> {
-                pushed(push);
-                Ok(())
-            });
-        let client = self.client().await.map_err(|bad| {
-            RedisError::from((ErrorKind::InvalidClientConfig, "bad password", bad.0))
-        })?;
-        client.get_multiplexed_async_connection_with_config(&config).await
+    /// The same deployment, as these users.
+    pub(crate) fn with_logins(mut self, login: Login, sentinel_login: Login) -> Self {
+        self.login = login.or(self.login);
+        self.sentinel_login = sentinel_login.or(self.sentinel_login);
+        self
     }
 }
 
-fn bracketed(host: &str) -> String {
-    if host.contains(':') { format!("[{host}]") } else { host.to_owned() }
+impl Login {
+    fn or(self, other: Self) -> Self {
+        Self {
+            username: self.username.or(other.username),
+            password: self.password.or(other.password),
+        }
+    }
+}
+
+/// What a URL of several hosts begins with.
+#[derive(Clone, Copy)]
+struct Scheme {
+    tls: bool,
+    is_cluster: bool,
+}
+
+impl Scheme {
+    /// The scheme, and what follows it; `None` if the URL is one of a single server.
+    fn of(url: &str) -> Option<(Self, &str)> {
+        let (scheme, rest) = url.split_once("://")?;
+        let (server, kind) = scheme.split_once(['-', '+'])?;
+        let tls = match server {
+            "redis" | "valkey" => false,
+            "rediss" | "valkeys" => true,
+            _ => return None,
+        };
+        let is_cluster = match kind {
+            "sentinel" => false,
+            "cluster" => true,
+            _ => return None,
+        };
+        Some((Self { tls, is_cluster }, rest))
+    }
+}
+
+fn bad<T>(why: &str) -> Result<T, BadUrl> {
+    Err(BadUrl(why.to_owned()))
+}
+
+/// A URL of sentinels or of servers of a Cluster. What one host has is read by the crate.
+fn several(scheme: Scheme, rest: &str) -> Result<Endpoint, BadUrl> {
+    let (authority, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let (user, hosts) = authority.rsplit_once('@').unwrap_or(("", authority));
+    let default_port = if scheme.is_cluster { SERVER_PORT } else { SENTINEL_PORT };
+    let mut addresses = Vec::new();
+    for host in hosts.split(',') {
+        let Some(url) = redis::parse_redis_url(&format!("redis://{host}")) else {
+            return bad("a host in it is malformed");
+        };
+        let Some(name) = url.host_str().filter(|name| !name.is_empty()) else {
+            return bad("a host in it is empty");
+        };
+        let name = name.trim_start_matches('[').trim_end_matches(']').to_owned();
+        addresses.push(Address::Tcp(name, url.port().unwrap_or(default_port)));
+    }
+    if addresses.len() > HOSTS_MAX {
+        return bad("it names too many hosts");
+    }
+    let user = if user.is_empty() { String::new() } else { format!("{user}@") };
+    let malformed = || BadUrl("it is malformed".to_owned());
+    let login = format!("redis://{user}host").into_connection_info().map_err(|_| malformed())?;
+    let login = login_of(&login);
+    let url = redis::parse_redis_url(&format!("redis://host{tail}")).ok_or_else(malformed)?;
+    let mut named = Named { login, ..Named::default() };
+    let segments: Vec<&str> =
+        url.path_segments().into_iter().flatten().filter(|text| !text.is_empty()).collect();
+    for (key, value) in url.query_pairs() {
+        named.parameter(scheme, &key, value.into_owned())?;
+    }
+    if let Some(master) = url.fragment().filter(|_| !scheme.is_cluster) {
+        named.master = Some(master.to_owned());
+    }
+    named.path(&segments)?;
+    named.endpoint(scheme, addresses)
+}
+
+/// What a URL of several hosts says besides them.
+#[derive(Default)]
+struct Named {
+    login: Login,
+    sentinel_login: Login,
+    master: Option<String>,
+    db: Option<i64>,
+}
+
+impl Named {
+    /// By the names that other clients give them.
+    fn parameter(&mut self, scheme: Scheme, key: &str, value: String) -> Result<(), BadUrl> {
+        match key {
+            "username" | "user" => self.login.username = Some(value),
+            "password" | "pass" => self.login.password = Some(value),
+            "db" | "database" => self.db = Some(database(&value)?),
+            "sentinel_username" if !scheme.is_cluster => {
+                self.sentinel_login.username = Some(value);
+            }
+            "sentinel_password" if !scheme.is_cluster => {
+                self.sentinel_login.password = Some(value);
+            }
+            "master" | "master_name" | "sentinelMasterId" | "service_name"
+                if !scheme.is_cluster =>
+            {
+                self.master = Some(value);
+            }
+            _ => return bad("it has a parameter that sessionfs does not know"),
+        }
+        Ok(())
+    }
+
+    /// The master's name and the database, in this order; either may be elsewhere.
+    fn path(&mut self, segments: &[&str]) -> Result<(), BadUrl> {
+        let (master, db) = match segments {
+            [] => return Ok(()),
+            [db] if self.master.is_some() || db.bytes().all(|b| b.is_ascii_digit()) => {
+                (None, Some(*db))
+            }
+            [master] => (Some(*master), None),
+            [master, db] => (Some(*master), Some(*db)),
+            _ => return bad("its path has too many parts"),
+        };
+        if let Some(master) = master {
+            self.master = Some(master.to_owned());
+        }
+        if let Some(db) = db {
+            self.db = Some(database(db)?);
+        }
+        Ok(())
+    }
+
+    fn endpoint(self, scheme: Scheme, addresses: Vec<Address>) -> Result<Endpoint, BadUrl> {
+        let db = self.db.unwrap_or(0);
+        let place = if scheme.is_cluster {
+            if db != 0 || self.master.is_some() {
+                return bad("a Cluster has no database but 0");
+            }
+            Place::Cluster(addresses)
+        } else {
+            let Some(master) = self.master else {
+                return bad("it does not name the master that the sentinels watch");
+            };
+            // What sentinel.conf takes.
+            let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+            if master.is_empty() || !master.bytes().all(is_plain) {
+                return bad("the master's name has other characters than letters, digits and ._-");
+            }
+            Place::Sentinel { sentinels: addresses, master }
+        };
+        let Self { login, sentinel_login, .. } = self;
+        Ok(Endpoint { place, tls: scheme.tls, db, login, sentinel_login })
+    }
+}
+
+fn database(text: &str) -> Result<i64, BadUrl> {
+    match text.parse::<u32>() {
+        Ok(db) => Ok(db.into()),
+        Err(_) => bad("the database is not a number"),
+    }
+}
+
+fn login_of(info: &redis::ConnectionInfo) -> Login {
+    let redis = info.redis_settings();
+    let owned = |text: Option<&str>| text.map(ToOwned::to_owned);
+    Login { username: owned(redis.username()), password: owned(redis.password()) }
+}
+
+/// A URL of one server, as the crate reads it.
+fn single(url: &str) -> Result<Endpoint, BadUrl> {
+    let parsed = redis::parse_redis_url(url).ok_or_else(|| {
+        BadUrl("it does not begin with redis://, rediss:// or unix:, or is malformed".into())
+    })?;
+    if parsed.fragment().is_some() {
+        return bad("it has a part after #; TLS without verification is not supported");
+    }
+    let info = parsed.into_connection_info().map_err(|error| {
+        let detail = error.detail().unwrap_or("").to_owned();
+        BadUrl(if detail.is_empty() { plain_words(&error.to_string()) } else { detail })
+    })?;
+    let db = info.redis_settings().db();
+    if db < 0 {
+        return bad("the database number is negative");
+    }
+    let (at, tls) = match info.addr() {
+        ConnectionAddr::Tcp(host, port) => (Address::Tcp(host.clone(), *port), false),
+        ConnectionAddr::TcpTls { host, port, .. } => (Address::Tcp(host.clone(), *port), true),
+        ConnectionAddr::Unix(path) => (Address::Unix(path.clone()), false),
+        _ => return bad("this kind of address is not supported"),
+    };
+    let (login, sentinel_login) = (login_of(&info), Login::default());
+    Ok(Endpoint { place: Place::Single(at), tls, db, login, sentinel_login })
 }
 
 /// The URL of a unix socket: what means something else in a URL is escaped.
@@ -251,6 +369,18 @@ mod tests {
             ("redis+unix:///run/redis.sock", "unix:/run/redis.sock?db=0"),
             ("valkeys://u:geheim@cache/1", "rediss://cache:6379/1"),
             ("unix:/run/a%20b%25c%3F/redis.sock", "unix:/run/a%20b%25c%3F/redis.sock?db=0"),
+            ("redis-sentinel://a,b:7000/shop/2", "redis-sentinel://a:26379,b:7000/shop/2"),
+            ("redis+sentinel://u:geheim@a/shop", "redis-sentinel://a:26379/shop/0"),
+            ("rediss-sentinel://[::1],b/shop", "rediss-sentinel://[::1]:26379,b:26379/shop/0"),
+            ("redis-sentinel://a/3#shop", "redis-sentinel://a:26379/shop/3"),
+            (
+                "redis-sentinel://:geheim@a/3?sentinelMasterId=shop",
+                "redis-sentinel://a:26379/shop/3",
+            ),
+            ("valkey-sentinel://a?master=my-shop.1&db=1", "redis-sentinel://a:26379/my-shop.1/1"),
+            ("redis-sentinel://a/1?master=2", "redis-sentinel://a:26379/2/1"),
+            ("redis-cluster://u:geheim@a:7000,b", "redis-cluster://a:7000,b:6379"),
+            ("valkeys+cluster://a/0?pass=geheim", "rediss-cluster://a:6379"),
         ] {
             let endpoint = Endpoint::parse(url).expect(url);
             assert_eq!(endpoint.to_string(), shown);
@@ -260,11 +390,20 @@ mod tests {
     }
 
     #[test]
-    fn user_and_password_are_read_from_the_url() {
+    fn users_and_passwords_are_read_from_the_url() {
+        let login = |name: &str, password: &str| Login {
+            username: Some(name.to_owned()),
+            password: Some(password.to_owned()),
+        };
         let endpoint = Endpoint::parse("redis://shop:ge%40heim@cache").expect("a good URL");
-        assert_eq!((endpoint.username(), endpoint.password()), (Some("shop"), Some("ge@heim")));
+        assert!(endpoint.login == login("shop", "ge@heim"));
         let endpoint = Endpoint::parse("unix:/run/redis.sock").expect("a good URL");
-        assert_eq!((endpoint.username(), endpoint.password()), (None, None));
+        assert!(endpoint.login == Login::default());
+        let url =
+            "redis-sentinel://shop:a%2Cb,@h1,h2/m?sentinel_username=s&sentinel_password=p%26q";
+        let endpoint = Endpoint::parse(url).expect("a good URL");
+        assert!(endpoint.login == login("shop", "a,b,"));
+        assert!(endpoint.sentinel_login == login("s", "p&q"));
     }
 
     #[test]
@@ -276,6 +415,9 @@ mod tests {
             ("rediss://cache", true, true),
             ("rediss://10.0.0.1", false, true),
             ("unix:/run/redis.sock", false, false),
+            // They may announce names.
+            ("redis-sentinel://10.0.0.1/shop", true, false),
+            ("rediss-cluster://10.0.0.1", true, true),
         ] {
             let needs = Endpoint::parse(url).expect(url).needs();
             assert_eq!(needs, Needs { names, certificates }, "{url}");
@@ -294,6 +436,22 @@ mod tests {
             "unix:geheim",
             "/run/geheim.sock",
             "",
+            "redis://u:geheim@a:1,b:2",
+            "redis-sentinel://u:geheim@a",
+            "redis-sentinel://u:geheim@a/0",
+            "redis-sentinel://u:geheim@a/shop/x",
+            "redis-sentinel://u:geheim@a/shop/-1",
+            "redis-sentinel://u:geheim@a/sh%20op",
+            "redis-sentinel://u:geheim@a/shop/1/2",
+            "redis-sentinel://u:geheim@/shop",
+            "redis-sentinel://u:geheim@a,,b/shop",
+            "redis-sentinel://u:geheim@a:x/shop",
+            "redis-sentinel://a/shop?geheim=1",
+            "redis-cluster://u:geheim@a/1",
+            "redis-cluster://u:geheim@a/shop",
+            "redis-cluster://a?sentinel_password=geheim",
+            "redis-cluster://",
+            "redis-replica://u:geheim@a",
         ] {
             let error = Endpoint::parse(url).expect_err(url);
             assert!(!error.to_string().contains("geheim"), "{error}");

@@ -105,6 +105,11 @@ impl ErrorCode {
         }
     }
 
+    /// Whether another server of the Cluster has the key, or soon will.
+    pub(super) fn redirects(&self) -> bool {
+        matches!(self, Self::Moved | Self::Ask | Self::TryAgain)
+    }
+
     /// Whether the user lacks a right.
     pub(super) fn is_no_perm(&self) -> bool {
         matches!(self, Self::NoPerm { .. })
@@ -171,6 +176,7 @@ impl From<ServerError> for StoreError {
     fn from(error: ServerError) -> Self {
         match error.code {
             ErrorCode::WrongType => Self::Unreadable(error.words),
+            code if code.redirects() => Self::Unavailable(error.words),
             _ => Self::Refused(error.words),
         }
     }

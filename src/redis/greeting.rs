@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use redis::cluster_routing::Slot;
 use redis::{Cmd, Value};
 use tokio::time::Instant;
 
@@ -14,7 +15,9 @@ use super::agreement::{self, Agreement};
 use super::clock::Time;
 use super::keys::Keys;
 use super::live::Live;
-use super::requests::Requests;
+use super::primary::Slots;
+use super::probe;
+use super::requests::{Requests, size};
 use super::scripts::{Policy, Scripts};
 use super::servers;
 use crate::session::name::{Alias, Shard};
@@ -37,7 +40,7 @@ impl Question {
 
 /// Whatever sessions need, done to nothing: it changes nothing, and adds nothing to an append-only
 /// file. It is a part of each greeting, and sent again to find out whether changes are taken.
-#[derive(Clone, Default)]
+#[derive(Default)]
 pub(crate) struct Probe {
     /// What reads need: one that is refused, and the connection is not used.
     pub reads: Vec<Cmd>,
@@ -91,7 +94,7 @@ pub(super) struct Greeter {
     keys: Keys,
     /// Each script, and what a server answers that has loaded it.
     loads: Vec<(Cmd, Value)>,
-    probe: Probe,
+    scripts: Arc<Scripts>,
     settings: Option<Cmd>,
     live: Arc<Live>,
     agreement: Arc<Agreement>,
@@ -101,7 +104,7 @@ pub(super) struct Greeter {
 impl Greeter {
     pub(super) fn new(
         keys: &Keys,
-        scripts: &Scripts,
+        scripts: &Arc<Scripts>,
         live: &Arc<Live>,
         agreement: &Arc<Agreement>,
         admission: &Admission,
@@ -109,7 +112,7 @@ impl Greeter {
         Self {
             keys: keys.clone(),
             loads: scripts.all().iter().map(|script| (script.load(), script.loaded())).collect(),
-            probe: Probe::new(scripts, keys, Shard::FIRST),
+            scripts: Arc::clone(scripts),
             settings: live.request(scripts, keys),
             live: Arc::clone(live),
             agreement: Arc::clone(agreement),
@@ -117,46 +120,102 @@ impl Greeter {
         }
     }
 
-    /// What follows them.
-    pub(super) fn probe(&self) -> Probe {
-        self.probe.clone()
+    /// What follows them, to a server with these slots. One without a shard has no session.
+    pub(super) fn probe(&self, slots: &Slots) -> Probe {
+        let probe = |shard| Probe::new(&self.scripts, &self.keys, shard);
+        slots.shard().map(probe).unwrap_or_default()
     }
 
-    /// Those for the server of this clock.
-    pub(super) fn questions(&self, time: &Arc<Time>) -> Vec<Question> {
+    /// Those for the server of this clock and these slots. Each server of a Cluster is asked for what
+    /// it has, and is used once the others have said what they have.
+    pub(super) fn questions(
+        &self,
+        time: &Arc<Time>,
+        slots: &Slots,
+        asks_role: bool,
+    ) -> Vec<Question> {
         if let Some(refusal) = self.admission.refusal() {
             return vec![Question::new(redis::cmd("TIME"), |_, _| Err(refusal))];
         }
-        let load = |(load, loaded): &(Cmd, Value)| {
-            let loaded = loaded.clone();
-            Question::new(load.clone(), move |answer, _| {
-                // A proxy, or whatever else answers everybody.
-                let is_redis = answer == loaded;
-                is_redis.then_some(()).ok_or_else(|| "what answers there is not Redis".to_owned())
-            })
-        };
-        let mut questions: Vec<_> = self.loads.iter().map(load).collect();
-        let (own, live) = (Arc::clone(time), Arc::clone(&self.live));
-        questions.push(Question::new(redis::cmd("TIME"), move |answer, sent| {
-            own.observe_answer(&answer, sent, live.lifetimes().idle_ms);
-            Ok(())
-        }));
-        let agreement = Arc::clone(&self.agreement);
-        questions
-            .push(Question::new(agreement::fingerprint_command(&self.keys), move |answer, _| {
-                agreement.follow_secret(answer).map(drop)
-            }));
-        let (agreement, own) = (Arc::clone(&self.agreement), Arc::clone(time));
-        questions.push(Question::new(servers::members(&self.keys), move |answer, _| {
-            agreement.follow_members(answer, own.now_ms())
-        }));
-        if let Some(settings) = &self.settings {
-            let live = Arc::clone(&self.live);
-            questions.push(Question::new(settings.clone(), move |answer, _| {
-                live.take_in(answer);
-                Ok(())
-            }));
+        let mut questions = Vec::new();
+        if asks_role {
+            questions.push(Self::role());
+        }
+        questions.extend(self.loads.iter().map(Self::load));
+        questions.push(self.time(time));
+        let has = |key: String| slots.has(Slot::for_key(key));
+        if has(self.keys.secret()) {
+            questions.push(self.secret());
+        }
+        if has(self.keys.servers()) {
+            questions.push(self.members(time));
+        }
+        if has(self.keys.config()) {
+            questions.extend(self.settings());
+        }
+        if let Some(shard) = slots.shard().filter(|_| slots.is_part()) {
+            questions.push(self.others(shard));
         }
         questions
+    }
+
+    /// Whether it is a master.
+    fn role() -> Question {
+        let hello = redis::cmd("HELLO").arg(3).to_owned();
+        Question::new(hello, |answer, _| match probe::fact(&answer, "role") {
+            Some(role) if role != "master" => Err(format!("it is a {role}, and not the master")),
+            _ => Ok(()),
+        })
+    }
+
+    fn load((load, loaded): &(Cmd, Value)) -> Question {
+        let loaded = loaded.clone();
+        Question::new(load.clone(), move |answer, _| {
+            // A proxy, or whatever else answers everybody.
+            let is_redis = answer == loaded;
+            is_redis.then_some(()).ok_or_else(|| "what answers there is not Redis".to_owned())
+        })
+    }
+
+    fn time(&self, time: &Arc<Time>) -> Question {
+        let (time, live) = (Arc::clone(time), Arc::clone(&self.live));
+        Question::new(redis::cmd("TIME"), move |answer, sent| {
+            time.observe_answer(&answer, sent, live.lifetimes().idle_ms);
+            Ok(())
+        })
+    }
+
+    fn secret(&self) -> Question {
+        let agreement = Arc::clone(&self.agreement);
+        let command = agreement::fingerprint_command(&self.keys);
+        Question::new(command, move |answer, _| agreement.follow_secret(answer).map(drop))
+    }
+
+    fn members(&self, time: &Arc<Time>) -> Question {
+        let (time, agreement) = (Arc::clone(time), Arc::clone(&self.agreement));
+        Question::new(servers::members(&self.keys), move |answer, _| {
+            agreement.follow_members(answer, time.now_ms())
+        })
+    }
+
+    fn settings(&self) -> Option<Question> {
+        let live = Arc::clone(&self.live);
+        Some(Question::new(self.settings.clone()?, move |answer, _| {
+            live.take_in(answer);
+            Ok(())
+        }))
+    }
+
+    /// Asked of a server of a Cluster last: by then it must be known what all agree on, also where
+    /// others have that.
+    fn others(&self, shard: Shard) -> Question {
+        let (agreement, live) = (Arc::clone(&self.agreement), Arc::clone(&self.live));
+        Question::new(size(&self.keys, shard), move |_, _| {
+            agreement.is_usable()?;
+            if live.is_known() {
+                return Ok(());
+            }
+            Err("the server that has the live settings has not answered yet".to_owned())
+        })
     }
 }

@@ -23,9 +23,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use self::state::State;
 pub(super) use self::supervisor::Backoff;
-use super::endpoint::Endpoint;
 use super::errors::{Effect, ErrorCode, ServerError};
 use super::greeting::{Probe, Question};
+use super::target::Target;
 use super::writes::Writes;
 use crate::foreign::one_line;
 use crate::store::{Health, StoreError, Wait, Waited};
@@ -116,11 +116,11 @@ pub(crate) struct Link(Arc<Shared>);
 type OnTime = dyn Fn(&Value, Instant) + Send + Sync;
 
 struct Shared {
-    endpoint: Endpoint,
+    target: Target,
     timing: Timing,
     /// Asked on each new connection, which is used once all is answered.
     greeting: Box<dyn Fn() -> Vec<Question> + Send + Sync>,
-    probe: Probe,
+    probe: Box<dyn Fn() -> Probe + Send + Sync>,
     state: watch::Sender<State>,
     generations: AtomicU64,
     last_answer: Mutex<Instant>,
@@ -135,19 +135,19 @@ impl Link {
     /// asked on each new connection before it is used, and then the probe. `on_time` gets each answer
     /// to `TIME`, which is the heartbeat, and when it was sent.
     pub(crate) fn new(
-        endpoint: Endpoint,
+        target: Target,
         timing: Timing,
         greeting: impl Fn() -> Vec<Question> + Send + Sync + 'static,
-        probe: Probe,
+        probe: impl Fn() -> Probe + Send + Sync + 'static,
         on_time: impl Fn(&Value, Instant) + Send + Sync + 'static,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let now = Instant::now();
         let (state, _) = watch::channel(State::new(&timing, now));
         let link = Self(Arc::new(Shared {
-            endpoint,
+            target,
             timing,
             greeting: Box::new(greeting),
-            probe,
+            probe: Box::new(probe),
             state,
             generations: AtomicU64::new(0),
             last_answer: Mutex::new(now),
@@ -174,6 +174,11 @@ impl Link {
         self.0.state.borrow().generation
     }
 
+    /// The server that it leads to, without credentials.
+    pub(crate) fn server(&self) -> String {
+        self.0.target.to_string()
+    }
+
     /// What was seen last.
     pub(crate) fn cause(&self) -> String {
         self.0.state.borrow().cause.clone()
@@ -196,6 +201,20 @@ impl Link {
                 connection.send_packed_command(command).await.and_then(Value::extract_error)
             })
             .await
+    }
+
+    /// The same, for a key that this server is just being given by another one of its Cluster.
+    pub(crate) async fn request_asking(
+        &self,
+        command: &Cmd,
+        need: Need,
+        bound: Duration,
+    ) -> Result<Reply, Fault> {
+        let mut commands = redis::pipe();
+        commands.cmd("ASKING").add_command(command.clone());
+        let reply = self.request_all(&commands, need, bound).await?;
+        let Value::Array(answers) = reply.value else { return Ok(reply) };
+        Ok(Reply { value: answers.into_iter().nth(1).unwrap_or(Value::Nil), ..reply })
     }
 
     /// Sends several commands at once; the answer is an array with theirs.
@@ -443,7 +462,7 @@ impl Shared {
     /// Does all that sessions need, on nothing. What becomes of it is seen in the state.
     async fn probe_writes(&self) {
         let mut commands = redis::pipe();
-        for command in self.probe.commands() {
+        for command in (self.probe)().commands() {
             commands.add_command(command.clone());
         }
         let bound = self.timing.overdue.max(self.timing.down_after / 2);
@@ -482,6 +501,9 @@ pub(super) fn error_text(error: &RedisError) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::access::Access;
+    use super::super::credentials::Credentials;
+    use super::super::endpoint::{Address, Endpoint};
     use super::*;
 
     #[test]
@@ -498,7 +520,10 @@ mod tests {
             background_budget: second,
         };
         let endpoint = Endpoint::parse("redis://nowhere.invalid").expect("a good URL");
-        let (link, _) = Link::new(endpoint, timing, Vec::new, Probe::default(), |_, _| {});
+        let access = Access::to_servers(&endpoint, &Credentials::default());
+        let at = Address::Tcp("nowhere.invalid".into(), 6379);
+        let target = Target::fixed(access, at, endpoint.to_string());
+        let (link, _) = Link::new(target, timing, Vec::new, Probe::default, |_, _| {});
         link.0.state.send_modify(|state| {
             state.reach = state::Reach::Connected;
             state.generation = 2;

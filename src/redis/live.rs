@@ -54,6 +54,8 @@ struct Seen {
     found: Found,
     /// The text that is followed: of each setting the last that could be used.
     used: BTreeMap<&'static str, String>,
+    /// They were read once, or it was seen that they cannot be.
+    once: bool,
     /// Why the settings as a whole could not be read, if that was logged.
     complaint: Option<String>,
 }
@@ -106,6 +108,11 @@ impl Live {
         Ok(found)
     }
 
+    /// Whether they are known, where any are followed.
+    pub(super) fn is_known(&self) -> bool {
+        self.rules.is_none() || lock(&self.seen).once
+    }
+
     fn follow_found(&self, found: Result<Found, StoreError>) {
         let Some(rules) = self.rules else { return };
         let mut seen = lock(&self.seen);
@@ -119,9 +126,11 @@ impl Live {
                     Event::BadSetting { reason: &reason }.emit();
                     seen.complaint = Some(reason);
                 }
+                seen.once = true;
                 return;
             }
         };
+        seen.once = true;
         seen.complaint = None;
         if seen.found.values == found.values {
             return;
@@ -171,7 +180,7 @@ impl Inner {
         self.live.read(sent.await?)
     }
 
-    fn slot_of_settings(&self) -> Slot {
+    pub(super) fn slot_of_settings(&self) -> Slot {
         Slot::for_key(self.keys.config())
     }
 

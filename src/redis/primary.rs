@@ -1,17 +1,22 @@
 //! One Redis server that takes writes, and what is known of it alone: its connections, its clock,
 //! and what it refuses. A replica that takes its place becomes the same primary.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
 
+use redis::cluster_routing::Slot;
 use tokio::task::AbortHandle;
 
 use super::bulk::Bulk;
 use super::clock::Time;
-use super::endpoint::Endpoint;
 use super::greeting::Greeter;
+use super::keys::Keys;
 use super::link::{Link, Timing};
 use super::live::Live;
 use super::memory;
+use super::target::Target;
+use crate::session::name::Shard;
+use crate::sync::lock;
 
 /// With the last reference its task ends.
 pub(super) struct Primary {
@@ -19,7 +24,39 @@ pub(super) struct Primary {
     pub bulk: Bulk,
     pub time: Arc<Time>,
     pub memory_refused: memory::Refused,
+    slots: Arc<Mutex<Slots>>,
     supervisor: AbortHandle,
+}
+
+/// Which slots a primary has.
+#[derive(Clone, Default)]
+pub(super) struct Slots {
+    /// `None`: it is no part of a Cluster, and has all keys.
+    some: Option<Arc<HashSet<Slot>>>,
+    /// A shard among them, if there is one.
+    shard: Option<Shard>,
+}
+
+impl Slots {
+    fn of(some: Option<HashSet<Slot>>) -> Self {
+        let has =
+            |shard: &Shard| some.as_ref().is_none_or(|some| some.contains(&Keys::slot(*shard)));
+        let shard = Shard::all().find(has);
+        Self { some: some.map(Arc::new), shard }
+    }
+
+    pub(super) fn has(&self, slot: Slot) -> bool {
+        self.some.as_ref().is_none_or(|some| some.contains(&slot))
+    }
+
+    /// A shard that it has: its keys stand for all others. `None` where there are too few slots.
+    pub(super) fn shard(&self) -> Option<Shard> {
+        self.shard
+    }
+
+    pub(super) fn is_part(&self) -> bool {
+        self.some.is_some()
+    }
 }
 
 /// What every primary is made with.
@@ -27,22 +64,31 @@ pub(super) struct Common {
     pub timing: Timing,
     pub greeter: Greeter,
     pub live: Arc<Live>,
+    /// That a server is a master is asked of it: it is one that sentinels name.
+    pub asks_role: bool,
     /// Whether Redis's clock is asked for: see [`Time`].
     pub real_clock: bool,
 }
 
 impl Primary {
     /// Connects from now on, on the current runtime.
-    pub(super) fn start(endpoint: Endpoint, common: &Arc<Common>) -> Arc<Self> {
+    pub(super) fn start(
+        target: Target,
+        common: &Arc<Common>,
+        slots: Option<HashSet<Slot>>,
+    ) -> Arc<Self> {
         let time = Arc::new(Time::new(common.real_clock));
-        let bulk = Bulk::new(endpoint.clone(), common.timing.connect);
+        let bulk = Bulk::new(target.clone(), common.timing.connect);
+        let slots = Arc::new(Mutex::new(Slots::of(slots)));
+        let (now, probed) = (Arc::clone(&slots), Arc::clone(&slots));
+        let probing = Arc::clone(common);
         let (greeting, greeted) = (Arc::clone(common), Arc::clone(&time));
         let (live, heartbeat) = (Arc::clone(&common.live), Arc::clone(&time));
         let (link, supervisor) = Link::new(
-            endpoint,
+            target,
             common.timing,
-            move || greeting.greeter.questions(&greeted),
-            common.greeter.probe(),
+            move || greeting.greeter.questions(&greeted, &lock(&now), greeting.asks_role),
+            move || probing.greeter.probe(&lock(&probed)),
             move |answer, sent| {
                 heartbeat.observe_answer(answer, sent, live.lifetimes().idle_ms);
             },
@@ -52,8 +98,16 @@ impl Primary {
             bulk,
             time,
             memory_refused: memory::Refused::default(),
+            slots,
             supervisor: tokio::spawn(supervisor).abort_handle(),
         })
+    }
+}
+
+impl Primary {
+    /// It has these slots from now on.
+    pub(super) fn has(&self, slots: Option<HashSet<Slot>>) {
+        *lock(&self.slots) = Slots::of(slots);
     }
 }
 

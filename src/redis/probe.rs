@@ -4,6 +4,9 @@
 //! Everything that the store will ever send is sent once, on a session of its own that lives for
 //! a few seconds at most.
 
+pub(crate) mod places;
+
+use std::collections::HashSet;
 use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,12 +14,14 @@ use std::{fmt, io};
 
 use bytes::Bytes;
 use redis::aio::MultiplexedConnection;
+use redis::cluster_routing::Slot;
 use redis::{Cmd, ErrorKind, RedisError, Value};
 use tokio::time::timeout;
 
+use self::places::{Places, Server};
 use super::Settings;
 use super::agreement;
-use super::endpoint::{BadUrl, Endpoint};
+use super::endpoint::{BadUrl, Place};
 use super::errors::{ErrorCode, ServerError};
 use super::keys::Keys;
 use super::link::error_text;
@@ -54,7 +59,7 @@ impl ServerInfo {
 }
 
 /// One of the facts in an answer to `HELLO`.
-fn fact(answer: &Value, name: &str) -> Option<String> {
+pub(crate) fn fact(answer: &Value, name: &str) -> Option<String> {
     let Value::Map(facts) = answer else { return None };
     facts.iter().find_map(|(key, value)| {
         (plain(key)? == name).then(|| plain(value).map(one_line)).flatten()
@@ -82,8 +87,20 @@ pub enum ProbeError {
     NotRedis(String),
     /// Address and version.
     TooOld(String, String),
-    /// It is a Sentinel or a server of a Cluster: address and which.
-    Mode(String, String),
+    /// It runs in another mode than its URL says.
+    Mode {
+        at: String,
+        /// `standalone`, `sentinel` or `cluster`.
+        mode: String,
+        /// The URL to write instead.
+        url: String,
+    },
+    /// Wrong or missing password or user of a sentinel: address.
+    SentinelAuth(String),
+    /// The sentinels do not name the master: address and what was seen.
+    NoMaster(String, String),
+    /// The server that the sentinels name is none: address and its role.
+    NotMaster(String, String),
     /// It is there, and not yet (or not now) at work: address and its words.
     NotReady(String, String),
     /// It takes no writes: address and its error.
@@ -97,7 +114,10 @@ pub enum ProbeError {
 impl ProbeError {
     /// Whether waiting may help: it is not there yet, or is still starting.
     pub fn may_pass(&self) -> bool {
-        matches!(self, Self::Unreachable(..) | Self::NotReady(..) | Self::NoWrites(..))
+        matches!(
+            self,
+            Self::Unreachable(..) | Self::NotReady(..) | Self::NoWrites(..) | Self::NotMaster(..)
+        )
     }
 }
 
@@ -147,10 +167,23 @@ impl fmt::Display for ProbeError {
                  the private Redis",
                 OLDEST.0, OLDEST.1
             ),
-            Self::Mode(at, mode) => write!(
+            Self::Mode { at, mode, url } => {
+                write!(f, "Redis at {at} runs in {mode} mode; write redis.url as {url}")
+            }
+            Self::SentinelAuth(at) => write!(
                 f,
-                "Redis at {at} runs in {mode} mode, which is not supported yet; name a standalone \
-                 server"
+                "the sentinel at {at} refuses the user or the password; correct \
+                 redis.sentinel_username and redis.sentinel_password_file"
+            ),
+            Self::NoMaster(at, why) => write!(
+                f,
+                "{at} leads to no master: {why}; correct the name in redis.url (SENTINEL MASTERS \
+                 lists them)"
+            ),
+            Self::NotMaster(at, role) => write!(
+                f,
+                "the sentinels name {at}, which is a {role}; wait until the failover is over, or \
+                 look at SENTINEL MASTERS"
             ),
             Self::NotReady(at, why) => {
                 write!(f, "Redis at {at} is not ready: {why}; try again when it is")
@@ -188,45 +221,48 @@ impl From<BadUrl> for ProbeError {
 }
 
 /// Connects as the store will, and tries all that it will do. Takes at most twice
-/// `connect_timeout_ms`.
+/// `connect_timeout_ms` for each server.
 pub async fn probe(settings: &Settings) -> Result<ServerInfo, ProbeError> {
-    let endpoint = Endpoint::parse(&settings.url)?
-        .with_credentials(settings.username.as_deref(), settings.password.as_deref())?
-        .asking(settings.password_source.clone());
     let bound = Duration::from_millis(settings.connect_timeout_ms);
-    let at = endpoint.to_string();
-    let connection = match timeout(bound, endpoint.connect(bound, |_| {})).await {
-        Ok(Ok(connection)) => connection,
-        Ok(Err(error)) => return Err(understand(&at, &error)),
-        Err(_) => return Err(silent(&at, bound)),
-    };
-    let mut probe = Probe {
-        connection,
-        at: at.clone(),
-        keys: Keys::new(settings.prefix.clone()),
-        keyring: settings.keyring.clone(),
-    };
-    match timeout(bound, probe.run()).await {
-        Ok(outcome) => outcome,
-        Err(_) => Err(silent(&at, bound)),
+    let places = Places::new(settings.endpoint()?, &settings.credentials, bound);
+    let mut first = None;
+    for server in places.servers().await? {
+        let mut probe = Probe {
+            connection: places.connect(&server).await?,
+            at: server.shown.clone(),
+            server,
+            places: &places,
+            keys: Keys::new(settings.prefix.clone()),
+            keyring: settings.keyring.clone(),
+        };
+        let found = match timeout(bound, probe.run()).await {
+            Ok(outcome) => outcome?,
+            Err(_) => return Err(silent(&probe.at, bound)),
+        };
+        first.get_or_insert(ServerInfo { address: places.endpoint.to_string(), ..found });
     }
+    first.ok_or_else(|| silent(&places.endpoint.to_string(), bound))
 }
 
 fn silent(at: &str, bound: Duration) -> ProbeError {
     ProbeError::Unreachable(at.to_owned(), format!("no answer within {} ms", bound.as_millis()))
 }
 
-struct Probe {
+struct Probe<'a> {
     connection: MultiplexedConnection,
     at: String,
+    server: Server,
+    places: &'a Places,
     keys: Keys,
     keyring: Option<Keyring>,
 }
 
-impl Probe {
+impl Probe<'_> {
     async fn run(&mut self) -> Result<ServerInfo, ProbeError> {
         let server = self.introduce().await?;
-        self.look_at_secret().await?;
+        if self.has(&self.keys.secret()) {
+            self.look_at_secret().await?;
+        }
         self.work().await?;
         Ok(server)
     }
@@ -261,12 +297,24 @@ impl Probe {
         if read_version(&found.version) < Some(OLDEST) {
             return Err(ProbeError::TooOld(self.at.clone(), found.version));
         }
+        let expected = if self.server.slots.is_some() { "cluster" } else { "standalone" };
         if let Some(mode) = fact(&answer, "mode")
-            && mode != "standalone"
+            && mode != expected
         {
-            return Err(ProbeError::Mode(self.at.clone(), mode));
+            return Err(self.places.wrong_mode(self.at.clone(), mode));
+        }
+        if matches!(self.places.endpoint.place, Place::Sentinel { .. })
+            && let Some(role) = fact(&answer, "role")
+            && role != "master"
+        {
+            return Err(ProbeError::NotMaster(self.at.clone(), role));
         }
         Ok(found)
+    }
+
+    /// Whether the server has this key.
+    fn has(&self, key: &str) -> bool {
+        self.server.slots.as_ref().is_none_or(|slots| slots.contains(&Slot::for_key(key)))
     }
 
     /// A whole life of a session of our own, by the requests of a mount, and then every command by
@@ -277,8 +325,9 @@ impl Probe {
         for script in scripts.all() {
             self.ask(&script.load()).await?;
         }
-        let alias = own_alias().ok_or_else(|| self.strange("no alias"))?;
         let keys = self.keys.clone();
+        // What a server without a shard would be tried by is not there.
+        let Some(alias) = own_alias(self.server.slots.as_ref()) else { return Ok(()) };
         self.live_through(&scripts, &keys, &alias).await?;
         for command in single_commands(&keys, &alias) {
             self.ask(&command).await?;
@@ -414,9 +463,11 @@ fn own_save(alias: &Alias) -> Publish {
     }
 }
 
-/// An alias that no session has: nobody hashes to 82 digits of that kind.
-fn own_alias() -> Option<Alias> {
-    let shard = Shard::parse("zz")?;
+/// An alias that no session has, in a shard that the server has: nobody hashes to 82 digits of that
+/// kind.
+fn own_alias(slots: Option<&HashSet<Slot>>) -> Option<Alias> {
+    let is_there = |shard: &Shard| slots.is_none_or(|slots| slots.contains(&Keys::slot(*shard)));
+    let shard = Shard::parse("zz").filter(is_there).or_else(|| Shard::all().find(is_there))?;
     let number: u128 = rand::random();
     Alias::parse(&format!("{}{}{number:039}", shard.as_str(), "-".repeat(43)))
 }
@@ -513,8 +564,15 @@ mod tests {
 
     #[test]
     fn the_probe_has_an_alias_of_its_own() {
-        let alias = own_alias().expect("an alias");
+        let alias = own_alias(None).expect("an alias");
         assert_eq!(alias.shard().as_str(), "zz");
-        assert_ne!(own_alias(), Some(alias));
+        assert_ne!(own_alias(None), Some(alias));
+        let shard = Shard::parse("ab").expect("a shard");
+        let slots = HashSet::from([Keys::slot(shard)]);
+        assert_eq!(
+            Keys::slot(own_alias(Some(&slots)).expect("an alias").shard()),
+            Keys::slot(shard)
+        );
+        assert_eq!(own_alias(Some(&HashSet::new())), None);
     }
 }

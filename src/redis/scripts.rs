@@ -296,6 +296,8 @@ pub(super) enum Way {
     BulkRead,
     /// The second connection, for a call that is large.
     BulkWrite,
+    /// The link itself, of a server that is just being given the key.
+    Asking(Need),
 }
 
 impl Way {
@@ -308,6 +310,7 @@ impl Way {
         let Primary { link, bulk, .. } = primary;
         match self {
             Self::Link(need) => link.request(command, need, bound).await,
+            Self::Asking(need) => Box::pin(link.request_asking(command, need, bound)).await,
             // Boxed: they are rare, and every call would be as large as they are.
             Self::BulkRead => Box::pin(bulk.read(link, command, bound)).await,
             Self::BulkWrite => Box::pin(bulk.write(link, command, bound)).await,

@@ -1,12 +1,11 @@
 //! The settings of the store, and their defaults: those of the product.
 
 use std::fmt;
-use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::admission::Admission;
-use super::endpoint::Endpoint;
+use super::credentials::Credentials;
+use super::endpoint::{BadUrl, Endpoint, Login};
 use super::envelope::FORMAT;
 use super::link::Timing;
 use super::live::Rules;
@@ -19,14 +18,17 @@ pub const DEFAULT_PREFIX: &str = "sessionfs";
 /// How the store reaches Redis, and its bounds. All times are milliseconds.
 #[derive(Clone)]
 pub struct Settings {
-    /// `redis://`, `rediss://` or `unix:`, with user, password and database.
+    /// Of one server, of sentinels or of a Cluster: see [`Endpoint`].
     pub url: String,
     /// The user, unless the URL names one.
     pub username: Option<String>,
     /// The password, unless the URL holds one.
     pub password: Option<String>,
-    /// Where the password of now is asked for at each connection; without it, it stays as it is.
-    pub password_source: Option<PasswordSource>,
+    /// The same of the sentinels.
+    pub sentinel_username: Option<String>,
+    pub sentinel_password: Option<String>,
+    /// What is in files: passwords, which go before those above, and certificates.
+    pub credentials: Credentials,
     /// Begins every key.
     pub prefix: String,
     /// When sessions end.
@@ -71,28 +73,15 @@ pub struct Settings {
     pub ends_stale: bool,
 }
 
-/// Gives the password of now. May wait, so it is called on a thread of its own.
-#[derive(Clone)]
-pub struct PasswordSource(Arc<dyn Fn() -> io::Result<String> + Send + Sync>);
-
-impl PasswordSource {
-    pub fn new(ask: impl Fn() -> io::Result<String> + Send + Sync + 'static) -> Self {
-        Self(Arc::new(ask))
-    }
-
-    pub(super) async fn ask(&self) -> io::Result<String> {
-        let ask = Arc::clone(&self.0);
-        tokio::task::spawn_blocking(move || ask()).await.map_err(io::Error::other)?
-    }
-}
-
 impl Default for Settings {
     fn default() -> Self {
         Self {
             url: "redis://127.0.0.1:6379/0".into(),
             username: None,
             password: None,
-            password_source: None,
+            sentinel_username: None,
+            sentinel_password: None,
+            credentials: Credentials::default(),
             prefix: DEFAULT_PREFIX.into(),
             lifetimes: Lifetimes::default(),
             import_max_age_ms: 7 * 24 * 60 * 60 * 1000,
@@ -130,6 +119,16 @@ impl fmt::Debug for Settings {
 }
 
 impl Settings {
+    /// Where Redis is, with users and passwords.
+    pub(crate) fn endpoint(&self) -> Result<Endpoint, BadUrl> {
+        let login = Login { username: self.username.clone(), password: self.password.clone() };
+        let sentinel_login = Login {
+            username: self.sentinel_username.clone(),
+            password: self.sentinel_password.clone(),
+        };
+        Ok(Endpoint::parse(&self.url)?.with_logins(login, sentinel_login))
+    }
+
     pub(super) fn timing(&self) -> Timing {
         Timing {
             connect: Duration::from_millis(self.connect_timeout_ms),

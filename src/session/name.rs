@@ -194,8 +194,6 @@ fn entry(id: &str, form: Form) -> String {
 }
 
 impl Shard {
-    /// The one with the number 0.
-    pub const FIRST: Self = Self([BASE64URL[0], BASE64URL[0]]);
     /// How many shards there can be: 64 characters in each of two places.
     pub const COUNT: u16 = 64 * 64;
     /// Takes a two-character directory name for a shard.

@@ -17,12 +17,11 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 use super::{Channel, Received};
-use crate::config::CredentialName as Name;
 use crate::config::file::read_bounded;
+use crate::redis::Credential as Name;
+use crate::redis::credentials::LENGTH_MAX_BYTES;
 use crate::sync::lock;
 
-/// A key, a password, or a chain of certificates.
-pub(crate) const LENGTH_MAX_BYTES: u64 = 32 * 1024;
 /// The keeper answers between two of its tasks, the longest of which is the end of a process.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 

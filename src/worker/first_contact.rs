@@ -100,17 +100,19 @@ fn tell(found: &ServerInfo) {
 pub(crate) fn code(error: &ProbeError) -> ExitCode {
     match error {
         ProbeError::BadUrl(_) => ExitCode::BadUrl,
-        ProbeError::Unreachable(..) | ProbeError::Tls(..) | ProbeError::NotReady(..) => {
-            ExitCode::RedisUnreachable
-        }
+        ProbeError::Unreachable(..)
+        | ProbeError::Tls(..)
+        | ProbeError::NotReady(..)
+        | ProbeError::NotMaster(..) => ExitCode::RedisUnreachable,
         ProbeError::NoSocketRight(_) => ExitCode::WorkerRights,
-        ProbeError::AuthFailed(_) => ExitCode::RedisPassword,
+        ProbeError::AuthFailed(_) | ProbeError::SentinelAuth(_) => ExitCode::RedisPassword,
         ProbeError::NotRedis(_) => ExitCode::NotRedis,
         ProbeError::TooOld(..) => ExitCode::RedisTooOld,
         ProbeError::OtherSecret(..) => ExitCode::Secret,
         ProbeError::NoDatabase(_)
         | ProbeError::NoPermission(..)
-        | ProbeError::Mode(..)
+        | ProbeError::Mode { .. }
+        | ProbeError::NoMaster(..)
         | ProbeError::NoWrites(..)
         | ProbeError::Strange(..) => ExitCode::RedisRefuses,
     }

@@ -1,38 +1,32 @@
 //! What the core and the store are given of the configuration.
 
-use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use crate::config::{Config, CredentialName};
+use crate::config::Config;
 use crate::exit::Failure;
 use crate::fs::{self, caller::Proc};
-use crate::redis::{self, PasswordSource};
+use crate::redis;
 use crate::session::secret::Keyring;
 use crate::supervision::credentials;
 use crate::telemetry::Event;
 use crate::telemetry::unidentified::Unidentified;
 
-/// The settings of the store. The password is asked of the keeper at each connection, if it is in a
-/// file.
+/// The settings of the store. Passwords and certificates that are in files are asked of the keeper
+/// at each connection.
 pub(super) fn store(
     config: &Config,
     keyring: Keyring,
     asked: Option<OwnedFd>,
 ) -> Result<redis::Settings, Failure> {
-    let credentials = asked
-        .filter(|_| config.redis.password_file.is_some())
-        .map(credentials::Worker::new)
-        .transpose()
-        .map_err(|e| Failure::internal("ask for credentials", e))?;
-    let password_source = credentials.map(|credentials| {
-        PasswordSource::new(move || {
-            let content = credentials.ask(CredentialName::RedisPassword)?;
-            let text = String::from_utf8(content).map_err(io::Error::other)?;
-            Ok(crate::config::password_in(&text).to_owned())
-        })
-    });
-    Ok(redis::Settings { password_source, ..config.store_settings(Some(keyring)) })
+    let mut settings = config.store_settings(Some(keyring));
+    let asked = asked.filter(|_| !config.credential_files().is_empty());
+    if let Some(asked) = asked {
+        let keeper = credentials::Worker::new(asked)
+            .map_err(|e| Failure::internal("ask for credentials", e))?;
+        settings.credentials = settings.credentials.asking(move |name| keeper.ask(name));
+    }
+    Ok(settings)
 }
 
 /// The processes of this host, as the keeper sees them. If others' are hidden all the same, that is told

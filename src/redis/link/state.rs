@@ -202,7 +202,7 @@ impl Shared {
         });
     }
 
-    fn renew(&self, generation: u64, cause: &str) {
+    pub(super) fn renew(&self, generation: u64, cause: &str) {
         self.state.send_if_modified(|state| {
             let wanted = state.generation == generation && state.renew.is_none();
             if wanted {
@@ -224,7 +224,7 @@ impl Shared {
         self.change(now, |state| {
             state.cause = match &writes {
                 Writes::Refused(error) => error.words().to_owned(),
-                Writes::Unknown | Writes::Taken => format!("connected to {}", self.endpoint),
+                Writes::Unknown | Writes::Taken => format!("connected to {}", self.target),
             };
             state.reach = Reach::Connected;
             state.writes = writes;

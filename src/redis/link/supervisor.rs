@@ -14,6 +14,7 @@ use super::state::Reach;
 use super::{Shared, error_text};
 use crate::redis::errors::{Effect, ServerError};
 use crate::redis::greeting::Question;
+use crate::redis::target::News;
 use crate::redis::writes::Writes;
 use crate::store::Health;
 use crate::sync::lock;
@@ -34,15 +35,17 @@ struct Greeted {
 /// Keeps the link connected; never returns.
 pub(super) async fn supervise(shared: Arc<Shared>) {
     let mut pauses = Backoff::default();
+    let mut news = shared.target.news();
     loop {
-        let Greeted { generation, connection, writes } = reconnect(&shared, &mut pauses).await;
+        let greeted = reconnect(&shared, &mut pauses, &mut news).await;
+        let Greeted { generation, connection, writes } = greeted;
         shared.connected(generation, connection, writes);
-        attend(&shared, generation).await;
+        attend(&shared, generation, &mut news).await;
     }
 }
 
 /// Connects again and again. An attempt that is not answered holds up no other.
-async fn reconnect(shared: &Arc<Shared>, pauses: &mut Backoff) -> Greeted {
+async fn reconnect(shared: &Arc<Shared>, pauses: &mut Backoff, news: &mut News) -> Greeted {
     let mut attempts = JoinSet::new();
     let mut next_at = Instant::now() + pauses.next();
     loop {
@@ -51,8 +54,12 @@ async fn reconnect(shared: &Arc<Shared>, pauses: &mut Backoff) -> Greeted {
                 attempts.spawn(Arc::clone(shared).connect());
                 next_at = Instant::now() + pauses.next();
             }
+            () = news.next() => next_at = Instant::now(),
             Some(attempt) = attempts.join_next() => match attempt {
-                Ok(Ok(greeted)) => return greeted,
+                Ok(Ok(greeted)) => {
+                    news.seen();
+                    return greeted;
+                }
                 Ok(Err(cause)) => shared.still_lost(cause),
                 // It has panicked; the next one is on its way.
                 Err(_) => {}
@@ -62,7 +69,7 @@ async fn reconnect(shared: &Arc<Shared>, pauses: &mut Backoff) -> Greeted {
 }
 
 /// Watches connections until the last one is lost.
-async fn attend(shared: &Arc<Shared>, mut generation: u64) {
+async fn attend(shared: &Arc<Shared>, mut generation: u64, news: &mut News) {
     let mut changes = shared.state.subscribe();
     let mut renewals = Backoff::default();
     let mut renew_at = Instant::now() + renewals.next();
@@ -81,12 +88,18 @@ async fn attend(shared: &Arc<Shared>, mut generation: u64) {
                 let beat_at = *lock(&shared.last_answer) + shared.timing.heartbeat;
                 tokio::select! {
                     _ = changes.changed() => {}
+                    () = news.next() => {
+                        renewal = JoinSet::new();
+                        renew_at = Instant::now();
+                        shared.renew(generation, "another server has its place");
+                    }
                     () = sleep_until(renew_at), if state.renew.is_some() && renewal.is_empty() => {
                         renewal.spawn(Arc::clone(shared).connect());
                         renew_at = Instant::now() + renewals.next();
                     }
                     Some(renewed) = renewal.join_next() => {
                         if let Ok(Ok(greeted)) = renewed {
+                            news.seen();
                             let Greeted { generation: newer, connection, writes } = greeted;
                             generation = newer;
                             shared.connected(generation, connection, writes);
@@ -128,7 +141,7 @@ impl Shared {
         let bound = self.timing.connect;
         let greet = async {
             let mut connection = self
-                .endpoint
+                .target
                 .connect(bound, move |push| {
                     if push.kind == PushKind::Disconnection
                         && let Some(shared) = shared.upgrade()
@@ -148,7 +161,7 @@ impl Shared {
             }
             Ok(Err(error)) => Err(error_text(&error)),
             Err(_) => {
-                Err(format!("{} did not answer within {} ms", self.endpoint, bound.as_millis()))
+                Err(format!("{} did not answer within {} ms", self.target, bound.as_millis()))
             }
         }
     }
@@ -167,7 +180,8 @@ impl Shared {
                 hear
             })
             .collect();
-        for command in self.probe.commands() {
+        let probe = (self.probe)();
+        for command in probe.commands() {
             commands.add_command(command.clone());
         }
         self.count_sent();
@@ -179,7 +193,7 @@ impl Shared {
                 return Ok(Err(reason));
             }
         }
-        for answer in answers.by_ref().take(self.probe.reads.len()) {
+        for answer in answers.by_ref().take(probe.reads.len()) {
             answer?;
         }
         Ok(answers

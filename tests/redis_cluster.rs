@@ -1,0 +1,187 @@
+//! A store on a Redis Cluster of three primaries and three replicas.
+//!
+//! The servers are started once, so the parts of this test follow one another.
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use sessionfs::redis::probe::{ProbeError, probe};
+use sessionfs::redis::{RedisStore, Settings};
+use sessionfs::session::name::Shard;
+use sessionfs::session::secret::{Keyring, Secret};
+use sessionfs::store::{Health, Link as _, Sessions as _, Wait, Waited};
+use support::deployment::Cluster;
+use support::store::*;
+
+fn on(cluster: &Cluster) -> Settings {
+    Settings { url: cluster.url(), ..settings(&cluster.servers[0].redis) }
+}
+
+async fn store(cluster: &Cluster) -> RedisStore {
+    connected(RedisStore::start(on(cluster)).expect("a good URL")).await
+}
+
+fn index(shard: &str) -> String {
+    format!("sessionfs:a:{{{shard}}}")
+}
+
+fn wait(shard: &str) -> Wait {
+    Wait { shard: Shard::parse(shard), writes: true, background: false }
+}
+
+/// A shard of each primary.
+fn shards(cluster: &Cluster) -> [&'static str; 3] {
+    let mut found: Vec<(usize, &'static str)> = Vec::new();
+    for shard in ["aa", "ab", "ac", "ad", "ae", "af", "ag", "ah", "ai", "aj", "ak", "al", "am"] {
+        let primary = cluster.primary_of(&index(shard));
+        if found.iter().all(|(known, _)| *known != primary) {
+            found.push((primary, shard));
+        }
+    }
+    found.sort_unstable();
+    let shards: Vec<_> = found.into_iter().map(|(_, shard)| shard).collect();
+    shards.try_into().expect("each primary has one of them")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_on_a_cluster() {
+    let cluster = Cluster::start(&[]);
+    it_is_probed(&cluster).await;
+    all_primaries_are_read_and_written(&cluster).await;
+    what_all_agree_on_is_anywhere(&cluster).await;
+    a_slot_is_moved_under_a_store(&cluster).await;
+    a_primary_hands_over(&cluster).await;
+    the_loss_of_a_primary_concerns_its_shards(cluster).await;
+}
+
+async fn it_is_probed(cluster: &Cluster) {
+    let found = probe(&on(cluster)).await.expect("it can serve");
+    assert_eq!(found.address, cluster.url());
+    // A server of it is no server of its own.
+    let url = format!("redis://{}", cluster.servers[0].at());
+    let error =
+        probe(&Settings { url, ..on(cluster) }).await.expect_err("it is a part of a Cluster");
+    let advice = format!("write redis.url as redis-cluster://{}", cluster.servers[0].at());
+    assert!(error.to_string().ends_with(&advice), "{error}");
+    // A dead server is passed over.
+    let url = format!("redis-cluster://127.0.0.1:1,{}", cluster.servers[3].at());
+    probe(&Settings { url, ..on(cluster) }).await.expect("the other one answers");
+    let url = "redis-cluster://127.0.0.1:1".to_owned();
+    let nobody = probe(&Settings { url, ..on(cluster) }).await;
+    assert!(matches!(nobody, Err(ProbeError::Unreachable(..))), "{nobody:?}");
+}
+
+async fn all_primaries_are_read_and_written(cluster: &Cluster) {
+    let (one, other) = (store(cluster).await, store(cluster).await);
+    for (number, shard) in (0..).zip(shards(cluster)) {
+        let sid = alias(shard, number);
+        taken(&one, &login(&one, &sid)).await;
+        assert!(look(&other, &sid).await.is_some(), "{shard}");
+        other.touch_now(&sid).await.expect("written");
+        assert_eq!(one.list(sid.shard()).await.expect("a listing").len(), 1);
+    }
+    let mut listed: Vec<_> = other
+        .list_root()
+        .await
+        .expect("a listing")
+        .shards
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    listed.sort_unstable();
+    let mut expected = shards(cluster).to_vec();
+    expected.sort_unstable();
+    assert_eq!(listed, expected);
+    assert_eq!(other.rough_count().await, Ok(3));
+    assert_eq!(other.population().await.expect("counted").authenticated, 3);
+    one.register_server("one", "{}").await.expect("registered");
+    assert_eq!(other.servers().await.expect("listed").len(), 1);
+    one.remove_server("one").await.expect("removed");
+    for (number, shard) in (0..).zip(shards(cluster)) {
+        gone(&one, &removal(&one, &alias(shard, number))).await;
+        assert_eq!(look(&other, &alias(shard, number)).await, None);
+    }
+    assert_eq!(one.ask_writes().await.refusal(), None);
+}
+
+async fn what_all_agree_on_is_anywhere(cluster: &Cluster) {
+    let keyring = |secret: &Secret| Some(Keyring::new(vec![secret.clone()]).expect("a keyring"));
+    let (secret, other) = (Secret::generate(), Secret::generate());
+    let settings = Settings { keyring: keyring(&secret), ..on(cluster) };
+    let node = connected(RedisStore::start(settings).expect("a good URL")).await;
+    node.agree().await.expect("agreed");
+    let settings = Settings { keyring: keyring(&other), wait_step_ms: 500, ..on(cluster) };
+    let misfit = probe(&settings).await;
+    assert!(matches!(misfit, Err(ProbeError::OtherSecret(..))), "{misfit:?}");
+    // None of the servers is used.
+    let stranger = RedisStore::start(settings).expect("a good URL");
+    until("the secret is missed", || stranger.missing_secret() == Some(secret.fingerprint())).await;
+    for shard in shards(cluster) {
+        assert_ne!(stranger.wait_up(wait(shard)).await, Waited::Up, "{shard}");
+    }
+    let secret_key = "sessionfs:secret";
+    let _: i64 = cluster.servers[cluster.primary_of(secret_key)].redis.run("DEL sessionfs:secret");
+}
+
+async fn a_slot_is_moved_under_a_store(cluster: &Cluster) {
+    let node = store(cluster).await;
+    let [shard, ..] = shards(cluster);
+    let from = cluster.primary_of(&index(shard));
+    let to = (0..3).find(|server| *server != from).expect("another one");
+    let sid = alias(shard, 10);
+    taken(&node, &login(&node, &sid)).await;
+    let slot: u64 = cluster.servers[from].redis.run(&format!("CLUSTER KEYSLOT {}", index(shard)));
+    let handle = tokio::runtime::Handle::current();
+    cluster.move_slot(slot, from, to, || {
+        tokio::task::block_in_place(|| {
+            handle.block_on(async {
+                // All its keys are there: ASK leads to them.
+                assert!(look(&node, &sid).await.is_some());
+                assert_eq!(node.list(sid.shard()).await.expect("a listing").len(), 1);
+            });
+        });
+    });
+    assert!(look(&node, &sid).await.is_some());
+    taken(&node, &login(&node, &alias(shard, 11))).await;
+    assert_eq!(node.list(sid.shard()).await.expect("a listing").len(), 2);
+    assert_eq!(node.health(None), Health::Up);
+    cluster.move_slot(slot, to, from, || {});
+    assert!(look(&node, &sid).await.is_some());
+}
+
+/// `CLUSTER FAILOVER`: no connection breaks.
+async fn a_primary_hands_over(cluster: &Cluster) {
+    let node = store(cluster).await;
+    let [_, shard, _] = shards(cluster);
+    let from = cluster.primary_of(&index(shard));
+    let sid = alias(shard, 20);
+    taken(&node, &login(&node, &sid)).await;
+    let _: String = cluster.servers[from + 3].redis.run("CLUSTER FAILOVER");
+    until("the replica has taken over", || cluster.servers[from + 3].is_master()).await;
+    for number in 21..30 {
+        taken(&node, &login(&node, &alias(shard, number))).await;
+        assert!(look(&node, &sid).await.is_some());
+    }
+}
+
+async fn the_loss_of_a_primary_concerns_its_shards(mut cluster: Cluster) {
+    let settings = Settings { outage_budget_ms: 20_000, ..on(&cluster) };
+    let node = connected(RedisStore::start(settings).expect("a good URL")).await;
+    let [lost, _, well] = shards(&cluster);
+    for (number, shard) in [(0, lost), (0, well)] {
+        taken(&node, &login(&node, &alias(shard, 30 + number))).await;
+    }
+    let primary = cluster.primary_of(&index(lost));
+    cluster.servers[primary].redis.kill();
+    until("the loss is noticed", || node.health(Shard::parse(lost)) == Health::Down).await;
+    assert_eq!(node.health(Shard::parse(well)), Health::Up);
+    assert_eq!(node.health(None), Health::Down);
+    assert!(look(&node, &alias(well, 30)).await.is_some());
+    until("the replica is promoted", || cluster.servers[primary + 3].is_master()).await;
+    let promoted = Instant::now();
+    while node.wait_up(wait(lost)).await != Waited::Up {}
+    assert!(promoted.elapsed() < Duration::from_secs(1), "{:?}", promoted.elapsed());
+    taken(&node, &login(&node, &alias(lost, 31))).await;
+    assert!(look(&node, &alias(lost, 30)).await.is_some());
+}

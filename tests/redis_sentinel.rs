@@ -1,0 +1,112 @@
+//! A store on a master that sentinels name.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use sessionfs::redis::probe::{ProbeError, probe};
+use sessionfs::redis::{Credential, Credentials, RedisStore, Settings};
+use sessionfs::store::{Health, Link as _, Wait, Waited};
+use support::deployment::Watched;
+use support::store::*;
+
+fn on(watched: &Watched) -> Settings {
+    Settings { url: watched.url(), ..settings(&watched.servers[0].redis) }
+}
+
+fn writable() -> Wait {
+    Wait { writes: true, ..Wait::default() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_follows_the_master() {
+    let mut watched = Watched::start("");
+    it_is_probed(&watched).await;
+    let node = connected(RedisStore::start(on(&watched)).expect("a good URL")).await;
+    let sid = alias("ab", 1);
+    taken(&node, &login(&node, &sid)).await;
+
+    // A failover in order: a sentinel tells of it.
+    watched.sentinels[0].run(&["SENTINEL", "FAILOVER", "shop"]).expect("begun");
+    until("the replica is the master", || watched.servers[1].is_master()).await;
+    let promoted = Instant::now();
+    while node.wait_up(writable()).await != Waited::Up {}
+    taken(&node, &login(&node, &alias("ab", 2))).await;
+    assert!(promoted.elapsed() < Duration::from_secs(2), "{:?}", promoted.elapsed());
+    // The sentinels do the same, some seconds later.
+    let port = watched.servers[1].port;
+    let _: String = watched.servers[0].redis.run(&format!("REPLICAOF 127.0.0.1 {port}"));
+    until("the old master follows", || watched.servers[0].follows()).await;
+    assert!(look(&node, &sid).await.is_some());
+
+    // The first sentinel dies, which the store asks, and then the master.
+    until("the sentinels agree again", || {
+        watched.sentinels.iter().all(|sentinel| {
+            let known = sentinel.run(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "shop"]);
+            format!("{known:?}").contains(&watched.servers[1].port.to_string())
+        })
+    })
+    .await;
+    watched.sentinels[0].kill();
+    watched.servers[1].redis.kill();
+    until_health(&node, Health::Down).await;
+    until("the first server is the master again", || watched.servers[0].is_master()).await;
+    let promoted = Instant::now();
+    while node.wait_up(writable()).await != Waited::Up {}
+    assert!(promoted.elapsed() < Duration::from_secs(2), "{:?}", promoted.elapsed());
+    taken(&node, &login(&node, &alias("ab", 3))).await;
+
+    // The old master comes back as what it was, and is left as soon as it is not that any more.
+    watched.servers[1].redis.restart();
+    until("it is a replica", || watched.servers[1].follows()).await;
+    taken(&node, &login(&node, &alias("ab", 4))).await;
+}
+
+async fn it_is_probed(watched: &Watched) {
+    let found = probe(&on(watched)).await.expect("it can serve");
+    assert_eq!(found.address, watched.url());
+    let sentinel = watched.sentinels[0].port;
+    let at = |url: String| Settings { url, ..on(watched) };
+    // A sentinel is no Redis server.
+    let error = probe(&at(format!("redis://127.0.0.1:{sentinel}"))).await.expect_err("a sentinel");
+    let advice = format!("write redis.url as redis-sentinel://127.0.0.1:{sentinel}/MASTER/DB");
+    assert!(error.to_string().ends_with(&advice), "{error}");
+    let server = watched.servers[0].at();
+    let error =
+        probe(&at(format!("redis-sentinel://{server}/shop"))).await.expect_err("no sentinel");
+    assert!(error.to_string().ends_with(&format!("as redis://{server}/DB")), "{error}");
+    let other = probe(&at(watched.url().replace("/shop/", "/other/"))).await;
+    assert!(matches!(other, Err(ProbeError::NoMaster(..))), "{other:?}");
+    let none = probe(&at("redis-sentinel://127.0.0.1:1/shop".to_owned())).await;
+    assert!(matches!(none, Err(ProbeError::Unreachable(..))), "{none:?}");
+}
+
+#[tokio::test]
+async fn sentinels_have_a_password_of_their_own_which_is_read_again() {
+    let watched = Watched::start("");
+    for sentinel in &watched.sentinels {
+        sentinel.run(&["CONFIG", "SET", "requirepass", "geheim"]).map(drop).unwrap_or_else(|_| {
+            // Sentinels before 6.2 know no CONFIG.
+            sentinel.run(&["ACL", "SETUSER", "default", "resetpass", ">geheim"]).expect("set");
+        });
+    }
+    let refused = probe(&on(&watched)).await;
+    assert!(matches!(refused, Err(ProbeError::SentinelAuth(_))), "{refused:?}");
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let files = BTreeMap::from([(Credential::SentinelPassword, file.path().to_owned())]);
+    let settings = Settings {
+        credentials: Credentials::of(files),
+        sentinel_password: Some("falsch".into()),
+        ..on(&watched)
+    };
+    std::fs::write(file.path(), "falsch\n").expect("written");
+    let refused = probe(&settings).await.expect_err("a wrong password");
+    assert!(!refused.to_string().contains("falsch"), "{refused}");
+    let node = RedisStore::start(settings.clone()).expect("a good URL");
+    until("the cause is known", || node.link_cause().contains("WRONGPASS")).await;
+    std::fs::write(file.path(), "geheim\n").expect("written");
+    let node = connected(node).await;
+    probe(&settings).await.expect("the right password");
+    taken(&node, &login(&node, &alias("ab", 1))).await;
+}
