@@ -268,7 +268,8 @@ impl Inner {
     ) -> Result<Vec<Value>, StoreError> {
         let mut answers = Vec::new();
         for part in self.parts(commands) {
-            answers.extend(self.ask_part(part, need).await?);
+            // Boxed: whoever asks would be as large as all that it may come to.
+            answers.extend(Box::pin(self.ask_part(part, need)).await?);
         }
         answers.sort_by_key(|(place, _)| *place);
         Ok(answers.into_iter().map(|(_, answer)| answer).collect())

@@ -86,10 +86,7 @@ async fn it_is_probed(watched: &Watched) {
 async fn sentinels_have_a_password_of_their_own_which_is_read_again() {
     let watched = Watched::start("");
     for sentinel in &watched.sentinels {
-        sentinel.run(&["CONFIG", "SET", "requirepass", "geheim"]).map(drop).unwrap_or_else(|_| {
-            // Sentinels before 6.2 know no CONFIG.
-            sentinel.run(&["ACL", "SETUSER", "default", "resetpass", ">geheim"]).expect("set");
-        });
+        sentinel.run(&["ACL", "SETUSER", "default", "resetpass", ">geheim"]).expect("set");
     }
     let refused = probe(&on(&watched)).await;
     assert!(matches!(refused, Err(ProbeError::SentinelAuth(_))), "{refused:?}");

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rand::seq::SliceRandom as _;
 use redis::Value;
 use redis::aio::MultiplexedConnection;
 use redis::cluster_routing::Slot;
@@ -100,8 +101,8 @@ impl Cluster {
         }
     }
 
-    /// Keeps the primaries as they are in the Cluster, from now on.
-    /// `unfound` explains why the primaries of the beginning are not known.
+    /// Keeps the primaries as they are in the Cluster, from now on. `unfound` explains why the primaries
+    /// of the beginning are not known.
     pub(super) async fn follow(
         self,
         primaries: Arc<Primaries>,
@@ -112,39 +113,14 @@ impl Cluster {
             access: self.access.clone(),
             common,
             primaries: Arc::clone(&primaries),
-            parts: Vec::new(),
+            all: Vec::new(),
         };
-        let mut asked: Option<(Address, MultiplexedConnection)> = None;
-        let mut candidates = self.named.clone();
+        let mut source = Source { next: self.named.clone(), asked: None, cluster: self };
         let mut in_vain = 0;
         let mut seen: BTreeMap<String, String> = BTreeMap::new();
         loop {
-            let groups = match asked.take() {
-                Some((at, mut connection)) => {
-                    let groups = ask(&mut connection, &at).await;
-                    match groups {
-                        Ok(groups) => {
-                            asked = Some((at, connection));
-                            Ok(groups)
-                        }
-                        Err(why) => Err((at, why)),
-                    }
-                }
-                None => {
-                    let at = candidates.remove(0);
-                    candidates.push(at.clone());
-                    match self.open(&at).await {
-                        Ok(connection) => {
-                            asked = Some((at, connection));
-                            continue;
-                        }
-                        Err(why) => Err((at, why)),
-                    }
-                }
-            };
-            match groups {
+            match source.groups().await {
                 Ok(groups) => {
-                    candidates = self.candidates(&groups);
                     parts.update(&groups);
                     primaries.tell_refreshed();
                     seen.clear();
@@ -152,37 +128,69 @@ impl Cluster {
                 Err((at, why)) => {
                     tracing::debug!(server = %at, why, "another server of the Cluster is asked");
                     seen.insert(at.to_string(), why);
-                    if seen.len() >= candidates.len() {
+                    if seen.len() >= source.next.len() {
                         unfound.send_if_modified(|found| explain(found, &seen));
                     }
                     // One round of all takes no shorter.
-                    sleep(ASK_AWAY_EVERY / u32::try_from(candidates.len()).unwrap_or(1)).await;
+                    sleep(ASK_AWAY_EVERY / u32::try_from(source.next.len()).unwrap_or(1)).await;
                     continue;
                 }
             }
             let is_well = primaries.health(None) == Health::Up;
             in_vain = if is_well { 0 } else { in_vain + 1 };
             if in_vain >= ASKED_IN_VAIN {
-                (asked, in_vain) = (None, 0);
+                (source.asked, in_vain) = (None, 0);
             }
             let pause = if is_well { ASK_EVERY } else { ASK_AWAY_EVERY };
             sleep(ASK_PAUSE).await;
             let _ = timeout(pause, primaries.wanted()).await;
         }
     }
+}
 
-    /// Whom to ask next: first those that the Cluster has, by chance, then those of the URL.
-    fn candidates(&self, groups: &[Group]) -> Vec<Address> {
-        use rand::seq::SliceRandom as _;
-        let mut all: Vec<Address> =
-            groups.iter().flat_map(Group::members).map(|member| member.at.clone()).collect();
-        all.shuffle(&mut rand::rng());
-        for named in &self.named {
-            if !all.contains(named) {
-                all.push(named.clone());
+/// The server that is asked, and those that are when it does not answer.
+struct Source {
+    cluster: Cluster,
+    next: Vec<Address>,
+    asked: Option<(Address, MultiplexedConnection)>,
+}
+
+impl Source {
+    /// What the server says that is asked now; or which one did not answer, and why.
+    async fn groups(&mut self) -> Result<Vec<Group>, (Address, String)> {
+        let (at, mut connection) = match self.asked.take() {
+            Some(asked) => asked,
+            None => self.open_next().await?,
+        };
+        match ask(&mut connection, &at).await {
+            Ok(groups) => {
+                self.asked = Some((at, connection));
+                self.know(&groups);
+                Ok(groups)
+            }
+            Err(why) => Err((at, why)),
+        }
+    }
+
+    async fn open_next(&mut self) -> Result<(Address, MultiplexedConnection), (Address, String)> {
+        let at = self.next.remove(0);
+        self.next.push(at.clone());
+        match self.cluster.open(&at).await {
+            Ok(connection) => Ok((at, connection)),
+            Err(why) => Err((at, why)),
+        }
+    }
+
+    /// Next are asked those that the Cluster has, by chance, and then those of the URL.
+    fn know(&mut self, groups: &[Group]) {
+        let members = groups.iter().flat_map(Group::members);
+        self.next = members.map(|member| member.at.clone()).collect();
+        self.next.shuffle(&mut rand::rng());
+        for named in &self.cluster.named {
+            if !self.next.contains(named) {
+                self.next.push(named.clone());
             }
         }
-        all
     }
 }
 
@@ -197,18 +205,18 @@ struct Parts {
     access: Access,
     common: Arc<Common>,
     primaries: Arc<Primaries>,
-    parts: Vec<Part>,
+    all: Vec<Part>,
 }
 
 impl Parts {
     /// Follows what a server says.
     fn update(&mut self, groups: &[Group]) {
-        if groups.len() == self.parts.len()
-            && groups.iter().all(|group| self.parts.iter().any(|part| part.group == *group))
+        if groups.len() == self.all.len()
+            && groups.iter().all(|group| self.all.iter().any(|part| part.group == *group))
         {
             return;
         }
-        let mut before = std::mem::take(&mut self.parts);
+        let mut before = std::mem::take(&mut self.all);
         for group in groups {
             // By its primary, or by a replica that was promoted.
             let is_same = |part: &Part| part.group.primary.id == group.primary.id;
@@ -221,7 +229,7 @@ impl Parts {
                 Some(known) => before.swap_remove(known).become_group(group),
                 None => self.begin(group),
             };
-            self.parts.push(part);
+            self.all.push(part);
         }
         self.tell();
     }
@@ -241,11 +249,11 @@ impl Parts {
 
     fn tell(&self) {
         let mut of_slot = HashMap::with_capacity(SLOTS.into());
-        for part in &self.parts {
+        for part in &self.all {
             let slots = part.group.slot_set();
             of_slot.extend(slots.into_iter().map(|slot| (slot, Arc::clone(&part.primary))));
         }
-        let mut all: Vec<_> = self.parts.iter().map(|part| Arc::clone(&part.primary)).collect();
+        let mut all: Vec<_> = self.all.iter().map(|part| Arc::clone(&part.primary)).collect();
         let is_covered = of_slot.len() == usize::from(SLOTS);
         let before = self.primaries.now();
         // Whoever waits for slots that nobody has had before goes on waiting.

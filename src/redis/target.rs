@@ -117,6 +117,6 @@ impl News {
         {
             return;
         }
-        pending().await
+        pending::<()>().await;
     }
 }
