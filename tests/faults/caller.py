@@ -140,7 +140,7 @@ class Caller:
         except Failed:
             self.say("unsure", sid=sid, removed=False)
             raise
-        self.say("saved", sid=sid, n=count, begun=begun)
+        self.say("saved", sid=sid, n=count, begun=begun, visitor=anonymous)
         with self.call("chmod"):
             os.chmod(path, NO_DISK)
 

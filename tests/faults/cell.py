@@ -249,6 +249,9 @@ class History:
             getattr(self, "_" + event["what"], lambda _event: None)(event)
 
     def _saved(self, event):
+        # A full Redis has room for a login by the end of a visitor that nobody has seen again.
+        if event["visitor"] and self.fault.ends_visitors:
+            return
         self.last[event["sid"]] = (event["n"], event["at"], event["begun"])
 
     def _removed(self, event):

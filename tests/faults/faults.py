@@ -85,7 +85,7 @@ def half_open(cell):
 
 def slow(cell):
     cell.line.order("delay_ms 100")
-    hold(5)
+    hold(8)
     cell.line.order("delay_ms 0")
 
 

@@ -56,6 +56,8 @@ class Fault:
     settles_s: float = SETTLES_S
     # Redis keeps no promise for what it acknowledged "before" the end of the fault, or "during" it.
     forgets: str = ""
+    # Sessions of visitors that nobody has opened may end, to make room for logins.
+    ends_visitors: bool = False
     deployment: typing.Callable = Standalone
     # The URL of each server, where they are not that of the deployment.
     urls: typing.Callable = lambda cell: (cell.deployment.url, cell.deployment.url)
@@ -117,7 +119,8 @@ FAULTS = (
     Fault("dropped", "packets of both servers are dropped for 3 s", faults.dropped("a", "b")),
     Fault("dropped-one", "packets of one server are dropped for 3 s", faults.dropped("a")),
     Fault("half-open", "restarted while packets are dropped for 2 s", faults.half_open),
-    Fault("slow", "answers take 200 ms for 5 s", faults.slow, urls=over_the_line("a", "b")),
+    # Of all operations a login makes the most round trips, some ten.
+    Fault("slow", "answers take 200 ms for 8 s", faults.slow, waits_s=4, urls=over_the_line("a", "b")),
     Fault("narrow", "sessions of 4 MB of one server on 100 Mbit/s", faults.narrow, urls=over_the_line("a"),
           more_callers=("large",), usual=False),
     # --- what the server answers
@@ -129,7 +132,7 @@ FAULTS = (
     Fault("noreplicas", "too few replicas for 2 s (NOREPLICAS)", faults.no_replicas),
     Fault("loading", "restarted, and loads for some seconds (LOADING)", faults.loading),
     Fault("busy", "a script runs for 2 s (BUSY)", faults.busy),
-    Fault("full", "out of memory for 3 s, `noeviction` (OOM)", faults.full),
+    Fault("full", "out of memory for 3 s, `noeviction` (OOM)", faults.full, ends_visitors=True),
     Fault("disk", "its disk is full for 2 s (MISCONF)", faults.full_disk, deployment=faults.on_a_small_disk),
     Fault("maxclients", "no connection is left for 2 s (`maxclients`)", faults.no_clients),
     Fault("noscript", "`SCRIPT FLUSH` twenty times in 2 s", faults.scripts_lost),
