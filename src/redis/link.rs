@@ -6,6 +6,7 @@
 //! a late report cannot harm its successor. How long callers wait for it is in [`budget`].
 
 mod budget;
+mod pace;
 mod state;
 mod supervisor;
 
@@ -21,6 +22,7 @@ use redis::{Cmd, Pipeline, RedisError, Value};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use self::pace::Pace;
 use self::state::State;
 pub(super) use self::supervisor::Backoff;
 use super::errors::{Effect, ErrorCode, ServerError};
@@ -44,7 +46,8 @@ const LET_GO_WITHIN: Duration = Duration::from_secs(5);
 pub(crate) struct Timing {
     /// Connecting, authenticating and greeting take at most this long.
     pub connect: Duration,
-    /// A request that is not answered within this makes the link degraded.
+    /// A request that is not answered within this makes the link degraded. On a line on which all
+    /// answers take long it is more.
     pub overdue: Duration,
     /// No answer for this long in all, and the link is down.
     pub down_after: Duration,
@@ -124,6 +127,7 @@ struct Shared {
     state: watch::Sender<State>,
     generations: AtomicU64,
     last_answer: Mutex<Instant>,
+    pace: Mutex<Pace>,
     /// When it was probed last; held while a probe is under way.
     probed: tokio::sync::Mutex<Option<Instant>>,
     sent: AtomicU64,
@@ -151,6 +155,7 @@ impl Link {
             state,
             generations: AtomicU64::new(0),
             last_answer: Mutex::new(now),
+            pace: Mutex::default(),
             probed: tokio::sync::Mutex::default(),
             sent: AtomicU64::new(0),
             on_time: Box::new(on_time),
@@ -162,6 +167,11 @@ impl Link {
     /// How the link is, without asking it.
     pub(crate) fn health(&self) -> Health {
         self.0.state.borrow().health()
+    }
+
+    /// After how long a request is overdue here.
+    pub(crate) fn overdue(&self) -> Duration {
+        self.0.overdue()
     }
 
     /// Whether it is up and has answered a moment ago.
@@ -360,7 +370,9 @@ impl Shared {
                 Err(Fault::NoAnswer(format!("no answer within {} ms", bound.as_millis())))
             }
             Some(answered) => {
-                metrics().redis_latency.observe(sent_at.elapsed());
+                let took = sent_at.elapsed();
+                metrics().redis_latency.observe(took);
+                lock(&self.pace).answered(took);
                 self.judge(generation, sent_at, answered)
             }
         }
@@ -377,7 +389,7 @@ impl Shared {
         mut answer: Pin<&mut impl Future<Output = T>>,
     ) -> Option<T> {
         let last = sent_at + bound.max(self.timing.down_after * QUEUED_FACTOR);
-        let mut step = bound.min(self.timing.overdue);
+        let mut step = bound.min(self.overdue());
         loop {
             let alive_at = sent_at.max(*lock(&self.last_answer));
             if let Ok(answered) = timeout_at(last.min(alive_at + step), &mut answer).await {
@@ -395,7 +407,7 @@ impl Shared {
             if *lock(&self.last_answer) > alive_at {
                 continue;
             }
-            if now >= alive_at + self.timing.overdue {
+            if now >= alive_at + self.overdue() {
                 self.degrade(generation, alive_at);
             }
             if now >= alive_at + bound {
@@ -465,10 +477,14 @@ impl Shared {
         for command in (self.probe)().commands() {
             commands.add_command(command.clone());
         }
-        let bound = self.timing.overdue.max(self.timing.down_after / 2);
+        let bound = self.overdue().max(self.timing.down_after / 2);
         if let Ok(reply) = self.ask_all(&commands, Need::Connected, bound).await {
             self.writable(reply.generation);
         }
+    }
+
+    fn overdue(&self) -> Duration {
+        lock(&self.pace).overdue(self.timing.overdue, self.timing.down_after)
     }
 
     fn silent_for(&self) -> Duration {

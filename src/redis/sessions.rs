@@ -25,8 +25,8 @@ impl Sessions for RedisStore {
 
     async fn fetch(&self, alias: &Alias, listed: Option<&Alias>) -> Result<Lookup, StoreError> {
         let inner = &self.inner;
-        let bound = Duration::from_millis(inner.settings.overdue_ms);
         let slot = Keys::slot(alias.shard());
+        let bound = inner.primaries.of(slot).link.overdue();
         let build = |requests| Requests::fetch(&requests, alias, listed);
         let mut answer = inner.call(slot, Need::Up, bound, build).await?;
         match answer.status.as_str() {

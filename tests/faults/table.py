@@ -120,7 +120,8 @@ FAULTS = (
     Fault("dropped-one", "packets of one server are dropped for 3 s", faults.dropped("a")),
     Fault("half-open", "restarted while packets are dropped for 2 s", faults.half_open),
     # Of all operations a login makes the most round trips, some ten.
-    Fault("slow", "answers take 200 ms for 8 s", faults.slow, waits_s=4, urls=over_the_line("a", "b")),
+    # The kernel lets one save after the other be renamed.
+    Fault("slow", "answers take 200 ms for 8 s", faults.slow, waits_s=4, locked_s=3, urls=over_the_line("a", "b")),
     Fault("narrow", "sessions of 4 MB of one server on 100 Mbit/s", faults.narrow, urls=over_the_line("a"),
           more_callers=("large",), usual=False),
     # --- what the server answers

@@ -111,7 +111,7 @@ async fn attend(shared: &Arc<Shared>, mut generation: u64, news: &mut News) {
                     }
                     () = sleep_until(beat_at) => {
                         if shared.silent_for() >= shared.timing.heartbeat {
-                            let _ = shared.beat(shared.timing.overdue).await;
+                            let _ = shared.beat(shared.overdue()).await;
                         }
                     }
                 }
