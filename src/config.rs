@@ -86,6 +86,9 @@ pub struct Config {
     pub metrics: Option<Listen>,
     /// Where this mount's staging files lie: on a tmpfs, the worker's own, 0700.
     pub staging_dir: PathBuf,
+    /// Where changes are kept that Redis does not take. An older keeper does not know it.
+    #[serde(default)]
+    pub spool: Option<Spool>,
     /// Where each session is also written to, in plain text.
     pub mirror: Option<PathBuf>,
 }
@@ -214,6 +217,17 @@ fn default_wait_background_ms() -> u64 {
     redis::Settings::default().background_budget_ms
 }
 
+/// Where changes are kept that Redis does not take.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Spool {
+    /// On a tmpfs, the worker's own, 0700.
+    pub memory_dir: PathBuf,
+    /// The same on a disk.
+    pub disk_dir: PathBuf,
+    /// The most that is kept.
+    pub max_bytes: u64,
+}
+
 /// Which processes act for no person.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Activity {
@@ -252,7 +266,9 @@ impl Config {
             None => Some(private_redis(&file.private_redis)?),
         };
         let limits = limits(&file.limits)?;
+        let staging_dir = paths::staging_dir(file.staging_dir.as_deref(), mountpoint)?;
         Ok(Self {
+            spool: Some(spool(&file.outage, &staging_dir, mountpoint)?),
             mountpoint: mountpoint.to_owned(),
             log: log_filter(flags, &file)?,
             tree: tree(flags, &file)?,
@@ -266,7 +282,7 @@ impl Config {
             outage: outage(&file.outage)?,
             activity: activity(&file.activity)?,
             metrics: metrics(&file.metrics)?,
-            staging_dir: paths::staging_dir(file.staging_dir.as_deref(), mountpoint)?,
+            staging_dir,
             mirror: mirror(flags, &file)?,
         })
     }
@@ -300,10 +316,13 @@ impl Config {
 impl Config {
     /// Of the store; with the keyring, if contents are opened or sealed.
     pub fn store_settings(&self, keyring: Option<Keyring>) -> redis::Settings {
+        let settings = store_settings(&self.redis, self.lifetimes, &self.outage);
         redis::Settings {
             keyring,
             import_max_age_ms: self.import.max_age_ms,
-            ..store_settings(&self.redis, self.lifetimes, &self.outage)
+            // A change is tried once: then it is kept here.
+            retry_total_ms: settings.attempt_ms,
+            ..settings
         }
     }
 
@@ -679,6 +698,12 @@ fn outage(file: &file::Outage) -> Result<Outage, Failure> {
         0..=wait_total_ms,
     )?;
     Ok(Outage { wait_step_ms, wait_total_ms, wait_background_ms })
+}
+
+fn spool(file: &file::Outage, staging_dir: &Path, mountpoint: &Path) -> Result<Spool, Failure> {
+    let max_bytes = size("outage.spool_max", file.spool_max.as_deref(), 64 * MIB, MIB..=4 * GIB)?;
+    let [memory_dir, disk_dir] = paths::spool_dirs(staging_dir, mountpoint);
+    Ok(Spool { memory_dir, disk_dir, max_bytes })
 }
 
 fn metrics(file: &file::Metrics) -> Result<Option<Listen>, Failure> {

@@ -30,8 +30,8 @@ use self::server::Endpoint;
 use self::status::{Status, Worker};
 use crate::config::Config;
 use crate::redis::RedisStore;
-use crate::store::Usage;
 use crate::store::{Health as Link, Link as _};
+use crate::store::{Kept, Usage};
 use crate::supervision::{KeeperInfo, RedisState};
 use crate::telemetry::metrics::{Now, metrics};
 use crate::telemetry::recent;
@@ -50,7 +50,7 @@ pub(crate) struct StatusService {
     store: RedisStore,
     keeper: KeeperInfo,
     worker: Worker,
-    in_use: Box<dyn Fn() -> Usage + Send + Sync>,
+    in_use: Box<dyn Fn() -> (Usage, Kept) + Send + Sync>,
     report_to_keeper: Box<dyn Fn(RedisState) + Send + Sync>,
     pulse: Pulse,
     gauges: Gauges,
@@ -72,13 +72,13 @@ enum Stage {
 
 impl StatusService {
     /// Prepares the service, which is active from [`StatusService::mounted`] on. `in_use` returns what
-    /// the filesystem holds; `report_to_keeper` is called when the state of Redis has changed.
+    /// the filesystem holds, and what is kept beside the store; `report_to_keeper` is called when the state of Redis has changed.
     pub(crate) fn start(
         config: Config,
         store: RedisStore,
         keeper: KeeperInfo,
         sockets: Sockets,
-        in_use: impl Fn() -> Usage + Send + Sync + 'static,
+        in_use: impl Fn() -> (Usage, Kept) + Send + Sync + 'static,
         report_to_keeper: impl Fn(RedisState) + Send + Sync + 'static,
     ) -> io::Result<Arc<Self>> {
         metrics().worker_restarts.inc_by(keeper.worker_restarts);
@@ -143,8 +143,10 @@ impl StatusService {
             self.gauges.memory(&self.store),
             self.gauges.population(&self.store)
         );
+        let (in_use, kept) = (self.in_use)();
         metrics().encode(&Now {
-            in_use: (self.in_use)(),
+            in_use,
+            kept,
             takes_writes: status::takes_writes(&writes),
             redis_memory_used_bytes: memory.map(|memory| memory.used_bytes),
             redis_memory_max_bytes: memory.map(|memory| memory.max_bytes),
@@ -177,6 +179,7 @@ impl StatusService {
             self.gauges.population(&self.store)
         );
         let report = self.report();
+        let (in_use, kept) = (self.in_use)();
         Status {
             keeper: status::Process { pid: self.keeper.pid, since_ms: self.keeper.since_ms },
             worker: self.worker.clone(),
@@ -184,7 +187,8 @@ impl StatusService {
             redis: status::Redis::of(&self.store, server.ok(), &writes, memory),
             sessions: sessions.ok(),
             living: population,
-            in_use: (self.in_use)(),
+            in_use,
+            kept,
             unidentified_callers: status::UnidentifiedCallers::own(),
             recent: recent::recent(),
             cluster: cluster.ok().map(|nodes| status::cluster(&nodes, Some(&report))),

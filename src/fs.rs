@@ -7,6 +7,7 @@
 //!   does with flat names
 //! - [`caller`]: which thread that is, of which process, and whether that is a background process
 //! - [`grants`], [`serving`]: who may remove a session by its alias
+//! - [`held`]: removals that wait here for the save that takes them back
 //! - [`current`]: what a session is now
 //! - [`stale`]: who was told to look a name up anew
 //! - [`staging`]: the files of saves under way, on this host's tmpfs
@@ -32,6 +33,7 @@ mod current;
 mod flat;
 mod grants;
 pub mod handle;
+mod held;
 pub mod inode;
 mod large;
 pub mod list;
@@ -49,6 +51,7 @@ use crate::store::{Link, Observer, Sessions, Usage};
 use caller::{Callers, Proc, Processes};
 use grants::Grants;
 use handle::Handles;
+use held::HeldRemovals;
 use inode::{Eviction, Inodes};
 use list::ListedAliases;
 use patience::Patience;
@@ -152,6 +155,7 @@ pub struct Core<S, L> {
     inodes: Mutex<Inodes>,
     threads: Mutex<Threads>,
     grants: Mutex<Grants>,
+    held_removals: Mutex<HeldRemovals>,
     serving: Mutex<Serving>,
     stale: Mutex<Stale>,
     handles: Mutex<Handles>,
@@ -189,6 +193,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
             inodes: Mutex::new(Inodes::new(settings, sender)),
             threads: Mutex::default(),
             grants: Mutex::default(),
+            held_removals: Mutex::default(),
             serving: Mutex::default(),
             stale: Mutex::default(),
             handles: Mutex::default(),
@@ -239,6 +244,10 @@ impl<S: Sessions, L: Link> Core<S, L> {
 
     fn grants(&self) -> MutexGuard<'_, Grants> {
         lock(&self.grants)
+    }
+
+    fn held_removals(&self) -> MutexGuard<'_, HeldRemovals> {
+        lock(&self.held_removals)
     }
 
     fn serving(&self) -> MutexGuard<'_, Serving> {

@@ -17,6 +17,7 @@ mod pulse;
 pub(crate) mod reload;
 mod running;
 mod secrets;
+pub(crate) mod spool;
 pub(crate) mod staging;
 mod start;
 pub(crate) mod underlying;
@@ -284,6 +285,7 @@ impl Keeper {
             }
         }
         self.worker.finish();
+        spool::clear(&self.config);
         staging::clear(&self.config.staging_dir);
         if let Some(redis) = self.redis.take() {
             redis.stop(signals);

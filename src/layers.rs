@@ -3,6 +3,8 @@
 //! - [`import_on_access`]: session files of the underlying directory become sessions when they
 //!   are first accessed
 //! - [`single_flight`]: who asks for the same session at the same time shares the answer
+//! - [`spool`]: what Redis does not take is kept on this host, and sent when it does
 
 pub(crate) mod import_on_access;
 pub(crate) mod single_flight;
+pub(crate) mod spool;

@@ -561,6 +561,23 @@ pub trait Observer: std::fmt::Debug + Send + Sync {
     fn ended(&self, alias: &Alias);
 }
 
+/// What is kept on this host because the store has not taken it yet.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Kept {
+    /// Changes that are sent as soon as the store takes them.
+    pub changes: u64,
+    /// Their size.
+    pub bytes: u64,
+    /// How long ago the first of them was made.
+    pub oldest_seconds: u64,
+    /// No save is kept any more, so saves fail at their first write.
+    pub is_full: bool,
+    /// Changes that are there and cannot be sent.
+    pub unsendable: u64,
+    /// Why they cannot.
+    pub why_unsendable: Option<String>,
+}
+
 /// What the filesystem holds at a moment.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Usage {

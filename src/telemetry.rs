@@ -66,6 +66,19 @@ pub enum Event<'a> {
     BrokenSeal { alias: &'a Alias },
     /// A session whose header cannot be read: another program's key, or a format of a later version.
     Unreadable { alias: &'a Alias },
+    /// A change that Redis has not taken is kept on this host.
+    ChangeKept {
+        alias: &'a Alias,
+        /// `save`, `removal`, `change of attributes`.
+        change: &'static str,
+        why: &'a str,
+    },
+    /// A kept change was sent to Redis.
+    ChangeSent { alias: &'a Alias, change: &'static str, age_ms: u64 },
+    /// A kept change is not sent any more.
+    ChangeDropped { alias: &'a Alias, change: &'static str, reason: &'static str },
+    /// A change could not be kept: too many are.
+    SpoolFull { alias: &'a Alias, change: &'static str },
     /// A late removal found a session that began after it was asked for, and ended nothing.
     RemovalSuperseded { alias: &'a Alias },
     /// An open or a save by a process that cannot be identified. Logged once, counted always.
@@ -124,6 +137,21 @@ impl Event<'_> {
             }
             Event::Unreadable { alias } => {
                 warn!(event = "unreadable_session", %alias, "it is left out of listings");
+            }
+            Event::ChangeKept { alias, change, why } => {
+                info!(event = "change_kept", %alias, change, why);
+                metrics.spool.kept.inc();
+            }
+            Event::ChangeSent { alias, change, age_ms } => {
+                info!(event = "change_sent", %alias, change, age_ms);
+                metrics.spool.sent.inc();
+            }
+            Event::ChangeDropped { alias, change, reason } => {
+                info!(event = "change_dropped", %alias, change, reason);
+                metrics.spool.dropped(reason);
+            }
+            Event::SpoolFull { alias, change } => {
+                error!(event = "spool_full", %alias, change, "it fails");
             }
             Event::RemovalSuperseded { alias } => {
                 warn!(event = "removal_superseded", %alias, "the session began after the removal");

@@ -30,7 +30,9 @@ use crate::host::open_files::OpenFiles;
 use crate::host::signals;
 use crate::layers::import_on_access::ImportOnAccess;
 use crate::layers::single_flight::SingleFlight;
+use crate::layers::spool::Spool;
 use crate::redis::{self, RedisStore};
+use crate::session::secret::Keyring;
 use crate::store::Observer;
 use crate::supervision::{Channel, Handover, RedisState, Report};
 use disks::Disks;
@@ -126,8 +128,9 @@ fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
         .map(|disk| disks::keep_mirror(disk, &store, &keyring, &runtime, first))
         .transpose()?;
     let (mirror, writer) = mirror.flatten().unzip();
+    let spool = spool(&store, &config, &keyring, &runtime)?;
     let sessions =
-        ImportOnAccess::over(store.clone(), Duration::from_millis(config.import.max_age_ms));
+        ImportOnAccess::over(spool.clone(), Duration::from_millis(config.import.max_age_ms));
     let observer = mirror.map(|notes| Arc::new(notes) as Arc<dyn Observer>);
     let settings = fs::Settings {
         observer,
@@ -137,13 +140,8 @@ fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
         ..settings::core(&config)
     };
     let shared = SingleFlight::over(sessions.clone());
-    let core = Core::new(shared, store.clone(), keyring.clone(), &settings).map_err(|e| {
-        let path = config.staging_dir.display();
-        Failure::new(
-            ExitCode::WorkerRights,
-            format!("staging directory {path}: {e}; let the worker's user own it"),
-        )
-    })?;
+    let core = Core::new(shared, store.clone(), keyring.clone(), &settings)
+        .map_err(|e| unusable_staging(&config, &e))?;
     if let Some(disk) = below {
         runtime
             .block_on(sessions.begin(disk, store.clone(), keyring.clone()))
@@ -160,7 +158,7 @@ fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
         // A keeper that does not listen now hears of the next change.
         move |state| drop(channel.send(&Report::Redis(state)))
     };
-    let in_use = move || held.in_use();
+    let in_use = move || (held.in_use(), spool.kept());
     let service = StatusService::start(
         config.clone(),
         store.clone(),
@@ -224,6 +222,20 @@ fn open_store(
     Ok(store)
 }
 
+/// Keeps what Redis does not take, and sends what is kept already.
+fn spool(
+    store: &RedisStore,
+    config: &Config,
+    keyring: &Keyring,
+    runtime: &Runtime,
+) -> Result<Spool<RedisStore>, Failure> {
+    let _entered = runtime.enter();
+    let followed = store.clone();
+    let settings = settings::spool(config, keyring.clone());
+    Spool::over(store.clone(), settings, move || followed.lifetimes())
+        .map_err(|e| Failure::internal("start threads", e))
+}
+
 /// Waits until the link is there. The probe has just found Redis, so that is soon, but a busy machine
 /// has the time that a start may take.
 async fn connected(store: &RedisStore, config: &Config) -> Result<(), Failure> {
@@ -250,6 +262,14 @@ async fn agree(store: &RedisStore) -> Result<(), Failure> {
 fn unusable(store: &RedisStore, cause: &str) -> Failure {
     let place = store.address();
     Failure::new(ExitCode::RedisUnreachable, format!("Redis at {place} cannot be used: {cause}"))
+}
+
+fn unusable_staging(config: &Config, error: &std::io::Error) -> Failure {
+    let path = config.staging_dir.display();
+    Failure::new(
+        ExitCode::WorkerRights,
+        format!("staging directory {path}: {error}; let the worker's user own it"),
+    )
 }
 
 fn read_handover(config: OwnedFd) -> Result<Handover, Failure> {

@@ -187,6 +187,8 @@ table! {
         wait_total: String,
         /// All of it, for background processes.
         wait_background: String,
+        /// How much is kept that Redis does not take.
+        spool_max: String,
     }
 }
 

@@ -17,6 +17,10 @@ pub const RUNTIME_DIR: &str = "/run/sessionfs";
 /// What must outlive a restart of the host, unless the configuration names other directories.
 pub const STATE_DIR: &str = "/var/lib/sessionfs";
 
+/// What waits to be sent to Redis, and must outlive a restart of the host. Root's own: the worker's
+/// user owns the state directory of a private Redis, and could put something else there.
+pub const SPOOL_DIR: &str = "/var/spool/sessionfs";
+
 /// Where to look for a tmpfs when none is named.
 const CANDIDATES: [&str; 2] = [RUNTIME_DIR, SHARED_MEMORY_DIR];
 const SHARED_MEMORY_DIR: &str = "/dev/shm/sessionfs";
@@ -60,6 +64,14 @@ pub fn staging_dir(named: Option<&Path>, mountpoint: &Path) -> Result<PathBuf, F
     };
     let base = if base == Path::new(SHARED_MEMORY_DIR) { shared_memory_dir() } else { base };
     Ok(base.join(name_of(mountpoint)))
+}
+
+/// Where the changes of one mount are kept that Redis has not taken: on the tmpfs of its staging
+/// directory, and on a disk. Nothing is made yet.
+pub fn spool_dirs(staging_dir: &Path, mountpoint: &Path) -> [PathBuf; 2] {
+    let mut memory = staging_dir.as_os_str().to_owned();
+    memory.push(".spool");
+    [memory.into(), Path::new(SPOOL_DIR).join(name_of(mountpoint))]
 }
 
 /// The directory in /dev/shm, where every user may make one first. It is chosen once, so that a reload

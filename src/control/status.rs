@@ -14,7 +14,7 @@ use crate::redis::servers::Registered;
 use crate::redis::writes::Writes;
 use crate::session::secret::Fingerprint;
 use crate::store::Link as _;
-use crate::store::Usage;
+use crate::store::{Kept, Usage};
 use crate::telemetry::metrics::metrics;
 use crate::telemetry::now_ms;
 use crate::telemetry::recent::Recent;
@@ -40,6 +40,9 @@ pub(crate) struct Status {
     pub living: Option<Population>,
     /// What the filesystem holds.
     pub in_use: Usage,
+    /// Changes that Redis has not taken yet.
+    #[serde(default)]
+    pub kept: Kept,
     /// Who uses it and cannot be identified.
     #[serde(default)]
     pub unidentified_callers: Vec<UnidentifiedCallers>,

@@ -227,7 +227,15 @@ impl<S: Sessions, L: Link> Core<S, L> {
         let mode = change.mode.map(|mode| mode & 0o7777);
         let same_mode = mode.is_none_or(|mode| meta.as_ref().is_some_and(|meta| meta.mode == mode));
         if same_mode && change.mtime.is_none() {
-            return self.known_attributes(inode).into();
+            // The end of a save: what is kept of it has to be safe now.
+            let Some(settling) = self.sessions.settling(&alias) else {
+                return self.known_attributes(inode).into();
+            };
+            let core = Arc::clone(self);
+            return Step::later(async move {
+                settling.await;
+                core.known_attributes(inode)
+            });
         }
         let core = Arc::clone(self);
         Step::later(async move { core.amend(inode, alias, mode, change.mtime).await })

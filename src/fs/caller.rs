@@ -59,6 +59,14 @@ pub struct ThreadId {
     start_ticks: Option<u64>,
 }
 
+#[cfg(test)]
+impl ThreadId {
+    /// Some thread of that number.
+    pub(super) const fn of_test(tid: u32) -> Self {
+        Self { tid, start_ticks: Some(0) }
+    }
+}
+
 /// A process, by its first thread.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct ProcessId {

@@ -92,7 +92,8 @@ impl<S: Sessions, L: Link> Core<S, L> {
         if listed.is_none() && self.is_flat_probe(by, name.form, &alias) {
             return absent();
         }
-        if !self.link.health(Some(alias.shard())).is_readable() {
+        let is_readable = self.link.health(Some(alias.shard())).is_readable();
+        if !is_readable && !self.sessions.knows_more(&alias) {
             return Ok(Found::Entry(self.provisional(&name.sid, name.form))).into();
         }
         let core = Arc::clone(self);

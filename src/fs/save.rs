@@ -62,6 +62,9 @@ impl<S: Sessions, L: Link> Core<S, L> {
             thread.end_save();
         }
         self.fail_if_pending(by)?;
+        if is_save {
+            self.save_goes_on(by);
+        }
         let open = match self.staging.find(&stored_name) {
             Some(_) if exclusive => {
                 return Err(Error::expected(libc::EEXIST, "the temp file exists"));
@@ -98,8 +101,9 @@ impl<S: Sessions, L: Link> Core<S, L> {
             return self.write_now(&open.staged, offset, data).into();
         }
         let by = self.callers.identify(caller);
-        if let Err(error) = self.fail_if_pending(by) {
+        if let Err(error) = self.fail_if_pending(by).and_then(|()| self.fail_if_full()) {
             open.staged.note_failure();
+            self.save_failed(by);
             return Err(error).into();
         }
         let wait = self.wait_of_save(by);
@@ -110,7 +114,15 @@ impl<S: Sessions, L: Link> Core<S, L> {
         let core = Arc::clone(self);
         // The buffer belongs to the thread that read the request. Its size is that of one WRITE.
         let data = Bytes::copy_from_slice(data);
-        Step::later(async move { core.write_when_up(&open, offset, &data, wait).await })
+        Step::later(async move {
+            core.save_goes_on(by);
+            let written = core.write_when_up(&open, offset, &data, wait).await;
+            match &written {
+                Err(error) if error.errno() != libc::EINTR => core.save_failed(by),
+                _ => core.save_goes_on(by),
+            }
+            written
+        })
     }
 
     /// What the save of this thread needs. Its session is not known before the rename; most likely it
@@ -156,12 +168,25 @@ impl<S: Sessions, L: Link> Core<S, L> {
             .get(by.thread)
             .is_some_and(|thread| std::mem::take(&mut thread.must_fail_next_save));
         if must_fail {
+            self.save_failed(by);
             return Err(Error::fault(
                 libc::EIO,
                 "the last read of this thread failed, so its next save is refused",
             ));
         }
         Ok(())
+    }
+
+    /// Odoo looks at the outcome of a write, and not at that of a rename.
+    fn fail_if_full(&self) -> Result<()> {
+        if self.sessions.takes_saves() {
+            return Ok(());
+        }
+        Err(Error::fault(
+            libc::EIO,
+            "a session cannot be saved: Redis takes no changes, and no more can be kept on this \
+             host (outage.spool_max)",
+        ))
     }
 
     /// Publishes a staging file under a session's name. Renaming a session to its own other name
@@ -199,6 +224,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
             return Err(Error::expected(libc::ENOENT, "no such temp file")).into();
         };
         let by = self.callers.identify(caller);
+        self.save_follows(by, &target.sid.alias());
         if target.form == Form::Flat
             && let Some(thread) = self.threads().get(by.thread)
         {

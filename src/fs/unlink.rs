@@ -11,7 +11,7 @@ use super::save::session_name;
 use super::{Core, Step};
 use crate::error::{Error, Result};
 use crate::session::name::{Alias, Form, SessionName, Shard};
-use crate::store::{ChangeId, Link, Lookup, Sessions, Unlink, Unlinked};
+use crate::store::{ChangeId, Health, Link, Lookup, Sessions, StoreError, Unlink, Unlinked};
 use crate::telemetry::Event;
 
 impl<S: Sessions, L: Link> Core<S, L> {
@@ -47,7 +47,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
     }
 
     async fn unlink_session(
-        &self,
+        self: &Arc<Self>,
         by: Identity,
         name: &SessionName,
         listed: Option<Listed>,
@@ -62,6 +62,10 @@ impl<S: Sessions, L: Link> Core<S, L> {
         let opened = held.is_some() || self.own_session(by, &alias).is_some();
         let stamp = self.link.stamp(alias.shard());
         let unlink = Unlink { stamp, alias, listed, held, opened };
+        let is_up = self.link.health(Some(unlink.alias.shard())) == Health::Up;
+        if !is_up && self.hold_own_removal(by, &unlink) {
+            return Ok(());
+        }
         match self.sessions.unlink(&unlink).await {
             Ok(Unlinked::Gone { alias, .. }) => {
                 self.ended(&alias);
@@ -78,17 +82,23 @@ impl<S: Sessions, L: Link> Core<S, L> {
                 Ok(())
             }
             Ok(Unlinked::Absent) => Err(self.not_removed(protected.as_ref()).await),
-            Err(error) => {
-                // It may arrive later than the save that follows it, which takes it back.
-                if unlink.held.is_some() {
-                    self.removal_is_held(by, listed_or_own(&unlink), &unlink);
-                }
-                Err(Error::fault(
-                    libc::EIO,
-                    format!("the removal of {} failed: {error}", unlink.alias.entry(name.form)),
-                ))
+            // It may have arrived, and be held there.
+            Err(StoreError::Unavailable(_) | StoreError::Refused(_))
+                if self.hold_own_removal(by, &unlink) =>
+            {
+                Ok(())
             }
+            Err(error) => Err(Error::fault(
+                libc::EIO,
+                format!("the removal of {} failed: {error}", unlink.alias.entry(name.form)),
+            )),
         }
+    }
+
+    /// Holds a removal here, if it may be held.
+    fn hold_own_removal(self: &Arc<Self>, by: Identity, unlink: &Unlink) -> bool {
+        let alias = listed_or_own(unlink);
+        unlink.held.is_some() && self.hold_removal(by, alias, unlink.clone())
     }
 
     /// The birth of a session that is about to be removed, if it is the one of this very request.

@@ -192,6 +192,7 @@ impl WorkerSupervisor {
                 // A worker that ends or starts has its files there.
                 if self.retiring.is_empty() && self.successor.is_none() {
                     super::staging::prepare(&self.config.staging_dir, &self.config.worker)?;
+                    super::spool::prepare(&self.config)?;
                 }
                 // Held from before the mount: afterwards its path leads to the mount.
                 let underlying = Mountpoint::take(&self.config.mountpoint)?;

@@ -129,6 +129,11 @@ pub fn open(
     Ok(plain)
 }
 
+/// By which the secret is named that a content is sealed with, if it can be read.
+pub fn hint_of(sealed: &[u8]) -> Option<[u8; HINT_BYTES]> {
+    sealed.split_first()?.1.first_chunk().copied()
+}
+
 fn cipher(secret: &Secret, sid: &Sid) -> XChaCha20Poly1305 {
     let mut key = Key::default();
     Hkdf::<Sha256>::new(Some(secret.expose()), sid.expose().as_bytes())

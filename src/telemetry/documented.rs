@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::metrics::{Now, metrics};
 use super::request::Outcome;
-use crate::store::Usage;
+use crate::store::{Kept, Usage};
 
 const TEXT: &str = include_str!("../../docs/monitoring.md");
 const ALERTS: &str = include_str!("../../docs/alerts.yml");
@@ -15,6 +15,7 @@ const BOARD: &str = include_str!("../../docs/grafana.json");
 fn served() -> BTreeMap<String, String> {
     let all = Now {
         in_use: Usage::default(),
+        kept: Kept::default(),
         takes_writes: Some(true),
         redis_memory_used_bytes: Some(1),
         redis_memory_max_bytes: Some(2),

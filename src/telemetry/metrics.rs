@@ -17,8 +17,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::latency::Latency;
 use super::request::{Operation, Outcome};
-use crate::store::Usage;
-use crate::store::{Health, Refusal};
+use crate::store::{Health, Kept, Refusal, Usage};
 use crate::sync::lock;
 use crate::telemetry::now_ms;
 use crate::telemetry::unidentified::Unidentified;
@@ -49,6 +48,7 @@ pub(crate) struct Metrics {
     pub ended_for_room: Counter,
     /// Workers that ended without being asked to.
     pub worker_restarts: Counter,
+    pub(super) spool: Spool,
     link: Link,
     expired: [Counter; LIMITS.len()],
     refused: Vec<Counter>,
@@ -158,6 +158,7 @@ impl Metrics {
                 );
                 latency
             },
+            spool: Spool::new(&mut registry),
             link: Link::new(&mut registry),
             gauges: Gauges::new(&mut registry),
             registry,
@@ -267,6 +268,38 @@ fn unix_seconds() -> i64 {
     i64::try_from(now_ms() / 1000).unwrap_or(i64::MAX)
 }
 
+/// Why a kept change is not sent any more.
+const DROPS: [&str; 7] =
+    ["ended", "expired", "refused", "replaced", "superseded", "unbound", "unreadable"];
+
+/// What became of changes that Redis did not take.
+pub(super) struct Spool {
+    pub(super) kept: Counter,
+    pub(super) sent: Counter,
+    dropped: [Counter; DROPS.len()],
+}
+
+impl Spool {
+    fn new(registry: &mut Registry) -> Self {
+        let kept = "Changes that Redis did not take and that were kept on this host";
+        Self {
+            kept: counter(registry, "spool_kept", kept),
+            sent: counter(registry, "spool_sent", "Kept changes that were sent to Redis"),
+            dropped: {
+                let help = "Kept changes that were not sent any more";
+                let dropped = counters(registry, "spool_dropped", help);
+                DROPS.map(|reason| dropped.get_or_create_owned(&[("reason", reason)]))
+            },
+        }
+    }
+
+    pub(super) fn dropped(&self, reason: &str) {
+        if let Some(position) = DROPS.iter().position(|known| *known == reason) {
+            self.dropped[position].inc();
+        }
+    }
+}
+
 /// The link's state and its outages.
 struct Link {
     states: [(Health, Gauge); Health::ALL.len()],
@@ -340,6 +373,8 @@ impl Link {
 pub(crate) struct Now {
     /// What the filesystem holds.
     pub in_use: Usage,
+    /// What is kept on this host.
+    pub kept: Kept,
     /// Whether Redis takes writes.
     pub takes_writes: Option<bool>,
     /// The memory that Redis uses.
@@ -358,6 +393,10 @@ struct Gauges {
     handles: Gauge,
     staging_files: Gauge,
     staging_bytes: Gauge,
+    spool_changes: Gauge,
+    spool_bytes: Gauge,
+    spool_oldest: Gauge,
+    spool_unsendable: Gauge,
     takes_writes: Family<Labels<0>, Gauge>,
     memory_used: Family<Labels<0>, Gauge>,
     memory_max: Family<Labels<0>, Gauge>,
@@ -371,6 +410,11 @@ impl Gauges {
             registry.register(name, help, gauge.clone());
             gauge
         };
+        let of_unit = |registry: &mut Registry, name: &str, help: &str, unit| {
+            let gauge = Gauge::default();
+            registry.register_with_unit(name, help, unit, gauge.clone());
+            gauge
+        };
         let bytes = |registry: &mut Registry, name: &str, help: &str| {
             let family = Family::<Labels<0>, Gauge>::default();
             registry.register_with_unit(name, help, Unit::Bytes, family.clone());
@@ -380,16 +424,29 @@ impl Gauges {
             inodes: gauge(registry, "inodes", "Inodes that the kernel holds"),
             handles: gauge(registry, "open_handles", "Open files and directories"),
             staging_files: gauge(registry, "staging_files", "Temp files of saves in progress"),
-            staging_bytes: {
-                let bytes = Gauge::default();
-                registry.register_with_unit(
-                    "staging",
-                    "Size of the temp files of saves in progress",
-                    Unit::Bytes,
-                    bytes.clone(),
-                );
-                bytes
-            },
+            staging_bytes: of_unit(
+                registry,
+                "staging",
+                "Size of the temp files of saves in progress",
+                Unit::Bytes,
+            ),
+            spool_changes: gauge(
+                registry,
+                "spool_changes",
+                "Changes that are kept on this host until Redis takes them",
+            ),
+            spool_bytes: of_unit(registry, "spool", "Size of the kept changes", Unit::Bytes),
+            spool_oldest: of_unit(
+                registry,
+                "spool_oldest",
+                "How long the oldest kept change has been kept",
+                Unit::Seconds,
+            ),
+            spool_unsendable: gauge(
+                registry,
+                "spool_unsendable",
+                "Kept changes that cannot be sent",
+            ),
             takes_writes: {
                 let family = Family::<Labels<0>, Gauge>::default();
                 registry.register(
@@ -419,6 +476,10 @@ impl Gauges {
         self.handles.set(whole(now.in_use.handles));
         self.staging_files.set(whole(now.in_use.staging_files));
         self.staging_bytes.set(whole(now.in_use.staging_bytes));
+        self.spool_changes.set(whole(now.kept.changes));
+        self.spool_bytes.set(whole(now.kept.bytes));
+        self.spool_oldest.set(whole(now.kept.oldest_seconds));
+        self.spool_unsendable.set(whole(now.kept.unsendable));
         let one = |family: &Family<Labels<0>, Gauge>, value: Option<i64>| match value {
             Some(value) => drop(family.get_or_create(&[]).set(value)),
             None => family.clear(),

@@ -37,10 +37,14 @@ const RESOLVER: [&str; 9] = [
     "/run/nscd",
 ];
 
-/// Of whoever serves a mount: saves under way, and the processes of the host, also in
+/// Of whoever serves a mount: saves under way, changes that Redis has not taken, and the processes of the host, also in
 /// `processes`, the directory that the keeper has opened.
 pub(super) fn of_worker(config: &Config, processes: Option<BorrowedFd<'_>>) -> io::Result<Files> {
-    let files = of_redis(config).path(&config.staging_dir, Right::Own).path("/proc", Right::Read);
+    let mut files =
+        of_redis(config).path(&config.staging_dir, Right::Own).path("/proc", Right::Read);
+    if let Some(spool) = &config.spool {
+        files = files.paths([&spool.memory_dir, &spool.disk_dir], Right::Own);
+    }
     match processes {
         Some(processes) => files.descriptor(processes, Right::Read),
         None => Ok(files),

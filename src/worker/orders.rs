@@ -8,6 +8,7 @@ use tokio::runtime::Runtime;
 use crate::control::StatusService;
 use crate::exit::Failure;
 use crate::layers::import_on_access::ImportOnAccess;
+use crate::layers::spool::Spool;
 use crate::mirror;
 use crate::redis::RedisStore;
 use crate::session::secret::{Keyring, Secret};
@@ -32,7 +33,7 @@ pub(super) fn await_serve(channel: &Channel) -> Result<(), Failure> {
 pub(super) fn listen(
     channel: Arc<Channel>,
     ending: Ending,
-    sessions: ImportOnAccess<RedisStore, RedisStore>,
+    sessions: ImportOnAccess<Spool<RedisStore>, RedisStore>,
     keyring: Keyring,
     on_mounted: impl Fn() + Send + 'static,
     runtime: &Runtime,

@@ -1,11 +1,14 @@
 //! What the core and the store are given of the configuration.
 
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::config::Config;
 use crate::exit::Failure;
 use crate::fs::{self, caller::Proc};
+use crate::host::confine::check_directory;
+use crate::layers::spool;
 use crate::redis;
 use crate::session::secret::Keyring;
 use crate::supervision::credentials;
@@ -27,6 +30,43 @@ pub(super) fn store(
         settings.credentials = settings.credentials.asking(move |name| keeper.ask(name));
     }
     Ok(settings)
+}
+
+/// How changes are kept that Redis does not take.
+pub(super) fn spool(config: &Config, keyring: Keyring) -> spool::Settings {
+    const MAX_CHANGES: u64 = 10_000;
+    let place = spool::Place { url: config.redis.url.clone(), prefix: config.redis.prefix.clone() };
+    spool::Settings {
+        directories: directories(config),
+        limits: spool::Limits {
+            changes: MAX_CHANGES,
+            bytes: config.spool.as_ref().map_or(0, |spool| spool.max_bytes),
+        },
+        session_max_bytes: config.limits.session_bytes,
+        place,
+        keyring,
+    }
+}
+
+/// The directories that this user can use.
+fn directories(config: &Config) -> Option<spool::Directories> {
+    let Some(dirs) = &config.spool else {
+        tracing::warn!(
+            "the keeper is of an older version and has no directory for changes that Redis does not \
+             take: they fail until the service is restarted"
+        );
+        return None;
+    };
+    let can_use = |dir: &PathBuf| match check_directory(dir, &config.worker.account()) {
+        Ok(()) => true,
+        Err(failure) => {
+            tracing::warn!(%failure, "changes that Redis does not take are not kept there");
+            false
+        }
+    };
+    let disk = Some(&dirs.disk_dir).filter(|dir| can_use(dir)).cloned();
+    let memory = Some(&dirs.memory_dir).filter(|dir| can_use(dir)).cloned()?;
+    Some(spool::Directories { memory, disk })
 }
 
 /// The processes of this host, as the keeper sees them. If others' are hidden all the same, that is told

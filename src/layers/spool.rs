@@ -1,0 +1,494 @@
+//! Spool: what Redis does not take is kept on this host, and sent when it does.
+//!
+//! A change of a session is tried once. If that fails by a passing fault, it is kept and its caller
+//! goes on. It counts here at once and in Redis when it is sent: in order for each session, as a later
+//! attempt of the same change, so that it undoes nothing that is newer.
+//! - [`record`]: a kept change and its file
+//! - [`files`]: where the files are, and how they get to the disk
+//! - [`overlay`]: what a session is by what is kept, and how much may be kept
+//! - [`replay`]: sending it
+//!
+//! A listing that Redis cannot answer stays an error: what is kept here is only a part of it.
+
+mod files;
+mod overlay;
+mod record;
+mod replay;
+
+use std::collections::HashSet;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+pub(crate) use self::files::Directories;
+use self::files::Files;
+pub(crate) use self::overlay::Limits;
+use self::overlay::{Account, Overlay, Saved, View};
+pub(crate) use self::record::Place;
+use self::record::{Change, FACTS_MAX_BYTES, Record, Save};
+use crate::session::name::{Alias, Form, Shard};
+use crate::session::policy::Lifetimes;
+use crate::session::secret::Keyring;
+use crate::store::{
+    Amend, Attempt, ChangeId, Health, Kept, Link, Listed, Lookup, Meta, Publish, Published,
+    RootListing, Sessions, Settling, StoreError, Unlink, Unlinked,
+};
+use crate::sync::lock;
+use crate::telemetry::{Event, now_ms};
+
+/// What is longer is not part of the answer to a look-up.
+const LARGE_BYTES: usize = 64 * 1024;
+/// How long the end of a save waits for the disk.
+const SETTLES_WITHIN: Duration = Duration::from_secs(2);
+
+/// How changes are kept.
+#[derive(Clone)]
+pub(crate) struct Settings {
+    /// Where; without directories nothing is kept.
+    pub directories: Option<Directories>,
+    /// How much.
+    pub limits: Limits,
+    /// The longest content of a session.
+    pub session_max_bytes: u64,
+    /// For which Redis.
+    pub place: Place,
+    /// What contents are sealed with.
+    pub keyring: Keyring,
+}
+
+/// Sessions over those of a store. Clones share what is kept.
+#[derive(Clone)]
+pub(crate) struct Spool<S> {
+    sessions: S,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    settings: Settings,
+    files: Option<Files>,
+    overlay: Mutex<Overlay>,
+    /// The names of all files that are known here, until they are removed.
+    names: Mutex<HashSet<String>>,
+    /// What is there and cannot be sent.
+    unsendable: Mutex<Unsendable>,
+    lifetimes: Box<dyn Fn() -> Lifetimes + Send + Sync>,
+    /// Told when something is kept.
+    filled: Notify,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Unsendable {
+    changes: u64,
+    why: Option<String>,
+}
+
+impl<S: Sessions + Link + Clone> Spool<S> {
+    /// Over `sessions`, with what is kept already. Sends what is kept from now on, on the current
+    /// runtime. `lifetimes` are those of now.
+    pub(crate) fn over(
+        sessions: S,
+        settings: Settings,
+        lifetimes: impl Fn() -> Lifetimes + Send + Sync + 'static,
+    ) -> io::Result<Self> {
+        let files = settings.directories.clone().map(Files::open).transpose()?;
+        let shared = Shared {
+            overlay: Mutex::new(Overlay::new(settings.limits)),
+            names: Mutex::default(),
+            unsendable: Mutex::default(),
+            lifetimes: Box::new(lifetimes),
+            filled: Notify::new(),
+            settings,
+            files,
+        };
+        let spool = Self { sessions, shared: Arc::new(shared) };
+        spool.shared.load();
+        tokio::spawn(replay::run(spool.clone()));
+        Ok(spool)
+    }
+
+    /// How much is kept, and since when.
+    pub(crate) fn kept(&self) -> Kept {
+        let Unsendable { changes, why } = lock(&self.shared.unsendable).clone();
+        Kept { unsendable: changes, why_unsendable: why, ..self.shared.overlay().kept() }
+    }
+
+    /// Whether a change of these sessions can be sent at once: nothing of them is kept, and there is a
+    /// connection.
+    fn may_try(&self, alias: &Alias, listed: Option<&Alias>) -> bool {
+        let overlay = self.shared.overlay();
+        let is_behind = overlay.has(alias) || listed.is_some_and(|listed| overlay.has(listed));
+        drop(overlay);
+        !is_behind && self.sessions.health(Some(alias.shard())) != Health::Down
+    }
+
+    /// Keeps a save that was not taken, or must not overtake others.
+    fn keep_save(&self, publish: &Publish, why: &StoreError) -> Result<Published, StoreError> {
+        let shared = &self.shared;
+        let lifetimes = (shared.lifetimes)();
+        let refusal = shared.overlay().refusal(publish, &lifetimes);
+        if let Some(reason) = refusal {
+            return Ok(Published::Refused(reason));
+        }
+        let replaced = shared.overlay().replaced_by(publish);
+        let publish = Publish { stamp: publish.stamp.again(), ..publish.clone() };
+        let save = Save::new(publish.clone());
+        shared.keep(Change::Save(Box::new(save.clone())), why)?;
+        if let Some(number) = replaced {
+            shared.drop_change(number, "replaced");
+        }
+        let view = shared.overlay().view(&publish.alias, &lifetimes);
+        let meta = match view {
+            Some(View::Saved(saved)) if saved.bound.save == publish.stamp.id => saved.meta,
+            // It is not shown before Redis has decided.
+            _ => overlay::meta_of(&save, now_ms()),
+        };
+        Ok(Published::Taken(meta))
+    }
+
+    fn keep_removal(&self, unlink: &Unlink, why: &StoreError) -> Result<Unlinked, StoreError> {
+        let lifetimes = (self.shared.lifetimes)();
+        let alias = unlink.listed.as_ref().unwrap_or(&unlink.alias);
+        let is_removed =
+            matches!(self.shared.overlay().view(alias, &lifetimes), Some(View::Removed { .. }));
+        if is_removed {
+            return Ok(Unlinked::Absent);
+        }
+        let unlink = Unlink { stamp: unlink.stamp.again(), ..unlink.clone() };
+        let gone = Unlinked::Gone { alias: alias.clone(), birth: unlink.stamp.id };
+        self.shared.keep(Change::Removal(unlink), why)?;
+        Ok(gone)
+    }
+}
+
+impl Shared {
+    fn overlay(&self) -> MutexGuard<'_, Overlay> {
+        lock(&self.overlay)
+    }
+
+    fn view(&self, alias: &Alias) -> Option<View> {
+        let overlay = self.overlay();
+        // Nearly always nothing is kept.
+        if overlay.is_empty() { None } else { overlay.view(alias, &(self.lifetimes)()) }
+    }
+
+    /// What the sessions of a shard are by what is kept; without a shard: those of all.
+    fn views(&self, shard: Option<Shard>) -> Vec<(Alias, View)> {
+        let overlay = self.overlay();
+        if overlay.is_empty() {
+            return Vec::new();
+        }
+        let lifetimes = (self.lifetimes)();
+        let views = overlay.aliases(shard).into_iter();
+        views
+            .filter_map(|alias| overlay.view(&alias, &lifetimes).map(|view| (alias, view)))
+            .collect()
+    }
+
+    /// Keeps a change, which outlives this process when this returns.
+    fn keep(&self, change: Change, why: &StoreError) -> Result<(), StoreError> {
+        let Some(files) = &self.files else { return Err(why.clone()) };
+        let kept_ms = now_ms();
+        let number = self.overlay().number(kept_ms);
+        let record = Record { number, kept_ms, place: self.settings.place.clone(), change };
+        let (name, file) = (record.file_name(), record.encode());
+        let bytes = file.len() as u64;
+        let account = Account::of(&record.change);
+        if !self.overlay().has_room(account, bytes) {
+            Event::SpoolFull { alias: record.change.alias(), change: record.change.kind() }.emit();
+            return Err(StoreError::Unavailable(format!("{why}; and the spool is full")));
+        }
+        lock(&self.names).insert(name.clone());
+        let safe = files.keep(&name, file).map_err(|error| {
+            lock(&self.names).remove(&name);
+            StoreError::Unavailable(format!("{why}; and it cannot be kept: {error}"))
+        })?;
+        Event::ChangeKept {
+            alias: record.change.alias(),
+            change: record.change.kind(),
+            why: &why.to_string(),
+        }
+        .emit();
+        self.overlay().insert(Arc::new(record), bytes, safe, Duration::ZERO);
+        self.filled.notify_one();
+        Ok(())
+    }
+
+    /// Takes over what is in the directories and not known yet.
+    fn load(&self) {
+        let Some(files) = &self.files else { return };
+        // A save may be sealed twice.
+        let max_bytes = 2 * self.settings.session_max_bytes + FACTS_MAX_BYTES;
+        let is_known = |name: &str| lock(&self.names).contains(name);
+        let found = files.load(max_bytes, is_known);
+        let mut unsendable = Unsendable {
+            changes: found.damaged,
+            why: (found.damaged > 0).then(|| "their files are damaged".to_owned()),
+        };
+        let mut taken = 0_u64;
+        for (record, is_on_disk) in found.records {
+            let name = record.file_name();
+            if let Some(why) = self.cannot_send(&record) {
+                unsendable.changes += 1;
+                unsendable.why = Some(why);
+                lock(&self.names).insert(name);
+                continue;
+            }
+            let file = record.encode();
+            let bytes = file.len() as u64;
+            let safe = if is_on_disk {
+                tokio::sync::watch::channel(true).1
+            } else {
+                files.copy(&name, file)
+            };
+            let age = Duration::from_millis(now_ms().saturating_sub(record.kept_ms));
+            lock(&self.names).insert(name);
+            self.overlay().insert(Arc::new(record), bytes, safe, age);
+            taken += 1;
+        }
+        if taken > 0 {
+            tracing::info!(changes = taken, "changes that are kept on this host will be sent");
+        }
+        if let Some(why) = &unsendable.why {
+            let changes = unsendable.changes;
+            tracing::error!(event = "kept_changes_unsendable", changes, why);
+        }
+        let mut known = lock(&self.unsendable);
+        known.changes += unsendable.changes;
+        known.why = unsendable.why.or(known.why.take());
+    }
+
+    /// Why a change is for another Redis, or cannot be opened there.
+    fn cannot_send(&self, record: &Record) -> Option<String> {
+        let Place { url, prefix } = &record.place;
+        if record.place != self.settings.place {
+            return Some(format!("they are for the Redis at {url} with the prefix {prefix}"));
+        }
+        let hint = record.change.secret_hint()?;
+        self.settings
+            .keyring
+            .find(hint)
+            .is_none()
+            .then(|| "they are sealed with a secret that this server does not hold".to_owned())
+    }
+
+    /// Forgets a change that is settled.
+    fn settled(&self, number: u64) {
+        let Some(record) = self.overlay().remove(number) else { return };
+        let name = record.file_name();
+        if let Some(files) = &self.files {
+            files.remove(&name);
+        }
+        lock(&self.names).remove(&name);
+    }
+
+    /// Forgets a change that will never be sent.
+    fn drop_change(&self, number: u64, reason: &'static str) {
+        let record = self.overlay().record(number);
+        if let Some(record) = record {
+            let (alias, change) = (record.change.alias(), record.change.kind());
+            Event::ChangeDropped { alias, change, reason }.emit();
+        }
+        self.settled(number);
+    }
+}
+
+/// Whether it is a fault that passes.
+fn passes(error: &StoreError) -> bool {
+    matches!(error, StoreError::Unavailable(_) | StoreError::Refused(_))
+}
+
+fn behind() -> StoreError {
+    StoreError::Unavailable("earlier changes are not sent yet".into())
+}
+
+/// What is kept of a session, against what the store says of it.
+fn by_id(kept: Box<Saved>, found: Result<Lookup, StoreError>) -> Result<Lookup, StoreError> {
+    let holds = match &found {
+        Ok(Lookup::Session { meta, .. } | Lookup::Large { meta, .. }) => {
+            kept.holds_against(Some(meta))
+        }
+        Ok(Lookup::Alias { .. } | Lookup::Absent) => kept.holds_against(None),
+        Err(error) => passes(error),
+    };
+    if holds { Ok(kept.lookup(LARGE_BYTES)) } else { found }
+}
+
+/// The same for a session that is asked for by its alias.
+fn by_alias(kept: Box<Saved>, found: Result<Lookup, StoreError>) -> Result<Lookup, StoreError> {
+    let holds = match &found {
+        Ok(Lookup::Session { .. } | Lookup::Large { .. }) => false,
+        Ok(Lookup::Alias { meta }) => kept.holds_against(Some(meta)),
+        Ok(Lookup::Absent) => kept.holds_against(None),
+        Err(error) => passes(error),
+    };
+    if holds { Ok(Lookup::Alias { meta: kept.meta }) } else { found }
+}
+
+impl<S: Sessions + Link + Clone> Sessions for Spool<S> {
+    async fn is_ready(&self, alias: &Alias) -> Result<bool, StoreError> {
+        self.sessions.is_ready(alias).await
+    }
+
+    async fn fetch(&self, alias: &Alias, listed: Option<&Alias>) -> Result<Lookup, StoreError> {
+        let of_listed = listed.and_then(|listed| self.shared.view(listed));
+        match (self.shared.view(alias), of_listed) {
+            (None, None) => self.sessions.fetch(alias, listed).await,
+            (Some(View::Saved(kept)), _) => by_id(kept, self.sessions.fetch(alias, None).await),
+            (Some(View::Removed { .. }), Some(View::Saved(kept))) => {
+                Ok(Lookup::Alias { meta: kept.meta })
+            }
+            (Some(View::Removed { .. }), _) => Ok(Lookup::Absent),
+            (None, Some(View::Saved(kept))) => {
+                by_alias(kept, self.sessions.fetch(alias, listed).await)
+            }
+            (None, Some(View::Removed { .. })) => self.sessions.fetch(alias, None).await,
+        }
+    }
+
+    async fn content(&self, alias: &Alias, save: ChangeId) -> Result<Option<Bytes>, StoreError> {
+        match self.shared.view(alias) {
+            Some(View::Saved(kept)) if kept.bound.save == save => Ok(Some(kept.sealed)),
+            _ => self.sessions.content(alias, save).await,
+        }
+    }
+
+    async fn publish(&self, publish: &Publish) -> Result<Published, StoreError> {
+        let mut why = behind();
+        if self.may_try(&publish.alias, None) {
+            match self.sessions.publish(publish).await {
+                Err(error) if passes(&error) => why = error,
+                outcome => return outcome,
+            }
+        }
+        self.keep_save(publish, &why)
+    }
+
+    /// A removal that may be held is not kept when it is tried first: whoever asks for it holds it, and
+    /// asks again.
+    async fn unlink(&self, unlink: &Unlink) -> Result<Unlinked, StoreError> {
+        let mut why = behind();
+        if self.may_try(&unlink.alias, unlink.listed.as_ref()) {
+            match self.sessions.unlink(unlink).await {
+                Err(error) if passes(&error) => why = error,
+                outcome => return outcome,
+            }
+        }
+        if unlink.held.is_some() && unlink.stamp.attempt == Attempt::First {
+            return Err(why);
+        }
+        self.keep_removal(unlink, &why)
+    }
+
+    async fn amend(&self, amend: &Amend) -> Result<Option<Meta>, StoreError> {
+        let Some(view) = self.shared.view(&amend.alias) else {
+            // Only who knows the session can say what its attributes are.
+            return self.sessions.amend(amend).await;
+        };
+        if let View::Removed { .. } = view {
+            return Ok(None);
+        }
+        let again = Amend { stamp: amend.stamp.again(), ..amend.clone() };
+        self.shared.keep(Change::Amend(again), &behind())?;
+        match self.shared.view(&amend.alias) {
+            Some(View::Saved(kept)) => Ok(Some(kept.meta)),
+            // It was sent meanwhile.
+            _ => self.sessions.amend(amend).await,
+        }
+    }
+
+    async fn list(&self, shard: Shard) -> Result<Vec<Listed>, StoreError> {
+        let kept = self.shared.views(Some(shard));
+        let mut listed = self.sessions.list(shard).await?;
+        for (alias, view) in kept {
+            correct(&mut listed, alias, view, |_| true);
+        }
+        Ok(listed)
+    }
+
+    async fn list_root(&self) -> Result<RootListing, StoreError> {
+        let kept = self.shared.views(None);
+        let mut root = self.sessions.list_root().await?;
+        for (alias, view) in kept {
+            let shard = alias.shard();
+            let form = correct(&mut root.flat, alias, view, |form| form == Form::Flat);
+            if form == Some(Form::Sharded) && !root.shards.contains(&shard) {
+                root.shards.push(shard);
+            }
+        }
+        root.shards.sort_unstable();
+        Ok(root)
+    }
+
+    fn touch(&self, alias: &Alias) {
+        self.shared.overlay().touch(alias);
+        self.sessions.touch(alias);
+    }
+
+    async fn touch_now(&self, alias: &Alias) -> Result<(), StoreError> {
+        self.shared.overlay().touch(alias);
+        self.sessions.touch_now(alias).await
+    }
+
+    fn takes_saves(&self) -> bool {
+        // Without files a save is tried, and may fail, as ever.
+        self.shared.files.is_none()
+            || self.shared.overlay().has_room(Account::Person, LARGE_BYTES as u64)
+    }
+
+    fn knows_more(&self, alias: &Alias) -> bool {
+        self.shared.view(alias).is_some()
+    }
+
+    fn settling(&self, alias: &Alias) -> Option<Settling> {
+        let waits = self.shared.overlay().unsafe_ones(alias);
+        if waits.is_empty() {
+            return None;
+        }
+        Some(Box::pin(async move {
+            let all = async {
+                for mut safe in waits {
+                    // Without its thread it is never safe.
+                    let _ = safe.wait_for(|safe| *safe).await;
+                }
+            };
+            if timeout(SETTLES_WITHIN, all).await.is_err() {
+                tracing::warn!(
+                    "the disk is slow: a kept save would not survive a crash of this host"
+                );
+            }
+        }))
+    }
+}
+
+/// Corrects a listing by what was kept of one session before it was made: what was sent meanwhile
+/// may be in it or not. Returns the form of what is kept.
+fn correct(
+    listed: &mut Vec<Listed>,
+    alias: Alias,
+    view: View,
+    is_listed: impl Fn(Form) -> bool,
+) -> Option<Form> {
+    let at = listed.iter().position(|one| one.alias == alias);
+    match view {
+        View::Removed { .. } => {
+            at.map(|at| listed.swap_remove(at));
+            None
+        }
+        View::Saved(kept) => {
+            let form = kept.meta.form;
+            // A listing of the other form does not tell whether the store knows the session.
+            if is_listed(form) && !kept.holds_against(at.map(|at| &listed[at].meta)) {
+                return None;
+            }
+            at.map(|at| listed.swap_remove(at));
+            if is_listed(form) {
+                listed.push(Listed { alias, meta: kept.meta });
+            }
+            Some(form)
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Sending what is kept, as soon as Redis takes it.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout};
+
+use super::record::{Change, Record, Save};
+use super::{Spool, passes};
+use crate::session::content::Class;
+use crate::session::name::Shard;
+use crate::store::{
+    Attempt, ChangeId, Health, Link, Published, Sessions, Stamp, StoreError, Unlink, Unlinked,
+};
+use crate::telemetry::Event;
+
+/// How often it is looked whether the link is there.
+const LOOK_EVERY: Duration = Duration::from_millis(25);
+/// A shard that does not take its first change is tried again after this, and later each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+/// How often the directory is looked at for what a worker that was replaced has left.
+const LOAD_EVERY: Duration = Duration::from_secs(10);
+/// How often one save is sealed anew because the life of its session is another than expected.
+const MAX_REBINDS: u32 = 3;
+
+/// What became of a change that was sent.
+enum Outcome {
+    Sent,
+    /// It must not be sent any more.
+    Dropped(&'static str),
+    /// It was not taken this time.
+    Waits(StoreError),
+}
+
+/// Sends for ever.
+pub(super) async fn run<S: Sessions + Link + Clone>(spool: Spool<S>) {
+    let mut pauses: HashMap<Shard, (Instant, Duration)> = HashMap::new();
+    let mut loaded = Instant::now();
+    loop {
+        let shards = spool.shared.overlay().shards();
+        if shards.is_empty() {
+            pauses.clear();
+            let _ = timeout(LOAD_EVERY, spool.shared.filled.notified()).await;
+        }
+        if loaded.elapsed() >= LOAD_EVERY {
+            loaded = Instant::now();
+            spool.load_left();
+        }
+        for shard in shards {
+            if pauses.get(&shard).is_some_and(|(until, _)| Instant::now() < *until) {
+                continue;
+            }
+            let pause = match spool.send_shard(shard).await {
+                Ok(()) => None,
+                Err(error) => {
+                    tracing::debug!(%shard, %error, "kept changes are not taken yet");
+                    let pause = pauses.get(&shard).map_or(FIRST_PAUSE, |(_, last)| *last * 2);
+                    Some(pause.min(LONGEST_PAUSE))
+                }
+            };
+            match pause {
+                Some(pause) => pauses.insert(shard, (Instant::now() + pause, pause)),
+                None => pauses.remove(&shard),
+            };
+        }
+        if !spool.shared.overlay().is_empty() {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+}
+
+impl<S: Sessions + Link + Clone> Spool<S> {
+    /// Takes over what a worker that was replaced has kept after this one was started.
+    fn load_left(&self) {
+        let Some(files) = &self.shared.files else { return };
+        let names = files.names();
+        let is_new = {
+            let known = crate::sync::lock(&self.shared.names);
+            names.iter().any(|name| !known.contains(name))
+        };
+        if is_new {
+            self.shared.load();
+        }
+    }
+
+    /// Sends what is kept of a shard, in order, until something is not taken.
+    async fn send_shard(&self, shard: Shard) -> Result<(), StoreError> {
+        while self.sessions.health(Some(shard)) != Health::Down {
+            let Some((record, age, unused)) = self.shared.overlay().send_first(shard) else {
+                return Ok(());
+            };
+            match self.send(&record, age, unused).await {
+                Outcome::Sent => {
+                    Event::ChangeSent {
+                        alias: record.change.alias(),
+                        change: record.change.kind(),
+                        age_ms: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
+                    }
+                    .emit();
+                    self.shared.settled(record.number);
+                }
+                Outcome::Dropped(reason) => self.shared.drop_change(record.number, reason),
+                Outcome::Waits(error) => {
+                    self.shared.overlay().not_sent(record.number);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn send(&self, record: &Record, age: Duration, unused: Duration) -> Outcome {
+        let stamp = self.stamp_of(record, age);
+        let sent = match &record.change {
+            Change::Save(save) => return self.send_save(save, stamp, unused).await,
+            Change::Removal(unlink) => {
+                self.sessions.unlink(&Unlink { stamp, ..unlink.clone() }).await.map(|unlinked| {
+                    match unlinked {
+                        Unlinked::Superseded => Outcome::Dropped("superseded"),
+                        _ => Outcome::Sent,
+                    }
+                })
+            }
+            Change::Amend(amend) => {
+                let amend = crate::store::Amend { stamp, ..amend.clone() };
+                let amended = self.sessions.amend(&amend).await;
+                amended.map(|meta| meta.map_or(Outcome::Dropped("ended"), |_| Outcome::Sent))
+            }
+        };
+        sent.unwrap_or_else(failed)
+    }
+
+    /// The stamp of the first attempt. If Redis's time was not known then, it was as long ago.
+    fn stamp_of(&self, record: &Record, age: Duration) -> Stamp {
+        let mut stamp = Stamp { attempt: Attempt::Again, ..record.change.stamp() };
+        if stamp.first_ms == 0 {
+            let age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+            let now_ms = self.sessions.stamp(record.change.shard()).first_ms;
+            stamp.first_ms = now_ms.saturating_sub(age_ms).max(1);
+        }
+        stamp
+    }
+
+    async fn send_save(&self, save: &Save, stamp: Stamp, unused: Duration) -> Outcome {
+        let lifetimes = (self.shared.lifetimes)();
+        let idle_ms = match save.publish.content.class {
+            Class::Authenticated => lifetimes.idle_ms,
+            Class::Anonymous => lifetimes.anonymous_idle_ms,
+        };
+        if unused >= Duration::from_millis(idle_ms) {
+            return Outcome::Dropped("expired");
+        }
+        let mut birth: ChangeId = save.publish.birth;
+        for _ in 0..MAX_REBINDS {
+            let Some(mut publish) = save.for_birth(birth) else {
+                // Only the process that kept it could have sealed it once more.
+                let alias = &save.publish.alias;
+                tracing::error!(event = "kept_save_lost", %alias, "its session began anew");
+                return Outcome::Dropped("unbound");
+            };
+            publish.stamp = stamp;
+            match self.sessions.publish(&publish).await {
+                Ok(Published::Taken(_)) => return Outcome::Sent,
+                Ok(Published::Superseded) => return Outcome::Dropped("superseded"),
+                Ok(Published::Refused(reason)) => {
+                    Event::SaveRefused { alias: &publish.alias, reason }.emit();
+                    return Outcome::Dropped("refused");
+                }
+                Ok(Published::Rebind { birth: other }) => birth = other,
+                Err(error) => return failed(error),
+            }
+        }
+        Outcome::Waits(StoreError::Unavailable("its name passes from one life to another".into()))
+    }
+}
+
+fn failed(error: StoreError) -> Outcome {
+    if passes(&error) {
+        return Outcome::Waits(error);
+    }
+    tracing::error!(event = "kept_change_lost", %error);
+    Outcome::Dropped("unreadable")
+}
