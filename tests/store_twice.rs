@@ -150,6 +150,33 @@ async fn a_late_retry_of_a_removal_does_not_remove_a_newer_life() {
     gone(&one, &removal(&one, &sid)).await;
 }
 
+/// What was kept while Redis was away: each change is older than the moment in which it is sent.
+#[tokio::test]
+async fn changes_that_are_sent_late_one_after_another_do_not_overtake_each_other() {
+    let redis = Redis::start();
+    let node = node(&redis).await;
+    let sid = alias("ab", 1);
+    let first = login(&node, &sid);
+    settle().await;
+    let second = page(&node, &sid, first.stamp.id);
+    settle().await;
+    let unlink = removal(&node, &sid);
+    settle().await;
+    let visitor = save(&node, &sid, Class::Anonymous, None);
+    settle().await;
+    for publish in [&first, &second] {
+        let version = taken(&node, &again(publish)).await.version;
+        assert_eq!(version, publish.stamp.id);
+        settle().await;
+    }
+    // It is as old as its first attempt, here as in Redis.
+    let mtime_ms = look(&node, &sid).await.map(|meta| meta.mtime_ns / 1_000_000);
+    assert_eq!(mtime_ms, i64::try_from(second.stamp.first_ms).ok());
+    gone(&node, &Unlink { stamp: unlink.stamp.again(), ..unlink }).await;
+    settle().await;
+    taken(&node, &again(&visitor)).await;
+}
+
 #[tokio::test]
 async fn an_amend_sent_twice_makes_one_version_and_never_overwrites_bytes() {
     let redis = Redis::start();

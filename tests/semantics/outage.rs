@@ -225,24 +225,31 @@ fn a_save_that_waits_succeeds_when_redis_is_back() {
 }
 
 #[test]
-fn a_rename_without_redis_fails_loudly_and_soon() {
-    let (mut redis, mount) = node(LONG_OUTAGE);
-    let id = sid("ab", 1);
-    mount.save(&id, &authenticated("old")).unwrap();
-    let temp = mount.stage(&authenticated("new")).unwrap();
-    redis.kill();
-    assert_eq!(quickly(|| errno(fs::rename(&temp, mount.sharded(&id)))), libc::EIO);
-    mount.wait_for_log(" failed: Redis is not available");
+fn a_rename_without_redis_succeeds_soon_and_is_sent_later() {
+    let (mut redis, mount) = paused(LONG_OUTAGE);
+    redis.resume();
+    in_thread(|| {
+        mount.read(HEX).unwrap();
+        let temp = mount.stage(&authenticated("new")).unwrap();
+        redis.pause();
+        quickly(|| fs::rename(&temp, mount.sharded(HEX))).unwrap();
+        assert_eq!(quickly(|| mount.read(HEX)).unwrap(), authenticated("new"));
+    });
+    redis.resume();
+    mount.wait_for_log("change_sent");
+    let other = Mount::start(&redis, "");
+    assert_eq!(other.read(HEX).unwrap(), authenticated("new"));
 }
 
 #[test]
-fn an_unlink_without_redis_fails_loudly_and_soon() {
-    let (mut redis, mount) = node(LONG_OUTAGE);
-    let id = sid("ab", 1);
-    mount.save(&id, &authenticated("old")).unwrap();
-    redis.kill();
-    assert_eq!(quickly(|| errno(mount.unlink(&id))), libc::EIO);
-    mount.wait_for_log(" failed: Redis is not available");
+fn an_unlink_without_redis_succeeds_soon_and_is_sent_later() {
+    let (mut redis, mount) = paused_and_noticed(LONG_OUTAGE);
+    in_thread(|| quickly(|| mount.unlink(HEX)).unwrap());
+    assert_eq!(in_thread(|| quickly(|| errno(mount.read(HEX)))), libc::ENOENT);
+    redis.resume();
+    mount.wait_for_log("change_sent");
+    let other = Mount::start(&redis, "");
+    assert_eq!(errno(other.read(HEX)), libc::ENOENT);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use sessionfs::session::content::{Class, Content};
 use sessionfs::session::name::{Alias, Form};
 use sessionfs::session::policy::{Lifetimes, Times};
 use sessionfs::store::{
-    Amend, Attempt, Bound, ChangeId, HELD_REMOVAL_MS, Listed, Meta, Mtime, Publish, Unlink,
+    Amend, Attempt, Bound, ChangeId, HELD_REMOVAL_MS, Listed, Meta, Mtime, Publish, Stamp, Unlink,
     Unlinked,
 };
 
@@ -138,10 +138,10 @@ impl Model {
     }
 
     pub fn amend(&mut self, amend: &Amend) -> Option<Meta> {
-        let now = self.now;
+        let made = self.made(amend.stamp);
         let session = self.living(&amend.alias)?;
         session.version = amend.stamp.id;
-        session.saved = now;
+        session.saved = made;
         session.mode = amend.mode.unwrap_or(session.mode);
         if let Some(Mtime::Ns(ns)) = amend.mtime {
             session.mtime_ns = ns;
@@ -150,12 +150,20 @@ impl Model {
         Some(self.meta(&session))
     }
 
+    /// When a change was made: sent once more it is no newer than at first.
+    fn made(&self, stamp: Stamp) -> u64 {
+        match stamp.attempt {
+            Attempt::First => self.now,
+            Attempt::Again => stamp.first_ms.min(self.now),
+        }
+    }
+
     pub fn unlink(&mut self, unlink: &Unlink) -> Unlinked {
         let again = unlink.stamp.attempt == Attempt::Again;
         for alias in std::iter::once(&unlink.alias).chain(&unlink.listed) {
             let Some(session) = self.sessions.get(alias) else { continue };
             let (birth, id) = (session.birth, unlink.stamp.id);
-            let (limits, now) = (self.limits, self.now);
+            let (limits, now, made) = (self.limits, self.now, self.made(unlink.stamp));
             let may_hold = Some(alias) == unlink.listed.as_ref() && unlink.held == Some(birth);
             if let Some(session) = self.living(alias) {
                 if again && session.born > unlink.stamp.first_ms {
@@ -169,6 +177,7 @@ impl Model {
                     return Unlinked::Held { alias: alias.clone(), birth };
                 }
                 session.end(End::Removal(id), &limits, now);
+                session.saved = made;
             } else if self.sessions[alias].gone != Some(End::Removal(id)) {
                 continue;
             }
@@ -219,18 +228,19 @@ impl Model {
         if publish.background && is_new_login && rotates.is_none_or(|(_, lives)| !lives) {
             return Outcome::Refused;
         }
+        let made = self.made(publish.stamp);
         let mut new = Session {
             gone: None,
             version: id,
             save: id,
             birth: id,
-            born: self.now,
+            born: made,
             before: None,
             removal: None,
-            saved: self.now,
+            saved: made,
             content: publish.content.clone(),
             times: Times { login_ms: self.now, activity_ms: self.now, opened: false },
-            mtime_ns: i64::try_from(self.now).expect("of this century") * 1_000_000,
+            mtime_ns: i64::try_from(made).expect("of this century") * 1_000_000,
             mode: old.as_ref().filter(|_| old_alive).map_or(0o644, |old| old.mode),
             size_bytes: publish.size_bytes,
             form: publish.form,

@@ -1,5 +1,6 @@
 //! A real mount: the built `sessionfs`, a directory of its own, and Odoo's way to read and save.
 
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -18,6 +19,8 @@ pub struct Mount {
     directory: tempfile::TempDir,
     child: Child,
     stdout: BufReader<ChildStdout>,
+    /// What it was started with.
+    arguments: Vec<OsString>,
 }
 
 impl Mount {
@@ -75,24 +78,31 @@ impl Mount {
         fill(&directory.path().join("sessions"));
         let toml = directory.path().join("sessionfs.toml");
         std::fs::write(&toml, configuration).unwrap();
-        let log = File::create(directory.path().join("log")).unwrap();
-        let mut child = command
-            .args(["mount", "--log", "trace", "--owner", owner, "--group", group])
-            .args(["--redis", &redis.url()])
-            .arg("--config")
-            .arg(&toml)
-            .arg(directory.path().join("sessions"))
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .expect("sessionfs starts");
-        let mut stdout = BufReader::new(child.stdout.take().expect("a pipe"));
-        let mut line = String::new();
-        // Ends when the daemon says that it is ready, or ends.
-        stdout.read_line(&mut line).expect("a line");
-        let mount = Self { directory, child, stdout };
-        assert!(line.starts_with("ready "), "not ready: {line:?}\n{}", mount.log());
+        let url = redis.url();
+        let mut arguments: Vec<OsString> =
+            ["mount", "--log", "trace", "--owner", owner, "--group", group, "--redis", &url]
+                .map(OsString::from)
+                .into();
+        arguments.extend(["--config".into(), toml.into()]);
+        arguments.push(directory.path().join("sessions").into());
+        let (child, stdout) = spawn(&mut command, &arguments, directory.path());
+        let mut mount = Self { directory, child, stdout, arguments };
+        mount.wait_until_served();
         mount
+    }
+
+    /// Ends it, and starts it once more on the same directory, with another Redis if one is given.
+    pub fn restart(&mut self, redis: Option<&Redis>) {
+        self.end();
+        if let Some(redis) = redis {
+            let at = self.arguments.iter().position(|word| word == "--redis").unwrap() + 1;
+            self.arguments[at] = redis.url().into();
+            std::fs::set_permissions(redis.directory(), PermissionsExt::from_mode(0o755)).unwrap();
+            std::fs::set_permissions(redis.socket(), PermissionsExt::from_mode(0o777)).unwrap();
+        }
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sessionfs"));
+        (self.child, self.stdout) = spawn(&mut command, &self.arguments, self.directory.path());
+        self.wait_until_served();
     }
 
     /// The mounted directory.
@@ -151,9 +161,10 @@ impl Mount {
             .map(|(_, pid)| pid)
     }
 
-    /// Waits until a mount is ready once more.
+    /// Waits until a mount is ready (once more).
     pub fn wait_until_served(&mut self) {
         let mut line = String::new();
+        // Ends when the daemon says that it is ready, or ends.
         self.stdout.read_line(&mut line).expect("a line");
         assert!(line.starts_with("ready "), "not ready: {line:?}\n{}", self.log());
     }
@@ -303,6 +314,23 @@ impl Drop for Mount {
         // Only if the daemon was killed: a test must leave no mount behind.
         let _ = nix::mount::umount2(&self.path(), nix::mount::MntFlags::MNT_DETACH);
     }
+}
+
+/// Starts it, with a log that goes on.
+fn spawn(
+    command: &mut Command,
+    arguments: &[OsString],
+    directory: &Path,
+) -> (Child, BufReader<ChildStdout>) {
+    let log = File::options().append(true).create(true).open(directory.join("log")).unwrap();
+    let mut child = command
+        .args(arguments)
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .spawn()
+        .expect("sessionfs starts");
+    let stdout = BufReader::new(child.stdout.take().expect("a pipe"));
+    (child, stdout)
 }
 
 /// The alias of a session, as listings show it.

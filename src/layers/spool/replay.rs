@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout};
 use super::record::{Change, Record, Save};
 use super::{Spool, passes};
 use crate::session::content::Class;
-use crate::session::name::Shard;
+use crate::session::name::{Alias, Shard};
 use crate::store::{
     Attempt, ChangeId, Health, Link, Published, Sessions, Stamp, StoreError, Unlink, Unlinked,
 };
@@ -128,7 +128,7 @@ impl<S: Sessions + Link + Clone> Spool<S> {
                 amended.map(|meta| meta.map_or(Outcome::Dropped("ended"), |_| Outcome::Sent))
             }
         };
-        sent.unwrap_or_else(failed)
+        sent.unwrap_or_else(|error| failed(record.change.alias(), error))
     }
 
     /// The stamp of the first attempt. If Redis's time was not known then, it was as long ago.
@@ -168,17 +168,17 @@ impl<S: Sessions + Link + Clone> Spool<S> {
                     return Outcome::Dropped("refused");
                 }
                 Ok(Published::Rebind { birth: other }) => birth = other,
-                Err(error) => return failed(error),
+                Err(error) => return failed(&publish.alias, error),
             }
         }
         Outcome::Waits(StoreError::Unavailable("its name passes from one life to another".into()))
     }
 }
 
-fn failed(error: StoreError) -> Outcome {
+fn failed(alias: &Alias, error: StoreError) -> Outcome {
     if passes(&error) {
         return Outcome::Waits(error);
     }
-    tracing::error!(event = "kept_change_lost", %error);
+    tracing::error!(event = "kept_change_lost", %alias, %error);
     Outcome::Dropped("unreadable")
 }

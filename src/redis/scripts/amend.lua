@@ -15,7 +15,7 @@ if h.version == id or (retry and h.saved > first_ms) then
 end
 
 h.version = id
-h.saved = now
+h.saved = made_ms()
 if args.mode ~= '' then h.mode = args.mode end
 if args.mtime == 'now' then
   h.mtime = string.format('%d000000', now)

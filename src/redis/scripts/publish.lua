@@ -64,12 +64,13 @@ else
   end
 end
 
+local made = made_ms()
 local h = {
-  alive = true, version = id, save = id, saved = now, mtime = string.format('%d000000', now),
+  alive = true, version = id, save = id, saved = made, mtime = string.format('%d000000', made),
   class = class, uid = uid, db = args.db, user = args.user, size = args.size,
   packing = args.packing, form = args.form, mode = alive and old.mode or '644',
   from_file = old and old.from_file or false,
-  birth = id, born = now, before = '-', removal = '-', ending = 0,
+  birth = id, born = made, before = '-', removal = '-', ending = 0,
   login = now, active = now, opened = false,
 }
 if goes_on then

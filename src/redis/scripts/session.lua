@@ -221,11 +221,18 @@ local function is_retry()
   return not waits_ms or now - tonumber(args.first_ms) > waits_ms
 end
 
+-- When this change was made. Sent once more it is no newer than at first, so that what was made after
+-- it, and is sent once more after it, does not find itself overtaken.
+local function made_ms()
+  if is_retry() then return math.min(tonumber(args.first_ms), now) end
+  return now
+end
+
 -- What stays of a session that is gone: the header alone. `id` names the unlink.
 local function tombstone(h, id)
   return line({
     alive = false, version = id, save = id, birth = h.birth, born = h.born, before = h.before,
-    removal = h.removal, ending = h.ending, saved = now, mtime = h.mtime, login = h.login,
+    removal = h.removal, ending = h.ending, saved = id == args.id and made_ms() or now, mtime = h.mtime, login = h.login,
     active = h.active, opened = h.opened, from_file = h.from_file, class = h.class, uid = h.uid,
     db = h.db, user = h.user, size = '0', packing = '0', mode = h.mode, form = h.form,
   })

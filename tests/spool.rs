@@ -1,0 +1,519 @@
+//! What Redis does not take is kept on this host and sent later: on real mounts and a real Redis.
+
+#![allow(clippy::unwrap_used)] // a test that meets the unexpected ends there
+
+mod support;
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use support::mount::{Mount, alias, anonymous, authenticated, errno, in_thread, sid, temp_name};
+use support::redis::Redis;
+
+/// An outage whose budget no test spends.
+const LONG_OUTAGE: &str = "[outage]\nwait_step = \"200ms\"\nwait_total = \"5min\"";
+/// Every answered change outlives the server.
+const DURABLE: [&str; 6] =
+    ["--appendonly", "yes", "--appendfsync", "always", "--unixsocketperm", "777"];
+const WITHIN: Duration = Duration::from_secs(30);
+
+fn node() -> (Redis, Mount) {
+    let redis = Redis::start_with(&DURABLE);
+    let mount = Mount::start(&redis, LONG_OUTAGE);
+    (redis, mount)
+}
+
+/// Waits until something holds.
+fn until(mount: &Mount, holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + WITHIN;
+    while !holds() {
+        assert!(Instant::now() < deadline, "not in time:\n{}", mount.log());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// What the log says so often.
+fn logged(mount: &Mount, text: &str) -> usize {
+    mount.log().matches(text).count()
+}
+
+/// The directories in which this mount keeps changes: on the tmpfs, and on the disk.
+fn directories(mount: &Mount) -> [PathBuf; 2] {
+    use sessionfs::config::paths;
+    let staging = paths::staging_dir(None, &mount.path()).unwrap();
+    paths::spool_dirs(&staging, &mount.path())
+}
+
+fn files(dir: &PathBuf) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).into_iter().flatten();
+    let mut files: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    files.retain(|path| path.extension().is_none_or(|kind| kind != "tmp"));
+    files.sort();
+    files
+}
+
+/// Waits until everything is sent, and nothing is left.
+fn until_sent(mount: &Mount) {
+    until(mount, || directories(mount).iter().all(|dir| files(dir).is_empty()));
+}
+
+/// A save that is written while Redis is there and renamed when it is not.
+struct Saving {
+    temp: PathBuf,
+    target: PathBuf,
+}
+
+impl Saving {
+    fn begin(mount: &Mount, id: &str, content: &[u8]) -> Self {
+        Self { temp: mount.stage(content).unwrap(), target: mount.sharded(id) }
+    }
+
+    fn end(self) {
+        fs::rename(&self.temp, &self.target).unwrap();
+        fs::set_permissions(&self.target, fs::Permissions::from_mode(0o644)).unwrap();
+    }
+}
+
+/// A session that is saved anew while Redis is killed.
+fn saved_without_redis(redis: &mut Redis, mount: &Mount, id: &str) {
+    mount.save(id, &authenticated("old")).unwrap();
+    in_thread(|| {
+        mount.read(id).unwrap();
+        let saving = Saving::begin(mount, id, &authenticated("new"));
+        redis.kill();
+        saving.end();
+        assert_eq!(mount.read(id).unwrap(), authenticated("new"));
+    });
+}
+
+#[test]
+fn a_kept_save_is_on_the_disk_when_chmod_returns_and_only_the_worker_can_read_it() {
+    let (mut redis, mount) = node();
+    let id = sid("ab", 1);
+    saved_without_redis(&mut redis, &mount, &id);
+    let [memory, disk] = directories(&mount);
+    let owner = fs::metadata(&disk).unwrap().uid();
+    assert_ne!(owner, 0);
+    for dir in [&memory, &disk] {
+        assert_eq!(fs::metadata(dir).unwrap().mode() & 0o7777, 0o700);
+        let above = fs::metadata(dir.parent().unwrap()).unwrap();
+        assert_eq!((above.uid(), above.mode() & 0o022), (0, 0));
+        let [file] = &files(dir)[..] else { panic!("{:?}", files(dir)) };
+        let found = fs::metadata(file).unwrap();
+        assert_eq!((found.uid(), found.mode() & 0o7777), (owner, 0o600));
+        let content = fs::read(file).unwrap();
+        let has = |text: &str| content.windows(text.len()).any(|part| part == text.as_bytes());
+        assert!(has(&alias(&id)) && !has(&id) && !has("session_token"), "{file:?}");
+    }
+    redis.restart();
+    until_sent(&mount);
+    let other = Mount::start(&redis, "");
+    assert_eq!(other.read(&id).unwrap(), authenticated("new"));
+    // A clean end leaves no directory.
+    assert!(mount.stop_and(|| !memory.exists() && !disk.exists()));
+}
+
+#[test]
+fn what_is_kept_outlives_the_worker_from_the_rename_on() {
+    let (mut redis, mut mount) = node();
+    let id = sid("ab", 1);
+    mount.save(&id, &authenticated("old")).unwrap();
+    in_thread(|| {
+        mount.read(&id).unwrap();
+        let saving = Saving::begin(&mount, &id, &authenticated("new"));
+        redis.pause();
+        fs::rename(&saving.temp, &saving.target).unwrap();
+    });
+    let worker = i32::try_from(mount.worker()).unwrap();
+    let signal = nix::sys::signal::Signal::SIGKILL;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(worker), signal).unwrap();
+    mount.wait_until_served();
+    assert_eq!(in_thread(|| mount.read(&id)).unwrap(), authenticated("new"));
+    redis.resume();
+    until_sent(&mount);
+    assert_eq!(in_thread(|| mount.read(&id)).unwrap(), authenticated("new"));
+    assert_eq!(logged(&mount, "change_dropped"), 0);
+}
+
+#[test]
+fn what_is_kept_outlives_the_whole_program_and_a_boot() {
+    let (mut redis, mut mount) = node();
+    let (one, two) = (sid("ab", 1), sid("cd", 2));
+    mount.save(&two, &authenticated("old")).unwrap();
+    saved_without_redis(&mut redis, &mount, &one);
+    in_thread(|| mount.unlink(&two)).unwrap();
+    let [memory, disk] = directories(&mount);
+    until(&mount, || files(&disk).len() == 2);
+    mount.kill();
+    // A boot: what is on the tmpfs is lost.
+    fs::remove_dir_all(&memory).unwrap();
+    redis.restart();
+    mount.restart(None);
+    until_sent(&mount);
+    assert_eq!(in_thread(|| mount.read(&one)).unwrap(), authenticated("new"));
+    assert_eq!(in_thread(|| errno(mount.read(&two))), libc::ENOENT);
+}
+
+#[test]
+fn a_reload_takes_over_what_is_kept() {
+    let (mut redis, mount) = node();
+    let id = sid("ab", 1);
+    mount.save(&id, &authenticated("old")).unwrap();
+    let saving = in_thread(|| {
+        mount.read(&id).unwrap();
+        Saving::begin(&mount, &id, &authenticated("new"))
+    });
+    // What this worker keeps it does not send.
+    let _: () = redis.run("REPLICAOF 127.0.0.1 1");
+    in_thread(|| saving.end());
+    let old = nix::unistd::Pid::from_raw(i32::try_from(mount.worker()).unwrap());
+    nix::sys::signal::kill(old, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    let _: () = redis.run("REPLICAOF NO ONE");
+    let (code, said) = mount.command("reload");
+    assert_eq!(code, Some(0), "{said}");
+    until_sent(&mount);
+    // It may have ended already: nobody used its mount.
+    let _ = nix::sys::signal::kill(old, nix::sys::signal::Signal::SIGCONT);
+    let other = Mount::start(&redis, "");
+    assert_eq!(other.read(&id).unwrap(), authenticated("new"));
+    redis.kill();
+}
+
+#[test]
+fn a_frozen_redis_takes_everything_of_a_session_in_order() {
+    let (mut redis, mount) = node();
+    let (id, other) = (sid("ab", 1), sid("ab", 2));
+    in_thread(|| {
+        mount.save(&id, &authenticated("0")).unwrap();
+        mount.save(&other, &authenticated("0")).unwrap();
+        let savings: Vec<_> = (1..=3)
+            .map(|number| Saving::begin(&mount, &id, &authenticated(&number.to_string())))
+            .collect();
+        redis.pause();
+        for saving in savings {
+            saving.end();
+        }
+        mount.unlink(&other).unwrap();
+    });
+    let seen = in_thread(|| mount.read(&id)).unwrap();
+    assert_eq!(seen, authenticated("3"), "{}", mount.log());
+    redis.resume();
+    until_sent(&mount);
+    let second = Mount::start(&redis, "");
+    assert_eq!(second.read(&id).unwrap(), authenticated("3"));
+    assert_eq!(errno(second.read(&other)), libc::ENOENT);
+    assert_eq!(second.list(&second.path().join("ab")), [alias(&id)]);
+}
+
+#[test]
+fn a_replica_keeps_nobody_from_going_on() {
+    let (redis, mount) = node();
+    let (id, ended) = (sid("ab", 1), sid("ab", 2));
+    let saving = in_thread(|| {
+        mount.save(&ended, &authenticated("0")).unwrap();
+        mount.save(&id, &authenticated("old")).unwrap();
+        Saving::begin(&mount, &id, &authenticated("new"))
+    });
+    let _: () = redis.run("REPLICAOF 127.0.0.1 1");
+    in_thread(|| saving.end());
+    in_thread(|| mount.unlink(&ended)).unwrap();
+    // Redis is read on, and what is kept is seen in a listing, too.
+    assert_eq!(in_thread(|| mount.read(&id)).unwrap(), authenticated("new"));
+    assert_eq!(in_thread(|| errno(mount.read(&ended))), libc::ENOENT);
+    until(&mount, || fs::read_dir(mount.path().join("ab")).is_ok_and(|names| names.count() == 1));
+    let _: () = redis.run("REPLICAOF NO ONE");
+    until_sent(&mount);
+    assert_eq!(in_thread(|| errno(mount.read(&ended))), libc::ENOENT);
+    assert_eq!(logged(&mount, "change_dropped"), 0);
+}
+
+#[test]
+fn a_full_redis_takes_a_save_when_it_has_room() {
+    let (redis, mount) = node();
+    let id = sid("ab", 1);
+    let saving = in_thread(|| {
+        mount.save(&id, &authenticated("old")).unwrap();
+        Saving::begin(&mount, &id, &authenticated("new"))
+    });
+    let _: () = redis.run("CONFIG SET maxmemory 1");
+    in_thread(|| saving.end());
+    assert_eq!(in_thread(|| mount.read(&id)).unwrap(), authenticated("new"));
+    let _: () = redis.run("CONFIG SET maxmemory 0");
+    until_sent(&mount);
+    let second = Mount::start(&redis, "");
+    assert_eq!(second.read(&id).unwrap(), authenticated("new"));
+}
+
+#[test]
+fn newer_content_of_another_server_wins() {
+    let (redis, mount) = node();
+    let second = Mount::start(&redis, "");
+    let id = sid("ab", 1);
+    let saving = in_thread(|| {
+        mount.save(&id, &authenticated("old")).unwrap();
+        Saving::begin(&mount, &id, &authenticated("kept"))
+    });
+    // For this server alone Redis is away.
+    let _: () = redis.run("CONFIG SET maxmemory 1");
+    in_thread(|| saving.end());
+    let freeze = |state| {
+        let worker = nix::unistd::Pid::from_raw(i32::try_from(mount.worker()).unwrap());
+        nix::sys::signal::kill(worker, state).unwrap();
+    };
+    freeze(nix::sys::signal::Signal::SIGSTOP);
+    let _: () = redis.run("CONFIG SET maxmemory 0");
+    until(&second, || in_thread(|| second.save_in_request(&id, &authenticated("newer"))).is_ok());
+    freeze(nix::sys::signal::Signal::SIGCONT);
+    mount.wait_for_log("reason=\"superseded\"");
+    for node in [&mount, &second] {
+        assert_eq!(in_thread(|| node.read(&id)).unwrap(), authenticated("newer"));
+    }
+}
+
+#[test]
+fn a_logout_survives_and_no_page_load_undoes_it() {
+    let (mut redis, mount) = node();
+    let id = sid("ab", 1);
+    mount.save(&id, &authenticated("old")).unwrap();
+    in_thread(|| {
+        mount.read(&id).unwrap();
+        let pages = ["one", "two"].map(|note| Saving::begin(&mount, &id, &authenticated(note)));
+        in_thread(|| {
+            mount.read(&id).unwrap();
+            redis.pause();
+            mount.unlink(&id).unwrap();
+        });
+        let [one, two] = pages;
+        let refused = |page: Saving| errno(fs::rename(page.temp, page.target));
+        assert_eq!(refused(one), libc::EACCES);
+        redis.resume();
+        until_sent(&mount);
+        assert_eq!(refused(two), libc::EACCES);
+    });
+    assert_eq!(in_thread(|| errno(mount.read(&id))), libc::ENOENT);
+}
+
+#[test]
+fn a_torn_file_is_named_and_moved_aside() {
+    let (mut redis, mut mount) = node();
+    let (one, two) = (sid("ab", 1), sid("cd", 2));
+    mount.save(&two, &authenticated("old")).unwrap();
+    saved_without_redis(&mut redis, &mount, &one);
+    in_thread(|| mount.unlink(&two)).unwrap();
+    let [memory, disk] = directories(&mount);
+    until(&mount, || files(&disk).len() == 2);
+    mount.kill();
+    let torn = files(&disk)[0].file_name().unwrap().to_owned();
+    for dir in [&memory, &disk] {
+        let file = File::options().write(true).open(dir.join(&torn)).unwrap();
+        file.set_len(file.metadata().unwrap().len() / 2).unwrap();
+    }
+    redis.restart();
+    mount.restart(None);
+    let aside = disk.join(format!("{}.damaged", torn.to_str().unwrap()));
+    mount.wait_for_log(aside.to_str().unwrap());
+    // The others are sent.
+    until(&mount, || in_thread(|| errno(mount.read(&two)) == libc::ENOENT));
+    assert_eq!(in_thread(|| mount.read(&one)).unwrap(), authenticated("old"));
+    assert!(aside.exists());
+    mount.stop_and(|| {
+        for dir in [&memory, &disk] {
+            fs::remove_dir_all(dir).unwrap();
+        }
+    });
+}
+
+#[test]
+fn nothing_is_sent_to_another_redis() {
+    let (mut redis, mut mount) = node();
+    let id = sid("ab", 1);
+    saved_without_redis(&mut redis, &mount, &id);
+    let other = Redis::start();
+    mount.restart(Some(&other));
+    mount.wait_for_log("kept_changes_unsendable");
+    assert_eq!(in_thread(|| errno(mount.read(&id))), libc::ENOENT);
+    let [_, disk] = directories(&mount);
+    assert_eq!(files(&disk).len(), 1);
+    // It is sent when this Redis is named again.
+    redis.restart();
+    mount.restart(Some(&redis));
+    until_sent(&mount);
+    assert_eq!(in_thread(|| mount.read(&id)).unwrap(), authenticated("new"));
+}
+
+#[test]
+fn a_full_spool_fails_saves_at_their_first_write_and_takes_removals() {
+    let redis = Redis::start_with(&DURABLE);
+    let small = format!("{LONG_OUTAGE}\nspool_max = \"1MiB\"\n[limits]\nsession = \"1MiB\"");
+    let mount = Mount::start(&redis, &small);
+    let large = authenticated(&"x".repeat(200_000));
+    let ids: Vec<_> = (0..5).map(|seed| sid("ab", seed)).collect();
+    let savings: Vec<_> =
+        in_thread(|| ids.iter().map(|id| Saving::begin(&mount, id, &large)).collect());
+    let ended = sid("cd", 1);
+    mount.save(&ended, &authenticated("old")).unwrap();
+    let _: () = redis.run("REPLICAOF 127.0.0.1 1");
+    let renamed: Vec<_> = in_thread(|| {
+        let rename = |saving: Saving| fs::rename(saving.temp, saving.target);
+        savings.into_iter().map(rename).map(|renamed| renamed.is_ok()).collect()
+    });
+    assert_eq!(renamed, [true, true, true, true, false]);
+    mount.wait_for_log("spool_full");
+    // One more of 60 KiB is taken at its first write, and then there is no room.
+    let more: Vec<_> = (10..20)
+        .map(|seed| {
+            in_thread(|| {
+                let temp = mount.path().join(temp_name());
+                let mut file = File::create_new(&temp).unwrap();
+                file.write_all(&authenticated(&"y".repeat(60_000)))
+                    .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap()))?;
+                fs::rename(&temp, mount.sharded(&sid("ef", seed)))
+                    .map_err(|error| panic!("not at the first write: {error}"))
+            })
+        })
+        .collect();
+    assert!(more[0].is_ok() && more[9] == Err(Errno::EIO), "{more:?}");
+    in_thread(|| {
+        mount.read(&ended).unwrap();
+        mount.unlink(&ended).unwrap();
+    });
+    assert_eq!(in_thread(|| errno(mount.read(&ended))), libc::ENOENT);
+    let _: () = redis.run("REPLICAOF NO ONE");
+    until_sent(&mount);
+    in_thread(|| mount.save(&ids[4], &large)).unwrap();
+}
+
+/// A thread that has opened its session and listed it, as Odoo 19 does before it removes it.
+fn opened_and_listed(mount: &Mount, id: &str) -> PathBuf {
+    mount.read(id).unwrap();
+    let shard = mount.path().join(&id[..2]);
+    assert!(mount.list(&shard).contains(&alias(id)));
+    shard.join(alias(id))
+}
+
+#[test]
+fn an_own_removal_without_redis_is_taken_back_by_the_save() {
+    let (mut redis, mount) = node();
+    let id = sid("ab", 1);
+    mount.save(&id, &authenticated("old")).unwrap();
+    in_thread(|| {
+        let listed = opened_and_listed(&mount, &id);
+        let saving = Saving::begin(&mount, &id, &authenticated("new"));
+        redis.kill();
+        until(&mount, || mount.log().contains("event=\"link\" state=\"down\""));
+        fs::remove_file(&listed).unwrap();
+        // It is served as before, and nothing was kept.
+        assert_eq!(logged(&mount, "change_kept"), 0);
+        saving.end();
+        assert_eq!(mount.read(&id).unwrap(), authenticated("new"));
+    });
+    redis.restart();
+    until_sent(&mount);
+    // Longer than a removal is held.
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!(in_thread(|| mount.read(&id)).unwrap(), authenticated("new"));
+    assert_eq!(logged(&mount, "change=\"removal\""), 0);
+}
+
+#[test]
+fn an_own_removal_waits_as_long_as_the_save_that_follows() {
+    let (mut redis, mount) = node();
+    let id = sid("ab", 1);
+    mount.save(&id, &authenticated("old")).unwrap();
+    std::thread::scope(|scope| {
+        let (begun, begins) = std::sync::mpsc::channel();
+        let mount = &mount;
+        let saver = scope.spawn({
+            let id = id.clone();
+            move || {
+                let listed = opened_and_listed(mount, &id);
+                begun.send(()).unwrap();
+                until(mount, || mount.log().contains("event=\"link\" state=\"down\""));
+                fs::remove_file(&listed).unwrap();
+                // Its first write waits for Redis.
+                mount.save(&id, &authenticated("new")).unwrap();
+            }
+        });
+        begins.recv().unwrap();
+        redis.kill();
+        // Longer than a removal is held.
+        std::thread::sleep(Duration::from_millis(2500));
+        redis.restart();
+        saver.join().unwrap();
+    });
+    assert_eq!(in_thread(|| mount.read(&id)).unwrap(), authenticated("new"));
+    assert_eq!(logged(&mount, "change=\"removal\""), 0);
+}
+
+#[test]
+fn an_own_removal_is_carried_out_if_no_save_follows() {
+    let (mut redis, mount) = node();
+    let id = sid("ab", 1);
+    mount.save(&id, &authenticated("old")).unwrap();
+    in_thread(|| {
+        let listed = opened_and_listed(&mount, &id);
+        redis.kill();
+        until(&mount, || mount.log().contains("event=\"link\" state=\"down\""));
+        fs::remove_file(&listed).unwrap();
+    });
+    mount.wait_for_log("change_kept");
+    assert_eq!(in_thread(|| errno(mount.read(&id))), libc::ENOENT);
+    redis.restart();
+    until_sent(&mount);
+    until(&mount, || in_thread(|| mount.read(&id)).is_err());
+    assert_eq!(in_thread(|| errno(mount.read(&id))), libc::ENOENT);
+}
+
+#[test]
+fn an_own_removal_is_taken_back_by_a_save_that_fails_at_its_first_write() {
+    let redis = Redis::start_with(&DURABLE);
+    let short = "[outage]\nwait_step = \"200ms\"\nwait_total = \"1s\"";
+    let mount = Mount::start(&redis, short);
+    let mut redis = redis;
+    let id = sid("ab", 1);
+    mount.save(&id, &authenticated("old")).unwrap();
+    in_thread(|| {
+        let listed = opened_and_listed(&mount, &id);
+        redis.kill();
+        until(&mount, || mount.log().contains("event=\"link\" state=\"down\""));
+        fs::remove_file(&listed).unwrap();
+        assert_eq!(errno(mount.save(&id, &authenticated("new"))), libc::EIO);
+    });
+    // Longer than a removal is held.
+    std::thread::sleep(Duration::from_millis(1500));
+    redis.restart();
+    until(&mount, || in_thread(|| mount.read(&id)).is_ok());
+    assert_eq!(in_thread(|| mount.read(&id)).unwrap(), authenticated("old"));
+    assert_eq!(logged(&mount, "change_kept"), 0);
+}
+
+#[test]
+fn a_visitors_save_after_a_failed_read_replaces_nobody() {
+    let redis = Redis::start_with(&DURABLE);
+    let short = "[outage]\nwait_step = \"100ms\"\nwait_total = \"500ms\"";
+    let mount = Mount::start(&redis, short);
+    let mut redis = redis;
+    let id = sid("ab", 1);
+    mount.save(&id, &authenticated("old")).unwrap();
+    in_thread(|| {
+        redis.kill();
+        assert_eq!(errno(mount.read(&id)), libc::EIO);
+        redis.restart();
+        until(&mount, || in_thread(|| mount.read(&id)).is_ok());
+        // The one error that this thread owes.
+        assert_eq!(errno(mount.stage(b"{}")), libc::EIO);
+        let saving = Saving::begin(&mount, &id, &anonymous("empty"));
+        redis.kill();
+        fs::rename(&saving.temp, &saving.target).unwrap();
+    });
+    // Nobody is shown it before Redis has decided.
+    assert_ne!(in_thread(|| mount.read(&id)).ok(), Some(anonymous("empty")));
+    redis.restart();
+    mount.wait_for_log("reason=\"refused\"");
+    until(&mount, || in_thread(|| mount.read(&id)).is_ok());
+    assert_eq!(in_thread(|| mount.read(&id)).unwrap(), authenticated("old"));
+}
