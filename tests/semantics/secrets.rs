@@ -94,8 +94,9 @@ fn the_log_shows_no_id_and_no_content_at_any_level() {
     assert_eq!(errno(mount.read(&next)), libc::ENOENT);
     let temp = in_thread(|| mount.stage(&with_next_sid(&next)).unwrap());
     redis.kill();
-    assert_eq!(errno(fs::rename(temp, mount.sharded(&never))), libc::EIO);
-    assert_eq!(errno(mount.unlink(&never)), libc::EIO);
+    // What is kept is logged, too.
+    fs::rename(temp, mount.sharded(&never)).unwrap();
+    mount.unlink(&never).unwrap();
     mount.wait_for_log(&alias(&never));
     let log = mount.stop();
     assert!(log.contains(&alias(&old)), "{log}");
@@ -110,7 +111,11 @@ fn staging_files_are_named_without_an_id_and_are_the_workers_own() {
     let (_redis, mount) = node(&format!("staging_dir = {:?}", staging.path()));
     fs::write(mount.path().join(format!("werkzeug_{HEX}_{}.file", "0".repeat(32))), b"").unwrap();
     let temp = mount.stage(&anonymous("")).unwrap();
-    let own = fs::read_dir(staging.path()).unwrap().next().unwrap().unwrap();
+    let own = fs::read_dir(staging.path())
+        .unwrap()
+        .map(Result::unwrap)
+        .find(|found| found.path().extension().is_none_or(|kind| kind != "spool"))
+        .unwrap();
     assert_eq!(own.metadata().unwrap().permissions().mode() & 0o777, 0o700);
     let names = mount.list(&own.path());
     let temp_name = temp.file_name().unwrap().to_str().unwrap();

@@ -24,6 +24,9 @@ const LOAD_EVERY: Duration = Duration::from_secs(10);
 /// How often one save is sealed anew because the life of its session is another than expected.
 const MAX_REBINDS: u32 = 3;
 
+/// How many shards may fail before a pause: a Redis that is full must not be asked for each of thousands.
+const MAX_FAILED: u32 = 32;
+
 /// What became of a change that was sent.
 enum Outcome {
     Sent,
@@ -47,13 +50,18 @@ pub(super) async fn run<S: Sessions + Link + Clone>(spool: Spool<S>) {
             loaded = Instant::now();
             spool.load_left();
         }
-        for shard in shards {
+        let mut failed = 0;
+        for shard in from_anywhere(shards) {
+            if failed >= MAX_FAILED {
+                break;
+            }
             if pauses.get(&shard).is_some_and(|(until, _)| Instant::now() < *until) {
                 continue;
             }
             let pause = match spool.send_shard(shard).await {
                 Ok(()) => None,
                 Err(error) => {
+                    failed += 1;
                     tracing::debug!(%shard, %error, "kept changes are not taken yet");
                     let pause = pauses.get(&shard).map_or(FIRST_PAUSE, |(_, last)| *last * 2);
                     Some(pause.min(LONGEST_PAUSE))
@@ -65,9 +73,19 @@ pub(super) async fn run<S: Sessions + Link + Clone>(spool: Spool<S>) {
             };
         }
         if !spool.shared.overlay().is_empty() {
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(if failed > 0 { FIRST_PAUSE } else { LOOK_EVERY }).await;
         }
     }
+}
+
+/// Each shard once, in turn from any of them on: those of a server that takes nothing do not always come
+/// before the others.
+fn from_anywhere(mut shards: Vec<Shard>) -> Vec<Shard> {
+    if !shards.is_empty() {
+        let middle = rand::random_range(0..shards.len());
+        shards.rotate_left(middle);
+    }
+    shards
 }
 
 impl<S: Sessions + Link + Clone> Spool<S> {
