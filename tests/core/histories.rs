@@ -308,7 +308,8 @@ impl History {
             kernel.store.model().pass(HELD_REMOVAL_MS);
         }
         let is_gone = self.current(&sid('a', at.session)).is_none();
-        if removed == Ok(()) && !is_gone {
+        // It is held on the server while its link is not up, for longer than any history takes.
+        if removed == Ok(()) && !is_gone && !self.was_disturbed(at.server) {
             return Err("removed, and still there".into());
         }
         Ok(())

@@ -228,11 +228,11 @@ local function made_ms()
   return now
 end
 
--- What stays of a session that is gone: the header alone. `id` names the unlink.
-local function tombstone(h, id)
+-- What stays of a session that is gone since then: the header alone. `id` names the unlink.
+local function tombstone(h, id, since)
   return line({
     alive = false, version = id, save = id, birth = h.birth, born = h.born, before = h.before,
-    removal = h.removal, ending = h.ending, saved = id == args.id and made_ms() or now, mtime = h.mtime, login = h.login,
+    removal = h.removal, ending = h.ending, saved = since, mtime = h.mtime, login = h.login,
     active = h.active, opened = h.opened, from_file = h.from_file, class = h.class, uid = h.uid,
     db = h.db, user = h.user, size = '0', packing = '0', mode = h.mode, form = h.form,
   })
@@ -246,7 +246,7 @@ end
 -- either, so it counts as alive. The SET is the question: it is refused wherever a touch is.
 local function expire(key, index, alias, h)
   local before = failure
-  if refused(redis.pcall('SET', key, tombstone(h, NO_ID), 'PX', tombstone_ms(h))) then
+  if refused(redis.pcall('SET', key, tombstone(h, NO_ID, now), 'PX', tombstone_ms(h))) then
     failure = before
     return false
   end
@@ -256,11 +256,12 @@ local function expire(key, index, alias, h)
 end
 
 -- Removes a session. It deletes before it writes: a server out of memory takes a DEL, and then
--- mostly the tombstone too; without one the removal still counts. False if it takes no writes.
-local function bury(key, index, alias, h, id)
+-- mostly the tombstone too; without one the removal still counts. False if it takes no writes. It was
+-- made at `made`, if not now.
+local function bury(key, index, alias, h, id, made)
   if refused(redis.pcall('DEL', key)) then return false end
   redis.pcall('ZREM', index, alias)
-  redis.pcall('SET', key, tombstone(h, id), 'PX', tombstone_ms(h))
+  redis.pcall('SET', key, tombstone(h, id, made or now), 'PX', tombstone_ms(h))
   return true
 end
 

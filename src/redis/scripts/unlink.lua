@@ -47,7 +47,7 @@ local function remove(key, name, held)
     -- Sent before, and perhaps taken back since.
     if h.removal == id or hold(key, h) then return answer('held', name, h.birth) end
   end
-  if not bury(key, keys.index, name, h, id) then return answer('failed', failure) end
+  if not bury(key, keys.index, name, h, id, made_ms()) then return answer('failed', failure) end
   return answer('gone', name, h.birth)
 end
 
