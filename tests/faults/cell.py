@@ -297,6 +297,8 @@ class History:
             return begun < self.windows[-1][1]
         if self.fault.forgets == "during":
             return any(at >= first and begun <= last for first, last in self.windows)
+        if self.fault.forgets == "following":
+            return any(at >= first and begun <= last + self.fault.recovers_s for first, last in self.windows)
         return False
 
 

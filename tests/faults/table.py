@@ -54,7 +54,8 @@ class Fault:
     recovers_s: float = RECOVERS_S
     locked_s: float = LOCKED_S
     settles_s: float = SETTLES_S
-    # Redis keeps no promise for what it acknowledged "before" the end of the fault, or "during" it.
+    # Redis keeps no promise for what it acknowledged "before" the end of the fault, "during" it, or also while its clients
+    # are "following" it to another server: the former one takes changes for some seconds, and forgets them.
     forgets: str = ""
     # Sessions of visitors that nobody has opened may end, to make room for logins.
     ends_visitors: bool = False
@@ -141,7 +142,7 @@ FAULTS = (
     Fault("flushed", "`FLUSHALL`", faults.flushed, FORGOTTEN, forgets="before"),
     Fault("index", "the index of each shard deleted, ten times", faults.index_deleted, UNLISTED),
     # --- Sentinel
-    Fault("failover", "Sentinel: `SENTINEL FAILOVER`", faults.failed_over, FORGOTTEN, forgets="during", waits_s=20,
+    Fault("failover", "Sentinel: `SENTINEL FAILOVER`", faults.failed_over, FORGOTTEN, forgets="following", waits_s=20,
           deployment=Sentinel, usual=False),
     Fault("master-killed", "Sentinel: master killed with SIGKILL", faults.master_killed, forgets="during", waits_s=20,
           deployment=Sentinel),
