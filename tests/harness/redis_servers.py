@@ -86,7 +86,7 @@ class Server:
 class Sentinel:
     kind = "sentinel"
 
-    def __init__(self, place, hour_ahead=False, down_after_ms=1000):
+    def __init__(self, place, hour_ahead=False, down_after_ms=3000):
         self.down_after_ms = down_after_ms
         self.servers = [Server(place, PORT)]
         self.servers += [Server(place, PORT + number, "--replicaof", f"{place.host} {PORT}", hour_ahead=hour_ahead)

@@ -186,7 +186,7 @@ class Outages:
         """Sentinel is told to notice soon only here: above the master stays the master."""
         def outage():
             deployment = self.lab.deployment
-            deployment.notice_after_ms(1000)
+            deployment.notice_after_ms(3000)
             was = deployment.master()
             was.kill()
             deployment.await_other_master(was)
