@@ -1832,7 +1832,7 @@ purge_all() {
     [ -z "${instance_config:-}" ] || rm -rf -- "$instance_config" "$instance_dir" "/var/log/$kind/$kind-server-sessionfs.log"
     local made package
     made=$(recall_host user_made) package=$(recall_host server_package)
-    rm -rf -- /etc/sessionfs /var/lib/sessionfs "$log"
+    rm -rf -- /etc/sessionfs /var/lib/sessionfs /var/spool/sessionfs "$log"
     [ -z "$made" ] || ! getent passwd $user >/dev/null || userdel $user
     case $(dpkg-query -W -f '${db:Status-Status}' sessionfs 2>/dev/null) in
         installed | config-files) DEBIAN_FRONTEND=noninteractive dpkg --purge sessionfs ;;

@@ -6,6 +6,7 @@
 mod ask;
 pub(crate) mod files;
 pub(crate) mod host;
+pub(crate) mod kept;
 pub(crate) mod mount;
 pub(crate) mod odoo;
 pub(crate) mod redis;
@@ -101,6 +102,12 @@ ids! {
     Owner: Error = "odoo.owner",
     /// Odoo's processes cannot be identified.
     Callers: Error = "odoo.callers",
+    /// Changes that were kept on this host cannot be sent to Redis.
+    KeptUnsendable: Error = "spool.unsendable",
+    /// No more changes can be kept on this host.
+    KeptFull: Error = "spool.full",
+    /// Changes are kept on this host for a mount that is not served.
+    KeptLeft: Error = "spool.left",
     /// Session files are still written to the underlying directory.
     BelowFresh: Error = "files.underlying-written",
     /// Session files are still written to another directory.
@@ -113,6 +120,8 @@ ids! {
     NoFuse: Error = "host.fuse",
     /// Several mounts are stacked on the directory.
     Layers: Warning = "mount.layers",
+    /// Changes are kept on this host until Redis takes them.
+    Kept: Warning = "spool.kept",
     /// The mount has no keeper.
     NoKeeper: Warning = "mount.keeper",
     /// Redis loses all data at a restart.
@@ -360,6 +369,8 @@ fn look(
     }
     let cause = findings.iter().map(|finding| finding.id).find(|id| id.is_fault_of_redis());
     findings.extend(mount.findings(cause));
+    let kept = kept::Facts::gather(&directory, config.as_ref().ok(), serving.is_some(), &unit);
+    findings.extend(kept.findings(cause));
     findings.extend(odoo.findings());
     findings.extend(files.findings(odoo.is_used()));
     findings.extend(host::Facts::gather(config).findings());

@@ -60,6 +60,16 @@ fn until_sent(mount: &Mount) {
     until(mount, || directories(mount).iter().all(|dir| files(dir).is_empty()));
 }
 
+/// What a command of sessionfs prints about this mount.
+fn said(mount: &Mount, words: &[&str]) -> String {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_sessionfs"))
+        .args(words)
+        .arg(mount.path())
+        .output()
+        .unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
 /// A save that is written while Redis is there and renamed when it is not.
 struct Saving {
     temp: PathBuf,
@@ -108,6 +118,10 @@ fn a_kept_save_is_on_the_disk_when_chmod_returns_and_only_the_worker_can_read_it
         let has = |text: &str| content.windows(text.len()).any(|part| part == text.as_bytes());
         assert!(has(&alias(&id)) && !has(&id) && !has("session_token"), "{file:?}");
     }
+    let text = said(&mount, &["status"]);
+    assert!(text.contains("1 change on this host until Redis takes them"), "{text}");
+    let found = said(&mount, &["check", "--json"]);
+    assert!(found.contains("\"spool.kept\"") && found.contains("correct redis."), "{found}");
     redis.restart();
     until_sent(&mount);
     let other = Mount::start(&redis, "");
@@ -332,6 +346,9 @@ fn nothing_is_sent_to_another_redis() {
     assert_eq!(in_thread(|| errno(mount.read(&id))), libc::ENOENT);
     let [_, disk] = directories(&mount);
     assert_eq!(files(&disk).len(), 1);
+    let found = said(&mount, &["check", "--json"]);
+    let why = format!("they are for the Redis at {}", redis.url());
+    assert!(found.contains("\"spool.unsendable\"") && found.contains(&why), "{found}");
     // It is sent when this Redis is named again.
     redis.restart();
     mount.restart(Some(&redis));

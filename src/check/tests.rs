@@ -17,6 +17,7 @@ use crate::odoo::root::Account;
 use crate::odoo::{Instance, Sign};
 use crate::redis::probe::{ProbeError, ServerInfo};
 use crate::session::secret::Secret;
+use crate::store::Kept;
 use crate::telemetry::now_ms;
 use crate::telemetry::unidentified::Unidentified;
 
@@ -53,6 +54,12 @@ fn files(change: impl FnOnce(&mut Below, &mut Vec<Plain>)) -> files::Facts {
     let (mut below, mut others) = (Below::default(), Vec::new());
     change(&mut below, &mut others);
     files::Facts { directory: DIR.into(), below: Some(Ok(below)), others, unit: "sessionfs".into() }
+}
+
+fn kept(change: impl FnOnce(&mut Kept)) -> Vec<Finding> {
+    let mut kept = Kept::default();
+    change(&mut kept);
+    kept::Facts { kept: Some(kept), ..kept::Facts::default() }.findings(None)
 }
 
 fn plain(count: u64, fresh: u64) -> Plain {
@@ -579,6 +586,25 @@ fn cases() -> Vec<(Id, Vec<Finding>, &'static str)> {
             service::Facts { early: vec!["odoo.service".into()], ..service() }.findings(),
             "odoo.service does not wait for sessionfs.service",
         ),
+        (
+            Id::Kept,
+            kept(|kept| kept.changes = 2),
+            "Redis has not taken 2 changes, the oldest for 0 s",
+        ),
+        (Id::KeptFull, kept(|kept| kept.is_full = true), "no more changes can be kept"),
+        (
+            Id::KeptUnsendable,
+            kept(|kept| {
+                kept.unsendable = 1;
+                kept.why_unsendable = Some("their files are damaged".into());
+            }),
+            "1 change is kept on this host and cannot be sent: their files are damaged",
+        ),
+        (
+            Id::KeptLeft,
+            kept::Facts { left: 2, ..kept::Facts::default() }.findings(None),
+            "2 changes are kept on this host for a mount that is not served",
+        ),
         (Id::ServiceOk, service().findings(), "sessionfs.service starts at boot, before Odoo"),
     ]
 }
@@ -608,6 +634,7 @@ fn what_is_as_it_should_be_is_not_complained_of() {
         redis().findings(),
         host().findings(),
         service().findings(),
+        kept(|_| {}),
     ];
     for finding in all.iter().flatten() {
         assert_eq!(finding.severity, Severity::Ok, "{finding:?}");

@@ -22,7 +22,7 @@ use crate::host::mount_table::MountTable;
 use crate::keeper::mount;
 use crate::redis::RedisStore;
 use crate::redis::memory::Memory;
-use crate::store::{Link as _, Wait, Waited};
+use crate::store::{Kept, Link as _, Wait, Waited};
 use crate::telemetry::now_ms;
 
 /// How long a mount may take to answer.
@@ -120,6 +120,20 @@ fn latency(seconds: Option<f64>) -> String {
 }
 
 /// `1 save`, `2 saves`, `no saves`.
+/// What Redis has not taken yet.
+fn kept(kept: &Kept) -> String {
+    let mut text = format!(
+        "{} on this host until Redis takes them ({}), the oldest for {} s",
+        some(kept.changes, "change"),
+        HumanBytes(kept.bytes),
+        kept.oldest_seconds
+    );
+    if let Some(why) = &kept.why_unsendable {
+        let _ = write!(text, "; {} cannot be sent: {why}", some(kept.unsendable, "change"));
+    }
+    text
+}
+
 fn some(number: u64, what: &str) -> String {
     match number {
         0 => format!("no {what}s"),
@@ -311,6 +325,9 @@ fn write_server(text: &mut String, status: &ServerStatus) {
         some(status.in_use.staging_files, "save"),
         HumanBytes(status.in_use.staging_bytes)
     );
+    if status.kept.changes > 0 || status.kept.unsendable > 0 {
+        line!(text, "  kept      {}", kept(&status.kept));
+    }
     line!(
         text,
         "  requests  {:.1} a second; in the last minute {} failed, {} waited for Redis",

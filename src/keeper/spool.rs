@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown};
 use std::path::Path;
 
+use crate::config::paths::SPOOL_DIR;
 use crate::config::{self, Config};
 use crate::exit::Failure;
 use crate::host::directory::{self, make_own, unusable};
@@ -25,8 +26,13 @@ pub(crate) fn prepare(config: &Config) -> Result<(), Failure> {
 
 fn prepare_one(dir: &Path, worker: &config::Worker) -> Result<(), Failure> {
     let base = dir.parent().ok_or_else(|| unusable(dir, "has no parent"))?;
-    make_own(base, 0o755)?;
-    match std::fs::create_dir(dir) {
+    let attempt = || make_own(base, 0o755).map(|()| std::fs::create_dir(dir));
+    let outcome = match attempt()? {
+        // Another mount has ended just now.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => attempt()?,
+        outcome => outcome,
+    };
+    match outcome {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
             return Err(unusable(dir, &format!("cannot be made: {error}")));
         }
@@ -52,4 +58,6 @@ pub(crate) fn clear(config: &Config) {
         // What is kept waits for the next start.
         let _ = std::fs::remove_dir(dir);
     }
+    // That of all mounts, with the last one.
+    let _ = std::fs::remove_dir(SPOOL_DIR);
 }
