@@ -31,7 +31,7 @@ class Traffic:
         self.dead = []  # browsers that have logged out
         self.work = []
 
-    def begin(self):
+    def begin(self, visitors):
         run = self.run
         for number, user in enumerate(run.users[:3]):
             self._start(self.counts, run.fresh(user, run.lab.nodes[number % 2]), number)
@@ -39,11 +39,12 @@ class Traffic:
             one = run.fresh(user, run.lab.nodes[number % 2])
             for tab in range(2):
                 self._start(self.asks, one, user, 10 * number + tab)
-        product = run.product()[0]
-        visitor = Browser()
-        visitor.get(run.a, "/shop")
-        run.add_to_cart(visitor, run.a, product)
-        self._start(self.shops, visitor, product)
+        if visitors:
+            product = run.product()[0]
+            visitor = Browser()
+            visitor.get(run.a, "/shop")
+            run.add_to_cart(visitor, run.a, product)
+            self._start(self.shops, visitor, product)
         for number, node in enumerate(run.lab.nodes):
             self._start(self.comes_and_goes, run.users[5 + number], node)
 
@@ -141,9 +142,9 @@ class Traffic:
 class Outages:
     """Part of `Run`."""
 
-    def through(self, outage):
+    def through(self, outage, visitors=True):
         traffic = Traffic(self)
-        traffic.begin()
+        traffic.begin(visitors)
         # Work before, during and after it.
         time.sleep(BEFORE_S)
         outage()
@@ -180,7 +181,8 @@ class Outages:
             time.sleep(FULL_S)
             master.set("maxmemory", "0")
 
-        return self.through(outage)
+        # A visitor of less than a minute ends there, to make room for a login.
+        return self.through(outage, visitors=False)
 
     def redis_failed_over(self):
         """Sentinel is told to notice soon only here: above the master stays the master."""
