@@ -253,9 +253,11 @@ impl Link {
         matches!(&state.writes, Writes::Refused(error) if error.code == ErrorCode::Oom)
     }
 
-    /// A change was taken by this connection.
+    /// A save was taken by this connection. It may do without a right that another change needs.
     pub(crate) fn taken(&self, generation: u64) {
-        self.0.writable(generation);
+        if !self.0.lacks_a_right() {
+            self.0.writable(generation);
+        }
     }
 
     /// Asks whether changes are taken, unless that was done within `unless`.
@@ -449,7 +451,11 @@ impl Shared {
 
     /// Draws from an error of the server what it says of the connection.
     fn met(&self, generation: u64, error: &ServerError) -> Effect {
-        let effect = error.code.effect();
+        let effect = match error.code.effect() {
+            // It is known to be one that reads do without, and the probe goes on asking.
+            Effect::Lost if error.code.is_no_perm() && self.lacks_a_right() => Effect::ReadOnly,
+            effect => effect,
+        };
         match effect {
             Effect::Nothing => {}
             Effect::Lost => self.lost(generation, error.words()),

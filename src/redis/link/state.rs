@@ -33,6 +33,8 @@ pub(super) struct State {
     pub renew: Option<String>,
     /// What was seen last, in words.
     pub cause: String,
+    /// The causes of this loss that were logged: each once, and not more than a few.
+    told: Vec<String>,
     /// For the time in which it cannot be read.
     pub unreadable: Budget,
     /// For the time in which it takes no changes.
@@ -45,8 +47,12 @@ enum Said {
     Up,
     ReadOnly(ErrorCode),
     Degraded,
-    Down(String),
+    /// How many causes are known.
+    Down(usize),
 }
+
+/// As many causes of one loss are logged.
+const MOST_TOLD: usize = 3;
 
 impl State {
     /// There has been no connection yet.
@@ -58,6 +64,7 @@ impl State {
             generation: 0,
             renew: None,
             cause: "not connected yet".into(),
+            told: Vec::new(),
             unreadable: Budget::new(timing.outage_budget, now),
             unwritable: Budget::new(timing.outage_budget, now),
         }
@@ -77,9 +84,18 @@ impl State {
         if writes { &self.unwritable } else { &self.unreadable }
     }
 
+    /// Notes the cause of a loss, if it is a new one.
+    fn tell_cause(&mut self) {
+        if self.reach != Reach::Lost {
+            self.told.clear();
+        } else if self.told.len() < MOST_TOLD && !self.told.contains(&self.cause) {
+            self.told.push(self.cause.clone());
+        }
+    }
+
     fn said(&self) -> Said {
         match (self.reach, &self.writes) {
-            (Reach::Lost, _) => Said::Down(self.cause.clone()),
+            (Reach::Lost, _) => Said::Down(self.told.len()),
             (Reach::Overdue(_), _) => Said::Degraded,
             (Reach::Connected, Writes::Refused(error)) => Said::ReadOnly(error.code.kind()),
             (Reach::Connected, Writes::Unknown | Writes::Taken) => Said::Up,
@@ -100,6 +116,7 @@ impl Shared {
             let health = state.health();
             state.unreadable.follow(!health.is_readable(), at);
             state.unwritable.follow(health != Health::Up, at);
+            state.tell_cause();
             if state.said() != before {
                 news = Some((health, state.cause.clone()));
             }
@@ -167,6 +184,11 @@ impl Shared {
             }
             changes
         });
+    }
+
+    /// Whether it refuses changes because our user may not make them.
+    pub(super) fn lacks_a_right(&self) -> bool {
+        matches!(&self.state.borrow().writes, Writes::Refused(error) if error.code.is_no_perm())
     }
 
     /// It refuses changes.
