@@ -57,6 +57,11 @@ pub struct ListedAliases(LruCache<Alias, ()>);
 /// until the next listing; they expire all the same.
 const MAX_LISTED_ALIASES: usize = 262_144;
 
+/// How often a listing is asked for while the link is up.
+const MAX_ASKS: u32 = 3;
+/// The budget of no outage has more steps.
+const MAX_STEPS: u32 = 10_000;
+
 /// How long a listing may take while the kernel holds the directory.
 const HELD_FOR: Duration = Duration::from_secs(1);
 
@@ -118,14 +123,17 @@ impl<S: Sessions, L: Link> Core<S, L> {
         let core = Arc::clone(self);
         Step::later(async move {
             let wait = Wait { shard: inode.shard(), writes: false, background: by.background };
-            let snapshot = match core.list(by, inode).await {
-                // OPENDIR holds no directory. One step and no more: Python's `listdir` does not
-                // retry EINTR.
-                Err(StoreError::Unavailable(_)) if core.link.wait_up(wait).await == Waited::Up => {
-                    core.list(by, inode).await
+            // OPENDIR holds no directory. It waits without steps: Python's `listdir` does not retry
+            // EINTR.
+            let mut snapshot = core.list(by, inode).await;
+            for _ in 1..MAX_ASKS {
+                match snapshot {
+                    Err(StoreError::Unavailable(_)) if core.outlives(wait).await => {
+                        snapshot = core.list(by, inode).await;
+                    }
+                    _ => break,
                 }
-                answer => answer,
-            };
+            }
             let snapshot = snapshot.map_err(|error| cannot_list(&error))?;
             Ok(core.handles().insert(Handle::Directory(Arc::new(snapshot))))
         })
@@ -156,6 +164,18 @@ impl<S: Sessions, L: Link> Core<S, L> {
             core.handles().replace(handle, Handle::Directory(Arc::clone(&fresh)));
             Ok(fresh)
         })
+    }
+
+    /// Waits until the link is as it is needed; false if the budget of the outage is spent.
+    async fn outlives(&self, wait: Wait) -> bool {
+        for _ in 0..MAX_STEPS {
+            match self.link.wait_up(wait).await {
+                Waited::Up => return true,
+                Waited::StepOver => {}
+                Waited::BudgetSpent => return false,
+            }
+        }
+        false
     }
 
     async fn list(&self, by: Identity, inode: InodeId) -> Answer<Snapshot> {

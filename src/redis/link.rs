@@ -305,7 +305,7 @@ impl Link {
 
     /// For how long somebody may have waited for it who asks now.
     pub(crate) fn waited(&self) -> Duration {
-        self.0.state.borrow().budget(false).waited(LET_GO_WITHIN)
+        self.0.state.borrow().budget(true).waited(LET_GO_WITHIN)
     }
 
     /// Whether the current outage, if there is one, has used up its budget.

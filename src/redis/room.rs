@@ -41,6 +41,8 @@ const LEAST_BYTES: u64 = 256 * 1024;
 /// From there on room is made ahead, down to a little less.
 const FULL_PERCENT: u64 = 95;
 const ENOUGH_PERCENT: u64 = 94;
+/// Sessions do not fill it so far: Redis takes none beyond its limit.
+const HOPELESS_PERCENT: u64 = 125;
 /// How often that is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How many tries one look leads to, and the pause between them.
@@ -83,6 +85,11 @@ impl Inner {
         wanted_bytes: u64,
     ) -> Result<u64, StoreError> {
         let _trying = self.room.trying.lock().await;
+        // Its limit was lowered, or something else uses it: no end of sessions would help.
+        let memory = self.memory_of(primary).await.ok();
+        if memory.and_then(|memory| memory.percent()).is_some_and(|full| full > HOPELESS_PERCENT) {
+            return Ok(0);
+        }
         let wanted = wanted_bytes.max(LEAST_BYTES);
         let mut ended: BTreeMap<Shard, Vec<&LiveSession>> = BTreeMap::new();
         let visitors = self.visitors(primary).await?;

@@ -204,9 +204,10 @@ impl Policy {
                 ClockView::Expected(now_ms) => args::number(now_ms),
             },
             ahead_ms: match self.clock {
-                ClockView::Jumped { ahead_ms } => args::number(ahead_ms.max(self.waited_ms)),
-                ClockView::Unknown | ClockView::Expected(_) => args::number(self.waited_ms),
+                ClockView::Jumped { ahead_ms } => args::number(ahead_ms),
+                ClockView::Unknown | ClockView::Expected(_) => args::number(0),
             },
+            waited_ms: args::number(self.waited_ms),
         }
     }
 }

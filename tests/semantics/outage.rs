@@ -296,10 +296,95 @@ fn lookup_and_create_do_not_wait() {
 
 #[test]
 fn a_listing_in_an_outage_is_eio_and_never_empty() {
-    let (mut redis, mount) = paused(LONG_OUTAGE);
+    let (mut redis, mount) = paused(OUTAGE);
     assert_eq!(quickly(|| errno(fs::read_dir(mount.path().join("ab")))), libc::EIO);
     assert_eq!(quickly(|| errno(fs::read_dir(mount.path()))), libc::EIO);
     redis.resume();
+}
+
+#[test]
+fn a_listing_waits_until_redis_is_back() {
+    let (mut redis, mount) = paused_and_noticed(LONG_OUTAGE);
+    std::thread::scope(|scope| {
+        let listing = scope.spawn(|| mount.list(&mount.path()));
+        in_thread(|| assert_eq!(open(&mount.sharded(HEX)).unwrap_err(), Errno::EINTR));
+        redis.resume();
+        assert!(listing.join().unwrap().contains(&HEX[..2].to_owned()));
+    });
+}
+
+/// A process that says when it is about to wait, and is killed then.
+fn dies_waiting(mount: &Mount, script: &str, waits: &str) {
+    let waiting = |log: &str| log.matches(waits).count();
+    let before = waiting(&mount.log());
+    let mut process = Command::new("python3")
+        .args(["-c", script])
+        .arg(mount.sharded(HEX))
+        .arg(mount.path().join(temp_name()))
+        .spawn()
+        .unwrap();
+    until(mount, || waiting(&mount.log()) > before);
+    let killed = Instant::now();
+    process.kill().unwrap();
+    process.wait().unwrap();
+    assert!(killed.elapsed() < QUICK, "{:?}", killed.elapsed());
+}
+
+#[test]
+fn a_process_that_is_killed_while_it_waits_is_gone_with_its_step() {
+    let (mut redis, mount) = paused_and_noticed(LONG_OUTAGE);
+    dies_waiting(&mount, "import sys; open(sys.argv[1], 'rb')", "operation=\"open\" errno=EINTR");
+    let write = "
+import os, sys
+os.write(os.open(sys.argv[2], os.O_CREAT | os.O_EXCL | os.O_WRONLY), b'x')";
+    dies_waiting(&mount, write, "operation=\"write\" errno=EINTR");
+    redis.resume();
+    wait_until_served(&mount);
+}
+
+#[test]
+fn the_evented_process_waits_for_less_than_people() {
+    let (mut redis, mount) = paused_and_noticed(
+        "[outage]\nwait_step = \"200ms\"\nwait_total = \"5min\"\nwait_background = \"500ms\"",
+    );
+    let script = "
+import sys
+try:
+    open(sys.argv[2], 'rb')
+except OSError as error:
+    print(error.errno)";
+    let evented = |script: &str| {
+        let mut command = Command::new("python3");
+        command.args(["-c", script, "gevent"]).arg(mount.sharded(HEX));
+        quickly(|| String::from_utf8(command.output().unwrap().stdout).unwrap())
+    };
+    for _ in 0..2 {
+        assert_eq!(evented(script).trim(), libc::EIO.to_string());
+    }
+    // A person goes on waiting.
+    in_thread(|| assert_eq!(open(&mount.sharded(HEX)).unwrap_err(), Errno::EINTR));
+    redis.resume();
+    wait_until_served(&mount);
+}
+
+#[test]
+fn a_save_waits_at_its_first_write_for_a_redis_that_takes_none() {
+    let (redis, mount) = node(LONG_OUTAGE);
+    in_thread(|| mount.save(HEX, &authenticated("old")).unwrap());
+    let _: String = redis.run("CONFIG SET maxmemory 1");
+    mount.wait_for_log("state=\"read_only\"");
+    std::thread::scope(|scope| {
+        let saver = scope.spawn(|| mount.save_in_request(HEX, &authenticated("new")));
+        mount.wait_for_log("operation=\"write\" errno=EINTR");
+        // Whoever reads does not wait.
+        in_thread(|| {
+            quickly(|| assert_eq!(mount.read(HEX).unwrap(), authenticated("old")));
+            quickly(|| assert!(mount.list(&mount.path()).contains(&HEX[..2].to_owned())));
+        });
+        let _: String = redis.run("CONFIG SET maxmemory 0");
+        saver.join().unwrap().unwrap();
+    });
+    in_thread(|| assert_eq!(mount.read(HEX).unwrap(), authenticated("new")));
 }
 
 #[test]

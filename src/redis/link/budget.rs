@@ -58,11 +58,15 @@ impl Budget {
         self.since
     }
 
-    /// For how long somebody may have waited who has just been let go: an outage has ended within
+    /// For how long somebody may have waited by now: in this outage, or in one that has ended within
     /// `lately`.
     pub(super) fn waited(&self, lately: Duration) -> Duration {
         let is_late = self.ended.is_some_and(|ended| ended.elapsed() < lately);
-        if is_late { self.lasted.min(self.total) } else { Duration::ZERO }
+        match self.since {
+            Some(since) => since.elapsed().min(self.total),
+            None if is_late => self.lasted.min(self.total),
+            None => Duration::ZERO,
+        }
     }
 
     /// Until when those wait in this outage who may wait for `most` in all; `None` if there is no

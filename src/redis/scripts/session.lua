@@ -31,6 +31,9 @@ local now = now_ms()
 -- call that was on its way for long looks the same from here: it ends nothing, and prolongs nothing
 -- that is over. The server, which knows how long that was, tells the two apart for the next calls.
 local LENIENT = args.clock == 'lenient'
+-- For how long those who ask, and the save that may take a held removal back, have waited in an
+-- outage: it does not count.
+local WAITED = tonumber(args.waited_ms)
 if args.clock ~= '' and not LENIENT then LENIENT = math.abs(now - tonumber(args.clock)) > 2000 end
 -- The sessions that this call has ended, for the log: {alias, header, limit, age, idle}.
 local expired = {}
@@ -189,7 +192,7 @@ end
 -- jump of the clock has taken from it does not count, nor does the time for which who asks may have
 -- waited in an outage.
 local function over(h)
-  return now >= h.ends + tonumber(args.ahead_ms)
+  return now >= h.ends + math.max(tonumber(args.ahead_ms), WAITED)
 end
 
 local function stale(h)
@@ -269,7 +272,7 @@ end
 local function lives(key, index, alias, h)
   if not h.alive then return false end
   weigh(h, index, alias)
-  if h.ending > 0 and now >= h.ending then
+  if h.ending > 0 and now >= h.ending + WAITED then
     -- No save has taken the removal back. Somebody asked for it, so it is carried out whatever the
     -- clock is held to be, and holds where it cannot be written down.
     local before = failure

@@ -13,18 +13,25 @@ local function unknown()
   }
 end
 
--- Marks it as ending. It deletes before it writes, as bury does: a server out of memory takes that.
--- False if the server does not.
+-- Marks it as ending. A server out of memory takes that after a DEL, as in bury. Any other that
+-- refuses it keeps the session as it is: the save that is to follow cannot be taken either.
+-- Answers 'held', 'refused', or 'gone' if it was lost on the way.
 local function hold(key, h)
   h.removal, h.ending = id, now + tonumber(args.hold_ms)
   local content = redis.call('GETRANGE', key, h.length, -1)
-  if refused(redis.pcall('DEL', key))
-    or refused(redis.pcall('SET', key, line(h) .. content, 'PX', keep_ms(h))) then
+  local marked, ttl = line(h) .. content, keep_ms(h)
+  if refused(redis.pcall('SET', key, marked, 'PX', ttl)) then
+    if not string.find(failure, 'OOM ', 1, true) or refused(redis.pcall('DEL', key)) then
+      return 'refused'
+    end
     failure = nil
-    return false
+    if refused(redis.pcall('SET', key, marked, 'PX', ttl)) then
+      failure = nil
+      return 'gone'
+    end
   end
   redis.call('STRLEN', key) -- for client tracking, as in publish.lua
-  return true
+  return 'held'
 end
 
 -- The whole answer, or nil if there is nothing of that name to remove. `held`: the birth that it
@@ -45,7 +52,9 @@ local function remove(key, name, held)
     return answer('superseded')
   elseif held == h.birth then
     -- Sent before, and perhaps taken back since.
-    if h.removal == id or hold(key, h) then return answer('held', name, h.birth) end
+    local became = h.removal == id and 'held' or hold(key, h)
+    if became == 'refused' then return answer('failed', failure) end
+    if became == 'held' then return answer('held', name, h.birth) end
   end
   if not bury(key, keys.index, name, h, id, made_ms()) then return answer('failed', failure) end
   return answer('gone', name, h.birth)
