@@ -340,14 +340,17 @@ fn a_chmod_in_an_outage_waits_one_step_and_is_tried_once_more() {
 }
 
 #[test]
-fn a_listing_in_an_outage_waits_one_step_and_is_tried_once_more() {
+fn a_listing_in_an_outage_waits_and_is_tried_once_more() {
     let kernel = one();
     kernel.save(thread(1), &sid('a', 1), &person("x")).unwrap();
     for directory in [InodeId::ROOT, shard()] {
         kernel.store.next_fault(Fault::Unavailable);
         assert_eq!(kernel.list(thread(1), directory).unwrap().len(), 1);
         kernel.store.next_fault(Fault::Unavailable);
-        kernel.store.next_waits([Waited::StepOver]);
+        kernel.store.next_waits([Waited::StepOver, Waited::Up]);
+        assert_eq!(kernel.list(thread(1), directory).unwrap().len(), 1);
+        kernel.store.next_fault(Fault::Unavailable);
+        kernel.store.next_waits([Waited::StepOver, Waited::BudgetSpent]);
         assert_eq!(kernel.list(thread(1), directory).unwrap_err(), libc::EIO);
     }
 }

@@ -58,7 +58,7 @@ async fn a_server_that_stands_still_is_doubted_and_then_given_up() {
     until_health(&store, Health::Down).await;
     assert!((400..900).contains(&ms(asked)), "{} ms", ms(asked));
     redis.resume();
-    assert_eq!(store.wait_up(Wait::default()).await, Waited::Up);
+    until_health(&store, Health::Up).await;
     look(&store, &alias("ab", 1)).await;
 }
 
