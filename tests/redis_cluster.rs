@@ -13,6 +13,7 @@ use sessionfs::session::secret::{Keyring, Secret};
 use sessionfs::store::{Health, Link as _, Sessions as _, Wait, Waited};
 use support::deployment::Cluster;
 use support::store::*;
+use tokio::time::sleep;
 
 fn on(cluster: &Cluster) -> Settings {
     Settings { url: cluster.url(), ..settings(&cluster.servers[0].redis) }
@@ -52,6 +53,7 @@ async fn a_store_on_a_cluster() {
     what_all_agree_on_is_anywhere(&cluster).await;
     a_slot_is_moved_under_a_store(&cluster).await;
     a_primary_hands_over(&cluster).await;
+    a_server_is_removed(&cluster).await;
     the_loss_of_a_primary_concerns_its_shards(cluster).await;
 }
 
@@ -163,6 +165,28 @@ async fn a_primary_hands_over(cluster: &Cluster) {
         taken(&node, &login(&node, &alias(shard, number))).await;
         assert!(look(&node, &sid).await.is_some());
     }
+}
+
+/// By `CLUSTER RESET`, as `redis-cli --cluster del-node` ends: it knows no other server any more.
+async fn a_server_is_removed(cluster: &Cluster) {
+    let removed = &cluster.servers[5];
+    let only = Settings { url: format!("redis-cluster://{}", removed.at()), ..on(cluster) };
+    let node = connected(RedisStore::start(only.clone()).expect("a good URL")).await;
+    let _: String = removed.redis.run("CLUSTER RESET");
+    let [_, shard, _] = shards(cluster);
+    // The time in which it is asked who has what.
+    for number in 40..60 {
+        taken(&node, &login(&node, &alias(shard, number))).await;
+        sleep(Duration::from_millis(100)).await;
+        assert_ne!(node.health(None), Health::Down);
+    }
+    let url = format!("redis-cluster://{},{}", removed.at(), cluster.servers[0].at());
+    let both = Settings { url, ..on(cluster) };
+    probe(&both).await.expect("the other one knows");
+    let node = connected(RedisStore::start(both).expect("a good URL")).await;
+    assert!(look(&node, &alias(shard, 40)).await.is_some());
+    let lost = probe(&only).await;
+    assert!(matches!(lost, Err(ProbeError::Unreachable(..))), "{lost:?}");
 }
 
 async fn the_loss_of_a_primary_concerns_its_shards(mut cluster: Cluster) {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use sessionfs::redis::probe::{ProbeError, probe};
 use sessionfs::redis::{Credential, Credentials, RedisStore, Settings};
 use sessionfs::store::{Health, Link as _, Wait, Waited};
-use support::deployment::Watched;
+use support::deployment::{Sentinel, Watched};
 use support::store::*;
 
 fn on(watched: &Watched) -> Settings {
@@ -78,6 +78,12 @@ async fn it_is_probed(watched: &Watched) {
     assert!(error.to_string().ends_with(&format!("as redis://{server}/DB")), "{error}");
     let other = probe(&at(watched.url().replace("/shop/", "/other/"))).await;
     assert!(matches!(other, Err(ProbeError::NoMaster(..))), "{other:?}");
+    // A sentinel that is wrong is passed over.
+    let wrong = Sentinel::start(1, "");
+    until("it answers", || wrong.run(&["PING"]).is_ok()).await;
+    let names = format!("redis-sentinel://127.0.0.1:{},", wrong.port);
+    let url = watched.url().replace("redis-sentinel://", &names);
+    probe(&at(url)).await.expect("the others name the master");
     let none = probe(&at("redis-sentinel://127.0.0.1:1/shop".to_owned())).await;
     assert!(matches!(none, Err(ProbeError::Unreachable(..))), "{none:?}");
 }

@@ -77,18 +77,27 @@ pub(crate) fn uncovered(groups: &[Group]) -> u16 {
 }
 
 impl Cluster {
-    /// Its groups, as the first server says that answers; or what was seen.
+    /// Its groups, as the first server says that knows one for each slot, else the one that knows
+    /// most; or what was seen.
     pub(crate) async fn find(&self) -> Result<Vec<Group>, String> {
         let mut seen = Vec::new();
+        let mut best: Option<Vec<Group>> = None;
         for at in &self.named {
             let found = match self.open(at).await {
                 Ok(mut connection) => ask(&mut connection, at).await,
                 Err(why) => Err(why),
             };
             match found {
-                Ok(groups) => return Ok(groups),
+                Ok(groups) if uncovered(&groups) == 0 => return Ok(groups),
+                Ok(groups) => match &best {
+                    Some(best) if uncovered(best) <= uncovered(&groups) => {}
+                    _ => best = Some(groups),
+                },
                 Err(why) => seen.push(format!("{at}: {why}")),
             }
+        }
+        if let Some(groups) = best {
+            return Ok(groups);
         }
         Err(format!("no server of the Cluster answers ({})", seen.join("; ")))
     }
@@ -119,13 +128,20 @@ impl Cluster {
         let mut in_vain = 0;
         let mut seen: BTreeMap<String, String> = BTreeMap::new();
         loop {
-            match source.groups().await {
+            let answer = source.groups().await.and_then(|(at, groups)| {
+                // One that was removed may be in another Cluster by now.
+                let is_last = seen.len() + 1 >= source.next.len();
+                if is_last || parts.knows(&groups) { Ok(groups) } else { Err((at, strange())) }
+            });
+            match answer {
                 Ok(groups) => {
+                    source.know(&groups);
                     parts.update(&groups);
                     primaries.tell_refreshed();
                     seen.clear();
                 }
                 Err((at, why)) => {
+                    source.asked = None;
                     tracing::debug!(server = %at, why, "another server of the Cluster is asked");
                     seen.insert(at.to_string(), why);
                     if seen.len() >= source.next.len() {
@@ -157,16 +173,15 @@ struct Source {
 
 impl Source {
     /// What the server says that is asked now; or which one did not answer, and why.
-    async fn groups(&mut self) -> Result<Vec<Group>, (Address, String)> {
+    async fn groups(&mut self) -> Result<(Address, Vec<Group>), (Address, String)> {
         let (at, mut connection) = match self.asked.take() {
             Some(asked) => asked,
             None => self.open_next().await?,
         };
         match ask(&mut connection, &at).await {
             Ok(groups) => {
-                self.asked = Some((at, connection));
-                self.know(&groups);
-                Ok(groups)
+                self.asked = Some((at.clone(), connection));
+                Ok((at, groups))
             }
             Err(why) => Err((at, why)),
         }
@@ -209,6 +224,13 @@ struct Parts {
 }
 
 impl Parts {
+    /// Whether these are groups of the same Cluster: one of the servers is the same.
+    fn knows(&self, groups: &[Group]) -> bool {
+        let mut known = self.all.iter().flat_map(|part| part.group.members());
+        self.all.is_empty()
+            || known.any(|old| groups.iter().flat_map(Group::members).any(|new| new.id == old.id))
+    }
+
     /// Follows what a server says.
     fn update(&mut self, groups: &[Group]) {
         if groups.len() == self.all.len()
@@ -308,7 +330,16 @@ async fn ask(connection: &mut MultiplexedConnection, at: &Address) -> Result<Vec
     let answer = timeout(ANSWER_WITHIN, connection.send_packed_command(&command)).await;
     let answer = answer.map_err(|_| silent())?;
     let answer = answer.and_then(Value::extract_error).map_err(|error| error_text(&error))?;
-    read(answer, at).ok_or_else(|| "it gave an invalid answer to CLUSTER SLOTS".to_owned())
+    match read(answer, at) {
+        // One that was reset, as `redis-cli --cluster del-node` does. The others know more.
+        Some(groups) if groups.is_empty() => Err("it knows of no slots".to_owned()),
+        Some(groups) => Ok(groups),
+        None => Err("it gave an invalid answer to CLUSTER SLOTS".to_owned()),
+    }
+}
+
+fn strange() -> String {
+    "it is in another Cluster".to_owned()
 }
 
 fn silent() -> String {

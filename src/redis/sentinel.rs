@@ -43,20 +43,10 @@ struct Sentinel {
 }
 
 impl Sentinels {
-    /// The master, as the first sentinel says that answers; or what was seen.
-    pub(crate) async fn find(&self) -> Found {
-        let mut seen = Vec::new();
-        for at in &self.at {
-            let found = match self.open(at).await {
-                Ok(mut sentinel) => self.ask(&mut sentinel.connection).await,
-                Err(why) => Err(why),
-            };
-            match found {
-                Ok(master) => return Ok(master),
-                Err(why) => seen.push(format!("{at}: {why}")),
-            }
-        }
-        Err(format!("no sentinel names the master {} ({})", self.master, seen.join("; ")))
+    /// The master, as this sentinel says; or why it does not.
+    pub(crate) async fn asked(&self, at: &Address) -> Found {
+        let mut sentinel = self.open(at).await?;
+        self.ask(&mut sentinel.connection).await
     }
 
     async fn open(&self, at: &Address) -> Result<Sentinel, String> {

@@ -83,7 +83,8 @@ impl Drop for Sentinel {
 }
 
 impl Sentinel {
-    fn start(master: u16, more: &str) -> Self {
+    /// Watches the server of that port as the master `shop`.
+    pub fn start(master: u16, more: &str) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let port = port();
         let file = directory.path().join("sentinel.conf");

@@ -63,11 +63,7 @@ impl Places {
             }
             Place::Sentinel { sentinels, .. } => {
                 self.first(&self.to_sentinels, sentinels, "sentinel").await?;
-                let at = self
-                    .sentinels()
-                    .find()
-                    .await
-                    .map_err(|why| ProbeError::NoMaster(self.endpoint.to_string(), why))?;
+                let at = self.master(&self.sentinels()).await?;
                 Ok(vec![Server { shown: self.shown(&at), at, slots: None }])
             }
             Place::Cluster(named) => {
@@ -75,6 +71,35 @@ impl Places {
                 self.primaries(&self.groups(named).await?)
             }
         }
+    }
+
+    /// The first master that a sentinel names. One that is wrong may know less than the others; if
+    /// all are, what the first one names is looked at.
+    async fn master(&self, sentinels: &Sentinels) -> Result<Address, ProbeError> {
+        let (mut named, mut seen) = (None, Vec::new());
+        for at in &sentinels.at {
+            match sentinels.asked(at).await {
+                Ok(server) if self.is_master(&server).await => return Ok(server),
+                Ok(server) => drop(named.get_or_insert(server)),
+                Err(why) => seen.push(format!("{at}: {why}")),
+            }
+        }
+        named.ok_or_else(|| {
+            let (master, seen) = (&sentinels.master, seen.join("; "));
+            let why = format!("no sentinel names the master {master} ({seen})");
+            ProbeError::NoMaster(self.endpoint.to_string(), why)
+        })
+    }
+
+    async fn is_master(&self, at: &Address) -> bool {
+        let Ok(mut connection) = open(&self.access, at, self.bound).await else { return false };
+        let asked = timeout(self.bound, hello(&mut connection)).await;
+        asked.is_ok_and(|answer| {
+            let is = |name, value| {
+                answer.as_ref().is_ok_and(|all| fact(all, name).is_some_and(|found| found == value))
+            };
+            is("mode", "standalone") && is("role", "master")
+        })
     }
 
     /// The sentinels, if that is what the URL names.
