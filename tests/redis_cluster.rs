@@ -49,6 +49,7 @@ fn shards(cluster: &Cluster) -> [&'static str; 3] {
 async fn a_store_on_a_cluster() {
     let cluster = Cluster::start(&[]);
     it_is_probed(&cluster).await;
+    its_user_has_few_rights(&cluster).await;
     all_primaries_are_read_and_written(&cluster).await;
     what_all_agree_on_is_anywhere(&cluster).await;
     a_slot_is_moved_under_a_store(&cluster).await;
@@ -72,6 +73,26 @@ async fn it_is_probed(cluster: &Cluster) {
     let url = "redis-cluster://127.0.0.1:1".to_owned();
     let nobody = probe(&Settings { url, ..on(cluster) }).await;
     assert!(matches!(nobody, Err(ProbeError::Unreachable(..))), "{nobody:?}");
+}
+
+/// Those of the documentation.
+async fn its_user_has_few_rights(cluster: &Cluster) {
+    let text = include_str!("../docs/redis.md");
+    let lines: Vec<_> =
+        text.lines().map(str::trim).filter(|line| line.starts_with("ACL SETUSER")).collect();
+    let url = cluster.url().replace("://", "://sessionfs:geheim@");
+    let settings = Settings { url, ..on(cluster) };
+    for (number, line) in lines.iter().enumerate() {
+        for server in &cluster.servers {
+            let _: String = server.redis.run(&line.replace(">PASSWORD", ">geheim"));
+        }
+        let outcome = probe(&settings).await;
+        assert_eq!(outcome.is_ok(), number == 1, "{outcome:?}");
+    }
+    let node = connected(RedisStore::start(settings).expect("a good URL")).await;
+    let [shard, ..] = shards(cluster);
+    taken(&node, &login(&node, &alias(shard, 90))).await;
+    gone(&node, &removal(&node, &alias(shard, 90))).await;
 }
 
 async fn all_primaries_are_read_and_written(cluster: &Cluster) {

@@ -112,4 +112,16 @@ async fn sentinels_have_a_password_of_their_own_which_is_read_again() {
     let node = connected(node).await;
     probe(&settings).await.expect("the right password");
     taken(&node, &login(&node, &alias("ab", 1))).await;
+
+    // A user with the rights of the documentation.
+    let text = include_str!("../docs/redis.md");
+    let rights =
+        text.lines().find_map(|line| line.trim().strip_prefix("user sessionfs on >PASSWORD "));
+    let rights: Vec<_> = rights.expect("a line").split(' ').collect();
+    for sentinel in &watched.sentinels {
+        let line = [&["ACL", "SETUSER", "sessionfs", "on", ">geheim"], &rights[..]].concat();
+        sentinel.run_as("default:geheim", &line).expect("set");
+    }
+    let settings = Settings { sentinel_username: Some("sessionfs".into()), ..settings };
+    probe(&settings).await.expect("it has the rights");
 }

@@ -104,7 +104,13 @@ impl Sentinel {
     }
 
     pub fn run(&self, words: &[&str]) -> redis::RedisResult<redis::Value> {
-        let client = redis::Client::open(format!("redis://127.0.0.1:{}", self.port))?;
+        self.run_as(":", words)
+    }
+
+    /// As a user with a password.
+    pub fn run_as(&self, login: &str, words: &[&str]) -> redis::RedisResult<redis::Value> {
+        let login = if login == ":" { String::new() } else { format!("{login}@") };
+        let client = redis::Client::open(format!("redis://{login}127.0.0.1:{}", self.port))?;
         redis::cmd(words[0]).arg(&words[1..]).query(&mut client.get_connection()?)
     }
 }
