@@ -136,6 +136,8 @@ ids! {
     Filling: Warning = "redis.filling",
     /// A failover of Redis may lose saves and logouts.
     Replicas: Warning = "redis.replicas",
+    /// Fewer sentinels answer than are named: a failover may not be noticed.
+    Sentinels: Warning = "redis.sentinels",
     /// Redis answers slowly.
     Slow: Warning = "redis.slow",
     /// There are session files in the underlying directory.

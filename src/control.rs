@@ -170,13 +170,14 @@ impl StatusService {
 
     /// The whole status, with what has to be asked of Redis for it.
     async fn status(&self) -> Status {
-        let (server, sessions, cluster, writes, memory, population) = tokio::join!(
+        let (server, sessions, cluster, writes, memory, population, deployment) = tokio::join!(
             self.store.server(),
             self.store.rough_count(),
             self.store.servers(),
             self.store.ask_writes(),
             self.gauges.memory(&self.store),
-            self.gauges.population(&self.store)
+            self.gauges.population(&self.store),
+            Box::pin(self.store.deployment())
         );
         let report = self.report();
         let (in_use, kept) = (self.in_use)();
@@ -184,7 +185,7 @@ impl StatusService {
             keeper: status::Process { pid: self.keeper.pid, since_ms: self.keeper.since_ms },
             worker: self.worker.clone(),
             worker_restarts: metrics().worker_restarts.get(),
-            redis: status::Redis::of(&self.store, server.ok(), &writes, memory),
+            redis: status::Redis::of(&self.store, server.ok(), &writes, memory, deployment),
             sessions: sessions.ok(),
             living: population,
             in_use,

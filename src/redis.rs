@@ -16,7 +16,7 @@
 //! | where it is, and how it is connected to | [`endpoint`], [`access`], [`credentials`] |
 //! | which server that is now | [`target`], [`sentinel`], [`cluster`] |
 //! | the settings | [`settings`], [`live`] |
-//! | for commands and metrics | [`scan`], [`population`], [`memory`], [`servers`] |
+//! | for commands and metrics | [`scan`], [`population`], [`memory`], [`servers`], [`deployment`] |
 
 pub(crate) mod access;
 pub(crate) mod acl;
@@ -28,6 +28,7 @@ mod bulk;
 pub(crate) mod clock;
 pub(crate) mod cluster;
 pub(crate) mod credentials;
+pub(crate) mod deployment;
 pub(crate) mod endpoint;
 pub mod envelope;
 pub mod errors;
@@ -76,6 +77,7 @@ use self::primary::{Common, Primary};
 use self::probe::ServerInfo;
 use self::requests::Requests;
 use self::scripts::{Answer, Call, CallFault, ClockView, Policy, Scripts, Way};
+use self::sentinel::Sentinels;
 use crate::session::name::Shard;
 use crate::store::{Health, StoreError};
 use crate::telemetry::Event;
@@ -98,6 +100,8 @@ struct Inner {
     /// Where Redis is, without credentials.
     address: String,
     primaries: Arc<Primaries>,
+    /// Those that are asked for the master.
+    sentinels: Option<Sentinels>,
     live: Arc<Live>,
     agreement: Arc<Agreement>,
     touches: Touches,
@@ -141,7 +145,7 @@ impl RedisStore {
             asks_role: matches!(endpoint.place, Place::Sentinel { .. }),
             real_clock: scripts.own_clock,
         });
-        let address = endpoint.to_string();
+        let (address, credentials) = (endpoint.to_string(), settings.credentials.clone());
         let (primaries, finder) = primaries::start(&endpoint, &settings.credentials, &common);
         let inner = Arc::new(Inner {
             keys,
@@ -151,6 +155,7 @@ impl RedisStore {
             scripts,
             address,
             primaries,
+            sentinels: Sentinels::of(&endpoint, &credentials),
             touches: Touches::default(),
             room: room::Room::default(),
         });

@@ -11,10 +11,11 @@ use tokio::time::timeout;
 
 use super::{Finding, Id};
 use crate::exit::Failure;
-use crate::redis::Settings;
+use crate::redis::deployment::Deployment;
 use crate::redis::errors::ErrorCode;
 use crate::redis::probe::places::Places;
 use crate::redis::probe::{ProbeError, ServerInfo, probe};
+use crate::redis::{RedisStore, Settings};
 
 /// Round trips that are measured.
 const ROUND_TRIPS: usize = 50;
@@ -40,6 +41,8 @@ pub(crate) struct Facts {
     pub open: Option<Open>,
     /// Who administers it.
     pub kind: Kind,
+    /// Which servers it has.
+    pub deployment: Option<Deployment>,
 }
 
 /// Which Redis it is, as it is mended in different ways.
@@ -216,6 +219,7 @@ impl Facts {
             ahead_ms: None,
             open: None,
             kind: Kind::of(&address, is_private),
+            deployment: None,
         };
         let bound = Duration::from_millis(settings.connect_timeout_ms);
         if let Ok(endpoint) = endpoint {
@@ -224,11 +228,18 @@ impl Facts {
                 && let Some(server) = servers.first()
                 && let Ok(mut connection) = places.connect(server).await
             {
+                facts.kind = Kind::of(&server.shown, is_private);
                 // What was learnt before the bound is kept.
                 let _ = timeout(WITHIN, facts.learn(&mut connection)).await;
             }
         }
         facts.open = open(&settings.url, &facts.server);
+        if facts.probe.is_ok()
+            && let Ok(store) = RedisStore::start(settings.clone())
+            && store.is_there_within(bound).await
+        {
+            facts.deployment = timeout(WITHIN, store.deployment()).await.ok();
+        }
         facts
     }
 
@@ -269,6 +280,7 @@ impl Facts {
         found.extend(self.persistence(at));
         found.extend(self.replication(at));
         found.extend(self.reach());
+        found.extend(self.sentinels(at));
         if let Some((median, longest)) = self.round_trip.filter(|(median, _)| *median > SLOW) {
             found.push(Finding::new(
                 Id::Slow,
@@ -319,9 +331,16 @@ impl Facts {
                     format!(", round trip {} (at most {})", ms(median), ms(longest))
                 })
                 .unwrap_or_default();
+            let servers =
+                self.deployment.as_ref().map(|deployment| format!("; {}", deployment.words()));
             found.push(Finding::ok(
                 Id::RedisOk,
-                format!("{} {} at {at} serves{round_trip}", info.server, info.version),
+                format!(
+                    "{} {} at {at} serves{round_trip}{}",
+                    info.server,
+                    info.version,
+                    servers.unwrap_or_default()
+                ),
             ));
         }
         found
@@ -420,6 +439,27 @@ impl Facts {
                     super::counted(replicas, "replica")
                 ),
                 self.kind.set("min-replicas-to-write", "1"),
+            )
+        })
+    }
+
+    fn sentinels(&self, at: &str) -> Option<Finding> {
+        let sentinels = &self.deployment.as_ref()?.sentinels;
+        let silent: Vec<_> = sentinels
+            .iter()
+            .filter(|one| !one.answers)
+            .map(|one| one.address.to_string())
+            .collect();
+        (!silent.is_empty()).then(|| {
+            Finding::new(
+                Id::Sentinels,
+                format!(
+                    "of the sentinels in {at}, {} of {} do not answer: {}",
+                    silent.len(),
+                    sentinels.len(),
+                    silent.join(", ")
+                ),
+                "start them, or correct redis.url and redis.sentinel_password_file",
             )
         })
     }

@@ -156,6 +156,7 @@ fn redis() -> redis::Facts {
         ahead_ms: Some(3),
         open: None,
         kind: Kind::of("unix:/run/redis.sock?db=0", false),
+        deployment: None,
     }
 }
 
@@ -791,6 +792,7 @@ fn a_redis_that_takes_no_writes_is_told_with_its_cause_and_the_remedy_for_that_r
     // Never a redis-cli that would lead to the distribution's own instance.
     let own = redis::Facts {
         kind: Kind::of(OWN, false),
+        deployment: None,
         ..says(&[("aof_enabled", "0"), ("maxmemory", "0")])
     };
     let gone = ProbeError::Unreachable(OWN.into(), "no such file".into());

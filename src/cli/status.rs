@@ -307,6 +307,9 @@ fn write_server(text: &mut String, status: &ServerStatus) {
         latency(traffic.redis.p50_seconds),
         latency(traffic.redis.p99_seconds)
     );
+    if let Some(deployment) = &redis.deployment {
+        line!(text, "            {}", deployment.words());
+    }
     if let Some(memory) = &redis.memory {
         line!(text, "            {}", fill(memory));
     }

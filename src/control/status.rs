@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::foreign::Foreign;
 use crate::redis::RedisStore;
+use crate::redis::deployment::Deployment;
 use crate::redis::memory::Memory;
 use crate::redis::population::Population;
 use crate::redis::probe::ServerInfo;
@@ -198,6 +199,9 @@ pub(crate) struct Redis {
     /// How full it is; nothing if it does not say.
     #[serde(default)]
     pub memory: Option<Memory>,
+    /// Which servers it has.
+    #[serde(default)]
+    pub deployment: Option<Deployment>,
 }
 
 impl Redis {
@@ -207,6 +211,7 @@ impl Redis {
         server: Option<ServerInfo>,
         writes: &Writes,
         memory: Option<Memory>,
+        deployment: Deployment,
     ) -> Self {
         let (outages, outage) = metrics().outages();
         let (server, version) = server.map(|found| (found.server, found.version)).unzip();
@@ -227,6 +232,7 @@ impl Redis {
             missing_secret: store.missing_secret(),
             written_format: store.written_format(),
             memory,
+            deployment: Some(deployment),
         }
     }
 }

@@ -34,7 +34,7 @@ const ASK_PAUSE: Duration = Duration::from_millis(10);
 /// While a primary is away, another server is asked after so many questions: the one that is asked
 /// may be cut off from the others.
 const ASKED_IN_VAIN: u32 = 4;
-const SLOTS: u16 = 16_384;
+pub(super) const SLOTS: u16 = 16_384;
 
 /// The servers that are known, and how to connect to one.
 #[derive(Clone)]

@@ -58,18 +58,28 @@ impl RedisStore {
 
 impl Inner {
     pub(super) async fn memory_of(&self, primary: &Primary) -> Result<Memory, StoreError> {
-        if let Some((at, error)) = &*lock(&primary.memory_refused)
+        let info = self.info(primary, "memory").await?;
+        Memory::parse(&info).ok_or_else(|| {
+            StoreError::Unreadable("an answer to INFO with an unexpected format".into())
+        })
+    }
+
+    /// A section of what a server says of itself, where its user may ask.
+    pub(super) async fn info(
+        &self,
+        primary: &Primary,
+        section: &str,
+    ) -> Result<String, StoreError> {
+        if let Some((at, error)) = &*lock(&primary.info_refused)
             && at.elapsed() < REFUSED_FOR
         {
             return Err(error.clone());
         }
-        let asked = self.ask_primary(primary, redis::cmd("INFO").arg("memory")).await;
+        let asked = self.ask_primary(primary, redis::cmd("INFO").arg(section)).await;
         if let Err(error @ StoreError::Refused(_)) = &asked {
-            *lock(&primary.memory_refused) = Some((Instant::now(), error.clone()));
+            *lock(&primary.info_refused) = Some((Instant::now(), error.clone()));
         }
-        let info = asked?;
-        let info = String::from_redis_value(info).ok();
-        info.and_then(|info| Memory::parse(&info)).ok_or_else(|| {
+        String::from_redis_value(asked?).map_err(|_| {
             StoreError::Unreadable("an answer to INFO with an unexpected format".into())
         })
     }

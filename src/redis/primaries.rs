@@ -10,7 +10,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::access::Access;
-use super::cluster::{self, Cluster, redirected_to};
+use super::cluster::{self, Cluster, SLOTS, redirected_to};
 use super::credentials::Credentials;
 use super::endpoint::{Endpoint, Place};
 use super::errors::{ErrorCode, ServerError};
@@ -222,6 +222,20 @@ impl Primaries {
 
 /// What a Cluster needs.
 impl Primaries {
+    /// All that there are: not what stands for slots that none has.
+    pub(super) fn members(&self) -> Vec<Arc<Primary>> {
+        let now = self.now();
+        let is_there =
+            |primary: &Arc<Primary>| !self.is_cluster || !Arc::ptr_eq(primary, &now.rest);
+        now.all.iter().filter(|primary| is_there(primary)).cloned().collect()
+    }
+
+    /// The slots that no primary has.
+    pub(super) fn uncovered_slots(&self) -> u16 {
+        let covered = u16::try_from(self.now.borrow().of_slot.len()).unwrap_or(SLOTS);
+        if self.is_cluster { SLOTS - covered } else { 0 }
+    }
+
     pub(super) fn ask(&self) -> Arc<Notify> {
         Arc::clone(&self.ask)
     }

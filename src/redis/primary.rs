@@ -23,7 +23,7 @@ pub(super) struct Primary {
     pub link: Link,
     pub bulk: Bulk,
     pub time: Arc<Time>,
-    pub memory_refused: memory::Refused,
+    pub info_refused: memory::Refused,
     slots: Arc<Mutex<Slots>>,
     supervisor: AbortHandle,
 }
@@ -52,6 +52,11 @@ impl Slots {
     /// A shard that it has: its keys stand for all others. `None` where there are too few slots.
     pub(super) fn shard(&self) -> Option<Shard> {
         self.shard
+    }
+
+    /// How many, in a Cluster.
+    pub(super) fn count(&self) -> Option<u16> {
+        Some(u16::try_from(self.some.as_ref()?.len()).unwrap_or(u16::MAX))
     }
 
     pub(super) fn is_part(&self) -> bool {
@@ -97,7 +102,7 @@ impl Primary {
             link,
             bulk,
             time,
-            memory_refused: memory::Refused::default(),
+            info_refused: memory::Refused::default(),
             slots,
             supervisor: tokio::spawn(supervisor).abort_handle(),
         })
@@ -105,6 +110,10 @@ impl Primary {
 }
 
 impl Primary {
+    pub(super) fn slots(&self) -> Slots {
+        lock(&self.slots).clone()
+    }
+
     /// It has these slots from now on.
     pub(super) fn has(&self, slots: Option<HashSet<Slot>>) {
         *lock(&self.slots) = Slots::of(slots);

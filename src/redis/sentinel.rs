@@ -14,7 +14,8 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{sleep, timeout};
 
 use super::access::Access;
-use super::endpoint::Address;
+use super::credentials::Credentials;
+use super::endpoint::{Address, Endpoint, Place};
 use super::link::{Backoff, error_text};
 use super::target::Found;
 
@@ -43,10 +44,22 @@ struct Sentinel {
 }
 
 impl Sentinels {
+    /// Those of a deployment that has some.
+    pub(super) fn of(endpoint: &Endpoint, credentials: &Credentials) -> Option<Self> {
+        let Place::Sentinel { sentinels, master } = &endpoint.place else { return None };
+        let access = Access::to_sentinels(endpoint, credentials);
+        Some(Self { access, at: sentinels.clone(), master: master.clone() })
+    }
+
     /// The master, as this sentinel says; or why it does not.
     pub(crate) async fn asked(&self, at: &Address) -> Found {
         let mut sentinel = self.open(at).await?;
         self.ask(&mut sentinel.connection).await
+    }
+
+    /// Whether this one answers.
+    pub(super) async fn answers(&self, at: &Address) -> bool {
+        self.open(at).await.is_ok()
     }
 
     async fn open(&self, at: &Address) -> Result<Sentinel, String> {
@@ -175,8 +188,6 @@ fn replace(found: &mut Found, now: Found) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::redis::credentials::Credentials;
-    use crate::redis::endpoint::Endpoint;
 
     #[test]
     fn only_a_switch_of_this_master_is_followed() {
