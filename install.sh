@@ -27,10 +27,15 @@ readonly usage="
   --idle TIME           idle time after which users log in again, for example 8h (default: 15min)
   --instance NAME       set up a further Odoo on this host, with /etc/sessionfs/NAME.toml and sessionfs@NAME
   --restart-container   set up even if the running Odoo is in a container that must be restarted to see the mount
-  --redis URL           use this Redis instead of a dedicated one
+  --redis URL           use this Redis instead of a dedicated one: a server, sentinels or a Cluster
   --redis-user NAME     user for this Redis
   --redis-password-file FILE
                         file with its password
+  --redis-ca FILE       certificates of the authorities that sign its own
+  --redis-cert FILE, --redis-key FILE
+                        certificate that this host shows to it, and its key
+  --sentinel-user NAME, --sentinel-password-file FILE
+                        the same for its sentinels
   --redis-memory SIZE   memory limit of the dedicated Redis (default: 256mb, or a quarter of the RAM if that is less)
   --no-import           do not import the session files in the directory
   --after-import move|delete
@@ -142,6 +147,7 @@ print_result() {
 # ---- Command line --------------------------------------------------------------------------------------------------
 
 binary='' deb='' name='' sessions='' owner='' group='' idle='' redis_url='' redis_user='' redis_password='' redis_memory=''
+redis_ca='' redis_cert='' redis_key='' sentinel_user='' sentinel_password=''
 odoo_units=()
 import=yes after_import=move restart_container='' setup_only='' uninstall='' purge='' mirror_choice='' from_package='' dry_run=''
 prefix='' destdir='' is_asked='' is_named='' owner_is_named=''
@@ -150,7 +156,8 @@ parse() {
     while [ $# -gt 0 ]; do
         case $1 in
             --binary | --deb | --instance | --sessions | --owner | --odoo-unit | --idle | --redis | --redis-user \
-                | --redis-password-file | --redis-memory | --after-import | --prefix | --destdir)
+                | --redis-password-file | --redis-ca | --redis-cert | --redis-key | --sentinel-user \
+                | --sentinel-password-file | --redis-memory | --after-import | --prefix | --destdir)
                 [ -n "${2:-}" ] || misused "$1 needs a value"
                 set_option "$1" "$2"
                 shift
@@ -182,6 +189,11 @@ parse() {
         || misused "--instance $name: use up to 32 of a-z, 0-9, _ and -, and neither redis nor sessionfs"
 }
 
+# The true path of the file that an option names.
+named_file() {
+    realpath -e -- "$2" 2>/dev/null || misused "$1 $2: there is no such file"
+}
+
 # An option with its value.
 set_option() {
     case $1 in
@@ -200,7 +212,12 @@ set_option() {
         --idle) idle=$2 is_asked=yes ;;
         --redis) redis_url=$2 is_asked=yes ;;
         --redis-user) redis_user=$2 is_asked=yes ;;
-        --redis-password-file) redis_password=$(realpath -e -- "$2" 2>/dev/null) || misused "$1 $2: there is no such file" ;;
+        --redis-password-file) redis_password=$(named_file "$@") || exit ;;
+        --redis-ca) redis_ca=$(named_file "$@") || exit ;;
+        --redis-cert) redis_cert=$(named_file "$@") || exit ;;
+        --redis-key) redis_key=$(named_file "$@") || exit ;;
+        --sentinel-user) sentinel_user=$2 ;;
+        --sentinel-password-file) sentinel_password=$(named_file "$@") || exit ;;
         --redis-memory)
             [[ $2 =~ ^[1-9][0-9]*(mb|gb)$ ]] || misused "--redis-memory $2: write it as 256mb or 2gb"
             redis_memory=$2
@@ -642,6 +659,11 @@ choose_redis() {
                 redis_plan=other
                 redis_user=${redis_user:-${config_redis_username:-}}
                 redis_password=${redis_password:-${config_redis_password_file:-}}
+                redis_ca=${redis_ca:-${config_redis_ca_file:-}}
+                redis_cert=${redis_cert:-${config_redis_cert_file:-}}
+                redis_key=${redis_key:-${config_redis_key_file:-}}
+                sentinel_user=${sentinel_user:-${config_redis_sentinel_username:-}}
+                sentinel_password=${sentinel_password:-${config_redis_sentinel_password_file:-}}
                 ;;
         esac
     elif ! has_systemd; then
@@ -1056,6 +1078,11 @@ wanted_config() {
             printf '\n[redis]\nurl = %s\n' "$(toml "$redis_url")"
             [ -z "$redis_user" ] || say "username = $(toml "$redis_user")"
             [ -z "$redis_password" ] || say "password_file = $(toml "$redis_password")"
+            [ -z "$redis_ca" ] || say "ca_file = $(toml "$redis_ca")"
+            [ -z "$redis_cert" ] || say "cert_file = $(toml "$redis_cert")"
+            [ -z "$redis_key" ] || say "key_file = $(toml "$redis_key")"
+            [ -z "$sentinel_user" ] || say "sentinel_username = $(toml "$sentinel_user")"
+            [ -z "$sentinel_password" ] || say "sentinel_password_file = $(toml "$sentinel_password")"
             wanted_prefix
             ;;
         instance)

@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use sessionfs::redis::probe::{ProbeError, probe};
@@ -12,6 +13,7 @@ use sessionfs::session::name::Shard;
 use sessionfs::session::secret::{Keyring, Secret};
 use sessionfs::store::{Health, Link as _, Sessions as _, Wait, Waited};
 use support::deployment::Cluster;
+use support::mount::{Mount, authenticated, sid};
 use support::store::*;
 use tokio::time::sleep;
 
@@ -52,6 +54,7 @@ async fn a_store_on_a_cluster() {
     its_user_has_few_rights(&cluster).await;
     all_primaries_are_read_and_written(&cluster).await;
     what_all_agree_on_is_anywhere(&cluster).await;
+    tokio::task::block_in_place(|| a_mount_serves(&cluster));
     a_slot_is_moved_under_a_store(&cluster).await;
     a_primary_hands_over(&cluster).await;
     a_server_is_removed(&cluster).await;
@@ -171,6 +174,36 @@ async fn a_slot_is_moved_under_a_store(cluster: &Cluster) {
     assert_eq!(node.health(None), Health::Up);
     cluster.move_slot(slot, to, from, || {});
     assert!(look(&node, &sid).await.is_some());
+}
+
+/// The whole program: its worker may open hardly any file.
+fn a_mount_serves(cluster: &Cluster) {
+    let mount = Mount::start_on(&cluster.url(), "");
+    let sids: Vec<_> = (0..).zip(shards(cluster)).map(|(seed, shard)| sid(shard, seed)).collect();
+    for sid in &sids {
+        mount.save(sid, &authenticated("note")).expect("saved");
+        assert_eq!(mount.read(sid).expect("read"), authenticated("note"));
+    }
+    let mut expected = shards(cluster).map(ToOwned::to_owned);
+    expected.sort_unstable();
+    assert_eq!(mount.list(&mount.path()), expected);
+    let said = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_sessionfs"))
+            .args(arguments)
+            .output()
+            .expect("it runs");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let status: String = said(&["status", "--json"]).split_whitespace().collect();
+    for part in [r#""mode":"cluster""#, r#""uncovered_slots":0"#, r#""online":true"#] {
+        assert!(status.contains(part), "{part}: {status}");
+    }
+    let check = said(&["check", "--redis", &cluster.url()]);
+    assert!(check.contains("3 primaries, all slots are covered; 3 replicas"), "{check}");
+    for sid in &sids {
+        mount.unlink(sid).expect("removed");
+    }
+    mount.stop();
 }
 
 /// `CLUSTER FAILOVER`: no connection breaks.

@@ -9,6 +9,7 @@ use sessionfs::redis::probe::{ProbeError, probe};
 use sessionfs::redis::{Credential, Credentials, RedisStore, Settings};
 use sessionfs::store::{Health, Link as _, Wait, Waited};
 use support::deployment::{Sentinel, Watched};
+use support::mount::{Mount, authenticated};
 use support::store::*;
 
 fn on(watched: &Watched) -> Settings {
@@ -26,6 +27,13 @@ async fn a_store_follows_the_master() {
     let node = connected(RedisStore::start(on(&watched)).expect("a good URL")).await;
     let sid = alias("ab", 1);
     taken(&node, &login(&node, &sid)).await;
+
+    let own = support::mount::sid("ab", 1);
+    let mount = tokio::task::block_in_place(|| {
+        let mount = Mount::start_on(&watched.url(), "");
+        mount.save(&own, &authenticated("note")).expect("saved");
+        mount
+    });
 
     // A failover in order: a sentinel tells of it.
     watched.sentinels[0].run(&["SENTINEL", "FAILOVER", "shop"]).expect("begun");
@@ -56,6 +64,12 @@ async fn a_store_follows_the_master() {
     while node.wait_up(writable()).await != Waited::Up {}
     assert!(promoted.elapsed() < Duration::from_secs(2), "{:?}", promoted.elapsed());
     taken(&node, &login(&node, &alias("ab", 3))).await;
+
+    tokio::task::block_in_place(|| {
+        assert_eq!(mount.read(&own).expect("read"), authenticated("note"));
+        mount.save(&own, &authenticated("more")).expect("saved");
+        mount.stop();
+    });
 
     // The old master comes back as what it was, and is left as soon as it is not that any more.
     watched.servers[1].redis.restart();

@@ -61,26 +61,40 @@ impl Mount {
         Self::start_as(redis, configuration, owner, command, |_| ())
     }
 
+    /// A node on the Redis of this URL, which is not a socket.
+    pub fn start_on(url: &str, configuration: &str) -> Self {
+        let command = Command::new(env!("CARGO_BIN_EXE_sessionfs"));
+        Self::begin(url, configuration, ("root", "root"), command, |_| ())
+    }
+
     fn start_as(
         redis: &Redis,
+        configuration: &str,
+        owner: (&str, &str),
+        command: Command,
+        fill: impl FnOnce(&Path),
+    ) -> Self {
+        // The worker is another user: it must be let through to its Redis.
+        std::fs::set_permissions(redis.directory(), PermissionsExt::from_mode(0o755)).unwrap();
+        std::fs::set_permissions(redis.socket(), PermissionsExt::from_mode(0o777)).unwrap();
+        Self::begin(&redis.url(), configuration, owner, command, fill)
+    }
+
+    fn begin(
+        url: &str,
         configuration: &str,
         (owner, group): (&str, &str),
         mut command: Command,
         fill: impl FnOnce(&Path),
     ) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        // The worker is another user: it must be let through to its Redis.
-        for shared in [directory.path(), redis.directory()] {
-            std::fs::set_permissions(shared, std::fs::Permissions::from_mode(0o755)).unwrap();
-        }
-        std::fs::set_permissions(redis.socket(), std::fs::Permissions::from_mode(0o777)).unwrap();
+        std::fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o755)).unwrap();
         std::fs::create_dir(directory.path().join("sessions")).unwrap();
         fill(&directory.path().join("sessions"));
         let toml = directory.path().join("sessionfs.toml");
         std::fs::write(&toml, configuration).unwrap();
-        let url = redis.url();
         let mut arguments: Vec<OsString> =
-            ["mount", "--log", "trace", "--owner", owner, "--group", group, "--redis", &url]
+            ["mount", "--log", "trace", "--owner", owner, "--group", group, "--redis", url]
                 .map(OsString::from)
                 .into();
         arguments.extend(["--config".into(), toml.into()]);
