@@ -198,8 +198,6 @@ fn a_mount_serves(cluster: &Cluster) {
     for part in [r#""mode":"cluster""#, r#""uncovered_slots":0"#, r#""online":true"#] {
         assert!(status.contains(part), "{part}: {status}");
     }
-    let check = said(&["check", "--redis", &cluster.url()]);
-    assert!(check.contains("3 primaries, all slots are covered; 3 replicas"), "{check}");
     for sid in &sids {
         mount.unlink(sid).expect("removed");
     }
