@@ -15,6 +15,7 @@ use crate::odoo::launch::Launch;
 use crate::odoo::process::Process;
 use crate::odoo::root::Account;
 use crate::odoo::{Instance, Sign};
+use crate::redis::deployment::{Deployment, Mode, Watcher};
 use crate::redis::probe::{ProbeError, ServerInfo};
 use crate::session::secret::Secret;
 use crate::store::Kept;
@@ -157,6 +158,17 @@ fn redis() -> redis::Facts {
         open: None,
         kind: Kind::of("unix:/run/redis.sock?db=0", false),
         deployment: None,
+    }
+}
+
+/// One of two sentinels does not answer.
+fn half_watched() -> Deployment {
+    let watcher = |address: &str, answers| Watcher { address: address.to_owned().into(), answers };
+    Deployment {
+        mode: Mode::Sentinel,
+        primaries: Vec::new(),
+        uncovered_slots: 0,
+        sentinels: vec![watcher("a:1", true), watcher("b:1", false)],
     }
 }
 
@@ -442,6 +454,11 @@ fn cases() -> Vec<(Id, Vec<Finding>, &'static str)> {
             Id::Secret,
             refused(ProbeError::OtherSecret(at(), Secret::generate().fingerprint())).findings(),
             "Redis at redis://cache:6379/0 is written with the secret",
+        ),
+        (
+            Id::Sentinels,
+            redis::Facts { deployment: Some(half_watched()), ..redis() }.findings(),
+            "of the sentinels in unix:/run/redis.sock?db=0, 1 of 2 do not answer: b:1",
         ),
         (
             Id::Unusable,
