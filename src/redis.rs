@@ -217,13 +217,17 @@ impl Inner {
             ClockView::Jumped { ahead_ms: 0 }
         };
         // Another clock than the server's own passes by itself.
-        let waited = if self.scripts.own_clock { primary.link.waited() } else { Duration::ZERO };
+        let link = self.scripts.own_clock.then_some(&primary.link);
+        let ms = |time: Option<Duration>| {
+            u64::try_from(time.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
+        };
         Policy {
             lifetimes,
             import_max_age_ms: self.settings.import_max_age_ms,
             formats: self.agreement.formats(),
             clock,
-            waited_ms: u64::try_from(waited.as_millis()).unwrap_or(u64::MAX),
+            waited_ms: ms(link.map(link::Link::waited)),
+            unwritten_ms: ms(link.map(link::Link::unwritten)),
         }
     }
 

@@ -523,3 +523,37 @@ fn a_visitors_save_after_a_failed_read_replaces_nobody() {
     until(&mount, || in_thread(|| mount.read(&id)).is_ok());
     assert_eq!(in_thread(|| mount.read(&id)).unwrap(), authenticated("old"));
 }
+
+#[test]
+fn who_was_active_while_redis_took_no_writes_stays_logged_in() {
+    const IDLE: Duration = Duration::from_secs(2);
+    let redis = Redis::start_with(&DURABLE);
+    let short = format!(
+        "[outage]\nwait_step = \"200ms\"\nwait_total = \"1s\"\n[lifetime]\nidle = \"{}s\"",
+        IDLE.as_secs()
+    );
+    let (mount, other) = (Mount::start(&redis, &short), Mount::start(&redis, &short));
+    let (saved, read, there) = (sid("ab", 1), sid("Cd", 2), sid("Ef", 3));
+    for id in [&saved, &read, &there] {
+        mount.save(id, &authenticated("old")).unwrap();
+    }
+    in_thread(|| {
+        mount.read(&saved).unwrap();
+        let saving = Saving::begin(&mount, &saved, &authenticated("new"));
+        let _: () = redis.run("REPLICAOF 127.0.0.1 1");
+        saving.end();
+    });
+    let begun = Instant::now();
+    while begun.elapsed() < 3 * IDLE {
+        assert_eq!(in_thread(|| mount.read(&saved)).unwrap(), authenticated("new"));
+        in_thread(|| mount.read(&read)).unwrap();
+        in_thread(|| other.read(&there)).unwrap();
+        std::thread::sleep(IDLE / 8);
+    }
+    let _: () = redis.run("REPLICAOF NO ONE");
+    // The server that has not served it meanwhile asks first.
+    in_thread(|| other.read(&read)).unwrap();
+    until_sent(&mount);
+    assert_eq!(in_thread(|| other.read(&saved)).unwrap(), authenticated("new"));
+    assert_eq!(logged(&mount, "change_dropped"), 0);
+}

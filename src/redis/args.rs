@@ -70,7 +70,8 @@ arguments! {
     PolicyArgs<'a> {
         keys: ;
         // absolute_ms: negative for none. clock: '' (unknown), 'lenient', or what Redis's clock is
-        // expected to show at least. ahead_ms: by how much it has jumped forward of late.
+        // expected to show at least. ahead_ms: by how much it has jumped forward of late, or
+        // for how long no use could be written down.
         // waited_ms: for how long callers have waited in the last outage.
         arguments: idle_ms, anonymous_idle_ms, anonymous_unopened_ms, absolute_ms, grace_ms,
             tombstone_ms, import_max_age_ms, written_format, newest_format, clock, ahead_ms,

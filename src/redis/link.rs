@@ -308,6 +308,16 @@ impl Link {
         self.0.state.borrow().budget(true).waited(LET_GO_WITHIN)
     }
 
+    /// For how long the use of a session may not have been written down: who asks now may have waited,
+    /// and may have used it all the time in which the store could only be read.
+    pub(crate) fn unwritten(&self) -> Duration {
+        let state = self.0.state.borrow();
+        let (unreadable, unwritable) = (state.budget(false), state.budget(true));
+        let only_readable =
+            unwritable.lasted(LET_GO_WITHIN).saturating_sub(unreadable.lasted(LET_GO_WITHIN));
+        only_readable + unreadable.waited(LET_GO_WITHIN)
+    }
+
     /// Whether the current outage, if there is one, has used up its budget.
     pub(crate) fn budget_spent(&self) -> bool {
         let over = self.0.state.borrow().budget(false).over(self.0.timing.outage_budget);

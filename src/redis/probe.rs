@@ -356,6 +356,7 @@ impl Probe<'_> {
             formats: Formats::default(),
             clock: ClockView::Unknown,
             waited_ms: 0,
+            unwritten_ms: 0,
         };
         let requests = Requests { scripts, keys, policy, attempt_ms: 0, now_ms: 0 };
         let save = own_save(alias);

@@ -146,9 +146,11 @@ pub(super) struct Policy {
     pub import_max_age_ms: u64,
     pub formats: Formats,
     pub clock: ClockView,
-    /// For how long who asks may have waited in an outage: that long beyond its end a session is not
-    /// at its end.
+    /// For how long who asks may have waited in an outage.
     pub waited_ms: u64,
+    /// For how long the use of a session may not have been written down: that long beyond its end it is
+    /// not at its end.
+    pub unwritten_ms: u64,
 }
 
 /// The formats of headers that a server handles, from the oldest on.
@@ -176,6 +178,7 @@ impl Policy {
             formats: Formats::default(),
             clock: ClockView::Unknown,
             waited_ms: 0,
+            unwritten_ms: 0,
         }
     }
 
@@ -204,8 +207,8 @@ impl Policy {
                 ClockView::Expected(now_ms) => args::number(now_ms),
             },
             ahead_ms: match self.clock {
-                ClockView::Jumped { ahead_ms } => args::number(ahead_ms),
-                ClockView::Unknown | ClockView::Expected(_) => args::number(0),
+                ClockView::Jumped { ahead_ms } => args::number(ahead_ms.max(self.unwritten_ms)),
+                ClockView::Unknown | ClockView::Expected(_) => args::number(self.unwritten_ms),
             },
             waited_ms: args::number(self.waited_ms),
         }

@@ -58,15 +58,18 @@ impl Budget {
         self.since
     }
 
-    /// For how long somebody may have waited by now: in this outage, or in one that has ended within
-    /// `lately`.
-    pub(super) fn waited(&self, lately: Duration) -> Duration {
-        let is_late = self.ended.is_some_and(|ended| ended.elapsed() < lately);
-        match self.since {
-            Some(since) => since.elapsed().min(self.total),
-            None if is_late => self.lasted.min(self.total),
-            None => Duration::ZERO,
+    /// How long the outage lasts until now, or has lasted that ended within `lately`.
+    pub(super) fn lasted(&self, lately: Duration) -> Duration {
+        match (self.since, self.ended) {
+            (Some(since), _) => since.elapsed(),
+            (None, Some(ended)) if ended.elapsed() < lately => self.lasted,
+            (None, _) => Duration::ZERO,
         }
+    }
+
+    /// For how long somebody may have waited in it.
+    pub(super) fn waited(&self, lately: Duration) -> Duration {
+        self.lasted(lately).min(self.total)
     }
 
     /// Until when those wait in this outage who may wait for `most` in all; `None` if there is no

@@ -189,8 +189,8 @@ local function left(h)
 end
 
 -- Whether it is over, also where nothing is judged stale: then its life is not prolonged. What a
--- jump of the clock has taken from it does not count, nor does the time for which who asks may have
--- waited in an outage.
+-- jump of the clock has taken from it does not count, nor does the time of an outage in which its use
+-- could not be written down.
 local function over(h)
   return now >= h.ends + math.max(tonumber(args.ahead_ms), WAITED)
 end
