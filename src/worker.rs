@@ -111,8 +111,9 @@ fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
 
     let runtime = runtime()?;
     runtime.spawn(tell_repeated());
-    let keyring = secrets::keyring(channel, &config, secrets, &runtime)?;
-    let store_settings = settings::store(&config, keyring.clone(), credentials)?;
+    let mut store_settings = settings::store(&config, credentials)?;
+    let keyring = secrets::keyring(channel, &config, &store_settings, secrets, &runtime)?;
+    store_settings.keyring = Some(keyring.clone());
     let contact = match (first, may_lack_redis) {
         (false, _) => None,
         (true, may_be_late) => {

@@ -16,16 +16,17 @@ const ASK_EVERY: Duration = Duration::from_secs(5);
 /// How often while the one is missing that Redis is written with.
 const ASK_MISSING_EVERY: Duration = Duration::from_secs(1);
 
-/// The keyring of a worker that was handed `secrets`. Where there are none, and Redis is not written
+/// The keyring of a worker that was handed `secrets`, for a store with these settings. Where there are none, and Redis is not written
 /// with one either, the keeper is asked to make one.
 pub(super) fn keyring(
     channel: &Channel,
     config: &Config,
+    store: &Settings,
     secrets: Vec<Secret>,
     runtime: &Runtime,
 ) -> Result<Keyring, Failure> {
     let secrets = if secrets.is_empty() {
-        runtime.block_on(refuse_written(config))?;
+        runtime.block_on(refuse_written(config, store))?;
         ask_to_make(channel)?
     } else {
         secrets
@@ -34,10 +35,9 @@ pub(super) fn keyring(
 }
 
 /// Refuses a Redis that others have written with a secret.
-async fn refuse_written(config: &Config) -> Result<(), Failure> {
-    let settings = config.store_settings(None);
-    first_contact::wait(config, &settings, false).await?;
-    match written(config, settings).await? {
+async fn refuse_written(config: &Config, store: &Settings) -> Result<(), Failure> {
+    first_contact::wait(config, store, false).await?;
+    match written(config, store.clone()).await? {
         None => Ok(()),
         Some(_) => Err(none(config)),
     }

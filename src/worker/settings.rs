@@ -15,14 +15,10 @@ use crate::supervision::credentials;
 use crate::telemetry::Event;
 use crate::telemetry::unidentified::Unidentified;
 
-/// The settings of the store. Passwords and certificates that are in files are asked of the keeper
+/// The settings of the store, without secrets. Passwords and certificates that are in files are asked of the keeper
 /// at each connection.
-pub(super) fn store(
-    config: &Config,
-    keyring: Keyring,
-    asked: Option<OwnedFd>,
-) -> Result<redis::Settings, Failure> {
-    let mut settings = config.store_settings(Some(keyring));
+pub(super) fn store(config: &Config, asked: Option<OwnedFd>) -> Result<redis::Settings, Failure> {
+    let mut settings = config.store_settings(None);
     let asked = asked.filter(|_| !config.credential_files().is_empty());
     if let Some(asked) = asked {
         let keeper = credentials::Worker::new(asked)
