@@ -163,6 +163,7 @@ pub struct Core<S, L> {
     callers: Callers,
     patience: Mutex<Patience>,
     open_step: Duration,
+    open_budget: Duration,
     max_anonymous_bytes: u64,
     /// Held while a large content is decrypted.
     opening: tokio::sync::Mutex<()>,
@@ -188,6 +189,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
             callers: Callers::new(settings),
             patience: Mutex::new(Patience::new(Duration::from_millis(settings.open_budget_ms))),
             open_step: Duration::from_millis(settings.open_step_ms),
+            open_budget: Duration::from_millis(settings.open_budget_ms),
             max_anonymous_bytes: settings.max_anonymous_bytes,
             opening: tokio::sync::Mutex::default(),
             inodes: Mutex::new(Inodes::new(settings, sender)),

@@ -288,9 +288,13 @@ pub struct Unlink {
     pub opened: bool,
 }
 
-/// For how long a held removal may be taken back by a save of the same thread. Until then the
-/// session is served as before.
+/// How long a removal is held if no save of the same thread follows. Until then the session is served
+/// as before.
 pub const HELD_REMOVAL_MS: u64 = 1000;
+
+/// For how long the store holds a removal of which it hears nothing more. Longer than an outage that
+/// callers wait for: the save that takes it back may come late.
+pub const HELD_IN_STORE_MS: u64 = 60_000;
 
 /// What became of a removal.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -448,6 +452,13 @@ pub trait Sessions: Send + Sync + 'static {
 
     /// Removes a session. Retried within a short bound.
     fn unlink(&self, unlink: &Unlink) -> impl Future<Output = Result<Unlinked, StoreError>> + Send;
+
+    /// Takes back a removal that is held ([`Unlinked::Held`]), without a save.
+    fn take_back(
+        &self,
+        alias: &Alias,
+        removal: ChangeId,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Changes mode or mtime; `None` if the session is gone. Retried within a short bound.
     fn amend(&self, amend: &Amend)

@@ -283,6 +283,26 @@ fn newer_content_of_another_server_wins() {
 }
 
 #[test]
+fn a_kept_save_goes_on_with_the_life_that_it_did_not_know() {
+    let redis = &mut Redis::start_with(&DURABLE);
+    let first = Mount::start(redis, LONG_OUTAGE);
+    let second = Mount::start(redis, LONG_OUTAGE);
+    let id = sid("ab", 1);
+    in_thread(|| first.save(&id, &authenticated("first")).unwrap());
+    in_thread(|| {
+        // This thread has not read it, so the save seems to begin a life.
+        let saving = Saving::begin(&second, &id, &authenticated("second"));
+        redis.kill();
+        saving.end();
+        redis.restart();
+        until_sent(&second);
+        // It did not, and the thread may go on.
+        second.save(&id, &authenticated("third")).unwrap();
+    });
+    assert_eq!(in_thread(|| first.read(&id).unwrap()), authenticated("third"));
+}
+
+#[test]
 fn a_logout_survives_and_no_page_load_undoes_it() {
     let (mut redis, mount) = node();
     let id = sid("ab", 1);

@@ -8,7 +8,7 @@ use sessionfs::session::content::Class;
 use sessionfs::session::name::{Alias, Form};
 use sessionfs::session::policy::Lifetimes;
 use sessionfs::store::{
-    ChangeId, HELD_REMOVAL_MS, Import, Imported, Intake as _, Link as _, Meta, Publish, Published,
+    ChangeId, HELD_IN_STORE_MS, Import, Imported, Intake as _, Link as _, Meta, Publish, Published,
     Sessions as _, StoreError, Unlink, Unlinked,
 };
 use support::redis::Redis;
@@ -69,7 +69,7 @@ async fn odoo_19_removes_its_own_session_and_nobody_misses_it() {
 }
 
 #[tokio::test]
-async fn a_removal_that_no_save_takes_back_ends_the_session_after_its_second() {
+async fn a_removal_that_no_save_takes_back_ends_the_session_after_its_time() {
     let redis = Redis::start();
     let (one, two) = (node(&redis).await, node(&redis).await);
     let sid = alias("ab", 1);
@@ -77,16 +77,32 @@ async fn a_removal_that_no_save_takes_back_ends_the_session_after_its_second() {
     hold(&one, &sid, born.birth).await;
     // By the key's own TTL too, whatever becomes of this server.
     let left: u64 = redis.run(&format!("PTTL sessionfs:s:{{ab}}:{sid}"));
-    assert!(left <= HELD_REMOVAL_MS + Lifetimes::default().tombstone_ms, "{left}");
+    assert!(left <= HELD_IN_STORE_MS + Lifetimes::default().tombstone_ms, "{left}");
     // Use does not prolong it.
     use_it(&two, &sid).await;
     let prolonged: u64 = redis.run(&format!("PTTL sessionfs:s:{{ab}}:{sid}"));
     assert!(prolonged <= left, "{prolonged}");
-    pass(&redis, HELD_REMOVAL_MS);
+    pass(&redis, HELD_IN_STORE_MS);
     assert_eq!(look(&two, &sid).await, None);
     assert_eq!(two.list(sid.shard()).await, Ok(vec![]));
     assert_eq!(refused(&two, &page(&two, &sid, born.birth)).await, "the session has ended");
     assert_eq!(refused(&two, &login(&two, &sid)).await, "the session has ended");
+}
+
+#[tokio::test]
+async fn a_removal_that_is_taken_back_without_a_save_ends_nothing() {
+    let redis = Redis::start();
+    let node = node(&redis).await;
+    let sid = alias("ab", 1);
+    let born = logged_in(&node, &sid).await;
+    let removal = hold(&node, &sid, born.birth).await;
+    // Another one's is not touched.
+    node.take_back(&sid, ChangeId(1)).await.expect("answered");
+    assert_eq!(node.list(sid.shard()).await.expect("a listing").len(), 0);
+    node.take_back(&sid, removal.stamp.id).await.expect("answered");
+    assert_eq!(node.list(sid.shard()).await.expect("a listing").len(), 1);
+    pass(&redis, HELD_IN_STORE_MS);
+    assert!(look(&node, &sid).await.is_some());
 }
 
 #[tokio::test]
@@ -98,7 +114,7 @@ async fn it_ends_in_every_script_without_having_been_read_before() {
         let born = logged_in(&node, &sid).await;
         hold(&node, &sid, born.birth).await;
     }
-    pass(&redis, HELD_REMOVAL_MS);
+    pass(&redis, HELD_IN_STORE_MS);
     hear(&node).await;
     let amend = sessionfs::store::Amend {
         stamp: node.stamp(any_shard()),
@@ -132,10 +148,10 @@ async fn a_save_that_comes_a_little_late_takes_it_back_and_one_that_is_very_late
     let redis = Redis::start();
     let node = node(&redis).await;
     for (seen, late_ms, alive) in [
-        (false, SECOND, true),
-        (true, SECOND, true),
-        (false, 11 * SECOND, false),
-        (true, 11 * SECOND, false),
+        (false, HELD_IN_STORE_MS, true),
+        (true, HELD_IN_STORE_MS, true),
+        (false, HELD_IN_STORE_MS + 10 * SECOND, false),
+        (true, HELD_IN_STORE_MS + 10 * SECOND, false),
     ] {
         let sid = alias("ab", u32::try_from(late_ms).unwrap() + u32::from(seen));
         let born = logged_in(&node, &sid).await;
@@ -168,7 +184,7 @@ async fn a_save_of_another_thread_is_taken_and_does_not_take_the_removal_back() 
     let unlink = hold(&one, &sid, born.birth).await;
     let parallel = taken(&two, &page(&two, &sid, born.birth)).await;
     assert_eq!(look(&two, &sid).await.map(|meta| meta.version), Some(parallel.version));
-    pass(&redis, HELD_REMOVAL_MS);
+    pass(&redis, HELD_IN_STORE_MS);
     assert_eq!(look(&two, &sid).await, None);
     // The remover's own save, a little late: nothing else came between.
     let meta = taken(&one, &taking_back(&one, &sid, born.birth, &unlink)).await;
@@ -191,7 +207,7 @@ async fn two_threads_that_hold_a_removal_each_take_back_their_own() {
     let first = hold(&node, &sid, born.birth).await;
     hold(&node, &sid, born.birth).await;
     taken(&node, &taking_back(&node, &sid, born.birth, &first)).await;
-    pass(&redis, HELD_REMOVAL_MS);
+    pass(&redis, HELD_IN_STORE_MS);
     assert_eq!(look(&node, &sid).await, None);
 }
 
@@ -210,7 +226,7 @@ async fn a_full_server_holds_a_removal_and_takes_the_save_that_follows() {
     let next = node.publish(&page(&node, &sid, born.birth)).await;
     assert!(matches!(&next, Err(StoreError::Refused(why)) if why.contains("OOM")), "{next:?}");
     let _: redis::Value = redis.run("CONFIG SET maxmemory 0");
-    pass(&redis, HELD_REMOVAL_MS);
+    pass(&redis, HELD_IN_STORE_MS);
     assert_eq!(look(&other, &sid).await.map(|meta| meta.version), Some(saved.version));
 }
 
@@ -223,7 +239,7 @@ async fn a_held_removal_sent_again_finds_itself_noted() {
     let unlink = hold(&one, &sid, born.birth).await;
     let again = Unlink { stamp: unlink.stamp.again(), ..unlink.clone() };
     let held = Ok(Unlinked::Held { alias: sid.clone(), birth: born.birth });
-    pass(&redis, HELD_REMOVAL_MS / 2);
+    pass(&redis, HELD_IN_STORE_MS / 2);
     assert_eq!(one.unlink(&again).await, held);
     taken(&one, &taking_back(&one, &sid, born.birth, &unlink)).await;
     assert_eq!(two.unlink(&again).await, held, "taken back, it changes nothing");
@@ -231,7 +247,7 @@ async fn a_held_removal_sent_again_finds_itself_noted() {
     assert!(look(&one, &sid).await.is_some());
     // One that ended so is known by its tombstone.
     let unlink = hold(&one, &sid, born.birth).await;
-    pass(&redis, HELD_REMOVAL_MS);
+    pass(&redis, HELD_IN_STORE_MS);
     let gone = Ok(Unlinked::Gone { alias: sid.clone(), birth: born.birth });
     let again = Unlink { stamp: unlink.stamp.again(), ..unlink };
     assert_eq!(one.unlink(&again).await, gone);
@@ -282,7 +298,7 @@ async fn a_background_thread_may_take_its_removal_back_and_create_nothing_else()
     let background = |publish| Publish { background: true, is_activity: false, ..publish };
     let sid = alias("ab", 1);
     let born = logged_in(&node, &sid).await;
-    for late_ms in [0, HELD_REMOVAL_MS] {
+    for late_ms in [0, HELD_IN_STORE_MS] {
         let unlink = hold(&node, &sid, born.birth).await;
         pass(&redis, late_ms);
         let save = background(taking_back(&node, &sid, born.birth, &unlink));

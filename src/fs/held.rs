@@ -1,6 +1,7 @@
-//! Removals that are held on this server, because the store cannot hold them now.
+//! Removals that are held.
 //!
 //! Odoo 19 removes the session of its own request by its listed name, and saves it again a moment later.
+//! The store marks such a session, so that it ends although this server may not live to remove it.
 //! While the store is not up nothing of such a removal is sent. The save of the same thread takes it
 //! back, also by its failure: then the request has failed, and its user stays logged in. Without a
 //! save it is carried out. A save waits for the store in its first write, and the removal as long.
@@ -12,10 +13,14 @@ use std::time::{Duration, Instant};
 use super::Core;
 use super::caller::{Identity, ThreadId};
 use crate::session::name::Alias;
-use crate::store::{HELD_REMOVAL_MS, Link, Sessions, Unlink, Unlinked};
+use crate::store::{
+    ChangeId, HELD_IN_STORE_MS, HELD_REMOVAL_MS, Link, Sessions, StoreError, Unlink, Unlinked,
+};
 
 const HELD: Duration = Duration::from_millis(HELD_REMOVAL_MS);
-/// How many are held at once. One more is asked of the store at once.
+/// How often it is tried to take a mark back.
+const TRIED_EVERY: Duration = Duration::from_millis(200);
+/// How many are held at once. One more is carried out at once.
 const MAX_HELD: usize = 1024;
 
 /// The removals, by the session that each is of.
@@ -26,6 +31,10 @@ struct Held {
     thread: ThreadId,
     unlink: Unlink,
     until: Instant,
+    /// The store may have marked the session.
+    is_marked: bool,
+    /// The session stays, and has to lose its mark.
+    is_taken_back: bool,
 }
 
 /// What is to be done of a removal.
@@ -34,6 +43,8 @@ enum Due {
     Nothing,
     Later(Instant),
     Now(Box<Unlink>),
+    /// The session is to lose the mark of this removal.
+    TakeBack(ChangeId),
 }
 
 impl HeldRemovals {
@@ -44,32 +55,47 @@ impl HeldRemovals {
         alias: &Alias,
         unlink: Unlink,
         now: Instant,
+        is_marked: bool,
     ) -> bool {
         let Some(thread) = thread else { return false };
         let has_room = self.0.len() < MAX_HELD || self.0.contains_key(alias);
         if has_room {
-            self.0.insert(alias.clone(), Held { thread, unlink, until: now + HELD });
+            let held = Held { thread, unlink, until: now + HELD, is_marked, is_taken_back: false };
+            self.0.insert(alias.clone(), held);
         }
         has_room
     }
 
     /// The thread has a save under way, which may take so long before it is heard of again.
     fn extend(&mut self, thread: Option<ThreadId>, now: Instant, silence: Duration) {
-        for held in self.0.values_mut().filter(|held| Some(held.thread) == thread) {
+        let waits = |held: &&mut Held| Some(held.thread) == thread && held.until > now;
+        for held in self.0.values_mut().filter(waits) {
             held.until = held.until.max(now + silence + HELD);
         }
     }
 
-    /// The thread saves this session.
-    fn take_back(&mut self, thread: Option<ThreadId>, alias: &Alias) {
-        if self.0.get(alias).is_some_and(|held| Some(held.thread) == thread) {
-            self.0.remove(alias);
+    /// The thread saves this session, and has asked for that removal in the same request; false if it
+    /// is not held.
+    fn take_back(
+        &mut self,
+        thread: Option<ThreadId>,
+        alias: &Alias,
+        removal: ChangeId,
+        now: Instant,
+    ) -> bool {
+        let is_it = |held: &Held| Some(held.thread) == thread && held.unlink.stamp.id == removal;
+        if !self.0.get(alias).is_some_and(is_it) {
+            return false;
         }
+        self.0.remove(alias).is_some_and(|held| held.until > now)
     }
 
     /// The thread's save has failed, of whichever session it was.
     fn take_back_all(&mut self, thread: Option<ThreadId>) {
-        self.0.retain(|_, held| Some(held.thread) != thread);
+        self.0.retain(|_, held| Some(held.thread) != thread || held.is_marked);
+        for held in self.0.values_mut().filter(|held| Some(held.thread) == thread) {
+            held.is_taken_back = true;
+        }
     }
 
     fn due(&mut self, alias: &Alias, now: Instant) -> Due {
@@ -77,6 +103,7 @@ impl HeldRemovals {
             None => Due::Nothing,
             Some(held) if held.until > now => Due::Later(held.until),
             Some(_) => match self.0.remove(alias) {
+                Some(held) if held.is_taken_back => Due::TakeBack(held.unlink.stamp.id),
                 Some(held) => Due::Now(Box::new(held.unlink)),
                 None => Due::Nothing,
             },
@@ -85,15 +112,17 @@ impl HeldRemovals {
 }
 
 impl<S: Sessions, L: Link> Core<S, L> {
-    /// Holds a removal of the session that this thread has opened; false if it cannot be held.
+    /// Holds a removal of the session that this thread has opened, which the store may have marked;
+    /// false if it cannot be held.
     pub(super) fn hold_removal(
         self: &Arc<Self>,
         by: Identity,
         alias: &Alias,
         unlink: Unlink,
+        is_marked: bool,
     ) -> bool {
         let id = unlink.stamp.id;
-        if !self.held_removals().hold(by.thread, alias, unlink, Instant::now()) {
+        if !self.held_removals().hold(by.thread, alias, unlink, self.callers.now(), is_marked) {
             return false;
         }
         // For a save that comes when it has been carried out.
@@ -106,12 +135,14 @@ impl<S: Sessions, L: Link> Core<S, L> {
     /// A save of this thread is under way.
     pub(super) fn save_goes_on(&self, by: Identity) {
         // From one sign of it to the next there is one step of waiting, if it waits.
-        self.held_removals().extend(by.thread, Instant::now(), self.open_step);
+        self.held_removals().extend(by.thread, self.callers.now(), self.open_step);
     }
 
-    /// This thread saves this session, whatever comes of it.
-    pub(super) fn save_follows(&self, by: Identity, alias: &Alias) {
-        self.held_removals().take_back(by.thread, alias);
+    /// This thread saves this session, whatever comes of it. Returns the removal that it takes back.
+    pub(super) fn save_follows(&self, by: Identity, alias: &Alias) -> Option<ChangeId> {
+        let removal = self.threads().asked_for(by.thread, alias)?;
+        let now = self.callers.now();
+        self.held_removals().take_back(by.thread, alias, removal, now).then_some(removal)
     }
 
     /// A save of this thread has failed before its session was known.
@@ -122,20 +153,40 @@ impl<S: Sessions, L: Link> Core<S, L> {
     /// Carries a removal out when its time is over, unless it is taken back.
     async fn carry_out(self: Arc<Self>, alias: Alias) {
         let unlink = loop {
-            let due = self.held_removals().due(&alias, Instant::now());
+            let now = self.callers.now();
+            let due = self.held_removals().due(&alias, now);
             match due {
                 Due::Nothing => return,
-                Due::Later(until) => tokio::time::sleep_until(until.into()).await,
+                Due::Later(until) => tokio::time::sleep(until - now).await,
                 Due::Now(unlink) => break unlink,
+                Due::TakeBack(removal) => return self.lose_mark(&alias, removal).await,
             }
         };
-        let again = Unlink { stamp: unlink.stamp.again(), ..*unlink };
-        match self.sessions.unlink(&again).await {
-            Ok(Unlinked::Gone { alias, .. }) => self.ended(&alias),
-            Ok(_) => {}
-            Err(error) => tracing::error!(
+        if let Err(error) = self.remove_held(*unlink).await {
+            tracing::error!(
                 %alias, %error, "a session could not be removed; its user may still be logged in"
-            ),
+            );
+        }
+    }
+
+    /// Removes at once what the store has perhaps marked.
+    pub(super) async fn remove_held(&self, unlink: Unlink) -> Result<(), StoreError> {
+        let again = Unlink { stamp: unlink.stamp.again(), held: None, ..unlink };
+        if let Unlinked::Gone { alias, .. } = self.sessions.unlink(&again).await? {
+            self.ended(&alias);
+        }
+        Ok(())
+    }
+
+    /// The save has failed, so the session stays. Tried for as long as the store knows of the removal.
+    async fn lose_mark(&self, alias: &Alias, removal: ChangeId) {
+        let until = Instant::now() + Duration::from_millis(HELD_IN_STORE_MS);
+        while let Err(error) = self.sessions.take_back(alias, removal).await {
+            if Instant::now() >= until {
+                tracing::error!(%alias, %error, "a session ends although its save has failed");
+                return;
+            }
+            tokio::time::sleep(TRIED_EVERY).await;
         }
     }
 }
@@ -160,7 +211,7 @@ mod tests {
     /// Held by a thread since then.
     fn held() -> (HeldRemovals, Instant) {
         let (mut held, now) = (HeldRemovals::default(), Instant::now());
-        assert!(held.hold(ONE, &alias(1), unlink(), now));
+        assert!(held.hold(ONE, &alias(1), unlink(), now, false));
         (held, now)
     }
 
@@ -179,18 +230,33 @@ mod tests {
     #[test]
     fn the_save_of_the_same_thread_takes_it_back_and_no_other() {
         let (mut held, now) = held();
-        held.take_back(OTHER, &alias(1));
-        held.take_back(ONE, &alias(2));
+        let removal = unlink().stamp.id;
+        assert!(!held.take_back(OTHER, &alias(1), removal, now));
+        assert!(!held.take_back(ONE, &alias(2), removal, now));
+        assert!(!held.take_back(ONE, &alias(1), ChangeId(2), now));
         held.take_back_all(OTHER);
         assert!(is_due(&mut held, now + HELD));
         for take_back in [
-            |held: &mut HeldRemovals| held.take_back(ONE, &alias(1)),
+            |held: &mut HeldRemovals| {
+                assert!(held.take_back(ONE, &alias(1), unlink().stamp.id, Instant::now()));
+            },
             |held: &mut HeldRemovals| held.take_back_all(ONE),
         ] {
             let (mut held, now) = self::held();
             take_back(&mut held);
             assert!(!is_due(&mut held, now + HELD));
         }
+    }
+
+    #[test]
+    fn a_save_that_fails_takes_the_mark_of_the_store_back() {
+        let (mut held, now) = (HeldRemovals::default(), Instant::now());
+        assert!(held.hold(ONE, &alias(1), unlink(), now, true));
+        held.take_back_all(OTHER);
+        held.take_back_all(ONE);
+        let due = held.due(&alias(1), now + HELD);
+        assert!(matches!(due, Due::TakeBack(removal) if removal == unlink().stamp.id), "{due:?}");
+        assert!(!is_due(&mut held, now + HELD));
     }
 
     #[test]
@@ -210,10 +276,10 @@ mod tests {
     fn few_are_held_and_none_of_a_thread_that_cannot_be_seen() {
         let (mut held, now) = held();
         for number in 2..=MAX_HELD {
-            assert!(held.hold(ONE, &alias(number), unlink(), now));
+            assert!(held.hold(ONE, &alias(number), unlink(), now, false));
         }
-        assert!(!held.hold(ONE, &alias(0), unlink(), now));
-        assert!(held.hold(OTHER, &alias(1), unlink(), now));
-        assert!(!HeldRemovals::default().hold(None, &alias(1), unlink(), now));
+        assert!(!held.hold(ONE, &alias(0), unlink(), now, false));
+        assert!(held.hold(OTHER, &alias(1), unlink(), now, false));
+        assert!(!HeldRemovals::default().hold(None, &alias(1), unlink(), now, false));
     }
 }

@@ -57,8 +57,9 @@ pub struct ListedAliases(LruCache<Alias, ()>);
 /// until the next listing; they expire all the same.
 const MAX_LISTED_ALIASES: usize = 262_144;
 
-/// How often a listing is asked for while the link is up.
-const MAX_ASKS: u32 = 3;
+/// Before a listing that was broken off is taken anew. It takes many requests, so each loss of the
+/// connection breaks it off.
+const TAKEN_AGAIN_AFTER: Duration = Duration::from_millis(20);
 /// The budget of no outage has more steps.
 const MAX_STEPS: u32 = 10_000;
 
@@ -125,14 +126,14 @@ impl<S: Sessions, L: Link> Core<S, L> {
             let wait = Wait { shard: inode.shard(), writes: false, background: by.background };
             // OPENDIR holds no directory. It waits without steps: Python's `listdir` does not retry
             // EINTR.
+            let until = core.callers.now() + core.open_budget;
             let mut snapshot = core.list(by, inode).await;
-            for _ in 1..MAX_ASKS {
-                match snapshot {
-                    Err(StoreError::Unavailable(_)) if core.outlives(wait).await => {
-                        snapshot = core.list(by, inode).await;
-                    }
-                    _ => break,
-                }
+            while matches!(snapshot, Err(StoreError::Unavailable(_)))
+                && core.callers.now() < until
+                && core.outlives(wait).await
+            {
+                tokio::time::sleep(TAKEN_AGAIN_AFTER).await;
+                snapshot = core.list(by, inode).await;
             }
             let snapshot = snapshot.map_err(|error| cannot_list(&error))?;
             Ok(core.handles().insert(Handle::Directory(Arc::new(snapshot))))

@@ -23,7 +23,9 @@ use crate::error::{Error, Result};
 use crate::session::content::{self, Class};
 use crate::session::name::{Form, RootName, SessionName};
 use crate::session::seal;
-use crate::store::{Link, Publish, Published, Sealer, Sessions, StoreError, Wait, Waited};
+use crate::store::{
+    ChangeId, Link, Publish, Published, Sealer, Sessions, StoreError, Wait, Waited,
+};
 use crate::telemetry::Event;
 
 /// The permission bits with which Odoo ends every save (`chmod`, 0644).
@@ -224,14 +226,14 @@ impl<S: Sessions, L: Link> Core<S, L> {
             return Err(Error::expected(libc::ENOENT, "no such temp file")).into();
         };
         let by = self.callers.identify(caller);
-        self.save_follows(by, &target.sid.alias());
+        let takes_back = self.save_follows(by, &target.sid.alias());
         if target.form == Form::Flat
             && let Some(thread) = self.threads().get(by.thread)
         {
             thread.flat.saves();
         }
         let prepared = self.staging.hold(&staged).and_then(|open| {
-            let (publish, plain) = self.prepare(by, &open, &target)?;
+            let (publish, plain) = self.prepare(by, &open, &target, takes_back)?;
             Ok((open, publish, plain))
         });
         match prepared {
@@ -268,6 +270,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
         by: Identity,
         open: &OpenStaging,
         target: &SessionName,
+        takes_back: Option<ChangeId>,
     ) -> Result<(Publish, Bytes)> {
         let plain = Bytes::from(open.content()?);
         let alias = target.sid.alias();
@@ -288,7 +291,9 @@ impl<S: Sessions, L: Link> Core<S, L> {
                 ),
             ));
         }
-        let claim = self.threads().claim(by, &alias, self.callers.now());
+        let mut claim = self.threads().claim(by, &alias, self.callers.now());
+        // However long the save has waited.
+        claim.held_removal = takes_back.or(claim.held_removal);
         self.callers.report_unidentified(by);
         let stamp = self.link.stamp(alias.shard());
         let publish = Publish {

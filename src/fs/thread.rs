@@ -193,6 +193,12 @@ impl Threads {
         }
     }
 
+    /// The removal of this session that its request has asked for, if it was held.
+    pub(crate) fn asked_for(&self, thread: Option<ThreadId>, alias: &Alias) -> Option<ChangeId> {
+        let session = self.sessions.peek(&(thread?, alias.clone()))?;
+        session.held_removal.map(|(removal, _)| removal)
+    }
+
     /// Its save was taken, in this birth.
     pub(crate) fn published(
         &mut self,

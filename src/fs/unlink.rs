@@ -63,7 +63,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
         let stamp = self.link.stamp(alias.shard());
         let unlink = Unlink { stamp, alias, listed, held, opened };
         let is_up = self.link.health(Some(unlink.alias.shard())) == Health::Up;
-        if !is_up && self.hold_own_removal(by, &unlink) {
+        if !is_up && self.hold_own_removal(by, &unlink, false) {
             return Ok(());
         }
         match self.sessions.unlink(&unlink).await {
@@ -73,10 +73,11 @@ impl<S: Sessions, L: Link> Core<S, L> {
                 Ok(())
             }
             // It is served as before until it has ended, and nobody is told before that.
-            Ok(Unlinked::Held { alias, .. }) => {
-                self.removal_is_held(by, &alias, &unlink);
-                Ok(())
-            }
+            Ok(Unlinked::Held { .. }) if self.hold_own_removal(by, &unlink, true) => Ok(()),
+            Ok(Unlinked::Held { .. }) => self
+                .remove_held(unlink.clone())
+                .await
+                .map_err(|error| not_removed(&unlink, name, &error)),
             Ok(Unlinked::Superseded) => {
                 Event::RemovalSuperseded { alias: listed_or_own(&unlink) }.emit();
                 Ok(())
@@ -84,31 +85,24 @@ impl<S: Sessions, L: Link> Core<S, L> {
             Ok(Unlinked::Absent) => Err(self.not_removed(protected.as_ref()).await),
             // It may have arrived, and be held there.
             Err(StoreError::Unavailable(_) | StoreError::Refused(_))
-                if self.hold_own_removal(by, &unlink) =>
+                if self.hold_own_removal(by, &unlink, true) =>
             {
                 Ok(())
             }
-            Err(error) => Err(Error::fault(
-                libc::EIO,
-                format!("the removal of {} failed: {error}", unlink.alias.entry(name.form)),
-            )),
+            Err(error) => Err(not_removed(&unlink, name, &error)),
         }
     }
 
-    /// Holds a removal here, if it may be held.
-    fn hold_own_removal(self: &Arc<Self>, by: Identity, unlink: &Unlink) -> bool {
+    /// Holds a removal here, if it may be held. The store may have marked it.
+    fn hold_own_removal(self: &Arc<Self>, by: Identity, unlink: &Unlink, is_marked: bool) -> bool {
         let alias = listed_or_own(unlink);
-        unlink.held.is_some() && self.hold_removal(by, alias, unlink.clone())
+        unlink.held.is_some() && self.hold_removal(by, alias, unlink.clone(), is_marked)
     }
 
     /// The birth of a session that is about to be removed, if it is the one of this very request.
     fn own_session(&self, by: Identity, alias: &Alias) -> Option<ChangeId> {
         let now = self.callers.now();
         self.threads().last_opened(by, alias, now)
-    }
-
-    fn removal_is_held(&self, by: Identity, alias: &Alias, unlink: &Unlink) {
-        self.threads().removal_held(by.thread, alias, unlink.stamp.id, self.callers.now());
     }
 
     /// The error of a removal that found nothing it may remove. `EPERM` for a name that a listing has
@@ -166,4 +160,9 @@ enum Listed {
 /// Which of the two names a removal most likely meant.
 fn listed_or_own(unlink: &Unlink) -> &Alias {
     unlink.listed.as_ref().unwrap_or(&unlink.alias)
+}
+
+fn not_removed(unlink: &Unlink, name: &SessionName, error: &StoreError) -> Error {
+    let name = unlink.alias.entry(name.form);
+    Error::fault(libc::EIO, format!("the removal of {name} failed: {error}"))
 }

@@ -640,6 +640,10 @@ impl<S: Sessions + Clone, T: Intake + Clone> Sessions for ImportOnAccess<S, T> {
         })
     }
 
+    async fn take_back(&self, alias: &Alias, removal: ChangeId) -> Result<(), StoreError> {
+        self.sessions.take_back(alias, removal).await
+    }
+
     async fn amend(&self, amend: &Amend) -> Result<Option<Meta>, StoreError> {
         self.underlying.settle(&amend.alias, Patience::Change).await?;
         self.sessions.amend(amend).await

@@ -201,6 +201,10 @@ impl<S: Sessions + Clone> Sessions for SingleFlight<S> {
         self.sessions.unlink(unlink).await
     }
 
+    async fn take_back(&self, alias: &Alias, removal: ChangeId) -> Result<(), StoreError> {
+        self.sessions.take_back(alias, removal).await
+    }
+
     async fn amend(&self, amend: &Amend) -> Result<Option<Meta>, StoreError> {
         self.sessions.amend(amend).await
     }
@@ -275,6 +279,10 @@ mod tests {
         }
 
         async fn unlink(&self, _: &Unlink) -> Result<Unlinked, StoreError> {
+            unreachable!("this layer shares reads alone")
+        }
+
+        async fn take_back(&self, _: &Alias, _: ChangeId) -> Result<(), StoreError> {
             unreachable!("this layer shares reads alone")
         }
 

@@ -17,10 +17,12 @@ mod replay;
 
 use std::collections::HashSet;
 use std::io;
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
+use lru::LruCache;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
@@ -44,6 +46,9 @@ use crate::telemetry::{Event, now_ms};
 const LARGE_BYTES: usize = 64 * 1024;
 /// How long the end of a save waits for the disk.
 const SETTLES_WITHIN: Duration = Duration::from_secs(2);
+/// How many lives are remembered that turned out to be others. Of one that is forgotten a save may be
+/// refused.
+const MAX_LIVES: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
 
 /// How changes are kept.
 #[derive(Clone)]
@@ -78,6 +83,8 @@ struct Shared {
     lifetimes: Box<dyn Fn() -> Lifetimes + Send + Sync>,
     /// Told when something is kept.
     filled: Notify,
+    /// The lives that kept saves seemed to begin, and those that they turned out to belong to.
+    lives: Mutex<LruCache<ChangeId, ChangeId>>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -101,6 +108,7 @@ impl<S: Sessions + Link + Clone> Spool<S> {
             unsendable: Mutex::default(),
             lifetimes: Box::new(lifetimes),
             filled: Notify::new(),
+            lives: Mutex::new(LruCache::new(MAX_LIVES)),
             settings,
             files,
         };
@@ -275,6 +283,29 @@ impl Shared {
             .then(|| "they are sealed with a secret that this server does not hold".to_owned())
     }
 
+    /// A save that was to begin a life has gone on with another one. Whoever read it here, or saved it,
+    /// knows it by the former.
+    fn is_life(&self, supposed: ChangeId, actual: ChangeId) {
+        if supposed != actual {
+            lock(&self.lives).put(supposed, actual);
+        }
+    }
+
+    /// The life that this birth stands for, if that is another one.
+    fn life_of(&self, birth: Option<ChangeId>) -> Option<ChangeId> {
+        let mut lives = lock(&self.lives);
+        // Nearly always there is none.
+        if lives.is_empty() { None } else { lives.get(&birth?).copied() }
+    }
+
+    /// The same save, of the life that its thread has really opened.
+    fn of_life(&self, publish: &Publish) -> Option<Publish> {
+        let life = self.life_of(publish.claim.opened)?;
+        let mut publish = publish.rebound(life)?;
+        publish.claim.opened = Some(life);
+        Some(publish)
+    }
+
     /// Forgets a change that is settled.
     fn settled(&self, number: u64) {
         let Some(record) = self.overlay().remove(number) else { return };
@@ -357,6 +388,8 @@ impl<S: Sessions + Link + Clone> Sessions for Spool<S> {
     }
 
     async fn publish(&self, publish: &Publish) -> Result<Published, StoreError> {
+        let of_life = self.shared.of_life(publish);
+        let publish = of_life.as_ref().unwrap_or(publish);
         let mut why = behind();
         if self.may_try(&publish.alias, None) {
             match self.sessions.publish(publish).await {
@@ -381,6 +414,10 @@ impl<S: Sessions + Link + Clone> Sessions for Spool<S> {
             return Err(why);
         }
         self.keep_removal(unlink, &why)
+    }
+
+    async fn take_back(&self, alias: &Alias, removal: ChangeId) -> Result<(), StoreError> {
+        self.sessions.take_back(alias, removal).await
     }
 
     async fn amend(&self, amend: &Amend) -> Result<Option<Meta>, StoreError> {

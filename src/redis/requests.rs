@@ -15,7 +15,7 @@ use crate::session::content::Content;
 use crate::session::name::{Alias, Form, Shard};
 use crate::session::seal::PLAIN_PACKING;
 use crate::store::{
-    Amend, Attempt, ChangeId, HELD_REMOVAL_MS, Import, Mtime, Publish, Stamp, Unlink,
+    Amend, Attempt, ChangeId, HELD_IN_STORE_MS, Import, Mtime, Publish, Stamp, Unlink,
 };
 
 /// What requests are made of.
@@ -129,7 +129,22 @@ impl<'a> Requests<'a> {
                 listed_session: self.keys.session(listed.unwrap_or(&unlink.alias)),
                 listed: args::alias(listed),
                 held: args::id(unlink.held),
-                hold_ms: args::number(HELD_REMOVAL_MS),
+                hold_ms: args::number(HELD_IN_STORE_MS),
+            },
+        )
+    }
+
+    /// No removal after all: that one, which is held.
+    pub(super) fn take_back(&self, alias: &'a Alias, removal: ChangeId) -> Call<'a> {
+        let stamp = Stamp { id: removal, first_ms: 0, attempt: Attempt::Again };
+        self.scripts.call(
+            &self.policy,
+            UnlinkArgs {
+                change: self.change(alias, &stamp, Attempt::Again),
+                listed_session: self.keys.session(alias),
+                listed: args::alias(None),
+                held: args::id(Some(removal)),
+                hold_ms: args::number(0),
             },
         )
     }

@@ -102,6 +102,15 @@ impl Sessions for RedisStore {
         }
     }
 
+    async fn take_back(&self, alias: &Alias, removal: ChangeId) -> Result<(), StoreError> {
+        let build = |requests, _| Requests::take_back(&requests, alias, removal);
+        let answer = self.inner.change(alias.shard(), Attempt::Again, build).await?;
+        match answer.status.as_str() {
+            "absent" => Ok(()),
+            _ => Err(answer.strange()),
+        }
+    }
+
     async fn amend(&self, amend: &Amend) -> Result<Option<Meta>, StoreError> {
         let inner = &self.inner;
         let build = |requests, attempt| Requests::amend(&requests, amend, attempt);

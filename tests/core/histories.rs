@@ -12,7 +12,7 @@ use sessionfs::fs::inode::{Eviction, InodeId};
 use sessionfs::session::name::Sid;
 use sessionfs::session::seal;
 use sessionfs::session::secret::Keyring;
-use sessionfs::store::HELD_REMOVAL_MS;
+use sessionfs::store::HELD_IN_STORE_MS;
 use sessionfs::store::{Health, Link as _};
 
 use super::support::kernel::{Kernel, person, sid, thread, visitor};
@@ -305,7 +305,7 @@ impl History {
         let removed = kernel.unlink_name(thread(at.thread), shard(), alias.as_str());
         if removed.is_ok() {
             // A removal of the session that this thread opened last is held.
-            kernel.store.model().pass(HELD_REMOVAL_MS);
+            kernel.store.model().pass(HELD_IN_STORE_MS);
         }
         let is_gone = self.current(&sid('a', at.session)).is_none();
         // It is held on the server while its link is not up, for longer than any history takes.

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use sessionfs::session::name::Sid;
-use sessionfs::store::HELD_REMOVAL_MS;
+use sessionfs::store::HELD_IN_STORE_MS;
 
 use super::support::kernel::{FIRST_TID, Kernel, foreign, person, sid, thread};
 use super::support::memory::Fault;
@@ -60,7 +60,7 @@ fn a_reused_id_inherits_no_right_to_save_what_it_removed() {
     reuse(&kernel, 1);
     // As anybody's save, it is taken and does not take the removal back.
     kernel.save(thread(1), &session, &person("late")).unwrap();
-    kernel.store.model().pass(HELD_REMOVAL_MS);
+    kernel.store.model().pass(HELD_IN_STORE_MS);
     assert_eq!(kernel.read(thread(1), &session), Err(libc::ENOENT));
     assert_eq!(kernel.save(thread(1), &session, &person("late")), Err(libc::EACCES));
 }
@@ -136,7 +136,7 @@ fn a_save_takes_back_the_removal_of_its_own_session_alone() {
     assert_eq!(listed.iter().map(|(name, _)| name).collect::<Vec<_>>(), [new.alias().as_str()]);
     // Both were held, so the old one is served for that second.
     assert_eq!(kernel.read(thread(3), &old), Ok(person("x")));
-    kernel.store.model().pass(HELD_REMOVAL_MS);
+    kernel.store.model().pass(HELD_IN_STORE_MS);
     assert_eq!(kernel.read(thread(3), &old), Err(libc::ENOENT));
     assert_eq!(kernel.save(thread(3), &old, &person("late")), Err(libc::EACCES));
     assert_eq!(kernel.read(thread(3), &new), Ok(person("again")));
@@ -151,7 +151,7 @@ fn a_request_that_begins_after_a_held_removal_does_not_take_it_back() {
     remove_own(&kernel, 1, &session);
     kernel.read(thread(1), &session).unwrap();
     kernel.save(thread(1), &session, &person("late")).unwrap();
-    kernel.store.model().pass(HELD_REMOVAL_MS);
+    kernel.store.model().pass(HELD_IN_STORE_MS);
     assert_eq!(kernel.read(thread(1), &session), Err(libc::ENOENT));
 }
 
@@ -189,7 +189,7 @@ fn the_right_to_save_what_was_removed_ends_after_ten_seconds() {
         kernel.read(thread(1), &session).unwrap();
         remove_own(&kernel, 1, &session);
         kernel.host.pass(Duration::from_secs(passed));
-        kernel.store.model().pass(HELD_REMOVAL_MS);
+        kernel.store.model().pass(HELD_IN_STORE_MS);
         let again = kernel.save(thread(1), &session, &person("again"));
         assert_eq!(again.is_ok(), saved, "after {passed} seconds: {again:?}");
     }
@@ -202,7 +202,7 @@ fn the_right_to_save_what_was_removed_ends_when_the_session_is_found_gone() {
     kernel.save(thread(1), &session, &person("x")).unwrap();
     kernel.read(thread(1), &session).unwrap();
     remove_own(&kernel, 1, &session);
-    kernel.store.model().pass(HELD_REMOVAL_MS);
+    kernel.store.model().pass(HELD_IN_STORE_MS);
     assert_eq!(kernel.read(thread(1), &session), Err(libc::ENOENT));
     assert_eq!(kernel.save(thread(1), &session, &person("late")), Err(libc::EACCES));
 }

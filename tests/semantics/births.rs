@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sessionfs::store::HELD_REMOVAL_MS;
 
@@ -68,7 +68,11 @@ fn a_thread_that_unlinked_it_and_found_it_gone_may_not() {
     mount.save(HEX, &authenticated("")).unwrap();
     mount.read(HEX).unwrap();
     remove_listed(&mount, HEX);
-    thread::sleep(Duration::from_millis(HELD_REMOVAL_MS + 100));
+    // It is carried out when no save has followed for a second.
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while in_thread(|| mount.read(HEX)).is_ok() {
+        assert!(Instant::now() < deadline, "it is still there");
+    }
     // This is the thread's next request, with the dead cookie.
     assert_eq!(errno(mount.read(HEX)), libc::ENOENT);
     assert_eq!(errno(mount.save(HEX, &authenticated("again"))), libc::EACCES);

@@ -187,6 +187,12 @@ impl Sessions for Memory {
         Ok(self.model().unlink(&unlink))
     }
 
+    async fn take_back(&self, alias: &Alias, removal: ChangeId) -> Result<(), StoreError> {
+        self.send()?;
+        self.model().take_back(alias, removal);
+        Ok(())
+    }
+
     async fn amend(&self, amend: &Amend) -> Result<Option<Meta>, StoreError> {
         self.send()?;
         Ok(self.model().amend(amend))

@@ -8,7 +8,7 @@ use sessionfs::session::content::{Class, Content};
 use sessionfs::session::name::{Alias, Form};
 use sessionfs::session::policy::{Lifetimes, Times};
 use sessionfs::store::{
-    Amend, Attempt, Bound, ChangeId, HELD_REMOVAL_MS, Listed, Meta, Mtime, Publish, Stamp, Unlink,
+    Amend, Attempt, Bound, ChangeId, HELD_IN_STORE_MS, Listed, Meta, Mtime, Publish, Stamp, Unlink,
     Unlinked,
 };
 
@@ -137,6 +137,17 @@ impl Model {
         }
     }
 
+    pub fn take_back(&mut self, alias: &Alias, removal: ChangeId) {
+        let limits = self.limits;
+        if let Some(session) = self.living(alias)
+            && let Some((id, Some(_))) = session.removal
+            && id == removal
+        {
+            session.removal = Some((id, None));
+            session.keep(&limits);
+        }
+    }
+
     pub fn amend(&mut self, amend: &Amend) -> Option<Meta> {
         let made = self.made(amend.stamp);
         let session = self.living(&amend.alias)?;
@@ -171,7 +182,7 @@ impl Model {
                 }
                 if may_hold {
                     if session.removal.map(|(noted, _)| noted) != Some(id) {
-                        session.removal = Some((id, Some(now + HELD_REMOVAL_MS)));
+                        session.removal = Some((id, Some(now + HELD_IN_STORE_MS)));
                         session.keep(&limits);
                     }
                     return Unlinked::Held { alias: alias.clone(), birth };

@@ -169,7 +169,8 @@ impl<S: Sessions + Link + Clone> Spool<S> {
         if unused >= Duration::from_millis(idle_ms) {
             return Outcome::Dropped("expired");
         }
-        let mut birth: ChangeId = save.publish.birth;
+        let opened = self.shared.life_of(save.publish.claim.opened);
+        let mut birth: ChangeId = opened.unwrap_or(save.publish.birth);
         for _ in 0..MAX_REBINDS {
             let Some(mut publish) = save.for_birth(birth) else {
                 // Only the process that kept it could have sealed it once more.
@@ -178,8 +179,12 @@ impl<S: Sessions + Link + Clone> Spool<S> {
                 return Outcome::Dropped("unbound");
             };
             publish.stamp = stamp;
+            publish.claim.opened = opened.or(publish.claim.opened);
             match self.sessions.publish(&publish).await {
-                Ok(Published::Taken(_)) => return Outcome::Sent,
+                Ok(Published::Taken(_)) => {
+                    self.shared.is_life(save.publish.birth, birth);
+                    return Outcome::Sent;
+                }
                 Ok(Published::Superseded) => return Outcome::Dropped("superseded"),
                 Ok(Published::Refused(reason)) => {
                     Event::SaveRefused { alias: &publish.alias, reason }.emit();

@@ -1,5 +1,6 @@
 -- Removes a session: the one of the name taken for a session id, else the listed one. A removal of
--- the listed one is held for a moment if it is the one that the caller opened last.
+-- the listed one is held if it is the one that the caller opened last; without a time to hold it, it
+-- is taken back.
 -- Answers: gone, alias, birth | held, alias, birth | absent | superseded | failed, why
 
 local id, first_ms, retry = args.id, tonumber(args.first_ms), is_retry()
@@ -58,6 +59,22 @@ local function remove(key, name, held)
   end
   if not bury(key, keys.index, name, h, id, made_ms()) then return answer('failed', failure) end
   return answer('gone', name, h.birth)
+end
+
+-- The session lives on, if it is still held by this removal.
+local function take_back(key)
+  local h = read(key)
+  if not h or not h.alive or h.removal ~= id or h.ending == 0 or now >= h.ending then return end
+  h.ending = 0
+  local content = redis.call('GETRANGE', key, h.length, -1)
+  refused(redis.pcall('SET', key, line(h) .. content, 'PX', keep_ms(h)))
+  redis.call('STRLEN', key) -- for client tracking, as in publish.lua
+end
+
+if args.hold_ms == '0' then
+  take_back(keys.session)
+  if failure then return answer('failed', failure) end
+  return answer('absent')
 end
 
 local done = remove(keys.session, args.alias, '')
