@@ -1323,7 +1323,18 @@ reload_others() {
 
 enable_service() { systemctl --quiet enable "$unit"; }
 
+# Without Redis the service would start and wait for it. Who sets it up is told instead. sessionfs starts a private one.
+meets_redis() {
+    [ "$redis_plan" != private ] || return 0
+    local said
+    said=$("$program" list --config "$config" --limit 1 2>&1 >/dev/null) || {
+        printf '%s\n' "$said" >&2
+        return 1
+    }
+}
+
 start_service() {
+    meets_redis || start_failed "Redis cannot be used; see above"
     if has_systemd; then
         enable_service
         local began=$EPOCHSECONDS
@@ -1406,6 +1417,7 @@ restart_service() {
 }
 
 start_anew() {
+    meets_redis || return
     if has_systemd; then
         systemctl restart "$unit"
     else

@@ -183,6 +183,13 @@ impl RedisStore {
         self.inner.primaries.up(Instant::now() + bound).await
     }
 
+    /// Nobody has waited for Redis until now: what the start took is no outage.
+    pub(crate) fn forget_outages(&self) {
+        for primary in self.inner.primaries.all() {
+            primary.link.forget_outages();
+        }
+    }
+
     /// How long the current outage lasts, if there is one: sessions cannot be read.
     pub fn outage(&self) -> Option<Duration> {
         self.inner.primaries.outage(false)

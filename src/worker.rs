@@ -219,6 +219,7 @@ fn open_store(
     if contact == Some(Contact::Made) {
         runtime.block_on(connected(&store, config))?;
         runtime.block_on(agree(&store))?;
+        store.forget_outages();
     }
     Ok(store)
 }

@@ -197,9 +197,11 @@ fn each_setting_of_redis_that_loses_sessions_is_told() {
 fn a_redis_that_takes_no_writes_is_the_cause_and_not_the_mount() {
     let _alone = alone();
     let redis = good();
-    let mounted = Mount::start(&redis, "");
+    let mounted = Mount::start(&redis, "[outage]\nwait_step = \"200ms\"\nwait_total = \"1s\"");
     let _odoo = Odoo::plain(mounted.path().parent().unwrap());
     let _: String = redis.run("CONFIG SET maxmemory 1");
+    // Its save is the first that is refused, so it is kept; from then on saves fail.
+    check(&mounted.path(), &[]).has(61, "redis.full", "is full");
     let found = check(&mounted.path(), &[]);
     found.has(61, "redis.full", "is full, so sessions cannot be saved: OOM command not allowed");
     found.has(61, "mount.unserved", "a session cannot be saved");

@@ -710,7 +710,8 @@ mod end {
         for signal in [Signal::SIGTERM, Signal::SIGINT] {
             let lab = Lab::new();
             let keeper = lab.mount("");
-            assert_eq!(lab.staging().len(), 1);
+            // The temp files, and the changes that are kept.
+            assert_eq!(lab.staging().len(), 2);
             keeper.end(signal);
             lab.assert_clean();
         }

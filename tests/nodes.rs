@@ -16,6 +16,8 @@ use support::redis::Redis;
 
 /// Answers are in whole milliseconds, and ours are not.
 const ROUNDING: Duration = Duration::from_millis(2);
+/// No outage of these tests is longer.
+const OUTAGE: Duration = Duration::from_secs(1);
 
 #[test]
 fn nodes_whose_clocks_differ_by_an_hour_agree_when_a_session_ends() {
@@ -61,13 +63,23 @@ fn nodes_whose_clocks_differ_by_an_hour_agree_when_a_session_ends() {
     }
 }
 
+/// Whether a request of this node was overdue, as on a machine that is busy: what such an outage takes
+/// counts for nobody.
+fn was_overdue(node: &Mount) -> bool {
+    node.log().contains("state=\"degraded\"")
+}
+
 /// Asks without end (`stat` is no activity) until the session is gone: no answer that was asked for
 /// after `latest` says that it lives, and none that came before `earliest` that it does not.
 fn ends_between(node: &Mount, sid: &str, earliest: Instant, latest: Instant) {
     loop {
         let asked = Instant::now();
         match std::fs::metadata(node.sharded(sid)) {
-            Ok(_) => assert!(asked <= latest, "it lives {:?} too long", asked - latest),
+            Ok(_) => {
+                let late = asked.saturating_duration_since(latest);
+                let granted = if was_overdue(node) { OUTAGE } else { Duration::ZERO };
+                assert!(late <= granted, "it lives {late:?} too long");
+            }
             Err(error) => {
                 assert_eq!(error.kind(), io::ErrorKind::NotFound, "{error}");
                 let answered = Instant::now();

@@ -70,6 +70,11 @@ impl Lab {
         Self { admin, redis, store, session, lines, _log: log }
     }
 
+    fn is_redis_6(&mut self) -> bool {
+        let info: String = redis::cmd("INFO").arg("server").query(&mut self.admin).unwrap();
+        info.contains("redis_version:6.")
+    }
+
     fn tell(&mut self, words: &str) {
         run(&mut self.admin, words).unwrap_or_else(|error| panic!("{words}: {error}"));
     }
@@ -184,7 +189,11 @@ async fn a_server_that_refuses_writes_is_read() {
         ("CONFIG SET min-replicas-to-write 1", "NOREPLICAS", "CONFIG SET min-replicas-to-write 0"),
         ("ACL SETUSER shop -set", "'set'", "ACL SETUSER shop +set"),
     ] {
-        let lab = Lab::new().await;
+        let mut lab = Lab::new().await;
+        // Redis 6 does not ask for replicas inside a script, so it takes saves.
+        if cause == "NOREPLICAS" && lab.is_redis_6() {
+            continue;
+        }
         lab.goes_through(
             begin,
             Health::ReadOnly,
@@ -283,6 +292,10 @@ async fn a_server_that_is_busy_or_reads_its_file_is_down() {
     lab.goes_through("BUSY", Health::Down, begin, "BUSY", end).await;
 
     let mut lab = Lab::new().await;
+    // Redis 6 answers nobody before 2 MB are read.
+    if lab.is_redis_6() {
+        return;
+    }
     let fill = "for i = 1, 3000 do redis.call('SET', 'other:' .. i, i) end";
     redis::cmd("EVAL").arg(fill).arg(0).query::<()>(&mut lab.admin).unwrap();
     lab.redis.kill();

@@ -303,6 +303,11 @@ impl Link {
         since.map(|since| since.elapsed())
     }
 
+    /// Nobody has waited for it until now: it was not served yet.
+    pub(crate) fn forget_outages(&self) {
+        self.0.state.send_modify(State::forget_outages);
+    }
+
     /// For how long somebody may have waited for it who asks now.
     pub(crate) fn waited(&self) -> Duration {
         self.0.state.borrow().budget(true).waited(LET_GO_WITHIN)

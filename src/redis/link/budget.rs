@@ -53,6 +53,11 @@ impl Budget {
         }
     }
 
+    /// Nobody has waited in the outages until now.
+    pub(super) fn forget(&mut self) {
+        (self.spent, self.ended, self.lasted) = (Duration::ZERO, None, Duration::ZERO);
+    }
+
     /// Since when there is an outage.
     pub(super) fn since(&self) -> Option<Instant> {
         self.since

@@ -79,7 +79,13 @@ impl State {
         }
     }
 
-    /// Until when those wait who may wait for `most` in all; `None` while nobody has to.
+    /// Nobody has waited until now.
+    pub(super) fn forget_outages(&mut self) {
+        self.unreadable.forget();
+        self.unwritable.forget();
+    }
+
+    /// The budget of outages in which sessions cannot be read, or not be changed.
     pub(super) fn budget(&self, writes: bool) -> &Budget {
         if writes { &self.unwritable } else { &self.unreadable }
     }
