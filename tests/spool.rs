@@ -99,6 +99,20 @@ fn saved_without_redis(redis: &mut Redis, mount: &Mount, id: &str) {
     });
 }
 
+/// A mount that was killed, as was its Redis, while it kept a save of the first session and a removal of
+/// the second on the disk.
+fn killed_with_changes() -> (Redis, Mount, [String; 2]) {
+    let (mut redis, mut mount) = node();
+    let (one, two) = (sid("ab", 1), sid("cd", 2));
+    mount.save(&two, &authenticated("old")).unwrap();
+    saved_without_redis(&mut redis, &mount, &one);
+    in_thread(|| mount.unlink(&two)).unwrap();
+    let [_, disk] = directories(&mount);
+    until(&mount, || files(&disk).len() == 2);
+    mount.kill();
+    (redis, mount, [one, two])
+}
+
 #[test]
 fn a_kept_save_is_on_the_disk_when_chmod_returns_and_only_the_worker_can_read_it() {
     let (mut redis, mount) = node();
@@ -154,14 +168,8 @@ fn what_is_kept_outlives_the_worker_from_the_rename_on() {
 
 #[test]
 fn what_is_kept_outlives_the_whole_program_and_a_boot() {
-    let (mut redis, mut mount) = node();
-    let (one, two) = (sid("ab", 1), sid("cd", 2));
-    mount.save(&two, &authenticated("old")).unwrap();
-    saved_without_redis(&mut redis, &mount, &one);
-    in_thread(|| mount.unlink(&two)).unwrap();
-    let [memory, disk] = directories(&mount);
-    until(&mount, || files(&disk).len() == 2);
-    mount.kill();
+    let (mut redis, mut mount, [one, two]) = killed_with_changes();
+    let [memory, _] = directories(&mount);
     // A boot: what is on the tmpfs is lost.
     fs::remove_dir_all(&memory).unwrap();
     redis.restart();
@@ -327,14 +335,8 @@ fn a_logout_survives_and_no_page_load_undoes_it() {
 
 #[test]
 fn a_torn_file_is_named_and_moved_aside() {
-    let (mut redis, mut mount) = node();
-    let (one, two) = (sid("ab", 1), sid("cd", 2));
-    mount.save(&two, &authenticated("old")).unwrap();
-    saved_without_redis(&mut redis, &mount, &one);
-    in_thread(|| mount.unlink(&two)).unwrap();
+    let (mut redis, mut mount, [one, two]) = killed_with_changes();
     let [memory, disk] = directories(&mount);
-    until(&mount, || files(&disk).len() == 2);
-    mount.kill();
     let torn = files(&disk)[0].file_name().unwrap().to_owned();
     for dir in [&memory, &disk] {
         let file = File::options().write(true).open(dir.join(&torn)).unwrap();
