@@ -108,12 +108,13 @@ def chosen(arguments, parser):
         if unknown:
             parser.error(f"no fault {', '.join(unknown)}; there are {', '.join(by_name)}")
         return [by_name[name] for name in arguments.only]
-    return [fault for fault in FAULTS if fault.usual or arguments.all]
+    return [fault for fault in FAULTS if arguments.all or fault.usual != arguments.rest]
 
 
 def main():
     parser = argparse.ArgumentParser(prog="tests/faults/run")
     parser.add_argument("--all", action="store_true", help="all faults, not only those that fit into five minutes")
+    parser.add_argument("--rest", action="store_true", help="only those that do not fit into them")
     parser.add_argument("--only", type=lambda names: names.split(","), default=[], metavar="FAULT,...")
     parser.add_argument("--keep", action="store_true", help="keep the logs of a run without a failure")
     parser.add_argument("--list", action="store_true", help="name the faults, and end")
