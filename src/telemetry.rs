@@ -1,7 +1,8 @@
 //! Events: each is one log line and one counter, so that the two cannot drift apart. No event holds
 //! a session id; sessions are named by alias.
 //!
-//! - [`metrics`]: what is counted, in one registry for the process
+//! - [`metrics`]: what is counted, in one registry for the process; [`links`]: of the connections
+//!   to Redis
 //! - [`request`] and [`latency`]: the kernel's requests as labels, times as histograms
 //! - [`log`]: where log lines go; [`recent`]: the last warnings and errors, for `status`; [`line`]:
 //!   what both take for one of a kind
@@ -11,16 +12,18 @@
 mod documented;
 pub(crate) mod latency;
 pub(crate) mod line;
+pub(crate) mod links;
 pub(crate) mod log;
 pub(crate) mod metrics;
 pub(crate) mod recent;
 pub(crate) mod request;
 pub(crate) mod unidentified;
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tracing::{error, info, warn};
 
+use self::links::Observed;
 use self::metrics::metrics;
 use self::unidentified::Unidentified;
 use crate::session::name::Alias;
@@ -28,8 +31,11 @@ use crate::store::{Health, Refusal};
 
 /// This host's clock, milliseconds since the epoch: for people's eyes, never to judge a session.
 pub fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    milliseconds(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Something that an administrator or an auditor may want to know.
@@ -83,11 +89,16 @@ pub enum Event<'a> {
     RemovalSuperseded { alias: &'a Alias },
     /// An open or a save by a process that cannot be identified. Logged once, counted always.
     UnidentifiedCaller { why: Unidentified },
-    /// The connection to Redis went from one state to another.
+    /// The connection to a server of Redis went from one state to another.
     Link {
+        link: &'a Observed,
+        /// Where it leads, without credentials, if that is known.
+        server: Option<&'a str>,
         /// The state it is in now.
         state: Health,
         cause: &'a str,
+        /// Of a state that is over: for how long, and what was seen in it last.
+        after: Option<(Duration, &'a str)>,
     },
     /// A live setting has changed, and is followed from now on.
     Setting {
@@ -168,14 +179,16 @@ impl Event<'_> {
                     );
                 }
             }
-            Event::Link { state, cause } => {
+            Event::Link { link, server, state, cause, after } => {
                 // Recovery is logged at info level.
                 if state == Health::Up {
-                    info!(event = "link", state = state.label(), cause);
+                    let (lasted_ms, seen) =
+                        after.map(|(lasted, seen)| (milliseconds(lasted), seen)).unzip();
+                    info!(event = "link", server, state = state.label(), cause, lasted_ms, seen);
                 } else {
-                    warn!(event = "link", state = state.label(), cause);
+                    warn!(event = "link", server, state = state.label(), cause);
                 }
-                metrics.link_is(state);
+                link.is(state, server);
             }
             Event::WorkerDied { status } => {
                 error!(event = "worker_died", status);

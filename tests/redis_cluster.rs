@@ -13,6 +13,7 @@ use sessionfs::session::name::Shard;
 use sessionfs::session::secret::{Keyring, Secret};
 use sessionfs::store::{Health, Link as _, Sessions as _, Wait, Waited};
 use support::deployment::Cluster;
+use support::http::{self, get, metric};
 use support::mount::{Mount, authenticated, sid};
 use support::store::*;
 use tokio::time::sleep;
@@ -244,6 +245,7 @@ async fn a_server_is_removed(cluster: &Cluster) {
 async fn the_loss_of_a_primary_concerns_its_shards(mut cluster: Cluster) {
     let settings = Settings { outage_budget_ms: 20_000, ..on(&cluster) };
     let node = connected(RedisStore::start(settings).expect("a good URL")).await;
+    let mount = tokio::task::block_in_place(|| Mount::start_on(&cluster.url(), ""));
     let [lost, _, well] = shards(&cluster);
     for (number, shard) in [(0, lost), (0, well)] {
         taken(&node, &login(&node, &alias(shard, 30 + number))).await;
@@ -254,10 +256,46 @@ async fn the_loss_of_a_primary_concerns_its_shards(mut cluster: Cluster) {
     assert_eq!(node.health(Shard::parse(well)), Health::Up);
     assert_eq!(node.health(None), Health::Down);
     assert!(look(&node, &alias(well, 30)).await.is_some());
+    let lost_at = cluster.servers[primary].at();
+    tokio::task::block_in_place(|| it_is_seen_which_server_is_lost(&mount, &lost_at));
     until("the replica is promoted", || cluster.servers[primary + 3].is_master()).await;
     let promoted = Instant::now();
     while node.wait_up(wait(lost)).await != Waited::Up {}
     assert!(promoted.elapsed() < Duration::from_secs(1), "{:?}", promoted.elapsed());
     taken(&node, &login(&node, &alias(lost, 31))).await;
     assert!(look(&node, &alias(lost, 30)).await.is_some());
+    tokio::task::block_in_place(|| its_outage_is_one_line_of_the_log(mount, &lost_at));
+}
+
+fn it_is_seen_which_server_is_lost(mount: &Mount, lost: &str) {
+    let state = |server: &str, state: &str| {
+        let line = format!(
+            "sessionfs_redis_server_link_state{{server=\"{server}\",state=\"{state}\"}}"
+        );
+        metric(mount, &line)
+    };
+    http::until("its loss is counted", || state(lost, "down") == Some(1.0));
+    let metrics = get(mount, "/metrics");
+    let up = "state=\"up\"} 1";
+    let others = metrics.lines().filter(|line| line.contains("server=") && line.ends_with(up));
+    assert_eq!(others.count(), 2, "{metrics}");
+    assert_eq!(metric(mount, "sessionfs_redis_link_down_total"), Some(1.0));
+    let output = Command::new(env!("CARGO_BIN_EXE_sessionfs"))
+        .args(["status".into(), mount.path()])
+        .output()
+        .expect("it runs");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains(&format!("{lost} is down")), "{text}");
+}
+
+/// A start is none.
+fn its_outage_is_one_line_of_the_log(mount: Mount, lost: &str) {
+    mount.wait_for_log("lasted_ms");
+    let log = mount.stop();
+    let of_link: Vec<_> =
+        log.lines().filter(|line| line.contains("event=\"link\"") && !line.contains("DEBUG")).collect();
+    let down: Vec<_> = of_link.iter().filter(|line| !line.contains("state=\"up\"")).collect();
+    assert!(down.len() == 1 && down[0].contains(lost), "{of_link:#?}");
+    let up: Vec<_> = of_link.iter().filter(|line| line.contains("lasted_ms")).collect();
+    assert!(up.len() == 1 && up[0].contains("seen=\""), "{of_link:#?}");
 }

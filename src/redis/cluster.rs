@@ -278,12 +278,14 @@ impl Parts {
         let mut all: Vec<_> = self.all.iter().map(|part| Arc::clone(&part.primary)).collect();
         let is_covered = of_slot.len() == usize::from(SLOTS);
         let before = self.primaries.now();
-        // Whoever waits for slots that nobody has had before goes on waiting.
-        let rest = if is_covered || before.is_incomplete() {
-            Arc::clone(&before.rest)
-        } else {
-            let ask = self.primaries.ask();
-            nobody(&self.access, &self.common, ask, "no primary has this slot").0
+        let rest = match all.first() {
+            Some(any) if is_covered => Arc::clone(any),
+            // Whoever waits for slots that nobody has had before goes on waiting.
+            _ if before.is_incomplete() => Arc::clone(&before.rest),
+            _ => {
+                let ask = self.primaries.ask();
+                nobody(&self.access, &self.common, ask, "slots have no primary").0
+            }
         };
         if !is_covered {
             all.push(Arc::clone(&rest));

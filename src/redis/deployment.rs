@@ -8,6 +8,9 @@ use super::primary::Primary;
 use super::sentinel::Sentinels;
 use crate::foreign::Foreign;
 
+/// So many servers are named in a sentence.
+const NAMED_MAX: usize = 3;
+
 /// One server, a master that sentinels name, or a Cluster.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -65,6 +68,18 @@ impl Deployment {
         Some(each?.into_iter().flatten().collect())
     }
 
+    /// Which primaries are not up, in words.
+    fn unwell(&self) -> Option<String> {
+        let unwell = self.primaries.iter().filter(|one| one.link != *"up");
+        let mut named: Vec<_> =
+            unwell.map(|one| format!("{} is {}", one.address, one.link)).collect();
+        let more = named.split_off(named.len().min(NAMED_MAX)).len();
+        if more > 0 {
+            named.push(format!("{more} more are not up"));
+        }
+        (!named.is_empty()).then(|| named.join(", "))
+    }
+
     /// In words, for people; the address is elsewhere.
     pub(crate) fn words(&self) -> String {
         let counted = |count: usize, one: &str, more: &str| {
@@ -86,6 +101,7 @@ impl Deployment {
                     "{}, {slots}",
                     counted(self.primaries.len(), "primary", "primaries")
                 ));
+                words.extend(self.unwell());
             }
         }
         words.push(match self.replicas() {
@@ -217,13 +233,17 @@ mod tests {
         );
         deployment = Deployment {
             mode: Mode::Cluster,
-            primaries: vec![server(None), server(None)],
+            primaries: vec![
+                server(None),
+                Server { address: "10.0.0.2:6379".into(), link: "down".into(), ..server(None) },
+            ],
             uncovered_slots: 7,
             sentinels: vec![],
         };
         assert_eq!(
             deployment.words(),
-            "2 primaries, 7 slots have no primary; replicas: not permitted to ask (INFO)"
+            "2 primaries, 7 slots have no primary; 10.0.0.2:6379 is down; \
+             replicas: not permitted to ask (INFO)"
         );
     }
 }

@@ -32,6 +32,7 @@ use super::writes::Writes;
 use crate::foreign::one_line;
 use crate::store::{Health, StoreError, Wait, Waited};
 use crate::sync::lock;
+use crate::telemetry::links::Observed;
 use crate::telemetry::metrics::metrics;
 
 /// By how many times longer than a dead link is waited for a request waits that is queued behind
@@ -131,6 +132,7 @@ struct Shared {
     /// When it was probed last; held while a probe is under way.
     probed: tokio::sync::Mutex<Option<Instant>>,
     sent: AtomicU64,
+    observed: Observed,
     on_time: Box<OnTime>,
 }
 
@@ -158,6 +160,7 @@ impl Link {
             pace: Mutex::default(),
             probed: tokio::sync::Mutex::default(),
             sent: AtomicU64::new(0),
+            observed: Observed::new(),
             on_time: Box::new(on_time),
         }));
         let supervisor = supervisor::supervise(Arc::clone(&link.0));
@@ -295,6 +298,11 @@ impl Link {
             .await,
             Ok(Ok(_))
         )
+    }
+
+    /// Nobody uses it from now on, for this reason.
+    pub(crate) fn retire(&self, cause: &str) {
+        self.0.retire(cause);
     }
 
     /// For how long it could not be read (and changed, if `writes`), if it cannot.

@@ -29,14 +29,15 @@ pub(super) struct Topology {
     /// Never empty.
     pub all: Vec<Arc<Primary>>,
     pub of_slot: HashMap<Slot, Arc<Primary>>,
-    /// Has every other slot. In a Cluster, where no primary has it, its link is down.
+    /// Has every other slot: the only primary, or, in a Cluster, what stands for the slots that no
+    /// primary has, whose link is down. Where each slot has a primary, it is any of them.
     pub rest: Arc<Primary>,
 }
 
 impl Topology {
-    /// Whether something needs `rest`.
+    /// Whether a Cluster has slots without a primary.
     pub(super) fn is_incomplete(&self) -> bool {
-        self.all.iter().any(|primary| Arc::ptr_eq(primary, &self.rest))
+        self.of_slot.len() < usize::from(SLOTS)
     }
 }
 
@@ -225,8 +226,8 @@ impl Primaries {
     /// All that there are: not what stands for slots that none has.
     pub(super) fn members(&self) -> Vec<Arc<Primary>> {
         let now = self.now();
-        let is_there =
-            |primary: &Arc<Primary>| !self.is_cluster || !Arc::ptr_eq(primary, &now.rest);
+        let lacks = self.is_cluster && now.is_incomplete();
+        let is_there = |primary: &Arc<Primary>| !lacks || !Arc::ptr_eq(primary, &now.rest);
         now.all.iter().filter(|primary| is_there(primary)).cloned().collect()
     }
 
@@ -250,8 +251,15 @@ impl Primaries {
         self.refreshed.send_modify(|count| *count += 1);
     }
 
+    /// Another topology holds from now on. What is no part of it is not used any more.
     pub(super) fn become_topology(&self, topology: Topology) {
-        self.now.send_replace(Arc::new(topology));
+        let topology = Arc::new(topology);
+        let before = self.now.send_replace(Arc::clone(&topology));
+        for primary in &before.all {
+            if !topology.all.iter().any(|now| Arc::ptr_eq(now, primary)) {
+                primary.link.retire("others have its slots");
+            }
+        }
     }
 
     /// What to do with a request that got this error, until `deadline`; `None`: give up.

@@ -59,6 +59,14 @@ impl Target {
         Self { access, at: At::Followed(followed) }
     }
 
+    /// The server, without credentials, if it is known.
+    pub(super) fn server(&self) -> Option<String> {
+        match &self.at {
+            At::Fixed(_, url) => Some(url.clone()),
+            At::Followed(followed) => Some(followed.found.borrow().as_ref().ok()?.to_string()),
+        }
+    }
+
     /// Connects to the server of now, within `bound`: see [`Access::connect`]. When another one is
     /// found meanwhile, to that.
     pub(super) async fn connect(

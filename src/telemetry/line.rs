@@ -12,7 +12,7 @@ use crate::foreign::one_line;
 const LENGTH_MAX_CHARS: usize = 300;
 
 /// Fields that tell one kind from another, where one line of the program logs several.
-const TELLING: [&str; 6] = ["event", "operation", "errno", "state", "reason", "key"];
+const TELLING: [&str; 7] = ["event", "operation", "errno", "server", "state", "reason", "key"];
 
 /// An event's message and fields.
 #[derive(Default)]

@@ -5,8 +5,8 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{LazyLock, Mutex};
-use std::time::{Duration, Instant};
+use std::sync::LazyLock;
+use std::time::Duration;
 
 use prometheus_client::encoding::prometheus_text;
 use prometheus_client::metrics::counter::Counter;
@@ -16,9 +16,9 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::latency::Latency;
+use super::links::Links;
 use super::request::{Operation, Outcome};
-use crate::store::{Health, Kept, Refusal, Usage};
-use crate::sync::lock;
+use crate::store::{Kept, Refusal, Usage};
 use crate::telemetry::now_ms;
 use crate::telemetry::unidentified::Unidentified;
 
@@ -49,7 +49,7 @@ pub(crate) struct Metrics {
     /// Workers that ended without being asked to.
     pub worker_restarts: Counter,
     pub(super) spool: Spool,
-    link: Link,
+    pub(super) links: Links,
     expired: [Counter; LIMITS.len()],
     refused: Vec<Counter>,
     /// Each with the time of the last one, milliseconds since the epoch.
@@ -159,7 +159,7 @@ impl Metrics {
                 latency
             },
             spool: Spool::new(&mut registry),
-            link: Link::new(&mut registry),
+            links: Links::new(&mut registry),
             gauges: Gauges::new(&mut registry),
             registry,
         }
@@ -217,20 +217,15 @@ impl Metrics {
         (counter.get(), last_ms.load(Ordering::Relaxed))
     }
 
-    /// The link is in this state now.
-    pub(super) fn link_is(&self, health: Health) {
-        self.link.is(health);
-    }
-
-    /// How often the link went down, and how long it could not be read, all in all.
+    /// How often a connection to Redis was lost, and how long Redis could not be read, all in all.
     pub(crate) fn outages(&self) -> (u64, Duration) {
-        (self.link.down.get(), self.link.outage())
+        self.links.outages()
     }
 
     /// All metrics in Prometheus's text format ([`CONTENT_TYPE`]), with what is so now.
     pub(crate) fn encode(&self, now: &Now) -> Result<String, fmt::Error> {
         self.gauges.set(now);
-        self.link.outage();
+        self.links.show();
         let mut text = String::new();
         prometheus_text::encode(&mut text, &self.registry)?;
         Ok(text)
@@ -251,7 +246,7 @@ fn started(registry: &mut Registry) {
     );
 }
 
-fn counter(registry: &mut Registry, name: &str, help: &str) -> Counter {
+pub(super) fn counter(registry: &mut Registry, name: &str, help: &str) -> Counter {
     let counter = Counter::default();
     registry.register(name, help, counter.clone());
     counter
@@ -297,74 +292,6 @@ impl Spool {
         if let Some(position) = DROPS.iter().position(|known| *known == reason) {
             self.dropped[position].inc();
         }
-    }
-}
-
-/// The link's state and its outages.
-struct Link {
-    states: [(Health, Gauge); Health::ALL.len()],
-    down: Counter,
-    outage: Counter<f64, AtomicU64>,
-    /// The state, and up to when its time was counted. Asked rarely: not by requests.
-    now: Mutex<(Health, Instant)>,
-}
-
-impl Link {
-    fn new(registry: &mut Registry) -> Self {
-        let states = Family::<Labels<1>, Gauge>::default();
-        registry.register(
-            "redis_link_state",
-            "1 for the current state of the connection to Redis",
-            states.clone(),
-        );
-        let outage = Counter::default();
-        registry.register_with_unit(
-            "redis_outage",
-            "Total time in which Redis could not be read",
-            Unit::Seconds,
-            outage.clone(),
-        );
-        let state =
-            |health: Health| (health, states.get_or_create_owned(&[("state", health.label())]));
-        let link = Self {
-            states: Health::ALL.map(state),
-            down: counter(
-                registry,
-                "redis_link_down",
-                "How often the connection to Redis was lost",
-            ),
-            outage,
-            now: Mutex::new((Health::Down, Instant::now())),
-        };
-        link.show(Health::Down);
-        link
-    }
-
-    fn is(&self, health: Health) {
-        self.outage();
-        let mut now = lock(&self.now);
-        if health == Health::Down && now.0 != Health::Down {
-            self.down.inc();
-        }
-        now.0 = health;
-        self.show(health);
-    }
-
-    fn show(&self, health: Health) {
-        for (state, gauge) in &self.states {
-            gauge.set((*state == health).into());
-        }
-    }
-
-    /// Brings the time of outages up to now.
-    fn outage(&self) -> Duration {
-        let mut now = lock(&self.now);
-        let until = Instant::now();
-        if !now.0.is_readable() {
-            self.outage.inc_by((until - now.1).as_secs_f64());
-        }
-        now.1 = until;
-        Duration::from_secs_f64(self.outage.get())
     }
 }
 
@@ -526,25 +453,6 @@ mod tests {
         let names = lines.map(|line| line.split(['{', ' ']).next().unwrap_or_default());
         assert!(!names.iter().any(|name| text.contains(&format!("{name} "))), "{text}");
         assert!(!text.contains("sessionfs_sessions{"), "{text}");
-    }
-
-    #[test]
-    fn an_outage_is_counted_once_and_for_as_long_as_it_lasts() {
-        let metrics = Metrics::new();
-        metrics.link_is(Health::Up);
-        let (_, before) = metrics.outages();
-        metrics.link_is(Health::Degraded);
-        metrics.link_is(Health::Down);
-        metrics.link_is(Health::Down);
-        let (down, during) = metrics.outages();
-        assert_eq!(down, 1);
-        assert!(during > before);
-        metrics.link_is(Health::Up);
-        let (_, after) = metrics.outages();
-        assert_eq!(metrics.outages(), (1, after));
-        let text = metrics.encode(&Now::default()).unwrap();
-        assert!(text.contains("sessionfs_redis_link_state{state=\"up\"} 1\n"), "{text}");
-        assert!(text.contains("sessionfs_redis_link_state{state=\"down\"} 0\n"), "{text}");
     }
 
     #[test]

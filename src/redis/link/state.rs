@@ -1,5 +1,7 @@
 //! The state of the link, and how it changes.
 
+use std::time::Duration;
+
 use redis::aio::MultiplexedConnection;
 use tokio::time::Instant;
 
@@ -33,8 +35,10 @@ pub(super) struct State {
     pub renew: Option<String>,
     /// What was seen last, in words.
     pub cause: String,
-    /// The causes of this loss that were logged: each once, and not more than a few.
-    told: Vec<String>,
+    /// Whether anything was seen yet. That there is no connection at first is no loss.
+    is_seen: bool,
+    /// Since when it is as the last line of the log says.
+    said_at: Instant,
     /// For the time in which it cannot be read.
     pub unreadable: Budget,
     /// For the time in which it takes no changes.
@@ -44,15 +48,12 @@ pub(super) struct State {
 /// What a line of the log says: another line follows when it is another one.
 #[derive(Debug, Eq, PartialEq)]
 enum Said {
+    Nothing,
     Up,
     ReadOnly(ErrorCode),
     Degraded,
-    /// How many causes are known.
-    Down(usize),
+    Down,
 }
-
-/// As many causes of one loss are logged.
-const MOST_TOLD: usize = 3;
 
 impl State {
     /// There has been no connection yet.
@@ -64,7 +65,8 @@ impl State {
             generation: 0,
             renew: None,
             cause: "not connected yet".into(),
-            told: Vec::new(),
+            is_seen: false,
+            said_at: now,
             unreadable: Budget::new(timing.outage_budget, now),
             unwritable: Budget::new(timing.outage_budget, now),
         }
@@ -90,18 +92,10 @@ impl State {
         if writes { &self.unwritable } else { &self.unreadable }
     }
 
-    /// Notes the cause of a loss, if it is a new one.
-    fn tell_cause(&mut self) {
-        if self.reach != Reach::Lost {
-            self.told.clear();
-        } else if self.told.len() < MOST_TOLD && !self.told.contains(&self.cause) {
-            self.told.push(self.cause.clone());
-        }
-    }
-
     fn said(&self) -> Said {
         match (self.reach, &self.writes) {
-            (Reach::Lost, _) => Said::Down(self.told.len()),
+            (Reach::Lost, _) if !self.is_seen => Said::Nothing,
+            (Reach::Lost, _) => Said::Down,
             (Reach::Overdue(_), _) => Said::Degraded,
             (Reach::Connected, Writes::Refused(error)) => Said::ReadOnly(error.code.kind()),
             (Reach::Connected, Writes::Unknown | Writes::Taken) => Said::Up,
@@ -111,25 +105,48 @@ impl State {
 
 impl Shared {
     /// Changes the state by what was seen at `at`, if `change` says that it has. What is new for an
-    /// administrator is logged: one line.
+    /// administrator is logged: one line. What is learnt later of the same state is shown by
+    /// `status`, and by the line of its end.
     fn change(&self, at: Instant, change: impl FnOnce(&mut State) -> bool) {
         let mut news = None;
         self.state.send_if_modified(|state| {
-            let before = state.said();
+            let (before, seen) = (state.said(), state.cause.clone());
             if !change(state) {
                 return false;
             }
+            state.is_seen = true;
             let health = state.health();
             state.unreadable.follow(!health.is_readable(), at);
             state.unwritable.follow(health != Health::Up, at);
-            state.tell_cause();
             if state.said() != before {
-                news = Some((health, state.cause.clone()));
+                let lasted = at.saturating_duration_since(state.said_at);
+                let ends = health == Health::Up && before != Said::Nothing;
+                state.said_at = at;
+                news = Some((health, state.cause.clone(), ends.then_some((lasted, seen))));
+            } else if state.cause != seen {
+                tracing::debug!(server = self.target.server(), cause = state.cause, "link");
             }
             true
         });
-        if let Some((state, cause)) = news {
-            Event::Link { state, cause: &cause }.emit();
+        if let Some((state, cause, after)) = news {
+            let after = after.as_ref().map(|(lasted, seen)| (*lasted, seen.as_str()));
+            self.say(state, &cause, after);
+        }
+    }
+
+    fn say(&self, state: Health, cause: &str, after: Option<(Duration, &str)>) {
+        let (link, server) = (&self.observed, self.target.server());
+        Event::Link { link, server: server.as_deref(), state, cause, after }.emit();
+    }
+
+    /// It is not needed any more, for this reason. What was said to be down is so no longer.
+    pub(super) fn retire(&self, cause: &str) {
+        let (said, lasted, seen) = {
+            let state = self.state.borrow();
+            (state.said(), state.said_at.elapsed(), state.cause.clone())
+        };
+        if !matches!(said, Said::Nothing | Said::Up) {
+            self.say(Health::Up, cause, Some((lasted, &seen)));
         }
     }
 
