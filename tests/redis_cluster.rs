@@ -269,9 +269,8 @@ async fn the_loss_of_a_primary_concerns_its_shards(mut cluster: Cluster) {
 
 fn it_is_seen_which_server_is_lost(mount: &Mount, lost: &str) {
     let state = |server: &str, state: &str| {
-        let line = format!(
-            "sessionfs_redis_server_link_state{{server=\"{server}\",state=\"{state}\"}}"
-        );
+        let line =
+            format!("sessionfs_redis_server_link_state{{server=\"{server}\",state=\"{state}\"}}");
         metric(mount, &line)
     };
     http::until("its loss is counted", || state(lost, "down") == Some(1.0));
@@ -292,8 +291,10 @@ fn it_is_seen_which_server_is_lost(mount: &Mount, lost: &str) {
 fn its_outage_is_one_line_of_the_log(mount: Mount, lost: &str) {
     mount.wait_for_log("lasted_ms");
     let log = mount.stop();
-    let of_link: Vec<_> =
-        log.lines().filter(|line| line.contains("event=\"link\"") && !line.contains("DEBUG")).collect();
+    let of_link: Vec<_> = log
+        .lines()
+        .filter(|line| line.contains("event=\"link\"") && !line.contains("DEBUG"))
+        .collect();
     let down: Vec<_> = of_link.iter().filter(|line| !line.contains("state=\"up\"")).collect();
     assert!(down.len() == 1 && down[0].contains(lost), "{of_link:#?}");
     let up: Vec<_> = of_link.iter().filter(|line| line.contains("lasted_ms")).collect();

@@ -88,7 +88,7 @@ async fn not_redis_or_too_old() {
     );
     let plain = stranger(b"-ERR Protocol error\r\n");
     let outcome_of_plain = outcome(&format!("rediss://user:geheim@{plain}")).await;
-    assert!(matches!(outcome_of_plain, Err(ProbeError::Tls(..))), "{outcome_of_plain:?}");
+    assert!(matches!(outcome_of_plain, Err(ProbeError::Tls { .. })), "{outcome_of_plain:?}");
 }
 
 #[tokio::test]

@@ -27,15 +27,32 @@ impl Authority {
 
     /// Makes NAME.key and NAME.pem.
     fn certify(&self, name: &str, subject: &str) {
+        self.request(name, subject);
+        self.openssl(&format!(
+            "x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 \
+             -extfile names -out {name}.pem"
+        ));
+    }
+
+    /// The same, of a certificate that has expired.
+    fn certify_expired(&self, name: &str, subject: &str) {
+        self.request(name, subject);
+        let ca = "[ca]\ndefault_ca=it\n[it]\ndatabase=index\nnew_certs_dir=.\ndefault_md=sha256\n\
+                  rand_serial=yes\nunique_subject=no\npolicy=any\n[any]\ncommonName=supplied\n";
+        std::fs::write(self.path("ca.conf"), ca).expect("written");
+        std::fs::write(self.path("index"), "").expect("written");
+        self.openssl(&format!(
+            "ca -batch -config ca.conf -cert ca.pem -keyfile ca.key -in {name}.csr -out {name}.pem \
+             -extfile names -notext -startdate 20200101000000Z -enddate 20200102000000Z"
+        ));
+    }
+
+    fn request(&self, name: &str, subject: &str) {
         self.openssl(&format!(
             "req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout {name}.key \
              -out {name}.csr -subj /CN={name}"
         ));
         std::fs::write(self.path("names"), format!("subjectAltName={subject}\n")).expect("written");
-        self.openssl(&format!(
-            "x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 \
-             -extfile names -out {name}.pem"
-        ));
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -74,7 +91,7 @@ fn with_files(settings: &Settings, files: &[(Credential, &Path)]) -> Settings {
 
 async fn tls_refusal(settings: &Settings) -> String {
     match probe(settings).await {
-        Err(error @ ProbeError::Tls(..)) => error.to_string(),
+        Err(error @ ProbeError::Tls { .. }) => error.to_string(),
         other => panic!("no fault of TLS: {other:?}"),
     }
 }
@@ -88,6 +105,7 @@ fn a_store_works_over_tls_and_refuses_a_certificate_it_does_not_know() {
     let (redis, settings) = authority.server("no");
     runtime().block_on(tls_refusal(&settings));
     runtime().block_on(files_are_read_again_at_each_connection());
+    runtime().block_on(each_fault_has_its_own_remedy());
     // SAFETY: no other thread of this program runs now.
     unsafe { std::env::set_var("SSL_CERT_FILE", authority.path("ca.pem")) };
     runtime().block_on(async {
@@ -101,7 +119,7 @@ fn a_store_works_over_tls_and_refuses_a_certificate_it_does_not_know() {
 }
 
 async fn files_are_read_again_at_each_connection() {
-    let (authority, stranger) = (Authority::new(), Authority::new());
+    let authority = Authority::new();
     authority.certify("server", "DNS:localhost");
     authority.certify("client", "DNS:here");
     let (redis, settings) = authority.server("yes");
@@ -112,20 +130,6 @@ async fn files_are_read_again_at_each_connection() {
         (Credential::RedisCertificate, certificate.as_path()),
         (Credential::RedisKey, key.as_path()),
     ];
-    // Without its own certificate, with another CA, with a file that holds none, without a file.
-    assert!(probe(&with_files(&settings, &all[..1])).await.is_err());
-    let other = stranger.path("ca.pem");
-    tls_refusal(&with_files(
-        &settings,
-        &[&[(Credential::RedisCa, other.as_path())], &all[1..]].concat(),
-    ))
-    .await;
-    let nothing = authority.path("names");
-    for path in [&nothing, &authority.path("none")] {
-        let files = [&[(Credential::RedisCa, path.as_path())], &all[1..]].concat();
-        let error = tls_refusal(&with_files(&settings, &files)).await;
-        assert!(error.contains(&path.display().to_string()), "{error}");
-    }
     let settings = with_files(&settings, &all);
     probe(&settings).await.expect("all is as it must be");
     let store = connected(RedisStore::start(settings).expect("a good URL")).await;
@@ -136,4 +140,78 @@ async fn files_are_read_again_at_each_connection() {
     authority.certify("client", "DNS:here");
     assert_eq!(store.wait_up(Wait::default()).await, Waited::Up);
     taken(&store, &login(&store, &alias("ab", 1))).await;
+}
+
+async fn each_fault_has_its_own_remedy() {
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    authority.certify("server", "DNS:localhost");
+    authority.certify("client", "DNS:here");
+    authority.certify_expired("old", "DNS:here");
+    authority.certify("other", "DNS:here");
+    stranger.certify("client", "DNS:here");
+    let (_redis, settings) = authority.server("yes");
+    let (_open, of_open) = authority.server("no");
+    let path = |name: &str| authority.path(name);
+    let none = None;
+    // CA, certificate and key, and what is said.
+    let with = |settings: &Settings, files: [Option<PathBuf>; 3]| {
+        let names = [Credential::RedisCa, Credential::RedisCertificate, Credential::RedisKey];
+        let files = names.into_iter().zip(files).filter_map(|(name, path)| Some((name, path?)));
+        let files: BTreeMap<_, _> = files.collect();
+        Settings { credentials: Credentials::of(files), ..settings.clone() }
+    };
+    let (ca, pem, key) = (Some(path("ca.pem")), Some(path("client.pem")), Some(path("client.key")));
+    let fine = [ca.clone(), pem.clone(), key.clone()];
+    probe(&with(&settings, fine.clone())).await.expect("all is as it must be");
+    let by_address =
+        Settings { url: settings.url.replace("localhost", "127.0.0.1"), ..settings.clone() };
+    for (settings, files, remedy) in [
+        (&of_open, [none.clone(), none.clone(), none.clone()], "set redis.ca_file to"),
+        (
+            &of_open,
+            [Some(stranger.path("ca.pem")), none.clone(), none.clone()],
+            "ca.pem) must hold the certificate of the CA",
+        ),
+        (
+            &of_open,
+            [Some(path("names")), none.clone(), none.clone()],
+            "names: it holds no certificate in PEM format",
+        ),
+        (&of_open, [Some(path("none")), none.clone(), none.clone()], "redis.ca_file: "),
+        (&by_address, fine.clone(), "connect by a name of its certificate"),
+        (
+            &settings,
+            [ca.clone(), none.clone(), none.clone()],
+            "set redis.cert_file and redis.key_file",
+        ),
+        (
+            &settings,
+            [ca.clone(), Some(stranger.path("client.pem")), Some(stranger.path("client.key"))],
+            "signed by a CA that Redis knows",
+        ),
+        (
+            &settings,
+            [ca.clone(), Some(path("old.pem")), Some(path("old.key"))],
+            "renew the certificate in redis.cert_file",
+        ),
+        (
+            &settings,
+            [ca.clone(), pem.clone(), Some(path("other.key"))],
+            "other.key: it does not hold the key of the certificate",
+        ),
+        (
+            &settings,
+            [ca.clone(), pem.clone(), Some(path("names"))],
+            "names: it holds no private key",
+        ),
+        (&settings, [ca.clone(), Some(path("names")), key.clone()], "redis.cert_file: "),
+    ] {
+        let error = tls_refusal(&with(settings, files)).await;
+        assert!(error.contains(remedy), "{remedy}: {error}");
+    }
+    // The server's own has expired.
+    authority.certify_expired("server", "DNS:localhost");
+    let (_old, of_old) = authority.server("no");
+    let error = tls_refusal(&with(&of_old, fine)).await;
+    assert!(error.contains("renew the certificate of that server"), "{error}");
 }

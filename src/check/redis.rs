@@ -504,7 +504,7 @@ fn refused(error: &ProbeError, kind: &Kind) -> Finding {
         }
     }
     let id = match error {
-        ProbeError::Unreachable(..) | ProbeError::NoSocketRight(..) | ProbeError::Tls(..) => {
+        ProbeError::Unreachable(..) | ProbeError::NoSocketRight(..) | ProbeError::Tls { .. } => {
             Id::Unreachable
         }
         ProbeError::AuthFailed(..) | ProbeError::SentinelAuth(..) => Id::Password,

@@ -8,6 +8,11 @@ use redis::{
     AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, ErrorKind, IntoConnectionInfo,
     ProtocolVersion, PushInfo, RedisError, RedisResult, TlsCertificates,
 };
+use rustls::Error;
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
 
 use super::credentials::{Credential, Credentials, password_in};
 use super::endpoint::{Address, Endpoint, Login};
@@ -123,7 +128,8 @@ impl Access {
         match text {
             Ok(text) => Some(password_in(&text).to_owned()),
             Err(error) => {
-                tracing::warn!(error, "cannot read the password of Redis; trying the former one");
+                let setting = self.password.key();
+                tracing::warn!(setting, error, "cannot read a password; trying the former one");
                 self.login.password.clone()
             }
         }
@@ -131,27 +137,51 @@ impl Access {
 
     /// The certificates of now.
     async fn certificates(&self) -> RedisResult<TlsCertificates> {
-        let root_cert = self.pem(Credential::RedisCa).await?;
-        let client_tls = match self.pem(Credential::RedisCertificate).await? {
-            Some(client_cert) => {
-                let key = self.pem(Credential::RedisKey).await?;
-                Some(ClientTlsConfig { client_cert, client_key: key.unwrap_or_default() })
-            }
+        let root_cert = self.file(Credential::RedisCa).await?;
+        if let Some(pem) = &root_cert {
+            self.chain(Credential::RedisCa, pem)?;
+        }
+        let client_tls = match self.file(Credential::RedisCertificate).await? {
+            Some(client_cert) => Some(self.own(client_cert).await?),
             None => None,
         };
         Ok(TlsCertificates { client_tls, root_cert })
     }
 
-    /// What a file of keys or certificates holds, if it is one.
-    async fn pem(&self, name: Credential) -> RedisResult<Option<Vec<u8>>> {
-        let Some(read) = self.credentials.read(name).await else { return Ok(None) };
-        let content = read.map_err(unusable)?;
-        let is_pem = content.windows(11).any(|part| part == b"-----BEGIN ");
-        if !is_pem {
-            let file = self.credentials.file(name).unwrap_or("a file".as_ref()).display();
-            return Err(unusable(format!("{file}: holds nothing in PEM format")));
+    /// Our own certificate, with its key.
+    async fn own(&self, client_cert: Vec<u8>) -> RedisResult<ClientTlsConfig> {
+        let name = Credential::RedisKey;
+        let client_key = self.file(name).await?.unwrap_or_default();
+        let chain = self.chain(Credential::RedisCertificate, &client_cert)?;
+        let key = PrivateKeyDer::from_pem_slice(&client_key).map_err(|_| {
+            self.unusable(name, "it holds no private key in PEM format that needs no passphrase")
+        })?;
+        match CertifiedKey::from_der(chain, key, &ring::default_provider()) {
+            Ok(_) => Ok(ClientTlsConfig { client_cert, client_key }),
+            Err(Error::InconsistentKeys(_)) => {
+                let why = "it does not hold the key of the certificate in redis.cert_file";
+                Err(self.unusable(name, why))
+            }
+            Err(error) => Err(self.unusable(name, &error.to_string())),
         }
-        Ok(Some(content))
+    }
+
+    async fn file(&self, name: Credential) -> RedisResult<Option<Vec<u8>>> {
+        let read = self.credentials.read(name).await.transpose();
+        // The error names the file.
+        read.map_err(|why| unusable(format!("{}: {why}", name.key())))
+    }
+
+    /// The certificates in such a file.
+    fn chain(&self, name: Credential, pem: &[u8]) -> RedisResult<Vec<CertificateDer<'static>>> {
+        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+        let chain = chain.ok().filter(|chain| !chain.is_empty());
+        chain.ok_or_else(|| self.unusable(name, "it holds no certificate in PEM format"))
+    }
+
+    fn unusable(&self, name: Credential, why: &str) -> RedisError {
+        let file = self.credentials.file(name).unwrap_or("".as_ref()).display();
+        unusable(format!("{}: {file}: {why}", name.key()))
     }
 }
 

@@ -26,6 +26,19 @@ pub enum Credential {
     RedisKey,
 }
 
+impl Credential {
+    /// The setting that names its file.
+    pub(crate) fn key(self) -> &'static str {
+        match self {
+            Self::RedisPassword => "redis.password_file",
+            Self::SentinelPassword => "redis.sentinel_password_file",
+            Self::RedisCa => "redis.ca_file",
+            Self::RedisCertificate => "redis.cert_file",
+            Self::RedisKey => "redis.key_file",
+        }
+    }
+}
+
 /// Those that are configured, and who reads them. Reading may wait, so it is done on a thread of
 /// its own.
 #[derive(Clone, Default)]

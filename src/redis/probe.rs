@@ -5,6 +5,7 @@
 //! a few seconds at most.
 
 pub(crate) mod places;
+mod tls;
 
 use std::collections::HashSet;
 use std::error::Error;
@@ -21,6 +22,7 @@ use tokio::time::timeout;
 use self::places::{Places, Server};
 use super::Settings;
 use super::agreement;
+use super::credentials::Credentials;
 use super::endpoint::{BadUrl, Place};
 use super::errors::{ErrorCode, ServerError};
 use super::keys::Keys;
@@ -75,8 +77,8 @@ pub enum ProbeError {
     Unreachable(String, String),
     /// The system does not let this user connect to the socket: address.
     NoSocketRight(String),
-    /// TLS failed: address and reason.
-    Tls(String, String),
+    /// TLS failed.
+    Tls { at: String, why: String, remedy: String },
     /// Wrong or missing password or user: address.
     AuthFailed(String),
     /// There is no such database: address.
@@ -134,11 +136,9 @@ impl fmt::Display for ProbeError {
                  (unixsocketperm in redis.conf, and the directories above), or set another \
                  worker.user"
             ),
-            Self::Tls(at, why) => write!(
-                f,
-                "TLS to Redis at {at} failed: {why}; its certificate must be signed by a CA of \
-                 this system (or of the file named by SSL_CERT_FILE)"
-            ),
+            Self::Tls { at, why, remedy } => {
+                write!(f, "TLS to Redis at {at} failed: {why}; {remedy}")
+            }
             Self::AuthFailed(at) => {
                 write!(
                     f,
@@ -284,7 +284,7 @@ impl Probe<'_> {
             .send_packed_command(command)
             .await
             .and_then(Value::extract_error)
-            .map_err(|error| understand(&self.at, &error))
+            .map_err(|error| self.places.understand(&self.at, &error))
     }
 
     /// `HELLO` says which server it is, and is allowed to every user.
@@ -486,7 +486,7 @@ fn read_version(text: &str) -> Option<(u64, u64)> {
     Some((numbers.next()??, numbers.next()??))
 }
 
-fn understand(at: &str, error: &RedisError) -> ProbeError {
+fn understand(at: &str, error: &RedisError, credentials: &Credentials) -> ProbeError {
     let text = error_text(error);
     let here = at.to_owned();
     let tls = at.starts_with("rediss");
@@ -500,7 +500,8 @@ fn understand(at: &str, error: &RedisError) -> ProbeError {
         return refused(at, error);
     }
     if tls && !error.is_connection_refusal() && !error.is_timeout() {
-        return ProbeError::Tls(here, text);
+        let remedy = tls::remedy(error, credentials);
+        return ProbeError::Tls { at: here, why: text, remedy };
     }
     if error.is_connection_dropped() && !error.is_connection_refusal() {
         return ProbeError::NotRedis(here);
@@ -513,15 +514,18 @@ fn understand(at: &str, error: &RedisError) -> ProbeError {
 
 /// Whether the system refused what was behind this error, which no waiting mends.
 fn lacks_permission(error: &RedisError) -> bool {
-    // The crate shares its cause, so it is not the `io::Error` itself that is found first.
+    cause::<io::Error>(error).is_some_and(|io| io.kind() == io::ErrorKind::PermissionDenied)
+}
+
+/// What was behind this error, if it is of this kind.
+fn cause<T: Error + 'static>(error: &RedisError) -> Option<&T> {
+    // The crate shares its cause, so it is not the cause itself that is found first.
     type Shared = Arc<dyn Error + Send + Sync>;
-    let cause = error.source().map(|cause| match cause.downcast_ref::<Shared>() {
-        Some(shared) => &**shared as &(dyn Error + 'static),
-        None => cause,
-    });
-    cause
-        .and_then(|cause| cause.downcast_ref::<io::Error>())
-        .is_some_and(|io| io.kind() == io::ErrorKind::PermissionDenied)
+    let cause = error.source()?;
+    match cause.downcast_ref::<Shared>() {
+        Some(shared) => (&**shared as &(dyn Error + 'static)).downcast_ref(),
+        None => cause.downcast_ref(),
+    }
 }
 
 /// What the server itself answered.

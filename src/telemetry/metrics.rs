@@ -4,8 +4,8 @@
 //! Whoever counts holds a handle that was made beforehand: counting is one atomic addition.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use prometheus_client::encoding::prometheus_text;

@@ -101,7 +101,7 @@ pub(crate) fn code(error: &ProbeError) -> ExitCode {
     match error {
         ProbeError::BadUrl(_) => ExitCode::BadUrl,
         ProbeError::Unreachable(..)
-        | ProbeError::Tls(..)
+        | ProbeError::Tls { .. }
         | ProbeError::NotReady(..)
         | ProbeError::NotMaster(..) => ExitCode::RedisUnreachable,
         ProbeError::NoSocketRight(_) => ExitCode::WorkerRights,

@@ -19,6 +19,7 @@ use crate::redis::sentinel::Sentinels;
 /// How to connect to the servers of a deployment.
 pub(crate) struct Places {
     pub endpoint: Endpoint,
+    credentials: Credentials,
     access: Access,
     to_sentinels: Access,
     bound: Duration,
@@ -39,6 +40,7 @@ impl Places {
         Self {
             access: Access::to_servers(&endpoint, credentials),
             to_sentinels: Access::to_sentinels(&endpoint, credentials),
+            credentials: credentials.clone(),
             endpoint,
             bound,
         }
@@ -51,7 +53,7 @@ impl Places {
     ) -> Result<MultiplexedConnection, ProbeError> {
         open(&self.access, &server.at, self.bound)
             .await
-            .map_err(|why| why.understood(&server.shown, self.bound))
+            .map_err(|why| self.unopened(&server.shown, &why))
     }
 
     /// The servers that take writes, as far as that is known.
@@ -154,9 +156,9 @@ impl Places {
             let outcome = match open(access, at, self.bound).await {
                 Ok(mut connection) => match hello(&mut connection).await {
                     Ok(answer) => return self.in_mode(shown, fact(&answer, "mode"), mode),
-                    Err(error) => understand(&shown, &error),
+                    Err(error) => self.understand(&shown, &error),
                 },
-                Err(why) => why.understood(&shown, self.bound),
+                Err(why) => self.unopened(&shown, &why),
             };
             // The others may be well.
             seen.get_or_insert(match outcome {
@@ -165,6 +167,18 @@ impl Places {
             });
         }
         Err(seen.unwrap_or_else(|| silent(&self.endpoint.to_string(), self.bound)))
+    }
+
+    fn unopened(&self, shown: &str, why: &Unopened) -> ProbeError {
+        match why {
+            Unopened::Failed(error) => self.understand(shown, error),
+            Unopened::Silent => silent(shown, self.bound),
+        }
+    }
+
+    /// What an error of the server at `shown` means.
+    pub(super) fn understand(&self, shown: &str, error: &RedisError) -> ProbeError {
+        understand(shown, error, &self.credentials)
     }
 
     fn in_mode(&self, shown: String, found: Option<String>, mode: &str) -> Result<(), ProbeError> {
@@ -201,15 +215,6 @@ impl Places {
 enum Unopened {
     Failed(RedisError),
     Silent,
-}
-
-impl Unopened {
-    fn understood(&self, shown: &str, bound: Duration) -> ProbeError {
-        match self {
-            Self::Failed(error) => understand(shown, error),
-            Self::Silent => silent(shown, bound),
-        }
-    }
 }
 
 async fn open(
