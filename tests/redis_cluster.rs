@@ -12,7 +12,7 @@ use sessionfs::redis::{RedisStore, Settings};
 use sessionfs::session::name::Shard;
 use sessionfs::session::secret::{Keyring, Secret};
 use sessionfs::store::{Health, Link as _, Sessions as _, Wait, Waited};
-use support::deployment::Cluster;
+use support::deployment::{Cluster, Server};
 use support::http::{self, get, metric};
 use support::mount::{Mount, authenticated, sid};
 use support::store::*;
@@ -56,6 +56,7 @@ async fn a_store_on_a_cluster() {
     all_primaries_are_read_and_written(&cluster).await;
     what_all_agree_on_is_anywhere(&cluster).await;
     tokio::task::block_in_place(|| a_mount_serves(&cluster));
+    tokio::task::block_in_place(|| a_mount_needs_no_other_rights(&cluster));
     a_slot_is_moved_under_a_store(&cluster).await;
     a_primary_hands_over(&cluster).await;
     a_server_is_removed(&cluster).await;
@@ -77,6 +78,34 @@ async fn it_is_probed(cluster: &Cluster) {
     let url = "redis-cluster://127.0.0.1:1".to_owned();
     let nobody = probe(&Settings { url, ..on(cluster) }).await;
     assert!(matches!(nobody, Err(ProbeError::Unreachable(..))), "{nobody:?}");
+}
+
+/// Those that the program prints.
+fn a_mount_needs_no_other_rights(cluster: &Cluster) {
+    let output = Command::new(env!("CARGO_BIN_EXE_sessionfs"))
+        .args(["redis-acl", "--prefix", "sessionfs", "--redis", &cluster.url()])
+        .output()
+        .expect("it runs");
+    let rights = String::from_utf8(output.stdout).expect("text");
+    for server in &cluster.servers {
+        let _: String =
+            server.redis.run(&format!("ACL SETUSER mount reset on >geheim {}", rights.trim()));
+        let _: String = server.redis.run("ACL LOG RESET");
+    }
+    let mount = Mount::start_on(&cluster.url().replace("://", "://mount:geheim@"), "");
+    for (seed, shard) in (70..).zip(shards(cluster)) {
+        let sid = sid(shard, seed);
+        mount.save_in_request(&sid, &authenticated("note")).expect("saved");
+        assert_eq!(mount.read(&sid).expect("read"), authenticated("note"));
+        assert!(!mount.list(&mount.path().join(shard)).is_empty());
+        mount.unlink(&sid).expect("removed");
+    }
+    get(&mount, "/metrics");
+    get(&mount, "/status");
+    mount.stop();
+    let refused: Vec<_> = cluster.servers.iter().flat_map(Server::refused_commands).collect();
+    // Which `status` and the metrics do without.
+    assert!(refused.iter().all(|command| command == "info"), "{refused:?}");
 }
 
 /// Those of the documentation.

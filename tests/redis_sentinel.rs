@@ -3,12 +3,14 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use sessionfs::redis::probe::{ProbeError, probe};
 use sessionfs::redis::{Credential, Credentials, RedisStore, Settings};
 use sessionfs::store::{Health, Link as _, Wait, Waited};
 use support::deployment::{Sentinel, Watched};
+use support::http::get;
 use support::mount::{Mount, authenticated};
 use support::store::*;
 
@@ -138,4 +140,45 @@ async fn sentinels_have_a_password_of_their_own_which_is_read_again() {
     }
     let settings = Settings { sentinel_username: Some("sessionfs".into()), ..settings };
     probe(&settings).await.expect("it has the rights");
+}
+
+/// Those that the program prints, of the servers and of the sentinels.
+#[tokio::test]
+async fn a_mount_needs_no_other_rights() {
+    let watched = Watched::start("");
+    let printed = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_sessionfs"))
+            .arg("redis-acl")
+            .args(arguments)
+            .output()
+            .expect("it runs");
+        String::from_utf8(output.stdout).expect("text").trim().to_owned()
+    };
+    let rights = printed(&["--prefix", "sessionfs", "--redis", &watched.url()]);
+    for server in &watched.servers {
+        let _: String = server.redis.run(&format!("ACL SETUSER mount reset on >geheim {rights}"));
+    }
+    let rights = printed(&["--sentinel"]);
+    for sentinel in &watched.sentinels {
+        let mut line = vec!["ACL", "SETUSER", "watcher", "reset", "on", ">heimlich"];
+        line.extend(rights.split(' '));
+        sentinel.run(&line).expect("set");
+    }
+    let url = watched.url().replace("://", "://mount:geheim@");
+    let url = format!("{url}?sentinel_username=watcher&sentinel_password=heimlich");
+    let mount = Mount::start_on(&url, "");
+    let sid = support::mount::sid("ab", 1);
+    mount.save_in_request(&sid, &authenticated("note")).expect("saved");
+    let status = get(&mount, "/status");
+    assert!(status.matches(r#""answers":true"#).count() == 3, "{status}");
+    // A failover is followed.
+    watched.sentinels[0].run(&["SENTINEL", "FAILOVER", "shop"]).expect("begun");
+    until("the replica is the master", || watched.servers[1].is_master()).await;
+    assert_eq!(mount.read(&sid).expect("read"), authenticated("note"));
+    mount.unlink(&sid).expect("removed");
+    mount.stop();
+    for server in &watched.servers {
+        let refused = server.refused_commands();
+        assert!(refused.iter().all(|command| command == "info"), "{refused:?}");
+    }
 }

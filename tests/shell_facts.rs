@@ -90,7 +90,18 @@ fn the_rights_in_redis_are_those_of_the_documentation_for_any_prefix() {
     assert_eq!(told(&["--prefix", "*"]).0, Some(12));
     let dir = tempfile::tempdir().unwrap();
     let file = written(&dir, "redis.prefix = 'shop-2'\n");
-    assert_eq!(told(&["--config", &file]), (Some(0), two));
+    assert_eq!(told(&["--config", &file]), (Some(0), two.clone()));
+    // The servers of a Cluster are asked more, and sentinels something else.
+    let cluster = format!("{two} +cluster|slots +asking");
+    let url = "redis-cluster://a,b";
+    assert_eq!(told(&["--config", &file, "--redis", url]), (Some(0), cluster.clone()));
+    let file = written(&dir, &format!("redis.prefix = 'shop-2'\nredis.url = '{url}'\n"));
+    assert_eq!(told(&["--config", &file]), (Some(0), cluster));
+    assert_eq!(told(&["--redis", "redis-cluster://a/1"]).0, Some(13));
+    let line = documented
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("user sessionfs on >PASSWORD "));
+    assert_eq!(told(&["--sentinel"]), (Some(0), line.unwrap().to_owned()));
 }
 
 /// Whether any Odoo runs here or not, a shell can take the answer.

@@ -6,14 +6,14 @@ use std::net::{TcpStream, ToSocketAddrs as _};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use redis::aio::MultiplexedConnection;
-use redis::{ConnectionAddr, IntoConnectionInfo as _};
 use tokio::time::timeout;
 
 use super::{Finding, Id};
 use crate::exit::Failure;
 use crate::redis::deployment::Deployment;
+use crate::redis::endpoint::{Address, Endpoint, Place};
 use crate::redis::errors::ErrorCode;
-use crate::redis::probe::places::Places;
+use crate::redis::probe::places::{self, Places};
 use crate::redis::probe::{ProbeError, ServerInfo, probe};
 use crate::redis::{RedisStore, Settings};
 
@@ -26,20 +26,20 @@ const STRANGER_WITHIN: Duration = Duration::from_millis(500);
 const SLOW: Duration = Duration::from_millis(5);
 /// What two clocks kept by NTP never differ by.
 const CLOCK_APART_MS: i64 = 2000;
+/// Stands for the servers in what is found, until it is known which have it in common.
+const AT: &str = "{at}";
+/// So many servers are named in a sentence.
+const NAMED_MAX: usize = 3;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Facts {
     /// What answers there, or why nothing does.
     pub probe: Result<ServerInfo, ProbeError>,
-    /// What the server says of itself, if this user may ask.
-    pub server: Server,
-    /// Median and longest round trip.
-    pub round_trip: Option<(Duration, Duration)>,
-    /// How far its clock is ahead of this host's.
-    pub ahead_ms: Option<i64>,
+    /// Each that takes writes and could be asked.
+    pub servers: Vec<Server>,
     /// Who gets an answer without a password, and where.
     pub open: Option<Open>,
-    /// Who administers it.
+    /// Who administers it, as its URL says.
     pub kind: Kind,
     /// Which servers it has.
     pub deployment: Option<Deployment>,
@@ -83,11 +83,13 @@ impl Kind {
     }
 
     fn cli(address: &str) -> String {
-        let tls = if address.starts_with("rediss") { " --tls" } else { "" };
-        let place = address.split("://").nth(1).and_then(|rest| rest.split('/').next());
-        match place.and_then(|place| place.rsplit_once(':')) {
-            Some((host, port)) => format!("redis-cli -h {host} -p {port}{tls}"),
-            None => "redis-cli".to_owned(),
+        match Endpoint::parse(address) {
+            Ok(Endpoint { place: Place::Single(Address::Tcp(host, port)), tls, .. }) => {
+                let tls = if tls { " --tls" } else { "" };
+                format!("redis-cli -h {host} -p {port}{tls}")
+            }
+            // Which server it is, is not known.
+            _ => "redis-cli -h HOST -p PORT".to_owned(),
         }
     }
 
@@ -165,9 +167,24 @@ pub(crate) enum Open {
     Everywhere(String),
 }
 
+/// What is known of one server.
+#[derive(Clone, Debug)]
+pub(crate) struct Server {
+    /// Where it is, without credentials.
+    pub at: String,
+    /// Who administers it.
+    pub kind: Kind,
+    /// What it says of itself, if this user may ask.
+    pub says: Says,
+    /// Median and longest round trip.
+    pub round_trip: Option<(Duration, Duration)>,
+    /// How far its clock is ahead of this host's.
+    pub ahead_ms: Option<i64>,
+}
+
 /// What `INFO` and `CONFIG GET` say, as far as they are allowed.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub(crate) struct Server {
+pub(crate) struct Says {
     /// The fields of `INFO`.
     pub info: HashMap<String, String>,
     pub config: HashMap<String, String>,
@@ -177,7 +194,7 @@ pub(crate) struct Server {
 const CONFIG: [&str; 5] =
     ["save", "appendfsync", "min-replicas-to-write", "bind", "protected-mode"];
 
-impl Server {
+impl Says {
     /// From the answer to `INFO`.
     pub(crate) fn parse(info: &str) -> Self {
         let fields = info
@@ -185,6 +202,17 @@ impl Server {
             .filter_map(|line| line.trim().split_once(':'))
             .map(|(key, value)| (key.to_owned(), value.to_owned()));
         Self { info: fields.collect(), config: HashMap::new() }
+    }
+
+    async fn ask(connection: &mut MultiplexedConnection) -> Self {
+        let info: Result<String, _> = redis::cmd("INFO").query_async(connection).await;
+        let mut says = info.map(|info| Self::parse(&info)).unwrap_or_default();
+        for key in CONFIG {
+            let pair: Result<HashMap<String, String>, _> =
+                redis::cmd("CONFIG").arg("GET").arg(key).query_async(connection).await;
+            says.config.extend(pair.unwrap_or_default());
+        }
+        says
     }
 
     fn number(&self, key: &str) -> Option<u64> {
@@ -198,6 +226,28 @@ impl Server {
     fn set_to(&self, key: &str) -> Option<&str> {
         self.config.get(key).map(String::as_str)
     }
+}
+
+/// Median and longest round trip, and how far the server's clock is ahead of this host's.
+async fn measure(
+    connection: &mut MultiplexedConnection,
+) -> (Option<(Duration, Duration)>, Option<i64>) {
+    let (mut times, mut ahead_ms) = (Vec::with_capacity(ROUND_TRIPS), None);
+    for _ in 0..ROUND_TRIPS {
+        let asked = (Instant::now(), SystemTime::now());
+        let answer: Result<(i64, i64), _> = redis::cmd("TIME").query_async(connection).await;
+        let Ok((seconds, micros)) = answer else { break };
+        let took = asked.0.elapsed();
+        if times.iter().all(|known| took < *known) {
+            // The fastest says the most of the clock.
+            let here = (asked.1 + took / 2).duration_since(UNIX_EPOCH).unwrap_or_default();
+            let here_ms = i64::try_from(here.as_millis()).unwrap_or_default();
+            ahead_ms = Some(seconds * 1000 + micros / 1000 - here_ms);
+        }
+        times.push(took);
+    }
+    times.sort_unstable();
+    (times.get(times.len() / 2).copied().zip(times.last().copied()), ahead_ms)
 }
 
 impl Facts {
@@ -214,9 +264,7 @@ impl Facts {
         let address = endpoint.as_ref().map(ToString::to_string).unwrap_or_default();
         let mut facts = Self {
             probe: probe(settings).await,
-            server: Server::default(),
-            round_trip: None,
-            ahead_ms: None,
+            servers: Vec::new(),
             open: None,
             kind: Kind::of(&address, is_private),
             deployment: None,
@@ -224,16 +272,10 @@ impl Facts {
         let bound = Duration::from_millis(settings.connect_timeout_ms);
         if let Ok(endpoint) = endpoint {
             let places = Places::new(endpoint, &settings.credentials, bound);
-            if let Ok(servers) = places.servers().await
-                && let Some(server) = servers.first()
-                && let Ok(mut connection) = places.connect(server).await
-            {
-                facts.kind = Kind::of(&server.shown, is_private);
-                // What was learnt before the bound is kept.
-                let _ = timeout(WITHIN, facts.learn(&mut connection)).await;
-            }
+            let all = places.servers().await.unwrap_or_default();
+            // What was learnt before the bound is kept.
+            let _ = timeout(WITHIN, facts.learn(&places, &all, is_private)).await;
         }
-        facts.open = open(&settings.url, &facts.server);
         if facts.probe.is_ok()
             && let Ok(store) = RedisStore::start(settings.clone())
             && store.is_there_within(bound).await
@@ -243,30 +285,18 @@ impl Facts {
         facts
     }
 
-    async fn learn(&mut self, connection: &mut MultiplexedConnection) {
-        let info: Result<String, _> = redis::cmd("INFO").query_async(connection).await;
-        self.server = info.map(|info| Server::parse(&info)).unwrap_or_default();
-        for key in CONFIG {
-            let pair: Result<HashMap<String, String>, _> =
-                redis::cmd("CONFIG").arg("GET").arg(key).query_async(connection).await;
-            self.server.config.extend(pair.unwrap_or_default());
-        }
-        let mut times = Vec::with_capacity(ROUND_TRIPS);
-        for _ in 0..ROUND_TRIPS {
-            let asked = (Instant::now(), SystemTime::now());
-            let answer: Result<(i64, i64), _> = redis::cmd("TIME").query_async(connection).await;
-            let Ok((seconds, micros)) = answer else { break };
-            let took = asked.0.elapsed();
-            if times.iter().all(|known| took < *known) {
-                // The fastest says the most of the clock.
-                let here = (asked.1 + took / 2).duration_since(UNIX_EPOCH).unwrap_or_default();
-                let here_ms = i64::try_from(here.as_millis()).unwrap_or_default();
-                self.ahead_ms = Some(seconds * 1000 + micros / 1000 - here_ms);
+    async fn learn(&mut self, places: &Places, all: &[places::Server], is_private: bool) {
+        for server in all {
+            let Ok(mut connection) = places.connect(server).await else { continue };
+            let says = Says::ask(&mut connection).await;
+            if !places.endpoint.tls {
+                self.open = self.open.take().or_else(|| open(&server.at, &says));
             }
-            times.push(took);
+            let (round_trip, ahead_ms) = measure(&mut connection).await;
+            let kind = Kind::of(&server.shown, is_private);
+            let at = server.shown.clone();
+            self.servers.push(Server { at, kind, says, round_trip, ahead_ms });
         }
-        times.sort_unstable();
-        self.round_trip = times.get(times.len() / 2).copied().zip(times.last().copied());
     }
 
     pub(crate) fn findings(&self) -> Vec<Finding> {
@@ -275,58 +305,12 @@ impl Facts {
             Err(error) => return vec![refused(error, &self.kind)],
         };
         let at = &info.address;
-        let mut found = Vec::new();
-        found.extend(self.memory(at));
-        found.extend(self.persistence(at));
-        found.extend(self.replication(at));
+        let mut found = self.of_servers();
         found.extend(self.reach());
         found.extend(self.sentinels(at));
-        if let Some((median, longest)) = self.round_trip.filter(|(median, _)| *median > SLOW) {
-            found.push(Finding::new(
-                Id::Slow,
-                format!(
-                    "a round trip to Redis at {at} takes {}, at most {}: every request of Odoo \
-                     waits for two or three",
-                    ms(median),
-                    ms(longest)
-                ),
-                match &self.kind {
-                    Kind::Other(cli) => {
-                        format!(
-                            "move Redis closer; look for slow commands of other clients ({cli} \
-                             SLOWLOG GET)"
-                        )
-                    }
-                    Kind::Private | Kind::Instance { .. } => {
-                        "find out what uses the processors of this host".to_owned()
-                    }
-                },
-            ));
-        }
-        if let Some(ahead_ms) = self.ahead_ms.filter(|ahead| ahead.abs() > CLOCK_APART_MS) {
-            let way = if ahead_ms > 0 { "ahead of" } else { "behind" };
-            let seconds = ahead_ms.unsigned_abs() / 1000;
-            found.push(Finding::new(
-                Id::Clock,
-                format!("the clock of Redis at {at} is {seconds} s {way} this host's"),
-                "synchronise both by NTP; sessions end by Redis's clock",
-            ));
-        }
-        let unseen = self.server.info.is_empty() || self.server.config.is_empty();
-        if unseen {
-            found.push(Finding::new(
-                Id::RedisUnseen,
-                format!(
-                    "Redis at {at} does not show this user all settings: memory, persistence, \
-                     replicas and access cannot be checked"
-                ),
-                "run the check as a Redis administrator: sessionfs check --config FILE, with \
-                 redis.url, redis.username and redis.password_file of one",
-            ));
-        }
         if found.iter().all(|finding| finding.id.severity() > super::Severity::Warning) {
-            let round_trip = self
-                .round_trip
+            let slowest = self.servers.iter().filter_map(|server| server.round_trip).max();
+            let round_trip = slowest
                 .map(|(median, longest)| {
                     format!(", round trip {} (at most {})", ms(median), ms(longest))
                 })
@@ -346,101 +330,27 @@ impl Facts {
         found
     }
 
-    fn memory(&self, at: &str) -> Vec<Finding> {
-        let mut found = Vec::new();
-        if let Some(policy) =
-            self.server.info.get("maxmemory_policy").filter(|it| *it != "noeviction")
-        {
-            found.push(Finding::new(
-                Id::Evicts,
-                format!(
-                    "Redis at {at} has maxmemory-policy {policy}: when it is full, it evicts \
-                     sessions, which logs users out"
-                ),
-                self.kind.set("maxmemory-policy", "noeviction"),
-            ));
-        }
-        let (used, bound) = (self.server.number("used_memory"), self.server.number("maxmemory"));
-        match (used, bound) {
-            (_, Some(0)) => found.push(Finding::new(
-                Id::NoBound,
-                format!("Redis at {at} has no maxmemory: it grows until the kernel kills it"),
-                format!("{} (twice what is needed)", self.kind.set("maxmemory", "1gb")),
-            )),
-            (Some(used), Some(bound)) => {
-                let percent = used.saturating_mul(100) / bound;
-                let what = format!("Redis at {at} has used {percent} % of its maxmemory");
-                let remedy =
-                    format!("{}; sessionfs list shows what the sessions are", self.kind.enlarge());
-                if percent >= 98 {
-                    found.push(Finding::new(Id::Full, format!("{what}: saves fail"), remedy));
-                } else if percent >= 70 {
-                    found.push(Finding::new(Id::Filling, what, remedy));
+    /// Those of each server. What several have in common is one.
+    fn of_servers(&self) -> Vec<Finding> {
+        let mut common: Vec<(Finding, Vec<&str>)> = Vec::new();
+        for server in &self.servers {
+            for finding in server.findings() {
+                let is_same =
+                    |known: &Finding| known.id == finding.id && known.what == finding.what;
+                match common.iter_mut().find(|(known, _)| is_same(known)) {
+                    Some((_, at)) => at.push(&server.at),
+                    None => common.push((finding, vec![&server.at])),
                 }
             }
-            _ => {}
         }
-        found
-    }
-
-    fn persistence(&self, at: &str) -> Vec<Finding> {
-        let mut found = Vec::new();
-        let appends = self.server.is("aof_enabled", "1");
-        let failing =
-            ["aof_last_write_status", "aof_last_bgrewrite_status", "rdb_last_bgsave_status"]
-                .into_iter()
-                .find(|key| self.server.is(key, "err"));
-        if let Some(failing) = failing {
-            found.push(Finding::new(
-                Id::Failing,
-                format!("Redis at {at} cannot write to its disk ({failing} is err)"),
-                self.kind.disk(),
-            ));
-        }
-        let snapshots = self.server.set_to("save").map(|save| !save.is_empty());
-        if self.server.is("aof_enabled", "0") {
-            let remedy = self.kind.set("appendonly", "yes");
-            found.push(match snapshots {
-                Some(false) => Finding::new(
-                    Id::Volatile,
-                    format!("Redis at {at} stores nothing on disk: a restart logs all users out"),
-                    remedy,
-                ),
-                Some(true) | None => Finding::new(
-                    Id::Snapshots,
-                    format!(
-                        "Redis at {at} stores only snapshots: a restart brings back ended sessions \
-                         and loses those since the last snapshot"
-                    ),
-                    remedy,
-                ),
-            });
-        }
-        if appends && self.server.set_to("appendfsync") == Some("no") {
-            found.push(Finding::new(
-                Id::Fsync,
-                format!(
-                    "Redis at {at} has appendfsync no: a crash of its host may lose about 30 s"
-                ),
-                self.kind.set("appendfsync", "everysec"),
-            ));
-        }
-        found
-    }
-
-    fn replication(&self, at: &str) -> Option<Finding> {
-        let replicas = self.server.number("connected_slaves").filter(|count| *count > 0)?;
-        (self.server.set_to("min-replicas-to-write")? == "0").then(|| {
-            Finding::new(
-                Id::Replicas,
-                format!(
-                    "Redis at {at} has {} and does not require any for a write: a failover may \
-                     lose saves and bring back ended sessions",
-                    super::counted(replicas, "replica")
-                ),
-                self.kind.set("min-replicas-to-write", "1"),
-            )
-        })
+        let finish = |(mut finding, at): (Finding, Vec<&str>)| {
+            finding.what = finding.what.replace(AT, &named(&at));
+            if at.len() > 1 {
+                finding.remedy.push_str(" (the same for the others)");
+            }
+            finding
+        };
+        common.into_iter().map(finish).collect()
     }
 
     fn sentinels(&self, at: &str) -> Option<Finding> {
@@ -482,6 +392,166 @@ impl Facts {
     }
 }
 
+impl Server {
+    /// With [`AT`] for where it is.
+    fn findings(&self) -> Vec<Finding> {
+        let mut found = self.memory();
+        found.extend(self.persistence());
+        found.extend(self.replication());
+        found.extend(self.speed());
+        found.extend(self.clock());
+        if self.says.info.is_empty() || self.says.config.is_empty() {
+            found.push(Finding::new(
+                Id::RedisUnseen,
+                format!(
+                    "Redis at {AT} does not show this user all settings: memory, persistence, \
+                     replicas and access cannot be checked"
+                ),
+                "run the check as a Redis administrator: sessionfs check --config FILE, with \
+                 redis.url, redis.username and redis.password_file of one",
+            ));
+        }
+        found
+    }
+
+    fn speed(&self) -> Option<Finding> {
+        let (median, longest) = self.round_trip.filter(|(median, _)| *median > SLOW)?;
+        let what = format!(
+            "a round trip to Redis at {AT} takes {}, at most {}: every request of Odoo waits for \
+             two or three",
+            ms(median),
+            ms(longest)
+        );
+        let remedy = match &self.kind {
+            Kind::Other(cli) => format!(
+                "move Redis closer; look for slow commands of other clients ({cli} SLOWLOG GET)"
+            ),
+            Kind::Private | Kind::Instance { .. } => {
+                "find out what uses the processors of this host".to_owned()
+            }
+        };
+        Some(Finding::new(Id::Slow, what, remedy))
+    }
+
+    fn clock(&self) -> Option<Finding> {
+        let ahead_ms = self.ahead_ms.filter(|ahead| ahead.abs() > CLOCK_APART_MS)?;
+        let way = if ahead_ms > 0 { "ahead of" } else { "behind" };
+        let seconds = ahead_ms.unsigned_abs() / 1000;
+        Some(Finding::new(
+            Id::Clock,
+            format!("the clock of Redis at {AT} is {seconds} s {way} this host's"),
+            "synchronise both by NTP; sessions end by Redis's clock",
+        ))
+    }
+
+    fn memory(&self) -> Vec<Finding> {
+        let mut found = Vec::new();
+        if let Some(policy) =
+            self.says.info.get("maxmemory_policy").filter(|it| *it != "noeviction")
+        {
+            found.push(Finding::new(
+                Id::Evicts,
+                format!(
+                    "Redis at {AT} has maxmemory-policy {policy}: when it is full, it evicts \
+                     sessions, which logs users out"
+                ),
+                self.kind.set("maxmemory-policy", "noeviction"),
+            ));
+        }
+        let (used, bound) = (self.says.number("used_memory"), self.says.number("maxmemory"));
+        match (used, bound) {
+            (_, Some(0)) => found.push(Finding::new(
+                Id::NoBound,
+                format!("Redis at {AT} has no maxmemory: it grows until the kernel kills it"),
+                format!("{} (twice what is needed)", self.kind.set("maxmemory", "1gb")),
+            )),
+            (Some(used), Some(bound)) => {
+                let percent = used.saturating_mul(100) / bound;
+                let what = format!("Redis at {AT} has used {percent} % of its maxmemory");
+                let remedy =
+                    format!("{}; sessionfs list shows what the sessions are", self.kind.enlarge());
+                if percent >= 98 {
+                    found.push(Finding::new(Id::Full, format!("{what}: saves fail"), remedy));
+                } else if percent >= 70 {
+                    found.push(Finding::new(Id::Filling, what, remedy));
+                }
+            }
+            _ => {}
+        }
+        found
+    }
+
+    fn persistence(&self) -> Vec<Finding> {
+        let mut found = Vec::new();
+        let appends = self.says.is("aof_enabled", "1");
+        let failing =
+            ["aof_last_write_status", "aof_last_bgrewrite_status", "rdb_last_bgsave_status"]
+                .into_iter()
+                .find(|key| self.says.is(key, "err"));
+        if let Some(failing) = failing {
+            found.push(Finding::new(
+                Id::Failing,
+                format!("Redis at {AT} cannot write to its disk ({failing} is err)"),
+                self.kind.disk(),
+            ));
+        }
+        let snapshots = self.says.set_to("save").map(|save| !save.is_empty());
+        if self.says.is("aof_enabled", "0") {
+            let remedy = self.kind.set("appendonly", "yes");
+            found.push(match snapshots {
+                Some(false) => Finding::new(
+                    Id::Volatile,
+                    format!("Redis at {AT} stores nothing on disk: a restart logs all users out"),
+                    remedy,
+                ),
+                Some(true) | None => Finding::new(
+                    Id::Snapshots,
+                    format!(
+                        "Redis at {AT} stores only snapshots: a restart brings back ended sessions \
+                         and loses those since the last snapshot"
+                    ),
+                    remedy,
+                ),
+            });
+        }
+        if appends && self.says.set_to("appendfsync") == Some("no") {
+            found.push(Finding::new(
+                Id::Fsync,
+                format!(
+                    "Redis at {AT} has appendfsync no: a crash of its host may lose about 30 s"
+                ),
+                self.kind.set("appendfsync", "everysec"),
+            ));
+        }
+        found
+    }
+
+    fn replication(&self) -> Option<Finding> {
+        let replicas = self.says.number("connected_slaves").filter(|count| *count > 0)?;
+        (self.says.set_to("min-replicas-to-write")? == "0").then(|| {
+            Finding::new(
+                Id::Replicas,
+                format!(
+                    "Redis at {AT} has {} and does not require any for a write: a failover may \
+                     lose saves and bring back ended sessions",
+                    super::counted(replicas, "replica")
+                ),
+                self.kind.set("min-replicas-to-write", "1"),
+            )
+        })
+    }
+}
+
+/// Some servers, for a sentence.
+fn named(at: &[&str]) -> String {
+    let (named, more) = at.split_at(at.len().min(NAMED_MAX));
+    match (named, more.len()) {
+        ([one], 0) => (*one).to_owned(),
+        ([first @ .., last], 0) => format!("{} and {last}", first.join(", ")),
+        _ => format!("{} and {} more", named.join(", "), more.len()),
+    }
+}
+
 fn ms(time: Duration) -> String {
     format!("{:.2} ms", time.as_secs_f64() * 1000.0)
 }
@@ -489,6 +559,8 @@ fn ms(time: Duration) -> String {
 /// The probe's own words are a statement and a remedy.
 fn refused(error: &ProbeError, kind: &Kind) -> Finding {
     if let ProbeError::NoWrites(at, why) = error {
+        let there = Kind::of(at, false);
+        let kind = if matches!(kind, Kind::Private) { kind } else { &there };
         match why.code {
             ErrorCode::Oom => {
                 let what = format!("Redis at {at} is full, so sessions cannot be saved: {why}");
@@ -521,15 +593,12 @@ fn refused(error: &ProbeError, kind: &Kind) -> Finding {
 }
 
 /// Tries as a stranger: over TCP, without user and password.
-fn open(url: &str, server: &Server) -> Option<Open> {
-    let info = url.into_connection_info().ok()?;
-    let (host, port, by_socket) = match info.addr() {
-        ConnectionAddr::Tcp(host, port) => (host.clone(), *port, false),
-        ConnectionAddr::Unix(_) => {
-            let port = u16::try_from(server.number("tcp_port")?).ok()?;
-            ("127.0.0.1".to_owned(), port, true)
+fn open(at: &Address, says: &Says) -> Option<Open> {
+    let (host, port, by_socket) = match at {
+        Address::Tcp(host, port) => (host.clone(), *port, false),
+        Address::Unix(_) => {
+            ("127.0.0.1".to_owned(), u16::try_from(says.number("tcp_port")?).ok()?, true)
         }
-        _ => return None,
     };
     if port == 0 || !answers_a_stranger(&host, port) {
         return None;
@@ -539,10 +608,10 @@ fn open(url: &str, server: &Server) -> Option<Open> {
         name == "localhost" || name == "::1" || name.starts_with("127.")
     };
     // No list means every address.
-    let binds_beyond = server
+    let binds_beyond = says
         .set_to("bind")
         .is_some_and(|bind| bind.is_empty() || bind.split_whitespace().any(|name| !is_local(name)));
-    let beyond = binds_beyond && server.set_to("protected-mode") == Some("no");
+    let beyond = binds_beyond && says.set_to("protected-mode") == Some("no");
     let at = format!("{host}:{port}");
     Some(if beyond || (!by_socket && !is_local(&host)) {
         Open::Everywhere(at)

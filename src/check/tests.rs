@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use super::files::{Below, Plain};
 use super::mount::Answer;
-use super::redis::{Kind, Open, Server};
+use super::redis::{Kind, Open, Says, Server};
 use super::*;
 use crate::control::status::UnidentifiedCallers;
 use crate::host::mount_table::MountTable;
@@ -139,26 +139,37 @@ fn configured(configuration: Configuration) -> Instance {
 }
 
 fn redis() -> redis::Facts {
-    let mut server = Server::parse(
+    let mut says = Says::parse(
         "# Memory\r\nused_memory:10\r\nmaxmemory:100\r\nmaxmemory_policy:noeviction\r\n\
          aof_enabled:1\r\naof_last_write_status:ok\r\nconnected_slaves:0\r\n",
     );
-    server.config.insert("save".into(), String::new());
-    server.config.insert("appendfsync".into(), "everysec".into());
-    server.config.insert("min-replicas-to-write".into(), "0".into());
+    says.config.insert("save".into(), String::new());
+    says.config.insert("appendfsync".into(), "everysec".into());
+    says.config.insert("min-replicas-to-write".into(), "0".into());
     redis::Facts {
         probe: Ok(ServerInfo {
             server: "redis".into(),
             version: "7.0.15".into(),
             address: "unix:/run/redis.sock?db=0".into(),
         }),
-        server,
-        round_trip: Some((Duration::from_micros(120), Duration::from_millis(1))),
-        ahead_ms: Some(3),
+        servers: vec![Server {
+            at: "unix:/run/redis.sock?db=0".into(),
+            kind: Kind::of("unix:/run/redis.sock?db=0", false),
+            says,
+            round_trip: Some((Duration::from_micros(120), Duration::from_millis(1))),
+            ahead_ms: Some(3),
+        }],
         open: None,
         kind: Kind::of("unix:/run/redis.sock?db=0", false),
         deployment: None,
     }
+}
+
+/// With another server.
+fn on(change: impl FnOnce(&mut Server)) -> redis::Facts {
+    let mut facts = redis();
+    change(&mut facts.servers[0]);
+    facts
 }
 
 /// One of two sentinels does not answer.
@@ -173,13 +184,13 @@ fn half_watched() -> Deployment {
 }
 
 fn says(pairs: &[(&str, &str)]) -> redis::Facts {
-    let mut facts = redis();
-    for (key, value) in pairs {
-        let config = &mut facts.server.config;
-        let into = if config.contains_key(*key) { config } else { &mut facts.server.info };
-        into.insert((*key).into(), (*value).into());
-    }
-    facts
+    on(|server| {
+        for (key, value) in pairs {
+            let Says { info, config } = &mut server.says;
+            let into = if config.contains_key(*key) { config } else { info };
+            into.insert((*key).into(), (*value).into());
+        }
+    })
 }
 
 fn refused(error: ProbeError) -> redis::Facts {
@@ -512,10 +523,9 @@ fn cases() -> Vec<(Id, Vec<Finding>, &'static str)> {
         ),
         (
             Id::Slow,
-            redis::Facts {
-                round_trip: Some((Duration::from_millis(8), Duration::from_millis(90))),
-                ..redis()
-            }
+            on(|server| {
+                server.round_trip = Some((Duration::from_millis(8), Duration::from_millis(90)));
+            })
             .findings(),
             "a round trip to Redis at unix:/run/redis.sock?db=0 takes 8.00 ms, at most 90.00 ms",
         ),
@@ -532,12 +542,12 @@ fn cases() -> Vec<(Id, Vec<Finding>, &'static str)> {
         ),
         (
             Id::RedisUnseen,
-            redis::Facts { server: Server::default(), ..redis() }.findings(),
+            on(|server| server.says = Says::default()).findings(),
             "Redis at unix:/run/redis.sock?db=0 does not show this user",
         ),
         (
             Id::Clock,
-            redis::Facts { ahead_ms: Some(-5000), ..redis() }.findings(),
+            on(|server| server.ahead_ms = Some(-5000)).findings(),
             "the clock of Redis at unix:/run/redis.sock?db=0 is 5 s behind this host's",
         ),
         (
@@ -773,6 +783,38 @@ fn another_owner_needs_a_reload_and_no_restart() {
 }
 
 #[test]
+fn all_servers_of_a_cluster_are_looked_at() {
+    const URL: &str = "redis-cluster://a:1,b:2";
+    let mut facts = redis();
+    facts.kind = Kind::of(URL, false);
+    let server = |at: &str| {
+        let mut server = facts.servers[0].clone();
+        server.at = at.to_owned();
+        server.kind = Kind::of(at, false);
+        server
+    };
+    let [well, mut evicts, mut full, mut more] =
+        ["redis://a:1", "redis://b:2", "redis://[::1]:3", "redis://d:4"].map(server);
+    evicts.says.info.insert("maxmemory_policy".into(), "allkeys-lru".into());
+    full.says.info.insert("used_memory".into(), "99".into());
+    more.says.info.insert("maxmemory_policy".into(), "allkeys-lru".into());
+    facts.servers = vec![well, evicts, full, more];
+    let found = facts.findings();
+    let find = |id| found.iter().filter(|found| found.id == id).collect::<Vec<_>>();
+    let [evicts] = find(Id::Evicts)[..] else { panic!("{found:?}") };
+    assert!(evicts.what.starts_with("Redis at redis://b:2 and redis://d:4 has"), "{evicts:?}");
+    assert!(evicts.remedy.starts_with("redis-cli -h b -p 2 CONFIG SET"), "{evicts:?}");
+    let [full] = find(Id::Full)[..] else { panic!("{found:?}") };
+    assert!(full.what.starts_with("Redis at redis://[::1]:3 has used 99 %"), "{full:?}");
+    assert!(full.remedy.starts_with("redis-cli -h ::1 -p 3 CONFIG SET"), "{full:?}");
+    // No redis-cli leads to several hosts at once.
+    let error = ProbeError::NoWrites("rediss://c:3".into(), "OOM command not allowed".into());
+    let refused = redis::Facts { probe: Err(error), ..facts }.findings();
+    assert!(refused[0].remedy.starts_with("redis-cli -h c -p 3 --tls CONFIG"), "{refused:?}");
+    assert_eq!(Kind::of(URL, false), Kind::Other("redis-cli -h HOST -p PORT".into()));
+}
+
+#[test]
 fn a_redis_that_takes_no_writes_is_told_with_its_cause_and_the_remedy_for_that_redis() {
     const OWN: &str = "unix:/run/redis-sessionfs/redis-server.sock?db=0";
     let found = |why: &str, at: &str, is_private| {
@@ -807,11 +849,8 @@ fn a_redis_that_takes_no_writes_is_told_with_its_cause_and_the_remedy_for_that_r
         assert!(remedy.contains(part), "{remedy}");
     }
     // Never a redis-cli that would lead to the distribution's own instance.
-    let own = redis::Facts {
-        kind: Kind::of(OWN, false),
-        deployment: None,
-        ..says(&[("aof_enabled", "0"), ("maxmemory", "0")])
-    };
+    let mut own = says(&[("aof_enabled", "0"), ("maxmemory", "0")]);
+    own.servers[0].kind = Kind::of(OWN, false);
     let gone = ProbeError::Unreachable(OWN.into(), "no such file".into());
     let gone = redis::Facts { kind: Kind::of(OWN, false), ..refused(gone) };
     for finding in own.findings().iter().chain(&gone.findings()) {

@@ -1,5 +1,7 @@
 //! The rights that a Redis user needs, as Redis writes them.
 
+use super::deployment::Mode;
+
 /// Every command that a mount, or a command of ours, ever sends.
 const COMMANDS: &str = "+hello +auth +select +script|load +eval +evalsha +time +get +set +del \
                         +getrange +strlen +zadd +zrem +zscore +zcard +zrangebyscore +zrevrangebyscore +pexpire +pttl \
@@ -22,17 +24,33 @@ const FOR_READS: &[&str] = &[
 /// Those that a change of a session takes besides.
 const FOR_WRITES: &[&str] = &["set", "del", "zadd", "zrem", "pexpire"];
 
+/// What the servers of a Cluster are asked besides.
+const FOR_CLUSTER: &str = "+cluster|slots +asking";
+
+/// All that sentinels are asked. They have no keys.
+const OF_SENTINELS: &str = "resetchannels &+switch-master +hello +auth +subscribe \
+                            +sentinel|get-master-addr-by-name";
+
 /// What `sessionfs check` would like to see besides.
 const SEEN_BY_CHECK: &str = "+ping +info +config|get";
 
-/// The rights for a prefix: keys and commands, to follow `ACL SETUSER NAME on >PASSWORD`.
-pub(crate) fn rights(prefix: &str) -> String {
-    format!("~{prefix}:* {COMMANDS}")
+/// The rights for a prefix in such a deployment: keys and commands, to follow
+/// `ACL SETUSER NAME on >PASSWORD`.
+pub(crate) fn rights(prefix: &str, mode: Mode) -> String {
+    match mode {
+        Mode::Standalone | Mode::Sentinel => format!("~{prefix}:* {COMMANDS}"),
+        Mode::Cluster => format!("~{prefix}:* {COMMANDS} {FOR_CLUSTER}"),
+    }
 }
 
 /// The same, and what `sessionfs check` would like to see.
-pub(crate) fn rights_with_check(prefix: &str) -> String {
-    format!("{} {SEEN_BY_CHECK}", rights(prefix))
+pub(crate) fn rights_with_check(prefix: &str, mode: Mode) -> String {
+    format!("{} {SEEN_BY_CHECK}", rights(prefix, mode))
+}
+
+/// The rights of a user of the sentinels.
+pub(crate) fn rights_of_sentinels() -> &'static str {
+    OF_SENTINELS
 }
 
 /// Whether a session cannot be read without this command.
@@ -58,10 +76,14 @@ mod tests {
     }
 
     #[test]
-    fn the_documented_line_is_this_one() {
+    fn the_documented_lines_are_these() {
         let documented = include_str!("../../docs/redis.md");
-        let line = documented.lines().map(str::trim).find(|line| line.starts_with("ACL SETUSER"));
-        let ours = format!("ACL SETUSER sessionfs reset on >PASSWORD {}", rights("sessionfs"));
-        assert_eq!(line, Some(ours.as_str()));
+        let line = |begin: &str| {
+            documented.lines().find_map(|line| line.trim().strip_prefix(begin)).expect(begin)
+        };
+        let rights = rights("sessionfs", Mode::Standalone);
+        assert_eq!(line("ACL SETUSER sessionfs reset on >PASSWORD "), rights);
+        assert_eq!(line("ACL SETUSER sessionfs +cluster"), &FOR_CLUSTER["+cluster".len()..]);
+        assert_eq!(line("user sessionfs on >PASSWORD "), OF_SENTINELS);
     }
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::RedisStore;
-use super::endpoint::Place;
+use super::endpoint::{Endpoint, Place};
 use super::primary::Primary;
 use super::sentinel::Sentinels;
 use crate::foreign::Foreign;
@@ -18,6 +18,17 @@ pub(crate) enum Mode {
     Standalone,
     Sentinel,
     Cluster,
+}
+
+impl Mode {
+    /// That of a URL.
+    pub(crate) fn of(endpoint: &Endpoint) -> Self {
+        match endpoint.place {
+            Place::Single(_) => Self::Standalone,
+            Place::Sentinel { .. } => Self::Sentinel,
+            Place::Cluster(_) => Self::Cluster,
+        }
+    }
 }
 
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -141,11 +152,8 @@ impl RedisStore {
             Some(sentinels) => watchers(sentinels).await,
             None => Vec::new(),
         };
-        let mode = match inner.settings.endpoint().map(|endpoint| endpoint.place) {
-            Ok(Place::Sentinel { .. }) => Mode::Sentinel,
-            Ok(Place::Cluster(_)) => Mode::Cluster,
-            _ => Mode::Standalone,
-        };
+        let endpoint = inner.settings.endpoint();
+        let mode = endpoint.as_ref().map_or(Mode::Standalone, Mode::of);
         let uncovered_slots = inner.primaries.uncovered_slots();
         Deployment { mode, primaries, uncovered_slots, sentinels }
     }

@@ -16,6 +16,9 @@ const SENTINEL_PORT: u16 = 26379;
 /// Nobody has more sentinels, or names more servers of a Cluster.
 const HOSTS_MAX: usize = 64;
 
+/// No parameter has a longer name.
+const PARAMETER_MAX_BYTES: usize = 40;
+
 /// The URL cannot be used. Never holds the URL itself: there may be a password in it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct BadUrl(pub String);
@@ -185,9 +188,22 @@ fn bad<T>(why: &str) -> Result<T, BadUrl> {
     Err(BadUrl(why.to_owned()))
 }
 
+/// Users, passwords and hosts of what follows `://`, and the rest. An `@` in the rest belongs to a
+/// password that is written in a way that would show a part of it elsewhere.
+fn authority_of(rest: &str) -> Result<(&str, &str), BadUrl> {
+    let (authority, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    if tail.contains('@') {
+        return bad(
+            "there is an @ after the host; percent-encode /, ?, # and @ in the user and the \
+             password (%2F, %3F, %23, %40)",
+        );
+    }
+    Ok((authority, tail))
+}
+
 /// A URL of sentinels or of servers of a Cluster. What one host has is read by the crate.
 fn several(scheme: Scheme, rest: &str) -> Result<Endpoint, BadUrl> {
-    let (authority, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let (authority, tail) = authority_of(rest)?;
     let (user, hosts) = authority.rsplit_once('@').unwrap_or(("", authority));
     let default_port = if scheme.is_cluster { SERVER_PORT } else { SENTINEL_PORT };
     let mut addresses = Vec::new();
@@ -213,10 +229,12 @@ fn several(scheme: Scheme, rest: &str) -> Result<Endpoint, BadUrl> {
     let segments: Vec<&str> =
         url.path_segments().into_iter().flatten().filter(|text| !text.is_empty()).collect();
     for (key, value) in url.query_pairs() {
-        named.parameter(scheme, &key, value.into_owned())?;
+        named.parameter(!scheme.is_cluster, &key, value.into_owned())?;
     }
-    if let Some(master) = url.fragment().filter(|_| !scheme.is_cluster) {
-        named.master = Some(master.to_owned());
+    match url.fragment() {
+        Some(_) if scheme.is_cluster => return bad("it has a part after #"),
+        Some(master) => named.master = Some(master.to_owned()),
+        None => {}
     }
     named.path(&segments)?;
     named.endpoint(scheme, addresses)
@@ -233,23 +251,21 @@ struct Named {
 
 impl Named {
     /// By the names that other clients give them.
-    fn parameter(&mut self, scheme: Scheme, key: &str, value: String) -> Result<(), BadUrl> {
+    fn parameter(&mut self, has_sentinels: bool, key: &str, value: String) -> Result<(), BadUrl> {
         match key {
             "username" | "user" => self.login.username = Some(value),
             "password" | "pass" => self.login.password = Some(value),
             "db" | "database" => self.db = Some(database(&value)?),
-            "sentinel_username" if !scheme.is_cluster => {
-                self.sentinel_login.username = Some(value);
+            "protocol" if matches!(value.as_str(), "3" | "resp3") => {}
+            "protocol" => {
+                return bad("sessionfs uses version 3 of the protocol; remove `protocol`");
             }
-            "sentinel_password" if !scheme.is_cluster => {
-                self.sentinel_login.password = Some(value);
-            }
-            "master" | "master_name" | "sentinelMasterId" | "service_name"
-                if !scheme.is_cluster =>
-            {
+            "sentinel_username" if has_sentinels => self.sentinel_login.username = Some(value),
+            "sentinel_password" if has_sentinels => self.sentinel_login.password = Some(value),
+            "master" | "master_name" | "sentinelMasterId" | "service_name" if has_sentinels => {
                 self.master = Some(value);
             }
-            _ => return bad("it has a parameter that sessionfs does not know"),
+            _ => return Err(unknown(key)),
         }
         Ok(())
     }
@@ -297,6 +313,19 @@ impl Named {
     }
 }
 
+/// A parameter of another client. What does not look like a name may be a part of a password.
+fn unknown(key: &str) -> BadUrl {
+    let is_name = key.len() <= PARAMETER_MAX_BYTES
+        && key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+    let named = if is_name { format!("the parameter `{key}`") } else { "a parameter".to_owned() };
+    let instead = if key.starts_with("ssl") || key.starts_with("tls") {
+        " (certificates are set by redis.ca_file, redis.cert_file and redis.key_file)"
+    } else {
+        ""
+    };
+    BadUrl(format!("sessionfs does not know {named}; remove it{instead}"))
+}
+
 fn database(text: &str) -> Result<i64, BadUrl> {
     match text.parse::<u32>() {
         Ok(db) => Ok(db.into()),
@@ -310,19 +339,27 @@ fn login_of(info: &redis::ConnectionInfo) -> Login {
     Login { username: owned(redis.username()), password: owned(redis.password()) }
 }
 
-/// A URL of one server, as the crate reads it.
+/// A URL of one server, as the crate reads it, less the parameters.
 fn single(url: &str) -> Result<Endpoint, BadUrl> {
-    let parsed = redis::parse_redis_url(url).ok_or_else(|| {
+    let mut parsed = redis::parse_redis_url(url).ok_or_else(|| {
         BadUrl("it does not begin with redis://, rediss:// or unix:, or is malformed".into())
     })?;
+    if parsed.has_host() {
+        authority_of(url.split_once("://").map_or(url, |(_, rest)| rest))?;
+    }
     if parsed.fragment().is_some() {
         return bad("it has a part after #; TLS without verification is not supported");
     }
+    let mut named = Named::default();
+    for (key, value) in parsed.query_pairs() {
+        named.parameter(false, &key, value.into_owned())?;
+    }
+    parsed.set_query(None);
     let info = parsed.into_connection_info().map_err(|error| {
         let detail = error.detail().unwrap_or("").to_owned();
         BadUrl(if detail.is_empty() { plain_words(&error.to_string()) } else { detail })
     })?;
-    let db = info.redis_settings().db();
+    let db = named.db.unwrap_or(info.redis_settings().db());
     if db < 0 {
         return bad("the database number is negative");
     }
@@ -332,7 +369,7 @@ fn single(url: &str) -> Result<Endpoint, BadUrl> {
         ConnectionAddr::Unix(path) => (Address::Unix(path.clone()), false),
         _ => return bad("this kind of address is not supported"),
     };
-    let (login, sentinel_login) = (login_of(&info), Login::default());
+    let (login, sentinel_login) = (named.login.or(login_of(&info)), Login::default());
     Ok(Endpoint { place: Place::Single(at), tls, db, login, sentinel_login })
 }
 
@@ -368,6 +405,8 @@ mod tests {
             ("unix:///run/redis.sock?user=u&pass=geheim&db=2", "unix:/run/redis.sock?db=2"),
             ("redis+unix:///run/redis.sock", "unix:/run/redis.sock?db=0"),
             ("valkeys://u:geheim@cache/1", "rediss://cache:6379/1"),
+            ("redis://cache?username=u&password=geheim&db=3", "redis://cache:6379/3"),
+            ("rediss://cache/1?protocol=3", "rediss://cache:6379/1"),
             ("unix:/run/a%20b%25c%3F/redis.sock", "unix:/run/a%20b%25c%3F/redis.sock?db=0"),
             ("redis-sentinel://a,b:7000/shop/2", "redis-sentinel://a:26379,b:7000/shop/2"),
             ("redis+sentinel://u:geheim@a/shop", "redis-sentinel://a:26379/shop/0"),
@@ -397,6 +436,8 @@ mod tests {
         };
         let endpoint = Endpoint::parse("redis://shop:ge%40heim@cache").expect("a good URL");
         assert!(endpoint.login == login("shop", "ge@heim"));
+        let endpoint = Endpoint::parse("redis://cache?user=shop&pass=a%26b").expect("a good URL");
+        assert!(endpoint.login == login("shop", "a&b"));
         let endpoint = Endpoint::parse("unix:/run/redis.sock").expect("a good URL");
         assert!(endpoint.login == Login::default());
         let url =
@@ -446,15 +487,45 @@ mod tests {
             "redis-sentinel://u:geheim@/shop",
             "redis-sentinel://u:geheim@a,,b/shop",
             "redis-sentinel://u:geheim@a:x/shop",
-            "redis-sentinel://a/shop?geheim=1",
+            "redis-sentinel://a/shop?geheim%21=1",
             "redis-cluster://u:geheim@a/1",
             "redis-cluster://u:geheim@a/shop",
             "redis-cluster://a?sentinel_password=geheim",
             "redis-cluster://",
             "redis-replica://u:geheim@a",
+            "redis-cluster://u:geheim#34@a",
+            "redis-cluster://u:12#geheim@a",
+            "redis-cluster://u:12/geheim@a",
+            "redis-cluster://u:12?geheim@a",
+            "redis-cluster://u:1@2?geheim@a",
+            "redis-sentinel://u:12#geheim@a/shop",
+            "redis-sentinel://u:12?geheim@a/shop",
+            "redis-sentinel://u:12/geheim@a/shop",
+            "redis://u:12?geheim@a",
+            "redis://u:12?q=geheim@a",
+            "redis://u:12/geheim@a",
+            "rediss://u:12#geheim@a",
+            "redis://a?Geheim1=2",
         ] {
             let error = Endpoint::parse(url).expect_err(url);
-            assert!(!error.to_string().contains("geheim"), "{error}");
+            assert!(!error.to_string().to_lowercase().contains("geheim"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_parameter_that_is_not_known_is_named() {
+        for (url, words) in [
+            ("redis://a?protocol=9", "remove `protocol`"),
+            ("unix:/run/redis.sock?protocol=2", "remove `protocol`"),
+            ("redis://a?decode_responses=true", "the parameter `decode_responses`; remove it;"),
+            ("rediss://a?ssl_cert_reqs=none", "`ssl_cert_reqs`; remove it (certificates"),
+            ("redis://a?sentinel_username=u", "`sentinel_username`"),
+            ("redis-cluster://a?sentinel_username=u", "`sentinel_username`"),
+            ("redis-sentinel://a/shop?socket_timeout=1", "`socket_timeout`"),
+            ("redis-cluster://a#b", "after #"),
+        ] {
+            let error = Endpoint::parse(url).expect_err(url).to_string();
+            assert!(error.contains(words), "{error}");
         }
     }
 }

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use super::links::Observed;
 use super::metrics::{Now, metrics};
 use super::request::Outcome;
-use crate::store::{Kept, Usage};
+use crate::store::{Health, Kept, Usage};
 
 const TEXT: &str = include_str!("../../docs/monitoring.md");
 const ALERTS: &str = include_str!("../../docs/alerts.yml");
@@ -13,6 +14,8 @@ const BOARD: &str = include_str!("../../docs/grafana.json");
 
 /// Every metric with its type, as they are served.
 fn served() -> BTreeMap<String, String> {
+    let link = Observed::new();
+    link.is(Health::Up, Some("server"));
     let all = Now {
         in_use: Usage::default(),
         kept: Kept::default(),

@@ -236,7 +236,7 @@ mod tests {
             let link = links.begin();
             links.is(link, Health::Up, Some(&link.to_string()));
         }
-        let lines = shown(&links).matches("redis_server_link_state{").count();
-        assert_eq!(lines, SERVERS_MAX * Health::ALL.len());
+        let series = shown(&links).matches("redis_server_link_state{").count();
+        assert_eq!(series, SERVERS_MAX * Health::ALL.len());
     }
 }

@@ -1,5 +1,6 @@
 //! Redis with sentinels, and as a Cluster, on ports of this host. Killed on drop.
 
+use std::collections::HashMap;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -39,6 +40,15 @@ impl Server {
     /// Whether it has all that its master has.
     pub fn follows(&self) -> bool {
         self.info("replication", "master_link_status:up")
+    }
+
+    /// The commands that were refused to its users.
+    pub fn refused_commands(&self) -> Vec<String> {
+        let log: Vec<HashMap<String, redis::Value>> = self.redis.run("ACL LOG");
+        let object = |entry: &HashMap<String, redis::Value>| {
+            redis::from_redis_value(entry["object"].clone()).expect("text")
+        };
+        log.iter().map(object).collect()
     }
 
     fn info(&self, section: &str, line: &str) -> bool {

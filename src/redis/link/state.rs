@@ -35,8 +35,8 @@ pub(super) struct State {
     pub renew: Option<String>,
     /// What was seen last, in words.
     pub cause: String,
-    /// Whether anything was seen yet. That there is no connection at first is no loss.
-    is_seen: bool,
+    /// There has been no connection yet, and the time for one is not over: that is no loss.
+    is_start: bool,
     /// Since when it is as the last line of the log says.
     said_at: Instant,
     /// For the time in which it cannot be read.
@@ -65,7 +65,7 @@ impl State {
             generation: 0,
             renew: None,
             cause: "not connected yet".into(),
-            is_seen: false,
+            is_start: true,
             said_at: now,
             unreadable: Budget::new(timing.outage_budget, now),
             unwritable: Budget::new(timing.outage_budget, now),
@@ -94,7 +94,7 @@ impl State {
 
     fn said(&self) -> Said {
         match (self.reach, &self.writes) {
-            (Reach::Lost, _) if !self.is_seen => Said::Nothing,
+            (Reach::Lost, _) if self.is_start => Said::Nothing,
             (Reach::Lost, _) => Said::Down,
             (Reach::Overdue(_), _) => Said::Degraded,
             (Reach::Connected, Writes::Refused(error)) => Said::ReadOnly(error.code.kind()),
@@ -114,8 +114,8 @@ impl Shared {
             if !change(state) {
                 return false;
             }
-            state.is_seen = true;
             let health = state.health();
+            state.is_start &= health == Health::Down && !self.is_overdue(state);
             state.unreadable.follow(!health.is_readable(), at);
             state.unwritable.follow(health != Health::Up, at);
             if state.said() != before {
@@ -132,6 +132,11 @@ impl Shared {
             let after = after.as_ref().map(|(lasted, seen)| (*lasted, seen.as_str()));
             self.say(state, &cause, after);
         }
+    }
+
+    /// Whether a first connection should be there by now.
+    fn is_overdue(&self, state: &State) -> bool {
+        state.said_at.elapsed() >= self.timing.connect
     }
 
     fn say(&self, state: Health, cause: &str, after: Option<(Duration, &str)>) {
@@ -201,7 +206,8 @@ impl Shared {
     /// There is still no connection.
     pub(super) fn still_lost(&self, cause: String) {
         self.change(Instant::now(), |state| {
-            let changes = state.reach == Reach::Lost && state.cause != cause;
+            let is_news = state.cause != cause || (state.is_start && self.is_overdue(state));
+            let changes = state.reach == Reach::Lost && is_news;
             if changes {
                 state.cause = cause;
             }
