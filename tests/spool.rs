@@ -265,6 +265,72 @@ fn a_full_redis_takes_a_save_when_it_has_room() {
 }
 
 #[test]
+fn a_logout_goes_through_to_a_full_redis_before_a_kept_save_of_the_same_session() {
+    let (redis, mount) = node();
+    let second = Mount::start(&redis, LONG_OUTAGE);
+    let id = sid("ab", 1);
+    in_thread(|| {
+        mount.save(&id, &authenticated("old")).unwrap();
+        let saving = Saving::begin(&mount, &id, &authenticated("new"));
+        let _: () = redis.run("CONFIG SET maxmemory 1");
+        saving.end();
+        assert_eq!(mount.read(&id).unwrap(), authenticated("new"));
+        mount.unlink(&id).unwrap();
+    });
+    assert_eq!(in_thread(|| errno(mount.read(&id))), libc::ENOENT);
+    // At once, or as soon as the save that was being sent is refused.
+    until(&second, || in_thread(|| second.read(&id)).is_err());
+    assert_eq!(in_thread(|| errno(second.read(&id))), libc::ENOENT);
+    // Nothing is left that could be sent.
+    until_sent(&mount);
+    let _: () = redis.run("CONFIG SET maxmemory 0");
+    assert_eq!(in_thread(|| errno(second.read(&id))), libc::ENOENT);
+}
+
+#[test]
+fn a_kept_logout_is_sent_to_a_full_redis_before_kept_saves() {
+    let (redis, mount) = node();
+    let second = Mount::start(&redis, LONG_OUTAGE);
+    let (saved, both, ended) = (sid("ab", 1), sid("ab", 2), sid("ab", 3));
+    for id in [&saved, &both, &ended] {
+        mount.save(id, &authenticated("old")).unwrap();
+    }
+    let savings: Vec<_> = [&saved, &both]
+        .map(|id| {
+            in_thread(|| {
+                mount.read(id).unwrap();
+                Saving::begin(&mount, id, &authenticated("new"))
+            })
+        })
+        .into();
+    let _: () = redis.run("REPLICAOF 127.0.0.1 1");
+    // A save belongs to who has opened the session.
+    for (id, saving) in [&saved, &both].into_iter().zip(savings) {
+        in_thread(|| {
+            mount.read(id).unwrap();
+            saving.end();
+        });
+    }
+    for id in [&both, &ended] {
+        in_thread(|| {
+            mount.read(id).unwrap();
+            mount.unlink(id).unwrap();
+        });
+    }
+    let _: () = redis.run("CONFIG SET maxmemory 1");
+    let _: () = redis.run("REPLICAOF NO ONE");
+    for id in [&both, &ended] {
+        until(&second, || in_thread(|| second.read(id)).is_err());
+        assert_eq!(in_thread(|| errno(second.read(id))), libc::ENOENT);
+    }
+    assert_eq!(in_thread(|| mount.read(&saved)).unwrap(), authenticated("new"));
+    let _: () = redis.run("CONFIG SET maxmemory 0");
+    until_sent(&mount);
+    assert_eq!(in_thread(|| second.read(&saved)).unwrap(), authenticated("new"));
+    assert_eq!(in_thread(|| errno(second.read(&both))), libc::ENOENT);
+}
+
+#[test]
 fn newer_content_of_another_server_wins() {
     let (redis, mount) = node();
     let second = Mount::start(&redis, "");

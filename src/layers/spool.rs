@@ -124,13 +124,20 @@ impl<S: Sessions + Link + Clone> Spool<S> {
         Kept { unsendable: changes, why_unsendable: why, ..self.shared.overlay().kept() }
     }
 
-    /// Whether a change of these sessions can be sent at once: nothing of them is kept, and there is a
-    /// connection.
-    fn may_try(&self, alias: &Alias, listed: Option<&Alias>) -> bool {
-        let overlay = self.shared.overlay();
-        let is_behind = overlay.has(alias) || listed.is_some_and(|listed| overlay.has(listed));
-        drop(overlay);
-        !is_behind && self.sessions.health(Some(alias.shard())) != Health::Down
+    /// Whether there is a connection for a change of this session.
+    fn may_try(&self, alias: &Alias) -> bool {
+        self.sessions.health(Some(alias.shard())) != Health::Down
+    }
+
+    /// Removes a session at once, unless the removal has to wait for what is kept of it.
+    async fn try_unlink(&self, unlink: &Unlink) -> Result<Unlinked, StoreError> {
+        if !self.may_try(&unlink.alias) {
+            return Err(behind());
+        }
+        let overtaking = Overtaking::begin(&self.shared, unlink).ok_or_else(behind)?;
+        let unlinked = self.sessions.unlink(unlink).await?;
+        self.shared.overtaken(&overtaking.0, &unlinked);
+        Ok(unlinked)
     }
 
     /// Keeps a save that was not taken, or must not overtake others.
@@ -141,11 +148,14 @@ impl<S: Sessions + Link + Clone> Spool<S> {
         if let Some(reason) = refusal {
             return Ok(Published::Refused(reason));
         }
-        let replaced = shared.overlay().replaced_by(publish);
+        let (replaced, taken_back) = {
+            let overlay = shared.overlay();
+            (overlay.replaced_by(publish), overlay.taken_back_by(publish))
+        };
         let publish = Publish { stamp: publish.stamp.again(), ..publish.clone() };
         let save = Save::new(publish.clone());
         shared.keep(Change::Save(Box::new(save.clone())), why)?;
-        if let Some(number) = replaced {
+        for number in replaced.into_iter().chain(taken_back) {
             shared.drop_change(number, "replaced");
         }
         let view = shared.overlay().view(&publish.alias, &lifetimes);
@@ -316,6 +326,22 @@ impl Shared {
         lock(&self.names).remove(&name);
     }
 
+    /// A removal was carried out before these changes, which came before it: what they were of is
+    /// gone.
+    fn overtaken(&self, numbers: &[u64], unlinked: &Unlinked) {
+        let is_over = |record: &Record| match unlinked {
+            Unlinked::Gone { alias, .. } => record.change.aliases().any(|one| one == alias),
+            Unlinked::Absent => true,
+            Unlinked::Held { .. } | Unlinked::Superseded => false,
+        };
+        for &number in numbers {
+            let record = self.overlay().record(number);
+            if record.is_some_and(|record| is_over(&record)) {
+                self.drop_change(number, "ended");
+            }
+        }
+    }
+
     /// Forgets a change that will never be sent.
     fn drop_change(&self, number: u64, reason: &'static str) {
         let record = self.overlay().record(number);
@@ -324,6 +350,28 @@ impl Shared {
             Event::ChangeDropped { alias, change, reason }.emit();
         }
         self.settled(number);
+    }
+}
+
+/// The kept changes that a removal overtakes while it is sent: none of them is sent meanwhile.
+struct Overtaking<'a>(Vec<u64>, &'a Shared);
+
+impl<'a> Overtaking<'a> {
+    /// `None` if the removal has to wait for them.
+    fn begin(shared: &'a Shared, unlink: &Unlink) -> Option<Self> {
+        let mut overlay = shared.overlay();
+        let numbers = overlay.overtaken(unlink, u64::MAX)?;
+        overlay.are_sent(&numbers, true);
+        Some(Self(numbers, shared))
+    }
+}
+
+impl Drop for Overtaking<'_> {
+    fn drop(&mut self) {
+        // Nearly always nothing is kept.
+        if !self.0.is_empty() {
+            self.1.overlay().are_sent(&self.0, false);
+        }
     }
 }
 
@@ -391,7 +439,8 @@ impl<S: Sessions + Link + Clone> Sessions for Spool<S> {
         let of_life = self.shared.of_life(publish);
         let publish = of_life.as_ref().unwrap_or(publish);
         let mut why = behind();
-        if self.may_try(&publish.alias, None) {
+        let is_behind = self.shared.overlay().has(&publish.alias);
+        if !is_behind && self.may_try(&publish.alias) {
             match self.sessions.publish(publish).await {
                 Err(error) if passes(&error) => why = error,
                 outcome => return outcome,
@@ -403,13 +452,10 @@ impl<S: Sessions + Link + Clone> Sessions for Spool<S> {
     /// A removal that may be held is not kept when it is tried first: whoever asks for it holds it, and
     /// asks again.
     async fn unlink(&self, unlink: &Unlink) -> Result<Unlinked, StoreError> {
-        let mut why = behind();
-        if self.may_try(&unlink.alias, unlink.listed.as_ref()) {
-            match self.sessions.unlink(unlink).await {
-                Err(error) if passes(&error) => why = error,
-                outcome => return outcome,
-            }
-        }
+        let why = match self.try_unlink(unlink).await {
+            Err(error) if passes(&error) => error,
+            outcome => return outcome,
+        };
         if unlink.held.is_some() && unlink.stamp.attempt == Attempt::First {
             return Err(why);
         }

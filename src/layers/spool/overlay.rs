@@ -11,7 +11,7 @@ use super::record::{Change, Record, Save};
 use crate::session::content::Class;
 use crate::session::name::{Alias, Shard};
 use crate::session::policy::Lifetimes;
-use crate::store::{Bound, ChangeId, Kept, Lookup, Meta, Mtime, Publish, Refusal};
+use crate::store::{Bound, ChangeId, Kept, Lookup, Meta, Mtime, Publish, Refusal, Unlink};
 
 /// The permission bits with which Odoo ends every save.
 const SAVED_MODE: u32 = 0o644;
@@ -80,12 +80,27 @@ struct Entry {
     is_sending: bool,
 }
 
+/// What is sent next.
+pub(super) struct Sending {
+    pub record: Arc<Record>,
+    /// Since when it is kept.
+    pub age: Duration,
+    /// Since when nobody has used its session.
+    pub unused: Duration,
+    /// Earlier changes that it makes unnecessary.
+    pub overtaken: Vec<u64>,
+}
+
 /// All kept changes.
 pub(super) struct Overlay {
     limits: Limits,
     entries: BTreeMap<u64, Entry>,
     by_alias: HashMap<Alias, BTreeSet<u64>>,
     by_shard: BTreeMap<Shard, BTreeSet<u64>>,
+    /// The removals among them.
+    removals: BTreeMap<Shard, BTreeSet<u64>>,
+    /// Saves that rotate another session, by that one.
+    rotations: HashMap<Alias, BTreeSet<u64>>,
     sums: [Sum; Account::ALL.len()],
     last_number: u64,
 }
@@ -120,6 +135,8 @@ impl Overlay {
             entries: BTreeMap::new(),
             by_alias: HashMap::new(),
             by_shard: BTreeMap::new(),
+            removals: BTreeMap::new(),
+            rotations: HashMap::new(),
             sums: Default::default(),
             last_number: 0,
         }
@@ -171,7 +188,19 @@ impl Overlay {
         for alias in record.change.aliases() {
             self.by_alias.entry(alias.clone()).or_default().insert(number);
         }
-        self.by_shard.entry(record.change.shard()).or_default().insert(number);
+        let shard = record.change.shard();
+        self.by_shard.entry(shard).or_default().insert(number);
+        match &record.change {
+            Change::Removal(_) => {
+                self.removals.entry(shard).or_default().insert(number);
+            }
+            Change::Save(save) => {
+                if let Some(sibling) = &save.publish.claim.sibling {
+                    self.rotations.entry(sibling.clone()).or_default().insert(number);
+                }
+            }
+            Change::Amend(_) => {}
+        }
         let sum = &mut self.sums[Account::of(&record.change) as usize];
         sum.changes += 1;
         sum.bytes += bytes;
@@ -183,19 +212,18 @@ impl Overlay {
     pub(super) fn remove(&mut self, number: u64) -> Option<Arc<Record>> {
         let Entry { record, bytes, .. } = self.entries.remove(&number)?;
         for alias in record.change.aliases() {
-            if let Some(numbers) = self.by_alias.get_mut(alias) {
-                numbers.remove(&number);
-                if numbers.is_empty() {
-                    self.by_alias.remove(alias);
-                }
-            }
+            take_out(self.by_alias.entry(alias.clone()), number);
         }
         let shard = record.change.shard();
-        if let Some(numbers) = self.by_shard.get_mut(&shard) {
-            numbers.remove(&number);
-            if numbers.is_empty() {
-                self.by_shard.remove(&shard);
+        take_out_of_shard(&mut self.by_shard, shard, number);
+        match &record.change {
+            Change::Removal(_) => take_out_of_shard(&mut self.removals, shard, number),
+            Change::Save(save) => {
+                if let Some(sibling) = &save.publish.claim.sibling {
+                    take_out(self.rotations.entry(sibling.clone()), number);
+                }
             }
+            Change::Amend(_) => {}
         }
         let sum = &mut self.sums[Account::of(&record.change) as usize];
         sum.changes -= 1;
@@ -219,20 +247,88 @@ impl Overlay {
         self.by_alias.keys().filter(is_asked).cloned().collect()
     }
 
-    /// The change of this shard that comes first, and since when nobody has used its session. It is
-    /// being sent from now on.
-    pub(super) fn send_first(&mut self, shard: Shard) -> Option<(Arc<Record>, Duration, Duration)> {
-        let number = self.by_shard.get(&shard)?.first()?;
-        let entry = self.entries.get_mut(number)?;
+    /// What is to be sent of this shard: a removal that need not wait for what was kept before it, else
+    /// the first change. A server that has no room for a save takes a removal. It is being sent from
+    /// now on; `None` as well while the first change is being overtaken.
+    pub(super) fn send_next(&mut self, shard: Shard) -> Option<Sending> {
+        let first = *self.by_shard.get(&shard)?.first()?;
+        let removals = self.removals.get(&shard).into_iter().flatten();
+        let (number, overtaken) = removals
+            .filter_map(|number| {
+                let entry = self.entries.get(number).filter(|entry| !entry.is_sending)?;
+                let Change::Removal(unlink) = &entry.record.change else { return None };
+                Some((*number, self.overtaken(unlink, *number)?))
+            })
+            .next()
+            .unwrap_or((first, Vec::new()));
+        self.entries.get(&number).filter(|entry| !entry.is_sending)?;
+        self.are_sent(&overtaken, true);
+        let entry = self.entries.get_mut(&number)?;
         entry.is_sending = true;
-        Some((Arc::clone(&entry.record), entry.since.elapsed(), entry.used.elapsed()))
+        Some(Sending {
+            record: Arc::clone(&entry.record),
+            age: entry.since.elapsed(),
+            unused: entry.used.elapsed(),
+            overtaken,
+        })
     }
 
-    /// It could not be sent.
-    pub(super) fn not_sent(&mut self, number: u64) {
-        if let Some(entry) = self.entries.get_mut(&number) {
-            entry.is_sending = false;
+    /// It is not being sent any more.
+    pub(super) fn not_sent(&mut self, sending: &Sending) {
+        self.are_sent(&[sending.record.number], false);
+        self.are_sent(&sending.overtaken, false);
+    }
+
+    /// Notes whether these changes are being sent, or overtaken.
+    pub(super) fn are_sent(&mut self, numbers: &[u64], is_sending: bool) {
+        for number in numbers {
+            if let Some(entry) = self.entries.get_mut(number) {
+                entry.is_sending = is_sending;
+            }
         }
+    }
+
+    /// The changes kept before that number which this removal makes unnecessary; `None` if it has to
+    /// wait for them. It must end what it would end after them, and others must find what they would
+    /// find: so it waits for a save that begins a life, for one that rotates the session, and for what
+    /// is being sent.
+    pub(super) fn overtaken(&self, unlink: &Unlink, before: u64) -> Option<Vec<u64>> {
+        let aliases = || std::iter::once(&unlink.alias).chain(&unlink.listed);
+        let is_rotated = |alias| {
+            self.rotations
+                .get(alias)
+                .is_some_and(|numbers| numbers.range(..before).next().is_some())
+        };
+        if aliases().any(is_rotated) {
+            return None;
+        }
+        let mut overtaken = Vec::new();
+        for number in aliases().filter_map(|alias| self.by_alias.get(alias)).flatten() {
+            let Some(entry) = self.entries.get(number) else { continue };
+            if *number < before {
+                if entry.is_sending || !entry.ends_with_its_session() {
+                    return None;
+                }
+                overtaken.push(*number);
+            } else if entry.takes_back(unlink.stamp.id) {
+                return None;
+            }
+        }
+        // A removal that is held may be taken back.
+        (overtaken.is_empty() || unlink.held.is_none()).then_some(overtaken)
+    }
+
+    /// The kept removal that this save takes back, so that it must not be sent any more.
+    pub(super) fn taken_back_by(&self, publish: &Publish) -> Option<u64> {
+        let removal = publish.claim.held_removal?;
+        let is_it = |number: &&u64| {
+            self.entries.get(number).is_some_and(|entry| {
+                let change = &entry.record.change;
+                !entry.is_sending
+                    && matches!(change, Change::Removal(unlink) if unlink.stamp.id == removal)
+            })
+        };
+        self.by_alias.get(&publish.alias)?.iter().find(is_it).copied()
     }
 
     /// A kept save that `newer` makes unnecessary: it is the last change of the same session, it
@@ -341,7 +437,40 @@ fn is_shown(publish: &Publish, view: Option<&View>) -> bool {
     !is_doubtful || replaces_visitor()
 }
 
+fn take_out(numbers: std::collections::hash_map::Entry<'_, Alias, BTreeSet<u64>>, number: u64) {
+    if let std::collections::hash_map::Entry::Occupied(mut numbers) = numbers {
+        numbers.get_mut().remove(&number);
+        if numbers.get().is_empty() {
+            numbers.remove();
+        }
+    }
+}
+
+fn take_out_of_shard(shards: &mut BTreeMap<Shard, BTreeSet<u64>>, shard: Shard, number: u64) {
+    if let Some(numbers) = shards.get_mut(&shard) {
+        numbers.remove(&number);
+        if numbers.is_empty() {
+            shards.remove(&shard);
+        }
+    }
+}
+
 impl Entry {
+    /// Whether nothing is left of it once its session is removed.
+    fn ends_with_its_session(&self) -> bool {
+        match &self.record.change {
+            Change::Save(save) => save.publish.claim.opened.is_some(),
+            Change::Removal(unlink) => unlink.held.is_none(),
+            Change::Amend(_) => true,
+        }
+    }
+
+    /// Whether it is the save that takes this removal back.
+    fn takes_back(&self, removal: ChangeId) -> bool {
+        let change = &self.record.change;
+        matches!(change, Change::Save(save) if save.publish.claim.held_removal == Some(removal))
+    }
+
     /// What the session is by this save; `before`: by what was kept before.
     fn saved(&self, save: &Save, before: Option<&View>, lifetimes: &Lifetimes) -> View {
         let publish = &save.publish;
@@ -480,6 +609,10 @@ mod tests {
         overlay.refusal(publish, &Lifetimes::default())
     }
 
+    fn sent(overlay: &mut Overlay) -> Sending {
+        overlay.send_next(alias(1).shard()).expect("something is kept")
+    }
+
     fn person(id: u128, opened: Option<u128>) -> Publish {
         save(id, Class::Authenticated, opened)
     }
@@ -496,13 +629,67 @@ mod tests {
         assert_eq!(shown(&overlay), None);
         overlay.remove(last);
         assert_eq!(shown(&overlay), Some(2));
-        let (first, ..) = overlay.send_first(alias(1).shard()).unwrap();
+        let first = sent(&mut overlay).record;
         assert_eq!(first.change.stamp().id, ChangeId(1));
         overlay.remove(first.number);
-        let (second, ..) = overlay.send_first(alias(1).shard()).unwrap();
+        let second = sent(&mut overlay).record;
         overlay.remove(second.number);
         assert!(view(&overlay).is_none() && overlay.is_empty());
         assert_eq!((overlay.kept().bytes, overlay.shards().len()), (0, 0));
+    }
+
+    /// The id of what is sent first of these, and how many others need not be sent after that.
+    fn first_of(changes: Vec<Change>) -> (u128, usize) {
+        let sending = sent(&mut overlay(changes));
+        (sending.record.change.stamp().id.0, sending.overtaken.len())
+    }
+
+    #[test]
+    fn a_removal_does_not_wait_for_what_it_makes_unnecessary() {
+        let removed = || Change::Removal(removal(3));
+        let page = || kept(person(1, Some(9)));
+        assert_eq!(first_of(vec![page(), kept(visitor(2, Some(9))), removed()]), (3, 2));
+        let other = crate::store::Unlink { alias: alias(2), ..removal(4) };
+        assert_eq!(first_of(vec![page(), Change::Removal(other)]), (4, 0));
+        // What is saved after it is another life, or refused.
+        assert_eq!(first_of(vec![page(), removed(), kept(visitor(4, None))]), (3, 1));
+    }
+
+    #[test]
+    fn a_removal_waits_for_what_it_does_not_make_unnecessary() {
+        let removed = || Change::Removal(removal(3));
+        // A login, of which the store has to know that it has ended.
+        assert_eq!(first_of(vec![kept(person(1, None)), removed()]), (1, 0));
+        let mut rotation = Publish { alias: alias(2), ..person(1, None) };
+        rotation.claim.sibling = Some(alias(1));
+        assert_eq!(first_of(vec![kept(rotation), removed()]), (1, 0));
+        // One that is taken back.
+        let mut back = person(4, Some(9));
+        back.claim.held_removal = Some(ChangeId(3));
+        assert_eq!(first_of(vec![kept(person(1, Some(9))), removed(), kept(back)]), (1, 0));
+        let held = crate::store::Unlink { held: Some(ChangeId(9)), ..removal(3) };
+        assert_eq!(first_of(vec![kept(person(1, Some(9))), Change::Removal(held)]), (1, 0));
+        // What is on its way.
+        let mut overlay = overlay(vec![kept(person(1, Some(9)))]);
+        let sending = sent(&mut overlay);
+        assert_eq!(overlay.overtaken(&removal(3), u64::MAX), None);
+        overlay.not_sent(&sending);
+        let overtaken = overlay.overtaken(&removal(3), u64::MAX).unwrap();
+        overlay.are_sent(&overtaken, true);
+        assert!(overlay.send_next(alias(1).shard()).is_none());
+    }
+
+    #[test]
+    fn a_save_takes_back_a_removal_that_is_kept() {
+        let mut back = person(4, Some(9));
+        back.claim.held_removal = Some(ChangeId(3));
+        let mut overlay = overlay(vec![Change::Removal(removal(3))]);
+        assert!(overlay.taken_back_by(&back).is_some());
+        back.claim.held_removal = Some(ChangeId(2));
+        assert_eq!(overlay.taken_back_by(&back), None);
+        sent(&mut overlay);
+        back.claim.held_removal = Some(ChangeId(3));
+        assert_eq!(overlay.taken_back_by(&back), None);
     }
 
     #[test]
@@ -613,7 +800,7 @@ mod tests {
         back.claim = Claim { held_removal: Some(ChangeId(3)), ..back.claim };
         assert_eq!(self::overlay(vec![kept(back.clone())]).replaced_by(&back), None);
         // One that is on its way.
-        overlay.send_first(alias(1).shard());
+        sent(&mut overlay);
         assert_eq!(overlay.replaced_by(&person(2, Some(9))), None);
     }
 

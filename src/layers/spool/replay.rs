@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
+use super::overlay::Sending;
 use super::record::{Change, Record, Save};
 use super::{Spool, passes};
 use crate::session::content::Class;
@@ -102,13 +103,15 @@ impl<S: Sessions + Link + Clone> Spool<S> {
         }
     }
 
-    /// Sends what is kept of a shard, in order, until something is not taken.
+    /// Sends what is kept of a shard, removals first, else in order, until something is not taken.
     async fn send_shard(&self, shard: Shard) -> Result<(), StoreError> {
         while self.sessions.health(Some(shard)) != Health::Down {
-            let Some((record, age, unused)) = self.shared.overlay().send_first(shard) else {
+            let Some(sending) = self.shared.overlay().send_next(shard) else {
                 return Ok(());
             };
-            match self.send(&record, age, unused).await {
+            let Sending { record, age, .. } = &sending;
+            let mut waits = None;
+            match self.send(&sending).await {
                 Outcome::Sent => {
                     Event::ChangeSent {
                         alias: record.change.alias(),
@@ -119,25 +122,29 @@ impl<S: Sessions + Link + Clone> Spool<S> {
                     self.shared.settled(record.number);
                 }
                 Outcome::Dropped(reason) => self.shared.drop_change(record.number, reason),
-                Outcome::Waits(error) => {
-                    self.shared.overlay().not_sent(record.number);
-                    return Err(error);
-                }
+                Outcome::Waits(error) => waits = Some(error),
+            }
+            self.shared.overlay().not_sent(&sending);
+            if let Some(error) = waits {
+                return Err(error);
             }
         }
         Ok(())
     }
 
-    async fn send(&self, record: &Record, age: Duration, unused: Duration) -> Outcome {
-        let stamp = self.stamp_of(record, age);
+    async fn send(&self, sending: &Sending) -> Outcome {
+        let Sending { record, age, unused, overtaken } = sending;
+        let stamp = self.stamp_of(record, *age);
         let sent = match &record.change {
-            Change::Save(save) => return self.send_save(save, stamp, unused).await,
+            Change::Save(save) => return self.send_save(save, stamp, *unused).await,
             Change::Removal(unlink) => {
-                self.sessions.unlink(&Unlink { stamp, ..unlink.clone() }).await.map(|unlinked| {
-                    match unlinked {
-                        Unlinked::Superseded => Outcome::Dropped("superseded"),
-                        _ => Outcome::Sent,
-                    }
+                let unlinked = self.sessions.unlink(&Unlink { stamp, ..unlink.clone() }).await;
+                if let Ok(unlinked) = &unlinked {
+                    self.shared.overtaken(overtaken, unlinked);
+                }
+                unlinked.map(|unlinked| match unlinked {
+                    Unlinked::Superseded => Outcome::Dropped("superseded"),
+                    _ => Outcome::Sent,
                 })
             }
             Change::Amend(amend) => {
