@@ -15,7 +15,7 @@ mod overlay;
 mod record;
 mod replay;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -89,8 +89,19 @@ struct Shared {
 
 #[derive(Clone, Debug, Default)]
 struct Unsendable {
-    changes: u64,
+    /// The names of files whose change is for another Redis, or cannot be opened there.
+    foreign: HashSet<String>,
+    /// The names of files that cannot be read.
+    unreadable: BTreeSet<String>,
+    /// The number of files that were moved aside.
+    damaged: u64,
     why: Option<String>,
+}
+
+impl Unsendable {
+    fn changes(&self) -> u64 {
+        (self.foreign.len() + self.unreadable.len()) as u64 + self.damaged
+    }
 }
 
 impl<S: Sessions + Link + Clone> Spool<S> {
@@ -120,8 +131,11 @@ impl<S: Sessions + Link + Clone> Spool<S> {
 
     /// How much is kept, and since when.
     pub(crate) fn kept(&self) -> Kept {
-        let Unsendable { changes, why } = lock(&self.shared.unsendable).clone();
-        Kept { unsendable: changes, why_unsendable: why, ..self.shared.overlay().kept() }
+        let (unsendable, why_unsendable) = {
+            let unsendable = lock(&self.shared.unsendable);
+            (unsendable.changes(), unsendable.why.clone())
+        };
+        Kept { unsendable, why_unsendable, ..self.shared.overlay().kept() }
     }
 
     /// Whether there is a connection for a change of this session.
@@ -209,6 +223,12 @@ impl Shared {
     /// Keeps a change, which outlives this process when this returns.
     fn keep(&self, change: Change, why: &StoreError) -> Result<(), StoreError> {
         let Some(files) = &self.files else { return Err(why.clone()) };
+        let and = |cause: &str| match why {
+            StoreError::Refused(why) => StoreError::Refused(format!("{why}; and {cause}")),
+            StoreError::Unavailable(why) | StoreError::Unreadable(why) => {
+                StoreError::Unavailable(format!("{why}; and {cause}"))
+            }
+        };
         let kept_ms = now_ms();
         let number = self.overlay().number(kept_ms);
         let record = Record { number, kept_ms, place: self.settings.place.clone(), change };
@@ -217,12 +237,12 @@ impl Shared {
         let account = Account::of(&record.change);
         if !self.overlay().has_room(account, bytes) {
             Event::SpoolFull { alias: record.change.alias(), change: record.change.kind() }.emit();
-            return Err(StoreError::Unavailable(format!("{why}; and the spool is full")));
+            return Err(and("the spool is full"));
         }
         lock(&self.names).insert(name.clone());
         let safe = files.keep(&name, file).map_err(|error| {
             lock(&self.names).remove(&name);
-            StoreError::Unavailable(format!("{why}; and it cannot be kept: {error}"))
+            and(&format!("it cannot be kept: {error}"))
         })?;
         Event::ChangeKept {
             alias: record.change.alias(),
@@ -241,18 +261,20 @@ impl Shared {
         // A save may be sealed twice.
         let max_bytes = 2 * self.settings.session_max_bytes + FACTS_MAX_BYTES;
         let is_known = |name: &str| lock(&self.names).contains(name);
-        let found = files.load(max_bytes, is_known);
-        let mut unsendable = Unsendable {
-            changes: found.damaged,
-            why: (found.damaged > 0).then(|| "their files are damaged".to_owned()),
-        };
+        let mut unsendable = lock(&self.unsendable).clone();
+        let before = unsendable.changes();
+        let found = files.load(max_bytes, is_known, |name| unsendable.unreadable.contains(name));
+        (unsendable.damaged, unsendable.unreadable) = (found.damaged, found.unreadable);
+        if unsendable.changes() > before {
+            unsendable.why = Some("their files are damaged".to_owned());
+        }
         let mut taken = 0_u64;
         for (record, is_on_disk) in found.records {
             let name = record.file_name();
             if let Some(why) = self.cannot_send(&record) {
-                unsendable.changes += 1;
                 unsendable.why = Some(why);
-                lock(&self.names).insert(name);
+                lock(&self.names).insert(name.clone());
+                unsendable.foreign.insert(name);
                 continue;
             }
             let file = record.encode();
@@ -270,13 +292,15 @@ impl Shared {
         if taken > 0 {
             tracing::info!(changes = taken, "changes that are kept on this host will be sent");
         }
-        if let Some(why) = &unsendable.why {
-            let changes = unsendable.changes;
+        let changes = unsendable.changes();
+        if changes > before {
+            let why = unsendable.why.as_deref().unwrap_or_default();
             tracing::error!(event = "kept_changes_unsendable", changes, why);
         }
-        let mut known = lock(&self.unsendable);
-        known.changes += unsendable.changes;
-        known.why = unsendable.why.or(known.why.take());
+        if changes == 0 {
+            unsendable.why = None;
+        }
+        *lock(&self.unsendable) = unsendable;
     }
 
     /// Why a change is for another Redis, or cannot be opened there.

@@ -3,23 +3,26 @@
 //! A rename and an unlink hold a directory, so they never wait for a disk. The first file outlives
 //! this process, the copy a crash of the host.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::record::Record;
+use crate::sync::lock;
 
 /// Ends the name of a file that is being written.
 const UNFINISHED: &str = ".tmp";
 /// Ends the name of a file that could not be read.
 const DAMAGED: &str = ".damaged";
+/// So many files are copied before their directory is made safe, too.
+const COPIED_AT_ONCE: usize = 256;
 /// What is unfinished for so long was left by a process that has died.
 const ABANDONED_AFTER: Duration = Duration::from_secs(60);
 
@@ -35,13 +38,73 @@ pub(crate) struct Directories {
 /// The files, and the thread that copies them.
 pub(super) struct Files {
     directories: Directories,
-    jobs: Sender<Job>,
+    jobs: Arc<Jobs>,
+}
+
+/// What is to be done on the disk. It holds no more contents than are kept, however long the disk
+/// hangs, and no more names than it has files.
+#[derive(Default)]
+struct Jobs {
+    waiting: Mutex<Waiting>,
+    /// Told of each new one, and of the end.
+    news: Condvar,
+}
+
+#[derive(Default)]
+struct Waiting {
+    /// By the name of the file, whose order is that of the changes.
+    jobs: BTreeMap<String, Job>,
+    /// Nobody will ask for more.
+    is_over: bool,
 }
 
 enum Job {
     /// To be copied; `true` is sent when the copy is safe, or cannot be made.
-    Copy(String, Bytes, watch::Sender<bool>),
-    Remove(String),
+    Copy(Bytes, watch::Sender<bool>),
+    Remove,
+}
+
+impl Jobs {
+    fn ask(&self, name: &str, job: Job) {
+        lock(&self.waiting).jobs.insert(name.to_owned(), job);
+        self.news.notify_one();
+    }
+
+    /// The file is not to be on the disk: whatever was asked of it is not done any more.
+    fn remove(&self, name: &str) {
+        let mut waiting = lock(&self.waiting);
+        if let Some(Job::Copy(..)) = waiting.jobs.remove(name) {
+            return;
+        }
+        drop(waiting);
+        self.ask(name, Job::Remove);
+    }
+
+    /// The first job, if there is one.
+    fn take(&self) -> Option<(String, Job)> {
+        lock(&self.waiting).jobs.pop_first()
+    }
+
+    /// Waits for a job; `None` at the end of all.
+    fn next(&self) -> Option<(String, Job)> {
+        let mut waiting = lock(&self.waiting);
+        loop {
+            match waiting.jobs.pop_first() {
+                None if waiting.is_over => return None,
+                None => {
+                    waiting = self.news.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+                }
+                job => return job,
+            }
+        }
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        lock(&self.jobs.waiting).is_over = true;
+        self.jobs.news.notify_one();
+    }
 }
 
 /// What is found in the directories.
@@ -49,24 +112,36 @@ enum Job {
 pub(super) struct Found {
     /// In order, each with whether it is on the disk.
     pub records: Vec<(Record, bool)>,
-    /// The files that cannot be read, by this process or at all.
+    /// The number of files that were moved aside.
     pub damaged: u64,
+    /// The names of those that cannot be read by this process, and those that cannot be moved aside.
+    pub unreadable: BTreeSet<String>,
 }
 
 impl Files {
     pub(super) fn open(directories: Directories) -> io::Result<Self> {
-        let (jobs, waiting) = channel();
+        let jobs = Arc::new(Jobs::default());
         if let Some(disk) = directories.disk.clone() {
+            let jobs = Arc::clone(&jobs);
             std::thread::Builder::new()
                 .name("spool".into())
-                .spawn(move || copy_all(&disk, &waiting))?;
+                .spawn(move || copy_all(&disk, &jobs))?;
         }
         Ok(Self { directories, jobs })
     }
 
     /// Writes the file of a change, and has it copied. What is returned turns `true` when that is done.
+    /// The copy has to do where the tmpfs has no room: whoever saves or removes does not look at errors.
     pub(super) fn keep(&self, name: &str, file: Bytes) -> io::Result<watch::Receiver<bool>> {
-        write(&self.directories.memory, name, &file, false)?;
+        let Directories { memory, disk } = &self.directories;
+        match write(memory, name, &file, false) {
+            Err(error) if disk.is_none() => return Err(error),
+            Err(error) => tracing::error!(
+                event = "kept_change_not_on_tmpfs", dir = %memory.display(), %error,
+                "a kept change would not survive a crash of sessionfs until it is on the disk"
+            ),
+            Ok(()) => {}
+        }
         Ok(self.copy(name, file))
     }
 
@@ -75,7 +150,7 @@ impl Files {
         let (safe, waits) = watch::channel(self.directories.disk.is_none());
         if self.directories.disk.is_some() {
             // Without its thread it is never safe, and nobody waits for ever.
-            let _ = self.jobs.send(Job::Copy(name.to_owned(), file, safe));
+            self.jobs.ask(name, Job::Copy(file, safe));
         }
         waits
     }
@@ -84,13 +159,19 @@ impl Files {
     pub(super) fn remove(&self, name: &str) {
         remove(&self.directories.memory, name);
         if self.directories.disk.is_some() {
-            let _ = self.jobs.send(Job::Remove(name.to_owned()));
+            self.jobs.remove(name);
         }
     }
 
     /// Reads the changes that are there, but for those whose name `is_known`. A file that cannot be
-    /// read is named in the log and moved aside.
-    pub(super) fn load(&self, max_bytes: u64, is_known: impl Fn(&str) -> bool) -> Found {
+    /// read, or is not called what it was called when it was kept, is named in the log and moved aside.
+    /// One that cannot be opened is named unless it `was_unreadable` before.
+    pub(super) fn load(
+        &self,
+        max_bytes: u64,
+        is_known: impl Fn(&str) -> bool,
+        was_unreadable: impl Fn(&str) -> bool,
+    ) -> Found {
         let [memory, disk] = [Some(&self.directories.memory), self.directories.disk.as_ref()]
             .map(|dir| dir.map(|dir| (dir, Listing::of(dir))));
         let mut found = Found::default();
@@ -106,9 +187,17 @@ impl Files {
                 if record.is_some() || !listing.names.contains(&name) {
                     continue;
                 }
-                match read(&dir.join(&name), max_bytes) {
-                    Ok(read) => record = Some((read, is_disk)),
-                    Err(error) => found.damaged += u64::from(set_aside(dir, &name, &error)),
+                let why = match read(dir, &name, max_bytes) {
+                    Ok(read) => {
+                        record = Some((read, is_disk));
+                        continue;
+                    }
+                    Err(why) => why,
+                };
+                match set_aside(dir, &name, &why, was_unreadable(&name)) {
+                    Aside::Gone => {}
+                    Aside::Moved => found.damaged += 1,
+                    Aside::Stays => drop(found.unreadable.insert(name.clone())),
                 }
             }
             let has_copy = disk.as_ref().is_some_and(|(_, copies)| copies.names.contains(&name));
@@ -158,40 +247,55 @@ impl Listing {
     }
 }
 
-fn read(path: &Path, max_bytes: u64) -> io::Result<Record> {
+fn read(dir: &Path, name: &str, max_bytes: u64) -> io::Result<Record> {
+    let invalid = |why: String| io::Error::new(ErrorKind::InvalidData, why);
     let file = File::options()
         .read(true)
         .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC | libc::O_NONBLOCK)
-        .open(path)?;
+        .open(dir.join(name))?;
     let mut text = Vec::new();
     file.take(max_bytes + 1).read_to_end(&mut text)?;
     if text.len() as u64 > max_bytes {
-        return Err(io::Error::new(ErrorKind::InvalidData, "it is too long"));
+        return Err(invalid("it is too long".into()));
     }
-    Record::decode(&text.into()).map_err(|why| io::Error::new(ErrorKind::InvalidData, why))
+    let record = Record::decode(&text.into()).map_err(invalid)?;
+    // It would be sent again and again, since the file of a change that is settled has another name.
+    if record.file_name() != name {
+        return Err(invalid("it is a copy under another name".into()));
+    }
+    Ok(record)
 }
 
-/// Moves a file aside that is damaged; whether it still counts.
-fn set_aside(dir: &Path, name: &str, error: &io::Error) -> bool {
-    let path = dir.join(name);
-    match error.kind() {
-        // Settled meanwhile, by the worker that was replaced.
-        ErrorKind::NotFound => return false,
-        ErrorKind::InvalidData => {
-            let aside = dir.join(format!("{name}{DAMAGED}"));
-            let moved = fs::rename(&path, &aside);
-            tracing::error!(
-                event = "kept_change_damaged", file = %aside.display(), %error, ?moved,
-                "a kept change cannot be read and is not sent; remove the file"
-            );
-        }
-        _ => tracing::error!(
-            event = "kept_change_damaged", file = %path.display(), %error,
-            "a kept change cannot be read and is not sent; give the file to the worker's user, or \
-             remove it"
-        ),
+/// What became of a file that cannot be read.
+enum Aside {
+    /// It was settled meanwhile, by the worker that was replaced.
+    Gone,
+    Moved,
+    Stays,
+}
+
+/// Moves a file aside that is damaged. What `is_told` already is not logged again.
+fn set_aside(dir: &Path, name: &str, error: &io::Error, is_told: bool) -> Aside {
+    if error.kind() == ErrorKind::NotFound {
+        return Aside::Gone;
     }
-    true
+    let is_damaged = error.kind() == ErrorKind::InvalidData;
+    let (path, aside) = (dir.join(name), dir.join(format!("{name}{DAMAGED}")));
+    if is_damaged && fs::rename(&path, &aside).is_ok() {
+        tracing::error!(
+            event = "kept_change_damaged", file = %aside.display(), %error,
+            "a kept change cannot be read and is not sent; remove the file"
+        );
+        return Aside::Moved;
+    }
+    if !is_told {
+        let remedy = if is_damaged { "" } else { "give the file to the worker's user, or " };
+        tracing::error!(
+            event = "kept_change_damaged", file = %path.display(), %error,
+            "a kept change cannot be read and is not sent; {remedy}remove the file"
+        );
+    }
+    Aside::Stays
 }
 
 /// Writes a file that is there whole or not at all.
@@ -225,12 +329,13 @@ fn remove(dir: &Path, name: &str) {
 
 /// Copies to the disk and removes there, as long as there is somebody who asks. What was asked at once
 /// is made safe at once.
-fn copy_all(disk: &Path, jobs: &Receiver<Job>) {
-    while let Ok(first) = jobs.recv() {
+fn copy_all(disk: &Path, jobs: &Jobs) {
+    while let Some(first) = jobs.next() {
         let mut copied = Vec::new();
-        for job in std::iter::once(first).chain(jobs.try_iter()) {
+        let others = std::iter::from_fn(|| jobs.take());
+        for (name, job) in std::iter::once(first).chain(others).take(COPIED_AT_ONCE) {
             match job {
-                Job::Copy(name, file, safe) => {
+                Job::Copy(file, safe) => {
                     if let Err(error) = write(disk, &name, &file, true) {
                         tracing::error!(
                             event = "kept_change_not_on_disk", dir = %disk.display(), %error,
@@ -239,7 +344,7 @@ fn copy_all(disk: &Path, jobs: &Receiver<Job>) {
                     }
                     copied.push(safe);
                 }
-                Job::Remove(name) => remove(disk, &name),
+                Job::Remove => remove(disk, &name),
             }
         }
         if let Err(error) = File::open(disk).and_then(|dir| dir.sync_all()) {
@@ -293,14 +398,14 @@ mod tests {
         let dirs = Dirs::new();
         let files = dirs.files();
         let names: Vec<_> = [3, 1, 2].map(|number| keep(&files, number)).into();
-        let found = dirs.files().load(MAX_BYTES, |_| false);
+        let found = dirs.files().load(MAX_BYTES, |_| false, |_| false);
         assert_eq!(numbers(&found), [(1, true), (2, true), (3, true)]);
         // The host was started anew; then one is on the tmpfs only.
         fs::remove_file(dirs.0.path().join(&names[0])).unwrap();
         fs::remove_file(dirs.1.path().join(&names[1])).unwrap();
-        let found = dirs.files().load(MAX_BYTES, |_| false);
+        let found = dirs.files().load(MAX_BYTES, |_| false, |_| false);
         assert_eq!(numbers(&found), [(1, false), (2, true), (3, true)]);
-        let found = dirs.files().load(MAX_BYTES, |name| name == names[2]);
+        let found = dirs.files().load(MAX_BYTES, |name| name == names[2], |_| false);
         assert_eq!(numbers(&found), [(1, false), (3, true)]);
     }
 
@@ -314,11 +419,58 @@ mod tests {
         for dir in [&dirs.0, &dirs.1] {
             tear(dir.path().join(&two)).unwrap();
         }
-        let found = files.load(MAX_BYTES, |_| false);
+        let found = files.load(MAX_BYTES, |_| false, |_| false);
         assert_eq!((numbers(&found), found.damaged), (vec![(1, true)], 3));
-        let again = files.load(MAX_BYTES, |_| false);
+        let again = files.load(MAX_BYTES, |_| false, |_| false);
         assert_eq!((numbers(&again), again.damaged), (vec![(1, true)], 3));
         assert!(dirs.1.path().join(format!("{two}.damaged")).exists());
+    }
+
+    #[test]
+    fn a_file_under_another_name_is_moved_aside_once_and_what_cannot_be_read_stays() {
+        let dirs = Dirs::new();
+        let files = dirs.files();
+        let name = keep(&files, 1);
+        let copy = "00000000000000000007-copy";
+        fs::copy(dirs.0.path().join(&name), dirs.0.path().join(copy)).unwrap();
+        // A directory is nothing that could be read, and one that has a file in it is in the way.
+        fs::create_dir(dirs.0.path().join("directory")).unwrap();
+        fs::write(dirs.0.path().join("torn"), "x").unwrap();
+        fs::create_dir_all(dirs.0.path().join("torn.damaged/full")).unwrap();
+        for _ in 0..2 {
+            let found = files.load(MAX_BYTES, |_| false, |_| false);
+            assert_eq!(numbers(&found), [(1, true)]);
+            assert!(found.unreadable.iter().eq(["directory", "torn"]), "{found:?}");
+            assert_eq!(found.damaged, 2);
+        }
+        assert!(dirs.0.path().join(format!("{copy}.damaged")).exists());
+    }
+
+    #[test]
+    fn a_disk_that_hangs_holds_no_content_of_what_is_settled() {
+        let dirs = Dirs::new();
+        // Opening it for writing hangs until somebody reads.
+        let record = record(1);
+        let pipe = dirs.1.path().join(format!("{}{UNFINISHED}", record.file_name()));
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let files = dirs.files();
+        files.keep(&record.file_name(), record.encode()).unwrap();
+        let waiting = || lock(&files.jobs.waiting).jobs.len();
+        while waiting() > 0 {
+            std::thread::yield_now();
+        }
+        for number in 2..100 {
+            let record = self::record(number);
+            files.keep(&record.file_name(), record.encode()).unwrap();
+            files.remove(&record.file_name());
+            assert_eq!(waiting(), 0);
+        }
+        files.remove(&record.file_name());
+        assert_eq!(waiting(), 1);
+        let mut read = String::new();
+        let _ = File::open(&pipe).unwrap().read_to_string(&mut read);
+        keep(&files, 100);
+        assert_eq!(numbers(&files.load(MAX_BYTES, |_| false, |_| false)), [(100, true)]);
     }
 
     #[test]
@@ -330,13 +482,13 @@ mod tests {
         files.remove(&name);
         // The thread does things in their order.
         keep(&files, 2);
-        assert_eq!(numbers(&files.load(MAX_BYTES, |_| false)), [(2, true)]);
+        assert_eq!(numbers(&files.load(MAX_BYTES, |_| false, |_| false)), [(2, true)]);
         assert!(!dirs.1.path().join(&name).exists());
         assert!(dirs.0.path().join("new.tmp").exists());
     }
 
     #[test]
-    fn a_directory_that_is_full_refuses_a_change_and_a_disk_that_is_does_not() {
+    fn a_change_is_refused_only_if_it_can_be_written_nowhere() {
         let dirs = Dirs::new();
         let files = Files::open(Directories {
             memory: dirs.0.path().to_owned(),
@@ -344,8 +496,12 @@ mod tests {
         })
         .unwrap();
         keep(&files, 1);
-        let nowhere = dirs.0.path().join("missing");
-        let files = Files::open(Directories { memory: nowhere, disk: None }).unwrap();
+        let nowhere = || dirs.0.path().join("missing");
+        let disk = Some(dirs.1.path().to_owned());
+        let files = Files::open(Directories { memory: nowhere(), disk }).unwrap();
+        keep(&files, 1);
+        assert_eq!(numbers(&files.load(MAX_BYTES, |_| false, |_| false)), [(1, true)]);
+        let files = Files::open(Directories { memory: nowhere(), disk: None }).unwrap();
         let record = record(1);
         assert!(files.keep(&record.file_name(), record.encode()).is_err());
     }
