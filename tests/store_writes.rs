@@ -6,7 +6,7 @@ use sessionfs::redis::errors::ErrorCode;
 use sessionfs::redis::population::Population;
 use sessionfs::redis::writes::Writes;
 use sessionfs::redis::{RedisStore, Settings};
-use sessionfs::store::{Sessions as _, StoreError};
+use sessionfs::store::{Health, Sessions as _, StoreError};
 use support::redis::Redis;
 use support::store::*;
 
@@ -29,6 +29,16 @@ async fn becomes(store: &RedisStore, expected: Option<ErrorCode>) {
         assert!(std::time::Instant::now() < deadline, "{writes:?} instead of {expected:?}");
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
+}
+
+#[tokio::test]
+async fn a_server_without_work_notices_that_redis_takes_no_writes() {
+    let redis = Redis::start();
+    let store = start(&redis).await;
+    let _: redis::Value = redis.run("REPLICAOF 127.0.0.1 1");
+    until_health(&store, Health::ReadOnly).await;
+    let _: redis::Value = redis.run("REPLICAOF NO ONE");
+    until_health(&store, Health::Up).await;
 }
 
 fn aof_bytes(redis: &Redis) -> u64 {

@@ -24,6 +24,9 @@ use crate::sync::lock;
 const ATTEMPTS: usize = 8;
 /// How often a server that refuses changes is asked whether it takes them again.
 const PROBE_EVERY: Duration = Duration::from_millis(400);
+/// How often one that is silent is asked whether it takes them still: who only waits must know that
+/// the use of sessions could not be written down, before it judges one.
+const PROBE_SILENT_EVERY: Duration = Duration::from_secs(5);
 
 /// A connection that is greeted.
 struct Greeted {
@@ -110,7 +113,14 @@ async fn attend(shared: &Arc<Shared>, mut generation: u64, news: &mut News) {
                         probe_at = Instant::now() + PROBE_EVERY;
                     }
                     () = sleep_until(beat_at) => {
-                        if shared.silent_for() >= shared.timing.heartbeat {
+                        if shared.silent_for() < shared.timing.heartbeat {
+                            continue;
+                        }
+                        // Either is an answer.
+                        if probe_at.elapsed() >= PROBE_SILENT_EVERY {
+                            shared.probe_writes().await;
+                            probe_at = Instant::now();
+                        } else {
                             let _ = shared.beat(shared.overdue()).await;
                         }
                     }
