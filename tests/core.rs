@@ -325,8 +325,10 @@ fn a_chmod_in_an_outage_waits_one_step_and_is_tried_once_more() {
     kernel.save(thread(1), &session, &person("x")).unwrap();
     let inode = kernel.lookup(thread(1), &session).unwrap().attributes.inode;
     // The link is up again within the step.
-    kernel.store.next_fault(Fault::Unavailable);
-    assert_eq!(chmod(&kernel, inode, 0o600).unwrap().mode, Some(0o600));
+    for (fault, mode) in [(Fault::Unavailable, 0o640), (Fault::Refused, 0o600)] {
+        kernel.store.next_fault(fault);
+        assert_eq!(chmod(&kernel, inode, mode).unwrap().mode, Some(mode));
+    }
     // It is not, or not for long enough.
     kernel.store.next_fault(Fault::Unavailable);
     kernel.store.next_waits([Waited::StepOver]);

@@ -254,7 +254,9 @@ impl<S: Sessions, L: Link> Core<S, L> {
         let answer = match self.sessions.amend(&amend).await {
             // SETATTR holds no directory, so one bounded step may be waited; chmod and utimens
             // cannot be interrupted (Python raises), so no more than one.
-            Err(StoreError::Unavailable(_)) if self.link.wait_up(wait).await == Waited::Up => {
+            Err(StoreError::Unavailable(_) | StoreError::Refused(_))
+                if self.link.wait_up(wait).await == Waited::Up =>
+            {
                 self.sessions.amend(&amend).await
             }
             answer => answer,
