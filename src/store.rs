@@ -283,9 +283,9 @@ pub struct Unlink {
     /// Odoo 19 removes the session of its own request and saves it again a moment later: such a
     /// removal is held for [`HELD_REMOVAL_MS`].
     pub held: Option<ChangeId>,
-    /// The caller's request has opened this session. Anybody can ask for the removal of a name that
-    /// nobody has.
-    pub opened: bool,
+    /// Whose session it was when the caller's request opened it; `None` if it did not. Anybody can ask
+    /// for the removal of a name that nobody has.
+    pub opened: Option<Class>,
 }
 
 /// How long a removal is held if no save of the same thread follows. Until then the session is served

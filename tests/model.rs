@@ -253,7 +253,7 @@ impl<'a> History<'a> {
                     alias: if *listed { alias(SHARD, 99) } else { own.clone() },
                     listed: listed.then_some(own),
                     held: self.memory(*by, *session).opened.filter(|_| *held),
-                    opened: false,
+                    opened: None,
                 };
                 self.changes.push(Change::Removal(unlink.clone()));
                 if *sent { self.remove(*by, *session, &unlink).await } else { Ok(()) }

@@ -171,7 +171,7 @@ impl Kill {
                             alias: alias.clone(),
                             listed: None,
                             held: None,
-                            opened: false,
+                            opened: None,
                         };
                         (alias, store.unlink(&unlink).await)
                     });

@@ -205,7 +205,7 @@ mod tests {
 
     fn unlink() -> Unlink {
         let stamp = Stamp { id: ChangeId(1), first_ms: 1, attempt: Attempt::First };
-        Unlink { stamp, alias: alias(9), listed: Some(alias(1)), held: None, opened: true }
+        Unlink { stamp, alias: alias(9), listed: Some(alias(1)), held: None, opened: None }
     }
 
     /// Held by a thread since then.

@@ -16,6 +16,7 @@ use super::handle::{Handle, HandleId};
 use super::inode::{Inode, InodeId, Version};
 use super::large::Large;
 use super::stale::replaced;
+use super::thread::OpenedSession;
 use super::{Core, Step};
 use crate::error::{Error, Result};
 use crate::session::name::{Alias, Sid};
@@ -220,7 +221,8 @@ impl<S: Sessions, L: Link> Core<S, L> {
 
     fn serve(&self, by: Identity, version: &Version, bytes: Bytes, immutable: bool) -> Opened {
         let Version { sid, alias, meta, .. } = version;
-        self.threads().opened(by, alias, meta.birth, self.callers.now());
+        let opened = OpenedSession { birth: meta.birth, class: meta.class };
+        self.threads().opened(by, alias, opened, self.callers.now());
         if let Some(observer) = &self.observer {
             observer.current(sid, meta, &bytes);
         }

@@ -17,7 +17,7 @@ use super::handle::{Handle, HandleId};
 use super::inode::{InodeId, Version};
 use super::open::{Opened, bad_handle};
 use super::staging::{OpenStaging, Staged};
-use super::thread::Saving;
+use super::thread::{OpenedSession, Saving};
 use super::{Core, Step};
 use crate::error::{Error, Result};
 use crate::session::content::{self, Class};
@@ -348,8 +348,8 @@ impl<S: Sessions, L: Link> Core<S, L> {
                 if let Some(observer) = &self.observer {
                     observer.current(&target.sid, &meta, &plain);
                 }
-                let birth = meta.birth;
-                self.threads().published(by, &alias, birth, inode);
+                let opened = OpenedSession { birth: meta.birth, class: meta.class };
+                self.threads().published(by, &alias, opened, inode);
                 let version = Version { sid: target.sid, alias, meta, bytes: Some(plain) };
                 self.inodes().publish(inode, version);
             }

@@ -13,6 +13,7 @@ use lru::LruCache;
 use super::caller::{Identity, ThreadId};
 use super::flat::FlatNames;
 use super::inode::InodeId;
+use crate::session::content::Class;
 use crate::session::name::{Alias, Shard};
 use crate::store::{ChangeId, Claim};
 
@@ -70,10 +71,18 @@ pub(crate) struct Saving {
     pub target: Option<(Alias, InodeId)>,
 }
 
+/// A session as a thread has opened or saved it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OpenedSession {
+    pub birth: ChangeId,
+    /// Whose it was.
+    pub class: Class,
+}
+
 /// What one thread knows of one session.
 #[derive(Clone, Debug, Default)]
 struct Session {
-    birth: Option<ChangeId>,
+    known: Option<OpenedSession>,
     /// When it was opened last.
     opened_at: Option<Instant>,
     held_removal: Option<(ChangeId, Instant)>,
@@ -126,8 +135,14 @@ impl Threads {
         fetched.map(|(_, at)| now.saturating_duration_since(at))
     }
 
-    /// It opened this birth, at `now`.
-    pub(crate) fn opened(&mut self, by: Identity, alias: &Alias, birth: ChangeId, now: Instant) {
+    /// It opened this session, at `now`.
+    pub(crate) fn opened(
+        &mut self,
+        by: Identity,
+        alias: &Alias,
+        opened: OpenedSession,
+        now: Instant,
+    ) {
         let Some(state) = self.get(by.thread) else { return };
         state.must_fail_next_save = false;
         state.flat.opened(alias);
@@ -136,13 +151,13 @@ impl Threads {
         if let Some(session) = self.session(by.thread, alias) {
             // Elsewhere a new request has begun, and the removal belongs to an earlier one.
             let held_removal = session.held_removal.take().filter(|_| by.background);
-            session.open(birth);
+            session.open(opened);
             session.opened_at = Some(now);
             session.held_removal = held_removal;
         }
     }
 
-    /// The birth of this session, if the request that the thread serves at `now` has opened it: it
+    /// What is known of this session, if the request that the thread serves at `now` has opened it: it
     /// is the one that the thread opened last, or in a background process, where requests share a
     /// thread, one that was opened within the last minute.
     pub(crate) fn last_opened(
@@ -150,7 +165,7 @@ impl Threads {
         by: Identity,
         alias: &Alias,
         now: Instant,
-    ) -> Option<ChangeId> {
+    ) -> Option<OpenedSession> {
         let thread = by.thread?;
         let session = self.sessions.peek(&(thread, alias.clone()))?;
         let opened_at = session.opened_at?;
@@ -159,7 +174,7 @@ impl Threads {
         } else {
             self.seen.peek(&thread)?.last_opened.as_ref() == Some(alias)
         };
-        session.birth.filter(|_| is_own)
+        session.known.filter(|_| is_own)
     }
 
     /// Its open failed with an error of ours.
@@ -199,19 +214,19 @@ impl Threads {
         session.held_removal.map(|(removal, _)| removal)
     }
 
-    /// Its save was taken, in this birth.
+    /// Its save was taken: it is this session now.
     pub(crate) fn published(
         &mut self,
         by: Identity,
         alias: &Alias,
-        birth: ChangeId,
+        saved: OpenedSession,
         inode: InodeId,
     ) {
         let Some(state) = self.get(by.thread) else { return };
         state.published = Some((alias.clone(), inode));
         state.used_family(by, alias);
         if let Some(session) = self.session(by.thread, alias) {
-            session.open(birth);
+            session.open(saved);
         }
     }
 
@@ -220,7 +235,7 @@ impl Threads {
         let Some(thread) = by.thread else { return Claim::default() };
         let session = self.sessions.get(&(thread, alias.clone())).cloned().unwrap_or_default();
         let mut claim = Claim {
-            opened: session.birth,
+            opened: session.known.map(|known| known.birth),
             held_removal: session
                 .held_removal
                 .filter(|(_, at)| now.saturating_duration_since(*at) < HELD_REMOVAL)
@@ -230,7 +245,7 @@ impl Threads {
         };
         if let Some(state) = self.seen.get_mut(&thread) {
             state.saving = None;
-            if session.birth.is_none() {
+            if session.known.is_none() {
                 claim.sibling = state.sibling(alias);
             }
         }
@@ -290,8 +305,8 @@ impl Thread {
 }
 
 impl Session {
-    /// It was opened, or saved, as this birth.
-    fn open(&mut self, birth: ChangeId) {
-        *self = Self { birth: Some(birth), opened_at: self.opened_at, ..Self::default() };
+    /// It was opened, or saved.
+    fn open(&mut self, known: OpenedSession) {
+        *self = Self { known: Some(known), opened_at: self.opened_at, ..Self::default() };
     }
 }

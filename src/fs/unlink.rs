@@ -8,10 +8,11 @@ use super::current::no_session;
 use super::inode::InodeId;
 use super::list::{cannot_list, soon};
 use super::save::session_name;
+use super::thread::OpenedSession;
 use super::{Core, Step};
 use crate::error::{Error, Result};
 use crate::session::name::{Alias, Form, SessionName, Shard};
-use crate::store::{ChangeId, Health, Link, Lookup, Sessions, StoreError, Unlink, Unlinked};
+use crate::store::{Health, Link, Lookup, Sessions, StoreError, Unlink, Unlinked};
 use crate::telemetry::Event;
 
 impl<S: Sessions, L: Link> Core<S, L> {
@@ -57,9 +58,10 @@ impl<S: Sessions, L: Link> Core<S, L> {
             Some(Listed::Protected(alias)) => (None, Some(alias)),
             None => (None, None),
         };
-        let held = listed.as_ref().and_then(|alias| self.own_session(by, alias));
+        let own = listed.as_ref().and_then(|alias| self.own_session(by, alias));
+        let held = own.map(|opened| opened.birth);
         let alias = name.sid.alias();
-        let opened = held.is_some() || self.own_session(by, &alias).is_some();
+        let opened = own.or_else(|| self.own_session(by, &alias)).map(|opened| opened.class);
         let stamp = self.link.stamp(alias.shard());
         let unlink = Unlink { stamp, alias, listed, held, opened };
         let is_up = self.link.health(Some(unlink.alias.shard())) == Health::Up;
@@ -99,8 +101,8 @@ impl<S: Sessions, L: Link> Core<S, L> {
         unlink.held.is_some() && self.hold_removal(by, alias, unlink.clone(), is_marked)
     }
 
-    /// The birth of a session that is about to be removed, if it is the one of this very request.
-    fn own_session(&self, by: Identity, alias: &Alias) -> Option<ChangeId> {
+    /// What is known of a session that is about to be removed, if it is the one of this very request.
+    fn own_session(&self, by: Identity, alias: &Alias) -> Option<OpenedSession> {
         let now = self.callers.now();
         self.threads().last_opened(by, alias, now)
     }

@@ -378,7 +378,7 @@ impl Probe<'_> {
             alias: alias.clone(),
             listed: None,
             held: None,
-            opened: false,
+            opened: None,
         };
         for (call, expected) in [
             (requests.fetch(alias, None), "absent"),

@@ -145,7 +145,7 @@ pub fn removal(store: &RedisStore, alias: &Alias) -> Unlink {
         alias: alias.clone(),
         listed: None,
         held: None,
-        opened: false,
+        opened: None,
     }
 }
 

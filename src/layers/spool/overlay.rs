@@ -26,7 +26,7 @@ pub(crate) struct Limits {
 /// On whose account a change is kept: who is logged in never lacks room because of others.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Account {
-    /// A removal of a session that its request has opened: a logout.
+    /// A removal of the session of who is logged in, by the request that has opened it: a logout.
     Removal,
     /// A save of who is logged in.
     Person,
@@ -41,7 +41,7 @@ impl Account {
 
     pub(super) fn of(change: &Change) -> Self {
         match change {
-            Change::Removal(unlink) if unlink.opened => Self::Removal,
+            Change::Removal(unlink) if unlink.opened == Some(Class::Authenticated) => Self::Removal,
             Change::Save(save) if save.publish.content.class == Class::Authenticated => {
                 Self::Person
             }
@@ -190,16 +190,11 @@ impl Overlay {
         }
         let shard = record.change.shard();
         self.by_shard.entry(shard).or_default().insert(number);
-        match &record.change {
-            Change::Removal(_) => {
-                self.removals.entry(shard).or_default().insert(number);
-            }
-            Change::Save(save) => {
-                if let Some(sibling) = &save.publish.claim.sibling {
-                    self.rotations.entry(sibling.clone()).or_default().insert(number);
-                }
-            }
-            Change::Amend(_) => {}
+        if let Change::Removal(_) = record.change {
+            self.removals.entry(shard).or_default().insert(number);
+        }
+        if let Some(sibling) = record.change.rotates() {
+            self.rotations.entry(sibling.clone()).or_default().insert(number);
         }
         let sum = &mut self.sums[Account::of(&record.change) as usize];
         sum.changes += 1;
@@ -216,14 +211,9 @@ impl Overlay {
         }
         let shard = record.change.shard();
         take_out_of_shard(&mut self.by_shard, shard, number);
-        match &record.change {
-            Change::Removal(_) => take_out_of_shard(&mut self.removals, shard, number),
-            Change::Save(save) => {
-                if let Some(sibling) = &save.publish.claim.sibling {
-                    take_out(self.rotations.entry(sibling.clone()), number);
-                }
-            }
-            Change::Amend(_) => {}
+        take_out_of_shard(&mut self.removals, shard, number);
+        if let Some(sibling) = record.change.rotates() {
+            take_out(self.rotations.entry(sibling.clone()), number);
         }
         let sum = &mut self.sums[Account::of(&record.change) as usize];
         sum.changes -= 1;
@@ -253,14 +243,13 @@ impl Overlay {
     pub(super) fn send_next(&mut self, shard: Shard) -> Option<Sending> {
         let first = *self.by_shard.get(&shard)?.first()?;
         let removals = self.removals.get(&shard).into_iter().flatten();
-        let (number, overtaken) = removals
-            .filter_map(|number| {
-                let entry = self.entries.get(number).filter(|entry| !entry.is_sending)?;
-                let Change::Removal(unlink) = &entry.record.change else { return None };
-                Some((*number, self.overtaken(unlink, *number)?))
-            })
-            .next()
-            .unwrap_or((first, Vec::new()));
+        let mut free = removals.filter_map(|number| {
+            let entry = self.entries.get(number).filter(|entry| !entry.is_sending)?;
+            let Change::Removal(unlink) = &entry.record.change else { return None };
+            Some((*number, self.overtaken(unlink, *number)?))
+        });
+        let (number, overtaken) = free.next().unwrap_or((first, Vec::new()));
+        drop(free);
         self.entries.get(&number).filter(|entry| !entry.is_sending)?;
         self.are_sent(&overtaken, true);
         let entry = self.entries.get_mut(&number)?;
@@ -383,7 +372,7 @@ impl Overlay {
             let Some(entry) = self.entries.get(number) else { continue };
             match (&entry.record.change, &mut view) {
                 (Change::Removal(unlink), view) => {
-                    let (id, opened) = (Some(unlink.stamp.id), unlink.opened);
+                    let (id, opened) = (Some(unlink.stamp.id), unlink.opened.is_some());
                     *view = Some(View::Removed { id, opened });
                 }
                 (Change::Save(save), view) => {
@@ -816,8 +805,11 @@ mod tests {
             count
         };
         assert_eq!(fill(&kept(visitor(1, None))), 4);
-        let unknown = crate::store::Unlink { opened: false, ..removal(1) };
-        assert_eq!(fill(&Change::Removal(unknown)), 4);
+        // A visitor can have opened any number of sessions.
+        let of_visitor = crate::store::Unlink { opened: Some(Class::Anonymous), ..removal(1) };
+        let unknown = crate::store::Unlink { opened: None, ..removal(1) };
+        assert_eq!(fill(&Change::Removal(of_visitor)), 4);
+        assert_eq!(fill(&Change::Removal(unknown)), 0);
         assert_eq!(fill(&kept(person(1, None))), 6);
         assert_eq!(fill(&Change::Removal(removal(1))), 2);
         assert!(overlay.kept().is_full);

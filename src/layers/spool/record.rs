@@ -100,6 +100,14 @@ impl Change {
         std::iter::once(self.alias()).chain(other)
     }
 
+    /// The session that it is the rotation of.
+    pub(super) fn rotates(&self) -> Option<&Alias> {
+        match self {
+            Self::Save(save) => save.publish.claim.sibling.as_ref(),
+            Self::Removal(_) | Self::Amend(_) => None,
+        }
+    }
+
     /// Both names of a removal are of one shard.
     pub(super) fn shard(&self) -> Shard {
         self.alias().shard()
@@ -208,6 +216,9 @@ enum Kind {
         listed: Option<String>,
         held: Option<String>,
         opened: bool,
+        /// It was a visitor's session.
+        #[serde(default)]
+        visitor: bool,
     },
     Amend {
         mode: Option<u32>,
@@ -238,6 +249,10 @@ impl Kind {
     }
 }
 
+fn class_of(is_authenticated: bool) -> Class {
+    if is_authenticated { Class::Authenticated } else { Class::Anonymous }
+}
+
 fn text_of(id: ChangeId) -> String {
     format!("{:032x}", id.0)
 }
@@ -266,7 +281,8 @@ impl Facts {
             Change::Removal(unlink) => Kind::Removal {
                 listed: unlink.listed.as_ref().map(ToString::to_string),
                 held: unlink.held.map(text_of),
-                opened: unlink.opened,
+                opened: unlink.opened.is_some(),
+                visitor: unlink.opened == Some(Class::Anonymous),
             },
             Change::Amend(amend) => Kind::Amend {
                 mode: amend.mode,
@@ -296,12 +312,12 @@ impl Facts {
             attempt: Attempt::Again,
         };
         let change = match self.kind {
-            Kind::Removal { listed, held, opened } => Change::Removal(Unlink {
+            Kind::Removal { listed, held, opened, visitor } => Change::Removal(Unlink {
                 stamp,
                 alias,
                 listed: maybe(listed.as_ref(), Alias::parse)?,
                 held: maybe(held.as_ref(), id_of)?,
-                opened,
+                opened: opened.then_some(class_of(!visitor)),
             }),
             Kind::Amend { mode, mtime_ns, now } => {
                 let mtime = mtime_ns.map(Mtime::Ns).or_else(|| now.then_some(Mtime::Now));
@@ -323,7 +339,7 @@ impl Facts {
                 is_activity,
                 sealed_bytes,
             } => {
-                let class = if authenticated { Class::Authenticated } else { Class::Anonymous };
+                let class = class_of(authenticated);
                 if sealed_bytes > contents.len() {
                     return Err(Wrong);
                 }
@@ -388,7 +404,8 @@ pub(super) mod tests {
     }
 
     pub(in super::super) fn removal(id: u128) -> Unlink {
-        Unlink { stamp: stamp(id), alias: alias(1), listed: None, held: None, opened: true }
+        let opened = Some(Class::Authenticated);
+        Unlink { stamp: stamp(id), alias: alias(1), listed: None, held: None, opened }
     }
 
     fn record(change: Change) -> Record {
@@ -415,9 +432,10 @@ pub(super) mod tests {
             Change::Removal(Unlink {
                 listed: Some(alias(3)),
                 held: Some(ChangeId(4)),
-                opened: false,
+                opened: None,
                 ..removal(2)
             }),
+            Change::Removal(Unlink { opened: Some(Class::Anonymous), ..removal(3) }),
             Change::Amend(Amend {
                 stamp: stamp(3),
                 alias: alias(1),
