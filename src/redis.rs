@@ -79,7 +79,7 @@ use self::requests::Requests;
 use self::scripts::{Answer, Call, CallFault, ClockView, Policy, Scripts, Way};
 use self::sentinel::Sentinels;
 use crate::session::name::Shard;
-use crate::store::{Health, StoreError};
+use crate::store::{Health, StoreError, held_in_store_ms};
 use crate::telemetry::Event;
 
 pub use self::admission::Admission;
@@ -253,6 +253,7 @@ impl Inner {
             policy: self.policy(primary),
             attempt_ms: self.settings.attempt_ms,
             now_ms: primary.time.now_ms(),
+            hold_ms: held_in_store_ms(self.settings.outage_budget_ms),
         }
     }
 

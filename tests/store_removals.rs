@@ -2,8 +2,9 @@
 
 mod support;
 
-use sessionfs::redis::RedisStore;
 use sessionfs::redis::scan::Filter;
+use sessionfs::redis::scripts::Scripts;
+use sessionfs::redis::{RedisStore, Settings};
 use sessionfs::session::content::Class;
 use sessionfs::session::name::{Alias, Form};
 use sessionfs::session::policy::Lifetimes;
@@ -87,6 +88,21 @@ async fn a_removal_that_no_save_takes_back_ends_the_session_after_its_time() {
     assert_eq!(two.list(sid.shard()).await, Ok(vec![]));
     assert_eq!(refused(&two, &page(&two, &sid, born.birth)).await, "the session has ended");
     assert_eq!(refused(&two, &login(&two, &sid)).await, "the session has ended");
+}
+
+#[tokio::test]
+async fn a_removal_is_held_for_longer_than_a_save_may_wait() {
+    const WAIT_MS: u64 = 10 * MINUTE;
+    let redis = Redis::start();
+    let patient = Settings { outage_budget_ms: WAIT_MS, ..settings(&redis) };
+    let clocked = RedisStore::start_with(patient, Scripts::with_clock(CLOCK)).expect("a good URL");
+    let (one, two) = (connected(clocked).await, node(&redis).await);
+    let sid = alias("ab", 1);
+    let born = logged_in(&one, &sid).await;
+    let unlink = hold(&one, &sid, born.birth).await;
+    pass(&redis, WAIT_MS);
+    assert!(look(&two, &sid).await.is_some());
+    taken(&one, &taking_back(&one, &sid, born.birth, &unlink)).await;
 }
 
 #[tokio::test]

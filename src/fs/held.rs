@@ -14,7 +14,7 @@ use super::Core;
 use super::caller::{Identity, ThreadId};
 use crate::session::name::Alias;
 use crate::store::{
-    ChangeId, HELD_IN_STORE_MS, HELD_REMOVAL_MS, Link, Sessions, StoreError, Unlink, Unlinked,
+    ChangeId, HELD_REMOVAL_MS, Link, Sessions, StoreError, Unlink, Unlinked, held_in_store_ms,
 };
 
 const HELD: Duration = Duration::from_millis(HELD_REMOVAL_MS);
@@ -180,7 +180,8 @@ impl<S: Sessions, L: Link> Core<S, L> {
 
     /// The save has failed, so the session stays. Tried for as long as the store knows of the removal.
     async fn lose_mark(&self, alias: &Alias, removal: ChangeId) {
-        let until = Instant::now() + Duration::from_millis(HELD_IN_STORE_MS);
+        let wait_total_ms = u64::try_from(self.open_budget.as_millis()).unwrap_or(u64::MAX);
+        let until = Instant::now() + Duration::from_millis(held_in_store_ms(wait_total_ms));
         while let Err(error) = self.sessions.take_back(alias, removal).await {
             if Instant::now() >= until {
                 tracing::error!(%alias, %error, "a session ends although its save has failed");

@@ -14,9 +14,7 @@ use super::scripts::{Call, ClockView, Policy, Scripts};
 use crate::session::content::Content;
 use crate::session::name::{Alias, Form, Shard};
 use crate::session::seal::PLAIN_PACKING;
-use crate::store::{
-    Amend, Attempt, ChangeId, HELD_IN_STORE_MS, Import, Mtime, Publish, Stamp, Unlink,
-};
+use crate::store::{Amend, Attempt, ChangeId, Import, Mtime, Publish, Stamp, Unlink};
 
 /// What requests are made of.
 #[derive(Clone, Copy)]
@@ -28,6 +26,8 @@ pub(super) struct Requests<'a> {
     pub attempt_ms: u64,
     /// Redis's time, for stamps that were made before it was known; 0 while it is not.
     pub now_ms: u64,
+    /// For how long the store holds a removal.
+    pub hold_ms: u64,
 }
 
 impl<'a> Requests<'a> {
@@ -129,7 +129,7 @@ impl<'a> Requests<'a> {
                 listed_session: self.keys.session(listed.unwrap_or(&unlink.alias)),
                 listed: args::alias(listed),
                 held: args::id(unlink.held),
-                hold_ms: args::number(HELD_IN_STORE_MS),
+                hold_ms: args::number(self.hold_ms),
             },
         )
     }
