@@ -52,6 +52,7 @@ pub(crate) mod sentinel;
 pub(crate) mod servers;
 mod sessions;
 mod settings;
+mod system_certificates;
 mod target;
 mod transfer;
 pub mod writes;

@@ -16,6 +16,7 @@ use rustls::sign::CertifiedKey;
 
 use super::credentials::{Credential, Credentials, password_in};
 use super::endpoint::{Address, Endpoint, Login};
+use super::system_certificates;
 
 /// After this long without traffic the kernel asks whether the peer is still there.
 const KEEPALIVE: Duration = Duration::from_secs(5);
@@ -137,15 +138,18 @@ impl Access {
 
     /// The certificates of now.
     async fn certificates(&self) -> RedisResult<TlsCertificates> {
-        let root_cert = self.file(Credential::RedisCa).await?;
-        if let Some(pem) = &root_cert {
-            self.chain(Credential::RedisCa, pem)?;
-        }
+        let root_cert = if let Some(pem) = self.file(Credential::RedisCa).await? {
+            self.chain(Credential::RedisCa, &pem)?;
+            pem
+        } else {
+            let system = system_certificates::pem().await;
+            system.map_err(|why| unusable(format!("certificates of this system: {why}")))?.to_vec()
+        };
         let client_tls = match self.file(Credential::RedisCertificate).await? {
             Some(client_cert) => Some(self.own(client_cert).await?),
             None => None,
         };
-        Ok(TlsCertificates { client_tls, root_cert })
+        Ok(TlsCertificates { client_tls, root_cert: Some(root_cert) })
     }
 
     /// Our own certificate, with its key.
