@@ -36,6 +36,7 @@ readonly usage="
                         certificate that this host shows to it, and its key
   --sentinel-user NAME, --sentinel-password-file FILE
                         the same for its sentinels
+  --log-out-everybody   use the Redis that is named even if the sessions in use are not in it
   --redis-memory SIZE   memory limit of the dedicated Redis (default: 256mb, or a quarter of the RAM if that is less)
   --no-import           do not import the session files in the directory
   --after-import move|delete
@@ -149,7 +150,7 @@ print_result() {
 binary='' deb='' name='' sessions='' owner='' group='' idle='' redis_url='' redis_user='' redis_password='' redis_memory=''
 redis_ca='' redis_cert='' redis_key='' sentinel_user='' sentinel_password=''
 odoo_units=()
-import=yes after_import=move restart_container='' setup_only='' uninstall='' purge='' mirror_choice='' from_package='' dry_run=''
+import=yes after_import=move restart_container='' log_out_everybody='' logs_out='' setup_only='' uninstall='' purge='' mirror_choice='' from_package='' dry_run=''
 prefix='' destdir='' is_asked='' is_named='' owner_is_named=''
 
 parse() {
@@ -164,6 +165,7 @@ parse() {
                 ;;
             --no-import) import='' ;;
             --restart-container) restart_container=yes ;;
+            --log-out-everybody) log_out_everybody=yes ;;
             --setup-only) setup_only=yes ;;
             --uninstall) uninstall=yes ;;
             --purge) purge=yes ;;
@@ -212,12 +214,12 @@ set_option() {
         --idle) idle=$2 is_asked=yes ;;
         --redis) redis_url=$2 is_asked=yes ;;
         --redis-user) redis_user=$2 is_asked=yes ;;
-        --redis-password-file) redis_password=$(named_file "$@") || exit ;;
-        --redis-ca) redis_ca=$(named_file "$@") || exit ;;
-        --redis-cert) redis_cert=$(named_file "$@") || exit ;;
-        --redis-key) redis_key=$(named_file "$@") || exit ;;
-        --sentinel-user) sentinel_user=$2 ;;
-        --sentinel-password-file) sentinel_password=$(named_file "$@") || exit ;;
+        --redis-password-file) redis_password=$(named_file "$@") || exit; is_asked=yes ;;
+        --redis-ca) redis_ca=$(named_file "$@") || exit; is_asked=yes ;;
+        --redis-cert) redis_cert=$(named_file "$@") || exit; is_asked=yes ;;
+        --redis-key) redis_key=$(named_file "$@") || exit; is_asked=yes ;;
+        --sentinel-user) sentinel_user=$2 is_asked=yes ;;
+        --sentinel-password-file) sentinel_password=$(named_file "$@") || exit; is_asked=yes ;;
         --redis-memory)
             [[ $2 =~ ^[1-9][0-9]*(mb|gb)$ ]] || misused "--redis-memory $2: write it as 256mb or 2gb"
             redis_memory=$2
@@ -673,6 +675,8 @@ choose_redis() {
     else
         redis_plan=instance
     fi
+    [ "$redis_plan" = other ] || [ -z "$redis_user$redis_password$redis_ca$redis_cert$redis_key$sentinel_user$sentinel_password" ] \
+        || misused "--redis-user, --redis-password-file, --redis-ca, --redis-cert, --redis-key and --sentinel-... are for a Redis that --redis names"
     needs_server=
     [ "$redis_plan" = other ] || needs_server=yes
 }
@@ -1114,7 +1118,28 @@ check_wanted_config() {
     wanted_config >"$scratch/wanted.toml"
     said=$("$binary" config show --config "$scratch/wanted.toml" 2>&1 >/dev/null) \
         || misused "the configuration with these options cannot be used: $(reason "$said")"
-    [ "$redis_plan" != other ] || check_secret "$scratch/wanted.toml"
+    [ "$redis_plan" != other ] || { check_secret "$scratch/wanted.toml"; check_sessions_follow "$scratch/wanted.toml"; }
+}
+
+# Sessions stay in the Redis that they are in: where none of those in use is, nobody is logged in.
+check_sessions_follow() {
+    is_served "$sessions" || return 0
+    local aliases alias said status
+    # One that does not answer cannot be compared. Three, since one may just have ended.
+    aliases=$("$binary" list --config "$config" --json --sort idle --limit 3 2>/dev/null | grep -oE '"alias":"[^"]+"' | cut -d'"' -f4) || return 0
+    for alias in $aliases; do
+        status=0
+        said=$("$binary" show --config "$1" -- "$alias" 2>&1 >/dev/null) || status=$?
+        case $status in
+            0) return 0 ;;
+            53) ;;
+            *) fail "the Redis that was named cannot be used: $(reason "$said")" ;;
+        esac
+    done
+    logs_out=yes
+    [ -n "$log_out_everybody" ] || undecided "the sessions in use are not in the Redis that was named, so everybody would have to log in again; two ways:" \
+        "bring them there first ($prefix/share/doc/sessionfs/several-servers.md, From a dedicated Redis), and start $(again) again" \
+        "--log-out-everybody   everybody has to log in again"
 }
 
 # A Redis that other servers use is written with their secret.
@@ -1160,6 +1185,7 @@ decide_config() {
     elif check_wanted_config; [ "$(config_sha256)" = "$(recall config_sha256)" ]; then
         step "Replace $config, which was not changed by hand, with these options" write_config
     else
+        logs_out=''
         step "Write $config.new beside $config, which was changed by hand and is not touched" write_config_beside
         return 0
     fi
@@ -1453,6 +1479,10 @@ import_sessions() {
 
 # Said with the plan, when sessions come to sessionfs or the idle time becomes another.
 tell_people() {
+    [ -z "$logs_out" ] || {
+        say
+        say "Everybody has to log in again: the sessions in use are not in the Redis that was named."
+    }
     local then=${idle:-$(idle_now)} before="7 days, unless Odoo has another setting"
     if [ -z "$is_first" ]; then
         [ "$then" != "$(idle_now)" ] || return 0
@@ -1522,10 +1552,17 @@ take_lock() {
 
 need_root() { [ "$(id -u)" = 0 ] || fail "this needs root; run it with sudo"; }
 
+# A Redis that was just restarted is in use again within a second or two.
+wait_for_redis() {
+    local until=$((SECONDS + 10))
+    until "$program" status "$sessions" >/dev/null 2>&1 || [ $SECONDS -ge $until ]; do sleep 0.2; done
+}
+
 conclude() {
     local code=0
     read_config "$program" || true
     say
+    [ ${#step_texts[@]} = 0 ] || wait_for_redis
     "$program" check "$sessions" --config "$config" || code=$?
     say
     say "Odoo's sessions in $sessions are in Redis."
