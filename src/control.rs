@@ -162,6 +162,7 @@ impl StatusService {
             unasked: self.pulse.unasked(),
             unasked_max: pulse::unasked_max(self.config.worker.answer_within_ms),
             outage: self.store.outage().map(|outage| (outage, self.store.link_cause())),
+            whole_outage: self.store.whole_outage(),
             wait_total: Duration::from_millis(self.config.outage.wait_total_ms),
             writes,
         };

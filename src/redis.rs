@@ -196,6 +196,11 @@ impl RedisStore {
         self.inner.primaries.outage(false)
     }
 
+    /// The same for all sessions: a Cluster that has lost one server serves those of the others.
+    pub fn whole_outage(&self) -> Option<Duration> {
+        self.inner.primaries.whole_outage()
+    }
+
     /// Where Redis is, without credentials.
     pub fn address(&self) -> String {
         self.inner.address.clone()

@@ -284,6 +284,8 @@ async fn the_loss_of_a_primary_concerns_its_shards(mut cluster: Cluster) {
     until("the loss is noticed", || node.health(Shard::parse(lost)) == Health::Down).await;
     assert_eq!(node.health(Shard::parse(well)), Health::Up);
     assert_eq!(node.health(None), Health::Down);
+    assert!(node.outage().is_some());
+    assert_eq!(node.whole_outage(), None);
     assert!(look(&node, &alias(well, 30)).await.is_some());
     let lost_at = cluster.servers[primary].at();
     tokio::task::block_in_place(|| it_is_seen_which_server_is_lost(&mount, &lost_at));

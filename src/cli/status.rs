@@ -142,6 +142,11 @@ fn some(number: u64, what: &str) -> String {
     }
 }
 
+/// How many servers of a Cluster are away, if others are not.
+fn partly_away(status: &ServerStatus) -> Option<(usize, usize)> {
+    status.redis.deployment.as_ref()?.partly_away()
+}
+
 /// Asks one mount.
 fn look(mountpoint: PathBuf) -> Mount {
     let mounted = is_ours(&mountpoint);
@@ -152,9 +157,12 @@ fn look(mountpoint: PathBuf) -> Mount {
         Ok(_) if !Probe::start(&mountpoint).is_ok_and(|probe| probe.answers(ANSWER_WITHIN)) => {
             Some(format!("the mount does not answer within {} s", ANSWER_WITHIN.as_secs()))
         }
-        Ok(status) if status.server.link == *"down" => {
-            Some(format!("Redis is down: {}", status.redis.cause))
-        }
+        Ok(status) if status.server.link == *"down" => Some(match partly_away(status) {
+            Some((away, all)) => {
+                format!("{away} of {all} servers of Redis are down: {}", status.redis.cause)
+            }
+            None => format!("Redis is down: {}", status.redis.cause),
+        }),
         Ok(status) => status
             .redis
             .writes_refused
@@ -254,6 +262,9 @@ impl Mount {
             {
                 styled(BAD, format_args!("sessions can be read but not saved: {problem}"))
             }
+            (Some(problem), Some(status)) if partly_away(status).is_some() => {
+                styled(BAD, format_args!("serving a part of the sessions: {problem}"))
+            }
             (Some(problem), _) => styled(BAD, format_args!("not served: {problem}")),
             (None, Some(status)) if status.server.link != *"up" => {
                 styled(WARNING, format_args!("serving; Redis is {}", status.server.link))
@@ -296,6 +307,7 @@ fn write_server(text: &mut String, status: &ServerStatus) {
     line!(text, "  redis     {}{server}", redis.address);
     let away = span(Duration::from_secs_f64(redis.outage_seconds.clamp(0.0, 1e9)).as_secs() * 1000);
     let outages = match redis.outages {
+        0 if node.link == *"down" => "not reached since the start".to_owned(),
         0 => "never lost".to_owned(),
         1 => format!("down once, for {away}"),
         n => format!("down {} times, for {away} in all", HumanCount(n)),

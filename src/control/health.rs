@@ -1,8 +1,8 @@
 //! `GET /health`: whether this server can serve sessions, for a load balancer.
 //!
 //! A balancer takes a server out for what is wrong on that server alone. So it is `down` when the
-//! mount is not served, and when Redis has been away for longer than requests wait: the errors that
-//! follow are better met at once. What all servers meet together and what heals by itself is
+//! mount is not served, and when all of Redis has been away for longer than requests wait: the
+//! errors that follow are better met at once. What all servers meet together and what heals by itself is
 //! `degraded`, and still 200: else every server would leave at the same moment. `?strict` makes
 //! that 503, too.
 
@@ -45,6 +45,8 @@ pub(super) struct Facts {
     pub unasked_max: Duration,
     /// How long Redis has been away, why, and for how long requests wait.
     pub outage: Option<(Duration, String)>,
+    /// How long all of it has been away, not only some servers of a Cluster.
+    pub whole_outage: Option<Duration>,
     pub wait_total: Duration,
     pub writes: Writes,
 }
@@ -65,8 +67,14 @@ impl Facts {
         }
         if let Some((outage, cause)) = &self.outage {
             let (away, wait) = (seconds(*outage), seconds(self.wait_total));
-            return if *outage > self.wait_total {
+            return if self.whole_outage.is_some_and(|outage| outage > self.wait_total) {
                 Health::new(Verdict::Down, &format!("Redis has been down for {away} s: {cause}"))
+            } else if *outage > self.wait_total {
+                let reason = format!(
+                    "a part of Redis has been down for {away} s; requests for the sessions in it \
+                     fail: {cause}"
+                );
+                Health::new(Verdict::Degraded, &reason)
             } else {
                 let reason = format!(
                     "Redis has been down for {away} s; requests wait for up to {wait} s: {cause}"
@@ -107,14 +115,16 @@ mod tests {
             unasked: Duration::from_secs(5),
             unasked_max: Duration::from_secs(7),
             outage: None,
+            whole_outage: None,
             wait_total: Duration::from_secs(20),
             writes: Writes::Taken,
         }
     }
 
     fn away(seconds: u64) -> Facts {
-        let outage = Some((Duration::from_secs(seconds), "connection refused".into()));
-        Facts { outage, ..well() }
+        let whole_outage = Some(Duration::from_secs(seconds));
+        let outage = whole_outage.map(|outage| (outage, "connection refused".into()));
+        Facts { outage, whole_outage, ..well() }
     }
 
     #[test]
@@ -128,6 +138,13 @@ mod tests {
             (Facts { writes: refused.clone(), ..well() }, Verdict::Degraded, [200, 503]),
             (away(20), Verdict::Degraded, [200, 503]),
             (Facts { writes: refused, ..away(21) }, Verdict::Down, [503, 503]),
+            // One server of a Cluster: all hosts meet it, and the others have their sessions.
+            (Facts { whole_outage: None, ..away(21) }, Verdict::Degraded, [200, 503]),
+            (
+                Facts { whole_outage: away(20).whole_outage, ..away(21) },
+                Verdict::Degraded,
+                [200, 503],
+            ),
             (Facts { unasked: Duration::from_secs(8), ..well() }, Verdict::Down, [503, 503]),
             (Facts { stage: Stage::Leaving, ..well() }, Verdict::Down, [503, 503]),
         ];
@@ -142,7 +159,7 @@ mod tests {
     #[test]
     fn the_reason_is_bounded() {
         let outage = Some((Duration::from_secs(99), "x".repeat(10_000)));
-        let reason = Facts { outage, ..well() }.health().reason.unwrap();
+        let reason = Facts { outage, ..away(99) }.health().reason.unwrap();
         assert_eq!(reason.len(), REASON_MAX_CHARS);
         assert!(reason.starts_with("Redis has been down for 99 s: "));
     }

@@ -7,6 +7,7 @@ use super::endpoint::{Endpoint, Place};
 use super::primary::Primary;
 use super::sentinel::Sentinels;
 use crate::foreign::Foreign;
+use crate::store::Health;
 
 /// So many servers are named in a sentence.
 const NAMED_MAX: usize = 3;
@@ -72,6 +73,13 @@ pub(crate) struct Watcher {
     pub answers: bool,
 }
 
+impl Server {
+    fn is_away(&self) -> bool {
+        let link = self.link.to_string();
+        [Health::Down, Health::Degraded].iter().any(|away| away.label() == link)
+    }
+}
+
 impl Deployment {
     /// The replicas, if all primaries tell theirs.
     pub(crate) fn replicas(&self) -> Option<Vec<&Replica>> {
@@ -89,6 +97,12 @@ impl Deployment {
             named.push(format!("{more} more are not up"));
         }
         (!named.is_empty()).then(|| named.join(", "))
+    }
+
+    /// How many primaries are away, and of how many, if it is not all of them.
+    pub(crate) fn partly_away(&self) -> Option<(usize, usize)> {
+        let away = self.primaries.iter().filter(|one| one.is_away()).count();
+        (0 < away && away < self.primaries.len()).then_some((away, self.primaries.len()))
     }
 
     /// In words, for people; the address is elsewhere.
@@ -116,6 +130,9 @@ impl Deployment {
             }
         }
         words.push(match self.replicas() {
+            None if self.primaries.iter().all(|one| one.replicas.is_some() || one.is_away()) => {
+                "replicas: unknown while Redis is away".to_owned()
+            }
             None => "replicas: not permitted to ask (INFO)".to_owned(),
             Some(replicas) if replicas.is_empty() => "no replica".to_owned(),
             Some(replicas) => {
@@ -239,6 +256,8 @@ mod tests {
             "master 10.0.0.1:6379; 2 replicas, 1 not in step, behind by at most 100 bytes and 1 s; \
              1 of 2 sentinels answer"
         );
+        deployment.primaries = vec![Server { link: "down".into(), ..server(None) }];
+        assert!(deployment.words().contains("replicas: unknown while Redis is away"));
         deployment = Deployment {
             mode: Mode::Cluster,
             primaries: vec![

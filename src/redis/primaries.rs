@@ -219,6 +219,13 @@ impl Primaries {
     pub(super) fn outage(&self, writes: bool) -> Option<Duration> {
         self.all().iter().filter_map(|primary| primary.link.outage(writes)).max()
     }
+
+    /// How long none of them could be read.
+    pub(super) fn whole_outage(&self) -> Option<Duration> {
+        let each: Option<Vec<_>> =
+            self.all().iter().map(|primary| primary.link.outage(false)).collect();
+        each?.into_iter().min()
+    }
 }
 
 /// What a Cluster needs.
