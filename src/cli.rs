@@ -28,10 +28,13 @@ mod status;
 mod unmount;
 mod worker;
 
+use std::io::Write as _;
+
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::exit::{ExitCode, Failure};
+use crate::telemetry::log::goes_to_journal;
 
 /// Odoo's session directory as a filesystem: every session is a Redis key.
 #[derive(Debug, Parser)]
@@ -83,6 +86,13 @@ fn public_table() -> clap::Command {
         .about(env!("CARGO_PKG_DESCRIPTION"))
         .subcommand_required(true)
         .subcommands(all.get_subcommands().filter(|command| !command.is_hide_set()).cloned())
+}
+
+/// Says on standard error, in one line, why a command fails. In the journal that is an error.
+pub fn complain(failure: &Failure) {
+    let priority = if goes_to_journal() { "<3>" } else { "" };
+    // Nobody may be reading; the exit code says it, too.
+    let _ = writeln!(std::io::stderr(), "{priority}sessionfs: {failure}");
 }
 
 /// Does what the command line asks for.

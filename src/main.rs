@@ -1,6 +1,5 @@
 //! The `sessionfs` command.
 
-use std::io::Write;
 use std::process::{ExitCode, Termination};
 
 use sessionfs::cli::mount_helper;
@@ -12,8 +11,7 @@ fn main() -> ExitCode {
     match sessionfs::cli::run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            // Nobody may be reading; the exit code says it, too.
-            let _ = writeln!(std::io::stderr(), "sessionfs: {failure}");
+            sessionfs::cli::complain(&failure);
             failure.report()
         }
     }

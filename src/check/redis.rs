@@ -105,7 +105,8 @@ impl Kind {
                 let unit = Self::unit(server, name);
                 format!(
                     "systemctl start {unit} (after too many failures, systemctl reset-failed \
-                     {unit} first); the reason is in journalctl -u {unit} and /var/log/{server}"
+                     {unit} first; if it runs and does not answer, systemctl restart {unit}); the \
+                     reason is in journalctl -u {unit} and /var/log/{server}"
                 )
             }
             Self::Other(_) => "start it, or correct redis.url".to_owned(),
