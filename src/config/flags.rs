@@ -5,7 +5,8 @@ use std::path::PathBuf;
 /// Where the sessions are: the flags of every command that talks to Redis.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct Place {
-    /// URL of Redis: `redis://`, `rediss://` or `unix:` (default: the private Redis)
+    /// URL of Redis: `redis://`, `rediss://`, `unix:`, `redis-sentinel://` or `redis-cluster://`
+    /// (default: the private Redis)
     #[arg(long, value_name = "URL")]
     pub redis: Option<String>,
     /// Configuration file (default: /etc/sessionfs/sessionfs.toml, if it exists)
