@@ -464,6 +464,7 @@ class Run:
         place = f"{self.space}/kubernetes"
         if not os.path.isdir(place):
             os.makedirs(place + "/redis")
+            os.mkdir(place + "/spool")
             configuration, secret = documents(f"{FILES}/kubernetes/configuration.yaml", self.uid, self.gid)
             with open(place + "/sessionfs.toml", "w") as out:
                 out.write(configuration["data"]["sessionfs.toml"])
@@ -474,7 +475,7 @@ class Run:
                 out.write(base64.b64encode(os.urandom(32)).decode())
             os.chmod(place + "/redis/secret", 0o400)
             self.start_redis(password)
-        return {"configuration": place, "password": place + "/redis", **places}
+        return {"configuration": place, "password": place + "/redis", "spool": place + "/spool", **places}
 
     def start_redis(self, password):
         """With the rights that the documents give, and no others."""
