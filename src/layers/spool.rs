@@ -250,7 +250,7 @@ impl Shared {
             why: &why.to_string(),
         }
         .emit();
-        self.overlay().insert(Arc::new(record), bytes, safe, Duration::ZERO);
+        self.overlay().insert(Arc::new(record), bytes, safe);
         self.filled.notify_one();
         Ok(())
     }
@@ -286,7 +286,7 @@ impl Shared {
             };
             let age = Duration::from_millis(now_ms().saturating_sub(record.kept_ms));
             lock(&self.names).insert(name);
-            self.overlay().insert(Arc::new(record), bytes, safe, age);
+            self.overlay().take_over(Arc::new(record), bytes, safe, age);
             taken += 1;
         }
         if taken > 0 {

@@ -76,6 +76,8 @@ struct Entry {
     since: Instant,
     /// When a person used the session last.
     used: Instant,
+    /// When it was taken over, if another process has kept it.
+    taken_over: Option<Instant>,
     /// It is being sent, so another one cannot take its place any more.
     is_sending: bool,
 }
@@ -85,8 +87,9 @@ pub(super) struct Sending {
     pub record: Arc<Record>,
     /// Since when it is kept.
     pub age: Duration,
-    /// Since when nobody has used its session.
-    pub unused: Duration,
+    /// Since when nobody has used its session; `None` if nobody has since it was taken over from another
+    /// process.
+    pub unused: Option<Duration>,
     /// Earlier changes that it makes unnecessary.
     pub overtaken: Vec<u64>,
 }
@@ -173,17 +176,33 @@ impl Overlay {
         fits(own, account.share()) && fits(all, together)
     }
 
-    /// Keeps a change. `age`: since when it is kept already.
-    pub(super) fn insert(
+    /// Keeps a change.
+    pub(super) fn insert(&mut self, record: Arc<Record>, bytes: u64, safe: watch::Receiver<bool>) {
+        self.put(record, bytes, safe, Instant::now(), None);
+    }
+
+    /// Takes over a change that another process has kept, `age` ago by this host's clock. That may have
+    /// been set meanwhile, so it ends no session: see [`Sending::unused`].
+    pub(super) fn take_over(
         &mut self,
         record: Arc<Record>,
         bytes: u64,
         safe: watch::Receiver<bool>,
         age: Duration,
     ) {
-        let number = record.number;
         let now = Instant::now();
-        let since = now.checked_sub(age).unwrap_or(now);
+        self.put(record, bytes, safe, now.checked_sub(age).unwrap_or(now), Some(now));
+    }
+
+    fn put(
+        &mut self,
+        record: Arc<Record>,
+        bytes: u64,
+        safe: watch::Receiver<bool>,
+        since: Instant,
+        taken_over: Option<Instant>,
+    ) {
+        let number = record.number;
         self.last_number = self.last_number.max(number);
         for alias in record.change.aliases() {
             self.by_alias.entry(alias.clone()).or_default().insert(number);
@@ -199,7 +218,8 @@ impl Overlay {
         let sum = &mut self.sums[Account::of(&record.change) as usize];
         sum.changes += 1;
         sum.bytes += bytes;
-        let entry = Entry { record, bytes, safe, since, used: since, is_sending: false };
+        let used = taken_over.unwrap_or(since);
+        let entry = Entry { record, bytes, safe, since, used, taken_over, is_sending: false };
         self.entries.insert(number, entry);
     }
 
@@ -257,7 +277,7 @@ impl Overlay {
         Some(Sending {
             record: Arc::clone(&entry.record),
             age: entry.since.elapsed(),
-            unused: entry.used.elapsed(),
+            unused: (entry.taken_over != Some(entry.used)).then(|| entry.used.elapsed()),
             overtaken,
         })
     }
@@ -574,7 +594,8 @@ mod tests {
     fn add(overlay: &mut Overlay, change: Change, age: Duration) -> u64 {
         let number = overlay.number(5);
         let record = Record { number, kept_ms: 5, place: place(), change };
-        overlay.insert(Arc::new(record), 10, watch::channel(true).1, age);
+        let since = Instant::now().checked_sub(age).unwrap_or_else(Instant::now);
+        overlay.put(Arc::new(record), 10, watch::channel(true).1, since, None);
         number
     }
 
@@ -764,6 +785,28 @@ mod tests {
         }
         overlay.touch(&alias(1));
         assert_eq!(shown(&overlay), Some(1));
+    }
+
+    #[test]
+    fn what_another_process_has_kept_is_not_ended_by_the_clock_of_this_host() {
+        let mut overlay = Overlay::new(LIMITS);
+        let record = |number| Record {
+            number,
+            kept_ms: 5,
+            place: place(),
+            change: kept(person(number.into(), Some(9))),
+        };
+        let long = 2 * Duration::from_millis(Lifetimes::default().idle_ms);
+        overlay.take_over(Arc::new(record(1)), 10, watch::channel(true).1, long);
+        assert_eq!(shown(&overlay), Some(1));
+        let sending = sent(&mut overlay);
+        assert_eq!(sending.unused, None);
+        overlay.not_sent(&sending);
+        overlay.touch(&alias(1));
+        assert!(sent(&mut overlay).unused.is_some());
+        let mut overlay = Overlay::new(LIMITS);
+        overlay.insert(Arc::new(record(1)), 10, watch::channel(true).1);
+        assert!(sent(&mut overlay).unused.is_some());
     }
 
     #[test]

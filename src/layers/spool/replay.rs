@@ -136,7 +136,10 @@ impl<S: Sessions + Link + Clone> Spool<S> {
         let Sending { record, age, unused, overtaken } = sending;
         let stamp = self.stamp_of(record, *age);
         let sent = match &record.change {
-            Change::Save(save) => return self.send_save(save, stamp, *unused).await,
+            Change::Save(save) => {
+                let unused = unused.unwrap_or_else(|| (*age).min(self.age_there(record)));
+                return self.send_save(save, stamp, unused).await;
+            }
             Change::Removal(unlink) => {
                 let unlinked = self.sessions.unlink(&Unlink { stamp, ..unlink.clone() }).await;
                 if let Ok(unlinked) = &unlinked {
@@ -154,6 +157,17 @@ impl<S: Sessions + Link + Clone> Spool<S> {
             }
         };
         sent.unwrap_or_else(|error| failed(record.change.alias(), error))
+    }
+
+    /// How old a change is by the store's clock. It and that of this host may both have been set since
+    /// then: who goes by the smaller age ends nothing too early.
+    fn age_there(&self, record: &Record) -> Duration {
+        let first_ms = record.change.stamp().first_ms;
+        let now_ms = self.sessions.stamp(record.change.shard()).first_ms;
+        if first_ms == 0 || now_ms == 0 {
+            return Duration::MAX;
+        }
+        Duration::from_millis(now_ms.saturating_sub(first_ms))
     }
 
     /// The stamp of the first attempt. If Redis's time was not known then, it was as long ago.
