@@ -498,7 +498,7 @@ fn an_own_removal_without_redis_is_taken_back_by_the_save() {
         let listed = opened_and_listed(&mount, &id);
         let saving = Saving::begin(&mount, &id, &authenticated("new"));
         redis.kill();
-        until(&mount, || mount.log().contains("event=\"link\" state=\"down\""));
+        until(&mount, || mount.log().contains("state=\"down\""));
         fs::remove_file(&listed).unwrap();
         // It is served as before, and nothing was kept.
         assert_eq!(logged(&mount, "change_kept"), 0);
@@ -526,7 +526,7 @@ fn an_own_removal_waits_as_long_as_the_save_that_follows() {
             move || {
                 let listed = opened_and_listed(mount, &id);
                 begun.send(()).unwrap();
-                until(mount, || mount.log().contains("event=\"link\" state=\"down\""));
+                until(mount, || mount.log().contains("state=\"down\""));
                 fs::remove_file(&listed).unwrap();
                 // Its first write waits for Redis.
                 mount.save(&id, &authenticated("new")).unwrap();
@@ -551,7 +551,7 @@ fn an_own_removal_is_carried_out_if_no_save_follows() {
     in_thread(|| {
         let listed = opened_and_listed(&mount, &id);
         redis.kill();
-        until(&mount, || mount.log().contains("event=\"link\" state=\"down\""));
+        until(&mount, || mount.log().contains("state=\"down\""));
         fs::remove_file(&listed).unwrap();
     });
     mount.wait_for_log("change_kept");
@@ -573,7 +573,7 @@ fn an_own_removal_is_taken_back_by_a_save_that_fails_at_its_first_write() {
     in_thread(|| {
         let listed = opened_and_listed(&mount, &id);
         redis.kill();
-        until(&mount, || mount.log().contains("event=\"link\" state=\"down\""));
+        until(&mount, || mount.log().contains("state=\"down\""));
         fs::remove_file(&listed).unwrap();
         assert_eq!(errno(mount.save(&id, &authenticated("new"))), libc::EIO);
     });
