@@ -650,7 +650,7 @@ make_user() {
 # Sets `redis_plan`: other (named), instance (the distribution's, its own), private (started by sessionfs). Who is
 # configured already stays until another is named: its sessions are there.
 choose_redis() {
-    if [ -n "$redis_url" ]; then
+    if [ -n "$redis_url" ] && [ "$redis_url" != "${config_redis_url:-}" ]; then
         redis_plan=other
     elif [ -e "$config" ]; then
         redis_url=${config_redis_url:-}

@@ -518,6 +518,12 @@ pub trait Link: Send + Sync + 'static {
     /// nearly always be answered.
     fn is_fresh(&self, shard: Option<Shard>) -> bool;
 
+    /// A shard whose server takes changes now, for one whose shard is not known yet; `None` if it
+    /// makes no difference.
+    fn any_up(&self) -> Option<Shard> {
+        None
+    }
+
     /// Waits until the store can be read (and changed, if `wait` asks for that), at most for one step.
     /// Pings a link that has been silent.
     fn wait_up(&self, wait: Wait) -> impl Future<Output = Waited> + Send;

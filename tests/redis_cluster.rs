@@ -280,6 +280,8 @@ async fn the_loss_of_a_primary_concerns_its_shards(mut cluster: Cluster) {
         taken(&node, &login(&node, &alias(shard, 30 + number))).await;
     }
     let primary = cluster.primary_of(&index(lost));
+    let replica = &cluster.servers[primary + 3].redis;
+    let _: String = replica.run("CONFIG SET cluster-replica-no-failover yes");
     cluster.servers[primary].redis.kill();
     until("the loss is noticed", || node.health(Shard::parse(lost)) == Health::Down).await;
     assert_eq!(node.health(Shard::parse(well)), Health::Up);
@@ -288,14 +290,24 @@ async fn the_loss_of_a_primary_concerns_its_shards(mut cluster: Cluster) {
     assert_eq!(node.whole_outage(), None);
     assert!(look(&node, &alias(well, 30)).await.is_some());
     let lost_at = cluster.servers[primary].at();
-    tokio::task::block_in_place(|| it_is_seen_which_server_is_lost(&mount, &lost_at));
+    tokio::task::block_in_place(|| {
+        it_is_seen_which_server_is_lost(&mount, &lost_at);
+        // This thread has opened nothing: it is not known of which shard its session is.
+        mount.save(&sid(well, 80), &authenticated("note")).expect("saved");
+        mount.save(&sid(lost, 80), &authenticated("kept")).expect("saved");
+    });
+    let replica = &cluster.servers[primary + 3].redis;
+    let _: String = replica.run("CONFIG SET cluster-replica-no-failover no");
     until("the replica is promoted", || cluster.servers[primary + 3].is_master()).await;
     let promoted = Instant::now();
     while node.wait_up(wait(lost)).await != Waited::Up {}
     assert!(promoted.elapsed() < Duration::from_secs(1), "{:?}", promoted.elapsed());
     taken(&node, &login(&node, &alias(lost, 31))).await;
     assert!(look(&node, &alias(lost, 30)).await.is_some());
-    tokio::task::block_in_place(|| its_outage_is_one_line_of_the_log(mount, &lost_at));
+    tokio::task::block_in_place(|| {
+        assert_eq!(mount.read(&sid(lost, 80)).expect("read"), authenticated("kept"));
+        its_outage_is_one_line_of_the_log(mount, &lost_at);
+    });
 }
 
 fn it_is_seen_which_server_is_lost(mount: &Mount, lost: &str) {

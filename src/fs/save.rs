@@ -128,9 +128,11 @@ impl<S: Sessions, L: Link> Core<S, L> {
     }
 
     /// What the save of this thread needs. Its session is not known before the rename; most likely it
-    /// is of the shard that the thread opened last.
+    /// is of the shard that the thread opened last. One that has opened none waits only if no server
+    /// takes changes: the rename keeps what the others do not take.
     fn wait_of_save(&self, by: Identity) -> Wait {
         let shard = self.threads().get(by.thread).and_then(|thread| thread.last_shard());
+        let shard = shard.or_else(|| self.link.any_up());
         Wait { shard, writes: true, background: by.background }
     }
 

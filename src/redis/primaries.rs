@@ -165,6 +165,15 @@ impl Primaries {
         self.needed(shard).iter().all(|primary| primary.link.is_fresh())
     }
 
+    /// A shard of one that is up, in a Cluster; of one that has answered a moment ago, if there is any.
+    pub(super) fn any_up(&self) -> Option<Shard> {
+        let members = if self.is_cluster { self.members() } else { Vec::new() };
+        let up = members.iter().filter(|primary| primary.link.health() == Health::Up);
+        let shards =
+            up.filter_map(|primary| Some((primary.link.is_fresh(), primary.slots().shard()?)));
+        shards.max_by_key(|(is_fresh, _)| *is_fresh).map(|(_, shard)| shard)
+    }
+
     /// Whether one of them refuses changes because its memory is full.
     pub(super) fn is_full(&self, shard: Option<Shard>) -> bool {
         self.needed(shard).iter().any(|primary| primary.link.is_full())

@@ -158,6 +158,10 @@ impl Link for RedisStore {
         self.inner.primaries.is_fresh(shard)
     }
 
+    fn any_up(&self) -> Option<Shard> {
+        self.inner.primaries.any_up()
+    }
+
     async fn wait_up(&self, wait: Wait) -> Waited {
         if wait.writes && self.inner.primaries.is_full(wait.shard) {
             self.inner.room.want();
