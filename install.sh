@@ -1133,7 +1133,7 @@ check_sessions_follow() {
         case $status in
             0) return 0 ;;
             53) ;;
-            *) fail "the Redis that was named cannot be used: $(reason "$said")" ;;
+            *) fail "the Redis that was named cannot be used, so nothing was changed: $(reason "$said")" ;;
         esac
     done
     logs_out=yes
