@@ -297,10 +297,9 @@ pub const HELD_IN_STORE_MS: u64 = 60_000;
 
 /// For how long the store holds a removal where callers wait that long in an outage: longer, because
 /// the save that takes it back may have waited.
-pub const fn held_in_store_ms(outage_budget_ms: u64) -> u64 {
+pub fn held_in_store_ms(outage_budget_ms: u64) -> u64 {
     const AFTER_WAIT_MS: u64 = 10_000;
-    let waited_ms = outage_budget_ms.saturating_add(AFTER_WAIT_MS);
-    if waited_ms > HELD_IN_STORE_MS { waited_ms } else { HELD_IN_STORE_MS }
+    outage_budget_ms.saturating_add(AFTER_WAIT_MS).max(HELD_IN_STORE_MS)
 }
 
 /// What became of a removal.

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::{Finding, Id};
 use crate::exit::Failure;
-use crate::redis::deployment::Deployment;
+use crate::redis::deployment::{Deployment, NAMED_MAX};
 use crate::redis::endpoint::{Address, Endpoint, Place};
 use crate::redis::errors::ErrorCode;
 use crate::redis::probe::places::{self, Places};
@@ -28,8 +28,6 @@ const SLOW: Duration = Duration::from_millis(5);
 const CLOCK_APART_MS: i64 = 2000;
 /// Stands for the servers in what is found, until it is known which have it in common.
 const AT: &str = "{at}";
-/// So many servers are named in a sentence.
-const NAMED_MAX: usize = 3;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Facts {

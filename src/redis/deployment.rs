@@ -10,7 +10,7 @@ use crate::foreign::Foreign;
 use crate::store::Health;
 
 /// So many servers are named in a sentence.
-const NAMED_MAX: usize = 3;
+pub(crate) const NAMED_MAX: usize = 3;
 
 /// One server, a master that sentinels name, or a Cluster.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -75,8 +75,7 @@ pub(crate) struct Watcher {
 
 impl Server {
     fn is_away(&self) -> bool {
-        let link = self.link.to_string();
-        [Health::Down, Health::Degraded].iter().any(|away| away.label() == link)
+        [Health::Down, Health::Degraded].iter().any(|away| self.link == *away.label())
     }
 }
 

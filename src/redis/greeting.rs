@@ -18,10 +18,9 @@ use super::live::Live;
 use super::primary::Slots;
 use super::probe;
 use super::requests::{Requests, size};
-use super::scripts::{Policy, Scripts};
+use super::scripts::Scripts;
 use super::servers;
 use crate::session::name::{Alias, Shard};
-use crate::store::HELD_IN_STORE_MS;
 
 /// One command, and what is done with its answer and the time at which it was sent. It can say that
 /// this connection must not be used, with the reason.
@@ -56,14 +55,7 @@ impl Probe {
         let alias = Alias::parse(&format!("{}{}", shard.as_str(), "-".repeat(82)));
         let Some(alias) = alias else { return Self::default() };
         let (session, index, alias) = (keys.session(&alias), keys.index(shard), alias.as_str());
-        let requests = Requests {
-            scripts,
-            keys,
-            policy: Policy::unknowing(),
-            attempt_ms: 0,
-            now_ms: 0,
-            hold_ms: HELD_IN_STORE_MS,
-        };
+        let requests = Requests::unserved(scripts, keys);
         let mut reads = commands(&[
             &["GETRANGE", &session, "0", "0"],
             &["STRLEN", &session],

@@ -14,10 +14,10 @@ use redis::{Cmd, Value};
 use super::keys::Keys;
 use super::link::Need;
 use super::requests::Requests;
-use super::scripts::{Answer, Policy, Scripts};
+use super::scripts::{Answer, Scripts};
 use super::{Inner, RedisStore};
 use crate::session::policy::Lifetimes;
-use crate::store::{HELD_IN_STORE_MS, StoreError};
+use crate::store::StoreError;
 use crate::sync::lock;
 use crate::telemetry::Event;
 
@@ -76,14 +76,7 @@ impl Live {
     /// What is sent on a new connection, once the scripts are loaded; `None` where nothing is
     /// followed.
     pub(super) fn request(&self, scripts: &Scripts, keys: &Keys) -> Option<Cmd> {
-        let requests = Requests {
-            scripts,
-            keys,
-            policy: Policy::unknowing(),
-            attempt_ms: 0,
-            now_ms: 0,
-            hold_ms: HELD_IN_STORE_MS,
-        };
+        let requests = Requests::unserved(scripts, keys);
         Some(requests.settings(self.rules?.keys).command())
     }
 

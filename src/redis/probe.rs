@@ -34,9 +34,7 @@ use crate::session::content::{Class, Content};
 use crate::session::name::{Alias, Form, Shard};
 use crate::session::policy::Lifetimes;
 use crate::session::secret::{Fingerprint, Keyring};
-use crate::store::{
-    Amend, Attempt, ChangeId, Claim, HELD_IN_STORE_MS, Import, Publish, Stamp, StoreError, Unlink,
-};
+use crate::store::{Amend, Attempt, ChangeId, Claim, Import, Publish, Stamp, StoreError, Unlink};
 
 /// The oldest version that has what we need.
 const OLDEST: (u64, u64) = (6, 0);
@@ -360,8 +358,7 @@ impl Probe<'_> {
             waited_ms: 0,
             unwritten_ms: 0,
         };
-        let requests =
-            Requests { scripts, keys, policy, attempt_ms: 0, now_ms: 0, hold_ms: HELD_IN_STORE_MS };
+        let requests = Requests { policy, ..Requests::unserved(scripts, keys) };
         let save = own_save(alias);
         let amend =
             Amend { stamp: own_stamp(), alias: alias.clone(), mode: Some(0o600), mtime: None };

@@ -14,7 +14,9 @@ use super::scripts::{Call, ClockView, Policy, Scripts};
 use crate::session::content::Content;
 use crate::session::name::{Alias, Form, Shard};
 use crate::session::seal::PLAIN_PACKING;
-use crate::store::{Amend, Attempt, ChangeId, Import, Mtime, Publish, Stamp, Unlink};
+use crate::store::{
+    Amend, Attempt, ChangeId, HELD_IN_STORE_MS, Import, Mtime, Publish, Stamp, Unlink,
+};
 
 /// What requests are made of.
 #[derive(Clone, Copy)]
@@ -31,6 +33,12 @@ pub(super) struct Requests<'a> {
 }
 
 impl<'a> Requests<'a> {
+    /// Those of a connection that serves nobody yet.
+    pub(super) fn unserved(scripts: &'a Scripts, keys: &'a Keys) -> Self {
+        let policy = Policy::unknowing();
+        Self { scripts, keys, policy, attempt_ms: 0, now_ms: 0, hold_ms: HELD_IN_STORE_MS }
+    }
+
     /// The same, that judge nothing stale, so end nothing.
     pub(super) fn judging_nothing(self) -> Self {
         let policy = Policy { clock: ClockView::Jumped { ahead_ms: 0 }, ..self.policy };
