@@ -3,10 +3,14 @@
 //! - [`adapter`]: fuser's trait, one method a request
 //! - [`answer`]: the one place that replies, logs and counts
 //! - [`kernel`]: optional features of newer kernels
+//! - [`handshake`]: a session on a connection that may have been served before
+//! - [`in_flight`]: requests that are not answered, as the next worker finds them
+//! - [`recovery`]: answers what the worker before has not answered
+//! - [`wire`]: the framing of requests and answers
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
@@ -16,35 +20,88 @@ use tokio::runtime::Handle;
 
 use crate::fs::Core;
 use crate::fs::inode::Eviction;
+use crate::handoff::{Ended, Kept};
 use crate::host::directory::Ownership;
 use crate::store::{Link, Sessions};
+use adapter::{Adapter, Origin};
+use in_flight::InFlight;
+use kernel::Offers;
+use recovery::Recovery;
+use wire::Init;
 
 mod adapter;
 mod answer;
+mod handshake;
+mod in_flight;
 pub(crate) mod kernel;
+mod recovery;
+pub(crate) mod wire;
 
 /// Two threads read requests, so that a computation in one does not delay the other. More have no
 /// effect (see `docs/performance.md`).
 const SESSION_THREADS: usize = 2;
+/// The most that one WRITE carries, in whole pages: what a request needs of its buffer is taken beforehand, and the
+/// answer to a READ of that length fits into a socket.
+const MAX_WRITE_BYTES: u32 = 128 * 1024;
+/// No request that is waited for is longer: a WRITE of that length, or one with a few names.
+const REQUEST_MAX_BYTES: usize = MAX_WRITE_BYTES as usize + 4096;
+/// No answer is longer.
+const ANSWER_MAX_BYTES: usize = MAX_WRITE_BYTES as usize + 4096;
 /// How often orphans among the staging files are removed.
 const ORPHANS_EVERY: Duration = Duration::from_secs(10);
 
-/// Serves the kernel on `fuse_fd` until the mount is gone. `runtime` runs what needs the store;
-/// `on_init` is called when the kernel's first request is answered.
-pub fn serve<S: Sessions, L: Link>(
+/// Where the kernel asks.
+pub(crate) struct Connection {
+    pub device: OwnedFd,
+    /// `None` of an older keeper: the first request is still to come, and nobody served before.
+    pub served: Option<Served>,
+}
+
+/// What is known of a connection.
+pub(crate) struct Served {
+    /// The first request, as it was read.
+    pub init: Init,
+    /// How the worker before has ended.
+    pub after: Ended,
+    /// What it has left, and where this one's requests are recorded.
+    pub kept: Kept,
+}
+
+/// Serves the kernel until the mount is gone. `runtime` runs what needs the store; `on_serving` is called when all
+/// that was not answered before is under way.
+pub(crate) fn serve<S: Sessions, L: Link>(
     core: &Arc<Core<S, L>>,
     tree: Ownership,
-    fuse_fd: OwnedFd,
+    connection: Connection,
     runtime: &Handle,
-    on_init: impl FnOnce() + Send + Sync + 'static,
+    on_serving: impl FnOnce(),
 ) -> io::Result<()> {
-    let adapter = adapter::Adapter::new(Arc::clone(core), tree, runtime.clone(), Box::new(on_init));
-    let mut config = fuser::Config::default();
-    config.acl = SessionACL::All;
-    config.n_threads = Some(SESSION_THREADS);
-    // Cloned descriptors make the kernel fail requests when one of them is closed.
-    config.clone_fd = false;
-    let session = Session::from_fd(adapter, fuse_fd, SessionACL::All, config)?;
+    let Connection { device, served } = connection;
+    let kept = served.as_ref().map_or_else(Kept::default, |served| served.kept.clone());
+    let adapter = |origin| {
+        let in_flight = InFlight::new(kept.clone());
+        Adapter::new(Arc::clone(core), tree, runtime.clone(), in_flight, origin)
+    };
+    let session = match &served {
+        Some(served) => {
+            let device = device.as_fd();
+            let Served { init, after, kept } = served;
+            let session =
+                handshake::begin(adapter(Origin::Kernel), device, init, config(SESSION_THREADS))?;
+            let may_resend = Offers::from_environment().resend();
+            let recovery = Recovery { device, init, kept, after: *after, may_resend };
+            recovery.run(adapter(Origin::Replay), config(1))?;
+            if let Err(error) = kept.record(REQUEST_MAX_BYTES) {
+                tracing::warn!(%error, "requests are not recorded: what is under way when this worker dies is lost");
+            }
+            session
+        }
+        None => {
+            let config = config(SESSION_THREADS);
+            Session::from_fd(adapter(Origin::Kernel), device, SessionACL::All, config)?
+        }
+    };
+    on_serving();
     if let Some(evictions) = core.take_evictions() {
         let notifier = session.notifier();
         std::thread::Builder::new()
@@ -55,6 +112,15 @@ pub fn serve<S: Sessions, L: Link>(
     let ended = session.run();
     janitor.abort();
     ended
+}
+
+fn config(threads: usize) -> fuser::Config {
+    let mut config = fuser::Config::default();
+    config.acl = SessionACL::All;
+    config.n_threads = Some(threads);
+    // Cloned descriptors make the kernel fail requests when one of them is closed.
+    config.clone_fd = false;
+    config
 }
 
 /// Asks the kernel to forget entries. On a thread of its own: the kernel takes the directory's

@@ -9,7 +9,8 @@
 //!
 //! - [`clock`]: whether the clock is synchronised
 //! - [`confine`]: giving up the rights of root
-//! - [`descriptor`]: descriptors that another process handed over
+//! - [`descriptor`]: descriptors that another process handed over, and those that take the place of another
+//! - [`device`]: the device through which the kernel asks a filesystem
 //! - [`directory`]: directories of root's own, and paths that nobody else may lead astray
 //! - [`lock`]: locks by `flock`
 //! - [`mount`]: what is mounted on a directory, and whether it answers; [`mount_table`]: mountinfo;
@@ -17,6 +18,7 @@
 //! - [`open_files`]: the limit of open files
 //! - [`process`]: children, and processes held by a descriptor
 //! - [`procfs`]: the processes of the host for who is not root
+//! - [`shared_memory`]: memory that outlives a process; [`read_buffer`]: fuser's buffers in it
 //! - [`service_manager`]: notifying systemd by `sd_notify`
 //! - [`signals`]: signals read from a descriptor, and waiting
 //! - [`terminal`]: its width
@@ -26,6 +28,7 @@
 pub(crate) mod clock;
 pub(crate) mod confine;
 pub(crate) mod descriptor;
+pub(crate) mod device;
 pub(crate) mod directory;
 pub(crate) mod lock;
 pub(crate) mod mount;
@@ -34,6 +37,8 @@ pub(crate) mod mount_table;
 pub(crate) mod open_files;
 pub(crate) mod process;
 pub(crate) mod procfs;
+pub(crate) mod read_buffer;
 pub(crate) mod service_manager;
+pub(crate) mod shared_memory;
 pub(crate) mod signals;
 pub(crate) mod terminal;

@@ -7,6 +7,7 @@
 
 mod backoff;
 mod by_hand;
+mod connection;
 mod disks;
 mod listen;
 mod mirror;

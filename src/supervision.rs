@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
 use crate::exit::Failure;
+use crate::handoff::Ended;
 use crate::session::secret::Secret;
 use crate::telemetry::recent::Recent;
 
@@ -98,8 +99,15 @@ pub(crate) enum RedisState {
 
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(crate) enum Order {
-    /// The filesystem is made: serve it.
+    /// The filesystem is made: serve it. Of an older keeper, which leaves the kernel's first request to the worker.
     Serve,
+    /// Serve the connection whose first request was this one.
+    Connection {
+        /// INIT, as the kernel has sent it.
+        init: Vec<u8>,
+        /// How the worker before has ended.
+        after: Ended,
+    },
     /// It is mounted: no name leads to the underlying directory any more.
     Mounted,
     /// Write what is collected: the end is near.

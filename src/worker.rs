@@ -25,6 +25,7 @@ use crate::config::Config;
 use crate::control::{Sockets, StatusService};
 use crate::exit::{ExitCode, Failure};
 use crate::fs::{self, Core};
+use crate::fuse::Connection;
 use crate::host::confine;
 use crate::host::open_files::OpenFiles;
 use crate::host::signals;
@@ -47,6 +48,8 @@ pub(crate) struct Descriptors {
     pub config: OwnedFd,
     /// The kernel's requests.
     pub fuse: OwnedFd,
+    /// What a worker leaves to the next one. An older keeper does not give it.
+    pub memory: Option<OwnedFd>,
     /// Credentials are asked for here. An older keeper has none to give.
     pub credentials: Option<OwnedFd>,
     /// The directory of this host's processes, as root sees it. An older keeper does not give it.
@@ -69,6 +72,7 @@ pub(crate) fn run(descriptors: Descriptors) -> Result<(), Failure> {
     let handed = Handed {
         config: descriptors.config,
         fuse: descriptors.fuse,
+        memory: descriptors.memory,
         credentials: descriptors.credentials,
         processes: descriptors.processes,
         sockets,
@@ -88,6 +92,7 @@ pub(crate) fn run(descriptors: Descriptors) -> Result<(), Failure> {
 struct Handed {
     config: OwnedFd,
     fuse: OwnedFd,
+    memory: Option<OwnedFd>,
     credentials: Option<OwnedFd>,
     processes: Option<OwnedFd>,
     sockets: Sockets,
@@ -95,7 +100,7 @@ struct Handed {
 }
 
 fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
-    let Handed { config, fuse, credentials, processes, sockets, disks } = handed;
+    let Handed { config, fuse, memory, credentials, processes, sockets, disks } = handed;
     let Handover { keeper, config, secrets, first, may_lack_redis, worker, keeper_info } =
         read_handover(config)?;
     let missing = confine::become_worker(&config.worker.account(), || {
@@ -152,7 +157,7 @@ fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
         send(channel, &Report::Redis(RedisState::Down))?;
     }
     send(channel, &Report::RedisReady)?;
-    orders::await_serve(channel)?;
+    let served = orders::await_connection(channel, memory)?;
     let held = Arc::clone(&core);
     let tell_keeper = {
         let channel = Arc::clone(channel);
@@ -179,14 +184,12 @@ fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
     let ended = ending.clone();
     orders::listen(Arc::clone(channel), ended, sessions, keyring, on_mounted, &runtime)?;
 
-    let on_init = {
-        let channel = Arc::clone(channel);
-        move || {
-            // Without it the keeper gives this worker up, which is what should happen then.
-            let _ = channel.send(&Report::Serving);
-        }
+    let on_serving = || {
+        // Without it the keeper gives this worker up, which is what should happen then.
+        let _ = channel.send(&Report::Serving);
     };
-    let served = crate::fuse::serve(&core, config.tree, fuse, runtime.handle(), on_init);
+    let connection = Connection { device: fuse, served };
+    let served = crate::fuse::serve(&core, config.tree, connection, runtime.handle(), on_serving);
     runtime.block_on(ending.drain());
     crate::telemetry::log::tell_all_repeated();
     served.map_err(|e| {

@@ -19,6 +19,9 @@ pub(super) struct Worker {
     /// The kernel asks here
     #[arg(long)]
     fuse_fd: RawFd,
+    /// What a worker leaves to the next one
+    #[arg(long)]
+    memory_fd: Option<RawFd>,
     /// Credentials are asked for here
     #[arg(long)]
     credentials_fd: Option<RawFd>,
@@ -47,6 +50,7 @@ impl Worker {
             status: descriptor::take(self.status_fd)?,
             config: descriptor::take(self.config_fd)?,
             fuse: descriptor::take(self.fuse_fd)?,
+            memory: optional(self.memory_fd)?,
             credentials: optional(self.credentials_fd)?,
             processes: optional(self.processes_fd)?,
             control: optional(self.control_fd)?,

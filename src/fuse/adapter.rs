@@ -15,7 +15,9 @@ use tokio::runtime::Handle;
 
 use super::Ownership;
 use super::answer::{self, log_totals};
+use super::in_flight::InFlight;
 use super::kernel::Offers;
+use super::wire::Unique;
 use crate::error::{Error, Result};
 use crate::fs::attributes::{Attributes, Change, Entry, Kind, from_ns};
 use crate::fs::caller::Caller;
@@ -31,9 +33,6 @@ use crate::telemetry::request::Operation;
 const GENERATION: Generation = Generation(0);
 const BLOCK_BYTES: u32 = 4096;
 
-/// Called once, at INIT.
-type OnInit = Box<dyn FnOnce() + Send + Sync>;
-
 /// The filesystem as fuser calls it.
 pub(super) struct Adapter<S, L> {
     core: Arc<Core<S, L>>,
@@ -41,7 +40,16 @@ pub(super) struct Adapter<S, L> {
     /// Runs what needs the store.
     runtime: Handle,
     offers: Offers,
-    on_init: Option<OnInit>,
+    in_flight: InFlight,
+    origin: Origin,
+}
+
+/// Where requests come from.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Origin {
+    Kernel,
+    /// From a worker that has died.
+    Replay,
 }
 
 impl<S: Sessions, L: Link> Adapter<S, L> {
@@ -50,9 +58,15 @@ impl<S: Sessions, L: Link> Adapter<S, L> {
         core: Arc<Core<S, L>>,
         tree: Ownership,
         runtime: Handle,
-        on_init: OnInit,
+        in_flight: InFlight,
+        origin: Origin,
     ) -> Self {
-        Self { core, tree, runtime, offers: Offers::from_environment(), on_init: Some(on_init) }
+        Self { core, tree, runtime, offers: Offers::from_environment(), in_flight, origin }
+    }
+
+    /// A request that was read now.
+    fn pending(&self, operation: Operation, request: &Request) -> answer::Request<'_> {
+        answer::Request::now(operation, Unique(request.unique().0), &self.in_flight)
     }
 
     /// The one rule of permission: the tree's owner and root, nobody else.
@@ -164,18 +178,17 @@ fn mtime(wanted: TimeOrNow) -> Mtime {
 impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
         self.offers.ask(config);
-        if let Some(on_init) = self.on_init.take() {
-            on_init();
-        }
         Ok(())
     }
 
     fn destroy(&mut self) {
-        log_totals();
+        if self.origin == Origin::Kernel {
+            log_totals();
+        }
     }
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let pending = answer::Request::now(Operation::Lookup);
+        let pending = self.pending(Operation::Lookup, request);
         let step = match self.caller(request) {
             Ok(caller) => self.core.lookup(caller, InodeId(parent.0), name),
             Err(error) => Err(error).into(),
@@ -189,7 +202,7 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
     }
 
     fn getattr(&self, request: &Request, inode: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        let pending = answer::Request::now(Operation::Getattr);
+        let pending = self.pending(Operation::Getattr, request);
         let step = self.inode_attributes(request, inode);
         let encoder = self.encoder();
         pending.answer(&self.runtime, step, move |found| match found {
@@ -216,7 +229,7 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
         _: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        let pending = answer::Request::now(Operation::Setattr);
+        let pending = self.pending(Operation::Setattr, request);
         let change = Change { mode, size_bytes: size, mtime: new_mtime.map(mtime) };
         let same_owner = uid.is_none_or(|uid| uid == self.tree.owner_uid)
             && gid.is_none_or(|gid| gid == self.tree.owner_gid);
@@ -247,7 +260,7 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
         _: u32,
         reply: ReplyEntry,
     ) {
-        let pending = answer::Request::now(Operation::Mknod);
+        let pending = self.pending(Operation::Mknod, request);
         let refused = self.caller(request).and_then(|_| {
             Err(Error::expected(libc::EPERM, "only the temp file of a save can be created"))
         });
@@ -265,14 +278,14 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
         _: u32,
         reply: ReplyEntry,
     ) {
-        let pending = answer::Request::now(Operation::Mkdir);
+        let pending = self.pending(Operation::Mkdir, request);
         let made = self.caller(request).and_then(|_| self.core.mkdir(InodeId(parent.0), name));
         let encoder = self.encoder();
         encoder.entry(reply, pending.finish(made.map(Found::Entry)));
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let pending = answer::Request::now(Operation::Unlink);
+        let pending = self.pending(Operation::Unlink, request);
         let step = match self.caller(request) {
             Ok(caller) => self.core.unlink(caller, InodeId(parent.0), name),
             Err(error) => Err(error).into(),
@@ -281,7 +294,7 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let pending = answer::Request::now(Operation::Rmdir);
+        let pending = self.pending(Operation::Rmdir, request);
         let step = match self.caller(request) {
             Ok(_) => self.core.rmdir(InodeId(parent.0), name),
             Err(error) => Err(error).into(),
@@ -299,7 +312,7 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let pending = answer::Request::now(Operation::Rename);
+        let pending = self.pending(Operation::Rename, request);
         let step = match self.caller(request) {
             Err(error) => Err(error).into(),
             Ok(_) if !flags.is_empty() => {
@@ -315,7 +328,7 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
     }
 
     fn open(&self, request: &Request, inode: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let pending = answer::Request::now(Operation::Open);
+        let pending = self.pending(Operation::Open, request);
         let mode = Mode {
             write: flags.acc_mode() != OpenAccMode::O_RDONLY,
             truncate: flags.0 & libc::O_TRUNC != 0,
@@ -342,7 +355,7 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let pending = answer::Request::now(Operation::Read);
+        let pending = self.pending(Operation::Read, request);
         let data =
             self.caller(request).and_then(|_| self.core.read(HandleId(handle.0), offset, size));
         match pending.finish(data) {
@@ -363,7 +376,7 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let pending = answer::Request::now(Operation::Write);
+        let pending = self.pending(Operation::Write, request);
         let step = match self.caller(request) {
             Ok(caller) => self.core.write(caller, HandleId(handle.0), offset, data),
             Err(error) => Err(error).into(),
@@ -400,7 +413,7 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
     }
 
     fn opendir(&self, request: &Request, inode: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        let pending = answer::Request::now(Operation::Opendir);
+        let pending = self.pending(Operation::Opendir, request);
         let step = match self.caller(request) {
             Ok(caller) => self.core.open_directory(caller, InodeId(inode.0)),
             Err(error) => Err(error).into(),
@@ -419,7 +432,7 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let pending = answer::Request::now(Operation::Readdir);
+        let pending = self.pending(Operation::Readdir, request);
         let step = self.listing(request, handle, offset);
         pending.answer(&self.runtime, step, move |snapshot| match snapshot {
             Ok(snapshot) => {
@@ -447,7 +460,7 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let pending = answer::Request::now(Operation::Readdirplus);
+        let pending = self.pending(Operation::Readdirplus, request);
         let step = self.listing(request, handle, offset);
         let (core, encoder) = (Arc::clone(&self.core), self.encoder());
         pending.answer(&self.runtime, step, move |snapshot| {
@@ -490,13 +503,13 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
         reply.ok();
     }
 
-    fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
+    fn statfs(&self, request: &Request, _: INodeNo, reply: ReplyStatfs) {
         // Redis alone knows what is free. A program that calls statfs wants to know that there is
         // room, so the numbers are large and constant.
         const BLOCKS: u64 = 1 << 28;
         const FILES: u64 = 1 << 32;
         const NAME_BYTES: u32 = 255;
-        answer::Request::now(Operation::Statfs).answered();
+        self.pending(Operation::Statfs, request).answered();
         reply.statfs(BLOCKS, BLOCKS, BLOCKS, FILES, FILES, BLOCK_BYTES, NAME_BYTES, BLOCK_BYTES);
     }
 
@@ -510,7 +523,7 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
     }
 
     fn access(&self, request: &Request, inode: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
-        let pending = answer::Request::now(Operation::Access);
+        let pending = self.pending(Operation::Access, request);
         let step = self.inode_attributes(request, inode);
         pending.answer(&self.runtime, step, move |found| match found {
             // A session cannot be executed.
@@ -532,7 +545,7 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let pending = answer::Request::now(Operation::Create);
+        let pending = self.pending(Operation::Create, request);
         let created = self.caller(request).and_then(|caller| {
             let exclusive = flags & libc::O_EXCL != 0;
             self.core.create(caller, InodeId(parent.0), name, mode & !umask, exclusive)

@@ -5,6 +5,8 @@ use std::time::Instant;
 use fuser::Errno;
 use tokio::runtime::Handle;
 
+use super::in_flight::InFlight;
+use super::wire::Unique;
 use crate::error::{Error, Level, Result};
 use crate::fs::Step;
 use crate::telemetry::metrics::metrics;
@@ -12,33 +14,33 @@ use crate::telemetry::request::{Operation, Outcome};
 
 /// A request that has been read and not answered.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Request {
+pub(super) struct Request<'a> {
+    counted: Counted,
+    unique: Unique,
+    in_flight: &'a InFlight,
+}
+
+/// What is logged and counted of a request.
+#[derive(Clone, Copy, Debug)]
+struct Counted {
     operation: Operation,
     at: Instant,
 }
 
-impl Request {
-    /// A request that was read now.
-    pub(super) fn now(operation: Operation) -> Self {
-        Self { operation, at: Instant::now() }
+impl<'a> Request<'a> {
+    /// A request that was read now, on this thread.
+    pub(super) fn now(operation: Operation, unique: Unique, in_flight: &'a InFlight) -> Self {
+        Self { counted: Counted { operation, at: Instant::now() }, unique, in_flight }
     }
 
     /// Logs and counts a result that the caller sends at once.
     pub(super) fn finish<T>(self, result: Result<T>) -> std::result::Result<T, Errno> {
-        let outcome = match &result {
-            Ok(_) => Outcome::Ok,
-            Err(error) => {
-                log(self.operation.label(), error);
-                Outcome::of_errno(error.errno())
-            }
-        };
-        metrics().answered(self.operation, outcome, self.at.elapsed());
-        result.map_err(|error| Errno::from_i32(error.errno()))
+        self.counted.finish(result)
     }
 
     /// Counts a success that the caller sends at once.
     pub(super) fn answered(self) {
-        metrics().answered(self.operation, Outcome::Ok, self.at.elapsed());
+        metrics().answered(self.counted.operation, Outcome::Ok, self.counted.at.elapsed());
     }
 
     /// Answers by `send`, now or when `runtime` has done the work. The work is never dropped
@@ -49,12 +51,34 @@ impl Request {
         step: Step<T>,
         send: impl FnOnce(std::result::Result<T, Errno>) + Send + 'static,
     ) {
+        let counted = self.counted;
         match step {
-            Step::Done(result) => send(self.finish(result)),
+            Step::Done(result) => send(counted.finish(result)),
             Step::Later(work) => {
-                runtime.spawn(async move { send(self.finish(work.await)) });
+                // Before this thread reads the next one.
+                let recorded = self.in_flight.keep(self.unique);
+                runtime.spawn(async move {
+                    send(counted.finish(work.await));
+                    if let Some(recorded) = recorded {
+                        recorded.answered();
+                    }
+                });
             }
         }
+    }
+}
+
+impl Counted {
+    fn finish<T>(self, result: Result<T>) -> std::result::Result<T, Errno> {
+        let outcome = match &result {
+            Ok(_) => Outcome::Ok,
+            Err(error) => {
+                log(self.operation.label(), error);
+                Outcome::of_errno(error.errno())
+            }
+        };
+        metrics().answered(self.operation, outcome, self.at.elapsed());
+        result.map_err(|error| Errno::from_i32(error.errno()))
     }
 }
 

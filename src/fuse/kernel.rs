@@ -5,6 +5,8 @@
 
 use fuser::{FopenFlags, InitFlags, KernelConfig};
 
+use super::MAX_WRITE_BYTES;
+
 /// The environment variable that names the features to switch off, separated by commas.
 pub(crate) const WITHOUT_VARIABLE: &str = "SESSIONFS_KERNEL_WITHOUT";
 
@@ -20,8 +22,8 @@ const AT_INIT: [(&str, InitFlags); 3] = [
 /// No FLUSH at close (5.16 and later); without it one more request.
 const NOFLUSH: &str = "noflush";
 
-/// One mount put beneath another (6.5 and later); without it a reload leaves a gap.
-const MOUNT_BENEATH: &str = "mount_beneath";
+/// The kernel sends requests again that a dead worker has read (6.9 and later); without it they are replayed here.
+const RESEND: &str = "resend";
 
 /// `/proc` mounted once more, without `hidepid`; without it the one that everybody has is used.
 const PROC_MOUNT: &str = "proc_mount";
@@ -39,9 +41,9 @@ impl Offers {
         Self { without: named.split(',').map(|name| name.trim().to_owned()).collect() }
     }
 
-    /// Whether a reload may put one mount beneath another.
-    pub(crate) fn mount_beneath(&self) -> bool {
-        self.wanted(MOUNT_BENEATH)
+    /// Whether the kernel may be asked to send requests again.
+    pub(super) fn resend(&self) -> bool {
+        self.wanted(RESEND)
     }
 
     /// Whether `/proc` may be mounted once more.
@@ -58,6 +60,8 @@ impl Offers {
                 tracing::info!(name, "the kernel lacks this feature, which is optional");
             }
         }
+        // Below what fuser allows in any case.
+        let _ = config.set_max_write(MAX_WRITE_BYTES);
     }
 
     /// For the reply to an open: an older kernel ignores what it does not know.

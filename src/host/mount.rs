@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::statfs::statfs;
-use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+use rustix::fs::CWD;
 use rustix::mount::{OpenTreeFlags, open_tree};
 
 use super::mount_table::{MountTable, Mounted};
@@ -57,12 +57,6 @@ pub(crate) fn is_ours(mountpoint: &Path) -> bool {
 /// table cannot be read.
 pub(crate) fn is_taken_away(mountpoint: &Path) -> bool {
     MountTable::own().is_ok_and(|table| !table.layers(mountpoint).any(Mounted::is_ours))
-}
-
-/// Names the mount that a path leads to, without asking its filesystem anything.
-pub(crate) fn mount_id(path: &Path) -> io::Result<u64> {
-    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
-    Ok(statx(CWD, path, flags, StatxFlags::MNT_ID)?.stx_mnt_id)
 }
 
 /// A path that leads beneath what is mounted on a directory, while the file beside it is held: a copy

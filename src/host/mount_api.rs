@@ -2,9 +2,7 @@
 //! in its place at once: `fsopen(2)` and its family.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::Path;
 
-use rustix::fs::CWD;
 use rustix::io::Result;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, fsconfig_create, fsconfig_set_flag,
@@ -49,18 +47,9 @@ impl Filesystem {
 
     /// Puts it on what is uppermost at this directory.
     pub(crate) fn put_on(&self, directory: BorrowedFd<'_>) -> Result<()> {
-        self.move_to(directory, Path::new(""), MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH)
-    }
-
-    /// Puts it beneath what is mounted on this directory, so that it comes to light when that is
-    /// taken away (since 6.5; older kernels say `EINVAL`).
-    pub(crate) fn put_beneath(&self, mountpoint: &Path) -> Result<()> {
-        self.move_to(CWD, mountpoint, MoveMountFlags::MOVE_MOUNT_BENEATH)
-    }
-
-    fn move_to(&self, directory: BorrowedFd<'_>, path: &Path, flags: MoveMountFlags) -> Result<()> {
-        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | flags;
-        move_mount(&self.mount, "", directory, path, flags)
+        let flags =
+            MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+        move_mount(&self.mount, "", directory, "", flags)
     }
 }
 

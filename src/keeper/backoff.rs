@@ -5,16 +5,32 @@ use std::time::{Duration, Instant};
 
 const SHORTEST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(10);
+/// The same where somebody waits on the mount for each try.
+const SHORTEST_OF_MOUNT: Duration = Duration::from_millis(10);
+const LONGEST_OF_MOUNT: Duration = Duration::from_secs(1);
 /// What has worked for so long is taken as mended.
 const MENDED_AFTER: Duration = Duration::from_secs(30);
 
 /// Counts the failures of one thing in a row.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Backoff {
     failures: u32,
+    shortest: Duration,
+    longest: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self { failures: 0, shortest: SHORTEST, longest: LONGEST }
+    }
 }
 
 impl Backoff {
+    /// Of what serves a mount.
+    pub(super) fn of_mount() -> Self {
+        Self { failures: 0, shortest: SHORTEST_OF_MOUNT, longest: LONGEST_OF_MOUNT }
+    }
+
     /// It failed; it had worked since `worked_since`, if it had at all. Says when to try again.
     pub(super) fn failed(&mut self, worked_since: Option<Instant>) -> Instant {
         if worked_since.is_some_and(|since| since.elapsed() >= MENDED_AFTER) {
@@ -23,7 +39,7 @@ impl Backoff {
         let wait = if self.failures == 0 {
             Duration::ZERO
         } else {
-            SHORTEST.saturating_mul(1 << (self.failures - 1).min(16)).min(LONGEST)
+            self.shortest.saturating_mul(1 << (self.failures - 1).min(16)).min(self.longest)
         };
         self.failures = self.failures.saturating_add(1);
         Instant::now() + wait.mul_f64(rand::random_range(0.5..=1.0))

@@ -15,9 +15,8 @@ use rustix::io::Errno;
 use crate::config::people;
 use crate::disk::directory::Directory;
 use crate::exit::{ExitCode, Failure};
-use crate::fuse::kernel::Offers;
 use crate::host::directory::{self, ResolveError};
-use crate::host::mount::{Probe, detach, is_dead, mount_id, mounted};
+use crate::host::mount::{Probe, detach, is_dead, mounted};
 use crate::host::mount_api::Filesystem;
 use crate::host::mount_table::Mounted;
 use crate::host::signals::Signals;
@@ -186,6 +185,11 @@ impl Mountpoint {
         Ok(Self { path: path.to_owned(), directory, holds_sessions })
     }
 
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// How many session files are in it.
     pub(crate) fn count_sessions(&self) -> io::Result<u64> {
         let root = self.directory.try_clone()?.into();
@@ -223,65 +227,6 @@ impl Mountpoint {
         }
         Ok(())
     }
-
-    /// Puts a filesystem in the place of the one that is mounted, which lives on for who uses it.
-    /// Nothing is unserved meanwhile, where the kernel can put one mount beneath another (6.5 and
-    /// later); otherwise the place is empty for some microseconds.
-    pub(crate) fn exchange(&self, filesystem: &Filesystem) -> Result<Exchange, Failure> {
-        if Offers::from_environment().mount_beneath() {
-            match filesystem.put_beneath(&self.path) {
-                Ok(()) => {
-                    detach(&self.path)?;
-                    return Ok(Exchange::Seamless);
-                }
-                // Also where the mount is propagated in a way that does not allow it.
-                Err(Errno::INVAL) => {}
-                Err(errno) => return Err(refused(&self.path, errno)),
-            }
-        }
-        self.exchange_with_gap(filesystem)
-    }
-
-    /// The kernel takes a mount away at once, and then lets the call wait for a grace period of
-    /// some milliseconds. So another thread waits, and the place is filled as soon as it is empty.
-    fn exchange_with_gap(&self, filesystem: &Filesystem) -> Result<Exchange, Failure> {
-        let former = mount_id(&self.path).ok();
-        std::thread::scope(|scope| {
-            let detaching = scope.spawn(|| detach(&self.path));
-            let mut since = Instant::now();
-            let gone = loop {
-                // Before the look: in the midst of it this thread may have to wait for a processor.
-                let now = Instant::now();
-                if mount_id(&self.path).ok() != former {
-                    break true;
-                }
-                if detaching.is_finished() {
-                    break mount_id(&self.path).ok() != former;
-                }
-                since = now;
-            };
-            let put = if gone {
-                filesystem
-                    .put_on(self.directory.as_fd())
-                    .map_err(|errno| refused(&self.path, errno))
-            } else {
-                // It could not be taken away, which the other thread tells.
-                Ok(())
-            };
-            let gap = since.elapsed();
-            detaching.join().unwrap_or_else(|_| Err(Failure::internal("unmount", "a panic")))?;
-            put.map(|()| Exchange::Gap(gap))
-        })
-    }
-}
-
-/// How one filesystem took the place of another.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Exchange {
-    /// Somebody always served.
-    Seamless,
-    /// Nobody did for so long.
-    Gap(Duration),
 }
 
 /// The kernel did not let us mount.

@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+use super::connection::Connection;
 use super::disks::Disks;
 use super::listen::Listeners;
-use super::mount::Mountpoint;
 use super::program::Program;
 use super::secrets::Secrets;
 use crate::config::Config;
@@ -99,16 +99,14 @@ pub(super) struct Running {
 }
 
 impl Running {
-    /// Starts a program as the worker, with its descriptors. `underlying` is the directory that it is
-    /// to be mounted on.
+    /// Starts a program as the worker, with its descriptors, to serve this connection.
     pub(super) fn start(
         program: &Program,
         config: &Config,
         contact: Contact,
-        device: &OwnedFd,
         status: &StatusContext,
         secrets: &Secrets,
-        underlying: &Mountpoint,
+        connection: &Connection,
     ) -> Result<Self, Failure> {
         let failed = |e: io::Error| Failure::internal("start the worker", e);
         let handed_secrets = secrets.read(&config.secret_file)?;
@@ -118,14 +116,14 @@ impl Running {
         let processes = procfs::open(Offers::from_environment().proc_mount()).map_err(failed)?;
         let (handed, handing) = io::pipe().map_err(failed)?;
         let Disks { processes: disks, sockets } =
-            Disks::start(program, config, contact != Contact::Later, underlying)?;
+            Disks::start(program, config, contact != Contact::Later, connection.underlying())?;
         let mut descriptors = vec![
             ("--status-fd", theirs.as_fd()),
             ("--config-fd", handed.as_fd()),
-            ("--fuse-fd", device.as_fd()),
             ("--credentials-fd", asking.as_fd()),
             ("--processes-fd", processes.as_fd()),
         ];
+        descriptors.extend(connection.descriptors());
         descriptors.extend(status.listeners.descriptors());
         descriptors.extend(sockets.iter().map(|(flag, socket)| (*flag, socket.as_fd())));
         let mut command = process::prepare(&program.path(), "worker", &descriptors);

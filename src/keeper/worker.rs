@@ -1,11 +1,12 @@
-//! The supervisor of the worker: starts it, mounts its filesystem, replaces it when it dies or does not
-//! respond, and at a reload puts another one in its place.
+//! The supervisor of the worker: starts it, has it serve the connection, and starts a successor on the same
+//! connection when it dies, does not respond, or is to be replaced by a reload.
 
 use std::os::fd::BorrowedFd;
+use std::os::unix::process::ExitStatusExt as _;
 use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
-use super::mount::{Exchange, Mountpoint};
+use super::connection::Connection;
 use super::program::Program;
 use super::pulse::{Beat, Pulse};
 use super::running::{Contact, Running, StatusContext, status_words};
@@ -13,17 +14,19 @@ use super::secrets::Secrets;
 use super::start::{Progress, Start};
 use crate::config::Config;
 use crate::exit::{ExitCode, Failure};
+use crate::handoff::Ended;
 use crate::host::mount::{detach, is_ours, is_taken_away};
-use crate::host::mount_api::Filesystem;
 use crate::supervision::{Order, Report};
 use crate::telemetry::Event;
 
 /// How long a worker may write what it has collected, when the end is near.
 pub(super) const DRAIN_WITHIN: Duration = Duration::from_secs(2);
-/// How long a worker that was superseded keeps serving those who use its mount.
-const RETIRES_WITHIN: Duration = Duration::from_secs(60);
+/// A worker that has served for so long is not one of a row of failures.
+const STABLE_AFTER: Duration = Duration::from_secs(10);
+/// A mount that no worker has served that long, for so long, is given up: whoever waits for it is released.
+const GIVEN_UP_AFTER: Duration = Duration::from_secs(30);
 
-/// The mount, the worker that serves it now, and those before and after it.
+/// The mount, the worker that serves it now, and the one that a reload has started.
 pub(super) struct WorkerSupervisor {
     config: Config,
     program: Program,
@@ -31,12 +34,15 @@ pub(super) struct WorkerSupervisor {
     secrets: Secrets,
     /// How the first worker meets Redis.
     first_contact: Contact,
+    /// Outlives the workers.
+    connection: Option<Connection>,
     phase: Phase,
     successor: Option<Successor>,
-    retiring: Vec<Retiring>,
     backoff: Backoff,
     /// A mount has been served once. From then on failures are retried.
     served: bool,
+    /// Since when no worker has served for long.
+    unstable_since: Option<Instant>,
 }
 
 enum Phase {
@@ -55,22 +61,24 @@ struct Serving {
     running: Running,
     since: Instant,
     pulse: Pulse,
-    /// The underlying directory.
-    place: Mountpoint,
 }
 
 /// The worker that a reload has started.
 struct Successor {
-    start: Start,
+    stage: Stage,
     config: Config,
     program: Program,
     status: StatusContext,
 }
 
-/// A worker whose mount has gone from the tree of names, and lives as long as it is used.
-struct Retiring {
-    running: Running,
-    until: Instant,
+/// How far a reload is.
+enum Stage {
+    /// The successor starts, while the other one serves.
+    Preparing(Start),
+    /// It is ready, and the other one writes what it has collected.
+    Draining { start: Start, until: Instant },
+    /// It is in the place of the other one, which has ended.
+    TakingOver,
 }
 
 /// The outcome of a step.
@@ -98,11 +106,12 @@ impl WorkerSupervisor {
             status,
             secrets: Secrets::default(),
             first_contact,
+            connection: None,
             phase: Phase::Down { retry_at: Instant::now() },
             successor: None,
-            retiring: Vec::new(),
-            backoff: Backoff::default(),
+            backoff: Backoff::of_mount(),
             served: false,
+            unstable_since: None,
         }
     }
 
@@ -147,26 +156,25 @@ impl WorkerSupervisor {
             }
             Phase::Ended => (Vec::new(), None),
         };
-        if let Some(successor) = &self.successor {
-            let (more, also) = successor.start.waits_for();
+        if let Some(start) = self.successor.as_ref().and_then(Successor::start) {
+            let (more, also) = start.waits_for();
             descriptors.extend(more);
             until = until.into_iter().chain([also]).min();
         }
-        for retiring in &self.retiring {
-            descriptors.extend(retiring.running.descriptors());
-            until = until.into_iter().chain([retiring.until]).min();
+        if let Some(Successor { stage: Stage::Draining { until: also, .. }, .. }) = &self.successor
+        {
+            until = until.into_iter().chain([*also]).min();
         }
         (descriptors, until)
     }
 
     /// Looks at what has happened, and does what follows. A failure is returned if it is one of the
-    /// first start; later ones are logged and retried.
+    /// first start, or if the mount is given up; others are logged and retried.
     pub(super) fn advance(&mut self) -> Result<Outcome, Failure> {
-        self.retiring.retain_mut(|retiring| !retiring.has_retired());
         if let Some(successor) = self.successor.take()
-            && let Some(outcome) = self.succeed(successor)
+            && let Err(failure) = self.succeed(successor)
         {
-            return Ok(Outcome::Reloaded(outcome));
+            return Ok(Outcome::Reloaded(Err(failure)));
         }
         let phase = std::mem::replace(&mut self.phase, Phase::Ended);
         match self.step(phase) {
@@ -174,13 +182,26 @@ impl WorkerSupervisor {
                 self.phase = phase;
                 Ok(seen)
             }
-            Err(failure) if self.served => {
-                tracing::error!(%failure, "the mount is not served; retrying");
-                self.phase = Phase::Down { retry_at: self.backoff.failed(None) };
-                Ok(Outcome::Nothing)
-            }
+            Err(failure) if self.served && !self.is_given_up() => self.failed(failure),
             Err(failure) => Err(failure),
         }
+    }
+
+    /// A start has failed, and nobody serves.
+    fn failed(&mut self, failure: Failure) -> Result<Outcome, Failure> {
+        self.phase = Phase::Down { retry_at: self.backoff.failed(None) };
+        self.unstable_since.get_or_insert_with(Instant::now);
+        if self.successor.take_if(|successor| successor.has_taken_over()).is_some() {
+            // What served before is started again.
+            self.phase = Phase::Down { retry_at: Instant::now() };
+            return Ok(Outcome::Reloaded(Err(failure)));
+        }
+        tracing::error!(%failure, "the mount is not served; retrying");
+        Ok(Outcome::Nothing)
+    }
+
+    fn is_given_up(&self) -> bool {
+        self.unstable_since.is_some_and(|since| since.elapsed() >= GIVEN_UP_AFTER)
     }
 
     fn step(&mut self, phase: Phase) -> Result<(Phase, Outcome), Failure> {
@@ -188,40 +209,16 @@ impl WorkerSupervisor {
             Phase::Down { retry_at } if Instant::now() < retry_at => {
                 (Phase::Down { retry_at }, Outcome::Nothing)
             }
-            Phase::Down { .. } => {
-                // A worker that ends or starts has its files there.
-                if self.retiring.is_empty() && self.successor.is_none() {
-                    super::staging::prepare(&self.config.staging_dir, &self.config.worker)?;
-                    super::spool::prepare(&self.config)?;
-                }
-                // Held from before the mount: afterwards its path leads to the mount.
-                let underlying = Mountpoint::take(&self.config.mountpoint)?;
-                let start = Start::begin(
-                    &self.program,
-                    &self.config,
-                    if self.served { Contact::Later } else { self.first_contact },
-                    &self.status,
-                    &self.secrets,
-                    &underlying,
-                )?;
-                (Phase::Starting(Box::new(start)), Outcome::Nothing)
-            }
-            Phase::Starting(start) => match start.advance(&self.config.mountpoint)? {
-                Progress::Waiting(start) => (Phase::Starting(Box::new(start)), Outcome::Nothing),
-                Progress::Answers(running, filesystem) => {
-                    (self.put(running, filesystem)?, Outcome::Ready)
-                }
-            },
+            Phase::Down { .. } => (Phase::Starting(Box::new(self.start()?)), Outcome::Nothing),
+            Phase::Starting(start) => self.go_on(*start)?,
             Phase::Serving(mut serving) => {
                 serving.running.drain_reports();
                 if serving.running.process.has_ended() {
-                    return self.lost(serving.running, serving.since);
+                    return Ok((self.lost(*serving), Outcome::Nothing));
                 }
                 match serving.pulse.look() {
                     Beat::Alive => (Phase::Serving(serving), Outcome::Nothing),
-                    Beat::Unresponsive => {
-                        (self.unresponsive(serving.running, serving.since)?, Outcome::Nothing)
-                    }
+                    Beat::Unresponsive => (self.unresponsive(*serving), Outcome::Nothing),
                     // The worker lives as long as somebody uses what was mounted; until then it
                     // can write what it has collected.
                     Beat::Unmounted => {
@@ -234,61 +231,150 @@ impl WorkerSupervisor {
         })
     }
 
-    /// Puts a filesystem that answers on the bare mountpoint.
-    fn put(&mut self, running: Running, filesystem: Filesystem) -> Result<Phase, Failure> {
-        let put = Mountpoint::take(&self.config.mountpoint)
-            .and_then(|place| place.put(&filesystem).map(|()| place));
-        // Held, it would be in use: 'umount' would say so.
-        drop(filesystem);
-        match put {
-            Ok(place) if is_ours(&self.config.mountpoint) => {
-                self.served = true;
-                Ok(self.serving(running, place))
-            }
-            Ok(_) => {
-                let failure = running.end("serves a mount that is not in the mount table");
-                detach(&self.config.mountpoint)?;
-                Err(failure)
-            }
-            Err(failure) => {
-                running.end("");
-                Err(failure)
-            }
+    /// Starts a worker, on the connection that is there, or for the first.
+    fn start(&mut self) -> Result<Start, Failure> {
+        if let Some(failure) = self.given_up() {
+            return Err(failure);
         }
+        let connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => {
+                super::staging::prepare(&self.config.staging_dir, &self.config.worker)?;
+                super::spool::prepare(&self.config)?;
+                Connection::open(&self.config.mountpoint)?
+            }
+        };
+        let contact = if self.served { Contact::Later } else { self.first_contact };
+        let start = Start::begin(
+            &self.program,
+            &self.config,
+            contact,
+            &self.status,
+            &self.secrets,
+            &connection,
+        );
+        self.connection = Some(connection);
+        start
     }
 
-    fn serving(&self, running: Running, place: Mountpoint) -> Phase {
+    /// The failure of a mount that has been served badly for too long.
+    fn given_up(&self) -> Option<Failure> {
+        self.is_given_up().then(|| {
+            Failure::new(
+                ExitCode::WorkerFailed,
+                format!(
+                    "no worker has served {} for long in {} s: the mount is removed; see the log above",
+                    self.config.mountpoint.display(),
+                    GIVEN_UP_AFTER.as_secs()
+                ),
+            )
+        })
+    }
+
+    /// Goes on with the start of the worker that is to serve.
+    fn go_on(&mut self, start: Start) -> Result<(Phase, Outcome), Failure> {
+        let Some(connection) = &mut self.connection else {
+            start.end();
+            return Ok((Phase::Down { retry_at: Instant::now() }, Outcome::Nothing));
+        };
+        Ok(match start.advance(connection)? {
+            Progress::Waiting(start) => (Phase::Starting(Box::new(start)), Outcome::Nothing),
+            Progress::Ready(start) => {
+                if let Err(failure) = connection.make(&self.config.mountpoint) {
+                    start.end();
+                    return Err(failure);
+                }
+                (Phase::Starting(Box::new(start.serve(connection)?)), Outcome::Nothing)
+            }
+            Progress::Answers(running) => self.answers(running)?,
+        })
+    }
+
+    /// A worker answers. The first one's filesystem is put on the bare mountpoint.
+    fn answers(&mut self, running: Running) -> Result<(Phase, Outcome), Failure> {
+        let put = match &mut self.connection {
+            Some(connection) if !connection.is_in_place() => connection.put(),
+            _ => Ok(()),
+        };
+        if let Err(failure) = put {
+            running.end("");
+            self.connection = None;
+            return Err(failure);
+        }
+        if !is_ours(&self.config.mountpoint) {
+            let failure = running.end("serves a mount that is not in the mount table");
+            self.remove_mount()?;
+            return Err(failure);
+        }
+        self.served = true;
+        let taken_over = self.successor.take_if(|successor| successor.has_taken_over());
+        if let Some(Successor { config, program, status, .. }) = taken_over {
+            (self.config, self.program, self.status) = (config, program, status);
+            tracing::info!("switched to a new worker");
+            return Ok((self.serving(running), Outcome::Reloaded(Ok(()))));
+        }
+        Ok((self.serving(running), Outcome::Ready))
+    }
+
+    /// Ends the connection: whoever waits gets an error, and nothing stays mounted.
+    fn remove_mount(&mut self) -> Result<(), Failure> {
+        self.connection = None;
+        detach(&self.config.mountpoint)
+    }
+
+    fn serving(&self, running: Running) -> Phase {
         if running.channel.send(&Order::Mounted).is_err() {
             tracing::warn!("the worker does not read its orders");
         }
         let answer_within = Duration::from_millis(self.config.worker.answer_within_ms);
         let pulse = Pulse::new(self.config.mountpoint.clone(), answer_within);
-        Phase::Serving(Box::new(Serving { running, since: Instant::now(), pulse, place }))
+        Phase::Serving(Box::new(Serving { running, since: Instant::now(), pulse }))
     }
 
     /// A worker that served has ended without an order.
-    fn lost(&mut self, mut running: Running, since: Instant) -> Result<(Phase, Outcome), Failure> {
+    fn lost(&mut self, Serving { mut running, since, .. }: Serving) -> Phase {
         let status = running.kill();
         if status.is_some_and(|status| status.success()) && !is_ours(&self.config.mountpoint) {
             log_unmounted();
-            return Ok((Phase::Ended, Outcome::Unmounted));
+            return Phase::Ended;
         }
         let mut words = status_words(status);
         if let Some(failure) = running.failure {
             words = format!("{words}: {failure}");
         }
         Event::WorkerDied { status: &words }.emit();
-        detach(&self.config.mountpoint)?;
-        Ok((Phase::Down { retry_at: self.backoff.failed(Some(since)) }, Outcome::Nothing))
+        let is_killed = status.and_then(|status| status.signal()) == Some(libc::SIGKILL);
+        self.ended(if is_killed { Ended::Killed } else { Ended::Crashed });
+        if is_killed {
+            // It has served, and somebody has ended it: that is no failure of its own.
+            self.unstable_since = None;
+            return Phase::Down { retry_at: Instant::now() };
+        }
+        Phase::Down { retry_at: self.retry_at(since) }
     }
 
-    /// A worker lives, and the mount does not answer. When it ends, the kernel answers those who wait
-    /// with an error.
-    fn unresponsive(&mut self, mut running: Running, since: Instant) -> Result<Phase, Failure> {
+    /// A worker lives, and the mount does not answer.
+    fn unresponsive(&mut self, Serving { mut running, since, .. }: Serving) -> Phase {
         Event::WorkerStuck { answer_within_ms: self.config.worker.answer_within_ms }.emit();
         running.kill();
-        detach(&self.config.mountpoint)?;
-        Ok(Phase::Down { retry_at: self.backoff.failed(Some(since)) })
+        self.ended(Ended::Stuck);
+        Phase::Down { retry_at: self.retry_at(since) }
+    }
+
+    /// How the worker has ended that has served the connection until now.
+    fn ended(&mut self, how: Ended) {
+        if let Some(connection) = &mut self.connection {
+            connection.after = how;
+        }
+    }
+
+    /// When to start the successor of a worker that has served since then.
+    fn retry_at(&mut self, since: Instant) -> Instant {
+        if since.elapsed() >= STABLE_AFTER {
+            self.unstable_since = None;
+        }
+        self.unstable_since.get_or_insert_with(Instant::now);
+        self.backoff.failed(Some(since))
     }
 
     /// Starts a worker with this configuration and program, to take the place of the one that serves.
@@ -296,20 +382,24 @@ impl WorkerSupervisor {
     /// them at once, and `false` is returned: there is nothing to wait for.
     pub(super) fn reload(&mut self, config: Config, program: Program) -> Result<bool, Failure> {
         let status = self.status.renewed(&config)?;
-        if let Phase::Serving(serving) = &self.phase {
+        if let (Phase::Serving(_), Some(connection)) = (&self.phase, &self.connection) {
             let start = Start::begin(
                 &program,
                 &config,
                 Contact::Required,
                 &status,
                 &self.secrets,
-                &serving.place,
+                connection,
             )?;
-            self.successor = Some(Successor { start, config, program, status });
+            let stage = Stage::Preparing(start);
+            self.successor = Some(Successor { stage, config, program, status });
             return Ok(true);
         }
-        self.finish();
-        self.phase = Phase::Down { retry_at: Instant::now() };
+        if let Phase::Starting(start) =
+            std::mem::replace(&mut self.phase, Phase::Down { retry_at: Instant::now() })
+        {
+            start.end();
+        }
         (self.config, self.program, self.status) = (config, program, status);
         Ok(false)
     }
@@ -319,66 +409,58 @@ impl WorkerSupervisor {
         self.successor.is_some()
     }
 
-    fn succeed(&mut self, successor: Successor) -> Option<Result<(), Failure>> {
-        let Successor { start, config, program, status } = successor;
-        match start.advance(&config.mountpoint) {
-            Ok(Progress::Waiting(start)) => {
-                self.successor = Some(Successor { start, config, program, status });
-                None
-            }
-            Ok(Progress::Answers(running, filesystem)) => {
-                let before = std::mem::replace(&mut self.config, config);
-                let taken = self.take_over(running, filesystem);
-                match taken {
-                    Ok(()) => (self.program, self.status) = (program, status),
-                    Err(_) => self.config = before,
+    /// Goes on with a reload. On a failure the worker that serves goes on.
+    fn succeed(&mut self, successor: Successor) -> Result<(), Failure> {
+        let Successor { stage, config, program, status } = successor;
+        let Some(connection) = &self.connection else {
+            return Err(Failure::new(ExitCode::NotMounted, "the mount was lost during the reload"));
+        };
+        let stage = match stage {
+            Stage::Preparing(start) => match start.advance(connection)? {
+                Progress::Ready(start) => {
+                    let until = self.drain().unwrap_or_else(Instant::now);
+                    Stage::Draining { start, until }
                 }
-                Some(taken)
+                Progress::Waiting(start) => Stage::Preparing(start),
+                // It was not told to.
+                Progress::Answers(running) => return Err(running.end("served unasked")),
+            },
+            Stage::Draining { start, until } => {
+                if self.has_drained() || Instant::now() >= until {
+                    self.take_over(start)?;
+                    Stage::TakingOver
+                } else {
+                    Stage::Draining { start, until }
+                }
             }
-            Err(failure) => Some(Err(failure)),
-        }
+            Stage::TakingOver => Stage::TakingOver,
+        };
+        self.successor = Some(Successor { stage, config, program, status });
+        Ok(())
     }
 
-    /// The successor answers: it is mounted in the place of the one that serves.
-    fn take_over(&mut self, running: Running, filesystem: Filesystem) -> Result<(), Failure> {
-        match std::mem::replace(&mut self.phase, Phase::Down { retry_at: Instant::now() }) {
-            Phase::Serving(serving) if is_ours(&self.config.mountpoint) => {
-                match serving.place.exchange(&filesystem) {
-                    Ok(Exchange::Seamless) => {
-                        tracing::info!("switched to a new worker without a gap");
-                    }
-                    Ok(Exchange::Gap(gap)) => {
-                        tracing::info!(?gap, "switched to a new worker after a gap");
-                    }
-                    Err(failure) => {
-                        running.end("");
-                        // It may be mounted or not: the next step sees it.
-                        self.phase = Phase::Serving(serving);
-                        return Err(failure);
-                    }
-                }
-                drop(filesystem);
-                self.phase = self.serving(running, serving.place);
-                let until = Instant::now() + RETIRES_WITHIN;
-                // If it cannot be status, it is about to end.
-                let _ = serving.running.channel.send(&Order::Superseded);
-                self.retiring.push(Retiring { running: serving.running, until });
-                Ok(())
-            }
-            // The worker died meanwhile, or the mount was taken away.
-            Phase::Serving(serving) => {
-                running.end("");
-                self.phase = Phase::Serving(serving);
-                Err(Failure::new(ExitCode::NotMounted, "the mount was unmounted during the reload"))
-            }
-            former => {
-                if let Phase::Starting(start) = former {
-                    start.end();
-                }
-                self.phase = self.put(running, filesystem)?;
-                Ok(())
-            }
+    /// The successor is ready, and the other one has nothing left to write.
+    fn take_over(&mut self, start: Start) -> Result<(), Failure> {
+        if !is_ours(&self.config.mountpoint) {
+            start.end();
+            return Err(Failure::new(
+                ExitCode::NotMounted,
+                "the mount was unmounted during the reload",
+            ));
         }
+        match std::mem::replace(&mut self.phase, Phase::Down { retry_at: Instant::now() }) {
+            // Whatever it is doing: its successor does it again.
+            Phase::Serving(mut serving) => {
+                serving.running.kill();
+                self.ended(Ended::Planned);
+            }
+            Phase::Starting(former) => former.end(),
+            Phase::Down { .. } | Phase::Ended => {}
+        }
+        if let Some(connection) = &self.connection {
+            self.phase = Phase::Starting(Box::new(start.serve(connection)?));
+        }
+        Ok(())
     }
 
     /// Orders the worker to write what it has collected, before the mount is taken away. Returns until
@@ -419,10 +501,12 @@ impl WorkerSupervisor {
 
     /// Whether a mount is there to be taken away.
     pub(super) fn is_mounted(&self) -> bool {
-        matches!(self.phase, Phase::Serving(_)) && !is_taken_away(&self.config.mountpoint)
+        self.connection.as_ref().is_some_and(Connection::is_in_place)
+            && !is_taken_away(&self.config.mountpoint)
     }
 
-    /// Kills all processes that have not ended, and waits for them.
+    /// Kills all processes that have not ended, and waits for them. The connection ends: whoever still waits for an
+    /// answer gets an error.
     pub(super) fn finish(&mut self) {
         match std::mem::replace(&mut self.phase, Phase::Ended) {
             Phase::Starting(start) => start.end(),
@@ -431,37 +515,26 @@ impl WorkerSupervisor {
             }
             Phase::Down { .. } | Phase::Ended => {}
         }
-        if let Some(successor) = self.successor.take() {
-            successor.start.end();
-        }
-        for mut retiring in self.retiring.drain(..) {
-            retiring.running.kill();
+        // A successor that has not taken over yet is killed when it is dropped.
+        self.successor = None;
+        self.connection = None;
+    }
+}
+
+impl Successor {
+    fn has_taken_over(&self) -> bool {
+        matches!(self.stage, Stage::TakingOver)
+    }
+
+    /// The worker, as long as it is not in the place of the other one.
+    fn start(&self) -> Option<&Start> {
+        match &self.stage {
+            Stage::Preparing(start) | Stage::Draining { start, .. } => Some(start),
+            Stage::TakingOver => None,
         }
     }
 }
 
 fn log_unmounted() {
     tracing::warn!("the mount was unmounted with umount(8); ending");
-}
-
-impl Retiring {
-    /// Whether it has ended: with the last user of its mount, or because its time is over.
-    fn has_retired(&mut self) -> bool {
-        self.running.drain_reports();
-        let pid = self.running.process.pid();
-        if self.running.process.has_ended() {
-            let words = status_words(self.running.kill());
-            tracing::info!(pid, "the former worker {words}: its mount is not in use any more");
-            return true;
-        }
-        if Instant::now() < self.until {
-            return false;
-        }
-        tracing::warn!(
-            pid,
-            "the former worker's mount is still in use: killing the worker; its users get errors"
-        );
-        self.running.kill();
-        true
-    }
 }

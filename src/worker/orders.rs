@@ -1,5 +1,6 @@
 //! What the keeper asks of its worker while it serves, and what is written when the end is near.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,6 +8,9 @@ use tokio::runtime::Runtime;
 
 use crate::control::StatusService;
 use crate::exit::Failure;
+use crate::fuse::Served;
+use crate::fuse::wire::Init;
+use crate::handoff::Kept;
 use crate::layers::import_on_access::ImportOnAccess;
 use crate::layers::spool::Spool;
 use crate::mirror;
@@ -18,11 +22,21 @@ use crate::supervision::{Channel, Order, Received, Report};
 /// How long what is collected may take to be written at the end.
 const DRAIN_WITHIN: Duration = Duration::from_millis(1500);
 
-/// Waits for the order to serve.
-pub(super) fn await_serve(channel: &Channel) -> Result<(), Failure> {
+/// Waits for the order to serve. Returns what is known of the connection, unless an older keeper does not say.
+pub(super) fn await_connection(
+    channel: &Channel,
+    memory: Option<OwnedFd>,
+) -> Result<Option<Served>, Failure> {
     loop {
         match channel.receive() {
-            Received::Message(Order::Serve) => return Ok(()),
+            Received::Message(Order::Serve) => return Ok(None),
+            Received::Message(Order::Connection { init, after }) => {
+                let failed = |e| Failure::internal("take over from the worker before", e);
+                let init = Init::parse(&init).map_err(failed)?;
+                // Now, and not before: the other worker has written to it until now.
+                let kept = memory.map(Kept::open).transpose().map_err(failed)?.unwrap_or_default();
+                return Ok(Some(Served { init, after, kept }));
+            }
             Received::Message(_) | Received::Empty => {}
             Received::Closed => return Err(Failure::internal("serve", "the keeper has exited")),
         }
@@ -57,7 +71,7 @@ pub(super) fn listen(
                     handle.spawn(async move { sessions.in_place().await });
                 }
                 Received::Message(Order::Secrets(secrets)) => held.follow(secrets),
-                Received::Message(Order::Serve) | Received::Empty => {}
+                Received::Message(Order::Serve | Order::Connection { .. }) | Received::Empty => {}
                 Received::Closed => break,
             }
         }

@@ -1,0 +1,159 @@
+//! What a worker leaves to the next one, in memory that the keeper holds: requests that are not answered, and what the
+//! kernel may still name.
+//!
+//! A worker may die at any moment. So nothing is written at an end: each thing is put here before the kernel hears of
+//! it, and taken away after the kernel has let go of it. What is left behind by a death in between is too much, never
+//! too little.
+//!
+//! - [`map`]: the memory as a bounded table, from a kind and a number to bytes
+//!
+//! Every kind has its own bound, so that none takes the room of another. What does not fit is not kept; what that
+//! means is said at each kind.
+
+mod map;
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::host::read_buffer;
+use crate::host::shared_memory::{self, SharedMemory};
+use map::Map;
+
+/// How the worker that served a connection before has ended.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) enum Ended {
+    /// There was none, or it was to end.
+    #[default]
+    Planned,
+    /// Somebody has killed it.
+    Killed,
+    /// It has crashed, or has given up.
+    Crashed,
+    /// It did not answer.
+    Stuck,
+}
+
+impl Ended {
+    /// Whether what it was doing may have been the cause.
+    pub(crate) fn is_by_itself(self) -> bool {
+        matches!(self, Self::Crashed | Self::Stuck)
+    }
+}
+
+/// A kind of thing that is kept. The numbers are part of the format of the memory.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(crate) enum Kind {
+    /// A request that was handed to a task, as the kernel has sent it, by its unique. One that is not kept would not
+    /// be answered after a death.
+    Request = 1,
+    /// How often a worker died of a request, by its unique.
+    Suspect = 2,
+    /// An inode that the kernel knows, with its look-up count. The kernel is told to look up again what is not kept.
+    Inode = 3,
+    /// An open file or directory. One that is not kept fails after a death.
+    Handle = 4,
+    /// A change that was perhaps sent to the store, by the unique of its request. One that is not kept is a new change
+    /// when its request is repeated.
+    Change = 5,
+}
+
+/// How much of a kind is kept.
+#[derive(Clone, Copy, Debug)]
+struct Quota {
+    number: usize,
+    cells: usize,
+    /// Beyond it the oldest go; otherwise the new one is not kept.
+    evicts: bool,
+}
+
+impl Kind {
+    const ALL: [Self; 5] = [Self::Request, Self::Suspect, Self::Inode, Self::Handle, Self::Change];
+
+    fn quota(self) -> Quota {
+        const MEBIBYTE: usize = 1024 * 1024 / map::CELL_BYTES;
+        let (number, cells, evicts) = match self {
+            Self::Request => (8192, 24 * MEBIBYTE, false),
+            Self::Suspect => (64, 64, true),
+            Self::Inode => (32_768, 16 * MEBIBYTE, true),
+            Self::Handle => (8192, 20 * MEBIBYTE, false),
+            Self::Change => (8192, 2 * MEBIBYTE, true),
+        };
+        Quota { number, cells, evicts }
+    }
+}
+
+/// Makes the memory of a new connection.
+pub(crate) fn create() -> io::Result<OwnedFd> {
+    shared_memory::create(
+        "sessionfs",
+        map::LENGTH_BYTES + read_buffer::MAX_BUFFERS * read_buffer::BUFFER_BYTES,
+    )
+}
+
+/// What is kept. Without memory nothing is.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Kept(Option<Arc<Map>>);
+
+impl Kept {
+    /// What is in the memory of a connection. Fails if another version has written it in another format.
+    pub(crate) fn open(file: impl AsFd) -> io::Result<Self> {
+        let length = map::LENGTH_BYTES + read_buffer::MAX_BUFFERS * read_buffer::BUFFER_BYTES;
+        // Mapped until the process ends, which is when it is of no more use.
+        let memory = Box::leak(Box::new(SharedMemory::map(file.as_fd(), length)?));
+        Ok(Self(Some(Arc::new(Map::open(memory)?))))
+    }
+
+    /// Has the kernel record the requests that are read from now on. What was recorded before is gone.
+    pub(crate) fn record(&self, request_max_bytes: usize) -> io::Result<()> {
+        let Some(map) = &self.0 else { return Ok(()) };
+        read_buffer::lay_out(map.memory(), map::LENGTH_BYTES, request_max_bytes)
+    }
+
+    /// The beginning of what each thread of the worker before has read last.
+    pub(crate) fn last_read(&self, request_max_bytes: usize) -> Vec<Vec<u8>> {
+        let Some(map) = &self.0 else { return Vec::new() };
+        let buffer = |index| {
+            let mut bytes = vec![0; request_max_bytes];
+            let at = map::LENGTH_BYTES + index * read_buffer::BUFFER_BYTES;
+            map.memory().read(at, &mut bytes).then_some(bytes)
+        };
+        (0..read_buffer::MAX_BUFFERS).filter_map(buffer).collect()
+    }
+
+    /// Whether there is memory.
+    pub(crate) fn is_there(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// How many workers have had this memory before.
+    pub(crate) fn generation(&self) -> Option<u64> {
+        self.0.as_ref().map(|map| map.generation())
+    }
+
+    /// Keeps these parts, one after the other, in the place of what was kept. False if they are not kept.
+    pub(crate) fn put(&self, kind: Kind, number: u64, parts: &[&[u8]]) -> bool {
+        self.0.as_ref().is_some_and(|map| map.put(kind, number, parts))
+    }
+
+    pub(crate) fn get(&self, kind: Kind, number: u64) -> Option<Vec<u8>> {
+        self.0.as_ref()?.get(kind, number)
+    }
+
+    /// Whether anything is kept of it.
+    pub(crate) fn remove(&self, kind: Kind, number: u64) -> bool {
+        self.0.as_ref().is_some_and(|map| map.remove(kind, number))
+    }
+
+    /// All numbers of a kind, the oldest first.
+    pub(crate) fn numbers(&self, kind: Kind) -> Vec<u64> {
+        self.0.as_ref().map_or(Vec::new(), |map| map.numbers(kind))
+    }
+
+    /// Adds to the count of what is kept, which begins with 0 and does not fall below. Returns it.
+    pub(crate) fn count(&self, kind: Kind, number: u64, by: i64) -> Option<u64> {
+        self.0.as_ref()?.count(kind, number, by)
+    }
+}

@@ -1,0 +1,107 @@
+//! The connection to the kernel: the device, and what the kernel has said first. The keeper holds it, so that it
+//! outlives each worker. When it is dropped, and no worker holds it, the kernel ends it: whoever waits for an answer
+//! gets an error.
+
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::mount::{self, Mountpoint};
+use crate::exit::Failure;
+use crate::fuse::wire::Init;
+use crate::handoff::{self, Ended};
+use crate::host::device;
+use crate::host::mount_api::Filesystem;
+use crate::supervision::Order;
+
+/// The kernel sends its first request as soon as the filesystem is made.
+const INIT_WITHIN: Duration = Duration::from_secs(5);
+/// Longer than INIT, and as long as the kernel wants it.
+const READ_BYTES: usize = 64 * 1024;
+
+/// A connection, from before its filesystem is made.
+pub(super) struct Connection {
+    device: OwnedFd,
+    /// What a worker leaves to the next one. The keeper never looks at it: it comes from Odoo.
+    memory: OwnedFd,
+    /// How the worker that served it last has ended.
+    pub after: Ended,
+    /// The directory that lies below.
+    underlying: Mountpoint,
+    made: Option<Made>,
+}
+
+struct Made {
+    init: Init,
+    /// Until it has its place.
+    filesystem: Option<Filesystem>,
+}
+
+impl Connection {
+    /// One to a filesystem that is to be mounted there.
+    pub(super) fn open(mountpoint: &Path) -> Result<Self, Failure> {
+        let device = mount::open_device()?;
+        // Held from before the mount: afterwards its path leads to the mount.
+        let underlying = Mountpoint::take(mountpoint)?;
+        let memory = handoff::create()
+            .map_err(|e| Failure::internal("make memory that outlives a worker", e))?;
+        Ok(Self { device, memory, after: Ended::default(), underlying, made: None })
+    }
+
+    /// Makes the filesystem, if it is not made yet, and has the kernel's first request.
+    pub(super) fn make(&mut self, mountpoint: &Path) -> Result<(), Failure> {
+        if self.made.is_some() {
+            return Ok(());
+        }
+        let filesystem = Filesystem::make(self.device.as_fd())
+            .map_err(|errno| mount::refused(mountpoint, errno))?;
+        let init = device::read_within(self.device.as_fd(), READ_BYTES, INIT_WITHIN)
+            .and_then(|bytes| Init::parse(&bytes))
+            .map_err(|e| Failure::internal("read the kernel's first request", e))?;
+        self.made = Some(Made { init, filesystem: Some(filesystem) });
+        Ok(())
+    }
+
+    /// What a worker is told to serve it; `None` before it is made.
+    pub(super) fn order(&self) -> Option<Order> {
+        let init = self.made.as_ref()?.init.bytes().to_vec();
+        Some(Order::Connection { init, after: self.after })
+    }
+
+    /// A path to the root of its filesystem, wherever that is; `None` before it is made.
+    pub(super) fn root(&self) -> Option<PathBuf> {
+        match &self.made.as_ref()?.filesystem {
+            Some(filesystem) => {
+                Some(format!("/proc/self/fd/{}", filesystem.as_fd().as_raw_fd()).into())
+            }
+            None => Some(self.underlying.path().to_owned()),
+        }
+    }
+
+    /// Whether its filesystem has been put in its place.
+    pub(super) fn is_in_place(&self) -> bool {
+        self.made.as_ref().is_some_and(|made| made.filesystem.is_none())
+    }
+
+    /// Puts its filesystem on the bare mountpoint.
+    pub(super) fn put(&mut self) -> Result<(), Failure> {
+        let Some(filesystem) = self.made.as_mut().and_then(|made| made.filesystem.take()) else {
+            return Ok(());
+        };
+        // Looked at once more. `filesystem` ends here: held, it would be in use, and 'umount' would say so.
+        let place = Mountpoint::take(self.underlying.path())?;
+        place.put(&filesystem)?;
+        self.underlying = place;
+        Ok(())
+    }
+
+    /// The directory that lies below.
+    pub(super) fn underlying(&self) -> &Mountpoint {
+        &self.underlying
+    }
+
+    /// What a worker is handed, with the flags that name it.
+    pub(super) fn descriptors(&self) -> [(&'static str, BorrowedFd<'_>); 2] {
+        [("--fuse-fd", self.device.as_fd()), ("--memory-fd", self.memory.as_fd())]
+    }
+}
