@@ -10,6 +10,7 @@
 //! - [`held`]: removals that wait here for the save that takes them back
 //! - [`current`]: what a session is now
 //! - [`stale`]: who was told to look a name up anew
+//! - [`kept`]: what the kernel may still name when this worker has died
 //! - [`staging`]: the files of saves under way, on this host's tmpfs
 //! - [`large`], [`patience`]: contents that take long, and how long an `open` waits
 //! - [`lookup`], [`open`], [`save`], [`unlink`], [`list`], [`attributes`]: the operations
@@ -24,6 +25,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use crate::error::Result;
+use crate::handoff::Kept;
 use crate::session::secret::Keyring;
 use crate::sync::lock;
 
@@ -35,6 +37,7 @@ mod grants;
 pub mod handle;
 mod held;
 pub mod inode;
+mod kept;
 mod large;
 pub mod list;
 pub mod lookup;
@@ -53,6 +56,7 @@ use grants::Grants;
 use handle::Handles;
 use held::HeldRemovals;
 use inode::{Eviction, Inodes};
+use kept::KeptState;
 use list::ListedAliases;
 use patience::Patience;
 use serving::Serving;
@@ -97,6 +101,8 @@ pub struct Settings {
     pub processes: Arc<dyn Processes>,
     /// The number of this worker among those of its keeper: part of the inode numbers.
     pub worker: u64,
+    /// What the worker before has left, and what this one leaves.
+    pub kept: Kept,
 }
 
 impl Default for Settings {
@@ -119,6 +125,7 @@ impl Default for Settings {
             observer: None,
             processes: Arc::new(Proc::default()),
             worker: 0,
+            kept: Kept::default(),
         }
     }
 }
@@ -159,6 +166,7 @@ pub struct Core<S, L> {
     serving: Mutex<Serving>,
     stale: Mutex<Stale>,
     handles: Mutex<Handles>,
+    kept: KeptState,
     listed_aliases: Mutex<ListedAliases>,
     callers: Callers,
     patience: Mutex<Patience>,
@@ -182,6 +190,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
         settings: &Settings,
     ) -> std::io::Result<Arc<Self>> {
         let (sender, receiver) = sync_channel(MAX_PENDING_EVICTIONS);
+        let kept = KeptState::new(settings.kept.clone());
         Ok(Arc::new(Self {
             evictions: Mutex::new(Some(receiver)),
             staging: Staging::open(settings)?,
@@ -192,13 +201,14 @@ impl<S: Sessions, L: Link> Core<S, L> {
             open_budget: Duration::from_millis(settings.open_budget_ms),
             max_anonymous_bytes: settings.max_anonymous_bytes,
             opening: tokio::sync::Mutex::default(),
-            inodes: Mutex::new(Inodes::new(settings, sender)),
+            inodes: Mutex::new(Inodes::new(settings, kept.clone(), sender)),
             threads: Mutex::default(),
             grants: Mutex::default(),
             held_removals: Mutex::default(),
             serving: Mutex::default(),
             stale: Mutex::default(),
-            handles: Mutex::default(),
+            handles: Mutex::new(Handles::new(kept.clone())),
+            kept,
             listed_aliases: Mutex::default(),
             sessions,
             link,

@@ -58,6 +58,8 @@ pub(crate) enum Kind {
     /// A change that was perhaps sent to the store, by the unique of its request. One that is not kept is a new change
     /// when its request is repeated.
     Change = 5,
+    /// How often the directory of a shard was removed, by the number of the shard.
+    Shard = 6,
 }
 
 /// How much of a kind is kept.
@@ -70,7 +72,8 @@ struct Quota {
 }
 
 impl Kind {
-    const ALL: [Self; 5] = [Self::Request, Self::Suspect, Self::Inode, Self::Handle, Self::Change];
+    const ALL: [Self; 6] =
+        [Self::Request, Self::Suspect, Self::Inode, Self::Handle, Self::Change, Self::Shard];
 
     fn quota(self) -> Quota {
         const MEBIBYTE: usize = 1024 * 1024 / map::CELL_BYTES;
@@ -80,6 +83,8 @@ impl Kind {
             Self::Inode => (32_768, 16 * MEBIBYTE, true),
             Self::Handle => (8192, 20 * MEBIBYTE, false),
             Self::Change => (8192, 2 * MEBIBYTE, true),
+            // All that there can be.
+            Self::Shard => (4096, 0, false),
         };
         Quota { number, cells, evicts }
     }
@@ -95,7 +100,7 @@ pub(crate) fn create() -> io::Result<OwnedFd> {
 
 /// What is kept. Without memory nothing is.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Kept(Option<Arc<Map>>);
+pub struct Kept(Option<Arc<Map>>);
 
 impl Kept {
     /// What is in the memory of a connection. Fails if another version has written it in another format.

@@ -17,7 +17,7 @@ pub mod exit;
 mod foreign;
 pub mod fs;
 pub mod fuse;
-mod handoff;
+pub mod handoff;
 mod host;
 mod import;
 pub mod keeper;

@@ -60,7 +60,7 @@ impl Stamp {
 }
 
 /// What is known of one version without opening its content.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Meta {
     pub version: ChangeId,
     /// The birth of its life.

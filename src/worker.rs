@@ -138,16 +138,6 @@ fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
     let sessions =
         ImportOnAccess::over(spool.clone(), Duration::from_millis(config.import.max_age_ms));
     let observer = mirror.map(|notes| Arc::new(notes) as Arc<dyn Observer>);
-    let settings = fs::Settings {
-        observer,
-        worker,
-        max_open_staging_files: open_files.for_callers(),
-        processes: settings::processes(processes),
-        ..settings::core(&config)
-    };
-    let shared = SingleFlight::over(sessions.clone());
-    let core = Core::new(shared, store.clone(), keyring.clone(), &settings)
-        .map_err(|e| unusable_staging(&config, &e))?;
     if let Some(disk) = below {
         runtime
             .block_on(sessions.begin(disk, store.clone(), keyring.clone()))
@@ -158,6 +148,18 @@ fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
     }
     send(channel, &Report::RedisReady)?;
     let served = orders::await_connection(channel, memory)?;
+    // Not before: until then another worker may be serving.
+    let settings = fs::Settings {
+        observer,
+        worker,
+        kept: served.as_ref().map(|served| served.kept.clone()).unwrap_or_default(),
+        max_open_staging_files: open_files.for_callers(),
+        processes: settings::processes(processes),
+        ..settings::core(&config)
+    };
+    let shared = SingleFlight::over(sessions.clone());
+    let core = Core::new(shared, store.clone(), keyring.clone(), &settings)
+        .map_err(|e| unusable_staging(&config, &e))?;
     let held = Arc::clone(&core);
     let tell_keeper = {
         let channel = Arc::clone(channel);

@@ -195,12 +195,12 @@ impl<S: Sessions, L: Link> Core<S, L> {
     /// ends every save of Odoo.
     pub fn set_attributes(
         self: &Arc<Self>,
-        _caller: Caller,
+        caller: Caller,
         inode: InodeId,
         handle: Option<HandleId>,
         change: Change,
     ) -> Step<Attributes> {
-        if let Some(Handle::Staging(open)) = handle.and_then(|id| self.handles().get(id)) {
+        if let Some(Handle::Staging(open)) = handle.and_then(|id| self.handle(id)) {
             return self.set_staging(open.staged.inode, change).into();
         }
         let known = self.inodes().get(inode).cloned();
@@ -238,19 +238,14 @@ impl<S: Sessions, L: Link> Core<S, L> {
             });
         }
         let core = Arc::clone(self);
-        Step::later(async move { core.amend(inode, alias, mode, change.mtime).await })
+        let stamp = self.kept.stamp(caller.request, self.link.stamp(alias.shard()));
+        let amend = Amend { stamp, alias, mode, mtime: change.mtime };
+        Step::later(async move { core.amend(inode, amend).await })
     }
 
-    async fn amend(
-        &self,
-        inode: InodeId,
-        alias: Alias,
-        mode: Option<u32>,
-        mtime: Option<Mtime>,
-    ) -> Result<Attributes> {
-        let shard = alias.shard();
+    async fn amend(&self, inode: InodeId, amend: Amend) -> Result<Attributes> {
+        let shard = amend.alias.shard();
         let wait = Wait { shard: Some(shard), writes: true, background: false };
-        let amend = Amend { stamp: self.link.stamp(shard), alias, mode, mtime };
         let answer = match self.sessions.amend(&amend).await {
             // SETATTR holds no directory, so one bounded step may be waited; chmod and utimens
             // cannot be interrupted (Python raises), so no more than one.

@@ -34,6 +34,17 @@ pub struct Caller {
     /// The thread's id in our PID namespace; 0 for one that cannot be seen from it.
     pub tid: u32,
     pub uid: u32,
+    /// Its request; `None` without a kernel.
+    pub request: Option<Request>,
+}
+
+/// A request of the kernel.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Request {
+    /// No other request of the mount has this number, whichever worker it goes to.
+    pub number: u64,
+    /// A worker that has died may have carried it out, and has not answered it.
+    pub is_repeated: bool,
 }
 
 /// The caller of a request, identified once per request.
@@ -49,6 +60,14 @@ pub struct Identity {
     /// It acts for nobody. A thread that cannot be identified counts as a person: a session that
     /// lives too long is the lesser harm.
     pub background: bool,
+    pub request: Option<Request>,
+}
+
+impl Identity {
+    /// Whether its request may have been carried out by a worker that has died.
+    pub(super) fn is_repeated(self) -> bool {
+        self.request.is_some_and(|request| request.is_repeated)
+    }
 }
 
 /// A thread. The kernel gives thread ids out again; the start time tells one from the next.
@@ -100,9 +119,9 @@ impl Callers {
         }
     }
 
-    pub(super) fn identify(&self, Caller { tid, uid }: Caller) -> Identity {
+    pub(super) fn identify(&self, Caller { tid, uid, request }: Caller) -> Identity {
         if tid == 0 {
-            return Identity { tid, uid, thread: None, process: None, background: false };
+            return Identity { tid, uid, thread: None, process: None, background: false, request };
         }
         let known = self.known(tid);
         Identity {
@@ -111,6 +130,7 @@ impl Callers {
             thread: Some(ThreadId { tid, start_ticks: known.map(|known| known.start_ticks) }),
             process: known.and_then(|known| known.process),
             background: known.is_some_and(|known| known.background),
+            request,
         }
     }
 
@@ -176,7 +196,7 @@ mod tests {
     }
 
     fn caller(tid: u32) -> Caller {
-        Caller { tid, uid: 0 }
+        Caller { tid, uid: 0, request: None }
     }
 
     #[test]

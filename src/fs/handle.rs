@@ -5,9 +5,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::Core;
+use super::caller::Request;
 use super::inode::InodeId;
+use super::kept::{HandleRecord, KeptState};
 use super::list::Snapshot;
 use super::staging::{OpenStaging, Staged};
+use crate::store::{Link, Sessions};
 
 /// The number that the kernel gives back with each request on an open file.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -27,13 +31,34 @@ pub enum Handle {
 #[derive(Debug, Default)]
 pub struct Handles {
     open: HashMap<HandleId, Handle>,
+    kept: KeptState,
     next: u64,
 }
 
 impl Handles {
-    pub fn insert(&mut self, handle: Handle) -> HandleId {
+    /// Set in the numbers that are given without a request.
+    const UNASKED: u64 = 1 << 63;
+
+    /// None yet. What was open at the worker before is found when it is named.
+    pub(super) fn new(kept: KeptState) -> Self {
+        Self { kept, ..Self::default() }
+    }
+
+    /// Opens it for a request, under its number: a request that is repeated opens nothing twice.
+    pub(super) fn insert(&mut self, request: Option<Request>, handle: Handle) -> HandleId {
         self.next += 1;
-        let id = HandleId(self.next);
+        let id = HandleId(request.map_or(Self::UNASKED | self.next, |request| request.number));
+        match &handle {
+            Handle::Version(content) => self.kept.put_handle(id, &HandleRecord::Version, content),
+            Handle::Staging(open) => {
+                let inode = open.staged.inode.0;
+                self.kept.put_handle(id, &HandleRecord::Staging { inode }, &[]);
+            }
+            Handle::Directory(snapshot) => {
+                let inode = snapshot.directory.0;
+                self.kept.put_handle(id, &HandleRecord::Directory { inode }, &snapshot.record());
+            }
+        }
         self.open.insert(id, handle);
         id
     }
@@ -63,7 +88,30 @@ impl Handles {
         self.open.len()
     }
 
-    pub fn remove(&mut self, id: HandleId) -> Option<Handle> {
-        self.open.remove(&id)
+    /// It is closed.
+    pub fn remove(&mut self, id: HandleId) {
+        self.kept.forget_handle(id);
+        self.open.remove(&id);
+    }
+}
+
+impl<S: Sessions, L: Link> Core<S, L> {
+    /// What is open under that number, here or at the worker before.
+    pub(super) fn handle(&self, id: HandleId) -> Option<Handle> {
+        if let Some(open) = self.handles().get(id) {
+            return Some(open);
+        }
+        let handle = match self.kept.handle(id)? {
+            (HandleRecord::Version, content) => Handle::Version(content),
+            (HandleRecord::Staging { inode }, _) => {
+                let staged = self.staging.get(InodeId(inode))?;
+                Handle::Staging(Arc::new(self.staging.hold(&staged).ok()?))
+            }
+            (HandleRecord::Directory { inode }, record) => {
+                Handle::Directory(Arc::new(Snapshot::recorded(InodeId(inode), &record)))
+            }
+        };
+        // Another thread may have been faster.
+        Some(self.handles().open.entry(id).or_insert(handle).clone())
     }
 }

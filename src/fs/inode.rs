@@ -13,6 +13,7 @@ use lru::LruCache;
 
 use super::Settings;
 use super::attributes::Attributes;
+use super::kept::KeptState;
 use crate::session::name::{Alias, Form, Shard, Sid};
 use crate::store::{ChangeId, Meta};
 
@@ -137,6 +138,7 @@ pub struct Inodes {
     latest: HashMap<Alias, InodeId>,
     /// Bounded. An eviction that does not fit is tried again later.
     evictions: SyncSender<Eviction>,
+    kept: KeptState,
     held_bytes: usize,
     next: u64,
     max_known: usize,
@@ -153,7 +155,11 @@ impl Inodes {
     }
 
     /// An empty table that asks the kernel to forget entries beyond the bounds in `settings`.
-    pub fn new(settings: &Settings, evictions: SyncSender<Eviction>) -> Self {
+    pub(super) fn new(
+        settings: &Settings,
+        kept: KeptState,
+        evictions: SyncSender<Eviction>,
+    ) -> Self {
         Self {
             known: LruCache::unbounded(),
             versions: HashMap::new(),
@@ -163,7 +169,8 @@ impl Inodes {
             latest: HashMap::new(),
             evictions,
             held_bytes: 0,
-            next: InodeId::first_of(settings.worker),
+            next: InodeId::first_of(kept.generation().unwrap_or(settings.worker)),
+            kept,
             max_known: settings.max_inodes,
             max_bytes: settings.max_content_bytes,
         }
@@ -171,17 +178,35 @@ impl Inodes {
 
     /// The directory of a shard.
     pub fn shard(&self, shard: Shard) -> InodeId {
-        InodeId::of_generation(shard, self.removed_shards.get(&shard).copied().unwrap_or(0))
+        let removals = self.removed_shards.get(&shard).copied();
+        InodeId::of_generation(shard, removals.unwrap_or_else(|| self.kept.removals(shard)))
     }
 
     /// The directory of a shard was removed. The shard is there as ever, as another directory.
     pub fn remove_shard(&mut self, shard: Shard) {
-        *self.removed_shards.entry(shard).or_default() += 1;
+        let kept = &self.kept;
+        *self.removed_shards.entry(shard).or_insert_with(|| kept.removals(shard)) += 1;
+        kept.count_removal(shard);
     }
 
     /// What an inode stands for.
     pub fn get(&mut self, id: InodeId) -> Option<&Inode> {
+        self.find(id);
         self.known.get(&id).map(|known| &known.inode)
+    }
+
+    /// Takes up an inode of the worker before, if it is one.
+    fn find(&mut self, id: InodeId) {
+        if self.known.contains(&id) {
+            return;
+        }
+        let Some((inode, lookups)) = self.kept.inode(id) else { return };
+        if let Inode::Version(version) = &inode {
+            let key = (version.alias.clone(), version.meta.version);
+            self.versions.entry(key).or_insert(id);
+        }
+        self.known.put(id, Known { inode, lookups });
+        self.evict();
     }
 
     /// The inode of a version. Counts a look-up.
@@ -255,6 +280,7 @@ impl Inodes {
 
     /// A staging file. Counts a look-up.
     pub fn staging(&mut self, id: InodeId) {
+        self.find(id);
         if !self.known.contains(&id) {
             self.insert(id, Inode::Staging);
         }
@@ -267,6 +293,8 @@ impl Inodes {
         self.versions.insert((alias.clone(), version.meta.version), id);
         self.latest.insert(alias, id);
         self.held_bytes += version.bytes.as_ref().map_or(0, Bytes::len);
+        self.find(id);
+        self.kept.put_inode(id, &Inode::Version(Version { bytes: None, ..version.clone() }));
         match self.known.get_mut(&id) {
             Some(known) => known.inode = Inode::Version(version),
             None => self.insert(id, Inode::Version(version)),
@@ -276,8 +304,10 @@ impl Inodes {
 
     /// A save was superseded. The inode of its staging file stays, and no look-up finds it.
     pub fn supersede(&mut self, id: InodeId, sid: Sid, attributes: Attributes) {
+        self.find(id);
         if let Some(known) = self.known.get_mut(&id) {
             known.inode = Inode::Superseded { sid, attributes };
+            self.kept.put_inode(id, &known.inode);
         }
     }
 
@@ -297,6 +327,7 @@ impl Inodes {
 
     /// FORGET: the kernel drops `count` look-ups of `id`.
     pub fn forget(&mut self, id: InodeId, count: u64) {
+        self.kept.count_lookups(id, -i64::try_from(count).unwrap_or(i64::MAX));
         let Some(known) = self.known.get_mut(&id) else { return };
         known.lookups = known.lookups.saturating_sub(count);
         if known.lookups == 0 {
@@ -312,6 +343,7 @@ impl Inodes {
     }
 
     fn insert(&mut self, id: InodeId, inode: Inode) {
+        self.kept.put_inode(id, &inode);
         self.known.put(id, Known { inode, lookups: 0 });
         self.evict();
     }
@@ -329,6 +361,7 @@ impl Inodes {
     fn count_lookup(&mut self, id: InodeId) {
         if let Some(known) = self.known.get_mut(&id) {
             known.lookups += 1;
+            self.kept.count_lookups(id, 1);
         }
     }
 
@@ -338,6 +371,7 @@ impl Inodes {
     }
 
     fn remove(&mut self, id: InodeId) {
+        self.kept.forget_inode(id);
         let Some(Known { inode, .. }) = self.known.pop(&id) else { return };
         match inode {
             Inode::Staging | Inode::Superseded { .. } => {}

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use lru::LruCache;
+use serde::{Deserialize, Serialize};
 
 use super::attributes::{Attributes, Entry, session_entry};
 use super::caller::{Caller, Identity};
@@ -16,7 +17,7 @@ use super::open::bad_handle;
 use super::{Core, LONG, Step};
 use crate::error::{Error, Result};
 use crate::session::name::{Alias, CandidateAlias, Form, Shard};
-use crate::store::{Link, Listed, Sessions, StoreError, Wait, Waited};
+use crate::store::{Link, Listed, Meta, Sessions, StoreError, Wait, Waited};
 
 /// What the store answered.
 type Answer<T> = std::result::Result<T, StoreError>;
@@ -27,6 +28,8 @@ pub struct Snapshot {
     pub directory: InodeId,
     /// It was read from its start.
     begun: AtomicBool,
+    /// It was taken by a worker that has died, and was not kept: it has to be taken anew.
+    is_lost: bool,
     /// Its entries, in the order in which they are read.
     pub entries: Vec<Item>,
 }
@@ -90,6 +93,60 @@ impl ListedAliases {
     }
 }
 
+impl Snapshot {
+    /// The entries for the next worker; nothing for a long listing, which is taken anew.
+    pub(super) fn record(&self) -> Vec<u8> {
+        const KEPT_MAX: usize = 2000;
+        if self.entries.len() > KEPT_MAX {
+            return Vec::new();
+        }
+        let record = |item: &Item| {
+            let what = match &item.what {
+                What::Directory(inode) => WhatRecord::Directory(inode.0),
+                What::Staging(inode) => WhatRecord::Staging(inode.0),
+                What::Session(Listed { alias, meta }) => {
+                    WhatRecord::Session(alias.to_string(), meta.clone())
+                }
+            };
+            (item.name.clone(), what)
+        };
+        let records: Vec<_> = self.entries.iter().map(record).collect();
+        // Names and numbers: it cannot fail.
+        serde_json::to_vec(&records).unwrap_or_default()
+    }
+
+    /// What the worker before had taken.
+    pub(super) fn recorded(directory: InodeId, record: &[u8]) -> Self {
+        let records: Option<Vec<(String, WhatRecord)>> = serde_json::from_slice(record).ok();
+        let item = |(name, what)| {
+            let what = match what {
+                WhatRecord::Directory(inode) => What::Directory(InodeId(inode)),
+                WhatRecord::Staging(inode) => What::Staging(InodeId(inode)),
+                WhatRecord::Session(alias, meta) => {
+                    What::Session(Listed { alias: Alias::parse(&alias)?, meta })
+                }
+            };
+            Some(Item { name, what })
+        };
+        let entries: Option<Vec<Item>> =
+            records.and_then(|records| records.into_iter().map(item).collect());
+        Self {
+            directory,
+            begun: AtomicBool::new(false),
+            is_lost: entries.is_none(),
+            entries: entries.unwrap_or_default(),
+        }
+    }
+}
+
+/// An entry of a listing as it is kept.
+#[derive(Deserialize, Serialize)]
+enum WhatRecord {
+    Directory(u64),
+    Session(String, Meta),
+    Staging(u64),
+}
+
 impl Item {
     fn listed(&self) -> Option<&Listed> {
         match &self.what {
@@ -136,7 +193,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
                 snapshot = core.list(by, inode).await;
             }
             let snapshot = snapshot.map_err(|error| cannot_list(&error))?;
-            Ok(core.handles().insert(Handle::Directory(Arc::new(snapshot))))
+            Ok(core.handles().insert(by.request, Handle::Directory(Arc::new(snapshot))))
         })
     }
 
@@ -152,7 +209,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
             Ok(snapshot) => snapshot,
             Err(error) => return Err(error).into(),
         };
-        if offset > 0 || !snapshot.begun.swap(true, Ordering::Relaxed) {
+        if !snapshot.is_lost && (offset > 0 || !snapshot.begun.swap(true, Ordering::Relaxed)) {
             return Ok(snapshot).into();
         }
         let by = self.callers.identify(caller);
@@ -187,7 +244,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
         let listed = || entries.iter().filter_map(Item::listed);
         self.listed_aliases().extend(listed().map(|one| &one.alias));
         self.grants().listed(by.thread, listed(), self.callers.now());
-        Ok(Snapshot { directory: inode, begun: AtomicBool::new(false), entries })
+        Ok(Snapshot { directory: inode, begun: AtomicBool::new(false), is_lost: false, entries })
     }
 
     async fn list_shard(&self, shard: Shard) -> Answer<Vec<Item>> {
@@ -225,7 +282,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
 
     /// The listing of an open directory.
     pub fn snapshot(&self, handle: HandleId) -> Result<Arc<Snapshot>> {
-        match self.handles().get(handle) {
+        match self.handle(handle) {
             Some(Handle::Directory(snapshot)) => Ok(snapshot),
             _ => Err(bad_handle()),
         }

@@ -74,7 +74,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
         }
         match known {
             None => Err(self.cannot_open_unknown(opening)).into(),
-            Some(Inode::Staging) => self.open_staging(inode, mode).into(),
+            Some(Inode::Staging) => self.open_staging(by, inode, mode).into(),
             Some(Inode::AliasView { .. }) => Err(no_session()).into(),
             Some(_) if mode.write || mode.truncate => Err(Error::expected(
                 libc::EACCES,
@@ -230,7 +230,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
         if !by.background {
             self.sessions.touch(alias);
         }
-        let handle = self.handles().insert(Handle::Version(bytes));
+        let handle = self.handles().insert(by.request, Handle::Version(bytes));
         Opened { handle, immutable }
     }
 
@@ -242,19 +242,19 @@ impl<S: Sessions, L: Link> Core<S, L> {
         }
     }
 
-    fn open_staging(&self, inode: InodeId, mode: Mode) -> Result<Opened> {
+    fn open_staging(&self, by: Identity, inode: InodeId, mode: Mode) -> Result<Opened> {
         let staged = self.staged_by(inode)?;
         if mode.truncate {
             self.staging.set_len(&staged, 0)?;
         }
         let open = self.staging.open_again(&staged)?;
-        let handle = self.handles().insert(Handle::Staging(Arc::new(open)));
+        let handle = self.handles().insert(by.request, Handle::Staging(Arc::new(open)));
         Ok(Opened { handle, immutable: false })
     }
 
     /// Reads at most `size` bytes from `offset`.
     pub fn read(&self, handle: HandleId, offset: u64, size: u32) -> Result<Bytes> {
-        let open = self.handles().get(handle);
+        let open = self.handle(handle);
         match open {
             Some(Handle::Version(bytes)) => {
                 let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());

@@ -68,7 +68,8 @@ impl<S: Sessions, L: Link> Core<S, L> {
             self.save_goes_on(by);
         }
         let open = match self.staging.find(&stored_name) {
-            Some(_) if exclusive => {
+            // A request that is repeated finds what it has made.
+            Some(_) if exclusive && !by.is_repeated() => {
                 return Err(Error::expected(libc::EEXIST, "the temp file exists"));
             }
             Some(staged) => {
@@ -84,7 +85,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
         let inode = open.staged.inode;
         let entry = session_entry(Attributes::of_staging(inode, &open.staged)?);
         self.inodes().staging(inode);
-        let handle = self.handles().insert(Handle::Staging(Arc::new(open)));
+        let handle = self.handles().insert(by.request, Handle::Staging(Arc::new(open)));
         Ok((entry, Opened { handle, immutable: false }))
     }
 
@@ -96,7 +97,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
         offset: u64,
         data: &[u8],
     ) -> Step<u32> {
-        let Some(Handle::Staging(open)) = self.handles().get(handle) else {
+        let Some(Handle::Staging(open)) = self.handle(handle) else {
             return Err(bad_handle()).into();
         };
         if open.link_checked.load(Ordering::Relaxed) {
@@ -224,10 +225,14 @@ impl<S: Sessions, L: Link> Core<S, L> {
         if !is_staging(from) {
             return Err(refused("only the temp file of a save can be published")).into();
         }
+        let by = self.callers.identify(caller);
         let Some(staged) = self.staged(from) else {
+            if self.kept.has_tried(by.request) {
+                // It was published, and only the answer is missing.
+                return Ok(()).into();
+            }
             return Err(Error::expected(libc::ENOENT, "no such temp file")).into();
         };
-        let by = self.callers.identify(caller);
         let takes_back = self.save_follows(by, &target.sid.alias());
         if target.form == Form::Flat
             && let Some(thread) = self.threads().get(by.thread)
@@ -297,7 +302,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
         // However long the save has waited.
         claim.held_removal = takes_back.or(claim.held_removal);
         self.callers.report_unidentified(by);
-        let stamp = self.link.stamp(alias.shard());
+        let stamp = self.kept.stamp(by.request, self.link.stamp(alias.shard()));
         let publish = Publish {
             birth: claim.opened.unwrap_or(stamp.id),
             stamp,

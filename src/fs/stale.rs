@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     fn caller(tid: u32) -> Identity {
-        Identity { tid, uid: 1000, thread: None, process: None, background: false }
+        Identity { tid, uid: 1000, thread: None, process: None, background: false, request: None }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::save::session_name;
 use super::thread::OpenedSession;
 use super::{Core, Step};
 use crate::error::{Error, Result};
-use crate::session::name::{Alias, Form, SessionName, Shard};
+use crate::session::name::{Alias, Form, RootName, SessionName, Shard};
 use crate::store::{Health, Link, Lookup, Sessions, StoreError, Unlink, Unlinked};
 use crate::telemetry::Event;
 
@@ -37,7 +37,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
         if let Some(thread) = self.threads().get(by.thread) {
             thread.end_save();
         }
-        self.unlink_staging(parent, name).into()
+        self.unlink_staging(by, parent, name).into()
     }
 
     /// Whether this caller may remove a session by its alias, which a listing has shown.
@@ -62,7 +62,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
         let held = own.map(|opened| opened.birth);
         let alias = name.sid.alias();
         let opened = own.or_else(|| self.own_session(by, &alias)).map(|opened| opened.class);
-        let stamp = self.link.stamp(alias.shard());
+        let stamp = self.kept.stamp(by.request, self.link.stamp(alias.shard()));
         let unlink = Unlink { stamp, alias, listed, held, opened };
         let is_up = self.link.health(Some(unlink.alias.shard())) == Health::Up;
         if !is_up && self.hold_own_removal(by, &unlink, false) {
@@ -125,10 +125,14 @@ impl<S: Sessions, L: Link> Core<S, L> {
             || !matches!(self.sessions.fetch(alias, None).await, Ok(Lookup::Absent))
     }
 
-    fn unlink_staging(&self, parent: InodeId, name: &OsStr) -> Result<()> {
-        let staged = name.to_str().filter(|_| parent == InodeId::ROOT);
-        let staged = staged.and_then(|name| self.find_staging(name)).ok_or_else(no_session)?;
-        self.staging.remove(staged.inode);
+    fn unlink_staging(&self, by: Identity, parent: InodeId, name: &OsStr) -> Result<()> {
+        let name = name.to_str().filter(|_| parent == InodeId::ROOT).ok_or_else(no_session)?;
+        match self.find_staging(name) {
+            Some(staged) => self.staging.remove(staged.inode),
+            // It was removed, and only the answer is missing.
+            None if by.is_repeated() && RootName::parse(name) == RootName::Staging => {}
+            None => return Err(no_session()),
+        }
         Ok(())
     }
 

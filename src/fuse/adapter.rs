@@ -26,6 +26,7 @@ use crate::fs::inode::InodeId;
 use crate::fs::list::{Item, Snapshot};
 use crate::fs::lookup::Found;
 use crate::fs::open::{Mode, Opened};
+use crate::fs::{self};
 use crate::fs::{Core, Step};
 use crate::store::{Link, Mtime, Sessions};
 use crate::telemetry::request::Operation;
@@ -71,7 +72,12 @@ impl<S: Sessions, L: Link> Adapter<S, L> {
 
     /// The one rule of permission: the tree's owner and root, nobody else.
     fn caller(&self, request: &Request) -> Result<Caller> {
-        let caller = Caller { tid: request.pid(), uid: request.uid() };
+        let unique = Unique(request.unique().0);
+        let is_repeated = self.origin == Origin::Replay || unique.is_sent_again();
+        let number = unique.of_request();
+        let request_number = fs::caller::Request { number, is_repeated };
+        let caller =
+            Caller { tid: request.pid(), uid: request.uid(), request: Some(request_number) };
         if caller.uid == self.tree.owner_uid || caller.uid == 0 {
             return Ok(caller);
         }

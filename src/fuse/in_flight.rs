@@ -67,7 +67,8 @@ pub(super) fn put(kept: &Kept, unique: Unique, bytes: &[u8]) -> bool {
     kept.put(Kind::Request, unique.of_request(), &[bytes])
 }
 
-/// It is answered.
+/// It is answered: neither it nor its change will be repeated.
 pub(super) fn forget(kept: &Kept, unique: Unique) {
     kept.remove(Kind::Request, unique.of_request());
+    kept.remove(Kind::Change, unique.of_request());
 }

@@ -60,12 +60,11 @@ impl Recovery<'_> {
         if self.may_resend && self.init.has_resend() {
             write(self.device, &wire::resend())?;
             for request in &unanswered {
-                in_flight::forget(self.kept, request.header.unique);
+                // It is recorded anew when it is read. Its change stays.
+                self.kept.remove(Kind::Request, request.header.unique.of_request());
             }
-            tracing::info!(
-                recorded = unanswered.len(),
-                "the kernel sends again what was not answered"
-            );
+            let recorded = unanswered.len();
+            tracing::info!(recorded, "the kernel sends again what was not answered");
             return Ok(());
         }
         if unanswered.is_empty() {
@@ -185,16 +184,16 @@ fn pass_on_answers(from: Arc<OwnedFd>, device: OwnedFd, kept: Kept) -> io::Resul
                     return;
                 }
             };
+            // The end of the session answers no request.
+            let Some(unique) = wire::answered(&answer[..length]) else { continue };
             match write(&device, &answer[..length]) {
                 // ENOENT: nobody waits for it any more.
                 Ok(_) | Err(Errno::ENOENT) => {}
                 Err(errno) => {
-                    tracing::warn!(%errno, "the kernel refuses the answer of a replayed request")
+                    tracing::warn!(%errno, "the kernel refuses the answer of a replayed request");
                 }
             }
-            if let Some(unique) = wire::answered(&answer[..length]) {
-                in_flight::forget(&kept, unique);
-            }
+            in_flight::forget(&kept, unique);
         }
     };
     std::thread::Builder::new().name("answers".into()).spawn(pass_on).map(drop)

@@ -13,8 +13,10 @@
 mod json;
 mod pickle;
 
+use serde::{Deserialize, Serialize};
+
 /// Whether somebody is logged in.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum Class {
     /// A `session_token` is there, or the content could not be read.
     Authenticated,

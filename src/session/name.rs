@@ -7,6 +7,7 @@ use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 /// Hashed in front of the session id. The alias is a stored format: another derivation needs
@@ -48,7 +49,7 @@ pub struct CandidateAlias(Alias);
 pub struct Shard([u8; 2]);
 
 /// Under which of its two names a session was saved last.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub enum Form {
     /// `ab/<sid>`: Odoo 16 and later.
     Sharded,

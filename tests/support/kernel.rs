@@ -60,12 +60,12 @@ pub type Outcome<T> = Result<T, i32>;
 
 /// Odoo's thread of that number, as Odoo's user.
 pub fn thread(number: u32) -> Caller {
-    Caller { tid: FIRST_TID + number, uid: 1000 }
+    Caller { tid: FIRST_TID + number, uid: 1000, request: None }
 }
 
 /// A caller whose thread cannot be seen.
 pub fn foreign() -> Caller {
-    Caller { tid: 0, uid: 1000 }
+    Caller { tid: 0, uid: 1000, request: None }
 }
 
 /// A session of a family, as Odoo 18 and 19 draw them.

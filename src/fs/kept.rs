@@ -1,0 +1,287 @@
+//! What the kernel may still name when this worker has died, as the next one finds it ([`crate::handoff`]).
+//!
+//! It is read when the kernel names it, and not before: a worker that takes over has callers waiting.
+
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::attributes::{Attributes, Kind as FileKind};
+use super::caller::Request;
+use super::handle::HandleId;
+use super::inode::{Inode, InodeId, Version};
+use crate::handoff::{Kept, Kind};
+use crate::session::change::ChangeId;
+use crate::session::name::{Alias, Form, Shard, Sid};
+use crate::store::{Meta, Stamp};
+
+/// An inode as it is kept. The content of a version is not: the store has it, and who has it open has its own.
+#[derive(Debug, Deserialize, Serialize)]
+enum InodeRecord {
+    Staging,
+    Version { sid: String, alias: String, meta: Meta },
+    AliasView { alias: String, meta: Meta },
+    Superseded { sid: String, size_bytes: u64, mtime_ns: i64, mode: Option<u32> },
+    Provisional { sid: String, form: Form, found_bytes: Option<u64> },
+}
+
+/// An open file or directory as it is kept. The content of a version follows it.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(super) enum HandleRecord {
+    Version,
+    Staging { inode: u64 },
+    Directory { inode: u64 },
+}
+
+/// A change that was perhaps sent.
+#[derive(Debug, Deserialize, Serialize)]
+struct ChangeRecord {
+    id: ChangeId,
+    first_ms: u64,
+}
+
+/// What is kept of inodes, handles and changes.
+#[derive(Clone, Debug, Default)]
+pub(super) struct KeptState(Kept);
+
+impl KeptState {
+    pub(super) fn new(kept: Kept) -> Self {
+        Self(kept)
+    }
+
+    /// A number that no other worker of this mount has, if there was one.
+    pub(super) fn generation(&self) -> Option<u64> {
+        self.0.generation()
+    }
+
+    /// Keeps what an inode stands for. Its look-up count stays.
+    pub(super) fn put_inode(&self, id: InodeId, inode: &Inode) {
+        if self.0.is_there() {
+            self.0.put(Kind::Inode, id.0, &[&encode(&InodeRecord::of(inode))]);
+        }
+    }
+
+    /// What an inode stands for, and its look-up count.
+    pub(super) fn inode(&self, id: InodeId) -> Option<(Inode, u64)> {
+        let record: InodeRecord = decode(&self.0.get(Kind::Inode, id.0)?)?;
+        let lookups = self.0.count(Kind::Inode, id.0, 0)?;
+        Some((record.inode(id)?, lookups))
+    }
+
+    /// Counts look-ups. What has none left is not kept.
+    pub(super) fn count_lookups(&self, id: InodeId, by: i64) {
+        if self.0.count(Kind::Inode, id.0, by) == Some(0) && by < 0 {
+            self.forget_inode(id);
+        }
+    }
+
+    pub(super) fn forget_inode(&self, id: InodeId) {
+        self.0.remove(Kind::Inode, id.0);
+    }
+
+    /// How often a shard's directory was removed.
+    pub(super) fn removals(&self, shard: Shard) -> u64 {
+        self.0.count(Kind::Shard, shard.index().into(), 0).unwrap_or(0)
+    }
+
+    /// It was removed once more.
+    pub(super) fn count_removal(&self, shard: Shard) {
+        let number = shard.index().into();
+        if self.0.count(Kind::Shard, number, 0).is_none() {
+            self.0.put(Kind::Shard, number, &[]);
+        }
+        self.0.count(Kind::Shard, number, 1);
+    }
+
+    /// Keeps an open file or directory; of a version also its content.
+    pub(super) fn put_handle(&self, id: HandleId, record: &HandleRecord, content: &[u8]) {
+        if self.0.is_there() {
+            let head = encode(record);
+            let length = u32::try_from(head.len()).unwrap_or_default().to_le_bytes();
+            self.0.put(Kind::Handle, id.0, &[&length, &head, content]);
+        }
+    }
+
+    pub(super) fn handle(&self, id: HandleId) -> Option<(HandleRecord, Bytes)> {
+        let bytes = Bytes::from(self.0.get(Kind::Handle, id.0)?);
+        let (length, rest) = bytes.split_first_chunk::<4>()?;
+        let length = u32::from_le_bytes(*length) as usize;
+        let head = rest.get(..length)?;
+        Some((decode(head)?, bytes.slice(4 + length..)))
+    }
+
+    pub(super) fn forget_handle(&self, id: HandleId) {
+        self.0.remove(Kind::Handle, id.0);
+    }
+
+    /// The stamp of the change that a request makes: `fresh`, or if the request is repeated and has perhaps been
+    /// carried out, the one of then. Kept until the request is answered.
+    pub(super) fn stamp(&self, request: Option<Request>, fresh: Stamp) -> Stamp {
+        let Some(request) = request else { return fresh };
+        if let Some(former) = self.former(request) {
+            return Stamp { id: former.id, first_ms: former.first_ms, ..fresh }.again();
+        }
+        if self.0.is_there() {
+            let record = ChangeRecord { id: fresh.id, first_ms: fresh.first_ms };
+            self.0.put(Kind::Change, request.number, &[&encode(&record)]);
+        }
+        fresh
+    }
+
+    /// Whether a request is repeated and its change has perhaps been sent.
+    pub(super) fn has_tried(&self, request: Option<Request>) -> bool {
+        request.is_some_and(|request| self.former(request).is_some())
+    }
+
+    fn former(&self, request: Request) -> Option<ChangeRecord> {
+        let bytes = self.0.get(Kind::Change, request.number).filter(|_| request.is_repeated)?;
+        decode(&bytes)
+    }
+}
+
+impl InodeRecord {
+    fn of(inode: &Inode) -> Self {
+        let text = |sid: &Sid| sid.entry(Form::Sharded);
+        match inode {
+            Inode::Staging => Self::Staging,
+            Inode::Version(Version { sid, alias, meta, .. }) => {
+                Self::Version { sid: text(sid), alias: alias.to_string(), meta: meta.clone() }
+            }
+            Inode::AliasView { alias, meta } => {
+                Self::AliasView { alias: alias.to_string(), meta: meta.clone() }
+            }
+            Inode::Superseded { sid, attributes } => Self::Superseded {
+                sid: text(sid),
+                size_bytes: attributes.size_bytes,
+                mtime_ns: attributes.mtime_ns,
+                mode: attributes.mode,
+            },
+            Inode::Provisional { sid, form, found_bytes } => {
+                Self::Provisional { sid: text(sid), form: *form, found_bytes: *found_bytes }
+            }
+        }
+    }
+
+    fn inode(self, id: InodeId) -> Option<Inode> {
+        Some(match self {
+            Self::Staging => Inode::Staging,
+            Self::Version { sid, alias, meta } => Inode::Version(Version {
+                sid: Sid::parse(&sid)?,
+                alias: Alias::parse(&alias)?,
+                meta,
+                bytes: None,
+            }),
+            Self::AliasView { alias, meta } => {
+                Inode::AliasView { alias: Alias::parse(&alias)?, meta }
+            }
+            Self::Superseded { sid, size_bytes, mtime_ns, mode } => {
+                let attributes = Attributes {
+                    kind: FileKind::File,
+                    mtime_ns,
+                    mode,
+                    ..Attributes::of_provisional(id, size_bytes)
+                };
+                Inode::Superseded { sid: Sid::parse(&sid)?, attributes }
+            }
+            Self::Provisional { sid, form, found_bytes } => {
+                Inode::Provisional { sid: Sid::parse(&sid)?, form, found_bytes }
+            }
+        })
+    }
+}
+
+fn encode(record: &impl Serialize) -> Vec<u8> {
+    // Of our own types, whose keys are words: it cannot fail.
+    serde_json::to_vec(record).unwrap_or_default()
+}
+
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+    serde_json::from_slice(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::handoff;
+    use crate::session::content::Class;
+    use crate::store::Attempt;
+
+    fn meta() -> Meta {
+        Meta {
+            version: ChangeId(u128::MAX),
+            birth: ChangeId(1 << 100),
+            mtime_ns: -5,
+            mode: 0o644,
+            size_bytes: 7,
+            class: Class::Authenticated,
+            form: Form::Flat,
+            activity_ms: u64::MAX,
+            left_ms: 3,
+        }
+    }
+
+    fn sid() -> Sid {
+        Sid::parse(&"ab0123456789".repeat(7)).unwrap()
+    }
+
+    #[test]
+    fn inodes_are_found_as_they_were_kept() {
+        let file = handoff::create().unwrap();
+        let kept = KeptState::new(Kept::open(&file).unwrap());
+        let id = InodeId(1 << 62 | 5);
+        let alias = sid().alias();
+        let attributes =
+            Attributes { mode: Some(0o600), mtime_ns: 9, ..Attributes::of_provisional(id, 11) };
+        for inode in [
+            Inode::Staging,
+            Inode::Version(Version { sid: sid(), alias: alias.clone(), meta: meta(), bytes: None }),
+            Inode::AliasView { alias, meta: meta() },
+            Inode::Superseded { sid: sid(), attributes },
+            Inode::Provisional { sid: sid(), form: Form::Sharded, found_bytes: Some(2) },
+        ] {
+            kept.put_inode(id, &inode);
+            kept.count_lookups(id, 2);
+            let next = KeptState::new(Kept::open(&file).unwrap());
+            let (found, lookups) = next.inode(id).unwrap();
+            // Times that are told as now differ.
+            let shown = |inode: &Inode| {
+                let text = format!("{inode:?}");
+                text.split("atime_ns").next().unwrap().to_owned()
+            };
+            assert_eq!((shown(&found), lookups), (shown(&inode), 2));
+            kept.count_lookups(id, -1);
+            assert!(kept.inode(id).is_some());
+            kept.count_lookups(id, -1);
+            assert!(kept.inode(id).is_none());
+        }
+    }
+
+    #[test]
+    fn handles_are_found_with_their_content() {
+        let file = handoff::create().unwrap();
+        let kept = KeptState::new(Kept::open(&file).unwrap());
+        kept.put_handle(HandleId(2), &HandleRecord::Version, b"content");
+        kept.put_handle(HandleId(4), &HandleRecord::Staging { inode: u64::MAX }, b"");
+        let next = KeptState::new(Kept::open(&file).unwrap());
+        assert_eq!(next.handle(HandleId(2)), Some((HandleRecord::Version, "content".into())));
+        let staging = HandleRecord::Staging { inode: u64::MAX };
+        assert_eq!(next.handle(HandleId(4)), Some((staging, Bytes::new())));
+        next.forget_handle(HandleId(2));
+        assert_eq!(next.handle(HandleId(2)), None);
+    }
+
+    #[test]
+    fn a_repeated_request_makes_the_same_change_again() {
+        let file = handoff::create().unwrap();
+        let kept = KeptState::new(Kept::open(&file).unwrap());
+        let stamp = |id| Stamp { id: ChangeId(id), first_ms: 5, attempt: Attempt::First };
+        let request = |is_repeated| Some(Request { number: 6, is_repeated });
+        assert_eq!(kept.stamp(request(false), stamp(1)), stamp(1));
+        assert!(kept.has_tried(request(true)) && !kept.has_tried(request(false)));
+        assert_eq!(kept.stamp(request(true), stamp(2)), stamp(1).again());
+        // One that had not come so far makes its own.
+        let other = Some(Request { number: 8, is_repeated: true });
+        assert_eq!(kept.stamp(other, stamp(3)), stamp(3));
+        assert_eq!(kept.stamp(None, stamp(4)), stamp(4));
+    }
+}
