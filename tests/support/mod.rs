@@ -8,6 +8,7 @@ pub mod deployment;
 pub mod http;
 pub mod kernel;
 pub mod line;
+pub mod load;
 pub mod memory;
 pub mod model;
 pub mod mount;

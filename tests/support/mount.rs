@@ -149,6 +149,11 @@ impl Mount {
         self.child_of_kind("worker").expect("a worker")
     }
 
+    /// The same, if there is one now.
+    pub fn any_worker(&self) -> Option<u32> {
+        self.child_of_kind("worker")
+    }
+
     /// The id of a process that touches session files for the worker.
     pub fn disk(&self) -> Option<u32> {
         self.child_of_kind("disk")

@@ -1,0 +1,221 @@
+//! A worker dies, is stuck, or is replaced, and callers notice a pause at most.
+//!
+//! Everything is tried in both ways: with a kernel that sends requests again (Linux 6.9 and later), and without.
+
+#![allow(clippy::unwrap_used)] // a test that meets the unexpected ends there
+
+mod support;
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use rand::Rng;
+
+use support::load::{Load, OWNER};
+use support::mount::{Mount, authenticated, sid, temp_name};
+use support::redis::Redis;
+
+/// What `SESSIONFS_KERNEL_WITHOUT` is set to in each way, and its name.
+const WAYS: [(&str, &str); 2] = [("RESEND", ""), ("replay", "resend")];
+
+fn node(without: &str, configuration: &str) -> (Redis, Mount) {
+    let redis = Redis::start();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sessionfs"));
+    command.env("SESSIONFS_KERNEL_WITHOUT", without);
+    let mount = Mount::start_owned_in(&redis, configuration, OWNER, command);
+    (redis, mount)
+}
+
+fn in_each_way(test: impl Fn(&Redis, &mut Mount)) {
+    for (_, without) in WAYS {
+        let (redis, mut mount) = node(without, "");
+        test(&redis, &mut mount);
+    }
+}
+
+fn send(pid: u32, signal: Signal) {
+    // One that has just ended is no error.
+    let _ = kill(Pid::from_raw(pid.try_into().unwrap()), signal);
+}
+
+/// Kills the worker, and waits until the next one serves.
+fn succeed(mount: &mut Mount) {
+    let worker = mount.worker();
+    send(worker, Signal::SIGKILL);
+    mount.wait_until_served();
+    assert_ne!(mount.worker(), worker);
+}
+
+/// How many kills: enough to see a pattern, and more for `SESSIONFS_TEST_KILLS`.
+fn kills() -> u32 {
+    let named = std::env::var("SESSIONFS_TEST_KILLS").ok();
+    named.and_then(|number| number.parse().ok()).unwrap_or(12)
+}
+
+/// Prints what callers have seen of kills at random moments, also in the midst of a recovery.
+#[test]
+fn callers_see_no_error_of_killed_workers() {
+    println!("{:<8} {:>6} {:>10} {:>9}  errors", "way", "kills", "operations", "worst");
+    for (way, without) in WAYS {
+        let (_redis, mount) = node(without, "");
+        let load = Load::start(&mount, 1);
+        let mut rng = rand::rng();
+        for _ in 0..kills() {
+            // A recovery takes some 100 ms.
+            let pause_ms = if rng.random_bool(0.3) { 20..150 } else { 300..900 };
+            thread::sleep(Duration::from_millis(rng.random_range(pause_ms)));
+            if let Some(worker) = mount.any_worker() {
+                send(worker, Signal::SIGKILL);
+            }
+        }
+        thread::sleep(Duration::from_secs(1));
+        let seen = load.end(&mount);
+        println!(
+            "{way:<8} {:>6} {:>10} {:>6} ms  {:?} ({})",
+            kills(),
+            seen.operations,
+            seen.worst_ms,
+            seen.errors,
+            seen.worst
+        );
+        assert!(seen.errors.is_empty(), "{way}: {:?}\n{}", seen.errors, mount.log());
+        assert!(seen.operations > 50, "{seen:?}");
+    }
+}
+
+#[test]
+fn an_open_file_is_read_on() {
+    in_each_way(|_, mount| {
+        let sid = sid("aa", 1);
+        let content = authenticated(&"x".repeat(100_000));
+        mount.save(&sid, &content).unwrap();
+        // The page cache has none of it.
+        let mut open = File::open(mount.sharded(&sid)).unwrap();
+        succeed(mount);
+        mount.save(&sid, &authenticated("new")).unwrap();
+        assert_eq!(open.metadata().unwrap().len(), content.len() as u64);
+        let mut read = Vec::new();
+        open.read_to_end(&mut read).unwrap();
+        assert_eq!(read, content);
+        assert_eq!(mount.read(&sid).unwrap(), authenticated("new"));
+    });
+}
+
+#[test]
+fn a_save_under_way_completes() {
+    in_each_way(|_, mount| {
+        let sid = sid("aa", 1);
+        let temp = mount.path().join(temp_name());
+        let mut file = File::create_new(&temp).unwrap();
+        succeed(mount);
+        file.write_all(b"half").unwrap();
+        succeed(mount);
+        file.write_all(b" and half").unwrap();
+        assert_eq!(file.metadata().unwrap().len(), 13);
+        drop(file);
+        succeed(mount);
+        std::fs::rename(&temp, mount.sharded(&sid)).unwrap();
+        assert_eq!(mount.read(&sid).unwrap(), b"half and half");
+    });
+}
+
+#[test]
+fn a_listing_half_read_goes_on() {
+    in_each_way(|_, mount| {
+        let number = 2000;
+        for one in 0..number {
+            mount.save(&sid("aa", one), &authenticated("x")).unwrap();
+        }
+        let mut entries = std::fs::read_dir(mount.path().join("aa")).unwrap();
+        let mut names: Vec<_> =
+            entries.by_ref().take(10).map(|one| one.unwrap().file_name()).collect();
+        succeed(mount);
+        names.extend(entries.map(|one| one.unwrap().file_name()));
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), usize::try_from(number).unwrap());
+        // By its listed name, which no session id is.
+        let first = mount.path().join("aa").join(&names[0]);
+        succeed(mount);
+        assert!(first.metadata().unwrap().size() > 0);
+    });
+}
+
+#[test]
+fn who_waits_is_answered_by_the_next_worker() {
+    for (_, without) in WAYS {
+        let (mut redis, mut mount) = node(without, "");
+        let sid = sid("aa", 1);
+        mount.save(&sid, &authenticated("x")).unwrap();
+        redis.pause();
+        let path = mount.sharded(&sid);
+        let reader = thread::spawn(move || std::fs::read(path));
+        mount.wait_for_log("state=\"down\"");
+        succeed(&mut mount);
+        succeed(&mut mount);
+        assert!(!reader.is_finished());
+        redis.resume();
+        assert_eq!(reader.join().unwrap().unwrap(), authenticated("x"));
+    }
+}
+
+#[test]
+fn a_stuck_worker_is_succeeded() {
+    for (_, without) in WAYS {
+        let (_redis, mount) = node(without, "[worker]\nanswer_within = \"1s\"\n");
+        let sid = sid("aa", 1);
+        mount.save(&sid, &authenticated("x")).unwrap();
+        send(mount.worker(), Signal::SIGSTOP);
+        let began = Instant::now();
+        assert_eq!(mount.read(&sid).unwrap(), authenticated("x"));
+        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+        mount.wait_for_log("worker_stuck");
+    }
+}
+
+/// Of a crash, and not of somebody's kill, the requests under way may be the cause.
+#[test]
+fn a_request_that_three_workers_died_of_fails() {
+    for (_, without) in WAYS {
+        let (mut redis, mut mount) = node(without, "");
+        let sid = sid("aa", 1);
+        mount.save(&sid, &authenticated("x")).unwrap();
+        redis.pause();
+        let path = mount.sharded(&sid);
+        let reader = thread::spawn(move || std::fs::read(path));
+        mount.wait_for_log("state=\"down\"");
+        for _ in 0..3 {
+            assert!(!reader.is_finished());
+            send(mount.worker(), Signal::SIGABRT);
+            mount.wait_until_served();
+        }
+        let error = reader.join().unwrap().unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EIO));
+        mount.wait_for_log("a request is failed, because workers died of it");
+        redis.resume();
+        support::http::until("it is read", || mount.read(&sid).is_ok());
+    }
+}
+
+#[test]
+fn an_end_releases_who_waits() {
+    for (_, without) in WAYS {
+        let (_redis, mount) = node(without, "[worker]\nanswer_within = \"1h\"\n");
+        let sid = sid("aa", 1);
+        mount.save(&sid, &authenticated("x")).unwrap();
+        send(mount.worker(), Signal::SIGSTOP);
+        let path = mount.sharded(&sid);
+        let reader = thread::spawn(move || std::fs::read(path));
+        thread::sleep(Duration::from_millis(100));
+        assert!(!reader.is_finished());
+        let (code, said) = mount.command("unmount");
+        assert_eq!(code, Some(0), "{said}");
+        assert!(reader.join().unwrap().is_err());
+    }
+}
