@@ -191,7 +191,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
     ) -> std::io::Result<Arc<Self>> {
         let (sender, receiver) = sync_channel(MAX_PENDING_EVICTIONS);
         let kept = KeptState::new(settings.kept.clone());
-        Ok(Arc::new(Self {
+        let core = Arc::new(Self {
             evictions: Mutex::new(Some(receiver)),
             staging: Staging::open(settings)?,
             observer: settings.observer.clone(),
@@ -204,7 +204,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
             inodes: Mutex::new(Inodes::new(settings, kept.clone(), sender)),
             threads: Mutex::default(),
             grants: Mutex::default(),
-            held_removals: Mutex::default(),
+            held_removals: Mutex::new(HeldRemovals::new(kept.clone())),
             serving: Mutex::default(),
             stale: Mutex::default(),
             handles: Mutex::new(Handles::new(kept.clone())),
@@ -213,7 +213,9 @@ impl<S: Sessions, L: Link> Core<S, L> {
             sessions,
             link,
             keyring,
-        }))
+        });
+        core.take_up_listings();
+        Ok(core)
     }
 
     /// The entries that the kernel should forget, so that the bound on inodes holds; to be sent to

@@ -60,6 +60,11 @@ pub(crate) enum Kind {
     Change = 5,
     /// How often the directory of a shard was removed, by the number of the shard.
     Shard = 6,
+    /// What a listing has shown, by the number of its request. After a death its names stand for nothing if it is not
+    /// kept.
+    Listing = 7,
+    /// A removal that waits for a save, by the number of its request. One that is not kept is carried out by the store.
+    Removal = 8,
 }
 
 /// How much of a kind is kept.
@@ -72,8 +77,16 @@ struct Quota {
 }
 
 impl Kind {
-    const ALL: [Self; 6] =
-        [Self::Request, Self::Suspect, Self::Inode, Self::Handle, Self::Change, Self::Shard];
+    const ALL: [Self; 8] = [
+        Self::Request,
+        Self::Suspect,
+        Self::Inode,
+        Self::Handle,
+        Self::Change,
+        Self::Shard,
+        Self::Listing,
+        Self::Removal,
+    ];
 
     fn quota(self) -> Quota {
         const MEBIBYTE: usize = 1024 * 1024 / map::CELL_BYTES;
@@ -85,6 +98,8 @@ impl Kind {
             Self::Change => (8192, 2 * MEBIBYTE, true),
             // All that there can be.
             Self::Shard => (4096, 0, false),
+            Self::Listing => (256, 12 * MEBIBYTE, true),
+            Self::Removal => (1024, MEBIBYTE, true),
         };
         Quota { number, cells, evicts }
     }

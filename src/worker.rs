@@ -160,6 +160,11 @@ fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
     let shared = SingleFlight::over(sessions.clone());
     let core = Core::new(shared, store.clone(), keyring.clone(), &settings)
         .map_err(|e| unusable_staging(&config, &e))?;
+    {
+        // They are carried out by tasks.
+        let _entered = runtime.enter();
+        core.take_up_removals();
+    }
     let held = Arc::clone(&core);
     let tell_keeper = {
         let channel = Arc::clone(channel);

@@ -206,7 +206,7 @@ fn a_request_that_three_workers_died_of_fails() {
 #[test]
 fn an_end_releases_who_waits() {
     for (_, without) in WAYS {
-        let (_redis, mount) = node(without, "[worker]\nanswer_within = \"1h\"\n");
+        let (_redis, mount) = node(without, "[worker]\nanswer_within = \"10min\"\n");
         let sid = sid("aa", 1);
         mount.save(&sid, &authenticated("x")).unwrap();
         send(mount.worker(), Signal::SIGSTOP);

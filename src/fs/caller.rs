@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use lru::LruCache;
+use serde::{Deserialize, Serialize};
 
 use self::background::Background;
 pub use self::proc::{Proc, Processes};
@@ -70,8 +71,11 @@ impl Identity {
     }
 }
 
+/// Clock ticks are hundredths of a second on every architecture that is supported.
+pub(super) const MS_PER_TICK: u64 = 10;
+
 /// A thread. The kernel gives thread ids out again; the start time tells one from the next.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub struct ThreadId {
     tid: u32,
     /// Clock ticks since boot; `None` if `/proc` hides it.

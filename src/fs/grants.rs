@@ -38,6 +38,8 @@ struct Grant {
     sessions: HashMap<Alias, Shown>,
     used: Instant,
     answered: Instant,
+    /// Of the listings, for the next worker.
+    numbers: Vec<u64>,
 }
 
 /// A session as a listing shows it.
@@ -54,10 +56,11 @@ impl Default for Grants {
 }
 
 impl Grants {
-    /// A listing was taken by `thread`, and shows `listed`.
+    /// A listing was taken by `thread`, has this number for the next worker, and shows `listed`.
     pub(super) fn listed<'a>(
         &mut self,
         thread: Option<ThreadId>,
+        number: Option<u64>,
         listed: impl Iterator<Item = &'a Listed>,
         now: Instant,
     ) {
@@ -67,7 +70,9 @@ impl Grants {
             sessions: HashMap::new(),
             used: now,
             answered: now,
+            numbers: Vec::new(),
         });
+        grant.numbers.extend(number);
         (grant.used, grant.answered) = (now, now);
         grant.sessions.extend(
             listed.map(|one| (one.alias.clone(), Shown { meta: one.meta.clone(), listed: now })),
@@ -114,11 +119,9 @@ impl Grants {
         }
     }
 
-    /// The thread tries to open a session.
-    pub(super) fn end(&mut self, thread: Option<ThreadId>) {
-        if let Some(thread) = thread {
-            self.take(thread);
-        }
+    /// The thread tries to open a session. Returns the numbers of the listings that allow it nothing any more.
+    pub(super) fn end(&mut self, thread: Option<ThreadId>) -> Vec<u64> {
+        thread.and_then(|thread| self.take(thread)).map_or(Vec::new(), |grant| grant.numbers)
     }
 
     fn used(

@@ -56,7 +56,7 @@ impl Handles {
             }
             Handle::Directory(snapshot) => {
                 let inode = snapshot.directory.0;
-                self.kept.put_handle(id, &HandleRecord::Directory { inode }, &snapshot.record());
+                self.kept.put_handle(id, &HandleRecord::Directory { inode }, snapshot.record());
             }
         }
         self.open.insert(id, handle);

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::Core;
 use super::caller::{Identity, ThreadId};
+use super::kept::{HeldRemoval, KeptState};
 use crate::session::name::Alias;
 use crate::store::{
     ChangeId, HELD_REMOVAL_MS, Link, Sessions, StoreError, Unlink, Unlinked, held_in_store_ms,
@@ -25,9 +26,14 @@ const MAX_HELD: usize = 1024;
 
 /// The removals, by the session that each is of.
 #[derive(Default)]
-pub(super) struct HeldRemovals(HashMap<Alias, Held>);
+pub(super) struct HeldRemovals {
+    held: HashMap<Alias, Held>,
+    kept: KeptState,
+}
 
 struct Held {
+    /// Of its request, for the next worker.
+    number: Option<u64>,
     thread: ThreadId,
     unlink: Unlink,
     until: Instant,
@@ -35,6 +41,24 @@ struct Held {
     is_marked: bool,
     /// The session stays, and has to lose its mark.
     is_taken_back: bool,
+}
+
+impl Held {
+    fn keep(&self, kept: &KeptState) {
+        let Self { thread, unlink, is_marked, is_taken_back, .. } = self;
+        if let Some(number) = self.number {
+            let unlink = unlink.clone();
+            let (is_marked, is_taken_back) = (*is_marked, *is_taken_back);
+            let removal = HeldRemoval { thread: *thread, unlink, is_marked, is_taken_back };
+            kept.put_removal(number, &removal);
+        }
+    }
+
+    fn forget(&self, kept: &KeptState) {
+        if let Some(number) = self.number {
+            kept.forget_removal(number);
+        }
+    }
 }
 
 /// What is to be done of a removal.
@@ -48,20 +72,32 @@ enum Due {
 }
 
 impl HeldRemovals {
+    /// None yet.
+    pub(super) fn new(kept: KeptState) -> Self {
+        Self { kept, ..Self::default() }
+    }
+
     /// Holds it; false if it cannot be held.
     fn hold(
         &mut self,
         thread: Option<ThreadId>,
+        number: Option<u64>,
         alias: &Alias,
         unlink: Unlink,
         now: Instant,
         is_marked: bool,
     ) -> bool {
         let Some(thread) = thread else { return false };
-        let has_room = self.0.len() < MAX_HELD || self.0.contains_key(alias);
+        let has_room = self.held.len() < MAX_HELD || self.held.contains_key(alias);
         if has_room {
-            let held = Held { thread, unlink, until: now + HELD, is_marked, is_taken_back: false };
-            self.0.insert(alias.clone(), held);
+            let until = now + HELD;
+            let held = Held { number, thread, unlink, until, is_marked, is_taken_back: false };
+            held.keep(&self.kept);
+            if let Some(former) = self.held.insert(alias.clone(), held)
+                && former.number != number
+            {
+                former.forget(&self.kept);
+            }
         }
         has_room
     }
@@ -69,7 +105,7 @@ impl HeldRemovals {
     /// The thread has a save under way, which may take so long before it is heard of again.
     fn extend(&mut self, thread: Option<ThreadId>, now: Instant, silence: Duration) {
         let waits = |held: &&mut Held| Some(held.thread) == thread && held.until > now;
-        for held in self.0.values_mut().filter(waits) {
+        for held in self.held.values_mut().filter(waits) {
             held.until = held.until.max(now + silence + HELD);
         }
     }
@@ -84,25 +120,35 @@ impl HeldRemovals {
         now: Instant,
     ) -> bool {
         let is_it = |held: &Held| Some(held.thread) == thread && held.unlink.stamp.id == removal;
-        if !self.0.get(alias).is_some_and(is_it) {
+        if !self.held.get(alias).is_some_and(is_it) {
             return false;
         }
-        self.0.remove(alias).is_some_and(|held| held.until > now)
+        let Some(held) = self.held.remove(alias) else { return false };
+        held.forget(&self.kept);
+        held.until > now
     }
 
     /// The thread's save has failed, of whichever session it was.
     fn take_back_all(&mut self, thread: Option<ThreadId>) {
-        self.0.retain(|_, held| Some(held.thread) != thread || held.is_marked);
-        for held in self.0.values_mut().filter(|held| Some(held.thread) == thread) {
+        let kept = &self.kept;
+        self.held.retain(|_, held| {
+            let stays = Some(held.thread) != thread || held.is_marked;
+            if !stays {
+                held.forget(kept);
+            }
+            stays
+        });
+        for held in self.held.values_mut().filter(|held| Some(held.thread) == thread) {
             held.is_taken_back = true;
+            held.keep(&self.kept);
         }
     }
 
     fn due(&mut self, alias: &Alias, now: Instant) -> Due {
-        match self.0.get(alias) {
+        match self.held.get(alias) {
             None => Due::Nothing,
             Some(held) if held.until > now => Due::Later(held.until),
-            Some(_) => match self.0.remove(alias) {
+            Some(_) => match self.held.remove(alias) {
                 Some(held) if held.is_taken_back => Due::TakeBack(held.unlink.stamp.id),
                 Some(held) => Due::Now(Box::new(held.unlink)),
                 None => Due::Nothing,
@@ -121,15 +167,32 @@ impl<S: Sessions, L: Link> Core<S, L> {
         unlink: Unlink,
         is_marked: bool,
     ) -> bool {
-        let id = unlink.stamp.id;
-        if !self.held_removals().hold(by.thread, alias, unlink, self.callers.now(), is_marked) {
+        let number = by.request.map(|request| request.number);
+        let (id, now) = (unlink.stamp.id, self.callers.now());
+        if !self.held_removals().hold(by.thread, number, alias, unlink, now, is_marked) {
             return false;
         }
         // For a save that comes when it has been carried out.
-        self.threads().removal_held(by.thread, alias, id, self.callers.now());
+        self.threads().removal_held(by.thread, alias, id, now);
         let (core, alias) = (Arc::clone(self), alias.clone());
-        tokio::spawn(async move { core.carry_out(alias).await });
+        tokio::spawn(async move { core.carry_out(alias, number).await });
         true
+    }
+
+    /// Holds on what the worker before has held: the save that takes it back is perhaps under way.
+    pub fn take_up_removals(self: &Arc<Self>) {
+        let now = self.callers.now();
+        for (number, removal) in self.kept.removals_held() {
+            let HeldRemoval { thread, unlink, is_marked, is_taken_back } = removal;
+            let alias = unlink.listed.clone().unwrap_or_else(|| unlink.alias.clone());
+            self.threads().removal_held(Some(thread), &alias, unlink.stamp.id, now);
+            let until = now + HELD;
+            let number = Some(number);
+            let held = Held { number, thread, unlink, until, is_marked, is_taken_back };
+            self.held_removals().held.insert(alias.clone(), held);
+            let core = Arc::clone(self);
+            tokio::spawn(async move { core.carry_out(alias, number).await });
+        }
     }
 
     /// A save of this thread is under way.
@@ -151,15 +214,22 @@ impl<S: Sessions, L: Link> Core<S, L> {
     }
 
     /// Carries a removal out when its time is over, unless it is taken back.
-    async fn carry_out(self: Arc<Self>, alias: Alias) {
+    async fn carry_out(self: Arc<Self>, alias: Alias, number: Option<u64>) {
+        self.carry_out_due(&alias).await;
+        if let Some(number) = number {
+            self.kept.forget_removal(number);
+        }
+    }
+
+    async fn carry_out_due(&self, alias: &Alias) {
         let unlink = loop {
             let now = self.callers.now();
-            let due = self.held_removals().due(&alias, now);
+            let due = self.held_removals().due(alias, now);
             match due {
                 Due::Nothing => return,
                 Due::Later(until) => tokio::time::sleep(until - now).await,
                 Due::Now(unlink) => break unlink,
-                Due::TakeBack(removal) => return self.lose_mark(&alias, removal).await,
+                Due::TakeBack(removal) => return self.lose_mark(alias, removal).await,
             }
         };
         if let Err(error) = self.remove_held(*unlink).await {
@@ -212,7 +282,7 @@ mod tests {
     /// Held by a thread since then.
     fn held() -> (HeldRemovals, Instant) {
         let (mut held, now) = (HeldRemovals::default(), Instant::now());
-        assert!(held.hold(ONE, &alias(1), unlink(), now, false));
+        assert!(held.hold(ONE, None, &alias(1), unlink(), now, false));
         (held, now)
     }
 
@@ -252,7 +322,7 @@ mod tests {
     #[test]
     fn a_save_that_fails_takes_the_mark_of_the_store_back() {
         let (mut held, now) = (HeldRemovals::default(), Instant::now());
-        assert!(held.hold(ONE, &alias(1), unlink(), now, true));
+        assert!(held.hold(ONE, None, &alias(1), unlink(), now, true));
         held.take_back_all(OTHER);
         held.take_back_all(ONE);
         let due = held.due(&alias(1), now + HELD);
@@ -277,10 +347,10 @@ mod tests {
     fn few_are_held_and_none_of_a_thread_that_cannot_be_seen() {
         let (mut held, now) = held();
         for number in 2..=MAX_HELD {
-            assert!(held.hold(ONE, &alias(number), unlink(), now, false));
+            assert!(held.hold(ONE, None, &alias(number), unlink(), now, false));
         }
-        assert!(!held.hold(ONE, &alias(0), unlink(), now, false));
-        assert!(held.hold(OTHER, &alias(1), unlink(), now, false));
-        assert!(!HeldRemovals::default().hold(None, &alias(1), unlink(), now, false));
+        assert!(!held.hold(ONE, None, &alias(0), unlink(), now, false));
+        assert!(held.hold(OTHER, None, &alias(1), unlink(), now, false));
+        assert!(!HeldRemovals::default().hold(None, None, &alias(1), unlink(), now, false));
     }
 }

@@ -7,13 +7,13 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::attributes::{Attributes, Kind as FileKind};
-use super::caller::Request;
+use super::caller::{Request, ThreadId};
 use super::handle::HandleId;
 use super::inode::{Inode, InodeId, Version};
 use crate::handoff::{Kept, Kind};
 use crate::session::change::ChangeId;
 use crate::session::name::{Alias, Form, Shard, Sid};
-use crate::store::{Meta, Stamp};
+use crate::store::{Attempt, Claim, Meta, Stamp, Unlink};
 
 /// An inode as it is kept. The content of a version is not: the store has it, and who has it open has its own.
 #[derive(Debug, Deserialize, Serialize)]
@@ -33,14 +33,54 @@ pub(super) enum HandleRecord {
     Directory { inode: u64 },
 }
 
+/// Who has taken a listing, and when. The entries follow it.
+#[derive(Debug, Deserialize, Serialize)]
+struct ListingRecord {
+    thread: Option<ThreadId>,
+    at_ticks: u64,
+}
+
+/// A removal that waits for a save.
+#[derive(Debug, Deserialize, Serialize)]
+struct RemovalRecord {
+    thread: ThreadId,
+    id: ChangeId,
+    first_ms: u64,
+    alias: String,
+    listed: Option<String>,
+    held: Option<ChangeId>,
+    opened: bool,
+    is_marked: bool,
+    is_taken_back: bool,
+}
+
 /// A change that was perhaps sent.
 #[derive(Debug, Deserialize, Serialize)]
 struct ChangeRecord {
     id: ChangeId,
     first_ms: u64,
+    /// What the thread of a save knew.
+    claim: Option<ClaimRecord>,
 }
 
-/// What is kept of inodes, handles and changes.
+#[derive(Debug, Deserialize, Serialize)]
+struct ClaimRecord {
+    opened: Option<ChangeId>,
+    held_removal: Option<ChangeId>,
+    sibling: Option<String>,
+    after_failed_read: bool,
+}
+
+/// A removal that is held, for the next worker.
+#[derive(Clone, Debug)]
+pub(super) struct HeldRemoval {
+    pub thread: ThreadId,
+    pub unlink: Unlink,
+    pub is_marked: bool,
+    pub is_taken_back: bool,
+}
+
+/// What is kept of inodes, handles, changes and threads.
 #[derive(Clone, Debug, Default)]
 pub(super) struct KeptState(Kept);
 
@@ -95,15 +135,89 @@ impl KeptState {
 
     /// Keeps an open file or directory; of a version also its content.
     pub(super) fn put_handle(&self, id: HandleId, record: &HandleRecord, content: &[u8]) {
-        if self.0.is_there() {
-            let head = encode(record);
-            let length = u32::try_from(head.len()).unwrap_or_default().to_le_bytes();
-            self.0.put(Kind::Handle, id.0, &[&length, &head, content]);
-        }
+        self.put_with_body(Kind::Handle, id.0, record, content);
     }
 
     pub(super) fn handle(&self, id: HandleId) -> Option<(HandleRecord, Bytes)> {
-        let bytes = Bytes::from(self.0.get(Kind::Handle, id.0)?);
+        self.with_body(Kind::Handle, id.0)
+    }
+
+    /// Keeps what a listing has shown.
+    pub(super) fn put_listing(
+        &self,
+        number: u64,
+        thread: Option<ThreadId>,
+        at_ticks: u64,
+        entries: &[u8],
+    ) {
+        let record = ListingRecord { thread, at_ticks };
+        self.put_with_body(Kind::Listing, number, &record, entries);
+    }
+
+    /// The listings of the worker before: number, who has taken it and when, and its entries.
+    pub(super) fn listings(&self) -> Vec<(u64, Option<ThreadId>, u64, Bytes)> {
+        let listing = |number| {
+            let (record, entries): (ListingRecord, _) = self.with_body(Kind::Listing, number)?;
+            Some((number, record.thread, record.at_ticks, entries))
+        };
+        self.0.numbers(Kind::Listing).into_iter().filter_map(listing).collect()
+    }
+
+    pub(super) fn forget_listing(&self, number: u64) {
+        self.0.remove(Kind::Listing, number);
+    }
+
+    /// Keeps a removal that is held.
+    pub(super) fn put_removal(&self, number: u64, held: &HeldRemoval) {
+        let HeldRemoval { thread, unlink, is_marked, is_taken_back } = held;
+        let record = RemovalRecord {
+            thread: *thread,
+            id: unlink.stamp.id,
+            first_ms: unlink.stamp.first_ms,
+            alias: unlink.alias.to_string(),
+            listed: unlink.listed.as_ref().map(Alias::to_string),
+            held: unlink.held,
+            opened: unlink.opened,
+            is_marked: *is_marked,
+            is_taken_back: *is_taken_back,
+        };
+        if self.0.is_there() {
+            self.0.put(Kind::Removal, number, &[&encode(&record)]);
+        }
+    }
+
+    /// The removals that the worker before has held. They may have been sent.
+    pub(super) fn removals_held(&self) -> Vec<(u64, HeldRemoval)> {
+        let removal = |number| {
+            let record: RemovalRecord = decode(&self.0.get(Kind::Removal, number)?)?;
+            let stamp = Stamp { id: record.id, first_ms: record.first_ms, attempt: Attempt::Again };
+            let unlink = Unlink {
+                stamp,
+                alias: Alias::parse(&record.alias)?,
+                listed: record.listed.and_then(|alias| Alias::parse(&alias)),
+                held: record.held,
+                opened: record.opened,
+            };
+            let RemovalRecord { thread, is_marked, is_taken_back, .. } = record;
+            Some((number, HeldRemoval { thread, unlink, is_marked, is_taken_back }))
+        };
+        self.0.numbers(Kind::Removal).into_iter().filter_map(removal).collect()
+    }
+
+    pub(super) fn forget_removal(&self, number: u64) {
+        self.0.remove(Kind::Removal, number);
+    }
+
+    fn put_with_body(&self, kind: Kind, number: u64, record: &impl Serialize, body: &[u8]) {
+        if self.0.is_there() {
+            let head = encode(record);
+            let length = u32::try_from(head.len()).unwrap_or_default().to_le_bytes();
+            self.0.put(kind, number, &[&length, &head, body]);
+        }
+    }
+
+    fn with_body<T: DeserializeOwned>(&self, kind: Kind, number: u64) -> Option<(T, Bytes)> {
+        let bytes = Bytes::from(self.0.get(kind, number)?);
         let (length, rest) = bytes.split_first_chunk::<4>()?;
         let length = u32::from_le_bytes(*length) as usize;
         let head = rest.get(..length)?;
@@ -117,15 +231,37 @@ impl KeptState {
     /// The stamp of the change that a request makes: `fresh`, or if the request is repeated and has perhaps been
     /// carried out, the one of then. Kept until the request is answered.
     pub(super) fn stamp(&self, request: Option<Request>, fresh: Stamp) -> Stamp {
-        let Some(request) = request else { return fresh };
+        self.change(request, fresh, None).0
+    }
+
+    /// The same for a save, with what its thread knows, or knew.
+    pub(super) fn save(
+        &self,
+        request: Option<Request>,
+        fresh: Stamp,
+        claim: Claim,
+    ) -> (Stamp, Claim) {
+        let (stamp, former) = self.change(request, fresh, Some(&claim));
+        (stamp, former.unwrap_or(claim))
+    }
+
+    fn change(
+        &self,
+        request: Option<Request>,
+        fresh: Stamp,
+        claim: Option<&Claim>,
+    ) -> (Stamp, Option<Claim>) {
+        let Some(request) = request else { return (fresh, None) };
         if let Some(former) = self.former(request) {
-            return Stamp { id: former.id, first_ms: former.first_ms, ..fresh }.again();
+            let stamp = Stamp { id: former.id, first_ms: former.first_ms, ..fresh }.again();
+            return (stamp, former.claim.map(ClaimRecord::claim));
         }
         if self.0.is_there() {
-            let record = ChangeRecord { id: fresh.id, first_ms: fresh.first_ms };
+            let claim = claim.map(ClaimRecord::of);
+            let record = ChangeRecord { id: fresh.id, first_ms: fresh.first_ms, claim };
             self.0.put(Kind::Change, request.number, &[&encode(&record)]);
         }
-        fresh
+        (fresh, None)
     }
 
     /// Whether a request is repeated and its change has perhaps been sent.
@@ -136,6 +272,24 @@ impl KeptState {
     fn former(&self, request: Request) -> Option<ChangeRecord> {
         let bytes = self.0.get(Kind::Change, request.number).filter(|_| request.is_repeated)?;
         decode(&bytes)
+    }
+}
+
+impl ClaimRecord {
+    fn of(claim: &Claim) -> Self {
+        let Claim { opened, held_removal, sibling, after_failed_read } = claim;
+        Self {
+            opened: *opened,
+            held_removal: *held_removal,
+            sibling: sibling.as_ref().map(Alias::to_string),
+            after_failed_read: *after_failed_read,
+        }
+    }
+
+    fn claim(self) -> Claim {
+        let Self { opened, held_removal, sibling, after_failed_read } = self;
+        let sibling = sibling.and_then(|alias| Alias::parse(&alias));
+        Claim { opened, held_removal, sibling, after_failed_read }
     }
 }
 
@@ -204,7 +358,6 @@ mod tests {
     use super::*;
     use crate::handoff;
     use crate::session::content::Class;
-    use crate::store::Attempt;
 
     fn meta() -> Meta {
         Meta {
@@ -279,6 +432,12 @@ mod tests {
         assert_eq!(kept.stamp(request(false), stamp(1)), stamp(1));
         assert!(kept.has_tried(request(true)) && !kept.has_tried(request(false)));
         assert_eq!(kept.stamp(request(true), stamp(2)), stamp(1).again());
+        let claim =
+            Claim { opened: Some(ChangeId(7)), sibling: Some(sid().alias()), ..Claim::default() };
+        let save = Some(Request { number: 10, is_repeated: false });
+        assert_eq!(kept.save(save, stamp(5), claim.clone()), (stamp(5), claim.clone()));
+        let repeated = Some(Request { number: 10, is_repeated: true });
+        assert_eq!(kept.save(repeated, stamp(6), Claim::default()), (stamp(5).again(), claim));
         // One that had not come so far makes its own.
         let other = Some(Request { number: 8, is_repeated: true });
         assert_eq!(kept.stamp(other, stamp(3)), stamp(3));

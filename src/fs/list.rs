@@ -4,13 +4,13 @@
 use std::ffi::OsStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lru::LruCache;
 use serde::{Deserialize, Serialize};
 
 use super::attributes::{Attributes, Entry, session_entry};
-use super::caller::{Caller, Identity};
+use super::caller::{Caller, Identity, MS_PER_TICK, ThreadId};
 use super::handle::{Handle, HandleId};
 use super::inode::InodeId;
 use super::open::bad_handle;
@@ -32,6 +32,8 @@ pub struct Snapshot {
     is_lost: bool,
     /// Its entries, in the order in which they are read.
     pub entries: Vec<Item>,
+    /// The same for the next worker; empty for a long listing, which is taken anew.
+    record: Vec<u8>,
 }
 
 /// One entry of a listing.
@@ -94,10 +96,18 @@ impl ListedAliases {
 }
 
 impl Snapshot {
-    /// The entries for the next worker; nothing for a long listing, which is taken anew.
-    pub(super) fn record(&self) -> Vec<u8> {
-        const KEPT_MAX: usize = 2000;
-        if self.entries.len() > KEPT_MAX {
+    fn new(directory: InodeId, entries: Vec<Item>) -> Self {
+        let record = Self::encode(&entries);
+        Self { directory, begun: AtomicBool::new(false), is_lost: false, entries, record }
+    }
+
+    pub(super) fn record(&self) -> &[u8] {
+        &self.record
+    }
+
+    fn encode(entries: &[Item]) -> Vec<u8> {
+        const KEPT_MAX: usize = 5000;
+        if entries.len() > KEPT_MAX {
             return Vec::new();
         }
         let record = |item: &Item| {
@@ -110,7 +120,7 @@ impl Snapshot {
             };
             (item.name.clone(), what)
         };
-        let records: Vec<_> = self.entries.iter().map(record).collect();
+        let records: Vec<_> = entries.iter().map(record).collect();
         // Names and numbers: it cannot fail.
         serde_json::to_vec(&records).unwrap_or_default()
     }
@@ -135,7 +145,12 @@ impl Snapshot {
             begun: AtomicBool::new(false),
             is_lost: entries.is_none(),
             entries: entries.unwrap_or_default(),
+            record: record.to_vec(),
         }
+    }
+
+    fn listed(&self) -> impl Iterator<Item = &Listed> {
+        self.entries.iter().filter_map(Item::listed)
     }
 }
 
@@ -241,10 +256,37 @@ impl<S: Sessions, L: Link> Core<S, L> {
             Some(shard) => self.list_shard(shard).await?,
             None => self.list_root().await?,
         };
-        let listed = || entries.iter().filter_map(Item::listed);
-        self.listed_aliases().extend(listed().map(|one| &one.alias));
-        self.grants().listed(by.thread, listed(), self.callers.now());
-        Ok(Snapshot { directory: inode, begun: AtomicBool::new(false), is_lost: false, entries })
+        let snapshot = Snapshot::new(inode, entries);
+        let now = self.callers.now();
+        if let Some(request) = by.request.filter(|_| snapshot.listed().next().is_some()) {
+            let (thread, ticks) = (by.thread, self.callers.now_ticks());
+            self.kept.put_listing(request.number, thread, ticks, snapshot.record());
+        }
+        self.shown(by.thread, by.request.map(|request| request.number), &snapshot, now);
+        Ok(snapshot)
+    }
+
+    /// A listing has shown this to a thread.
+    fn shown(
+        &self,
+        thread: Option<ThreadId>,
+        number: Option<u64>,
+        snapshot: &Snapshot,
+        now: Instant,
+    ) {
+        self.listed_aliases().extend(snapshot.listed().map(|one| &one.alias));
+        self.grants().listed(thread, number, snapshot.listed(), now);
+    }
+
+    /// Takes up what listings of the worker before have shown.
+    pub(super) fn take_up_listings(&self) {
+        let (now, ticks) = (self.callers.now(), self.callers.now_ticks());
+        for (number, thread, at_ticks, record) in self.kept.listings() {
+            let age = Duration::from_millis(ticks.saturating_sub(at_ticks) * MS_PER_TICK);
+            let Some(at) = now.checked_sub(age) else { continue };
+            let snapshot = Snapshot::recorded(InodeId::ROOT, &record);
+            self.shown(thread, Some(number), &snapshot, at);
+        }
     }
 
     async fn list_shard(&self, shard: Shard) -> Answer<Vec<Item>> {

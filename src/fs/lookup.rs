@@ -201,7 +201,10 @@ impl<S: Sessions, L: Link> Core<S, L> {
     /// it belongs to an earlier request.
     pub(super) fn tries_to_open(&self, by: Identity) {
         self.serving().insert(by.process);
-        self.grants().end(by.thread);
+        let ended = self.grants().end(by.thread);
+        for listing in ended {
+            self.kept.forget_listing(listing);
+        }
     }
 }
 

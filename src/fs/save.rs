@@ -302,7 +302,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
         // However long the save has waited.
         claim.held_removal = takes_back.or(claim.held_removal);
         self.callers.report_unidentified(by);
-        let stamp = self.kept.stamp(by.request, self.link.stamp(alias.shard()));
+        let (stamp, claim) = self.kept.save(by.request, self.link.stamp(alias.shard()), claim);
         let publish = Publish {
             birth: claim.opened.unwrap_or(stamp.id),
             stamp,

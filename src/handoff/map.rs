@@ -18,7 +18,7 @@ use crate::host::shared_memory::SharedMemory;
 use crate::sync::lock;
 
 pub(super) const CELL_BYTES: usize = 256;
-const CELLS: usize = 64 * 1024 * 1024 / CELL_BYTES;
+const CELLS: usize = 128 * 1024 * 1024 / CELL_BYTES;
 const ENTRIES: usize = 65_536;
 
 /// Says what this is, and in which format. Another format has another number.
@@ -428,7 +428,7 @@ mod tests {
         let quotas = Kind::ALL.map(Kind::quota);
         // While something is replaced both are there.
         let largest = quotas.iter().map(|quota| quota.cells).max().unwrap();
-        assert!(quotas.iter().map(|quota| quota.cells).sum::<usize>() < CELLS + largest);
+        assert!(quotas.iter().map(|quota| quota.cells).sum::<usize>() + largest <= CELLS);
         assert!(quotas.iter().map(|quota| quota.number).sum::<usize>() <= ENTRIES);
         for (index, kind) in Kind::ALL.into_iter().enumerate() {
             assert_eq!(position(kind), index);

@@ -12,7 +12,7 @@ use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, StatxFlags, openat2, statx};
 use serde::{Deserialize, Serialize};
 
 use super::mount::is_dead;
@@ -85,12 +85,12 @@ pub(crate) fn resolve(path: &Path) -> Result<PathBuf, ResolveError> {
             continue;
         }
         let next = resolved.join(name);
-        let found = match next.symlink_metadata() {
+        let found = match Found::at(&next) {
             // The root of a mount, and so no link.
             Err(error) if is_dead(&error) && names.is_empty() => return Ok(next),
             found => found?,
         };
-        if !found.is_symlink() {
+        if !found.is_symlink {
             resolved = next;
             continue;
         }
@@ -99,8 +99,9 @@ pub(crate) fn resolve(path: &Path) -> Result<PathBuf, ResolveError> {
             return Err(io::Error::from(Errno::ELOOP).into());
         }
         let target = next.read_link()?;
-        if found.uid() != 0 && is_writable_by_others(&resolved.metadata()?) {
-            return Err(ResolveError::ForeignLink { link: next, target, owner_uid: found.uid() });
+        if found.owner_uid != 0 && is_writable_by_others(&resolved.metadata()?) {
+            let owner_uid = found.owner_uid;
+            return Err(ResolveError::ForeignLink { link: next, target, owner_uid });
         }
         if target.is_absolute() {
             resolved = PathBuf::from("/");
@@ -110,6 +111,22 @@ pub(crate) fn resolve(path: &Path) -> Result<PathBuf, ResolveError> {
         names = way;
     }
     Ok(resolved)
+}
+
+/// What is found under a name on the way.
+struct Found {
+    is_symlink: bool,
+    owner_uid: u32,
+}
+
+impl Found {
+    /// As far as the kernel knows: it asks no filesystem, which may be one that does not answer.
+    fn at(path: &Path) -> io::Result<Self> {
+        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
+        let found = statx(CWD, path, flags, StatxFlags::TYPE | StatxFlags::UID)?;
+        let is_symlink = FileType::from_raw_mode(found.stx_mode.into()) == FileType::Symlink;
+        Ok(Self { is_symlink, owner_uid: found.stx_uid })
+    }
 }
 
 fn names(path: &Path) -> VecDeque<OsString> {
