@@ -52,6 +52,10 @@ impl Recovery<'_> {
         filesystem: F,
         config: fuser::Config,
     ) -> io::Result<()> {
+        if self.kept.generation() <= Some(1) {
+            // Nobody has served before.
+            return Ok(());
+        }
         let mut unanswered = self.unanswered()?;
         if self.after.is_by_itself() {
             unanswered.retain(|request| !self.is_poison(&request.header));

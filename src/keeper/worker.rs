@@ -214,7 +214,10 @@ impl WorkerSupervisor {
             Phase::Serving(mut serving) => {
                 serving.running.drain_reports();
                 if serving.running.process.has_ended() {
-                    return Ok((self.lost(*serving), Outcome::Nothing));
+                    let phase = self.lost(*serving);
+                    let is_over = matches!(phase, Phase::Ended);
+                    let outcome = if is_over { Outcome::Unmounted } else { Outcome::Nothing };
+                    return Ok((phase, outcome));
                 }
                 match serving.pulse.look() {
                     Beat::Alive => (Phase::Serving(serving), Outcome::Nothing),
