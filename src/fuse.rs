@@ -10,7 +10,7 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
@@ -82,24 +82,11 @@ pub(crate) fn serve<S: Sessions, L: Link>(
         let in_flight = InFlight::new(kept.clone());
         Adapter::new(Arc::clone(core), tree, runtime.clone(), in_flight, origin)
     };
-    let session = match &served {
-        Some(served) => {
-            let device = device.as_fd();
-            let Served { init, after, kept } = served;
-            let session =
-                handshake::begin(adapter(Origin::Kernel), device, init, config(SESSION_THREADS))?;
-            let may_resend = Offers::from_environment().resend();
-            let recovery = Recovery { device, init, kept, after: *after, may_resend };
-            recovery.run(adapter(Origin::Replay), config(1))?;
-            if let Err(error) = kept.record(REQUEST_MAX_BYTES) {
-                tracing::warn!(%error, "requests are not recorded: what is under way when this worker dies is lost");
-            }
-            session
-        }
-        None => {
-            let config = config(SESSION_THREADS);
-            Session::from_fd(adapter(Origin::Kernel), device, SessionACL::All, config)?
-        }
+    let session = if let Some(served) = &served {
+        take_over(device.as_fd(), served, adapter)?
+    } else {
+        let config = config(SESSION_THREADS);
+        Session::from_fd(adapter(Origin::Kernel), device, SessionACL::All, config)?
     };
     on_serving();
     if let Some(evictions) = core.take_evictions() {
@@ -112,6 +99,27 @@ pub(crate) fn serve<S: Sessions, L: Link>(
     let ended = session.run();
     janitor.abort();
     ended
+}
+
+/// A session on a connection, on which all that was not answered before is under way, and what it reads is recorded.
+fn take_over<F: fuser::Filesystem>(
+    device: BorrowedFd<'_>,
+    served: &Served,
+    filesystem: impl Fn(Origin) -> F,
+) -> io::Result<Session<F>> {
+    let Served { init, after, kept } = served;
+    let session =
+        handshake::begin(filesystem(Origin::Kernel), device, init, config(SESSION_THREADS))?;
+    let may_resend = Offers::from_environment().resend();
+    let recovery = Recovery { device, init, kept, after: *after, may_resend };
+    recovery.run(filesystem(Origin::Replay), config(1))?;
+    if let Err(error) = kept.record(REQUEST_MAX_BYTES) {
+        tracing::warn!(
+            %error,
+            "requests are not recorded: those under way when this worker dies are not answered"
+        );
+    }
+    Ok(session)
 }
 
 fn config(threads: usize) -> fuser::Config {

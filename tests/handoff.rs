@@ -207,10 +207,10 @@ fn a_request_that_three_workers_died_of_fails() {
 fn an_end_releases_who_waits() {
     for (_, without) in WAYS {
         let (_redis, mount) = node(without, "[worker]\nanswer_within = \"10min\"\n");
-        let sid = sid("aa", 1);
-        mount.save(&sid, &authenticated("x")).unwrap();
+        let session = sid("aa", 1);
+        mount.save(&session, &authenticated("x")).unwrap();
         send(mount.worker(), Signal::SIGSTOP);
-        let path = mount.sharded(&sid);
+        let path = mount.sharded(&session);
         let reader = thread::spawn(move || std::fs::read(path));
         thread::sleep(Duration::from_millis(100));
         assert!(!reader.is_finished());

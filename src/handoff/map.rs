@@ -489,7 +489,7 @@ mod tests {
         assert!(kept.put(Kind::Inode, 1, &[b"other"]));
         assert!(kept.remove(Kind::Request, 3) && kept.put(Kind::Request, 1000, &[&large]));
         let number = Kind::Suspect.quota().number as u64;
-        for one in 0..number + 1 {
+        for one in 0..=number {
             assert!(kept.put(Kind::Suspect, one, &[b"x"]));
         }
         let successor = Kept::open(&file).unwrap();

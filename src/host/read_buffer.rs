@@ -128,7 +128,6 @@ mod tests {
     use super::*;
 
     /// As fuser does it.
-    #[expect(clippy::slow_vector_initialization, reason = "as fuser does it")]
     fn buffer() -> Vec<u8> {
         vec![0; BUFFER_BYTES]
     }

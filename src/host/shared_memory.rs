@@ -81,9 +81,12 @@ impl SharedMemory {
     /// The number at `at`, a multiple of eight.
     pub(crate) fn number(&self, at: usize) -> Option<&AtomicU64> {
         let address = self.address(at, size_of::<AtomicU64>())?.cast::<AtomicU64>();
-        // SAFETY: the range was checked, and so is the alignment (the mapping begins with a page). Every value is a
-        // number, and as long as this reference lives all of the program treats it as an atomic one.
-        address.is_aligned().then(|| unsafe { address.as_ref() })
+        if !address.is_aligned() {
+            return None;
+        }
+        // SAFETY: range and alignment were checked. Every value is a number, and as long as this reference lives all
+        // of the program treats it as an atomic one.
+        Some(unsafe { address.as_ref() })
     }
 
     /// Fills a range with zeros, and takes all pages of its first `taken` bytes, so that who writes there needs no

@@ -182,22 +182,22 @@ impl WorkerSupervisor {
                 self.phase = phase;
                 Ok(seen)
             }
-            Err(failure) if self.served && !self.is_given_up() => self.failed(failure),
+            Err(failure) if self.served && !self.is_given_up() => Ok(self.failed(failure)),
             Err(failure) => Err(failure),
         }
     }
 
     /// A start has failed, and nobody serves.
-    fn failed(&mut self, failure: Failure) -> Result<Outcome, Failure> {
+    fn failed(&mut self, failure: Failure) -> Outcome {
         self.phase = Phase::Down { retry_at: self.backoff.failed(None) };
         self.unstable_since.get_or_insert_with(Instant::now);
         if self.successor.take_if(|successor| successor.has_taken_over()).is_some() {
             // What served before is started again.
             self.phase = Phase::Down { retry_at: Instant::now() };
-            return Ok(Outcome::Reloaded(Err(failure)));
+            return Outcome::Reloaded(Err(failure));
         }
         tracing::error!(%failure, "the mount is not served; retrying");
-        Ok(Outcome::Nothing)
+        Outcome::Nothing
     }
 
     fn is_given_up(&self) -> bool {
@@ -239,13 +239,12 @@ impl WorkerSupervisor {
         if let Some(failure) = self.given_up() {
             return Err(failure);
         }
-        let connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => {
-                super::staging::prepare(&self.config.staging_dir, &self.config.worker)?;
-                super::spool::prepare(&self.config)?;
-                Connection::open(&self.config.mountpoint)?
-            }
+        let connection = if let Some(connection) = self.connection.take() {
+            connection
+        } else {
+            super::staging::prepare(&self.config.staging_dir, &self.config.worker)?;
+            super::spool::prepare(&self.config)?;
+            Connection::open(&self.config.mountpoint)?
         };
         let contact = if self.served { Contact::Later } else { self.first_contact };
         let start = Start::begin(
