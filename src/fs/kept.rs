@@ -12,6 +12,7 @@ use super::handle::HandleId;
 use super::inode::{Inode, InodeId, Version};
 use crate::handoff::{Kept, Kind};
 use crate::session::change::ChangeId;
+use crate::session::content::Class;
 use crate::session::name::{Alias, Form, Shard, Sid};
 use crate::store::{Attempt, Claim, Meta, Stamp, Unlink};
 
@@ -49,7 +50,7 @@ struct RemovalRecord {
     alias: String,
     listed: Option<String>,
     held: Option<ChangeId>,
-    opened: bool,
+    opened: Option<Class>,
     is_marked: bool,
     is_taken_back: bool,
 }
@@ -357,7 +358,6 @@ fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
 mod tests {
     use super::*;
     use crate::handoff;
-    use crate::session::content::Class;
 
     fn meta() -> Meta {
         Meta {
