@@ -214,6 +214,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
             link,
             keyring,
         });
+        core.take_up_open_staging();
         core.take_up_listings();
         Ok(core)
     }

@@ -53,7 +53,7 @@ pub(crate) enum Kind {
     Suspect = 2,
     /// An inode that the kernel knows, with its look-up count. The kernel is told to look up again what is not kept.
     Inode = 3,
-    /// An open file or directory. One that is not kept fails after a death.
+    /// An open session or directory. One that is not kept fails after a death.
     Handle = 4,
     /// A change that was perhaps sent to the store, by the unique of its request. One that is not kept is a new change
     /// when its request is repeated.
@@ -65,6 +65,8 @@ pub(crate) enum Kind {
     Listing = 7,
     /// A removal that waits for a save, by the number of its request. One that is not kept is carried out by the store.
     Removal = 8,
+    /// An open staging file. One that is not kept fails after a death.
+    OpenStaging = 9,
 }
 
 /// How much of a kind is kept.
@@ -77,7 +79,7 @@ struct Quota {
 }
 
 impl Kind {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Request,
         Self::Suspect,
         Self::Inode,
@@ -86,6 +88,7 @@ impl Kind {
         Self::Shard,
         Self::Listing,
         Self::Removal,
+        Self::OpenStaging,
     ];
 
     fn quota(self) -> Quota {
@@ -100,6 +103,7 @@ impl Kind {
             Self::Shard => (4096, 0, false),
             Self::Listing => (256, 12 * MEBIBYTE, true),
             Self::Removal => (1024, MEBIBYTE, true),
+            Self::OpenStaging => (4096, 4096, false),
         };
         Quota { number, cells, evicts }
     }

@@ -96,6 +96,13 @@ impl Handles {
 }
 
 impl<S: Sessions, L: Link> Core<S, L> {
+    /// Opens the staging files that were open at the worker before: they are nobody's leftovers.
+    pub(super) fn take_up_open_staging(&self) {
+        for id in self.kept.open_staging() {
+            self.handle(id);
+        }
+    }
+
     /// What is open under that number, here or at the worker before.
     pub(super) fn handle(&self, id: HandleId) -> Option<Handle> {
         if let Some(open) = self.handles().get(id) {

@@ -55,6 +55,15 @@ struct RemovalRecord {
     is_taken_back: bool,
 }
 
+impl HandleRecord {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Version | Self::Directory { .. } => Kind::Handle,
+            Self::Staging { .. } => Kind::OpenStaging,
+        }
+    }
+}
+
 /// A change that was perhaps sent.
 #[derive(Debug, Deserialize, Serialize)]
 struct ChangeRecord {
@@ -134,13 +143,22 @@ impl KeptState {
         self.0.count(Kind::Shard, number, 1);
     }
 
-    /// Keeps an open file or directory; of a version also its content.
-    pub(super) fn put_handle(&self, id: HandleId, record: &HandleRecord, content: &[u8]) {
-        self.put_with_body(Kind::Handle, id.0, record, content);
+    /// Keeps an open file or directory. What has to be kept of it follows its record.
+    pub(super) fn put_handle(&self, id: HandleId, record: &HandleRecord, body: &[u8]) {
+        self.put_with_body(record.kind(), id.0, record, body);
     }
 
     pub(super) fn handle(&self, id: HandleId) -> Option<(HandleRecord, Bytes)> {
-        self.with_body(Kind::Handle, id.0)
+        self.with_body(Kind::Handle, id.0).or_else(|| self.with_body(Kind::OpenStaging, id.0))
+    }
+
+    /// The staging files that are open.
+    pub(super) fn open_staging(&self) -> Vec<HandleId> {
+        self.0.numbers(Kind::OpenStaging).into_iter().map(HandleId).collect()
+    }
+
+    pub(super) fn forget_handle(&self, id: HandleId) {
+        let _ = self.0.remove(Kind::Handle, id.0) || self.0.remove(Kind::OpenStaging, id.0);
     }
 
     /// Keeps what a listing has shown.
@@ -223,10 +241,6 @@ impl KeptState {
         let length = u32::from_le_bytes(*length) as usize;
         let head = rest.get(..length)?;
         Some((decode(head)?, bytes.slice(4 + length..)))
-    }
-
-    pub(super) fn forget_handle(&self, id: HandleId) {
-        self.0.remove(Kind::Handle, id.0);
     }
 
     /// The stamp of the change that a request makes: `fresh`, or if the request is repeated and has perhaps been
@@ -419,6 +433,7 @@ mod tests {
         assert_eq!(next.handle(HandleId(2)), Some((HandleRecord::Version, "content".into())));
         let staging = HandleRecord::Staging { inode: u64::MAX };
         assert_eq!(next.handle(HandleId(4)), Some((staging, Bytes::new())));
+        assert_eq!(next.open_staging(), [HandleId(4)]);
         next.forget_handle(HandleId(2));
         assert_eq!(next.handle(HandleId(2)), None);
     }
