@@ -44,6 +44,7 @@ use crate::host::service_manager::{self, Manager};
 use crate::host::signals::Signals;
 use by_hand::ByHand;
 pub use by_hand::Caller;
+use connection::Connection;
 use listen::Listeners;
 use private_redis::PrivateRedis;
 use program::Program;
@@ -60,18 +61,29 @@ pub fn mount(dir: Option<&Path>, flags: &Flags, caller: Caller) -> Result<(), Fa
     crate::telemetry::log::init(&config.log)?;
     let mut signals = Signals::receive()?;
     let _lock = claim(&config.mountpoint)?;
-    let outcomes = Outcomes::new(&config.mountpoint);
-    mount::clear_dead(&config.mountpoint, &mut signals)?;
-    // Looked at before anything is started, and again at each mount.
-    drop(mount::Mountpoint::take(&config.mountpoint)?);
-    drop(mount::open_device()?);
+    let handed = Connection::handed(&config.mountpoint);
+    let is_resumed = handed.is_some();
+    let outcomes = if is_resumed {
+        Outcomes::resumed(&config.mountpoint)
+    } else {
+        mount::clear_dead(&config.mountpoint, &mut signals)?;
+        // Looked at before anything is started, and again at each mount.
+        drop(mount::Mountpoint::take(&config.mountpoint)?);
+        drop(mount::open_device()?);
+        Outcomes::new(&config.mountpoint)
+    };
 
     let redis = PrivateRedis::new(&config)?;
     let status = StatusContext::new(Listeners::open(&config)?);
-    let by_hand = ByHand::look(caller, &config, flags);
+    // Who started it has been told already.
+    let by_hand = ByHand::look(caller, &config, flags).filter(|_| !is_resumed);
     // Whoever starts it by hand waits for the outcome.
     let contact = if Manager::is_there() { Contact::Awaited } else { Contact::Required };
-    let worker = WorkerSupervisor::new(config.clone(), Program::own()?, status, contact);
+    let mut worker = WorkerSupervisor::new(config.clone(), Program::own()?, status, contact);
+    if let Some(connection) = handed {
+        tracing::info!("going on with the mount of the program before");
+        worker.resume(connection);
+    }
     let manager = Manager::from_environment();
     let mut keeper = Keeper {
         command_line,
@@ -164,7 +176,13 @@ impl Keeper {
                 match self.worker.advance()? {
                     Outcome::Nothing => {}
                     Outcome::Ready => self.announce_ready(),
-                    Outcome::Reloaded(outcome) => self.reloaded(outcome.err()),
+                    Outcome::Reloaded(outcome) => {
+                        let is_renewed = outcome.is_ok() && self.worker.program().is_another();
+                        self.reloaded(outcome.err());
+                        if is_renewed {
+                            self.renew(signals)?;
+                        }
+                    }
                     Outcome::Unmounted => return Ok(()),
                 }
             }
@@ -236,6 +254,23 @@ impl Keeper {
             self.manager.ready();
         }
         self.outcomes.end(failure);
+    }
+
+    /// Executes the program whose worker serves now in the place of this one.
+    fn renew(&mut self, signals: &mut Signals) -> Result<(), Failure> {
+        tracing::info!("executing the upgraded program");
+        if let Some(until) = self.worker.drain() {
+            while !self.worker.has_drained() && Instant::now() < until {
+                signals.wait(&self.worker.waits_for().0, Some(until));
+            }
+        }
+        if let Some(redis) = self.redis.take() {
+            redis.stop(signals);
+        }
+        let error = self.worker.execute_program();
+        tracing::error!(%error, "cannot execute the upgraded program; this one goes on");
+        self.redis = PrivateRedis::new(&self.config)?;
+        Ok(())
     }
 
     /// For whoever started us: from here on a session can be served.

@@ -220,12 +220,22 @@ fn an_upgraded_program_serves_from_then_on() {
     };
     install();
     let mut mount = Mount::start_in(&redis, "", Command::new(&program));
+    let session = sid("aa", 1);
+    mount.save(&session, &authenticated("x")).unwrap();
+    let mut open = std::fs::File::open(mount.sharded(&session)).unwrap();
     let runs = |pid: u32| Path::new(&format!("/proc/{pid}/exe")).metadata().unwrap().ino();
     install();
     reload(&mount);
     let installed = program.metadata().unwrap().ino();
+    // The keeper, too, which is the same process.
+    mount.wait_for_log("going on with the mount of the program before");
+    mount.wait_until_served();
     assert_eq!(runs(mount.worker()), installed);
-    assert_ne!(runs(mount.keeper()), installed);
+    assert_eq!(runs(mount.keeper()), installed);
+    assert_eq!(mount.read(&session).unwrap(), authenticated("x"));
+    let mut content = Vec::new();
+    open.read_to_end(&mut content).unwrap();
+    assert_eq!(content, authenticated("x"));
     // The one that is started when this one dies is the upgraded one, too, even after removal.
     std::fs::remove_file(&program).unwrap();
     refuses(&mount, &[program.to_str().unwrap(), "install it"]);

@@ -29,6 +29,9 @@ const MAGIC_AT: usize = 0;
 const GENERATION_AT: usize = 8;
 /// No entry beyond this number was ever used.
 const USED_AT: usize = 16;
+/// The first request of the kernel: its length in four bytes, and its bytes.
+pub(super) const INIT_AT: i64 = 2048;
+pub(super) const INIT_MAX_BYTES: usize = 1024;
 const ENTRIES_AT: usize = 4096;
 const ENTRY_BYTES: usize = 64;
 const LINKS_AT: usize = ENTRIES_AT + ENTRIES * ENTRY_BYTES;

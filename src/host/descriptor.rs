@@ -1,9 +1,12 @@
 //! Descriptors that another process has handed over, and those that take the place of another.
 
+use std::ffi::{CString, OsStr};
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 
-use nix::fcntl::{FcntlArg, fcntl};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
 use crate::exit::{ExitCode, Failure};
 
@@ -17,7 +20,7 @@ pub(crate) fn take(raw: RawFd) -> Result<OwnedFd, Failure> {
     // SAFETY: the number is only looked up; a closed one gives EBADF.
     let borrowed = unsafe { BorrowedFd::borrow_raw(raw) };
     // No further child is to inherit it.
-    fcntl(borrowed, FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC)).map_err(|_| by_hand())?;
+    fcntl(borrowed, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(|_| by_hand())?;
     // SAFETY: it is open, was handed to this process for this purpose, and nothing else in it
     // knows the number: this is the first thing the process does.
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
@@ -30,4 +33,78 @@ pub(crate) fn put_over(place: BorrowedFd<'_>, by: BorrowedFd<'_>) -> io::Result<
     // goes on to own it.
     let result = unsafe { libc::dup3(by.as_raw_fd(), place.as_raw_fd(), libc::O_CLOEXEC) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Names the descriptors that a program hands to the one that it executes in its own place: its process id, a colon, and
+/// NAME=NUMBER separated by commas. Its children are other processes, so it is not for them.
+const HANDED_VARIABLE: &str = "SESSIONFS_DESCRIPTORS";
+
+/// Executes a program in the place of this one, with the same arguments, signals and environment, and hands it these
+/// descriptors. Returns only if that fails.
+pub(crate) fn execute_with(program: &Path, descriptors: &[(&str, BorrowedFd<'_>)]) -> io::Error {
+    let execute = || -> io::Result<std::convert::Infallible> {
+        let text = |text: &OsStr| CString::new(text.as_bytes()).map_err(io::Error::other);
+        let arguments: Vec<CString> =
+            std::env::args_os().map(|one| text(&one)).collect::<io::Result<_>>()?;
+        let named = descriptors.iter().map(|(name, fd)| format!("{name}={}", fd.as_raw_fd()));
+        let handed = format!(
+            "{HANDED_VARIABLE}={}:{}",
+            std::process::id(),
+            named.collect::<Vec<_>>().join(",")
+        );
+        let mut environment = vec![text(OsStr::new(&handed))?];
+        for (name, value) in std::env::vars_os().filter(|(name, _)| name != HANDED_VARIABLE) {
+            environment.push(text(&[name.as_os_str(), value.as_os_str()].join(OsStr::new("=")))?);
+        }
+        for (_, descriptor) in descriptors {
+            fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::empty()))?;
+        }
+        Ok(nix::unistd::execve(&text(program.as_os_str())?, &arguments, &environment)?)
+    };
+    let Err(error) = execute();
+    for (_, descriptor) in descriptors {
+        let _ = fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
+    }
+    error
+}
+
+/// The descriptors of these names that the program which was executed in our place before has handed over; `None` if
+/// one is missing. To be called once, while there is one thread.
+pub(crate) fn handed<const N: usize>(names: [&str; N]) -> Option<[OwnedFd; N]> {
+    let value = std::env::var(HANDED_VARIABLE).ok()?;
+    let numbers = numbers(&value, std::process::id(), &names)?;
+    let taken: Vec<OwnedFd> =
+        numbers.into_iter().map(|raw| take(raw).ok()).collect::<Option<_>>()?;
+    taken.try_into().ok()
+}
+
+/// The numbers of these names, each another one, if they are meant for this process.
+fn numbers(value: &str, pid: u32, names: &[&str]) -> Option<Vec<RawFd>> {
+    let (process, list) = value.split_once(':')?;
+    if process.parse() != Ok(pid) {
+        return None;
+    }
+    let number = |name: &&str| {
+        let mut pairs = list.split(',').filter_map(|one| one.split_once('='));
+        pairs.find(|(found, _)| found == name)?.1.parse().ok()
+    };
+    let found: Vec<RawFd> = names.iter().map(number).collect::<Option<_>>()?;
+    let is_twice = |at: usize| found[..at].contains(&found[at]);
+    (!(0..found.len()).any(is_twice)).then_some(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_those_of_this_process_and_of_all_names() {
+        let value = "12:device=7,memory=9";
+        assert_eq!(numbers(value, 12, &["memory", "device"]), Some(vec![9, 7]));
+        assert_eq!(numbers(value, 13, &["memory", "device"]), None);
+        assert_eq!(numbers(value, 12, &["memory", "other"]), None);
+        assert_eq!(numbers("12:device=7,memory=7", 12, &["memory", "device"]), None);
+        assert_eq!(numbers("12:device=x", 12, &["device"]), None);
+        assert_eq!(numbers("", 12, &["device"]), None);
+    }
 }

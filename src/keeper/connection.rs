@@ -2,6 +2,7 @@
 //! outlives each worker. When it is dropped, and no worker holds it, the kernel ends it: whoever waits for an answer
 //! gets an error.
 
+use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,14 +11,18 @@ use super::mount::{self, Mountpoint};
 use crate::exit::Failure;
 use crate::fuse::wire::Init;
 use crate::handoff::{self, Ended};
-use crate::host::device;
+use crate::host::mount::is_ours;
 use crate::host::mount_api::Filesystem;
+use crate::host::{descriptor, device};
 use crate::supervision::Order;
 
 /// The kernel sends its first request as soon as the filesystem is made.
 const INIT_WITHIN: Duration = Duration::from_secs(5);
 /// Longer than INIT, and as long as the kernel wants it.
 const READ_BYTES: usize = 64 * 1024;
+
+/// By which names it is handed over.
+const HANDED: [&str; 2] = ["device", "memory"];
 
 /// A connection, from before its filesystem is made.
 pub(super) struct Connection {
@@ -48,6 +53,35 @@ impl Connection {
         Ok(Self { device, memory, after: Ended::default(), underlying, made: None })
     }
 
+    /// The one that the program before this one has served, and has handed over when it executed this one. `None` if
+    /// there is none, or if its filesystem is not mounted there any more.
+    pub(super) fn handed(mountpoint: &Path) -> Option<Self> {
+        let [device, memory] = descriptor::handed(HANDED)?;
+        let resume = || -> io::Result<Self> {
+            let init = Init::parse(&handoff::noted_init(&memory)?)?;
+            let underlying = Mountpoint::beneath(mountpoint)?;
+            let made = Some(Made { init, filesystem: None });
+            Ok(Self { device, memory, after: Ended::Planned, underlying, made })
+        };
+        if !is_ours(mountpoint) {
+            tracing::warn!("the mount that was handed over is not there any more");
+            return None;
+        }
+        resume()
+            .inspect_err(|error| tracing::error!(%error, "the mount that was handed over is lost"))
+            .ok()
+    }
+
+    /// Executes a program in the place of this one, and hands the connection to it. No worker may be left. Returns only
+    /// if that fails.
+    pub(super) fn execute(&self, program: &Path) -> io::Error {
+        let [device, memory] = HANDED;
+        descriptor::execute_with(
+            program,
+            &[(device, self.device.as_fd()), (memory, self.memory.as_fd())],
+        )
+    }
+
     /// Makes the filesystem, if it is not made yet, and has the kernel's first request.
     pub(super) fn make(&mut self, mountpoint: &Path) -> Result<(), Failure> {
         if self.made.is_some() {
@@ -58,6 +92,8 @@ impl Connection {
         let init = device::read_within(self.device.as_fd(), READ_BYTES, INIT_WITHIN)
             .and_then(|bytes| Init::parse(&bytes))
             .map_err(|e| Failure::internal("read the kernel's first request", e))?;
+        handoff::note_init(&self.memory, init.bytes())
+            .map_err(|e| Failure::internal("note the kernel's first request", e))?;
         self.made = Some(Made { init, filesystem: Some(filesystem) });
         Ok(())
     }

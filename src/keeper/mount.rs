@@ -16,7 +16,7 @@ use crate::config::people;
 use crate::disk::directory::Directory;
 use crate::exit::{ExitCode, Failure};
 use crate::host::directory::{self, ResolveError};
-use crate::host::mount::{Probe, detach, is_dead, mounted};
+use crate::host::mount::{self as host_mount, Probe, detach, is_dead, mounted};
 use crate::host::mount_api::Filesystem;
 use crate::host::mount_table::Mounted;
 use crate::host::signals::Signals;
@@ -182,6 +182,14 @@ impl Mountpoint {
                 ),
             ));
         }
+        Ok(Self { path: path.to_owned(), directory, holds_sessions })
+    }
+
+    /// The directory beneath a filesystem of ours that is mounted on it.
+    pub(crate) fn beneath(path: &Path) -> io::Result<Self> {
+        let (_tree, below) = host_mount::beneath(path)?;
+        let directory = directory::open(&below)?;
+        let (holds_sessions, _) = Directory::look_at_top(directory.as_fd())?;
         Ok(Self { path: path.to_owned(), directory, holds_sessions })
     }
 

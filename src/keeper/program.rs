@@ -1,9 +1,9 @@
 //! The program that serves: the file itself, since another may be installed under its name.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::exit::{ExitCode, Failure};
@@ -33,6 +33,12 @@ impl Program {
             )
         })?;
         Ok(Self { installed_as, file })
+    }
+
+    /// Whether it is another one than the one that is running.
+    pub(super) fn is_another(&self) -> bool {
+        let file = |metadata: io::Result<Metadata>| metadata.map(|it| (it.dev(), it.ino())).ok();
+        file(self.file.metadata()) != file(std::fs::metadata("/proc/self/exe"))
     }
 
     /// A path that leads to it, in this process and in a child that has not yet executed it.

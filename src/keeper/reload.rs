@@ -55,7 +55,16 @@ pub(crate) struct Outcomes {
 impl Outcomes {
     /// Of the mount at this place, which has had none yet.
     pub(crate) fn new(mountpoint: &Path) -> Self {
-        let outcomes = Self { path: reload_record(mountpoint), record: Record::default() };
+        Self::of(mountpoint, Record::default())
+    }
+
+    /// The same, after those of the program that was executed here before: somebody may be waiting for one.
+    pub(crate) fn resumed(mountpoint: &Path) -> Self {
+        Self::of(mountpoint, read(&reload_record(mountpoint)).unwrap_or_default())
+    }
+
+    fn of(mountpoint: &Path, record: Record) -> Self {
+        let outcomes = Self { path: reload_record(mountpoint), record };
         outcomes.write();
         outcomes
     }

@@ -1,6 +1,7 @@
 //! The supervisor of the worker: starts it, has it serve the connection, and starts a successor on the same
 //! connection when it dies, does not respond, or is to be replaced by a reload.
 
+use std::io;
 use std::os::fd::BorrowedFd;
 use std::os::unix::process::ExitStatusExt as _;
 use std::time::{Duration, Instant};
@@ -112,6 +113,29 @@ impl WorkerSupervisor {
             backoff: Backoff::of_mount(),
             served: false,
             unstable_since: None,
+        }
+    }
+
+    /// Goes on with a connection that was served before.
+    pub(super) fn resume(&mut self, connection: Connection) {
+        self.connection = Some(connection);
+        self.served = true;
+    }
+
+    /// Kills the worker, whatever it is doing, and executes the program in the place of this one, which goes on with the
+    /// connection. Returns only if that fails; then another worker is started.
+    pub(super) fn execute_program(&mut self) -> io::Error {
+        match std::mem::replace(&mut self.phase, Phase::Down { retry_at: Instant::now() }) {
+            Phase::Serving(mut serving) => {
+                serving.running.kill();
+            }
+            Phase::Starting(start) => start.end(),
+            Phase::Down { .. } | Phase::Ended => {}
+        }
+        self.ended(Ended::Planned);
+        match self.connection.as_ref().filter(|connection| connection.is_in_place()) {
+            Some(connection) => connection.execute(&self.program.path()),
+            None => io::Error::other("nothing is mounted"),
         }
     }
 
