@@ -4,11 +4,15 @@
 
 mod support;
 
+use std::io::{IoSliceMut, Read as _};
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use sessionfs::exit::ExitCode;
 use support::mount::{Mount, authenticated, errno, sid};
 use support::redis::Redis;
@@ -382,4 +386,73 @@ fn the_unit_waits_longer_for_what_does_not_mend_itself_in_a_second() {
     for code in [ExitCode::Internal, ExitCode::SecondDaemon, ExitCode::RedisUnreachable] {
         assert!(!later.contains(&u8::from(code)), "{code:?}");
     }
+}
+
+impl Manager {
+    /// The descriptor that is stored under this name.
+    fn stored(&self, name: &str) -> OwnedFd {
+        let mut packet = [0; 4096];
+        let mut control = nix::cmsg_space!([RawFd; 2]);
+        loop {
+            let mut parts = [IoSliceMut::new(&mut packet)];
+            let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+            let socket = self.socket.as_raw_fd();
+            let received = recvmsg::<()>(socket, &mut parts, Some(&mut control), flags).unwrap();
+            let descriptors = received.cmsgs().unwrap().find_map(|message| match message {
+                ControlMessageOwned::ScmRights(descriptors) => descriptors.first().copied(),
+                _ => None,
+            });
+            let length = received.bytes;
+            let text = String::from_utf8_lossy(&packet[..length]).into_owned();
+            if let Some(descriptor) = descriptors {
+                // SAFETY: it was received just now.
+                let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor) };
+                if text.lines().any(|line| line == format!("FDNAME={name}")) {
+                    return descriptor;
+                }
+            }
+        }
+    }
+}
+
+/// What systemd does at the next start with descriptors that it keeps.
+const START_WITH: &str = "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); \
+    os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='2', LISTEN_FDNAMES='device:memory'); \
+    os.execv(sys.argv[3], sys.argv[3:])";
+
+#[test]
+fn a_killed_keeper_is_a_pause_where_the_service_manager_keeps_the_connection() {
+    let redis = Redis::start();
+    let manager = Manager::new();
+    let minute = Duration::from_secs(60);
+    let mut mount = Mount::start_in(&redis, "", manager.command(minute));
+    let [device, memory] = ["device", "memory"].map(|name| manager.stored(name));
+    let session = sid("aa", 1);
+    mount.save(&session, &authenticated("x")).unwrap();
+    let mut open = std::fs::File::open(mount.sharded(&session)).unwrap();
+    let temp = mount.stage(&authenticated("y")).unwrap();
+    mount.kill();
+    let path = mount.sharded(&session);
+    let reader = std::thread::spawn(move || std::fs::read(path));
+
+    for descriptor in [&device, &memory] {
+        fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
+    }
+    let mut command = Command::new("python3");
+    command.args(["-c", START_WITH]);
+    command.args([&device, &memory].map(|descriptor| descriptor.as_raw_fd().to_string()));
+    command.arg(env!("CARGO_BIN_EXE_sessionfs"));
+    command.env("NOTIFY_SOCKET", manager.directory.path().join("notify"));
+    mount.start_again_in(&mut command);
+    assert_eq!(reader.join().unwrap().unwrap(), authenticated("x"));
+    let mut content = Vec::new();
+    open.read_to_end(&mut content).unwrap();
+    assert_eq!(content, authenticated("x"));
+    std::fs::rename(&temp, mount.sharded(&session)).unwrap();
+    assert_eq!(mount.read(&session).unwrap(), authenticated("y"));
+
+    // An end is one: the service manager is to let go of it.
+    drop((device, memory));
+    mount.stop();
+    manager.hear("FDSTOREREMOVE=1");
 }

@@ -35,3 +35,10 @@ pub(crate) fn read_within(
         }
     }
 }
+
+/// Whether the kernel has ended the connection.
+pub(crate) fn is_dead(device: BorrowedFd<'_>) -> bool {
+    let mut polled = [PollFd::new(device, PollFlags::POLLIN)];
+    poll(&mut polled, PollTimeout::ZERO).is_ok()
+        && polled[0].revents().is_some_and(|seen| seen.contains(PollFlags::POLLERR))
+}

@@ -1,10 +1,13 @@
 //! What a service manager is notified of: that the mount is served, in words how things stand, and that
-//! the keeper is alive (`sd_notify(3)`). Without a service manager nothing of this does anything.
+//! the keeper is alive (`sd_notify(3)`); and descriptors that it keeps for the next process. Without a service manager nothing of this does anything.
 
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
+
+use super::descriptor;
 
 /// What a service manager says by the environment is for the keeper alone.
 const VARIABLES: [&str; 6] = [
@@ -77,6 +80,37 @@ impl Manager {
         self.next_ask = None;
         tell(&[NotifyState::Ready]);
     }
+}
+
+/// Gives descriptors to the service manager, each under its name, in the place of those that it has: if this process
+/// dies, the next one is handed them ([`stored`]).
+pub(crate) fn store(descriptors: &[(&str, BorrowedFd<'_>)]) {
+    for (name, descriptor) in descriptors {
+        forget(&[name]);
+        let states = [NotifyState::FdStore, NotifyState::FdName(name)];
+        if let Err(error) = sd_notify::notify_with_fds(&states, &[*descriptor]) {
+            tracing::warn!(%error, "cannot store descriptors with the service manager");
+        }
+    }
+}
+
+/// They are of no use any more.
+pub(crate) fn forget(names: &[&str]) {
+    for name in names {
+        tell(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);
+    }
+}
+
+/// The descriptors of these names that a process before this one has stored; `None` if one is missing. To be called
+/// once, while there is one thread.
+pub(crate) fn stored<const N: usize>(names: [&str; N]) -> Option<[OwnedFd; N]> {
+    let all: Vec<_> = sd_notify::listen_fds_with_names().ok()?.collect();
+    let of_name = |name: &str| all.iter().find(|(_, found)| found == name).map(|(raw, _)| *raw);
+    let taken: Vec<OwnedFd> = names
+        .into_iter()
+        .map(|name| descriptor::take(of_name(name)?).ok())
+        .collect::<Option<_>>()?;
+    taken.try_into().ok()
 }
 
 /// A reload has begun; [`Manager::ready`] ends it, however it went.

@@ -13,7 +13,7 @@ use crate::fuse::wire::Init;
 use crate::handoff::{self, Ended};
 use crate::host::mount::is_ours;
 use crate::host::mount_api::Filesystem;
-use crate::host::{descriptor, device};
+use crate::host::{descriptor, device, service_manager};
 use crate::supervision::Order;
 
 /// The kernel sends its first request as soon as the filesystem is made.
@@ -53,23 +53,26 @@ impl Connection {
         Ok(Self { device, memory, after: Ended::default(), underlying, made: None })
     }
 
-    /// The one that the program before this one has served, and has handed over when it executed this one. `None` if
-    /// there is none, or if its filesystem is not mounted there any more.
+    /// The one that was served before: by the program that has executed this one in its place, or by a keeper that has
+    /// died and had stored it with the service manager. `None` if there is none, or if its filesystem is not mounted
+    /// there any more.
     pub(super) fn handed(mountpoint: &Path) -> Option<Self> {
-        let [device, memory] = descriptor::handed(HANDED)?;
-        let resume = || -> io::Result<Self> {
-            let init = Init::parse(&handoff::noted_init(&memory)?)?;
-            let underlying = Mountpoint::beneath(mountpoint)?;
-            let made = Some(Made { init, filesystem: None });
-            Ok(Self { device, memory, after: Ended::Planned, underlying, made })
-        };
-        if !is_ours(mountpoint) {
+        let [device, memory] =
+            descriptor::handed(HANDED).or_else(|| service_manager::stored(HANDED))?;
+        if !is_ours(mountpoint) || device::is_dead(device.as_fd()) {
             tracing::warn!("the mount that was handed over is not there any more");
             return None;
         }
-        resume()
+        Self::resume(device, memory, mountpoint)
             .inspect_err(|error| tracing::error!(%error, "the mount that was handed over is lost"))
             .ok()
+    }
+
+    fn resume(device: OwnedFd, memory: OwnedFd, mountpoint: &Path) -> io::Result<Self> {
+        let init = Init::parse(&handoff::noted_init(&memory)?)?;
+        let underlying = Mountpoint::beneath(mountpoint)?;
+        let made = Some(Made { init, filesystem: None });
+        Ok(Self { device, memory, after: Ended::Planned, underlying, made })
     }
 
     /// Executes a program in the place of this one, and hands the connection to it. No worker may be left. Returns only
@@ -128,7 +131,19 @@ impl Connection {
         let place = Mountpoint::take(self.underlying.path())?;
         place.put(&filesystem)?;
         self.underlying = place;
+        self.store();
         Ok(())
+    }
+
+    /// Stores it with the service manager, so that it outlives this process.
+    fn store(&self) {
+        let [device, memory] = HANDED;
+        service_manager::store(&[(device, self.device.as_fd()), (memory, self.memory.as_fd())]);
+    }
+
+    /// It is about to end for good: the service manager lets go of it.
+    pub(super) fn end(self) {
+        service_manager::forget(&HANDED);
     }
 
     /// The directory that lies below.

@@ -344,7 +344,9 @@ impl WorkerSupervisor {
 
     /// Ends the connection: whoever waits gets an error, and nothing stays mounted.
     fn remove_mount(&mut self) -> Result<(), Failure> {
-        self.connection = None;
+        if let Some(connection) = self.connection.take() {
+            connection.end();
+        }
         detach(&self.config.mountpoint)
     }
 
@@ -543,7 +545,9 @@ impl WorkerSupervisor {
         }
         // A successor that has not taken over yet is killed when it is dropped.
         self.successor = None;
-        self.connection = None;
+        if let Some(connection) = self.connection.take() {
+            connection.end();
+        }
     }
 }
 

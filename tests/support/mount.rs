@@ -119,6 +119,12 @@ impl Mount {
         self.wait_until_served();
     }
 
+    /// Starts it once more on the same directory with this command, when it has been killed.
+    pub fn start_again_in(&mut self, command: &mut Command) {
+        (self.child, self.stdout) = spawn(command, &self.arguments, self.directory.path());
+        self.wait_until_served();
+    }
+
     /// The mounted directory.
     pub fn path(&self) -> PathBuf {
         self.directory.path().join("sessions")
