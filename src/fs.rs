@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use crate::error::Result;
 use crate::handoff::Kept;
+use crate::session::name::Alias;
 use crate::session::secret::Keyring;
 use crate::sync::lock;
 
@@ -55,7 +56,7 @@ use caller::{Callers, Proc, Processes};
 use grants::Grants;
 use handle::Handles;
 use held::HeldRemovals;
-use inode::{Eviction, Inodes};
+use inode::{Eviction, InodeId, Inodes};
 use kept::KeptState;
 use list::ListedAliases;
 use patience::Patience;
@@ -243,6 +244,11 @@ impl<S: Sessions, L: Link> Core<S, L> {
             staging_files: self.staging.count(),
             staging_bytes: self.staging.total_bytes(),
         }
+    }
+
+    /// The session that an inode stands for, for the log.
+    pub(crate) fn alias(&self, inode: InodeId) -> Option<Alias> {
+        self.inodes().alias(inode)
     }
 
     fn inodes(&self) -> MutexGuard<'_, Inodes> {

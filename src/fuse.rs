@@ -19,9 +19,11 @@ use fuser::{INodeNo, Notifier, Session, SessionACL};
 use tokio::runtime::Handle;
 
 use crate::fs::Core;
-use crate::fs::inode::Eviction;
+use crate::fs::inode::{Eviction, InodeId};
 use crate::handoff::{Ended, Kept};
 use crate::host::directory::Ownership;
+use crate::host::read_buffer::MAX_BUFFERS;
+use crate::session::name::Alias;
 use crate::store::{Link, Sessions};
 use adapter::{Adapter, Origin};
 use in_flight::InFlight;
@@ -40,6 +42,8 @@ pub(crate) mod wire;
 /// Two threads read requests, so that a computation in one does not delay the other. More have no
 /// effect (see `docs/performance.md`).
 const SESSION_THREADS: usize = 2;
+const _: () =
+    assert!(SESSION_THREADS <= MAX_BUFFERS, "each thread needs a buffer that outlives it");
 /// The most that one WRITE carries, in whole pages: what a request needs of its buffer is taken beforehand, and the
 /// answer to a READ of that length fits into a socket.
 const MAX_WRITE_BYTES: u32 = 128 * 1024;
@@ -83,7 +87,7 @@ pub(crate) fn serve<S: Sessions, L: Link>(
         Adapter::new(Arc::clone(core), tree, runtime.clone(), in_flight, origin)
     };
     let session = if let Some(served) = &served {
-        take_over(device.as_fd(), served, adapter)?
+        take_over(device.as_fd(), served, adapter, &|inode| core.alias(InodeId(inode)))?
     } else {
         let config = config(SESSION_THREADS);
         Session::from_fd(adapter(Origin::Kernel), device, SessionACL::All, config)?
@@ -106,12 +110,13 @@ fn take_over<F: fuser::Filesystem>(
     device: BorrowedFd<'_>,
     served: &Served,
     filesystem: impl Fn(Origin) -> F,
+    alias: &dyn Fn(u64) -> Option<Alias>,
 ) -> io::Result<Session<F>> {
     let Served { init, after, kept } = served;
     let session =
         handshake::begin(filesystem(Origin::Kernel), device, init, config(SESSION_THREADS))?;
     let may_resend = Offers::from_environment().resend();
-    let recovery = Recovery { device, init, kept, after: *after, may_resend };
+    let recovery = Recovery { device, init, kept, after: *after, may_resend, alias };
     recovery.run(filesystem(Origin::Replay), config(1))?;
     if let Err(error) = kept.record(REQUEST_MAX_BYTES) {
         tracing::warn!(

@@ -197,7 +197,9 @@ fn a_request_that_three_workers_died_of_fails() {
         }
         let error = reader.join().unwrap().unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EIO));
-        mount.wait_for_log("a request is failed, because workers died of it");
+        let log = mount.log();
+        let line = log.lines().find(|line| line.contains("because workers died of it")).unwrap();
+        assert!(line.contains("operation=\"open\"") && line.contains("alias=aa"), "{line}");
         redis.resume();
         support::http::until("it is read", || mount.read(&sid).is_ok());
     }
@@ -218,4 +220,34 @@ fn an_end_releases_who_waits() {
         assert_eq!(code, Some(0), "{said}");
         assert!(reader.join().unwrap().is_err());
     }
+}
+
+#[test]
+fn a_mount_that_cannot_be_served_is_removed() {
+    let directory = tempfile::tempdir().unwrap();
+    let program = directory.path().join("sessionfs");
+    // Not by this process, which another test may fork meanwhile: nobody may hold it open for writing.
+    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_sessionfs")).arg(&program).status();
+    assert!(copied.unwrap().success());
+    let redis = Redis::start();
+    let mut mount = Mount::start_in(&redis, "", Command::new(&program));
+    let session = sid("aa", 1);
+    mount.save(&session, &authenticated("x")).unwrap();
+    // No further worker can be started.
+    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o600))
+        .unwrap();
+    send(mount.worker(), Signal::SIGKILL);
+    let path = mount.sharded(&session);
+    let reader = thread::spawn(move || std::fs::read(path));
+    mount.wait_for_log("the mount is not served; retrying");
+    let code = mount.wait();
+    assert_eq!(
+        code,
+        Some(u8::from(sessionfs::exit::ExitCode::WorkerFailed).into()),
+        "{}",
+        mount.log()
+    );
+    assert!(reader.join().unwrap().is_err());
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!table.contains(mount.path().to_str().unwrap()));
 }

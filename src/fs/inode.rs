@@ -195,6 +195,15 @@ impl Inodes {
         self.known.get(&id).map(|known| &known.inode)
     }
 
+    /// The session that an inode stands for.
+    pub(super) fn alias(&mut self, id: InodeId) -> Option<Alias> {
+        Some(match self.get(id)? {
+            Inode::Staging => return None,
+            Inode::Version(Version { alias, .. }) | Inode::AliasView { alias, .. } => alias.clone(),
+            Inode::Superseded { sid, .. } | Inode::Provisional { sid, .. } => sid.alias(),
+        })
+    }
+
     /// Takes up an inode of the worker before, if it is one.
     fn find(&mut self, id: InodeId) {
         if self.known.contains(&id) {

@@ -24,6 +24,7 @@ use super::in_flight;
 use super::wire::{self, Header, Init, Unique, operation_name};
 use super::{ANSWER_MAX_BYTES, REQUEST_MAX_BYTES};
 use crate::handoff::{Ended, Kept, Kind};
+use crate::session::name::Alias;
 
 /// How many workers a request may take with it.
 const DEATHS_MAX: u64 = 3;
@@ -43,6 +44,8 @@ pub(super) struct Recovery<'a> {
     pub after: Ended,
     /// Whether the kernel may be asked to send requests again, if it can.
     pub may_resend: bool,
+    /// The alias of the session that an inode stands for.
+    pub alias: &'a dyn Fn(u64) -> Option<Alias>,
 }
 
 impl Recovery<'_> {
@@ -128,7 +131,7 @@ impl Recovery<'_> {
         }
         tracing::error!(
             operation = operation_name(header.operation),
-            inode = header.inode,
+            alias = (self.alias)(header.inode).map(tracing::field::display),
             deaths,
             "a request is failed, because workers died of it"
         );

@@ -144,6 +144,7 @@ impl Connection {
     /// It is about to end for good: the service manager lets go of it.
     pub(super) fn end(self) {
         service_manager::forget(&HANDED);
+        drop(self);
     }
 
     /// The directory that lies below.

@@ -214,6 +214,11 @@ impl Mount {
         self.child.wait().expect("a child");
     }
 
+    /// Waits until it ends by itself, and returns its exit code.
+    pub fn wait(&mut self) -> Option<i32> {
+        self.child.wait().expect("a child").code()
+    }
+
     /// Asks it to end, waits, and returns its log.
     pub fn stop(mut self) -> String {
         self.end();
