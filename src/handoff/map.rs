@@ -19,7 +19,7 @@ use crate::sync::lock;
 
 pub(super) const CELL_BYTES: usize = 256;
 const CELLS: usize = 128 * 1024 * 1024 / CELL_BYTES;
-const ENTRIES: usize = 65_536;
+const ENTRIES: usize = 131_072;
 
 /// Says what this is, and in which format. Another format has another number.
 const MAGIC: u64 = u64::from_le_bytes(*b"sessfs\x01\x01");
