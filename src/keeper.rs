@@ -93,6 +93,7 @@ pub fn mount(dir: Option<&Path>, flags: &Flags, caller: Caller) -> Result<(), Fa
         manager,
         by_hand,
         outcomes,
+        is_renewal: is_resumed,
         next: None,
         last_reload_error: None,
     };
@@ -153,6 +154,8 @@ struct Keeper {
     manager: Manager,
     by_hand: Option<ByHand>,
     outcomes: Outcomes,
+    /// The program was executed by a reload, or after one, that may not have ended yet.
+    is_renewal: bool,
     /// The configuration that a reload under way will bring.
     next: Option<Config>,
     /// What the last reload failed of.
@@ -175,14 +178,16 @@ impl Keeper {
             if may_start {
                 match self.worker.advance()? {
                     Outcome::Nothing => {}
-                    Outcome::Ready => self.announce_ready(),
-                    Outcome::Reloaded(outcome) => {
-                        let is_renewed = outcome.is_ok() && self.worker.program().is_another();
-                        self.reloaded(outcome.err());
-                        if is_renewed {
-                            self.renew(signals)?;
+                    Outcome::Ready => {
+                        self.announce_ready();
+                        if std::mem::take(&mut self.is_renewal) && self.outcomes.is_under_way() {
+                            self.reloaded(None);
                         }
                     }
+                    Outcome::Reloaded(Ok(())) if self.worker.program().is_another() => {
+                        self.renew(signals)?;
+                    }
+                    Outcome::Reloaded(outcome) => self.reloaded(outcome.err()),
                     Outcome::Unmounted => return Ok(()),
                 }
             }
@@ -224,7 +229,8 @@ impl Keeper {
     fn begin_reload(&mut self) -> Result<bool, Failure> {
         let config = self.command_line.resolve();
         let within = start::longest(config.as_ref().unwrap_or(&self.config));
-        self.outcomes.begin(within);
+        // A worker of an upgraded program, and then one of the upgraded keeper.
+        self.outcomes.begin(2 * within);
         let config = config?;
         if let Some(key) = reload::needs_restart(&self.config, &config) {
             return Err(Failure::new(
@@ -256,7 +262,8 @@ impl Keeper {
         self.outcomes.end(failure);
     }
 
-    /// Executes the program whose worker serves now in the place of this one.
+    /// Executes the program whose worker serves now in the place of this one. The reload ends when that one
+    /// serves.
     fn renew(&mut self, signals: &mut Signals) -> Result<(), Failure> {
         tracing::info!("executing the upgraded program");
         if let Some(until) = self.worker.drain() {
@@ -269,6 +276,7 @@ impl Keeper {
         }
         let error = self.worker.execute_program();
         tracing::error!(%error, "cannot execute the upgraded program; this one goes on");
+        self.reloaded(None);
         self.redis = PrivateRedis::new(&self.config)?;
         Ok(())
     }

@@ -69,6 +69,11 @@ impl Outcomes {
         outcomes
     }
 
+    /// Whether one has begun and not ended.
+    pub(crate) fn is_under_way(&self) -> bool {
+        self.record.ended < self.record.begun
+    }
+
     /// One begins, and ends within this time.
     pub(crate) fn begin(&mut self, within: Duration) {
         self.record.begun += 1;
