@@ -19,6 +19,7 @@ pub(crate) mod reload;
 mod running;
 mod secrets;
 pub(crate) mod spool;
+mod stability;
 pub(crate) mod staging;
 mod start;
 pub(crate) mod underlying;

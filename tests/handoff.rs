@@ -205,6 +205,39 @@ fn a_request_that_three_workers_died_of_fails() {
     }
 }
 
+/// Kills a worker, and then its successor by this signal, before that one is seen to answer.
+fn end_in_recovery(mount: &mut Mount, signal: Signal) {
+    const TOLD: &str = "the worker is told to serve";
+    const FAILED: &str = "the mount is not served; retrying";
+    const TRIES: usize = 50;
+    let number = |mount: &Mount, of: &str| mount.log().matches(of).count();
+    for _ in 0..TRIES {
+        let (told, failed) = (number(mount, TOLD), number(mount, FAILED));
+        let worker = mount.worker();
+        send(worker, Signal::SIGKILL);
+        while number(mount, TOLD) == told {}
+        send(mount.worker(), signal);
+        mount.wait_until_served();
+        if number(mount, FAILED) > failed {
+            return;
+        }
+        // It was seen to answer before.
+        mount.wait_until_served();
+    }
+    panic!("none was ended in its recovery:\n{}", mount.log());
+}
+
+#[test]
+fn a_worker_is_told_how_one_has_ended_that_did_not_answer_yet() {
+    let (_redis, mut mount) = node("", "");
+    for (signal, after) in [(Signal::SIGABRT, "after=Crashed"), (Signal::SIGKILL, "after=Killed")] {
+        end_in_recovery(&mut mount, signal);
+        let log = mount.log();
+        let told = log.lines().rfind(|line| line.contains("is told to serve")).unwrap();
+        assert!(told.contains(after), "{told}");
+    }
+}
+
 #[test]
 fn an_end_releases_who_waits() {
     for (_, without) in WAYS {

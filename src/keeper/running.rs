@@ -20,6 +20,7 @@ use super::secrets::Secrets;
 use crate::config::Config;
 use crate::exit::{ExitCode, Failure};
 use crate::fuse::kernel::Offers;
+use crate::handoff::Ended;
 use crate::host::process::{self, Process};
 use crate::host::procfs;
 use crate::supervision::{
@@ -264,15 +265,25 @@ impl Running {
         }
     }
 
-    /// Ends it, and returns why: the failure that it reported, if it did, else `otherwise`.
-    pub(super) fn end(mut self, otherwise: &str) -> Failure {
-        let ended = self.process.has_ended();
+    /// Ends it, and returns why: the failure that it reported, if it did, else `otherwise`. And how it has ended, if
+    /// that was not done here.
+    pub(super) fn end(mut self, otherwise: &str) -> (Failure, Option<Ended>) {
+        let has_ended = self.process.has_ended();
         let status = self.kill();
         self.drain_reports();
-        self.failure.unwrap_or_else(|| {
-            let what = if ended { status_words(status) } else { otherwise.to_owned() };
+        let failure = self.failure.unwrap_or_else(|| {
+            let what = if has_ended { status_words(status) } else { otherwise.to_owned() };
             Failure::new(ExitCode::WorkerFailed, format!("the worker {what}; see the log above"))
-        })
+        });
+        (failure, has_ended.then(|| unasked_end(status)))
+    }
+}
+
+/// How a worker has ended that was not asked to.
+pub(super) fn unasked_end(status: Option<ExitStatus>) -> Ended {
+    match status.and_then(|status| status.signal()) {
+        Some(libc::SIGKILL) => Ended::Killed,
+        _ => Ended::Crashed,
     }
 }
 

@@ -10,6 +10,7 @@ use super::running::{Contact, Running, StatusContext};
 use super::secrets::Secrets;
 use crate::config::Config;
 use crate::exit::Failure;
+use crate::handoff::Ended;
 use crate::host::mount::Probe;
 use crate::supervision::Report;
 
@@ -84,7 +85,7 @@ impl Start {
     }
 
     /// Looks at what has happened, and does what follows. On a failure the worker has ended.
-    pub(super) fn advance(mut self, connection: &Connection) -> Result<Progress, Failure> {
+    pub(super) fn advance(mut self, connection: &mut Connection) -> Result<Progress, Failure> {
         let report = self.running.next_report();
         self.step = match (self.step, report) {
             (Step::Connecting, Some(Report::RedisReady)) => Step::Ready,
@@ -96,13 +97,20 @@ impl Start {
         match self.step {
             Step::Told { probe: Some(probe) } => match probe.answer() {
                 Ok(Ok(())) => return Ok(Progress::Answers(self.running)),
-                Ok(Err(_)) => return Err(self.running.end("did not mount")),
+                Ok(Err(_)) => {
+                    self.step = Step::Told { probe: None };
+                    return Err(self.fail(
+                        connection,
+                        "serves a mount that answers an error",
+                        Ended::Crashed,
+                    ));
+                }
                 Err(probe) => self.step = Step::Told { probe: Some(probe) },
             },
             step => self.step = step,
         }
         if self.running.process.has_ended() || Instant::now() >= self.until {
-            return Err(self.running.end("was not ready in time"));
+            return Err(self.fail(connection, "was not ready in time", Ended::Stuck));
         }
         Ok(match self.step {
             Step::Ready => Progress::Ready(self),
@@ -115,14 +123,31 @@ impl Start {
         let told =
             connection.order().is_some_and(|order| self.running.channel.send(&order).is_ok());
         if !told {
-            return Err(self.running.end("does not read its orders"));
+            return Err(self.running.end("does not read its orders").0);
         }
+        let (pid, after) = (self.running.process.pid(), connection.after);
+        tracing::debug!(pid, ?after, "the worker is told to serve");
         self.step = Step::Told { probe: None };
         self.until = Instant::now() + SERVING_WITHIN;
         Ok(self)
     }
 
-    pub(super) fn end(mut self) {
+    /// Ends it.
+    pub(super) fn end(mut self, connection: Option<&mut Connection>) {
         self.running.kill();
+        if let (Step::Told { .. }, Some(connection)) = (self.step, connection) {
+            connection.after = Ended::Planned;
+        }
+    }
+
+    /// Ends it, and returns why. If it was told to serve, it may have begun to answer what others have left, and its
+    /// successor is told how it has ended: by itself, or else like this.
+    fn fail(self, connection: &mut Connection, otherwise: &str, how: Ended) -> Failure {
+        let is_told = matches!(self.step, Step::Told { .. });
+        let (failure, by_itself) = self.running.end(otherwise);
+        if is_told {
+            connection.after = by_itself.unwrap_or(how);
+        }
+        failure
     }
 }

@@ -3,15 +3,15 @@
 
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::os::unix::process::ExitStatusExt as _;
 use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
 use super::connection::Connection;
 use super::program::Program;
 use super::pulse::{Beat, Pulse};
-use super::running::{Contact, Running, StatusContext, status_words};
+use super::running::{Contact, Running, StatusContext, status_words, unasked_end};
 use super::secrets::Secrets;
+use super::stability::{GIVEN_UP_AFTER, Stability};
 use super::start::{Progress, Start};
 use crate::config::Config;
 use crate::exit::{ExitCode, Failure};
@@ -22,10 +22,8 @@ use crate::telemetry::Event;
 
 /// How long a worker may write what it has collected, when the end is near.
 pub(super) const DRAIN_WITHIN: Duration = Duration::from_secs(2);
-/// A worker that has served for so long is not one of a row of failures.
-const STABLE_AFTER: Duration = Duration::from_secs(10);
-/// A mount that no worker has served that long, for so long, is given up: whoever waits for it is released.
-const GIVEN_UP_AFTER: Duration = Duration::from_secs(30);
+/// A worker that has served for so long and is killed is not one of a row of kills.
+const AT_WORK_AFTER: Duration = Duration::from_millis(250);
 
 /// The mount, the worker that serves it now, and the one that a reload has started.
 pub(super) struct WorkerSupervisor {
@@ -42,8 +40,7 @@ pub(super) struct WorkerSupervisor {
     backoff: Backoff,
     /// A mount has been served once. From then on failures are retried.
     served: bool,
-    /// Since when no worker has served for long.
-    unstable_since: Option<Instant>,
+    stability: Stability,
 }
 
 enum Phase {
@@ -112,7 +109,7 @@ impl WorkerSupervisor {
             successor: None,
             backoff: Backoff::of_mount(),
             served: false,
-            unstable_since: None,
+            stability: Stability::default(),
         }
     }
 
@@ -128,11 +125,11 @@ impl WorkerSupervisor {
         match std::mem::replace(&mut self.phase, Phase::Down { retry_at: Instant::now() }) {
             Phase::Serving(mut serving) => {
                 serving.running.kill();
+                self.ended(Ended::Planned);
             }
-            Phase::Starting(start) => start.end(),
+            Phase::Starting(start) => start.end(self.connection.as_mut()),
             Phase::Down { .. } | Phase::Ended => {}
         }
-        self.ended(Ended::Planned);
         match self.connection.as_ref().filter(|connection| connection.is_in_place()) {
             Some(connection) => connection.execute(&self.program.path()),
             None => io::Error::other("nothing is mounted"),
@@ -171,7 +168,7 @@ impl WorkerSupervisor {
             Phase::Down { retry_at } => (Vec::new(), Some(*retry_at)),
             Phase::Starting(start) => {
                 let (descriptors, until) = start.waits_for();
-                (descriptors, Some(until))
+                (descriptors, self.stability.give_up_at().into_iter().chain([until]).min())
             }
             Phase::Serving(serving) => {
                 let (asked, until) = serving.pulse.waits_for();
@@ -195,6 +192,10 @@ impl WorkerSupervisor {
     /// Looks at what has happened, and does what follows. A failure is returned if it is one of the
     /// first start, or if the mount is given up; others are logged and retried.
     pub(super) fn advance(&mut self) -> Result<Outcome, Failure> {
+        // Before anything that may end it.
+        if let Phase::Serving(serving) = &self.phase {
+            self.stability.serves(serving.since, Instant::now());
+        }
         if let Some(successor) = self.successor.take()
             && let Err(failure) = self.succeed(successor)
         {
@@ -206,7 +207,9 @@ impl WorkerSupervisor {
                 self.phase = phase;
                 Ok(seen)
             }
-            Err(failure) if self.served && !self.is_given_up() => Ok(self.failed(failure)),
+            Err(failure) if self.served && !self.stability.is_given_up(Instant::now()) => {
+                Ok(self.failed(failure))
+            }
             Err(failure) => Err(failure),
         }
     }
@@ -214,7 +217,7 @@ impl WorkerSupervisor {
     /// A start has failed, and nobody serves.
     fn failed(&mut self, failure: Failure) -> Outcome {
         self.phase = Phase::Down { retry_at: self.backoff.failed(None) };
-        self.unstable_since.get_or_insert_with(Instant::now);
+        self.stability.failed(Instant::now());
         if self.successor.take_if(|successor| successor.has_taken_over()).is_some() {
             // What served before is started again.
             self.phase = Phase::Down { retry_at: Instant::now() };
@@ -224,17 +227,19 @@ impl WorkerSupervisor {
         Outcome::Nothing
     }
 
-    fn is_given_up(&self) -> bool {
-        self.unstable_since.is_some_and(|since| since.elapsed() >= GIVEN_UP_AFTER)
-    }
-
     fn step(&mut self, phase: Phase) -> Result<(Phase, Outcome), Failure> {
         Ok(match phase {
             Phase::Down { retry_at } if Instant::now() < retry_at => {
                 (Phase::Down { retry_at }, Outcome::Nothing)
             }
             Phase::Down { .. } => (Phase::Starting(Box::new(self.start()?)), Outcome::Nothing),
-            Phase::Starting(start) => self.go_on(*start)?,
+            Phase::Starting(start) => {
+                if let Some(failure) = self.given_up() {
+                    start.end(None);
+                    return Err(failure);
+                }
+                self.go_on(*start)?
+            }
             Phase::Serving(mut serving) => {
                 serving.running.drain_reports();
                 if serving.running.process.has_ended() {
@@ -285,7 +290,7 @@ impl WorkerSupervisor {
 
     /// The failure of a mount that has been served badly for too long.
     fn given_up(&self) -> Option<Failure> {
-        self.is_given_up().then(|| {
+        self.stability.is_given_up(Instant::now()).then(|| {
             Failure::new(
                 ExitCode::WorkerFailed,
                 format!(
@@ -300,14 +305,14 @@ impl WorkerSupervisor {
     /// Goes on with the start of the worker that is to serve.
     fn go_on(&mut self, start: Start) -> Result<(Phase, Outcome), Failure> {
         let Some(connection) = &mut self.connection else {
-            start.end();
+            start.end(None);
             return Ok((Phase::Down { retry_at: Instant::now() }, Outcome::Nothing));
         };
         Ok(match start.advance(connection)? {
             Progress::Waiting(start) => (Phase::Starting(Box::new(start)), Outcome::Nothing),
             Progress::Ready(start) => {
                 if let Err(failure) = connection.make(&self.config.mountpoint) {
-                    start.end();
+                    start.end(None);
                     return Err(failure);
                 }
                 (Phase::Starting(Box::new(start.serve(connection)?)), Outcome::Nothing)
@@ -328,7 +333,7 @@ impl WorkerSupervisor {
             return Err(failure);
         }
         if !is_ours(&self.config.mountpoint) {
-            let failure = running.end("serves a mount that is not in the mount table");
+            let (failure, _) = running.end("serves a mount that is not in the mount table");
             self.remove_mount()?;
             return Err(failure);
         }
@@ -371,14 +376,14 @@ impl WorkerSupervisor {
             words = format!("{words}: {failure}");
         }
         Event::WorkerDied { status: &words }.emit();
-        let is_killed = status.and_then(|status| status.signal()) == Some(libc::SIGKILL);
-        self.ended(if is_killed { Ended::Killed } else { Ended::Crashed });
-        if is_killed {
-            // It has served, and somebody has ended it: that is no failure of its own.
-            self.unstable_since = None;
-            return Phase::Down { retry_at: Instant::now() };
-        }
-        Phase::Down { retry_at: self.retry_at(since) }
+        let how = unasked_end(status);
+        self.ended(how);
+        let retry_at = if how == Ended::Killed {
+            self.retry_after_kill(since)
+        } else {
+            self.retry_after_failure(since)
+        };
+        Phase::Down { retry_at }
     }
 
     /// A worker lives, and the mount does not answer.
@@ -386,7 +391,7 @@ impl WorkerSupervisor {
         Event::WorkerStuck { answer_within_ms: self.config.worker.answer_within_ms }.emit();
         running.kill();
         self.ended(Ended::Stuck);
-        Phase::Down { retry_at: self.retry_at(since) }
+        Phase::Down { retry_at: self.retry_after_failure(since) }
     }
 
     /// How the worker has ended that has served the connection until now.
@@ -396,12 +401,19 @@ impl WorkerSupervisor {
         }
     }
 
-    /// When to start the successor of a worker that has served since then.
-    fn retry_at(&mut self, since: Instant) -> Instant {
-        if since.elapsed() >= STABLE_AFTER {
-            self.unstable_since = None;
+    /// When to start the successor of a worker that has served since then, and has failed.
+    fn retry_after_failure(&mut self, since: Instant) -> Instant {
+        self.stability.failed(Instant::now());
+        self.backoff.failed(Some(since))
+    }
+
+    /// The same of a worker that somebody has killed, perhaps the kernel for want of memory. It has served, so the mount
+    /// is not given up for that, however often.
+    fn retry_after_kill(&mut self, since: Instant) -> Instant {
+        self.stability.killed(Instant::now());
+        if since.elapsed() >= AT_WORK_AFTER {
+            self.backoff = Backoff::of_mount();
         }
-        self.unstable_since.get_or_insert_with(Instant::now);
         self.backoff.failed(Some(since))
     }
 
@@ -426,7 +438,7 @@ impl WorkerSupervisor {
         if let Phase::Starting(start) =
             std::mem::replace(&mut self.phase, Phase::Down { retry_at: Instant::now() })
         {
-            start.end();
+            start.end(self.connection.as_mut());
         }
         (self.config, self.program, self.status) = (config, program, status);
         Ok(false)
@@ -440,7 +452,7 @@ impl WorkerSupervisor {
     /// Goes on with a reload. On a failure the worker that serves goes on.
     fn succeed(&mut self, successor: Successor) -> Result<(), Failure> {
         let Successor { stage, config, program, status } = successor;
-        let Some(connection) = &self.connection else {
+        let Some(connection) = &mut self.connection else {
             return Err(Failure::new(ExitCode::NotMounted, "the mount was lost during the reload"));
         };
         let stage = match stage {
@@ -451,7 +463,7 @@ impl WorkerSupervisor {
                 }
                 Progress::Waiting(start) => Stage::Preparing(start),
                 // It was not told to.
-                Progress::Answers(running) => return Err(running.end("served unasked")),
+                Progress::Answers(running) => return Err(running.end("served unasked").0),
             },
             Stage::Draining { start, until } => {
                 if self.has_drained() || Instant::now() >= until {
@@ -470,7 +482,7 @@ impl WorkerSupervisor {
     /// The successor is ready, and the other one has nothing left to write.
     fn take_over(&mut self, start: Start) -> Result<(), Failure> {
         if !is_ours(&self.config.mountpoint) {
-            start.end();
+            start.end(None);
             return Err(Failure::new(
                 ExitCode::NotMounted,
                 "the mount was unmounted during the reload",
@@ -482,7 +494,7 @@ impl WorkerSupervisor {
                 serving.running.kill();
                 self.ended(Ended::Planned);
             }
-            Phase::Starting(former) => former.end(),
+            Phase::Starting(former) => former.end(self.connection.as_mut()),
             Phase::Down { .. } | Phase::Ended => {}
         }
         if let Some(connection) = &self.connection {
@@ -537,7 +549,7 @@ impl WorkerSupervisor {
     /// answer gets an error.
     pub(super) fn finish(&mut self) {
         match std::mem::replace(&mut self.phase, Phase::Ended) {
-            Phase::Starting(start) => start.end(),
+            Phase::Starting(start) => start.end(None),
             Phase::Serving(mut serving) => {
                 serving.running.kill();
             }
