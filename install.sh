@@ -1279,12 +1279,24 @@ forget_odoo_units() {
 drop_in_of() { say "/etc/systemd/system/$1.service.d/sessionfs.conf"; }
 
 wanted_drop_in() {
-    sed "s|^AssertPathIsMountPoint=.*|AssertPathIsMountPoint=$sessions|; s|/odoo.service.d/|/$1.service.d/|
+    sed "/^ExecStartPre=/d; s|/odoo.service.d/|/$1.service.d/|
         s|=sessionfs\.service|=$unit|; s|sessionfs\.toml|${config##*/}|" "$share/systemd/odoo.service.d/sessionfs.conf"
+    mount_line "$sessions"
 }
 
-# The drop-ins that keep an Odoo from starting without a mount, whoever wrote them: `drop_ins DIR`.
-drop_ins() { grep -lsxF -- "AssertPathIsMountPoint=$1" /etc/systemd/system/*.service.d/*.conf || true; }
+# The line of a unit that does not start without a mount, quoted as systemd reads it: `mount_line DIR`.
+mount_line() {
+    local path=${1//\\/\\\\}
+    path=${path//\"/\\\"}
+    path=${path//%/%%}
+    say "ExecStartPre=+/usr/bin/mountpoint -q \"${path//\$/\$\$}\""
+}
+
+# The drop-ins that keep an Odoo from starting without a mount, whoever wrote them, also as they were written before:
+# `drop_ins DIR`.
+drop_ins() {
+    grep -lsxF -e "$(mount_line "$1")" -e "AssertPathIsMountPoint=$1" /etc/systemd/system/*.service.d/*.conf || true
+}
 our_drop_ins() { drop_ins "$1" | grep '/sessionfs[^/]*$' || true; }
 
 remove_drop_ins() {
@@ -1725,7 +1737,7 @@ decide_to_untie() {
 refuse_strange_drop_ins() {
     local strange
     strange=$(drop_ins "$1" | grep -v '/sessionfs[^/]*$' || true)
-    [ -z "$strange" ] || fail "Odoo would not start without the mount; remove the line AssertPathIsMountPoint=$1 from: ${strange//$'\n'/ }"
+    [ -z "$strange" ] || fail "Odoo would not start without the mount; remove the line with $1 from: ${strange//$'\n'/ }"
 }
 
 forget_drop_ins() { remove_drop_ins "$sessions"; }
