@@ -17,6 +17,7 @@ pub mod mount_helper;
 mod mountpoint;
 mod output;
 mod probe;
+mod prober;
 mod redis;
 mod redis_acl;
 mod release;
@@ -61,6 +62,8 @@ enum Command {
     Mount(mount::Mount),
     #[command(hide = true)]
     Probe(probe::Probe),
+    #[command(hide = true)]
+    Prober(prober::Prober),
     RedisAcl(redis_acl::RedisAcl),
     Release(release::Release),
     Reload(reload::Reload),
@@ -115,6 +118,7 @@ pub fn run() -> Result<(), Failure> {
         Command::Man(man) => man.run(),
         Command::Mount(mount) => mount.run(),
         Command::Probe(probe) => probe.run(),
+        Command::Prober(prober) => prober.run(),
         Command::RedisAcl(redis_acl) => redis_acl.run(),
         Command::Release(release) => release.run(),
         Command::Reload(reload) => reload.run(),

@@ -13,8 +13,8 @@
 //! - [`device`]: the device through which the kernel asks a filesystem
 //! - [`directory`]: directories of root's own, and paths that nobody else may lead astray
 //! - [`lock`]: locks by `flock`
-//! - [`mount`]: what is mounted on a directory, and whether it answers; [`mount_table`]: mountinfo;
-//!   [`mount_api`]: a filesystem made before it has a place
+//! - [`mount`]: what is mounted on a directory, and its end; [`mount_table`]: mountinfo; [`mount_api`]: a filesystem made
+//!   before it has a place; [`prober`]: whether a mounted filesystem answers
 //! - [`open_files`]: the limit of open files
 //! - [`process`]: children, and processes held by a descriptor
 //! - [`procfs`]: the processes of the host for who is not root
@@ -35,6 +35,7 @@ pub(crate) mod mount;
 pub(crate) mod mount_api;
 pub(crate) mod mount_table;
 pub(crate) mod open_files;
+pub(crate) mod prober;
 pub(crate) mod process;
 pub(crate) mod procfs;
 pub(crate) mod read_buffer;

@@ -40,6 +40,7 @@ use crate::exit::{ExitCode, Failure};
 use crate::host::directory::make_own;
 use crate::host::lock::{self, Claim};
 use crate::host::mount as host_mount;
+use crate::host::prober::Prober;
 use crate::host::process::{self, PATIENCE, Process};
 use crate::host::service_manager::{self, Manager};
 use crate::host::signals::Signals;
@@ -67,7 +68,7 @@ pub fn mount(dir: Option<&Path>, flags: &Flags, caller: Caller) -> Result<(), Fa
     let outcomes = if is_resumed {
         Outcomes::resumed(&config.mountpoint)
     } else {
-        mount::clear_dead(&config.mountpoint, &mut signals)?;
+        mount::clear_dead(&config.mountpoint, &mut Prober::default(), &mut signals)?;
         // Looked at before anything is started, and again at each mount.
         drop(mount::Mountpoint::take(&config.mountpoint)?);
         drop(mount::open_device()?);
@@ -318,7 +319,7 @@ impl Keeper {
         if self.worker.is_mounted() {
             unmounted = host_mount::unmount(&self.config.mountpoint);
             if let Ok(true) = unmounted {
-                tracing::warn!("the mount is in use: it was detached, and its users get errors");
+                tracing::warn!("the mount is in use: its users get errors");
             }
             let until = Instant::now() + PATIENCE;
             // Who still uses it keeps the kernel's side alive: then there is no end to wait for.
@@ -419,7 +420,7 @@ pub fn unmount(dir: &Path) -> Result<(), Failure> {
     let path = lock_file(&mountpoint);
     if !is_held(&path) {
         return if host_mount::is_ours(&mountpoint) {
-            host_mount::detach(&mountpoint)
+            host_mount::force_off(&mountpoint)
         } else {
             Err(not_mounted(&mountpoint))
         };

@@ -226,6 +226,8 @@ fn an_upgraded_program_serves_from_then_on() {
     let runs = |pid: u32| Path::new(&format!("/proc/{pid}/exe")).metadata().unwrap().ino();
     install();
     reload(&mount);
+    // Said once more, by the upgraded keeper.
+    mount.wait_until_served();
     let installed = program.metadata().unwrap().ino();
     // All of it is done when the reload has ended. The keeper is the same process.
     assert_eq!(runs(mount.worker()), installed);

@@ -17,8 +17,9 @@ use crate::control::client;
 use crate::control::status::{Report, Status as ServerStatus, cluster};
 use crate::exit::{ExitCode, Failure};
 use crate::foreign::Foreign;
-use crate::host::mount::{Probe, is_ours};
+use crate::host::mount::is_ours;
 use crate::host::mount_table::MountTable;
+use crate::host::prober::Prober;
 use crate::keeper::mount;
 use crate::redis::RedisStore;
 use crate::redis::memory::Memory;
@@ -154,7 +155,7 @@ fn look(mountpoint: PathBuf) -> Mount {
     let problem = match &status {
         _ if !mounted => Some("no sessionfs is mounted there".to_owned()),
         Err(error) => Some(error.to_string()),
-        Ok(_) if !Probe::start(&mountpoint).is_ok_and(|probe| probe.answers(ANSWER_WITHIN)) => {
+        Ok(_) if !Prober::default().answers(&mountpoint, ANSWER_WITHIN) => {
             Some(format!("the mount does not answer within {} s", ANSWER_WITHIN.as_secs()))
         }
         Ok(status) if status.server.link == *"down" => Some(match partly_away(status) {

@@ -91,12 +91,17 @@ impl Process {
         self.child.as_mut().and_then(|child| child.wait().ok())
     }
 
+    /// Ends it by force. It may be in a system call that it has to complete first.
+    pub(crate) fn kill_without_waiting(&mut self) {
+        self.let_go = true;
+        self.signal(Signal::SIGKILL);
+    }
+
     /// Ends it by force, and waits for that: the kernel ends what is killed at once.
     pub(crate) fn kill(&mut self) -> Option<ExitStatus> {
         const LONGEST_MS: u16 = 5000;
         // Who does not end within that is not waited for a second time.
-        self.let_go = true;
-        self.signal(Signal::SIGKILL);
+        self.kill_without_waiting();
         let mut polled = [PollFd::new(self.descriptor.as_fd(), PollFlags::POLLIN)];
         match poll(&mut polled, LONGEST_MS) {
             Ok(1) => self.status(),

@@ -3,8 +3,8 @@
 //! gets an error.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::time::Duration;
 
 use super::mount::{self, Mountpoint};
@@ -13,6 +13,7 @@ use crate::fuse::wire::Init;
 use crate::handoff::{self, Ended};
 use crate::host::mount::is_ours;
 use crate::host::mount_api::Filesystem;
+use crate::host::prober::Root;
 use crate::host::{descriptor, device, service_manager};
 use crate::supervision::Order;
 
@@ -107,14 +108,12 @@ impl Connection {
         Some(Order::Connection { init, after: self.after })
     }
 
-    /// A path to the root of its filesystem, wherever that is; `None` before it is made.
-    pub(super) fn root(&self) -> Option<PathBuf> {
-        match &self.made.as_ref()?.filesystem {
-            Some(filesystem) => {
-                Some(format!("/proc/self/fd/{}", filesystem.as_fd().as_raw_fd()).into())
-            }
-            None => Some(self.underlying.path().to_owned()),
-        }
+    /// The root of its filesystem, wherever that is; `None` before it is made.
+    pub(super) fn root(&self) -> Option<Root<'_>> {
+        Some(match &self.made.as_ref()?.filesystem {
+            Some(filesystem) => Root::Of(filesystem.as_fd()),
+            None => Root::At(self.underlying.path()),
+        })
     }
 
     /// Whether its filesystem has been put in its place.

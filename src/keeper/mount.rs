@@ -1,7 +1,7 @@
 //! The mountpoint: looked at, mounted on, unmounted.
 //!
-//! Everything that asks the mounted filesystem itself is done on a thread of its own with a bound:
-//! a filesystem that does not answer would otherwise hold the keeper, who alone can end it.
+//! Nothing here asks the mounted filesystem itself: one that does not answer would hold the keeper, who alone can end it.
+//! A process of its own does ([`crate::host::prober`]).
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -16,9 +16,10 @@ use crate::config::people;
 use crate::disk::directory::Directory;
 use crate::exit::{ExitCode, Failure};
 use crate::host::directory::{self, ResolveError};
-use crate::host::mount::{self as host_mount, Probe, detach, is_dead, mounted};
+use crate::host::mount::{self as host_mount, force_off, is_dead, mounted};
 use crate::host::mount_api::Filesystem;
 use crate::host::mount_table::Mounted;
+use crate::host::prober::{Prober, Root};
 use crate::host::signals::Signals;
 use crate::keeper::underlying::make_unusable;
 
@@ -100,26 +101,36 @@ fn unresolved(dir: &Path, error: &io::Error) -> Failure {
     Failure::new(code, format!("mountpoint {}: {error}; {remedy}", dir.display()))
 }
 
-/// Clears away a dead mount of ours and refuses a living one of anybody's. The caller holds the
-/// mountpoint's lock, so a mount of ours that still lives can only be one whose keeper was killed
+/// Clears away a mount of ours that is dead or does not answer, and refuses any other. The caller holds the mountpoint's
+/// lock, so nobody is left who could have it served. A mount of ours that answers can only be one whose keeper was killed
 /// this moment, and whose worker is just ending.
-pub(crate) fn clear_dead(mountpoint: &Path, signals: &mut Signals) -> Result<(), Failure> {
+pub(crate) fn clear_dead(
+    mountpoint: &Path,
+    prober: &mut Prober,
+    signals: &mut Signals,
+) -> Result<(), Failure> {
     const DYING_WITHIN: Duration = Duration::from_secs(3);
     let until = Instant::now() + DYING_WITHIN;
     while let Some(found) = mounted(mountpoint) {
-        let answer = Probe::start(mountpoint).map(|probe| probe.wait(ANSWER_WITHIN, signals));
-        let dead = matches!(&answer, Ok(Err(error)) if is_dead(error));
-        let ours = found.is_ours();
-        if dead && ours {
-            tracing::warn!(
-                mountpoint = %mountpoint.display(),
-                "replacing the dead mount of an earlier sessionfs"
-            );
-            detach(mountpoint)?;
-        } else if ours && Instant::now() < until {
-            signals.wait(&[], Some(Instant::now() + Duration::from_millis(20)));
-        } else {
+        if !found.is_ours() {
             return Err(already_mounted(mountpoint, &found));
+        }
+        let answer = prober
+            .ask(&Root::At(mountpoint))
+            .and_then(|question| prober.wait(question, ANSWER_WITHIN, signals));
+        match answer {
+            Err(error) if is_dead(&error) || error.kind() == ErrorKind::TimedOut => {
+                tracing::warn!(
+                    mountpoint = %mountpoint.display(), %error,
+                    "replacing the mount of an earlier sessionfs"
+                );
+                force_off(mountpoint)?;
+                prober.give_up();
+            }
+            _ if Instant::now() < until => {
+                signals.wait(&[], Some(Instant::now() + Duration::from_millis(20)));
+            }
+            _ => return Err(already_mounted(mountpoint, &found)),
         }
     }
     Ok(())

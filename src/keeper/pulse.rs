@@ -5,11 +5,11 @@
 //! Only `stat` and `statfs` of the root are asked for. The worker answers them from memory, so that an
 //! outage of Redis never delays them.
 
-use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::host::mount::{Probe, is_taken_away};
+use crate::host::mount::is_taken_away;
+use crate::host::prober::{Prober, Question, Root};
 
 /// The bound is counted in looks, not by the clock: after a suspend of the whole host the clock says
 /// that the worker had its time, and it has had none.
@@ -30,7 +30,7 @@ pub(super) enum Beat {
 pub(super) struct Pulse {
     mountpoint: PathBuf,
     answer_within: Duration,
-    asked: Option<(Probe, u32)>,
+    asked: Option<(Question, u32)>,
     next: Instant,
 }
 
@@ -40,38 +40,36 @@ impl Pulse {
         Self { mountpoint, answer_within, asked: None, next: Instant::now() + answer_within / 2 }
     }
 
-    /// What to wait for before the next look.
-    pub(super) fn waits_for(&self) -> (Option<BorrowedFd<'_>>, Instant) {
-        (self.asked.as_ref().map(|(probe, _)| probe.as_fd()), self.next)
+    /// When to look again, if no answer comes before.
+    pub(super) fn next(&self) -> Instant {
+        self.next
     }
 
-    pub(super) fn look(&mut self) -> Beat {
+    pub(super) fn look(&mut self, prober: &mut Prober) -> Beat {
         let now = Instant::now();
         let due = now >= self.next;
         match self.asked.take() {
-            Some((probe, looks)) => match probe.answer() {
-                // An error is an answer, too: that the worker has ended is seen by its end.
-                Ok(_) => {
-                    self.next = now + self.answer_within / 2;
+            // An error is an answer, too: that the worker has ended is seen by its end.
+            Some((question, _)) if prober.answer(question).is_some() => {
+                self.next = now + self.answer_within / 2;
+            }
+            Some((question, looks)) => {
+                let looks = looks + u32::from(due);
+                self.asked = Some((question, looks));
+                if due {
+                    self.next = now + self.answer_within / LOOKS;
                 }
-                Err(probe) => {
-                    let looks = looks + u32::from(due);
-                    self.asked = Some((probe, looks));
-                    if due {
-                        self.next = now + self.answer_within / LOOKS;
-                    }
-                    return if looks >= LOOKS { Beat::Unresponsive } else { Beat::Alive };
+                if looks >= LOOKS {
+                    return Beat::Unresponsive;
                 }
-            },
+            }
             None if due => {
                 if is_taken_away(&self.mountpoint) {
                     return Beat::Unmounted;
                 }
-                match Probe::start(&self.mountpoint) {
-                    Ok(probe) => self.asked = Some((probe, 0)),
-                    Err(failure) => {
-                        tracing::warn!(%failure, "cannot check whether the mount answers");
-                    }
+                match prober.ask(&Root::At(&self.mountpoint)) {
+                    Ok(question) => self.asked = Some((question, 0)),
+                    Err(error) => tracing::warn!(%error, "cannot check whether the mount answers"),
                 }
                 self.next = now + self.answer_within / LOOKS;
             }

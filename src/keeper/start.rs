@@ -1,7 +1,8 @@
 //! The start of a worker: it is started, it reaches Redis, it serves the connection, it answers. Until the first
 //! one answers no name leads to the filesystem, so a first start that fails leaves nothing behind.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io::ErrorKind;
+use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use super::connection::Connection;
@@ -11,7 +12,7 @@ use super::secrets::Secrets;
 use crate::config::Config;
 use crate::exit::Failure;
 use crate::handoff::Ended;
-use crate::host::mount::Probe;
+use crate::host::prober::{Prober, Question};
 use crate::supervision::Report;
 
 /// From the order to serve until the filesystem must answer.
@@ -41,7 +42,7 @@ enum Step {
     /// It can serve, and has not been told to.
     Ready,
     /// It was told to serve, and is not yet seen to answer.
-    Told { probe: Option<Probe> },
+    Told { asked: Option<Question> },
 }
 
 /// The outcome of a step.
@@ -72,11 +73,7 @@ impl Start {
 
     /// What to wait for before the next look.
     pub(super) fn waits_for(&self) -> (Vec<BorrowedFd<'_>>, Instant) {
-        let probe = match &self.step {
-            Step::Told { probe: Some(probe) } => Some(probe.as_fd()),
-            _ => None,
-        };
-        (self.running.descriptors().into_iter().chain(probe).collect(), self.until)
+        (self.running.descriptors(), self.until)
     }
 
     /// Whether it waits for Redis, as far as the keeper knows.
@@ -85,29 +82,32 @@ impl Start {
     }
 
     /// Looks at what has happened, and does what follows. On a failure the worker has ended.
-    pub(super) fn advance(mut self, connection: &mut Connection) -> Result<Progress, Failure> {
+    pub(super) fn advance(
+        mut self,
+        connection: &mut Connection,
+        prober: &mut Prober,
+    ) -> Result<Progress, Failure> {
         let report = self.running.next_report();
         self.step = match (self.step, report) {
             (Step::Connecting, Some(Report::RedisReady)) => Step::Ready,
             (Step::Told { .. }, Some(Report::Serving)) => {
-                Step::Told { probe: connection.root().map(|root| Probe::start(&root)).transpose()? }
+                Step::Told { asked: ask(connection, prober)? }
             }
             (step, _) => step,
         };
-        match self.step {
-            Step::Told { probe: Some(probe) } => match probe.answer() {
-                Ok(Ok(())) => return Ok(Progress::Answers(self.running)),
-                Ok(Err(_)) => {
-                    self.step = Step::Told { probe: None };
-                    return Err(self.fail(
-                        connection,
-                        "serves a mount that answers an error",
-                        Ended::Crashed,
-                    ));
+        if let Step::Told { asked: Some(question) } = self.step {
+            match prober.answer(question) {
+                Some(Ok(())) => return Ok(Progress::Answers(self.running)),
+                // Somebody has ended the process that asked.
+                Some(Err(error)) if error.kind() == ErrorKind::BrokenPipe => {
+                    self.step = Step::Told { asked: ask(connection, prober)? };
                 }
-                Err(probe) => self.step = Step::Told { probe: Some(probe) },
-            },
-            step => self.step = step,
+                Some(Err(_)) => {
+                    let what = "serves a mount that answers an error";
+                    return Err(self.fail(connection, what, Ended::Crashed));
+                }
+                None => {}
+            }
         }
         if self.running.process.has_ended() || Instant::now() >= self.until {
             return Err(self.fail(connection, "was not ready in time", Ended::Stuck));
@@ -127,7 +127,7 @@ impl Start {
         }
         let (pid, after) = (self.running.process.pid(), connection.after);
         tracing::debug!(pid, ?after, "the worker is told to serve");
-        self.step = Step::Told { probe: None };
+        self.step = Step::Told { asked: None };
         self.until = Instant::now() + SERVING_WITHIN;
         Ok(self)
     }
@@ -150,4 +150,10 @@ impl Start {
         }
         failure
     }
+}
+
+/// Asks the filesystem whether it answers.
+fn ask(connection: &Connection, prober: &mut Prober) -> Result<Option<Question>, Failure> {
+    let asked = connection.root().map(|root| prober.ask(&root)).transpose();
+    asked.map_err(|e| Failure::internal("ask the mount", e))
 }

@@ -16,7 +16,8 @@ use super::start::{Progress, Start};
 use crate::config::Config;
 use crate::exit::{ExitCode, Failure};
 use crate::handoff::Ended;
-use crate::host::mount::{detach, is_ours, is_taken_away};
+use crate::host::mount::{force_off, is_ours, is_taken_away};
+use crate::host::prober::Prober;
 use crate::supervision::{Order, Report};
 use crate::telemetry::Event;
 
@@ -35,6 +36,8 @@ pub(super) struct WorkerSupervisor {
     first_contact: Contact,
     /// Outlives the workers.
     connection: Option<Connection>,
+    /// Asks whether the mount answers.
+    prober: Prober,
     phase: Phase,
     successor: Option<Successor>,
     backoff: Backoff,
@@ -105,6 +108,7 @@ impl WorkerSupervisor {
             secrets: Secrets::default(),
             first_contact,
             connection: None,
+            prober: Prober::default(),
             phase: Phase::Down { retry_at: Instant::now() },
             successor: None,
             backoff: Backoff::of_mount(),
@@ -130,6 +134,7 @@ impl WorkerSupervisor {
             Phase::Starting(start) => start.end(self.connection.as_mut()),
             Phase::Down { .. } | Phase::Ended => {}
         }
+        self.prober.give_up();
         match self.connection.as_ref().filter(|connection| connection.is_in_place()) {
             Some(connection) => connection.execute(&self.program.path()),
             None => io::Error::other("nothing is mounted"),
@@ -171,9 +176,9 @@ impl WorkerSupervisor {
                 (descriptors, self.stability.give_up_at().into_iter().chain([until]).min())
             }
             Phase::Serving(serving) => {
-                let (asked, until) = serving.pulse.waits_for();
-                let until = serving.running.words_change().into_iter().chain([until]).min();
-                (serving.running.descriptors().into_iter().chain(asked).collect(), until)
+                let next = serving.pulse.next();
+                let until = serving.running.words_change().into_iter().chain([next]).min();
+                (serving.running.descriptors(), until)
             }
             Phase::Ended => (Vec::new(), None),
         };
@@ -186,6 +191,7 @@ impl WorkerSupervisor {
         {
             until = until.into_iter().chain([*also]).min();
         }
+        descriptors.extend(self.prober.waits_for());
         (descriptors, until)
     }
 
@@ -248,7 +254,7 @@ impl WorkerSupervisor {
                     let outcome = if is_over { Outcome::Unmounted } else { Outcome::Nothing };
                     return Ok((phase, outcome));
                 }
-                match serving.pulse.look() {
+                match serving.pulse.look(&mut self.prober) {
                     Beat::Alive => (Phase::Serving(serving), Outcome::Nothing),
                     Beat::Unresponsive => (self.unresponsive(*serving), Outcome::Nothing),
                     // The worker lives as long as somebody uses what was mounted; until then it
@@ -308,7 +314,7 @@ impl WorkerSupervisor {
             start.end(None);
             return Ok((Phase::Down { retry_at: Instant::now() }, Outcome::Nothing));
         };
-        Ok(match start.advance(connection)? {
+        Ok(match start.advance(connection, &mut self.prober)? {
             Progress::Waiting(start) => (Phase::Starting(Box::new(start)), Outcome::Nothing),
             Progress::Ready(start) => {
                 if let Err(failure) = connection.make(&self.config.mountpoint) {
@@ -349,10 +355,11 @@ impl WorkerSupervisor {
 
     /// Ends the connection: whoever waits gets an error, and nothing stays mounted.
     fn remove_mount(&mut self) -> Result<(), Failure> {
+        force_off(&self.config.mountpoint)?;
         if let Some(connection) = self.connection.take() {
             connection.end();
         }
-        detach(&self.config.mountpoint)
+        Ok(())
     }
 
     fn serving(&self, running: Running) -> Phase {
@@ -389,6 +396,8 @@ impl WorkerSupervisor {
     /// A worker lives, and the mount does not answer.
     fn unresponsive(&mut self, Serving { mut running, since, .. }: Serving) -> Phase {
         Event::WorkerStuck { answer_within_ms: self.config.worker.answer_within_ms }.emit();
+        // It may itself be what does not answer.
+        self.prober.give_up();
         running.kill();
         self.ended(Ended::Stuck);
         Phase::Down { retry_at: self.retry_after_failure(since) }
@@ -456,7 +465,7 @@ impl WorkerSupervisor {
             return Err(Failure::new(ExitCode::NotMounted, "the mount was lost during the reload"));
         };
         let stage = match stage {
-            Stage::Preparing(start) => match start.advance(connection)? {
+            Stage::Preparing(start) => match start.advance(connection, &mut self.prober)? {
                 Progress::Ready(start) => {
                     let until = self.drain().unwrap_or_else(Instant::now);
                     Stage::Draining { start, until }

@@ -165,6 +165,11 @@ impl Mount {
         self.child_of_kind("disk")
     }
 
+    /// The id of the process that asks whether the mount answers, if there is one now.
+    pub fn prober(&self) -> Option<u32> {
+        self.child_of_kind("prober")
+    }
+
     /// The youngest child of that kind: after a reload the former worker may be about to end.
     fn child_of_kind(&self, command: &str) -> Option<u32> {
         let keeper = self.child.id().to_string();
@@ -211,7 +216,11 @@ impl Mount {
     /// Kills the keeper; its worker dies with it, and the mount stays dead.
     pub fn kill(&mut self) {
         self.child.kill().expect("killed");
-        self.child.wait().expect("a child");
+        let deadline = Instant::now() + WITHIN;
+        while self.child.try_wait().expect("a child").is_none() {
+            assert!(Instant::now() < deadline, "the keeper does not die");
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Waits until it ends by itself, and returns its exit code.
@@ -341,7 +350,8 @@ impl Mount {
 impl Drop for Mount {
     fn drop(&mut self) {
         self.end();
-        // Only if the daemon was killed: a test must leave no mount behind.
+        // Only if the daemon was killed: a test must leave no mount behind, nor anybody who waits for it.
+        let _ = nix::mount::umount2(&self.path(), nix::mount::MntFlags::MNT_FORCE);
         let _ = nix::mount::umount2(&self.path(), nix::mount::MntFlags::MNT_DETACH);
     }
 }
