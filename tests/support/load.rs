@@ -13,8 +13,8 @@ use super::mount::Mount;
 /// The owner of the tree: a user other than root that every Debian has, and its group.
 pub const OWNER: (&str, &str) = ("nobody", "nogroup");
 const OWNER_ID: u32 = 65534;
-/// However many workers die, nobody waits so long.
-const HUNG_AFTER: Duration = Duration::from_secs(40);
+/// Longer than the script takes to find out who hangs.
+const HUNG_AFTER: Duration = Duration::from_secs(90);
 
 pub struct Load {
     child: Child,
