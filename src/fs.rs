@@ -203,7 +203,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
             max_anonymous_bytes: settings.max_anonymous_bytes,
             opening: tokio::sync::Mutex::default(),
             inodes: Mutex::new(Inodes::new(settings, kept.clone(), sender)),
-            threads: Mutex::default(),
+            threads: Mutex::new(Threads::new(kept.clone())),
             grants: Mutex::default(),
             held_removals: Mutex::new(HeldRemovals::new(kept.clone())),
             serving: Mutex::default(),

@@ -68,6 +68,9 @@ pub(crate) enum Kind {
     Removal = 8,
     /// An open staging file. One that is not kept fails after a death.
     OpenStaging = 9,
+    /// What a thread has opened last, and the error that its next save is owed. One that is not kept has opened nothing
+    /// and is owed none.
+    Thread = 10,
 }
 
 /// How much of a kind is kept.
@@ -80,7 +83,7 @@ struct Quota {
 }
 
 impl Kind {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Request,
         Self::Suspect,
         Self::Inode,
@@ -90,6 +93,7 @@ impl Kind {
         Self::Listing,
         Self::Removal,
         Self::OpenStaging,
+        Self::Thread,
     ];
 
     fn quota(self) -> Quota {
@@ -105,13 +109,14 @@ impl Kind {
             Self::Listing => (256, 12 * MEBIBYTE, true),
             Self::Removal => (1024, MEBIBYTE, true),
             Self::OpenStaging => (4096, 4096, false),
+            Self::Thread => (16_384, 8 * MEBIBYTE, true),
         };
         Quota { number, cells, evicts }
     }
 }
 
 /// Makes the memory of a new connection.
-pub(crate) fn create() -> io::Result<OwnedFd> {
+pub fn create() -> io::Result<OwnedFd> {
     shared_memory::create(
         "sessionfs",
         map::LENGTH_BYTES + read_buffer::MAX_BUFFERS * read_buffer::BUFFER_BYTES,
@@ -145,7 +150,7 @@ pub struct Kept(Option<Arc<Map>>);
 
 impl Kept {
     /// What is in the memory of a connection. Fails if another version has written it in another format.
-    pub(crate) fn open(file: impl AsFd) -> io::Result<Self> {
+    pub fn open(file: impl AsFd) -> io::Result<Self> {
         let length = map::LENGTH_BYTES + read_buffer::MAX_BUFFERS * read_buffer::BUFFER_BYTES;
         // Mapped until the process ends, which is when it is of no more use.
         let memory = Box::leak(Box::new(SharedMemory::map(file.as_fd(), length)?));

@@ -13,6 +13,8 @@ mod guesses;
 mod histories;
 #[path = "core/stale.rs"]
 mod stale;
+#[path = "core/successors.rs"]
+mod successors;
 #[path = "core/threads.rs"]
 mod threads;
 

@@ -82,6 +82,16 @@ pub struct ThreadId {
     start_ticks: Option<u64>,
 }
 
+impl ThreadId {
+    /// A number that no other thread has.
+    pub(super) fn number(self) -> u64 {
+        // No thread id has more than 22 bits (PID_MAX_LIMIT in include/linux/threads.h). The rest is enough for
+        // thousands of years of ticks.
+        const TICKS: u64 = (1 << 42) - 1;
+        u64::from(self.tid) << 42 | self.start_ticks.map_or(TICKS, |ticks| ticks & TICKS)
+    }
+}
+
 #[cfg(test)]
 impl ThreadId {
     /// Some thread of that number.

@@ -10,6 +10,7 @@ use super::attributes::{Attributes, Kind as FileKind};
 use super::caller::{Request, ThreadId};
 use super::handle::HandleId;
 use super::inode::{Inode, InodeId, Version};
+use super::thread::OpenedSession;
 use crate::handoff::{Kept, Kind};
 use crate::session::change::ChangeId;
 use crate::session::content::Class;
@@ -69,8 +70,21 @@ impl HandleRecord {
 struct ChangeRecord {
     id: ChangeId,
     first_ms: u64,
-    /// What the thread of a save knew.
-    claim: Option<ClaimRecord>,
+    /// What its thread knew then.
+    known: KnownRecord,
+}
+
+/// What the thread of a change knew.
+#[derive(Debug, Deserialize, Serialize)]
+enum KnownRecord {
+    /// Nothing of use.
+    Nothing,
+    Save(ClaimRecord),
+    Removal {
+        listed: Option<String>,
+        held: Option<ChangeId>,
+        opened: Option<Class>,
+    },
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -79,6 +93,25 @@ struct ClaimRecord {
     held_removal: Option<ChangeId>,
     sibling: Option<String>,
     after_failed_read: bool,
+}
+
+/// What a worker remembers of a thread, as it is kept.
+#[derive(Debug, Deserialize, Serialize)]
+struct ThreadRecord {
+    opened: Option<(String, ChangeId, Class)>,
+    must_fail_next_save: bool,
+    failed_read: Option<String>,
+}
+
+/// What is remembered of a thread, for the next worker.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(super) struct KeptThread {
+    /// The session that it opened last.
+    pub opened: Option<(Alias, OpenedSession)>,
+    /// Its next save is owed an error.
+    pub must_fail_next_save: bool,
+    /// The session whose last read failed.
+    pub failed_read: Option<Alias>,
 }
 
 /// A removal that is held, for the next worker.
@@ -227,6 +260,32 @@ impl KeptState {
         self.0.remove(Kind::Removal, number);
     }
 
+    /// Keeps what is remembered of a thread.
+    pub(super) fn put_thread(&self, thread: ThreadId, kept: &KeptThread) {
+        let text = |alias: &Alias| alias.to_string();
+        let record = ThreadRecord {
+            opened: kept.opened.as_ref().map(|(alias, known)| (text(alias), known.birth, known.class)),
+            must_fail_next_save: kept.must_fail_next_save,
+            failed_read: kept.failed_read.as_ref().map(text),
+        };
+        if self.0.is_there() {
+            self.0.put(Kind::Thread, thread.number(), &[&encode(&record)]);
+        }
+    }
+
+    /// What the worker before has remembered of a thread.
+    pub(super) fn thread(&self, thread: ThreadId) -> Option<KeptThread> {
+        let record: ThreadRecord = decode(&self.0.get(Kind::Thread, thread.number())?)?;
+        let opened = |(alias, birth, class): (String, _, _)| {
+            Some((Alias::parse(&alias)?, OpenedSession { birth, class }))
+        };
+        Some(KeptThread {
+            opened: record.opened.and_then(opened),
+            must_fail_next_save: record.must_fail_next_save,
+            failed_read: record.failed_read.and_then(|alias| Alias::parse(&alias)),
+        })
+    }
+
     fn put_with_body(&self, kind: Kind, number: u64, record: &impl Serialize, body: &[u8]) {
         if self.0.is_there() {
             let head = encode(record);
@@ -246,7 +305,24 @@ impl KeptState {
     /// The stamp of the change that a request makes: `fresh`, or if the request is repeated and has perhaps been
     /// carried out, the one of then. Kept until the request is answered.
     pub(super) fn stamp(&self, request: Option<Request>, fresh: Stamp) -> Stamp {
-        self.change(request, fresh, None).0
+        self.change(request, fresh, KnownRecord::Nothing).0
+    }
+
+    /// The same for a removal, with what its thread knows, or knew.
+    pub(super) fn removal(&self, request: Option<Request>, fresh: Unlink) -> Unlink {
+        let known = KnownRecord::Removal {
+            listed: fresh.listed.as_ref().map(Alias::to_string),
+            held: fresh.held,
+            opened: fresh.opened,
+        };
+        let (stamp, former) = self.change(request, fresh.stamp, known);
+        match former {
+            Some(KnownRecord::Removal { listed, held, opened }) => {
+                let listed = listed.and_then(|alias| Alias::parse(&alias));
+                Unlink { stamp, listed, held, opened, ..fresh }
+            }
+            _ => Unlink { stamp, ..fresh },
+        }
     }
 
     /// The same for a save, with what its thread knows, or knew.
@@ -256,24 +332,27 @@ impl KeptState {
         fresh: Stamp,
         claim: Claim,
     ) -> (Stamp, Claim) {
-        let (stamp, former) = self.change(request, fresh, Some(&claim));
-        (stamp, former.unwrap_or(claim))
+        let known = KnownRecord::Save(ClaimRecord::of(&claim));
+        match self.change(request, fresh, known) {
+            (stamp, Some(KnownRecord::Save(former))) => (stamp, former.claim()),
+            (stamp, _) => (stamp, claim),
+        }
     }
 
+    /// The stamp of a change, and what was known of it if it was tried before.
     fn change(
         &self,
         request: Option<Request>,
         fresh: Stamp,
-        claim: Option<&Claim>,
-    ) -> (Stamp, Option<Claim>) {
+        known: KnownRecord,
+    ) -> (Stamp, Option<KnownRecord>) {
         let Some(request) = request else { return (fresh, None) };
         if let Some(former) = self.former(request) {
             let stamp = Stamp { id: former.id, first_ms: former.first_ms, ..fresh }.again();
-            return (stamp, former.claim.map(ClaimRecord::claim));
+            return (stamp, Some(former.known));
         }
         if self.0.is_there() {
-            let claim = claim.map(ClaimRecord::of);
-            let record = ChangeRecord { id: fresh.id, first_ms: fresh.first_ms, claim };
+            let record = ChangeRecord { id: fresh.id, first_ms: fresh.first_ms, known };
             self.0.put(Kind::Change, request.number, &[&encode(&record)]);
         }
         (fresh, None)

@@ -213,9 +213,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
             self.stale().tell(by, self.callers.now());
             return unknown(inode);
         }
-        if let Some(thread) = self.threads().get(by.thread) {
-            thread.must_fail_next_save = true;
-        }
+        self.threads().fail_next_save(by.thread);
         Error::fault(libc::EIO, "what is opened is not known")
     }
 

@@ -168,11 +168,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
     /// A thread whose `open` failed with an error of ours fails its next save loudly (Odoo answers
     /// HTTP 500 and keeps the cookie) instead of storing an empty session under a new one.
     fn fail_if_pending(&self, by: Identity) -> Result<()> {
-        let must_fail = self
-            .threads()
-            .get(by.thread)
-            .is_some_and(|thread| std::mem::take(&mut thread.must_fail_next_save));
-        if must_fail {
+        if self.threads().must_fail_save(by.thread) {
             self.save_failed(by);
             return Err(Error::fault(
                 libc::EIO,

@@ -13,6 +13,7 @@ use lru::LruCache;
 use super::caller::{Identity, ThreadId};
 use super::flat::FlatNames;
 use super::inode::InodeId;
+use super::kept::{KeptState, KeptThread};
 use crate::session::content::Class;
 use crate::session::name::{Alias, Shard};
 use crate::store::{ChangeId, Claim};
@@ -39,6 +40,9 @@ pub(crate) struct Threads {
     sessions: LruCache<(ThreadId, Alias), Session>,
     /// What look-ups by threads that cannot be seen fetched, and when.
     unseen: LruCache<InodeId, Instant>,
+    /// When this memory began.
+    since: Instant,
+    kept: KeptState,
 }
 
 /// One thread's state between its requests.
@@ -55,7 +59,9 @@ pub(crate) struct Thread {
     fetched: Option<(InodeId, Instant)>,
     /// An `open` failed with an error of ours: its next create or first write must fail, too, or
     /// Odoo 14 would hand out a new cookie for an empty session.
-    pub must_fail_next_save: bool,
+    must_fail_next_save: bool,
+    /// The session whose read has failed last.
+    failed_read: Option<Alias>,
     /// The session that it opened last: that of its request.
     last_opened: Option<Alias>,
     /// Of each family the session that it opened last, the latest at the end.
@@ -72,7 +78,7 @@ pub(crate) struct Saving {
 }
 
 /// A session as a thread has opened or saved it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct OpenedSession {
     pub birth: ChangeId,
     /// Whose it was.
@@ -90,20 +96,68 @@ struct Session {
     failed_read: bool,
 }
 
-impl Default for Threads {
-    fn default() -> Self {
+impl Threads {
+    /// None yet. What the worker before has kept of a thread is found when the thread is heard of.
+    pub(super) fn new(kept: KeptState) -> Self {
         Self {
             seen: LruCache::new(MAX_THREADS),
             sessions: LruCache::new(MAX_SESSIONS),
             unseen: LruCache::new(MAX_UNSEEN),
+            since: Instant::now(),
+            kept,
         }
     }
-}
 
-impl Threads {
     /// The state of a thread; `None` for one that cannot be seen.
     pub(crate) fn get(&mut self, thread: Option<ThreadId>) -> Option<&mut Thread> {
-        Some(self.seen.get_or_insert_mut(thread?, Thread::default))
+        let thread = thread?;
+        if !self.seen.contains(&thread) {
+            let state = self.take_up(thread);
+            self.seen.put(thread, state);
+        }
+        self.seen.get_mut(&thread)
+    }
+
+    /// What the worker before has remembered of a thread.
+    fn take_up(&mut self, thread: ThreadId) -> Thread {
+        let Some(kept) = self.kept.thread(thread) else { return Thread::default() };
+        let KeptThread { opened, must_fail_next_save, failed_read } = kept;
+        let mut state =
+            Thread { must_fail_next_save, failed_read: failed_read.clone(), ..Thread::default() };
+        let since = self.since;
+        if let Some(alias) = failed_read
+            && let Some(session) = self.session(Some(thread), &alias)
+        {
+            session.failed_read = true;
+        }
+        if let Some((alias, known)) = opened
+            && let Some(session) = self.session(Some(thread), &alias)
+        {
+            // Whatever is known here is newer.
+            session.known.get_or_insert(known);
+            session.opened_at.get_or_insert(since);
+            state.families.extend(alias.family().map(|_| alias.clone()));
+            state.last_opened = Some(alias);
+        }
+        state
+    }
+
+    /// Keeps what the next worker has to know of a thread.
+    fn keep(&self, thread: Option<ThreadId>) {
+        let Some((thread, state)) = thread.and_then(|id| Some((id, self.seen.peek(&id)?))) else {
+            return;
+        };
+        let session = |alias: &Alias| self.sessions.peek(&(thread, alias.clone()));
+        let opened = |alias: &Alias| Some((alias.clone(), session(alias)?.known?));
+        let failed = |alias: &&Alias| session(alias).is_some_and(|session| session.failed_read);
+        self.kept.put_thread(
+            thread,
+            &KeptThread {
+                opened: state.last_opened.as_ref().and_then(opened),
+                must_fail_next_save: state.must_fail_next_save,
+                failed_read: state.failed_read.as_ref().filter(failed).cloned(),
+            },
+        );
     }
 
     /// Its look-up fetched this version, at `now`.
@@ -155,6 +209,7 @@ impl Threads {
             session.opened_at = Some(now);
             session.held_removal = held_removal;
         }
+        self.keep(by.thread);
     }
 
     /// What is known of this session, if the request that the thread serves at `now` has opened it: it
@@ -167,6 +222,7 @@ impl Threads {
         now: Instant,
     ) -> Option<OpenedSession> {
         let thread = by.thread?;
+        self.get(by.thread)?;
         let session = self.sessions.peek(&(thread, alias.clone()))?;
         let opened_at = session.opened_at?;
         let is_own = if by.background {
@@ -181,9 +237,29 @@ impl Threads {
     pub(crate) fn read_failed(&mut self, thread: Option<ThreadId>, alias: &Alias) {
         let Some(state) = self.get(thread) else { return };
         state.must_fail_next_save = true;
+        state.failed_read = Some(alias.clone());
         if let Some(session) = self.session(thread, alias) {
             session.failed_read = true;
         }
+        self.keep(thread);
+    }
+
+    /// The next save of this thread has to fail.
+    pub(crate) fn fail_next_save(&mut self, thread: Option<ThreadId>) {
+        if let Some(state) = self.get(thread) {
+            state.must_fail_next_save = true;
+            self.keep(thread);
+        }
+    }
+
+    /// Whether this save of the thread has to fail. Told once.
+    pub(crate) fn must_fail_save(&mut self, thread: Option<ThreadId>) -> bool {
+        let must_fail =
+            self.get(thread).is_some_and(|state| std::mem::take(&mut state.must_fail_next_save));
+        if must_fail {
+            self.keep(thread);
+        }
+        must_fail
     }
 
     /// It looked for a session and there was none: what it removed before belongs to an earlier
@@ -228,11 +304,14 @@ impl Threads {
         if let Some(session) = self.session(by.thread, alias) {
             session.open(saved);
         }
+        self.keep(by.thread);
     }
 
     /// What this thread knows of a session that it saves at `now`.
     pub(crate) fn claim(&mut self, by: Identity, alias: &Alias, now: Instant) -> Claim {
         let Some(thread) = by.thread else { return Claim::default() };
+        // It may be one that the worker before has known.
+        self.get(by.thread);
         let session = self.sessions.get(&(thread, alias.clone())).cloned().unwrap_or_default();
         let mut claim = Claim {
             opened: session.known.map(|known| known.birth),

@@ -12,7 +12,7 @@ use super::thread::OpenedSession;
 use super::{Core, Step};
 use crate::error::{Error, Result};
 use crate::session::name::{Alias, Form, RootName, SessionName, Shard};
-use crate::store::{Health, Link, Lookup, Sessions, StoreError, Unlink, Unlinked};
+use crate::store::{Attempt, Health, Link, Lookup, Sessions, StoreError, Unlink, Unlinked};
 use crate::telemetry::Event;
 
 impl<S: Sessions, L: Link> Core<S, L> {
@@ -62,10 +62,12 @@ impl<S: Sessions, L: Link> Core<S, L> {
         let held = own.map(|opened| opened.birth);
         let alias = name.sid.alias();
         let opened = own.or_else(|| self.own_session(by, &alias)).map(|opened| opened.class);
-        let stamp = self.kept.stamp(by.request, self.link.stamp(alias.shard()));
+        let stamp = self.link.stamp(alias.shard());
         let unlink = Unlink { stamp, alias, listed, held, opened };
+        let unlink = self.kept.removal(by.request, unlink);
+        let was_tried = unlink.stamp.attempt == Attempt::Again;
         let is_up = self.link.health(Some(unlink.alias.shard())) == Health::Up;
-        if !is_up && self.hold_own_removal(by, &unlink, false) {
+        if !is_up && self.hold_own_removal(by, &unlink, was_tried) {
             return Ok(());
         }
         match self.sessions.unlink(&unlink).await {

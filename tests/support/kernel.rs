@@ -5,18 +5,21 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use sessionfs::error::Error;
 use sessionfs::fs::attributes::{Attributes, Change, Entry};
-use sessionfs::fs::caller::Caller;
+use sessionfs::fs::caller::{Caller, Request};
 use sessionfs::fs::handle::HandleId;
 use sessionfs::fs::inode::{Eviction, InodeId};
 use sessionfs::fs::list::Item;
 use sessionfs::fs::lookup::Found;
 use sessionfs::fs::open::Mode;
 use sessionfs::fs::{Core, Settings, Step};
+use sessionfs::handoff::{self, Kept};
 use sessionfs::session::name::Sid;
 use sessionfs::session::secret::Keyring;
 use sessionfs::store::Usage;
@@ -41,7 +44,9 @@ pub struct Kernel {
     /// How many names `mkstemp` has drawn.
     temp_files: Cell<u32>,
     runtime: tokio::runtime::Runtime,
-    _staging: TempDir,
+    staging: TempDir,
+    /// What a worker leaves to the next one.
+    memory: Option<OwnedFd>,
 }
 
 /// What the kernel has of an inode.
@@ -63,9 +68,23 @@ pub fn thread(number: u32) -> Caller {
     Caller { tid: FIRST_TID + number, uid: 1000, request: None }
 }
 
+/// The same, with a request of that number.
+pub fn request(by: Caller, number: u64) -> Caller {
+    Caller { request: Some(Request { number, is_repeated: false }), ..by }
+}
+
+/// The same request, which the worker before has not answered.
+pub fn repeated(by: Caller, number: u64) -> Caller {
+    Caller { request: Some(Request { number, is_repeated: true }), ..by }
+}
+
 /// A caller whose thread cannot be seen.
 pub fn foreign() -> Caller {
     Caller { tid: 0, uid: 1000, request: None }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime")
 }
 
 /// A session of a family, as Odoo 18 and 19 draw them.
@@ -98,28 +117,67 @@ impl Kernel {
         // A tmpfs never gives the number of an inode to a second file.
         let staging = tempfile::tempdir_in("/dev/shm").expect("a directory on a tmpfs");
         let host = Host::new();
+        let core = Self::core(&store, &host, &staging, None, change);
+        Self {
+            core,
+            store,
+            host,
+            memory: None,
+            known: RefCell::default(),
+            entries: RefCell::default(),
+            temp_files: Cell::default(),
+            runtime: runtime(),
+            staging,
+        }
+    }
+
+    /// With what outlives a worker.
+    pub fn kept(store: Memory) -> Self {
+        let memory = handoff::create().expect("memory");
+        let mut kernel = Self::new(store);
+        kernel.core =
+            Self::core(&kernel.store, &kernel.host, &kernel.staging, Some(&memory), |_| {});
+        Self { memory: Some(memory), ..kernel }
+    }
+
+    fn core(
+        store: &Memory,
+        host: &Host,
+        staging: &TempDir,
+        memory: Option<&OwnedFd>,
+        change: impl FnOnce(&mut Settings),
+    ) -> Arc<Core<Memory, Memory>> {
+        let kept = memory.map(|memory| Kept::open(memory).expect("memory that can be read"));
         let mut settings = Settings {
             staging_dir: staging.path().into(),
             processes: Arc::new(host.clone()),
+            kept: kept.unwrap_or_default(),
             ..Settings::default()
         };
         change(&mut settings);
         let core = Core::new(store.clone(), store.clone(), Keyring::for_tests(), &settings)
             .expect("a core");
         core.mounted();
-        Self {
-            core,
-            store,
-            host,
-            known: RefCell::default(),
-            entries: RefCell::default(),
-            temp_files: Cell::default(),
-            runtime: tokio::runtime::Builder::new_current_thread()
-                .enable_time()
-                .build()
-                .expect("a runtime"),
-            _staging: staging,
+        core
+    }
+
+    /// The worker dies, and another one takes its place.
+    pub fn succeed(&mut self) {
+        // Its tasks die with it.
+        self.runtime = runtime();
+        self.core =
+            Self::core(&self.store, &self.host, &self.staging, self.memory.as_ref(), |_| {});
+        let _entered = self.runtime.enter();
+        self.core.take_up_removals();
+    }
+
+    /// The worker dies before it answers: what the request waits for does not come.
+    pub fn die_of<T>(&mut self, step: Step<T>) {
+        if let Step::Later(work) = step {
+            let waited = async { tokio::time::timeout(Duration::ZERO, work).await };
+            assert!(self.runtime.block_on(waited).is_err(), "it is answered");
         }
+        self.succeed();
     }
 
     /// The errno and the message, for tests of what is logged.

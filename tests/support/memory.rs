@@ -25,6 +25,8 @@ pub enum Fault {
     Unreadable,
     /// A change's first sending was lost: this is the second.
     Again,
+    /// A change is carried out, and the answer does not come.
+    Unanswered,
 }
 
 /// One server's view of the store. [`Memory::other_server`] gives another's.
@@ -41,6 +43,8 @@ struct Connection {
     faults: VecDeque<Fault>,
     requests: u64,
     touched: Vec<Alias>,
+    /// The change that is carried out now is not answered.
+    is_unanswered: bool,
     /// Every content is too large for the answer to a look-up.
     large: bool,
 }
@@ -53,6 +57,7 @@ impl Default for Connection {
             faults: VecDeque::new(),
             requests: 0,
             touched: vec![],
+            is_unanswered: false,
             large: false,
         }
     }
@@ -124,13 +129,22 @@ impl Memory {
             return Err(StoreError::Unavailable("the link is down".into()));
         }
         let fault = link.faults.pop_front();
+        link.is_unanswered = matches!(fault, Some(Fault::Unanswered));
         drop(link);
         match fault {
-            None => Ok(Attempt::First),
+            None | Some(Fault::Unanswered) => Ok(Attempt::First),
             Some(Fault::Unavailable) => Err(StoreError::Unavailable("not answered".into())),
             Some(Fault::Refused) => Err(StoreError::Refused("not by this user".into())),
             Some(Fault::Unreadable) => Err(StoreError::Unreadable("of another program".into())),
             Some(Fault::Again) => Ok(Attempt::Again),
+        }
+    }
+
+    /// Waits until a change that was carried out is answered.
+    async fn answered(&self) {
+        let is_unanswered = std::mem::take(&mut self.link().is_unanswered);
+        if is_unanswered {
+            std::future::pending().await
         }
     }
 
@@ -174,7 +188,9 @@ impl Sessions for Memory {
 
     async fn publish(&self, publish: &Publish) -> Result<Published, StoreError> {
         let publish = Publish { stamp: self.sent(publish.stamp)?, ..publish.clone() };
-        Ok(match self.model().publish(&publish) {
+        let outcome = self.model().publish(&publish);
+        self.answered().await;
+        Ok(match outcome {
             Outcome::Taken(meta) => Published::Taken(meta),
             Outcome::Superseded => Published::Superseded,
             Outcome::Refused => Published::Refused(Refusal::Ended),
@@ -184,7 +200,9 @@ impl Sessions for Memory {
 
     async fn unlink(&self, unlink: &Unlink) -> Result<Unlinked, StoreError> {
         let unlink = Unlink { stamp: self.sent(unlink.stamp)?, ..unlink.clone() };
-        Ok(self.model().unlink(&unlink))
+        let outcome = self.model().unlink(&unlink);
+        self.answered().await;
+        Ok(outcome)
     }
 
     async fn take_back(&self, alias: &Alias, removal: ChangeId) -> Result<(), StoreError> {
