@@ -28,7 +28,7 @@ use crate::store::{Link, Sessions};
 use adapter::{Adapter, Origin};
 use in_flight::InFlight;
 use kernel::Offers;
-use recovery::Recovery;
+use recovery::{Device, Recovery};
 use wire::Init;
 
 mod adapter;
@@ -116,7 +116,8 @@ fn take_over<F: fuser::Filesystem>(
     let session =
         handshake::begin(filesystem(Origin::Kernel), device, init, config(SESSION_THREADS))?;
     let may_resend = Offers::from_environment().resend();
-    let recovery = Recovery { device, init, kept, after: *after, may_resend, alias };
+    let kernel = Device(Arc::new(device.try_clone_to_owned()?));
+    let recovery = Recovery { kernel, init, kept, after: *after, may_resend, alias };
     recovery.run(filesystem(Origin::Replay), config(1))?;
     if let Err(error) = kept.record(REQUEST_MAX_BYTES) {
         tracing::warn!(

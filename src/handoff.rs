@@ -37,20 +37,13 @@ pub(crate) enum Ended {
     Stuck,
 }
 
-impl Ended {
-    /// Whether what it was doing may have been the cause.
-    pub(crate) fn is_by_itself(self) -> bool {
-        matches!(self, Self::Crashed | Self::Stuck)
-    }
-}
-
 /// A kind of thing that is kept. The numbers are part of the format of the memory.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(crate) enum Kind {
     /// A request that was handed to a task, as the kernel has sent it, by its unique. One that is not kept would not
     /// be answered after a death.
     Request = 1,
-    /// How often a worker died of a request, by its unique.
+    /// The deaths of workers that have left a request unanswered, by its unique. One that is not kept has left none.
     Suspect = 2,
     /// An inode that the kernel knows, with its look-up count. The kernel is told to look up again what is not kept.
     Inode = 3,
@@ -100,7 +93,8 @@ impl Kind {
         const MEBIBYTE: usize = 1024 * 1024 / map::CELL_BYTES;
         let (number, cells, evicts) = match self {
             Self::Request => (8192, 24 * MEBIBYTE, false),
-            Self::Suspect => (64, 64, true),
+            // As many as there can be requests.
+            Self::Suspect => (8192, 0, true),
             Self::Inode => (32_768, 16 * MEBIBYTE, true),
             Self::Handle => (8192, 20 * MEBIBYTE, false),
             Self::Change => (8192, 2 * MEBIBYTE, true),
@@ -172,6 +166,27 @@ impl Kept {
             map.memory().read(at, &mut bytes).then_some(bytes)
         };
         (0..read_buffer::MAX_BUFFERS).filter_map(buffer).collect()
+    }
+
+    /// The threads of the worker before have read nothing that matters.
+    pub(crate) fn clear_last_read(&self) {
+        let Some(map) = &self.0 else { return };
+        for index in 0..read_buffer::MAX_BUFFERS {
+            // A request without a length is none.
+            map.memory().write(map::LENGTH_BYTES + index * read_buffer::BUFFER_BYTES, &[0; 4]);
+        }
+    }
+
+    /// The request that is handled while no other is, by its unique: if the worker dies now, it has died of this one.
+    pub(crate) fn on_trial(&self) -> Option<u64> {
+        self.0.as_ref()?.on_trial()
+    }
+
+    /// Notes it for the next worker, or that there is none.
+    pub(crate) fn set_on_trial(&self, number: Option<u64>) {
+        if let Some(map) = &self.0 {
+            map.set_on_trial(number);
+        }
     }
 
     /// Whether there is memory.

@@ -264,7 +264,10 @@ impl KeptState {
     pub(super) fn put_thread(&self, thread: ThreadId, kept: &KeptThread) {
         let text = |alias: &Alias| alias.to_string();
         let record = ThreadRecord {
-            opened: kept.opened.as_ref().map(|(alias, known)| (text(alias), known.birth, known.class)),
+            opened: kept
+                .opened
+                .as_ref()
+                .map(|(alias, known)| (text(alias), known.birth, known.class)),
             must_fail_next_save: kept.must_fail_next_save,
             failed_read: kept.failed_read.as_ref().map(text),
         };

@@ -2,32 +2,33 @@
 //! answered are answered.
 //!
 //! They are found in the memory: in the buffers that the kernel has written them to, and among those that were handed
-//! to a task. Which of them are still waited for, the kernel says. Then each is replayed, as the kernel has sent it, by
-//! another session of fuser over a socket pair; its answers are passed on. Where the kernel can do so (6.9 and later)
-//! it sends them again instead.
+//! to a task. Which of them are still waited for, the kernel says. Then each is replayed, as the kernel has sent it.
+//! Where the kernel can do so (6.9 and later) it sends them again instead.
 //!
 //! Asked before the replay, and not after a failure of it: a removal that was answered and is replayed would remove a
 //! later save.
+//!
+//! - [`replay`]: sends requests to the filesystem as the kernel has sent them
+//! - [`poison`]: which requests workers have died of
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
-use fuser::{Filesystem, Session, SessionACL};
+use fuser::Filesystem;
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
-use nix::unistd::write;
 
+use super::REQUEST_MAX_BYTES;
 use super::in_flight;
 use super::wire::{self, Header, Init, Unique, operation_name};
-use super::{ANSWER_MAX_BYTES, REQUEST_MAX_BYTES};
 use crate::handoff::{Ended, Kept, Kind};
 use crate::session::name::Alias;
+use poison::Suspects;
+use replay::{Manner, Replay};
 
-/// How many workers a request may take with it.
-const DEATHS_MAX: u64 = 3;
+mod poison;
+mod replay;
 
 /// A request that is waited for.
 struct Unanswered {
@@ -35,9 +36,25 @@ struct Unanswered {
     bytes: Vec<u8>,
 }
 
+/// Where the kernel reads what a filesystem writes.
+pub(super) trait Kernel: Clone + Send + 'static {
+    /// Writes one message.
+    fn write(&self, message: &[u8]) -> nix::Result<()>;
+}
+
+/// The device of a connection.
+#[derive(Clone, Debug)]
+pub(super) struct Device(pub(super) Arc<OwnedFd>);
+
+impl Kernel for Device {
+    fn write(&self, message: &[u8]) -> nix::Result<()> {
+        nix::unistd::write(&self.0, message).map(drop)
+    }
+}
+
 /// How the worker before has left a connection, and how it is taken over.
-pub(super) struct Recovery<'a> {
-    pub device: BorrowedFd<'a>,
+pub(super) struct Recovery<'a, K> {
+    pub kernel: K,
     pub init: &'a Init,
     pub kept: &'a Kept,
     /// How the worker before has ended.
@@ -48,7 +65,7 @@ pub(super) struct Recovery<'a> {
     pub alias: &'a dyn Fn(u64) -> Option<Alias>,
 }
 
-impl Recovery<'_> {
+impl<K: Kernel> Recovery<'_, K> {
     /// Has `filesystem` answer what is not answered. Returns when all of it is under way.
     pub(super) fn run<F: Filesystem>(
         &self,
@@ -60,25 +77,25 @@ impl Recovery<'_> {
             return Ok(());
         }
         let mut unanswered = self.unanswered()?;
-        if self.after.is_by_itself() {
-            unanswered.retain(|request| !self.is_poison(&request.header));
-        }
-        self.forget_suspects(&unanswered);
-        if self.may_resend && self.init.has_resend() {
-            write(self.device, &wire::resend())?;
-            for request in &unanswered {
-                // It is recorded anew when it is read. Its change stays.
-                self.kept.remove(Kind::Request, request.header.unique.of_request());
-            }
-            let recorded = unanswered.len();
-            tracing::info!(recorded, "the kernel sends again what was not answered");
+        let suspects = Suspects::new(self.kept);
+        let numbers: Vec<_> = unanswered.iter().map(Unanswered::number).collect();
+        suspects.worker_died(self.after, &numbers);
+        unanswered.retain(|request| !self.fails(&suspects, &request.header));
+        let on_trial = unanswered.iter().any(|request| suspects.must_be_tried(request.number()));
+        if !on_trial && self.resend(&unanswered) {
             return Ok(());
         }
         if unanswered.is_empty() {
             return Ok(());
         }
-        tracing::info!(requests = unanswered.len(), "replaying what was not answered");
-        self.replay(filesystem, config, &unanswered)
+        let manner = if on_trial { Manner::Alone(self.alias) } else { Manner::Together };
+        tracing::info!(requests = unanswered.len(), on_trial, "replaying what was not answered");
+        Replay { kernel: &self.kernel, init: self.init, kept: self.kept }.run(
+            filesystem,
+            config,
+            &unanswered,
+            &manner,
+        )
     }
 
     /// What is recorded and still waited for, the oldest first.
@@ -98,110 +115,78 @@ impl Recovery<'_> {
             }
         }
         let mut unanswered = Vec::new();
-        for (_, request) in found {
-            let Unanswered { header, bytes } = &request;
-            if self.is_waited_for(header.unique)? {
+        for (number, request) in found {
+            if self.is_waited_for(request.header.unique)? {
                 // Also what was found in a buffer: the buffers are used anew.
-                in_flight::put(self.kept, header.unique, bytes);
+                in_flight::put(self.kept, request.header.unique, &request.bytes);
                 unanswered.push(request);
             } else {
-                in_flight::forget(self.kept, header.unique);
+                // Its change stays. The kernel denies a request, too, that it is about to send again.
+                self.kept.remove(Kind::Request, number);
             }
         }
         Ok(unanswered)
     }
 
     fn is_waited_for(&self, unique: Unique) -> io::Result<bool> {
-        match write(self.device, &wire::probe(unique)) {
-            Ok(_) => Ok(true),
+        match self.kernel.write(&wire::probe(unique)) {
+            Ok(()) => Ok(true),
             Err(Errno::ENOENT) => Ok(false),
             Err(errno) => Err(errno.into()),
         }
     }
 
-    /// Whether the worker has died so often with this request unanswered that it is the likely cause. Then it fails.
-    fn is_poison(&self, header: &Header) -> bool {
+    /// Fails a request if workers have died of it.
+    fn fails(&self, suspects: &Suspects, header: &Header) -> bool {
         let number = header.unique.of_request();
-        if self.kept.count(Kind::Suspect, number, 0).is_none() {
-            self.kept.put(Kind::Suspect, number, &[]);
-        }
-        let deaths = self.kept.count(Kind::Suspect, number, 1).unwrap_or(0);
-        if deaths < DEATHS_MAX {
+        if !suspects.is_poison(number) {
             return false;
         }
         tracing::error!(
             operation = operation_name(header.operation),
             alias = (self.alias)(header.inode).map(tracing::field::display),
-            deaths,
             "a request is failed, because workers died of it"
         );
         // ENOENT: nobody waits for it any more.
-        let _ = write(self.device, &wire::failure(header.unique, libc::EIO));
+        let _ = self.kernel.write(&wire::failure(header.unique, libc::EIO));
         in_flight::forget(self.kept, header.unique);
-        self.kept.remove(Kind::Suspect, number);
         true
     }
 
-    /// Those that were answered are none.
-    fn forget_suspects(&self, unanswered: &[Unanswered]) {
-        for number in self.kept.numbers(Kind::Suspect) {
-            if !unanswered.iter().any(|request| request.header.unique.of_request() == number) {
-                self.kept.remove(Kind::Suspect, number);
+    /// Has the kernel send again what was not answered; false if it does not.
+    fn resend(&self, unanswered: &[Unanswered]) -> bool {
+        if !self.may_resend || !self.init.has_resend() {
+            return false;
+        }
+        // Before it is asked: each request is recorded anew when it is read. A worker that dies in between leaves
+        // nothing that its successor would ask the kernel about, which does not know a request that it is about to
+        // send again.
+        for request in unanswered {
+            self.kept.remove(Kind::Request, request.number());
+        }
+        self.kept.clear_last_read();
+        let recorded = unanswered.len();
+        match self.kernel.write(&wire::resend()) {
+            Ok(()) => {
+                tracing::info!(recorded, "the kernel sends again what was not answered");
+                true
+            }
+            Err(errno) => {
+                tracing::warn!(%errno, "the kernel does not send again what was not answered");
+                for request in unanswered {
+                    in_flight::put(self.kept, request.header.unique, &request.bytes);
+                }
+                false
             }
         }
     }
+}
 
-    fn replay<F: Filesystem>(
-        &self,
-        filesystem: F,
-        config: fuser::Config,
-        requests: &[Unanswered],
-    ) -> io::Result<()> {
-        let (ours, theirs) =
-            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
-        let ours = Arc::new(ours);
-        send(ours.as_raw_fd(), self.init.bytes(), MsgFlags::MSG_NOSIGNAL)?;
-        let session = Session::from_fd(filesystem, theirs, SessionACL::All, config)?;
-        // Its answer to INIT. The kernel has had one.
-        recv(ours.as_raw_fd(), &mut vec![0; ANSWER_MAX_BYTES], MsgFlags::MSG_DONTWAIT)?;
-        let device = self.device.try_clone_to_owned()?;
-        pass_on_answers(Arc::clone(&ours), device, self.kept.clone())?;
-        let replaying: JoinHandle<io::Result<()>> =
-            std::thread::Builder::new().name("replay".into()).spawn(move || session.run())?;
-        for request in requests {
-            send(ours.as_raw_fd(), &request.bytes, MsgFlags::MSG_NOSIGNAL)?;
-        }
-        send(ours.as_raw_fd(), &wire::end_of_session(), MsgFlags::MSG_NOSIGNAL)?;
-        // Then each is answered, or with a task.
-        replaying.join().map_err(|_| io::Error::other("the replay has panicked"))?
+impl Unanswered {
+    fn number(&self) -> u64 {
+        self.header.unique.of_request()
     }
 }
 
-/// Passes the answers of replayed requests on to the kernel, until the last one is given.
-fn pass_on_answers(from: Arc<OwnedFd>, device: OwnedFd, kept: Kept) -> io::Result<()> {
-    let pass_on = move || {
-        let mut answer = vec![0; ANSWER_MAX_BYTES];
-        loop {
-            let length = match recv(from.as_raw_fd(), &mut answer, MsgFlags::empty()) {
-                Ok(0) => return,
-                Ok(length) => length,
-                Err(Errno::EINTR) => continue,
-                Err(errno) => {
-                    tracing::error!(%errno, "answers of replayed requests are lost");
-                    return;
-                }
-            };
-            // The end of the session answers no request.
-            let Some(unique) = wire::answered(&answer[..length]) else { continue };
-            match write(&device, &answer[..length]) {
-                // ENOENT: nobody waits for it any more.
-                Ok(_) | Err(Errno::ENOENT) => {}
-                Err(errno) => {
-                    tracing::warn!(%errno, "the kernel refuses the answer of a replayed request");
-                }
-            }
-            in_flight::forget(&kept, unique);
-        }
-    };
-    std::thread::Builder::new().name("answers".into()).spawn(pass_on).map(drop)
-}
+#[cfg(test)]
+mod tests;

@@ -122,6 +122,22 @@ pub(crate) fn end_of_session() -> [u8; HEADER_BYTES] {
     bytes
 }
 
+/// What answers [`mark`]. No request of the kernel has an odd number: these are of interruptions.
+pub(crate) const MARK: Unique = Unique(INTERRUPTION);
+
+/// A request that the adapter answers at once, without the core (FSYNCDIR). When it is answered, the thread that has
+/// read it is done with all that it has read before.
+pub(crate) fn mark() -> [u8; HEADER_BYTES + 16] {
+    const FSYNCDIR: u32 = 30;
+    const ROOT: u64 = 1;
+    let mut bytes = [0; HEADER_BYTES + 16];
+    bytes[..4].copy_from_slice(&56_u32.to_ne_bytes());
+    bytes[4..8].copy_from_slice(&FSYNCDIR.to_ne_bytes());
+    bytes[8..16].copy_from_slice(&MARK.0.to_ne_bytes());
+    bytes[16..24].copy_from_slice(&ROOT.to_ne_bytes());
+    bytes
+}
+
 /// Which request this answers; `None` for a message that answers none.
 pub(crate) fn answered(answer: &[u8]) -> Option<Unique> {
     long(answer, 8).filter(|unique| *unique != 0).map(Unique)
@@ -171,11 +187,11 @@ fn long(bytes: &[u8], at: usize) -> Option<u64> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     /// A request with this operation, unique and body.
-    fn request(operation: u32, unique: u64, body: &[u8]) -> Vec<u8> {
+    pub(crate) fn request(operation: u32, unique: u64, body: &[u8]) -> Vec<u8> {
         let length = u32::try_from(HEADER_BYTES + body.len()).unwrap();
         let mut bytes = Vec::new();
         bytes.extend(length.to_ne_bytes());

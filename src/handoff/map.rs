@@ -29,6 +29,8 @@ const MAGIC_AT: usize = 0;
 const GENERATION_AT: usize = 8;
 /// No entry beyond this number was ever used.
 const USED_AT: usize = 16;
+/// The request on trial; 0: none.
+const ON_TRIAL_AT: usize = 24;
 /// The first request of the kernel: its length in four bytes, and its bytes.
 pub(super) const INIT_AT: i64 = 2048;
 pub(super) const INIT_MAX_BYTES: usize = 1024;
@@ -132,6 +134,17 @@ impl Map {
     /// How many workers have had this memory, with this one.
     pub(super) fn generation(&self) -> u64 {
         self.number(GENERATION_AT).map_or(0, |number| number.load(Ordering::Acquire))
+    }
+
+    pub(super) fn on_trial(&self) -> Option<u64> {
+        let number = self.number(ON_TRIAL_AT).ok()?.load(Ordering::Acquire);
+        (number != 0).then_some(number)
+    }
+
+    pub(super) fn set_on_trial(&self, number: Option<u64>) {
+        if let Ok(on_trial) = self.number(ON_TRIAL_AT) {
+            on_trial.store(number.unwrap_or(0), Ordering::Release);
+        }
     }
 
     pub(super) fn put(&self, kind: Kind, number: u64, parts: &[&[u8]]) -> bool {
@@ -491,12 +504,12 @@ mod tests {
         assert!(!kept.put(Kind::Request, 1000, &[&large]));
         assert!(kept.put(Kind::Inode, 1, &[b"other"]));
         assert!(kept.remove(Kind::Request, 3) && kept.put(Kind::Request, 1000, &[&large]));
-        let number = Kind::Suspect.quota().number as u64;
+        let number = Kind::Removal.quota().number as u64;
         for one in 0..=number {
-            assert!(kept.put(Kind::Suspect, one, &[b"x"]));
+            assert!(kept.put(Kind::Removal, one, &[b"x"]));
         }
         let successor = Kept::open(&file).unwrap();
-        assert_eq!(successor.numbers(Kind::Suspect), (1..=number).collect::<Vec<_>>());
+        assert_eq!(successor.numbers(Kind::Removal), (1..=number).collect::<Vec<_>>());
         assert_eq!(successor.numbers(Kind::Request).len(), fit);
         assert_eq!(successor.get(Kind::Request, 1000), Some(large));
     }

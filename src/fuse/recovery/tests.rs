@@ -1,0 +1,186 @@
+//! Recoveries of a connection whose kernel is played.
+
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use fuser::{INodeNo, OpenFlags, ReplyOpen, Request};
+
+use super::super::wire::tests::request;
+use super::*;
+use crate::handoff;
+use crate::sync::lock;
+
+const OPEN: u32 = 14;
+const INIT: u32 = 26;
+
+/// The kernel: who waits, and what was answered.
+#[derive(Clone, Default)]
+struct Played(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    waiting: BTreeSet<u64>,
+    /// Each answer: the unique, and the error number.
+    answers: Vec<(u64, i32)>,
+    /// What was kept when it was asked to send requests again.
+    kept_at_resend: Option<Vec<u64>>,
+    resend_fails: bool,
+    kept: Kept,
+}
+
+impl Kernel for Played {
+    fn write(&self, message: &[u8]) -> nix::Result<()> {
+        let state = &mut *lock(&self.0);
+        let word = i32::from_ne_bytes(message[4..8].try_into().unwrap());
+        let Some(Unique(unique)) = wire::answered(message) else {
+            if state.resend_fails {
+                return Err(Errno::EINVAL);
+            }
+            state.kept_at_resend = Some(state.kept.numbers(Kind::Request));
+            return Ok(());
+        };
+        let number = unique & !1;
+        if !state.waiting.contains(&number) {
+            return Err(Errno::ENOENT);
+        }
+        if number == unique {
+            state.waiting.remove(&number);
+            state.answers.push((unique, -word));
+        }
+        Ok(())
+    }
+}
+
+/// Opens nothing: a request waits, but for one, whose handling does not end before the test.
+struct Filesystem {
+    seen: Sender<(u64, Option<u64>)>,
+    kept: Kept,
+    poison: u64,
+    test: Arc<Mutex<()>>,
+    waiting: Mutex<Vec<ReplyOpen>>,
+}
+
+impl fuser::Filesystem for Filesystem {
+    fn open(&self, request: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        let unique = request.unique().0;
+        self.seen.send((unique, self.kept.on_trial())).unwrap();
+        if unique == self.poison {
+            drop(lock(&self.test));
+        }
+        lock(&self.waiting).push(reply);
+    }
+
+    fn fsyncdir(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: fuser::FileHandle,
+        _: bool,
+        reply: fuser::ReplyEmpty,
+    ) {
+        reply.ok();
+    }
+}
+
+/// A connection that workers take over one after the other.
+struct Connection {
+    memory: OwnedFd,
+    kernel: Played,
+    init: Init,
+    /// Locked as long as the test runs.
+    test: Arc<Mutex<()>>,
+}
+
+impl Connection {
+    /// Whose worker has left these unanswered.
+    fn left(numbers: &[u64]) -> Self {
+        let memory = handoff::create().unwrap();
+        let kept = Kept::open(&memory).unwrap();
+        for number in numbers {
+            let bytes = request(OPEN, *number, &[0; 8]);
+            assert!(in_flight::put(&kept, Unique(*number), &bytes));
+        }
+        let kernel = Played::default();
+        lock(&kernel.0).waiting.extend(numbers);
+        let mut body = [0; 64];
+        for (at, word) in [7, 40, 1 << 17, 1 << 30, 1 << 7].into_iter().enumerate() {
+            body[at * 4..][..4].copy_from_slice(&u32::to_ne_bytes(word));
+        }
+        let init = Init::parse(&request(INIT, 1000, &body)).unwrap();
+        assert!(init.has_resend());
+        Self { memory, kernel, init, test: Arc::default() }
+    }
+
+    /// The next worker, on a thread of its own. Gives what it sees, each request with the one that is on trial then.
+    fn recover(&self, after: Ended, poison: u64, may_resend: bool) -> Receiver<(u64, Option<u64>)> {
+        let kept = Kept::open(&self.memory).unwrap();
+        lock(&self.kernel.0).kept = kept.clone();
+        let (seen, sees) = channel();
+        let filesystem = Filesystem {
+            seen,
+            kept: kept.clone(),
+            poison,
+            test: Arc::clone(&self.test),
+            waiting: Mutex::default(),
+        };
+        let (kernel, init) = (self.kernel.clone(), self.init.clone());
+        std::thread::spawn(move || {
+            let alias = |_| None;
+            let recovery =
+                Recovery { kernel, init: &init, kept: &kept, after, may_resend, alias: &alias };
+            recovery.run(filesystem, super::super::config(1)).unwrap();
+        });
+        sees
+    }
+}
+
+/// What waits has nothing to do with the worker's death, whether it is older or not.
+#[test]
+fn the_third_death_is_that_of_the_one_on_trial() {
+    let connection = Connection::left(&[2, 4, 6]);
+    let test = Arc::clone(&connection.test);
+    let _running = lock(&test);
+    // All at once; the second one kills.
+    let sees = connection.recover(Ended::Crashed, 4, false);
+    assert_eq!([sees.recv().unwrap(), sees.recv().unwrap()], [(2, None), (4, None)]);
+    let sees = connection.recover(Ended::Crashed, 4, true);
+    assert_eq!([sees.recv().unwrap(), sees.recv().unwrap()], [(2, Some(2)), (4, Some(4))]);
+    let sees = connection.recover(Ended::Stuck, 0, true);
+    assert_eq!([sees.recv().unwrap(), sees.recv().unwrap()], [(2, Some(2)), (6, Some(6))]);
+    // It ends with its last trial.
+    assert!(sees.recv().is_err());
+    let state = lock(&connection.kernel.0);
+    assert_eq!(state.answers.first(), Some(&(4, libc::EIO)));
+    assert_eq!(state.kept.on_trial(), None);
+    assert_eq!(state.kept_at_resend, None);
+}
+
+#[test]
+fn nothing_is_kept_of_what_the_kernel_sends_again() {
+    let connection = Connection::left(&[2]);
+    let sees = connection.recover(Ended::Killed, 0, true);
+    assert!(sees.recv().is_err());
+    assert_eq!(lock(&connection.kernel.0).kept_at_resend, Some(vec![]));
+}
+
+#[test]
+fn what_the_kernel_does_not_send_again_is_replayed() {
+    let connection = Connection::left(&[2]);
+    lock(&connection.kernel.0).resend_fails = true;
+    let sees = connection.recover(Ended::Killed, 0, true);
+    assert_eq!(sees.recv(), Ok((2, None)));
+}
+
+/// The kernel says so of one that it is about to send again, too.
+#[test]
+fn the_change_of_a_request_that_nobody_seems_to_wait_for_is_kept() {
+    let connection = Connection::left(&[2]);
+    let kept = Kept::open(&connection.memory).unwrap();
+    assert!(kept.put(Kind::Change, 2, &[b"change"]));
+    lock(&connection.kernel.0).waiting.clear();
+    let sees = connection.recover(Ended::Killed, 0, false);
+    assert!(sees.recv().is_err());
+    let kept = &lock(&connection.kernel.0).kept;
+    assert_eq!((kept.numbers(Kind::Request), kept.numbers(Kind::Change)), (vec![], vec![2]));
+}
