@@ -61,14 +61,22 @@ impl Held {
     }
 }
 
+/// A removal that a save takes back.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct TakenBack {
+    pub removal: ChangeId,
+    /// By which it is kept.
+    number: Option<u64>,
+}
+
 /// What is to be done of a removal.
 #[derive(Debug)]
 enum Due {
     Nothing,
     Later(Instant),
-    Now(Box<Unlink>),
+    Now(Box<Unlink>, Option<u64>),
     /// The session is to lose the mark of this removal.
-    TakeBack(ChangeId),
+    TakeBack(ChangeId, Option<u64>),
 }
 
 impl HeldRemovals {
@@ -110,22 +118,26 @@ impl HeldRemovals {
         }
     }
 
-    /// The thread saves this session, and has asked for that removal in the same request; false if it
-    /// is not held.
+    /// The thread saves this session, and has asked for that removal in the same request; `None` if it
+    /// is not held. It is kept until the save is.
     fn take_back(
         &mut self,
         thread: Option<ThreadId>,
         alias: &Alias,
         removal: ChangeId,
         now: Instant,
-    ) -> bool {
-        let is_it = |held: &Held| Some(held.thread) == thread && held.unlink.stamp.id == removal;
-        if !self.held.get(alias).is_some_and(is_it) {
-            return false;
+    ) -> Option<TakenBack> {
+        let held = self.held.get(alias)?;
+        if Some(held.thread) != thread || held.unlink.stamp.id != removal {
+            return None;
         }
-        let Some(held) = self.held.remove(alias) else { return false };
-        held.forget(&self.kept);
-        held.until > now
+        let held = self.held.remove(alias)?;
+        let taken_back = TakenBack { removal, number: held.number };
+        if held.until <= now {
+            held.forget(&self.kept);
+            return None;
+        }
+        Some(taken_back)
     }
 
     /// The thread's save has failed, of whichever session it was.
@@ -149,8 +161,10 @@ impl HeldRemovals {
             None => Due::Nothing,
             Some(held) if held.until > now => Due::Later(held.until),
             Some(_) => match self.held.remove(alias) {
-                Some(held) if held.is_taken_back => Due::TakeBack(held.unlink.stamp.id),
-                Some(held) => Due::Now(Box::new(held.unlink)),
+                Some(held) if held.is_taken_back => {
+                    Due::TakeBack(held.unlink.stamp.id, held.number)
+                }
+                Some(held) => Due::Now(Box::new(held.unlink), held.number),
                 None => Due::Nothing,
             },
         }
@@ -175,7 +189,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
         // For a save that comes when it has been carried out.
         self.threads().removal_held(by.thread, alias, id, now);
         let (core, alias) = (Arc::clone(self), alias.clone());
-        tokio::spawn(async move { core.carry_out(alias, number).await });
+        tokio::spawn(async move { core.carry_out(&alias).await });
         true
     }
 
@@ -191,7 +205,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
             let held = Held { number, thread, unlink, until, is_marked, is_taken_back };
             self.held_removals().held.insert(alias.clone(), held);
             let core = Arc::clone(self);
-            tokio::spawn(async move { core.carry_out(alias, number).await });
+            tokio::spawn(async move { core.carry_out(&alias).await });
         }
     }
 
@@ -202,10 +216,21 @@ impl<S: Sessions, L: Link> Core<S, L> {
     }
 
     /// This thread saves this session, whatever comes of it. Returns the removal that it takes back.
-    pub(super) fn save_follows(&self, by: Identity, alias: &Alias) -> Option<ChangeId> {
+    pub(super) fn save_follows(&self, by: Identity, alias: &Alias) -> Option<TakenBack> {
         let removal = self.threads().asked_for(by.thread, alias)?;
         let now = self.callers.now();
-        self.held_removals().take_back(by.thread, alias, removal, now).then_some(removal)
+        self.held_removals().take_back(by.thread, alias, removal, now)
+    }
+
+    /// The save that takes a removal back is kept, so the removal need not be.
+    pub(super) fn save_is_kept(&self, taken_back: Option<TakenBack>) {
+        self.forget_removal(taken_back.and_then(|taken_back| taken_back.number));
+    }
+
+    fn forget_removal(&self, number: Option<u64>) {
+        if let Some(number) = number {
+            self.kept.forget_removal(number);
+        }
     }
 
     /// A save of this thread has failed before its session was known.
@@ -214,22 +239,18 @@ impl<S: Sessions, L: Link> Core<S, L> {
     }
 
     /// Carries a removal out when its time is over, unless it is taken back.
-    async fn carry_out(self: Arc<Self>, alias: Alias, number: Option<u64>) {
-        self.carry_out_due(&alias).await;
-        if let Some(number) = number {
-            self.kept.forget_removal(number);
-        }
-    }
-
-    async fn carry_out_due(&self, alias: &Alias) {
-        let unlink = loop {
+    async fn carry_out(&self, alias: &Alias) {
+        let (unlink, number) = loop {
             let now = self.callers.now();
             let due = self.held_removals().due(alias, now);
             match due {
                 Due::Nothing => return,
                 Due::Later(until) => tokio::time::sleep(until - now).await,
-                Due::Now(unlink) => break unlink,
-                Due::TakeBack(removal) => return self.lose_mark(alias, removal).await,
+                Due::Now(unlink, number) => break (unlink, number),
+                Due::TakeBack(removal, number) => {
+                    self.lose_mark(alias, removal).await;
+                    return self.forget_removal(number);
+                }
             }
         };
         if let Err(error) = self.remove_held(*unlink).await {
@@ -237,6 +258,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
                 %alias, %error, "a session could not be removed; its user may still be logged in"
             );
         }
+        self.forget_removal(number);
     }
 
     /// Removes at once what the store has perhaps marked.
@@ -265,6 +287,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::handoff::{self, Kept};
     use crate::store::{Attempt, ChangeId, Stamp};
 
     const ONE: Option<ThreadId> = Some(ThreadId::of_test(1));
@@ -287,7 +310,7 @@ mod tests {
     }
 
     fn is_due(held: &mut HeldRemovals, at: Instant) -> bool {
-        matches!(held.due(&alias(1), at), Due::Now(_))
+        matches!(held.due(&alias(1), at), Due::Now(..))
     }
 
     #[test]
@@ -302,14 +325,17 @@ mod tests {
     fn the_save_of_the_same_thread_takes_it_back_and_no_other() {
         let (mut held, now) = held();
         let removal = unlink().stamp.id;
-        assert!(!held.take_back(OTHER, &alias(1), removal, now));
-        assert!(!held.take_back(ONE, &alias(2), removal, now));
-        assert!(!held.take_back(ONE, &alias(1), ChangeId(2), now));
+        for (thread, session, removal) in
+            [(OTHER, 1, removal), (ONE, 2, removal), (ONE, 1, ChangeId(2))]
+        {
+            assert_eq!(held.take_back(thread, &alias(session), removal, now), None);
+        }
         held.take_back_all(OTHER);
         assert!(is_due(&mut held, now + HELD));
         for take_back in [
             |held: &mut HeldRemovals| {
-                assert!(held.take_back(ONE, &alias(1), unlink().stamp.id, Instant::now()));
+                let removal = unlink().stamp.id;
+                assert!(held.take_back(ONE, &alias(1), removal, Instant::now()).is_some());
             },
             |held: &mut HeldRemovals| held.take_back_all(ONE),
         ] {
@@ -320,13 +346,26 @@ mod tests {
     }
 
     #[test]
+    fn a_removal_is_kept_until_the_save_that_takes_it_back_is() {
+        let kept = KeptState::new(Kept::open(handoff::create().unwrap()).unwrap());
+        let (mut held, now) = (HeldRemovals::new(kept.clone()), Instant::now());
+        assert!(held.hold(ONE, Some(7), &alias(1), unlink(), now, true));
+        let taken_back = held.take_back(ONE, &alias(1), unlink().stamp.id, now);
+        assert_eq!(taken_back.and_then(|taken_back| taken_back.number), Some(7));
+        assert_eq!(kept.removals_held().len(), 1);
+    }
+
+    #[test]
     fn a_save_that_fails_takes_the_mark_of_the_store_back() {
         let (mut held, now) = (HeldRemovals::default(), Instant::now());
         assert!(held.hold(ONE, None, &alias(1), unlink(), now, true));
         held.take_back_all(OTHER);
         held.take_back_all(ONE);
         let due = held.due(&alias(1), now + HELD);
-        assert!(matches!(due, Due::TakeBack(removal) if removal == unlink().stamp.id), "{due:?}");
+        assert!(
+            matches!(due, Due::TakeBack(removal, _) if removal == unlink().stamp.id),
+            "{due:?}"
+        );
         assert!(!is_due(&mut held, now + HELD));
     }
 

@@ -20,12 +20,10 @@ use super::staging::{OpenStaging, Staged};
 use super::thread::{OpenedSession, Saving};
 use super::{Core, Step};
 use crate::error::{Error, Result};
-use crate::session::content::{self, Class};
+use crate::session::content::{self, Class, Content};
 use crate::session::name::{Form, RootName, SessionName};
 use crate::session::seal;
-use crate::store::{
-    ChangeId, Link, Publish, Published, Sealer, Sessions, StoreError, Wait, Waited,
-};
+use crate::store::{Link, Publish, Published, Sealer, Sessions, StoreError, Wait, Waited};
 use crate::telemetry::Event;
 
 /// The permission bits with which Odoo ends every save (`chmod`, 0644).
@@ -229,18 +227,18 @@ impl<S: Sessions, L: Link> Core<S, L> {
             }
             return Err(Error::expected(libc::ENOENT, "no such temp file")).into();
         };
-        let takes_back = self.save_follows(by, &target.sid.alias());
         if target.form == Form::Flat
             && let Some(thread) = self.threads().get(by.thread)
         {
             thread.flat.saves();
         }
-        let prepared = self.staging.hold(&staged).and_then(|open| {
-            let (publish, plain) = self.prepare(by, &open, &target, takes_back)?;
-            Ok((open, publish, plain))
+        let read = self.staging.hold(&staged).and_then(|open| {
+            let content = self.read_saved(by, &open, &target)?;
+            Ok((open, content))
         });
-        match prepared {
-            Ok((open, publish, plain)) => {
+        match read {
+            Ok((open, (content, plain))) => {
+                let publish = self.prepare(by, &target, content, &plain);
                 let core = Arc::clone(self);
                 Step::later(async move {
                     let published = core.publish(by, staged.inode, target, publish, plain).await;
@@ -254,6 +252,8 @@ impl<S: Sessions, L: Link> Core<S, L> {
                 })
             }
             Err(error) => {
+                // It was to take back what its request has removed.
+                self.save_failed(by);
                 self.staging.discard(&staged);
                 Err(error).into()
             }
@@ -268,20 +268,19 @@ impl<S: Sessions, L: Link> Core<S, L> {
         self.staging.find(name.to_str()?)
     }
 
-    fn prepare(
+    /// What is saved, parsed and plain.
+    fn read_saved(
         &self,
         by: Identity,
         open: &OpenStaging,
         target: &SessionName,
-        takes_back: Option<ChangeId>,
-    ) -> Result<(Publish, Bytes)> {
+    ) -> Result<(Content, Bytes)> {
         let plain = Bytes::from(open.content()?);
-        let alias = target.sid.alias();
         let content = content::read(&plain);
         let size_bytes = plain.len() as u64;
         // The class is not known before the content is whole, so no write could refuse it.
         if content.class == Class::Anonymous && size_bytes > self.max_anonymous_bytes {
-            Event::AnonymousTooLarge { alias: &alias, size_bytes }.emit();
+            Event::AnonymousTooLarge { alias: &target.sid.alias(), size_bytes }.emit();
             if let Some(thread) = self.threads().get(by.thread) {
                 thread.end_save();
             }
@@ -294,26 +293,39 @@ impl<S: Sessions, L: Link> Core<S, L> {
                 ),
             ));
         }
+        Ok((content, plain))
+    }
+
+    fn prepare(
+        &self,
+        by: Identity,
+        target: &SessionName,
+        content: Content,
+        plain: &Bytes,
+    ) -> Publish {
+        let alias = target.sid.alias();
+        let taken_back = self.save_follows(by, &alias);
         let mut claim = self.threads().claim(by, &alias, self.callers.now());
         // However long the save has waited.
-        claim.held_removal = takes_back.or(claim.held_removal);
+        let removal = taken_back.map(|taken_back| taken_back.removal);
+        claim.held_removal = removal.or(claim.held_removal);
         self.callers.report_unidentified(by);
         let (stamp, claim) = self.kept.save(by.request, self.link.stamp(alias.shard()), claim);
+        self.save_is_kept(taken_back);
         let publish = Publish {
             birth: claim.opened.unwrap_or(stamp.id),
             stamp,
             form: target.form,
             content,
-            size_bytes,
+            size_bytes: plain.len() as u64,
             sealed: Bytes::new(),
-            sealer: Some(self.sealer(target, &plain)),
+            sealer: Some(self.sealer(target, plain)),
             claim,
             background: by.background,
             is_activity: !by.background,
             alias,
         };
-        let publish = publish.rebound(publish.birth).unwrap_or(publish);
-        Ok((publish, plain))
+        publish.rebound(publish.birth).unwrap_or(publish)
     }
 
     fn sealer(&self, target: &SessionName, plain: &Bytes) -> Sealer {
