@@ -39,7 +39,7 @@ pub(crate) enum Ended {
 
 /// A kind of thing that is kept. The numbers are part of the format of the memory.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub(crate) enum Kind {
+pub enum Kind {
     /// A request that was handed to a task, as the kernel has sent it, by its unique. One that is not kept would not
     /// be answered after a death.
     Request = 1,
@@ -64,6 +64,11 @@ pub(crate) enum Kind {
     /// What a thread has opened last, and the error that its next save is owed. One that is not kept has opened nothing
     /// and is owed none.
     Thread = 10,
+    /// A thread whose last open was answered with ESTALE, by its id. One that is not kept may be told so a second time,
+    /// which its caller sees.
+    ToldStale = 11,
+    /// A use of a session that is not written yet. One that is not kept shortens the life of the session.
+    Touch = 12,
 }
 
 /// How much of a kind is kept.
@@ -76,7 +81,7 @@ struct Quota {
 }
 
 impl Kind {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 12] = [
         Self::Request,
         Self::Suspect,
         Self::Inode,
@@ -87,6 +92,8 @@ impl Kind {
         Self::Removal,
         Self::OpenStaging,
         Self::Thread,
+        Self::ToldStale,
+        Self::Touch,
     ];
 
     fn quota(self) -> Quota {
@@ -104,6 +111,7 @@ impl Kind {
             Self::Removal => (1024, MEBIBYTE, true),
             Self::OpenStaging => (4096, 4096, false),
             Self::Thread => (16_384, 8 * MEBIBYTE, true),
+            Self::ToldStale | Self::Touch => (16_384, 4 * MEBIBYTE, true),
         };
         Quota { number, cells, evicts }
     }
@@ -214,7 +222,7 @@ impl Kept {
     }
 
     /// All numbers of a kind, the oldest first.
-    pub(crate) fn numbers(&self, kind: Kind) -> Vec<u64> {
+    pub fn numbers(&self, kind: Kind) -> Vec<u64> {
         self.0.as_ref().map_or(Vec::new(), |map| map.numbers(kind))
     }
 

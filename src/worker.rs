@@ -149,10 +149,12 @@ fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
     send(channel, &Report::RedisReady)?;
     let served = orders::await_connection(channel, memory)?;
     // Not before: until then another worker may be serving.
+    let kept = served.as_ref().map(|served| served.kept.clone()).unwrap_or_default();
+    store.keep_activity(&kept);
     let settings = fs::Settings {
         observer,
         worker,
-        kept: served.as_ref().map(|served| served.kept.clone()).unwrap_or_default(),
+        kept,
         max_open_staging_files: open_files.for_callers(),
         processes: settings::processes(processes),
         ..settings::core(&config)

@@ -12,12 +12,13 @@ use std::time::{Duration, Instant};
 use lru::LruCache;
 
 use super::caller::ThreadId;
+use super::kept::KeptState;
 use crate::session::name::Alias;
 use crate::store::{Listed, Meta};
 
 /// How long after its last use a grant ends. The collector of Odoo 14 looks at 20,000 names before
 /// it removes one.
-const ENDS_AFTER: Duration = Duration::from_secs(10);
+pub(super) const ENDS_AFTER: Duration = Duration::from_secs(10);
 /// How long look-ups are answered from a listing after the last one that was.
 const ANSWERS_FOR: Duration = Duration::from_secs(2);
 /// The same since the listing was taken, whatever was asked since.
@@ -30,6 +31,7 @@ const MAX_SESSIONS: usize = 262_144;
 pub(super) struct Grants {
     threads: LruCache<ThreadId, Grant>,
     sessions: usize,
+    kept: KeptState,
 }
 
 /// What was listed to one thread: several directories, since Odoo lists all it needs before it
@@ -49,13 +51,12 @@ struct Shown {
     listed: Instant,
 }
 
-impl Default for Grants {
-    fn default() -> Self {
-        Self { threads: LruCache::new(MAX_THREADS), sessions: 0 }
-    }
-}
-
 impl Grants {
+    /// None yet. The listings of one that ends are no longer kept.
+    pub(super) fn new(kept: KeptState) -> Self {
+        Self { threads: LruCache::new(MAX_THREADS), sessions: 0, kept }
+    }
+
     /// A listing was taken by `thread`, has this number for the next worker, and shows `listed`.
     pub(super) fn listed<'a>(
         &mut self,
@@ -80,6 +81,7 @@ impl Grants {
         self.sessions += grant.sessions.len();
         if let Some((_, out)) = self.threads.push(thread, grant) {
             self.sessions -= out.sessions.len();
+            self.forget(&out);
         }
         // The newest is kept even if it is larger: it is no larger than the listing itself.
         while self.sessions > MAX_SESSIONS && self.threads.len() > 1 {
@@ -119,9 +121,11 @@ impl Grants {
         }
     }
 
-    /// The thread tries to open a session. Returns the numbers of the listings that allow it nothing any more.
-    pub(super) fn end(&mut self, thread: Option<ThreadId>) -> Vec<u64> {
-        thread.and_then(|thread| self.take(thread)).map_or(Vec::new(), |grant| grant.numbers)
+    /// The thread tries to open a session.
+    pub(super) fn end(&mut self, thread: Option<ThreadId>) {
+        if let Some(grant) = thread.and_then(|thread| self.take(thread)) {
+            self.forget(&grant);
+        }
     }
 
     fn used(
@@ -132,7 +136,7 @@ impl Grants {
     ) -> Option<&mut Grant> {
         let thread = thread?;
         if self.threads.peek(&thread).is_some_and(|grant| grant.has_ended(now)) {
-            self.take(thread);
+            self.end(Some(thread));
         }
         let grant = self.threads.get_mut(&thread)?;
         if !grant.sessions.contains_key(alias) {
@@ -157,6 +161,14 @@ impl Grants {
     fn drop_oldest(&mut self) {
         if let Some((_, grant)) = self.threads.pop_lru() {
             self.sessions -= grant.sessions.len();
+            self.forget(&grant);
+        }
+    }
+
+    /// Its listings allow nothing any more.
+    fn forget(&self, grant: &Grant) {
+        for number in &grant.numbers {
+            self.kept.forget_listing(*number);
         }
     }
 }

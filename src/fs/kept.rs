@@ -260,6 +260,24 @@ impl KeptState {
         self.0.remove(Kind::Removal, number);
     }
 
+    /// Keeps that the `open` of a thread is answered with ESTALE.
+    pub(super) fn put_told_stale(&self, tid: u32, request: u64) {
+        self.0.put(Kind::ToldStale, tid.into(), &[&request.to_le_bytes()]);
+    }
+
+    /// The threads that were told so, with the requests that were answered so.
+    pub(super) fn told_stale(&self) -> Vec<(u32, u64)> {
+        let told = |number| {
+            let request = self.0.get(Kind::ToldStale, number)?;
+            Some((u32::try_from(number).ok()?, u64::from_le_bytes(request.try_into().ok()?)))
+        };
+        self.0.numbers(Kind::ToldStale).into_iter().filter_map(told).collect()
+    }
+
+    pub(super) fn forget_told_stale(&self, tid: u32) {
+        self.0.remove(Kind::ToldStale, tid.into());
+    }
+
     /// Keeps what is remembered of a thread.
     pub(super) fn put_thread(&self, thread: ThreadId, kept: &KeptThread) {
         let text = |alias: &Alias| alias.to_string();

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::attributes::{Attributes, Entry, session_entry};
 use super::caller::{Caller, Identity, MS_PER_TICK, ThreadId};
+use super::grants;
 use super::handle::{Handle, HandleId};
 use super::inode::InodeId;
 use super::open::bad_handle;
@@ -278,12 +279,19 @@ impl<S: Sessions, L: Link> Core<S, L> {
         self.grants().listed(thread, number, snapshot.listed(), now);
     }
 
-    /// Takes up what listings of the worker before have shown.
+    /// Takes up what listings of the worker before have shown. Callers wait meanwhile, so those that most likely allow
+    /// nothing any more are not even read.
     pub(super) fn take_up_listings(&self) {
+        // What they allow has ended, unless it was used since.
+        const READ_WITHIN: Duration = grants::ENDS_AFTER.saturating_mul(2);
         let (now, ticks) = (self.callers.now(), self.callers.now_ticks());
         for (number, thread, at_ticks, record) in self.kept.listings() {
             let age = Duration::from_millis(ticks.saturating_sub(at_ticks) * MS_PER_TICK);
-            let Some(at) = now.checked_sub(age) else { continue };
+            let at = now.checked_sub(age).filter(|_| age < READ_WITHIN);
+            let Some(at) = at else {
+                self.kept.forget_listing(number);
+                continue;
+            };
             let snapshot = Snapshot::recorded(InodeId::ROOT, &record);
             self.shown(thread, Some(number), &snapshot, at);
         }

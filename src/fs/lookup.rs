@@ -201,10 +201,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
     /// it belongs to an earlier request.
     pub(super) fn tries_to_open(&self, by: Identity) {
         self.serving().insert(by.process);
-        let ended = self.grants().end(by.thread);
-        for listing in ended {
-            self.kept.forget_listing(listing);
-        }
+        self.grants().end(by.thread);
     }
 }
 

@@ -11,27 +11,45 @@ use std::time::{Duration, Instant};
 use lru::LruCache;
 
 use super::caller::Identity;
+use super::kept::KeptState;
 use crate::error::Error;
 
 const MAX_TOLD: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
 /// Who was told is not forgotten sooner: the repeated call is under way.
 const KEPT_FOR: Duration = Duration::from_secs(60);
 
-/// The threads whose last `open` was answered with ESTALE, and since when.
+/// The threads whose last `open` was answered with ESTALE.
 pub(super) struct Stale {
-    told: LruCache<u32, Instant>,
+    told: LruCache<u32, Told>,
+    kept: KeptState,
 }
 
-impl Default for Stale {
-    fn default() -> Self {
-        Self { told: LruCache::new(MAX_TOLD) }
-    }
+#[derive(Clone, Copy)]
+struct Told {
+    at: Instant,
+    /// The request that was answered so; `None` without a kernel.
+    request: Option<u64>,
 }
 
 impl Stale {
+    /// Those whom the worker before has told so.
+    pub(super) fn new(kept: KeptState, now: Instant) -> Self {
+        let mut told = LruCache::new(MAX_TOLD);
+        for (tid, request) in kept.told_stale() {
+            told.put(tid, Told { at: now, request: Some(request) });
+        }
+        Self { told, kept }
+    }
+
     /// An `open` has come. Whether it is the one that the kernel has repeated.
     pub(super) fn take(&mut self, by: Identity) -> bool {
-        !self.told.is_empty() && self.told.pop(&by.tid).is_some()
+        if self.told.is_empty() {
+            return false;
+        }
+        let Some(told) = self.told.pop(&by.tid) else { return false };
+        self.kept.forget_told_stale(by.tid);
+        // The worker before has died while it told this very request: the kernel has not heard it.
+        told.request.is_none() || told.request != by.request.map(|request| request.number)
     }
 
     /// The repeated call has found no file to open.
@@ -43,11 +61,17 @@ impl Stale {
     /// be remembered: for a thread that cannot be seen, or for more than fit.
     pub(super) fn tell(&mut self, by: Identity, now: Instant) -> bool {
         let is_full = self.told.len() == MAX_TOLD.get();
-        let oldest = self.told.peek_lru().map(|(_, at)| now.saturating_duration_since(*at));
+        let oldest = self.told.peek_lru().map(|(_, told)| now.saturating_duration_since(told.at));
         if by.tid == 0 || is_full && oldest.is_some_and(|age| age < KEPT_FOR) {
             return false;
         }
-        self.told.put(by.tid, now);
+        let request = by.request.map(|request| request.number);
+        if let Some((out, _)) = self.told.push(by.tid, Told { at: now, request }) {
+            self.kept.forget_told_stale(out);
+        }
+        if let Some(request) = request {
+            self.kept.put_told_stale(by.tid, request);
+        }
         true
     }
 }
@@ -65,9 +89,13 @@ mod tests {
         Identity { tid, uid: 1000, thread: None, process: None, background: false, request: None }
     }
 
+    fn stale() -> Stale {
+        Stale::new(KeptState::default(), Instant::now())
+    }
+
     #[test]
     fn the_open_after_one_that_was_stale_is_a_repeated_one() {
-        let (mut stale, now) = (Stale::default(), Instant::now());
+        let (mut stale, now) = (stale(), Instant::now());
         assert!(stale.tell(caller(1), now));
         assert!(!stale.take(caller(2)));
         assert!(stale.take(caller(1)));
@@ -78,7 +106,7 @@ mod tests {
 
     #[test]
     fn nobody_is_told_beyond_the_bound_while_the_others_may_be_under_way() {
-        let (mut stale, now) = (Stale::default(), Instant::now());
+        let (mut stale, now) = (stale(), Instant::now());
         let full = u32::try_from(MAX_TOLD.get()).unwrap();
         for tid in 1..=full {
             assert!(stale.tell(caller(tid), now));

@@ -1,16 +1,17 @@
 //! Activity: collected here, and written in batches.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-use super::Inner;
 use super::keys::Keys;
 use super::link::Need;
 use super::requests::Requests;
+use super::{Inner, RedisStore};
+use crate::handoff::{Kept, Kind};
 use crate::session::name::{Alias, Shard};
 use crate::store::StoreError;
 use crate::sync::lock;
@@ -27,6 +28,8 @@ const MOST: usize = 1_000_000;
 #[derive(Debug, Default)]
 pub(super) struct Touches {
     waiting: Mutex<HashMap<Alias, u64>>,
+    /// The same for the next worker.
+    kept: OnceLock<Kept>,
     /// Notified when the first one is put in.
     first: Notify,
 }
@@ -36,20 +39,69 @@ impl Touches {
     pub(super) fn put(&self, alias: &Alias, at_ms: u64) {
         let mut waiting = lock(&self.waiting);
         if let Some(noted) = waiting.get_mut(alias) {
-            *noted = at_ms.max(*noted);
+            if at_ms > *noted {
+                *noted = at_ms;
+                self.keep(alias, at_ms);
+            }
             return;
         }
         if waiting.len() < MOST {
             waiting.insert(alias.clone(), at_ms);
+            self.keep(alias, at_ms);
             if waiting.len() == 1 {
                 self.first.notify_one();
             }
         }
     }
 
+    fn keep(&self, alias: &Alias, at_ms: u64) {
+        if let Some(kept) = self.kept.get() {
+            let (at_ms, alias) = (at_ms.to_le_bytes(), alias.as_str().as_bytes());
+            kept.put(Kind::Touch, number(alias), &[&at_ms, alias]);
+        }
+    }
+
+    /// From now on what waits is kept for the next worker. What the worker before has not written is written by this
+    /// one.
+    fn take_up(&self, kept: &Kept) {
+        if self.kept.set(kept.clone()).is_err() {
+            return;
+        }
+        for number in kept.numbers(Kind::Touch) {
+            let touch = kept.get(Kind::Touch, number);
+            let touch = touch.as_deref().and_then(|touch| touch.split_first_chunk());
+            let alias = touch.and_then(|(_, alias)| Alias::parse(str::from_utf8(alias).ok()?));
+            if let Some(((at_ms, _), alias)) = touch.zip(alias) {
+                self.put(&alias, u64::from_le_bytes(*at_ms));
+            }
+        }
+    }
+
+    /// These are written.
+    fn written(&self, touches: &[(Alias, Option<u64>)]) {
+        let Some(kept) = self.kept.get() else { return };
+        let waiting = lock(&self.waiting);
+        // Another use may have come meanwhile.
+        for (alias, _) in touches.iter().filter(|(alias, _)| !waiting.contains_key(alias)) {
+            kept.remove(Kind::Touch, number(alias.as_str().as_bytes()));
+        }
+    }
+
     /// Takes all out.
     pub(super) fn take(&self) -> HashMap<Alias, u64> {
         std::mem::take(&mut *lock(&self.waiting))
+    }
+}
+
+/// By which a use of a session is kept: the end of an alias is that of a hash.
+fn number(alias: &[u8]) -> u64 {
+    alias.last_chunk().map_or(0, |end| u64::from_le_bytes(*end))
+}
+
+impl RedisStore {
+    /// Keeps activity that is not written yet for the next worker, and takes up what the one before has kept.
+    pub(crate) fn keep_activity(&self, kept: &Kept) {
+        self.inner.touches.take_up(kept);
     }
 }
 
@@ -95,6 +147,7 @@ impl Inner {
                     let mut guard = guard;
                     let written = guard.store.touch(shard, &guard.touches).await;
                     if matches!(written, Ok(_) | Err(StoreError::Unreadable(_))) {
+                        guard.store.touches.written(&guard.touches);
                         guard.touches.clear();
                     }
                     guard.touches.is_empty()
@@ -133,5 +186,37 @@ pub(super) async fn write_touches(store: Arc<Inner>) {
         tokio::time::sleep(pause).await;
         // What could not be written has woken this task again when it was put back.
         store.write_collected().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::handoff;
+
+    #[test]
+    fn what_is_not_written_is_written_by_the_next_worker() {
+        let memory = handoff::create().unwrap();
+        let next = || {
+            let touches = Touches::default();
+            touches.take_up(&Kept::open(&memory).unwrap());
+            touches
+        };
+        let [one, other] =
+            ["a", "b"].map(|end| Alias::parse(&format!("ab{}", end.repeat(82))).unwrap());
+        let touches = next();
+        touches.put(&one, 5);
+        touches.put(&one, 7);
+        touches.put(&one, 6);
+        touches.put(&other, 8);
+        // It dies while it writes.
+        let waited = touches.take();
+        let touches = next();
+        assert_eq!(touches.take(), waited);
+        assert_eq!(waited[&one], 7);
+        // Of the second one another use comes while it writes.
+        touches.put(&other, 9);
+        touches.written(&[(one, Some(7)), (other.clone(), Some(8))]);
+        assert_eq!(next().take(), HashMap::from([(other, 9)]));
     }
 }

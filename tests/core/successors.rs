@@ -1,8 +1,10 @@
 //! A worker dies, and the next one goes on with what it has kept: nobody notices.
 
 use std::ffi::OsStr;
+use std::time::Duration;
 
 use sessionfs::fs::caller::Caller;
+use sessionfs::fs::inode::InodeId;
 use sessionfs::session::name::Sid;
 use sessionfs::store::HELD_IN_STORE_MS;
 
@@ -80,4 +82,68 @@ fn a_thread_owes_the_error_of_a_failed_read_at_the_next_worker() {
     // What it makes of that failed read replaces nothing.
     assert_eq!(kernel.save(thread(1), &session, &visitor("none")), Err(libc::EACCES));
     assert_eq!(kernel.read(thread(3), &session), Ok(person("x")));
+}
+
+/// A session that another server has saved twice: its inode of the first version, of which `thread(3)` has been told
+/// that it is stale, by its request 10.
+fn told_stale(here: &Kernel, there: &Kernel, session: &Sid) -> InodeId {
+    there.save(thread(1), session, &person("one")).unwrap();
+    let old = here.lookup(thread(1), session).unwrap().attributes.inode;
+    there.save(thread(1), session, &person("two")).unwrap();
+    assert_eq!(here.open_inode(request(thread(3), 10), old), Err(libc::ESTALE));
+    old
+}
+
+#[test]
+fn an_open_that_one_worker_ended_with_estale_is_not_ended_so_by_the_next() {
+    let (mut here, session) = (kept(), sid('a', 1));
+    let there = Kernel::new(here.store.other_server());
+    told_stale(&here, &there, &session);
+    here.succeed();
+    let found = here.lookup(thread(3), &session).unwrap().attributes.inode;
+    here.succeed();
+    there.save(thread(1), &session, &person("three")).unwrap();
+    let handle = here.open_inode(request(thread(3), 12), found).unwrap();
+    assert_eq!(here.read_handle(handle), person("three"));
+    // The next one is another call.
+    assert_eq!(here.open_inode(request(thread(3), 14), found), Err(libc::ESTALE));
+}
+
+#[test]
+fn an_answer_of_estale_that_did_not_arrive_is_given_again() {
+    let (mut here, session) = (kept(), sid('a', 1));
+    let there = Kernel::new(here.store.other_server());
+    let old = told_stale(&here, &there, &session);
+    here.succeed();
+    assert_eq!(here.open_inode(repeated(thread(3), 10), old), Err(libc::ESTALE));
+    assert!(here.open_inode(request(thread(3), 12), old).is_ok());
+}
+
+#[test]
+fn what_a_listing_allows_is_allowed_by_the_next_worker_for_a_while() {
+    for (age_s, allowed) in [(5, true), (30, false)] {
+        let (mut kernel, session) = (kept(), sid('a', 1));
+        kernel.save(thread(2), &session, &person("x")).unwrap();
+        kernel.list(request(thread(1), 100), shard()).unwrap();
+        kernel.host.pass(Duration::from_secs(age_s));
+        kernel.succeed();
+        let removed = remove_listed(&kernel, request(thread(1), 102), &session);
+        assert_eq!(removed.is_ok(), allowed, "{age_s} s: {removed:?}");
+        // What allows nothing is not kept for a further worker.
+        assert_eq!(kernel.listings_kept(), usize::from(allowed));
+    }
+}
+
+#[test]
+fn a_listing_is_not_kept_longer_than_it_allows_something() {
+    let (kernel, session) = (kept(), sid('a', 1));
+    kernel.save(thread(2), &session, &person("x")).unwrap();
+    kernel.list(request(thread(1), 100), shard()).unwrap();
+    assert_eq!(kernel.listings_kept(), 1);
+    kernel.host.pass(Duration::from_secs(20));
+    // Its own next one ends it, and that of any other thread.
+    kernel.list(request(thread(4), 102), shard()).unwrap();
+    assert_eq!(kernel.listings_kept(), 1);
+    kernel.read(thread(4), &session).unwrap();
+    assert_eq!(kernel.listings_kept(), 0);
 }

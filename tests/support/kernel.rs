@@ -171,6 +171,12 @@ impl Kernel {
         self.core.take_up_removals();
     }
 
+    /// How many listings are kept for the next worker.
+    pub fn listings_kept(&self) -> usize {
+        let memory = self.memory.as_ref().expect("something is kept");
+        Kept::open(memory).expect("memory that can be read").numbers(handoff::Kind::Listing).len()
+    }
+
     /// The worker dies before it answers: what the request waits for does not come.
     pub fn die_of<T>(&mut self, step: Step<T>) {
         if let Step::Later(work) = step {

@@ -17,6 +17,8 @@ pub struct Host(Arc<Mutex<State>>);
 #[derive(Debug)]
 struct State {
     now: Instant,
+    /// Since the directory was mounted.
+    passed: Duration,
     hidden: bool,
     processes: BTreeMap<u32, u32>,
     start_ticks: BTreeMap<u32, u64>,
@@ -29,6 +31,7 @@ impl Host {
     pub fn new() -> Self {
         Self(Arc::new(Mutex::new(State {
             now: Instant::now(),
+            passed: Duration::ZERO,
             hidden: false,
             processes: BTreeMap::new(),
             start_ticks: BTreeMap::new(),
@@ -42,7 +45,10 @@ impl Host {
     }
 
     pub fn pass(&self, time: Duration) {
-        self.with(|state| state.now += time);
+        self.with(|state| {
+            state.now += time;
+            state.passed += time;
+        });
     }
 
     /// The thread has ended, and another one has its id.
@@ -98,7 +104,9 @@ impl Processes for Host {
     }
 
     fn now_ticks(&self) -> u64 {
-        MOUNTED_TICKS
+        const MS_PER_TICK: u64 = 10;
+        let passed = self.with(|state| state.passed);
+        MOUNTED_TICKS + u64::try_from(passed.as_millis()).expect("a short time") / MS_PER_TICK
     }
 
     fn now(&self) -> Instant {

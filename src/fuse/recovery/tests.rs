@@ -116,7 +116,7 @@ impl Connection {
     fn recover(&self, after: Ended, poison: u64, may_resend: bool) -> Receiver<(u64, Option<u64>)> {
         let kept = Kept::open(&self.memory).unwrap();
         lock(&self.kernel.0).kept = kept.clone();
-        let (seen, sees) = channel();
+        let (seen, requests) = channel();
         let filesystem = Filesystem {
             seen,
             kept: kept.clone(),
@@ -131,7 +131,7 @@ impl Connection {
                 Recovery { kernel, init: &init, kept: &kept, after, may_resend, alias: &alias };
             recovery.run(filesystem, super::super::config(1)).unwrap();
         });
-        sees
+        requests
     }
 }
 
