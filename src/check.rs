@@ -3,7 +3,6 @@
 //! One file for each subject. Each gathers facts, which touches the world, and judges them, which
 //! does not. Every question has a bound; what cannot be seen is said, not guessed.
 
-mod ask;
 pub(crate) mod files;
 pub(crate) mod host;
 pub(crate) mod kept;

@@ -243,7 +243,7 @@ pub fn mountpoint(dir: Option<&Path>, config: Option<&Path>) -> Result<PathBuf, 
     if let Some(dir) = dir {
         return Ok(dir.to_owned());
     }
-    match File::load(config)?.mountpoint {
+    match file::mountpoint(config)? {
         Some(named) if named.is_absolute() => Ok(named),
         Some(named) => Err(bad("mountpoint", &named.to_string_lossy(), "is not an absolute path")),
         None => Err(Failure::new(

@@ -120,6 +120,12 @@ exit_codes! {
     SessionsNotFound = 62,
 }
 
+impl ExitCode {
+    /// After these trying again cannot help: the units have them in `RestartPreventExitStatus=`.
+    pub const FINAL: [Self; 5] =
+        [Self::Usage, Self::UnknownKey, Self::BadValue, Self::BadUrl, Self::UnknownUser];
+}
+
 impl From<ExitCode> for u8 {
     fn from(code: ExitCode) -> u8 {
         code as u8
@@ -195,6 +201,19 @@ mod tests {
     fn a_message_is_one_line() {
         let failure = Failure::new(ExitCode::Internal, "\none\n  two\tthree\x1b[1m \n");
         assert_eq!(failure.to_string(), "one two three\\u{1b}[1m");
+    }
+
+    #[test]
+    fn the_units_have_the_final_codes() {
+        for unit in [
+            include_str!("../systemd/sessionfs.service"),
+            include_str!("../systemd/sessionfs@.service"),
+        ] {
+            let listed =
+                unit.lines().find_map(|line| line.strip_prefix("RestartPreventExitStatus="));
+            let codes = ExitCode::FINAL.map(|code| u8::from(code).to_string());
+            assert_eq!(listed, Some(codes.join(" ").as_str()));
+        }
     }
 
     #[test]

@@ -22,9 +22,11 @@
 //! - [`service_manager`]: notifying systemd by `sd_notify`
 //! - [`signals`]: signals read from a descriptor, and waiting
 //! - [`terminal`]: its width
+//! - [`unit`]: the systemd unit of a process; [`ask`]: a question to another program
 
 #![allow(unsafe_code, reason = "the one floor where system calls are made")]
 
+pub(crate) mod ask;
 pub(crate) mod clock;
 pub(crate) mod confine;
 pub(crate) mod descriptor;
@@ -43,3 +45,4 @@ pub(crate) mod service_manager;
 pub(crate) mod shared_memory;
 pub(crate) mod signals;
 pub(crate) mod terminal;
+pub(crate) mod unit;

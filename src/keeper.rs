@@ -16,6 +16,7 @@ pub(crate) mod private_redis;
 mod program;
 mod pulse;
 pub(crate) mod reload;
+pub(crate) mod restart;
 mod running;
 mod secrets;
 pub(crate) mod spool;
@@ -100,6 +101,10 @@ pub fn mount(dir: Option<&Path>, flags: &Flags, caller: Caller) -> Result<(), Fa
         last_reload_error: None,
     };
     let outcome = keeper.serve(&mut signals);
+    if outcome.is_ok() && keeper.is_restarted() {
+        keeper.pause(&mut signals);
+        return Ok(());
+    }
     let ended = keeper.end(&mut signals);
     outcome.and(ended)
 }

@@ -10,7 +10,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 
-use super::{Finding, Id, ask, counted};
+use super::{Finding, Id, counted};
+use crate::host::ask::ask;
 use crate::host::mount_table::{MountTable, Mounted};
 use crate::keeper::mount::FOREIGN_REMEDY;
 
@@ -66,7 +67,7 @@ impl Facts {
         let ours = mounts.at(directory).is_some_and(Mounted::is_ours);
         let answer = ours.then(|| {
             let said = std::env::current_exe().ok().and_then(|program| {
-                ask::ask(Command::new(program).arg("probe").arg(directory), ANSWER_WITHIN)
+                ask(Command::new(program).arg("probe").arg(directory), ANSWER_WITHIN)
             });
             said.and_then(|said| serde_json::from_str(&said).ok()).unwrap_or(Answer::Silent)
         });

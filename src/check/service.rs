@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use super::{Finding, Id, ask};
+use super::{Finding, Id};
 use crate::config::file::File;
+use crate::host::ask::ask;
 use crate::odoo::process::unit_of;
 use crate::odoo::root::Root;
 
@@ -95,7 +96,7 @@ impl Facts {
         let show = |unit: &str, property: &str| {
             let mut command = Command::new("systemctl");
             command.args(["show", "--value", "--property", property, unit]);
-            ask::ask(&mut command, ANSWER_WITHIN).unwrap_or_default().trim().to_owned()
+            ask(&mut command, ANSWER_WITHIN).unwrap_or_default().trim().to_owned()
         };
         let unit = unit.filter(|unit| show(unit, "LoadState") == "loaded");
         let enabled = unit.as_deref().is_some_and(|unit| {

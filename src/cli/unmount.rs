@@ -1,18 +1,33 @@
 //! `sessionfs unmount`.
 
 use super::mountpoint::Mountpoint;
+use super::output;
 use crate::exit::Failure;
+use crate::keeper::{self, restart};
 
 /// Stop the sessionfs that serves a directory, and wait until it has stopped; remove a dead mount
 #[derive(clap::Args, Debug)]
 pub(super) struct Unmount {
     #[command(flatten)]
     mountpoint: Mountpoint,
+    /// For `ExecStopPost=` of a unit: only remove what a service has left that is not started again
+    #[arg(long, hide = true)]
+    after_service: bool,
 }
 
 impl Unmount {
     /// Ends it.
     pub(super) fn run(&self) -> Result<(), Failure> {
-        crate::keeper::unmount(&self.mountpoint.named()?)
+        let dir = self.mountpoint.named()?;
+        if !self.after_service {
+            return keeper::unmount(&dir);
+        }
+        if restart::clear_after(&dir)? {
+            output::say(format!(
+                "removed the mount of a sessionfs that has ended: {}",
+                dir.display()
+            ))?;
+        }
+        Ok(())
     }
 }

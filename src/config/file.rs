@@ -275,6 +275,13 @@ pub(crate) fn written(named: Option<&Path>) -> Result<Vec<Written>, Failure> {
     Ok(written)
 }
 
+/// The `mountpoint` that the named file has, or the default one if it exists. A mistake elsewhere in the file keeps nobody
+/// from finding a mount.
+pub(crate) fn mountpoint(named: Option<&Path>) -> Result<Option<PathBuf>, Failure> {
+    let of_mount = |line: Written| (line.key == "mountpoint").then(|| line.value.into());
+    Ok(written(named)?.into_iter().find_map(of_mount))
+}
+
 fn line(key: String, value: &toml::Value) -> Written {
     let value = value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned);
     Written { key, value }

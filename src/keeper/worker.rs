@@ -557,6 +557,20 @@ impl WorkerSupervisor {
     /// Kills all processes that have not ended, and waits for them. The connection ends: whoever still waits for an
     /// answer gets an error.
     pub(super) fn finish(&mut self) {
+        self.end_processes();
+        if let Some(connection) = self.connection.take() {
+            connection.end();
+        }
+    }
+
+    /// Kills all processes that have not ended, and waits for them. The connection is left as it is, for the next
+    /// keeper.
+    pub(super) fn leave(&mut self) {
+        self.end_processes();
+        self.connection = None;
+    }
+
+    fn end_processes(&mut self) {
         match std::mem::replace(&mut self.phase, Phase::Ended) {
             Phase::Starting(start) => start.end(None),
             Phase::Serving(mut serving) => {
@@ -566,9 +580,6 @@ impl WorkerSupervisor {
         }
         // A successor that has not taken over yet is killed when it is dropped.
         self.successor = None;
-        if let Some(connection) = self.connection.take() {
-            connection.end();
-        }
     }
 }
 

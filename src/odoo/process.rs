@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::launch::Launch;
 use super::root::Root;
 use crate::host::mount_table::MountTable;
+use crate::host::unit;
 
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Process {
@@ -122,22 +123,7 @@ fn words(text: &[u8]) -> Vec<String> {
 /// The systemd unit that a process belongs to.
 pub(crate) fn unit_of(root: &Root, pid: i32) -> Option<String> {
     let text = root.read_text(&proc_file(pid, "cgroup")).ok()?;
-    unit(&text).map(ToOwned::to_owned)
-}
-
-/// The service in a process's cgroup (`0::/system.slice/odoo.service`). Where the older hierarchies
-/// are used, too, it is in one of their lines.
-fn unit(cgroup: &str) -> Option<&str> {
-    let service = |line: &'_ str| line.split('/').position(|part| part.ends_with(".service"));
-    let line = cgroup.lines().find(|line| service(line).is_some())?;
-    let name = line.split('/').nth(service(line)?)?;
-    // Below the manager of a user are that user's own units, of any name that a directory can have.
-    (is_unit_name(name) && !name.starts_with("user@")).then_some(name)
-}
-
-/// Whether systemd takes it for the name of a unit.
-fn is_unit_name(name: &str) -> bool {
-    name.bytes().all(|b| b.is_ascii_alphanumeric() || b":-_.\\@".contains(&b))
+    unit::in_cgroup(&text).map(ToOwned::to_owned)
 }
 
 fn is_barred(root: &Root, path: &Path) -> bool {
@@ -153,30 +139,5 @@ fn is_elsewhere(root: &Root, theirs: &Path) -> bool {
         (Some(theirs), Some(ours)) => theirs != ours,
         // Not ours to see, or not there in a made-up tree.
         _ => false,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_unit_is_read_from_the_cgroup() {
-        assert_eq!(unit("0::/system.slice/odoo.service\n"), Some("odoo.service"));
-        assert_eq!(unit("0::/user.slice/user@1000.service/app.slice/x.scope\n"), None);
-        let hybrid = "3:pids:/\n1:name=systemd:/system.slice/odoo.service\n0::/\n";
-        assert_eq!(unit(hybrid), Some("odoo.service"));
-        assert_eq!(unit(""), None);
-    }
-
-    #[test]
-    fn a_unit_of_a_user_is_none_of_this_host() {
-        let below = "/user.slice/user-1000.slice/user@1000.service";
-        assert_eq!(unit(&format!("0::{below}/app.slice/odoo.service\n")), None);
-        assert_eq!(unit(&format!("1:name=systemd:{below}/odoo.service\n0::{below}/x\n")), None);
-        // Whoever may make cgroups may name them.
-        assert_eq!(unit("0::/system.slice/a|;1etouch${IFS}owned;.service\n"), None);
-        assert_eq!(unit("0::/system.slice/odoo two.service\n"), None);
-        assert_eq!(unit("0::/a.slice/odoo@a\\x2db.service\n"), Some("odoo@a\\x2db.service"));
     }
 }

@@ -14,7 +14,7 @@ const ANSWER_MAX_BYTES: u64 = 1 << 20;
 
 /// What a program says on its standard output; `None` if it cannot be started or does not end in
 /// time.
-pub(super) fn ask(command: &mut Command, within: Duration) -> Option<String> {
+pub(crate) fn ask(command: &mut Command, within: Duration) -> Option<String> {
     let until = Instant::now() + within;
     let mut child =
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().ok()?;

@@ -1,0 +1,115 @@
+//! The end of a keeper that is a pause of its mount: systemd starts the next keeper, which goes on with the connection
+//! that is in systemd's descriptor store.
+//!
+//! Two ask: a keeper that is told to end, and `sessionfs unmount --after-service` when one has ended, however it did
+//! (`ExecStopPost=` of the units). Whatever is not known for certain is an end, with the mount removed.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::{Keeper, is_held, mount, reload};
+use crate::config::paths::lock_file;
+use crate::exit::{ExitCode, Failure};
+use crate::host::mount::{force_off, is_ours};
+use crate::host::service_manager;
+use crate::host::signals::Signals;
+use crate::host::unit::{State, Unit};
+
+/// How long systemd may take to say what it is about to do.
+const SAID_WITHIN: Duration = Duration::from_secs(1);
+/// The device and the memory.
+const STORED: usize = 2;
+
+impl Keeper {
+    /// Whether systemd ends this keeper only to start the next one, and that can go on with the mount.
+    pub(super) fn is_restarted(&self) -> bool {
+        let is_same = |next| reload::needs_restart(&self.config, &next).is_none();
+        self.worker.is_mounted()
+            && service_manager::Manager::is_there()
+            && self.command_line.resolve().is_ok_and(is_same)
+            && state().is_some_and(|state| state.restarts())
+    }
+
+    /// Ends all processes, and leaves the mount: whoever asks it something waits for the next keeper.
+    pub(super) fn pause(mut self, signals: &mut Signals) {
+        service_manager::stopping("restarting");
+        if let Some(until) = self.worker.drain() {
+            while !self.worker.has_drained() && Instant::now() < until {
+                signals.wait(&self.worker.waits_for().0, Some(until));
+            }
+        }
+        self.worker.leave();
+        if let Some(redis) = self.redis.take() {
+            redis.stop(signals);
+        }
+        crate::telemetry::log::tell_all_repeated();
+        tracing::info!("ended for a restart; requests wait for the next sessionfs");
+    }
+}
+
+/// After a keeper that was a service has ended: removes what it has left mounted, unless the next one goes on with it.
+/// Whether there was something to remove.
+pub(crate) fn clear_after(dir: &Path) -> Result<bool, Failure> {
+    let mountpoint = mount::resolve_trusted(dir)?;
+    if !is_ours(&mountpoint) || is_held(&lock_file(&mountpoint)) {
+        return Ok(false);
+    }
+    let status = std::env::var("EXIT_STATUS").unwrap_or_default();
+    if !ends_for_good(&status) && state().is_none_or(|state| state.goes_on()) {
+        return Ok(false);
+    }
+    force_off(&mountpoint).map(|()| true)
+}
+
+fn state() -> Option<State> {
+    Unit::own()?.state(SAID_WITHIN)
+}
+
+impl State {
+    /// A process that is told to end is ended to be started again.
+    fn restarts(&self) -> bool {
+        self.stored >= STORED && self.job.as_deref() == Some("restart")
+    }
+
+    /// After a process has ended, another one is started: for a job, or by `Restart=`.
+    fn goes_on(&self) -> bool {
+        self.stored >= STORED && self.job.as_deref() != Some("stop")
+    }
+}
+
+/// Whether this is an exit status (`$EXIT_STATUS` of systemd, which is the name of a signal otherwise) after which systemd
+/// does not start the service again.
+fn ends_for_good(status: &str) -> bool {
+    status
+        .parse()
+        .is_ok_and(|status: u8| ExitCode::FINAL.iter().any(|code| u8::from(*code) == status))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(job: Option<&str>, stored: usize) -> State {
+        State { job: job.map(ToOwned::to_owned), stored }
+    }
+
+    #[test]
+    fn only_a_restart_with_a_stored_connection_is_a_pause() {
+        assert!(state(Some("restart"), 2).restarts());
+        assert!(!state(Some("restart"), 1).restarts());
+        for job in [None, Some("stop"), Some("start"), Some("reload")] {
+            assert!(!state(job, 2).restarts(), "{job:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_dead_keeper_has_left_is_kept_unless_its_unit_stops() {
+        for job in [None, Some("restart"), Some("start")] {
+            assert!(state(job, 2).goes_on(), "{job:?}");
+            assert!(!state(job, 0).goes_on(), "{job:?}");
+        }
+        assert!(!state(Some("stop"), 2).goes_on());
+        assert!(ends_for_good("11") && ends_for_good("2"));
+        assert!(!ends_for_good("42") && !ends_for_good("KILL") && !ends_for_good(""));
+    }
+}
