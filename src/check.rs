@@ -143,7 +143,7 @@ ids! {
     Below: Warning = "files.underlying",
     /// Without the mount, Odoo would write to the disk unnoticed.
     BelowUsable: Warning = "files.unguarded",
-    /// An Odoo in a container would lose the mount at a restart of sessionfs.
+    /// An Odoo in a container would lose the mount when sessionfs is stopped and started again.
     Volume: Warning = "odoo.volume",
     /// An Odoo has no workers.
     Workers: Warning = "odoo.workers",

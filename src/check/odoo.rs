@@ -331,8 +331,8 @@ impl Facts {
             Finding::new(
                 Id::Volume,
                 format!(
-                    "{} loses the mount when sessionfs is restarted: its volume has no mount \
-                     propagation",
+                    "{} loses the mount when sessionfs is stopped and started again: its volume \
+                     has no mount propagation",
                     name(instance)
                 ),
                 "use the directory above the sessions (data_dir) as its volume, with propagation \

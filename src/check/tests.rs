@@ -335,7 +335,7 @@ fn cases() -> Vec<(Id, Vec<Finding>, &'static str)> {
                 it.mounts = Some(MountTable::parse(theirs.as_bytes()));
             }))
             .findings(),
-            "Odoo in a container (pid 10) loses the mount when sessionfs is restarted",
+            "Odoo in a container (pid 10) loses the mount when sessionfs is stopped",
         ),
         (
             Id::Workers,

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
 
@@ -238,6 +239,9 @@ class Run:
         self.ask(self.restart_of_odoo)
         self.ask(self.device_logout_on_the_host)
         self.ask(self.nothing_to_complain_of)
+        self.ask(self.worker_killed)
+        self.ask(self.upgraded)
+        self.ask(self.without_propagation)
         self.ask(self.directory_itself_as_volume)
         self.ask(self.given_back)
         self.podman.remove("odoo", "db")
@@ -348,18 +352,120 @@ class Run:
         check(not bad, f"{bad}")
         check(any(finding["id"] == "odoo.ok" for finding in of_odoo), f"{of_odoo}")
 
+    # What serves is replaced while people work.
+
+    def at_work(self, happen):
+        """People click, log in and log out while something happens three times; none of them may see it."""
+        over, clicks, wrong = threading.Event(), [], []
+
+        def clicks_on(person):
+            if person.is_dead(self.node):
+                wrong.append("logged out")
+
+        def comes_and_goes(_nobody):
+            one = Browser().log_in(self.node, Admin)
+            if one.is_dead(self.node):
+                wrong.append("logged out just after the login")
+            old = one.clone()
+            one.log_out(self.node)
+            if not old.is_dead(self.node):
+                wrong.append("still in after the logout")
+
+        def repeat(action, person):
+            while not over.is_set():
+                began = time.monotonic()
+                try:
+                    action(person)
+                except Exception as error:  # whatever it is, a person has seen it
+                    wrong.append(f"{type(error).__name__}: {error}")
+                clicks.append(time.monotonic() - began)
+
+        self.log_in()
+        threads = [threading.Thread(target=repeat, args=(action, self.people[-1])) for action in (clicks_on, comes_and_goes)]
+        for thread in threads:
+            thread.start()
+        try:
+            for _ in range(3):
+                # Not a wait for an event: it is how long people work meanwhile.
+                time.sleep(1)
+                happen()
+            time.sleep(1)
+        finally:
+            over.set()
+            for thread in threads:
+                thread.join(120)
+        check(not wrong, f"{len(wrong)} of {len(clicks)} clicks: {wrong[:3]}")
+        check(len(clicks) > 5, f"only {len(clicks)} clicks")
+        self.all_are_in("in the end")
+        return f"{len(clicks)} clicks, the longest took {max(clicks):.1f} s"
+
+    def processes_of(self, command):
+        """Those of sessionfs that run this command of it."""
+        found = []
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open(f"/proc/{pid}/cmdline") as file:
+                    words = file.read().split("\0")
+            except OSError:
+                continue
+            if os.path.basename(words[0]) == "sessionfs" and words[1:2] == [command]:
+                found.append(int(pid))
+        return found
+
+    def kill_worker(self):
+        killed = self.processes_of("worker")
+        check(len(killed) == 1, f"{len(killed)} workers")
+        os.kill(killed[0], signal.SIGKILL)
+        until(lambda: self.processes_of("worker") not in ([], killed), "another worker")
+
+    def worker_killed(self):
+        return self.at_work(self.kill_worker)
+
+    def install_another_build(self):
+        """What the package does when it is upgraded."""
+        shutil.copy(f"{self.space}/sessionfs", SESSIONFS + ".new")
+        os.rename(SESSIONFS + ".new", SESSIONFS)
+        command([SESSIONFS, "reload", SESSIONS])
+        for name in ("mount", "worker"):
+            for pid in self.processes_of(name):
+                check(os.path.samefile(f"/proc/{pid}/exe", SESSIONFS), f"'sessionfs {name}' is still the program before")
+
+    def upgraded(self):
+        return self.at_work(self.install_another_build)
+
+    def without_propagation(self):
+        """A volume that passes no mounts on, of a container that was started with the mount in its place."""
+        self.podman.remove("odoo")
+        self.start_odoo(Form(["-v", f"{HOST_DATA}:{DATA}"]))
+        self.all_are_in("by another container")
+
+        def all_of_it():
+            self.kill_worker()
+            command([SESSIONFS, "reload", SESSIONS])
+            self.install_another_build()
+
+        try:
+            return self.at_work(all_of_it)
+        finally:
+            self.podman.remove("odoo")
+            self.start_odoo(self.host_form())
+
     def directory_itself_as_volume(self):
-        """It sees the mount of now, and check says that it will see no other."""
+        """It sees the mount of now, whoever serves it, and check says that it will see no other."""
         with open(f"{self.space}/odoo-bin", "w") as out:
             out.write("import signal, sys\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit())\nsignal.pause()\n")
         self.podman.start("itself", ["--network", "none", "--user", "odoo", "-v", f"{SESSIONS}:/data/sessions:rslave",
                                      "-v", f"{self.space}/odoo-bin:/odoo-bin:ro", "--rootfs"],
                           [self.told.odoo + ":O"], ["python3", "/odoo-bin", "-D", "/data", "--workers", "2"])
         try:
-            said = command([SESSIONFS, "check", SESSIONS], may_fail=True)[1]
-            check("[odoo.volume]" in said, said)
-            command([SESSIONFS, "reload", SESSIONS])
-            said = command([SESSIONFS, "check", SESSIONS], may_fail=True)[1]
+            for happen in (lambda: None, self.kill_worker, self.install_another_build):
+                happen()
+                said = command([SESSIONFS, "check", SESSIONS], may_fail=True)[1]
+                check("[odoo.volume]" in said and "[odoo.stale]" not in said, said)
+                self.podman("exec", "itself", "ls", "/data/sessions")
+            command([SESSIONFS, "unmount", SESSIONS])
+            # It is done, and what check finds is said.
+            said = self.set_up(code=4)
             check("[odoo.stale]" in said, said)
         finally:
             self.podman.remove("itself")
