@@ -11,7 +11,7 @@ import threading
 import time
 
 from namespaces import mounts_at
-from processes import Process, poll
+from processes import Process, child_of, poll
 from redis_servers import PORT, Server
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -107,24 +107,9 @@ class Node:
         """Until it has said so more often than that."""
         poll(lambda: self.times_ready() > after, f"ready once more; its log ends: {self.keeper.tail()}", START_S)
 
-    def worker(self):
-        """The youngest one, or None: between two there is none."""
-        found = []
-        for name in os.listdir("/proc"):
-            with contextlib.suppress(OSError, ValueError, IndexError):
-                pid = int(name)
-                with open(f"/proc/{pid}/stat") as file:
-                    # After the command, which may hold anything: the state, the parent, and later the start (proc(5)).
-                    fields = file.read().rsplit(")", 1)[1].split()
-                with open(f"/proc/{pid}/cmdline") as file:
-                    words = file.read().split("\0")
-                if int(fields[1]) == self.keeper.child.pid and words[1] == "worker":
-                    found.append((int(fields[19]), pid))
-        return max(found)[1] if found else None
-
     def signal_worker(self, number):
         """Whether there was one to get it."""
-        pid = self.worker()
+        pid = child_of(self.keeper.child.pid, "worker")
         with contextlib.suppress(ProcessLookupError):
             if pid:
                 os.kill(pid, number)

@@ -27,6 +27,21 @@ def await_port(port, timeout_s, host="127.0.0.1"):
     poll(listens, f"a server on port {port}", timeout_s)
 
 
+def child_of(parent, command):
+    """The youngest child of a sessionfs that runs this command of it (`worker`), or None: between two there is none."""
+    found = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError, IndexError):
+            with open(f"/proc/{name}/stat") as file:
+                # After the command, which may hold anything: the state, the parent, and later the start (proc(5)).
+                fields = file.read().rsplit(")", 1)[1].split()
+            with open(f"/proc/{name}/cmdline") as file:
+                words = file.read().split("\0")
+            if int(fields[1]) == parent and words[1] == command:
+                found.append((int(fields[19]), int(name)))
+    return max(found)[1] if found else None
+
+
 class Process:
     """A child whose output goes to a file, and whose announcements can be awaited."""
 

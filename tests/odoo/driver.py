@@ -18,9 +18,9 @@ ROTATIONS, LONG_ROTATIONS = (20, 1000), (300, 50_000)
 
 def drive(arguments, run_dir, logs):
     lab = Lab(arguments.odoo, arguments.root, run_dir, logs, None if arguments.sessions_on_disk else arguments.binary,
-              sentinel=arguments.outages)
+              sentinel=arguments.failures is not None)
     run = Run(lab, arguments.load_seconds, LONG_ROTATIONS if arguments.rotations else ROTATIONS,
-              ["rotations_under_load"] if arguments.rotations else arguments.only, arguments.outages)
+              ["rotations_under_load"] if arguments.rotations else arguments.only, arguments.failures)
     try:
         run.all()
     except KeyboardInterrupt:
@@ -44,7 +44,8 @@ def main():
     parser.add_argument("--keep", action="store_true")
     parser.add_argument("--load-seconds", type=int, default=60)
     parser.add_argument("--rotations", action="store_true")
-    parser.add_argument("--outages", action="store_true")
+    parser.add_argument("--outages", dest="failures", action="store_const", const="outages")
+    parser.add_argument("--succession", dest="failures", action="store_const", const="succession")
     parser.add_argument("--only", type=lambda names: names.split(","), default=[])
     arguments = parser.parse_args()
     sys.exit(supervise("odoo", LONG_RUN_S if arguments.rotations else WHOLE_RUN_S, arguments.keep,

@@ -1,5 +1,6 @@
 """The machine under test: one PostgreSQL, one Redis, two sessionfs, two Odoos. All of it in namespaces of its own."""
 import os
+import shutil
 import signal
 import subprocess
 import types
@@ -44,7 +45,9 @@ class Lab:
         self.base = base
         self.run_dir = run_dir
         self.logs = logs
-        self.binary = binary
+        # A copy: another build may be installed.
+        self.binary = binary and os.path.join(run_dir, "sessionfs")
+        self.built = binary
         self.root = os.path.join(run_dir, "root")
         self.redis_socket = os.path.join(run_dir, "redis", "redis.sock")
         self.redis_url = "unix://" + self.redis_socket
@@ -69,6 +72,8 @@ class Lab:
         mount("tmpfs", self.run_dir, "tmpfs", data="mode=0755")
         # What sessionfs keeps by default is kept apart from the host's own.
         mount("tmpfs", "/run", "tmpfs", data="mode=0755")
+        if self.binary:
+            shutil.copy(self.built, self.binary)
         for name in ("upper", "work", "root", "redis"):
             os.mkdir(os.path.join(self.run_dir, name))
         mount("overlay", self.root, "overlay",

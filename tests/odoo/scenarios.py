@@ -21,6 +21,7 @@ from outages import Outages
 from processes import poll
 from redis_wire import Monitor
 from rotations import Rotations
+from successions import Successions
 from suites import OwnSuites
 from threaded import Threaded
 
@@ -31,13 +32,14 @@ NATURAL_TRIALS = 40
 WEEK_S = 7 * 24 * 3600
 
 
-class Run(Rotations, LateSaves, Threaded, OwnSuites, Outages):
-    def __init__(self, lab, load_seconds, rotations, only=(), outages=False):
+class Run(Rotations, LateSaves, Threaded, OwnSuites, Outages, Successions):
+    def __init__(self, lab, load_seconds, rotations, only=(), failures=None):
         """`rotations` is how many rotations, during how many requests; `only` names the checks to ask, all of them
-        where it is empty. With `outages` Redis fails, and nothing else is asked."""
+        where it is empty. `failures`: Redis fails ("outages"), or what serves is replaced ("succession"), and nothing
+        else is asked."""
         self.lab = lab
         self.only = only
-        self.outages = outages
+        self.failures = failures
         self.a, self.b = lab.a, lab.b
         self.load_seconds = load_seconds
         self.rotations, self.rotation_requests = rotations
@@ -58,8 +60,10 @@ class Run(Rotations, LateSaves, Threaded, OwnSuites, Outages):
         self.prepare()
         self.say(f"two Odoo {self.lab.version} are up ({time.monotonic() - started:.0f} s), "
                  f"sessions on {'a disk' if self.on_disk else 'sessionfs'}")
-        if self.outages:
+        if self.failures == "outages":
             self.ask_outages()
+        elif self.failures == "succession":
+            self.ask_succession()
         else:
             self.ask_all()
         for name in set(self.only) - self.asked:
@@ -73,6 +77,15 @@ class Run(Rotations, LateSaves, Threaded, OwnSuites, Outages):
         self.ask(self.redis_full)
         self.ask(self.recovery_within_a_request)
         self.ask(self.redis_failed_over)
+        self.lab.unmount_sessions()
+        self.ask(self.sessionfs_ended_cleanly)
+
+    def ask_succession(self):
+        self.ask(self.workers_killed)
+        self.ask(self.workers_stopped)
+        self.ask(self.sessionfs_reloaded)
+        self.ask(self.sessionfs_upgraded)
+        self.ask(self.workers_and_redis_killed)
         self.lab.unmount_sessions()
         self.ask(self.sessionfs_ended_cleanly)
 
@@ -143,7 +156,7 @@ class Run(Rotations, LateSaves, Threaded, OwnSuites, Outages):
         lab.start_postgres()
         if not self.on_disk:
             lab.start_redis()
-            if not self.outages:
+            if not self.failures:
                 self.monitor = Monitor(lab.redis_socket, self.transcript)
             lab.mount_sessions(IDLE_LONG)
         lab.start_odoo(*lab.nodes)
