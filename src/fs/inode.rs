@@ -303,9 +303,11 @@ impl Inodes {
         self.latest.insert(alias, id);
         self.held_bytes += version.bytes.as_ref().map_or(0, Bytes::len);
         self.find(id);
-        self.kept.put_inode(id, &Inode::Version(Version { bytes: None, ..version.clone() }));
         match self.known.get_mut(&id) {
-            Some(known) => known.inode = Inode::Version(version),
+            Some(known) => {
+                known.inode = Inode::Version(version);
+                self.kept.put_inode(id, &known.inode, known.lookups);
+            }
             None => self.insert(id, Inode::Version(version)),
         }
         self.evict();
@@ -316,7 +318,7 @@ impl Inodes {
         self.find(id);
         if let Some(known) = self.known.get_mut(&id) {
             known.inode = Inode::Superseded { sid, attributes };
-            self.kept.put_inode(id, &known.inode);
+            self.kept.put_inode(id, &known.inode, known.lookups);
         }
     }
 
@@ -352,7 +354,7 @@ impl Inodes {
     }
 
     fn insert(&mut self, id: InodeId, inode: Inode) {
-        self.kept.put_inode(id, &inode);
+        self.kept.put_inode(id, &inode, 0);
         self.known.put(id, Known { inode, lookups: 0 });
         self.evict();
     }

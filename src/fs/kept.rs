@@ -137,10 +137,15 @@ impl KeptState {
         self.0.generation()
     }
 
-    /// Keeps what an inode stands for. Its look-up count stays.
-    pub(super) fn put_inode(&self, id: InodeId, inode: &Inode) {
-        if self.0.is_there() {
-            self.0.put(Kind::Inode, id.0, &[&encode(&InodeRecord::of(inode))]);
+    /// Keeps what an inode stands for. Its look-up count stays; if it was not kept, it is this.
+    pub(super) fn put_inode(&self, id: InodeId, inode: &Inode, lookups: u64) {
+        if !self.0.is_there() {
+            return;
+        }
+        let is_new = self.0.count(Kind::Inode, id.0, 0).is_none();
+        self.0.put(Kind::Inode, id.0, &[&encode(&InodeRecord::of(inode))]);
+        if is_new {
+            self.count_lookups(id, i64::try_from(lookups).unwrap_or(i64::MAX));
         }
     }
 
@@ -506,8 +511,8 @@ mod tests {
             Inode::Superseded { sid: sid(), attributes },
             Inode::Provisional { sid: sid(), form: Form::Sharded, found_bytes: Some(2) },
         ] {
-            kept.put_inode(id, &inode);
-            kept.count_lookups(id, 2);
+            kept.put_inode(id, &inode, 1);
+            kept.count_lookups(id, 1);
             let next = KeptState::new(Kept::open(&file).unwrap());
             let (found, lookups) = next.inode(id).unwrap();
             // Times that are told as now differ.

@@ -48,7 +48,7 @@ const NUMBER: usize = 8;
 /// The first cell, and above it the length in bytes.
 const PLACE: usize = 16;
 const COUNT: usize = 24;
-/// Entries that were made later have a greater one.
+/// What was made or counted later has a greater one.
 const AGE: usize = 32;
 
 #[derive(Debug)]
@@ -70,7 +70,7 @@ struct Index {
 
 #[derive(Debug)]
 struct OfKind {
-    /// By number; the oldest is the least recently put.
+    /// By number; the oldest is the least recently put or counted.
     entries: LruCache<u64, u32>,
     cells: usize,
 }
@@ -153,10 +153,12 @@ impl Map {
         let index = &mut *lock(&self.index);
         let place = Place { first: 0, length };
         let former = index.of(kind).entries.get(&number).copied();
-        if !self.make_room(index, kind, place.cells(), former.is_none()) {
+        let has_room = self.make_room(index, kind, place.cells(), former.is_none());
+        let Some(place) = has_room.then(|| self.write(index, place, parts)).flatten() else {
+            // What was kept is no longer true.
+            self.remove_from(index, kind, number);
             return false;
-        }
-        let Some(place) = self.write(index, place, parts) else { return false };
+        };
         // What made room may have been the former one.
         match index.of(kind).entries.get(&number).copied() {
             Some(entry) => self.replace(index, kind, entry, place),
@@ -181,11 +183,17 @@ impl Map {
     }
 
     pub(super) fn count(&self, kind: Kind, number: u64, by: i64) -> Option<u64> {
-        let index = lock(&self.index);
-        let entry = *index.kinds[position(kind)].entries.peek(&number)?;
+        let index = &mut *lock(&self.index);
+        let entry = *index.of(kind).entries.peek(&number)?;
         let count = self.field(entry, COUNT)?;
         let new = count.load(Ordering::Acquire).saturating_add_signed(by);
         count.store(new, Ordering::Release);
+        if by > 0 {
+            // It is in use, so others go before it.
+            index.of(kind).entries.promote(&number);
+            index.age += 1;
+            self.store(entry, AGE, index.age);
+        }
         Some(new)
     }
 
@@ -273,9 +281,12 @@ impl Map {
         true
     }
 
-    /// Gives the cells of a chain back.
+    /// Gives the cells of a chain back. Nothing stays in them: contents and session ids may have been there.
     fn free(&self, index: &mut Index, place: Place) {
         let chain = self.chain(place).unwrap_or_default();
+        for cell in &chain {
+            self.memory.write(cell_at(*cell), &[0; CELL_BYTES]);
+        }
         index.free_cells.extend(chain);
     }
 
@@ -491,6 +502,42 @@ mod tests {
         }
         assert!(kept.generation() > Some(1));
         assert_eq!(kept.get(Kind::Inode, 1), None);
+    }
+
+    #[test]
+    fn what_is_counted_goes_later_also_at_the_next_worker() {
+        let (file, kept) = kept();
+        let number = Kind::Removal.quota().number as u64;
+        for one in 0..number {
+            assert!(kept.put(Kind::Removal, one, &[b"x"]));
+        }
+        kept.count(Kind::Removal, 0, 1);
+        let successor = Kept::open(&file).unwrap();
+        assert!(successor.put(Kind::Removal, number, &[b"x"]));
+        let numbers = successor.numbers(Kind::Removal);
+        assert!(numbers.contains(&0) && !numbers.contains(&1));
+    }
+
+    #[test]
+    fn what_cannot_be_replaced_is_no_longer_kept() {
+        let (_file, kept) = kept();
+        let most = Kind::OpenStaging.quota().cells * CELL_BYTES;
+        assert!(kept.put(Kind::OpenStaging, 1, &[b"former"]));
+        assert!(!kept.put(Kind::OpenStaging, 1, &[&vec![1; most + 1]]));
+        assert_eq!(kept.get(Kind::OpenStaging, 1), None);
+    }
+
+    #[test]
+    fn nothing_stays_of_what_was_removed() {
+        let (file, kept) = kept();
+        let length = LENGTH_BYTES
+            + crate::host::read_buffer::MAX_BUFFERS * crate::host::read_buffer::BUFFER_BYTES;
+        let memory = SharedMemory::map(std::os::fd::AsFd::as_fd(&file), length).unwrap();
+        let mut first = [0; 3 * CELL_BYTES];
+        assert!(kept.put(Kind::Handle, 1, &[&[7; 600]]));
+        assert!(memory.read(CELLS_AT, &mut first) && first.contains(&7));
+        assert!(kept.put(Kind::Handle, 1, &[]) && memory.read(CELLS_AT, &mut first));
+        assert_eq!(first, [0; 3 * CELL_BYTES]);
     }
 
     #[test]
