@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::Core;
 use super::caller::Request;
 use super::inode::InodeId;
 use super::kept::{HandleRecord, KeptState};
 use super::list::Snapshot;
 use super::staging::{OpenStaging, Staged};
+use super::{Core, Step};
+use crate::error::Result;
 use crate::store::{Link, Sessions};
 
 /// The number that the kernel gives back with each request on an open file.
@@ -48,7 +49,13 @@ impl Handles {
     pub(super) fn insert(&mut self, request: Option<Request>, handle: Handle) -> HandleId {
         self.next += 1;
         let id = HandleId(request.map_or(Self::UNASKED | self.next, |request| request.number));
-        match &handle {
+        self.keep(id, &handle);
+        self.open.insert(id, handle);
+        id
+    }
+
+    fn keep(&self, id: HandleId, handle: &Handle) {
+        match handle {
             Handle::Version(content) => self.kept.put_handle(id, &HandleRecord::Version, content),
             Handle::Staging(open) => {
                 let inode = open.staged.inode.0;
@@ -59,8 +66,6 @@ impl Handles {
                 self.kept.put_handle(id, &HandleRecord::Directory { inode }, snapshot.record());
             }
         }
-        self.open.insert(id, handle);
-        id
     }
 
     /// What is open under that number.
@@ -78,8 +83,9 @@ impl Handles {
 
     /// What is open under that number is this from now on, unless it was closed.
     pub fn replace(&mut self, id: HandleId, handle: Handle) {
-        if let Some(open) = self.open.get_mut(&id) {
-            *open = handle;
+        if self.open.contains_key(&id) {
+            self.keep(id, &handle);
+            self.open.insert(id, handle);
         }
     }
 
@@ -100,6 +106,36 @@ impl<S: Sessions, L: Link> Core<S, L> {
     pub(super) fn take_up_open_staging(&self) {
         for id in self.kept.open_staging() {
             self.handle(id);
+        }
+    }
+
+    /// What becomes of a request that opens something. One that fails when it is repeated opens nothing, though the worker
+    /// before may have opened something for it: nobody will close that.
+    pub(super) fn opens<T: Send + 'static>(
+        self: &Arc<Self>,
+        request: Option<Request>,
+        step: Step<T>,
+    ) -> Step<T> {
+        if !request.is_some_and(|request| request.is_repeated) {
+            return step;
+        }
+        let core = Arc::clone(self);
+        let see = move |opened: Result<T>| {
+            if opened.is_err() {
+                core.opens_nothing(request);
+            }
+            opened
+        };
+        match step {
+            Step::Done(opened) => Step::Done(see(opened)),
+            Step::Later(work) => Step::later(async move { see(work.await) }),
+        }
+    }
+
+    /// The same for one that has failed.
+    pub(super) fn opens_nothing(&self, request: Option<Request>) {
+        if let Some(request) = request.filter(|request| request.is_repeated) {
+            self.release(HandleId(request.number));
         }
     }
 

@@ -195,7 +195,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
         }
         let by = self.callers.identify(caller);
         let core = Arc::clone(self);
-        Step::later(async move {
+        let step = Step::later(async move {
             let wait = Wait { shard: inode.shard(), writes: false, background: by.background };
             // OPENDIR holds no directory. It waits without steps: Python's `listdir` does not retry
             // EINTR.
@@ -210,7 +210,8 @@ impl<S: Sessions, L: Link> Core<S, L> {
             }
             let snapshot = snapshot.map_err(|error| cannot_list(&error))?;
             Ok(core.handles().insert(by.request, Handle::Directory(Arc::new(snapshot))))
-        })
+        });
+        self.opens(by.request, step)
     }
 
     /// The listing of an open directory, to be read from `offset`. When it is read from its start once

@@ -62,6 +62,11 @@ impl<S: Sessions, L: Link> Core<S, L> {
     /// Opens a file. A session can be opened for reading only (`EACCES`), and never by its alias
     /// (`ENOENT`).
     pub fn open(self: &Arc<Self>, caller: Caller, inode: InodeId, mode: Mode) -> Step<Opened> {
+        let step = self.open_inode(caller, inode, mode);
+        self.opens(caller.request, step)
+    }
+
+    fn open_inode(self: &Arc<Self>, caller: Caller, inode: InodeId, mode: Mode) -> Step<Opened> {
         let known = self.inodes().get(inode).cloned();
         let by = self.callers.identify(caller);
         let is_repeated = self.stale().take(by);

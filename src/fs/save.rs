@@ -42,6 +42,21 @@ impl<S: Sessions, L: Link> Core<S, L> {
         mode: u32,
         exclusive: bool,
     ) -> Result<(Entry, Opened)> {
+        let created = self.create_and_open(caller, parent, name, mode, exclusive);
+        if created.is_err() {
+            self.opens_nothing(caller.request);
+        }
+        created
+    }
+
+    fn create_and_open(
+        &self,
+        caller: Caller,
+        parent: InodeId,
+        name: &OsStr,
+        mode: u32,
+        exclusive: bool,
+    ) -> Result<(Entry, Opened)> {
         let root_name = match name.to_str() {
             Some(name) if parent == InodeId::ROOT => RootName::parse(name),
             _ => RootName::Other,

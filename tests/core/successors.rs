@@ -147,3 +147,43 @@ fn a_listing_is_not_kept_longer_than_it_allows_something() {
     kernel.read(thread(4), &session).unwrap();
     assert_eq!(kernel.listings_kept(), 0);
 }
+
+/// Nobody will close what its open was not told of.
+#[test]
+fn a_repeated_open_that_fails_leaves_nothing_open() {
+    let (mut kernel, session) = (kept(), sid('a', 1));
+    kernel.save(thread(2), &session, &person("x")).unwrap();
+    let inode = kernel.lookup(thread(1), &session).unwrap().attributes.inode;
+    kernel.open_inode(request(thread(1), 10), inode).unwrap();
+    kernel.create(request(thread(1), 12), "tmpaaaaaaaa.__wz_sess").unwrap();
+    let listing = kernel.core.open_directory(request(thread(1), 14), shard());
+    kernel.run(listing).unwrap();
+    assert_eq!(kernel.open_kept(), 3);
+    kernel.succeed();
+    kernel.store.next_fault(Fault::Unreadable);
+    assert_eq!(kernel.open_inode(repeated(thread(1), 10), inode), Err(libc::EIO));
+    // Which its thread owes to its next save.
+    let created = kernel.create(repeated(thread(1), 12), "tmpaaaaaaaa.__wz_sess");
+    assert_eq!(created.unwrap_err(), libc::EIO);
+    kernel.store.next_fault(Fault::Refused);
+    let listing = kernel.core.open_directory(repeated(thread(1), 14), shard());
+    assert_eq!(kernel.run(listing), Err(libc::EIO));
+    assert_eq!(kernel.open_kept(), 0);
+}
+
+/// READDIRPLUS counts each entry that it shows.
+#[test]
+fn look_ups_are_counted_over_a_death() {
+    let (mut kernel, session) = (kept(), sid('a', 1));
+    kernel.save(thread(2), &session, &person("x")).unwrap();
+    for _ in 0..2 {
+        kernel.list(request(thread(1), 100), shard()).unwrap();
+        kernel.lookup(thread(1), &session).unwrap();
+        kernel.succeed();
+    }
+    let inode = kernel.lookup(thread(1), &session).unwrap().attributes.inode;
+    assert!(kernel.inodes_kept() > 1);
+    assert!(kernel.attributes(inode).is_ok());
+    kernel.forget_all();
+    assert_eq!(kernel.inodes_kept(), 0);
+}

@@ -171,10 +171,24 @@ impl Kernel {
         self.core.take_up_removals();
     }
 
+    fn number_kept(&self, kind: handoff::Kind) -> usize {
+        let memory = self.memory.as_ref().expect("something is kept");
+        Kept::open(memory).expect("memory that can be read").numbers(kind).len()
+    }
+
     /// How many listings are kept for the next worker.
     pub fn listings_kept(&self) -> usize {
-        let memory = self.memory.as_ref().expect("something is kept");
-        Kept::open(memory).expect("memory that can be read").numbers(handoff::Kind::Listing).len()
+        self.number_kept(handoff::Kind::Listing)
+    }
+
+    /// The same for what is open.
+    pub fn open_kept(&self) -> usize {
+        self.number_kept(handoff::Kind::Handle) + self.number_kept(handoff::Kind::OpenStaging)
+    }
+
+    /// The same for inodes.
+    pub fn inodes_kept(&self) -> usize {
+        self.number_kept(handoff::Kind::Inode)
     }
 
     /// The worker dies before it answers: what the request waits for does not come.
