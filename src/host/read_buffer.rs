@@ -99,11 +99,11 @@ pub(crate) fn lay_out(
 ) -> io::Result<()> {
     let begin =
         memory.address(at, MAX_BUFFERS * BUFFER_BYTES).ok_or(io::ErrorKind::InvalidInput)?;
-    for index in 0..MAX_BUFFERS {
-        memory.clear(at + index * BUFFER_BYTES, BUFFER_BYTES, request_max_bytes)?;
-    }
     if BEGIN.swap(begin.addr().get(), Ordering::AcqRel) != 0 {
         return Err(io::ErrorKind::AlreadyExists.into());
+    }
+    for index in 0..MAX_BUFFERS {
+        memory.clear(at + index * BUFFER_BYTES, BUFFER_BYTES, request_max_bytes)?;
     }
     for (index, waiting) in WAITING.iter().enumerate() {
         // SAFETY: the range was checked for all of them.

@@ -11,7 +11,7 @@ use std::sync::atomic::AtomicU64;
 use rustix::fs::{
     MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create,
 };
-use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mlock, mmap};
 
 /// The seals without which a length means nothing.
 const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
@@ -58,6 +58,8 @@ impl SharedMemory {
                 0,
             )
         }?;
+        // SAFETY: it only keeps the range out of core dumps. Contents and session ids are in it.
+        unsafe { madvise(base, length, Advice::LinuxDontDump) }?;
         let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::AddrNotAvailable)?;
         Ok(Self { base, length })
     }
@@ -90,7 +92,7 @@ impl SharedMemory {
     }
 
     /// Fills a range with zeros, and takes all pages of its first `taken` bytes, so that who writes there needs no
-    /// memory any more.
+    /// memory any more. They stay in memory as far as this process may lock so much (`RLIMIT_MEMLOCK`).
     pub(crate) fn clear(&self, at: usize, length: usize, taken: usize) -> io::Result<()> {
         let out_of_range = || io::Error::from(io::ErrorKind::InvalidInput);
         let from = self.address(at, length).filter(|_| taken <= length).ok_or_else(out_of_range)?;
@@ -99,6 +101,9 @@ impl SharedMemory {
         unsafe { madvise(from, length, Advice::LinuxRemove) }?;
         // SAFETY: it only fills the page table.
         unsafe { madvise(from, taken, Advice::LinuxPopulateWrite) }?;
+        // SAFETY: it changes nothing that can be read. Without it a page may be swapped out, which matters at the
+        // moment of a death alone.
+        let _ = unsafe { mlock(from, taken) };
         Ok(())
     }
 
