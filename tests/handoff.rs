@@ -147,6 +147,131 @@ fn a_listing_half_read_goes_on() {
     });
 }
 
+/// Both renames are in flight when the worker dies.
+#[test]
+fn two_saves_of_one_session_are_both_whole() {
+    for (_, without) in WAYS {
+        let (mut redis, mut mount) = node(without, "");
+        let session = sid("aa", 1);
+        mount.save(&session, &authenticated("first")).unwrap();
+        let contents = ["one", "other"].map(|note| authenticated(&note.repeat(10_000)));
+        let staged = contents.each_ref().map(|content| mount.stage(content).unwrap());
+        redis.pause();
+        let savers = staged.map(|staged| {
+            let target = mount.sharded(&session);
+            thread::spawn(move || std::fs::rename(staged, target))
+        });
+        // What is not answered within a moment is kept on this host, and sent later.
+        succeed(&mut mount);
+        redis.resume();
+        for saver in savers {
+            saver.join().unwrap().unwrap();
+        }
+        let read = mount.read(&session).unwrap();
+        assert!(contents.contains(&read), "{} bytes", read.len());
+        // None is repeated later.
+        let newest = authenticated("newest");
+        mount.save(&session, &newest).unwrap();
+        succeed(&mut mount);
+        assert_eq!(mount.read(&session).unwrap(), newest);
+    }
+}
+
+/// The kernel asks to interrupt its request, and then waits for the answer.
+#[test]
+fn a_client_that_is_killed_while_it_waits_ends_with_the_answer() {
+    for (_, without) in WAYS {
+        let (mut redis, mut mount) = node(without, "[outage]\nwait_total = \"2min\"\n");
+        let session = sid("aa", 1);
+        mount.save(&session, &authenticated("x")).unwrap();
+        redis.pause();
+        let mut clients = [(); 2].map(|()| {
+            let path = mount.sharded(&session);
+            Command::new("cat").arg(path).stdout(std::process::Stdio::null()).spawn().unwrap()
+        });
+        mount.wait_for_log("state=\"down\"");
+        // One while the first worker has its request, one while the next has.
+        clients[0].kill().unwrap();
+        succeed(&mut mount);
+        clients[1].kill().unwrap();
+        succeed(&mut mount);
+        redis.resume();
+        for client in &mut clients {
+            support::http::until("it ends", || client.try_wait().unwrap().is_some());
+        }
+        support::http::until("it is read", || mount.read(&session).is_ok());
+    }
+}
+
+/// A WRITE carries at most 128 KiB, so this takes several, each of which more than a page.
+#[test]
+fn large_writes_are_made_once_and_in_their_places() {
+    for (_, without) in WAYS {
+        let (mut redis, mut mount) = node(without, "[outage]\nwait_total = \"2min\"\n");
+        let session = sid("aa", 1);
+        let content: Vec<u8> =
+            (0..1_500_000_u32).map(|number| b'a' + u8::try_from(number % 23).unwrap()).collect();
+        let content = authenticated(std::str::from_utf8(&content).unwrap());
+        let temp = mount.path().join(temp_name());
+        let mut file = File::create_new(&temp).unwrap();
+        redis.pause();
+        let path = mount.sharded(&sid("bb", 2));
+        // Somebody notices that Redis does not answer.
+        let noticing = thread::spawn(move || std::fs::read(path));
+        mount.wait_for_log("state=\"down\"");
+        let writer = {
+            let content = content.clone();
+            thread::spawn(move || {
+                for part in content.chunks(400_000) {
+                    file.write_all(part).unwrap();
+                }
+            })
+        };
+        // The first one waits for Redis.
+        succeed(&mut mount);
+        redis.resume();
+        while !writer.is_finished() {
+            if let Some(worker) = mount.any_worker() {
+                send(worker, Signal::SIGKILL);
+            }
+            thread::sleep(Duration::from_millis(rand::rng().random_range(200..500)));
+        }
+        writer.join().unwrap();
+        let _ = noticing.join().unwrap();
+        std::fs::rename(&temp, mount.sharded(&session)).unwrap();
+        let read = mount.read(&session).unwrap();
+        assert!(read == content, "{} bytes of {}", read.len(), content.len());
+    }
+}
+
+/// Each entry that READDIRPLUS shows counts as a look-up. An inode that is counted too low is gone too early.
+#[test]
+fn what_a_listing_has_shown_is_known_when_all_is_forgotten() {
+    in_each_way(|_, mount| {
+        for one in 0..50 {
+            mount.save(&sid("aa", one), &authenticated("x")).unwrap();
+        }
+        let mut open = File::open(mount.sharded(&sid("aa", 1))).unwrap();
+        let list = |mount: &Mount| {
+            let entries = std::fs::read_dir(mount.path().join("aa")).unwrap();
+            entries.map(|entry| entry.unwrap().metadata().unwrap().len()).sum::<u64>()
+        };
+        let shown = list(mount);
+        for _ in 0..3 {
+            succeed(mount);
+            assert_eq!(list(mount), shown);
+        }
+        // The kernel forgets what nobody uses, also look-ups of workers that have died.
+        std::fs::write("/proc/sys/vm/drop_caches", "2").unwrap();
+        succeed(mount);
+        assert_eq!(list(mount), shown);
+        let mut read = Vec::new();
+        open.read_to_end(&mut read).unwrap();
+        assert_eq!(read, authenticated("x"));
+        assert_eq!(open.metadata().unwrap().len(), read.len() as u64);
+    });
+}
+
 #[test]
 fn who_waits_is_answered_by_the_next_worker() {
     for (_, without) in WAYS {
