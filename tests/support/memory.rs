@@ -144,7 +144,7 @@ impl Memory {
     async fn answered(&self) {
         let is_unanswered = std::mem::take(&mut self.link().is_unanswered);
         if is_unanswered {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 
