@@ -22,9 +22,9 @@ use crate::handoff::Kept;
 use crate::session::name::Alias;
 
 /// A trial is over when the request has waited so long for its answer since it was handed to a task.
-const TRIED_FOR: Duration = Duration::from_millis(500);
+const TRIED_FOR: Duration = Duration::from_millis(100);
 /// The same for all that are tried after one death.
-const ALL_TRIED_FOR: Duration = Duration::from_secs(2);
+const ALL_TRIED_FOR: Duration = Duration::from_secs(1);
 /// For one message of the greatest length, whatever the system's default is. (Linux counts its own overhead, too.)
 const SEND_BUFFER_BYTES: usize = 2 * ANSWER_MAX_BYTES;
 
@@ -71,7 +71,7 @@ impl<K: Kernel> Replay<'_, K> {
             match manner {
                 Manner::Together => send_to(&ours, &request.bytes)?,
                 Manner::Alone(alias) => {
-                    tracing::warn!(
+                    tracing::info!(
                         operation = operation_name(request.header.operation),
                         alias = alias(request.header.inode).map(tracing::field::display),
                         "a request is replayed alone, because workers died before it was answered"
