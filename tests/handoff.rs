@@ -13,6 +13,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rand::Rng;
@@ -382,6 +383,35 @@ fn a_worker_is_told_how_one_has_ended_that_did_not_answer_yet() {
         let told = log.lines().rfind(|line| line.contains("is told to serve")).unwrap();
         assert!(told.contains(after), "{told}");
     }
+}
+
+#[test]
+fn a_connection_that_the_kernel_ends_is_replaced() {
+    in_each_way(|_, mount| {
+        let sid = sid("aa", 1);
+        mount.save(&sid, &authenticated("x")).unwrap();
+        // In use, it stays in the mount table, and every call fails.
+        let _used = File::open(mount.path()).unwrap();
+        let refused = umount2(&mount.path(), MntFlags::MNT_FORCE);
+        assert_eq!(refused, Err(nix::errno::Errno::EBUSY));
+        mount.wait_until_served();
+        assert_eq!(mount.read(&sid).unwrap(), authenticated("x"));
+        assert!(mount.log().contains("the kernel has ended the connection"));
+    });
+}
+
+#[test]
+fn an_unmount_while_nobody_serves_is_an_end() {
+    in_each_way(|_, mount| {
+        let keeper = mount.keeper();
+        send(keeper, Signal::SIGSTOP);
+        send(mount.worker(), Signal::SIGKILL);
+        umount2(&mount.path(), MntFlags::UMOUNT_NOFOLLOW).unwrap();
+        send(keeper, Signal::SIGCONT);
+        assert_eq!(mount.wait(), Some(0), "{}", mount.log());
+        let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(!table.contains(mount.path().to_str().unwrap()));
+    });
 }
 
 #[test]

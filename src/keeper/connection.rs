@@ -121,6 +121,12 @@ impl Connection {
         self.made.as_ref().is_some_and(|made| made.filesystem.is_none())
     }
 
+    /// Whether the kernel has ended it, and every call to its filesystem fails: `umount -f`, the file `abort` in
+    /// `/sys/fs/fuse/connections`, or a limit of the kernel (`fs.fuse.max_request_timeout`).
+    pub(super) fn is_aborted(&self) -> bool {
+        self.is_in_place() && device::is_dead(self.device.as_fd())
+    }
+
     /// Puts its filesystem on the bare mountpoint.
     pub(super) fn put(&mut self) -> Result<(), Failure> {
         let Some(filesystem) = self.made.as_mut().and_then(|made| made.filesystem.take()) else {

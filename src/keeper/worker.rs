@@ -16,7 +16,7 @@ use super::start::{Progress, Start};
 use crate::config::Config;
 use crate::exit::{ExitCode, Failure};
 use crate::handoff::Ended;
-use crate::host::mount::{force_off, is_ours, is_taken_away};
+use crate::host::mount::{force_off, is_taken_away};
 use crate::host::prober::Prober;
 use crate::supervision::{Order, Report};
 use crate::telemetry::Event;
@@ -238,7 +238,14 @@ impl WorkerSupervisor {
             Phase::Down { retry_at } if Instant::now() < retry_at => {
                 (Phase::Down { retry_at }, Outcome::Nothing)
             }
-            Phase::Down { .. } => (Phase::Starting(Box::new(self.start()?)), Outcome::Nothing),
+            Phase::Down { .. } if self.is_unmounted() => {
+                log_unmounted();
+                (Phase::Ended, Outcome::Unmounted)
+            }
+            Phase::Down { .. } => {
+                self.give_up_if_aborted()?;
+                (Phase::Starting(Box::new(self.start()?)), Outcome::Nothing)
+            }
             Phase::Starting(start) => {
                 if let Some(failure) = self.given_up() {
                     start.end(None);
@@ -267,6 +274,24 @@ impl WorkerSupervisor {
             }
             Phase::Ended => (Phase::Ended, Outcome::Unmounted),
         })
+    }
+
+    /// Whether somebody has unmounted what was mounted.
+    fn is_unmounted(&self) -> bool {
+        self.connection.as_ref().is_some_and(Connection::is_in_place)
+            && is_taken_away(&self.config.mountpoint)
+    }
+
+    /// A connection that the kernel has ended serves nobody: the mount is taken away, and the next start makes another.
+    fn give_up_if_aborted(&mut self) -> Result<(), Failure> {
+        if !self.connection.as_ref().is_some_and(Connection::is_aborted) {
+            return Ok(());
+        }
+        tracing::error!(
+            mountpoint = %self.config.mountpoint.display(),
+            "the kernel has ended the connection (umount -f, abort, or a limit of its own); mounting anew"
+        );
+        self.remove_mount()
     }
 
     /// Starts a worker, on the connection that is there, or for the first.
@@ -338,10 +363,14 @@ impl WorkerSupervisor {
             self.connection = None;
             return Err(failure);
         }
-        if !is_ours(&self.config.mountpoint) {
+        if self.is_unmounted() {
             let (failure, _) = running.end("serves a mount that is not in the mount table");
-            self.remove_mount()?;
-            return Err(failure);
+            if !self.served {
+                self.remove_mount()?;
+                return Err(failure);
+            }
+            log_unmounted();
+            return Ok((Phase::Ended, Outcome::Unmounted));
         }
         self.served = true;
         let taken_over = self.successor.take_if(|successor| successor.has_taken_over());
@@ -374,7 +403,7 @@ impl WorkerSupervisor {
     /// A worker that served has ended without an order.
     fn lost(&mut self, Serving { mut running, since, .. }: Serving) -> Phase {
         let status = running.kill();
-        if status.is_some_and(|status| status.success()) && !is_ours(&self.config.mountpoint) {
+        if status.is_some_and(|status| status.success()) && self.is_unmounted() {
             log_unmounted();
             return Phase::Ended;
         }
@@ -490,7 +519,7 @@ impl WorkerSupervisor {
 
     /// The successor is ready, and the other one has nothing left to write.
     fn take_over(&mut self, start: Start) -> Result<(), Failure> {
-        if !is_ours(&self.config.mountpoint) {
+        if self.is_unmounted() {
             start.end(None);
             return Err(Failure::new(
                 ExitCode::NotMounted,
