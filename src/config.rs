@@ -432,7 +432,7 @@ fn worker(file: &file::Worker) -> Result<Worker, Failure> {
     let answer_within_ms = duration(
         "worker.answer_within",
         file.answer_within.as_deref(),
-        10 * SECOND_MS,
+        5 * SECOND_MS,
         SECOND_MS..=10 * MINUTE_MS,
     )?;
     Ok(Worker { user: name, uid, gid, answer_within_ms })

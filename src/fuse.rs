@@ -3,6 +3,7 @@
 //! - [`adapter`]: fuser's trait, one method a request
 //! - [`answer`]: the one place that replies, logs and counts
 //! - [`kernel`]: optional features of newer kernels
+//! - [`handling`]: which threads are handling a request
 //! - [`handshake`]: a session on a connection that may have been served before
 //! - [`in_flight`]: requests that are not answered, as the next worker finds them
 //! - [`recovery`]: answers what the worker before has not answered
@@ -33,6 +34,7 @@ use wire::Init;
 
 mod adapter;
 mod answer;
+pub(crate) mod handling;
 mod handshake;
 mod in_flight;
 pub(crate) mod kernel;

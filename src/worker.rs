@@ -5,13 +5,17 @@
 //! - [`orders`]: what the keeper asks of it while it serves
 //! - [`files`]: the files that it may open
 //! - [`disks`]: the processes that touch session files on disks for it
+//! - [`watch`]: ends it when a thread is stuck
+//! - [`panic`]: ends it when a thread panics
 
 mod disks;
 pub(crate) mod files;
 pub(crate) mod first_contact;
 mod orders;
+mod panic;
 mod secrets;
 mod settings;
+mod watch;
 
 use std::fs::File;
 use std::io::Read;
@@ -109,6 +113,7 @@ fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
     // Who ends a whole service sends its signal to all at once; the keeper ends us in order.
     signals::block()?;
     crate::telemetry::log::init(&config.log)?;
+    panic::end_process();
     let open_files = OpenFiles::raise();
     tell_version(&keeper);
     missing.tell();
@@ -148,6 +153,8 @@ fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
     }
     send(channel, &Report::RedisReady)?;
     let served = orders::await_connection(channel, memory)?;
+    let answer_within = Duration::from_millis(config.worker.answer_within_ms);
+    watch::start(runtime.handle().clone(), answer_within)?;
     // Not before: until then another worker may be serving.
     let kept = served.as_ref().map(|served| served.kept.clone()).unwrap_or_default();
     store.keep_activity(&kept);

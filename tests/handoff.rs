@@ -14,7 +14,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::mount::{MntFlags, umount2};
+use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use rand::Rng;
 
@@ -302,6 +304,66 @@ fn a_stuck_worker_is_succeeded() {
         assert_eq!(mount.read(&sid).unwrap(), authenticated("x"));
         assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
         mount.wait_for_log("worker_stuck");
+    }
+}
+
+/// Stops one thread of a worker as a debugger does, at work (when it makes a system call other than `read`) or at once,
+/// until the worker has ended.
+fn stop_thread(worker: u32, name: &str, at_work: bool) {
+    let tasks = format!("/proc/{worker}/task");
+    let thread =
+        std::fs::read_dir(&tasks).unwrap().map(|entry| entry.unwrap().path()).find(|path| {
+            std::fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim_end() == name)
+        });
+    let thread = thread.unwrap_or_else(|| panic!("no thread {name}"));
+    let id = Pid::from_raw(thread.file_name().unwrap().to_str().unwrap().parse().unwrap());
+    let (began, has_begun) = std::sync::mpsc::channel();
+    // The thread that begins to trace is the only one that may go on with it.
+    thread::spawn(move || {
+        let next = || waitpid(id, Some(WaitPidFlag::__WALL)).unwrap();
+        ptrace::seize(id, ptrace::Options::PTRACE_O_TRACESYSGOOD).unwrap();
+        ptrace::interrupt(id).unwrap();
+        next();
+        began.send(()).unwrap();
+        let reads = || {
+            let call = std::fs::read_to_string(thread.join("syscall")).unwrap();
+            call.split(' ').next().unwrap().parse() == Ok(libc::SYS_read)
+        };
+        while at_work && reads() {
+            ptrace::syscall(id, None).unwrap();
+            if matches!(next(), WaitStatus::Exited(..) | WaitStatus::Signaled(..)) {
+                return;
+            }
+        }
+        while !matches!(next(), WaitStatus::Exited(..) | WaitStatus::Signaled(..)) {}
+    });
+    has_begun.recv().unwrap();
+}
+
+/// Each of the threads that requests depend on. The mount answers all the same, if another thread reads requests.
+#[test]
+fn a_worker_with_a_stuck_thread_is_succeeded() {
+    for (name, at_work) in [("store", false), ("fuser-0", true), ("fuser-1", true)] {
+        let (_redis, mount) = node("", "[worker]\nanswer_within = \"1s\"\n");
+        let mount = std::sync::Arc::new(mount);
+        let sid = sid("aa", 1);
+        mount.save(&sid, &authenticated("x")).unwrap();
+        let worker = mount.worker();
+        stop_thread(worker, name, at_work);
+        let (read, was_read) = std::sync::mpsc::channel();
+        let reader = std::sync::Arc::clone(&mount);
+        thread::spawn(move || {
+            // Until each thread has had one.
+            while reader.any_worker() == Some(worker) {
+                read.send(reader.read(&sid)).unwrap();
+            }
+            read.send(reader.read(&sid)).unwrap();
+        });
+        while let Ok(content) = was_read.recv_timeout(Duration::from_secs(10)) {
+            assert_eq!(content.unwrap(), authenticated("x"));
+        }
+        assert_ne!(mount.any_worker(), Some(worker), "{name}: {}", mount.log());
+        mount.wait_for_log("is stuck: this worker ends");
     }
 }
 

@@ -81,7 +81,7 @@ impl Default for Pulse {
     }
 }
 
-/// How long at most no request comes on a mount that is served: its keeper asks each half of this
+/// How long at most no request comes on a mount that is served: its keeper asks each fifth of this
 /// time (`keeper::pulse`), and may be a little late.
 pub(super) fn unasked_max(answer_within_ms: u64) -> Duration {
     Duration::from_millis(answer_within_ms) * 3 / 4

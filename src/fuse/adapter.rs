@@ -15,6 +15,7 @@ use tokio::runtime::Handle;
 
 use super::Ownership;
 use super::answer::{self, log_totals};
+use super::handling::Handling;
 use super::in_flight::InFlight;
 use super::kernel::Offers;
 use super::wire::Unique;
@@ -204,6 +205,7 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
     }
 
     fn forget(&self, _: &Request, inode: INodeNo, count: u64) {
+        let _handling = Handling::begin();
         self.core.forget(InodeId(inode.0), count);
     }
 
@@ -408,6 +410,7 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
         _: bool,
         reply: ReplyEmpty,
     ) {
+        let _handling = Handling::begin();
         // Comes with pid 0 and any user, so there is no permission to check.
         self.core.release(HandleId(handle.0));
         reply.ok();
@@ -501,6 +504,7 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
         _: OpenFlags,
         reply: ReplyEmpty,
     ) {
+        let _handling = Handling::begin();
         self.core.release(HandleId(handle.0));
         reply.ok();
     }
@@ -515,7 +519,8 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
         const BLOCKS: u64 = 1 << 28;
         const FILES: u64 = 1 << 32;
         const NAME_BYTES: u32 = 255;
-        self.pending(Operation::Statfs, request).answered();
+        let pending = self.pending(Operation::Statfs, request);
+        pending.answered();
         reply.statfs(BLOCKS, BLOCKS, BLOCKS, FILES, FILES, BLOCK_BYTES, NAME_BYTES, BLOCK_BYTES);
     }
 

@@ -5,6 +5,7 @@ use std::time::Instant;
 use fuser::Errno;
 use tokio::runtime::Handle;
 
+use super::handling::Handling;
 use super::in_flight::InFlight;
 use super::wire::Unique;
 use crate::error::{Error, Level, Result};
@@ -13,9 +14,10 @@ use crate::telemetry::metrics::metrics;
 use crate::telemetry::request::{Operation, Outcome};
 
 /// A request that has been read and not answered.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct Request<'a> {
     counted: Counted,
+    _handling: Handling,
     unique: Unique,
     in_flight: &'a InFlight,
 }
@@ -30,16 +32,17 @@ struct Counted {
 impl<'a> Request<'a> {
     /// A request that was read now, on this thread.
     pub(super) fn now(operation: Operation, unique: Unique, in_flight: &'a InFlight) -> Self {
-        Self { counted: Counted { operation, at: Instant::now() }, unique, in_flight }
+        let counted = Counted { operation, at: Instant::now() };
+        Self { counted, _handling: Handling::begin(), unique, in_flight }
     }
 
     /// Logs and counts a result that the caller sends at once.
-    pub(super) fn finish<T>(self, result: Result<T>) -> std::result::Result<T, Errno> {
+    pub(super) fn finish<T>(&self, result: Result<T>) -> std::result::Result<T, Errno> {
         self.counted.finish(result)
     }
 
     /// Counts a success that the caller sends at once.
-    pub(super) fn answered(self) {
+    pub(super) fn answered(&self) {
         metrics().answered(self.counted.operation, Outcome::Ok, self.counted.at.elapsed());
     }
 

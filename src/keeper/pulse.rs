@@ -14,6 +14,8 @@ use crate::host::prober::{Prober, Question, Root};
 /// The bound is counted in looks, not by the clock: after a suspend of the whole host the clock says
 /// that the worker had its time, and it has had none.
 const LOOKS: u32 = 10;
+/// The mount is asked so often in the time that it has for an answer.
+const QUESTIONS: u32 = 5;
 
 /// The outcome of a look.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -37,7 +39,12 @@ pub(super) struct Pulse {
 impl Pulse {
     /// Of the filesystem at this mountpoint, which has to answer within this time.
     pub(super) fn new(mountpoint: PathBuf, answer_within: Duration) -> Self {
-        Self { mountpoint, answer_within, asked: None, next: Instant::now() + answer_within / 2 }
+        Self {
+            mountpoint,
+            answer_within,
+            asked: None,
+            next: Instant::now() + answer_within / QUESTIONS,
+        }
     }
 
     /// When to look again, if no answer comes before.
@@ -51,7 +58,7 @@ impl Pulse {
         match self.asked.take() {
             // An error is an answer, too: that the worker has ended is seen by its end.
             Some((question, _)) if prober.answer(question).is_some() => {
-                self.next = now + self.answer_within / 2;
+                self.next = now + self.answer_within / QUESTIONS;
             }
             Some((question, looks)) => {
                 let looks = looks + u32::from(due);
