@@ -17,7 +17,6 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use lru::LruCache;
-use rustix::fs::{FlockOperation, flock};
 
 use self::account::{Account, Charge, Used};
 use super::inode::InodeId;
@@ -107,31 +106,23 @@ impl Staging {
         };
         for entry in std::fs::read_dir(&staging.dir)? {
             let Ok(name) = entry?.file_name().into_string() else { continue };
-            match staging.take_over(&name) {
-                // The former worker still serves: the save has just been published.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                taken => drop(taken?),
-            }
+            staging.take_over(&name)?;
         }
         Ok(Arc::new(staging))
     }
 
-    /// Takes over a file that another worker of this mount has made.
-    fn take_over(&self, name: &str) -> io::Result<Option<Arc<Staged>>> {
+    /// Takes over a file that the worker before has left.
+    fn take_over(&self, name: &str) -> io::Result<()> {
         let path = self.dir.join(name);
         let metadata = std::fs::symlink_metadata(&path)?;
-        if !metadata.is_file() {
-            return Ok(None);
+        if metadata.is_file() {
+            let charge = self.account.charge(metadata.len());
+            let staged = Arc::new(Staged::new(name, path, &metadata, OWN_MODE, charge));
+            let mut files = lock(&self.files);
+            files.insert(&staged);
+            files.closed.put(staged.inode, Instant::now());
         }
-        let mut files = lock(&self.files);
-        if let Some(known) = files.by_name.get(name) {
-            return Ok(Some(Arc::clone(known)));
-        }
-        let charge = self.account.charge(metadata.len());
-        let staged = Arc::new(Staged::new(name, path, &metadata, OWN_MODE, charge));
-        files.insert(&staged);
-        files.closed.put(staged.inode, Instant::now());
-        Ok(Some(staged))
+        Ok(())
     }
 
     /// Creates a file and opens it; `EEXIST` if there is one of that name.
@@ -218,17 +209,9 @@ impl Staging {
         }
     }
 
-    /// The file of that name. It may be one of the former worker, whose mount may still be in use
-    /// after a reload: a save that began there ends here, and the other way about.
+    /// The file of that name.
     pub(crate) fn find(&self, name: &str) -> Option<Arc<Staged>> {
-        let known = lock(&self.files).by_name.get(name).cloned();
-        if let Some(staged) = known {
-            if staged.has_its_name() {
-                return Some(staged);
-            }
-            lock(&self.files).forget(staged.inode);
-        }
-        self.take_over(name).ok().flatten()
+        lock(&self.files).by_name.get(name).cloned()
     }
 
     /// The file of that inode.
@@ -364,9 +347,6 @@ impl Files {
     }
 
     fn opened(&mut self, staged: &Arc<Staged>, file: File) {
-        // Tells the worker before a reload, or after it, that the file is in use. Only a removal
-        // asks, which is a minute away, so a failure can be borne.
-        let _ = flock(&file, FlockOperation::LockShared);
         *lock(&staged.open) = Open { count: 1, file: Some(Arc::new(file)) };
         self.open += 1;
         self.closed.pop(&staged.inode);
@@ -382,40 +362,24 @@ impl Files {
 
     fn remove(&mut self, inode: InodeId) {
         let Some(staged) = self.forget(inode) else { return };
-        match std::fs::remove_file(&staged.path) {
-            // Another worker of this mount has published or removed it.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => tracing::warn!(%error, "cannot remove a staging file"),
-            Ok(()) => {}
+        if let Err(error) = std::fs::remove_file(&staged.path) {
+            tracing::warn!(%error, "cannot remove a staging file");
         }
     }
 
     /// Removes a file that nobody has open. Whether it is gone.
     fn remove_closed(&mut self, inode: InodeId) -> bool {
-        let Some(staged) = self.by_inode.get(&inode) else {
-            self.closed.pop(&inode);
-            return false;
-        };
-        if !self.closed.contains(&inode) {
-            return false;
+        let is_closed = self.closed.pop(&inode).is_some();
+        if is_closed {
+            self.remove(inode);
         }
-        if staged.is_open_elsewhere() {
-            self.closed.put(inode, Instant::now());
-            return false;
-        }
-        self.remove(inode);
-        true
+        is_closed
     }
 
     /// Removes the file that was closed first. Whether there was one.
     fn remove_oldest(&mut self) -> bool {
-        for _ in 0..self.closed.len() {
-            let Some((&oldest, _)) = self.closed.peek_lru() else { return false };
-            if self.remove_closed(oldest) {
-                return true;
-            }
-        }
-        false
+        let oldest = self.closed.peek_lru().map(|(&inode, _)| inode);
+        oldest.is_some_and(|inode| self.remove_closed(inode))
     }
 }
 
@@ -453,20 +417,6 @@ impl Staged {
         OpenOptions::new().read(true).write(true).custom_flags(flags).open(&self.path)
     }
 
-    /// Whether another worker of this mount has it open.
-    fn is_open_elsewhere(&self) -> bool {
-        match self.open_by_name() {
-            Ok(file) => flock(&file, FlockOperation::NonBlockingLockExclusive).is_err(),
-            Err(error) => error.kind() != io::ErrorKind::NotFound,
-        }
-    }
-
-    /// Whether its name still stands for it.
-    fn has_its_name(&self) -> bool {
-        std::fs::symlink_metadata(&self.path)
-            .is_ok_and(|found| InodeId::of_staging(found.ino()) == self.inode)
-    }
-
     /// The tmpfs file's own attributes.
     pub fn metadata(&self) -> Result<Metadata> {
         let open = lock(&self.open).file.clone();
@@ -498,8 +448,7 @@ impl OpenStaging {
 
     fn read_at(&self, offset: u64, at_most: u64) -> Result<Vec<u8>> {
         let file = self.staged.file()?;
-        // The length is that of the file (bounded by the limit of one session): it may have grown
-        // through the mount that a reload has replaced.
+        // It is bounded by the limit of one session.
         let length =
             file.metadata().map_err(|error| fault(&error, "cannot stat a staging file"))?.len();
         let left = length.saturating_sub(offset).min(at_most);
