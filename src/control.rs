@@ -66,8 +66,6 @@ enum Stage {
     Active,
     /// The end is near: it is not registered any more, and still answers.
     Leaving,
-    /// Another worker has the status.
-    Superseded,
 }
 
 impl StatusService {
@@ -102,35 +100,25 @@ impl StatusService {
         Ok(service)
     }
 
-    /// The filesystem is mounted: the service is active from now on.
+    /// The filesystem is mounted, or goes on to be: the service is active from now on.
     pub(crate) fn mounted(&self) {
         self.pulse.begin();
-        self.turn(Stage::Preparing, Stage::Active);
-    }
-
-    /// Goes from one stage to another; `false` if it was in a third.
-    fn turn(&self, from: Stage, to: Stage) -> bool {
-        self.stage.send_if_modified(|stage| {
-            let turns = *stage == from;
-            if turns {
-                *stage = to;
-            }
-            turns
-        })
+        self.stage.send_replace(Stage::Active);
     }
 
     /// The end is near: removes the registration.
     pub(crate) async fn leave(&self) {
-        let was_active = self.turn(Stage::Active, Stage::Leaving);
+        let was_active = self.stage.send_if_modified(|stage| {
+            let is_active = *stage == Stage::Active;
+            if is_active {
+                *stage = Stage::Leaving;
+            }
+            is_active
+        });
         if was_active && let Err(error) = self.store.remove_server(&self.keeper.id).await {
             tracing::debug!(%error, "cannot remove the status of this server from Redis; it \
                                      expires by itself");
         }
-    }
-
-    /// Another worker of the same keeper has the status from now on.
-    pub(crate) fn superseded(&self) {
-        self.stage.send_replace(Stage::Superseded);
     }
 
     fn is_active(&self) -> bool {
@@ -223,7 +211,7 @@ impl StatusService {
     }
 }
 
-/// Runs until another worker has the status.
+/// Runs until the process ends.
 async fn run(service: Arc<StatusService>, sockets: Sockets) {
     let mut stage = service.stage.subscribe();
     let _ = stage.wait_for(|stage| *stage != Stage::Preparing).await;
@@ -238,6 +226,6 @@ async fn run(service: Arc<StatusService>, sockets: Sockets) {
         }
     }
     tokio::spawn(pulse::beat(Arc::clone(&service)));
-    // With the end of this the thread's tasks end, and its sockets are closed.
-    let _ = stage.wait_for(|stage| *stage == Stage::Superseded).await;
+    // With the end of this the thread's tasks would end.
+    std::future::pending::<()>().await;
 }

@@ -37,21 +37,34 @@ impl Writer {
         sessions: S,
         keyring: Keyring,
     ) -> Result<(notes::Sender, Self), DiskError> {
-        let listing = disk.list().await?;
-        let mut written = HashMap::new();
-        for place in listing.places {
-            written.insert(place.sid.alias(), Written { place, version: None });
-        }
-        tracing::warn!(
-            sessions = written.len(),
-            "a mirror is configured: sessions are written to disk in plain text; anybody who can \
-             read these files can take over the sessions"
-        );
+        let written = written(&disk).await?;
         let (sender, received) = notes::queue();
         let (settle, requests) = mpsc::channel(1);
         let task = Task { disk, sessions, keyring, written, received, failing: false };
         tokio::spawn(task.run(requests));
         Ok((sender, Self { settle }))
+    }
+
+    /// The same for what is served already: nobody waits for the disk. `failed` is called if the mirror cannot be listed;
+    /// then it is not written.
+    pub(crate) fn start_later<S: Sessions>(
+        disk: Disk,
+        sessions: S,
+        keyring: Keyring,
+        failed: impl FnOnce(DiskError) + Send + 'static,
+    ) -> (notes::Sender, Self) {
+        let (sender, received) = notes::queue();
+        let (settle, requests) = mpsc::channel(1);
+        tokio::spawn(async move {
+            match written(&disk).await {
+                Ok(written) => {
+                    let task = Task { disk, sessions, keyring, written, received, failing: false };
+                    task.run(requests).await;
+                }
+                Err(error) => failed(error),
+            }
+        });
+        (sender, Self { settle })
     }
 
     /// Waits until every note is written and a sweep is done, at most for `bound`.
@@ -73,6 +86,20 @@ struct Written {
     place: Place,
     /// The version in the file; `None` for a file of an earlier run.
     version: Option<ChangeId>,
+}
+
+/// The files that exist.
+async fn written(disk: &Disk) -> Result<HashMap<Alias, Written>, DiskError> {
+    let places = disk.list().await?.places;
+    tracing::warn!(
+        sessions = places.len(),
+        "a mirror is configured: sessions are written to disk in plain text; anybody who can read these files can take \
+         over the sessions"
+    );
+    Ok(places
+        .into_iter()
+        .map(|place| (place.sid.alias(), Written { place, version: None }))
+        .collect())
 }
 
 struct Task<S> {

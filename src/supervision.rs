@@ -108,12 +108,11 @@ pub(crate) enum Order {
         /// How the worker before has ended.
         after: Ended,
     },
-    /// It is mounted: no name leads to the underlying directory any more.
+    /// It is mounted: no name leads to the underlying directory any more. Sent once more when the end that was near does
+    /// not come.
     Mounted,
     /// Write what is collected: the end is near.
     Drain,
-    /// Another worker is mounted in its place, and has the status from now on.
-    Superseded,
     /// What contents are sealed with from now on.
     Secrets(Vec<Secret>),
 }

@@ -21,12 +21,14 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
 
 use crate::config::Config;
 use crate::control::{Sockets, StatusService};
+use crate::disk::client::Disk;
 use crate::exit::{ExitCode, Failure};
 use crate::fs::{self, Core};
 use crate::fuse::Connection;
@@ -138,28 +140,24 @@ fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
     let mirror = mirror
         .map(|disk| disks::keep_mirror(disk, &store, &keyring, &runtime, first))
         .transpose()?;
-    let (mirror, writer) = mirror.flatten().unzip();
+    let (mirror, writer) = mirror.unzip();
     let spool = spool(&store, &config, &keyring, &runtime)?;
     let sessions =
         ImportOnAccess::over(spool.clone(), Duration::from_millis(config.import.max_age_ms));
-    let observer = mirror.map(|notes| Arc::new(notes) as Arc<dyn Observer>);
     if let Some(disk) = below {
-        runtime
-            .block_on(sessions.begin(disk, store.clone(), keyring.clone()))
-            .map_err(disks::cannot_list)?;
+        import(disk, &sessions, &store, &keyring, &runtime, first)?;
     }
     if contact == Some(Contact::Late) {
         send(channel, &Report::Redis(RedisState::Down))?;
     }
     send(channel, &Report::RedisReady)?;
     let served = orders::await_connection(channel, memory)?;
-    let answer_within = Duration::from_millis(config.worker.answer_within_ms);
-    watch::start(runtime.handle().clone(), answer_within)?;
+    let has_recovered = watch::start(&runtime, &config.worker)?;
     // Not before: until then another worker may be serving.
     let kept = served.as_ref().map(|served| served.kept.clone()).unwrap_or_default();
     store.keep_activity(&kept);
     let settings = fs::Settings {
-        observer,
+        observer: mirror.map(|notes| Arc::new(notes) as Arc<dyn Observer>),
         worker,
         kept,
         max_open_staging_files: open_files.for_callers(),
@@ -197,10 +195,10 @@ fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
         let core = Arc::clone(&core);
         move || core.mounted()
     };
-    let ended = ending.clone();
-    orders::listen(Arc::clone(channel), ended, sessions, keyring, on_mounted, &runtime)?;
+    orders::listen(Arc::clone(channel), ending.clone(), sessions, keyring, on_mounted, &runtime)?;
 
     let on_serving = || {
+        has_recovered.store(true, Ordering::Relaxed);
         // Without it the keeper gives this worker up, which is what should happen then.
         let _ = channel.send(&Report::Serving);
     };
@@ -255,6 +253,23 @@ fn spool(
     let settings = settings::spool(config, keyring.clone());
     Spool::over(store.clone(), settings, move || followed.lifetimes())
         .map_err(|e| Failure::internal("start threads", e))
+}
+
+/// Imports the files of the underlying directory on access. A later worker does not wait for the disk.
+fn import(
+    disk: Disk,
+    sessions: &ImportOnAccess<Spool<RedisStore>, RedisStore>,
+    store: &RedisStore,
+    keyring: &Keyring,
+    runtime: &Runtime,
+    first: bool,
+) -> Result<(), Failure> {
+    let (store, keyring) = (store.clone(), keyring.clone());
+    if !first {
+        sessions.go_on(disk, store, keyring);
+        return Ok(());
+    }
+    runtime.block_on(sessions.begin(disk, store, keyring)).map_err(disks::cannot_list)
 }
 
 /// Waits until the link is there. The probe has just found Redis, so that is soon, but a busy machine

@@ -448,6 +448,28 @@ fn a_worker_is_told_how_one_has_ended_that_did_not_answer_yet() {
 }
 
 #[test]
+fn a_reload_whose_worker_dies_when_it_is_ready_changes_nothing() {
+    let (_redis, mut mount) = node("", "");
+    let worker = mount.worker();
+    // So it does not say that it has written what it has collected.
+    send(worker, Signal::SIGSTOP);
+    thread::scope(|scope| {
+        let reload = scope.spawn(|| mount.command("reload"));
+        mount.wait_for_log("the new worker is ready");
+        send(mount.worker(), Signal::SIGKILL);
+        let (code, said) = reload.join().unwrap();
+        assert_ne!(code, Some(0), "{said}");
+        send(worker, Signal::SIGCONT);
+    });
+    assert_eq!(mount.worker(), worker);
+    let sid = sid("aa", 1);
+    mount.save(&sid, &authenticated("x")).unwrap();
+    // And it can be succeeded as before.
+    succeed(&mut mount);
+    assert_eq!(mount.read(&sid).unwrap(), authenticated("x"));
+}
+
+#[test]
 fn a_connection_that_the_kernel_ends_is_replaced() {
     in_each_way(|_, mount| {
         let sid = sid("aa", 1);

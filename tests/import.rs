@@ -494,6 +494,40 @@ fn a_killed_worker_leaves_nobody_logged_out() {
 }
 
 #[test]
+fn a_worker_takes_over_though_the_disk_does_not_answer() {
+    let redis = Redis::start();
+    let (below, saved) = (sid("ab", 1), sid("ab", 2));
+    let mut mount = Mount::start_over(&redis, "", ROOT, |dir| {
+        put(dir, &sharded(&below), &authenticated("x"));
+    });
+    mount.save(&saved, &authenticated("y")).unwrap();
+    let signal = |pid: u32, signal| {
+        let pid = nix::unistd::Pid::from_raw(pid.try_into().unwrap());
+        nix::sys::signal::kill(pid, signal).unwrap();
+    };
+    let former = mount.disk();
+    kill_worker(&mount);
+    let disk = loop {
+        match mount.disk() {
+            Some(disk) if Some(disk) != former => break disk,
+            _ => {}
+        }
+    };
+    // Before it has answered anything.
+    signal(disk, nix::sys::signal::Signal::SIGSTOP);
+    mount.wait_until_served();
+    assert!(std::fs::metadata(mount.path()).unwrap().is_dir());
+    std::thread::scope(|scope| {
+        let readers = [(&below, "x"), (&saved, "y")]
+            .map(|(sid, note)| (scope.spawn(|| mount.read(sid)), authenticated(note)));
+        signal(disk, nix::sys::signal::Signal::SIGCONT);
+        for (reader, content) in readers {
+            assert_eq!(reader.join().unwrap().unwrap(), content);
+        }
+    });
+}
+
+#[test]
 fn a_killed_disk_server_leaves_nobody_logged_out() {
     let redis = Redis::start();
     let (one, other) = (sid("ab", 1), sid("ab", 2));

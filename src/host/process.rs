@@ -9,7 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -22,6 +22,9 @@ use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 
 use super::confine::Prepared;
 use super::service_manager;
+
+/// Who was killed ends at once, unless a disk or a network filesystem holds it in the kernel.
+const KILLED_WITHIN: Duration = Duration::from_secs(5);
 
 /// A process: a child of ours, or one that was found. A child that is dropped is ended by force, so
 /// that no error on the way leaves one unwatched.
@@ -86,6 +89,27 @@ impl Process {
         matches!(poll(&mut polled, PollTimeout::ZERO), Ok(1))
     }
 
+    /// Whether all of it has ended but for threads of this name, which may be held in the kernel for long though they
+    /// were killed.
+    pub(crate) fn has_ended_but_for(&self, thread: &str) -> bool {
+        let tasks = format!("/proc/{}/task", self.pid);
+        let is_left = |id: &str| {
+            // One that has just ended has no file any more.
+            let stat = std::fs::read_to_string(format!("{tasks}/{id}/stat")).unwrap_or_default();
+            let (before, after) = stat.rsplit_once(") ").unwrap_or_default();
+            let has_ended = stat.is_empty() || after.starts_with(['Z', 'X']);
+            !has_ended && before.split_once(" (").is_none_or(|(_, name)| name != thread)
+        };
+        // Most of the time this thread lives, and nothing else has to be looked at.
+        let main = format!("{tasks}/{0}/stat", self.pid);
+        let is_zombie = std::fs::read_to_string(main)
+            .is_ok_and(|stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z')));
+        is_zombie
+            && std::fs::read_dir(&tasks).is_ok_and(|threads| {
+                threads.flatten().all(|thread| !is_left(&thread.file_name().to_string_lossy()))
+            })
+    }
+
     /// How it ended, where that can be known. To be called once it has.
     pub(crate) fn status(&mut self) -> Option<ExitStatus> {
         self.child.as_mut().and_then(|child| child.wait().ok())
@@ -99,13 +123,45 @@ impl Process {
 
     /// Ends it by force, and waits for that: the kernel ends what is killed at once.
     pub(crate) fn kill(&mut self) -> Option<ExitStatus> {
-        const LONGEST_MS: u16 = 5000;
+        self.kill_within(KILLED_WITHIN)
+    }
+
+    /// The same, but waits no longer than this.
+    pub(crate) fn kill_within(&mut self, bound: Duration) -> Option<ExitStatus> {
+        self.kill_until(bound, |_| false)
+    }
+
+    /// The same, but does not wait for threads of this name.
+    pub(crate) fn kill_but_for(&mut self, thread: &str) -> Option<ExitStatus> {
+        self.kill_until(KILLED_WITHIN, |process| process.has_ended_but_for(thread))
+    }
+
+    fn kill_until(
+        &mut self,
+        bound: Duration,
+        is_over: impl Fn(&Self) -> bool,
+    ) -> Option<ExitStatus> {
+        const EVERY_MS: u8 = 20;
         // Who does not end within that is not waited for a second time.
         self.kill_without_waiting();
-        let mut polled = [PollFd::new(self.descriptor.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut polled, LONGEST_MS) {
-            Ok(1) => self.status(),
-            _ => None,
+        let until = Instant::now() + bound;
+        loop {
+            let mut polled = [PollFd::new(self.descriptor.as_fd(), PollFlags::POLLIN)];
+            if poll(&mut polled, EVERY_MS) == Ok(1) {
+                return self.status();
+            }
+            if is_over(self) || Instant::now() >= until {
+                self.reap_later();
+                return None;
+            }
+        }
+    }
+
+    /// No process remains when it has ended at last.
+    fn reap_later(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // Without a thread it remains until our own end.
+            let _ = std::thread::Builder::new().name("reap".into()).spawn(move || child.wait());
         }
     }
 }
@@ -302,6 +358,40 @@ mod tests {
         let seen = Process::found(child.pid()).unwrap();
         drop(child);
         assert!(seen.has_ended());
+    }
+
+    #[test]
+    fn a_process_with_one_thread_left_has_ended_but_for_that_one() {
+        const SCRIPT: &str = "
+import ctypes, os, threading, time
+libc = ctypes.CDLL(None)
+def left():
+    libc.prctl(15, b'left', 0, 0, 0)
+    print('left', flush=True)
+    time.sleep(1000)
+threading.Thread(target=left).start()
+import sys; sys.stdin.read()
+libc.syscall({'x86_64': 60, 'aarch64': 93}[os.uname().machine], 0)
+";
+        let mut child = Command::new("python3")
+            .args(["-c", SCRIPT])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (stdin, stdout) = (child.stdin.take(), child.stdout.take().unwrap());
+        let mut process = Process::of_child(child).unwrap();
+        io::BufRead::read_line(&mut io::BufReader::new(stdout), &mut String::new()).unwrap();
+        assert!(!process.has_ended_but_for("left"));
+        // Its main thread ends.
+        drop(stdin);
+        while !process.has_ended_but_for("left") {
+            std::thread::yield_now();
+        }
+        assert!(!process.has_ended_but_for("other"));
+        assert!(!process.has_ended());
+        process.kill();
+        assert!(process.has_ended());
     }
 
     #[test]

@@ -82,7 +82,7 @@ pub(super) enum Contact {
 
 /// A worker that was started, and may have ended since.
 pub(super) struct Running {
-    pub process: Process,
+    process: Process,
     /// Its disk servers, which end with it or before.
     disks: Vec<Process>,
     /// Ours of the two ends.
@@ -97,7 +97,13 @@ pub(super) struct Running {
     pub failure: Option<Failure>,
     /// The state of Redis, as it reported, and since when.
     redis: (RedisState, Instant),
+    /// What it had collected is written.
+    has_drained: bool,
 }
+
+/// The thread of a worker that asks the kernel to forget entries (`fuse.rs`). The kernel makes it wait, though it was
+/// killed, for whoever holds the directory: and that may be a caller whom only the next worker answers.
+const WAITING_THREAD: &str = "evict";
 
 impl Running {
     /// Starts a program as the worker, with its descriptors, to serve this connection.
@@ -138,6 +144,7 @@ impl Running {
             secrets: (secrets.clone(), config.secret_file.clone()),
             failure: None,
             redis: (RedisState::Up, Instant::now()),
+            has_drained: false,
         };
         drop((theirs, asking, handed, sockets));
         // A configuration is smaller than a pipe; a worker that dies meanwhile breaks it.
@@ -172,11 +179,34 @@ impl Running {
             .collect()
     }
 
+    /// Its number, for messages.
+    pub(super) fn pid(&self) -> i32 {
+        self.process.pid()
+    }
+
+    /// Whether nothing of it serves any more.
+    pub(super) fn has_ended(&self) -> bool {
+        self.process.has_ended() || self.process.has_ended_but_for(WAITING_THREAD)
+    }
+
+    /// Orders it to write what it has collected.
+    pub(super) fn drain(&mut self) -> io::Result<()> {
+        self.has_drained = false;
+        self.channel.send(&Order::Drain)
+    }
+
+    /// Whether that is done, or nobody is left to do it.
+    pub(super) fn has_drained(&mut self) -> bool {
+        self.drain_reports();
+        self.has_drained || self.has_ended()
+    }
+
     /// Kills it and its disk servers, and waits for that.
     pub(super) fn kill(&mut self) -> Option<ExitStatus> {
-        let status = self.process.kill();
+        let status = self.process.kill_but_for(WAITING_THREAD);
         for disk in &mut self.disks {
-            disk.kill();
+            // Callers wait for the next worker, whatever a disk does.
+            disk.kill_within(Duration::from_millis(100));
         }
         status
     }
@@ -193,7 +223,7 @@ impl Running {
         });
     }
 
-    /// Its next report, if there is one. A failure and the state of Redis are kept here instead. A
+    /// Its next report, if there is one. A failure, the state of Redis and a drain are kept here instead. A
     /// question for a credential is answered on the way.
     pub(super) fn next_report(&mut self) -> Option<Report> {
         self.reap_disks();
@@ -205,6 +235,10 @@ impl Running {
             }
             Received::Message(Report::Redis(state)) => {
                 self.redis = (state, Instant::now());
+                None
+            }
+            Received::Message(Report::Drained) => {
+                self.has_drained = true;
                 None
             }
             Received::Message(Report::Secrets { make }) => {
@@ -268,7 +302,7 @@ impl Running {
     /// Ends it, and returns why: the failure that it reported, if it did, else `otherwise`. And how it has ended, if
     /// that was not done here.
     pub(super) fn end(mut self, otherwise: &str) -> (Failure, Option<Ended>) {
-        let has_ended = self.process.has_ended();
+        let has_ended = self.has_ended();
         let status = self.kill();
         self.drain_reports();
         let failure = self.failure.unwrap_or_else(|| {
@@ -279,11 +313,12 @@ impl Running {
     }
 }
 
-/// How a worker has ended that was not asked to.
+/// How a worker has ended that was not asked to. As long as a thread of it is held in the kernel nobody knows; then the
+/// requests under way are not taken for the cause.
 pub(super) fn unasked_end(status: Option<ExitStatus>) -> Ended {
-    match status.and_then(|status| status.signal()) {
-        Some(libc::SIGKILL) => Ended::Killed,
-        _ => Ended::Crashed,
+    match status.map(|status| status.signal()) {
+        None | Some(Some(libc::SIGKILL)) => Ended::Killed,
+        Some(_) => Ended::Crashed,
     }
 }
 

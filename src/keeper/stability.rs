@@ -28,8 +28,8 @@ impl Stability {
         self.unstable_since.get_or_insert(now);
     }
 
-    /// Somebody has killed a worker that served: the mount is not given up for that, however often, but it has to be
-    /// served again.
+    /// Somebody has killed a worker that served, or it was ended for its successor: the mount is not given up for that,
+    /// however often, but it has to be served again.
     pub(super) fn killed(&mut self, now: Instant) {
         self.unstable_since = Some(now);
     }

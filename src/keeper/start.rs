@@ -17,16 +17,21 @@ use crate::supervision::Report;
 
 /// From the order to serve until the filesystem must answer.
 const SERVING_WITHIN: Duration = Duration::from_secs(10);
-/// Given on top of the wait for Redis, for everything else a start does.
+/// Given for everything else a start does. A later worker has no more: it does not wait for Redis.
 const START_WITHIN: Duration = Duration::from_secs(10);
 
 /// The longest that a start may take.
 pub(super) fn longest(config: &Config) -> Duration {
-    connecting_within(config) + SERVING_WITHIN
+    connecting_within(config, Contact::Required) + SERVING_WITHIN
 }
 
-fn connecting_within(config: &Config) -> Duration {
-    Duration::from_millis(config.redis.start_wait_ms) + START_WITHIN
+fn connecting_within(config: &Config, contact: Contact) -> Duration {
+    match contact {
+        Contact::Later => START_WITHIN,
+        Contact::Required | Contact::Awaited => {
+            Duration::from_millis(config.redis.start_wait_ms) + START_WITHIN
+        }
+    }
 }
 
 /// A worker that does not serve yet.
@@ -66,14 +71,19 @@ impl Start {
         connection: &Connection,
     ) -> Result<Self, Failure> {
         let running = Running::start(program, config, contact, status, secrets, connection)?;
-        tracing::info!(pid = running.process.pid(), user = config.worker.user, "worker started");
-        let until = Instant::now() + connecting_within(config);
+        tracing::info!(pid = running.pid(), user = config.worker.user, "worker started");
+        let until = Instant::now() + connecting_within(config, contact);
         Ok(Self { running, step: Step::Connecting, until })
     }
 
     /// What to wait for before the next look.
     pub(super) fn waits_for(&self) -> (Vec<BorrowedFd<'_>>, Instant) {
         (self.running.descriptors(), self.until)
+    }
+
+    /// Whether the worker has ended.
+    pub(super) fn has_ended(&self) -> bool {
+        self.running.has_ended()
     }
 
     /// Whether it waits for Redis, as far as the keeper knows.
@@ -109,7 +119,7 @@ impl Start {
                 None => {}
             }
         }
-        if self.running.process.has_ended() || Instant::now() >= self.until {
+        if self.running.has_ended() || Instant::now() >= self.until {
             return Err(self.fail(connection, "was not ready in time", Ended::Stuck));
         }
         Ok(match self.step {
@@ -125,7 +135,7 @@ impl Start {
         if !told {
             return Err(self.running.end("does not read its orders").0);
         }
-        let (pid, after) = (self.running.process.pid(), connection.after);
+        let (pid, after) = (self.running.pid(), connection.after);
         tracing::debug!(pid, ?after, "the worker is told to serve");
         self.step = Step::Told { asked: None };
         self.until = Instant::now() + SERVING_WITHIN;
@@ -142,7 +152,7 @@ impl Start {
 
     /// Ends it, and returns why. If it was told to serve, it may have begun to answer what others have left, and its
     /// successor is told how it has ended: by itself, or else like this.
-    fn fail(self, connection: &mut Connection, otherwise: &str, how: Ended) -> Failure {
+    pub(super) fn fail(self, connection: &mut Connection, otherwise: &str, how: Ended) -> Failure {
         let is_told = matches!(self.step, Step::Told { .. });
         let (failure, by_itself) = self.running.end(otherwise);
         if is_told {

@@ -18,7 +18,7 @@ use crate::exit::{ExitCode, Failure};
 use crate::handoff::Ended;
 use crate::host::mount::{force_off, is_taken_away};
 use crate::host::prober::Prober;
-use crate::supervision::{Order, Report};
+use crate::supervision::Order;
 use crate::telemetry::Event;
 
 /// How long a worker may write what it has collected, when the end is near.
@@ -255,7 +255,7 @@ impl WorkerSupervisor {
             }
             Phase::Serving(mut serving) => {
                 serving.running.drain_reports();
-                if serving.running.process.has_ended() {
+                if serving.running.has_ended() {
                     let phase = self.lost(*serving);
                     let is_over = matches!(phase, Phase::Ended);
                     let outcome = if is_over { Outcome::Unmounted } else { Outcome::Nothing };
@@ -392,9 +392,7 @@ impl WorkerSupervisor {
     }
 
     fn serving(&self, running: Running) -> Phase {
-        if running.channel.send(&Order::Mounted).is_err() {
-            tracing::warn!("the worker does not read its orders");
-        }
+        tell_mounted(&running);
         let answer_within = Duration::from_millis(self.config.worker.answer_within_ms);
         let pulse = Pulse::new(self.config.mountpoint.clone(), answer_within);
         Phase::Serving(Box::new(Serving { running, since: Instant::now(), pulse }))
@@ -496,6 +494,9 @@ impl WorkerSupervisor {
         let stage = match stage {
             Stage::Preparing(start) => match start.advance(connection, &mut self.prober)? {
                 Progress::Ready(start) => {
+                    tracing::debug!(
+                        "the new worker is ready; the other one writes what it has collected"
+                    );
                     let until = self.drain().unwrap_or_else(Instant::now);
                     Stage::Draining { start, until }
                 }
@@ -503,6 +504,11 @@ impl WorkerSupervisor {
                 // It was not told to.
                 Progress::Answers(running) => return Err(running.end("served unasked").0),
             },
+            Stage::Draining { start, .. } if start.has_ended() => {
+                let failure = start.fail(connection, "has ended", Ended::Crashed);
+                self.resume_service();
+                return Err(failure);
+            }
             Stage::Draining { start, until } => {
                 if self.has_drained() || Instant::now() >= until {
                     self.take_over(start)?;
@@ -515,6 +521,13 @@ impl WorkerSupervisor {
         };
         self.successor = Some(Successor { stage, config, program, status });
         Ok(())
+    }
+
+    /// The worker that serves was ordered to write what it has collected, and does not end after all.
+    fn resume_service(&self) {
+        if let Phase::Serving(serving) = &self.phase {
+            tell_mounted(&serving.running);
+        }
     }
 
     /// The successor is ready, and the other one has nothing left to write.
@@ -531,6 +544,7 @@ impl WorkerSupervisor {
             Phase::Serving(mut serving) => {
                 serving.running.kill();
                 self.ended(Ended::Planned);
+                self.stability.killed(Instant::now());
             }
             Phase::Starting(former) => former.end(self.connection.as_mut()),
             Phase::Down { .. } | Phase::Ended => {}
@@ -543,14 +557,11 @@ impl WorkerSupervisor {
 
     /// Orders the worker to write what it has collected, before the mount is taken away. Returns until
     /// when to wait for that; `None` if nobody serves.
-    pub(super) fn drain(&self) -> Option<Instant> {
-        match &self.phase {
-            Phase::Serving(serving) => serving
-                .running
-                .channel
-                .send(&Order::Drain)
-                .ok()
-                .map(|()| Instant::now() + DRAIN_WITHIN),
+    pub(super) fn drain(&mut self) -> Option<Instant> {
+        match &mut self.phase {
+            Phase::Serving(serving) => {
+                serving.running.drain().ok().map(|()| Instant::now() + DRAIN_WITHIN)
+            }
             _ => None,
         }
     }
@@ -558,10 +569,7 @@ impl WorkerSupervisor {
     /// Whether that is done, or nobody is left to do it.
     pub(super) fn has_drained(&mut self) -> bool {
         match &mut self.phase {
-            Phase::Serving(serving) => {
-                serving.running.next_report() == Some(Report::Drained)
-                    || serving.running.process.has_ended()
-            }
+            Phase::Serving(serving) => serving.running.has_drained(),
             _ => true,
         }
     }
@@ -571,7 +579,7 @@ impl WorkerSupervisor {
         match &mut self.phase {
             Phase::Serving(serving) => {
                 serving.running.drain_reports();
-                serving.running.process.has_ended()
+                serving.running.has_ended()
             }
             Phase::Down { .. } | Phase::Starting(_) | Phase::Ended => true,
         }
@@ -623,6 +631,12 @@ impl Successor {
             Stage::Preparing(start) | Stage::Draining { start, .. } => Some(start),
             Stage::TakingOver => None,
         }
+    }
+}
+
+fn tell_mounted(running: &Running) {
+    if running.channel.send(&Order::Mounted).is_err() {
+        tracing::warn!("the worker does not read its orders");
     }
 }
 

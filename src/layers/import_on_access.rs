@@ -2,7 +2,8 @@
 //! its session is first accessed.
 //!
 //! The directory is listed twice: before the first request is served, and once more when it is
-//! mounted over, since nobody can add a file after that. From then on the index only shrinks. When it
+//! mounted over, since nobody can add a file after that. A worker that takes over from another one
+//! does without the first listing. From then on the index only shrinks. When it
 //! is empty, this layer only forwards, and the disk server ends.
 //!
 //! A disk may hang. So each import is a task of its own, one for a session, and every operation waits
@@ -39,6 +40,9 @@ const AT_ONCE: usize = 32;
 const MAX_FAILURES: u8 = 3;
 /// How long requests wait for the second listing.
 const SETTLED_WITHIN: Duration = Duration::from_secs(5);
+/// The same if there was no first one. A file that is not known is a session that has ended, so this is as long as
+/// requests wait in an outage.
+const UNKNOWN_FOR: Duration = Duration::from_secs(20);
 /// The pause between two later listings, at least; and how many times longer than a listing it is.
 const MIN_LIST_PAUSE: Duration = Duration::from_secs(5);
 const LIST_PAUSE_FACTOR: u32 = 20;
@@ -71,6 +75,8 @@ struct Underlying<T> {
     max_age: Duration,
     /// Whether all files are known.
     listed: watch::Sender<bool>,
+    /// Whether they have ever been listed.
+    is_known: AtomicBool,
     /// Since when requests wait for that.
     waiting_since: OnceLock<Instant>,
     /// The imports under way, until their file is archived.
@@ -150,6 +156,7 @@ impl<S: Sessions + Clone, T: Intake + Clone> ImportOnAccess<S, T> {
             importer: Mutex::default(),
             max_age,
             listed: watch::Sender::new(true),
+            is_known: AtomicBool::new(true),
             waiting_since: OnceLock::new(),
             imports: Mutex::default(),
             removals: Mutex::default(),
@@ -169,10 +176,21 @@ impl<S: Sessions + Clone, T: Intake + Clone> ImportOnAccess<S, T> {
         // then.
         let listing = disk.list().await?;
         self.underlying.index().set(listing.places);
+        self.import_from(disk, intake, keyring);
+        Ok(())
+    }
+
+    /// The same for what is served already: callers wait, so nobody waits for the disk. Requests for what may have a file
+    /// wait for the listing of [`ImportOnAccess::in_place`].
+    pub(crate) fn go_on(&self, disk: Disk, intake: T, keyring: Keyring) {
+        self.underlying.is_known.store(false, Ordering::Relaxed);
+        self.import_from(disk, intake, keyring);
+    }
+
+    fn import_from(&self, disk: Disk, intake: T, keyring: Keyring) {
         let importer = Importer::new(disk, intake, keyring, self.underlying.max_age);
         *lock(&self.underlying.importer) = Some(importer);
         self.underlying.listed.send_replace(false);
-        Ok(())
     }
 
     /// The directory is mounted over: nobody can add a file any more.
@@ -185,7 +203,9 @@ impl<S: Sessions + Clone, T: Intake + Clone> ImportOnAccess<S, T> {
         let began = Instant::now();
         // A listing that takes longer is made again later: requests wait no longer.
         let listed = timeout(SETTLED_WITHIN, self.underlying.list(&disk)).await;
-        self.underlying.listed.send_replace(true);
+        if self.underlying.is_known.load(Ordering::Relaxed) {
+            self.underlying.listed.send_replace(true);
+        }
         self.underlying.is_slow.store(listed.is_err(), Ordering::Relaxed);
         if listed.is_ok() && self.underlying.is_done() {
             return;
@@ -308,7 +328,12 @@ impl<T: Intake + Clone> Underlying<T> {
     /// Whether all files are known, or have been waited for long enough.
     fn is_listed(&self) -> bool {
         *self.listed.borrow()
-            || self.waiting_since.get_or_init(Instant::now).elapsed() >= SETTLED_WITHIN
+            || self.waiting_since.get_or_init(Instant::now).elapsed() >= self.listed_within()
+    }
+
+    /// How long that is waited for.
+    fn listed_within(&self) -> Duration {
+        if self.is_known.load(Ordering::Relaxed) { SETTLED_WITHIN } else { UNKNOWN_FOR }
     }
 
     /// Waits until all files are known, within a bound.
@@ -318,13 +343,18 @@ impl<T: Intake + Clone> Underlying<T> {
         }
         let mut listed = self.listed.subscribe();
         // The sender is in `self`, so it cannot be dropped meanwhile.
-        let _ = timeout(SETTLED_WITHIN, listed.wait_for(|listed| *listed)).await;
+        let _ = timeout(self.listed_within(), listed.wait_for(|listed| *listed)).await;
     }
 
     async fn list(&self, disk: &Disk) {
         match disk.list().await {
             // A file that was imported meanwhile is found missing at its next access.
-            Ok(listing) => self.index().set(listing.places),
+            Ok(listing) => {
+                self.index().set(listing.places);
+                if !self.is_known.swap(true, Ordering::Relaxed) {
+                    self.listed.send_replace(true);
+                }
+            }
             Err(error) => tracing::warn!(%error, "cannot read the underlying directory"),
         }
     }
@@ -352,7 +382,8 @@ impl<T: Intake + Clone> Underlying<T> {
         let may_come = !self.is_listed() && self.index().get(alias).is_none();
         if may_come && patience != Patience::Change {
             let mut listed = self.listed.subscribe();
-            let _ = timeout(bound.min(SETTLED_WITHIN), listed.wait_for(|listed| *listed)).await;
+            let _ =
+                timeout(bound.min(self.listed_within()), listed.wait_for(|listed| *listed)).await;
             if !self.is_listed() {
                 self.is_slow.store(true, Ordering::Relaxed);
                 return Err(ImportError::Pending);

@@ -41,25 +41,24 @@ pub(super) fn cannot_list(error: DiskError) -> Failure {
     Failure::internal("list the session files of the underlying directory", error)
 }
 
-/// Starts the mirror. Without it a later worker serves all the same, as it does without Redis.
+/// Starts the mirror. A later worker waits neither for its disk nor for Redis, and serves without it if it must.
 pub(super) fn keep_mirror(
     disk: Disk,
     store: &RedisStore,
     keyring: &Keyring,
     runtime: &Runtime,
     first: bool,
-) -> Result<Option<(mirror::notes::Sender, mirror::Writer)>, Failure> {
-    let failure =
-        match runtime.block_on(mirror::Writer::start(disk, store.clone(), keyring.clone())) {
-            Ok(kept) => return Ok(Some(kept)),
-            Err(e) => Failure::new(ExitCode::MirrorRefused, format!("mirror: {e}")),
-        };
+) -> Result<(mirror::notes::Sender, mirror::Writer), Failure> {
+    let refused = |e| Failure::new(ExitCode::MirrorRefused, format!("mirror: {e}"));
+    let (store, keyring) = (store.clone(), keyring.clone());
     if first {
-        return Err(failure);
+        return runtime.block_on(mirror::Writer::start(disk, store, keyring)).map_err(refused);
     }
-    tracing::error!(
-        %failure,
-        "the mirror is not written; correct the cause and run 'sessionfs reload'"
-    );
-    Ok(None)
+    let _entered = runtime.enter();
+    Ok(mirror::Writer::start_later(disk, store, keyring, move |error| {
+        tracing::error!(
+            failure = %refused(error),
+            "the mirror is not written; correct the cause and run 'sessionfs reload'"
+        );
+    }))
 }

@@ -54,6 +54,7 @@ pub(super) fn listen(
 ) -> Result<(), Failure> {
     let handle = runtime.handle().clone();
     let mut held = Held { keyring, is_told: false };
+    let mut is_mounted = false;
     let orders = move || {
         loop {
             match channel.receive() {
@@ -63,12 +64,13 @@ pub(super) fn listen(
                         break;
                     }
                 }
-                Received::Message(Order::Superseded) => ending.service.superseded(),
                 Received::Message(Order::Mounted) => {
-                    on_mounted();
                     ending.service.mounted();
-                    let sessions = sessions.clone();
-                    handle.spawn(async move { sessions.in_place().await });
+                    if !std::mem::replace(&mut is_mounted, true) {
+                        on_mounted();
+                        let sessions = sessions.clone();
+                        handle.spawn(async move { sessions.in_place().await });
+                    }
                 }
                 Received::Message(Order::Secrets(secrets)) => held.follow(secrets),
                 Received::Message(Order::Serve | Order::Connection { .. }) | Received::Empty => {}

@@ -6,11 +6,12 @@
 //! Redis. What only waits for Redis is not stuck.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, Runtime};
 
+use crate::config;
 use crate::exit::Failure;
 use crate::fuse::handling::handled;
 
@@ -18,20 +19,34 @@ use crate::fuse::handling::handled;
 /// suspended, or this process was stopped, no thread has had the time that the clock says.
 const LOOKS: u32 = 10;
 
-/// Watches over the threads of `runtime` and those that read requests, from now on.
-pub(super) fn start(runtime: Handle, answer_within: Duration) -> Result<(), Failure> {
+/// How long a thread may stand still during a recovery: all callers wait for its end.
+const RECOVERING_WITHIN: Duration = Duration::from_secs(3);
+
+/// Watches over the threads of `runtime` and those that handle requests, from now on. What is returned is set when the
+/// recovery has ended: from then on each has as much time as the mount has for an answer.
+pub(super) fn start(
+    runtime: &Runtime,
+    worker: &config::Worker,
+) -> Result<Arc<AtomicBool>, Failure> {
+    let runtime = runtime.handle().clone();
+    let answer_within = Duration::from_millis(worker.answer_within_ms);
+    let has_recovered = Arc::new(AtomicBool::new(false));
+    let is_serving = Arc::clone(&has_recovered);
     let watch = move || {
         let mut tasks = Tasks::new(runtime);
         let mut tasks_seen = Seen::default();
         let mut threads_seen = handled().map(|_| Seen::default());
         loop {
-            std::thread::sleep(answer_within / LOOKS);
+            let is_serving = is_serving.load(Ordering::Relaxed);
+            let within =
+                if is_serving { answer_within } else { answer_within.min(RECOVERING_WITHIN) };
+            std::thread::sleep(within / LOOKS);
             if tasks_seen.is_stuck(tasks.unanswered()) {
-                end("the thread of the store", answer_within);
+                end("the thread of the store", within);
             }
             for (seen, handled) in threads_seen.iter_mut().zip(handled()) {
                 if seen.is_stuck(handled) {
-                    end("a thread that handles requests", answer_within);
+                    end("a thread that handles requests", within);
                 }
             }
         }
@@ -39,17 +54,14 @@ pub(super) fn start(runtime: Handle, answer_within: Duration) -> Result<(), Fail
     std::thread::Builder::new()
         .name("watch".into())
         .spawn(watch)
-        .map(drop)
+        .map(|_| has_recovered)
         .map_err(|e| Failure::internal("start threads", e))
 }
 
 /// As after a crash, the requests under way are suspects.
-fn end(what: &str, answer_within: Duration) -> ! {
-    let answer_within_ms = answer_within.as_millis();
-    tracing::error!(
-        answer_within_ms,
-        "{what} is stuck: this worker ends, and another takes its place"
-    );
+fn end(what: &str, within: Duration) -> ! {
+    let within_ms = within.as_millis();
+    tracing::error!(within_ms, "{what} is stuck: this worker ends, and another takes its place");
     std::process::abort();
 }
 
