@@ -16,7 +16,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use nix::sys::uio::{pread, pwrite};
+use nix::sys::uio::pread;
 use serde::{Deserialize, Serialize};
 
 use crate::host::read_buffer;
@@ -125,25 +125,12 @@ pub fn create() -> io::Result<OwnedFd> {
     )
 }
 
-/// Notes the first request of the kernel in the memory of a connection, for another keeper. Nobody maps it yet.
-pub(crate) fn note_init(file: impl AsFd, init: &[u8]) -> io::Result<()> {
-    let length = u32::try_from(init.len()).map_err(io::Error::other)?;
-    if init.len() > map::INIT_MAX_BYTES {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    let noted = [&length.to_le_bytes()[..], init].concat();
-    let written = pwrite(file, &noted, map::INIT_AT)?;
-    if written == noted.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
-}
-
-/// What was noted. A worker could have changed it, so it is for a worker only.
-pub(crate) fn noted_init(file: impl AsFd) -> io::Result<Vec<u8>> {
-    let mut noted = vec![0; 4 + map::INIT_MAX_BYTES];
-    pread(file, &mut noted, map::INIT_AT)?;
-    let (length, rest) = noted.split_first_chunk::<4>().ok_or(io::ErrorKind::InvalidData)?;
-    let init =
-        rest.get(..u32::from_le_bytes(*length) as usize).ok_or(io::ErrorKind::InvalidData)?;
-    Ok(init.to_vec())
+/// Whether this program can read what is in the memory of a connection. Nobody maps it for that: it comes from Odoo.
+pub(crate) fn check_format(file: impl AsFd) -> io::Result<()> {
+    // It lies first.
+    let mut magic = [0; 8];
+    pread(file, &mut magic, 0)?;
+    map::check_magic(u64::from_ne_bytes(magic))
 }
 
 /// What is kept. Without memory nothing is.

@@ -9,9 +9,11 @@ mod backoff;
 mod by_hand;
 mod connection;
 mod disks;
+mod held;
 mod listen;
 mod mirror;
 pub(crate) mod mount;
+mod note;
 pub(crate) mod private_redis;
 mod program;
 mod pulse;
@@ -23,16 +25,18 @@ pub(crate) mod spool;
 mod stability;
 pub(crate) mod staging;
 mod start;
+mod trial;
 pub(crate) mod underlying;
 mod worker;
 
+use std::ffi::OsString;
 use std::fs::File;
-use std::io::Write;
-use std::os::fd::AsFd;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, raise};
 
 use crate::config::flags::Flags;
 use crate::config::paths::{RUNTIME_DIR, lock_file};
@@ -47,58 +51,70 @@ use crate::host::service_manager::{self, Manager};
 use crate::host::signals::Signals;
 use by_hand::ByHand;
 pub use by_hand::Caller;
-use connection::Connection;
+use held::Handed;
 use listen::Listeners;
+use note::Note;
 use private_redis::PrivateRedis;
 use program::Program;
 use reload::Outcomes;
 use running::{Contact, StatusContext};
+use trial::Verdict;
 use worker::{Outcome, WorkerSupervisor};
 
 /// Mounts and serves until a signal asks for the end. Without a directory the configuration names
 /// one.
 pub fn mount(dir: Option<&Path>, flags: &Flags, caller: Caller) -> Result<(), Failure> {
+    // First of all: until it is served or let go of, whoever uses the mount of the keeper before waits.
+    let mut handed = Handed::take();
     Failure::unless_root("mounting needs root; run it with sudo or as a system service")?;
     let command_line = CommandLine { dir: dir.map(Path::to_owned), flags: flags.clone() };
-    let config = command_line.resolve()?;
+    let (config, refused) = command_line.resolve_after(handed.note())?;
     crate::telemetry::log::init(&config.log)?;
+    if let Some(failure) = &refused {
+        tracing::error!(%failure, "going on with the configuration of the keeper before");
+    }
     let mut signals = Signals::receive()?;
-    let _lock = claim(&config.mountpoint)?;
-    let handed = Connection::handed(&config.mountpoint);
-    let is_resumed = handed.is_some();
-    let outcomes = if is_resumed {
-        Outcomes::resumed(&config.mountpoint)
-    } else {
+    let lock = claim(&config.mountpoint, &mut handed, &mut signals)?;
+    let note = handed.note().cloned();
+    let connection = handed.resume(&config.mountpoint);
+    let is_resumed = connection.is_some();
+    if !is_resumed {
         mount::clear_dead(&config.mountpoint, &mut Prober::default(), &mut signals)?;
         // Looked at before anything is started, and again at each mount.
         drop(mount::Mountpoint::take(&config.mountpoint)?);
         drop(mount::open_device()?);
+    }
+    let outcomes = if handed.is_any {
+        Outcomes::resumed(&config.mountpoint)
+    } else {
         Outcomes::new(&config.mountpoint)
     };
-
-    let redis = PrivateRedis::new(&config)?;
+    let redis = PrivateRedis::new(&config, is_resumed, handed.private_redis)?;
     let status = StatusContext::new(Listeners::open(&config)?);
     // Who started it has been told already.
-    let by_hand = ByHand::look(caller, &config, flags).filter(|_| !is_resumed);
+    let by_hand = ByHand::look(caller, &config, flags).filter(|_| !handed.is_any);
     // Whoever starts it by hand waits for the outcome.
     let contact = if Manager::is_there() { Contact::Awaited } else { Contact::Required };
-    let mut worker = WorkerSupervisor::new(config.clone(), Program::own()?, status, contact);
-    if let Some(connection) = handed {
-        tracing::info!("going on with the mount of the program before");
+    let program = Program::own(note.as_ref().and_then(|note| note.program.clone()))?;
+    let mut worker = WorkerSupervisor::new(config.clone(), program, status, contact);
+    if let Some(connection) = connection {
+        tracing::info!("going on with the mount of the keeper before");
         worker.resume(connection);
     }
-    let manager = Manager::from_environment();
     let mut keeper = Keeper {
         command_line,
         config,
         redis,
         worker,
-        manager,
+        manager: Manager::from_environment(),
         by_hand,
         outcomes,
-        is_renewal: is_resumed,
+        is_renewal: handed.is_any,
         next: None,
-        last_reload_error: None,
+        last_reload_error: refused
+            .map(|failure| failure.to_string())
+            .or_else(|| note?.last_reload_error),
+        lock,
     };
     let outcome = keeper.serve(&mut signals);
     if outcome.is_ok() && keeper.is_restarted() {
@@ -107,6 +123,18 @@ pub fn mount(dir: Option<&Path>, flags: &Flags, caller: Caller) -> Result<(), Fa
     }
     let ended = keeper.end(&mut signals);
     outcome.and(ended)
+}
+
+/// Says whether this program could go on with a mount that another one serves with this command line, of which it has a
+/// note and what its worker leaves to the next one.
+pub fn try_out(
+    dir: Option<&Path>,
+    flags: &Flags,
+    note: OwnedFd,
+    memory: &OwnedFd,
+) -> Result<&'static str, Failure> {
+    let command_line = CommandLine { dir: dir.map(Path::to_owned), flags: flags.clone() };
+    trial::answer(&command_line, note, memory)
 }
 
 /// What a mount would meet in its directory.
@@ -151,6 +179,40 @@ impl CommandLine {
         let dir = config::mountpoint(self.dir.as_deref(), self.flags.place.config.as_deref())?;
         Config::resolve(&mount::resolve_trusted(&dir)?, &self.flags)
     }
+
+    /// The same for a keeper that goes on with a mount. What cannot change while it is mounted stays as it was; so does
+    /// everything if there is a mistake, which is returned: to end would log everybody out.
+    fn resolve_after(&self, note: Option<&Note>) -> Result<(Config, Option<Failure>), Failure> {
+        let resolved = self.resolve();
+        let Some(former) = note.map(|note| &note.config) else {
+            return resolved.map(|config| (config, None));
+        };
+        let refused = match resolved {
+            Ok(config) => match reload::needs_restart(former, &config) {
+                None => return Ok((config, None)),
+                Some(key) => changed(key),
+            },
+            Err(failure) => failure,
+        };
+        Ok((former.clone(), Some(refused)))
+    }
+
+    /// The words of a command line that says the same, whoever has called this program and how.
+    fn arguments(&self) -> Vec<OsString> {
+        let mut arguments = self.flags.arguments();
+        if let Some(dir) = &self.dir {
+            arguments.extend(["--".into(), dir.into()]);
+        }
+        arguments
+    }
+}
+
+/// This key needs a restart.
+fn changed(key: &str) -> Failure {
+    Failure::new(
+        ExitCode::ReloadFailed,
+        format!("{key} was changed, and a restart is needed for that; nothing was applied"),
+    )
 }
 
 struct Keeper {
@@ -161,12 +223,14 @@ struct Keeper {
     manager: Manager,
     by_hand: Option<ByHand>,
     outcomes: Outcomes,
-    /// The program was executed by a reload, or after one, that may not have ended yet.
+    /// A reload of the keeper before, or one before the first worker serves, may not have ended yet.
     is_renewal: bool,
     /// The configuration that a reload under way will bring.
     next: Option<Config>,
     /// What the last reload failed of.
     last_reload_error: Option<String>,
+    /// Of the mountpoint, until everything has ended.
+    lock: Claim,
 }
 
 impl Keeper {
@@ -174,7 +238,7 @@ impl Keeper {
     fn serve(&mut self, signals: &mut Signals) -> Result<(), Failure> {
         while signals.received() == 0 {
             if !self.worker.is_reloading() && signals.take_reload() {
-                self.reload();
+                self.reload(signals);
             }
             if let Some(redis) = &mut self.redis {
                 redis.advance()?;
@@ -192,7 +256,11 @@ impl Keeper {
                         }
                     }
                     Outcome::Reloaded(Ok(())) if self.worker.program().is_another() => {
-                        self.renew(signals)?;
+                        let program = self.worker.program().clone();
+                        if let Err(error) = self.execute(&program, signals) {
+                            tracing::error!(%error, "cannot execute the upgraded program; this one goes on");
+                            self.reloaded(None);
+                        }
                     }
                     Outcome::Reloaded(outcome) => self.reloaded(outcome.err()),
                     Outcome::Unmounted => return Ok(()),
@@ -220,35 +288,61 @@ impl Keeper {
     }
 
     /// Begins to take up what has changed: the configuration file, and the program.
-    fn reload(&mut self) {
+    fn reload(&mut self, signals: &mut Signals) {
         tracing::info!("reloading");
         if self.worker.has_served() {
             service_manager::reloading();
         }
-        match self.begin_reload() {
+        match self.begin_reload(signals) {
             Ok(true) => {}
-            Ok(false) => self.reloaded(None),
+            // It ends when the first worker serves, or with this keeper.
+            Ok(false) => self.is_renewal = true,
             Err(failure) => self.reloaded(Some(failure)),
         }
     }
 
     /// Whether there is something to wait for.
-    fn begin_reload(&mut self) -> Result<bool, Failure> {
+    fn begin_reload(&mut self, signals: &mut Signals) -> Result<bool, Failure> {
         let config = self.command_line.resolve();
         let within = start::longest(config.as_ref().unwrap_or(&self.config));
         // A worker of an upgraded program, and then one of the upgraded keeper.
         self.outcomes.begin(2 * within);
         let config = config?;
         if let Some(key) = reload::needs_restart(&self.config, &config) {
-            return Err(Failure::new(
-                ExitCode::ReloadFailed,
-                format!("{key} was changed, and a restart is needed for that; nothing was applied"),
-            ));
+            return Err(changed(key));
         }
         let program = self.worker.program().installed()?;
+        if program.is_another()
+            && let Some(connection) = self.worker.connection()
+        {
+            self.worker.check_secrets(&config)?;
+            let arguments = self.command_line.arguments();
+            match trial::ask(&program, &arguments, connection, signals)? {
+                Verdict::GoesOn => {}
+                Verdict::Replaces => return self.replace(config, &program, signals),
+            }
+        }
         let waits = self.worker.reload(config.clone(), program)?;
         self.next = Some(config);
         Ok(waits)
+    }
+
+    /// Executes a program that cannot go on with the mount: it puts a new one in its place.
+    fn replace(
+        &mut self,
+        config: Config,
+        program: &Program,
+        signals: &mut Signals,
+    ) -> Result<bool, Failure> {
+        tracing::warn!(
+            "the upgraded program cannot read what the worker leaves: the mount is replaced by a new one. Files that \
+             are open get errors, and a container that has the directory as a volume has to be restarted"
+        );
+        self.next = Some(config);
+        match self.execute(program, signals) {
+            Ok(()) => Ok(true),
+            Err(error) => Err(Failure::internal("execute the upgraded program", error)),
+        }
     }
 
     /// A reload has ended; without a failure what it brought is used from now on.
@@ -262,6 +356,8 @@ impl Keeper {
             Some(failure) => tracing::error!(%failure, "the reload failed; nothing was changed"),
         }
         self.last_reload_error = failure.as_ref().map(ToString::to_string);
+        let (config, error) = (self.config.clone(), self.last_reload_error.clone());
+        self.worker.amend(|note| (note.config, note.last_reload_error) = (config, error));
         // Whoever asked for it may look at the service manager's word next, so that goes first.
         if self.worker.has_served() {
             self.manager.ready();
@@ -269,23 +365,45 @@ impl Keeper {
         self.outcomes.end(failure);
     }
 
-    /// Executes the program whose worker serves now in the place of this one. The reload ends when that one
-    /// serves.
-    fn renew(&mut self, signals: &mut Signals) -> Result<(), Failure> {
+    /// Executes a program in the place of this one, with the mount and the private Redis. The reload ends when that one
+    /// serves. Returns without an error if an end was asked for meanwhile.
+    fn execute(&mut self, program: &Program, signals: &mut Signals) -> io::Result<()> {
+        // The kernel would wait for the others.
+        if !process::has_one_thread()? {
+            return Err(io::Error::other("another thread is still at work"));
+        }
         tracing::info!("executing the upgraded program");
         if let Some(until) = self.worker.drain() {
-            while !self.worker.has_drained() && Instant::now() < until {
+            while !self.worker.has_drained() && Instant::now() < until && signals.received() == 0 {
                 signals.wait(&self.worker.waits_for().0, Some(until));
             }
         }
-        if let Some(redis) = self.redis.take() {
+        // One that is just starting is not handed over.
+        if let Some(redis) = self.redis.take_if(|redis| redis.handed().is_none()) {
             redis.stop(signals);
         }
-        let error = self.worker.execute_program();
-        tracing::error!(%error, "cannot execute the upgraded program; this one goes on");
-        self.reloaded(None);
-        self.redis = PrivateRedis::new(&self.config)?;
-        Ok(())
+        // What was received is known to this program only.
+        if signals.received() > 0 {
+            return Ok(());
+        }
+        if signals.take_reload() {
+            raise(Signal::SIGHUP)?;
+        }
+        let config = self.next.take().unwrap_or_else(|| self.config.clone());
+        let installed_as = program.installed_as().to_owned();
+        let redis = self.redis.as_ref().and_then(PrivateRedis::handed);
+        let redis_pid = redis.map(|(_, pid)| pid);
+        self.worker.amend(|note| {
+            note.config = config.clone();
+            note.program = Some(installed_as);
+            note.private_redis_pid = redis_pid;
+        });
+        self.config = config;
+        let mut others = vec![(held::LOCK, self.lock.as_fd())];
+        others.extend(redis.map(|(lock, _)| (held::PRIVATE_REDIS_LOCK, lock)));
+        let mut arguments: Vec<OsString> = vec!["sessionfs".into(), "mount".into()];
+        arguments.extend(self.command_line.arguments());
+        Err(self.worker.execute(program, &arguments, &others))
     }
 
     /// For whoever started us: from here on a session can be served.
@@ -359,12 +477,29 @@ fn words(worker: &WorkerSupervisor, may_start: bool, last_reload_error: Option<&
     }
 }
 
-/// Takes the mountpoint's lock, which says who serves it.
-fn claim(mountpoint: &Path) -> Result<Claim, Failure> {
+/// Takes the mountpoint's lock, which says who serves it. Where a mount was left, another keeper that is about to end is
+/// waited for.
+fn claim(mountpoint: &Path, handed: &mut Handed, signals: &mut Signals) -> Result<Claim, Failure> {
+    const ENDS_WITHIN: Duration = Duration::from_secs(3);
+    const LOOK_EVERY: Duration = Duration::from_millis(20);
     make_own(Path::new(RUNTIME_DIR), 0o755)?;
     let path = lock_file(mountpoint);
     let failed = |e| Failure::internal(format!("lock {}", path.display()), e);
-    let Some(mut claim) = Claim::take(&path).map_err(failed)? else {
+    let until = Instant::now() + if handed.held.is_some() { ENDS_WITHIN } else { Duration::ZERO };
+    let mut found = match handed.lock.take() {
+        Some(lock) => Claim::resume(lock.into(), &path).map_err(failed)?,
+        None => None,
+    };
+    loop {
+        if found.is_none() {
+            found = Claim::take(&path).map_err(failed)?;
+        }
+        if found.is_some() || Instant::now() >= until || signals.received() > 0 {
+            break;
+        }
+        signals.wait(&[], Some(Instant::now() + LOOK_EVERY));
+    }
+    let Some(mut claim) = found else {
         let holder =
             holder(&path).map_or(String::new(), |process| format!(" (pid {})", process.pid()));
         return Err(Failure::new(

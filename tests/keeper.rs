@@ -7,13 +7,16 @@ mod support;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::thread;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
+use sessionfs::exit::ExitCode;
 use support::http::until;
 use support::mount::{Mount, authenticated, sid};
 use support::redis::Redis;
@@ -60,4 +63,121 @@ fn a_keeper_whose_probe_is_not_answered_releases_who_waits_when_it_is_killed() {
     until("it is released", || reader.is_finished());
     assert!(reader.join().unwrap().is_err());
     until("nobody waits any more", || !Path::new(&format!("/proc/{prober}")).exists());
+}
+
+/// A program that another one is installed in the place of.
+struct Installed {
+    directory: tempfile::TempDir,
+}
+
+impl Installed {
+    fn new() -> Self {
+        let installed = Self { directory: tempfile::tempdir().unwrap() };
+        installed.replace(env!("CARGO_BIN_EXE_sessionfs"));
+        installed
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.path().join("sessionfs")
+    }
+
+    fn replace(&self, by: &str) {
+        let new = self.directory.path().join("new");
+        // Not by this process: a test beside this one may start another just now, which would hold the file open for
+        // writing, and the kernel executes none that is.
+        assert!(Command::new("cp").arg(by).arg(&new).status().unwrap().success());
+        std::fs::rename(new, self.path()).unwrap();
+    }
+
+    fn is_run_by(&self, pid: u32) -> bool {
+        Path::new(&format!("/proc/{pid}/exe")).metadata().unwrap().ino()
+            == self.path().metadata().unwrap().ino()
+    }
+}
+
+#[test]
+fn a_reload_does_not_wait_for_a_worker_that_is_stopped() {
+    let redis = Redis::start();
+    let mount = Mount::start(&redis, "[worker]\nanswer_within = \"10min\"\n");
+    let session = sid("aa", 1);
+    mount.save(&session, &authenticated("x")).unwrap();
+    send(mount.worker(), Signal::SIGSTOP);
+    let (code, said) = mount.command("reload");
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(mount.read(&session).unwrap(), authenticated("x"));
+}
+
+#[test]
+fn a_program_that_could_not_serve_changes_nothing() {
+    let (redis, installed) = (Redis::start(), Installed::new());
+    let mount = Mount::start_in(&redis, "", Command::new(installed.path()));
+    let (keeper, worker) = (mount.keeper(), mount.worker());
+    let runs = |pid: u32| Path::new(&format!("/proc/{pid}/exe")).metadata().unwrap().ino();
+    let before = runs(keeper);
+    installed.replace("/bin/false");
+    let (code, said) = mount.command("reload");
+    assert_eq!(code, Some(u8::from(ExitCode::ReloadFailed).into()), "{said}");
+    for words in ["cannot go on with this mount: ended with exit code 1", "nothing was changed"] {
+        assert!(said.contains(words), "{said}");
+    }
+    assert_eq!((mount.worker(), runs(keeper)), (worker, before));
+    mount.save(&sid("aa", 1), &authenticated("x")).unwrap();
+}
+
+/// As if a worker of another version had written what a worker leaves.
+fn write_in_another_format(mount: &Mount) {
+    let memory = File::from(descriptor_of(mount.keeper(), "/memfd:sessionfs "));
+    memory.write_all_at(b"another", 0).unwrap();
+}
+
+#[test]
+fn a_program_that_cannot_read_what_is_left_replaces_the_mount() {
+    let (redis, installed) = (Redis::start(), Installed::new());
+    let mut mount = Mount::start_in(&redis, "", Command::new(installed.path()));
+    let session = sid("aa", 1);
+    mount.save(&session, &authenticated("x")).unwrap();
+    let mut open = File::open(mount.sharded(&session)).unwrap();
+    let keeper = mount.keeper();
+    write_in_another_format(&mount);
+    installed.replace(env!("CARGO_BIN_EXE_sessionfs"));
+    let (code, said) = mount.command("reload");
+    assert_eq!(code, Some(0), "{said}\n{}", mount.log());
+    mount.wait_until_served();
+    assert!(mount.log().contains("the mount is replaced by a new one"), "{}", mount.log());
+    assert!(installed.is_run_by(keeper) && installed.is_run_by(mount.worker()));
+    assert!(open.read_to_end(&mut Vec::new()).is_err());
+    assert_eq!(mount.read(&session).unwrap(), authenticated("x"));
+    assert_eq!(mount.command("unmount").0, Some(0));
+}
+
+#[test]
+fn an_end_that_is_asked_for_during_an_upgrade_is_one() {
+    let (redis, installed) = (Redis::start(), Installed::new());
+    let mut mount = Mount::start_in(&redis, "", Command::new(installed.path()));
+    write_in_another_format(&mount);
+    installed.replace(env!("CARGO_BIN_EXE_sessionfs"));
+    // It does not write what it has collected, so that is waited for.
+    send(mount.worker(), Signal::SIGSTOP);
+    send(mount.keeper(), Signal::SIGHUP);
+    mount.wait_for_log("executing the upgraded program");
+    send(mount.keeper(), Signal::SIGTERM);
+    assert_eq!(mount.wait(), Some(0), "{}", mount.log());
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!table.contains(mount.path().to_str().unwrap()));
+}
+
+/// The new program has been told of none that came before.
+#[test]
+fn a_reload_that_is_asked_for_during_an_upgrade_is_done() {
+    let (redis, installed) = (Redis::start(), Installed::new());
+    let mut mount = Mount::start_in(&redis, "", Command::new(installed.path()));
+    write_in_another_format(&mount);
+    installed.replace(env!("CARGO_BIN_EXE_sessionfs"));
+    send(mount.worker(), Signal::SIGSTOP);
+    send(mount.keeper(), Signal::SIGHUP);
+    mount.wait_for_log("executing the upgraded program");
+    send(mount.keeper(), Signal::SIGHUP);
+    mount.wait_until_served();
+    until("the second has begun", || mount.log().matches("keeper: reloading").count() == 2);
+    assert!(installed.is_run_by(mount.keeper()));
 }

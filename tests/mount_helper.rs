@@ -7,6 +7,7 @@
 #[path = "mount_start/lab.rs"]
 mod lab;
 
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Output};
@@ -55,6 +56,47 @@ fn it_mounts_goes_on_in_the_background_and_ends_with_umount() {
     );
     assert_eq!(std::fs::read_link(format!("/proc/{keeper}/cwd")).unwrap(), PathBuf::from("/"));
     assert!(std::fs::read_to_string(log(&lab)).unwrap().contains("ready"));
+    assert!(Command::new("umount").arg(lab.mountpoint()).status().unwrap().success());
+    wait_gone(keeper);
+    lab.assert_clean();
+}
+
+#[test]
+fn an_upgrade_goes_on_with_the_mount_and_the_private_redis() {
+    let lab = Lab::new();
+    let program = lab.path("sessionfs");
+    let install = || {
+        let new = lab.path("new");
+        // Not by this process, which another test may fork meanwhile: nobody may hold it open for writing.
+        let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_sessionfs")).arg(&new).status();
+        assert!(copied.unwrap().success());
+        std::fs::rename(new, &program).unwrap();
+    };
+    install();
+    let file = lab.configure("");
+    let options = format!("config={},log_file={}", file.display(), log(&lab).display());
+    let mountpoint = lab.mountpoint();
+    let like = lab.command(["none", mountpoint.to_str().unwrap(), "-o", &options]);
+    let mut command = Command::new(&program);
+    command.args(like.get_args()).arg0("/sbin/mount.sessionfs");
+    command.envs(like.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    let (keeper, redis) = (keeper(&lab), lab.redis_pids());
+    install();
+    let mut reload = lab.command(["reload", mountpoint.to_str().unwrap()]);
+    let output = reload.output().unwrap();
+    let log = || std::fs::read_to_string(log(&lab)).unwrap();
+    assert!(output.status.success(), "{}\n{}", said(&output), log());
+    let runs = std::fs::metadata(format!("/proc/{keeper}/exe")).unwrap();
+    assert_eq!(runs.ino(), program.metadata().unwrap().ino(), "{}", log());
+    assert_eq!(lab.redis_pids(), redis);
+    assert_eq!(std::fs::read_dir(lab.mountpoint()).unwrap().count(), 0);
+    // Once more, with the command line of the first upgrade.
+    install();
+    assert!(reload.output().unwrap().status.success(), "{}", log());
+    let runs = std::fs::metadata(format!("/proc/{keeper}/exe")).unwrap();
+    assert_eq!(runs.ino(), program.metadata().unwrap().ino(), "{}", log());
     assert!(Command::new("umount").arg(lab.mountpoint()).status().unwrap().success());
     wait_gone(keeper);
     lab.assert_clean();

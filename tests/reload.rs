@@ -232,6 +232,9 @@ fn an_upgraded_program_serves_from_then_on() {
     // All of it is done when the reload has ended. The keeper is the same process.
     assert_eq!(runs(mount.worker()), installed);
     assert_eq!(runs(mount.keeper()), installed);
+    for pid in [mount.keeper(), mount.worker()] {
+        assert_eq!(std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap(), "sessionfs\n");
+    }
     assert_eq!(mount.read(&session).unwrap(), authenticated("x"));
     let mut content = Vec::new();
     open.read_to_end(&mut content).unwrap();

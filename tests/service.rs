@@ -4,8 +4,9 @@
 
 mod support;
 
-use std::io::{IoSliceMut, Read as _};
+use std::io::{IoSliceMut, Read as _, Seek as _};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
+use std::os::unix::fs::FileExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use sessionfs::exit::ExitCode;
+use support::http;
 use support::mount::{Mount, authenticated, errno, sid};
 use support::redis::Redis;
 
@@ -416,43 +418,155 @@ impl Manager {
 }
 
 /// What systemd does at the next start with descriptors that it keeps.
-const START_WITH: &str = "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); \
-    os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='2', LISTEN_FDNAMES='device:memory'); \
-    os.execv(sys.argv[3], sys.argv[3:])";
+const START_WITH: &str = "import os, sys; \
+    [os.dup2(int(sys.argv[1 + at]), 3 + at) for at in range(3)]; \
+    os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='3', LISTEN_FDNAMES='device:memory:note'); \
+    os.execv(sys.argv[4], sys.argv[4:])";
+
+/// A mount whose keeper was killed, and what the service manager keeps of it.
+struct Left {
+    redis: Redis,
+    manager: Manager,
+    mount: Mount,
+    stored: [OwnedFd; 3],
+}
+
+impl Left {
+    /// What `with` is to happen before the keeper is killed.
+    fn new(configuration: &str, with: impl FnOnce(&Mount)) -> Self {
+        let redis = Redis::start();
+        let manager = Manager::new();
+        let command = manager.command(Duration::from_secs(60));
+        let mut mount = Mount::start_in(&redis, configuration, command);
+        let stored = ["device", "memory", "note"].map(|name| manager.stored(name));
+        manager.hear("READY=1");
+        with(&mount);
+        mount.kill();
+        for descriptor in &stored {
+            fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
+        }
+        Self { redis, manager, mount, stored }
+    }
+
+    /// What the service manager starts.
+    fn command(&self) -> Command {
+        let mut command = Command::new("python3");
+        command.args(["-c", START_WITH]);
+        command.args(self.stored.each_ref().map(|one| one.as_raw_fd().to_string()));
+        command.arg(env!("CARGO_BIN_EXE_sessionfs"));
+        command.env("NOTIFY_SOCKET", self.manager.directory.path().join("notify"));
+        command
+    }
+
+    /// Starts the next keeper, and waits until it serves. It is listened to, or it would wait for that.
+    fn start_again(&mut self) -> Vec<String> {
+        let mut command = self.command();
+        self.mount.spawn_again_in(&mut command);
+        let heard = self.manager.hear("READY=1");
+        self.mount.wait_until_served();
+        heard
+    }
+
+    /// The next keeper ends with this code, and whoever waits is released.
+    #[track_caller]
+    fn ends(mut self, code: ExitCode) -> String {
+        let path = self.mount.sharded(&sid("aa", 1));
+        let reader = std::thread::spawn(move || std::fs::read(path));
+        let mut command = self.command();
+        self.mount.spawn_again_in(&mut command);
+        self.manager.hear("FDSTOREREMOVE=1");
+        assert_eq!(self.mount.wait(), Some(u8::from(code).into()), "{}", self.mount.log());
+        // The service manager was told to let go of it: as long as it does not, the kernel was told, too.
+        http::until("it is released", || reader.is_finished());
+        assert!(reader.join().unwrap().is_err());
+        let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(!table.contains(self.mount.path().to_str().unwrap()));
+        drop(self.redis);
+        self.mount.log()
+    }
+}
 
 #[test]
 fn a_killed_keeper_is_a_pause_where_the_service_manager_keeps_the_connection() {
-    let redis = Redis::start();
-    let manager = Manager::new();
-    let minute = Duration::from_secs(60);
-    let mut mount = Mount::start_in(&redis, "", manager.command(minute));
-    let [device, memory] = ["device", "memory"].map(|name| manager.stored(name));
     let session = sid("aa", 1);
-    mount.save(&session, &authenticated("x")).unwrap();
-    let mut open = std::fs::File::open(mount.sharded(&session)).unwrap();
-    let temp = mount.stage(&authenticated("y")).unwrap();
-    mount.kill();
-    let path = mount.sharded(&session);
+    let (mut open, mut temp) = (None, None);
+    let mut left = Left::new("", |mount| {
+        mount.save(&session, &authenticated("x")).unwrap();
+        open = std::fs::File::open(mount.sharded(&session)).ok();
+        temp = mount.stage(&authenticated("y")).ok();
+    });
+    let path = left.mount.sharded(&session);
     let reader = std::thread::spawn(move || std::fs::read(path));
-
-    for descriptor in [&device, &memory] {
-        fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
-    }
-    let mut command = Command::new("python3");
-    command.args(["-c", START_WITH]);
-    command.args([&device, &memory].map(|descriptor| descriptor.as_raw_fd().to_string()));
-    command.arg(env!("CARGO_BIN_EXE_sessionfs"));
-    command.env("NOTIFY_SOCKET", manager.directory.path().join("notify"));
-    mount.start_again_in(&mut command);
+    let heard = left.start_again();
+    // The keeper before may not have been allowed to.
+    assert!(heard.iter().any(|line| line == "FDSTORE=1"), "{heard:#?}");
     assert_eq!(reader.join().unwrap().unwrap(), authenticated("x"));
     let mut content = Vec::new();
-    open.read_to_end(&mut content).unwrap();
+    open.unwrap().read_to_end(&mut content).unwrap();
     assert_eq!(content, authenticated("x"));
-    std::fs::rename(&temp, mount.sharded(&session)).unwrap();
-    assert_eq!(mount.read(&session).unwrap(), authenticated("y"));
+    std::fs::rename(temp.unwrap(), left.mount.sharded(&session)).unwrap();
+    assert_eq!(left.mount.read(&session).unwrap(), authenticated("y"));
 
     // An end is one: the service manager is to let go of it.
-    drop((device, memory));
-    mount.stop();
-    manager.hear("FDSTOREREMOVE=1");
+    drop(left.stored);
+    left.mount.stop();
+    left.manager.hear("FDSTOREREMOVE=1");
+}
+
+#[test]
+fn a_keeper_goes_on_with_the_configuration_from_before_where_the_new_one_needs_an_end() {
+    for (text, words) in [
+        ("staging_dir = \"/dev/shm/elsewhere\"", "staging_dir was changed"),
+        ("idel = 1", "unknown key 'idel'"),
+    ] {
+        let session = sid("aa", 1);
+        let mut left = Left::new("", |mount| mount.save(&session, &authenticated("x")).unwrap());
+        std::fs::write(left.mount.configuration(), text).unwrap();
+        left.start_again();
+        assert_eq!(left.mount.read(&session).unwrap(), authenticated("x"));
+        let log = left.mount.log();
+        assert!(log.contains(words) && log.contains("configuration of the keeper before"), "{log}");
+    }
+}
+
+#[test]
+fn a_keeper_that_cannot_go_on_releases_who_waits() {
+    let left = Left::new("", |_| ());
+    let path = sessionfs::config::paths::lock_file(&left.mount.path());
+    let lock = std::fs::File::create(&path).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
+    left.ends(ExitCode::SecondDaemon);
+    std::fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn what_nobody_has_served_for_long_is_not_gone_on_with() {
+    let left = Left::new("", |_| ());
+    // As if one keeper after the other had failed.
+    let mut note = std::fs::File::from(left.stored[2].try_clone().unwrap());
+    let mut text = Vec::new();
+    note.rewind().unwrap();
+    note.read_to_end(&mut text).unwrap();
+    let mut told: serde_json::Value = serde_json::from_slice(&text[4..]).unwrap();
+    told["unserved_since_ms"] = 1.into();
+    let told = told.to_string();
+    note.write_all_at(&u32::try_from(told.len()).unwrap().to_le_bytes(), 0).unwrap();
+    note.write_all_at(told.as_bytes(), 4).unwrap();
+    let log = left.ends(ExitCode::WorkerFailed);
+    assert_eq!(log.matches("worker started").count(), 1, "{log}");
+}
+
+#[test]
+fn what_another_version_has_left_is_replaced_at_once() {
+    let session = sid("aa", 1);
+    let mut open = None;
+    let mut left = Left::new("", |mount| {
+        mount.save(&session, &authenticated("x")).unwrap();
+        open = std::fs::File::open(mount.sharded(&session)).ok();
+    });
+    std::fs::File::from(left.stored[1].try_clone().unwrap()).write_all_at(b"another", 0).unwrap();
+    left.start_again();
+    assert!(open.unwrap().read_to_end(&mut Vec::new()).is_err());
+    assert_eq!(left.mount.read(&session).unwrap(), authenticated("x"));
+    assert!(left.mount.log().contains("another version of sessionfs has written it"));
 }

@@ -1,11 +1,13 @@
 //! `sessionfs mount`.
 
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 use super::output::say;
 use crate::config::Config;
 use crate::config::flags::Flags;
 use crate::exit::Failure;
+use crate::host::descriptor;
 use crate::keeper::{self, Caller};
 
 /// Serve a directory until SIGTERM or SIGINT; prints `ready DIR` once a session can be served
@@ -21,12 +23,21 @@ pub(super) struct Mount {
     dry_run: bool,
     #[command(flatten)]
     flags: Flags,
+    /// Say whether this program could go on with a mount; asked by the one that serves it
+    #[arg(long, hide = true, requires = "memory_fd")]
+    note_fd: Option<RawFd>,
+    /// What its worker leaves to the next one
+    #[arg(long, hide = true, requires = "note_fd")]
+    memory_fd: Option<RawFd>,
 }
 
 impl Mount {
     /// Serves.
     pub(super) fn run(&self) -> Result<(), Failure> {
-        if self.dry_run {
+        if let (Some(note), Some(memory)) = (self.note_fd, self.memory_fd) {
+            let (note, memory) = (descriptor::take(note)?, descriptor::take(memory)?);
+            say(keeper::try_out(self.dir.as_deref(), &self.flags, note, &memory)?)
+        } else if self.dry_run {
             self.look()
         } else {
             keeper::mount(self.dir.as_deref(), &self.flags, Caller::Command)

@@ -1,5 +1,6 @@
 //! What the command line says about the configuration, as written.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 /// Where the sessions are: the flags of every command that talks to Redis.
@@ -40,4 +41,62 @@ pub struct Flags {
     /// `info,sessionfs::fs=debug` (default: `$SESSIONFS_LOG`, else the file's `log`, else `info`)
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
+}
+
+impl Flags {
+    /// The words of a command line that says the same.
+    pub(crate) fn arguments(&self) -> Vec<OsString> {
+        let Self { place, owner, group, mode, mirror, import_max_age, log } = self;
+        let Place { redis, config } = place;
+        let words = [
+            ("--redis", redis),
+            ("--owner", owner),
+            ("--group", group),
+            ("--mode", mode),
+            ("--import-max-age", import_max_age),
+            ("--log", log),
+        ];
+        let words = words.map(|(flag, word)| (flag, word.as_ref().map(OsString::from)));
+        let paths = [("--config", config), ("--mirror", mirror)];
+        let paths = paths.map(|(flag, path)| (flag, path.as_ref().map(OsString::from)));
+        let given = words.into_iter().chain(paths);
+        // In one word: a value may begin with a hyphen.
+        given
+            .filter_map(|(flag, value)| {
+                let mut argument = OsString::from(flag);
+                argument.push("=");
+                argument.push(value?);
+                Some(argument)
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Command {
+        #[command(flatten)]
+        flags: Flags,
+    }
+
+    #[test]
+    fn its_arguments_are_understood_as_the_same() {
+        let flags = Flags {
+            place: Place { redis: Some("unix:/r".into()), config: Some("a b".into()) },
+            owner: Some("-x".into()),
+            group: Some("g".into()),
+            mode: Some("0750".into()),
+            mirror: Some("/m".into()),
+            import_max_age: Some("1days".into()),
+            log: Some("a=b,c".into()),
+        };
+        for flags in [flags, Flags::default()] {
+            let arguments = [vec!["sessionfs".into()], flags.arguments()].concat();
+            let parsed = <Command as clap::Parser>::parse_from(arguments).flags;
+            assert_eq!(format!("{parsed:?}"), format!("{flags:?}"));
+        }
+    }
 }

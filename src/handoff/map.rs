@@ -31,9 +31,6 @@ const GENERATION_AT: usize = 8;
 const USED_AT: usize = 16;
 /// The request on trial; 0: none.
 const ON_TRIAL_AT: usize = 24;
-/// The first request of the kernel: its length in four bytes, and its bytes.
-pub(super) const INIT_AT: i64 = 2048;
-pub(super) const INIT_MAX_BYTES: usize = 1024;
 const ENTRIES_AT: usize = 4096;
 const ENTRY_BYTES: usize = 64;
 const LINKS_AT: usize = ENTRIES_AT + ENTRIES * ENTRY_BYTES;
@@ -50,6 +47,17 @@ const PLACE: usize = 16;
 const COUNT: usize = 24;
 /// What was made or counted later has a greater one.
 const AGE: usize = 32;
+
+/// Whether memory that begins with this can be read. It begins with 0 before the first worker has had it.
+pub(super) fn check_magic(found: u64) -> io::Result<()> {
+    match found {
+        0 | MAGIC => Ok(()),
+        _ => Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "another version of sessionfs has written it",
+        )),
+    }
+}
 
 #[derive(Debug)]
 pub(super) struct Map {
@@ -113,15 +121,12 @@ impl Map {
         };
         let map = Self { memory, index: Mutex::new(index) };
         let magic = map.number(MAGIC_AT)?;
-        match magic.load(Ordering::Acquire) {
-            0 => magic.store(MAGIC, Ordering::Release),
-            MAGIC => map.read_all()?,
-            _ => {
-                return Err(io::Error::new(
-                    io::ErrorKind::InvalidData,
-                    "another version of sessionfs has written it",
-                ));
-            }
+        let found = magic.load(Ordering::Acquire);
+        check_magic(found)?;
+        if found == 0 {
+            magic.store(MAGIC, Ordering::Release);
+        } else {
+            map.read_all()?;
         }
         map.number(GENERATION_AT)?.fetch_add(1, Ordering::AcqRel);
         Ok(map)

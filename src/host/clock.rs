@@ -1,4 +1,6 @@
-//! The system clock.
+//! The clocks of the system.
+
+use std::time::Duration;
 
 /// Whether a time daemon keeps the clock synchronised, as the kernel sees it; `None` if it does not
 /// say.
@@ -8,4 +10,10 @@ pub(crate) fn is_synchronised() -> Option<bool> {
     // SAFETY: adjtimex writes into the structure, which outlives the call.
     let state = unsafe { libc::adjtimex(&raw mut clock) };
     (state >= 0).then_some(clock.status & libc::STA_UNSYNC == 0)
+}
+
+/// Milliseconds of the monotonic clock, which all processes share and which nobody sets.
+pub(crate) fn monotonic_ms() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
+    now.map_or(0, |now| Duration::from(now).as_millis().try_into().unwrap_or(u64::MAX))
 }

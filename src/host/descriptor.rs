@@ -1,6 +1,7 @@
 //! Descriptors that another process has handed over, and those that take the place of another.
 
-use std::ffi::{CString, OsStr};
+use std::collections::BTreeMap;
+use std::ffi::{CString, OsStr, OsString};
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
@@ -39,13 +40,17 @@ pub(crate) fn put_over(place: BorrowedFd<'_>, by: BorrowedFd<'_>) -> io::Result<
 /// NAME=NUMBER separated by commas. Its children are other processes, so it is not for them.
 const HANDED_VARIABLE: &str = "SESSIONFS_DESCRIPTORS";
 
-/// Executes a program in the place of this one, with the same arguments, signals and environment, and hands it these
-/// descriptors. Returns only if that fails.
-pub(crate) fn execute_with(program: &Path, descriptors: &[(&str, BorrowedFd<'_>)]) -> io::Error {
+/// Executes a program in the place of this one, with the same signals and environment, and hands it these descriptors.
+/// Returns only if that fails.
+pub(crate) fn execute_with(
+    program: &Path,
+    arguments: &[OsString],
+    descriptors: &[(&str, BorrowedFd<'_>)],
+) -> io::Error {
     let execute = || -> io::Result<std::convert::Infallible> {
         let text = |text: &OsStr| CString::new(text.as_bytes()).map_err(io::Error::other);
         let arguments: Vec<CString> =
-            std::env::args_os().map(|one| text(&one)).collect::<io::Result<_>>()?;
+            arguments.iter().map(|one| text(one)).collect::<io::Result<_>>()?;
         let named = descriptors.iter().map(|(name, fd)| format!("{name}={}", fd.as_raw_fd()));
         let handed = format!(
             "{HANDED_VARIABLE}={}:{}",
@@ -68,29 +73,23 @@ pub(crate) fn execute_with(program: &Path, descriptors: &[(&str, BorrowedFd<'_>)
     error
 }
 
-/// The descriptors of these names that the program which was executed in our place before has handed over; `None` if
-/// one is missing. To be called once, while there is one thread.
-pub(crate) fn handed<const N: usize>(names: [&str; N]) -> Option<[OwnedFd; N]> {
-    let value = std::env::var(HANDED_VARIABLE).ok()?;
-    let numbers = numbers(&value, std::process::id(), &names)?;
-    let taken: Vec<OwnedFd> =
-        numbers.into_iter().map(|raw| take(raw).ok()).collect::<Option<_>>()?;
-    taken.try_into().ok()
+/// The descriptors that the program which was executed in our place before has handed over, by their names. To be called
+/// once, while there is one thread.
+pub(crate) fn handed() -> BTreeMap<String, OwnedFd> {
+    let value = std::env::var(HANDED_VARIABLE).unwrap_or_default();
+    let numbers = numbers(&value, std::process::id());
+    let taken = numbers.into_iter().filter_map(|(number, name)| Some((name, take(number).ok()?)));
+    taken.collect()
 }
 
-/// The numbers of these names, each another one, if they are meant for this process.
-fn numbers(value: &str, pid: u32, names: &[&str]) -> Option<Vec<RawFd>> {
-    let (process, list) = value.split_once(':')?;
-    if process.parse() != Ok(pid) {
-        return None;
-    }
-    let number = |name: &&str| {
-        let mut pairs = list.split(',').filter_map(|one| one.split_once('='));
-        pairs.find(|(found, _)| found == name)?.1.parse().ok()
+/// The numbers that are meant for this process, each with its name.
+fn numbers(value: &str, pid: u32) -> BTreeMap<RawFd, String> {
+    let Some((_, list)) = value.split_once(':').filter(|(process, _)| process.parse() == Ok(pid))
+    else {
+        return BTreeMap::new();
     };
-    let found: Vec<RawFd> = names.iter().map(number).collect::<Option<_>>()?;
-    let is_twice = |at: usize| found[..at].contains(&found[at]);
-    (!(0..found.len()).any(is_twice)).then_some(found)
+    let pairs = list.split(',').filter_map(|one| one.split_once('='));
+    pairs.filter_map(|(name, number)| Some((number.parse().ok()?, name.to_owned()))).collect()
 }
 
 #[cfg(test)]
@@ -98,13 +97,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_those_of_this_process_and_of_all_names() {
-        let value = "12:device=7,memory=9";
-        assert_eq!(numbers(value, 12, &["memory", "device"]), Some(vec![9, 7]));
-        assert_eq!(numbers(value, 13, &["memory", "device"]), None);
-        assert_eq!(numbers(value, 12, &["memory", "other"]), None);
-        assert_eq!(numbers("12:device=7,memory=7", 12, &["memory", "device"]), None);
-        assert_eq!(numbers("12:device=x", 12, &["device"]), None);
-        assert_eq!(numbers("", 12, &["device"]), None);
+    fn numbers_are_those_of_this_process_and_each_has_one_name() {
+        let found = |value, pid| Vec::from_iter(numbers(value, pid));
+        let value = "12:device=9,memory=7";
+        assert_eq!(found(value, 12), [(7, "memory".to_owned()), (9, "device".to_owned())]);
+        assert_eq!(found(value, 13), []);
+        assert_eq!(found("12:device=7,memory=7", 12).len(), 1);
+        assert_eq!(found("12:device=x", 12), []);
+        assert_eq!(found("", 12), []);
     }
 }

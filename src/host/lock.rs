@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -69,10 +70,23 @@ impl Claim {
         Ok(None)
     }
 
+    /// The one that the program before had, which was executed in our place; none if it is not it.
+    pub(crate) fn resume(file: File, path: &Path) -> io::Result<Option<Self>> {
+        let is_held = is_named(&file, path)? && try_lock(&file)?;
+        Ok(is_held.then(|| Self { file, path: path.to_owned() }))
+    }
+
     /// What the file says from now on.
     pub(crate) fn write(&mut self, words: &str) -> io::Result<()> {
         self.file.set_len(0)?;
         self.file.write_all_at(words.as_bytes(), 0)
+    }
+}
+
+impl AsFd for Claim {
+    /// Whoever has it, too, holds the lock.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 }
 
@@ -143,6 +157,12 @@ mod tests {
         claim.write("words").unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "words");
         assert!(Claim::take(&path).unwrap().is_none());
+        // As over an `exec`, which forgets the claim and keeps the descriptor.
+        let copy = claim.file.try_clone().unwrap();
+        std::mem::forget(claim);
+        let claim = Claim::resume(copy, &path).unwrap().unwrap();
+        assert!(Claim::take(&path).unwrap().is_none());
+        assert!(Claim::resume(File::open("/dev/null").unwrap(), &path).unwrap().is_none());
         drop(claim);
         assert!(!path.exists());
         assert!(Claim::take(&path).unwrap().is_some());

@@ -1,8 +1,10 @@
 //! A filesystem that is made, answered for and looked at while no name leads to it, and is then put
 //! in its place at once: `fsopen(2)` and its family.
 
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use rustix::fs::{AtFlags, StatxFlags, statx};
 use rustix::io::Result;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, fsconfig_create, fsconfig_set_flag,
@@ -43,6 +45,14 @@ impl Filesystem {
             | MountAttrFlags::MOUNT_ATTR_NOEXEC
             | MountAttrFlags::MOUNT_ATTR_NOATIME;
         Ok(Self { mount: fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)? })
+    }
+
+    /// The number of its device, as the mount table shows it. The filesystem is not asked (`fuse_update_get_attr` in the
+    /// kernel's fs/fuse/dir.c).
+    pub(crate) fn device_number(&self) -> io::Result<String> {
+        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+        let found = statx(&self.mount, "", flags, StatxFlags::TYPE)?;
+        Ok(format!("{}:{}", found.stx_dev_major, found.stx_dev_minor))
     }
 
     /// Puts it on what is uppermost at this directory.

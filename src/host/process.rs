@@ -17,6 +17,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::stat::{Mode, umask};
+use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{ForkResult, Pid, getppid, setsid};
 use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 
@@ -112,7 +113,12 @@ impl Process {
 
     /// How it ended, where that can be known. To be called once it has.
     pub(crate) fn status(&mut self) -> Option<ExitStatus> {
-        self.child.as_mut().and_then(|child| child.wait().ok())
+        if let Some(child) = &mut self.child {
+            return child.wait().ok();
+        }
+        // It may be a child of the program that was executed here before. If it is none, nothing happens.
+        let _ = waitpid(Pid::from_raw(self.pid), Some(WaitPidFlag::WNOHANG));
+        None
     }
 
     /// Ends it by force. It may be in a system call that it has to complete first.
@@ -304,9 +310,14 @@ fn inherit_only(descriptors: &[RawFd]) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether this process has one thread.
+pub(crate) fn has_one_thread() -> io::Result<bool> {
+    Ok(std::fs::read_dir("/proc/self/task")?.count() == 1)
+}
+
 /// Forks this process, which has one thread.
 pub(crate) fn fork() -> io::Result<ForkResult> {
-    if std::fs::read_dir("/proc/self/task")?.count() != 1 {
+    if !has_one_thread()? {
         return Err(io::Error::other("a process with several threads does not fork"));
     }
     // SAFETY: this process has one thread, as was just seen, so its child may go on like any program.

@@ -1,6 +1,7 @@
 //! What a service manager is notified of: that the mount is served, in words how things stand, and that
 //! the keeper is alive (`sd_notify(3)`); and descriptors that it keeps for the next process. Without a service manager nothing of this does anything.
 
+use std::collections::BTreeMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -82,11 +83,10 @@ impl Manager {
     }
 }
 
-/// Gives descriptors to the service manager, each under its name, in the place of those that it has: if this process
-/// dies, the next one is handed them ([`stored`]).
+/// Gives descriptors to the service manager, each under its name: if this process dies, the next one is handed them
+/// ([`stored`]). What it has already it does not take twice (`fd_store_add` in systemd's src/core/service.c).
 pub(crate) fn store(descriptors: &[(&str, BorrowedFd<'_>)]) {
     for (name, descriptor) in descriptors {
-        forget(&[name]);
         let states = [NotifyState::FdStore, NotifyState::FdName(name)];
         if let Err(error) = sd_notify::notify_with_fds(&states, &[*descriptor]) {
             tracing::warn!(%error, "cannot store descriptors with the service manager");
@@ -101,16 +101,11 @@ pub(crate) fn forget(names: &[&str]) {
     }
 }
 
-/// The descriptors of these names that a process before this one has stored; `None` if one is missing. To be called
-/// once, while there is one thread.
-pub(crate) fn stored<const N: usize>(names: [&str; N]) -> Option<[OwnedFd; N]> {
-    let all: Vec<_> = sd_notify::listen_fds_with_names().ok()?.collect();
-    let of_name = |name: &str| all.iter().find(|(_, found)| found == name).map(|(raw, _)| *raw);
-    let taken: Vec<OwnedFd> = names
-        .into_iter()
-        .map(|name| descriptor::take(of_name(name)?).ok())
-        .collect::<Option<_>>()?;
-    taken.try_into().ok()
+/// The descriptors that a process before this one has stored, by their names. To be called once, while there is one
+/// thread.
+pub(crate) fn stored() -> BTreeMap<String, OwnedFd> {
+    let Ok(all) = sd_notify::listen_fds_with_names() else { return BTreeMap::new() };
+    all.filter_map(|(raw, name)| Some((name, descriptor::take(raw).ok()?))).collect()
 }
 
 /// A reload has begun; [`Manager::ready`] ends it, however it went.

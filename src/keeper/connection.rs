@@ -1,20 +1,20 @@
 //! The connection to the kernel: the device, and what the kernel has said first. The keeper holds it, so that it
-//! outlives each worker. When it is dropped, and no worker holds it, the kernel ends it: whoever waits for an answer
-//! gets an error.
+//! outlives each worker. When it is dropped, the kernel ends it ([`Held`]).
 
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
+use super::held::Held;
 use super::mount::{self, Mountpoint};
-use crate::exit::Failure;
+use super::note::{Note, NoteFile};
+use crate::config::Config;
+use crate::exit::{ExitCode, Failure};
 use crate::fuse::wire::Init;
 use crate::handoff::{self, Ended};
-use crate::host::mount::is_ours;
 use crate::host::mount_api::Filesystem;
 use crate::host::prober::Root;
-use crate::host::{descriptor, device, service_manager};
+use crate::host::{clock, descriptor, device};
 use crate::supervision::Order;
 
 /// The kernel sends its first request as soon as the filesystem is made.
@@ -22,14 +22,9 @@ const INIT_WITHIN: Duration = Duration::from_secs(5);
 /// Longer than INIT, and as long as the kernel wants it.
 const READ_BYTES: usize = 64 * 1024;
 
-/// By which names it is handed over.
-const HANDED: [&str; 2] = ["device", "memory"];
-
 /// A connection, from before its filesystem is made.
 pub(super) struct Connection {
-    device: OwnedFd,
-    /// What a worker leaves to the next one. The keeper never looks at it: it comes from Odoo.
-    memory: OwnedFd,
+    held: Held,
     /// How the worker that served it last has ended.
     pub after: Ended,
     /// The directory that lies below.
@@ -49,57 +44,98 @@ impl Connection {
         let device = mount::open_device()?;
         // Held from before the mount: afterwards its path leads to the mount.
         let underlying = Mountpoint::take(mountpoint)?;
-        let memory = handoff::create()
+        let held = handoff::create()
+            .and_then(|memory| Held::new(device, memory))
             .map_err(|e| Failure::internal("make memory that outlives a worker", e))?;
-        Ok(Self { device, memory, after: Ended::default(), underlying, made: None })
+        Ok(Self { held, after: Ended::default(), underlying, made: None })
     }
 
-    /// The one that was served before: by the program that has executed this one in its place, or by a keeper that has
-    /// died and had stored it with the service manager. `None` if there is none, or if its filesystem is not mounted
-    /// there any more.
-    pub(super) fn handed(mountpoint: &Path) -> Option<Self> {
-        let [device, memory] =
-            descriptor::handed(HANDED).or_else(|| service_manager::stored(HANDED))?;
-        if !is_ours(mountpoint) || device::is_dead(device.as_fd()) {
-            tracing::warn!("the mount that was handed over is not there any more");
-            return None;
+    /// The one that a keeper before this one has left. Fails if its filesystem is not mounted there any more, or if a
+    /// program like this one cannot go on with it.
+    pub(super) fn resume(mut held: Held, mountpoint: &Path) -> Result<Self, Failure> {
+        let lost = |what: String| Failure::new(ExitCode::Internal, what);
+        let Some(note) = held.note() else { return Err(lost("its note cannot be read".into())) };
+        let init = Init::parse(&note.init).map_err(|e| lost(format!("its first request: {e}")))?;
+        if !held.is_at(mountpoint) {
+            return Err(lost("it is not mounted there any more".into()));
         }
-        Self::resume(device, memory, mountpoint)
-            .inspect_err(|error| tracing::error!(%error, "the mount that was handed over is lost"))
-            .ok()
-    }
-
-    fn resume(device: OwnedFd, memory: OwnedFd, mountpoint: &Path) -> io::Result<Self> {
-        let init = Init::parse(&handoff::noted_init(&memory)?)?;
-        let underlying = Mountpoint::beneath(mountpoint)?;
+        if device::is_dead(held.device.as_fd()) {
+            return Err(lost("the kernel has ended it".into()));
+        }
+        handoff::check_format(&held.memory)
+            .map_err(|e| lost(format!("what its worker has left: {e}")))?;
+        let underlying = Mountpoint::beneath(mountpoint)
+            .map_err(|e| lost(format!("the directory below it: {e}")))?;
+        // If this keeper dies, too, the next one knows how long nobody has been served.
+        held.amend(|note| {
+            note.unserved_since_ms.get_or_insert_with(clock::monotonic_ms);
+        });
+        // Again: the keeper that made it may not have been allowed to.
+        held.store();
         let made = Some(Made { init, filesystem: None });
-        Ok(Self { device, memory, after: Ended::Planned, underlying, made })
+        Ok(Self { held, after: Ended::Planned, underlying, made })
     }
 
-    /// Executes a program in the place of this one, and hands the connection to it. No worker may be left. Returns only
-    /// if that fails.
-    pub(super) fn execute(&self, program: &Path) -> io::Error {
-        let [device, memory] = HANDED;
-        descriptor::execute_with(
-            program,
-            &[(device, self.device.as_fd()), (memory, self.memory.as_fd())],
-        )
+    /// Executes a program in the place of this one, and hands the connection to it, with these descriptors. No worker
+    /// may be left. Returns only if that fails.
+    pub(super) fn execute(
+        &self,
+        program: &Path,
+        arguments: &[std::ffi::OsString],
+        others: &[(&str, BorrowedFd<'_>)],
+    ) -> std::io::Error {
+        let mut descriptors = self.held.descriptors().to_vec();
+        descriptors.extend(others);
+        descriptor::execute_with(program, arguments, &descriptors)
     }
 
     /// Makes the filesystem, if it is not made yet, and has the kernel's first request.
-    pub(super) fn make(&mut self, mountpoint: &Path) -> Result<(), Failure> {
+    pub(super) fn make(&mut self, config: &Config) -> Result<(), Failure> {
         if self.made.is_some() {
             return Ok(());
         }
-        let filesystem = Filesystem::make(self.device.as_fd())
-            .map_err(|errno| mount::refused(mountpoint, errno))?;
-        let init = device::read_within(self.device.as_fd(), READ_BYTES, INIT_WITHIN)
+        let device = self.held.device.as_fd();
+        let filesystem =
+            Filesystem::make(device).map_err(|errno| mount::refused(&config.mountpoint, errno))?;
+        let init = device::read_within(device, READ_BYTES, INIT_WITHIN)
             .and_then(|bytes| Init::parse(&bytes))
             .map_err(|e| Failure::internal("read the kernel's first request", e))?;
-        handoff::note_init(&self.memory, init.bytes())
-            .map_err(|e| Failure::internal("note the kernel's first request", e))?;
+        let noted = filesystem.device_number().and_then(|number| {
+            self.held.set_note(Note {
+                init: init.bytes().to_vec(),
+                filesystem: number,
+                config: config.clone(),
+                unserved_since_ms: None,
+                program: None,
+                last_reload_error: None,
+                private_redis_pid: None,
+            })
+        });
+        noted.map_err(|e| Failure::internal("note the mount for another keeper", e))?;
         self.made = Some(Made { init, filesystem: Some(filesystem) });
         Ok(())
+    }
+
+    /// It is left as it is, for the next keeper: this process is about to end.
+    pub(super) fn leave(self) {
+        std::mem::forget(self);
+    }
+
+    /// What another program needs to say whether it could go on with it ([`is_understood`]), with the flags of `mount`
+    /// that name it.
+    pub(super) fn for_trial(&self) -> [(&'static str, BorrowedFd<'_>); 2] {
+        let [_, (_, memory), (_, note)] = self.held.descriptors();
+        [("--memory-fd", memory), ("--note-fd", note)]
+    }
+
+    /// What is noted for another keeper.
+    pub(super) fn note(&self) -> Option<&Note> {
+        self.held.note()
+    }
+
+    /// Changes it.
+    pub(super) fn amend(&mut self, change: impl FnOnce(&mut Note)) {
+        self.held.amend(change);
     }
 
     /// What a worker is told to serve it; `None` before it is made.
@@ -124,7 +160,12 @@ impl Connection {
     /// Whether the kernel has ended it, and every call to its filesystem fails: `umount -f`, the file `abort` in
     /// `/sys/fs/fuse/connections`, or a limit of the kernel (`fs.fuse.max_request_timeout`).
     pub(super) fn is_aborted(&self) -> bool {
-        self.is_in_place() && device::is_dead(self.device.as_fd())
+        self.is_in_place() && device::is_dead(self.held.device.as_fd())
+    }
+
+    /// Whether that is what its path leads to.
+    pub(super) fn is_uppermost(&self) -> bool {
+        self.is_in_place() && self.held.is_at(self.underlying.path())
     }
 
     /// Puts its filesystem on the bare mountpoint.
@@ -136,20 +177,8 @@ impl Connection {
         let place = Mountpoint::take(self.underlying.path())?;
         place.put(&filesystem)?;
         self.underlying = place;
-        self.store();
+        self.held.store();
         Ok(())
-    }
-
-    /// Stores it with the service manager, so that it outlives this process.
-    fn store(&self) {
-        let [device, memory] = HANDED;
-        service_manager::store(&[(device, self.device.as_fd()), (memory, self.memory.as_fd())]);
-    }
-
-    /// It is about to end for good: the service manager lets go of it.
-    pub(super) fn end(self) {
-        service_manager::forget(&HANDED);
-        drop(self);
     }
 
     /// The directory that lies below.
@@ -159,6 +188,12 @@ impl Connection {
 
     /// What a worker is handed, with the flags that name it.
     pub(super) fn descriptors(&self) -> [(&'static str, BorrowedFd<'_>); 2] {
-        [("--fuse-fd", self.device.as_fd()), ("--memory-fd", self.memory.as_fd())]
+        [("--fuse-fd", self.held.device.as_fd()), ("--memory-fd", self.held.memory.as_fd())]
     }
+}
+
+/// Whether this program could go on with a connection that another one holds.
+pub(super) fn is_understood(note: OwnedFd, memory: &OwnedFd) -> bool {
+    let note = NoteFile::found(note).read();
+    note.is_ok_and(|note| Init::parse(&note.init).is_ok()) && handoff::check_format(memory).is_ok()
 }

@@ -4,7 +4,8 @@
 //! (`PR_SET_PDEATHSIG`). So a keeper that is killed leaves no server behind: the server writes its
 //! append-only file to the end, and the next keeper starts another one on it. It could go on instead
 //! and be found again, but systemd ends it with its keeper in any case, and then there would be two
-//! ways to come back. A keeper that executes itself anew keeps its main thread, and so its child.
+//! ways to come back. A keeper that executes another program in its place keeps its main thread, and so its child; it
+//! hands it over ([`PrivateRedis::handed`]).
 //!
 //! Two lock files in the data directory say who uses it, and both are released by the kernel:
 //!
@@ -19,7 +20,7 @@ mod directory;
 mod server;
 
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -39,12 +40,26 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often to look whether a server is ready, or whether an earlier one has ended.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
+/// What the program before has handed over.
+pub(crate) struct Handed {
+    mount_lock: File,
+    server: Process,
+}
+
+impl Handed {
+    /// Of this process, if it still is what it was.
+    pub(crate) fn found(mount_lock: OwnedFd, pid: i32) -> Option<Self> {
+        let server = Process::found(pid).ok().filter(|server| !server.has_ended())?;
+        Some(Self { mount_lock: mount_lock.into(), server })
+    }
+}
+
 /// The private Redis of one mount.
 pub(crate) struct PrivateRedis {
     settings: config::PrivateRedis,
     worker: config::Worker,
     /// Keeps other mounts from the directory.
-    _mount_lock: File,
+    mount_lock: File,
     phase: Phase,
     backoff: Backoff,
     /// It has been ready once. From then on no failure ends the mount.
@@ -74,18 +89,44 @@ enum Phase {
 impl PrivateRedis {
     /// Takes the data directory for this mount, if the configuration asks for a private Redis.
     /// Nothing is started yet. Fails if another mount uses the directory.
-    pub(crate) fn new(config: &Config) -> Result<Option<Self>, Failure> {
+    ///
+    /// `was_ready` says that the mount was served before: then no failure of the Redis ends it.
+    pub(crate) fn new(
+        config: &Config,
+        was_ready: bool,
+        before: Option<Handed>,
+    ) -> Result<Option<Self>, Failure> {
         let Some(settings) = &config.private_redis else { return Ok(None) };
+        if let Some(Handed { mount_lock, server }) = before {
+            tracing::info!(pid = server.pid(), "going on with the private Redis");
+            return Ok(Some(Self {
+                settings: settings.clone(),
+                worker: config.worker.clone(),
+                mount_lock,
+                phase: Phase::Up { server, since: Instant::now() },
+                backoff: Backoff::default(),
+                was_ready,
+            }));
+        }
         directory::check_socket_length(&socket_path(&settings.dir))?;
         directory::prepare(&settings.dir, &config.worker)?;
         Ok(Some(Self {
             settings: settings.clone(),
             worker: config.worker.clone(),
-            _mount_lock: directory::lock(&settings.dir, config)?,
+            mount_lock: directory::lock(&settings.dir, config)?,
             phase: Phase::Down { retry_at: Instant::now() },
             backoff: Backoff::default(),
-            was_ready: false,
+            was_ready,
         }))
+    }
+
+    /// What another program that is executed in the place of this one goes on with: the lock of the directory, and the
+    /// process, if it answers.
+    pub(crate) fn handed(&self) -> Option<(BorrowedFd<'_>, i32)> {
+        match &self.phase {
+            Phase::Up { server, .. } => Some((self.mount_lock.as_fd(), server.pid())),
+            _ => None,
+        }
     }
 
     /// Whether it answers, as far as is known.

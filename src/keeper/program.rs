@@ -5,22 +5,30 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::exit::{ExitCode, Failure};
 
 /// An executable, held; and the name under which its successor will be installed.
+#[derive(Clone)]
 pub(super) struct Program {
     installed_as: PathBuf,
-    file: File,
+    file: Arc<File>,
 }
 
 impl Program {
-    /// The one that is running.
-    pub(super) fn own() -> Result<Self, Failure> {
+    /// The one that is running. Where it was executed by the one before, that one knows under which name it was
+    /// installed; the kernel does not if that name leads to another one by now.
+    pub(super) fn own(installed_as: Option<PathBuf>) -> Result<Self, Failure> {
         let failed = |e| Failure::internal("find the running program", e);
-        let installed_as = std::env::current_exe().map_err(failed)?;
+        let installed_as = installed_as.map_or_else(std::env::current_exe, Ok).map_err(failed)?;
         let file = hold(Path::new("/proc/self/exe")).map_err(failed)?;
-        Ok(Self { installed_as, file })
+        Ok(Self { installed_as, file: Arc::new(file) })
+    }
+
+    /// Its name.
+    pub(super) fn installed_as(&self) -> &Path {
+        &self.installed_as
     }
 
     /// The one that is installed under the same name now.
@@ -32,7 +40,7 @@ impl Program {
                 format!("program {}: {e}; install it there", installed_as.display()),
             )
         })?;
-        Ok(Self { installed_as, file })
+        Ok(Self { installed_as, file: Arc::new(file) })
     }
 
     /// Whether it is another one than the one that is running.

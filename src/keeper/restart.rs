@@ -17,8 +17,8 @@ use crate::host::unit::{State, Unit};
 
 /// How long systemd may take to say what it is about to do.
 const SAID_WITHIN: Duration = Duration::from_secs(1);
-/// The device and the memory.
-const STORED: usize = 2;
+/// The device, the memory and the note.
+const STORED: usize = 3;
 
 impl Keeper {
     /// Whether systemd ends this keeper only to start the next one, and that can go on with the mount.
@@ -95,20 +95,20 @@ mod tests {
 
     #[test]
     fn only_a_restart_with_a_stored_connection_is_a_pause() {
-        assert!(state(Some("restart"), 2).restarts());
-        assert!(!state(Some("restart"), 1).restarts());
+        assert!(state(Some("restart"), 3).restarts());
+        assert!(!state(Some("restart"), 2).restarts());
         for job in [None, Some("stop"), Some("start"), Some("reload")] {
-            assert!(!state(job, 2).restarts(), "{job:?}");
+            assert!(!state(job, 3).restarts(), "{job:?}");
         }
     }
 
     #[test]
     fn what_a_dead_keeper_has_left_is_kept_unless_its_unit_stops() {
         for job in [None, Some("restart"), Some("start")] {
-            assert!(state(job, 2).goes_on(), "{job:?}");
+            assert!(state(job, 3).goes_on(), "{job:?}");
             assert!(!state(job, 0).goes_on(), "{job:?}");
         }
-        assert!(!state(Some("stop"), 2).goes_on());
+        assert!(!state(Some("stop"), 3).goes_on());
         assert!(ends_for_good("11") && ends_for_good("2"));
         assert!(!ends_for_good("42") && !ends_for_good("KILL") && !ends_for_good(""));
     }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use crate::config::secret_file;
-use crate::exit::Failure;
+use crate::exit::{ExitCode, Failure};
 use crate::session::secret::Secret;
 use crate::sync::lock;
 
@@ -45,6 +45,23 @@ impl Secrets {
             known.complaint = Some(complaint);
         }
         Ok(known.secrets.clone())
+    }
+
+    /// Whether another keeper finds what was read: it has not what this one has read before.
+    pub(super) fn check(&self, path: &Path) -> Result<(), Failure> {
+        let found = secret_file::read(path)?;
+        let known = lock(&self.0);
+        if found.is_empty() && !known.secrets.is_empty() && known.path == path {
+            return Err(Failure::new(
+                ExitCode::Secret,
+                format!(
+                    "secret file {}: there is no such file; copy it from another server, or from \
+                     the backup",
+                    path.display()
+                ),
+            ));
+        }
+        Ok(())
     }
 
     /// Makes the file if there is none: this is the first server of its Redis.

@@ -16,6 +16,16 @@ pub(super) struct Stability {
 }
 
 impl Stability {
+    /// Nobody has served it for long since then.
+    pub(super) fn since(then: Instant) -> Self {
+        Self { unstable_since: Some(then) }
+    }
+
+    /// Since when nobody has served it for long; `None` while somebody does.
+    pub(super) fn unstable_since(&self) -> Option<Instant> {
+        self.unstable_since
+    }
+
     /// A worker serves, since then. Failures from before it has served for long are not counted any more.
     pub(super) fn serves(&mut self, since: Instant, now: Instant) {
         if now.saturating_duration_since(since) >= STABLE_AFTER {

@@ -1,12 +1,14 @@
 //! The supervisor of the worker: starts it, has it serve the connection, and starts a successor on the same
 //! connection when it dies, does not respond, or is to be replaced by a reload.
 
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
 use super::connection::Connection;
+use super::note::Note;
 use super::program::Program;
 use super::pulse::{Beat, Pulse};
 use super::running::{Contact, Running, StatusContext, status_words, unasked_end};
@@ -16,7 +18,8 @@ use super::start::{Progress, Start};
 use crate::config::Config;
 use crate::exit::{ExitCode, Failure};
 use crate::handoff::Ended;
-use crate::host::mount::{force_off, is_taken_away};
+use crate::host::clock;
+use crate::host::mount::is_taken_away;
 use crate::host::prober::Prober;
 use crate::supervision::Order;
 use crate::telemetry::Event;
@@ -44,6 +47,8 @@ pub(super) struct WorkerSupervisor {
     /// A mount has been served once. From then on failures are retried.
     served: bool,
     stability: Stability,
+    /// What of it is noted for another keeper.
+    noted_unstable_since: Option<Instant>,
 }
 
 enum Phase {
@@ -114,18 +119,56 @@ impl WorkerSupervisor {
             backoff: Backoff::of_mount(),
             served: false,
             stability: Stability::default(),
+            noted_unstable_since: None,
         }
     }
 
     /// Goes on with a connection that was served before.
     pub(super) fn resume(&mut self, connection: Connection) {
+        let since_ms = connection.note().and_then(|note| note.unserved_since_ms);
+        let unserved_ms = since_ms.map_or(0, |since| clock::monotonic_ms().saturating_sub(since));
+        let now = Instant::now();
+        let since = now.checked_sub(Duration::from_millis(unserved_ms)).unwrap_or(now);
+        self.stability = Stability::since(since);
         self.connection = Some(connection);
         self.served = true;
     }
 
-    /// Kills the worker, whatever it is doing, and executes the program in the place of this one, which goes on with the
-    /// connection. Returns only if that fails; then another worker is started.
-    pub(super) fn execute_program(&mut self) -> io::Error {
+    /// The connection, if there is one.
+    pub(super) fn connection(&self) -> Option<&Connection> {
+        self.connection.as_ref()
+    }
+
+    /// Changes what is noted for another keeper.
+    pub(super) fn amend(&mut self, change: impl FnOnce(&mut Note)) {
+        if let Some(connection) = &mut self.connection {
+            connection.amend(change);
+        }
+    }
+
+    /// Whether another keeper finds the secrets that this one has.
+    pub(super) fn check_secrets(&self, config: &Config) -> Result<(), Failure> {
+        self.secrets.check(&config.secret_file)
+    }
+
+    /// Another keeper goes on counting how long nobody is served.
+    fn note_stability(&mut self) {
+        let since = self.stability.unstable_since();
+        if std::mem::replace(&mut self.noted_unstable_since, since) != since {
+            let ago_ms = |since: Instant| u64::try_from(since.elapsed().as_millis()).unwrap_or(0);
+            let since_ms = since.map(|since| clock::monotonic_ms().saturating_sub(ago_ms(since)));
+            self.amend(|note| note.unserved_since_ms = since_ms);
+        }
+    }
+
+    /// Kills the worker, whatever it is doing, and executes a program in the place of this one, which goes on with the
+    /// connection and with these descriptors. Returns only if that fails; then another worker is started.
+    pub(super) fn execute(
+        &mut self,
+        program: &Program,
+        arguments: &[OsString],
+        others: &[(&str, BorrowedFd<'_>)],
+    ) -> io::Error {
         match std::mem::replace(&mut self.phase, Phase::Down { retry_at: Instant::now() }) {
             Phase::Serving(mut serving) => {
                 serving.running.kill();
@@ -136,7 +179,7 @@ impl WorkerSupervisor {
         }
         self.prober.give_up();
         match self.connection.as_ref().filter(|connection| connection.is_in_place()) {
-            Some(connection) => connection.execute(&self.program.path()),
+            Some(connection) => connection.execute(&program.path(), arguments, others),
             None => io::Error::other("nothing is mounted"),
         }
     }
@@ -198,6 +241,12 @@ impl WorkerSupervisor {
     /// Looks at what has happened, and does what follows. A failure is returned if it is one of the
     /// first start, or if the mount is given up; others are logged and retried.
     pub(super) fn advance(&mut self) -> Result<Outcome, Failure> {
+        let outcome = self.look();
+        self.note_stability();
+        outcome
+    }
+
+    fn look(&mut self) -> Result<Outcome, Failure> {
         // Before anything that may end it.
         if let Phase::Serving(serving) = &self.phase {
             self.stability.serves(serving.since, Instant::now());
@@ -243,7 +292,7 @@ impl WorkerSupervisor {
                 (Phase::Ended, Outcome::Unmounted)
             }
             Phase::Down { .. } => {
-                self.give_up_if_aborted()?;
+                self.give_up_if_aborted();
                 (Phase::Starting(Box::new(self.start()?)), Outcome::Nothing)
             }
             Phase::Starting(start) => {
@@ -283,15 +332,14 @@ impl WorkerSupervisor {
     }
 
     /// A connection that the kernel has ended serves nobody: the mount is taken away, and the next start makes another.
-    fn give_up_if_aborted(&mut self) -> Result<(), Failure> {
-        if !self.connection.as_ref().is_some_and(Connection::is_aborted) {
-            return Ok(());
+    fn give_up_if_aborted(&mut self) {
+        if self.connection.as_ref().is_some_and(Connection::is_aborted) {
+            tracing::error!(
+                mountpoint = %self.config.mountpoint.display(),
+                "the kernel has ended the connection (umount -f, abort, or a limit of its own); mounting anew"
+            );
+            self.remove_mount();
         }
-        tracing::error!(
-            mountpoint = %self.config.mountpoint.display(),
-            "the kernel has ended the connection (umount -f, abort, or a limit of its own); mounting anew"
-        );
-        self.remove_mount()
     }
 
     /// Starts a worker, on the connection that is there, or for the first.
@@ -342,7 +390,7 @@ impl WorkerSupervisor {
         Ok(match start.advance(connection, &mut self.prober)? {
             Progress::Waiting(start) => (Phase::Starting(Box::new(start)), Outcome::Nothing),
             Progress::Ready(start) => {
-                if let Err(failure) = connection.make(&self.config.mountpoint) {
+                if let Err(failure) = connection.make(&self.config) {
                     start.end(None);
                     return Err(failure);
                 }
@@ -366,7 +414,7 @@ impl WorkerSupervisor {
         if self.is_unmounted() {
             let (failure, _) = running.end("serves a mount that is not in the mount table");
             if !self.served {
-                self.remove_mount()?;
+                self.remove_mount();
                 return Err(failure);
             }
             log_unmounted();
@@ -383,12 +431,8 @@ impl WorkerSupervisor {
     }
 
     /// Ends the connection: whoever waits gets an error, and nothing stays mounted.
-    fn remove_mount(&mut self) -> Result<(), Failure> {
-        force_off(&self.config.mountpoint)?;
-        if let Some(connection) = self.connection.take() {
-            connection.end();
-        }
-        Ok(())
+    fn remove_mount(&mut self) {
+        self.connection = None;
     }
 
     fn serving(&self, running: Running) -> Phase {
@@ -454,8 +498,8 @@ impl WorkerSupervisor {
     }
 
     /// Starts a worker with this configuration and program, to take the place of the one that serves.
-    /// [`Outcome::Reloaded`] says how that ended. If nobody serves, the next worker is started with
-    /// them at once, and `false` is returned: there is nothing to wait for.
+    /// [`Outcome::Reloaded`] says how that ended. If nobody has ever served, the first worker is started with them, and
+    /// `false` is returned: its own outcome says it.
     pub(super) fn reload(&mut self, config: Config, program: Program) -> Result<bool, Failure> {
         let status = self.status.renewed(&config)?;
         if let (Phase::Serving(_), Some(connection)) = (&self.phase, &self.connection) {
@@ -475,6 +519,19 @@ impl WorkerSupervisor {
             std::mem::replace(&mut self.phase, Phase::Down { retry_at: Instant::now() })
         {
             start.end(self.connection.as_mut());
+        }
+        if let (true, Some(connection)) = (self.served, &self.connection) {
+            let start = Start::begin(
+                &program,
+                &config,
+                Contact::Later,
+                &status,
+                &self.secrets,
+                connection,
+            )?;
+            self.phase = Phase::Starting(Box::new(start));
+            self.successor = Some(Successor { stage: Stage::TakingOver, config, program, status });
+            return Ok(true);
         }
         (self.config, self.program, self.status) = (config, program, status);
         Ok(false)
@@ -585,26 +642,25 @@ impl WorkerSupervisor {
         }
     }
 
-    /// Whether a mount is there to be taken away.
+    /// Whether a mount is there to be taken away, and not beneath another one.
     pub(super) fn is_mounted(&self) -> bool {
-        self.connection.as_ref().is_some_and(Connection::is_in_place)
-            && !is_taken_away(&self.config.mountpoint)
+        self.connection.as_ref().is_some_and(Connection::is_uppermost)
     }
 
     /// Kills all processes that have not ended, and waits for them. The connection ends: whoever still waits for an
     /// answer gets an error.
     pub(super) fn finish(&mut self) {
         self.end_processes();
-        if let Some(connection) = self.connection.take() {
-            connection.end();
-        }
+        self.connection = None;
     }
 
     /// Kills all processes that have not ended, and waits for them. The connection is left as it is, for the next
     /// keeper.
     pub(super) fn leave(&mut self) {
         self.end_processes();
-        self.connection = None;
+        if let Some(connection) = self.connection.take() {
+            connection.leave();
+        }
     }
 
     fn end_processes(&mut self) {

@@ -120,9 +120,8 @@ impl Mount {
     }
 
     /// Starts it once more on the same directory with this command, when it has been killed.
-    pub fn start_again_in(&mut self, command: &mut Command) {
+    pub fn spawn_again_in(&mut self, command: &mut Command) {
         (self.child, self.stdout) = spawn(command, &self.arguments, self.directory.path());
-        self.wait_until_served();
     }
 
     /// The mounted directory.
