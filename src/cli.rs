@@ -8,6 +8,7 @@ mod config;
 mod demo;
 mod discover;
 mod disk;
+mod guard;
 mod import;
 mod kill;
 mod list;
@@ -55,6 +56,8 @@ enum Command {
     Discover(discover::Discover),
     #[command(hide = true)]
     Disk(disk::Disk),
+    #[command(hide = true)]
+    Guard(guard::Guard),
     Import(import::Import),
     Kill(kill::Kill),
     List(list::List),
@@ -112,6 +115,7 @@ pub fn run() -> Result<(), Failure> {
         Command::Demo(demo) => demo.run(),
         Command::Discover(discover) => discover.run(),
         Command::Disk(disk) => disk.run(),
+        Command::Guard(guard) => guard.run(),
         Command::Import(import) => import.run(),
         Command::Kill(kill) => kill.run(),
         Command::List(list) => list.run(),

@@ -9,6 +9,7 @@ mod backoff;
 mod by_hand;
 mod connection;
 mod disks;
+pub(crate) mod guard;
 mod held;
 mod listen;
 mod mirror;

@@ -65,6 +65,26 @@ fn a_keeper_whose_probe_is_not_answered_releases_who_waits_when_it_is_killed() {
     until("nobody waits any more", || !Path::new(&format!("/proc/{prober}")).exists());
 }
 
+/// A thread of the worker that waits in the kernel for a caller, and so cannot be ended, holds the device like this.
+#[test]
+fn a_keeper_that_is_killed_releases_who_waits_though_somebody_holds_the_device() {
+    let redis = Redis::start();
+    let mut mount = Mount::start(&redis, "");
+    let session = sid("aa", 1);
+    mount.save(&session, &authenticated("x")).unwrap();
+    until("it is guarded", || mount.child_of_kind("guard").is_some());
+    let device = descriptor_of(mount.keeper(), "/dev/fuse");
+    send(mount.worker(), Signal::SIGSTOP);
+    let path = mount.sharded(&session);
+    let reader = thread::spawn(move || std::fs::read(path));
+    mount.kill();
+    until("it is released", || reader.is_finished());
+    assert!(reader.join().unwrap().is_err());
+    let error = std::fs::metadata(mount.path()).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::ENOTCONN));
+    drop(device);
+}
+
 /// A program that another one is installed in the place of.
 struct Installed {
     directory: tempfile::TempDir,

@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -31,6 +32,18 @@ pub(crate) fn force_off(mountpoint: &Path) -> Result<(), Failure> {
     // One that is in use stays in the tree of names.
     let _ = umount2(mountpoint, MntFlags::UMOUNT_NOFOLLOW | MntFlags::MNT_FORCE);
     detach(mountpoint)
+}
+
+/// Ends the connection of a mount of ours, whoever holds the device, and leaves the mount as it is: dead.
+pub(crate) fn end_connection(mountpoint: &Path) -> Result<(), Failure> {
+    let failed = |e: io::Error| Failure::internal(format!("end {}", mountpoint.display()), e);
+    // In use, it stays. To open it like this asks the filesystem for nothing.
+    let flags = libc::O_PATH | libc::O_NOFOLLOW;
+    let _used = File::options().read(true).custom_flags(flags).open(mountpoint).map_err(failed)?;
+    match umount2(mountpoint, MntFlags::UMOUNT_NOFOLLOW | MntFlags::MNT_FORCE) {
+        Ok(()) | Err(Errno::EBUSY | Errno::EINVAL | Errno::ENOENT) => Ok(()),
+        Err(error) => Err(failed(error.into())),
+    }
 }
 
 /// Takes the mount out of the tree of names, whoever uses it.

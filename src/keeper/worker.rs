@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
 use super::connection::Connection;
+use super::guard::Guard;
 use super::note::Note;
 use super::program::Program;
 use super::pulse::{Beat, Pulse};
@@ -39,6 +40,8 @@ pub(super) struct WorkerSupervisor {
     first_contact: Contact,
     /// Outlives the workers.
     connection: Option<Connection>,
+    /// Of the mount, once it is there.
+    guard: Option<Guard>,
     /// Asks whether the mount answers.
     prober: Prober,
     phase: Phase,
@@ -113,6 +116,7 @@ impl WorkerSupervisor {
             secrets: Secrets::default(),
             first_contact,
             connection: None,
+            guard: None,
             prober: Prober::default(),
             phase: Phase::Down { retry_at: Instant::now() },
             successor: None,
@@ -178,6 +182,7 @@ impl WorkerSupervisor {
             Phase::Down { .. } | Phase::Ended => {}
         }
         self.prober.give_up();
+        self.guard = None;
         match self.connection.as_ref().filter(|connection| connection.is_in_place()) {
             Some(connection) => connection.execute(&program.path(), arguments, others),
             None => io::Error::other("nothing is mounted"),
@@ -243,7 +248,17 @@ impl WorkerSupervisor {
     pub(super) fn advance(&mut self) -> Result<Outcome, Failure> {
         let outcome = self.look();
         self.note_stability();
+        self.guard_mount();
         outcome
+    }
+
+    /// Has what is mounted guarded, and nothing else.
+    fn guard_mount(&mut self) {
+        let in_place = self.connection.as_ref().filter(|connection| connection.is_in_place());
+        let filesystem = in_place.and_then(|connection| Some(&*connection.note()?.filesystem));
+        if filesystem != self.guard.as_ref().map(Guard::filesystem) {
+            self.guard = filesystem.map(|it| Guard::start(&self.config.mountpoint, it));
+        }
     }
 
     fn look(&mut self) -> Result<Outcome, Failure> {

@@ -170,7 +170,7 @@ impl Mount {
     }
 
     /// The youngest child of that kind: after a reload the former worker may be about to end.
-    fn child_of_kind(&self, command: &str) -> Option<u32> {
+    pub fn child_of_kind(&self, command: &str) -> Option<u32> {
         let keeper = self.child.id().to_string();
         let started = |pid: u32| -> Option<u64> {
             let read = |file| std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
