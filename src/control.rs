@@ -33,6 +33,7 @@ use crate::redis::RedisStore;
 use crate::store::{Health as Link, Link as _};
 use crate::store::{Kept, Usage};
 use crate::supervision::{KeeperInfo, RedisState};
+use crate::sync::optional;
 use crate::telemetry::metrics::{Now, metrics};
 use crate::telemetry::recent;
 
@@ -221,11 +222,13 @@ async fn run(service: Arc<StatusService>, sockets: Sockets) {
     ];
     for endpoint in endpoints.into_iter().flatten() {
         match endpoint {
-            Ok(endpoint) => drop(tokio::spawn(server::serve(endpoint, Arc::clone(&service)))),
+            Ok(endpoint) => {
+                drop(tokio::spawn(optional(server::serve(endpoint, Arc::clone(&service)))));
+            }
             Err(error) => tracing::warn!(%error, "a socket cannot be served"),
         }
     }
-    tokio::spawn(pulse::beat(Arc::clone(&service)));
+    tokio::spawn(optional(pulse::beat(Arc::clone(&service))));
     // With the end of this the thread's tasks would end.
     std::future::pending::<()>().await;
 }

@@ -18,6 +18,7 @@ use crate::session::name::{Alias, Shard, Sid};
 use crate::session::secret::Keyring;
 use crate::store::current::{Current, current};
 use crate::store::{ChangeId, Meta, Sessions, StoreError};
+use crate::sync::optional;
 use notes::Note;
 
 /// The pause between two sweeps.
@@ -41,7 +42,7 @@ impl Writer {
         let (sender, received) = notes::queue();
         let (settle, requests) = mpsc::channel(1);
         let task = Task { disk, sessions, keyring, written, received, failing: false };
-        tokio::spawn(task.run(requests));
+        tokio::spawn(optional(task.run(requests)));
         Ok((sender, Self { settle }))
     }
 
@@ -55,7 +56,7 @@ impl Writer {
     ) -> (notes::Sender, Self) {
         let (sender, received) = notes::queue();
         let (settle, requests) = mpsc::channel(1);
-        tokio::spawn(async move {
+        tokio::spawn(optional(async move {
             match written(&disk).await {
                 Ok(written) => {
                     let task = Task { disk, sessions, keyring, written, received, failing: false };
@@ -63,7 +64,7 @@ impl Writer {
                 }
                 Err(error) => failed(error),
             }
-        });
+        }));
         (sender, Self { settle })
     }
 

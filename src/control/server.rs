@@ -22,6 +22,7 @@ use tokio::time::{sleep, timeout};
 
 use super::StatusService;
 use crate::config::listen::Listen;
+use crate::sync::optional;
 use crate::telemetry::metrics;
 
 /// Connections at once on one socket; more wait in its backlog.
@@ -100,7 +101,7 @@ pub(super) async fn serve(endpoint: Endpoint, service: Arc<StatusService>) {
             let service = Arc::clone(&service);
             async move { Ok::<_, Infallible>(answer(&service, endpoint.has_status, &request).await) }
         });
-        tokio::spawn(async move {
+        tokio::spawn(optional(async move {
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEADER_WITHIN)
@@ -110,7 +111,7 @@ pub(super) async fn serve(endpoint: Endpoint, service: Arc<StatusService>) {
             // A client that disconnects or is too slow gets no answer.
             let _ = timeout(REQUEST_WITHIN, connection).await;
             drop(place);
-        });
+        }));
     }
 }
 
