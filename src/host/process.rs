@@ -84,6 +84,16 @@ impl Process {
         }
     }
 
+    /// Has the kernel end it like any other process when memory runs out, though its parent is spared (`oom_score_adj`
+    /// in proc(5)).
+    pub(crate) fn spare_not(&self) {
+        let path = format!("/proc/{}/oom_score_adj", self.pid);
+        let is_spared = std::fs::read_to_string(&path).is_ok_and(|adjusted| is_spared(&adjusted));
+        if is_spared && let Err(error) = std::fs::write(&path, "0") {
+            tracing::warn!(pid = self.pid, %error, "when memory runs out this process is ended late");
+        }
+    }
+
     /// Whether it has ended.
     pub(crate) fn has_ended(&self) -> bool {
         let mut polled = [PollFd::new(self.descriptor.as_fd(), PollFlags::POLLIN)];
@@ -185,6 +195,11 @@ impl AsFd for Process {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.descriptor.as_fd()
     }
+}
+
+/// Whether that is what the kernel shows of a process that it ends later than others when memory runs out.
+fn is_spared(oom_score_adj: &str) -> bool {
+    oom_score_adj.trim().parse::<i32>().is_ok_and(|adjusted| adjusted < 0)
 }
 
 fn descriptor_of(pid: i32) -> io::Result<OwnedFd> {
@@ -361,6 +376,17 @@ mod tests {
         assert!(!child.runs_as(own + 1));
         child.kill();
         assert!(!child.runs_as(own));
+    }
+
+    #[test]
+    fn only_who_is_spared_is_made_like_others() {
+        assert!(is_spared("-500\n"));
+        assert!(!is_spared("0\n") && !is_spared("300\n") && !is_spared(""));
+        let child = Process::of_child(Command::new("sleep").arg("1000").spawn().unwrap()).unwrap();
+        let adjusted = format!("/proc/{}/oom_score_adj", child.pid());
+        std::fs::write(&adjusted, "300").unwrap();
+        child.spare_not();
+        assert_eq!(std::fs::read_to_string(&adjusted).unwrap(), "300\n");
     }
 
     #[test]
