@@ -19,6 +19,13 @@ pub(crate) fn in_cgroup(cgroup: &str) -> Option<&str> {
     (is_unit_name(name) && !name.starts_with("user@")).then_some(name)
 }
 
+/// The service of the innermost service manager: in a container that has one, but no cgroup namespace, the path begins
+/// with the unit of the container itself.
+fn innermost(cgroup: &str) -> Option<&str> {
+    let line = cgroup.lines().find(|line| in_cgroup(line).is_some())?;
+    line.split('/').rfind(|part| part.ends_with(".service")).filter(|name| is_unit_name(name))
+}
+
 /// Whether systemd takes it for the name of a unit.
 fn is_unit_name(name: &str) -> bool {
     name.bytes().all(|b| b.is_ascii_alphanumeric() || b":-_.\\@".contains(&b))
@@ -42,7 +49,7 @@ impl Unit {
     /// The one that this process belongs to.
     pub(crate) fn own() -> Option<Self> {
         let cgroup = std::fs::read_to_string("/proc/self/cgroup").ok()?;
-        in_cgroup(&cgroup).map(|name| Self(name.to_owned()))
+        innermost(&cgroup).map(|name| Self(name.to_owned()))
     }
 
     /// What systemd says of it now; `None` if that cannot be found out within this time.
@@ -97,6 +104,14 @@ mod tests {
         assert_eq!(in_cgroup("0::/system.slice/a|;1etouch${IFS}owned;.service\n"), None);
         assert_eq!(in_cgroup("0::/system.slice/odoo two.service\n"), None);
         assert_eq!(in_cgroup("0::/a.slice/odoo@a\\x2db.service\n"), Some("odoo@a\\x2db.service"));
+    }
+
+    #[test]
+    fn in_a_container_the_own_unit_is_the_innermost() {
+        let inside = "0::/machine.slice/systemd-nspawn@shop.service/payload/system.slice/sessionfs.service\n";
+        assert_eq!(innermost(inside), Some("sessionfs.service"));
+        assert_eq!(innermost("0::/system.slice/sessionfs.service\n"), Some("sessionfs.service"));
+        assert_eq!(innermost("0::/user.slice/user@1000.service/app.slice/x.service\n"), None);
     }
 
     #[test]
