@@ -85,6 +85,18 @@ fn a_keeper_that_is_killed_releases_who_waits_though_somebody_holds_the_device()
     drop(device);
 }
 
+/// Its questions say nothing of the worker while it has no time to ask them.
+#[test]
+fn a_prober_that_does_not_run_is_replaced_and_the_worker_serves_on() {
+    let redis = Redis::start();
+    let mount = Mount::start(&redis, "[worker]\nanswer_within = \"1s\"\n");
+    until("it asks", || mount.prober().is_some());
+    let (worker, prober) = (mount.worker(), mount.prober());
+    send(prober.unwrap(), Signal::SIGSTOP);
+    until("another one asks", || mount.prober().is_some_and(|it| Some(it) != prober));
+    assert_eq!(mount.worker(), worker);
+}
+
 /// A program that another one is installed in the place of.
 struct Installed {
     directory: tempfile::TempDir,

@@ -28,8 +28,10 @@ use super::signals::Signals;
 /// The number of a question, and the path that is asked for.
 const NUMBER_BYTES: usize = 8;
 const QUESTION_MAX_BYTES: usize = NUMBER_BYTES + libc::PATH_MAX as usize;
-/// The number of the question, and an errno or 0.
+/// The number of the question, and an errno, 0, or [`BEGUN`].
 const ANSWER_BYTES: usize = NUMBER_BYTES + 4;
+/// In the place of an answer: the process has read the question, and asks now. No errno is negative.
+const BEGUN: i32 = -1;
 /// So many processes may wait for answers that do not come.
 const ABANDONED_MAX: usize = 8;
 
@@ -54,6 +56,8 @@ pub(crate) struct Prober {
     abandoned: Vec<Process>,
     last: u64,
     is_waiting: bool,
+    /// The last question is being asked. Until then only the process that asks is late.
+    has_begun: bool,
 }
 
 #[derive(Debug)]
@@ -109,6 +113,7 @@ impl Prober {
             asker.send(self.last, root)?;
         }
         self.is_waiting = true;
+        self.has_begun = false;
         Ok(Question(self.last))
     }
 
@@ -126,9 +131,14 @@ impl Prober {
                 Err(Errno::EINTR) => {}
                 Ok(ANSWER_BYTES) => {
                     let [number @ .., a, b, c, d] = answer;
-                    if u64::from_le_bytes(number) == question.0 {
+                    let errno = i32::from_le_bytes([a, b, c, d]);
+                    if u64::from_le_bytes(number) != question.0 {
+                        continue;
+                    }
+                    if errno == BEGUN {
+                        self.has_begun = true;
+                    } else {
                         self.is_waiting = false;
-                        let errno = i32::from_le_bytes([a, b, c, d]);
                         let is_error = errno != 0;
                         return Some(if is_error {
                             Err(io::Error::from_raw_os_error(errno))
@@ -144,6 +154,12 @@ impl Prober {
                 }
             }
         }
+    }
+
+    /// Whether the last question is being asked, as far as [`Self::answer`] has seen: from then on it is the filesystem
+    /// that does not answer.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.has_begun
     }
 
     /// What to wait for before the next look, while an answer is waited for.
@@ -174,11 +190,16 @@ impl Prober {
     /// Whether what is mounted there answers within a bound.
     pub(crate) fn answers(&mut self, mountpoint: &Path, bound: Duration) -> bool {
         let Ok(question) = self.ask(&Root::At(mountpoint)) else { return false };
-        if let Some(socket) = self.waits_for() {
-            let timeout = PollTimeout::try_from(bound).unwrap_or(PollTimeout::MAX);
+        let until = Instant::now() + bound;
+        loop {
+            if let Some(answer) = self.answer(question) {
+                return answer.is_ok();
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            let Some(socket) = self.waits_for().filter(|_| !left.is_zero()) else { return false };
+            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
             let _ = poll(&mut [PollFd::new(socket, PollFlags::POLLIN)], timeout);
         }
-        matches!(self.answer(question), Some(Ok(())))
     }
 
     /// Ends the process that asks, without waiting for it. The next question is asked by another one.
@@ -217,20 +238,30 @@ pub(crate) fn serve(socket: &OwnedFd) -> io::Result<()> {
             Some(root) => PathBuf::from(format!("/proc/self/fd/{}", root.as_raw_fd())),
             None => path,
         };
+        if !reply(socket, number, BEGUN)? {
+            break;
+        }
         // The kernel may answer `stat` from what it remembers, of a dead mount as well; `statfs` always asks.
         let answer = std::fs::metadata(&path)
             .and_then(|_| statfs(&path).map_err(io::Error::from))
             .map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |_| 0);
         // Held, it would be in use.
         drop(root);
-        let answer = [&number.to_le_bytes()[..], &answer.to_le_bytes()[..]].concat();
-        match send(socket.as_raw_fd(), &answer, MsgFlags::MSG_NOSIGNAL) {
-            Ok(_) => {}
-            Err(Errno::EPIPE) => break,
-            Err(error) => return Err(error.into()),
+        if !reply(socket, number, answer)? {
+            break;
         }
     }
     Ok(())
+}
+
+/// `false` if nobody wants to know any more.
+fn reply(socket: &OwnedFd, number: u64, answer: i32) -> io::Result<bool> {
+    let answer = [&number.to_le_bytes()[..], &answer.to_le_bytes()[..]].concat();
+    match send(socket.as_raw_fd(), &answer, MsgFlags::MSG_NOSIGNAL) {
+        Ok(_) => Ok(true),
+        Err(Errno::EPIPE) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// The next question: its number, and the path or the root that is asked for. `None` if there will be none.

@@ -14,6 +14,9 @@ use crate::host::prober::{Prober, Question, Root};
 /// The bound is counted in looks, not by the clock: after a suspend of the whole host the clock says
 /// that the worker had its time, and it has had none.
 const LOOKS: u32 = 10;
+/// So many looks the process that asks may need to begin. On a host that is short of memory or time it is late, and that
+/// says nothing of the worker. Then another one asks: this one may have been stopped.
+const BEGINS_WITHIN_LOOKS: u32 = 3 * LOOKS;
 /// The mount is asked so often in the time that it has for an answer.
 const QUESTIONS: u32 = 5;
 
@@ -28,11 +31,20 @@ pub(super) enum Beat {
     Unmounted,
 }
 
+/// A question that is not answered yet, and how often it was looked for.
+struct Asked {
+    question: Question,
+    /// Before the process that asks had begun.
+    late: u32,
+    /// Since then.
+    unanswered: u32,
+}
+
 /// Asks the mount periodically.
 pub(super) struct Pulse {
     mountpoint: PathBuf,
     answer_within: Duration,
-    asked: Option<(Question, u32)>,
+    asked: Option<Asked>,
     next: Instant,
 }
 
@@ -57,25 +69,37 @@ impl Pulse {
         let due = now >= self.next;
         match self.asked.take() {
             // An error is an answer, too: that the worker has ended is seen by its end.
-            Some((question, _)) if prober.answer(question).is_some() => {
+            Some(asked) if prober.answer(asked.question).is_some() => {
                 self.next = now + self.answer_within / QUESTIONS;
             }
-            Some((question, looks)) => {
-                let looks = looks + u32::from(due);
-                self.asked = Some((question, looks));
-                if due {
-                    self.next = now + self.answer_within / LOOKS;
+            Some(mut asked) if due => {
+                self.next = now + self.answer_within / LOOKS;
+                if prober.has_begun() {
+                    asked.unanswered += 1;
+                } else {
+                    asked.late += 1;
                 }
-                if looks >= LOOKS {
+                if asked.unanswered >= LOOKS {
                     return Beat::Unresponsive;
                 }
+                if asked.late >= BEGINS_WITHIN_LOOKS {
+                    tracing::warn!(
+                        "the process that checks whether the mount answers is replaced: it did not begin"
+                    );
+                    prober.give_up();
+                } else {
+                    self.asked = Some(asked);
+                }
             }
+            Some(asked) => self.asked = Some(asked),
             None if due => {
                 if is_taken_away(&self.mountpoint) {
                     return Beat::Unmounted;
                 }
                 match prober.ask(&Root::At(&self.mountpoint)) {
-                    Ok(question) => self.asked = Some((question, 0)),
+                    Ok(question) => {
+                        self.asked = Some(Asked { question, late: 0, unanswered: 0 });
+                    }
                     Err(error) => tracing::warn!(%error, "cannot check whether the mount answers"),
                 }
                 self.next = now + self.answer_within / LOOKS;

@@ -15,6 +15,9 @@ use crate::handoff::Ended;
 use crate::host::prober::{Prober, Question};
 use crate::supervision::Report;
 
+/// The bounds are counted in looks, not by the clock, as [`super::pulse`] does it.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
 /// From the order to serve until the filesystem must answer.
 const SERVING_WITHIN: Duration = Duration::from_secs(10);
 /// Given for everything else a start does. A later worker has no more: it does not wait for Redis.
@@ -38,7 +41,28 @@ fn connecting_within(config: &Config, contact: Contact) -> Duration {
 pub(super) struct Start {
     running: Running,
     step: Step,
-    until: Instant,
+    left: Looks,
+}
+
+/// How often it is still looked for, and when next. While the whole host stood still, nothing was looked for.
+struct Looks {
+    left: u128,
+    next: Instant,
+}
+
+impl Looks {
+    fn within(bound: Duration, now: Instant) -> Self {
+        Self { left: bound.as_millis().div_ceil(LOOK_EVERY.as_millis()), next: now + LOOK_EVERY }
+    }
+
+    /// Looks, and says whether that was the last time.
+    fn are_over(&mut self, now: Instant) -> bool {
+        if now >= self.next {
+            self.left = self.left.saturating_sub(1);
+            self.next = now + LOOK_EVERY;
+        }
+        self.left == 0
+    }
 }
 
 enum Step {
@@ -72,13 +96,13 @@ impl Start {
     ) -> Result<Self, Failure> {
         let running = Running::start(program, config, contact, status, secrets, connection)?;
         tracing::info!(pid = running.pid(), user = config.worker.user, "worker started");
-        let until = Instant::now() + connecting_within(config, contact);
-        Ok(Self { running, step: Step::Connecting, until })
+        let left = Looks::within(connecting_within(config, contact), Instant::now());
+        Ok(Self { running, step: Step::Connecting, left })
     }
 
     /// What to wait for before the next look.
     pub(super) fn waits_for(&self) -> (Vec<BorrowedFd<'_>>, Instant) {
-        (self.running.descriptors(), self.until)
+        (self.running.descriptors(), self.left.next)
     }
 
     /// Whether the worker has ended.
@@ -119,7 +143,7 @@ impl Start {
                 None => {}
             }
         }
-        if self.running.has_ended() || Instant::now() >= self.until {
+        if self.running.has_ended() || self.left.are_over(Instant::now()) {
             return Err(self.fail(connection, "was not ready in time", Ended::Stuck));
         }
         Ok(match self.step {
@@ -138,7 +162,7 @@ impl Start {
         let (pid, after) = (self.running.pid(), connection.after);
         tracing::debug!(pid, ?after, "the worker is told to serve");
         self.step = Step::Told { asked: None };
-        self.until = Instant::now() + SERVING_WITHIN;
+        self.left = Looks::within(SERVING_WITHIN, Instant::now());
         Ok(self)
     }
 
@@ -166,4 +190,23 @@ impl Start {
 fn ask(connection: &Connection, prober: &mut Prober) -> Result<Option<Question>, Failure> {
     let asked = connection.root().map(|root| prober.ask(&root)).transpose();
     asked.map_err(|e| Failure::internal("ask the mount", e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_in_which_nobody_looked_does_not_count() {
+        let mut now = Instant::now();
+        let mut looks = Looks::within(SERVING_WITHIN, now);
+        now += 100 * SERVING_WITHIN;
+        assert!(!looks.are_over(now));
+        assert!(!looks.are_over(now), "not yet time for another look");
+        for _ in 2..SERVING_WITHIN.as_millis() / LOOK_EVERY.as_millis() {
+            now = looks.next;
+            assert!(!looks.are_over(now));
+        }
+        assert!(looks.are_over(looks.next));
+    }
 }
