@@ -110,6 +110,11 @@ impl Start {
         self.running.has_ended()
     }
 
+    /// Whether it was told to serve, and does what the worker before has left.
+    pub(super) fn is_told(&self) -> bool {
+        matches!(self.step, Step::Told { .. })
+    }
+
     /// Whether it waits for Redis, as far as the keeper knows.
     pub(super) fn is_connecting(&self) -> bool {
         matches!(self.step, Step::Connecting)

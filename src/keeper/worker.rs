@@ -402,7 +402,13 @@ impl WorkerSupervisor {
             start.end(None);
             return Ok((Phase::Down { retry_at: Instant::now() }, Outcome::Nothing));
         };
-        Ok(match start.advance(connection, &mut self.prober)? {
+        let is_told = start.is_told();
+        let progress = start.advance(connection, &mut self.prober);
+        if progress.is_err() && is_told && connection.after == Ended::Killed {
+            // As one that has served.
+            self.stability.killed(Instant::now());
+        }
+        Ok(match progress? {
             Progress::Waiting(start) => (Phase::Starting(Box::new(start)), Outcome::Nothing),
             Progress::Ready(start) => {
                 if let Err(failure) = connection.make(&self.config) {
