@@ -51,7 +51,7 @@ mod stale;
 pub(crate) mod thread;
 pub(crate) mod unlink;
 
-use crate::store::{Link, Observer, Sessions, Usage};
+use crate::store::{Link, Observer, Sessions, Usage, Wait};
 use caller::{Callers, Proc, Processes};
 use grants::Grants;
 use handle::Handles;
@@ -229,6 +229,13 @@ impl<S: Sessions, L: Link> Core<S, L> {
     /// The directory is mounted now: what callers do from now on is seen here.
     pub fn mounted(&self) {
         self.serving().mounted(self.callers.now_ticks());
+    }
+
+    /// Waits until the store can be read, at most so long.
+    pub async fn await_store(&self, bound: Duration) {
+        let wait = Wait { shard: None, writes: false, background: false };
+        // Whether it can matters to nobody.
+        let _ = tokio::time::timeout(bound, self.link.wait_up(wait)).await;
     }
 
     /// Removes staging files that nobody has open and nobody will publish any more.

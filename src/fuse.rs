@@ -53,6 +53,8 @@ const MAX_WRITE_BYTES: u32 = 128 * 1024;
 const REQUEST_MAX_BYTES: usize = MAX_WRITE_BYTES as usize + 4096;
 /// No answer is longer.
 const ANSWER_MAX_BYTES: usize = MAX_WRITE_BYTES as usize + 4096;
+/// A store that a new worker has not reached for so long is not there.
+const STORE_WITHIN: Duration = Duration::from_millis(1500);
 /// How often orphans among the staging files are removed.
 const ORPHANS_EVERY: Duration = Duration::from_secs(10);
 
@@ -84,12 +86,20 @@ pub(crate) fn serve<S: Sessions, L: Link>(
 ) -> io::Result<()> {
     let Connection { device, served } = connection;
     let kept = served.as_ref().map_or_else(Kept::default, |served| served.kept.clone());
+    let sends_again = served.as_ref().is_some_and(|served| served.init.has_resend())
+        && Offers::from_environment().resend();
+    // One for all threads.
+    let in_flight = InFlight::new(kept.clone(), sends_again);
     let adapter = |origin| {
-        let in_flight = InFlight::new(kept.clone());
+        let in_flight = in_flight.clone();
         Adapter::new(Arc::clone(core), tree, runtime.clone(), in_flight, origin)
     };
     let session = if let Some(served) = &served {
-        take_over(device.as_fd(), served, adapter, &|inode| core.alias(InodeId(inode)))?
+        let known = Known {
+            alias: &|inode| core.alias(InodeId(inode)),
+            await_store: &|| runtime.block_on(core.await_store(STORE_WITHIN)),
+        };
+        take_over(device.as_fd(), served, adapter, &known)?
     } else {
         let config = config(SESSION_THREADS);
         Session::from_fd(adapter(Origin::Kernel), device, SessionACL::All, config)?
@@ -107,19 +117,28 @@ pub(crate) fn serve<S: Sessions, L: Link>(
     ended
 }
 
+/// What a recovery asks the core.
+struct Known<'a> {
+    /// The alias of the session that an inode stands for.
+    alias: &'a dyn Fn(u64) -> Option<Alias>,
+    /// Waits until the store is there, or has not come in time.
+    await_store: &'a dyn Fn(),
+}
+
 /// A session on a connection, on which all that was not answered before is under way, and what it reads is recorded.
 fn take_over<F: fuser::Filesystem>(
     device: BorrowedFd<'_>,
     served: &Served,
     filesystem: impl Fn(Origin) -> F,
-    alias: &dyn Fn(u64) -> Option<Alias>,
+    known: &Known,
 ) -> io::Result<Session<F>> {
     let Served { init, after, kept } = served;
     let session =
         handshake::begin(filesystem(Origin::Kernel), device, init, config(SESSION_THREADS))?;
     let may_resend = Offers::from_environment().resend();
     let kernel = Device(Arc::new(device.try_clone_to_owned()?));
-    let recovery = Recovery { kernel, init, kept, after: *after, may_resend, alias };
+    let Known { alias, await_store } = known;
+    let recovery = Recovery { kernel, init, kept, after: *after, may_resend, alias, await_store };
     recovery.run(filesystem(Origin::Replay), config(1))?;
     if let Err(error) = kept.record(REQUEST_MAX_BYTES) {
         tracing::warn!(

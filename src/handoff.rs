@@ -43,7 +43,8 @@ pub enum Kind {
     /// A request that was handed to a task, as the kernel has sent it, by its unique. One that is not kept would not
     /// be answered after a death.
     Request = 1,
-    /// The deaths of workers that have left a request unanswered, by its unique. One that is not kept has left none.
+    /// What the deaths of workers that have left a request unanswered say against it, by its unique. One that is not kept
+    /// has left none.
     Suspect = 2,
     /// An inode that the kernel knows, with its look-up count. The kernel is told to look up again what is not kept.
     Inode = 3,
@@ -71,11 +72,16 @@ pub enum Kind {
     Touch = 12,
 }
 
+/// A request without a content is no longer: it has up to two names.
+pub(crate) const SMALL_BYTES: usize = 3 * map::CELL_BYTES;
+
 /// How much of a kind is kept.
 #[derive(Clone, Copy, Debug)]
 struct Quota {
     number: usize,
     cells: usize,
+    /// Those cells that are left to what is [small](SMALL_BYTES).
+    reserved: usize,
     /// Beyond it the oldest go; otherwise the new one is not kept.
     evicts: bool,
 }
@@ -113,7 +119,9 @@ impl Kind {
             Self::Thread => (16_384, 8 * MEBIBYTE, true),
             Self::ToldStale | Self::Touch => (16_384, 4 * MEBIBYTE, true),
         };
-        Quota { number, cells, evicts }
+        // Contents that are written take no room from all other requests.
+        let reserved = if self == Self::Request { 8192 * SMALL_BYTES / map::CELL_BYTES } else { 0 };
+        Quota { number, cells, reserved, evicts }
     }
 }
 
@@ -169,18 +177,6 @@ impl Kept {
         for index in 0..read_buffer::MAX_BUFFERS {
             // A request without a length is none.
             map.memory().write(map::LENGTH_BYTES + index * read_buffer::BUFFER_BYTES, &[0; 4]);
-        }
-    }
-
-    /// The request that is handled while no other is, by its unique: if the worker dies now, it has died of this one.
-    pub(crate) fn on_trial(&self) -> Option<u64> {
-        self.0.as_ref()?.on_trial()
-    }
-
-    /// Notes it for the next worker, or that there is none.
-    pub(crate) fn set_on_trial(&self, number: Option<u64>) {
-        if let Some(map) = &self.0 {
-            map.set_on_trial(number);
         }
     }
 

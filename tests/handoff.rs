@@ -414,6 +414,73 @@ fn a_request_that_three_workers_died_of_fails_alone() {
     }
 }
 
+/// Contents that are written wait for Redis, more than can be recorded. On a kernel that does not send them again
+/// whoever was not recorded would wait for ever.
+#[test]
+fn more_writes_than_can_be_recorded_outlive_a_worker() {
+    const WRITERS: usize = 240;
+    for (_, without) in WAYS {
+        let (mut redis, mut mount) = node(without, "[outage]\nwait_total = \"2min\"\n");
+        let content = [authenticated("x"), vec![b' '; 120 * 1024]].concat();
+        mount.save(&sid("aa", 0), &content).unwrap();
+        redis.pause();
+        mount.wait_for_log("state=\"down\"");
+        let (wrote, written) = std::sync::mpsc::channel();
+        for _ in 0..WRITERS {
+            let path = mount.path().join(temp_name());
+            let (content, wrote) = (content.clone(), wrote.clone());
+            thread::spawn(move || {
+                // A write that is interrupted is repeated.
+                let result = File::create(path).and_then(|mut file| file.write_all(&content));
+                let _ = wrote.send(result);
+            });
+        }
+        if without == "resend" {
+            mount.wait_for_log("no more requests can be recorded");
+        }
+        for _ in 0..2 {
+            succeed(&mut mount);
+        }
+        redis.resume();
+        for number in 0..WRITERS {
+            let result = written.recv_timeout(Duration::from_secs(30));
+            let result =
+                result.unwrap_or_else(|_| panic!("{number} have written: {}", mount.log()));
+            result.unwrap();
+        }
+    }
+}
+
+/// Nobody is served meanwhile: each dies in its recovery, which takes its time because of a trial.
+#[test]
+fn a_mount_is_not_given_up_for_kills_in_recoveries() {
+    const TOLD: &str = "the worker is told to serve";
+    let (mut redis, mut mount) = node("", "[outage]\nwait_total = \"2min\"\n");
+    let sid = sid("aa", 1);
+    mount.save(&sid, &authenticated("x")).unwrap();
+    redis.pause();
+    let path = mount.sharded(&sid);
+    let reader = thread::spawn(move || std::fs::read(path));
+    mount.wait_for_log("state=\"down\"");
+    for _ in 0..2 {
+        send(mount.worker(), Signal::SIGABRT);
+        mount.wait_until_served();
+    }
+    let began = Instant::now();
+    let mut told = mount.log().matches(TOLD).count();
+    send(mount.worker(), Signal::SIGKILL);
+    while began.elapsed() < Duration::from_secs(33) {
+        support::http::until("the next one is told", || mount.log().matches(TOLD).count() > told);
+        told = mount.log().matches(TOLD).count();
+        if let Some(worker) = mount.any_worker() {
+            send(worker, Signal::SIGKILL);
+        }
+    }
+    redis.resume();
+    assert_eq!(reader.join().unwrap().unwrap(), authenticated("x"));
+    assert!(!mount.log().contains("the mount is removed"));
+}
+
 /// Kills a worker, and then its successor by this signal, before that one is seen to answer.
 fn end_in_recovery(mount: &mut Mount, signal: Signal) {
     const TOLD: &str = "the worker is told to serve";

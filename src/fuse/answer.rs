@@ -1,12 +1,12 @@
 //! The one place that replies, logs and counts.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use fuser::Errno;
 use tokio::runtime::Handle;
 
 use super::handling::Handling;
-use super::in_flight::InFlight;
+use super::in_flight::{InFlight, Keeping};
 use super::wire::Unique;
 use crate::error::{Error, Level, Result};
 use crate::fs::Step;
@@ -59,7 +59,13 @@ impl<'a> Request<'a> {
             Step::Done(result) => send(counted.finish(result)),
             Step::Later(work) => {
                 // Before this thread reads the next one.
-                let recorded = self.in_flight.keep(self.unique);
+                let recorded = match self.in_flight.keep(self.unique) {
+                    Keeping::Kept(recorded) => Some(recorded),
+                    Keeping::Needless => None,
+                    Keeping::NoRoom { is_large } => {
+                        return self.answer_here(runtime, work, is_large, send);
+                    }
+                };
                 runtime.spawn(async move {
                     send(counted.finish(work.await));
                     if let Some(recorded) = recorded {
@@ -68,6 +74,28 @@ impl<'a> Request<'a> {
                 });
             }
         }
+    }
+
+    /// Does the work while this thread waits, so that the buffer of the request stays its record. When another thread
+    /// waits so, a write is to be repeated: Python does so at once, and Odoo sees nothing.
+    fn answer_here<T>(
+        self,
+        runtime: &Handle,
+        work: impl Future<Output = Result<T>>,
+        is_large: bool,
+        send: impl FnOnce(std::result::Result<T, Errno>),
+    ) {
+        const REPEATED_AFTER: Duration = Duration::from_millis(1);
+        let Self { counted, _handling: handling, in_flight, .. } = self;
+        // It waits, and is not stuck.
+        drop(handling);
+        let occupied = in_flight.occupy();
+        if is_large && occupied.is_none() {
+            std::thread::sleep(REPEATED_AFTER);
+            let again = Error::expected(libc::EINTR, "too many writes are waiting");
+            return send(counted.finish(Err(again)));
+        }
+        send(counted.finish(runtime.block_on(work)));
     }
 }
 

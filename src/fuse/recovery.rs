@@ -13,8 +13,9 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use fuser::Filesystem;
 use nix::errno::Errno;
@@ -23,9 +24,10 @@ use super::REQUEST_MAX_BYTES;
 use super::in_flight;
 use super::wire::{self, Header, Init, Unique, operation_name};
 use crate::handoff::{Ended, Kept, Kind};
+use crate::host::device;
 use crate::session::name::Alias;
 use poison::Suspects;
-use replay::{Manner, Replay};
+use replay::Replay;
 
 mod poison;
 mod replay;
@@ -40,6 +42,9 @@ struct Unanswered {
 pub(super) trait Kernel: Clone + Send + 'static {
     /// Writes one message.
     fn write(&self, message: &[u8]) -> nix::Result<()>;
+
+    /// Reads one that is there already; `None` if there is none.
+    fn read(&self) -> io::Result<Option<Vec<u8>>>;
 }
 
 /// The device of a connection.
@@ -49,6 +54,14 @@ pub(super) struct Device(pub(super) Arc<OwnedFd>);
 impl Kernel for Device {
     fn write(&self, message: &[u8]) -> nix::Result<()> {
         nix::unistd::write(&self.0, message).map(drop)
+    }
+
+    fn read(&self) -> io::Result<Option<Vec<u8>>> {
+        match device::read_within(self.0.as_fd(), REQUEST_MAX_BYTES, Duration::ZERO) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -63,6 +76,8 @@ pub(super) struct Recovery<'a, K> {
     pub may_resend: bool,
     /// The alias of the session that an inode stands for.
     pub alias: &'a dyn Fn(u64) -> Option<Alias>,
+    /// Waits until the store is there, or has not come in time.
+    pub await_store: &'a dyn Fn(),
 }
 
 impl<K: Kernel> Recovery<'_, K> {
@@ -79,23 +94,59 @@ impl<K: Kernel> Recovery<'_, K> {
         let mut unanswered = self.unanswered()?;
         let suspects = Suspects::new(self.kept);
         let numbers: Vec<_> = unanswered.iter().map(Unanswered::number).collect();
-        suspects.worker_died(self.after, &numbers);
+        let trials = suspects.worker_died(self.after, &numbers);
         unanswered.retain(|request| !self.fails(&suspects, &request.header));
-        let on_trial = unanswered.iter().any(|request| suspects.must_be_tried(request.number()));
-        if !on_trial && self.resend(&unanswered) {
-            return Ok(());
+        if trials.is_empty() {
+            if self.resend(&unanswered) {
+                return Ok(());
+            }
+        } else {
+            unanswered = self.with_sent_again(unanswered)?;
         }
         if unanswered.is_empty() {
             return Ok(());
         }
-        let manner = if on_trial { Manner::Alone(self.alias) } else { Manner::Together };
+        let on_trial = trials.len();
         tracing::info!(requests = unanswered.len(), on_trial, "replaying what was not answered");
-        Replay { kernel: &self.kernel, init: self.init, kept: self.kept }.run(
+        let Self { kernel, init, kept, alias, await_store, .. } = self;
+        Replay { kernel, init, kept, alias: *alias, await_store: *await_store }.run(
             filesystem,
             config,
             &unanswered,
-            &manner,
+            &trials,
         )
+    }
+
+    /// All that is waited for, with what was not recorded, if the kernel can send it again. It sends that before what is
+    /// new, so it is read here until something new comes.
+    fn with_sent_again(&self, recorded: Vec<Unanswered>) -> io::Result<Vec<Unanswered>> {
+        if !self.has_resend() || self.kernel.write(&wire::resend()).is_err() {
+            return Ok(recorded);
+        }
+        let mut all: BTreeMap<_, _> =
+            recorded.into_iter().map(|request| (request.number(), request)).collect();
+        while let Some(bytes) = self.kernel.read()? {
+            let Some(header) = Header::parse(&bytes) else { continue };
+            if header.is_interruption() {
+                // What is interrupted is answered all the same.
+                continue;
+            }
+            if header.is_answered() {
+                // One that has no room is sent again to the next worker, too.
+                in_flight::put(self.kept, header.unique, &bytes[..header.length_bytes]);
+            }
+            let is_new = header.is_answered() && !header.unique.is_sent_again();
+            let request = Unanswered { header, bytes };
+            all.insert(request.number(), request);
+            if is_new {
+                break;
+            }
+        }
+        Ok(all.into_values().collect())
+    }
+
+    fn has_resend(&self) -> bool {
+        self.may_resend && self.init.has_resend()
     }
 
     /// What is recorded and still waited for, the oldest first.
@@ -117,15 +168,30 @@ impl<K: Kernel> Recovery<'_, K> {
         let mut unanswered = Vec::new();
         for (number, request) in found {
             if self.is_waited_for(request.header.unique)? {
-                // Also what was found in a buffer: the buffers are used anew.
-                in_flight::put(self.kept, request.header.unique, &request.bytes);
-                unanswered.push(request);
+                if self.is_recorded(&request) || !self.is_interrupted(&request.header) {
+                    unanswered.push(request);
+                }
             } else {
                 // Its change stays. The kernel denies a request, too, that it is about to send again.
                 self.kept.remove(Kind::Request, number);
             }
         }
         Ok(unanswered)
+    }
+
+    /// Records what was found in a buffer alone: the buffers are used anew. False if there is no room, and the kernel
+    /// does not send it again.
+    fn is_recorded(&self, request: &Unanswered) -> bool {
+        let unique = request.header.unique;
+        in_flight::is_kept(self.kept, unique)
+            || in_flight::put(self.kept, unique, &request.bytes)
+            || self.has_resend()
+    }
+
+    /// Has a write be repeated by its caller: Python does so at once.
+    fn is_interrupted(&self, header: &Header) -> bool {
+        let is_answered = |answer: &[u8]| self.kernel.write(answer).is_ok();
+        header.is_write() && is_answered(&wire::failure(header.unique, libc::EINTR))
     }
 
     fn is_waited_for(&self, unique: Unique) -> io::Result<bool> {
@@ -155,7 +221,7 @@ impl<K: Kernel> Recovery<'_, K> {
 
     /// Has the kernel send again what was not answered; false if it does not.
     fn resend(&self, unanswered: &[Unanswered]) -> bool {
-        if !self.may_resend || !self.init.has_resend() {
+        if !self.has_resend() {
             return false;
         }
         // Before it is asked: each request is recorded anew when it is read. A worker that dies in between leaves

@@ -11,6 +11,7 @@ pub(crate) const HEADER_BYTES: usize = 40;
 const ANSWER_HEADER_BYTES: usize = 16;
 /// The first request of a connection.
 const INIT: u32 = 26;
+const INTERRUPT: u32 = 36;
 /// The kernel has sent it before (`FUSE_UNIQUE_RESEND`, 6.9 and later).
 const SENT_AGAIN: u64 = 1 << 63;
 /// What is written is about the interruption of a request (`FUSE_INT_REQ_BIT`).
@@ -63,10 +64,20 @@ impl Header {
     /// Whether the kernel waits for an answer to it.
     pub(crate) fn is_answered(&self) -> bool {
         const FORGET: u32 = 2;
-        const INTERRUPT: u32 = 36;
         const DESTROY: u32 = 38;
         const BATCH_FORGET: u32 = 42;
         ![FORGET, INTERRUPT, DESTROY, BATCH_FORGET].contains(&self.operation)
+    }
+
+    /// Whether it writes a content.
+    pub(crate) fn is_write(&self) -> bool {
+        const WRITE: u32 = 16;
+        self.operation == WRITE
+    }
+
+    /// Whether it only says that another one was interrupted.
+    pub(crate) fn is_interruption(&self) -> bool {
+        self.operation == INTERRUPT
     }
 }
 

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use lru::LruCache;
 
-use super::{Kind, Quota};
+use super::{Kind, Quota, SMALL_BYTES};
 use crate::host::shared_memory::SharedMemory;
 use crate::sync::lock;
 
@@ -29,8 +29,6 @@ const MAGIC_AT: usize = 0;
 const GENERATION_AT: usize = 8;
 /// No entry beyond this number was ever used.
 const USED_AT: usize = 16;
-/// The request on trial; 0: none.
-const ON_TRIAL_AT: usize = 24;
 const ENTRIES_AT: usize = 4096;
 const ENTRY_BYTES: usize = 64;
 const LINKS_AT: usize = ENTRIES_AT + ENTRIES * ENTRY_BYTES;
@@ -141,17 +139,6 @@ impl Map {
         self.number(GENERATION_AT).map_or(0, |number| number.load(Ordering::Acquire))
     }
 
-    pub(super) fn on_trial(&self) -> Option<u64> {
-        let number = self.number(ON_TRIAL_AT).ok()?.load(Ordering::Acquire);
-        (number != 0).then_some(number)
-    }
-
-    pub(super) fn set_on_trial(&self, number: Option<u64>) {
-        if let Ok(on_trial) = self.number(ON_TRIAL_AT) {
-            on_trial.store(number.unwrap_or(0), Ordering::Release);
-        }
-    }
-
     pub(super) fn put(&self, kind: Kind, number: u64, parts: &[&[u8]]) -> bool {
         let length: usize = parts.iter().map(|part| part.len()).sum();
         let Ok(length) = u32::try_from(length) else { return false };
@@ -204,7 +191,9 @@ impl Map {
 
     /// Whether so many cells more are within the bounds of the kind.
     fn make_room(&self, index: &mut Index, kind: Kind, cells: usize, is_new: bool) -> bool {
-        let Quota { number, cells: cells_max, evicts } = kind.quota();
+        let Quota { number, cells: cells_max, reserved, evicts } = kind.quota();
+        let cells_max =
+            if cells * CELL_BYTES > SMALL_BYTES { cells_max - reserved } else { cells_max };
         if cells > cells_max {
             return false;
         }
@@ -549,11 +538,15 @@ mod tests {
     fn what_does_not_fit_is_not_kept_or_pushes_out_the_oldest() {
         let (file, kept) = kept();
         let large = vec![1; 128 * 1024];
-        let fit = Kind::Request.quota().cells * CELL_BYTES / large.len();
+        let Quota { cells, reserved, .. } = Kind::Request.quota();
+        let fit = (cells - reserved) * CELL_BYTES / large.len();
         for number in 0..fit as u64 {
             assert!(kept.put(Kind::Request, number, &[&large]));
         }
         assert!(!kept.put(Kind::Request, 1000, &[&large]));
+        // Whoever logs out is not in the way of contents, nor they in his.
+        assert!(kept.put(Kind::Request, 1001, &[&[1; SMALL_BYTES]]));
+        assert!(kept.remove(Kind::Request, 1001));
         assert!(kept.put(Kind::Inode, 1, &[b"other"]));
         assert!(kept.remove(Kind::Request, 3) && kept.put(Kind::Request, 1000, &[&large]));
         let number = Kind::Removal.quota().number as u64;

@@ -1,6 +1,7 @@
 //! Sends requests to the filesystem as the kernel has sent them: by another session of fuser over a socket pair, whose
 //! answers are passed on to the kernel.
 
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::sync::Arc;
@@ -17,40 +18,41 @@ use nix::sys::socket::{
 use super::super::ANSWER_MAX_BYTES;
 use super::super::in_flight;
 use super::super::wire::{self, Init, Unique, operation_name};
+use super::poison::{Suspects, Trial};
 use super::{Kernel, Unanswered};
 use crate::handoff::Kept;
 use crate::session::name::Alias;
 
-/// A trial is over when the request has waited so long for its answer since it was handed to a task.
-const TRIED_FOR: Duration = Duration::from_millis(100);
-/// The same for all that are tried after one death.
-const ALL_TRIED_FOR: Duration = Duration::from_secs(1);
+/// How long each suspect is awaited since it was handed to a task, and all that are tried after one death together: by
+/// how often a worker has died while several were running.
+const TRIED_FOR: [(Duration, Duration); 3] = [
+    (Duration::from_millis(100), Duration::from_secs(1)),
+    (Duration::from_secs(1), Duration::from_secs(2)),
+    (Duration::from_secs(3), Duration::from_secs(4)),
+];
 /// For one message of the greatest length, whatever the system's default is. (Linux counts its own overhead, too.)
 const SEND_BUFFER_BYTES: usize = 2 * ANSWER_MAX_BYTES;
-
-/// How requests are sent.
-pub(super) enum Manner<'a> {
-    /// All at once.
-    Together,
-    /// One after the other, each as the only suspect of a death meanwhile. The alias of an inode is for the log.
-    Alone(&'a dyn Fn(u64) -> Option<Alias>),
-}
 
 /// Answers what the kernel waits for.
 pub(super) struct Replay<'a, K> {
     pub kernel: &'a K,
     pub init: &'a Init,
     pub kept: &'a Kept,
+    /// The alias of an inode, for the log.
+    pub alias: &'a dyn Fn(u64) -> Option<Alias>,
+    /// Waits until the store is there, or has not come in time.
+    pub await_store: &'a dyn Fn(),
 }
 
 impl<K: Kernel> Replay<'_, K> {
-    /// Sends all. Returns when each is answered, or with a task.
+    /// Sends all: those that are not to be tried at once, and then one trial after the other. Returns when each is
+    /// answered, or with a task.
     pub(super) fn run<F: Filesystem>(
         &self,
         filesystem: F,
         config: fuser::Config,
         requests: &[Unanswered],
-        manner: &Manner,
+        trials: &[Trial],
     ) -> io::Result<()> {
         let (ours, theirs) =
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
@@ -66,27 +68,55 @@ impl<K: Kernel> Replay<'_, K> {
         pass_on_answers(Arc::clone(&ours), self.kernel.clone(), self.kept.clone(), answered)?;
         let replaying: JoinHandle<io::Result<()>> =
             std::thread::Builder::new().name("replay".into()).spawn(move || session.run())?;
-        let wait = TRIED_FOR.min(ALL_TRIED_FOR / u32::try_from(requests.len()).unwrap_or(u32::MAX));
-        for request in requests {
-            match manner {
-                Manner::Together => send_to(&ours, &request.bytes)?,
-                Manner::Alone(alias) => {
-                    tracing::info!(
-                        operation = operation_name(request.header.operation),
-                        alias = alias(request.header.inode).map(tracing::field::display),
-                        "a request is replayed alone, because workers died before it was answered"
-                    );
-                    self.kept.set_on_trial(Some(request.number()));
-                    send_to(&ours, &request.bytes)?;
-                    send_to(&ours, &wire::mark())?;
-                    await_answer(&answers, request.header.unique, wait);
-                    self.kept.set_on_trial(None);
-                }
-            }
+        let is_tried: HashSet<_> = trials.iter().map(|trial| trial.number).collect();
+        for request in requests.iter().filter(|request| !is_tried.contains(&request.number())) {
+            send_to(&ours, &request.bytes)?;
+        }
+        if !trials.is_empty() {
+            send_to(&ours, &wire::mark())?;
+            await_mark(&answers, None);
+            // What needs the store does nothing before.
+            (self.await_store)();
+            self.try_all(&ours, &answers, requests, trials)?;
         }
         send_to(&ours, &wire::end_of_session())?;
         replaying.join().map_err(|_| io::Error::other("the replay has panicked"))?
     }
+
+    /// Sends one suspect after the other.
+    fn try_all(
+        &self,
+        to: &OwnedFd,
+        answers: &Receiver<Unique>,
+        requests: &[Unanswered],
+        trials: &[Trial],
+    ) -> io::Result<()> {
+        let suspects = Suspects::new(self.kept);
+        let requests: HashMap<_, _> =
+            requests.iter().map(|request| (request.number(), request)).collect();
+        for (index, trial) in trials.iter().enumerate() {
+            let Some(request) = requests.get(&trial.number) else { continue };
+            tracing::info!(
+                operation = operation_name(request.header.operation),
+                alias = (self.alias)(request.header.inode).map(tracing::field::display),
+                "a request is replayed alone, because workers died before it was answered"
+            );
+            suspects.begins(trial.number, index + 1);
+            send_to(to, &request.bytes)?;
+            send_to(to, &wire::mark())?;
+            await_answer(answers, request.header.unique, tried_for(trial, trials));
+        }
+        Ok(())
+    }
+}
+
+/// How long a suspect is awaited, if it is one of these.
+fn tried_for(trial: &Trial, trials: &[Trial]) -> Duration {
+    let last = TRIED_FOR.len() - 1;
+    let step = |trial: &Trial| usize::try_from(trial.undecided).map_or(last, |at| at.min(last));
+    let alike = trials.iter().filter(|other| step(other) == step(trial)).count();
+    let (one, all) = TRIED_FOR[step(trial)];
+    one.min(all / u32::try_from(alike.max(1)).unwrap_or(u32::MAX))
 }
 
 fn send_to(end: &OwnedFd, message: &[u8]) -> io::Result<()> {
@@ -97,14 +127,7 @@ fn send_to(end: &OwnedFd, message: &[u8]) -> io::Result<()> {
 /// Waits until the request is no longer handled by the thread that has read it, and then for a short time until it is
 /// answered. One that its thread does not get rid of is on trial until the keeper ends this worker.
 fn await_answer(answers: &Receiver<Unique>, unique: Unique, wait: Duration) {
-    let mut is_answered = false;
-    loop {
-        match answers.recv() {
-            Ok(one) if one == wire::MARK => break,
-            Ok(one) => is_answered |= one == unique,
-            Err(_) => return,
-        }
-    }
+    let mut is_answered = await_mark(answers, Some(unique));
     let until = Instant::now() + wait;
     while !is_answered {
         match answers.recv_timeout(until.saturating_duration_since(Instant::now())) {
@@ -112,6 +135,19 @@ fn await_answer(answers: &Receiver<Unique>, unique: Unique, wait: Duration) {
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return,
         }
     }
+}
+
+/// Waits until all that was sent is handled by its thread. Whether this one is answered by then.
+fn await_mark(answers: &Receiver<Unique>, unique: Option<Unique>) -> bool {
+    let mut is_answered = false;
+    while let Ok(one) = answers.recv() {
+        if one == wire::MARK {
+            return is_answered;
+        }
+        is_answered |= Some(one) == unique;
+    }
+    // Nobody passes answers on.
+    true
 }
 
 /// Passes the answers of replayed requests on to the kernel, until the last one is given. Tells of each.
@@ -129,8 +165,9 @@ fn pass_on_answers(
                 Ok(length) => length,
                 Err(Errno::EINTR) => continue,
                 Err(errno) => {
-                    tracing::error!(%errno, "answers of replayed requests are lost");
-                    return;
+                    // Who waits for one would do so for ever; a successor asks again what is not answered.
+                    tracing::error!(%errno, "answers of replayed requests are lost: this worker ends");
+                    std::process::abort();
                 }
             };
             // The end of the session answers no request.

@@ -1,6 +1,6 @@
 //! Recoveries of a connection whose kernel is played.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
@@ -13,6 +13,7 @@ use crate::sync::lock;
 
 const OPEN: u32 = 14;
 const INIT: u32 = 26;
+const SENT_AGAIN: u64 = 1 << 63;
 
 /// The kernel: who waits, and what was answered.
 #[derive(Clone, Default)]
@@ -26,6 +27,8 @@ struct State {
     /// What was kept when it was asked to send requests again.
     kept_at_resend: Option<Vec<u64>>,
     resend_fails: bool,
+    /// What can be read.
+    sent: VecDeque<Vec<u8>>,
     kept: Kept,
 }
 
@@ -38,24 +41,29 @@ impl Kernel for Played {
                 return Err(Errno::EINVAL);
             }
             state.kept_at_resend = Some(state.kept.numbers(Kind::Request));
+            let again = |number: &u64| request(OPEN, number | SENT_AGAIN, &[0; 8]);
+            state.sent = state.waiting.iter().map(again).collect();
             return Ok(());
         };
-        let number = unique & !1;
+        let number = unique & !1 & !SENT_AGAIN;
         if !state.waiting.contains(&number) {
             return Err(Errno::ENOENT);
         }
-        if number == unique {
+        if unique & 1 == 0 {
             state.waiting.remove(&number);
-            state.answers.push((unique, -word));
+            state.answers.push((number, -word));
         }
         Ok(())
+    }
+
+    fn read(&self) -> io::Result<Option<Vec<u8>>> {
+        Ok(lock(&self.0).sent.pop_front())
     }
 }
 
 /// Opens nothing: a request waits, but for one, whose handling does not end before the test.
 struct Filesystem {
-    seen: Sender<(u64, Option<u64>)>,
-    kept: Kept,
+    seen: Sender<u64>,
     poison: u64,
     test: Arc<Mutex<()>>,
     waiting: Mutex<Vec<ReplyOpen>>,
@@ -63,9 +71,10 @@ struct Filesystem {
 
 impl fuser::Filesystem for Filesystem {
     fn open(&self, request: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        let unique = request.unique().0;
-        self.seen.send((unique, self.kept.on_trial())).unwrap();
-        if unique == self.poison {
+        let number = Unique(request.unique().0).of_request();
+        // The test may be over.
+        let _ = self.seen.send(number);
+        if number == self.poison {
             drop(lock(&self.test));
         }
         lock(&self.waiting).push(reply);
@@ -112,23 +121,25 @@ impl Connection {
         Self { memory, kernel, init, test: Arc::default() }
     }
 
-    /// The next worker, on a thread of its own. Gives what it sees, each request with the one that is on trial then.
-    fn recover(&self, after: Ended, poison: u64, may_resend: bool) -> Receiver<(u64, Option<u64>)> {
+    /// The next worker, on a thread of its own. Gives what it sees.
+    fn recover(&self, after: Ended, poison: u64, may_resend: bool) -> Receiver<u64> {
         let kept = Kept::open(&self.memory).unwrap();
         lock(&self.kernel.0).kept = kept.clone();
         let (seen, requests) = channel();
-        let filesystem = Filesystem {
-            seen,
-            kept: kept.clone(),
-            poison,
-            test: Arc::clone(&self.test),
-            waiting: Mutex::default(),
-        };
+        let test = Arc::clone(&self.test);
+        let filesystem = Filesystem { seen, poison, test, waiting: Mutex::default() };
         let (kernel, init) = (self.kernel.clone(), self.init.clone());
         std::thread::spawn(move || {
-            let alias = |_| None;
-            let recovery =
-                Recovery { kernel, init: &init, kept: &kept, after, may_resend, alias: &alias };
+            let (alias, await_store) = (|_| None, || ());
+            let recovery = Recovery {
+                kernel,
+                init: &init,
+                kept: &kept,
+                after,
+                may_resend,
+                alias: &alias,
+                await_store: &await_store,
+            };
             recovery.run(filesystem, super::super::config(1)).unwrap();
         });
         requests
@@ -137,23 +148,43 @@ impl Connection {
 
 /// What waits has nothing to do with the worker's death, whether it is older or not.
 #[test]
-fn the_third_death_is_that_of_the_one_on_trial() {
-    let connection = Connection::left(&[2, 4, 6]);
-    let test = Arc::clone(&connection.test);
-    let _running = lock(&test);
-    // All at once; the second one kills.
-    let sees = connection.recover(Ended::Crashed, 4, false);
-    assert_eq!([sees.recv().unwrap(), sees.recv().unwrap()], [(2, None), (4, None)]);
-    let sees = connection.recover(Ended::Crashed, 4, true);
-    assert_eq!([sees.recv().unwrap(), sees.recv().unwrap()], [(2, Some(2)), (4, Some(4))]);
-    let sees = connection.recover(Ended::Stuck, 0, true);
-    assert_eq!([sees.recv().unwrap(), sees.recv().unwrap()], [(2, Some(2)), (6, Some(6))]);
-    // It ends with its last trial.
+fn a_request_that_kills_fails_alone_also_if_others_were_let_go_before() {
+    for may_resend in [true, false] {
+        let connection = Connection::left(&[2, 4, 6]);
+        let test = Arc::clone(&connection.test);
+        let _running = lock(&test);
+        // All at once; the second one kills.
+        let sees = connection.recover(Ended::Crashed, 4, false);
+        assert_eq!([sees.recv(), sees.recv()], [Ok(2), Ok(4)]);
+        // Two are running at its death, so it is not decided.
+        let sees = connection.recover(Ended::Crashed, 4, may_resend);
+        assert_eq!([sees.recv(), sees.recv()], [Ok(2), Ok(4)]);
+        // The last one is the first now, and alone.
+        let sees = connection.recover(Ended::Crashed, 4, may_resend);
+        assert_eq!(sees.recv(), Ok(4));
+        let sees = connection.recover(Ended::Stuck, 0, may_resend);
+        assert_eq!([sees.recv(), sees.recv()], [Ok(2), Ok(6)]);
+        // It ends with its last trial.
+        assert!(sees.recv().is_err());
+        let state = lock(&connection.kernel.0);
+        assert_eq!(state.answers.first(), Some(&(4, libc::EIO)));
+    }
+}
+
+/// One that had no room, or was taken out of the record by a worker that died before it asked.
+#[test]
+fn what_was_not_recorded_is_sent_again_before_a_trial() {
+    let connection = Connection::left(&[2]);
+    lock(&connection.kernel.0).waiting.extend([4, 6]);
+    for _ in 0..2 {
+        let kept = Kept::open(&connection.memory).unwrap();
+        Suspects::new(&kept).worker_died(Ended::Crashed, &[2]);
+    }
+    let sees = connection.recover(Ended::Planned, 0, true);
+    assert_eq!([sees.recv(), sees.recv(), sees.recv()], [Ok(4), Ok(6), Ok(2)]);
     assert!(sees.recv().is_err());
     let state = lock(&connection.kernel.0);
-    assert_eq!(state.answers.first(), Some(&(4, libc::EIO)));
-    assert_eq!(state.kept.on_trial(), None);
-    assert_eq!(state.kept_at_resend, None);
+    assert_eq!(state.kept.numbers(Kind::Request), [2, 4, 6]);
 }
 
 #[test]
@@ -169,7 +200,7 @@ fn what_the_kernel_does_not_send_again_is_replayed() {
     let connection = Connection::left(&[2]);
     lock(&connection.kernel.0).resend_fails = true;
     let sees = connection.recover(Ended::Killed, 0, true);
-    assert_eq!(sees.recv(), Ok((2, None)));
+    assert_eq!(sees.recv(), Ok(2));
 }
 
 /// The kernel says so of one that it is about to send again, too.
