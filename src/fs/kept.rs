@@ -2,6 +2,8 @@
 //!
 //! It is read when the kernel names it, and not before: a worker that takes over has callers waiting.
 
+use std::sync::Once;
+
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -469,9 +471,20 @@ fn encode(record: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(record).unwrap_or_default()
 }
 
+/// What another version has kept in another format counts as not kept.
 fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
-    serde_json::from_slice(bytes).ok()
+    static TELL: Once = Once::new();
+    serde_json::from_slice(bytes)
+        .inspect_err(|_| {
+            TELL.call_once(|| {
+                tracing::warn!("what another version has kept for this one cannot be read");
+            });
+        })
+        .ok()
 }
+
+#[cfg(test)]
+mod golden;
 
 #[cfg(test)]
 mod tests {
