@@ -26,7 +26,7 @@ pub(super) struct Mount {
     /// Say whether this program could go on with a mount; asked by the one that serves it
     #[arg(long, hide = true, requires = "memory_fd")]
     note_fd: Option<RawFd>,
-    /// What its worker leaves to the next one
+    /// The memory of its workers
     #[arg(long, hide = true, requires = "note_fd")]
     memory_fd: Option<RawFd>,
 }
