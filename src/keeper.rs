@@ -59,7 +59,7 @@ use private_redis::PrivateRedis;
 use program::Program;
 use reload::Outcomes;
 use running::{Contact, StatusContext};
-use trial::Verdict;
+use trial::Trial;
 use worker::{Outcome, WorkerSupervisor};
 
 /// Mounts and serves until a signal asks for the end. Without a directory the configuration names
@@ -68,17 +68,20 @@ pub fn mount(dir: Option<&Path>, flags: &Flags, caller: Caller) -> Result<(), Fa
     // First of all: until it is served or let go of, whoever uses the mount of the keeper before waits.
     let mut handed = Handed::take();
     Failure::unless_root("mounting needs root; run it with sudo or as a system service")?;
-    let command_line = CommandLine { dir: dir.map(Path::to_owned), flags: flags.clone() };
+    let command_line = CommandLine::new(dir, flags);
+    if let Some(note) = handed.note() {
+        config::paths::go_on_with(&note.config.staging_dir);
+    }
     let (config, refused) = command_line.resolve_after(handed.note())?;
     crate::telemetry::log::init(&config.log)?;
     if let Some(failure) = &refused {
         tracing::error!(%failure, "going on with the configuration of the keeper before");
     }
     let mut signals = Signals::receive()?;
-    let lock = claim(&config.mountpoint, &mut handed, &mut signals)?;
+    let lock = handed
+        .insist(&mut signals, |handed, signals| claim(&config.mountpoint, handed, signals))?;
     let note = handed.note().cloned();
-    let connection = handed.resume(&config.mountpoint);
-    let is_resumed = connection.is_some();
+    let is_resumed = handed.can_go_on(&config.mountpoint);
     if !is_resumed {
         mount::clear_dead(&config.mountpoint, &mut Prober::default(), &mut signals)?;
         // Looked at before anything is started, and again at each mount.
@@ -90,13 +93,19 @@ pub fn mount(dir: Option<&Path>, flags: &Flags, caller: Caller) -> Result<(), Fa
     } else {
         Outcomes::new(&config.mountpoint)
     };
-    let redis = PrivateRedis::new(&config, is_resumed, handed.private_redis)?;
-    let status = StatusContext::new(Listeners::open(&config)?);
+    let redis = handed.insist(&mut signals, |handed, _| {
+        PrivateRedis::new(&config, is_resumed, handed.private_redis.take())
+    })?;
+    let listeners = handed.insist(&mut signals, |_, _| Listeners::open(&config))?;
+    let program = handed.insist(&mut signals, |_, _| {
+        Program::own(note.as_ref().and_then(|note| note.program.clone()))
+    })?;
+    let connection = handed.insist(&mut signals, |handed, _| handed.resume(&config.mountpoint))?;
+    let status = StatusContext::new(listeners);
     // Who started it has been told already.
     let by_hand = ByHand::look(caller, &config, flags).filter(|_| !handed.is_any);
     // Whoever starts it by hand waits for the outcome.
     let contact = if Manager::is_there() { Contact::Awaited } else { Contact::Required };
-    let program = Program::own(note.as_ref().and_then(|note| note.program.clone()))?;
     let mut worker = WorkerSupervisor::new(config.clone(), program, status, contact);
     if let Some(connection) = connection {
         tracing::info!("going on with the mount of the keeper before");
@@ -111,6 +120,7 @@ pub fn mount(dir: Option<&Path>, flags: &Flags, caller: Caller) -> Result<(), Fa
         by_hand,
         outcomes,
         is_renewal: handed.is_any,
+        asked: None,
         next: None,
         last_reload_error: refused
             .map(|failure| failure.to_string())
@@ -118,7 +128,7 @@ pub fn mount(dir: Option<&Path>, flags: &Flags, caller: Caller) -> Result<(), Fa
         lock,
     };
     let outcome = keeper.serve(&mut signals);
-    if outcome.is_ok() && keeper.is_restarted() {
+    if outcome.is_ok() && keeper.is_restarted(&mut signals) {
         keeper.pause(&mut signals);
         return Ok(());
     }
@@ -134,8 +144,7 @@ pub fn try_out(
     note: OwnedFd,
     memory: &OwnedFd,
 ) -> Result<&'static str, Failure> {
-    let command_line = CommandLine { dir: dir.map(Path::to_owned), flags: flags.clone() };
-    trial::answer(&command_line, note, memory)
+    trial::answer(&CommandLine::new(dir, flags), note, memory)
 }
 
 /// What a mount would meet in its directory.
@@ -176,6 +185,17 @@ struct CommandLine {
 }
 
 impl CommandLine {
+    /// With paths that mean the same from every directory: a program that is asked is started in another one.
+    fn new(dir: Option<&Path>, flags: &Flags) -> Self {
+        // What cannot be made absolute is refused by whoever opens it.
+        let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let mut flags = flags.clone();
+        for path in [&mut flags.place.config, &mut flags.mirror].into_iter().flatten() {
+            *path = absolute(path);
+        }
+        Self { dir: dir.map(absolute), flags }
+    }
+
     fn resolve(&self) -> Result<Config, Failure> {
         let dir = config::mountpoint(self.dir.as_deref(), self.flags.place.config.as_deref())?;
         Config::resolve(&mount::resolve_trusted(&dir)?, &self.flags)
@@ -216,6 +236,13 @@ fn changed(key: &str) -> Failure {
     )
 }
 
+/// A reload that waits for the answer of an upgraded program.
+struct Asked {
+    trial: Trial,
+    program: Program,
+    config: Config,
+}
+
 struct Keeper {
     command_line: CommandLine,
     config: Config,
@@ -226,6 +253,8 @@ struct Keeper {
     outcomes: Outcomes,
     /// A reload of the keeper before, or one before the first worker serves, may not have ended yet.
     is_renewal: bool,
+    /// The upgraded program that is asked whether it could go on with the mount.
+    asked: Option<Asked>,
     /// The configuration that a reload under way will bring.
     next: Option<Config>,
     /// What the last reload failed of.
@@ -238,8 +267,10 @@ impl Keeper {
     /// Looks after both until an end is asked for, or a first start fails.
     fn serve(&mut self, signals: &mut Signals) -> Result<(), Failure> {
         while signals.received() == 0 {
-            if !self.worker.is_reloading() && signals.take_reload() {
-                self.reload(signals);
+            process::reap();
+            self.hear_answer();
+            if !self.worker.is_reloading() && self.asked.is_none() && signals.take_reload() {
+                self.reload();
             }
             if let Some(redis) = &mut self.redis {
                 redis.advance()?;
@@ -259,8 +290,7 @@ impl Keeper {
                     Outcome::Reloaded(Ok(())) if self.worker.program().is_another() => {
                         let program = self.worker.program().clone();
                         if let Err(error) = self.execute(&program, signals) {
-                            tracing::error!(%error, "cannot execute the upgraded program; this one goes on");
-                            self.reloaded(None);
+                            self.reloaded_in_part(&program, &error);
                         }
                     }
                     Outcome::Reloaded(outcome) => self.reloaded(outcome.err()),
@@ -281,6 +311,11 @@ impl Keeper {
                 descriptors.extend(more);
                 until = until.into_iter().chain(also).min();
             }
+            if let Some(asked) = &self.asked {
+                let (answer, also) = asked.trial.waits_for();
+                descriptors.push(answer);
+                until = until.into_iter().chain([also]).min();
+            }
             signals.wait(&descriptors, until.into_iter().chain(turn).min());
             crate::telemetry::log::tell_repeated();
         }
@@ -289,21 +324,18 @@ impl Keeper {
     }
 
     /// Begins to take up what has changed: the configuration file, and the program.
-    fn reload(&mut self, signals: &mut Signals) {
+    fn reload(&mut self) {
         tracing::info!("reloading");
         if self.worker.has_served() {
             service_manager::reloading();
         }
-        match self.begin_reload(signals) {
-            Ok(true) => {}
-            // It ends when the first worker serves, or with this keeper.
-            Ok(false) => self.is_renewal = true,
-            Err(failure) => self.reloaded(Some(failure)),
+        if let Err(failure) = self.begin_reload() {
+            self.reloaded(Some(failure));
         }
     }
 
-    /// Whether there is something to wait for.
-    fn begin_reload(&mut self, signals: &mut Signals) -> Result<bool, Failure> {
+    /// A program that is upgraded is asked first, while everything goes on.
+    fn begin_reload(&mut self) -> Result<(), Failure> {
         let config = self.command_line.resolve();
         let within = start::longest(config.as_ref().unwrap_or(&self.config));
         // A worker of an upgraded program, and then one of the upgraded keeper.
@@ -317,33 +349,36 @@ impl Keeper {
             && let Some(connection) = self.worker.connection()
         {
             self.worker.check_secrets(&config)?;
-            let arguments = self.command_line.arguments();
-            match trial::ask(&program, &arguments, connection, signals)? {
-                Verdict::GoesOn => {}
-                Verdict::Replaces => return self.replace(config, &program, signals),
-            }
+            let trial = Trial::begin(&program, &self.command_line.arguments(), connection)?;
+            self.asked = Some(Asked { trial, program, config });
+            return Ok(());
         }
-        let waits = self.worker.reload(config.clone(), program)?;
-        self.next = Some(config);
-        Ok(waits)
+        self.start_another(config, program)
     }
 
-    /// Executes a program that cannot go on with the mount: it puts a new one in its place.
-    fn replace(
-        &mut self,
-        config: Config,
-        program: &Program,
-        signals: &mut Signals,
-    ) -> Result<bool, Failure> {
-        tracing::warn!(
-            "the upgraded program cannot read what the worker leaves: the mount is replaced by a new one. Files that \
-             are open get errors, and a container that has the directory as a volume has to be restarted"
-        );
-        self.next = Some(config);
-        match self.execute(program, signals) {
-            Ok(()) => Ok(true),
-            Err(error) => Err(Failure::internal("execute the upgraded program", error)),
+    /// Goes on with the reload if the upgraded program has answered.
+    fn hear_answer(&mut self) {
+        let Some(mut asked) = self.asked.take() else { return };
+        let outcome = match asked.trial.answer() {
+            None => {
+                self.asked = Some(asked);
+                return;
+            }
+            Some(Ok(())) => self.start_another(asked.config, asked.program),
+            Some(Err(failure)) => Err(failure),
+        };
+        if let Err(failure) = outcome {
+            self.reloaded(Some(failure));
         }
+    }
+
+    /// Starts a worker with this configuration, to take the place of the one that serves.
+    fn start_another(&mut self, config: Config, program: Program) -> Result<(), Failure> {
+        let waits = self.worker.reload(config.clone(), program)?;
+        self.next = Some(config);
+        // Otherwise it ends when the first worker serves, or with this keeper.
+        self.is_renewal |= !waits;
+        Ok(())
     }
 
     /// A reload has ended; without a failure what it brought is used from now on.
@@ -356,6 +391,26 @@ impl Keeper {
             }
             Some(failure) => tracing::error!(%failure, "the reload failed; nothing was changed"),
         }
+        self.end_reload(failure);
+    }
+
+    /// A worker of the upgraded program serves, with the new configuration, and the program of the keeper is still the
+    /// former one.
+    fn reloaded_in_part(&mut self, program: &Program, error: &io::Error) {
+        self.config = self.next.take().unwrap_or_else(|| self.config.clone());
+        let failure = Failure::new(
+            ExitCode::ReloadFailed,
+            format!(
+                "the new worker serves, but the keeper cannot execute {}: {error}; the keeper goes on with the former \
+                 program until the next reload or restart",
+                program.installed_as().display()
+            ),
+        );
+        tracing::error!(%failure, "the reload is not complete");
+        self.end_reload(Some(failure));
+    }
+
+    fn end_reload(&mut self, failure: Option<Failure>) {
         self.last_reload_error = failure.as_ref().map(ToString::to_string);
         let (config, error) = (self.config.clone(), self.last_reload_error.clone());
         self.worker.amend(|note| (note.config, note.last_reload_error) = (config, error));
@@ -380,7 +435,7 @@ impl Keeper {
             }
         }
         // One that is just starting is not handed over.
-        if let Some(redis) = self.redis.take_if(|redis| redis.handed().is_none()) {
+        if let Some(redis) = self.redis.as_mut().filter(|redis| redis.handed().is_none()) {
             redis.stop(signals);
         }
         // What was received is known to this program only.
@@ -457,7 +512,7 @@ impl Keeper {
         self.worker.finish();
         spool::clear(&self.config);
         staging::clear(&self.config.staging_dir);
-        if let Some(redis) = self.redis.take() {
+        if let Some(mut redis) = self.redis.take() {
             redis.stop(signals);
         }
         crate::telemetry::log::tell_all_repeated();

@@ -163,33 +163,50 @@ fn write_in_another_format(mount: &Mount) {
 }
 
 #[test]
-fn a_program_that_cannot_read_what_is_left_replaces_the_mount() {
+fn a_program_that_cannot_read_what_is_left_needs_a_restart() {
+    let (redis, installed) = (Redis::start(), Installed::new());
+    let mount = Mount::start_in(&redis, "", Command::new(installed.path()));
+    let session = sid("aa", 1);
+    mount.save(&session, &authenticated("x")).unwrap();
+    let mut open = File::open(mount.sharded(&session)).unwrap();
+    let worker = mount.worker();
+    write_in_another_format(&mount);
+    installed.replace(env!("CARGO_BIN_EXE_sessionfs"));
+    let (code, said) = mount.command("reload");
+    assert_eq!(code, Some(u8::from(ExitCode::ReloadFailed).into()), "{said}\n{}", mount.log());
+    for words in ["It needs a restart of sessionfs", "nothing was changed"] {
+        assert!(said.contains(words), "{said}");
+    }
+    assert_eq!(mount.worker(), worker);
+    let mut content = Vec::new();
+    open.read_to_end(&mut content).unwrap();
+    assert_eq!(content, authenticated("x"));
+    assert_eq!(mount.command("unmount").0, Some(0));
+}
+
+#[test]
+fn an_upgraded_keeper_tries_again_what_has_failed() {
     let (redis, installed) = (Redis::start(), Installed::new());
     let mut mount = Mount::start_in(&redis, "", Command::new(installed.path()));
     let session = sid("aa", 1);
     mount.save(&session, &authenticated("x")).unwrap();
-    let mut open = File::open(mount.sharded(&session)).unwrap();
-    let keeper = mount.keeper();
-    write_in_another_format(&mount);
+    let socket = sessionfs::config::paths::control_socket(&mount.path());
+    std::fs::remove_file(&socket).unwrap();
+    std::fs::create_dir(&socket).unwrap();
     installed.replace(env!("CARGO_BIN_EXE_sessionfs"));
-    let (code, said) = mount.command("reload");
-    assert_eq!(code, Some(0), "{said}\n{}", mount.log());
+    send(mount.keeper(), Signal::SIGHUP);
+    mount.wait_for_log("cannot go on with the mount yet");
+    std::fs::remove_dir(&socket).unwrap();
     mount.wait_until_served();
-    assert!(mount.log().contains("the mount is replaced by a new one"), "{}", mount.log());
-    assert!(installed.is_run_by(keeper) && installed.is_run_by(mount.worker()));
-    assert!(open.read_to_end(&mut Vec::new()).is_err());
     assert_eq!(mount.read(&session).unwrap(), authenticated("x"));
-    assert_eq!(mount.command("unmount").0, Some(0));
+    assert!(installed.is_run_by(mount.keeper()));
 }
 
 #[test]
 fn an_end_that_is_asked_for_during_an_upgrade_is_one() {
     let (redis, installed) = (Redis::start(), Installed::new());
     let mut mount = Mount::start_in(&redis, "", Command::new(installed.path()));
-    write_in_another_format(&mount);
     installed.replace(env!("CARGO_BIN_EXE_sessionfs"));
-    // It does not write what it has collected, so that is waited for.
-    send(mount.worker(), Signal::SIGSTOP);
     send(mount.keeper(), Signal::SIGHUP);
     mount.wait_for_log("executing the upgraded program");
     send(mount.keeper(), Signal::SIGTERM);
@@ -202,14 +219,12 @@ fn an_end_that_is_asked_for_during_an_upgrade_is_one() {
 #[test]
 fn a_reload_that_is_asked_for_during_an_upgrade_is_done() {
     let (redis, installed) = (Redis::start(), Installed::new());
-    let mut mount = Mount::start_in(&redis, "", Command::new(installed.path()));
-    write_in_another_format(&mount);
+    let mount = Mount::start_in(&redis, "", Command::new(installed.path()));
     installed.replace(env!("CARGO_BIN_EXE_sessionfs"));
-    send(mount.worker(), Signal::SIGSTOP);
     send(mount.keeper(), Signal::SIGHUP);
     mount.wait_for_log("executing the upgraded program");
     send(mount.keeper(), Signal::SIGHUP);
-    mount.wait_until_served();
     until("the second has begun", || mount.log().matches("keeper: reloading").count() == 2);
+    mount.wait_for_log("keeper: reloaded");
     assert!(installed.is_run_by(mount.keeper()));
 }

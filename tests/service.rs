@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::io::{IoSliceMut, Read as _, Seek as _};
+use std::io::{IoSliceMut, Read as _};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt as _;
 use std::os::unix::net::UnixDatagram;
@@ -454,6 +454,26 @@ impl Left {
         Self { redis, manager, mount, stored }
     }
 
+    /// What is noted for the next keeper.
+    fn noted(&self) -> serde_json::Value {
+        let note = std::fs::File::from(self.stored[2].try_clone().unwrap());
+        let mut length = [0; 4];
+        note.read_exact_at(&mut length, 0).unwrap();
+        let mut text = vec![0; u32::from_le_bytes(length) as usize];
+        note.read_exact_at(&mut text, 4).unwrap();
+        serde_json::from_slice(&text).unwrap()
+    }
+
+    /// As if the keeper before had noted this.
+    fn note_that(&self, key: &str, value: serde_json::Value) {
+        let mut told = self.noted();
+        told[key] = value;
+        let told = told.to_string();
+        let note = std::fs::File::from(self.stored[2].try_clone().unwrap());
+        note.write_all_at(&u32::try_from(told.len()).unwrap().to_le_bytes(), 0).unwrap();
+        note.write_all_at(told.as_bytes(), 4).unwrap();
+    }
+
     /// What the service manager starts.
     fn command(&self) -> Command {
         let mut command = Command::new("python3");
@@ -506,6 +526,7 @@ fn a_killed_keeper_is_a_pause_where_the_service_manager_keeps_the_connection() {
     let heard = left.start_again();
     // The keeper before may not have been allowed to.
     assert!(heard.iter().any(|line| line == "FDSTORE=1"), "{heard:#?}");
+    assert!(heard.iter().any(|line| line == "FDPOLL=0"), "{heard:#?}");
     assert_eq!(reader.join().unwrap().unwrap(), authenticated("x"));
     let mut content = Vec::new();
     open.unwrap().read_to_end(&mut content).unwrap();
@@ -535,29 +556,72 @@ fn a_keeper_goes_on_with_the_configuration_from_before_where_the_new_one_needs_a
     }
 }
 
-#[test]
-fn a_keeper_that_cannot_go_on_releases_who_waits() {
-    let left = Left::new("", |_| ());
-    let path = sessionfs::config::paths::lock_file(&left.mount.path());
+/// Takes the lock of its mountpoint, so that no keeper can.
+fn lock(mount: &Mount) -> std::fs::File {
+    let path = sessionfs::config::paths::lock_file(&mount.path());
     let lock = std::fs::File::create(&path).unwrap();
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
+    lock
+}
+
+#[test]
+fn a_keeper_that_cannot_go_on_leaves_the_mount_to_the_next_one() {
+    let session = sid("aa", 1);
+    let mut left = Left::new("", |mount| mount.save(&session, &authenticated("x")).unwrap());
+    let path = left.mount.sharded(&session);
+    let reader = std::thread::spawn(move || std::fs::read(path));
+    let lock = lock(&left.mount);
+    let mut command = left.command();
+    left.mount.spawn_again_in(&mut command);
+    assert_eq!(left.mount.wait(), Some(u8::from(ExitCode::SecondDaemon).into()));
+    drop(lock);
+    let heard = left.start_again();
+    assert!(!heard.iter().any(|line| line == "FDSTOREREMOVE=1"), "{heard:#?}");
+    assert_eq!(reader.join().unwrap().unwrap(), authenticated("x"));
+}
+
+#[test]
+fn keepers_that_cannot_go_on_for_long_release_who_waits() {
+    let left = Left::new("", |_| ());
+    left.note_that("unserved_since_ms", 1.into());
+    let path = sessionfs::config::paths::lock_file(&left.mount.path());
+    let _lock = lock(&left.mount);
     left.ends(ExitCode::SecondDaemon);
     std::fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn keepers_that_die_after_they_have_served_add_up_in_number_alone() {
+    let mut left = Left::new("log = \"debug\"", |_| ());
+    left.start_again();
+    assert!(left.noted()["unserved_since_ms"].is_null(), "{}", left.noted());
+    assert_eq!(left.noted()["short_lived"], 1);
+    // The worker has died with the keeper, perhaps of the same request.
+    assert!(left.mount.log().contains("after=Killed"), "{}", left.mount.log());
+    left.mount.kill();
+    left.note_that("short_lived", 20.into());
+    left.ends(ExitCode::WorkerFailed);
+}
+
+#[test]
+fn a_note_of_another_version_is_gone_on_with() {
+    let session = sid("aa", 1);
+    let mut left = Left::new("", |mount| mount.save(&session, &authenticated("x")).unwrap());
+    let mut noted = left.noted();
+    noted["config"].as_object_mut().unwrap().remove("limits");
+    noted["config"]["another"] = 1.into();
+    left.note_that("config", noted["config"].clone());
+    left.note_that("another", 1.into());
+    left.start_again();
+    assert_eq!(left.mount.read(&session).unwrap(), authenticated("x"));
+    assert!(left.mount.log().contains("going on with the mount"), "{}", left.mount.log());
 }
 
 #[test]
 fn what_nobody_has_served_for_long_is_not_gone_on_with() {
     let left = Left::new("", |_| ());
     // As if one keeper after the other had failed.
-    let mut note = std::fs::File::from(left.stored[2].try_clone().unwrap());
-    let mut text = Vec::new();
-    note.rewind().unwrap();
-    note.read_to_end(&mut text).unwrap();
-    let mut told: serde_json::Value = serde_json::from_slice(&text[4..]).unwrap();
-    told["unserved_since_ms"] = 1.into();
-    let told = told.to_string();
-    note.write_all_at(&u32::try_from(told.len()).unwrap().to_le_bytes(), 0).unwrap();
-    note.write_all_at(told.as_bytes(), 4).unwrap();
+    left.note_that("unserved_since_ms", 1.into());
     let log = left.ends(ExitCode::WorkerFailed);
     assert_eq!(log.matches("worker started").count(), 1, "{log}");
 }

@@ -77,8 +77,23 @@ pub fn spool_dirs(staging_dir: &Path, mountpoint: &Path) -> [PathBuf; 2] {
 /// The directory in /dev/shm, where every user may make one first. It is chosen once, so that a reload
 /// finds what the start has found.
 fn shared_memory_dir() -> &'static Path {
-    static CHOSEN: OnceLock<PathBuf> = OnceLock::new();
     CHOSEN.get_or_init(|| own_or_other(Path::new(SHARED_MEMORY_DIR)))
+}
+
+static CHOSEN: OnceLock<PathBuf> = OnceLock::new();
+
+/// Goes on with the staging directory that the keeper before has used, if it is one that cannot be found again.
+pub(crate) fn go_on_with(staging_dir: &Path) {
+    let shared = Path::new(SHARED_MEMORY_DIR);
+    let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
+    if let Some(base) = staging_dir.parent()
+        && base.parent() == shared.parent()
+        && let (Some(found), Some(begins)) = (name(base), name(shared))
+        && found.strip_prefix(&begins).is_some_and(|rest| rest.starts_with('-'))
+    {
+        // Nobody has chosen one yet.
+        let _ = CHOSEN.set(base.to_owned());
+    }
 }
 
 /// This directory, if it is root's own or there is none; else one beside it that nobody can guess.

@@ -8,7 +8,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -17,7 +17,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::stat::{Mode, umask};
-use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, getppid, setsid};
 use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 
@@ -175,17 +175,44 @@ impl Process {
 
     /// No process remains when it has ended at last.
     fn reap_later(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            // Without a thread it remains until our own end.
-            let _ = std::thread::Builder::new().name("reap".into()).spawn(move || child.wait());
+        if self.child.take().is_some() {
+            unreaped().push(self.pid);
         }
     }
+}
+
+/// Children of this process that nobody waits for, by their numbers: these are theirs until [`reap`].
+fn unreaped() -> MutexGuard<'static, Vec<i32>> {
+    static UNREAPED: Mutex<Vec<i32>> = Mutex::new(Vec::new());
+    UNREAPED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Forgets the children that were killed and have ended since. To be called now and then.
+pub(crate) fn reap() {
+    let lives = |pid: &mut i32| {
+        let found = waitpid(Pid::from_raw(*pid), Some(WaitPidFlag::WNOHANG));
+        matches!(found, Ok(WaitStatus::StillAlive) | Err(Errno::EINTR))
+    };
+    unreaped().retain_mut(lives);
+}
+
+/// Takes over the children of the program that was executed here before, but for this one: they were killed. To be called
+/// before this program starts any.
+pub(crate) fn adopt(but: Option<i32>) {
+    let path = format!("/proc/self/task/{}/children", std::process::id());
+    let children = std::fs::read_to_string(path).unwrap_or_default();
+    let pids = children.split_whitespace().filter_map(|pid| pid.parse().ok());
+    unreaped().extend(pids.filter(|pid| Some(*pid) != but));
+    reap();
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
         if !self.let_go {
             self.kill();
+        }
+        if self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None))) {
+            self.reap_later();
         }
     }
 }

@@ -84,10 +84,12 @@ impl Manager {
 }
 
 /// Gives descriptors to the service manager, each under its name: if this process dies, the next one is handed them
-/// ([`stored`]). What it has already it does not take twice (`fd_store_add` in systemd's src/core/service.c).
+/// ([`stored`]). What it has already it does not take twice (`fd_store_add` in systemd's src/core/service.c). It does not
+/// poll them: it would be woken by each request of the device, and drop one that the kernel has ended without the others.
 pub(crate) fn store(descriptors: &[(&str, BorrowedFd<'_>)]) {
     for (name, descriptor) in descriptors {
-        let states = [NotifyState::FdStore, NotifyState::FdName(name)];
+        let unpolled = NotifyState::Custom("FDPOLL=0");
+        let states = [NotifyState::FdStore, NotifyState::FdName(name), unpolled];
         if let Err(error) = sd_notify::notify_with_fds(&states, &[*descriptor]) {
             tracing::warn!(%error, "cannot store descriptors with the service manager");
         }
@@ -106,6 +108,11 @@ pub(crate) fn forget(names: &[&str]) {
 pub(crate) fn stored() -> BTreeMap<String, OwnedFd> {
     let Ok(all) = sd_notify::listen_fds_with_names() else { return BTreeMap::new() };
     all.filter_map(|(raw, name)| Some((name, descriptor::take(raw).ok()?))).collect()
+}
+
+/// The keeper is alive, though its loop has not turned yet.
+pub(crate) fn alive() {
+    tell(&[NotifyState::Watchdog]);
 }
 
 /// A reload has begun; [`Manager::ready`] ends it, however it went.

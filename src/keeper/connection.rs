@@ -1,5 +1,5 @@
 //! The connection to the kernel: the device, and what the kernel has said first. The keeper holds it, so that it
-//! outlives each worker. When it is dropped, the kernel ends it ([`Held`]).
+//! outlives each worker. It ends when it is released ([`Held::release`]), or with the last process that holds it.
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -9,12 +9,12 @@ use super::held::Held;
 use super::mount::{self, Mountpoint};
 use super::note::{Note, NoteFile};
 use crate::config::Config;
-use crate::exit::{ExitCode, Failure};
+use crate::exit::Failure;
 use crate::fuse::wire::Init;
 use crate::handoff::{self, Ended};
 use crate::host::mount_api::Filesystem;
 use crate::host::prober::Root;
-use crate::host::{clock, descriptor, device};
+use crate::host::{descriptor, device};
 use crate::supervision::Order;
 
 /// The kernel sends its first request as soon as the filesystem is made.
@@ -50,43 +50,67 @@ impl Connection {
         Ok(Self { held, after: Ended::default(), underlying, made: None })
     }
 
-    /// The one that a keeper before this one has left. Fails if its filesystem is not mounted there any more, or if a
-    /// program like this one cannot go on with it.
-    pub(super) fn resume(mut held: Held, mountpoint: &Path) -> Result<Self, Failure> {
-        let lost = |what: String| Failure::new(ExitCode::Internal, what);
-        let Some(note) = held.note() else { return Err(lost("its note cannot be read".into())) };
-        let init = Init::parse(&note.init).map_err(|e| lost(format!("its first request: {e}")))?;
+    /// Why nobody can go on with what a keeper before this one has left; `None` if a program like this one can.
+    pub(super) fn is_lost(held: &Held, mountpoint: &Path) -> Option<String> {
+        let Some(note) = held.note() else { return Some("its note cannot be read".into()) };
+        if let Err(error) = Init::parse(&note.init) {
+            return Some(format!("its first request: {error}"));
+        }
         if !held.is_at(mountpoint) {
-            return Err(lost("it is not mounted there any more".into()));
+            return Some("it is not mounted there any more".into());
         }
         if device::is_dead(held.device.as_fd()) {
-            return Err(lost("the kernel has ended it".into()));
+            return Some("the kernel has ended it".into());
         }
-        handoff::check_format(&held.memory)
-            .map_err(|e| lost(format!("what its worker has left: {e}")))?;
+        let readable = handoff::check_format(&held.memory);
+        readable.err().map(|error| format!("what its worker has left: {error}"))
+    }
+
+    /// The one that a keeper before this one has left. It stays where it is if that fails.
+    pub(super) fn resume(
+        held: &mut Option<Held>,
+        mountpoint: &Path,
+    ) -> Result<Option<Self>, Failure> {
+        let Some(note) = held.as_ref().and_then(Held::note) else { return Ok(None) };
+        let init = Init::parse(&note.init)
+            .map_err(|e| Failure::internal("read the kernel's first request", e))?;
+        // A keeper that did not leave it on purpose has died, and the worker with it.
+        let after = note.left.unwrap_or(Ended::Killed);
         let underlying = Mountpoint::beneath(mountpoint)
-            .map_err(|e| lost(format!("the directory below it: {e}")))?;
-        // If this keeper dies, too, the next one knows how long nobody has been served.
-        held.amend(|note| {
-            note.unserved_since_ms.get_or_insert_with(clock::monotonic_ms);
-        });
+            .map_err(|e| Failure::internal(format!("look beneath {}", mountpoint.display()), e))?;
+        let Some(mut held) = held.take() else { return Ok(None) };
+        held.amend(|note| note.left = None);
         // Again: the keeper that made it may not have been allowed to.
         held.store();
         let made = Some(Made { init, filesystem: None });
-        Ok(Self { held, after: Ended::Planned, underlying, made })
+        Ok(Some(Self { held, after, underlying, made }))
     }
 
     /// Executes a program in the place of this one, and hands the connection to it, with these descriptors. No worker
     /// may be left. Returns only if that fails.
     pub(super) fn execute(
-        &self,
+        &mut self,
         program: &Path,
         arguments: &[std::ffi::OsString],
         others: &[(&str, BorrowedFd<'_>)],
     ) -> std::io::Error {
+        let before = self.held.note().cloned();
+        self.note_left();
         let mut descriptors = self.held.descriptors().to_vec();
         descriptors.extend(others);
-        descriptor::execute_with(program, arguments, &descriptors)
+        let error = descriptor::execute_with(program, arguments, &descriptors);
+        if let Some(before) = before {
+            self.amend(|note| *note = before);
+        }
+        error
+    }
+
+    /// It is left to the next keeper, which does not count this as a failure.
+    fn note_left(&mut self) {
+        let after = self.after;
+        self.amend(|note| {
+            (note.left, note.unserved_since_ms, note.short_lived) = (Some(after), None, 0);
+        });
     }
 
     /// Makes the filesystem, if it is not made yet, and has the kernel's first request.
@@ -109,6 +133,8 @@ impl Connection {
                 program: None,
                 last_reload_error: None,
                 private_redis_pid: None,
+                left: None,
+                short_lived: 0,
             })
         });
         noted.map_err(|e| Failure::internal("note the mount for another keeper", e))?;
@@ -116,9 +142,14 @@ impl Connection {
         Ok(())
     }
 
-    /// It is left as it is, for the next keeper: this process is about to end.
-    pub(super) fn leave(self) {
-        std::mem::forget(self);
+    /// It is left as it is, for the next keeper, to which the service manager hands it.
+    pub(super) fn leave(mut self) {
+        self.note_left();
+    }
+
+    /// Ends it: nothing stays mounted, and whoever waits for an answer gets an error.
+    pub(super) fn release(self) {
+        self.held.release();
     }
 
     /// What another program needs to say whether it could go on with it ([`is_understood`]), with the flags of `mount`

@@ -1,19 +1,24 @@
 //! What one keeper leaves to the next: the device, the memory of the workers, and a note.
 //!
-//! When it is dropped, all is over: the service manager lets go of it, the mount is taken away, and the device is
-//! closed, so that whoever waits for an answer gets an error. So a keeper that cannot go on, for whatever reason,
-//! leaves nobody waiting.
+//! It is released by a decision alone ([`Held::release`]): then the service manager lets go of it, the mount is taken
+//! away, and whoever waits for an answer gets an error. A keeper that ends in any other way, by a panic, too, leaves it
+//! with the service manager, and the next one tries again ([`Handed::insist`]). Without a service manager the kernel
+//! ends the connection then, since nobody holds the device any more.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use super::connection::Connection;
 use super::note::{Note, NoteFile};
 use super::private_redis;
+use super::stability::GIVEN_UP_AFTER;
+use crate::exit::Failure;
 use crate::host::mount::{force_off, mounted};
-use crate::host::{descriptor, service_manager};
+use crate::host::signals::Signals;
+use crate::host::{clock, descriptor, process, service_manager};
 
 /// By which names it is handed over.
 const NAMES: [&str; 3] = ["device", "memory", "note"];
@@ -31,13 +36,16 @@ pub(super) struct Handed {
     /// The lock of the mountpoint.
     pub lock: Option<OwnedFd>,
     pub private_redis: Option<private_redis::Handed>,
+    /// The service manager has it, too, and starts another keeper if this one ends.
+    is_stored: bool,
 }
 
 impl Handed {
     /// To be called first, while there is one thread.
     pub(super) fn take() -> Self {
         let mut handed = descriptor::handed();
-        if handed.is_empty() {
+        let is_stored = handed.is_empty();
+        if is_stored {
             handed = service_manager::stored();
         }
         let is_any = !handed.is_empty();
@@ -45,10 +53,11 @@ impl Handed {
         let private_redis_lock = handed.remove(PRIVATE_REDIS_LOCK);
         let held = Held::take(&mut handed);
         let pid = held.as_ref().and_then(|held| held.note()?.private_redis_pid);
+        process::adopt(pid);
         let private_redis = private_redis_lock
             .zip(pid)
             .and_then(|(lock, pid)| private_redis::Handed::found(lock, pid));
-        Self { is_any, held, lock, private_redis }
+        Self { is_any, held, lock, private_redis, is_stored }
     }
 
     /// What the keeper before has noted.
@@ -56,12 +65,56 @@ impl Handed {
         self.held.as_ref()?.note()
     }
 
-    /// The connection to the filesystem that is mounted there, if it was handed over and can be gone on with. Otherwise
-    /// whoever waits for it gets an error.
-    pub(super) fn resume(&mut self, mountpoint: &Path) -> Option<Connection> {
-        Connection::resume(self.held.take()?, mountpoint)
-            .inspect_err(|failure| tracing::error!(%failure, "the mount of the keeper before ends"))
-            .ok()
+    /// Whether there is a connection to the filesystem that is mounted there, and it can be gone on with. One that cannot
+    /// is released.
+    pub(super) fn can_go_on(&mut self, mountpoint: &Path) -> bool {
+        let lost = self.held.as_ref().and_then(|held| Connection::is_lost(held, mountpoint));
+        if let Some(why) = lost
+            && let Some(held) = self.held.take()
+        {
+            tracing::error!("the mount of the keeper before ends: {why}");
+            held.release();
+        }
+        self.held.is_some()
+    }
+
+    /// The connection, if there is one.
+    pub(super) fn resume(&mut self, mountpoint: &Path) -> Result<Option<Connection>, Failure> {
+        Connection::resume(&mut self.held, mountpoint)
+    }
+
+    /// Does what is needed to go on with the mount. To fail would log everybody out. So it is tried again for as long as
+    /// callers may wait: by the next keeper if the service manager starts one, else here. Then they are released.
+    pub(super) fn insist<T>(
+        &mut self,
+        signals: &mut Signals,
+        mut attempt: impl FnMut(&mut Self, &mut Signals) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        const TRY_EVERY: Duration = Duration::from_millis(200);
+        let mut is_said = false;
+        loop {
+            let failure = match attempt(self, signals) {
+                Ok(done) => return Ok(done),
+                Err(failure) => failure,
+            };
+            let Some(held) = &self.held else { return Err(failure) };
+            let is_over = held.unserved_for() >= GIVEN_UP_AFTER;
+            if self.is_stored && !is_over {
+                tracing::error!("the mount of the keeper before is left to the next one");
+                return Err(failure);
+            }
+            if is_over || signals.received() > 0 {
+                if let Some(held) = self.held.take() {
+                    held.release();
+                }
+                return Err(failure);
+            }
+            if !std::mem::replace(&mut is_said, true) {
+                tracing::error!(%failure, "cannot go on with the mount yet; retrying");
+            }
+            service_manager::alive();
+            signals.wait(&[], Some(Instant::now() + TRY_EVERY));
+        }
     }
 }
 
@@ -79,7 +132,8 @@ impl Held {
         Ok(Self { device, memory, file: NoteFile::create()?, note: None })
     }
 
-    /// What was handed over. Without all of it nothing can be done with it, and the service manager lets go of it.
+    /// What was handed over. Without all of it nothing can be done with it, and the service manager lets go of it. From
+    /// now on it is known for how long nobody has been served, to the next keeper, too.
     fn take(handed: &mut BTreeMap<String, OwnedFd>) -> Option<Self> {
         let [device, memory, note] = NAMES.map(|name| handed.remove(name));
         let is_any = device.is_some() || memory.is_some() || note.is_some();
@@ -91,7 +145,18 @@ impl Held {
         };
         let file = NoteFile::found(note);
         let note = file.read().ok();
-        Some(Self { device, memory, file, note })
+        let mut held = Self { device, memory, file, note };
+        held.amend(|note| {
+            note.unserved_since_ms.get_or_insert_with(clock::monotonic_ms);
+        });
+        Some(held)
+    }
+
+    /// For how long nobody has been served.
+    fn unserved_for(&self) -> Duration {
+        let since_ms = self.note().and_then(|note| note.unserved_since_ms);
+        let now_ms = clock::monotonic_ms();
+        Duration::from_millis(since_ms.map_or(0, |since_ms| now_ms.saturating_sub(since_ms)))
     }
 
     /// What an earlier keeper has noted, or this one.
@@ -133,10 +198,9 @@ impl Held {
         let [device, memory, note] = NAMES;
         [(device, self.device.as_fd()), (memory, self.memory.as_fd()), (note, self.file.as_fd())]
     }
-}
 
-impl Drop for Held {
-    fn drop(&mut self) {
+    /// Ends it: the service manager lets go of it, nothing stays mounted, and whoever waits for an answer gets an error.
+    pub(super) fn release(self) {
         service_manager::forget(&NAMES);
         let Some(note) = &self.note else { return };
         let mountpoint = &note.config.mountpoint;

@@ -55,6 +55,15 @@ impl Listeners {
         })
     }
 
+    /// Whether they could be made, while another process has them.
+    pub(super) fn try_out(config: &Config) -> Result<(), Failure> {
+        let path = control_socket(&config.mountpoint).with_extension("trial");
+        remove(&path)
+            .and_then(|()| Socket::unix(path.clone(), CONTROL_MODE))
+            .map(drop)
+            .map_err(|e| Failure::internal(format!("listen on {}", path.display()), e))
+    }
+
     /// Those for a changed configuration: the same, but for metrics that are to be had elsewhere
     /// now (or could not be had before).
     pub(super) fn renewed(&self, config: &Config) -> Result<Self, Failure> {

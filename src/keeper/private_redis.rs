@@ -229,9 +229,10 @@ impl PrivateRedis {
     }
 
     /// Ends the server, and waits until its append-only file is complete. A second signal skips the
-    /// wait.
-    pub(crate) fn stop(self, signals: &mut Signals) {
-        let mut server = match self.phase {
+    /// wait. It can be started again.
+    pub(crate) fn stop(&mut self, signals: &mut Signals) {
+        let down = Phase::Down { retry_at: Instant::now() };
+        let mut server = match std::mem::replace(&mut self.phase, down) {
             Phase::Up { server, .. } => server,
             Phase::Starting { server, .. } => server.process,
             Phase::Down { .. } | Phase::Waiting { .. } => return,

@@ -15,19 +15,33 @@ use crate::host::service_manager;
 use crate::host::signals::Signals;
 use crate::host::unit::{State, Unit};
 
-/// How long systemd may take to say what it is about to do.
-const SAID_WITHIN: Duration = Duration::from_secs(1);
+/// How long systemd may take to say what it is about to do: it may have much to do just now, such as to read its units
+/// again. The time that it gives a keeper to end is longer (`TimeoutStopSec=` of the units).
+const SAID_WITHIN: Duration = Duration::from_secs(5);
 /// The device, the memory and the note.
 const STORED: usize = 3;
 
 impl Keeper {
-    /// Whether systemd ends this keeper only to start the next one, and that can go on with the mount.
-    pub(super) fn is_restarted(&self) -> bool {
+    /// Whether systemd ends this keeper only to start the next one, and that can go on with the mount. While systemd is
+    /// asked, the worker writes what it has collected.
+    pub(super) fn is_restarted(&mut self, signals: &mut Signals) -> bool {
+        const LOOK_EVERY: Duration = Duration::from_millis(20);
         let is_same = |next| reload::needs_restart(&self.config, &next).is_none();
-        self.worker.is_mounted()
-            && service_manager::Manager::is_there()
-            && self.command_line.resolve().is_ok_and(is_same)
-            && state().is_some_and(|state| state.restarts())
+        if !self.worker.is_mounted()
+            || !service_manager::Manager::is_there()
+            || !self.command_line.resolve().is_ok_and(is_same)
+        {
+            return false;
+        }
+        let Ok(asked) = std::thread::Builder::new().name("systemctl".into()).spawn(state) else {
+            return false;
+        };
+        self.worker.drain();
+        // A second signal hurries.
+        while !asked.is_finished() && signals.received() < 2 {
+            signals.wait(&[], Some(Instant::now() + LOOK_EVERY));
+        }
+        asked.is_finished() && asked.join().ok().flatten().is_some_and(|state| state.restarts())
     }
 
     /// Ends all processes, and leaves the mount: whoever asks it something waits for the next keeper.
@@ -39,7 +53,7 @@ impl Keeper {
             }
         }
         self.worker.leave();
-        if let Some(redis) = self.redis.take() {
+        if let Some(mut redis) = self.redis.take() {
             redis.stop(signals);
         }
         crate::telemetry::log::tell_all_repeated();

@@ -7,18 +7,39 @@ use std::time::{Duration, Instant};
 const STABLE_AFTER: Duration = Duration::from_secs(10);
 /// A mount that no worker has served for long, for so long, is given up.
 pub(super) const GIVEN_UP_AFTER: Duration = Duration::from_secs(30);
+/// So is one of which so many keepers in a row have died, though each had served it. More than it takes to find out
+/// which request kills them.
+const SHORT_LIVED_MAX: u32 = 20;
 
 /// Since when no worker has served for long.
 #[derive(Debug, Default)]
 pub(super) struct Stability {
     /// `None` while one does.
     unstable_since: Option<Instant>,
+    /// A keeper has died, and nobody serves yet what it has left.
+    is_resumed: bool,
+    /// How many keepers in a row have died that had served it, none for long.
+    short_lived: u32,
 }
 
 impl Stability {
-    /// Nobody has served it for long since then.
-    pub(super) fn since(then: Instant) -> Self {
-        Self { unstable_since: Some(then) }
+    /// Nobody has served it since then, of one keeper or several, and so many keepers in a row have died that had.
+    pub(super) fn resumed(since: Instant, short_lived: u32) -> Self {
+        Self { unstable_since: Some(since), is_resumed: true, short_lived }
+    }
+
+    /// How many keepers in a row have not served it for long, this one included if it serves.
+    pub(super) fn short_lived(&self) -> u32 {
+        self.short_lived
+    }
+
+    /// A worker answers. Nobody waits any more for what a keeper has left: the deaths of keepers that have served do
+    /// not add up in time, only in number.
+    pub(super) fn answers(&mut self) {
+        if std::mem::take(&mut self.is_resumed) {
+            self.unstable_since = None;
+            self.short_lived = self.short_lived.saturating_add(1);
+        }
     }
 
     /// Since when nobody has served it for long; `None` while somebody does.
@@ -30,6 +51,7 @@ impl Stability {
     pub(super) fn serves(&mut self, since: Instant, now: Instant) {
         if now.saturating_duration_since(since) >= STABLE_AFTER {
             self.unstable_since = None;
+            self.short_lived = 0;
         }
     }
 
@@ -52,6 +74,7 @@ impl Stability {
     /// Whether that time has come.
     pub(super) fn is_given_up(&self, now: Instant) -> bool {
         self.give_up_at().is_some_and(|at| now >= at)
+            || (self.is_resumed && self.short_lived >= SHORT_LIVED_MAX)
     }
 }
 
@@ -88,6 +111,36 @@ mod tests {
         let later = start + 100 * SECOND;
         stability.failed(later);
         assert!(!stability.is_given_up(later));
+    }
+
+    #[test]
+    fn deaths_of_keepers_that_served_add_up_in_number_and_not_in_time() {
+        let start = Instant::now();
+        let mut short_lived = 0;
+        for keepers in 0..SHORT_LIVED_MAX {
+            let now = start + keepers * 9 * SECOND;
+            let mut stability = Stability::resumed(now, short_lived);
+            assert!(!stability.is_given_up(now));
+            stability.answers();
+            stability.serves(now, now + 8 * SECOND);
+            assert_eq!(stability.unstable_since(), None);
+            // What its own workers do is judged as ever.
+            stability.failed(now);
+            assert!(!stability.is_given_up(now + SECOND));
+            short_lived = stability.short_lived();
+        }
+        assert!(Stability::resumed(start, short_lived).is_given_up(start));
+        let mut long = Stability::resumed(start, short_lived - 1);
+        long.answers();
+        long.serves(start, start + STABLE_AFTER);
+        assert_eq!(long.short_lived(), 0);
+    }
+
+    #[test]
+    fn keepers_that_do_not_get_a_worker_to_answer_share_one_time() {
+        let start = Instant::now();
+        assert!(!Stability::resumed(start, 0).is_given_up(start + 29 * SECOND));
+        assert!(Stability::resumed(start, 0).is_given_up(start + 31 * SECOND));
     }
 
     #[test]

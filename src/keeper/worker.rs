@@ -50,8 +50,8 @@ pub(super) struct WorkerSupervisor {
     /// A mount has been served once. From then on failures are retried.
     served: bool,
     stability: Stability,
-    /// What of it is noted for another keeper.
-    noted_unstable_since: Option<Instant>,
+    /// What of it is noted for another keeper: since when nobody has served it for long, and how many keepers have not.
+    noted: (Option<Instant>, u32),
 }
 
 enum Phase {
@@ -123,7 +123,7 @@ impl WorkerSupervisor {
             backoff: Backoff::of_mount(),
             served: false,
             stability: Stability::default(),
-            noted_unstable_since: None,
+            noted: (None, 0),
         }
     }
 
@@ -133,7 +133,9 @@ impl WorkerSupervisor {
         let unserved_ms = since_ms.map_or(0, |since| clock::monotonic_ms().saturating_sub(since));
         let now = Instant::now();
         let since = now.checked_sub(Duration::from_millis(unserved_ms)).unwrap_or(now);
-        self.stability = Stability::since(since);
+        let short_lived = connection.note().map_or(0, |note| note.short_lived);
+        self.stability = Stability::resumed(since, short_lived);
+        self.noted = (Some(since), short_lived);
         self.connection = Some(connection);
         self.served = true;
     }
@@ -157,11 +159,13 @@ impl WorkerSupervisor {
 
     /// Another keeper goes on counting how long nobody is served.
     fn note_stability(&mut self) {
-        let since = self.stability.unstable_since();
-        if std::mem::replace(&mut self.noted_unstable_since, since) != since {
+        let (since, short_lived) = (self.stability.unstable_since(), self.stability.short_lived());
+        if std::mem::replace(&mut self.noted, (since, short_lived)) != (since, short_lived) {
             let ago_ms = |since: Instant| u64::try_from(since.elapsed().as_millis()).unwrap_or(0);
             let since_ms = since.map(|since| clock::monotonic_ms().saturating_sub(ago_ms(since)));
-            self.amend(|note| note.unserved_since_ms = since_ms);
+            self.amend(|note| {
+                (note.unserved_since_ms, note.short_lived) = (since_ms, short_lived);
+            });
         }
     }
 
@@ -183,7 +187,7 @@ impl WorkerSupervisor {
         }
         self.prober.give_up();
         self.guard = None;
-        match self.connection.as_ref().filter(|connection| connection.is_in_place()) {
+        match self.connection.as_mut().filter(|connection| connection.is_in_place()) {
             Some(connection) => connection.execute(&program.path(), arguments, others),
             None => io::Error::other("nothing is mounted"),
         }
@@ -429,7 +433,7 @@ impl WorkerSupervisor {
         };
         if let Err(failure) = put {
             running.end("");
-            self.connection = None;
+            self.remove_mount();
             return Err(failure);
         }
         if self.is_unmounted() {
@@ -442,6 +446,7 @@ impl WorkerSupervisor {
             return Ok((Phase::Ended, Outcome::Unmounted));
         }
         self.served = true;
+        self.stability.answers();
         let taken_over = self.successor.take_if(|successor| successor.has_taken_over());
         if let Some(Successor { config, program, status, .. }) = taken_over {
             (self.config, self.program, self.status) = (config, program, status);
@@ -453,7 +458,9 @@ impl WorkerSupervisor {
 
     /// Ends the connection: whoever waits gets an error, and nothing stays mounted.
     fn remove_mount(&mut self) {
-        self.connection = None;
+        if let Some(connection) = self.connection.take() {
+            connection.release();
+        }
     }
 
     fn serving(&self, running: Running) -> Phase {
@@ -672,7 +679,7 @@ impl WorkerSupervisor {
     /// answer gets an error.
     pub(super) fn finish(&mut self) {
         self.end_processes();
-        self.connection = None;
+        self.remove_mount();
     }
 
     /// Kills all processes that have not ended, and waits for them. The connection is left as it is, for the next
@@ -686,9 +693,10 @@ impl WorkerSupervisor {
 
     fn end_processes(&mut self) {
         match std::mem::replace(&mut self.phase, Phase::Ended) {
-            Phase::Starting(start) => start.end(None),
+            Phase::Starting(start) => start.end(self.connection.as_mut()),
             Phase::Serving(mut serving) => {
                 serving.running.kill();
+                self.ended(Ended::Planned);
             }
             Phase::Down { .. } | Phase::Ended => {}
         }
