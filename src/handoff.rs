@@ -70,6 +70,9 @@ pub enum Kind {
     ToldStale = 11,
     /// A use of a session that is not written yet. One that is not kept shortens the life of the session.
     Touch = 12,
+    /// The life that a save kept on this host turned out to belong to, by the one that it seemed to begin. Of one that
+    /// is not kept a save may be refused.
+    Life = 13,
 }
 
 /// A request without a content is no longer: it has up to two names.
@@ -87,7 +90,7 @@ struct Quota {
 }
 
 impl Kind {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::Request,
         Self::Suspect,
         Self::Inode,
@@ -100,6 +103,7 @@ impl Kind {
         Self::Thread,
         Self::ToldStale,
         Self::Touch,
+        Self::Life,
     ];
 
     fn quota(self) -> Quota {
@@ -118,6 +122,7 @@ impl Kind {
             Self::OpenStaging => (4096, 4096, false),
             Self::Thread => (16_384, 8 * MEBIBYTE, true),
             Self::ToldStale | Self::Touch => (16_384, 4 * MEBIBYTE, true),
+            Self::Life => (4096, MEBIBYTE, true),
         };
         // Contents that are written take no room from all other requests.
         let reserved = if self == Self::Request { 8192 * SMALL_BYTES / map::CELL_BYTES } else { 0 };
@@ -188,6 +193,11 @@ impl Kept {
     /// How many workers have had this memory before.
     pub(crate) fn generation(&self) -> Option<u64> {
         self.0.as_ref().map(|map| map.generation())
+    }
+
+    /// Whether another worker has served before, of which this may be what it has left.
+    pub(crate) fn has_predecessor(&self) -> bool {
+        self.generation() > Some(1)
     }
 
     /// Keeps these parts, one after the other, in the place of what was kept. False if they are not kept.

@@ -155,6 +155,7 @@ fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
     let has_recovered = watch::start(&runtime, &config.worker)?;
     // Not before: until then another worker may be serving.
     let kept = served.as_ref().map(|served| served.kept.clone()).unwrap_or_default();
+    spool.take_up(&kept);
     store.keep_activity(&kept);
     let settings = fs::Settings {
         observer: mirror.map(|notes| Arc::new(notes) as Arc<dyn Observer>),

@@ -200,6 +200,46 @@ fn a_reload_takes_over_what_another_worker_has_left() {
 }
 
 #[test]
+fn a_reload_knows_what_the_worker_before_has_kept_to_the_last() {
+    let (mut redis, mount) = node();
+    let [one, two] = [sid("ab", 1), sid("cd", 2)];
+    for id in [&one, &two] {
+        mount.save(id, &authenticated("old")).unwrap();
+    }
+    in_thread(|| {
+        let savings = [&one, &two].map(|id| {
+            mount.read(id).unwrap();
+            Saving::begin(&mount, id, &authenticated("new"))
+        });
+        redis.kill();
+        savings.into_iter().for_each(Saving::end);
+    });
+    let dirs = directories(&mount);
+    until(&mount, || files(&dirs[1]).len() == 2);
+    let former = mount.worker();
+    let process = nix::unistd::Pid::from_raw(i32::try_from(former).unwrap());
+    // It sends nothing of that, and is waited for at the reload.
+    nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    redis.restart();
+    let last = files(&dirs[0]).pop().unwrap();
+    let (content, owner) = (fs::read(&last).unwrap(), fs::metadata(&last).unwrap().uid());
+    fs::remove_file(&last).unwrap();
+    fs::remove_file(dirs[1].join(last.file_name().unwrap())).unwrap();
+    std::thread::scope(|scope| {
+        let reload = scope.spawn(|| mount.command("reload"));
+        mount.wait_for_log("changes that are kept on this host will be sent");
+        fs::write(&last, content).unwrap();
+        std::os::unix::fs::chown(&last, Some(owner), Some(owner)).unwrap();
+        assert!(nix::sys::signal::kill(process, None).is_ok(), "it was not waited for");
+        let (code, said) = reload.join().unwrap();
+        assert_eq!(code, Some(0), "{said}");
+    });
+    assert_eq!(in_thread(|| mount.read(&two)).unwrap(), authenticated("new"));
+    until_sent(&mount);
+    assert_eq!(logged(&mount, "change_dropped"), 0);
+}
+
+#[test]
 fn a_frozen_redis_takes_everything_of_a_session_in_order() {
     let (mut redis, mount) = node();
     let (id, other) = (sid("ab", 1), sid("ab", 2));

@@ -18,7 +18,7 @@ mod replay;
 use std::collections::{BTreeSet, HashSet};
 use std::io;
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -32,6 +32,7 @@ pub(crate) use self::overlay::Limits;
 use self::overlay::{Account, Overlay, Saved, View};
 pub(crate) use self::record::Place;
 use self::record::{Change, FACTS_MAX_BYTES, Record, Save};
+use crate::handoff::{Kept as KeptByWorkers, Kind};
 use crate::session::name::{Alias, Form, Shard};
 use crate::session::policy::Lifetimes;
 use crate::session::secret::Keyring;
@@ -49,6 +50,8 @@ const SETTLES_WITHIN: Duration = Duration::from_secs(2);
 /// How many lives are remembered that turned out to be others. Of one that is forgotten a save may be
 /// refused.
 const MAX_LIVES: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
+/// An id as it is kept for the next worker.
+const ID_BYTES: usize = size_of::<u128>();
 
 /// How changes are kept.
 #[derive(Clone)]
@@ -76,6 +79,8 @@ struct Shared {
     settings: Settings,
     files: Option<Files>,
     overlay: Mutex<Overlay>,
+    /// Held while the directories are read, so that each change is taken over once.
+    loading: Mutex<()>,
     /// The names of all files that are known here, until they are removed.
     names: Mutex<HashSet<String>>,
     /// What is there and cannot be sent.
@@ -85,6 +90,8 @@ struct Shared {
     filled: Notify,
     /// The lives that kept saves seemed to begin, and those that they turned out to belong to.
     lives: Mutex<LruCache<ChangeId, ChangeId>>,
+    /// The same for the next worker.
+    kept: OnceLock<KeptByWorkers>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -112,17 +119,7 @@ impl<S: Sessions + Link + Clone> Spool<S> {
         settings: Settings,
         lifetimes: impl Fn() -> Lifetimes + Send + Sync + 'static,
     ) -> io::Result<Self> {
-        let files = settings.directories.clone().map(Files::open).transpose()?;
-        let shared = Shared {
-            overlay: Mutex::new(Overlay::new(settings.limits)),
-            names: Mutex::default(),
-            unsendable: Mutex::default(),
-            lifetimes: Box::new(lifetimes),
-            filled: Notify::new(),
-            lives: Mutex::new(LruCache::new(MAX_LIVES)),
-            settings,
-            files,
-        };
+        let shared = Shared::new(settings, lifetimes)?;
         let spool = Self { sessions, shared: Arc::new(shared) };
         spool.shared.load();
         tokio::spawn(replay::run(spool.clone()));
@@ -197,6 +194,25 @@ impl<S: Sessions + Link + Clone> Spool<S> {
 }
 
 impl Shared {
+    fn new(
+        settings: Settings,
+        lifetimes: impl Fn() -> Lifetimes + Send + Sync + 'static,
+    ) -> io::Result<Self> {
+        let files = settings.directories.clone().map(Files::open).transpose()?;
+        Ok(Self {
+            overlay: Mutex::new(Overlay::new(settings.limits)),
+            loading: Mutex::default(),
+            names: Mutex::default(),
+            unsendable: Mutex::default(),
+            lifetimes: Box::new(lifetimes),
+            filled: Notify::new(),
+            lives: Mutex::new(LruCache::new(MAX_LIVES)),
+            kept: OnceLock::new(),
+            settings,
+            files,
+        })
+    }
+
     fn overlay(&self) -> MutexGuard<'_, Overlay> {
         lock(&self.overlay)
     }
@@ -258,6 +274,7 @@ impl Shared {
     /// Takes over what is in the directories and not known yet.
     fn load(&self) {
         let Some(files) = &self.files else { return };
+        let _once = lock(&self.loading);
         // A save may be sealed twice.
         let max_bytes = 2 * self.settings.session_max_bytes + FACTS_MAX_BYTES;
         let is_known = |name: &str| lock(&self.names).contains(name);
@@ -322,6 +339,29 @@ impl Shared {
     fn is_life(&self, supposed: ChangeId, actual: ChangeId) {
         if supposed != actual {
             lock(&self.lives).put(supposed, actual);
+            if let Some(kept) = self.kept.get() {
+                keep_life(kept, supposed, actual);
+            }
+        }
+    }
+
+    /// Goes on where the worker before has ended, which has served until now, and leaves as much to the next one.
+    fn take_up(&self, kept: &KeptByWorkers) {
+        if self.kept.set(kept.clone()).is_err() {
+            return;
+        }
+        if kept.has_predecessor() {
+            self.overlay().are_in_use();
+        }
+        let mut lives = lock(&self.lives);
+        // What was sent since this worker was started.
+        for (supposed, actual) in lives.iter() {
+            keep_life(kept, *supposed, *actual);
+        }
+        for number in kept.numbers(Kind::Life) {
+            if let Some((supposed, actual)) = kept_life(kept, number) {
+                lives.put(supposed, actual);
+            }
         }
     }
 
@@ -375,6 +415,20 @@ impl Shared {
         }
         self.settled(number);
     }
+}
+
+fn keep_life(kept: &KeptByWorkers, supposed: ChangeId, actual: ChangeId) {
+    let [supposed_bytes, actual] = [supposed, actual].map(|id| id.0.to_le_bytes());
+    // A part of an id is as random as the whole.
+    let (_, number) = supposed_bytes.split_last_chunk().unwrap_or((&[], &[0; 8]));
+    kept.put(Kind::Life, u64::from_le_bytes(*number), &[&supposed_bytes, &actual]);
+}
+
+fn kept_life(kept: &KeptByWorkers, number: u64) -> Option<(ChangeId, ChangeId)> {
+    let bytes = kept.get(Kind::Life, number)?;
+    let (supposed, rest) = bytes.split_first_chunk::<ID_BYTES>()?;
+    let id = |bytes: [u8; ID_BYTES]| ChangeId(u128::from_le_bytes(bytes));
+    Some((id(*supposed), id(rest.try_into().ok()?)))
 }
 
 /// The kept changes that a removal overtakes while it is sent: none of them is sent meanwhile.
@@ -597,5 +651,44 @@ fn correct(
             }
             Some(form)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::record::tests::place;
+    use super::*;
+    use crate::handoff;
+
+    fn shared() -> Shared {
+        let settings = Settings {
+            directories: None,
+            limits: Limits { changes: 16, bytes: 1600 },
+            session_max_bytes: 100,
+            place: place(),
+            keyring: Keyring::for_tests(),
+        };
+        Shared::new(settings, Lifetimes::default).unwrap()
+    }
+
+    #[test]
+    fn the_life_that_a_save_turned_out_to_belong_to_is_known_to_the_next_worker() {
+        let memory = handoff::create().unwrap();
+        let next = || {
+            let shared = shared();
+            shared.take_up(&KeptByWorkers::open(&memory).unwrap());
+            shared
+        };
+        let [supposed, actual, other] = [1 << 100 | 1, 2, 1 << 90 | 3].map(ChangeId);
+        next().is_life(supposed, actual);
+        // It has sent something before it is to serve.
+        let early = shared();
+        early.is_life(other, actual);
+        early.take_up(&KeptByWorkers::open(&memory).unwrap());
+        let last = next();
+        for supposed in [supposed, other] {
+            assert_eq!(last.life_of(Some(supposed)), Some(actual));
+        }
+        assert_eq!(last.life_of(Some(actual)), None);
     }
 }

@@ -76,7 +76,7 @@ struct Entry {
     since: Instant,
     /// When a person used the session last.
     used: Instant,
-    /// When it was taken over, if another process has kept it.
+    /// When it was taken over, if another process has kept it, and nobody knows until when it has served it.
     taken_over: Option<Instant>,
     /// It is being sent, so another one cannot take its place any more.
     is_sending: bool,
@@ -106,6 +106,8 @@ pub(super) struct Overlay {
     rotations: HashMap<Alias, BTreeSet<u64>>,
     sums: [Sum; Account::ALL.len()],
     last_number: u64,
+    /// What is taken over was served by another process until now.
+    is_in_use: bool,
 }
 
 /// What a session is by what is kept of it, to whoever asks here.
@@ -142,6 +144,7 @@ impl Overlay {
             rotations: HashMap::new(),
             sums: Default::default(),
             last_number: 0,
+            is_in_use: false,
         }
     }
 
@@ -192,6 +195,18 @@ impl Overlay {
     ) {
         let now = Instant::now();
         self.put(record, bytes, safe, now.checked_sub(age).unwrap_or(now), Some(now));
+        if self.is_in_use {
+            self.are_in_use();
+        }
+    }
+
+    /// The process that has kept what was taken over has served it until it was taken over: then it may have been used
+    /// last.
+    pub(super) fn are_in_use(&mut self) {
+        self.is_in_use = true;
+        for entry in self.entries.values_mut() {
+            entry.taken_over = None;
+        }
     }
 
     fn put(
@@ -807,6 +822,24 @@ mod tests {
         let mut overlay = Overlay::new(LIMITS);
         overlay.insert(Arc::new(record(1)), 10, watch::channel(true).1);
         assert!(sent(&mut overlay).unused.is_some());
+    }
+
+    #[test]
+    fn what_was_served_until_it_was_taken_over_may_have_been_used_until_then() {
+        let long = 2 * Duration::from_millis(Lifetimes::default().idle_ms);
+        let (mut early, mut late) = (Overlay::new(LIMITS), Overlay::new(LIMITS));
+        let take_over = |overlay: &mut Overlay| {
+            let change = kept(person(1, Some(9)));
+            let record = Record { number: 1, kept_ms: 5, place: place(), change };
+            overlay.take_over(Arc::new(record), 10, watch::channel(true).1, long);
+        };
+        take_over(&mut early);
+        early.are_in_use();
+        late.are_in_use();
+        take_over(&mut late);
+        for mut overlay in [early, late] {
+            assert!(sent(&mut overlay).unused.is_some_and(|unused| unused < long));
+        }
     }
 
     #[test]

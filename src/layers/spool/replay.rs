@@ -8,6 +8,7 @@ use tokio::time::{Instant, timeout};
 use super::overlay::Sending;
 use super::record::{Change, Record, Save};
 use super::{Spool, passes};
+use crate::handoff::Kept;
 use crate::session::content::Class;
 use crate::session::name::{Alias, Shard};
 use crate::store::{
@@ -90,7 +91,13 @@ fn from_anywhere(mut shards: Vec<Shard>) -> Vec<Shard> {
 }
 
 impl<S: Sessions + Link + Clone> Spool<S> {
-    /// Takes over what a worker that was replaced has kept after this one was started.
+    /// The worker before has ended: goes on with all that it has left, and leaves as much to the next one.
+    pub(crate) fn take_up(&self, kept: &Kept) {
+        self.shared.take_up(kept);
+        self.load_left();
+    }
+
+    /// Takes over what the worker before has kept after this one was started.
     fn load_left(&self) {
         let Some(files) = &self.shared.files else { return };
         let names = files.names();
