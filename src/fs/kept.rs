@@ -267,16 +267,20 @@ impl KeptState {
         self.0.remove(Kind::Removal, number);
     }
 
-    /// Keeps that the `open` of a thread is answered with ESTALE.
-    pub(super) fn put_told_stale(&self, tid: u32, request: u64) {
-        self.0.put(Kind::ToldStale, tid.into(), &[&request.to_le_bytes()]);
+    /// Keeps that the `open` of a thread is answered with ESTALE, and which request repeats it.
+    pub(super) fn put_told_stale(&self, tid: u32, request: u64, repeated_by: Option<u64>) {
+        let repeated_by = repeated_by.map(u64::to_le_bytes);
+        let repeated_by = repeated_by.as_ref().map_or(&[][..], |number| number);
+        self.0.put(Kind::ToldStale, tid.into(), &[&request.to_le_bytes(), repeated_by]);
     }
 
-    /// The threads that were told so, with the requests that were answered so.
-    pub(super) fn told_stale(&self) -> Vec<(u32, u64)> {
+    /// The threads that were told so, with the requests that were answered so, and those that repeat them.
+    pub(super) fn told_stale(&self) -> Vec<(u32, u64, Option<u64>)> {
         let told = |number| {
-            let request = self.0.get(Kind::ToldStale, number)?;
-            Some((u32::try_from(number).ok()?, u64::from_le_bytes(request.try_into().ok()?)))
+            let bytes = self.0.get(Kind::ToldStale, number)?;
+            let (request, rest) = bytes.split_first_chunk()?;
+            let repeated_by = rest.first_chunk().map(|number| u64::from_le_bytes(*number));
+            Some((u32::try_from(number).ok()?, u64::from_le_bytes(*request), repeated_by))
         };
         self.0.numbers(Kind::ToldStale).into_iter().filter_map(told).collect()
     }

@@ -29,14 +29,16 @@ struct Told {
     at: Instant,
     /// The request that was answered so; `None` without a kernel.
     request: Option<u64>,
+    /// The one that repeats it. Once the thread makes another call, it has been answered.
+    repeated_by: Option<u64>,
 }
 
 impl Stale {
     /// Those whom the worker before has told so.
     pub(super) fn new(kept: KeptState, now: Instant) -> Self {
         let mut told = LruCache::new(MAX_TOLD);
-        for (tid, request) in kept.told_stale() {
-            told.put(tid, Told { at: now, request: Some(request) });
+        for (tid, request, repeated_by) in kept.told_stale() {
+            told.put(tid, Told { at: now, request: Some(request), repeated_by });
         }
         Self { told, kept }
     }
@@ -46,10 +48,29 @@ impl Stale {
         if self.told.is_empty() {
             return false;
         }
-        let Some(told) = self.told.pop(&by.tid) else { return false };
-        self.kept.forget_told_stale(by.tid);
+        let Some(told) = self.told.peek_mut(&by.tid) else { return false };
+        let Some(request) = by.request.map(|request| request.number) else {
+            self.forget(by.tid);
+            return true;
+        };
         // The worker before has died while it told this very request: the kernel has not heard it.
-        told.request.is_none() || told.request != by.request.map(|request| request.number)
+        let is_told = told.request == Some(request);
+        let is_repeated = !is_told && told.repeated_by.is_none_or(|number| number == request);
+        if !is_repeated {
+            self.forget(by.tid);
+        } else if let Some(first) = told.request
+            && told.repeated_by.is_none()
+        {
+            // Not forgotten before it is answered: the next worker may have to answer it.
+            told.repeated_by = Some(request);
+            self.kept.put_told_stale(by.tid, first, Some(request));
+        }
+        is_repeated
+    }
+
+    fn forget(&mut self, tid: u32) {
+        self.told.pop(&tid);
+        self.kept.forget_told_stale(tid);
     }
 
     /// The repeated call has found no file to open.
@@ -66,11 +87,12 @@ impl Stale {
             return false;
         }
         let request = by.request.map(|request| request.number);
-        if let Some((out, _)) = self.told.push(by.tid, Told { at: now, request }) {
+        if let Some((out, _)) = self.told.push(by.tid, Told { at: now, request, repeated_by: None })
+        {
             self.kept.forget_told_stale(out);
         }
         if let Some(request) = request {
-            self.kept.put_told_stale(by.tid, request);
+            self.kept.put_told_stale(by.tid, request, None);
         }
         true
     }

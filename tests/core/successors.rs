@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use sessionfs::fs::caller::Caller;
 use sessionfs::fs::inode::InodeId;
+use sessionfs::fs::open::Mode;
 use sessionfs::session::name::Sid;
 use sessionfs::store::HELD_IN_STORE_MS;
 
@@ -117,6 +118,23 @@ fn an_answer_of_estale_that_did_not_arrive_is_given_again() {
     here.succeed();
     assert_eq!(here.open_inode(repeated(thread(3), 10), old), Err(libc::ESTALE));
     assert!(here.open_inode(request(thread(3), 12), old).is_ok());
+}
+
+#[test]
+fn an_open_that_repeats_another_is_still_that_one_at_the_next_worker() {
+    let (mut here, session) = (kept(), sid('a', 1));
+    let there = Kernel::new(here.store.other_server());
+    told_stale(&here, &there, &session);
+    let found = here.lookup(thread(3), &session).unwrap().attributes.inode;
+    here.host.pass(Duration::from_secs(2));
+    // It dies before it has answered.
+    drop(here.core.open(request(thread(3), 12), found, Mode::default()));
+    here.succeed();
+    there.save(thread(1), &session, &person("three")).unwrap();
+    let handle = here.open_inode(repeated(thread(3), 12), found).unwrap();
+    assert_eq!(here.read_handle(handle), person("three"));
+    there.save(thread(1), &session, &person("four")).unwrap();
+    assert_eq!(here.open_inode(request(thread(3), 14), found), Err(libc::ESTALE));
 }
 
 #[test]
