@@ -168,11 +168,8 @@ fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
     let shared = SingleFlight::over(sessions.clone());
     let core = Core::new(shared, store.clone(), keyring.clone(), &settings)
         .map_err(|e| unusable_staging(&config, &e))?;
-    {
-        // They are carried out by tasks.
-        let _entered = runtime.enter();
-        core.take_up_removals();
-    }
+    // They are carried out by tasks.
+    runtime.block_on(async { core.take_up_removals() });
     let held = Arc::clone(&core);
     let tell_keeper = {
         let channel = Arc::clone(channel);
@@ -198,8 +195,10 @@ fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
     };
     orders::listen(Arc::clone(channel), ending.clone(), sessions, keyring, on_mounted, &runtime)?;
 
+    let recovered = Arc::clone(&core);
     let on_serving = || {
         has_recovered.store(true, Ordering::Relaxed);
+        recovered.recovered();
         // Without it the keeper gives this worker up, which is what should happen then.
         let _ = channel.send(&Report::Serving);
     };

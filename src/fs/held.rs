@@ -29,6 +29,9 @@ const MAX_HELD: usize = 1024;
 pub(super) struct HeldRemovals {
     held: HashMap<Alias, Held>,
     kept: KeptState,
+    /// What the worker before has not answered is not all under way yet: a save that takes one of them back may be
+    /// among it.
+    is_recovering: bool,
 }
 
 struct Held {
@@ -112,7 +115,9 @@ impl HeldRemovals {
 
     /// The thread has a save under way, which may take so long before it is heard of again.
     fn extend(&mut self, thread: Option<ThreadId>, now: Instant, silence: Duration) {
-        let waits = |held: &&mut Held| Some(held.thread) == thread && held.until > now;
+        let is_recovering = self.is_recovering;
+        let waits =
+            |held: &&mut Held| Some(held.thread) == thread && (is_recovering || held.until > now);
         for held in self.held.values_mut().filter(waits) {
             held.until = held.until.max(now + silence + HELD);
         }
@@ -133,7 +138,7 @@ impl HeldRemovals {
         }
         let held = self.held.remove(alias)?;
         let taken_back = TakenBack { removal, number: held.number };
-        if held.until <= now {
+        if held.until <= now && !self.is_recovering {
             held.forget(&self.kept);
             return None;
         }
@@ -156,9 +161,32 @@ impl HeldRemovals {
         }
     }
 
+    /// One that the worker before has held. None is due before this one has recovered.
+    fn take_up(&mut self, number: u64, alias: Alias, removal: HeldRemoval, now: Instant) {
+        let HeldRemoval { thread, unlink, is_marked, is_taken_back } = removal;
+        let number = Some(number);
+        let held = Held { number, thread, unlink, until: now, is_marked, is_taken_back };
+        // A worker that dies while it holds another one of the same session leaves both.
+        if let Some(former) = self.held.insert(alias, held) {
+            former.forget(&self.kept);
+        }
+        self.is_recovering = true;
+    }
+
+    /// All that the worker before has not answered is under way.
+    fn recovered(&mut self, now: Instant) {
+        self.is_recovering = false;
+        for held in self.held.values_mut().filter(|held| !held.is_taken_back) {
+            held.until = held.until.max(now + HELD);
+        }
+    }
+
     fn due(&mut self, alias: &Alias, now: Instant) -> Due {
         match self.held.get(alias) {
             None => Due::Nothing,
+            Some(held) if self.is_recovering && !held.is_taken_back => {
+                Due::Later(held.until.max(now + TRIED_EVERY))
+            }
             Some(held) if held.until > now => Due::Later(held.until),
             Some(_) => match self.held.remove(alias) {
                 Some(held) if held.is_taken_back => {
@@ -197,16 +225,18 @@ impl<S: Sessions, L: Link> Core<S, L> {
     pub fn take_up_removals(self: &Arc<Self>) {
         let now = self.callers.now();
         for (number, removal) in self.kept.removals_held() {
-            let HeldRemoval { thread, unlink, is_marked, is_taken_back } = removal;
-            let alias = unlink.listed.clone().unwrap_or_else(|| unlink.alias.clone());
-            self.threads().removal_held(Some(thread), &alias, unlink.stamp.id, now);
-            let until = now + HELD;
-            let number = Some(number);
-            let held = Held { number, thread, unlink, until, is_marked, is_taken_back };
-            self.held_removals().held.insert(alias.clone(), held);
+            let HeldRemoval { thread, unlink, .. } = &removal;
+            let alias = unlink.listed.as_ref().unwrap_or(&unlink.alias).clone();
+            self.threads().removal_held(Some(*thread), &alias, unlink.stamp.id, now);
+            self.held_removals().take_up(number, alias.clone(), removal, now);
             let core = Arc::clone(self);
             tokio::spawn(async move { core.carry_out(&alias).await });
         }
+    }
+
+    /// All that the worker before has not answered is under way.
+    pub fn recovered(&self) {
+        self.held_removals().recovered(self.callers.now());
     }
 
     /// A save of this thread is under way.
@@ -353,6 +383,42 @@ mod tests {
         let taken_back = held.take_back(ONE, &alias(1), unlink().stamp.id, now);
         assert_eq!(taken_back.and_then(|taken_back| taken_back.number), Some(7));
         assert_eq!(kept.removals_held().len(), 1);
+    }
+
+    fn left() -> HeldRemoval {
+        let thread = ThreadId::of_test(1);
+        HeldRemoval { thread, unlink: unlink(), is_marked: true, is_taken_back: false }
+    }
+
+    #[test]
+    fn what_the_worker_before_has_held_is_not_due_before_its_save_can_be_repeated() {
+        let (mut held, now) = (HeldRemovals::default(), Instant::now());
+        held.take_up(7, alias(1), left(), now);
+        let recovered = now + 10 * HELD;
+        assert!(!is_due(&mut held, recovered));
+        held.recovered(recovered);
+        assert!(!is_due(&mut held, recovered));
+        assert!(is_due(&mut held, recovered + HELD));
+        held.take_up(7, alias(1), left(), now);
+        let removal = unlink().stamp.id;
+        assert!(held.take_back(ONE, &alias(1), removal, recovered).is_some());
+        // Its session loses the mark at once.
+        held.take_up(7, alias(1), HeldRemoval { is_taken_back: true, ..left() }, now);
+        assert!(matches!(held.due(&alias(1), now), Due::TakeBack(..)));
+    }
+
+    #[test]
+    fn of_two_that_were_left_of_one_session_the_former_is_forgotten() {
+        let kept = KeptState::new(Kept::open(handoff::create().unwrap()).unwrap());
+        for number in [7, 9] {
+            kept.put_removal(number, &left());
+        }
+        let mut held = HeldRemovals::new(kept.clone());
+        for (number, removal) in kept.removals_held() {
+            held.take_up(number, alias(1), removal, Instant::now());
+        }
+        let numbers: Vec<_> = kept.removals_held().iter().map(|(number, _)| *number).collect();
+        assert_eq!(numbers, [9]);
     }
 
     #[test]

@@ -169,6 +169,7 @@ impl Kernel {
             Self::core(&self.store, &self.host, &self.staging, self.memory.as_ref(), |_| {});
         let _entered = self.runtime.enter();
         self.core.take_up_removals();
+        self.core.recovered();
     }
 
     fn number_kept(&self, kind: handoff::Kind) -> usize {
