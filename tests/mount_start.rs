@@ -723,7 +723,10 @@ mod end {
         let keeper = lab.mount("");
         let held = std::fs::File::open(lab.mountpoint()).unwrap();
         let said = keeper.end(Signal::SIGTERM);
-        assert!(said.iter().any(|line| line.contains("the mount is in use: its users get errors")), "{said:#?}");
+        assert!(
+            said.iter().any(|line| line.contains("the mount is in use: its users get errors")),
+            "{said:#?}"
+        );
         lab.assert_clean();
         drop(held);
     }
