@@ -429,11 +429,7 @@ impl Keeper {
             return Err(io::Error::other("another thread is still at work"));
         }
         tracing::info!("executing the upgraded program");
-        if let Some(until) = self.worker.drain() {
-            while !self.worker.has_drained() && Instant::now() < until && signals.received() == 0 {
-                signals.wait(&self.worker.waits_for().0, Some(until));
-            }
-        }
+        self.drain(signals, |signals| signals.received() == 0);
         // One that is just starting is not handed over.
         if let Some(redis) = self.redis.as_mut().filter(|redis| redis.handed().is_none()) {
             redis.stop(signals);
@@ -462,6 +458,14 @@ impl Keeper {
         Err(self.worker.execute(program, &arguments, &others))
     }
 
+    /// Has the worker write what it has collected, and waits for that as long as it may take.
+    fn drain(&mut self, signals: &mut Signals, is_patient: impl Fn(&mut Signals) -> bool) {
+        let Some(until) = self.worker.drain() else { return };
+        while !self.worker.has_drained() && Instant::now() < until && is_patient(signals) {
+            signals.wait(&self.worker.waits_for().0, Some(until));
+        }
+    }
+
     /// For whoever started us: from here on a session can be served.
     fn announce_ready(&mut self) {
         self.manager.ready();
@@ -486,14 +490,8 @@ impl Keeper {
         service_manager::stopping("ending");
         let has_served = self.worker.has_served();
         // The first signal asks for the end; one more hurries. A failed start has had none.
-        let patient = |signals: &mut Signals, until: Instant| {
-            Instant::now() < until && signals.received() < 2
-        };
-        if let Some(until) = self.worker.drain() {
-            while !self.worker.has_drained() && patient(signals, until) {
-                signals.wait(&self.worker.waits_for().0, Some(until));
-            }
-        }
+        let is_patient = |signals: &mut Signals| signals.received() < 2;
+        self.drain(signals, is_patient);
         let mut unmounted = Ok(false);
         if self.worker.is_mounted() {
             unmounted = host_mount::unmount(&self.config.mountpoint);
@@ -504,7 +502,8 @@ impl Keeper {
             // Who still uses it keeps the kernel's side alive: then there is no end to wait for.
             while !self.worker.has_ended()
                 && !matches!(unmounted, Ok(true))
-                && patient(signals, until)
+                && Instant::now() < until
+                && is_patient(signals)
             {
                 signals.wait(&self.worker.waits_for().0, Some(until));
             }

@@ -27,7 +27,6 @@ use crate::handoff::{Ended, Kept, Kind};
 use crate::host::device;
 use crate::session::name::Alias;
 use poison::Suspects;
-use replay::Replay;
 
 mod poison;
 mod replay;
@@ -108,13 +107,7 @@ impl<K: Kernel> Recovery<'_, K> {
         }
         let on_trial = trials.len();
         tracing::info!(requests = unanswered.len(), on_trial, "replaying what was not answered");
-        let Self { kernel, init, kept, alias, await_store, .. } = self;
-        Replay { kernel, init, kept, alias: *alias, await_store: *await_store }.run(
-            filesystem,
-            config,
-            &unanswered,
-            &trials,
-        )
+        self.replay(filesystem, config, &unanswered, &trials)
     }
 
     /// All that is waited for, with what was not recorded, if the kernel can send it again. It sends that before what is

@@ -47,11 +47,7 @@ impl Keeper {
     /// Ends all processes, and leaves the mount: whoever asks it something waits for the next keeper.
     pub(super) fn pause(mut self, signals: &mut Signals) {
         service_manager::stopping("restarting");
-        if let Some(until) = self.worker.drain() {
-            while !self.worker.has_drained() && Instant::now() < until {
-                signals.wait(&self.worker.waits_for().0, Some(until));
-            }
-        }
+        self.drain(signals, |_| true);
         self.worker.leave();
         if let Some(mut redis) = self.redis.take() {
             redis.stop(signals);

@@ -17,11 +17,10 @@ use nix::sys::socket::{
 
 use super::super::ANSWER_MAX_BYTES;
 use super::super::in_flight;
-use super::super::wire::{self, Init, Unique, operation_name};
+use super::super::wire::{self, Unique, operation_name};
 use super::poison::{Suspects, Trial};
-use super::{Kernel, Unanswered};
+use super::{Kernel, Recovery, Unanswered};
 use crate::handoff::Kept;
-use crate::session::name::Alias;
 
 /// How long each suspect is awaited since it was handed to a task, and all that are tried after one death together: by
 /// how often a worker has died while several were running.
@@ -33,21 +32,10 @@ const TRIED_FOR: [(Duration, Duration); 3] = [
 /// For one message of the greatest length, whatever the system's default is. (Linux counts its own overhead, too.)
 const SEND_BUFFER_BYTES: usize = 2 * ANSWER_MAX_BYTES;
 
-/// Answers what the kernel waits for.
-pub(super) struct Replay<'a, K> {
-    pub kernel: &'a K,
-    pub init: &'a Init,
-    pub kept: &'a Kept,
-    /// The alias of an inode, for the log.
-    pub alias: &'a dyn Fn(u64) -> Option<Alias>,
-    /// Waits until the store is there, or has not come in time.
-    pub await_store: &'a dyn Fn(),
-}
-
-impl<K: Kernel> Replay<'_, K> {
+impl<K: Kernel> Recovery<'_, K> {
     /// Sends all: those that are not to be tried at once, and then one trial after the other. Returns when each is
     /// answered, or with a task.
-    pub(super) fn run<F: Filesystem>(
+    pub(super) fn replay<F: Filesystem>(
         &self,
         filesystem: F,
         config: fuser::Config,
