@@ -7,15 +7,19 @@ use std::time::{Duration, Instant};
 const STABLE_AFTER: Duration = Duration::from_secs(10);
 /// A mount that no worker has served for long, for so long, is given up.
 pub(super) const GIVEN_UP_AFTER: Duration = Duration::from_secs(30);
+/// So is one on which none has answered at all for so long, whatever has ended them: whoever waits there waits for nobody.
+const UNANSWERED_MAX: Duration = Duration::from_secs(300);
 /// So is one of which so many keepers in a row have died, though each had served it. More than it takes to find out
 /// which request kills them.
 const SHORT_LIVED_MAX: u32 = 20;
 
 /// Since when no worker has served for long.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Stability {
     /// `None` while one does.
     unstable_since: Option<Instant>,
+    /// Since when none has answered. `None` while one does.
+    unanswered_since: Option<Instant>,
     /// A keeper has died, and nobody serves yet what it has left.
     is_resumed: bool,
     /// How many keepers in a row have died that had served it, none for long.
@@ -25,7 +29,8 @@ pub(super) struct Stability {
 impl Stability {
     /// Nobody has served it since then, of one keeper or several, and so many keepers in a row have died that had.
     pub(super) fn resumed(since: Instant, short_lived: u32) -> Self {
-        Self { unstable_since: Some(since), is_resumed: true, short_lived }
+        let since = Some(since);
+        Self { unstable_since: since, unanswered_since: since, is_resumed: true, short_lived }
     }
 
     /// How many keepers in a row have not served it for long, this one included if it serves.
@@ -36,6 +41,7 @@ impl Stability {
     /// A worker answers. Nobody waits any more for what a keeper has left: the deaths of keepers that have served do
     /// not add up in time, only in number.
     pub(super) fn answers(&mut self) {
+        self.unanswered_since = None;
         if std::mem::take(&mut self.is_resumed) {
             self.unstable_since = None;
             self.short_lived = self.short_lived.saturating_add(1);
@@ -58,17 +64,21 @@ impl Stability {
     /// A worker has failed, or could not be started.
     pub(super) fn failed(&mut self, now: Instant) {
         self.unstable_since.get_or_insert(now);
+        self.unanswered_since.get_or_insert(now);
     }
 
-    /// Somebody has killed a worker that served, or it was ended for its successor: the mount is not given up for that,
-    /// however often, but it has to be served again.
+    /// Somebody has killed a worker that served, or was about to, or it was ended for its successor: the mount is not
+    /// given up for that, however often, but it has to be served again.
     pub(super) fn killed(&mut self, now: Instant) {
         self.unstable_since = Some(now);
+        self.unanswered_since.get_or_insert(now);
     }
 
     /// When the mount is given up, if nobody serves it then.
     pub(super) fn give_up_at(&self) -> Option<Instant> {
-        self.unstable_since.map(|since| since + GIVEN_UP_AFTER)
+        let unstable = self.unstable_since.map(|since| since + GIVEN_UP_AFTER);
+        let unanswered = self.unanswered_since.map(|since| since + UNANSWERED_MAX);
+        unstable.into_iter().chain(unanswered).min()
     }
 
     /// Whether that time has come.
@@ -144,6 +154,23 @@ mod tests {
     }
 
     #[test]
+    fn a_mount_on_which_none_has_answered_for_minutes_is_given_up_for_kills_too() {
+        let start = Instant::now();
+        let mut stability = Stability::default();
+        for seconds in 0..300 {
+            let now = start + seconds * SECOND;
+            stability.killed(now);
+            assert!(!stability.is_given_up(now));
+        }
+        let mut answered = stability.clone();
+        answered.answers();
+        answered.killed(start + 300 * SECOND);
+        assert!(!answered.is_given_up(start + 300 * SECOND));
+        stability.killed(start + 300 * SECOND);
+        assert!(stability.is_given_up(start + 300 * SECOND));
+    }
+
+    #[test]
     fn kills_of_workers_that_served_do_not_add_up() {
         let start = Instant::now();
         let mut stability = Stability::default();
@@ -151,6 +178,7 @@ mod tests {
             let now = start + seconds * SECOND;
             assert!(!stability.is_given_up(now));
             stability.killed(now);
+            stability.answers();
         }
         // Nobody has served since.
         assert!(stability.is_given_up(start + 130 * SECOND));
