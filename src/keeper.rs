@@ -72,12 +72,16 @@ pub fn mount(dir: Option<&Path>, flags: &Flags, caller: Caller) -> Result<(), Fa
     if let Some(note) = handed.note() {
         config::paths::go_on_with(&note.config.staging_dir);
     }
+    if let Some(failure) = handed.give_up_late() {
+        return Err(failure);
+    }
+    // Before the first thread.
+    let mut signals = Signals::receive()?;
     let (config, refused) = command_line.resolve_after(handed.note())?;
     crate::telemetry::log::init(&config.log)?;
     if let Some(failure) = &refused {
         tracing::error!(%failure, "going on with the configuration of the keeper before");
     }
-    let mut signals = Signals::receive()?;
     let lock = handed
         .insist(&mut signals, |handed, signals| claim(&config.mountpoint, handed, signals))?;
     let note = handed.note().cloned();
@@ -179,6 +183,7 @@ pub fn look_beside(config: &Config) -> Result<(), Failure> {
 }
 
 /// What the command line asked for: read again, with the file it names, at each reload.
+#[derive(Clone)]
 struct CommandLine {
     dir: Option<PathBuf>,
     flags: Flags,
@@ -201,14 +206,35 @@ impl CommandLine {
         Config::resolve(&mount::resolve_trusted(&dir)?, &self.flags)
     }
 
+    /// The same while a mount is served or waited for. It resolves paths and names of users, so it is left to a thread: a
+    /// network filesystem or a directory service that does not answer does not hold this one.
+    fn resolve_soon(&self) -> Result<Config, Failure> {
+        const WITHIN: Duration = Duration::from_secs(5);
+        let failed = |e: io::Error| Failure::internal("read the configuration", e);
+        let (tell, told) = std::sync::mpsc::sync_channel(1);
+        let command_line = self.clone();
+        let thread = std::thread::Builder::new().name("configuration".into()).spawn(move || {
+            // Perhaps nobody listens any more.
+            let _ = tell.send(command_line.resolve());
+        });
+        let thread = thread.map_err(failed)?;
+        let resolved = told.recv_timeout(WITHIN).map_err(|_| {
+            failed(io::Error::other(
+                "a filesystem that it names, or the directory service of users, does not answer",
+            ))
+        })?;
+        // It has nothing left to do.
+        let _ = thread.join();
+        resolved
+    }
+
     /// The same for a keeper that goes on with a mount. What cannot change while it is mounted stays as it was; so does
     /// everything if there is a mistake, which is returned: to end would log everybody out.
     fn resolve_after(&self, note: Option<&Note>) -> Result<(Config, Option<Failure>), Failure> {
-        let resolved = self.resolve();
         let Some(former) = note.map(|note| &note.config) else {
-            return resolved.map(|config| (config, None));
+            return self.resolve().map(|config| (config, None));
         };
-        let refused = match resolved {
+        let refused = match self.resolve_soon() {
             Ok(config) => match reload::needs_restart(former, &config) {
                 None => return Ok((config, None)),
                 Some(key) => changed(key),
@@ -336,7 +362,7 @@ impl Keeper {
 
     /// A program that is upgraded is asked first, while everything goes on.
     fn begin_reload(&mut self) -> Result<(), Failure> {
-        let config = self.command_line.resolve();
+        let config = self.command_line.resolve_soon();
         let within = start::longest(config.as_ref().unwrap_or(&self.config));
         // A worker of an upgraded program, and then one of the upgraded keeper.
         self.outcomes.begin(2 * within);
@@ -435,10 +461,11 @@ impl Keeper {
             redis.stop(signals);
         }
         // What was received is known to this program only.
+        let reload = signals.take_reload();
         if signals.received() > 0 {
             return Ok(());
         }
-        if signals.take_reload() {
+        if reload {
             raise(Signal::SIGHUP)?;
         }
         let config = self.next.take().unwrap_or_else(|| self.config.clone());
@@ -494,7 +521,7 @@ impl Keeper {
         self.drain(signals, is_patient);
         let mut unmounted = Ok(false);
         if self.worker.is_mounted() {
-            unmounted = host_mount::unmount(&self.config.mountpoint);
+            unmounted = host_mount::force_off(&self.config.mountpoint);
             if let Ok(true) = unmounted {
                 tracing::warn!("the mount is in use: its users get errors");
             }
@@ -615,7 +642,7 @@ pub fn unmount(dir: &Path) -> Result<(), Failure> {
     let path = lock_file(&mountpoint);
     if !is_held(&path) {
         return if host_mount::is_ours(&mountpoint) {
-            host_mount::force_off(&mountpoint)
+            host_mount::force_off(&mountpoint).map(drop)
         } else {
             Err(not_mounted(&mountpoint))
         };

@@ -8,7 +8,8 @@ use std::io::{IoSliceMut, Read as _};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt as _;
 use std::os::unix::net::UnixDatagram;
-use std::process::Command;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -586,8 +587,63 @@ fn keepers_that_cannot_go_on_for_long_release_who_waits() {
     left.note_that("unserved_since_ms", 1.into());
     let path = sessionfs::config::paths::lock_file(&left.mount.path());
     let _lock = lock(&left.mount);
-    left.ends(ExitCode::SecondDaemon);
+    let log = left.ends(ExitCode::WorkerFailed);
+    // The one of the first keeper.
+    assert_eq!(log.matches("worker started").count(), 1, "{log}");
     std::fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn the_worker_of_a_dead_keeper_serves_nobody_when_the_next_keeper_goes_on() {
+    let mut left = Left::new("", |_| ());
+    // As if it were late to die.
+    let mut late = Command::new("sleep").arg("600").spawn().unwrap();
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", late.id())).unwrap();
+    let started_ticks: u64 =
+        stat.rsplit(") ").next().unwrap().split(' ').nth(19).unwrap().parse().unwrap();
+    // Another process has its number by now.
+    left.note_that("worker", serde_json::json!([late.id(), started_ticks + 1]));
+    left.start_again();
+    assert!(late.try_wait().unwrap().is_none());
+    left.mount.kill();
+    left.note_that("worker", serde_json::json!([late.id(), started_ticks]));
+    left.start_again();
+    assert!(late.try_wait().unwrap().is_some());
+    assert_eq!(left.noted()["worker"][0], left.mount.worker());
+}
+
+#[test]
+fn the_end_of_a_mount_is_its_end_in_a_container_too() {
+    let redis = Redis::start();
+    let manager = Manager::new();
+    let command = manager.command(Duration::from_secs(60));
+    let mount = Mount::start_in(&redis, "", command);
+    // A process that ends late holds it like this.
+    let _device = manager.stored("device");
+    manager.hear("READY=1");
+    let session = sid("aa", 1);
+    mount.save(&session, &authenticated("x")).unwrap();
+    // It has a mount of its own, which the end of the other one does not reach.
+    let mut container = Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "tail", "--follow", "--retry"])
+        .arg(mount.sharded(&session))
+        .current_dir("/")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut shown = [0; 1];
+    container.stdout.as_mut().unwrap().read_exact(&mut shown).unwrap();
+    let root = PathBuf::from(format!("/proc/{}/root", container.id()));
+    let path = root.join(mount.sharded(&session).strip_prefix("/").unwrap());
+    // Before its directory is removed.
+    let answer = mount.stop_and(|| {
+        let asked = std::thread::spawn(move || std::fs::read(path));
+        http::until("who asks there is released", || asked.is_finished());
+        asked.join().unwrap()
+    });
+    assert_eq!(errno(answer), libc::ENOTCONN);
+    container.kill().unwrap();
+    container.wait().unwrap();
 }
 
 #[test]
@@ -615,15 +671,6 @@ fn a_note_of_another_version_is_gone_on_with() {
     left.start_again();
     assert_eq!(left.mount.read(&session).unwrap(), authenticated("x"));
     assert!(left.mount.log().contains("going on with the mount"), "{}", left.mount.log());
-}
-
-#[test]
-fn what_nobody_has_served_for_long_is_not_gone_on_with() {
-    let left = Left::new("", |_| ());
-    // As if one keeper after the other had failed.
-    left.note_that("unserved_since_ms", 1.into());
-    let log = left.ends(ExitCode::WorkerFailed);
-    assert_eq!(log.matches("worker started").count(), 1, "{log}");
 }
 
 #[test]

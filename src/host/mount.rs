@@ -17,21 +17,24 @@ use rustix::mount::{OpenTreeFlags, open_tree};
 use super::mount_table::{MountTable, Mounted};
 use crate::exit::Failure;
 
-/// Takes a mount of ours away: at once if nobody uses it, else by force. `true` if it was in use.
-pub(crate) fn unmount(mountpoint: &Path) -> Result<bool, Failure> {
-    match umount2(mountpoint, MntFlags::UMOUNT_NOFOLLOW) {
+/// Takes a mount of ours away, whoever uses it. `true` if it was in use. The kernel ends its connection, whoever holds the
+/// device (`fuse_umount_begin` in fs/fuse/inode.c): all that wait for an answer get an error. Those in other mount
+/// namespaces, too: a container with a copy of the mount does not make it one that is in use here.
+pub(crate) fn force_off(mountpoint: &Path) -> Result<bool, Failure> {
+    match umount2(mountpoint, MntFlags::UMOUNT_NOFOLLOW | MntFlags::MNT_FORCE) {
         // EINVAL: nothing is mounted there (any more).
         Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => Ok(false),
-        Err(_) => force_off(mountpoint).map(|()| true),
+        // It stays in the tree of names.
+        Err(_) => detach(mountpoint).map(|()| true),
     }
 }
 
-/// Takes a mount of ours away, whoever uses it. The kernel ends its connection, whoever holds the device
-/// (`fuse_umount_begin` in fs/fuse/inode.c): all that wait for an answer get an error.
-pub(crate) fn force_off(mountpoint: &Path) -> Result<(), Failure> {
-    // One that is in use stays in the tree of names.
-    let _ = umount2(mountpoint, MntFlags::UMOUNT_NOFOLLOW | MntFlags::MNT_FORCE);
-    detach(mountpoint)
+/// Ends the connection of a filesystem of ours that is not mounted anywhere in this mount namespace, and whose device the
+/// caller holds, so that the number still means that filesystem. It may be mounted in a container.
+pub(crate) fn abort(filesystem: &str) -> io::Result<()> {
+    // They have no major number, and the directory is named after the whole (`fuse_ctl_add_conn` in fs/fuse/control.c).
+    let minor = filesystem.strip_prefix("0:").ok_or(io::ErrorKind::InvalidInput)?;
+    std::fs::write(format!("/sys/fs/fuse/connections/{minor}/abort"), "1")
 }
 
 /// Ends the connection of a mount of ours, whoever holds the device, and leaves the mount as it is: dead.
@@ -59,9 +62,14 @@ pub(crate) fn is_dead(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED))
 }
 
-/// What is mounted on this very directory; the uppermost, if several are.
+/// What is mounted on this very directory; the uppermost, if several are. `None` also if the table cannot be read.
 pub(crate) fn mounted(mountpoint: &Path) -> Option<Mounted> {
-    MountTable::own().ok()?.at(mountpoint).cloned()
+    try_mounted(mountpoint).ok().flatten()
+}
+
+/// The same, for a decision that cannot be taken back.
+pub(crate) fn try_mounted(mountpoint: &Path) -> io::Result<Option<Mounted>> {
+    Ok(MountTable::own()?.at(mountpoint).cloned())
 }
 
 /// Whether a sessionfs is mounted there.

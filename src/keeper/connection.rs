@@ -8,12 +8,14 @@ use std::time::Duration;
 use super::held::Held;
 use super::mount::{self, Mountpoint};
 use super::note::{Note, NoteFile};
+use super::running::WAITING_THREAD;
 use crate::config::Config;
 use crate::exit::Failure;
 use crate::fuse::wire::Init;
 use crate::handoff::{self, Ended};
 use crate::host::mount_api::Filesystem;
 use crate::host::prober::Root;
+use crate::host::process::{self, Process};
 use crate::host::{descriptor, device};
 use crate::supervision::Order;
 
@@ -56,7 +58,8 @@ impl Connection {
         if let Err(error) = Init::parse(&note.init) {
             return Some(format!("its first request: {error}"));
         }
-        if !held.is_at(mountpoint) {
+        // A table that cannot be read says nothing: it is looked at again.
+        if held.is_at(mountpoint).is_ok_and(|is_there| !is_there) {
             return Some("it is not mounted there any more".into());
         }
         if device::is_dead(held.device.as_fd()) {
@@ -72,11 +75,12 @@ impl Connection {
         mountpoint: &Path,
     ) -> Result<Option<Self>, Failure> {
         let Some(note) = held.as_ref().and_then(Held::note) else { return Ok(None) };
+        end_worker(note)?;
         let init = Init::parse(&note.init)
             .map_err(|e| Failure::internal("read the kernel's first request", e))?;
         // A keeper that did not leave it on purpose has died, and the worker with it.
         let after = note.left.unwrap_or(Ended::Killed);
-        let underlying = Mountpoint::beneath(mountpoint)
+        let underlying = Mountpoint::beneath(mountpoint, note.holds_sessions)
             .map_err(|e| Failure::internal(format!("look beneath {}", mountpoint.display()), e))?;
         let Some(mut held) = held.take() else { return Ok(None) };
         held.amend(|note| note.left = None);
@@ -134,6 +138,8 @@ impl Connection {
                 last_reload_error: None,
                 private_redis_pid: None,
                 left: None,
+                worker: None,
+                holds_sessions: Some(self.underlying.holds_sessions()),
                 short_lived: 0,
             })
         });
@@ -196,7 +202,7 @@ impl Connection {
 
     /// Whether that is what its path leads to.
     pub(super) fn is_uppermost(&self) -> bool {
-        self.is_in_place() && self.held.is_at(self.underlying.path())
+        self.is_in_place() && self.held.is_at(self.underlying.path()).unwrap_or(false)
     }
 
     /// Puts its filesystem on the bare mountpoint.
@@ -207,6 +213,7 @@ impl Connection {
         // Looked at once more. `filesystem` ends here: held, it would be in use, and 'umount' would say so.
         let place = Mountpoint::take(self.underlying.path())?;
         place.put(&filesystem)?;
+        self.held.amend(|note| note.holds_sessions = Some(place.holds_sessions()));
         self.underlying = place;
         self.held.store();
         Ok(())
@@ -221,6 +228,25 @@ impl Connection {
     pub(super) fn descriptors(&self) -> [(&'static str, BorrowedFd<'_>); 2] {
         [("--fuse-fd", self.held.device.as_fd()), ("--memory-fd", self.held.memory.as_fd())]
     }
+}
+
+/// Ends the worker of a keeper that has died. The kernel does that, too, but a host that is short of time or memory may
+/// take a while: and two workers must not read the same requests.
+fn end_worker(note: &Note) -> Result<(), Failure> {
+    let Some((pid, started_ticks)) = note.worker else { return Ok(()) };
+    // Its number may be another's by now, but not once it is held.
+    let Ok(mut worker) = Process::found(pid) else { return Ok(()) };
+    if process::started_ticks(pid) != Some(started_ticks) {
+        return Ok(());
+    }
+    worker.kill_but_for(WAITING_THREAD);
+    if worker.has_ended() || worker.has_ended_but_for(WAITING_THREAD) {
+        return Ok(());
+    }
+    Err(Failure::internal(
+        "go on with the mount",
+        format!("the worker (pid {pid}) of the keeper before has not ended"),
+    ))
 }
 
 /// Whether this program could go on with a connection that another one holds.

@@ -14,11 +14,11 @@ use std::time::{Duration, Instant};
 use super::connection::Connection;
 use super::note::{Note, NoteFile};
 use super::private_redis;
-use super::stability::GIVEN_UP_AFTER;
+use super::stability::{GIVEN_UP_AFTER, not_served};
 use crate::exit::Failure;
-use crate::host::mount::{force_off, mounted};
+use crate::host::mount::{abort, force_off, try_mounted};
 use crate::host::signals::Signals;
-use crate::host::{clock, descriptor, process, service_manager};
+use crate::host::{clock, descriptor, device, process, service_manager};
 
 /// By which names it is handed over.
 const NAMES: [&str; 3] = ["device", "memory", "note"];
@@ -63,6 +63,14 @@ impl Handed {
     /// What the keeper before has noted.
     pub(super) fn note(&self) -> Option<&Note> {
         self.held.as_ref()?.note()
+    }
+
+    /// Lets go of what nobody has served for long, whatever its keepers have failed of. The failure that says so.
+    pub(super) fn give_up_late(&mut self) -> Option<Failure> {
+        let held = self.held.take_if(|held| held.unserved_for() >= GIVEN_UP_AFTER)?;
+        let mountpoint = held.note().map(|note| note.config.mountpoint.clone()).unwrap_or_default();
+        held.release();
+        Some(not_served(&mountpoint))
     }
 
     /// Whether there is a connection to the filesystem that is mounted there, and it can be gone on with. One that cannot
@@ -180,12 +188,12 @@ impl Held {
         }
     }
 
-    /// Whether its filesystem is what is mounted there.
-    pub(super) fn is_at(&self, mountpoint: &Path) -> bool {
-        self.note.as_ref().is_some_and(|note| {
-            mounted(mountpoint)
-                .is_some_and(|found| found.is_ours() && found.device == note.filesystem)
-        })
+    /// Whether its filesystem is what is mounted there. Fails if the mount table cannot be read.
+    pub(super) fn is_at(&self, mountpoint: &Path) -> io::Result<bool> {
+        let found = try_mounted(mountpoint)?;
+        Ok(found
+            .zip(self.note.as_ref())
+            .is_some_and(|(found, note)| found.is_ours() && found.device == note.filesystem))
     }
 
     /// Gives it to the service manager, so that it outlives this process. The service manager knows what it has already.
@@ -204,10 +212,19 @@ impl Held {
         service_manager::forget(&NAMES);
         let Some(note) = &self.note else { return };
         let mountpoint = &note.config.mountpoint;
-        if self.is_at(mountpoint)
+        if self.is_at(mountpoint).unwrap_or(false)
             && let Err(failure) = force_off(mountpoint)
         {
             tracing::error!(%failure, "the mount is not served any more, and stays");
+        }
+        // Its name is gone, and a container may still have it.
+        if !device::is_dead(self.device.as_fd())
+            && let Err(error) = abort(&note.filesystem)
+        {
+            tracing::error!(
+                %error,
+                "the mount is not served any more, and a container still has it: who uses it there waits; restart that"
+            );
         }
     }
 }

@@ -196,11 +196,15 @@ impl Mountpoint {
         Ok(Self { path: path.to_owned(), directory, holds_sessions })
     }
 
-    /// The directory beneath a filesystem of ours that is mounted on it.
-    pub(crate) fn beneath(path: &Path) -> io::Result<Self> {
+    /// The directory beneath a filesystem of ours that is mounted on it. It is not listed if it is known whether there are
+    /// files of sessions: somebody waits for the mount, and the disk may be slow.
+    pub(crate) fn beneath(path: &Path, holds_sessions: Option<bool>) -> io::Result<Self> {
         let (_tree, below) = host_mount::beneath(path)?;
         let directory = directory::open(&below)?;
-        let (holds_sessions, _) = Directory::look_at_top(directory.as_fd())?;
+        let holds_sessions = match holds_sessions {
+            Some(known) => known,
+            None => Directory::look_at_top(directory.as_fd())?.0,
+        };
         Ok(Self { path: path.to_owned(), directory, holds_sessions })
     }
 

@@ -7,6 +7,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::trial::Trial;
 use super::{Keeper, is_held, mount, reload};
 use crate::config::paths::lock_file;
 use crate::exit::{ExitCode, Failure};
@@ -29,7 +30,7 @@ impl Keeper {
         let is_same = |next| reload::needs_restart(&self.config, &next).is_none();
         if !self.worker.is_mounted()
             || !service_manager::Manager::is_there()
-            || !self.command_line.resolve().is_ok_and(is_same)
+            || !self.command_line.resolve_soon().is_ok_and(is_same)
         {
             return false;
         }
@@ -41,7 +42,37 @@ impl Keeper {
         while !asked.is_finished() && signals.received() < 2 {
             signals.wait(&[], Some(Instant::now() + LOOK_EVERY));
         }
-        asked.is_finished() && asked.join().ok().flatten().is_some_and(|state| state.restarts())
+        asked.is_finished()
+            && asked.join().ok().flatten().is_some_and(|state| state.restarts())
+            && self.is_succeeded(signals)
+    }
+
+    /// Whether the program that systemd will start can go on with the mount. One that was upgraded meanwhile is asked.
+    fn is_succeeded(&self, signals: &mut Signals) -> bool {
+        let (Ok(program), Some(connection)) =
+            (self.worker.program().installed(), self.worker.connection())
+        else {
+            return false;
+        };
+        if !program.is_another() {
+            return true;
+        }
+        let Ok(mut trial) = Trial::begin(&program, &self.command_line.arguments(), connection)
+        else {
+            return false;
+        };
+        loop {
+            if let Some(answer) = trial.answer() {
+                return answer
+                    .inspect_err(|failure| tracing::error!(%failure, "the mount is made anew"))
+                    .is_ok();
+            }
+            if signals.received() >= 2 {
+                return false;
+            }
+            let (process, until) = trial.waits_for();
+            signals.wait(&[process], Some(until));
+        }
     }
 
     /// Ends all processes, and leaves the mount: whoever asks it something waits for the next keeper.
@@ -68,7 +99,7 @@ pub(crate) fn clear_after(dir: &Path) -> Result<bool, Failure> {
     if !ends_for_good(&status) && state().is_none_or(|state| state.goes_on()) {
         return Ok(false);
     }
-    force_off(&mountpoint).map(|()| true)
+    force_off(&mountpoint).map(|_| true)
 }
 
 fn state() -> Option<State> {

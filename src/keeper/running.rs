@@ -103,7 +103,7 @@ pub(super) struct Running {
 
 /// The thread of a worker that asks the kernel to forget entries (`fuse.rs`). The kernel makes it wait, though it was
 /// killed, for whoever holds the directory: and that may be a caller whom only the next worker answers.
-const WAITING_THREAD: &str = "evict";
+pub(super) const WAITING_THREAD: &str = "evict";
 
 impl Running {
     /// Starts a program as the worker, with its descriptors, to serve this connection.

@@ -1,7 +1,10 @@
 //! Whether a mount is served at all: one that no worker serves for long is given up, so that whoever waits for it is
 //! released.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
+
+use crate::exit::{ExitCode, Failure};
 
 /// A worker that has served for so long is not one of a row of failures.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
@@ -12,6 +15,18 @@ const UNANSWERED_MAX: Duration = Duration::from_secs(300);
 /// So is one of which so many keepers in a row have died, though each had served it. More than it takes to find out
 /// which request kills them.
 const SHORT_LIVED_MAX: u32 = 20;
+
+/// The failure of a mount that is given up.
+pub(super) fn not_served(mountpoint: &Path) -> Failure {
+    Failure::new(
+        ExitCode::WorkerFailed,
+        format!(
+            "no worker has served {} for long in {} s: the mount is removed; see the log above",
+            mountpoint.display(),
+            GIVEN_UP_AFTER.as_secs()
+        ),
+    )
+}
 
 /// Since when no worker has served for long.
 #[derive(Clone, Debug, Default)]

@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::exit::Failure;
 use crate::handoff::Ended;
 use crate::host::prober::{Prober, Question};
+use crate::host::process;
 use crate::supervision::Report;
 
 /// The bounds are counted in looks, not by the clock, as [`super::pulse`] does it.
@@ -158,13 +159,16 @@ impl Start {
     }
 
     /// Tells it to serve. On a failure the worker has ended.
-    pub(super) fn serve(mut self, connection: &Connection) -> Result<Self, Failure> {
+    pub(super) fn serve(mut self, connection: &mut Connection) -> Result<Self, Failure> {
+        let pid = self.running.pid();
+        let worker = process::started_ticks(pid).map(|ticks| (pid, ticks));
+        connection.amend(|note| note.worker = worker);
         let told =
             connection.order().is_some_and(|order| self.running.channel.send(&order).is_ok());
         if !told {
             return Err(self.running.end("does not read its orders").0);
         }
-        let (pid, after) = (self.running.pid(), connection.after);
+        let after = connection.after;
         tracing::debug!(pid, ?after, "the worker is told to serve");
         self.step = Step::Told { asked: None };
         self.left = Looks::within(SERVING_WITHIN, Instant::now());

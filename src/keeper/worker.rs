@@ -14,7 +14,7 @@ use super::program::Program;
 use super::pulse::{Beat, Pulse};
 use super::running::{Contact, Running, StatusContext, status_words, unasked_end};
 use super::secrets::Secrets;
-use super::stability::{GIVEN_UP_AFTER, Stability};
+use super::stability::{Stability, not_served};
 use super::start::{Progress, Start};
 use crate::config::Config;
 use crate::exit::{ExitCode, Failure};
@@ -388,16 +388,7 @@ impl WorkerSupervisor {
 
     /// The failure of a mount that has been served badly for too long.
     fn given_up(&self) -> Option<Failure> {
-        self.stability.is_given_up(Instant::now()).then(|| {
-            Failure::new(
-                ExitCode::WorkerFailed,
-                format!(
-                    "no worker has served {} for long in {} s: the mount is removed; see the log above",
-                    self.config.mountpoint.display(),
-                    GIVEN_UP_AFTER.as_secs()
-                ),
-            )
-        })
+        self.stability.is_given_up(Instant::now()).then(|| not_served(&self.config.mountpoint))
     }
 
     /// Goes on with the start of the worker that is to serve.
@@ -634,7 +625,7 @@ impl WorkerSupervisor {
             Phase::Starting(former) => former.end(self.connection.as_mut()),
             Phase::Down { .. } | Phase::Ended => {}
         }
-        if let Some(connection) = &self.connection {
+        if let Some(connection) = &mut self.connection {
             self.phase = Phase::Starting(Box::new(start.serve(connection)?));
         }
         Ok(())
