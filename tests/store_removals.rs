@@ -192,6 +192,47 @@ async fn a_save_that_comes_a_little_late_takes_it_back_and_one_that_is_very_late
 }
 
 #[tokio::test]
+async fn a_removal_that_nobody_has_noticed_is_not_undone_by_an_older_save() {
+    let redis = Redis::start();
+    let (one, two) = (node(&redis).await, node(&redis).await);
+    for (number, seen) in [(1, false), (2, true)] {
+        let sid = alias("ab", number);
+        let born = taken(&one, &visit(&one, &sid)).await;
+        settle().await;
+        let lost = save(&two, &sid, Class::Anonymous, Some(born.birth));
+        settle().await;
+        hold(&one, &sid, born.birth).await;
+        pass(&redis, HELD_IN_STORE_MS);
+        hear(&two).await;
+        settle().await;
+        let newer = visit(&two, &sid);
+        pass(&redis, MINUTE);
+        if seen {
+            assert_eq!(look(&one, &sid).await, None);
+        }
+        assert_eq!(two.publish(&again(&lost)).await, Ok(Published::Superseded), "seen: {seen}");
+        assert_eq!(look(&one, &sid).await, None);
+        // What was saved after its end has the name to itself.
+        let anew = taken(&two, &again(&newer)).await;
+        assert_ne!(anew.birth, born.birth);
+    }
+}
+
+#[tokio::test]
+async fn the_index_is_kept_for_as_long_as_a_session_whose_removal_is_held() {
+    let redis = Redis::start();
+    let limits = Lifetimes { tombstone_ms: DAY, ..Lifetimes::default() };
+    let node = node_with(&redis, limits).await;
+    let sid = alias("ab", 1);
+    let born = logged_in(&node, &sid).await;
+    hold(&node, &sid, born.birth).await;
+    // The index first: time goes on between the two.
+    let index: u64 = redis.run("PTTL sessionfs:a:{ab}");
+    let session: u64 = redis.run(&format!("PTTL sessionfs:s:{{ab}}:{sid}"));
+    assert!(index >= session, "{index} < {session}");
+}
+
+#[tokio::test]
 async fn a_save_of_another_thread_is_taken_and_does_not_take_the_removal_back() {
     let redis = Redis::start();
     let (one, two) = (node(&redis).await, node(&redis).await);

@@ -80,6 +80,7 @@ impl Model {
             && now >= end
         {
             session.end(End::Removal(id), &limits, now);
+            session.saved = end;
         }
         if session.gone.is_none()
             && limits.ended(session.content.class, session.times, now).is_some()
@@ -210,9 +211,14 @@ impl Model {
             let left_ms = end_ms.saturating_sub(self.now);
             return Outcome::Taken(Meta { left_ms, ..self.meta_at_end(&old) });
         }
-        let saved = self.sessions.get(&publish.alias).map(|old| old.saved);
+        let last_save = self.sessions.get(&publish.alias).map(|old| old.saved);
         let old_alive = self.living(&publish.alias).is_some();
         let old = self.sessions.get(&publish.alias).cloned();
+        // A removal counts from its end, an expiry only once somebody has noticed it.
+        let saved = match &old {
+            Some(Session { gone: Some(End::Removal(_)), saved, .. }) => Some(*saved),
+            _ => last_save,
+        };
         let is_own =
             !old_alive && old.as_ref().is_some_and(|old| old.is_taken_back(publish, self.now));
         if again && saved.is_some_and(|saved| saved > publish.stamp.first_ms) && !is_own {

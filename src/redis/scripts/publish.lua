@@ -23,12 +23,11 @@ if old then
     weigh(old, keys.index, alias)
     return answer('taken', old.active, left(old), old.stored)
   end
-  local saved = old.saved
   -- Where the server takes no writes, this save will find that out itself.
   alive = lives(keys.session, keys.index, alias, old)
   -- It ended by this thread's own removal, and nothing came between.
   takes_back = not alive and is_held_one(old)
-  if retry and saved > first_ms and not takes_back then return answer('superseded') end
+  if retry and old.saved > first_ms and not takes_back then return answer('superseded') end
 end
 
 -- Whether this save continues the life of `old`; otherwise a new one begins.

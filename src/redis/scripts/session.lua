@@ -268,19 +268,21 @@ local function bury(key, index, alias, h, id, made)
   return true
 end
 
--- Whether a session lives. Here it ends if its time is over; `h` is its tombstone then.
+-- Whether a session lives. Here it ends if its time is over; `h` is its tombstone then, but for the
+-- time of an expiry, which overtakes no save that is under way.
 local function lives(key, index, alias, h)
   if not h.alive then return false end
   weigh(h, index, alias)
   if h.ending > 0 and now >= h.ending + WAITED then
     -- No save has taken the removal back. Somebody asked for it, so it is carried out whatever the
-    -- clock is held to be, and holds where it cannot be written down.
+    -- clock is held to be, and holds where it cannot be written down. It ended then, not now: what is
+    -- older than that stays so, whether anybody has looked meanwhile or not.
     local before = failure
-    bury(key, index, alias, h, h.removal)
+    bury(key, index, alias, h, h.removal, h.ending)
     failure = before
     h.alive, h.version, h.saved = false, h.removal, h.ending
   elseif stale(h) and expire(key, index, alias, h) then
-    h.alive, h.version, h.saved = false, NO_ID, now
+    h.alive, h.version = false, NO_ID
   end
   return h.alive
 end

@@ -17,7 +17,7 @@ end
 -- Marks it as ending. A server out of memory takes that after a DEL, as in bury. Any other that
 -- refuses it keeps the session as it is: the save that is to follow cannot be taken either.
 -- Answers 'held', 'refused', or 'gone' if it was lost on the way.
-local function hold(key, h)
+local function hold(key, name, h)
   h.removal, h.ending = id, now + tonumber(args.hold_ms)
   local content = redis.call('GETRANGE', key, h.length, -1)
   local marked, ttl = line(h) .. content, keep_ms(h)
@@ -31,6 +31,9 @@ local function hold(key, h)
       return 'gone'
     end
   end
+  -- The key may be kept for longer than before.
+  enter(keys.index, name, h.active, ttl)
+  failure = nil
   redis.call('STRLEN', key) -- for client tracking, as in publish.lua
   return 'held'
 end
@@ -53,7 +56,7 @@ local function remove(key, name, held)
     return answer('superseded')
   elseif held == h.birth then
     -- Sent before, and perhaps taken back since.
-    local became = h.removal == id and 'held' or hold(key, h)
+    local became = h.removal == id and 'held' or hold(key, name, h)
     if became == 'refused' then return answer('failed', failure) end
     if became == 'held' then return answer('held', name, h.birth) end
   end
