@@ -533,6 +533,22 @@ fn an_open_in_an_outage_waits_in_steps_and_fails_when_the_budget_is_spent() {
 }
 
 #[test]
+fn an_open_that_is_answered_has_ended_its_wait_whatever_it_is_answered_from() {
+    let kernel = one();
+    let session = sid('a', 1);
+    kernel.save(thread(1), &session, &person("x")).unwrap();
+    // Much longer than one open may wait, all in all.
+    for _ in 0..60 {
+        kernel.store.set_health(Health::Down);
+        kernel.store.next_waits([Waited::StepOver]);
+        assert_eq!(kernel.read(thread(2), &session), Err(libc::EINTR));
+        kernel.store.set_health(Health::Up);
+        assert_eq!(kernel.read(thread(2), &session), Ok(person("x")));
+        kernel.host.pass(Duration::from_millis(900));
+    }
+}
+
+#[test]
 fn a_visitors_session_beyond_its_cap_is_efbig_at_the_rename() {
     let kernel = Kernel::with(Memory::new(), |settings| settings.max_anonymous_bytes = 100);
     let session = sid('a', 1);

@@ -272,6 +272,15 @@ impl Inodes {
         id
     }
 
+    /// The same for one look-up alone: who opens it sees the size of what he is given, and of nothing
+    /// that another `open` has found. Counts a look-up.
+    pub fn unshared(&mut self, sid: &Sid, form: Form) -> InodeId {
+        let id = self.new_id();
+        self.insert(id, Inode::Provisional { sid: sid.clone(), form, found_bytes: None });
+        self.count_lookup(id);
+        id
+    }
+
     /// The version of a session that this server saw last, which need not be the current one.
     /// Counts a look-up.
     pub fn latest(&mut self, alias: &Alias) -> Option<(InodeId, Version)> {
@@ -397,7 +406,9 @@ impl Inodes {
                 self.views.remove(&(alias, meta.version));
             }
             Inode::Provisional { sid, .. } => {
-                self.provisional.remove(&sid);
+                if self.provisional.get(&sid) == Some(&id) {
+                    self.provisional.remove(&sid);
+                }
             }
         }
     }

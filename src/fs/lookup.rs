@@ -171,7 +171,13 @@ impl<S: Sessions, L: Link> Core<S, L> {
             Resolved::Version(meta, plain) => {
                 self.enter(by, Version { sid, alias, meta, bytes: Some(plain) })
             }
-            // It is read by the `open` that may follow, when no directory is locked.
+            // It is read by the `open` that may follow, when no directory is locked. That of an `open`
+            // which is repeated may be gone by then, and is not answered with ESTALE once more: it
+            // gets an inode that has no size yet.
+            Resolved::Large(..) if self.stale().is_told(by) => {
+                let inode = self.inodes().unshared(&sid, form);
+                session_entry(Attributes::of_provisional(inode, 0))
+            }
             Resolved::Large(meta, _) => self.enter(by, Version { sid, alias, meta, bytes: None }),
             Resolved::AliasOnly(meta) => {
                 let inode = self.inodes().alias_view(listed.as_ref().unwrap_or(&alias), &meta);

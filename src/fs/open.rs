@@ -201,7 +201,6 @@ impl<S: Sessions, L: Link> Core<S, L> {
         if version.meta.left_ms < TOUCH_NOW_BELOW_MS {
             self.touch_before_answer(by, &version.alias).await;
         }
-        self.patience().answered(by.thread, &version.alias);
         self.inodes().set_provisional_size(inode, version.meta.size_bytes);
         self.serve(by, &version, bytes, immutable)
     }
@@ -226,6 +225,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
         let Version { sid, alias, meta, .. } = version;
         let opened = OpenedSession { birth: meta.birth, class: meta.class };
         self.threads().opened(by, alias, opened, self.callers.now());
+        self.patience().answered(by.thread, alias);
         if let Some(observer) = &self.observer {
             observer.current(sid, meta, &bytes);
         }

@@ -68,6 +68,11 @@ impl Stale {
         is_repeated
     }
 
+    /// Whether the next `open` of this thread is one that the kernel repeats.
+    pub(super) fn is_told(&self, by: Identity) -> bool {
+        self.told.peek(&by.tid).is_some_and(|told| told.repeated_by.is_none())
+    }
+
     fn forget(&mut self, tid: u32) {
         self.told.pop(&tid);
         self.kept.forget_told_stale(tid);

@@ -111,6 +111,25 @@ fn a_retry_after_estale_opens_what_is_current_if_it_does_not_have_what_it_found(
     }
 }
 
+/// A look-up does not read a large content, so the one that it has found may be gone at the `open`.
+#[test]
+fn a_retry_after_estale_tells_the_size_of_the_large_content_that_it_opens() {
+    let (here, save) = here_and_saves(|_| {});
+    here.store.make_contents_large();
+    let found = stale_then_found(&here, &save);
+    save("three, which is longer");
+    let handle = here.open_inode(thread(3), found).unwrap();
+    // Others that find the session meanwhile do not change it.
+    save("four");
+    assert_ne!(here.lookup(thread(4), &sid('a', 1)).unwrap().attributes.inode, found);
+    assert_eq!(here.read(thread(4), &sid('a', 1)), Ok(person("four")));
+    let bytes = here.read_handle(handle);
+    assert_eq!(bytes, person("three, which is longer"));
+    assert_eq!(here.attributes(found).unwrap().size_bytes, bytes.len() as u64);
+    here.core.release(handle);
+    assert_eq!(here.forget_all(), NOTHING);
+}
+
 #[test]
 fn a_retry_after_estale_is_known_though_its_thread_is_not() {
     const MORE_THAN_ARE_KNOWN: u32 = 16_384 + 1;
