@@ -171,7 +171,7 @@ parse() {
             --purge) purge=yes ;;
             --restore-mirror) mirror_choice=restore ;;
             --leave-mirror) mirror_choice=leave ;;
-            # Called by the package, which removes its files itself.
+            # Called by the package, which installs and removes its files itself.
             --from-package) from_package=yes ;;
             --dry-run) dry_run=yes ;;
             --yes) ;;
@@ -1308,6 +1308,28 @@ remove_drop_ins() {
     ! has_systemd || systemctl daemon-reload
 }
 
+# What earlier versions wrote into the drop-ins of Odoo's units, for whichever mount. systemd itself would ask the mount
+# for it, and wait while the mount waits for systemd (docs/systemd.md).
+outdated_drop_ins() { grep -ls '^AssertPathIsMountPoint=' /etc/systemd/system/*.service.d/sessionfs*.conf || true; }
+
+decide_outdated_drop_ins() {
+    local outdated
+    outdated=$(outdated_drop_ins)
+    [ -z "$outdated" ] || step "Replace AssertPathIsMountPoint=, with which systemd could hang, in ${outdated//$'\n'/ }" rewrite_outdated_drop_ins
+}
+
+rewrite_outdated_drop_ins() {
+    local file path
+    while IFS= read -r file; do
+        path=$(sed -n 's/^AssertPathIsMountPoint=//p' "$file" | head -n 1)
+        { sed '/^AssertPathIsMountPoint=/d' "$file"; printf '\n[Service]\n'; mount_line "$path"; } >"$file.new"
+        chmod 644 "$file.new"
+        mv -f -- "$file.new" "$file"
+    done < <(outdated_drop_ins)
+    # It refuses where /run is full.
+    ! has_systemd || systemctl daemon-reload || say "At a convenient time: systemctl daemon-reload"
+}
+
 decide_odoo_units() {
     [ -z "$unties" ] || step "Make no unit of Odoo depend on the mount, now or in a later run" forget_odoo_units
     local one
@@ -1344,18 +1366,33 @@ decide_service() {
     fi
 }
 
-# An upgrade is for all mounts.
+# An upgrade is for all mounts, also those of fstab and by hand.
 decide_others() {
-    [ -n "$program_changes" ] && has_systemd || return 0
-    mapfile -t other_units < <(systemctl list-units --plain --no-legend --state active 'sessionfs.service' 'sessionfs@*.service' \
-        | awk -v own="$unit" '$1 != own { print $1 }')
-    [ ${#other_units[@]} = 0 ] || step "Reload the other mounts: ${other_units[*]}" reload_others
+    [ -n "$program_changes" ] || return 0
+    local others
+    others=$(other_directories)
+    [ -z "$others" ] || step "Reload the other mounts: ${others//$'\n'/, }" reload_others
 }
 
-reload_others() {
-    local one
-    for one in "${other_units[@]}"; do
-        systemctl reload "$one" || say "       $one keeps running the old program; to change that, at a convenient time: systemctl restart $one"
+other_directories() { mounted_directories | grep -vxF -- "$sessions" || true; }
+
+reload_others() { reload_mounts < <(other_directories); }
+
+# Reloads the mounts on the directories that are read. None is restarted: if a reload fails, the old program goes on.
+reload_mounts() {
+    local dir said code
+    while IFS= read -r dir; do
+        code=0
+        said=$("$program" reload "$dir" 2>&1 </dev/null) || code=$?
+        case $code in
+            # 28: no keeper on this host serves this very directory; it may be a bind mount, or a container's.
+            0 | 28) ;;
+            *)
+                say "$(reason "$said")"
+                say "The old program goes on. If Redis refuses a command: sessionfs-setup, then $(choice "sessionfs reload" "$dir")."
+                say "Otherwise, at a convenient time: restart its unit, or unmount and mount it."
+                ;;
+        esac
     done
 }
 
@@ -1536,6 +1573,7 @@ install_all() {
     decide_service
     decide_updatedb
     decide_others
+    decide_outdated_drop_ins
     decide_odoo_units
     # After the mount: until the import has ended, a session that is not in Redis yet is taken from the file below.
     decide_import
@@ -1594,6 +1632,14 @@ conclude() {
         printf '%s: it is done, but sessionfs check finds an error, see above\n' "$me" >&2
         exit 4
     fi
+}
+
+# ---- The package's upgrade -----------------------------------------------------------------------------------------
+
+# The files are replaced. systemd reads the units again with the drop-ins.
+finish_upgrade() {
+    rewrite_outdated_drop_ins
+    reload_mounts < <(mounted_directories)
 }
 
 # ---- Uninstall -----------------------------------------------------------------------------------------------------
@@ -1931,7 +1977,7 @@ purge_all() {
 # ---- -------------------------------------------------------------------------------------------------------------
 
 scratch='' blind_odoo='' program_changes='' reconfigured='' import_is_new='' is_first='' unties='' session_count='' server_package=redis-server
-changed_files=() other_units=() discovered=0
+changed_files=() discovered=0
 
 main() {
     parse "$@"
@@ -1945,7 +1991,13 @@ main() {
     # What was done here decides what would be done.
     [ ! -e "$record" ] || [ -r "$record" ] || need_root
     locate
-    if [ -n "$uninstall" ]; then uninstall_all; else install_all; fi
+    if [ -n "$uninstall" ]; then
+        uninstall_all
+    elif [ -n "$from_package" ]; then
+        finish_upgrade
+    else
+        install_all
+    fi
 }
 
 main "$@"
