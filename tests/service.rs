@@ -365,7 +365,7 @@ fn the_unit_waits_longer_for_what_does_not_mend_itself_in_a_second() {
         .split(' ')
         .map(|code| code.parse().unwrap())
         .collect();
-    let command = setting("sessionfs.service", "ExecStopPost=/bin/sh -c '");
+    let command = setting("sessionfs.service", "ExecStopPost=-/bin/sh -c '");
     let script = command.strip_suffix('\'').unwrap();
     // As systemd reads it.
     let script = script.replace("$$", "$").replace("exec sleep", "echo");
@@ -391,10 +391,25 @@ fn the_unit_waits_longer_for_what_does_not_mend_itself_in_a_second() {
     for code in [ExitCode::NotEmpty, ExitCode::RedisRefuses, ExitCode::RedisPassword] {
         assert!(later.contains(&u8::from(code)), "{code:?}");
     }
+    // Nobody waits for a keeper that does not come.
+    for code in never {
+        assert_eq!(pauses(code), 0, "{code}");
+    }
     // A fault, the end of another keeper, a Redis that was waited for already.
     for code in [ExitCode::Internal, ExitCode::SecondDaemon, ExitCode::RedisUnreachable] {
         assert_eq!(pauses(code.into()), 1, "{code:?}");
     }
+}
+
+/// A stop may come until then: what is removed before the pause knows nothing of one that comes during it.
+#[test]
+fn what_a_keeper_has_left_is_looked_at_after_the_pause() {
+    let path = format!("{}/systemd/sessionfs.service", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(path).unwrap();
+    let commands: Vec<&str> =
+        text.lines().filter_map(|line| line.strip_prefix("ExecStopPost=-")).collect();
+    let [pause, unmount] = commands[..] else { panic!("{commands:?}") };
+    assert!(pause.contains("sleep") && unmount.contains("unmount --after-service"));
 }
 
 impl Manager {
