@@ -39,11 +39,16 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// A child of ours. If it cannot be held it is ended: nothing may run unwatched.
+    /// A child of ours, which is not spared when memory runs out though we may be. If it cannot be held it is ended:
+    /// nothing may run unwatched.
     pub(crate) fn of_child(mut child: Child) -> io::Result<Self> {
         let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
         match descriptor_of(pid) {
-            Ok(descriptor) => Ok(Self { pid, descriptor, child: Some(child), let_go: false }),
+            Ok(descriptor) => {
+                let process = Self { pid, descriptor, child: Some(child), let_go: false };
+                process.spare_not();
+                Ok(process)
+            }
             Err(error) => {
                 child.kill()?;
                 child.wait()?;
@@ -85,8 +90,8 @@ impl Process {
     }
 
     /// Has the kernel end it like any other process when memory runs out, though its parent is spared (`oom_score_adj`
-    /// in proc(5)).
-    pub(crate) fn spare_not(&self) {
+    /// in proc(5)): the keeper is small, and what it starts may grow by what it is asked for.
+    fn spare_not(&self) {
         let path = format!("/proc/{}/oom_score_adj", self.pid);
         let is_spared = std::fs::read_to_string(&path).is_ok_and(|adjusted| is_spared(&adjusted));
         if is_spared && let Err(error) = std::fs::write(&path, "0") {

@@ -135,8 +135,6 @@ impl Running {
         descriptors.extend(sockets.iter().map(|(flag, socket)| (*flag, socket.as_fd())));
         let mut command = process::prepare(&program.path(), "worker", &descriptors);
         let process = command.spawn().and_then(Process::of_child).map_err(failed)?;
-        // The keeper is small; a worker may have grown by what it was asked for.
-        process.spare_not();
         let mut running = Self {
             process,
             disks,

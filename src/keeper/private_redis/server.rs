@@ -116,9 +116,7 @@ fn spawn(
         parent_death_signal: Some(Signal::SIGTERM),
     }
     .apply(&mut command);
-    let process = command.spawn().and_then(Process::of_child)?;
-    process.spare_not();
-    Ok(process)
+    command.spawn().and_then(Process::of_child)
 }
 
 /// What it may open: its directory; what a program needs; and where it looks how the kernel is set.
