@@ -398,7 +398,7 @@ fn mirror(flags: &Flags, file: &File) -> Result<Option<PathBuf>, Failure> {
 pub(crate) fn tree(flags: &Flags, file: &File) -> Result<Ownership, Failure> {
     let owner = match flags.owner.as_deref().or(file.owner.as_deref()) {
         Some(name) => people::user(name, "owner")?,
-        None => people::find("odoo").map_or_else(|| people::user("root", "owner"), Ok)?,
+        None => people::find("odoo", "owner")?.map_or_else(|| people::user("root", "owner"), Ok)?,
     };
     let owner_gid = match (flags.group.as_deref().or(file.group.as_deref()), owner.gid) {
         (Some(name), _) => people::group(name, "group")?,
@@ -421,7 +421,7 @@ fn worker(file: &file::Worker) -> Result<Worker, Failure> {
     const KEY: &str = "worker.user";
     let person = match file.user.as_deref() {
         Some(name) => people::user(name, KEY)?,
-        None => people::find("sessionfs").map_or_else(|| people::user("nobody", KEY), Ok)?,
+        None => people::find("sessionfs", KEY)?.map_or_else(|| people::user("nobody", KEY), Ok)?,
     };
     let Person { name, uid, gid: Some(gid) } = person else {
         return Err(bad(KEY, &person.name, "has no account, so its group is not known"));

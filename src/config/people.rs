@@ -1,6 +1,7 @@
 //! Users and groups by name or number.
 
-use nix::unistd::{Gid, Group, Uid, User};
+use nix::errno::Errno;
+use nix::unistd::{Group, Uid, User};
 
 use crate::exit::{ExitCode, Failure};
 
@@ -19,16 +20,26 @@ impl From<User> for Person {
     }
 }
 
-/// The user of this name or number, if there is one.
-pub(crate) fn find(name: &str) -> Option<Person> {
-    if let Ok(Some(user)) = User::from_name(name) {
-        return Some(user.into());
+/// The user of this name or number, if there is one. Fails if the directory service cannot say.
+pub(crate) fn find(name: &str, key: &str) -> Result<Option<Person>, Failure> {
+    if let Some(user) = known(User::from_name(name), name, key)? {
+        return Ok(Some(user.into()));
     }
-    let uid: u32 = name.parse().ok()?;
-    match User::from_uid(Uid::from_raw(uid)) {
-        Ok(Some(user)) => Some(user.into()),
-        // A container's user often has no name here.
-        _ => Some(Person { name: name.to_owned(), uid, gid: None }),
+    let Ok(uid) = name.parse() else { return Ok(None) };
+    let user = known(User::from_uid(Uid::from_raw(uid)), name, key)?;
+    // A container's user often has no name here.
+    Ok(Some(user.map_or_else(|| Person { name: name.to_owned(), uid, gid: None }, Person::from)))
+}
+
+/// What was found of a name. An error is no proof that there is none: who takes it for that gives the tree to somebody
+/// else while a directory service is away.
+fn known<T>(found: nix::Result<Option<T>>, name: &str, key: &str) -> Result<Option<T>, Failure> {
+    match found {
+        // What getpwnam(3) may also return where there is none.
+        Err(Errno::ENOENT | Errno::ESRCH | Errno::EBADF | Errno::EPERM) => Ok(None),
+        found => {
+            found.map_err(|error| Failure::internal(format!("look up '{name}' ({key})"), error))
+        }
     }
 }
 
@@ -42,7 +53,7 @@ pub(crate) fn name_of(uid: u32) -> String {
 
 /// The user that a key names.
 pub(crate) fn user(name: &str, key: &str) -> Result<Person, Failure> {
-    find(name).ok_or_else(|| {
+    find(name, key)?.ok_or_else(|| {
         Failure::new(
             ExitCode::UnknownUser,
             format!("{key}: there is no user '{name}'; create it or name another"),
@@ -52,10 +63,10 @@ pub(crate) fn user(name: &str, key: &str) -> Result<Person, Failure> {
 
 /// The group that a key names.
 pub(crate) fn group(name: &str, key: &str) -> Result<u32, Failure> {
-    if let Ok(Some(group)) = Group::from_name(name) {
+    if let Some(group) = known(Group::from_name(name), name, key)? {
         return Ok(group.gid.as_raw());
     }
-    name.parse::<u32>().map(|gid| Gid::from_raw(gid).as_raw()).map_err(|_| {
+    name.parse::<u32>().map_err(|_| {
         Failure::new(
             ExitCode::UnknownUser,
             format!("{key}: there is no group '{name}'; create it or name another"),
@@ -83,5 +94,15 @@ mod tests {
         assert_eq!(failure.code, ExitCode::UnknownUser);
         assert!(failure.to_string().contains("worker.user: there is no user 'no-such-user'"));
         assert_eq!(group("no-such-group", "group").unwrap_err().code, ExitCode::UnknownUser);
+    }
+    #[test]
+    fn an_error_is_not_taken_for_a_stranger() {
+        for none in [Ok(None), Err(Errno::ENOENT), Err(Errno::ESRCH)] {
+            assert_eq!(known::<Person>(none, "odoo", "owner").unwrap(), None);
+        }
+        let failure = known::<Person>(Err(Errno::EIO), "odoo", "owner").unwrap_err();
+        // Not one after which systemd does not try again.
+        assert_eq!(failure.code, ExitCode::Internal);
+        assert!(failure.to_string().contains("'odoo' (owner)"), "{failure}");
     }
 }
