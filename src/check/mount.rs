@@ -185,10 +185,10 @@ impl Facts {
         if self.keeper.is_none() && self.may_see_keeper {
             found.push(Finding::new(
                 Id::NoKeeper,
-                format!("{dir} has no keeper: if its worker dies, the mount is dead"),
+                format!("{dir} has no keeper on this host, and without one no worker serves it"),
                 format!(
-                    "systemctl restart {unit}; if it was mounted in a container, run the check \
-                     there"
+                    "no action needed if systemd is about to start one; else systemctl restart {unit}; if it was \
+                     mounted in a container, run the check there"
                 ),
             ));
         }

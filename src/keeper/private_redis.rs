@@ -2,10 +2,10 @@
 //!
 //! It is a child of the keeper's main thread, and the kernel sends it SIGTERM when that thread ends
 //! (`PR_SET_PDEATHSIG`). So a keeper that is killed leaves no server behind: the server writes its
-//! append-only file to the end, and the next keeper starts another one on it. It could go on instead
-//! and be found again, but systemd ends it with its keeper in any case, and then there would be two
-//! ways to come back. A keeper that executes another program in its place keeps its main thread, and so its child; it
-//! hands it over ([`PrivateRedis::handed`]).
+//! append-only file to the end, and the next keeper starts another one on it. It could go on instead and be found again,
+//! but a keeper that never comes would leave a server that nobody stops, and there would be two ways to come back. A
+//! keeper that executes another program in its place keeps its main thread, and so its child; it hands it over
+//! ([`PrivateRedis::handed`]).
 //!
 //! Two lock files in the data directory say who uses it, and both are released by the kernel:
 //!
