@@ -17,6 +17,7 @@ pub(crate) mod people;
 pub(crate) mod private_redis;
 pub(crate) mod reference;
 pub(crate) mod secret_file;
+mod tmpfs;
 pub(crate) mod units;
 
 use std::collections::BTreeMap;

@@ -179,6 +179,7 @@ impl StatusService {
             sessions: sessions.ok(),
             living: population,
             in_use,
+            staging_max_bytes: self.config.limits.staging_bytes,
             kept,
             unidentified_callers: status::UnidentifiedCallers::own(),
             recent: recent::recent(),

@@ -107,7 +107,7 @@ struct Handed {
 
 fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
     let Handed { config, fuse, memory, credentials, processes, sockets, disks } = handed;
-    let Handover { keeper, config, secrets, first, may_lack_redis, worker, keeper_info } =
+    let Handover { keeper, mut config, secrets, first, may_lack_redis, worker, keeper_info } =
         read_handover(config)?;
     let missing = confine::become_worker(&config.worker.account(), || {
         files::of_worker(&config, processes.as_ref().map(AsFd::as_fd))
@@ -120,6 +120,9 @@ fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
     tell_version(&keeper);
     missing.tell();
     confine::check_directory(&config.staging_dir, &config.worker.account())?;
+    for (key, bytes) in config.leave_room_on_tmpfs() {
+        tracing::info!(key, bytes, "limited to a quarter of the tmpfs of the staging directory");
+    }
 
     let runtime = runtime()?;
     runtime.spawn(tell_repeated());

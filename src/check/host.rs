@@ -40,9 +40,10 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
-    pub(crate) fn gather(configured: Result<Config, Failure>) -> Self {
+    pub(crate) fn gather(mut configured: Result<Config, Failure>) -> Self {
         let root = nix::unistd::geteuid().is_root();
-        let staging = configured.as_ref().ok().and_then(|config| {
+        let staging = configured.as_mut().ok().and_then(|config| {
+            config.leave_room_on_tmpfs();
             let base = config.staging_dir.parent()?;
             let there = nix::sys::statvfs::statvfs(base).ok()?;
             let free = there.blocks_available().saturating_mul(there.fragment_size());
@@ -127,7 +128,7 @@ impl Facts {
                     free >> 20,
                     wanted >> 20
                 ),
-                "enlarge that tmpfs, or lower limits.staging",
+                "remove what fills it, enlarge that tmpfs, or lower limits.staging",
             ));
         }
         if self.pruned == Some(false) {

@@ -333,9 +333,13 @@ fn write_server(text: &mut String, status: &ServerStatus) {
         HumanCount(traffic.expired_last_minute),
         HumanCount(traffic.expired_last_hour)
     );
+    let room = match status.staging_max_bytes {
+        0 => String::new(),
+        bytes => format!(" of {}", HumanBytes(bytes)),
+    };
     line!(
         text,
-        "  in use    {} held by the kernel, {} open, {} in progress ({})",
+        "  in use    {} held by the kernel, {} open, {} in progress ({}{room})",
         some(status.in_use.inodes, "inode"),
         HumanCount(status.in_use.handles),
         some(status.in_use.staging_files, "save"),

@@ -41,6 +41,9 @@ pub(crate) struct Status {
     pub living: Option<Population>,
     /// What the filesystem holds.
     pub in_use: Usage,
+    /// What temp files of saves may take together. An older worker does not say.
+    #[serde(default)]
+    pub staging_max_bytes: u64,
     /// Changes that Redis has not taken yet.
     #[serde(default)]
     pub kept: Kept,

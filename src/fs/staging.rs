@@ -273,7 +273,11 @@ impl Staging {
         }
         self.with_room(
             || staged.charge.grow(size_bytes).then_some(()),
-            || "staging files that are open take all their room ([limits] staging)".to_owned(),
+            || {
+                "staging files that are open take all their room ([limits] staging, at most a \
+                 quarter of the tmpfs)"
+                    .to_owned()
+            },
         )
     }
 

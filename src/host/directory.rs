@@ -11,7 +11,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::sys::statfs::{TMPFS_MAGIC, statfs};
+use nix::sys::statfs::{Statfs, TMPFS_MAGIC, statfs};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, StatxFlags, openat2, statx};
 use serde::{Deserialize, Serialize};
 
@@ -177,11 +177,22 @@ pub(crate) fn unusable(dir: &Path, reason: &str) -> Failure {
 
 /// Whether this directory, or the one it would be made in, lies on a tmpfs.
 pub(crate) fn is_on_tmpfs(dir: &Path) -> bool {
-    let found = match statfs(dir) {
+    filesystem_of(dir).is_ok_and(|found| found.filesystem_type() == TMPFS_MAGIC)
+}
+
+/// The size of the filesystem that this directory, or the one it would be made in, lies on. None if it has no limit, or
+/// cannot be looked at.
+pub(crate) fn filesystem_bytes(dir: &Path) -> Option<u64> {
+    let found = filesystem_of(dir).ok()?;
+    let block_bytes = u64::try_from(found.block_size()).ok()?;
+    Some(found.blocks().saturating_mul(block_bytes)).filter(|bytes| *bytes > 0)
+}
+
+fn filesystem_of(dir: &Path) -> nix::Result<Statfs> {
+    match statfs(dir) {
         Err(Errno::ENOENT) => dir.parent().map_or(Err(Errno::ENOENT), statfs),
         found => found,
-    };
-    found.is_ok_and(|found| found.filesystem_type() == TMPFS_MAGIC)
+    }
 }
 
 #[cfg(test)]

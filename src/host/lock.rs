@@ -76,10 +76,17 @@ impl Claim {
         Ok(is_held.then(|| Self { file, path: path.to_owned() }))
     }
 
-    /// What the file says from now on.
-    pub(crate) fn write(&mut self, words: &str) -> io::Result<()> {
-        self.file.set_len(0)?;
-        self.file.write_all_at(words.as_bytes(), 0)
+    /// What the file says from now on. That is a message, and the lock holds without it: on a full filesystem it is lost,
+    /// unless the file has its room already.
+    pub(crate) fn write(&mut self, words: &str) {
+        let written = self
+            .file
+            .write_all_at(words.as_bytes(), 0)
+            .and_then(|()| self.file.set_len(words.len() as u64));
+        if let Err(error) = written {
+            let path = self.path.display();
+            tracing::warn!(%path, %error, "commands cannot find this process: cannot write to the lock file");
+        }
     }
 }
 
@@ -111,6 +118,8 @@ fn is_named(file: &File, path: &Path) -> io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
+    use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+
     use super::*;
 
     #[test]
@@ -153,8 +162,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
         let mut claim = Claim::take(&path).unwrap().unwrap();
-        claim.write("longer words").unwrap();
-        claim.write("words").unwrap();
+        claim.write("longer words");
+        claim.write("words");
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "words");
         assert!(Claim::take(&path).unwrap().is_none());
         // As over an `exec`, which forgets the claim and keeps the descriptor.
@@ -166,6 +175,25 @@ mod tests {
         drop(claim);
         assert!(!path.exists());
         assert!(Claim::take(&path).unwrap().is_some());
+    }
+
+    #[test]
+    fn words_are_written_into_the_room_that_is_there_and_else_those_of_before_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut claim = Claim::take(&dir.path().join("lock")).unwrap().unwrap();
+        // It cannot grow, as on a full filesystem.
+        claim.file = memfd_create("lock", MemfdFlags::ALLOW_SEALING).unwrap().into();
+        claim.write("words");
+        fcntl_add_seals(&claim.file, SealFlags::GROW).unwrap();
+        let said = |claim: &Claim| {
+            let mut text = [0; 16];
+            let length = claim.file.read_at(&mut text, 0).unwrap();
+            String::from_utf8_lossy(&text[..length]).into_owned()
+        };
+        claim.write("other");
+        assert_eq!(said(&claim), "other");
+        claim.write("longer words");
+        assert_eq!(said(&claim), "other");
     }
 
     #[test]

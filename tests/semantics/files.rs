@@ -3,7 +3,10 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::process::Command;
 use std::time::{Duration, SystemTime};
+
+use nix::mount::{MntFlags, MsFlags, umount2};
 
 use crate::support::mount::{Mount, alias, anonymous, authenticated, errno, in_thread, sid};
 use crate::support::redis::Redis;
@@ -228,6 +231,36 @@ fn staging_files_beyond_their_bound_are_enospc() {
     let is_there = [&first, &second, &third].map(|temp| temp.exists());
     assert_eq!(is_there.iter().filter(|is_there| **is_there).count(), 2);
     assert!(third.exists());
+}
+
+/// A small tmpfs, until it is dropped.
+struct Tmpfs(tempfile::TempDir);
+
+impl Tmpfs {
+    fn of_4_mib() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let size = Some("size=4m,mode=755");
+        nix::mount::mount(Some("none"), dir.path(), Some("tmpfs"), MsFlags::empty(), size).unwrap();
+        Self(dir)
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        let _ = umount2(self.0.path(), MntFlags::MNT_DETACH);
+    }
+}
+
+#[test]
+fn staging_files_take_at_most_a_quarter_of_their_tmpfs() {
+    let tmpfs = Tmpfs::of_4_mib();
+    let (_redis, mount) = node(&format!("staging_dir = {:?}", tmpfs.0.path()));
+    mount.stage(&vec![b'x'; 1 << 20]).unwrap();
+    assert_eq!(errno(mount.stage(&vec![b'x'; (1 << 20) + 1])), libc::ENOSPC);
+    let mut status = Command::new(env!("CARGO_BIN_EXE_sessionfs"));
+    let output = status.arg("status").arg(mount.path()).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains(" of 1.00 MiB)"), "{text}");
 }
 
 #[test]
