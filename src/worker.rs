@@ -120,9 +120,7 @@ fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
     tell_version(&keeper);
     missing.tell();
     confine::check_directory(&config.staging_dir, &config.worker.account())?;
-    for (key, bytes) in config.leave_room_on_tmpfs() {
-        tracing::info!(key, bytes, "limited to a quarter of the tmpfs of the staging directory");
-    }
+    leave_room(&mut config);
 
     let runtime = runtime()?;
     runtime.spawn(tell_repeated());
@@ -215,6 +213,13 @@ fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
             format!("serving {}: {e}", config.mountpoint.display()),
         )
     })
+}
+
+/// The tmpfs of the staging directory is needed by the whole host.
+fn leave_room(config: &mut Config) {
+    for (key, bytes) in config.leave_room_on_tmpfs() {
+        tracing::info!(key, bytes, "limited to a quarter of the tmpfs of the staging directory");
+    }
 }
 
 /// Starts the store. A later worker serves without Redis, and so does one to which it is late: whoever

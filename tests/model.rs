@@ -261,7 +261,7 @@ async fn two_nodes(redis: &Redis) -> [RedisStore; 2] {
         ..settings(redis)
     };
     let start = || RedisStore::start_with(patient(), Scripts::with_clock(CLOCK));
-    [connected(start().unwrap()).await, connected(start().unwrap()).await]
+    [connected(start().expect("it starts")).await, connected(start().expect("it starts")).await]
 }
 
 /// A change that can be sent again.

@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::config::flags::Place;
 use crate::config::paths::control_socket;
 use crate::control::client;
-use crate::control::status::{Report, Status as ServerStatus, cluster};
+use crate::control::status::{Report, Status as ServerStatus, Traffic, cluster};
 use crate::exit::{ExitCode, Failure};
 use crate::foreign::Foreign;
 use crate::host::mount::is_ours;
@@ -333,18 +333,7 @@ fn write_server(text: &mut String, status: &ServerStatus) {
         HumanCount(traffic.expired_last_minute),
         HumanCount(traffic.expired_last_hour)
     );
-    let room = match status.staging_max_bytes {
-        0 => String::new(),
-        bytes => format!(" of {}", HumanBytes(bytes)),
-    };
-    line!(
-        text,
-        "  in use    {} held by the kernel, {} open, {} in progress ({}{room})",
-        some(status.in_use.inodes, "inode"),
-        HumanCount(status.in_use.handles),
-        some(status.in_use.staging_files, "save"),
-        HumanBytes(status.in_use.staging_bytes)
-    );
+    write_in_use(text, status);
     if status.kept.changes > 0 || status.kept.unsendable > 0 {
         line!(text, "  kept      {}", kept(&status.kept));
     }
@@ -356,22 +345,7 @@ fn write_server(text: &mut String, status: &ServerStatus) {
         HumanCount(traffic.waited_last_minute)
     );
     text.push('\n');
-    let window = format!("last {:.0} s", traffic.window_seconds);
-    let named =
-        [("look-up", "lookup"), ("open", "open"), ("save", "rename"), ("removal", "unlink")];
-    let lines = named.iter().filter_map(|(name, operation)| {
-        let speed = traffic.operations.get(*operation)?;
-        Some([
-            (*name).to_owned(),
-            format!("{:.1}", speed.per_second),
-            latency(speed.p50_seconds),
-            latency(speed.p99_seconds),
-        ])
-    });
-    let table = output::table([window.as_str(), "a second", "p50", "p99"], &[1, 2, 3], lines);
-    for row in table.lines() {
-        line!(text, "  {row}");
-    }
+    write_speeds(text, traffic);
     text.push('\n');
     if status.recent.is_empty() {
         line!(text, "  no warnings");
@@ -388,6 +362,42 @@ fn write_server(text: &mut String, status: &ServerStatus) {
         let ago = format!("{:>10} ago", since(one.at_ms));
         let room = WIDTH.saturating_sub(ago.len() + times.len() + 4);
         line!(text, "  {ago}  {}{times}", styled(style, cut(&one.text, room)));
+    }
+}
+
+/// What the kernel holds, and what is being saved.
+fn write_in_use(text: &mut String, status: &ServerStatus) {
+    let room = match status.staging_max_bytes {
+        0 => String::new(),
+        bytes => format!(" of {}", HumanBytes(bytes)),
+    };
+    line!(
+        text,
+        "  in use    {} held by the kernel, {} open, {} in progress ({}{room})",
+        some(status.in_use.inodes, "inode"),
+        HumanCount(status.in_use.handles),
+        some(status.in_use.staging_files, "save"),
+        HumanBytes(status.in_use.staging_bytes)
+    );
+}
+
+/// How often each operation was done lately, and how long it took.
+fn write_speeds(text: &mut String, traffic: &Traffic) {
+    let window = format!("last {:.0} s", traffic.window_seconds);
+    let named =
+        [("look-up", "lookup"), ("open", "open"), ("save", "rename"), ("removal", "unlink")];
+    let lines = named.iter().filter_map(|(name, operation)| {
+        let speed = traffic.operations.get(*operation)?;
+        Some([
+            (*name).to_owned(),
+            format!("{:.1}", speed.per_second),
+            latency(speed.p50_seconds),
+            latency(speed.p99_seconds),
+        ])
+    });
+    let table = output::table([window.as_str(), "a second", "p50", "p99"], &[1, 2, 3], lines);
+    for row in table.lines() {
+        line!(text, "  {row}");
     }
 }
 
