@@ -260,8 +260,9 @@ async fn two_nodes(redis: &Redis) -> [RedisStore; 2] {
         retry_total_ms: 20_000,
         ..settings(redis)
     };
-    let start = || RedisStore::start_with(patient(), Scripts::with_clock(CLOCK));
-    [connected(start().expect("it starts")).await, connected(start().expect("it starts")).await]
+    let start =
+        || RedisStore::start_with(patient(), Scripts::with_clock(CLOCK)).expect("a good URL");
+    [connected(start()).await, connected(start()).await]
 }
 
 /// A change that can be sent again.
