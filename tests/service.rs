@@ -264,6 +264,18 @@ fn an_orderly_end_leaves_nothing_in_the_runtime_directory() {
     assert_eq!(left(), Vec::<String>::new());
 }
 
+#[test]
+fn an_orderly_end_leaves_no_process() {
+    let redis = Redis::start();
+    let mount = Mount::start(&redis, "");
+    let processes = ["worker", "disk", "prober", "guard"].map(|kind| mount.child_of_kind(kind));
+    assert!(processes[2].is_some());
+    mount.stop();
+    for pid in processes.into_iter().flatten() {
+        assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "{processes:?}: {pid}");
+    }
+}
+
 /// `sessionfs` with the arguments of a test's mount, by a shell that has made something of them.
 fn shell(script: &str) -> Command {
     let mut command = Command::new("sh");

@@ -32,6 +32,8 @@ const QUESTION_MAX_BYTES: usize = NUMBER_BYTES + libc::PATH_MAX as usize;
 const ANSWER_BYTES: usize = NUMBER_BYTES + 4;
 /// In the place of an answer: the process has read the question, and asks now. No errno is negative.
 const BEGUN: i32 = -1;
+/// How long those that were killed are waited for at the end.
+const ENDED_WITHIN: Duration = Duration::from_secs(1);
 /// So many processes may wait for answers that do not come.
 const ABANDONED_MAX: usize = 8;
 
@@ -225,8 +227,13 @@ impl Prober {
 }
 
 impl Drop for Prober {
+    /// An orderly end leaves no process. One that waits for a mount that does not answer cannot be ended.
     fn drop(&mut self) {
         self.give_up();
+        let until = Instant::now() + ENDED_WITHIN;
+        for process in &mut self.abandoned {
+            process.kill_within(until.saturating_duration_since(Instant::now()));
+        }
     }
 }
 
