@@ -62,9 +62,18 @@ use running::{Contact, StatusContext};
 use trial::Trial;
 use worker::{Outcome, WorkerSupervisor};
 
+/// How long a service manager is waited for where this program ends.
+const DELIVERED_WITHIN: Duration = Duration::from_secs(1);
+
 /// Mounts and serves until a signal asks for the end. Without a directory the configuration names
 /// one.
 pub fn mount(dir: Option<&Path>, flags: &Flags, caller: Caller) -> Result<(), Failure> {
+    let outcome = keep(dir, flags, caller);
+    service_manager::deliver(DELIVERED_WITHIN);
+    outcome
+}
+
+fn keep(dir: Option<&Path>, flags: &Flags, caller: Caller) -> Result<(), Failure> {
     // First of all: until it is served or let go of, whoever uses the mount of the keeper before waits.
     let mut handed = Handed::take();
     Failure::unless_root("mounting needs root; run it with sudo or as a system service")?;
@@ -110,6 +119,8 @@ pub fn mount(dir: Option<&Path>, flags: &Flags, caller: Caller) -> Result<(), Fa
     let by_hand = ByHand::look(caller, &config, flags).filter(|_| !handed.is_any);
     // Whoever starts it by hand waits for the outcome.
     let contact = if Manager::is_there() { Contact::Awaited } else { Contact::Required };
+    let redis_within = redis.as_ref().map_or(Duration::ZERO, |_| PrivateRedis::START_WITHIN);
+    let manager = Manager::from_environment(redis_within + start::longest(&config));
     let mut worker = WorkerSupervisor::new(config.clone(), program, status, contact);
     if let Some(connection) = connection {
         tracing::info!("going on with the mount of the keeper before");
@@ -120,7 +131,7 @@ pub fn mount(dir: Option<&Path>, flags: &Flags, caller: Caller) -> Result<(), Fa
         config,
         redis,
         worker,
-        manager: Manager::from_environment(),
+        manager,
         by_hand,
         outcomes,
         is_renewal: handed.is_any,
@@ -342,7 +353,9 @@ impl Keeper {
                 descriptors.push(answer);
                 until = until.into_iter().chain([also]).min();
             }
-            signals.wait(&descriptors, until.into_iter().chain(turn).min());
+            let unsent = service_manager::waits_for();
+            let unsent = unsent.as_deref().map(AsFd::as_fd);
+            signals.wait_or_write(&descriptors, unsent, until.into_iter().chain(turn).min());
             crate::telemetry::log::tell_repeated();
         }
         tracing::info!("stopping");
@@ -366,6 +379,7 @@ impl Keeper {
         let within = start::longest(config.as_ref().unwrap_or(&self.config));
         // A worker of an upgraded program, and then one of the upgraded keeper.
         self.outcomes.begin(2 * within);
+        self.manager.ask_for(2 * within);
         let config = config?;
         if let Some(key) = reload::needs_restart(&self.config, &config) {
             return Err(changed(key));
@@ -453,6 +467,10 @@ impl Keeper {
         // The kernel would wait for the others.
         if !process::has_one_thread()? {
             return Err(io::Error::other("another thread is still at work"));
+        }
+        // What was said is known to this program only.
+        if !service_manager::deliver(DELIVERED_WITHIN) {
+            return Err(io::Error::other("the service manager does not read what it is told"));
         }
         tracing::info!("executing the upgraded program");
         self.drain(signals, |signals| signals.received() == 0);

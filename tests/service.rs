@@ -45,6 +45,14 @@ impl Manager {
         command
     }
 
+    /// From now on it does not read, and nothing more fits into its socket.
+    fn fill(&self) {
+        let other = UnixDatagram::unbound().unwrap();
+        other.set_nonblocking(true).unwrap();
+        other.connect(self.directory.path().join("notify")).unwrap();
+        while other.send(b"X=1\n").is_ok() {}
+    }
+
     /// All that was said until this line came, with it.
     #[track_caller]
     fn hear(&self, expected: &str) -> Vec<String> {
@@ -91,7 +99,8 @@ fn a_service_manager_is_told_of_each_state() {
     assert_eq!(mount.command("reload").0, Some(0));
     let reload = manager.hear("RELOADING=1");
     assert!(reload.iter().any(|line| line.starts_with("MONOTONIC_USEC=")), "{reload:?}");
-    manager.hear("READY=1");
+    let reload = manager.hear("READY=1");
+    assert!(reload.iter().any(|line| line == "EXTEND_TIMEOUT_USEC=30000000"), "{reload:?}");
     std::fs::write(mount.configuration(), "idel = 1").unwrap();
     assert_ne!(mount.command("reload").0, Some(0));
     manager.hear("RELOADING=1");
@@ -104,6 +113,25 @@ fn a_service_manager_is_told_of_each_state() {
     manager.hear(&serving);
     mount.stop();
     manager.hear("STOPPING=1");
+}
+
+#[test]
+fn a_service_manager_that_does_not_read_holds_nobody() {
+    let redis = Redis::start();
+    let manager = Manager::new();
+    let mount = Mount::start_in(&redis, "", manager.command(Duration::from_millis(300)));
+    manager.hear("READY=1");
+    manager.fill();
+    let pid = nix::unistd::Pid::from_raw(mount.worker().try_into().unwrap());
+    kill(pid, Signal::SIGKILL).unwrap();
+    http::until("another worker serves", || mount.log().matches("keeper: ready").count() == 2);
+    assert_eq!(mount.command("reload").0, Some(0));
+    // It hears of that later, in this order.
+    for line in ["READY=1", "RELOADING=1", "READY=1", "WATCHDOG=1"] {
+        manager.hear(line);
+    }
+    manager.fill();
+    mount.stop();
 }
 
 #[test]

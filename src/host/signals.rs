@@ -63,6 +63,16 @@ impl Signals {
     /// Waits until a signal has come, one of the descriptors has something to say, or `until` is
     /// over; whoever waits looks at everything again. Without `until`, a minute at most.
     pub(crate) fn wait(&mut self, descriptors: &[BorrowedFd<'_>], until: Option<Instant>) {
+        self.wait_or_write(descriptors, None, until);
+    }
+
+    /// The same, and until one can be written.
+    pub(crate) fn wait_or_write(
+        &mut self,
+        descriptors: &[BorrowedFd<'_>],
+        written: Option<BorrowedFd<'_>>,
+        until: Option<Instant>,
+    ) {
         const LONGEST: Duration = Duration::from_secs(60);
         let left = until.map_or(LONGEST, |until| until.saturating_duration_since(Instant::now()));
         // Rounded up: waking before the time would be a busy loop.
@@ -72,6 +82,7 @@ impl Signals {
             .iter()
             .chain(descriptors)
             .map(|descriptor| PollFd::new(*descriptor, PollFlags::POLLIN))
+            .chain(written.map(|descriptor| PollFd::new(descriptor, PollFlags::POLLOUT)))
             .collect();
         let result = poll(&mut polled, timeout.unwrap_or(PollTimeout::ZERO));
         drop(polled);

@@ -87,6 +87,9 @@ enum Phase {
 }
 
 impl PrivateRedis {
+    /// The longest that it may take until it is up: an earlier one ends first.
+    pub(crate) const START_WITHIN: Duration = START_TIMEOUT.saturating_mul(2);
+
     /// Takes the data directory for this mount, if the configuration asks for a private Redis.
     /// Nothing is started yet. Fails if another mount uses the directory.
     ///
