@@ -159,6 +159,8 @@ ids! {
     Disabled: Warning = "service.disabled",
     /// Odoo's unit may start before the mount.
     Order: Warning = "service.order",
+    /// A condition of Odoo's unit names the mount, and systemd may wait for it.
+    Condition: Warning = "service.condition",
     /// The kernel is older than the oldest supported one.
     OldKernel: Warning = "host.kernel",
     /// Little memory is available.
@@ -375,7 +377,8 @@ fn look(
     findings.extend(odoo.findings());
     findings.extend(files.findings(odoo.is_used()));
     findings.extend(host::Facts::gather(config).findings());
-    findings.extend(service::Facts::gather(keeper, &unit, odoo.units(), host).findings());
+    let service = service::Facts::gather(keeper, &unit, odoo.units(), &directory, host);
+    findings.extend(service.findings());
     findings.sort_by_key(|finding| (finding.severity, finding.id));
     // Two signs of one Odoo may tell the same.
     findings.dedup_by(|a, b| (a.id, &a.what) == (b.id, &b.what));

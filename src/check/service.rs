@@ -1,4 +1,7 @@
-//! The service: whether the mount comes back after a reboot, and before Odoo.
+//! The service: whether the mount comes back after a reboot, and before Odoo; and whether systemd may have to wait for
+//! it.
+
+mod condition;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,6 +12,7 @@ use crate::config::file::File;
 use crate::host::ask::ask;
 use crate::odoo::process::unit_of;
 use crate::odoo::root::Root;
+pub(crate) use condition::Condition;
 
 /// The unit that an installation brings.
 const UNIT: &str = "sessionfs.service";
@@ -30,6 +34,8 @@ pub(crate) struct Facts {
     pub enabled: bool,
     /// Odoo's units that do not wait for it.
     pub early: Vec<String>,
+    /// Of Odoo's units, with which systemd asks the mount itself.
+    pub conditions: Vec<Condition>,
 }
 
 /// A mount that is configured.
@@ -82,7 +88,13 @@ pub(crate) fn unit_for(
 impl Facts {
     /// Looks. `would` is the unit of a mount that nobody serves, `odoo` are those of the Odoos that
     /// use it.
-    pub(crate) fn gather(keeper: Option<i32>, would: &str, odoo: Vec<String>, host: &Root) -> Self {
+    pub(crate) fn gather(
+        keeper: Option<i32>,
+        would: &str,
+        odoo: Vec<String>,
+        mountpoint: &Path,
+        host: &Root,
+    ) -> Self {
         let systemd = host.is_dir(Path::new("/run/systemd/system"));
         if !systemd {
             return Self::default();
@@ -107,9 +119,10 @@ impl Facts {
             let after = show(odoo, "After");
             unit.as_deref().is_some_and(|unit| after.split_whitespace().any(|name| name == unit))
         };
+        let conditions = odoo.iter().flat_map(|odoo| conditions(odoo, mountpoint)).collect();
         let early =
             odoo.into_iter().filter(|_| unit.is_some()).filter(|odoo| !after(odoo)).collect();
-        Self { systemd, served: keeper.is_some(), unit, enabled, early }
+        Self { systemd, served: keeper.is_some(), unit, enabled, early, conditions }
     }
 
     pub(crate) fn findings(&self) -> Vec<Finding> {
@@ -120,19 +133,20 @@ impl Facts {
                 "have the init system of this host run 'sessionfs mount' before Odoo",
             )];
         }
+        let mut found: Vec<Finding> = self.conditions.iter().map(Condition::finding).collect();
         let Some(unit) = &self.unit else {
             let what = if self.served {
                 "sessionfs was started by hand: it is not mounted after a reboot"
             } else {
                 "there is no unit sessionfs.service: sessionfs is not mounted after a reboot"
             };
-            return vec![Finding::new(
+            found.push(Finding::new(
                 Id::ByHand,
                 what,
                 "install it (install.sh or the package), and run systemctl enable --now sessionfs",
-            )];
+            ));
+            return found;
         };
-        let mut found = Vec::new();
         if !self.enabled {
             found.push(Finding::new(
                 Id::Disabled,
@@ -154,4 +168,12 @@ impl Facts {
         }
         found
     }
+}
+
+/// Those of a unit with all its drop-ins, as systemd has read them.
+fn conditions(unit: &str, mountpoint: &Path) -> Vec<Condition> {
+    let mut command = Command::new("systemctl");
+    command.args(["cat", "--no-pager", "--", unit]);
+    let text = ask(&mut command, ANSWER_WITHIN).unwrap_or_default();
+    Condition::all(unit, &text, mountpoint)
 }

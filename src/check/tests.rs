@@ -218,6 +218,7 @@ fn service() -> service::Facts {
         unit: Some("sessionfs.service".into()),
         enabled: true,
         early: Vec::new(),
+        conditions: Vec::new(),
     }
 }
 
@@ -613,6 +614,13 @@ fn cases() -> Vec<(Id, Vec<Finding>, &'static str)> {
             Id::Order,
             service::Facts { early: vec!["odoo.service".into()], ..service() }.findings(),
             "odoo.service does not wait for sessionfs.service",
+        ),
+        (
+            Id::Condition,
+            service::Facts { conditions: vec![service::Condition::example()], ..service() }
+                .findings(),
+            "odoo.service has 'AssertPathIsMountPoint=/srv/odoo/sessions' in \
+             /etc/systemd/system/odoo.service.d/mount.conf",
         ),
         (
             Id::Kept,
