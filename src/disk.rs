@@ -3,10 +3,12 @@
 //! Who parses sessions has no right to read these files: they are Odoo's, and the directory below a
 //! mount is root's alone. So `sessionfs disk` does it for them: root's own process with the three
 //! capabilities it needs, which knows names but never looks into a file, and acts only inside the
-//! directory whose descriptor it was given. One such process serves one directory.
+//! directory that it has opened or was given. One such process serves one directory.
 //! - [`directory`]: what it does there, relative to that descriptor
 //! - [`names`]: what may lie there beside session files
 //! - [`archive`]: where files go once they are imported
+//! - [`mirror`]: the directory that sessions are exported to
+//! - [`opened`]: what is opened before the first request
 //! - [`wire`]: what is asked and answered
 //! - [`server`]: the process; [`launch`]: how it is started
 //! - [`client`]: how the others ask
@@ -19,7 +21,9 @@ pub(crate) mod archive;
 pub(crate) mod client;
 pub(crate) mod directory;
 pub(crate) mod launch;
+pub(crate) mod mirror;
 pub(crate) mod names;
+pub(crate) mod opened;
 pub(crate) mod server;
 pub(crate) mod wire;
 

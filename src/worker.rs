@@ -124,6 +124,7 @@ fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
 
     let runtime = runtime()?;
     runtime.spawn(tell_repeated());
+    let (below, mirror) = disks.open(channel, &config, first, &runtime)?;
     let mut store_settings = settings::store(&config, credentials)?;
     let keyring = secrets::keyring(channel, &config, &store_settings, secrets, &runtime)?;
     store_settings.keyring = Some(keyring.clone());
@@ -135,9 +136,6 @@ fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
         }
     };
     let store = open_store(store_settings, &config, contact, &runtime)?;
-    let [below, mirror] = [disks.underlying, disks.mirror]
-        .map(|socket| socket.map(|socket| disks::connect(channel, socket, &runtime)).transpose());
-    let (below, mirror) = (below?, mirror?);
     let mirror = mirror
         .map(|disk| disks::keep_mirror(disk, &store, &keyring, &runtime, first))
         .transpose()?;

@@ -743,6 +743,54 @@ fn files_below_stay_untouched_when_the_place_aside_is_lost_later() {
     assert_eq!(mount.stop_and(|| files(&dir)), [sharded(HEX)]);
 }
 
+/// A filesystem of which nobody answers, on directories.
+struct Silent {
+    _mount: Mount,
+    worker: nix::unistd::Pid,
+    directories: Vec<PathBuf>,
+}
+
+impl Silent {
+    fn on(redis: &Redis, directories: &[PathBuf]) -> Self {
+        use nix::mount::{MsFlags, mount};
+        let served = Mount::start(redis, "[worker]\nanswer_within = \"1min\"\n");
+        for directory in directories {
+            let (none, flags) = (None::<&str>, MsFlags::MS_BIND);
+            mount(Some(&served.path()), directory, none, flags, none).unwrap();
+        }
+        let worker = nix::unistd::Pid::from_raw(i32::try_from(served.worker()).unwrap());
+        nix::sys::signal::kill(worker, nix::sys::signal::Signal::SIGSTOP).unwrap();
+        Self { _mount: served, worker, directories: directories.to_vec() }
+    }
+}
+
+impl Drop for Silent {
+    fn drop(&mut self) {
+        for directory in &self.directories {
+            let _ = nix::mount::umount2(directory, nix::mount::MntFlags::MNT_DETACH);
+        }
+        let _ = nix::sys::signal::kill(self.worker, nix::sys::signal::Signal::SIGCONT);
+    }
+}
+
+#[test]
+fn a_disk_that_does_not_answer_holds_no_next_worker() {
+    let (redis, other) = (Redis::start(), Redis::start());
+    let parent = tempfile::tempdir().unwrap();
+    let mirror = parent.path().join("mirror");
+    let configuration = format!("mirror = \"{}\"\n", mirror.display());
+    let fill = |dir: &Path| put(dir, &sharded(HEX), &pickled());
+    let mount = Mount::start_over(&redis, &configuration, ROOT, fill);
+    let silent = Silent::on(&other, &[mirror, beside(&mount.path())]);
+    kill_worker(&mount);
+    let is_served = || mount.log().matches("keeper: ready").count() == 2;
+    support::http::until("another worker serves", is_served);
+    mount.save(&sid("cd", 1), &authenticated("new")).unwrap();
+    assert!(!mount.log().contains("no answer within"), "{}", mount.log());
+    drop(silent);
+    mount.stop();
+}
+
 /// The underlying directory, as root reaches it whatever is mounted on it.
 struct Hidden(std::fs::File);
 

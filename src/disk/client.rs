@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::Place;
 use super::directory::{Found, Look, Others, Take};
+use super::opened::NotServed;
 use super::wire::{self, Answer, Request};
 
 /// Requests that may wait to be sent.
@@ -21,6 +22,8 @@ const MAX_WAITING: usize = 256;
 pub(crate) const SERVING_WITHIN: Duration = Duration::from_secs(5);
 /// For callers that can wait for a slow disk.
 pub(crate) const PATIENT_WITHIN: Duration = Duration::from_secs(60);
+/// A directory is opened, on whichever disk, or nobody waits for it any more.
+pub(crate) const OPENED_WITHIN: Duration = Duration::from_secs(10);
 /// A directory of millions of files on a slow disk.
 const LIST_WITHIN: Duration = Duration::from_secs(120);
 
@@ -38,6 +41,8 @@ pub(crate) enum DiskError {
     Gone,
     /// It did not answer in time.
     Overdue,
+    /// It touches nothing.
+    NotServed(NotServed),
     /// The system's words.
     Failed(String),
 }
@@ -47,6 +52,10 @@ impl fmt::Display for DiskError {
         match self {
             Self::Gone => f.write_str("the process that reads session files has exited"),
             Self::Overdue => f.write_str("the disk does not answer"),
+            Self::NotServed(NotServed::Unusable(failure)) => write!(f, "{failure}"),
+            Self::NotServed(NotServed::Unmovable { error, .. }) => {
+                write!(f, "session files cannot be moved: {error}")
+            }
             Self::Failed(why) => f.write_str(why),
         }
     }
@@ -88,6 +97,14 @@ impl Disk {
             }
         });
         Ok(Self { requests, file_within })
+    }
+
+    /// Whether everything is opened.
+    pub(crate) async fn look(&self) -> Result<(), DiskError> {
+        match self.ask(&Request::Look, &[], OPENED_WITHIN).await?.pop() {
+            Some((Answer::Done, _)) => Ok(()),
+            other => Err(other.map_or_else(strange, |(answer, _)| failure(answer))),
+        }
     }
 
     /// Every session file, and what else is there.
@@ -170,7 +187,7 @@ impl Disk {
     ) -> Result<Vec<(Answer, Vec<u8>)>, DiskError> {
         let frame =
             wire::pack(request, body).map_err(|error| DiskError::Failed(error.to_string()))?;
-        let only_reads = matches!(request, Request::List | Request::Read { .. });
+        let only_reads = matches!(request, Request::Look | Request::List | Request::Read { .. });
         let (answers, answered) = oneshot::channel();
         let asked = async {
             self.requests
@@ -186,6 +203,7 @@ impl Disk {
 fn failure(answer: Answer) -> DiskError {
     match answer {
         Answer::Failed { why } => DiskError::Failed(why),
+        Answer::NotServed(why) => DiskError::NotServed(why),
         _ => strange(),
     }
 }

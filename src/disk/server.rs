@@ -5,15 +5,19 @@ use std::os::unix::net::UnixStream;
 
 use super::Place;
 use super::directory::{Directory, Found, Look, Take};
+use super::opened::NotServed;
 use super::wire::{self, Answer, Request};
+
+/// The directory, or why there is none to serve.
+pub(crate) type Opened = Result<Directory, NotServed>;
 
 /// Names sent at once.
 const NAMES_BYTES: usize = 256 * 1024;
 
 /// Serves until the other side closes its end. One that is killed does so in the middle of a request
 /// or of an answer, which is no error.
-pub(crate) fn serve(directory: &Directory, mut socket: UnixStream) -> io::Result<()> {
-    match converse(directory, &mut socket) {
+pub(crate) fn serve(opened: &Opened, mut socket: UnixStream) -> io::Result<()> {
+    match converse(opened, &mut socket) {
         Err(error)
             if matches!(
                 error.kind(),
@@ -30,9 +34,16 @@ pub(crate) fn serve(directory: &Directory, mut socket: UnixStream) -> io::Result
 
 /// Answers one request after the other. Ends with the error of the socket, and never by one of a
 /// file.
-fn converse(directory: &Directory, socket: &mut UnixStream) -> io::Result<()> {
+fn converse(opened: &Opened, socket: &mut UnixStream) -> io::Result<()> {
     loop {
         let (request, body) = next(socket)?;
+        let directory = match opened {
+            Ok(directory) => directory,
+            Err(why) => {
+                send(socket, &Answer::NotServed(why.clone()), &[])?;
+                continue;
+            }
+        };
         if matches!(request, Request::List) {
             list(directory, socket)?;
             continue;
@@ -101,6 +112,7 @@ fn answer(directory: &Directory, request: Request, body: Vec<u8>) -> (Answer, Ve
             directory.write(&place, &Found { bytes: body, mtime_ns, mode, inode: 0 })
         })),
         Request::Tidy => done(directory.tidy()),
+        Request::Look => Ok((Answer::Done, Vec::new())),
         Request::List => Err(io::Error::other("answered elsewhere")),
     };
     result.unwrap_or_else(|error| (failed(&error), Vec::new()))
@@ -113,6 +125,7 @@ fn failed(error: &io::Error) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::client::{Disk, DiskError};
 
     #[test]
     fn a_client_that_ends_anywhere_ends_the_service_without_an_error() {
@@ -129,9 +142,24 @@ mod tests {
                 let root = std::fs::File::open(dir.path()).unwrap().into();
                 let directory =
                     Directory { root, archive: None, owner: None, session_max_bytes: 1024 };
-                serve(&directory, server).unwrap();
+                serve(&Ok(directory), server).unwrap();
             }
         }
+    }
+
+    #[test]
+    fn who_asks_for_what_cannot_be_served_is_told_why() {
+        let (client, server) = UnixStream::pair().unwrap();
+        let why = NotServed::Unmovable { dir: "/srv/sessions".into(), error: "EROFS".into() };
+        let opened = Err(why.clone());
+        std::thread::spawn(move || serve(&opened, server).unwrap());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let within = super::super::client::OPENED_WITHIN;
+            let disk = Disk::connect(client.into(), within, || panic!("it has ended")).unwrap();
+            assert_eq!(disk.look().await, Err(DiskError::NotServed(why.clone())));
+            assert_eq!(disk.list().await.unwrap_err(), DiskError::NotServed(why));
+        });
     }
 
     #[test]

@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::directory::Others;
+use super::opened::NotServed;
 
 /// No head is longer.
 const HEAD_MAX_BYTES: usize = 16 * 1024;
@@ -16,6 +17,8 @@ const BODY_MAX_BYTES: usize = 80 << 20;
 /// From the client.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) enum Request {
+    /// Nothing: whether everything is opened.
+    Look,
     /// All session files; answered by as many [`Answer::Names`] as it takes.
     List,
     /// One file's content.
@@ -62,6 +65,8 @@ pub(crate) enum Answer {
     /// It is longer than a session may be.
     TooLong,
     Done,
+    /// To each request: nothing is touched.
+    NotServed(NotServed),
     /// It could not be done. The reason holds no name.
     Failed {
         /// The system's words.

@@ -135,7 +135,8 @@ impl Prepared {
     }
 }
 
-fn end_with_parent() -> Result<(), Failure> {
+/// The kernel ends this process when the thread that has started it ends.
+pub(crate) fn end_with_parent() -> Result<(), Failure> {
     prctl::set_pdeathsig(Signal::SIGKILL)
         .map_err(|e| Failure::internal("set the parent death signal", e))
 }

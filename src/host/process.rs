@@ -201,6 +201,11 @@ pub(crate) fn reap() {
     unreaped().retain_mut(lives);
 }
 
+/// How many children were killed and have not ended yet, as far as [`reap`] has seen.
+pub(crate) fn unended() -> usize {
+    unreaped().len()
+}
+
 /// Takes over the children of the program that was executed here before, but for this one: they were killed. To be called
 /// before this program starts any.
 pub(crate) fn adopt(but: Option<i32>) {

@@ -19,7 +19,7 @@ use crate::disk::Place;
 use crate::disk::archive;
 use crate::disk::client::{Disk, DiskError, PATIENT_WITHIN};
 use crate::disk::directory::Directory;
-use crate::disk::launch::{self, Served};
+use crate::disk::launch::{self, Archive, Root, Served};
 use crate::exit::{ExitCode, Failure};
 use crate::host::directory;
 use crate::host::mount::{detach, is_ours};
@@ -120,8 +120,8 @@ impl Task {
         let owner = Some((config.tree.owner_uid, config.tree.owner_gid));
         let start = |root: &dyn AsFd, archived: Option<&OwnedFd>, owner: Option<(u32, u32)>| {
             let served = Served {
-                root: root.as_fd(),
-                archive: archived.map(AsFd::as_fd),
+                root: Root::Opened(root.as_fd()),
+                archive: archived.map_or(Archive::None, |it| Archive::Opened(it.as_fd())),
                 owner,
                 session_max_bytes: config.limits.session_bytes,
             };

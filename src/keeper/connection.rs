@@ -2,7 +2,7 @@
 //! outlives each worker. It ends when it is released ([`Held::release`]), or with the last process that holds it.
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::held::Held;
@@ -10,6 +10,7 @@ use super::mount::{self, Mountpoint};
 use super::note::{Note, NoteFile};
 use super::running::WAITING_THREAD;
 use crate::config::Config;
+use crate::disk::launch;
 use crate::exit::Failure;
 use crate::fuse::wire::Init;
 use crate::handoff::{self, Ended};
@@ -29,8 +30,10 @@ pub(super) struct Connection {
     held: Held,
     /// How the worker that served it last has ended.
     pub after: Ended,
-    /// The directory that lies below.
-    underlying: Mountpoint,
+    mountpoint: PathBuf,
+    /// The directory that lies below; `None` if another keeper has mounted on it. Its disk server opens it then: the
+    /// disk may not answer.
+    underlying: Option<Mountpoint>,
     made: Option<Made>,
 }
 
@@ -45,11 +48,12 @@ impl Connection {
     pub(super) fn open(mountpoint: &Path) -> Result<Self, Failure> {
         let device = mount::open_device()?;
         // Held from before the mount: afterwards its path leads to the mount.
-        let underlying = Mountpoint::take(mountpoint)?;
+        let underlying = Some(Mountpoint::take(mountpoint)?);
         let held = handoff::create()
             .and_then(|memory| Held::new(device, memory))
             .map_err(|e| Failure::internal("make memory that outlives a worker", e))?;
-        Ok(Self { held, after: Ended::default(), underlying, made: None })
+        let mountpoint = mountpoint.to_owned();
+        Ok(Self { held, after: Ended::default(), mountpoint, underlying, made: None })
     }
 
     /// Why nobody can go on with what a keeper before this one has left; `None` if a program like this one can.
@@ -80,14 +84,13 @@ impl Connection {
             .map_err(|e| Failure::internal("read the kernel's first request", e))?;
         // A keeper that did not leave it on purpose has died, and the worker with it.
         let after = note.left.unwrap_or(Ended::Killed);
-        let underlying = Mountpoint::beneath(mountpoint, note.holds_sessions)
-            .map_err(|e| Failure::internal(format!("look beneath {}", mountpoint.display()), e))?;
         let Some(mut held) = held.take() else { return Ok(None) };
         held.amend(|note| note.left = None);
         // Again: the keeper that made it may not have been allowed to.
         held.store();
         let made = Some(Made { init, filesystem: None });
-        Ok(Some(Self { held, after, underlying, made }))
+        let mountpoint = mountpoint.to_owned();
+        Ok(Some(Self { held, after, mountpoint, underlying: None, made }))
     }
 
     /// Executes a program in the place of this one, and hands the connection to it, with these descriptors. No worker
@@ -139,7 +142,6 @@ impl Connection {
                 private_redis_pid: None,
                 left: None,
                 worker: None,
-                holds_sessions: Some(self.underlying.holds_sessions()),
                 short_lived: 0,
             })
         });
@@ -185,7 +187,7 @@ impl Connection {
     pub(super) fn root(&self) -> Option<Root<'_>> {
         Some(match &self.made.as_ref()?.filesystem {
             Some(filesystem) => Root::Of(filesystem.as_fd()),
-            None => Root::At(self.underlying.path()),
+            None => Root::At(&self.mountpoint),
         })
     }
 
@@ -202,7 +204,7 @@ impl Connection {
 
     /// Whether that is what its path leads to.
     pub(super) fn is_uppermost(&self) -> bool {
-        self.is_in_place() && self.held.is_at(self.underlying.path()).unwrap_or(false)
+        self.is_in_place() && self.held.is_at(&self.mountpoint).unwrap_or(false)
     }
 
     /// Puts its filesystem on the bare mountpoint.
@@ -211,17 +213,19 @@ impl Connection {
             return Ok(());
         };
         // Looked at once more. `filesystem` ends here: held, it would be in use, and 'umount' would say so.
-        let place = Mountpoint::take(self.underlying.path())?;
+        let place = Mountpoint::take(&self.mountpoint)?;
         place.put(&filesystem)?;
-        self.held.amend(|note| note.holds_sessions = Some(place.holds_sessions()));
-        self.underlying = place;
+        self.underlying = Some(place);
         self.held.store();
         Ok(())
     }
 
-    /// The directory that lies below.
-    pub(super) fn underlying(&self) -> &Mountpoint {
-        &self.underlying
+    /// The directory that lies below, for its disk server.
+    pub(super) fn underlying(&self) -> launch::Root<'_> {
+        match &self.underlying {
+            Some(held) => launch::Root::Opened(held.as_fd()),
+            None => launch::Root::Beneath(&self.mountpoint),
+        }
     }
 
     /// What a worker is handed, with the flags that name it.

@@ -1,16 +1,17 @@
 //! The processes that touch session files on disks for a worker: of the underlying directory, and
 //! of the mirror.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use super::mirror;
-use super::mount::Mountpoint;
 use super::program::Program;
 use crate::config::Config;
-use crate::disk::archive;
-use crate::disk::launch::{self, Served};
+use crate::disk::launch::{self, Archive, Root, Served};
 use crate::exit::Failure;
-use crate::host::process::Process;
+use crate::host::process::{self, Process};
+
+/// So many that were killed may be held by their disk. With more, a worker does without.
+const HELD_MAX: usize = 8;
 
 /// Started, and not yet handed to the worker.
 pub(super) struct Disks {
@@ -21,9 +22,11 @@ pub(super) struct Disks {
 }
 
 impl Disks {
-    /// Starts them. The underlying directory is served even if it is empty: until the mount is in
-    /// its place Odoo may save a session there. (Only such a late one is deleted once it is imported;
-    /// there is no archive for it.)
+    /// Starts them. They open the directories, and the worker hears whether they could: a disk that does not answer
+    /// holds nobody who starts a worker.
+    ///
+    /// The underlying directory is served even if it is empty: until the mount is in its place Odoo may save a session
+    /// there. (Only such a late one is deleted once it is imported; there is no archive for it.)
     ///
     /// The `first` start fails if a directory cannot be used. A later one does without what needs
     /// it: a mount is worth more than a mirror, and than sessions that nobody has asked for so far.
@@ -31,44 +34,31 @@ impl Disks {
         program: &Program,
         config: &Config,
         first: bool,
-        below: &Mountpoint,
+        underlying: Root<'_>,
     ) -> Result<Self, Failure> {
         let mut disks = Self { processes: Vec::new(), sockets: Vec::new() };
-        let tolerated = |without: &str, failure: Failure| {
+        if process::unended() >= HELD_MAX {
+            let failure = Failure::internal(
+                "start the process that reads session files",
+                format!("{HELD_MAX} earlier ones do not end; see the disk that they are on"),
+            );
             if first {
                 return Err(failure);
             }
-            tracing::error!(%failure, "{without}; correct the cause and run 'sessionfs reload'");
-            Ok(())
-        };
-        let archive =
-            below.holds_sessions().then(|| archive::make_beside(&config.mountpoint)).transpose();
-        match archive {
-            Ok(_) if below.unmovable().is_some() => {
-                let dir = config.mountpoint.display();
-                let error = below.unmovable().map_or_else(String::new, |error| error.to_string());
-                tracing::error!(
-                    %dir, %error,
-                    "session files of the underlying directory cannot be moved, so none is imported \
-                     and their users have to log in again; make the directory writable and run \
-                     'sessionfs reload'"
-                );
-            }
-            Ok(archive) => {
-                let archive = archive.as_ref().map(AsFd::as_fd);
-                disks.add("--underlying-fd", program, config, below.as_fd(), archive)?;
-            }
-            // Without an archive the files would be deleted; so they stay, untouched.
-            Err(failure) => {
-                tolerated("session files of the underlying directory are not imported", failure)?;
-            }
+            tracing::error!(%failure, "session files of the underlying directory and the mirror are left alone");
+            return Ok(disks);
         }
-        match config.mirror.as_ref().map(|dir| mirror::open(dir, config)).transpose() {
-            Ok(None) => {}
-            Ok(Some(mirror)) => {
-                disks.add("--mirror-fd", program, config, mirror.as_fd(), None)?;
+        let archive = Archive::Beside(&config.mountpoint);
+        disks.add("--underlying-fd", program, config, underlying, archive)?;
+        let Some(dir) = &config.mirror else { return Ok(disks) };
+        match mirror::refuse_place(dir, config) {
+            Ok(()) => {
+                disks.add("--mirror-fd", program, config, Root::Mirror(dir), Archive::None)?;
             }
-            Err(failure) => tolerated("the mirror is not written", failure)?,
+            Err(failure) if first => return Err(failure),
+            Err(failure) => tracing::error!(
+                %failure, "the mirror is not written; correct the cause and run 'sessionfs reload'"
+            ),
         }
         Ok(disks)
     }
@@ -78,8 +68,8 @@ impl Disks {
         flag: &'static str,
         program: &Program,
         config: &Config,
-        root: BorrowedFd<'_>,
-        archive: Option<BorrowedFd<'_>>,
+        root: Root<'_>,
+        archive: Archive<'_>,
     ) -> Result<(), Failure> {
         let served = Served {
             root,

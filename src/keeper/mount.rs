@@ -16,7 +16,7 @@ use crate::config::people;
 use crate::disk::directory::Directory;
 use crate::exit::{ExitCode, Failure};
 use crate::host::directory::{self, ResolveError};
-use crate::host::mount::{self as host_mount, force_off, is_dead, mounted};
+use crate::host::mount::{force_off, is_dead, mounted};
 use crate::host::mount_api::Filesystem;
 use crate::host::mount_table::Mounted;
 use crate::host::prober::{Prober, Root};
@@ -196,23 +196,6 @@ impl Mountpoint {
         Ok(Self { path: path.to_owned(), directory, holds_sessions })
     }
 
-    /// The directory beneath a filesystem of ours that is mounted on it. It is not listed if it is known whether there are
-    /// files of sessions: somebody waits for the mount, and the disk may be slow.
-    pub(crate) fn beneath(path: &Path, holds_sessions: Option<bool>) -> io::Result<Self> {
-        let (_tree, below) = host_mount::beneath(path)?;
-        let directory = directory::open(&below)?;
-        let holds_sessions = match holds_sessions {
-            Some(known) => known,
-            None => Directory::look_at_top(directory.as_fd())?.0,
-        };
-        Ok(Self { path: path.to_owned(), directory, holds_sessions })
-    }
-
-    /// Where it is.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// How many session files are in it.
     pub(crate) fn count_sessions(&self) -> io::Result<u64> {
         let root = self.directory.try_clone()?.into();
@@ -229,11 +212,6 @@ impl Mountpoint {
     /// stays would bring its session back once Redis has forgotten that it ended.
     pub(crate) fn unmovable(&self) -> Option<io::Error> {
         self.holds_sessions.then(|| Directory::check_movable(self.as_fd()).err()).flatten()
-    }
-
-    /// Whether anything lies below, which a miss falls through to.
-    pub(crate) fn holds_sessions(&self) -> bool {
-        self.holds_sessions
     }
 
     /// Puts a filesystem on it, and then makes the underlying directory unusable to Odoo: in this

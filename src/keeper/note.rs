@@ -44,9 +44,6 @@ pub(super) struct Note {
     /// The worker that was told to serve last: its number, and when it was started in ticks of proc(5).
     #[serde(default)]
     pub worker: Option<(i32, u64)>,
-    /// Whether files of sessions lie beneath. An older keeper does not say.
-    #[serde(default)]
-    pub holds_sessions: Option<bool>,
     /// How many keepers in a row have served it and have died before a worker served it for long.
     #[serde(default)]
     pub short_lived: u32,

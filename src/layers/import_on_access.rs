@@ -355,8 +355,19 @@ impl<T: Intake + Clone> Underlying<T> {
                     self.listed.send_replace(true);
                 }
             }
+            Err(DiskError::NotServed(why)) => {
+                why.tell();
+                self.do_without();
+            }
             Err(error) => tracing::warn!(%error, "cannot read the underlying directory"),
         }
+    }
+
+    /// As if there were no files.
+    fn do_without(&self) {
+        *lock(&self.importer) = None;
+        self.is_known.store(true, Ordering::Relaxed);
+        self.listed.send_replace(true);
     }
 
     /// Imports the session of that name, if it has a file, and waits for that as long as it may.
