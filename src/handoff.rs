@@ -6,11 +6,13 @@
 //! too little.
 //!
 //! - [`map`]: the memory as a bounded table, from a kind and a number to bytes
+//! - [`moment`]: a time that another process understands
 //!
 //! Every kind has its own bound, so that none takes the room of another. What does not fit is not kept; what that
 //! means is said at each kind.
 
 mod map;
+pub(crate) mod moment;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};

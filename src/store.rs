@@ -18,7 +18,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -36,6 +36,8 @@ pub struct Stamp {
     pub id: ChangeId,
     /// When it was first tried; 0 if the store's time was not known then.
     pub first_ms: u64,
+    /// When it was made, by this host.
+    pub made: Instant,
     /// Whether it may have reached the store before.
     pub attempt: Attempt,
 }
@@ -52,6 +54,23 @@ pub enum Attempt {
 }
 
 impl Stamp {
+    /// Of a change that is made now, at that time of the store.
+    pub fn new(id: ChangeId, first_ms: u64) -> Self {
+        Self { id, first_ms, made: Instant::now(), attempt: Attempt::First }
+    }
+
+    /// When it was first tried, by a store whose time is `now_ms` now.
+    pub fn first_ms_at(&self, now_ms: u64) -> u64 {
+        match self.first_ms {
+            0 => {
+                let age_ms = u64::try_from(self.made.elapsed().as_millis()).unwrap_or(u64::MAX);
+                // 0 would be the time of no change at all.
+                now_ms.saturating_sub(age_ms).max(1)
+            }
+            first_ms => first_ms,
+        }
+    }
+
     /// The same change, to be sent once more.
     #[must_use]
     pub fn again(self) -> Self {

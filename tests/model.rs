@@ -360,7 +360,7 @@ impl<'a> History<'a> {
 
     fn stamp(&mut self) -> Stamp {
         self.last_id += 1;
-        Stamp { id: ChangeId(self.last_id), first_ms: self.model.now, attempt: Attempt::First }
+        Stamp::new(ChangeId(self.last_id), self.model.now)
     }
 
     fn memory(&mut self, by: By, session: usize) -> &mut Memory {

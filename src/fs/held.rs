@@ -318,7 +318,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
 mod tests {
     use super::*;
     use crate::handoff::{self, Kept};
-    use crate::store::{Attempt, ChangeId, Stamp};
+    use crate::store::{ChangeId, Stamp};
 
     const ONE: Option<ThreadId> = Some(ThreadId::of_test(1));
     const OTHER: Option<ThreadId> = Some(ThreadId::of_test(2));
@@ -328,7 +328,7 @@ mod tests {
     }
 
     fn unlink() -> Unlink {
-        let stamp = Stamp { id: ChangeId(1), first_ms: 1, attempt: Attempt::First };
+        let stamp = Stamp::new(ChangeId(1), 1);
         Unlink { stamp, alias: alias(9), listed: Some(alias(1)), held: None, opened: None }
     }
 

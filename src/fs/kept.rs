@@ -3,6 +3,7 @@
 //! It is read when the kernel names it, and not before: a worker that takes over has callers waiting.
 
 use std::sync::Once;
+use std::time::Instant;
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
@@ -13,7 +14,7 @@ use super::caller::{Request, ThreadId};
 use super::handle::HandleId;
 use super::inode::{Inode, InodeId, Version};
 use super::thread::OpenedSession;
-use crate::handoff::{Kept, Kind};
+use crate::handoff::{Kept, Kind, moment};
 use crate::session::change::ChangeId;
 use crate::session::content::Class;
 use crate::session::name::{Alias, Form, Shard, Sid};
@@ -50,6 +51,14 @@ struct RemovalRecord {
     thread: ThreadId,
     id: ChangeId,
     first_ms: u64,
+    /// When it was made, if the store's time was not known then.
+    #[serde(
+        rename = "made_ns",
+        default,
+        skip_serializing_if = "Option::is_none",
+        with = "moment::maybe"
+    )]
+    made: Option<Instant>,
     alias: String,
     listed: Option<String>,
     held: Option<ChangeId>,
@@ -72,6 +81,14 @@ impl HandleRecord {
 struct ChangeRecord {
     id: ChangeId,
     first_ms: u64,
+    /// When it was made, if the store's time was not known then.
+    #[serde(
+        rename = "made_ns",
+        default,
+        skip_serializing_if = "Option::is_none",
+        with = "moment::maybe"
+    )]
+    made: Option<Instant>,
     /// What its thread knew then.
     known: KnownRecord,
 }
@@ -233,6 +250,7 @@ impl KeptState {
             thread: *thread,
             id: unlink.stamp.id,
             first_ms: unlink.stamp.first_ms,
+            made: made(unlink.stamp),
             alias: unlink.alias.to_string(),
             listed: unlink.listed.as_ref().map(Alias::to_string),
             held: unlink.held,
@@ -249,9 +267,8 @@ impl KeptState {
     pub(super) fn removals_held(&self) -> Vec<(u64, HeldRemoval)> {
         let removal = |number| {
             let record: RemovalRecord = decode(&self.0.get(Kind::Removal, number)?)?;
-            let stamp = Stamp { id: record.id, first_ms: record.first_ms, attempt: Attempt::Again };
             let unlink = Unlink {
-                stamp,
+                stamp: made_before(record.id, record.first_ms, record.made),
                 alias: Alias::parse(&record.alias)?,
                 listed: record.listed.and_then(|alias| Alias::parse(&alias)),
                 held: record.held,
@@ -380,11 +397,12 @@ impl KeptState {
     ) -> (Stamp, Option<KnownRecord>) {
         let Some(request) = request else { return (fresh, None) };
         if let Some(former) = self.former(request) {
-            let stamp = Stamp { id: former.id, first_ms: former.first_ms, ..fresh }.again();
+            let stamp = made_before(former.id, former.first_ms, former.made);
             return (stamp, Some(former.known));
         }
         if self.0.is_there() {
-            let record = ChangeRecord { id: fresh.id, first_ms: fresh.first_ms, known };
+            let Stamp { id, first_ms, .. } = fresh;
+            let record = ChangeRecord { id, first_ms, made: made(fresh), known };
             self.0.put(Kind::Change, request.number, &[&encode(&record)]);
         }
         (fresh, None)
@@ -399,6 +417,17 @@ impl KeptState {
         let bytes = self.0.get(Kind::Change, request.number).filter(|_| request.is_repeated)?;
         decode(&bytes)
     }
+}
+
+/// When a change was made, as far as the next worker needs it.
+fn made(stamp: Stamp) -> Option<Instant> {
+    Some(stamp.made).filter(|_| stamp.first_ms == 0)
+}
+
+/// The stamp of a change that the worker before has perhaps sent.
+fn made_before(id: ChangeId, first_ms: u64, made: Option<Instant>) -> Stamp {
+    let made = made.unwrap_or_else(Instant::now);
+    Stamp { id, first_ms, made, attempt: Attempt::Again }
 }
 
 impl ClaimRecord {

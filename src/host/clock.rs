@@ -12,8 +12,13 @@ pub(crate) fn is_synchronised() -> Option<bool> {
     (state >= 0).then_some(clock.status & libc::STA_UNSYNC == 0)
 }
 
-/// Milliseconds of the monotonic clock, which all processes share and which nobody sets.
-pub(crate) fn monotonic_ms() -> u64 {
+/// The time of the monotonic clock, which all processes share and which nobody sets.
+pub(crate) fn monotonic() -> Duration {
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
-    now.map_or(0, |now| Duration::from(now).as_millis().try_into().unwrap_or(u64::MAX))
+    now.map_or(Duration::ZERO, Duration::from)
+}
+
+/// The same in milliseconds.
+pub(crate) fn monotonic_ms() -> u64 {
+    monotonic().as_millis().try_into().unwrap_or(u64::MAX)
 }

@@ -444,7 +444,7 @@ fn single_commands(keys: &Keys, alias: &Alias) -> Vec<Cmd> {
 
 /// A first attempt in the far future: never late, never older than anything.
 fn own_stamp() -> Stamp {
-    Stamp { id: ChangeId(rand::random()), first_ms: 9_999_999_999_999, attempt: Attempt::First }
+    Stamp::new(ChangeId(rand::random()), 9_999_999_999_999)
 }
 
 fn own_save(alias: &Alias) -> Publish {

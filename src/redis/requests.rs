@@ -92,14 +92,13 @@ impl<'a> Requests<'a> {
         attempt: Attempt,
         bytes: usize,
     ) -> ChangeArgs<'a> {
-        let first_ms = if stamp.first_ms == 0 { self.now_ms } else { stamp.first_ms };
         let extra_ms = extra_time(bytes).as_millis();
         ChangeArgs {
             session: self.keys.session(alias),
             index: self.keys.index(alias.shard()),
             alias: args::alias(Some(alias)),
             id: args::id(Some(stamp.id)),
-            first_ms: args::number(first_ms),
+            first_ms: args::number(stamp.first_ms_at(self.now_ms)),
             waits_ms: match attempt {
                 Attempt::First => args::number(u128::from(self.attempt_ms) + extra_ms),
                 Attempt::Again => args::text("again"),
@@ -144,7 +143,7 @@ impl<'a> Requests<'a> {
 
     /// No removal after all: that one, which is held.
     pub(super) fn take_back(&self, alias: &'a Alias, removal: ChangeId) -> Call<'a> {
-        let stamp = Stamp { id: removal, first_ms: 0, attempt: Attempt::Again };
+        let stamp = Stamp::new(removal, 0).again();
         self.scripts.call(
             &self.policy,
             UnlinkArgs {

@@ -246,7 +246,7 @@ impl Sessions for Memory {
 
 impl Link for Memory {
     fn stamp(&self, _shard: Shard) -> Stamp {
-        Stamp { id: ChangeId(rand::random()), first_ms: self.model().now, attempt: Attempt::First }
+        Stamp::new(ChangeId(rand::random()), self.model().now)
     }
 
     fn health(&self, _shard: Option<Shard>) -> Health {

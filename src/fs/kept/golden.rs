@@ -53,7 +53,9 @@ fn records_are_written_as_they_were() {
         held: Some(id),
         opened: Some(Class::Anonymous),
     };
-    let change = |known| ChangeRecord { id, first_ms: 5, known };
+    let change = |known| ChangeRecord { id, first_ms: 5, made: None, known };
+    let early: ChangeRecord =
+        decode(br#"{"id":9,"first_ms":0,"made_ns":1000000,"known":"Nothing"}"#).unwrap();
     let inodes = [
         (InodeRecord::Staging, r#""Staging""#.to_owned()),
         (
@@ -80,6 +82,7 @@ fn records_are_written_as_they_were() {
     ];
     let changes = [
         (change(KnownRecord::Nothing), r#"{"id":9,"first_ms":5,"known":"Nothing"}"#),
+        (early, r#"{"id":9,"first_ms":0,"made_ns":1000000,"known":"Nothing"}"#),
         (
             change(KnownRecord::Save(claim)),
             r#"{"id":9,"first_ms":5,"known":{"Save":{"opened":9,"held_removal":null,"sibling":"a","after_failed_read":true}}}"#,
@@ -93,6 +96,7 @@ fn records_are_written_as_they_were() {
         thread,
         id,
         first_ms: 5,
+        made: None,
         alias: text(),
         listed: None,
         held: Some(id),

@@ -9,7 +9,7 @@ use crate::session::content::{Class, Content};
 use crate::session::name::{Alias, Form, Shard};
 use crate::session::seal::hint_of;
 use crate::session::secret::HINT_BYTES;
-use crate::store::{Amend, Attempt, ChangeId, Claim, Mtime, Publish, Stamp, Unlink};
+use crate::store::{Amend, ChangeId, Claim, Mtime, Publish, Stamp, Unlink};
 
 /// Begins every file. Another format has another number.
 const MAGIC: &str = "sessionfs-kept 1";
@@ -306,11 +306,7 @@ impl Facts {
 
     fn record(self, contents: &Bytes) -> Result<Record, Wrong> {
         let alias = Alias::parse(&self.alias).ok_or(Wrong)?;
-        let stamp = Stamp {
-            id: id_of(&self.id).ok_or(Wrong)?,
-            first_ms: self.first_ms,
-            attempt: Attempt::Again,
-        };
+        let stamp = Stamp::new(id_of(&self.id).ok_or(Wrong)?, self.first_ms).again();
         let change = match self.kind {
             Kind::Removal { listed, held, opened, visitor } => Change::Removal(Unlink {
                 stamp,
@@ -383,7 +379,7 @@ pub(super) mod tests {
     }
 
     pub(in super::super) fn stamp(id: u128) -> Stamp {
-        Stamp { id: ChangeId(id), first_ms: 1000, attempt: Attempt::Again }
+        Stamp::new(ChangeId(id), 1000).again()
     }
 
     /// A save, by who has opened that birth.
@@ -456,7 +452,13 @@ pub(super) mod tests {
         for change in changes() {
             let written = record(change);
             let read = Record::decode(&written.encode()).unwrap();
-            assert_eq!(format!("{read:?}"), format!("{written:?}"));
+            // When a change was made is told by the age of its file.
+            let shown = |record: &Record| {
+                let text = format!("{record:?}");
+                let (head, made) = text.split_once("made: ").unwrap();
+                format!("{head}{}", made.split_once('}').unwrap().1)
+            };
+            assert_eq!(shown(&read), shown(&written));
         }
     }
 
