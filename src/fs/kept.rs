@@ -408,9 +408,18 @@ impl KeptState {
         (fresh, None)
     }
 
-    /// Whether a request is repeated and its change has perhaps been sent.
-    pub(super) fn has_tried(&self, request: Option<Request>) -> bool {
-        request.is_some_and(|request| self.former(request).is_some())
+    /// The change that a request makes is carried out, and what it was made of may go.
+    pub(super) fn carried_out(&self, request: Option<Request>) {
+        if let Some(request) = request {
+            self.0.count(Kind::Change, request.number, 1);
+        }
+    }
+
+    /// Whether a request is repeated whose change was carried out.
+    pub(super) fn was_carried_out(&self, request: Option<Request>) -> bool {
+        let carried_out =
+            |request: Request| self.0.count(Kind::Change, request.number, 0) > Some(0);
+        request.is_some_and(|request| request.is_repeated && carried_out(request))
     }
 
     fn former(&self, request: Request) -> Option<ChangeRecord> {
@@ -593,10 +602,14 @@ mod tests {
     fn a_repeated_request_makes_the_same_change_again() {
         let file = handoff::create().unwrap();
         let kept = KeptState::new(Kept::open(&file).unwrap());
-        let stamp = |id| Stamp { id: ChangeId(id), first_ms: 5, attempt: Attempt::First };
+        let now = Instant::now();
+        // Of a change that was made before Redis's time was known, the age is.
+        let stamp = |id| Stamp { made: now, ..Stamp::new(ChangeId(id), 0) };
         let request = |is_repeated| Some(Request { number: 6, is_repeated });
         assert_eq!(kept.stamp(request(false), stamp(1)), stamp(1));
-        assert!(kept.has_tried(request(true)) && !kept.has_tried(request(false)));
+        assert!(!kept.was_carried_out(request(true)));
+        kept.carried_out(request(false));
+        assert!(kept.was_carried_out(request(true)) && !kept.was_carried_out(request(false)));
         assert_eq!(kept.stamp(request(true), stamp(2)), stamp(1).again());
         let claim =
             Claim { opened: Some(ChangeId(7)), sibling: Some(sid().alias()), ..Claim::default() };

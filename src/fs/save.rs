@@ -236,7 +236,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
         }
         let by = self.callers.identify(caller);
         let Some(staged) = self.staged(from) else {
-            if self.kept.has_tried(by.request) {
+            if self.kept.was_carried_out(by.request) {
                 // It was published, and only the answer is missing.
                 return Ok(()).into();
             }
@@ -258,7 +258,11 @@ impl<S: Sessions, L: Link> Core<S, L> {
                 Step::later(async move {
                     let published = core.publish(by, staged.inode, target, publish, plain).await;
                     match &published {
-                        Ok(()) => core.staging.remove(staged.inode),
+                        Ok(()) => {
+                            // Before its file goes: when there is no file, that says whether it was published.
+                            core.kept.carried_out(by.request);
+                            core.staging.remove(staged.inode);
+                        }
                         Err(_) => core.staging.discard(&staged),
                     }
                     // Held until now: a save under way is nobody's leftover.
