@@ -62,8 +62,9 @@ impl Handles {
                 self.kept.put_handle(id, &HandleRecord::Staging { inode }, &[]);
             }
             Handle::Directory(snapshot) => {
-                let inode = snapshot.directory.0;
-                self.kept.put_handle(id, &HandleRecord::Directory { inode }, snapshot.record());
+                let (inode, first) = (snapshot.directory.0, snapshot.first);
+                let record = HandleRecord::Directory { inode, first };
+                self.kept.put_handle(id, &record, snapshot.record());
             }
         }
     }
@@ -87,6 +88,13 @@ impl Handles {
             self.keep(id, &handle);
             self.open.insert(id, handle);
         }
+    }
+
+    /// A directory that was opened by the worker before, which has not kept it.
+    pub(super) fn reopen_directory(&mut self, id: HandleId, directory: InodeId) -> Arc<Snapshot> {
+        let lost = Arc::new(Snapshot::recorded(directory, 0, &[]));
+        self.open.insert(id, Handle::Directory(Arc::clone(&lost)));
+        lost
     }
 
     /// How many there are.
@@ -150,8 +158,8 @@ impl<S: Sessions, L: Link> Core<S, L> {
                 let staged = self.staging.get(InodeId(inode))?;
                 Handle::Staging(Arc::new(self.staging.hold(&staged).ok()?))
             }
-            (HandleRecord::Directory { inode }, record) => {
-                Handle::Directory(Arc::new(Snapshot::recorded(InodeId(inode), &record)))
+            (HandleRecord::Directory { inode, first }, record) => {
+                Handle::Directory(Arc::new(Snapshot::recorded(InodeId(inode), first, &record)))
             }
         };
         // Another thread may have been faster.

@@ -34,8 +34,20 @@ enum InodeRecord {
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(super) enum HandleRecord {
     Version,
-    Staging { inode: u64 },
-    Directory { inode: u64 },
+    Staging {
+        inode: u64,
+    },
+    Directory {
+        inode: u64,
+        /// See [`super::list::Snapshot`].
+        #[serde(default, skip_serializing_if = "is_zero")]
+        first: u64,
+    },
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// Who has taken a listing, and when. The entries follow it.

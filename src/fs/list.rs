@@ -27,6 +27,9 @@ type Answer<T> = std::result::Result<T, StoreError>;
 #[derive(Debug)]
 pub struct Snapshot {
     pub directory: InodeId,
+    /// The offset at which it begins: so much was read of another listing, which the worker that died has not kept. Of
+    /// that one it is not known what it has shown, so all entries follow, some of them once more.
+    pub first: u64,
     /// It was read from its start.
     begun: AtomicBool,
     /// It was taken by a worker that has died, and was not kept: it has to be taken anew.
@@ -99,7 +102,20 @@ impl ListedAliases {
 impl Snapshot {
     fn new(directory: InodeId, entries: Vec<Item>) -> Self {
         let record = Self::encode(&entries);
-        Self { directory, begun: AtomicBool::new(false), is_lost: false, entries, record }
+        let begun = AtomicBool::new(false);
+        Self { directory, first: 0, begun, is_lost: false, entries, record }
+    }
+
+    /// The entries to be read from `offset` on: the offset after each entry, its name, and the entry (`None` for `.` and
+    /// `..`).
+    pub fn rest(&self, offset: u64) -> impl Iterator<Item = (u64, &str, Option<&Item>)> {
+        let dots = [".", ".."].into_iter().map(|name| (name, None));
+        let entries = self.entries.iter().map(|item| (item.name.as_str(), Some(item)));
+        let skipped = usize::try_from(offset.saturating_sub(self.first)).unwrap_or(usize::MAX);
+        dots.chain(entries)
+            .enumerate()
+            .skip(skipped)
+            .map(|(index, (name, item))| (self.first + index as u64 + 1, name, item))
     }
 
     pub(super) fn record(&self) -> &[u8] {
@@ -127,7 +143,7 @@ impl Snapshot {
     }
 
     /// What the worker before had taken.
-    pub(super) fn recorded(directory: InodeId, record: &[u8]) -> Self {
+    pub(super) fn recorded(directory: InodeId, first: u64, record: &[u8]) -> Self {
         let records: Option<Vec<(String, WhatRecord)>> = serde_json::from_slice(record).ok();
         let item = |(name, what)| {
             let what = match what {
@@ -143,6 +159,7 @@ impl Snapshot {
             records.and_then(|records| records.into_iter().map(item).collect());
         Self {
             directory,
+            first,
             begun: AtomicBool::new(false),
             is_lost: entries.is_none(),
             entries: entries.unwrap_or_default(),
@@ -215,18 +232,21 @@ impl<S: Sessions, L: Link> Core<S, L> {
     }
 
     /// The listing of an open directory, to be read from `offset`. When it is read from its start once
-    /// more (`rewinddir`), it is taken anew.
+    /// more (`rewinddir`), it is taken anew; so it is when the worker that took it has died and it was not kept.
     pub fn read_directory(
         self: &Arc<Self>,
         caller: Caller,
+        directory: InodeId,
         handle: HandleId,
         offset: u64,
     ) -> Step<Arc<Snapshot>> {
-        let snapshot = match self.snapshot(handle) {
-            Ok(snapshot) => snapshot,
-            Err(error) => return Err(error).into(),
+        let snapshot = match self.handle(handle) {
+            Some(Handle::Directory(snapshot)) => snapshot,
+            Some(_) => return Err(bad_handle()).into(),
+            None => self.handles().reopen_directory(handle, directory),
         };
-        if !snapshot.is_lost && (offset > 0 || !snapshot.begun.swap(true, Ordering::Relaxed)) {
+        let has_begun = snapshot.begun.swap(true, Ordering::Relaxed);
+        if !snapshot.is_lost && (offset > 0 || !has_begun) {
             return Ok(snapshot).into();
         }
         let by = self.callers.identify(caller);
@@ -234,7 +254,8 @@ impl<S: Sessions, L: Link> Core<S, L> {
         Step::later(async move {
             let (listing, directory) = (Arc::clone(&core), snapshot.directory);
             let fresh = soon(async move { listing.list(by, directory).await }).await;
-            let fresh = Arc::new(fresh.map_err(|error| cannot_list(&error))?);
+            let fresh = fresh.map_err(|error| cannot_list(&error))?;
+            let fresh = Arc::new(Snapshot { first: offset, ..fresh });
             fresh.begun.store(true, Ordering::Relaxed);
             core.handles().replace(handle, Handle::Directory(Arc::clone(&fresh)));
             Ok(fresh)
@@ -293,7 +314,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
                 self.kept.forget_listing(number);
                 continue;
             };
-            let snapshot = Snapshot::recorded(InodeId::ROOT, &record);
+            let snapshot = Snapshot::recorded(InodeId::ROOT, 0, &record);
             self.shown(thread, Some(number), &snapshot, at);
         }
     }

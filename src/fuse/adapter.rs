@@ -24,7 +24,7 @@ use crate::fs::attributes::{Attributes, Change, Entry, Kind, from_ns};
 use crate::fs::caller::Caller;
 use crate::fs::handle::HandleId;
 use crate::fs::inode::InodeId;
-use crate::fs::list::{Item, Snapshot};
+use crate::fs::list::Snapshot;
 use crate::fs::lookup::Found;
 use crate::fs::open::{Mode, Opened};
 use crate::fs::{self};
@@ -92,9 +92,16 @@ impl<S: Sessions, L: Link> Adapter<S, L> {
         Encoder { tree: self.tree }
     }
 
-    fn listing(&self, request: &Request, handle: FileHandle, offset: u64) -> Step<Arc<Snapshot>> {
+    fn listing(
+        &self,
+        request: &Request,
+        directory: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+    ) -> Step<Arc<Snapshot>> {
+        let (directory, handle) = (InodeId(directory.0), HandleId(handle.0));
         match self.caller(request) {
-            Ok(caller) => self.core.read_directory(caller, HandleId(handle.0), offset),
+            Ok(caller) => self.core.read_directory(caller, directory, handle, offset),
             Err(error) => Err(error).into(),
         }
     }
@@ -442,10 +449,10 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
         mut reply: ReplyDirectory,
     ) {
         let pending = self.pending(Operation::Readdir, request);
-        let step = self.listing(request, handle, offset);
+        let step = self.listing(request, inode, handle, offset);
         pending.answer(&self.runtime, step, move |snapshot| match snapshot {
             Ok(snapshot) => {
-                for (next, name, item) in rest(&snapshot, offset) {
+                for (next, name, item) in snapshot.rest(offset) {
                     let (ino, kind) = match item {
                         None => (inode.0, FileType::Directory),
                         Some(item) if item.is_directory() => (item.inode(), FileType::Directory),
@@ -470,14 +477,14 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
         mut reply: ReplyDirectoryPlus,
     ) {
         let pending = self.pending(Operation::Readdirplus, request);
-        let step = self.listing(request, handle, offset);
+        let step = self.listing(request, inode, handle, offset);
         let (core, encoder) = (Arc::clone(&self.core), self.encoder());
         pending.answer(&self.runtime, step, move |snapshot| {
             let snapshot = match snapshot {
                 Ok(snapshot) => snapshot,
                 Err(errno) => return reply.error(errno),
             };
-            for (next, name, item) in rest(&snapshot, offset) {
+            for (next, name, item) in snapshot.rest(offset) {
                 let entry = match item {
                     // The kernel takes no reference on the dots.
                     None => Some(dot(InodeId(inode.0))),
@@ -591,16 +598,4 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
 
 fn dot(inode: InodeId) -> Entry {
     Entry { attributes: Attributes::of_directory(inode), valid: Duration::ZERO }
-}
-
-/// The rest of a listing from `offset` on: the offset after each entry, its name, and the entry
-/// (`None` for `.` and `..`).
-fn rest(snapshot: &Snapshot, offset: u64) -> impl Iterator<Item = (u64, &str, Option<&Item>)> {
-    let dots = [".", ".."].into_iter().map(|name| (name, None));
-    let entries = snapshot.entries.iter().map(|item| (item.name.as_str(), Some(item)));
-    let skipped = usize::try_from(offset).unwrap_or(usize::MAX);
-    dots.chain(entries)
-        .enumerate()
-        .skip(skipped)
-        .map(|(index, (name, item))| (index as u64 + 1, name, item))
 }

@@ -219,7 +219,8 @@ fn a_directory_that_is_read_from_its_start_again_is_listed_anew() {
     victims(&kernel, 2);
     let handle = kernel.run(kernel.core.open_directory(thread(1), shard())).unwrap();
     let read = |offset| {
-        let snapshot = kernel.run(kernel.core.read_directory(thread(1), handle, offset)).unwrap();
+        let snapshot =
+            kernel.run(kernel.core.read_directory(thread(1), shard(), handle, offset)).unwrap();
         snapshot.entries.iter().map(|item| item.name.clone()).collect::<Vec<_>>()
     };
     assert_eq!(read(0).len(), 2);
@@ -229,7 +230,7 @@ fn a_directory_that_is_read_from_its_start_again_is_listed_anew() {
     assert_eq!(read(3).len(), 1);
     // No wait, since the directory is locked.
     kernel.store.set_health(Health::Down);
-    let again = kernel.run(kernel.core.read_directory(thread(1), handle, 0));
+    let again = kernel.run(kernel.core.read_directory(thread(1), shard(), handle, 0));
     assert_eq!(again.err(), Some(libc::EIO));
     kernel.core.release(handle);
 }

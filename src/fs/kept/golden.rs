@@ -78,7 +78,8 @@ fn records_are_written_as_they_were() {
     let handles = [
         (HandleRecord::Version, r#""Version""#),
         (HandleRecord::Staging { inode: 1 }, r#"{"Staging":{"inode":1}}"#),
-        (HandleRecord::Directory { inode: 1 }, r#"{"Directory":{"inode":1}}"#),
+        (HandleRecord::Directory { inode: 1, first: 0 }, r#"{"Directory":{"inode":1}}"#),
+        (HandleRecord::Directory { inode: 1, first: 2 }, r#"{"Directory":{"inode":1,"first":2}}"#),
     ];
     let changes = [
         (change(KnownRecord::Nothing), r#"{"id":9,"first_ms":5,"known":"Nothing"}"#),
