@@ -957,6 +957,7 @@ mod tests {
             newest_format,
             admission: _,
             ends_stale,
+            takes_up,
         } = settings.clone();
         let times = [
             import_max_age_ms,
@@ -973,6 +974,7 @@ mod tests {
             touch_batch_ms,
         ];
         let sentinel = (sentinel_username, sentinel_password);
-        (url, username, password, sentinel, prefix, lifetimes, times, (newest_format, ends_stale))
+        let judging = (newest_format, ends_stale, takes_up);
+        (url, username, password, sentinel, prefix, lifetimes, times, judging)
     }
 }

@@ -19,7 +19,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use nix::sys::uio::pread;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use crate::host::read_buffer;
 use crate::host::shared_memory::{self, SharedMemory};
@@ -75,6 +77,14 @@ pub enum Kind {
     /// The life that a save kept on this host turned out to belong to, by the one that it seemed to begin. Of one that
     /// is not kept a save may be refused.
     Life = 13,
+    /// What is known of the clock of a server of the store, and of its jumps. If it is not kept sessions may be judged
+    /// stale after a jump.
+    Clock = 14,
+    /// Since when a server of the store cannot be used, and for how long its callers have waited. If it is not kept they
+    /// wait the whole time again, and their sessions may be judged stale.
+    Outage = 15,
+    /// Which store all this is of. If it is not kept what there is counts as that of another one.
+    Store = 16,
 }
 
 /// A request without a content is no longer: it has up to two names.
@@ -92,7 +102,7 @@ struct Quota {
 }
 
 impl Kind {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 16] = [
         Self::Request,
         Self::Suspect,
         Self::Inode,
@@ -106,6 +116,9 @@ impl Kind {
         Self::ToldStale,
         Self::Touch,
         Self::Life,
+        Self::Clock,
+        Self::Outage,
+        Self::Store,
     ];
 
     fn quota(self) -> Quota {
@@ -125,10 +138,35 @@ impl Kind {
             Self::Thread => (16_384, 8 * MEBIBYTE, true),
             Self::ToldStale | Self::Touch => (16_384, 4 * MEBIBYTE, true),
             Self::Life => (4096, MEBIBYTE, true),
+            // No Cluster has more servers.
+            Self::Clock | Self::Outage => (1024, 4096, true),
+            Self::Store => (1, 1, true),
         };
         // Contents that are written take no room from all other requests.
         let reserved = if self == Self::Request { 8192 * SMALL_BYTES / map::CELL_BYTES } else { 0 };
         Quota { number, cells, reserved, evicts }
+    }
+
+    /// Whether it says something of the store. What does not is of the kernel, which knows of no store.
+    fn is_of_store(self) -> bool {
+        match self {
+            Self::Request
+            | Self::Suspect
+            | Self::Inode
+            | Self::Handle
+            | Self::Shard
+            | Self::OpenStaging
+            | Self::ToldStale => false,
+            Self::Change
+            | Self::Listing
+            | Self::Removal
+            | Self::Thread
+            | Self::Touch
+            | Self::Life
+            | Self::Clock
+            | Self::Outage
+            | Self::Store => true,
+        }
     }
 }
 
@@ -150,7 +188,10 @@ pub(crate) fn check_format(file: impl AsFd) -> io::Result<()> {
 
 /// What is kept. Without memory nothing is.
 #[derive(Clone, Debug, Default)]
-pub struct Kept(Option<Arc<Map>>);
+pub struct Kept {
+    map: Option<Arc<Map>>,
+    is_of_other_store: bool,
+}
 
 impl Kept {
     /// What is in the memory of a connection. Fails if another version has written it in another format.
@@ -158,18 +199,43 @@ impl Kept {
         let length = map::LENGTH_BYTES + read_buffer::MAX_BUFFERS * read_buffer::BUFFER_BYTES;
         // Mapped until the process ends, which is when it is of no more use.
         let memory = Box::leak(Box::new(SharedMemory::map(file.as_fd(), length)?));
-        Ok(Self(Some(Arc::new(Map::open(memory)?))))
+        let map = Some(Arc::new(Map::open(memory)?));
+        Ok(Self { map, is_of_other_store: false })
+    }
+
+    /// The same for a worker that serves this store. What a worker has left that served another one says nothing of
+    /// this one, and is dropped.
+    #[must_use]
+    pub fn of_store(self, named: &str) -> Self {
+        let name = Sha256::digest(named);
+        let is_same = self.get(Kind::Store, 0).is_some_and(|kept| *kept == *name);
+        if !is_same {
+            for kind in Kind::ALL.into_iter().filter(|kind| kind.is_of_store()) {
+                for number in self.numbers(kind) {
+                    self.remove(kind, number);
+                }
+            }
+            self.put(Kind::Store, 0, &[&name]);
+        }
+        let is_of_other_store = self.has_predecessor() && !is_same;
+        Self { is_of_other_store, ..self }
+    }
+
+    /// Whether the worker before has served another store. What it was asked for and has not answered is not for this
+    /// one.
+    pub(crate) fn is_of_other_store(&self) -> bool {
+        self.is_of_other_store
     }
 
     /// Has the kernel record the requests that are read from now on. What was recorded before is gone.
     pub(crate) fn record(&self, request_max_bytes: usize) -> io::Result<()> {
-        let Some(map) = &self.0 else { return Ok(()) };
+        let Some(map) = &self.map else { return Ok(()) };
         read_buffer::lay_out(map.memory(), map::LENGTH_BYTES, request_max_bytes)
     }
 
     /// The beginning of what each thread of the worker before has read last.
     pub(crate) fn last_read(&self, request_max_bytes: usize) -> Vec<Vec<u8>> {
-        let Some(map) = &self.0 else { return Vec::new() };
+        let Some(map) = &self.map else { return Vec::new() };
         let buffer = |index| {
             let mut bytes = vec![0; request_max_bytes];
             let at = map::LENGTH_BYTES + index * read_buffer::BUFFER_BYTES;
@@ -180,7 +246,7 @@ impl Kept {
 
     /// The threads of the worker before have read nothing that matters.
     pub(crate) fn clear_last_read(&self) {
-        let Some(map) = &self.0 else { return };
+        let Some(map) = &self.map else { return };
         for index in 0..read_buffer::MAX_BUFFERS {
             // A request without a length is none.
             map.memory().write(map::LENGTH_BYTES + index * read_buffer::BUFFER_BYTES, &[0; 4]);
@@ -189,12 +255,12 @@ impl Kept {
 
     /// Whether there is memory.
     pub(crate) fn is_there(&self) -> bool {
-        self.0.is_some()
+        self.map.is_some()
     }
 
     /// How many workers have had this memory before.
     pub(crate) fn generation(&self) -> Option<u64> {
-        self.0.as_ref().map(|map| map.generation())
+        self.map.as_ref().map(|map| map.generation())
     }
 
     /// Whether another worker has served before, of which this may be what it has left.
@@ -204,25 +270,71 @@ impl Kept {
 
     /// Keeps these parts, one after the other, in the place of what was kept. False if they are not kept.
     pub(crate) fn put(&self, kind: Kind, number: u64, parts: &[&[u8]]) -> bool {
-        self.0.as_ref().is_some_and(|map| map.put(kind, number, parts))
+        self.map.as_ref().is_some_and(|map| map.put(kind, number, parts))
     }
 
     pub(crate) fn get(&self, kind: Kind, number: u64) -> Option<Vec<u8>> {
-        self.0.as_ref()?.get(kind, number)
+        self.map.as_ref()?.get(kind, number)
+    }
+
+    /// Keeps what can be written as JSON.
+    pub(crate) fn put_record(&self, kind: Kind, number: u64, record: &impl Serialize) {
+        if let Some(map) = &self.map
+            && let Ok(text) = serde_json::to_vec(record)
+        {
+            map.put(kind, number, &[&text]);
+        }
+    }
+
+    /// What was kept so. What another version has kept in another format counts as not kept.
+    pub(crate) fn get_record<T: DeserializeOwned>(&self, kind: Kind, number: u64) -> Option<T> {
+        serde_json::from_slice(&self.get(kind, number)?).ok()
     }
 
     /// Whether anything is kept of it.
     pub(crate) fn remove(&self, kind: Kind, number: u64) -> bool {
-        self.0.as_ref().is_some_and(|map| map.remove(kind, number))
+        self.map.as_ref().is_some_and(|map| map.remove(kind, number))
     }
 
     /// All numbers of a kind, the oldest first.
     pub fn numbers(&self, kind: Kind) -> Vec<u64> {
-        self.0.as_ref().map_or(Vec::new(), |map| map.numbers(kind))
+        self.map.as_ref().map_or(Vec::new(), |map| map.numbers(kind))
     }
 
     /// Adds to the count of what is kept, which begins with 0 and does not fall below. Returns it.
     pub(crate) fn count(&self, kind: Kind, number: u64, by: i64) -> Option<u64> {
-        self.0.as_ref()?.count(kind, number, by)
+        self.map.as_ref()?.count(kind, number, by)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_of_another_store_is_dropped_and_what_the_kernel_knows_stays() {
+        let file = create().unwrap();
+        let serve = |store| Kept::open(&file).unwrap().of_store(store);
+        let keep_all = |kept: &Kept| {
+            for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Store) {
+                assert!(kept.put(kind, 7, &[]));
+            }
+        };
+        let left =
+            |kept: &Kept| Kind::ALL.into_iter().filter(|kind| kept.get(*kind, 7).is_some()).count();
+        let first = serve("one");
+        assert!(!first.is_of_other_store());
+        keep_all(&first);
+        let same = serve("one");
+        assert_eq!((same.is_of_other_store(), left(&same)), (false, Kind::ALL.len() - 1));
+        let other = serve("other");
+        assert!(other.is_of_other_store());
+        for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Store) {
+            assert_eq!(other.get(kind, 7).is_some(), !kind.is_of_store(), "{kind:?}");
+        }
+        // Nor does it come back.
+        let back = serve("one");
+        assert_eq!((back.is_of_other_store(), left(&back)), (true, left(&other)));
+        assert!(!serve("one").is_of_other_store());
     }
 }

@@ -10,6 +10,7 @@
 //! | large contents: the second connection, and what is read by it | [`bulk`], [`transfer`] |
 //! | one server that takes writes, and which one has a key | [`primary`], [`primaries`] |
 //! | its connection, its health, its clock, its errors | [`link`], [`greeting`], [`clock`], [`errors`] |
+//! | what the next worker has to know of it | [`kept`] |
 //! | room for those who are logged in, when it is full | [`room`] |
 //! | whether writes are taken, and whether Redis can serve at all | [`writes`], [`probe`], [`admission`], [`acl`] |
 //! | what all servers agree on: secret and format | [`agreement`] |
@@ -34,6 +35,7 @@ pub mod envelope;
 pub mod errors;
 mod greeting;
 mod import;
+mod kept;
 pub(crate) mod keys;
 pub(crate) mod link;
 mod listing;
@@ -79,6 +81,7 @@ use self::probe::ServerInfo;
 use self::requests::Requests;
 use self::scripts::{Answer, Call, CallFault, ClockView, Policy, Scripts, Way};
 use self::sentinel::Sentinels;
+use crate::handoff::Kept;
 use crate::session::name::Shard;
 use crate::store::{Health, StoreError, held_in_store_ms};
 use crate::telemetry::Event;
@@ -191,6 +194,17 @@ impl RedisStore {
         }
     }
 
+    /// Goes on with what the worker before has known, and not written, and leaves as much to the next one.
+    pub fn take_up(&self, kept: &Kept) {
+        self.inner.primaries.take_up(kept);
+        self.inner.touches.take_up(kept);
+    }
+
+    /// Names what sessions are kept in: another name is another store. Holds no password.
+    pub(crate) fn name(&self) -> String {
+        format!("{} {}", self.inner.address, self.inner.settings.prefix)
+    }
+
     /// How long the current outage lasts, if there is one: sessions cannot be read.
     pub fn outage(&self) -> Option<Duration> {
         self.inner.primaries.outage(false)
@@ -224,7 +238,8 @@ impl Inner {
 
     fn policy(&self, primary: &Primary) -> Policy {
         let lifetimes = self.live.lifetimes();
-        let clock = if self.settings.ends_stale && self.knows_settings() {
+        let knows_former = !self.settings.takes_up || primary.has_taken_up();
+        let clock = if self.settings.ends_stale && knows_former && self.knows_settings() {
             primary.time.view(lifetimes.idle_ms)
         } else {
             ClockView::Jumped { ahead_ms: 0 }

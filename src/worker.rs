@@ -154,8 +154,9 @@ fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
     let has_recovered = watch::start(&runtime, &config.worker)?;
     // Not before: until then another worker may be serving.
     let kept = served.as_ref().map(|served| served.kept.clone()).unwrap_or_default();
+    let kept = kept.of_store(&store.name());
+    store.take_up(&kept);
     spool.take_up(&kept);
-    store.keep_activity(&kept);
     let settings = fs::Settings {
         observer: mirror.map(|notes| Arc::new(notes) as Arc<dyn Observer>),
         worker,

@@ -7,10 +7,10 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
+use super::Inner;
 use super::keys::Keys;
 use super::link::Need;
 use super::requests::Requests;
-use super::{Inner, RedisStore};
 use crate::handoff::{Kept, Kind};
 use crate::session::name::{Alias, Shard};
 use crate::store::StoreError;
@@ -63,7 +63,7 @@ impl Touches {
 
     /// From now on what waits is kept for the next worker. What the worker before has not written is written by this
     /// one.
-    fn take_up(&self, kept: &Kept) {
+    pub(super) fn take_up(&self, kept: &Kept) {
         if self.kept.set(kept.clone()).is_err() {
             return;
         }
@@ -96,13 +96,6 @@ impl Touches {
 /// By which a use of a session is kept: the end of an alias is that of a hash.
 fn number(alias: &[u8]) -> u64 {
     alias.last_chunk().map_or(0, |end| u64::from_le_bytes(*end))
-}
-
-impl RedisStore {
-    /// Keeps activity that is not written yet for the next worker, and takes up what the one before has kept.
-    pub(crate) fn keep_activity(&self, kept: &Kept) {
-        self.inner.touches.take_up(kept);
-    }
 }
 
 impl Inner {

@@ -18,6 +18,7 @@ use tokio::time::{sleep, timeout};
 
 use super::access::Access;
 use super::endpoint::Address;
+use super::kept::Names;
 use super::link::error_text;
 use super::primaries::{Primaries, Topology};
 use super::primary::{Common, Primary};
@@ -259,7 +260,8 @@ impl Parts {
     fn begin(&self, group: &Group) -> Part {
         let (found, followed) = self.followed(Ok(group.primary.at.clone()));
         let target = Target::followed(self.access.clone(), followed);
-        let primary = Primary::start(target, &self.common, Some(group.slot_set()));
+        let names = Names::Ids(group.members().map(|member| member.id.clone()).collect());
+        let primary = Primary::start(target, names, &self.common, Some(group.slot_set()));
         Part { group: group.clone(), primary, found }
     }
 
@@ -311,7 +313,7 @@ pub(super) fn nobody(
 ) -> (Arc<Primary>, watch::Sender<Found>) {
     let (sender, found) = watch::channel(Err(why.to_owned()));
     let target = Target::followed(access.clone(), Followed { found, ask });
-    (Primary::start(target, common, Some(HashSet::new())), sender)
+    (Primary::start(target, Names::Nobody, common, Some(HashSet::new())), sender)
 }
 
 impl Part {

@@ -14,7 +14,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -22,11 +22,13 @@ use redis::{Cmd, Pipeline, RedisError, Value};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
+pub(super) use self::budget::Budgets;
 use self::pace::Pace;
 use self::state::State;
 pub(super) use self::supervisor::Backoff;
 use super::errors::{Effect, ErrorCode, ServerError};
 use super::greeting::{Probe, Question};
+use super::kept::Place;
 use super::target::Target;
 use super::writes::Writes;
 use crate::foreign::one_line;
@@ -38,9 +40,6 @@ use crate::telemetry::metrics::metrics;
 /// By how many times longer than a dead link is waited for a request waits that is queued behind
 /// others while their answers arrive.
 const QUEUED_FACTOR: u32 = 2;
-
-/// Whoever has waited for the end of an outage asks within this time, and what he does is written.
-const LET_GO_WITHIN: Duration = Duration::from_secs(5);
 
 /// The times by which the link judges and waits.
 #[derive(Clone, Copy, Debug)]
@@ -134,6 +133,10 @@ struct Shared {
     sent: AtomicU64,
     observed: Observed,
     on_time: Box<OnTime>,
+    /// When it was made.
+    began: Instant,
+    /// Where its outages are kept for the next worker.
+    kept: OnceLock<Place>,
 }
 
 impl Link {
@@ -162,6 +165,8 @@ impl Link {
             sent: AtomicU64::new(0),
             observed: Observed::new(),
             on_time: Box::new(on_time),
+            began: now,
+            kept: OnceLock::new(),
         }));
         let supervisor = supervisor::supervise(Arc::clone(&link.0));
         (link, supervisor)
@@ -318,17 +323,17 @@ impl Link {
 
     /// For how long somebody may have waited for it who asks now.
     pub(crate) fn waited(&self) -> Duration {
-        self.0.state.borrow().budget(true).waited(LET_GO_WITHIN)
+        self.0.state.borrow().budget(true).waited()
     }
 
-    /// For how long the use of a session may not have been written down: who asks now may have waited,
-    /// and may have used it all the time in which the store could only be read.
+    /// For how long the use of a session may not have been written down.
     pub(crate) fn unwritten(&self) -> Duration {
-        let state = self.0.state.borrow();
-        let (unreadable, unwritable) = (state.budget(false), state.budget(true));
-        let only_readable =
-            unwritable.lasted(LET_GO_WITHIN).saturating_sub(unreadable.lasted(LET_GO_WITHIN));
-        only_readable + unreadable.waited(LET_GO_WITHIN)
+        self.0.state.borrow().budgets.unwritten()
+    }
+
+    /// Goes on with the outages of the worker before, and leaves them to the next one.
+    pub(super) fn take_up(&self, place: Place, former: Option<Budgets>) {
+        self.0.take_up(place, former);
     }
 
     /// Whether the current outage, if there is one, has used up its budget.

@@ -1,7 +1,7 @@
 //! Which primary has which key: one has all, or each of a Cluster has some slots.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use redis::cluster_routing::Slot;
@@ -14,10 +14,12 @@ use super::cluster::{self, Cluster, SLOTS, redirected_to};
 use super::credentials::Credentials;
 use super::endpoint::{Endpoint, Place};
 use super::errors::{ErrorCode, ServerError};
+use super::kept::{Names, are_known};
 use super::keys::Keys;
 use super::primary::{Common, Primary};
 use super::sentinel::Sentinels;
 use super::target::{Followed, Target};
+use crate::handoff::Kept;
 use crate::session::name::Shard;
 use crate::store::{Health, Wait, Waited};
 
@@ -48,6 +50,8 @@ pub(super) struct Primaries {
     /// Counts the answers.
     refreshed: watch::Sender<u64>,
     is_cluster: bool,
+    /// Where what is known of each is left to the next worker.
+    kept: OnceLock<Kept>,
 }
 
 /// What to do with a request that was redirected.
@@ -69,13 +73,14 @@ pub(super) fn start(
     match &endpoint.place {
         Place::Single(at) => {
             let target = Target::fixed(access, at.clone(), endpoint.to_string());
-            (Arc::new(Primaries::one(Primary::start(target, common, None))), None)
+            (Arc::new(Primaries::one(Primary::start(target, Names::Only, common, None))), None)
         }
         Place::Sentinel { sentinels, master } => {
             let (sender, found) = watch::channel(Err("no sentinel has answered yet".to_owned()));
             let ask = Arc::<Notify>::default();
             let followed = Followed { found, ask: Arc::clone(&ask) };
-            let primary = Primary::start(Target::followed(access, followed), common, None);
+            let primary =
+                Primary::start(Target::followed(access, followed), Names::Only, common, None);
             let sentinels = Sentinels {
                 access: Access::to_sentinels(endpoint, credentials),
                 at: sentinels.clone(),
@@ -110,7 +115,26 @@ impl Primaries {
     fn new(rest: Arc<Primary>, ask: Arc<Notify>, is_cluster: bool) -> Self {
         let all = vec![Arc::clone(&rest)];
         let now = Arc::new(Topology { all, of_slot: HashMap::new(), rest });
-        Self { now: watch::Sender::new(now), ask, refreshed: watch::Sender::new(0), is_cluster }
+        let (now, refreshed) = (watch::Sender::new(now), watch::Sender::new(0));
+        Self { now, ask, refreshed, is_cluster, kept: OnceLock::new() }
+    }
+
+    /// Goes on with what the worker before has known of each, also of those that are found later, and leaves it to the
+    /// next one.
+    pub(super) fn take_up(&self, kept: &Kept) {
+        self.kept.get_or_init(|| kept.clone());
+        self.all_take_up();
+    }
+
+    fn all_take_up(&self) {
+        if let Some(kept) = self.kept.get() {
+            for primary in self.all() {
+                primary.take_up(kept);
+            }
+            if !self.members().is_empty() {
+                are_known(kept);
+            }
+        }
     }
 
     pub(super) fn now(&self) -> Arc<Topology> {
@@ -271,6 +295,7 @@ impl Primaries {
     pub(super) fn become_topology(&self, topology: Topology) {
         let topology = Arc::new(topology);
         let before = self.now.send_replace(Arc::clone(&topology));
+        self.all_take_up();
         for primary in &before.all {
             if !topology.all.iter().any(|now| Arc::ptr_eq(now, primary)) {
                 primary.link.retire("others have its slots");

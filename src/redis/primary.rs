@@ -2,7 +2,7 @@
 //! and what it refuses. A replica that takes its place becomes the same primary.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
 
 use redis::cluster_routing::Slot;
 use tokio::task::AbortHandle;
@@ -10,11 +10,13 @@ use tokio::task::AbortHandle;
 use super::bulk::Bulk;
 use super::clock::Time;
 use super::greeting::Greeter;
+use super::kept::Names;
 use super::keys::Keys;
 use super::link::{Link, Timing};
 use super::live::Live;
 use super::memory;
 use super::target::Target;
+use crate::handoff::Kept;
 use crate::session::name::Shard;
 use crate::sync::lock;
 
@@ -24,6 +26,9 @@ pub(super) struct Primary {
     pub bulk: Bulk,
     pub time: Arc<Time>,
     pub info_refused: memory::Refused,
+    names: Names,
+    taken_up: Once,
+    live: Arc<Live>,
     slots: Arc<Mutex<Slots>>,
     supervisor: AbortHandle,
 }
@@ -79,6 +84,7 @@ impl Primary {
     /// Connects from now on, on the current runtime.
     pub(super) fn start(
         target: Target,
+        names: Names,
         common: &Arc<Common>,
         slots: Option<HashSet<Slot>>,
     ) -> Arc<Self> {
@@ -103,6 +109,9 @@ impl Primary {
             bulk,
             time,
             info_refused: memory::Refused::default(),
+            names,
+            taken_up: Once::new(),
+            live: Arc::clone(&common.live),
             slots,
             supervisor: tokio::spawn(supervisor).abort_handle(),
         })
@@ -110,6 +119,21 @@ impl Primary {
 }
 
 impl Primary {
+    /// Goes on with what the worker before has known of it, and leaves that to the next one. Once.
+    pub(super) fn take_up(&self, kept: &Kept) {
+        self.taken_up.call_once(|| {
+            let (place, clock) = self.names.clock(kept);
+            self.time.take_up(place, clock, self.live.lifetimes().idle_ms);
+            let (place, outages) = self.names.outages(kept);
+            self.link.take_up(place, outages);
+        });
+    }
+
+    /// Whether that was done.
+    pub(super) fn has_taken_up(&self) -> bool {
+        self.taken_up.is_completed()
+    }
+
     pub(super) fn slots(&self) -> Slots {
         lock(&self.slots).clone()
     }

@@ -18,7 +18,7 @@ use crate::telemetry::unidentified::Unidentified;
 /// The settings of the store, without secrets. Passwords and certificates that are in files are asked of the keeper
 /// at each connection.
 pub(super) fn store(config: &Config, asked: Option<OwnedFd>) -> Result<redis::Settings, Failure> {
-    let mut settings = config.store_settings(None);
+    let mut settings = redis::Settings { takes_up: true, ..config.store_settings(None) };
     let asked = asked.filter(|_| !config.credential_files().is_empty());
     if let Some(asked) = asked {
         let keeper = credentials::Worker::new(asked)

@@ -5,9 +5,10 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use tokio::time::Instant;
 
-use super::budget::Budget;
+use super::budget::{Budget, Budgets};
 use super::{Shared, Timing};
 use crate::redis::errors::{ErrorCode, ServerError};
+use crate::redis::kept::Place;
 use crate::redis::writes::Writes;
 use crate::store::Health;
 use crate::sync::lock;
@@ -39,10 +40,7 @@ pub(super) struct State {
     is_start: bool,
     /// Since when it is as the last line of the log says.
     said_at: Instant,
-    /// For the time in which it cannot be read.
-    pub unreadable: Budget,
-    /// For the time in which it takes no changes.
-    pub unwritable: Budget,
+    pub budgets: Budgets,
 }
 
 /// What a line of the log says: another line follows when it is another one.
@@ -67,8 +65,7 @@ impl State {
             cause: "not connected yet".into(),
             is_start: true,
             said_at: now,
-            unreadable: Budget::new(timing.outage_budget, now),
-            unwritable: Budget::new(timing.outage_budget, now),
+            budgets: Budgets::new(timing.outage_budget, now),
         }
     }
 
@@ -83,13 +80,13 @@ impl State {
 
     /// Nobody has waited until now.
     pub(super) fn forget_outages(&mut self) {
-        self.unreadable.forget();
-        self.unwritable.forget();
+        self.budgets.unreadable.forget();
+        self.budgets.unwritable.forget();
     }
 
     /// The budget of outages in which sessions cannot be read, or not be changed.
     pub(super) fn budget(&self, writes: bool) -> &Budget {
-        if writes { &self.unwritable } else { &self.unreadable }
+        if writes { &self.budgets.unwritable } else { &self.budgets.unreadable }
     }
 
     fn said(&self) -> Said {
@@ -116,8 +113,12 @@ impl Shared {
             }
             let health = state.health();
             state.is_start &= health == Health::Down && !self.is_overdue(state);
-            state.unreadable.follow(!health.is_readable(), at);
-            state.unwritable.follow(health != Health::Up, at);
+            let budgets = state.budgets;
+            state.budgets.unreadable.follow(!health.is_readable(), at);
+            state.budgets.unwritable.follow(health != Health::Up, at);
+            if state.budgets != budgets {
+                self.keep(state);
+            }
             if state.said() != before {
                 let lasted = at.saturating_duration_since(state.said_at);
                 let ends = health == Health::Up && before != Said::Nothing;
@@ -131,6 +132,25 @@ impl Shared {
         if let Some((state, cause, after)) = news {
             let after = after.as_ref().map(|(lasted, seen)| (*lasted, seen.as_str()));
             self.say(state, &cause, after);
+        }
+    }
+
+    /// Goes on with the outages of the worker before, and leaves them to the next one.
+    pub(super) fn take_up(&self, place: Place, former: Option<Budgets>) {
+        if self.kept.set(place).is_err() {
+            return;
+        }
+        self.state.send_modify(|state| {
+            if let Some(former) = former {
+                state.budgets.take_up(former, self.began + self.timing.connect);
+            }
+            self.keep(state);
+        });
+    }
+
+    fn keep(&self, state: &State) {
+        if let Some(place) = self.kept.get() {
+            place.put_outages(&state.budgets);
         }
     }
 
