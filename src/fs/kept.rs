@@ -163,6 +163,11 @@ impl KeptState {
         Self(kept)
     }
 
+    /// Whether the worker before has served another store.
+    pub(super) fn is_of_other_store(&self) -> bool {
+        self.0.is_of_other_store()
+    }
+
     /// A number that no other worker of this mount has, if there was one.
     pub(super) fn generation(&self) -> Option<u64> {
         self.0.generation()

@@ -23,6 +23,13 @@ impl<S: Sessions, L: Link> Core<S, L> {
     pub fn unlink(self: &Arc<Self>, caller: Caller, parent: InodeId, name: &OsStr) -> Step<()> {
         let by = self.callers.identify(caller);
         if let Some(session) = session_name(parent, name) {
+            if by.is_repeated() && self.kept.is_of_other_store() {
+                return Err(Error::fault(
+                    libc::EIO,
+                    "the removal of a session was asked for while another Redis was configured",
+                ))
+                .into();
+            }
             let core = Arc::clone(self);
             let shown = session.candidate.as_ref().and_then(|name| self.listed_alias(name));
             let listed = shown.map(|alias| {

@@ -1,9 +1,11 @@
 //! A worker dies, and the next one goes on with what it has kept: nobody notices.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::time::Duration;
 
 use sessionfs::fs::caller::Caller;
+use sessionfs::fs::handle::HandleId;
 use sessionfs::fs::inode::InodeId;
 use sessionfs::fs::open::Mode;
 use sessionfs::session::name::Sid;
@@ -204,4 +206,91 @@ fn look_ups_are_counted_over_a_death() {
     assert!(kernel.attributes(inode).is_ok());
     kernel.forget_all();
     assert_eq!(kernel.inodes_kept(), 0);
+}
+
+/// Its temp file is gone either way.
+#[test]
+fn a_save_whose_answer_is_missing_is_acknowledged_only_if_it_was_taken() {
+    let temp = "tmpaaaaaaaa.__wz_sess";
+    for (fault, outcome) in [(None, Ok(())), (Some(Fault::Refused), Err(libc::ENOENT))] {
+        let (mut kernel, session) = (kept(), sid('a', 1));
+        let (_, handle) = kernel.create(thread(1), temp).unwrap();
+        kernel.run(kernel.core.write(thread(1), handle, 0, &person("x"))).unwrap();
+        kernel.core.release(handle);
+        let fails = fault.is_some();
+        if let Some(fault) = fault {
+            kernel.store.next_fault(fault);
+        }
+        assert_eq!(kernel.rename(request(thread(1), 10), temp, &session).is_err(), fails);
+        kernel.succeed();
+        assert_eq!(kernel.rename(repeated(thread(1), 10), temp, &session), outcome);
+        assert_eq!(kernel.read(thread(2), &session).is_err(), fails);
+    }
+}
+
+#[test]
+fn a_removal_is_not_carried_from_one_store_to_another() {
+    let (mut kernel, session) = (kept(), sid('a', 1));
+    opened_and_listed(&kernel, &session);
+    kernel.store.next_fault(Fault::Unanswered);
+    let name = session.alias();
+    let step = kernel.core.unlink(request(thread(1), 102), shard(), OsStr::new(name.as_str()));
+    kernel.give_up(step);
+    // The other one has a session of that name, too.
+    let other = Memory::new();
+    Kernel::new(other.other_server()).save(thread(1), &session, &person("other")).unwrap();
+    kernel.succeed_with(other, "other");
+    for name in [session.alias().as_str(), session.expose()] {
+        let by = repeated(thread(1), 102);
+        assert_eq!(kernel.unlink_name(by, shard(), name), Err(libc::EIO));
+    }
+    must_live(&kernel, &session, "other");
+    // Nor does a listing of the former store allow anything.
+    assert_eq!(remove_listed(&kernel, request(thread(1), 104), &session), Err(libc::ENOENT));
+    kernel.unlink(request(thread(1), 106), &session).unwrap();
+}
+
+/// Names as READDIR gives them from an offset on, and the offset at the end.
+fn read_on(kernel: &Kernel, handle: HandleId, offset: u64, most: usize) -> (Vec<String>, u64) {
+    let step = kernel.core.read_directory(request(thread(1), 7), shard(), handle, offset);
+    let snapshot = kernel.run(step).unwrap();
+    let (mut names, mut end) = (Vec::new(), offset);
+    for (next, name, _) in snapshot.rest(offset).take(most) {
+        names.push(name.to_owned());
+        end = next;
+    }
+    (names, end)
+}
+
+#[test]
+fn a_listing_that_was_not_kept_lacks_no_entry_when_it_is_read_on() {
+    const NUMBER: u32 = 30;
+    let (mut kernel, open) = (kept(), request(thread(1), 100));
+    for number in 0..NUMBER {
+        kernel.save(thread(2), &sid('a', number), &person("x")).unwrap();
+    }
+    let handle = kernel.run(kernel.core.open_directory(open, shard())).unwrap();
+    let (mut names, mut offset) = read_on(&kernel, handle, 0, 10);
+    // There was no room for it.
+    kernel.core.release(handle);
+    let of_name = |name: &str| (0..NUMBER).find(|n| sid('a', *n).alias().as_str() == name).unwrap();
+    // Those that came first after the dots are gone when it is listed anew.
+    let gone = [2, 3].map(|index: usize| of_name(&names[index]));
+    for number in gone {
+        kernel.unlink(thread(2), &sid('a', number)).unwrap();
+        kernel.succeed();
+        let (more, end) = read_on(&kernel, handle, offset, 10);
+        names.extend(more);
+        assert!(end > offset);
+        offset = end;
+    }
+    let (rest, end) = read_on(&kernel, handle, offset, usize::MAX);
+    names.extend(rest);
+    assert_eq!(read_on(&kernel, handle, end, usize::MAX).0, [""; 0]);
+    let shown: BTreeSet<_> = names.into_iter().collect();
+    for number in (0..NUMBER).filter(|number| !gone.contains(number)) {
+        assert!(shown.contains(sid('a', number).alias().as_str()), "{number} is left out");
+    }
+    // From its start it is read once, with the dots.
+    assert_eq!(read_on(&kernel, handle, 0, usize::MAX).0.len(), NUMBER as usize);
 }

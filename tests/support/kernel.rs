@@ -47,6 +47,8 @@ pub struct Kernel {
     staging: TempDir,
     /// What a worker leaves to the next one.
     memory: Option<OwnedFd>,
+    /// What the store is called.
+    store_name: &'static str,
 }
 
 /// What the kernel has of an inode.
@@ -123,6 +125,7 @@ impl Kernel {
             store,
             host,
             memory: None,
+            store_name: "one",
             known: RefCell::default(),
             entries: RefCell::default(),
             temp_files: Cell::default(),
@@ -135,19 +138,18 @@ impl Kernel {
     pub fn kept(store: Memory) -> Self {
         let memory = handoff::create().expect("memory");
         let mut kernel = Self::new(store);
-        kernel.core =
-            Self::core(&kernel.store, &kernel.host, &kernel.staging, Some(&memory), |_| {});
-        Self { memory: Some(memory), ..kernel }
+        kernel.memory = Some(memory);
+        kernel.core = kernel.next_core();
+        kernel
     }
 
     fn core(
         store: &Memory,
         host: &Host,
         staging: &TempDir,
-        memory: Option<&OwnedFd>,
+        kept: Option<Kept>,
         change: impl FnOnce(&mut Settings),
     ) -> Arc<Core<Memory, Memory>> {
-        let kept = memory.map(|memory| Kept::open(memory).expect("memory that can be read"));
         let mut settings = Settings {
             staging_dir: staging.path().into(),
             processes: Arc::new(host.clone()),
@@ -161,12 +163,25 @@ impl Kernel {
         core
     }
 
+    /// That of a worker which finds what the one before has kept.
+    fn next_core(&self) -> Arc<Core<Memory, Memory>> {
+        let kept = self.memory.as_ref().map(|memory| {
+            Kept::open(memory).expect("memory that can be read").of_store(self.store_name)
+        });
+        Self::core(&self.store, &self.host, &self.staging, kept, |_| {})
+    }
+
+    /// The same, by a reload to another store.
+    pub fn succeed_with(&mut self, store: Memory, name: &'static str) {
+        (self.store, self.store_name) = (store, name);
+        self.succeed();
+    }
+
     /// The worker dies, and another one takes its place.
     pub fn succeed(&mut self) {
         // Its tasks die with it.
         self.runtime = runtime();
-        self.core =
-            Self::core(&self.store, &self.host, &self.staging, self.memory.as_ref(), |_| {});
+        self.core = self.next_core();
         let _entered = self.runtime.enter();
         self.core.take_up_removals();
         self.core.recovered();
@@ -194,11 +209,16 @@ impl Kernel {
 
     /// The worker dies before it answers: what the request waits for does not come.
     pub fn die_of<T>(&mut self, step: Step<T>) {
+        self.give_up(step);
+        self.succeed();
+    }
+
+    /// What the request waits for does not come.
+    pub fn give_up<T>(&self, step: Step<T>) {
         if let Step::Later(work) = step {
             let waited = async { tokio::time::timeout(Duration::ZERO, work).await };
             assert!(self.runtime.block_on(waited).is_err(), "it is answered");
         }
-        self.succeed();
     }
 
     /// The errno and the message, for tests of what is logged.
