@@ -140,7 +140,7 @@ fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
         .map(|disk| disks::keep_mirror(disk, &store, &keyring, &runtime, first))
         .transpose()?;
     let (mirror, writer) = mirror.unzip();
-    let spool = spool(&store, &config, &keyring, &runtime)?;
+    let spool = spool(&store, &config, &keyring)?;
     let sessions =
         ImportOnAccess::over(spool.clone(), Duration::from_millis(config.import.max_age_ms));
     if let Some(disk) = below {
@@ -156,7 +156,8 @@ fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
     let kept = served.as_ref().map(|served| served.kept.clone()).unwrap_or_default();
     let kept = kept.of_store(&store.name());
     store.take_up(&kept);
-    spool.take_up(&kept);
+    // What is kept is sent by a task.
+    runtime.block_on(async { spool.take_up(&kept) });
     let settings = fs::Settings {
         observer: mirror.map(|notes| Arc::new(notes) as Arc<dyn Observer>),
         worker,
@@ -248,14 +249,12 @@ fn open_store(
     Ok(store)
 }
 
-/// Keeps what Redis does not take, and sends what is kept already.
+/// Keeps what Redis does not take.
 fn spool(
     store: &RedisStore,
     config: &Config,
     keyring: &Keyring,
-    runtime: &Runtime,
 ) -> Result<Spool<RedisStore>, Failure> {
-    let _entered = runtime.enter();
     let followed = store.clone();
     let settings = settings::spool(config, keyring.clone());
     Spool::over(store.clone(), settings, move || followed.lifetimes())

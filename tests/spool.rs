@@ -87,6 +87,13 @@ impl Saving {
     }
 }
 
+/// The worker does nothing any more, until it is killed.
+fn stop_worker(mount: &Mount) -> nix::unistd::Pid {
+    let worker = nix::unistd::Pid::from_raw(i32::try_from(mount.worker()).unwrap());
+    nix::sys::signal::kill(worker, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    worker
+}
+
 /// A session that is saved anew while Redis is killed.
 fn saved_without_redis(redis: &mut Redis, mount: &Mount, id: &str) {
     mount.save(id, &authenticated("old")).unwrap();
@@ -216,10 +223,8 @@ fn a_reload_knows_what_the_worker_before_has_kept_to_the_last() {
     });
     let dirs = directories(&mount);
     until(&mount, || files(&dirs[1]).len() == 2);
-    let former = mount.worker();
-    let process = nix::unistd::Pid::from_raw(i32::try_from(former).unwrap());
     // It sends nothing of that, and is waited for at the reload.
-    nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    let process = stop_worker(&mount);
     redis.restart();
     let last = files(&dirs[0]).pop().unwrap();
     let (content, owner) = (fs::read(&last).unwrap(), fs::metadata(&last).unwrap().uid());
@@ -227,7 +232,7 @@ fn a_reload_knows_what_the_worker_before_has_kept_to_the_last() {
     fs::remove_file(dirs[1].join(last.file_name().unwrap())).unwrap();
     std::thread::scope(|scope| {
         let reload = scope.spawn(|| mount.command("reload"));
-        mount.wait_for_log("changes that are kept on this host will be sent");
+        mount.wait_for_log("the new worker is ready");
         fs::write(&last, content).unwrap();
         std::os::unix::fs::chown(&last, Some(owner), Some(owner)).unwrap();
         assert!(nix::sys::signal::kill(process, None).is_ok(), "it was not waited for");
@@ -235,6 +240,34 @@ fn a_reload_knows_what_the_worker_before_has_kept_to_the_last() {
         assert_eq!(code, Some(0), "{said}");
     });
     assert_eq!(in_thread(|| mount.read(&two)).unwrap(), authenticated("new"));
+    until_sent(&mount);
+    assert_eq!(logged(&mount, "change_dropped"), 0);
+}
+
+/// Who has logged in when Redis was lost. The first worker alone knows that somebody was there meanwhile, and it is gone
+/// before it can send anything.
+#[test]
+fn a_reload_after_a_long_outage_drops_nothing_of_who_was_active() {
+    const IDLE: Duration = Duration::from_secs(2);
+    let mut redis = Redis::start_with(&DURABLE);
+    let configuration = format!("{LONG_OUTAGE}\n[lifetime]\nidle = \"{}s\"", IDLE.as_secs());
+    let mount = Mount::start(&redis, &configuration);
+    let id = sid("ab", 1);
+    in_thread(|| {
+        let saving = Saving::begin(&mount, &id, &authenticated("new"));
+        redis.kill();
+        saving.end();
+    });
+    let kept = Instant::now();
+    while kept.elapsed() < IDLE + IDLE / 2 {
+        assert_eq!(in_thread(|| mount.read(&id)).unwrap(), authenticated("new"));
+        std::thread::sleep(IDLE / 8);
+    }
+    stop_worker(&mount);
+    redis.restart();
+    let (code, said) = mount.command("reload");
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(in_thread(|| mount.read(&id)).unwrap(), authenticated("new"), "{}", mount.log());
     until_sent(&mount);
     assert_eq!(logged(&mount, "change_dropped"), 0);
 }

@@ -15,7 +15,7 @@ mod overlay;
 mod record;
 mod replay;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::io;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
@@ -27,7 +27,7 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 pub(crate) use self::files::Directories;
-use self::files::Files;
+use self::files::{Files, Found, Unread};
 pub(crate) use self::overlay::Limits;
 use self::overlay::{Account, Overlay, Saved, View};
 pub(crate) use self::record::Place;
@@ -79,9 +79,7 @@ struct Shared {
     settings: Settings,
     files: Option<Files>,
     overlay: Mutex<Overlay>,
-    /// Held while the directories are read, so that each change is taken over once.
-    loading: Mutex<()>,
-    /// The names of all files that are known here, until they are removed.
+    /// The names of all files that are known here, until they are removed. Each is taken over once.
     names: Mutex<HashSet<String>>,
     /// What is there and cannot be sent.
     unsendable: Mutex<Unsendable>,
@@ -98,32 +96,34 @@ struct Shared {
 struct Unsendable {
     /// The names of files whose change is for another Redis, or cannot be opened there.
     foreign: HashSet<String>,
-    /// The names of files that cannot be read.
-    unreadable: BTreeSet<String>,
-    /// The number of files that were moved aside.
-    damaged: u64,
+    /// What cannot be read on the tmpfs, and on the disk.
+    memory: Unread,
+    disk: Unread,
     why: Option<String>,
 }
 
 impl Unsendable {
     fn changes(&self) -> u64 {
-        (self.foreign.len() + self.unreadable.len()) as u64 + self.damaged
+        let Self { foreign, memory, disk, .. } = self;
+        let unreadable = memory.unreadable.union(&disk.unreadable).count();
+        (foreign.len() + unreadable) as u64 + memory.damaged + disk.damaged
+    }
+
+    fn is_unreadable(&self, name: &str) -> bool {
+        self.memory.unreadable.contains(name) || self.disk.unreadable.contains(name)
     }
 }
 
 impl<S: Sessions + Link + Clone> Spool<S> {
-    /// Over `sessions`, with what is kept already. Sends what is kept from now on, on the current
-    /// runtime. `lifetimes` are those of now.
+    /// Over `sessions`. What is kept already is another worker's before [`Spool::take_up`]. `lifetimes` are
+    /// those of now.
     pub(crate) fn over(
         sessions: S,
         settings: Settings,
         lifetimes: impl Fn() -> Lifetimes + Send + Sync + 'static,
     ) -> io::Result<Self> {
         let shared = Shared::new(settings, lifetimes)?;
-        let spool = Self { sessions, shared: Arc::new(shared) };
-        spool.shared.load();
-        tokio::spawn(replay::run(spool.clone()));
-        Ok(spool)
+        Ok(Self { sessions, shared: Arc::new(shared) })
     }
 
     /// How much is kept, and since when.
@@ -177,20 +177,6 @@ impl<S: Sessions + Link + Clone> Spool<S> {
         };
         Ok(Published::Taken(meta))
     }
-
-    fn keep_removal(&self, unlink: &Unlink, why: &StoreError) -> Result<Unlinked, StoreError> {
-        let lifetimes = (self.shared.lifetimes)();
-        let alias = unlink.listed.as_ref().unwrap_or(&unlink.alias);
-        let is_removed =
-            matches!(self.shared.overlay().view(alias, &lifetimes), Some(View::Removed { .. }));
-        if is_removed {
-            return Ok(Unlinked::Absent);
-        }
-        let unlink = Unlink { stamp: unlink.stamp.again(), ..unlink.clone() };
-        let gone = Unlinked::Gone { alias: alias.clone(), birth: unlink.stamp.id };
-        self.shared.keep(Change::Removal(unlink), why)?;
-        Ok(gone)
-    }
 }
 
 impl Shared {
@@ -201,7 +187,6 @@ impl Shared {
         let files = settings.directories.clone().map(Files::open).transpose()?;
         Ok(Self {
             overlay: Mutex::new(Overlay::new(settings.limits)),
-            loading: Mutex::default(),
             names: Mutex::default(),
             unsendable: Mutex::default(),
             lifetimes: Box::new(lifetimes),
@@ -271,26 +256,53 @@ impl Shared {
         Ok(())
     }
 
-    /// Takes over what is in the directories and not known yet.
-    fn load(&self) {
+    /// Keeps a removal that was not taken, or must not overtake others.
+    fn keep_removal(&self, unlink: &Unlink, why: &StoreError) -> Result<Unlinked, StoreError> {
+        let alias = unlink.listed.as_ref().unwrap_or(&unlink.alias);
+        let unlink = Unlink { stamp: unlink.stamp.again(), ..unlink.clone() };
+        let gone = Unlinked::Gone { alias: alias.clone(), birth: unlink.stamp.id };
+        match self.view(alias) {
+            // The worker before has kept it, and died before it said so.
+            Some(View::Removed { id, .. }) if id == Some(unlink.stamp.id) => return Ok(gone),
+            Some(View::Removed { .. }) => return Ok(Unlinked::Absent),
+            _ => {}
+        }
+        self.keep(Change::Removal(unlink), why)?;
+        Ok(gone)
+    }
+
+    /// Takes over what is in the directories, on the disk too or on the tmpfs alone, and not known yet.
+    fn load(&self, with_disk: bool) {
         let Some(files) = &self.files else { return };
-        let _once = lock(&self.loading);
         // A save may be sealed twice.
         let max_bytes = 2 * self.settings.session_max_bytes + FACTS_MAX_BYTES;
         let is_known = |name: &str| lock(&self.names).contains(name);
-        let mut unsendable = lock(&self.unsendable).clone();
+        let was_unreadable = |name: &str| lock(&self.unsendable).is_unreadable(name);
+        let Found { records, memory, disk } =
+            files.load(with_disk, max_bytes, is_known, was_unreadable);
+        let mut unsendable = lock(&self.unsendable);
         let before = unsendable.changes();
-        let found = files.load(max_bytes, is_known, |name| unsendable.unreadable.contains(name));
-        (unsendable.damaged, unsendable.unreadable) = (found.damaged, found.unreadable);
+        unsendable.memory = memory;
+        if let Some(disk) = disk {
+            unsendable.disk = disk;
+        }
         if unsendable.changes() > before {
             unsendable.why = Some("their files are damaged".to_owned());
         }
+        let was_served = self.kept.get().is_some_and(KeptByWorkers::has_predecessor);
         let mut taken = 0_u64;
-        for (record, is_on_disk) in found.records {
+        for (record, is_on_disk) in records {
             let name = record.file_name();
+            // In this order: what is settled is removed first, and then not known any more.
+            if !lock(&self.names).insert(name.clone()) {
+                continue;
+            }
+            if files.is_removed(&name) {
+                lock(&self.names).remove(&name);
+                continue;
+            }
             if let Some(why) = self.cannot_send(&record) {
                 unsendable.why = Some(why);
-                lock(&self.names).insert(name.clone());
                 unsendable.foreign.insert(name);
                 continue;
             }
@@ -302,12 +314,12 @@ impl Shared {
                 files.copy(&name, file)
             };
             let age = Duration::from_millis(now_ms().saturating_sub(record.kept_ms));
-            lock(&self.names).insert(name);
-            self.overlay().take_over(Arc::new(record), bytes, safe, age);
+            self.overlay().take_over(Arc::new(record), bytes, safe, age, was_served);
             taken += 1;
         }
         if taken > 0 {
             tracing::info!(changes = taken, "changes that are kept on this host will be sent");
+            self.filled.notify_one();
         }
         let changes = unsendable.changes();
         if changes > before {
@@ -317,7 +329,17 @@ impl Shared {
         if changes == 0 {
             unsendable.why = None;
         }
-        *lock(&self.unsendable) = unsendable;
+    }
+
+    /// The same on a thread that may wait for the disk.
+    fn load_later(self: &Arc<Self>) {
+        let Some(files) = &self.files else { return };
+        let shared = Arc::downgrade(self);
+        files.look_later(move || {
+            if let Some(shared) = shared.upgrade() {
+                shared.load(true);
+            }
+        });
     }
 
     /// Why a change is for another Redis, or cannot be opened there.
@@ -345,19 +367,12 @@ impl Shared {
         }
     }
 
-    /// Goes on where the worker before has ended, which has served until now, and leaves as much to the next one.
-    fn take_up(&self, kept: &KeptByWorkers) {
+    /// Knows the lives that the worker before has known, and leaves as much to the next one.
+    fn take_up_lives(&self, kept: &KeptByWorkers) {
         if self.kept.set(kept.clone()).is_err() {
             return;
         }
-        if kept.has_predecessor() {
-            self.overlay().are_in_use();
-        }
         let mut lives = lock(&self.lives);
-        // What was sent since this worker was started.
-        for (supposed, actual) in lives.iter() {
-            keep_life(kept, *supposed, *actual);
-        }
         for number in kept.numbers(Kind::Life) {
             if let Some((supposed, actual)) = kept_life(kept, number) {
                 lives.put(supposed, actual);
@@ -537,7 +552,7 @@ impl<S: Sessions + Link + Clone> Sessions for Spool<S> {
         if unlink.held.is_some() && unlink.stamp.attempt == Attempt::First {
             return Err(why);
         }
-        self.keep_removal(unlink, &why)
+        self.shared.keep_removal(unlink, &why)
     }
 
     async fn take_back(&self, alias: &Alias, removal: ChangeId) -> Result<(), StoreError> {
@@ -656,13 +671,13 @@ fn correct(
 
 #[cfg(test)]
 mod tests {
-    use super::record::tests::place;
+    use super::record::tests::{alias, place, removal};
     use super::*;
     use crate::handoff;
 
-    fn shared() -> Shared {
+    fn shared(directories: Option<Directories>) -> Shared {
         let settings = Settings {
-            directories: None,
+            directories,
             limits: Limits { changes: 16, bytes: 1600 },
             session_max_bytes: 100,
             place: place(),
@@ -675,20 +690,52 @@ mod tests {
     fn the_life_that_a_save_turned_out_to_belong_to_is_known_to_the_next_worker() {
         let memory = handoff::create().unwrap();
         let next = || {
-            let shared = shared();
-            shared.take_up(&KeptByWorkers::open(&memory).unwrap());
+            let shared = shared(None);
+            shared.take_up_lives(&KeptByWorkers::open(&memory).unwrap());
             shared
         };
-        let [supposed, actual, other] = [1 << 100 | 1, 2, 1 << 90 | 3].map(ChangeId);
+        let [supposed, actual] = [1 << 100 | 1, 2].map(ChangeId);
         next().is_life(supposed, actual);
-        // It has sent something before it is to serve.
-        let early = shared();
-        early.is_life(other, actual);
-        early.take_up(&KeptByWorkers::open(&memory).unwrap());
         let last = next();
-        for supposed in [supposed, other] {
-            assert_eq!(last.life_of(Some(supposed)), Some(actual));
-        }
+        assert_eq!(last.life_of(Some(supposed)), Some(actual));
         assert_eq!(last.life_of(Some(actual)), None);
+    }
+
+    #[test]
+    fn a_removal_that_was_kept_may_be_repeated() {
+        let dir = tempfile::tempdir().unwrap();
+        let directories = || Some(Directories { memory: dir.path().to_owned(), disk: None });
+        let gone = |id| Unlinked::Gone { alias: alias(1), birth: ChangeId(id) };
+        let keep = |shared: &Shared, id| shared.keep_removal(&removal(id), &behind()).unwrap();
+        assert_eq!(keep(&shared(directories()), 1), gone(1));
+        let next = shared(directories());
+        next.load(false);
+        assert_eq!(keep(&next, 1), gone(1));
+        assert_eq!(keep(&next, 2), Unlinked::Absent);
+        assert_eq!(next.overlay().kept().changes, 1);
+    }
+
+    #[tokio::test]
+    async fn the_next_worker_does_not_wait_for_the_disk_and_finds_what_is_there_alone() {
+        let [memory, disk] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let [in_memory, on_disk] = [&memory, &disk].map(|dir| dir.path().to_owned());
+        let next = || {
+            let directories =
+                Directories { memory: in_memory.clone(), disk: Some(on_disk.clone()) };
+            Arc::new(shared(Some(directories)))
+        };
+        // What could not be kept in memory.
+        let full = shared(Some(Directories { memory: on_disk.clone(), disk: None }));
+        full.keep_removal(&removal(1), &behind()).unwrap();
+        let changes = |shared: &Shared| shared.overlay().kept().changes;
+        let shared = next();
+        shared.load(false);
+        assert_eq!(changes(&shared), 0);
+        shared.load_later();
+        shared.filled.notified().await;
+        assert_eq!(changes(&shared), 1);
+        // A second look finds nothing new.
+        shared.load(true);
+        assert_eq!(changes(&shared), 1);
     }
 }

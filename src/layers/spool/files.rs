@@ -62,7 +62,12 @@ enum Job {
     /// To be copied; `true` is sent when the copy is safe, or cannot be made.
     Copy(Bytes, watch::Sender<bool>),
     Remove,
+    /// A look at what is there.
+    Look(Box<dyn FnOnce() + Send>),
 }
+
+/// A look is at no file. It comes before all that is asked.
+const LOOK: &str = "";
 
 impl Jobs {
     fn ask(&self, name: &str, job: Job) {
@@ -112,6 +117,14 @@ impl Drop for Files {
 pub(super) struct Found {
     /// In order, each with whether it is on the disk.
     pub records: Vec<(Record, bool)>,
+    pub memory: Unread,
+    /// If it was looked at.
+    pub disk: Option<Unread>,
+}
+
+/// What of a directory cannot be read.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Unread {
     /// The number of files that were moved aside.
     pub damaged: u64,
     /// The names of those that cannot be read by this process, and those that cannot be moved aside.
@@ -155,6 +168,18 @@ impl Files {
         waits
     }
 
+    /// Has the thread that copies look at the disk. It does nothing else meanwhile.
+    pub(super) fn look_later(&self, look: impl FnOnce() + Send + 'static) {
+        if self.directories.disk.is_some() {
+            self.jobs.ask(LOOK, Job::Look(Box::new(look)));
+        }
+    }
+
+    /// Whether the copy of that file is to be removed.
+    pub(super) fn is_removed(&self, name: &str) -> bool {
+        matches!(lock(&self.jobs.waiting).jobs.get(name), Some(Job::Remove))
+    }
+
     /// Removes the file of a change that is settled, and its copy.
     pub(super) fn remove(&self, name: &str) {
         remove(&self.directories.memory, name);
@@ -163,27 +188,35 @@ impl Files {
         }
     }
 
-    /// Reads the changes that are there, but for those whose name `is_known`. A file that cannot be
-    /// read, or is not called what it was called when it was kept, is named in the log and moved aside.
-    /// One that cannot be opened is named unless it `was_unreadable` before.
+    /// Reads the changes that are there, on the disk too or on the tmpfs alone, but for those whose name
+    /// `is_known`. A file that cannot be read, or is not called what it was called when it was kept, is
+    /// named in the log and moved aside. One that cannot be opened is named unless it `was_unreadable`
+    /// before.
     pub(super) fn load(
         &self,
+        with_disk: bool,
         max_bytes: u64,
         is_known: impl Fn(&str) -> bool,
         was_unreadable: impl Fn(&str) -> bool,
     ) -> Found {
-        let [memory, disk] = [Some(&self.directories.memory), self.directories.disk.as_ref()]
+        let disk = self.directories.disk.as_ref().filter(|_| with_disk);
+        let [memory, disk] = [Some(&self.directories.memory), disk]
             .map(|dir| dir.map(|dir| (dir, Listing::of(dir))));
-        let mut found = Found::default();
+        let unread = |place: &Option<(_, Listing)>| {
+            let damaged = place.as_ref()?.1.damaged;
+            Some(Unread { damaged, ..Unread::default() })
+        };
+        let mut records = Vec::new();
+        let mut unread = [&memory, &disk].map(unread);
         let mut names = BTreeSet::new();
         for (_, listing) in memory.iter().chain(&disk) {
-            found.damaged += listing.damaged;
             names.extend(listing.names.iter().filter(|name| !is_known(name)).cloned());
         }
         for name in names {
             let mut record = None;
-            for (is_disk, place) in [(false, &memory), (true, &disk)] {
-                let Some((dir, listing)) = place else { continue };
+            let places = [(false, &memory), (true, &disk)];
+            for ((is_disk, place), unread) in places.into_iter().zip(&mut unread) {
+                let (Some((dir, listing)), Some(unread)) = (place, unread) else { continue };
                 if record.is_some() || !listing.names.contains(&name) {
                     continue;
                 }
@@ -196,14 +229,15 @@ impl Files {
                 };
                 match set_aside(dir, &name, &why, was_unreadable(&name)) {
                     Aside::Gone => {}
-                    Aside::Moved => found.damaged += 1,
-                    Aside::Stays => drop(found.unreadable.insert(name.clone())),
+                    Aside::Moved => unread.damaged += 1,
+                    Aside::Stays => drop(unread.unreadable.insert(name.clone())),
                 }
             }
             let has_copy = disk.as_ref().is_some_and(|(_, copies)| copies.names.contains(&name));
-            found.records.extend(record.map(|(record, is_disk)| (record, is_disk || has_copy)));
+            records.extend(record.map(|(record, is_disk)| (record, is_disk || has_copy)));
         }
-        found
+        let [memory, disk] = unread;
+        Found { records, memory: memory.unwrap_or_default(), disk }
     }
 
     /// The names of the files on the tmpfs.
@@ -335,8 +369,11 @@ fn copy_all(disk: &Path, jobs: &Jobs) {
         let others = std::iter::from_fn(|| jobs.take());
         for (name, job) in std::iter::once(first).chain(others).take(COPIED_AT_ONCE) {
             match job {
+                Job::Look(look) => look(),
                 Job::Copy(file, safe) => {
-                    if let Err(error) = write(disk, &name, &file, true) {
+                    // A worker before may have copied it.
+                    let is_there = disk.join(&name).exists();
+                    if !is_there && let Err(error) = write(disk, &name, &file, true) {
                         tracing::error!(
                             event = "kept_change_not_on_disk", dir = %disk.display(), %error,
                             "a kept change would not survive a crash of this host"
@@ -389,6 +426,14 @@ mod tests {
         record.file_name()
     }
 
+    fn load(files: &Files) -> Found {
+        files.load(true, MAX_BYTES, |_| false, |_| false)
+    }
+
+    fn damaged(found: &Found) -> u64 {
+        found.memory.damaged + found.disk.as_ref().map_or(0, |disk| disk.damaged)
+    }
+
     fn numbers(found: &Found) -> Vec<(u64, bool)> {
         found.records.iter().map(|(record, copied)| (record.number, *copied)).collect()
     }
@@ -398,15 +443,16 @@ mod tests {
         let dirs = Dirs::new();
         let files = dirs.files();
         let names: Vec<_> = [3, 1, 2].map(|number| keep(&files, number)).into();
-        let found = dirs.files().load(MAX_BYTES, |_| false, |_| false);
-        assert_eq!(numbers(&found), [(1, true), (2, true), (3, true)]);
+        assert_eq!(numbers(&load(&dirs.files())), [(1, true), (2, true), (3, true)]);
         // The host was started anew; then one is on the tmpfs only.
         fs::remove_file(dirs.0.path().join(&names[0])).unwrap();
         fs::remove_file(dirs.1.path().join(&names[1])).unwrap();
-        let found = dirs.files().load(MAX_BYTES, |_| false, |_| false);
-        assert_eq!(numbers(&found), [(1, false), (2, true), (3, true)]);
-        let found = dirs.files().load(MAX_BYTES, |name| name == names[2], |_| false);
+        assert_eq!(numbers(&load(&dirs.files())), [(1, false), (2, true), (3, true)]);
+        let found = dirs.files().load(true, MAX_BYTES, |name| name == names[2], |_| false);
         assert_eq!(numbers(&found), [(1, false), (3, true)]);
+        // Who does not look at the disk does not know what is there.
+        let found = dirs.files().load(false, MAX_BYTES, |_| false, |_| false);
+        assert_eq!(numbers(&found), [(1, false), (2, false)]);
     }
 
     #[test]
@@ -419,10 +465,10 @@ mod tests {
         for dir in [&dirs.0, &dirs.1] {
             tear(dir.path().join(&two)).unwrap();
         }
-        let found = files.load(MAX_BYTES, |_| false, |_| false);
-        assert_eq!((numbers(&found), found.damaged), (vec![(1, true)], 3));
-        let again = files.load(MAX_BYTES, |_| false, |_| false);
-        assert_eq!((numbers(&again), again.damaged), (vec![(1, true)], 3));
+        for _ in 0..2 {
+            let found = load(&files);
+            assert_eq!((numbers(&found), damaged(&found)), (vec![(1, true)], 3));
+        }
         assert!(dirs.1.path().join(format!("{two}.damaged")).exists());
     }
 
@@ -438,10 +484,10 @@ mod tests {
         fs::write(dirs.0.path().join("torn"), "x").unwrap();
         fs::create_dir_all(dirs.0.path().join("torn.damaged/full")).unwrap();
         for _ in 0..2 {
-            let found = files.load(MAX_BYTES, |_| false, |_| false);
+            let found = load(&files);
             assert_eq!(numbers(&found), [(1, true)]);
-            assert!(found.unreadable.iter().eq(["directory", "torn"]), "{found:?}");
-            assert_eq!(found.damaged, 2);
+            assert!(found.memory.unreadable.iter().eq(["directory", "torn"]), "{found:?}");
+            assert_eq!(damaged(&found), 2);
         }
         assert!(dirs.0.path().join(format!("{copy}.damaged")).exists());
     }
@@ -470,7 +516,7 @@ mod tests {
         let mut read = String::new();
         let _ = File::open(&pipe).unwrap().read_to_string(&mut read);
         keep(&files, 100);
-        assert_eq!(numbers(&files.load(MAX_BYTES, |_| false, |_| false)), [(100, true)]);
+        assert_eq!(numbers(&load(&files)), [(100, true)]);
     }
 
     #[test]
@@ -482,7 +528,7 @@ mod tests {
         files.remove(&name);
         // The thread does things in their order.
         keep(&files, 2);
-        assert_eq!(numbers(&files.load(MAX_BYTES, |_| false, |_| false)), [(2, true)]);
+        assert_eq!(numbers(&load(&files)), [(2, true)]);
         assert!(!dirs.1.path().join(&name).exists());
         assert!(dirs.0.path().join("new.tmp").exists());
     }
@@ -500,7 +546,7 @@ mod tests {
         let disk = Some(dirs.1.path().to_owned());
         let files = Files::open(Directories { memory: nowhere(), disk }).unwrap();
         keep(&files, 1);
-        assert_eq!(numbers(&files.load(MAX_BYTES, |_| false, |_| false)), [(1, true)]);
+        assert_eq!(numbers(&load(&files)), [(1, true)]);
         let files = Files::open(Directories { memory: nowhere(), disk: None }).unwrap();
         let record = record(1);
         assert!(files.keep(&record.file_name(), record.encode()).is_err());

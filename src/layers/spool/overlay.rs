@@ -106,8 +106,6 @@ pub(super) struct Overlay {
     rotations: HashMap<Alias, BTreeSet<u64>>,
     sums: [Sum; Account::ALL.len()],
     last_number: u64,
-    /// What is taken over was served by another process until now.
-    is_in_use: bool,
 }
 
 /// What a session is by what is kept of it, to whoever asks here.
@@ -144,7 +142,6 @@ impl Overlay {
             rotations: HashMap::new(),
             sums: Default::default(),
             last_number: 0,
-            is_in_use: false,
         }
     }
 
@@ -181,32 +178,24 @@ impl Overlay {
 
     /// Keeps a change.
     pub(super) fn insert(&mut self, record: Arc<Record>, bytes: u64, safe: watch::Receiver<bool>) {
-        self.put(record, bytes, safe, Instant::now(), None);
+        let now = Instant::now();
+        self.put(record, bytes, safe, now, now, None);
     }
 
     /// Takes over a change that another process has kept, `age` ago by this host's clock. That may have
-    /// been set meanwhile, so it ends no session: see [`Sending::unused`].
+    /// been set meanwhile, so it ends no session: see [`Sending::unused`]. If the session
+    /// `was_served` until now, somebody may have used it until now.
     pub(super) fn take_over(
         &mut self,
         record: Arc<Record>,
         bytes: u64,
         safe: watch::Receiver<bool>,
         age: Duration,
+        was_served: bool,
     ) {
         let now = Instant::now();
-        self.put(record, bytes, safe, now.checked_sub(age).unwrap_or(now), Some(now));
-        if self.is_in_use {
-            self.are_in_use();
-        }
-    }
-
-    /// The process that has kept what was taken over has served it until it was taken over: then it may have been used
-    /// last.
-    pub(super) fn are_in_use(&mut self) {
-        self.is_in_use = true;
-        for entry in self.entries.values_mut() {
-            entry.taken_over = None;
-        }
+        let since = now.checked_sub(age).unwrap_or(now);
+        self.put(record, bytes, safe, since, now, (!was_served).then_some(now));
     }
 
     fn put(
@@ -215,6 +204,7 @@ impl Overlay {
         bytes: u64,
         safe: watch::Receiver<bool>,
         since: Instant,
+        used: Instant,
         taken_over: Option<Instant>,
     ) {
         let number = record.number;
@@ -233,7 +223,6 @@ impl Overlay {
         let sum = &mut self.sums[Account::of(&record.change) as usize];
         sum.changes += 1;
         sum.bytes += bytes;
-        let used = taken_over.unwrap_or(since);
         let entry = Entry { record, bytes, safe, since, used, taken_over, is_sending: false };
         self.entries.insert(number, entry);
     }
@@ -610,7 +599,7 @@ mod tests {
         let number = overlay.number(5);
         let record = Record { number, kept_ms: 5, place: place(), change };
         let since = Instant::now().checked_sub(age).unwrap_or_else(Instant::now);
-        overlay.put(Arc::new(record), 10, watch::channel(true).1, since, None);
+        overlay.put(Arc::new(record), 10, watch::channel(true).1, since, since, None);
         number
     }
 
@@ -812,7 +801,7 @@ mod tests {
             change: kept(person(number.into(), Some(9))),
         };
         let long = 2 * Duration::from_millis(Lifetimes::default().idle_ms);
-        overlay.take_over(Arc::new(record(1)), 10, watch::channel(true).1, long);
+        overlay.take_over(Arc::new(record(1)), 10, watch::channel(true).1, long, false);
         assert_eq!(shown(&overlay), Some(1));
         let sending = sent(&mut overlay);
         assert_eq!(sending.unused, None);
@@ -827,19 +816,11 @@ mod tests {
     #[test]
     fn what_was_served_until_it_was_taken_over_may_have_been_used_until_then() {
         let long = 2 * Duration::from_millis(Lifetimes::default().idle_ms);
-        let (mut early, mut late) = (Overlay::new(LIMITS), Overlay::new(LIMITS));
-        let take_over = |overlay: &mut Overlay| {
-            let change = kept(person(1, Some(9)));
-            let record = Record { number: 1, kept_ms: 5, place: place(), change };
-            overlay.take_over(Arc::new(record), 10, watch::channel(true).1, long);
-        };
-        take_over(&mut early);
-        early.are_in_use();
-        late.are_in_use();
-        take_over(&mut late);
-        for mut overlay in [early, late] {
-            assert!(sent(&mut overlay).unused.is_some_and(|unused| unused < long));
-        }
+        let mut overlay = Overlay::new(LIMITS);
+        let change = kept(person(1, Some(9)));
+        let record = Record { number: 1, kept_ms: 5, place: place(), change };
+        overlay.take_over(Arc::new(record), 10, watch::channel(true).1, long, true);
+        assert!(sent(&mut overlay).unused.is_some_and(|unused| unused < long));
     }
 
     #[test]

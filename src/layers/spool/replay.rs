@@ -21,7 +21,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(25);
 /// A shard that does not take its first change is tried again after this, and later each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
-/// How often the directory is looked at for what a worker that was replaced has left.
+/// How often the directory is looked at for files that could not be read before.
 const LOAD_EVERY: Duration = Duration::from_secs(10);
 /// How often one save is sealed anew because the life of its session is another than expected.
 const MAX_REBINDS: u32 = 3;
@@ -39,7 +39,7 @@ enum Outcome {
 }
 
 /// Sends for ever.
-pub(super) async fn run<S: Sessions + Link + Clone>(spool: Spool<S>) {
+async fn run<S: Sessions + Link + Clone>(spool: Spool<S>) {
     let mut pauses: HashMap<Shard, (Instant, Duration)> = HashMap::new();
     let mut loaded = Instant::now();
     loop {
@@ -91,13 +91,20 @@ fn from_anywhere(mut shards: Vec<Shard>) -> Vec<Shard> {
 }
 
 impl<S: Sessions + Link + Clone> Spool<S> {
-    /// The worker before has ended: goes on with all that it has left, and leaves as much to the next one.
+    /// The worker before has ended: goes on with all that it has left, and leaves as much to the next one. Sends what is
+    /// kept from now on, on the current runtime. Not before: it was served by the other one, which sends it, too.
     pub(crate) fn take_up(&self, kept: &Kept) {
-        self.shared.take_up(kept);
-        self.load_left();
+        self.shared.take_up_lives(kept);
+        // Callers wait, and the tmpfs has nearly always all that the other one has kept.
+        let was_served = kept.has_predecessor();
+        self.shared.load(!was_served);
+        if was_served {
+            self.shared.load_later();
+        }
+        tokio::spawn(run(self.clone()));
     }
 
-    /// Takes over what the worker before has kept after this one was started.
+    /// Takes over what can be read since.
     fn load_left(&self) {
         let Some(files) = &self.shared.files else { return };
         let names = files.names();
@@ -106,7 +113,7 @@ impl<S: Sessions + Link + Clone> Spool<S> {
             names.iter().any(|name| !known.contains(name))
         };
         if is_new {
-            self.shared.load();
+            self.shared.load(false);
         }
     }
 
