@@ -85,6 +85,9 @@ pub enum Kind {
     Outage = 15,
     /// Which store all this is of. If it is not kept what there is counts as that of another one.
     Store = 16,
+    /// A removal that waits for the import of its session, by a part of its id. One that is not kept is lost if it was
+    /// not carried out.
+    ImportRemoval = 17,
 }
 
 /// A request without a content is no longer: it has up to two names.
@@ -102,7 +105,7 @@ struct Quota {
 }
 
 impl Kind {
-    const ALL: [Self; 16] = [
+    const ALL: [Self; 17] = [
         Self::Request,
         Self::Suspect,
         Self::Inode,
@@ -119,7 +122,10 @@ impl Kind {
         Self::Clock,
         Self::Outage,
         Self::Store,
+        Self::ImportRemoval,
     ];
+    /// The greatest number of one.
+    const LAST: usize = Self::ALL[Self::ALL.len() - 1] as usize;
 
     fn quota(self) -> Quota {
         const MEBIBYTE: usize = 1024 * 1024 / map::CELL_BYTES;
@@ -133,7 +139,7 @@ impl Kind {
             // All that there can be.
             Self::Shard => (4096, 0, false),
             Self::Listing => (256, 12 * MEBIBYTE, true),
-            Self::Removal => (1024, MEBIBYTE, true),
+            Self::Removal | Self::ImportRemoval => (1024, MEBIBYTE, true),
             Self::OpenStaging => (4096, 4096, false),
             Self::Thread => (16_384, 8 * MEBIBYTE, true),
             Self::ToldStale | Self::Touch => (16_384, 4 * MEBIBYTE, true),

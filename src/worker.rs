@@ -156,8 +156,11 @@ fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
     let kept = served.as_ref().map(|served| served.kept.clone()).unwrap_or_default();
     let kept = kept.of_store(&store.name());
     store.take_up(&kept);
-    // What is kept is sent by a task.
-    runtime.block_on(async { spool.take_up(&kept) });
+    // What is left is carried out by tasks.
+    runtime.block_on(async {
+        spool.take_up(&kept);
+        sessions.take_up(&kept);
+    });
     let settings = fs::Settings {
         observer: mirror.map(|notes| Arc::new(notes) as Arc<dyn Observer>),
         worker,

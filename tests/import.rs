@@ -527,6 +527,68 @@ fn a_worker_takes_over_though_the_disk_does_not_answer() {
     });
 }
 
+/// Ends its worker, and has the disk of the next one hang before it has answered anything.
+fn succeed_with_a_disk_that_hangs(mount: &mut Mount) -> Hanging {
+    let former = mount.disk();
+    kill_worker(mount);
+    while mount.disk().is_none() || mount.disk() == former {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let hanging = Hanging::disk_of(mount);
+    mount.wait_until_served();
+    hanging
+}
+
+/// Odoo 19 removes the session of its own request by its listed name, and saves it again.
+#[test]
+fn a_removal_that_is_taken_back_is_not_carried_out_when_the_disk_answers() {
+    let redis = Redis::start();
+    let (below, own) = (sid("ab", 1), sid("ab", 2));
+    let mut mount = Mount::start_over(&redis, "", ROOT, |dir| {
+        put(dir, &sharded(&below), &authenticated("x"));
+        put(dir, &sharded(&sid("cd", 3)), &authenticated("x"));
+    });
+    mount.save(&own, &authenticated("old")).unwrap();
+    in_thread(|| {
+        mount.read(&own).unwrap();
+        let shard = mount.path().join("ab");
+        let listed = shard.join(alias(&own));
+        assert!(mount.list(&shard).contains(&alias(&own)));
+        let hanging = succeed_with_a_disk_that_hangs(&mut mount);
+        // The worker has reached Redis.
+        in_thread(|| mount.save(&sid("ef", 4), &authenticated("other"))).unwrap();
+        std::fs::remove_file(&listed).unwrap();
+        mount.save(&own, &authenticated("new")).unwrap();
+        // One that waits for the disk, and is carried out after the other one would be.
+        let _ = mount.unlink(&sid("cd", 3));
+        drop(hanging);
+    });
+    mount.wait_for_log("all session files of the underlying directory have been imported");
+    assert_eq!(errno(in_thread(|| mount.read(&sid("cd", 3)))), libc::ENOENT);
+    assert_eq!(in_thread(|| mount.read(&own)).unwrap(), authenticated("new"));
+}
+
+#[test]
+fn a_removal_that_waits_for_its_import_outlives_the_worker() {
+    let redis = Redis::start();
+    let [gone, other] = [1, 2].map(|seed| sid("ab", seed));
+    let (mut mount, hidden) = start_over(&redis, "", |dir| {
+        for sid in [&gone, &other] {
+            put(dir, &sharded(sid), &authenticated("x"));
+        }
+    });
+    let hanging = Hanging::disk_of(&mount);
+    in_thread(|| mount.unlink(&gone)).unwrap();
+    kill_worker(&mount);
+    mount.wait_until_served();
+    drop(hanging);
+    assert_eq!(errno(in_thread(|| mount.read(&gone))), libc::ENOENT);
+    assert_eq!(in_thread(|| mount.read(&other)).unwrap(), authenticated("x"));
+    mount.wait_for_log("all session files of the underlying directory have been imported");
+    assert_eq!(errno(in_thread(|| mount.read(&gone))), libc::ENOENT);
+    assert_eq!(files(&hidden.path()), [""; 0]);
+}
+
 #[test]
 fn a_killed_disk_server_leaves_nobody_logged_out() {
     let redis = Redis::start();

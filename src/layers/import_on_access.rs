@@ -9,9 +9,13 @@
 //! A disk may hang. So each import is a task of its own, one for a session, and every operation waits
 //! for it as long as it may: an open in steps, a listing to the end, and whatever holds a directory
 //! for a moment only.
+//!
+//! - [`removals`]: removals that wait for the import of their session
 
+mod removals;
+
+use std::collections::HashMap;
 use std::collections::hash_map::Entry as MapEntry;
-use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
@@ -21,8 +25,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use self::removals::Removals;
 use crate::disk::Place;
 use crate::disk::client::{Disk, DiskError};
+use crate::handoff::Kept;
 use crate::import::{Importer, Reason};
 use crate::session::name::{Alias, Form, Shard};
 use crate::session::secret::Keyring;
@@ -50,8 +56,7 @@ const LIST_PAUSE_FACTOR: u32 = 20;
 const HOLDING_WITHIN: Duration = Duration::from_millis(100);
 /// One step of an open's waiting; the core ends it with EINTR.
 const OPEN_STEP: Duration = Duration::from_secs(1);
-/// How many removals may wait for their session's import, and how often each is tried.
-const MAX_REMOVALS: usize = 1024;
+/// How often a removal is tried that waits for its session's import.
 const REMOVAL_ATTEMPTS: u32 = 10;
 const REMOVAL_PAUSE: Duration = Duration::from_secs(2);
 
@@ -82,7 +87,7 @@ struct Underlying<T> {
     /// The imports under way, until their file is archived.
     imports: Mutex<HashMap<Alias, watch::Receiver<Progress>>>,
     /// Sessions that are removed as soon as their import is over.
-    removals: Mutex<HashSet<Alias>>,
+    removals: Removals,
     /// The disk has not answered in time, and not since.
     is_slow: AtomicBool,
 }
@@ -159,7 +164,7 @@ impl<S: Sessions + Clone, T: Intake + Clone> ImportOnAccess<S, T> {
             is_known: AtomicBool::new(true),
             waiting_since: OnceLock::new(),
             imports: Mutex::default(),
-            removals: Mutex::default(),
+            removals: Removals::default(),
             is_slow: AtomicBool::new(false),
         };
         Self { sessions, underlying: Arc::new(underlying) }
@@ -185,6 +190,14 @@ impl<S: Sessions + Clone, T: Intake + Clone> ImportOnAccess<S, T> {
     pub(crate) fn go_on(&self, disk: Disk, intake: T, keyring: Keyring) {
         self.underlying.is_known.store(false, Ordering::Relaxed);
         self.import_from(disk, intake, keyring);
+    }
+
+    /// The worker before has ended: goes on with the removals that it has left, on the current runtime, and leaves as
+    /// much to the next one.
+    pub(crate) fn take_up(&self, kept: &Kept) {
+        for unlink in self.underlying.removals.take_up(kept) {
+            tokio::spawn(self.clone().remove_when_imported(unlink));
+        }
     }
 
     fn import_from(&self, disk: Disk, intake: T, keyring: Keyring) {
@@ -269,23 +282,20 @@ impl<S: Sessions + Clone, T: Intake + Clone> ImportOnAccess<S, T> {
             _ if !is_stuck && self.underlying.is_listed() => return Ok(false),
             _ => {}
         }
-        let is_first = {
-            let mut removals = lock(&self.underlying.removals);
-            if removals.len() >= MAX_REMOVALS {
+        let unlink = Unlink {
+            stamp: unlink.stamp.again(),
+            alias: alias.clone(),
+            listed: None,
+            held: None,
+            opened: unlink.opened,
+        };
+        match self.underlying.removals.insert(&unlink) {
+            None => {
                 let why = "too many removals wait for the disk";
                 return Err(StoreError::Unavailable(why.into()));
             }
-            removals.insert(alias.clone())
-        };
-        if is_first {
-            let unlink = Unlink {
-                stamp: unlink.stamp.again(),
-                alias: alias.clone(),
-                listed: None,
-                held: None,
-                opened: unlink.opened,
-            };
-            tokio::spawn(self.clone().remove_when_imported(unlink));
+            Some(true) => drop(tokio::spawn(self.clone().remove_when_imported(unlink))),
+            Some(false) => {}
         }
         Ok(had_file)
     }
@@ -296,7 +306,11 @@ impl<S: Sessions + Clone, T: Intake + Clone> ImportOnAccess<S, T> {
         let mut last_error = None;
         for _ in 0..REMOVAL_ATTEMPTS {
             self.underlying.until_listed().await;
-            let settled = self.underlying.settle(alias, Patience::Listing).await;
+            let settled = if self.underlying.is_known.load(Ordering::Relaxed) {
+                self.underlying.settle(alias, Patience::Listing).await
+            } else {
+                Err(ImportError::Pending)
+            };
             let left = self.underlying.index().left.get(alias).cloned();
             let importer = lock(&self.underlying.importer).clone();
             if let (Some(places), Some(importer)) = (left, importer) {
@@ -316,7 +330,7 @@ impl<S: Sessions + Clone, T: Intake + Clone> ImportOnAccess<S, T> {
             tracing::error!(%alias, %error, "a session could not be removed; its user may still be \
                                              logged in");
         }
-        lock(&self.underlying.removals).remove(alias);
+        self.underlying.removals.remove(&unlink);
     }
 }
 
@@ -377,7 +391,7 @@ impl<T: Intake + Clone> Underlying<T> {
         patience: Patience,
     ) -> Result<(), ImportError> {
         // It is removed as soon as it is imported: for everybody else it has ended.
-        if lock(&self.removals).contains(alias) && patience != Patience::Listing {
+        if self.removals.has(alias) && patience != Patience::Listing {
             return Ok(());
         }
         let bound = match patience {
@@ -652,7 +666,7 @@ impl<S: Sessions + Clone, T: Intake + Clone> Sessions for ImportOnAccess<S, T> {
         if let Some(listed) = listed {
             self.underlying.settle(listed, Patience::Open).await?;
         }
-        if lock(&self.underlying.removals).contains(alias) {
+        if self.underlying.removals.has(alias) {
             return Ok(Lookup::Absent);
         }
         self.sessions.fetch(alias, listed).await
@@ -669,7 +683,10 @@ impl<S: Sessions + Clone, T: Intake + Clone> Sessions for ImportOnAccess<S, T> {
 
     async fn unlink(&self, unlink: &Unlink) -> Result<Unlinked, StoreError> {
         let mut removed = None;
-        for alias in std::iter::once(&unlink.alias).chain(&unlink.listed) {
+        // One that is held is of a session that its thread has opened, which has no file any more. It may be taken back;
+        // otherwise it comes once more, and is not held.
+        let names = std::iter::once(&unlink.alias).chain(&unlink.listed);
+        for alias in names.filter(|_| unlink.held.is_none()) {
             if self.remove_file(unlink, alias).await? {
                 removed = Some(alias.clone());
             }
