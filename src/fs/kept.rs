@@ -131,6 +131,8 @@ struct ClaimRecord {
 struct ThreadRecord {
     opened: Option<(String, ChangeId, Class)>,
     must_fail_next_save: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    failed_save: Option<u64>,
     failed_read: Option<String>,
 }
 
@@ -141,6 +143,8 @@ pub(super) struct KeptThread {
     pub opened: Option<(Alias, OpenedSession)>,
     /// Its next save is owed an error.
     pub must_fail_next_save: bool,
+    /// The request that was told so.
+    pub failed_save: Option<u64>,
     /// The session whose last read failed.
     pub failed_read: Option<Alias>,
 }
@@ -332,6 +336,7 @@ impl KeptState {
                 .as_ref()
                 .map(|(alias, known)| (text(alias), known.birth, known.class)),
             must_fail_next_save: kept.must_fail_next_save,
+            failed_save: kept.failed_save,
             failed_read: kept.failed_read.as_ref().map(text),
         };
         if self.0.is_there() {
@@ -348,6 +353,7 @@ impl KeptState {
         Some(KeptThread {
             opened: record.opened.and_then(opened),
             must_fail_next_save: record.must_fail_next_save,
+            failed_save: record.failed_save,
             failed_read: record.failed_read.and_then(|alias| Alias::parse(&alias)),
         })
     }

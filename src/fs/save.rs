@@ -181,7 +181,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
     /// A thread whose `open` failed with an error of ours fails its next save loudly (Odoo answers
     /// HTTP 500 and keeps the cookie) instead of storing an empty session under a new one.
     fn fail_if_pending(&self, by: Identity) -> Result<()> {
-        if self.threads().must_fail_save(by.thread) {
+        if self.threads().must_fail_save(by) {
             self.save_failed(by);
             return Err(Error::fault(
                 libc::EIO,

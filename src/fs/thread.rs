@@ -60,6 +60,8 @@ pub(crate) struct Thread {
     /// An `open` failed with an error of ours: its next create or first write must fail, too, or
     /// Odoo 14 would hand out a new cookie for an empty session.
     must_fail_next_save: bool,
+    /// The request that was told so last. It is told so again if it is repeated.
+    failed_save: Option<u64>,
     /// The session whose read has failed last.
     failed_read: Option<Alias>,
     /// The session that it opened last: that of its request.
@@ -121,9 +123,13 @@ impl Threads {
     /// What the worker before has remembered of a thread.
     fn take_up(&mut self, thread: ThreadId) -> Thread {
         let Some(kept) = self.kept.thread(thread) else { return Thread::default() };
-        let KeptThread { opened, must_fail_next_save, failed_read } = kept;
-        let mut state =
-            Thread { must_fail_next_save, failed_read: failed_read.clone(), ..Thread::default() };
+        let KeptThread { opened, must_fail_next_save, failed_save, failed_read } = kept;
+        let mut state = Thread {
+            must_fail_next_save,
+            failed_save,
+            failed_read: failed_read.clone(),
+            ..Thread::default()
+        };
         let since = self.since;
         if let Some(alias) = failed_read
             && let Some(session) = self.session(Some(thread), &alias)
@@ -155,6 +161,7 @@ impl Threads {
             &KeptThread {
                 opened: state.last_opened.as_ref().and_then(opened),
                 must_fail_next_save: state.must_fail_next_save,
+                failed_save: state.failed_save,
                 failed_read: state.failed_read.as_ref().filter(failed).cloned(),
             },
         );
@@ -252,14 +259,17 @@ impl Threads {
         }
     }
 
-    /// Whether this save of the thread has to fail. Told once.
-    pub(crate) fn must_fail_save(&mut self, thread: Option<ThreadId>) -> bool {
-        let must_fail =
-            self.get(thread).is_some_and(|state| std::mem::take(&mut state.must_fail_next_save));
-        if must_fail {
-            self.keep(thread);
+    /// Whether this save of the thread has to fail. Told to one request, however often it is repeated.
+    pub(crate) fn must_fail_save(&mut self, by: Identity) -> bool {
+        let Some(state) = self.get(by.thread) else { return false };
+        let request = by.request.map(|request| request.number);
+        let was_told = by.is_repeated() && state.failed_save == request;
+        if std::mem::take(&mut state.must_fail_next_save) {
+            state.failed_save = request;
+            self.keep(by.thread);
+            return true;
         }
-        must_fail
+        was_told
     }
 
     /// It looked for a session and there was none: what it removed before belongs to an earlier

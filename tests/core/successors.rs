@@ -87,6 +87,20 @@ fn a_thread_owes_the_error_of_a_failed_read_at_the_next_worker() {
     assert_eq!(kernel.read(thread(3), &session), Ok(person("x")));
 }
 
+#[test]
+fn the_error_that_a_thread_owes_is_told_again_if_the_answer_did_not_arrive() {
+    let (mut kernel, session) = (kept(), sid('a', 1));
+    kernel.save(thread(2), &session, &person("x")).unwrap();
+    kernel.store.next_fault(Fault::Unreadable);
+    assert_eq!(kernel.read(thread(1), &session), Err(libc::EIO));
+    let create = |kernel: &Kernel, by| kernel.create(by, "tmpaaaaaaaa.__wz_sess").map(drop);
+    assert_eq!(create(&kernel, request(thread(1), 10)), Err(libc::EIO));
+    kernel.succeed();
+    assert_eq!(create(&kernel, repeated(thread(1), 10)), Err(libc::EIO));
+    kernel.succeed();
+    assert_eq!(create(&kernel, request(thread(1), 12)), Ok(()));
+}
+
 /// A session that another server has saved twice: its inode of the first version, of which `thread(3)` has been told
 /// that it is stale, by its request 10.
 fn told_stale(here: &Kernel, there: &Kernel, session: &Sid) -> InodeId {

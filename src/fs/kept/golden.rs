@@ -105,9 +105,10 @@ fn records_are_written_as_they_were() {
         is_marked: true,
         is_taken_back: false,
     };
-    let known = ThreadRecord {
+    let known = |failed_save| ThreadRecord {
         opened: Some((text(), id, Class::Anonymous)),
         must_fail_next_save: true,
+        failed_save,
         failed_read: Some(text()),
     };
     let listing = ListingRecord { thread: Some(thread), at_ticks: 4 };
@@ -117,8 +118,12 @@ fn records_are_written_as_they_were() {
     differing.extend(changes.iter().flat_map(|(record, golden)| check(record, golden)));
     differing.extend(check(&held, r#"{"thread":{"tid":1,"start_ticks":2},"id":9,"first_ms":5,"alias":"a","listed":null,"held":9,"opened":"Authenticated","is_marked":true,"is_taken_back":false}"#));
     differing.extend(check(
-        &known,
+        &known(None),
         r#"{"opened":["a",9,"Anonymous"],"must_fail_next_save":true,"failed_read":"a"}"#,
+    ));
+    differing.extend(check(
+        &known(Some(6)),
+        r#"{"opened":["a",9,"Anonymous"],"must_fail_next_save":true,"failed_save":6,"failed_read":"a"}"#,
     ));
     differing.extend(check(&listing, r#"{"thread":{"tid":1,"start_ticks":2},"at_ticks":4}"#));
     assert!(differing.is_empty(), "{}", differing.join("\n"));
