@@ -11,6 +11,7 @@
 //! - [`current`]: what a session is now
 //! - [`stale`]: who was told to look a name up anew
 //! - [`kept`]: what the kernel may still name when this worker has died
+//! - [`poison`]: sessions that workers have died of
 //! - [`staging`]: the files of saves under way, on this host's tmpfs
 //! - [`large`], [`patience`]: contents that take long, and how long an `open` waits
 //! - [`lookup`], [`open`], [`save`], [`unlink`], [`list`], [`attributes`]: the operations
@@ -26,7 +27,6 @@ use std::time::Duration;
 
 use crate::error::Result;
 use crate::handoff::Kept;
-use crate::session::name::Alias;
 use crate::session::secret::Keyring;
 use crate::sync::lock;
 
@@ -44,6 +44,7 @@ pub mod list;
 pub mod lookup;
 pub mod open;
 mod patience;
+pub mod poison;
 pub(crate) mod save;
 mod serving;
 pub(crate) mod staging;
@@ -56,10 +57,11 @@ use caller::{Callers, Proc, Processes};
 use grants::Grants;
 use handle::Handles;
 use held::HeldRemovals;
-use inode::{Eviction, InodeId, Inodes};
+use inode::{Eviction, Inodes};
 use kept::KeptState;
 use list::ListedAliases;
 use patience::Patience;
+use poison::Poisoned;
 use serving::Serving;
 use staging::Staging;
 use stale::Stale;
@@ -171,6 +173,7 @@ pub struct Core<S, L> {
     listed_aliases: Mutex<ListedAliases>,
     callers: Callers,
     patience: Mutex<Patience>,
+    poisoned: Mutex<Poisoned>,
     open_step: Duration,
     open_budget: Duration,
     max_anonymous_bytes: u64,
@@ -192,6 +195,8 @@ impl<S: Sessions, L: Link> Core<S, L> {
     ) -> std::io::Result<Arc<Self>> {
         let (sender, receiver) = sync_channel(MAX_PENDING_EVICTIONS);
         let kept = KeptState::new(settings.kept.clone());
+        let processes = &settings.processes;
+        let poisoned = Poisoned::new(kept.clone(), processes.now(), processes.now_ticks());
         let core = Arc::new(Self {
             evictions: Mutex::new(Some(receiver)),
             staging: Staging::open(settings)?,
@@ -207,7 +212,8 @@ impl<S: Sessions, L: Link> Core<S, L> {
             grants: Mutex::new(Grants::new(kept.clone())),
             held_removals: Mutex::new(HeldRemovals::new(kept.clone())),
             serving: Mutex::default(),
-            stale: Mutex::new(Stale::new(kept.clone(), settings.processes.now())),
+            stale: Mutex::new(Stale::new(kept.clone(), processes.now())),
+            poisoned: Mutex::new(poisoned),
             handles: Mutex::new(Handles::new(kept.clone())),
             kept,
             listed_aliases: Mutex::default(),
@@ -253,11 +259,6 @@ impl<S: Sessions, L: Link> Core<S, L> {
         }
     }
 
-    /// The session that an inode stands for, for the log.
-    pub(crate) fn alias(&self, inode: InodeId) -> Option<Alias> {
-        self.inodes().alias(inode)
-    }
-
     fn inodes(&self) -> MutexGuard<'_, Inodes> {
         lock(&self.inodes)
     }
@@ -284,6 +285,10 @@ impl<S: Sessions, L: Link> Core<S, L> {
 
     fn stale(&self) -> MutexGuard<'_, Stale> {
         lock(&self.stale)
+    }
+
+    fn poisoned(&self) -> MutexGuard<'_, Poisoned> {
+        lock(&self.poisoned)
     }
 
     fn patience(&self) -> MutexGuard<'_, Patience> {

@@ -20,7 +20,8 @@ use fuser::{INodeNo, Notifier, Session, SessionACL};
 use tokio::runtime::Handle;
 
 use crate::fs::Core;
-use crate::fs::inode::{Eviction, InodeId};
+use crate::fs::inode::Eviction;
+use crate::fs::poison::Subject;
 use crate::handoff::{Ended, Kept};
 use crate::host::directory::Ownership;
 use crate::host::read_buffer::MAX_BUFFERS;
@@ -75,13 +76,14 @@ pub(crate) struct Served {
     pub kept: Kept,
 }
 
-/// Serves the kernel until the mount is gone. `runtime` runs what needs the store; `on_serving` is called when all
-/// that was not answered before is under way.
+/// Serves the kernel until the mount is gone. `runtime` runs what needs the store; `on_poison` is called when a request
+/// is failed because workers died of it, `on_serving` when all that was not answered before is under way.
 pub(crate) fn serve<S: Sessions, L: Link>(
     core: &Arc<Core<S, L>>,
     tree: Ownership,
     connection: Connection,
     runtime: &Handle,
+    on_poison: impl Fn(),
     on_serving: impl FnOnce(),
 ) -> io::Result<()> {
     let Connection { device, served } = connection;
@@ -96,7 +98,12 @@ pub(crate) fn serve<S: Sessions, L: Link>(
     };
     let session = if let Some(served) = &served {
         let known = Known {
-            alias: &|inode| core.alias(InodeId(inode)),
+            alias: &|subject| core.session_of(subject),
+            died_of: &|subject| {
+                let _entered = runtime.enter();
+                core.died_of(subject);
+                on_poison();
+            },
             await_store: &|| runtime.block_on(core.await_store(STORE_WITHIN)),
         };
         take_over(device.as_fd(), served, adapter, &known)?
@@ -119,8 +126,10 @@ pub(crate) fn serve<S: Sessions, L: Link>(
 
 /// What a recovery asks the core.
 struct Known<'a> {
-    /// The alias of the session that an inode stands for.
-    alias: &'a dyn Fn(u64) -> Option<Alias>,
+    /// The alias of the session that a request is about.
+    alias: &'a dyn Fn(&Subject<'_>) -> Option<Alias>,
+    /// A request fails, because workers died of it.
+    died_of: &'a dyn Fn(&Subject<'_>),
     /// Waits until the store is there, or has not come in time.
     await_store: &'a dyn Fn(),
 }
@@ -137,8 +146,9 @@ fn take_over<F: fuser::Filesystem>(
         handshake::begin(filesystem(Origin::Kernel), device, init, config(SESSION_THREADS))?;
     let may_resend = Offers::from_environment().resend();
     let kernel = Device(Arc::new(device.try_clone_to_owned()?));
-    let Known { alias, await_store } = known;
-    let recovery = Recovery { kernel, init, kept, after: *after, may_resend, alias, await_store };
+    let Known { alias, died_of, await_store } = known;
+    let after = *after;
+    let recovery = Recovery { kernel, init, kept, after, may_resend, alias, died_of, await_store };
     recovery.run(filesystem(Origin::Replay), config(1))?;
     if let Err(error) = kept.record(REQUEST_MAX_BYTES) {
         tracing::warn!(

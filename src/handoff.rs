@@ -88,6 +88,9 @@ pub enum Kind {
     /// A removal that waits for the import of its session, by a part of its id. One that is not kept is lost if it was
     /// not carried out.
     ImportRemoval = 17,
+    /// A session that workers have died of, by the number of a request. One that is not kept may cost as many workers
+    /// again.
+    Poisoned = 18,
 }
 
 /// A request without a content is no longer: it has up to two names.
@@ -105,7 +108,7 @@ struct Quota {
 }
 
 impl Kind {
-    const ALL: [Self; 17] = [
+    const ALL: [Self; 18] = [
         Self::Request,
         Self::Suspect,
         Self::Inode,
@@ -123,6 +126,7 @@ impl Kind {
         Self::Outage,
         Self::Store,
         Self::ImportRemoval,
+        Self::Poisoned,
     ];
     /// The greatest number of one.
     const LAST: usize = Self::ALL[Self::ALL.len() - 1] as usize;
@@ -139,6 +143,7 @@ impl Kind {
             // All that there can be.
             Self::Shard => (4096, 0, false),
             Self::Listing => (256, 12 * MEBIBYTE, true),
+            Self::Poisoned => (256, 256, true),
             Self::Removal | Self::ImportRemoval => (1024, MEBIBYTE, true),
             Self::OpenStaging => (4096, 4096, false),
             Self::Thread => (16_384, 8 * MEBIBYTE, true),
@@ -162,7 +167,10 @@ impl Kind {
             | Self::Handle
             | Self::Shard
             | Self::OpenStaging
-            | Self::ToldStale => false,
+            | Self::ToldStale
+            // The file that it is to be imported from is the same.
+            | Self::ImportRemoval
+            | Self::Poisoned => false,
             Self::Change
             | Self::Listing
             | Self::Removal

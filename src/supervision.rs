@@ -81,6 +81,9 @@ pub(crate) enum Report {
     },
     /// All that was collected is written.
     Drained,
+    /// It is found what the workers before have died of, and that is failed from now on. An older keeper does not know
+    /// this.
+    CauseFound,
     /// It cannot continue, and why.
     Failed(Failure),
 }

@@ -32,6 +32,7 @@ use crate::disk::client::Disk;
 use crate::exit::{ExitCode, Failure};
 use crate::fs::{self, Core};
 use crate::fuse::Connection;
+use crate::handoff::Kept;
 use crate::host::confine;
 use crate::host::open_files::OpenFiles;
 use crate::host::signals;
@@ -155,12 +156,7 @@ fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
     // Not before: until then another worker may be serving.
     let kept = served.as_ref().map(|served| served.kept.clone()).unwrap_or_default();
     let kept = kept.of_store(&store.name());
-    store.take_up(&kept);
-    // What is left is carried out by tasks.
-    runtime.block_on(async {
-        spool.take_up(&kept);
-        sessions.take_up(&kept);
-    });
+    take_up(&kept, &spool, &sessions, &store, &runtime);
     let settings = fs::Settings {
         observer: mirror.map(|notes| Arc::new(notes) as Arc<dyn Observer>),
         worker,
@@ -200,6 +196,7 @@ fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
     orders::listen(Arc::clone(channel), ending.clone(), sessions, keyring, on_mounted, &runtime)?;
 
     let recovered = Arc::clone(&core);
+    let on_poison = || drop(channel.send(&Report::CauseFound));
     let on_serving = || {
         has_recovered.store(true, Ordering::Relaxed);
         recovered.recovered();
@@ -207,7 +204,8 @@ fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
         let _ = channel.send(&Report::Serving);
     };
     let connection = Connection { device: fuse, served };
-    let served = crate::fuse::serve(&core, config.tree, connection, runtime.handle(), on_serving);
+    let served =
+        crate::fuse::serve(&core, config.tree, connection, runtime.handle(), on_poison, on_serving);
     runtime.block_on(ending.drain());
     crate::telemetry::log::tell_all_repeated();
     served.map_err(|e| {
@@ -250,6 +248,20 @@ fn open_store(
         store.forget_outages();
     }
     Ok(store)
+}
+
+/// Goes on with what the worker before has left to be done, by tasks.
+fn take_up(
+    kept: &Kept,
+    spool: &Spool<RedisStore>,
+    sessions: &ImportOnAccess<Spool<RedisStore>, RedisStore>,
+    store: &RedisStore,
+    runtime: &Runtime,
+) {
+    let _entered = runtime.enter();
+    store.take_up(kept);
+    spool.take_up(kept);
+    sessions.take_up(kept);
 }
 
 /// Keeps what Redis does not take.

@@ -11,6 +11,8 @@ mod aliases;
 mod guesses;
 #[path = "core/histories.rs"]
 mod histories;
+#[path = "core/poison.rs"]
+mod poison;
 #[path = "core/stale.rs"]
 mod stale;
 #[path = "core/successors.rs"]

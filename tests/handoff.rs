@@ -21,7 +21,7 @@ use nix::unistd::Pid;
 use rand::Rng;
 
 use support::load::{Load, OWNER};
-use support::mount::{Mount, authenticated, sid, temp_name};
+use support::mount::{Mount, authenticated, errno, sid, temp_name};
 use support::redis::Redis;
 
 /// What `SESSIONFS_KERNEL_WITHOUT` is set to in each way, and its name.
@@ -410,7 +410,13 @@ fn a_request_that_three_workers_died_of_fails_alone() {
         assert!(line.contains("operation=\"open\"") && line.contains("alias=aa"), "{line}");
         redis.resume();
         assert_eq!(waiting.join().unwrap().unwrap(), authenticated("x"));
-        support::http::until("it is read", || mount.read(&poison).is_ok());
+        // Its browser asks again, which costs no worker.
+        let worker = mount.any_worker();
+        assert_eq!(errno(mount.read(&poison)), libc::EIO);
+        assert_eq!(mount.read(&innocent).unwrap(), authenticated("x"));
+        mount.unlink(&poison).unwrap();
+        assert_eq!(errno(mount.read(&poison)), libc::ENOENT);
+        assert_eq!(mount.any_worker(), worker);
     }
 }
 

@@ -142,7 +142,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
     /// The attributes of an inode that was given out without asking the store.
     async fn ask_for_attributes(&self, inode: InodeId, alias: &Alias) -> Result<Attributes> {
         // The file it is to be imported from may be on a disk that hangs; its `open` waits for that.
-        if self.sessions.is_ready(alias).await != Ok(true) {
+        if self.is_poisoned(alias) || self.sessions.is_ready(alias).await != Ok(true) {
             return self.known_attributes(inode);
         }
         let meta = match self.sessions.fetch(alias, None).await {

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::Core;
 use super::caller::Identity;
+use super::poison::DIED_OF_IT;
 use crate::error::{Error, Result};
 use crate::session::name::{Alias, Sid};
 use crate::store::current::{Current, look};
@@ -37,6 +38,9 @@ impl<S: Sessions, L: Link> Core<S, L> {
         alias: &Alias,
         listed: Option<&Alias>,
     ) -> Result<Resolved> {
+        if std::iter::once(alias).chain(listed).any(|alias| self.is_poisoned(alias)) {
+            return Err(self.read_failed(by, alias, DIED_OF_IT));
+        }
         let found = look(&self.sessions, &self.keyring, sid, alias, listed).await;
         self.resolved(by, alias, found)
     }
@@ -88,6 +92,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
     /// A session was found to be gone: no later save may take its last version for a guess.
     pub(super) fn ended(&self, alias: &Alias) {
         self.inodes().ended(alias);
+        self.poisoned().remove(alias);
         if let Some(observer) = &self.observer {
             observer.ended(alias);
         }

@@ -268,6 +268,13 @@ impl<S: Sessions, L: Link> Core<S, L> {
         self.held_removals().take_back_all(by.thread);
     }
 
+    /// A save that was perhaps sent is failed after all: the removal that it has taken back is not carried out either.
+    pub(super) fn gives_back(self: &Arc<Self>, by: Identity, alias: &Alias) {
+        let Some(removal) = self.kept.taken_back_by(by.request) else { return };
+        let (core, alias) = (Arc::clone(self), alias.clone());
+        tokio::spawn(async move { core.lose_mark(&alias, removal).await });
+    }
+
     /// Carries a removal out when its time is over, unless it is taken back.
     async fn carry_out(&self, alias: &Alias) {
         let (unlink, number) = loop {

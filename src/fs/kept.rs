@@ -327,6 +327,27 @@ impl KeptState {
         self.0.remove(Kind::ToldStale, tid.into());
     }
 
+    /// Keeps that workers have died of a session, and when.
+    pub(super) fn put_poisoned(&self, number: u64, alias: &Alias, at_ticks: u64) {
+        let parts = [&at_ticks.to_le_bytes()[..], alias.as_str().as_bytes()];
+        self.0.put(Kind::Poisoned, number, &parts);
+    }
+
+    /// The sessions that workers have died of: number, alias, and when.
+    pub(super) fn poisoned(&self) -> Vec<(u64, Alias, u64)> {
+        let poisoned = |number| {
+            let bytes = self.0.get(Kind::Poisoned, number)?;
+            let (at_ticks, alias) = bytes.split_first_chunk()?;
+            let alias = Alias::parse(std::str::from_utf8(alias).ok()?)?;
+            Some((number, alias, u64::from_le_bytes(*at_ticks)))
+        };
+        self.0.numbers(Kind::Poisoned).into_iter().filter_map(poisoned).collect()
+    }
+
+    pub(super) fn forget_poisoned(&self, number: u64) {
+        self.0.remove(Kind::Poisoned, number);
+    }
+
     /// Keeps what is remembered of a thread.
     pub(super) fn put_thread(&self, thread: ThreadId, kept: &KeptThread) {
         let text = |alias: &Alias| alias.to_string();
@@ -429,6 +450,14 @@ impl KeptState {
             self.0.put(Kind::Change, request.number, &[&encode(&record)]);
         }
         (fresh, None)
+    }
+
+    /// The removal that a save which is repeated takes back.
+    pub(super) fn taken_back_by(&self, request: Option<Request>) -> Option<ChangeId> {
+        match self.former(request?)?.known {
+            KnownRecord::Save(claim) => claim.held_removal,
+            KnownRecord::Removal { .. } | KnownRecord::Nothing => None,
+        }
     }
 
     /// The change that a request makes is carried out, and what it was made of may go.

@@ -155,7 +155,8 @@ impl<S: Sessions, L: Link> Core<S, L> {
         let SessionName { sid, candidate, form } = name;
         let listed = candidate.and_then(|candidate| self.listed_alias(&candidate));
         for asked in std::iter::once(&alias).chain(&listed) {
-            if !self.is_ready(by, asked).await? {
+            // Its `open` fails; but it can be removed.
+            if self.is_poisoned(asked) || !self.is_ready(by, asked).await? {
                 return Ok(self.provisional(&sid, form));
             }
         }

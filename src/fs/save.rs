@@ -16,6 +16,7 @@ use super::caller::{Caller, Identity};
 use super::handle::{Handle, HandleId};
 use super::inode::{InodeId, Version};
 use super::open::{Opened, bad_handle};
+use super::poison::DIED_OF_IT;
 use super::staging::{OpenStaging, Staged};
 use super::thread::{OpenedSession, Saving};
 use super::{Core, Step};
@@ -294,6 +295,9 @@ impl<S: Sessions, L: Link> Core<S, L> {
         open: &OpenStaging,
         target: &SessionName,
     ) -> Result<(Content, Bytes)> {
+        if self.is_poisoned(&target.sid.alias()) {
+            return Err(failed(target, DIED_OF_IT));
+        }
         let plain = Bytes::from(open.content()?);
         let content = content::read(&plain);
         let size_bytes = plain.len() as u64;

@@ -347,9 +347,14 @@ impl Threads {
 }
 
 impl Thread {
-    /// The shard of the session that it opened last.
+    /// The session that it opened last.
+    pub(crate) fn last_opened(&self) -> Option<&Alias> {
+        self.last_opened.as_ref()
+    }
+
+    /// Its shard.
     pub(crate) fn last_shard(&self) -> Option<Shard> {
-        self.last_opened.as_ref().map(Alias::shard)
+        self.last_opened().map(Alias::shard)
     }
 
     /// The save under way is given up, or nothing more is known of it.

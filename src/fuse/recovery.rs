@@ -10,6 +10,7 @@
 //!
 //! - [`replay`]: sends requests to the filesystem as the kernel has sent them
 //! - [`poison`]: which requests workers have died of
+//! - [`subject`]: what a request is about
 
 use std::collections::BTreeMap;
 use std::io;
@@ -23,6 +24,7 @@ use nix::errno::Errno;
 use super::REQUEST_MAX_BYTES;
 use super::in_flight;
 use super::wire::{self, Header, Init, Unique, operation_name};
+use crate::fs::poison::Subject;
 use crate::handoff::{Ended, Kept, Kind};
 use crate::host::device;
 use crate::session::name::Alias;
@@ -30,6 +32,7 @@ use poison::Suspects;
 
 mod poison;
 mod replay;
+mod subject;
 
 /// A request that is waited for.
 struct Unanswered {
@@ -73,8 +76,10 @@ pub(super) struct Recovery<'a, K> {
     pub after: Ended,
     /// Whether the kernel may be asked to send requests again, if it can.
     pub may_resend: bool,
-    /// The alias of the session that an inode stands for.
-    pub alias: &'a dyn Fn(u64) -> Option<Alias>,
+    /// The alias of the session that a request is about.
+    pub alias: &'a dyn Fn(&Subject<'_>) -> Option<Alias>,
+    /// Told of a request that is about to fail, because workers died of it.
+    pub died_of: &'a dyn Fn(&Subject<'_>),
     /// Waits until the store is there, or has not come in time.
     pub await_store: &'a dyn Fn(),
 }
@@ -94,7 +99,7 @@ impl<K: Kernel> Recovery<'_, K> {
         let suspects = Suspects::new(self.kept);
         let numbers: Vec<_> = unanswered.iter().map(Unanswered::number).collect();
         let trials = suspects.worker_died(self.after, &numbers);
-        unanswered.retain(|request| !self.fails(&suspects, &request.header));
+        unanswered.retain(|request| !self.fails(&suspects, request));
         if trials.is_empty() {
             if self.resend(&unanswered) {
                 return Ok(());
@@ -196,16 +201,18 @@ impl<K: Kernel> Recovery<'_, K> {
     }
 
     /// Fails a request if workers have died of it.
-    fn fails(&self, suspects: &Suspects, header: &Header) -> bool {
-        let number = header.unique.of_request();
-        if !suspects.is_poison(number) {
+    fn fails(&self, suspects: &Suspects, request: &Unanswered) -> bool {
+        if !suspects.is_poison(request.number()) {
             return false;
         }
+        let (header, subject) = (&request.header, subject::of(request));
         tracing::error!(
             operation = operation_name(header.operation),
-            alias = (self.alias)(header.inode).map(tracing::field::display),
+            alias = (self.alias)(&subject).map(tracing::field::display),
             "a request is failed, because workers died of it"
         );
+        // Before its caller goes on.
+        (self.died_of)(&subject);
         // ENOENT: nobody waits for it any more.
         let _ = self.kernel.write(&wire::failure(header.unique, libc::EIO));
         in_flight::forget(self.kept, header.unique);

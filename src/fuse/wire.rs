@@ -46,6 +46,10 @@ pub(crate) struct Header {
     pub(crate) operation: u32,
     pub(crate) unique: Unique,
     pub(crate) inode: u64,
+    /// Whose it is.
+    pub(crate) uid: u32,
+    /// The thread that waits for it.
+    pub(crate) pid: u32,
 }
 
 impl Header {
@@ -56,6 +60,8 @@ impl Header {
             operation: word(bytes, 4)?,
             unique: Unique(long(bytes, 8)?),
             inode: long(bytes, 16)?,
+            uid: word(bytes, 24)?,
+            pid: word(bytes, 32)?,
         };
         let is_whole = (HEADER_BYTES..=bytes.len()).contains(&header.length_bytes);
         (is_whole && header.unique.0 != 0).then_some(header)
@@ -193,7 +199,7 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
 
-fn long(bytes: &[u8], at: usize) -> Option<u64> {
+pub(super) fn long(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_ne_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
 }
 
@@ -209,6 +215,9 @@ pub(super) mod tests {
         bytes.extend(operation.to_ne_bytes());
         bytes.extend(unique.to_ne_bytes());
         bytes.extend(7_u64.to_ne_bytes());
+        for word in [1000_u32, 1000, 42] {
+            bytes.extend(word.to_ne_bytes());
+        }
         bytes.resize(HEADER_BYTES, 0);
         bytes.extend(body);
         bytes
@@ -218,7 +227,8 @@ pub(super) mod tests {
     fn a_header_is_read_of_a_whole_request_only() {
         let bytes = request(14, 6, &[1; 8]);
         let unique = Unique(6);
-        let header = Header { length_bytes: 48, operation: 14, unique, inode: 7 };
+        let header =
+            Header { length_bytes: 48, operation: 14, unique, inode: 7, uid: 1000, pid: 42 };
         assert_eq!(Header::parse(&bytes), Some(header));
         // What lies behind it in a buffer does not matter.
         assert_eq!(Header::parse(&[&bytes[..], &[9; 100]].concat()), Some(header));

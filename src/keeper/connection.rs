@@ -30,6 +30,8 @@ pub(super) struct Connection {
     held: Held,
     /// How the worker that served it last has ended.
     pub after: Ended,
+    /// What they have died of is found.
+    pub found_cause: bool,
     mountpoint: PathBuf,
     /// The directory that lies below; `None` if another keeper has mounted on it. Its disk server opens it then: the
     /// disk may not answer.
@@ -53,7 +55,8 @@ impl Connection {
             .and_then(|memory| Held::new(device, memory))
             .map_err(|e| Failure::internal("make memory that outlives a worker", e))?;
         let mountpoint = mountpoint.to_owned();
-        Ok(Self { held, after: Ended::default(), mountpoint, underlying, made: None })
+        let after = Ended::default();
+        Ok(Self { held, after, found_cause: false, mountpoint, underlying, made: None })
     }
 
     /// Why nobody can go on with what a keeper before this one has left; `None` if a program like this one can.
@@ -90,7 +93,7 @@ impl Connection {
         held.store();
         let made = Some(Made { init, filesystem: None });
         let mountpoint = mountpoint.to_owned();
-        Ok(Some(Self { held, after, mountpoint, underlying: None, made }))
+        Ok(Some(Self { held, after, found_cause: false, mountpoint, underlying: None, made }))
     }
 
     /// Executes a program in the place of this one, and hands the connection to it, with these descriptors. No worker

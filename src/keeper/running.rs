@@ -99,6 +99,8 @@ pub(super) struct Running {
     redis: (RedisState, Instant),
     /// What it had collected is written.
     has_drained: bool,
+    /// It has found what the workers before have died of.
+    found_cause: bool,
 }
 
 /// The thread of a worker that asks the kernel to forget entries (`fuse.rs`). The kernel makes it wait, though it was
@@ -145,6 +147,7 @@ impl Running {
             failure: None,
             redis: (RedisState::Up, Instant::now()),
             has_drained: false,
+            found_cause: false,
         };
         drop((theirs, asking, handed, sockets));
         // A configuration is smaller than a pipe; a worker that dies meanwhile breaks it.
@@ -201,6 +204,11 @@ impl Running {
         self.has_drained || self.has_ended()
     }
 
+    /// Whether it has found what the workers before have died of. Told once.
+    pub(super) fn take_found_cause(&mut self) -> bool {
+        std::mem::take(&mut self.found_cause)
+    }
+
     /// Kills it and its disk servers, and waits for that.
     pub(super) fn kill(&mut self) -> Option<ExitStatus> {
         let status = self.process.kill_but_for(WAITING_THREAD);
@@ -239,6 +247,10 @@ impl Running {
             }
             Received::Message(Report::Drained) => {
                 self.has_drained = true;
+                None
+            }
+            Received::Message(Report::CauseFound) => {
+                self.found_cause = true;
                 None
             }
             Received::Message(Report::Secrets { make }) => {

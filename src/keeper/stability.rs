@@ -15,6 +15,9 @@ const UNANSWERED_MAX: Duration = Duration::from_secs(300);
 /// So is one of which so many keepers in a row have died, though each had served it. More than it takes to find out
 /// which request kills them.
 const SHORT_LIVED_MAX: u32 = 20;
+/// So many times in a row the time begins anew because it was found which request workers have died of. One that fails
+/// does not kill again, but others may.
+const CAUSES_MAX: u32 = 20;
 
 /// The failure of a mount that is given up.
 pub(super) fn not_served(mountpoint: &Path) -> Failure {
@@ -39,13 +42,21 @@ pub(super) struct Stability {
     is_resumed: bool,
     /// How many keepers in a row have died that had served it, none for long.
     short_lived: u32,
+    /// How often in a row it was found what workers have died of.
+    causes: u32,
 }
 
 impl Stability {
     /// Nobody has served it since then, of one keeper or several, and so many keepers in a row have died that had.
     pub(super) fn resumed(since: Instant, short_lived: u32) -> Self {
         let since = Some(since);
-        Self { unstable_since: since, unanswered_since: since, is_resumed: true, short_lived }
+        Self {
+            unstable_since: since,
+            unanswered_since: since,
+            is_resumed: true,
+            short_lived,
+            causes: 0,
+        }
     }
 
     /// How many keepers in a row have not served it for long, this one included if it serves.
@@ -70,9 +81,11 @@ impl Stability {
 
     /// A worker serves, since then. Failures from before it has served for long are not counted any more.
     pub(super) fn serves(&mut self, since: Instant, now: Instant) {
+        self.unanswered_since = None;
         if now.saturating_duration_since(since) >= STABLE_AFTER {
             self.unstable_since = None;
             self.short_lived = 0;
+            self.causes = 0;
         }
     }
 
@@ -80,6 +93,14 @@ impl Stability {
     pub(super) fn failed(&mut self, now: Instant) {
         self.unstable_since.get_or_insert(now);
         self.unanswered_since.get_or_insert(now);
+    }
+
+    /// It was found what workers have died of, and that fails from now on: they do not count, up to a bound.
+    pub(super) fn cause_found(&mut self, now: Instant) {
+        if self.causes < CAUSES_MAX && !self.is_resumed {
+            self.causes += 1;
+            self.unstable_since = self.unstable_since.map(|_| now);
+        }
     }
 
     /// Somebody has killed a worker that served, or was about to, or it was ended for its successor: the mount is not
@@ -183,6 +204,28 @@ mod tests {
         assert!(!answered.is_given_up(start + 300 * SECOND));
         stability.killed(start + 300 * SECOND);
         assert!(stability.is_given_up(start + 300 * SECOND));
+    }
+
+    #[test]
+    fn deaths_whose_cause_is_found_do_not_add_up_in_time_but_in_number() {
+        let start = Instant::now();
+        let mut stability = Stability::default();
+        let mut now = start;
+        for _ in 0..CAUSES_MAX {
+            for _ in 0..3 {
+                now += 3 * SECOND;
+                stability.failed(now);
+                assert!(!stability.is_given_up(now));
+                stability.answers();
+            }
+            stability.cause_found(now);
+        }
+        stability.cause_found(now + SECOND);
+        assert!(stability.is_given_up(now + GIVEN_UP_AFTER));
+        stability.serves(now, now + STABLE_AFTER);
+        stability.failed(now);
+        stability.cause_found(now + SECOND);
+        assert!(!stability.is_given_up(now + GIVEN_UP_AFTER));
     }
 
     #[test]

@@ -128,6 +128,7 @@ impl Start {
         prober: &mut Prober,
     ) -> Result<Progress, Failure> {
         let report = self.running.next_report();
+        connection.found_cause |= self.running.take_found_cause();
         self.step = match (self.step, report) {
             (Step::Connecting, Some(Report::RedisReady)) => Step::Ready,
             (Step::Told { .. }, Some(Report::Serving)) => {

@@ -399,6 +399,9 @@ impl WorkerSupervisor {
         };
         let is_told = start.is_told();
         let progress = start.advance(connection, &mut self.prober);
+        if std::mem::take(&mut connection.found_cause) {
+            self.stability.cause_found(Instant::now());
+        }
         if progress.is_err() && is_told && connection.after == Ended::Killed {
             // As one that has served.
             self.stability.killed(Instant::now());

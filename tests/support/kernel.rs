@@ -18,6 +18,7 @@ use sessionfs::fs::inode::{Eviction, InodeId};
 use sessionfs::fs::list::Item;
 use sessionfs::fs::lookup::Found;
 use sessionfs::fs::open::Mode;
+use sessionfs::fs::poison::Subject;
 use sessionfs::fs::{Core, Settings, Step};
 use sessionfs::handoff::{self, Kept};
 use sessionfs::session::name::Sid;
@@ -185,6 +186,22 @@ impl Kernel {
         let _entered = self.runtime.enter();
         self.core.take_up_removals();
         self.core.recovered();
+    }
+
+    /// A request that the worker before has not answered is failed, because workers died of it.
+    pub fn died_of(&self, subject: &Subject<'_>) {
+        let _entered = self.runtime.enter();
+        self.core.died_of(subject);
+    }
+
+    /// Runs what was left to tasks, to its end.
+    pub fn wait_for_tasks(&self) {
+        let tasks = self.runtime.handle().metrics();
+        self.runtime.block_on(async {
+            while tasks.num_alive_tasks() > 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        });
     }
 
     fn number_kept(&self, kind: handoff::Kind) -> usize {

@@ -10,17 +10,18 @@
 use crate::handoff::{Ended, Kept, Kind};
 
 /// What is too much: three deaths of a worker by itself.
-const FATAL: u64 = 9;
+const FATAL: u64 = 27;
 /// From here on a request is on trial: two deaths of a worker by itself.
-const TRIED_FROM: u64 = 6;
+const TRIED_FROM: u64 = 18;
 
 /// How much a death says against the requests that it has left unanswered.
 fn weight(ended: Ended) -> u64 {
     match ended {
         Ended::Planned => 0,
-        // Most likely somebody else's doing; the kernel's, when the worker takes too much memory.
+        // Most likely somebody else's doing, and on a busy host nothing is answered between one and the next. It may be
+        // the kernel's, when the worker takes too much memory.
         Ended::Killed => 1,
-        Ended::Crashed | Ended::Stuck => 3,
+        Ended::Crashed | Ended::Stuck => 9,
     }
 }
 
@@ -43,7 +44,7 @@ pub(super) struct Trial {
 struct Suspicion {
     weight: u64,
     undecided: u64,
-    /// The how manieth of its trial it was, while it is running; 0: it is not.
+    /// Its place in the order of the trial, while it is running; the first is 1, and 0: it is not running.
     position: u64,
 }
 
@@ -214,17 +215,17 @@ mod tests {
     }
 
     #[test]
-    fn a_kill_by_somebody_counts_a_third_and_a_planned_end_nothing() {
+    fn a_kill_by_somebody_counts_a_ninth_and_a_planned_end_nothing() {
         let kept = kept();
         let suspects = Suspects::new(&kept);
-        for deaths in 1..=9 {
+        for deaths in 1..=27 {
             suspects.worker_died(Ended::Planned, &[2]);
-            if deaths > 6 {
+            if deaths > 18 {
                 suspects.begins(2, 1);
             }
             let trials = suspects.worker_died(Ended::Killed, &[2]);
-            assert_eq!(numbers(&trials).contains(&2), (6..9).contains(&deaths), "{deaths}");
-            assert_eq!(suspects.is_poison(2), deaths == 9, "{deaths}");
+            assert_eq!(numbers(&trials).contains(&2), (18..27).contains(&deaths), "{deaths}");
+            assert_eq!(suspects.is_poison(2), deaths == 27, "{deaths}");
         }
     }
 

@@ -19,7 +19,7 @@ use super::super::ANSWER_MAX_BYTES;
 use super::super::in_flight;
 use super::super::wire::{self, Unique, operation_name};
 use super::poison::{Suspects, Trial};
-use super::{Kernel, Recovery, Unanswered};
+use super::{Kernel, Recovery, Unanswered, subject};
 use crate::handoff::Kept;
 
 /// How long each suspect is awaited since it was handed to a task, and all that are tried after one death together: by
@@ -86,7 +86,7 @@ impl<K: Kernel> Recovery<'_, K> {
             let Some(request) = requests.get(&trial.number) else { continue };
             tracing::info!(
                 operation = operation_name(request.header.operation),
-                alias = (self.alias)(request.header.inode).map(tracing::field::display),
+                alias = (self.alias)(&subject::of(request)).map(tracing::field::display),
                 "a request is replayed alone, because workers died before it was answered"
             );
             suspects.begins(trial.number, index + 1);

@@ -24,6 +24,8 @@ struct State {
     waiting: BTreeSet<u64>,
     /// Each answer: the unique, and the error number.
     answers: Vec<(u64, i32)>,
+    /// What the core was told of, in the same way.
+    died_of: Vec<u64>,
     /// What was kept when it was asked to send requests again.
     kept_at_resend: Option<Vec<u64>>,
     resend_fails: bool,
@@ -130,14 +132,19 @@ impl Connection {
         let filesystem = Filesystem { seen, poison, test, waiting: Mutex::default() };
         let (kernel, init) = (self.kernel.clone(), self.init.clone());
         std::thread::spawn(move || {
-            let (alias, await_store) = (|_| None, || ());
+            let (alias, await_store) = (|_: &Subject<'_>| None, || ());
+            let died_of = |subject: &Subject<'_>| {
+                let number = subject.caller.request.unwrap().number;
+                lock(&kernel.0).died_of.push(number);
+            };
             let recovery = Recovery {
-                kernel,
+                kernel: kernel.clone(),
                 init: &init,
                 kept: &kept,
                 after,
                 may_resend,
                 alias: &alias,
+                died_of: &died_of,
                 await_store: &await_store,
             };
             recovery.run(filesystem, super::super::config(1)).unwrap();
@@ -168,6 +175,7 @@ fn a_request_that_kills_fails_alone_also_if_others_were_let_go_before() {
         assert!(sees.recv().is_err());
         let state = lock(&connection.kernel.0);
         assert_eq!(state.answers.first(), Some(&(4, libc::EIO)));
+        assert_eq!(state.died_of, [4]);
     }
 }
 
