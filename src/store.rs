@@ -54,6 +54,17 @@ pub enum Attempt {
 }
 
 impl Stamp {
+    /// Of a change that a worker before this one has perhaps sent.
+    pub(crate) fn left(id: ChangeId, first_ms: u64, made: Option<Instant>) -> Self {
+        let made = made.unwrap_or_else(Instant::now);
+        Self { id, first_ms, made, attempt: Attempt::Again }
+    }
+
+    /// When it was made, if nothing else says how old it is: the store's time was not known then.
+    pub(crate) fn made_untimed(&self) -> Option<Instant> {
+        Some(self.made).filter(|_| self.first_ms == 0)
+    }
+
     /// Of a change that is made now, at that time of the store.
     pub fn new(id: ChangeId, first_ms: u64) -> Self {
         Self { id, first_ms, made: Instant::now(), attempt: Attempt::First }

@@ -18,7 +18,7 @@ use crate::handoff::{Kept, Kind, moment};
 use crate::session::change::ChangeId;
 use crate::session::content::Class;
 use crate::session::name::{Alias, Form, Shard, Sid};
-use crate::store::{Attempt, Claim, Meta, Stamp, Unlink};
+use crate::store::{Claim, Meta, Stamp, Unlink};
 
 /// An inode as it is kept. The content of a version is not: the store has it, and who has it open has its own.
 #[derive(Debug, Deserialize, Serialize)]
@@ -271,7 +271,7 @@ impl KeptState {
             thread: *thread,
             id: unlink.stamp.id,
             first_ms: unlink.stamp.first_ms,
-            made: made(unlink.stamp),
+            made: unlink.stamp.made_untimed(),
             alias: unlink.alias.to_string(),
             listed: unlink.listed.as_ref().map(Alias::to_string),
             held: unlink.held,
@@ -289,7 +289,7 @@ impl KeptState {
         let removal = |number| {
             let record: RemovalRecord = decode(&self.0.get(Kind::Removal, number)?)?;
             let unlink = Unlink {
-                stamp: made_before(record.id, record.first_ms, record.made),
+                stamp: Stamp::left(record.id, record.first_ms, record.made),
                 alias: Alias::parse(&record.alias)?,
                 listed: record.listed.and_then(|alias| Alias::parse(&alias)),
                 held: record.held,
@@ -441,12 +441,12 @@ impl KeptState {
     ) -> (Stamp, Option<KnownRecord>) {
         let Some(request) = request else { return (fresh, None) };
         if let Some(former) = self.former(request) {
-            let stamp = made_before(former.id, former.first_ms, former.made);
+            let stamp = Stamp::left(former.id, former.first_ms, former.made);
             return (stamp, Some(former.known));
         }
         if self.0.is_there() {
             let Stamp { id, first_ms, .. } = fresh;
-            let record = ChangeRecord { id, first_ms, made: made(fresh), known };
+            let record = ChangeRecord { id, first_ms, made: fresh.made_untimed(), known };
             self.0.put(Kind::Change, request.number, &[&encode(&record)]);
         }
         (fresh, None)
@@ -478,17 +478,6 @@ impl KeptState {
         let bytes = self.0.get(Kind::Change, request.number).filter(|_| request.is_repeated)?;
         decode(&bytes)
     }
-}
-
-/// When a change was made, as far as the next worker needs it.
-fn made(stamp: Stamp) -> Option<Instant> {
-    Some(stamp.made).filter(|_| stamp.first_ms == 0)
-}
-
-/// The stamp of a change that the worker before has perhaps sent.
-fn made_before(id: ChangeId, first_ms: u64, made: Option<Instant>) -> Stamp {
-    let made = made.unwrap_or_else(Instant::now);
-    Stamp { id, first_ms, made, attempt: Attempt::Again }
 }
 
 impl ClaimRecord {

@@ -5,13 +5,14 @@
 
 use std::collections::HashSet;
 use std::sync::{Mutex, OnceLock};
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use crate::handoff::{Kept, Kind};
+use crate::handoff::{Kept, Kind, moment};
 use crate::session::content::Class;
 use crate::session::name::Alias;
-use crate::store::{Attempt, ChangeId, Stamp, Unlink};
+use crate::store::{ChangeId, Stamp, Unlink};
 use crate::sync::lock;
 
 /// How many wait at once.
@@ -30,6 +31,14 @@ pub(super) struct Removals {
 struct Record {
     id: ChangeId,
     first_ms: u64,
+    /// When it was made, if the store's time was not known then.
+    #[serde(
+        rename = "made_ns",
+        default,
+        skip_serializing_if = "Option::is_none",
+        with = "moment::maybe"
+    )]
+    made: Option<Instant>,
     alias: String,
     opened: Option<Class>,
 }
@@ -48,12 +57,13 @@ impl Removals {
         }
         let is_first = waiting.insert(unlink.alias.clone());
         if is_first && let Some(kept) = self.kept.get() {
-            let Unlink { stamp: Stamp { id, first_ms, .. }, alias, opened, .. } = unlink;
-            let alias = alias.to_string();
-            let record = Record { id: *id, first_ms: *first_ms, alias, opened: *opened };
+            let Unlink { stamp, alias, opened, .. } = unlink;
+            let Stamp { id, first_ms, .. } = *stamp;
+            let (made, alias) = (stamp.made_untimed(), alias.to_string());
+            let record = Record { id, first_ms, made, alias, opened: *opened };
             // Of our own types: it cannot fail.
             let bytes = serde_json::to_vec(&record).unwrap_or_default();
-            kept.put(Kind::ImportRemoval, number(*id), &[&bytes]);
+            kept.put(Kind::ImportRemoval, number(id), &[&bytes]);
         }
         Some(is_first)
     }
@@ -87,8 +97,8 @@ fn number(id: ChangeId) -> u64 {
 
 /// What another version has kept in another format counts as not kept.
 fn unlink(bytes: &[u8]) -> Option<Unlink> {
-    let Record { id, first_ms, alias, opened } = serde_json::from_slice(bytes).ok()?;
-    let stamp = Stamp { id, first_ms, attempt: Attempt::Again };
+    let Record { id, first_ms, made, alias, opened } = serde_json::from_slice(bytes).ok()?;
+    let stamp = Stamp::left(id, first_ms, made);
     Some(Unlink { stamp, alias: Alias::parse(&alias)?, listed: None, held: None, opened })
 }
 
@@ -96,9 +106,10 @@ fn unlink(bytes: &[u8]) -> Option<Unlink> {
 mod tests {
     use super::*;
     use crate::handoff;
+    use crate::store::Attempt;
 
     fn removal(number: usize) -> Unlink {
-        let stamp = Stamp { id: ChangeId(number as u128), first_ms: 7, attempt: Attempt::Again };
+        let stamp = Stamp::new(ChangeId(number as u128), 7).again();
         let alias = Alias::parse(&format!("ab{number:082}")).expect("an alias");
         let opened = Some(Class::Authenticated);
         Unlink { stamp, alias, listed: None, held: None, opened }
@@ -120,7 +131,10 @@ mod tests {
         assert_eq!(removals.insert(&removal(1)), Some(false));
         removals.remove(&removal(2));
         let (removals, left) = next();
-        assert_eq!(format!("{left:?}"), format!("{:?}", [removal(1)]));
+        let [left] = &left[..] else { panic!("{left:?}") };
+        let Unlink { stamp: Stamp { id, first_ms, attempt, .. }, alias, opened, .. } = left;
+        assert_eq!((*id, *first_ms, *attempt), (ChangeId(1), 7, Attempt::Again));
+        assert_eq!((alias, *opened), (&removal(1).alias, Some(Class::Authenticated)));
         assert!(removals.has(&removal(1).alias));
         removals.remove(&removal(1));
         assert!(next().1.is_empty());
