@@ -288,6 +288,24 @@ async fn a_full_server_holds_a_removal_and_takes_the_save_that_follows() {
 }
 
 #[tokio::test]
+async fn a_save_that_takes_a_removal_back_and_is_refused_loses_nothing() {
+    let redis = Redis::start();
+    let (node, other) = (node(&redis).await, node(&redis).await);
+    let sid = alias("ab", 1);
+    let born = logged_in(&node, &sid).await;
+    let unlink = hold(&node, &sid, born.birth).await;
+    let _: redis::Value = redis.run("ACL SETUSER default -set");
+    let save = taking_back(&node, &sid, born.birth, &unlink);
+    let refused = node.publish(&save).await;
+    assert!(refused.is_err(), "{refused:?}");
+    assert_eq!(look(&other, &sid).await.map(|meta| meta.version), Some(born.version));
+    let _: redis::Value = redis.run("ACL SETUSER default +set");
+    let save = Publish { stamp: save.stamp.again(), ..save };
+    assert_eq!(taken(&node, &save).await.birth, born.birth);
+    assert_eq!(look(&other, &sid).await.map(|meta| meta.version), Some(save.stamp.id));
+}
+
+#[tokio::test]
 async fn a_held_removal_sent_again_finds_itself_noted() {
     let redis = Redis::start();
     let (one, two) = (node(&redis).await, node(&redis).await);

@@ -97,10 +97,11 @@ if args.birth ~= h.birth then return answer('rebind', h.birth) end
 
 local ttl = keep_ms(h)
 local header = line(h)
--- What was refused now would end with the removal that it takes back. After a DEL a server out of
--- memory takes the SET.
-if goes_on and old.ending > 0 and h.ending == 0 then redis.pcall('DEL', keys.session) end
-if refused(redis.pcall('SET', keys.session, header .. args.sealed, 'PX', ttl)) then
+local bytes = header .. args.sealed
+if goes_on and old.ending > 0 and h.ending == 0 then
+  -- What was refused now would end with the removal that it takes back.
+  if replace(keys.session, bytes, ttl) ~= 'done' then return answer('failed', failure) end
+elseif refused(redis.pcall('SET', keys.session, bytes, 'PX', ttl)) then
   return answer('failed', failure)
 end
 enter(keys.index, alias, h.active, ttl)

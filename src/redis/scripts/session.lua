@@ -268,6 +268,17 @@ local function bury(key, index, alias, h, id, made)
   return true
 end
 
+-- Writes another content or header of a living session. A server out of memory takes that after a DEL, as in bury; any
+-- other that refuses it keeps the session as it is. Answers 'done', 'refused', or 'gone' if it was lost on the way.
+local function replace(key, bytes, ttl)
+  if not refused(redis.pcall('SET', key, bytes, 'PX', ttl)) then return 'done' end
+  if not string.find(failure, 'OOM ', 1, true) or refused(redis.pcall('DEL', key)) then
+    return 'refused'
+  end
+  failure = nil
+  return refused(redis.pcall('SET', key, bytes, 'PX', ttl)) and 'gone' or 'done'
+end
+
 -- Whether a session lives. Here it ends if its time is over; `h` is its tombstone then, but for the
 -- time of an expiry, which overtakes no save that is under way.
 local function lives(key, index, alias, h)

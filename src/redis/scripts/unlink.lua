@@ -14,23 +14,15 @@ local function unknown()
   }
 end
 
--- Marks it as ending. A server out of memory takes that after a DEL, as in bury. Any other that
--- refuses it keeps the session as it is: the save that is to follow cannot be taken either.
+-- Marks it as ending. Where that is refused the save that is to follow cannot be taken either.
 -- Answers 'held', 'refused', or 'gone' if it was lost on the way.
 local function hold(key, name, h)
   h.removal, h.ending = id, now + tonumber(args.hold_ms)
   local content = redis.call('GETRANGE', key, h.length, -1)
   local marked, ttl = line(h) .. content, keep_ms(h)
-  if refused(redis.pcall('SET', key, marked, 'PX', ttl)) then
-    if not string.find(failure, 'OOM ', 1, true) or refused(redis.pcall('DEL', key)) then
-      return 'refused'
-    end
-    failure = nil
-    if refused(redis.pcall('SET', key, marked, 'PX', ttl)) then
-      failure = nil
-      return 'gone'
-    end
-  end
+  local became = replace(key, marked, ttl)
+  if became == 'gone' then failure = nil end
+  if became ~= 'done' then return became end
   -- The key may be kept for longer than before.
   enter(keys.index, name, h.active, ttl)
   failure = nil
