@@ -137,7 +137,7 @@ impl Kind {
             Self::Request => (8192, 24 * MEBIBYTE, false),
             // As many as there can be requests.
             Self::Suspect => (8192, 0, true),
-            Self::Inode => (32_768, 16 * MEBIBYTE, true),
+            Self::Inode => (32_000, 16 * MEBIBYTE, true),
             Self::Handle => (8192, 20 * MEBIBYTE, false),
             Self::Change => (8192, 2 * MEBIBYTE, true),
             // All that there can be.

@@ -531,7 +531,10 @@ fn a_worker_takes_over_though_the_disk_does_not_answer() {
 fn succeed_with_a_disk_that_hangs(mount: &mut Mount) -> Hanging {
     let former = mount.disk();
     kill_worker(mount);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    // More often than it takes to list a directory.
     while mount.disk().is_none() || mount.disk() == former {
+        assert!(Instant::now() < deadline, "no disk server:\n{}", mount.log());
         std::thread::sleep(Duration::from_millis(1));
     }
     let hanging = Hanging::disk_of(mount);

@@ -82,6 +82,8 @@ struct Underlying<T> {
     listed: watch::Sender<bool>,
     /// Whether they have ever been listed.
     is_known: AtomicBool,
+    /// They cannot be, and whatever there is is left alone.
+    is_unread: AtomicBool,
     /// Since when requests wait for that.
     waiting_since: OnceLock<Instant>,
     /// The imports under way, until their file is archived.
@@ -111,6 +113,8 @@ enum ImportError {
     Pending,
     Disk(DiskError),
     Store(StoreError),
+    /// Its file is still where it was, though the session is to be removed.
+    Left,
 }
 
 impl From<ImportError> for StoreError {
@@ -120,6 +124,7 @@ impl From<ImportError> for StoreError {
             ImportError::Pending => Self::Unavailable("its file is being imported".into()),
             ImportError::Disk(error) => Self::Unreadable(format!("its file on the disk: {error}")),
             ImportError::Store(error) => error,
+            ImportError::Left => Self::Unreadable("its file could not be archived".into()),
         }
     }
 }
@@ -162,6 +167,7 @@ impl<S: Sessions + Clone, T: Intake + Clone> ImportOnAccess<S, T> {
             max_age,
             listed: watch::Sender::new(true),
             is_known: AtomicBool::new(true),
+            is_unread: AtomicBool::new(false),
             waiting_since: OnceLock::new(),
             imports: Mutex::default(),
             removals: Removals::default(),
@@ -214,13 +220,18 @@ impl<S: Sessions + Clone, T: Intake + Clone> ImportOnAccess<S, T> {
             return;
         };
         let began = Instant::now();
-        // A listing that takes longer is made again later: requests wait no longer.
-        let listed = timeout(SETTLED_WITHIN, self.underlying.list(&disk)).await;
-        if self.underlying.is_known.load(Ordering::Relaxed) {
-            self.underlying.listed.send_replace(true);
-        }
-        self.underlying.is_slow.store(listed.is_err(), Ordering::Relaxed);
-        if listed.is_ok() && self.underlying.is_done() {
+        let is_first = !self.underlying.is_known.load(Ordering::Relaxed);
+        // A listing that takes longer is made again later: requests wait no longer. The first one of all takes as long as
+        // it takes: without it who has a file is taken for somebody who has none.
+        let is_in_time = if is_first {
+            self.underlying.list_at_last(&disk).await;
+            true
+        } else {
+            timeout(SETTLED_WITHIN, self.underlying.list(&disk)).await.is_ok()
+        };
+        self.underlying.listed.send_replace(true);
+        self.underlying.is_slow.store(!is_in_time, Ordering::Relaxed);
+        if is_in_time && self.underlying.is_done() {
             return;
         }
         tracing::info!(
@@ -300,37 +311,52 @@ impl<S: Sessions + Clone, T: Intake + Clone> ImportOnAccess<S, T> {
         Ok(had_file)
     }
 
-    /// Carries out a removal that could not wait for its session's import.
+    /// Carries out a removal that could not wait for its session's import. A disk that does not answer is waited for. What
+    /// cannot be carried out is left to the next worker.
     async fn remove_when_imported(self, unlink: Unlink) {
-        let alias = &unlink.alias;
-        let mut last_error = None;
-        for _ in 0..REMOVAL_ATTEMPTS {
+        let mut attempts = 0;
+        loop {
             self.underlying.until_listed().await;
-            let settled = if self.underlying.is_known.load(Ordering::Relaxed) {
-                self.underlying.settle(alias, Patience::Listing).await
-            } else {
-                Err(ImportError::Pending)
+            let error = match self.remove_with_files(&unlink).await {
+                Ok(()) => return self.underlying.removals.remove(&unlink),
+                Err(error) => error,
             };
-            let left = self.underlying.index().left.get(alias).cloned();
-            let importer = lock(&self.underlying.importer).clone();
-            if let (Some(places), Some(importer)) = (left, importer) {
-                self.underlying.retire(&importer, alias, &places).await;
-            }
-            let unlinked = match settled {
-                Ok(()) => self.sessions.unlink(&unlink).await.map(|_| ()),
-                Err(error) => Err(error.into()),
-            };
-            last_error = unlinked.err();
-            if last_error.is_none() {
-                break;
+            let is_answered = !matches!(
+                error,
+                ImportError::Pending | ImportError::Disk(DiskError::Overdue | DiskError::Gone)
+            );
+            attempts += u32::from(is_answered);
+            if attempts >= REMOVAL_ATTEMPTS {
+                let error = StoreError::from(error);
+                tracing::error!(
+                    alias = %unlink.alias, %error,
+                    "a session could not be removed; its user may still be logged in"
+                );
+                return self.underlying.removals.give_up(&unlink);
             }
             sleep(REMOVAL_PAUSE).await;
         }
-        if let Some(error) = last_error {
-            tracing::error!(%alias, %error, "a session could not be removed; its user may still be \
-                                             logged in");
+    }
+
+    /// Removes a session from the store and from the disk.
+    async fn remove_with_files(&self, unlink: &Unlink) -> Result<(), ImportError> {
+        let alias = &unlink.alias;
+        if !self.underlying.is_known.load(Ordering::Relaxed) {
+            return Err(ImportError::Pending);
         }
-        self.underlying.removals.remove(&unlink);
+        let settled = self.underlying.settle(alias, Patience::Listing).await;
+        let left = self.underlying.index().left.get(alias).cloned();
+        let importer = lock(&self.underlying.importer).clone();
+        let is_retired = match (left, importer) {
+            (Some(places), Some(importer)) => {
+                self.underlying.retire(&importer, alias, &places).await
+            }
+            (Some(_), None) => false,
+            (None, _) => !self.underlying.is_unread.load(Ordering::Relaxed),
+        };
+        settled?;
+        self.sessions.unlink(unlink).await.map_err(ImportError::Store)?;
+        is_retired.then_some(()).ok_or(ImportError::Left)
     }
 }
 
@@ -360,6 +386,17 @@ impl<T: Intake + Clone> Underlying<T> {
         let _ = timeout(self.listed_within(), listed.wait_for(|listed| *listed)).await;
     }
 
+    /// Lists until that has been done, or there is nothing to be listed.
+    async fn list_at_last(&self, disk: &Disk) {
+        loop {
+            self.list(disk).await;
+            if self.is_known.load(Ordering::Relaxed) {
+                return;
+            }
+            sleep(MIN_LIST_PAUSE).await;
+        }
+    }
+
     async fn list(&self, disk: &Disk) {
         match disk.list().await {
             // A file that was imported meanwhile is found missing at its next access.
@@ -379,6 +416,7 @@ impl<T: Intake + Clone> Underlying<T> {
 
     /// As if there were no files.
     fn do_without(&self) {
+        self.is_unread.store(true, Ordering::Relaxed);
         *lock(&self.importer) = None;
         self.is_known.store(true, Ordering::Relaxed);
         self.listed.send_replace(true);

@@ -76,6 +76,11 @@ impl Removals {
         }
     }
 
+    /// It could not be carried out here. The next worker tries it again.
+    pub(super) fn give_up(&self, unlink: &Unlink) {
+        lock(&self.waiting).remove(&unlink.alias);
+    }
+
     /// Those that the worker before has left. They wait again, and as many are left to the next one.
     pub(super) fn take_up(&self, kept: &Kept) -> Vec<Unlink> {
         let numbers = kept.numbers(Kind::ImportRemoval).into_iter();
