@@ -84,9 +84,14 @@ fn keep(dir: Option<&Path>, flags: &Flags, caller: Caller) -> Result<(), Failure
     if let Some(failure) = handed.give_up_late() {
         return Err(failure);
     }
+    // Nobody waits for a first start, so nothing has to end it but a signal.
+    let first = handed.note().is_none().then(|| command_line.resolve()).transpose()?;
     // Before the first thread.
     let mut signals = Signals::receive()?;
-    let (config, refused) = command_line.resolve_after(handed.note())?;
+    let (config, refused) = match (first, handed.note()) {
+        (None, Some(note)) => command_line.resolve_after(note),
+        (first, _) => (first.map_or_else(|| command_line.resolve(), Ok)?, None),
+    };
     crate::telemetry::log::init(&config.log)?;
     if let Some(failure) = &refused {
         tracing::error!(%failure, "going on with the configuration of the keeper before");
@@ -241,18 +246,16 @@ impl CommandLine {
 
     /// The same for a keeper that goes on with a mount. What cannot change while it is mounted stays as it was; so does
     /// everything if there is a mistake, which is returned: to end would log everybody out.
-    fn resolve_after(&self, note: Option<&Note>) -> Result<(Config, Option<Failure>), Failure> {
-        let Some(former) = note.map(|note| &note.config) else {
-            return self.resolve().map(|config| (config, None));
-        };
+    fn resolve_after(&self, note: &Note) -> (Config, Option<Failure>) {
+        let former = &note.config;
         let refused = match self.resolve_soon() {
             Ok(config) => match reload::needs_restart(former, &config) {
-                None => return Ok((config, None)),
+                None => return (config, None),
                 Some(key) => changed(key),
             },
             Err(failure) => failure,
         };
-        Ok((former.clone(), Some(refused)))
+        (former.clone(), Some(refused))
     }
 
     /// The words of a command line that says the same, whoever has called this program and how.

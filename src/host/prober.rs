@@ -214,6 +214,12 @@ impl Prober {
         self.reap();
     }
 
+    /// The same, and nobody waits for its end: the mount is left to somebody else, and is not answered before.
+    pub(crate) fn leave(&mut self) {
+        self.give_up();
+        self.abandoned.clear();
+    }
+
     /// Those that have ended are not left behind as zombies.
     fn reap(&mut self) {
         self.abandoned.retain_mut(|process| {

@@ -105,15 +105,15 @@ impl Process {
         matches!(poll(&mut polled, PollTimeout::ZERO), Ok(1))
     }
 
-    /// Whether all of it has ended but for threads of this name, which may be held in the kernel for long though they
-    /// were killed.
+    /// Whether all of it has ended but for threads that were killed and never come back from the kernel: those of this
+    /// name, which may be held there for long, and those that a disk holds.
     pub(crate) fn has_ended_but_for(&self, thread: &str) -> bool {
         let tasks = format!("/proc/{}/task", self.pid);
         let is_left = |id: &str| {
             // One that has just ended has no file any more.
             let stat = std::fs::read_to_string(format!("{tasks}/{id}/stat")).unwrap_or_default();
             let (before, after) = stat.rsplit_once(") ").unwrap_or_default();
-            let has_ended = stat.is_empty() || after.starts_with(['Z', 'X']);
+            let has_ended = stat.is_empty() || after.starts_with(['Z', 'X', 'D']);
             !has_ended && before.split_once(" (").is_none_or(|(_, name)| name != thread)
         };
         // Most of the time this thread lives, and nothing else has to be looked at.

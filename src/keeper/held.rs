@@ -223,7 +223,8 @@ impl Held {
         {
             tracing::error!(
                 %error,
-                "the mount is not served any more, and a container still has it: who uses it there waits; restart that"
+                "the mount is not served any more, and could not be ended for whoever still has it: restart Odoo's container if \
+                 its processes wait"
             );
         }
     }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::trial::Trial;
 use super::{Keeper, is_held, mount, reload};
+use crate::config::Config;
 use crate::config::paths::lock_file;
 use crate::exit::{ExitCode, Failure};
 use crate::host::mount::{force_off, is_ours};
@@ -27,10 +28,9 @@ impl Keeper {
     /// asked, the worker writes what it has collected.
     pub(super) fn is_restarted(&mut self, signals: &mut Signals) -> bool {
         const LOOK_EVERY: Duration = Duration::from_millis(20);
-        let is_same = |next| reload::needs_restart(&self.config, &next).is_none();
         if !self.worker.is_mounted()
             || !service_manager::Manager::is_there()
-            || !self.command_line.resolve_soon().is_ok_and(is_same)
+            || !goes_on_with(&self.config, self.command_line.resolve_soon())
         {
             return false;
         }
@@ -88,6 +88,15 @@ impl Keeper {
     }
 }
 
+/// Whether the next keeper goes on with this configuration, or with what it is to be now. What could not be found out now
+/// is no mistake: then that one uses the configuration from before.
+fn goes_on_with(config: &Config, next: Result<Config, Failure>) -> bool {
+    match next {
+        Ok(next) => reload::needs_restart(config, &next).is_none(),
+        Err(failure) => failure.code == ExitCode::Internal,
+    }
+}
+
 /// After a keeper that was a service has ended: removes what it has left mounted, unless the next one goes on with it.
 /// Whether there was something to remove.
 pub(crate) fn clear_after(dir: &Path) -> Result<bool, Failure> {
@@ -129,6 +138,7 @@ fn ends_for_good(status: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::flags::Flags;
 
     fn state(job: Option<&str>, stored: usize) -> State {
         State { job: job.map(ToOwned::to_owned), stored }
@@ -141,6 +151,17 @@ mod tests {
         for job in [None, Some("stop"), Some("start"), Some("reload")] {
             assert!(!state(job, 3).restarts(), "{job:?}");
         }
+    }
+
+    #[test]
+    fn a_directory_service_that_does_not_answer_is_no_reason_to_end_a_mount() {
+        let config = Config::resolve(Path::new("/mnt"), &Flags::default()).unwrap();
+        let failed = |code| Err(Failure::new(code, "no"));
+        assert!(goes_on_with(&config, Ok(config.clone())));
+        assert!(goes_on_with(&config, failed(ExitCode::Internal)));
+        assert!(!goes_on_with(&config, failed(ExitCode::BadUrl)));
+        let next = Config { staging_dir: "/elsewhere".into(), ..config.clone() };
+        assert!(!goes_on_with(&config, Ok(next)));
     }
 
     #[test]

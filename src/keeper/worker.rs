@@ -680,6 +680,7 @@ impl WorkerSupervisor {
     /// keeper.
     pub(super) fn leave(&mut self) {
         self.end_processes();
+        self.prober.leave();
         if let Some(connection) = self.connection.take() {
             connection.leave();
         }
