@@ -304,8 +304,9 @@ impl<S: Sessions, L: Link> Core<S, L> {
     /// Takes up what listings of the worker before have shown. Callers wait meanwhile, so those that most likely allow
     /// nothing any more are not even read.
     pub(super) fn take_up_listings(&self) {
-        // What they allow has ended, unless it was used since.
-        const READ_WITHIN: Duration = grants::ENDS_AFTER.saturating_mul(2);
+        // What they allow has ended, unless it was used since. But their names still stand for sessions: somebody may have
+        // walked over them all the time.
+        const READ_WITHIN: Duration = grants::ENDS_AFTER.saturating_mul(6);
         let (now, ticks) = (self.callers.now(), self.callers.now_ticks());
         for (number, thread, at_ticks, record) in self.kept.listings() {
             let age = Duration::from_millis(ticks.saturating_sub(at_ticks) * MS_PER_TICK);

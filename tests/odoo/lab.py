@@ -218,7 +218,7 @@ max_cron_threads = {1 if node is self.a else 0}
             node.sessionfs = self._start(f"sessionfs-{node.name}-{self.mount_count}", [
                 self.binary, "mount", node.sessions, "--config", config, "--redis", self.redis_url],
                 env={**os.environ, "RUST_BACKTRACE": "1"})
-        for node in self.servers:
+            # The first one makes the secret, without which the others do not start.
             node.sessionfs.await_line("^ready ", 30)
             if len(mounts_at(node.sessions)) != 1:
                 raise RuntimeError(f"sessionfs says ready, but mounted {len(mounts_at(node.sessions))} times on {node.sessions}")
