@@ -533,11 +533,14 @@ fn succeed_with_a_disk_that_hangs(mount: &mut Mount) -> Hanging {
     kill_worker(mount);
     let deadline = Instant::now() + Duration::from_secs(60);
     // More often than it takes to list a directory.
-    while mount.disk().is_none() || mount.disk() == former {
+    let next = loop {
+        if let Some(pid) = mount.disk().filter(|pid| Some(*pid) != former) {
+            break pid;
+        }
         assert!(Instant::now() < deadline, "no disk server:\n{}", mount.log());
         std::thread::sleep(Duration::from_millis(1));
-    }
-    let hanging = Hanging::disk_of(mount);
+    };
+    let hanging = Hanging::process(next);
     mount.wait_until_served();
     hanging
 }
@@ -1062,7 +1065,11 @@ struct Hanging(nix::unistd::Pid);
 
 impl Hanging {
     fn disk_of(mount: &Mount) -> Self {
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(mount.disk().unwrap()).unwrap());
+        Self::process(mount.disk().unwrap())
+    }
+
+    fn process(pid: u32) -> Self {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
         Self(pid)
     }
