@@ -128,8 +128,6 @@ impl Kind {
         Self::ImportRemoval,
         Self::Poisoned,
     ];
-    /// The greatest number of one.
-    const LAST: usize = Self::ALL[Self::ALL.len() - 1] as usize;
 
     fn quota(self) -> Quota {
         const MEBIBYTE: usize = 1024 * 1024 / map::CELL_BYTES;

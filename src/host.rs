@@ -7,6 +7,7 @@
 //! rustix has the calls of Linux that nix lacks or offers as `unsafe` only: the mount API, `statx`,
 //! `openat2`, pidfds, capabilities, extended attributes. The rest is called by libc, here.
 //!
+//! - [`bounded`]: work that may never end
 //! - [`clock`]: whether the clock is synchronised
 //! - [`confine`]: giving up the rights of root
 //! - [`descriptor`]: descriptors that another process handed over, and those that take the place of another
@@ -27,6 +28,7 @@
 #![allow(unsafe_code, reason = "the one floor where system calls are made")]
 
 pub(crate) mod ask;
+pub(crate) mod bounded;
 pub(crate) mod clock;
 pub(crate) mod confine;
 pub(crate) mod descriptor;

@@ -43,6 +43,7 @@ use crate::config::flags::Flags;
 use crate::config::paths::{RUNTIME_DIR, lock_file};
 use crate::config::{self, Config};
 use crate::exit::{ExitCode, Failure};
+use crate::host::bounded;
 use crate::host::directory::make_own;
 use crate::host::lock::{self, Claim};
 use crate::host::mount as host_mount;
@@ -84,13 +85,15 @@ fn keep(dir: Option<&Path>, flags: &Flags, caller: Caller) -> Result<(), Failure
     if let Some(failure) = handed.give_up_late() {
         return Err(failure);
     }
-    // Nobody waits for a first start, so nothing has to end it but a signal.
-    let first = handed.note().is_none().then(|| command_line.resolve()).transpose()?;
-    // Before the first thread.
-    let mut signals = Signals::receive()?;
-    let (config, refused) = match (first, handed.note()) {
-        (None, Some(note)) => command_line.resolve_after(note),
-        (first, _) => (first.map_or_else(|| command_line.resolve(), Ok)?, None),
+    let (config, refused, mut signals) = match handed.note() {
+        // Nobody waits for a first start: a signal ends it.
+        None => (command_line.resolve()?, None, Signals::receive()?),
+        Some(note) => {
+            // Before the first thread.
+            let signals = Signals::receive()?;
+            let (config, refused) = command_line.resolve_after(note);
+            (config, refused, signals)
+        }
     };
     crate::telemetry::log::init(&config.log)?;
     if let Some(failure) = &refused {
@@ -227,21 +230,13 @@ impl CommandLine {
     fn resolve_soon(&self) -> Result<Config, Failure> {
         const WITHIN: Duration = Duration::from_secs(5);
         let failed = |e: io::Error| Failure::internal("read the configuration", e);
-        let (tell, told) = std::sync::mpsc::sync_channel(1);
         let command_line = self.clone();
-        let thread = std::thread::Builder::new().name("configuration".into()).spawn(move || {
-            // Perhaps nobody listens any more.
-            let _ = tell.send(command_line.resolve());
-        });
-        let thread = thread.map_err(failed)?;
-        let resolved = told.recv_timeout(WITHIN).map_err(|_| {
-            failed(io::Error::other(
+        let resolved = bounded::within("configuration", WITHIN, move || command_line.resolve());
+        resolved.map_err(failed)?.unwrap_or_else(|| {
+            Err(failed(io::Error::other(
                 "a filesystem that it names, or the directory service of users, does not answer",
-            ))
-        })?;
-        // It has nothing left to do.
-        let _ = thread.join();
-        resolved
+            )))
+        })
     }
 
     /// The same for a keeper that goes on with a mount. What cannot change while it is mounted stays as it was; so does

@@ -66,7 +66,7 @@ pub(super) struct Map {
 /// What the memory holds, for finding it; made anew by each process.
 #[derive(Debug)]
 struct Index {
-    kinds: [OfKind; Kind::LAST],
+    kinds: [OfKind; Kind::ALL.len()],
     free_entries: Vec<u32>,
     used_entries: u32,
     free_cells: Vec<u32>,
@@ -107,7 +107,8 @@ impl Place {
 impl Map {
     /// The table in this memory, made there if there is none. Another worker's number is counted.
     pub(super) fn open(memory: &'static SharedMemory) -> io::Result<Self> {
-        let kinds = [(); Kind::LAST].map(|()| OfKind { entries: LruCache::unbounded(), cells: 0 });
+        let kinds =
+            [(); Kind::ALL.len()].map(|()| OfKind { entries: LruCache::unbounded(), cells: 0 });
         let index = Index {
             kinds,
             free_entries: Vec::new(),
@@ -450,7 +451,9 @@ mod tests {
         let largest = quotas.iter().map(|quota| quota.cells).max().unwrap();
         assert!(quotas.iter().map(|quota| quota.cells).sum::<usize>() + largest <= CELLS);
         assert!(quotas.iter().map(|quota| quota.number).sum::<usize>() <= ENTRIES);
-        assert!(Kind::ALL.is_sorted_by_key(|kind| position(*kind)));
+        for (index, kind) in Kind::ALL.into_iter().enumerate() {
+            assert_eq!(position(kind), index);
+        }
         assert_eq!(LENGTH_BYTES % 4096, 0);
     }
 

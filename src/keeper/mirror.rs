@@ -1,12 +1,12 @@
 //! The directory that sessions are exported to (the mirror), as far as its path tells. Its disk server opens it.
 
 use std::path::Path;
-use std::sync::mpsc;
 
 use crate::config::Config;
 use crate::disk::client::OPENED_WITHIN;
 use crate::disk::{archive, mirror};
 use crate::exit::Failure;
+use crate::host::bounded;
 
 /// Refuses a directory that cannot be a mirror because of where it is. Looks at no disk.
 pub(super) fn refuse_place(dir: &Path, config: &Config) -> Result<(), Failure> {
@@ -25,12 +25,8 @@ pub(super) fn refuse_place(dir: &Path, config: &Config) -> Result<(), Failure> {
 /// Looks at it as a mount does, and makes nothing. On a thread of its own: its filesystem may not answer.
 pub(super) fn look(dir: &Path, config: &Config) -> Result<(), Failure> {
     refuse_place(dir, config)?;
-    let (sender, receiver) = mpsc::sync_channel(1);
     let (path, owner) = (dir.to_owned(), (config.tree.owner_uid, config.tree.owner_gid));
-    std::thread::Builder::new()
-        .name("mirror".into())
-        // Nobody may be waiting any more.
-        .spawn(move || sender.send(mirror::look(&path, owner)))
-        .map_err(|e| Failure::internal("check the mirror", e))?;
-    receiver.recv_timeout(OPENED_WITHIN).unwrap_or_else(|_| Err(mirror::late(dir, OPENED_WITHIN)))
+    bounded::within("mirror", OPENED_WITHIN, move || mirror::look(&path, owner))
+        .map_err(|e| Failure::internal("check the mirror", e))?
+        .unwrap_or_else(|| Err(mirror::late(dir, OPENED_WITHIN)))
 }

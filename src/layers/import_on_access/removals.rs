@@ -61,9 +61,7 @@ impl Removals {
             let Stamp { id, first_ms, .. } = *stamp;
             let (made, alias) = (stamp.made_untimed(), alias.to_string());
             let record = Record { id, first_ms, made, alias, opened: *opened };
-            // Of our own types: it cannot fail.
-            let bytes = serde_json::to_vec(&record).unwrap_or_default();
-            kept.put(Kind::ImportRemoval, number(id), &[&bytes]);
+            kept.put_record(Kind::ImportRemoval, number(id), &record);
         }
         Some(is_first)
     }
@@ -85,8 +83,7 @@ impl Removals {
     pub(super) fn take_up(&self, kept: &Kept) -> Vec<Unlink> {
         let numbers = kept.numbers(Kind::ImportRemoval).into_iter();
         let left: Vec<_> = numbers
-            .filter_map(|number| kept.get(Kind::ImportRemoval, number))
-            .filter_map(|bytes| unlink(&bytes))
+            .filter_map(|number| unlink(kept.get_record(Kind::ImportRemoval, number)?))
             .collect();
         lock(&self.waiting).extend(left.iter().map(|unlink| unlink.alias.clone()));
         // There is one already if this worker has served before.
@@ -100,9 +97,8 @@ fn number(id: ChangeId) -> u64 {
     u64::try_from(id.0 & u128::from(u64::MAX)).unwrap_or_default()
 }
 
-/// What another version has kept in another format counts as not kept.
-fn unlink(bytes: &[u8]) -> Option<Unlink> {
-    let Record { id, first_ms, made, alias, opened } = serde_json::from_slice(bytes).ok()?;
+fn unlink(record: Record) -> Option<Unlink> {
+    let Record { id, first_ms, made, alias, opened } = record;
     let stamp = Stamp::left(id, first_ms, made);
     Some(Unlink { stamp, alias: Alias::parse(&alias)?, listed: None, held: None, opened })
 }
