@@ -6,11 +6,12 @@
 
 mod journal;
 mod lines;
+mod output;
 mod repeats;
 
 use std::io;
 use std::os::fd::AsFd as _;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use log::{LevelFilter, Log, Metadata, Record};
 use tracing::Level;
@@ -22,6 +23,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{Layer, Registry};
 
 use self::lines::{Form, Lines};
+use self::output::Output;
 use super::recent::Keep;
 use crate::exit::{ExitCode, Failure};
 
@@ -31,7 +33,7 @@ const CAPPED: [(&str, Level); 2] = [("fuser", Level::INFO), ("redis", Level::INF
 /// Fuser logs each request that an adapter does not implement at warning level, names included.
 const NOT_IMPLEMENTED: &str = "[Not Implemented]";
 
-type ErrorLines = Lines<fn() -> io::Stderr>;
+type ErrorLines = Lines<Arc<Output<io::Stderr>>>;
 
 /// What [`init`] has started.
 static LINES: OnceLock<ErrorLines> = OnceLock::new();
@@ -50,7 +52,8 @@ pub(crate) fn goes_to_journal() -> bool {
 /// a list like `info,sessionfs::redis=debug`.
 pub(crate) fn init(filter: &str) -> Result<(), Failure> {
     let form = if goes_to_journal() { Form::Journal } else { Form::Timed };
-    let lines: ErrorLines = Lines::new(io::stderr, form, folds(&parse_filter(filter)?));
+    let output = Arc::new(Output::new(io::stderr()));
+    let lines: ErrorLines = Lines::new(output, form, folds(&parse_filter(filter)?));
     let subscriber = subscriber(filter, lines.clone())?;
     tracing::subscriber::set_global_default(subscriber)
         .map_err(|e| Failure::internal("start logging", e))?;
@@ -164,7 +167,7 @@ impl Log for Bridge {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
 
     #[derive(Clone, Default)]
     struct Captured(Arc<Mutex<Vec<u8>>>);

@@ -22,6 +22,9 @@ const LOOKS: u32 = 10;
 /// How long a thread may stand still during a recovery: all callers wait for its end.
 const RECOVERING_WITHIN: Duration = Duration::from_secs(3);
 
+/// How long the end may take to be logged.
+const LOGGED_WITHIN_SECONDS: u32 = 3;
+
 /// Watches over the threads of `runtime` and those that handle requests, from now on. What is returned is set when the
 /// recovery has ended: from then on each has as much time as the mount has for an answer.
 pub(super) fn start(
@@ -60,6 +63,8 @@ pub(super) fn start(
 
 /// As after a crash, the requests under way are suspects.
 fn end(what: &str, within: Duration) -> ! {
+    // The stuck thread may have what a line of the log needs. Then this signal ends the process.
+    nix::unistd::alarm::set(LOGGED_WITHIN_SECONDS);
     let within_ms = within.as_millis();
     tracing::error!(within_ms, "{what} is stuck: this worker ends, and another takes its place");
     std::process::abort();

@@ -1,7 +1,8 @@
 //! One line for each event; of those that repeat, one in some seconds.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
+use std::io::{self, Write as _};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -40,6 +41,8 @@ struct Inner<W> {
     form: Form,
     /// `None`: each line is written.
     repeats: Option<Mutex<Repeats>>,
+    /// How many lines could not be written since one could.
+    lost: AtomicU64,
 }
 
 impl<W> Clone for Lines<W> {
@@ -53,7 +56,12 @@ where
     W: for<'w> MakeWriter<'w>,
 {
     pub(super) fn new(writer: W, form: Form, folds: bool) -> Self {
-        Self(Arc::new(Inner { writer, form, repeats: folds.then(Mutex::default) }))
+        Self(Arc::new(Inner {
+            writer,
+            form,
+            repeats: folds.then(Mutex::default),
+            lost: AtomicU64::new(0),
+        }))
     }
 
     /// Tells of what was not written, where it is time for that.
@@ -102,8 +110,24 @@ where
         line
     }
 
-    /// Whatever it is made of, it is one line. Who cannot be written to is not complained of.
+    /// What could not be written is told when a line can be written again.
     fn write(&self, text: &str) {
+        let lost = self.0.lost.swap(0, Ordering::Relaxed);
+        let told = if lost == 0 {
+            Ok(())
+        } else {
+            let mut line = self.begin(Level::WARN, "sessionfs");
+            // Writing to a String cannot fail.
+            let _ = write!(line, "{lost} lines of the log are lost: nobody read them in time");
+            self.write_line(&line)
+        };
+        if told.and_then(|()| self.write_line(text)).is_err() {
+            self.0.lost.fetch_add(lost + 1, Ordering::Relaxed);
+        }
+    }
+
+    /// Whatever it is made of, it is one line.
+    fn write_line(&self, text: &str) -> io::Result<()> {
         let mut line = String::with_capacity(text.len() + 1);
         for c in text.chars() {
             if is_obeyed(c) {
@@ -113,7 +137,7 @@ where
             }
         }
         line.push('\n');
-        let _ = self.0.writer.make_writer().write_all(line.as_bytes());
+        self.0.writer.make_writer().write_all(line.as_bytes())
     }
 
     fn add_fields(line: &mut String, fields: impl RecordFields) {
