@@ -146,6 +146,8 @@ fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
         ImportOnAccess::over(spool.clone(), Duration::from_millis(config.import.max_age_ms));
     if let Some(disk) = below {
         import(disk, &sessions, &store, &keyring, &runtime, first)?;
+    } else if !first {
+        sessions.do_without();
     }
     if contact == Some(Contact::Late) {
         send(channel, &Report::Redis(RedisState::Down))?;

@@ -57,12 +57,14 @@ impl Grants {
         Self { threads: LruCache::new(MAX_THREADS), sessions: 0, kept }
     }
 
-    /// A listing was taken by `thread`, has this number for the next worker, and shows `listed`.
+    /// A listing was taken by `thread` then, has this number for the next worker, and shows `listed`. That is a use, also
+    /// where a worker takes it up from the one before.
     pub(super) fn listed<'a>(
         &mut self,
         thread: Option<ThreadId>,
         number: Option<u64>,
         listed: impl Iterator<Item = &'a Listed>,
+        taken: Instant,
         now: Instant,
     ) {
         let Some(thread) = thread else { return };
@@ -70,13 +72,13 @@ impl Grants {
         let mut grant = self.take(thread).unwrap_or_else(|| Grant {
             sessions: HashMap::new(),
             used: now,
-            answered: now,
+            answered: taken,
             numbers: Vec::new(),
         });
         grant.numbers.extend(number);
-        (grant.used, grant.answered) = (now, now);
+        (grant.used, grant.answered) = (now, taken);
         grant.sessions.extend(
-            listed.map(|one| (one.alias.clone(), Shown { meta: one.meta.clone(), listed: now })),
+            listed.map(|one| (one.alias.clone(), Shown { meta: one.meta.clone(), listed: taken })),
         );
         self.sessions += grant.sessions.len();
         if let Some((_, out)) = self.threads.push(thread, grant) {

@@ -289,23 +289,24 @@ impl<S: Sessions, L: Link> Core<S, L> {
         Ok(snapshot)
     }
 
-    /// A listing has shown this to a thread.
+    /// A listing, taken then, has shown this to a thread.
     fn shown(
         &self,
         thread: Option<ThreadId>,
         number: Option<u64>,
         snapshot: &Snapshot,
-        now: Instant,
+        taken: Instant,
     ) {
         self.listed_aliases().extend(snapshot.listed().map(|one| &one.alias));
-        self.grants().listed(thread, number, snapshot.listed(), now);
+        let now = self.callers.now();
+        self.grants().listed(thread, number, snapshot.listed(), taken, now);
     }
 
     /// Takes up what listings of the worker before have shown. Callers wait meanwhile, so those that most likely allow
     /// nothing any more are not even read.
     pub(super) fn take_up_listings(&self) {
-        // What they allow has ended, unless it was used since. But their names still stand for sessions: somebody may have
-        // walked over them all the time.
+        // Nobody could use them while nobody served, so what they allow goes on from now. Somebody may have walked over
+        // their names all the time.
         const READ_WITHIN: Duration = grants::ENDS_AFTER.saturating_mul(6);
         let (now, ticks) = (self.callers.now(), self.callers.now_ticks());
         for (number, thread, at_ticks, record) in self.kept.listings() {

@@ -15,6 +15,7 @@ use super::mount;
 use crate::config::Config;
 use crate::config::paths::{lock_file, reload_record};
 use crate::exit::{ExitCode, Failure};
+use crate::host::mount::is_ours;
 use crate::host::signals::Signals;
 
 /// How often the command looks for the outcome.
@@ -123,7 +124,16 @@ pub(crate) fn ask(dir: &Path) -> Result<(), Failure> {
     let mut signals = Signals::receive()?;
     let lock = lock_file(&mountpoint);
     if !super::is_held(&lock) {
-        return Err(super::not_mounted(&mountpoint));
+        return Err(if is_ours(&mountpoint) {
+            Failure::new(
+                ExitCode::NotServed,
+                format!(
+                    "{shown}: its keeper has ended; start it again, as with 'systemctl restart sessionfs'"
+                ),
+            )
+        } else {
+            super::not_mounted(&mountpoint)
+        });
     }
     let keeper = super::holder(&lock)
         .ok_or_else(|| failed("its keeper cannot be found; run the reload where it runs".into()))?;

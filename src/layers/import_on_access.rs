@@ -198,6 +198,11 @@ impl<S: Sessions + Clone, T: Intake + Clone> ImportOnAccess<S, T> {
         self.import_from(disk, intake, keyring);
     }
 
+    /// Instead, where there is no disk: removals that wait for their import are left to a worker that has one.
+    pub(crate) fn do_without(&self) {
+        self.underlying.do_without();
+    }
+
     /// The worker before has ended: goes on with the removals that it has left, on the current runtime, and leaves as
     /// much to the next one.
     pub(crate) fn take_up(&self, kept: &Kept) {

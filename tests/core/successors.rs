@@ -155,7 +155,8 @@ fn an_open_that_repeats_another_is_still_that_one_at_the_next_worker() {
 
 #[test]
 fn what_a_listing_allows_is_allowed_by_the_next_worker_for_a_while() {
-    for (age_s, allowed) in [(5, true), (30, false)] {
+    // Nobody could use it while nobody served: that is up to 30 s.
+    for (age_s, allowed) in [(5, true), (30, true), (70, false)] {
         let (mut kernel, session) = (kept(), sid('a', 1));
         kernel.save(thread(2), &session, &person("x")).unwrap();
         kernel.list(request(thread(1), 100), shard()).unwrap();
@@ -166,6 +167,17 @@ fn what_a_listing_allows_is_allowed_by_the_next_worker_for_a_while() {
         // What allows nothing is not kept for a further worker.
         assert_eq!(kernel.listings_kept(), usize::from(allowed));
     }
+}
+
+#[test]
+fn what_was_taken_up_ends_ten_seconds_after_its_last_use() {
+    let (mut kernel, session) = (kept(), sid('a', 1));
+    kernel.save(thread(2), &session, &person("x")).unwrap();
+    kernel.list(request(thread(1), 100), shard()).unwrap();
+    kernel.host.pass(Duration::from_secs(30));
+    kernel.succeed();
+    kernel.host.pass(Duration::from_secs(10));
+    remove_listed(&kernel, request(thread(1), 102), &session).unwrap_err();
 }
 
 #[test]
