@@ -144,11 +144,7 @@ fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
     let spool = spool(&store, &config, &keyring)?;
     let sessions =
         ImportOnAccess::over(spool.clone(), Duration::from_millis(config.import.max_age_ms));
-    if let Some(disk) = below {
-        import(disk, &sessions, &store, &keyring, &runtime, first)?;
-    } else if !first {
-        sessions.do_without();
-    }
+    import(below, &sessions, &store, &keyring, &runtime, first)?;
     if contact == Some(Contact::Late) {
         send(channel, &Report::Redis(RedisState::Down))?;
     }
@@ -280,13 +276,19 @@ fn spool(
 
 /// Imports the files of the underlying directory on access. A later worker does not wait for the disk.
 fn import(
-    disk: Disk,
+    disk: Option<Disk>,
     sessions: &ImportOnAccess<Spool<RedisStore>, RedisStore>,
     store: &RedisStore,
     keyring: &Keyring,
     runtime: &Runtime,
     first: bool,
 ) -> Result<(), Failure> {
+    let Some(disk) = disk else {
+        if !first {
+            sessions.do_without();
+        }
+        return Ok(());
+    };
     let (store, keyring) = (store.clone(), keyring.clone());
     if !first {
         sessions.go_on(disk, store, keyring);
