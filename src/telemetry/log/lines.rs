@@ -112,16 +112,16 @@ where
 
     /// What could not be written is told when a line can be written again.
     fn write(&self, text: &str) {
-        let lost = self.0.lost.swap(0, Ordering::Relaxed);
-        let told = if lost == 0 {
-            Ok(())
-        } else {
+        let mut lost = self.0.lost.swap(0, Ordering::Relaxed);
+        if lost > 0 {
             let mut line = self.begin(Level::WARN, "sessionfs");
             // Writing to a String cannot fail.
             let _ = write!(line, "{lost} lines of the log are lost: nobody read them in time");
-            self.write_line(&line)
-        };
-        if told.and_then(|()| self.write_line(text)).is_err() {
+            if self.write_line(&line).is_ok() {
+                lost = 0;
+            }
+        }
+        if lost > 0 || self.write_line(text).is_err() {
             self.0.lost.fetch_add(lost + 1, Ordering::Relaxed);
         }
     }
