@@ -329,11 +329,13 @@ fn stop_thread(worker: u32, name: &str, at_work: bool) {
         ptrace::interrupt(id).unwrap();
         next();
         began.send(()).unwrap();
-        let reads = || {
+        // -1: it runs its own code, which may be on the way to the next read.
+        let is_at_work = || {
             let call = std::fs::read_to_string(thread.join("syscall")).unwrap();
-            call.split(' ').next().unwrap().parse() == Ok(libc::SYS_read)
+            let number = call.split(' ').next().unwrap().parse::<libc::c_long>();
+            number.is_ok_and(|number| number >= 0 && number != libc::SYS_read)
         };
-        while at_work && reads() {
+        while at_work && !is_at_work() {
             ptrace::syscall(id, None).unwrap();
             if matches!(next(), WaitStatus::Exited(..) | WaitStatus::Signaled(..)) {
                 return;

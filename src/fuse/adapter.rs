@@ -403,6 +403,7 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
     }
 
     fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        let _handling = Handling::begin();
         // Sent by kernels before 5.16 only. There is nothing to do: the rename publishes.
         reply.ok();
     }
@@ -424,6 +425,7 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
     }
 
     fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        let _handling = Handling::begin();
         // A staging file lives on a tmpfs; what a save promises is promised by its rename.
         reply.ok();
     }
@@ -517,6 +519,7 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
     }
 
     fn fsyncdir(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        let _handling = Handling::begin();
         reply.ok();
     }
 
@@ -532,11 +535,13 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
     }
 
     fn getxattr(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, reply: ReplyXattr) {
+        let _handling = Handling::begin();
         // The kernel does not ask again after ENOSYS.
         reply.error(Errno::ENOSYS);
     }
 
     fn listxattr(&self, _: &Request, _: INodeNo, _: u32, reply: ReplyXattr) {
+        let _handling = Handling::begin();
         reply.error(Errno::ENOSYS);
     }
 
@@ -591,6 +596,7 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
         _: u32,
         reply: ReplyIoctl,
     ) {
+        let _handling = Handling::begin();
         // Python checks of each file that it opens whether it is a terminal.
         reply.error(Errno::ENOTTY);
     }
