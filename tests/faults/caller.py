@@ -310,19 +310,23 @@ class Caller:
         return None
 
     def prepare_rotate(self):
-        self.current = None
-        self.log_in_anew()
+        # Several, so that there are always some that this server does not hold itself.
+        self.current = [None] * HELD
+        for number in range(HELD):
+            self.log_in_anew(number)
 
-    def log_in_anew(self):
-        sid, self.current = self.new_sid(), None
+    def log_in_anew(self, number):
+        sid, self.current[number] = self.new_sid(), None
         self.save(sid, 1)
-        self.current = sid
+        self.current[number] = sid
+        return sid
 
     def do_rotate(self):
         """A login, or any other request after which Odoo changes the cookie."""
-        old = self.current
+        number = self.chance.randrange(HELD)
+        old = self.current[number]
         if not old:
-            self.log_in_anew()
+            self.log_in_anew(number)
             return
         found = self.read(old)
         try:
@@ -330,9 +334,9 @@ class Caller:
             self.unlink(old)
         finally:
             # Odoo goes on, whatever became of the unlink.
-            self.log_in_anew()
+            new = self.log_in_anew(number)
         self.expect_gone(old)
-        self.expect(self.current, self.read(self.current), 1)
+        self.expect(new, self.read(new), 1)
 
     def prepare_logout(self):
         self.waiting = []
