@@ -436,7 +436,7 @@ fn directories(
         return Ok(vec![real(absolute, odoo)]);
     }
     let mut found: Vec<PathBuf> = Vec::new();
-    for one in configured {
+    for one in configured.iter().filter(|one| !one.is_removed) {
         let path = real(one.mountpoint.clone(), odoo);
         if !found.contains(&path) {
             found.push(path);

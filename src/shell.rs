@@ -2,6 +2,7 @@
 //! of commands that somebody pastes.
 
 use std::io::{self, Write as _};
+use std::path::Path;
 
 use crate::exit::Failure;
 
@@ -41,6 +42,11 @@ fn quoted(value: &str) -> String {
 pub(crate) fn word(value: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"/._-+,:@%=".contains(&b);
     if !value.is_empty() && value.bytes().all(plain) { value.to_owned() } else { quoted(value) }
+}
+
+/// The same of a path.
+pub(crate) fn path(path: &Path) -> String {
+    word(&path.to_string_lossy())
 }
 
 #[cfg(test)]

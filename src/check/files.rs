@@ -16,6 +16,7 @@ use crate::host::mount::beneath;
 use crate::odoo::{Odoo, Sign};
 use crate::session::content;
 use crate::session::name::Sid;
+use crate::shell;
 
 /// Entries of one tree that are looked at.
 const ENTRIES_MAX: usize = 200_000;
@@ -66,7 +67,7 @@ pub(crate) struct Facts {
 impl Below {
     /// The session files that lie in it, and what is to become of them.
     fn lying(&self, directory: &Path) -> Finding {
-        let dir = directory.display();
+        let dir = shell::path(directory);
         let files = lie(self.plain.count);
         let what = format!("{files} in plain text in the underlying directory of {dir}");
         if self.plain.too_old == self.plain.count {
@@ -118,7 +119,7 @@ impl Facts {
 
     /// Judges. If an Odoo uses the mount, who writes elsewhere is another, and may have its reasons.
     pub(crate) fn findings(&self, is_used: bool) -> Vec<Finding> {
-        let dir = self.directory.display();
+        let dir = shell::path(&self.directory);
         let mut found = Vec::new();
         match &self.below {
             None => {}
@@ -161,7 +162,7 @@ impl Facts {
             }
         }
         for other in &self.others {
-            let at = other.directory.display();
+            let at = shell::path(&other.directory);
             if other.fresh > 0 && !is_used {
                 found.push(Finding::new(
                     Id::Fresh,

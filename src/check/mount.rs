@@ -14,6 +14,7 @@ use super::{Finding, Id, counted};
 use crate::host::ask::ask;
 use crate::host::mount_table::{MountTable, Mounted};
 use crate::keeper::mount::FOREIGN_REMEDY;
+use crate::shell;
 
 /// Longer than Redis may be away in an ordinary moment, shorter than a person waits.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -92,7 +93,7 @@ impl Facts {
     /// Judges. Where Redis is the cause (its finding), what is seen of the mount is the consequence:
     /// the mount waits, and comes back by itself. To restart it would take it away from Odoo.
     pub(crate) fn findings(&self, cause: Option<Id>) -> Vec<Finding> {
-        let dir = self.directory.display();
+        let dir = shell::path(&self.directory);
         let unit = &self.unit;
         let is_ours = |kind: &&String| *kind == crate::host::mount_table::FSTYPE;
         let ours = self.layers.iter().filter(is_ours).count();

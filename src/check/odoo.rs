@@ -12,6 +12,7 @@ use crate::odoo::addons::{self, Access};
 use crate::odoo::process::Process;
 use crate::odoo::root::Root;
 use crate::odoo::{Instance, Odoo, Sees, Sign};
+use crate::shell;
 
 /// Programs that stand between browsers and Odoo.
 const PROXIES: [&str; 6] = ["nginx", "haproxy", "apache2", "httpd", "caddy", "traefik"];
@@ -132,7 +133,7 @@ impl Facts {
             },
         ));
         if let (false, Some(instance)) = (running, elsewhere) {
-            let at = instance.sessions_here.as_ref().unwrap_or(&instance.sessions).display();
+            let at = shell::path(instance.sessions_here.as_ref().unwrap_or(&instance.sessions));
             found.push(Finding::new(
                 Id::Unused,
                 format!(
@@ -239,15 +240,15 @@ impl Facts {
     /// Whether it finds the mount, and may use it.
     fn place(&self, instance: &Instance, view: &View) -> Option<Finding> {
         let who = name(instance);
-        let dir = self.directory.display();
-        let at = instance.sessions_here.as_ref().unwrap_or(&instance.sessions).display();
+        let dir = shell::path(&self.directory);
+        let at = shell::path(instance.sessions_here.as_ref().unwrap_or(&instance.sessions));
         match (view, &instance.sign) {
             (View::Blind(kind), Sign::Process(process)) => Some(Finding::new(
                 Id::Blind,
                 format!(
                     "{who} does not see the mount: in its mount namespace, {} is on {kind}, so it \
                      still writes files",
-                    instance.sessions.display()
+                    shell::path(&instance.sessions)
                 ),
                 again(process),
             )),
@@ -272,7 +273,7 @@ impl Facts {
                 format!(
                     "in its container, use {dir} as a volume with propagation in place of its \
                      sessions (-v {dir}:{}:rslave)",
-                    instance.sessions.display()
+                    shell::path(&instance.sessions)
                 ),
             )),
             (View::Elsewhere, Sign::Process(_) | Sign::Service(_)) => Some(Finding::new(
@@ -320,7 +321,7 @@ impl Facts {
                 "set owner = \"{}\" in the configuration of sessionfs, and reload it (sessionfs \
                  reload {})",
                 instance.account.name,
-                self.directory.display()
+                shell::path(&self.directory)
             ),
         ))
     }

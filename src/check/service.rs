@@ -30,6 +30,8 @@ pub(crate) struct Facts {
     pub served: bool,
     /// The unit that serves the mount, or would.
     pub unit: Option<String>,
+    /// The same, if it is masked.
+    pub masked: Option<String>,
     /// Whether it starts at boot.
     pub enabled: bool,
     /// Odoo's units that do not wait for it.
@@ -46,6 +48,9 @@ pub(crate) struct Configured {
     pub path: PathBuf,
     /// The directory that it names.
     pub mountpoint: PathBuf,
+    /// Whether `sessionfs-setup --uninstall` has taken this instance away: its configuration stays
+    /// for a later setup, and nothing has to be mounted.
+    pub is_removed: bool,
 }
 
 impl Configured {
@@ -60,16 +65,24 @@ impl Configured {
             .filter_map(|name| {
                 let path = directory.join(&name);
                 let mountpoint = File::load(Some(&host.join(&path))).ok()?.mountpoint?;
-                let unit = match name.strip_suffix(".toml")? {
-                    "sessionfs" => "sessionfs".to_owned(),
-                    instance => format!("sessionfs@{instance}"),
+                let (unit, is_removed) = match name.strip_suffix(".toml")? {
+                    "sessionfs" => ("sessionfs".to_owned(), false),
+                    instance => (format!("sessionfs@{instance}"), is_removed(instance, host)),
                 };
-                Some(Self { unit, path, mountpoint })
+                Some(Self { unit, path, mountpoint, is_removed })
             })
             .collect();
         found.sort_by_key(|one| (one.unit != "sessionfs", one.unit.clone()));
         found
     }
+}
+
+/// Whether the installation's record of this instance is what an uninstallation leaves: one that
+/// names no directory.
+fn is_removed(instance: &str, host: &Root) -> bool {
+    let record = Path::new(CONFIGURATIONS).join(format!("{instance}.installed"));
+    host.read_text(&record)
+        .is_ok_and(|text| !text.lines().any(|line| line.starts_with("mountpoint=")))
 }
 
 /// The unit that serves a mount, or would, without `.service`.
@@ -110,7 +123,9 @@ impl Facts {
             command.args(["show", "--value", "--property", property, unit]);
             ask(&mut command, ANSWER_WITHIN).unwrap_or_default().trim().to_owned()
         };
-        let unit = unit.filter(|unit| show(unit, "LoadState") == "loaded");
+        let state = unit.as_deref().map(|unit| show(unit, "LoadState")).unwrap_or_default();
+        let masked = unit.clone().filter(|_| state == "masked");
+        let unit = unit.filter(|_| state == "loaded");
         let enabled = unit.as_deref().is_some_and(|unit| {
             ["enabled", "enabled-runtime", "static", "generated"]
                 .contains(&show(unit, "UnitFileState").as_str())
@@ -122,7 +137,7 @@ impl Facts {
         let conditions = odoo.iter().flat_map(|odoo| conditions(odoo, mountpoint)).collect();
         let early =
             odoo.into_iter().filter(|_| unit.is_some()).filter(|odoo| !after(odoo)).collect();
-        Self { systemd, served: keeper.is_some(), unit, enabled, early, conditions }
+        Self { systemd, served: keeper.is_some(), unit, masked, enabled, early, conditions }
     }
 
     pub(crate) fn findings(&self) -> Vec<Finding> {
@@ -134,6 +149,14 @@ impl Facts {
             )];
         }
         let mut found: Vec<Finding> = self.conditions.iter().map(Condition::finding).collect();
+        if let Some(unit) = &self.masked {
+            found.push(Finding::new(
+                Id::Disabled,
+                format!("{unit} is masked: sessionfs is not mounted after a reboot"),
+                format!("systemctl unmask {unit}, then systemctl enable --now {unit}"),
+            ));
+            return found;
+        }
         let Some(unit) = &self.unit else {
             let what = if self.served {
                 "sessionfs was started by hand: it is not mounted after a reboot"

@@ -217,6 +217,7 @@ fn service() -> service::Facts {
         served: true,
         unit: Some("sessionfs.service".into()),
         enabled: true,
+        masked: None,
         early: Vec::new(),
         conditions: Vec::new(),
     }
@@ -611,6 +612,12 @@ fn cases() -> Vec<(Id, Vec<Finding>, &'static str)> {
             "sessionfs.service is not enabled",
         ),
         (
+            Id::Disabled,
+            service::Facts { unit: None, masked: Some("sessionfs.service".into()), ..service() }
+                .findings(),
+            "sessionfs.service is masked",
+        ),
+        (
             Id::Order,
             service::Facts { early: vec!["odoo.service".into()], ..service() }.findings(),
             "odoo.service does not wait for sessionfs.service",
@@ -727,6 +734,9 @@ fn each_mounts_configuration_is_found() {
     for (name, text) in [
         ("two.toml", "mountpoint = '/srv/two'"),
         ("sessionfs.toml", "mountpoint = '/srv/one'"),
+        ("two.installed", "mountpoint=/srv/two\nredis=instance"),
+        ("removed.toml", "mountpoint = '/srv/three'"),
+        ("removed.installed", "redis=instance"),
         ("bad.toml", "mountpoint"),
         ("redis.password", "x"),
     ] {
@@ -734,9 +744,19 @@ fn each_mounts_configuration_is_found() {
     }
     let host = Root::at(directory.path().to_owned());
     let found = Configured::all(&host);
-    let units: Vec<_> = found.iter().map(|one| (one.unit.as_str(), &one.mountpoint)).collect();
-    assert_eq!(units, [("sessionfs", &"/srv/one".into()), ("sessionfs@two", &"/srv/two".into())]);
-    assert_eq!(service::unit_for(None, found.get(1), &host), "sessionfs@two");
+    let units: Vec<_> = found
+        .iter()
+        .map(|one| (one.unit.as_str(), one.mountpoint.to_str().unwrap(), one.is_removed))
+        .collect();
+    assert_eq!(
+        units,
+        [
+            ("sessionfs", "/srv/one", false),
+            ("sessionfs@removed", "/srv/three", true),
+            ("sessionfs@two", "/srv/two", false),
+        ]
+    );
+    assert_eq!(service::unit_for(None, found.get(2), &host), "sessionfs@two");
     assert_eq!(service::unit_for(None, None, &host), "sessionfs");
 }
 

@@ -87,7 +87,7 @@ impl Status {
         let found = Found { mounts, clusters };
         if self.format.json {
             output::json(&found)?;
-        } else {
+        } else if !found.text().is_empty() {
             output::say(found.text().trim_end())?;
         }
         found.verdict()
