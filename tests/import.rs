@@ -595,6 +595,28 @@ fn a_removal_that_waits_for_its_import_outlives_the_worker() {
     assert_eq!(files(&hidden.path()), [""; 0]);
 }
 
+/// The last file below is given up as too old, with which the disk server is about to end.
+#[test]
+fn a_removal_that_waits_archives_the_last_file_though_it_is_too_old() {
+    let redis = Redis::start();
+    let gone = sid("ab", 1);
+    let (mount, hidden) = start_over(&redis, "[import]\nmax_age = \"1h\"\n", |dir| {
+        put(dir, &sharded(&gone), &authenticated("x"));
+        let before = std::time::SystemTime::now() - Duration::from_secs(7200);
+        let file = std::fs::File::options().write(true).open(dir.join(sharded(&gone))).unwrap();
+        file.set_modified(before).unwrap();
+    });
+    let hanging = Hanging::disk_of(&mount);
+    in_thread(|| mount.unlink(&gone)).unwrap();
+    drop(hanging);
+    mount.wait_for_log("all session files of the underlying directory have been imported");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while files(&hidden.path()) != [""; 0] {
+        assert!(Instant::now() < deadline, "it is still there:\n{}", mount.log());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 #[test]
 fn a_killed_disk_server_leaves_nobody_logged_out() {
     let redis = Redis::start();

@@ -103,8 +103,13 @@ pub(super) fn answer(
     note: OwnedFd,
     memory: &OwnedFd,
 ) -> Result<&'static str, Failure> {
-    let config = command_line.resolve()?;
+    let config = match command_line.resolve_soon() {
+        Ok(config) => Some(config),
+        // What cannot be found out now is no mistake: it goes on with the configuration from before.
+        Err(failure) if failure.code == ExitCode::Internal => None,
+        Err(failure) => return Err(failure),
+    };
     mount::open_device()?;
-    Listeners::try_out(&config)?;
+    config.as_ref().map_or(Ok(()), Listeners::try_out)?;
     Ok(if connection::is_understood(note, memory) { GOES_ON } else { NEEDS_RESTART })
 }

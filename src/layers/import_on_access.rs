@@ -225,7 +225,7 @@ impl<S: Sessions + Clone, T: Intake + Clone> ImportOnAccess<S, T> {
             return;
         };
         let began = Instant::now();
-        let is_first = !self.underlying.is_known.load(Ordering::Relaxed);
+        let is_first = !self.underlying.is_known();
         // A listing that takes longer is made again later: requests wait no longer. The first one of all takes as long as
         // it takes: without it who has a file is taken for somebody who has none.
         let is_in_time = if is_first {
@@ -295,7 +295,9 @@ impl<S: Sessions + Clone, T: Intake + Clone> ImportOnAccess<S, T> {
                     );
                 return Ok(!matches!(timeout(HOLDING_WITHIN, retiring).await, Ok(Ok(false))));
             }
-            _ if !is_stuck && self.underlying.is_listed() => return Ok(false),
+            _ if !is_stuck && self.underlying.is_listed() && self.underlying.is_known() => {
+                return Ok(false);
+            }
             _ => {}
         }
         let unlink = Unlink {
@@ -326,6 +328,13 @@ impl<S: Sessions + Clone, T: Intake + Clone> ImportOnAccess<S, T> {
                 Ok(()) => return self.underlying.removals.remove(&unlink),
                 Err(error) => error,
             };
+            if error == ImportError::Left && self.underlying.is_unread() {
+                tracing::warn!(
+                    alias = %unlink.alias,
+                    "a session was removed, but not its file, if it has one: the underlying directory cannot be read"
+                );
+                return self.underlying.removals.give_up(&unlink);
+            }
             let is_answered = !matches!(
                 error,
                 ImportError::Pending | ImportError::Disk(DiskError::Overdue | DiskError::Gone)
@@ -346,18 +355,19 @@ impl<S: Sessions + Clone, T: Intake + Clone> ImportOnAccess<S, T> {
     /// Removes a session from the store and from the disk.
     async fn remove_with_files(&self, unlink: &Unlink) -> Result<(), ImportError> {
         let alias = &unlink.alias;
-        if !self.underlying.is_known.load(Ordering::Relaxed) {
+        if !self.underlying.is_known() {
             return Err(ImportError::Pending);
         }
+        // With the end of the last import it is given back, and a file that was left is to be archived.
+        let importer = lock(&self.underlying.importer).clone();
         let settled = self.underlying.settle(alias, Patience::Listing).await;
         let left = self.underlying.index().left.get(alias).cloned();
-        let importer = lock(&self.underlying.importer).clone();
         let is_retired = match (left, importer) {
             (Some(places), Some(importer)) => {
                 self.underlying.retire(&importer, alias, &places).await
             }
             (Some(_), None) => false,
-            (None, _) => !self.underlying.is_unread.load(Ordering::Relaxed),
+            (None, _) => !self.underlying.is_unread(),
         };
         settled?;
         self.sessions.unlink(unlink).await.map_err(ImportError::Store)?;
@@ -378,7 +388,17 @@ impl<T: Intake + Clone> Underlying<T> {
 
     /// How long that is waited for.
     fn listed_within(&self) -> Duration {
-        if self.is_known.load(Ordering::Relaxed) { SETTLED_WITHIN } else { UNKNOWN_FOR }
+        if self.is_known() { SETTLED_WITHIN } else { UNKNOWN_FOR }
+    }
+
+    /// Whether the files have ever been listed.
+    fn is_known(&self) -> bool {
+        self.is_known.load(Ordering::Relaxed)
+    }
+
+    /// Whether they cannot be, here.
+    fn is_unread(&self) -> bool {
+        self.is_unread.load(Ordering::Relaxed)
     }
 
     /// Waits until all files are known, within a bound.
@@ -395,7 +415,7 @@ impl<T: Intake + Clone> Underlying<T> {
     async fn list_at_last(&self, disk: &Disk) {
         loop {
             self.list(disk).await;
-            if self.is_known.load(Ordering::Relaxed) {
+            if self.is_known() {
                 return;
             }
             sleep(MIN_LIST_PAUSE).await;

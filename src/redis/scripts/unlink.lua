@@ -62,7 +62,8 @@ local function take_back(key)
   if not h or not h.alive or h.removal ~= id or h.ending == 0 or now >= h.ending then return end
   h.ending = 0
   local content = redis.call('GETRANGE', key, h.length, -1)
-  refused(redis.pcall('SET', key, line(h) .. content, 'PX', keep_ms(h)))
+  -- Lost on the way, it has ended as its removal asked for.
+  if replace(key, line(h) .. content, keep_ms(h)) == 'gone' then failure = nil end
   redis.call('STRLEN', key) -- for client tracking, as in publish.lua
 end
 
