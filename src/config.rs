@@ -81,6 +81,9 @@ pub struct Config {
     pub import: Import,
     /// What callers see of an outage.
     pub outage: Outage,
+    /// What is answered without asking Redis; `None`: nothing.
+    #[serde(default)]
+    pub near_cache: Option<NearCache>,
     /// Who acts for no person.
     pub activity: Activity,
     /// Where metrics are served, if anywhere.
@@ -218,6 +221,15 @@ fn default_wait_background_ms() -> u64 {
     redis::Settings::default().background_budget_ms
 }
 
+/// What is answered without asking Redis: sessions that were read or saved here a moment ago.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct NearCache {
+    /// How long they are served while Redis does not answer.
+    pub grace_ms: u64,
+    /// The most memory that they use.
+    pub memory_bytes: u64,
+}
+
 /// Where changes are kept that Redis does not take.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Spool {
@@ -281,6 +293,7 @@ impl Config {
             limits,
             import: import(flags, &file.import)?,
             outage: outage(&file.outage)?,
+            near_cache: near_cache(&file.near_cache)?,
             activity: activity(&file.activity)?,
             metrics: metrics(&file.metrics)?,
             staging_dir,
@@ -321,6 +334,7 @@ impl Config {
         redis::Settings {
             keyring,
             import_max_age_ms: self.import.max_age_ms,
+            tracks_changes: self.near_cache.is_some(),
             // A change is tried once: then it is kept here.
             retry_total_ms: settings.attempt_ms,
             ..settings
@@ -707,6 +721,18 @@ fn spool(file: &file::Outage, staging_dir: &Path, mountpoint: &Path) -> Result<S
     Ok(Spool { memory_dir, disk_dir, max_bytes })
 }
 
+fn near_cache(file: &file::NearCache) -> Result<Option<NearCache>, Failure> {
+    const KEY: &str = "near_cache.freshness";
+    let grace_ms =
+        duration("near_cache.grace", file.grace.as_deref(), MINUTE_MS, 0..=10 * MINUTE_MS)?;
+    let memory_bytes = size("near_cache.memory", file.memory.as_deref(), 64 * MIB, MIB..=4 * GIB)?;
+    match file.freshness.as_deref() {
+        None | Some("strict") => Ok(None),
+        Some("near") => Ok(Some(NearCache { grace_ms, memory_bytes })),
+        Some(other) => Err(bad(KEY, other, "is neither 'strict' nor 'near'")),
+    }
+}
+
 fn metrics(file: &file::Metrics) -> Result<Option<Listen>, Failure> {
     let Some(text) = file.listen.as_deref() else { return Ok(None) };
     Listen::parse(text).map_err(|e| bad("metrics.listen", text, &e))
@@ -861,6 +887,10 @@ mod tests {
                 "limits.anonymous: '1MiB' is not between 4KiB and 8KiB",
             ),
             ("[limits]\ninodes = 1", "limits.inodes: '1' is not between 1000 and"),
+            (
+                "[near_cache]\nfreshness = \"fresh\"",
+                "near_cache.freshness: 'fresh' is neither 'strict' nor 'near'",
+            ),
             ("[outage]\nwait_total = \"1s\"", "outage.wait_total: '1s' is not between 2s and"),
             ("[redis]\nprefix = \"{x}\"", "redis.prefix: '{x}' is not"),
             (
@@ -957,6 +987,7 @@ mod tests {
             newest_format,
             admission: _,
             ends_stale,
+            tracks_changes,
             takes_up,
         } = settings.clone();
         let times = [
@@ -974,7 +1005,7 @@ mod tests {
             touch_batch_ms,
         ];
         let sentinel = (sentinel_username, sentinel_password);
-        let judging = (newest_format, ends_stale, takes_up);
+        let judging = (newest_format, ends_stale, tracks_changes, takes_up);
         (url, username, password, sentinel, prefix, lifetimes, times, judging)
     }
 }

@@ -11,6 +11,7 @@
 //! | one server that takes writes, and which one has a key | [`primary`], [`primaries`] |
 //! | its connection, its health, its clock, its errors | [`link`], [`greeting`], [`clock`], [`errors`] |
 //! | what the next worker has to know of it | [`kept`] |
+//! | what a server tells of changes | [`tracking`] |
 //! | room for those who are logged in, when it is full | [`room`] |
 //! | whether writes are taken, and whether Redis can serve at all | [`writes`], [`probe`], [`admission`], [`acl`] |
 //! | what all servers agree on: secret and format | [`agreement`] |
@@ -56,6 +57,7 @@ mod sessions;
 mod settings;
 mod system_certificates;
 mod target;
+mod tracking;
 mod transfer;
 pub mod writes;
 
@@ -81,9 +83,10 @@ use self::probe::ServerInfo;
 use self::requests::Requests;
 use self::scripts::{Answer, Call, CallFault, ClockView, Policy, Scripts, Way};
 use self::sentinel::Sentinels;
+use self::tracking::Tracking;
 use crate::handoff::Kept;
 use crate::session::name::Shard;
-use crate::store::{Health, StoreError, held_in_store_ms};
+use crate::store::{Changes, Health, StoreError, held_in_store_ms};
 use crate::telemetry::Event;
 
 pub use self::admission::Admission;
@@ -110,6 +113,7 @@ struct Inner {
     agreement: Arc<Agreement>,
     touches: Touches,
     room: room::Room,
+    tracking: Arc<Tracking>,
 }
 
 /// Commands for one primary, each with its place among all, and its slot.
@@ -140,12 +144,14 @@ impl RedisStore {
         let endpoint = settings.endpoint()?;
         let keys = Keys::new(settings.prefix.clone());
         let scripts = Arc::new(scripts);
+        let tracking = Arc::new(Tracking::new(keys.clone(), settings.tracks_changes));
         let live = Arc::new(Live::new(settings.lifetimes, settings.live));
         let agreement = Arc::new(Agreement::new(settings.keyring.clone(), settings.newest_format));
         let common = Arc::new(Common {
             timing: settings.timing(),
             greeter: Greeter::new(&keys, &scripts, &live, &agreement, &settings.admission),
             live: Arc::clone(&live),
+            tracking: Arc::clone(&tracking),
             asks_role: matches!(endpoint.place, Place::Sentinel { .. }),
             real_clock: scripts.own_clock,
         });
@@ -162,6 +168,7 @@ impl RedisStore {
             sentinels: Sentinels::of(&endpoint, &credentials),
             touches: Touches::default(),
             room: room::Room::default(),
+            tracking,
         });
         let writer = tokio::spawn(write_touches(Arc::clone(&inner)));
         let mut tasks = vec![writer.abort_handle()];
@@ -170,6 +177,11 @@ impl RedisStore {
         tasks.extend(agreement::task(&inner));
         let tasks = Tasks(tasks);
         Ok(Self { inner, _tasks: Arc::new(tasks) })
+    }
+
+    /// Tells `hearer` of changes from now on, where [`Settings::tracks_changes`].
+    pub(crate) fn tell_changes(&self, hearer: Arc<dyn Changes>) {
+        self.inner.tracking.tell(hearer);
     }
 
     /// How many requests were sent to Redis since the start, heartbeats included.
@@ -448,6 +460,10 @@ impl Inner {
         let sent = call.send(primary, way, bound).await;
         let answer = sent?;
         primary.time.observe(answer.now_ms, answer.sent_at, self.live.lifetimes().idle_ms);
+        // The server does not tell us of what we have changed.
+        for alias in answer.ended.iter().chain(answer.expired.iter().map(|ended| &ended.alias)) {
+            self.tracking.changed(alias);
+        }
         for ended in &answer.expired {
             Event::Expired {
                 alias: &ended.alias,

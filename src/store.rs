@@ -3,6 +3,7 @@
 //! - [`Sessions`]: operations on sessions. A layer (`crate::layers`) implements it over another.
 //! - [`Link`]: the state of the connection, and the time. Layers do not touch it.
 //! - [`Intake`]: makes session files sessions.
+//! - [`Changes`]: hears which sessions have changed in the store.
 //! - [`Observer`]: receives the sessions that the filesystem opens, saves and finds ended.
 //!
 //! [`current`] is what a session is now. `crate::redis` implements the first three on Redis. Contents cross the port sealed. All times
@@ -463,6 +464,11 @@ pub trait Sessions: Send + Sync + 'static {
     /// If not, the name counts as existing, and its `open` finds out.
     fn is_ready(&self, alias: &Alias) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
+    /// What [`Sessions::fetch`] would find now, if that is known here. Sends nothing, and never waits.
+    fn at_hand(&self, _alias: &Alias) -> Option<Lookup> {
+        None
+    }
+
     /// The current version under a name: taken for a session id first, then for an alias. A
     /// session that is found expired is ended by the same step.
     fn fetch(
@@ -553,6 +559,16 @@ pub trait Link: Send + Sync + 'static {
         None
     }
 
+    /// For how long it could not be read, if it cannot.
+    fn unreadable_for(&self, _shard: Shard) -> Option<Duration> {
+        None
+    }
+
+    /// Whether it tells of each change of what was read from it ([`Changes`]).
+    fn tells_changes(&self, _shard: Shard) -> bool {
+        false
+    }
+
     /// Waits until the store can be read (and changed, if `wait` asks for that), at most for one step.
     /// Pings a link that has been silent.
     fn wait_up(&self, wait: Wait) -> impl Future<Output = Waited> + Send;
@@ -563,6 +579,15 @@ pub trait Link: Send + Sync + 'static {
 
     /// Writes the collected touches, within `bound`.
     fn drain(&self, bound: Duration) -> impl Future<Output = ()> + Send;
+}
+
+/// Hears which sessions may have changed in the store, by whoever it was but its own caller. Never waits.
+pub trait Changes: Send + Sync {
+    /// This session may have changed.
+    fn changed(&self, alias: &Alias);
+
+    /// Any may have.
+    fn all_changed(&self);
 }
 
 /// Makes session files sessions.

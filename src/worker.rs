@@ -37,6 +37,7 @@ use crate::host::confine;
 use crate::host::open_files::OpenFiles;
 use crate::host::signals;
 use crate::layers::import_on_access::ImportOnAccess;
+use crate::layers::near_cache::NearCache;
 use crate::layers::single_flight::SingleFlight;
 use crate::layers::spool::Spool;
 use crate::redis::{self, RedisStore};
@@ -46,6 +47,9 @@ use crate::supervision::{Channel, Handover, RedisState, Report};
 use disks::Disks;
 use first_contact::Contact;
 use orders::Ending;
+
+/// Sessions in Redis, and what is known of them here.
+type Cached = NearCache<RedisStore>;
 
 /// What the keeper hands to a worker.
 pub(crate) struct Descriptors {
@@ -251,8 +255,8 @@ fn open_store(
 /// Goes on with what the worker before has left to be done, by tasks.
 fn take_up(
     kept: &Kept,
-    spool: &Spool<RedisStore>,
-    sessions: &ImportOnAccess<Spool<RedisStore>, RedisStore>,
+    spool: &Spool<Cached>,
+    sessions: &ImportOnAccess<Spool<Cached>, RedisStore>,
     store: &RedisStore,
     runtime: &Runtime,
 ) {
@@ -262,22 +266,23 @@ fn take_up(
     sessions.take_up(kept);
 }
 
-/// Keeps what Redis does not take.
-fn spool(
-    store: &RedisStore,
-    config: &Config,
-    keyring: &Keyring,
-) -> Result<Spool<RedisStore>, Failure> {
-    let followed = store.clone();
+/// Answers what is known here, and keeps what Redis does not take.
+fn spool(store: &RedisStore, config: &Config, keyring: &Keyring) -> Result<Spool<Cached>, Failure> {
+    let [followed, judged] = [store.clone(), store.clone()];
+    let cached =
+        NearCache::over(store.clone(), settings::near_cache(config), move || judged.lifetimes());
+    if let Some(changes) = cached.changes() {
+        store.tell_changes(changes);
+    }
     let settings = settings::spool(config, keyring.clone());
-    Spool::over(store.clone(), settings, move || followed.lifetimes())
+    Spool::over(cached, settings, move || followed.lifetimes())
         .map_err(|e| Failure::internal("start threads", e))
 }
 
 /// Imports the files of the underlying directory on access. A later worker does not wait for the disk.
 fn import(
     disk: Option<Disk>,
-    sessions: &ImportOnAccess<Spool<RedisStore>, RedisStore>,
+    sessions: &ImportOnAccess<Spool<Cached>, RedisStore>,
     store: &RedisStore,
     keyring: &Keyring,
     runtime: &Runtime,

@@ -69,6 +69,8 @@ table! {
         import: Import,
         /// `[outage]`
         outage: Outage,
+        /// `[near_cache]`
+        near_cache: NearCache,
         /// `[activity]`
         activity: Activity,
         /// `[metrics]`
@@ -193,6 +195,18 @@ table! {
 }
 
 table! {
+    /// What is answered without asking Redis.
+    NearCache("near_cache."): NEAR_CACHE_KEYS {
+        /// How current an open is.
+        freshness: String,
+        /// How long known sessions are served in an outage.
+        grace: String,
+        /// How much memory it may use.
+        memory: String,
+    }
+}
+
+table! {
     /// Who acts for no person.
     Activity("activity."): ACTIVITY_KEYS {
         /// Arguments of a background process.
@@ -229,6 +243,7 @@ pub(crate) fn keys() -> impl Iterator<Item = &'static str> {
         LIMITS_KEYS,
         IMPORT_KEYS,
         OUTAGE_KEYS,
+        NEAR_CACHE_KEYS,
         ACTIVITY_KEYS,
         METRICS_KEYS,
     ]

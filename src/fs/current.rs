@@ -7,11 +7,12 @@ use bytes::Bytes;
 
 use super::Core;
 use super::caller::Identity;
+use super::inode::Version;
 use super::poison::DIED_OF_IT;
 use crate::error::{Error, Result};
 use crate::session::name::{Alias, Sid};
-use crate::store::current::{Current, look};
-use crate::store::{Bound, Link, Meta, Sessions, StoreError};
+use crate::store::current::{Current, found, look};
+use crate::store::{Bound, Link, Lookup, Meta, Sessions, StoreError};
 use crate::telemetry::Event;
 
 /// What a name stands for now. A name that stands for nothing is an error.
@@ -71,6 +72,27 @@ impl<S: Sessions, L: Link> Core<S, L> {
             Err(StoreError::Unavailable(_)) => Ok(Resolved::Unavailable),
             Err(StoreError::Refused(why)) => Ok(Resolved::Refused(why)),
         }
+    }
+
+    /// The version of a session that is current as far as is known here, if anything is.
+    pub(super) fn at_hand(&self, sid: &Sid, alias: &Alias) -> Option<Version> {
+        if self.is_poisoned(alias) {
+            return None;
+        }
+        let Lookup::Session { meta, bound, sealed } = self.sessions.at_hand(alias)? else {
+            return None;
+        };
+        // It is nearly always open already.
+        let known = self.inodes().content(alias, meta.version);
+        let (meta, bytes) = match known {
+            Some(bytes) => (meta, bytes),
+            None => match found(&self.keyring, sid, Lookup::Session { meta, bound, sealed }) {
+                Current::Version { meta, plain } => (meta, plain),
+                _ => return None,
+            },
+        };
+        let (sid, alias) = (sid.clone(), alias.clone());
+        Some(Version { sid, alias, meta, bytes: Some(bytes) })
     }
 
     /// Whether the store can be asked for a session without waiting for anything else.

@@ -226,6 +226,9 @@ impl Inodes {
             None => self.insert_version(key, version.clone()),
         };
         self.latest.insert(version.alias.clone(), id);
+        if let Some(Known { inode: Inode::Version(known), .. }) = self.known.get_mut(&id) {
+            known.meta.left_ms = version.meta.left_ms;
+        }
         if let Some(bytes) = version.bytes {
             self.keep_bytes(id, bytes);
         }

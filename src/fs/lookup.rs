@@ -92,6 +92,11 @@ impl<S: Sessions, L: Link> Core<S, L> {
         if listed.is_none() && self.is_flat_probe(by, name.form, &alias) {
             return absent();
         }
+        if listed.is_none()
+            && let Some(version) = self.at_hand(&name.sid, &alias)
+        {
+            return Ok(Found::Entry(self.enter(by, version))).into();
+        }
         let is_readable = self.link.health(Some(alias.shard())).is_readable();
         if !is_readable && !self.sessions.knows_more(&alias) {
             return Ok(Found::Entry(self.provisional(&name.sid, name.form))).into();

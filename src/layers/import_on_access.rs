@@ -447,6 +447,14 @@ impl<T: Intake + Clone> Underlying<T> {
         self.listed.send_replace(true);
     }
 
+    /// Whether a session has no file here that could become one, and no removal waits for it.
+    fn is_the_stores(&self, alias: &Alias) -> bool {
+        *self.listed.borrow()
+            && self.index().get(alias).is_none()
+            && !lock(&self.imports).contains_key(alias)
+            && !self.removals.has(alias)
+    }
+
     /// Imports the session of that name, if it has a file, and waits for that as long as it may.
     async fn settle(
         self: &Arc<Self>,
@@ -722,6 +730,11 @@ impl<S: Sessions + Clone, T: Intake + Clone> Sessions for ImportOnAccess<S, T> {
             Err(ImportError::Pending) => Ok(false),
             Err(error) => Err(error.into()),
         }
+    }
+
+    fn at_hand(&self, alias: &Alias) -> Option<Lookup> {
+        let is_the_stores = self.underlying.is_the_stores(alias);
+        if is_the_stores { self.sessions.at_hand(alias) } else { None }
     }
 
     async fn fetch(&self, alias: &Alias, listed: Option<&Alias>) -> Result<Lookup, StoreError> {

@@ -163,6 +163,10 @@ impl<S: Sessions + Clone> Sessions for SingleFlight<S> {
         self.sessions.is_ready(alias).await
     }
 
+    fn at_hand(&self, alias: &Alias) -> Option<Lookup> {
+        self.sessions.at_hand(alias)
+    }
+
     async fn fetch(&self, alias: &Alias, listed: Option<&Alias>) -> Result<Lookup, StoreError> {
         let name = (alias.clone(), listed.cloned());
         let shared = {

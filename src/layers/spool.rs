@@ -505,6 +505,11 @@ impl<S: Sessions + Link + Clone> Sessions for Spool<S> {
         self.sessions.is_ready(alias).await
     }
 
+    fn at_hand(&self, alias: &Alias) -> Option<Lookup> {
+        let has_changes = self.shared.view(alias).is_some();
+        if has_changes { None } else { self.sessions.at_hand(alias) }
+    }
+
     async fn fetch(&self, alias: &Alias, listed: Option<&Alias>) -> Result<Lookup, StoreError> {
         let of_listed = listed.and_then(|listed| self.shared.view(listed));
         match (self.shared.view(alias), of_listed) {

@@ -293,6 +293,8 @@ impl Parts {
             all.push(Arc::clone(&rest));
         }
         self.primaries.become_topology(Topology { all, of_slot, rest });
+        // Of what was read from a server that has lost its slot, nobody tells.
+        self.common.tracking.all_changed();
     }
 }
 

@@ -27,6 +27,13 @@ impl Keys {
         format!("{}:s:{{{}}}:{}", self.prefix, alias.shard().as_str(), alias)
     }
 
+    /// The session whose key this is.
+    pub(crate) fn alias_of(&self, key: &[u8]) -> Option<Alias> {
+        let key = std::str::from_utf8(key).ok()?.strip_prefix(self.prefix.as_str())?;
+        let (shard, alias) = key.strip_prefix(":s:{")?.split_once("}:")?;
+        Alias::parse(alias).filter(|alias| alias.shard().as_str() == shard)
+    }
+
     /// The sorted set of a shard's sessions by last activity.
     pub(crate) fn index(&self, shard: Shard) -> String {
         format!("{}:a:{{{}}}", self.prefix, shard.as_str())

@@ -30,6 +30,7 @@ use super::errors::{Effect, ErrorCode, ServerError};
 use super::greeting::{Probe, Question};
 use super::kept::Place;
 use super::target::Target;
+use super::tracking::Tracking;
 use super::writes::Writes;
 use crate::foreign::one_line;
 use crate::store::{Health, StoreError, Wait, Waited};
@@ -124,6 +125,7 @@ struct Shared {
     /// Asked on each new connection, which is used once all is answered.
     greeting: Box<dyn Fn() -> Vec<Question> + Send + Sync>,
     probe: Box<dyn Fn() -> Probe + Send + Sync>,
+    tracking: Arc<Tracking>,
     state: watch::Sender<State>,
     generations: AtomicU64,
     last_answer: Mutex<Instant>,
@@ -148,6 +150,7 @@ impl Link {
         timing: Timing,
         greeting: impl Fn() -> Vec<Question> + Send + Sync + 'static,
         probe: impl Fn() -> Probe + Send + Sync + 'static,
+        tracking: Arc<Tracking>,
         on_time: impl Fn(&Value, Instant) + Send + Sync + 'static,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let now = Instant::now();
@@ -157,6 +160,7 @@ impl Link {
             timing,
             greeting: Box::new(greeting),
             probe: Box::new(probe),
+            tracking,
             state,
             generations: AtomicU64::new(0),
             last_answer: Mutex::new(now),
@@ -185,6 +189,11 @@ impl Link {
     /// Whether it is up and has answered a moment ago.
     pub(crate) fn is_fresh(&self) -> bool {
         self.health() == Health::Up && self.0.silent_for() < self.0.timing.silent_ping
+    }
+
+    /// Whether its server tells of each change of what was read by it.
+    pub(crate) fn is_tracked(&self) -> bool {
+        self.0.state.borrow().is_tracked
     }
 
     /// Counts connections; 0 before the first.
@@ -554,6 +563,7 @@ mod tests {
     use super::super::access::Access;
     use super::super::credentials::Credentials;
     use super::super::endpoint::{Address, Endpoint};
+    use super::super::keys::Keys;
     use super::*;
 
     #[test]
@@ -573,7 +583,8 @@ mod tests {
         let access = Access::to_servers(&endpoint, &Credentials::default());
         let at = Address::Tcp("nowhere.invalid".into(), 6379);
         let target = Target::fixed(access, at, endpoint.to_string());
-        let (link, _) = Link::new(target, timing, Vec::new, Probe::default, |_, _| {});
+        let tracking = Arc::new(Tracking::new(Keys::new("p"), false));
+        let (link, _) = Link::new(target, timing, Vec::new, Probe::default, tracking, |_, _| {});
         link.0.state.send_modify(|state| {
             state.reach = state::Reach::Connected;
             state.generation = 2;

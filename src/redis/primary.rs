@@ -16,6 +16,7 @@ use super::link::{Link, Timing};
 use super::live::Live;
 use super::memory;
 use super::target::Target;
+use super::tracking::Tracking;
 use crate::handoff::Kept;
 use crate::session::name::Shard;
 use crate::sync::lock;
@@ -74,6 +75,7 @@ pub(super) struct Common {
     pub timing: Timing,
     pub greeter: Greeter,
     pub live: Arc<Live>,
+    pub tracking: Arc<Tracking>,
     /// That a server is a master is asked of it: it is one that sentinels name.
     pub asks_role: bool,
     /// Whether Redis's clock is asked for: see [`Time`].
@@ -100,6 +102,7 @@ impl Primary {
             common.timing,
             move || greeting.greeter.questions(&greeted, &lock(&now), greeting.asks_role),
             move || probing.greeter.probe(&lock(&probed)),
+            Arc::clone(&common.tracking),
             move |answer, sent| {
                 heartbeat.observe_answer(answer, sent, live.lifetimes().idle_ms);
             },

@@ -175,6 +175,7 @@ impl Inner {
                 return Err(answer.strange());
             };
             let (size_bytes, idle_ms) = (size_bytes(visitor), visitor.idle_ms());
+            self.tracking.changed(&alias);
             Event::EndedForRoom { alias: &alias, size_bytes, idle_ms }.emit();
             made += size_bytes;
         }

@@ -362,8 +362,10 @@ pub(super) struct Answer {
     pub sent_at: Instant,
     /// By which connection of the link.
     pub generation: u64,
-    /// Sessions that were ended on the way.
+    /// Sessions that were ended on the way because their time was over.
     pub expired: Vec<Expired>,
+    /// The same because of a removal that was held.
+    pub ended: Vec<Alias>,
     pub status: String,
     rest: std::vec::IntoIter<Value>,
     script: &'static str,
@@ -397,8 +399,13 @@ impl Answer {
         for ended in answer.array()? {
             let Value::Array(values) = ended else { return Err(strange(script)) };
             let mut facts = Self::of(script, values);
+            let alias = facts.alias()?;
+            if !facts.more() {
+                answer.ended.push(alias);
+                continue;
+            }
             answer.expired.push(Expired {
-                alias: facts.alias()?,
+                alias,
                 header: facts.header()?,
                 limit: facts.text()?,
                 age_ms: facts.number()?,
@@ -410,8 +417,16 @@ impl Answer {
 
     fn of(script: &'static str, values: Vec<Value>) -> Self {
         let rest = values.into_iter();
-        let (expired, status) = (Vec::new(), String::new());
-        Self { now_ms: 0, sent_at: Instant::now(), generation: 0, expired, status, rest, script }
+        Self {
+            now_ms: 0,
+            sent_at: Instant::now(),
+            generation: 0,
+            expired: Vec::new(),
+            ended: Vec::new(),
+            status: String::new(),
+            rest,
+            script,
+        }
     }
 
     /// An answer that this operation has no use for: its script and we do not fit together.

@@ -158,6 +158,14 @@ impl Link for RedisStore {
         self.inner.primaries.any_up()
     }
 
+    fn unreadable_for(&self, shard: Shard) -> Option<Duration> {
+        self.inner.primary_of(shard).link.outage(false)
+    }
+
+    fn tells_changes(&self, shard: Shard) -> bool {
+        self.inner.primary_of(shard).link.is_tracked()
+    }
+
     async fn wait_up(&self, wait: Wait) -> Waited {
         if wait.writes && self.inner.primaries.is_full(wait.shard) {
             self.inner.room.want();

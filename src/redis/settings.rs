@@ -71,6 +71,8 @@ pub struct Settings {
     /// Whether a session that is found expired is ended. A command's configuration need not be that
     /// of the mounts, so it ends none.
     pub ends_stale: bool,
+    /// Whether Redis is asked to tell of changes ([`super::RedisStore::tell_changes`]).
+    pub tracks_changes: bool,
     /// Whether a worker has served before, or may have. Until what it knew is taken up ([`super::RedisStore::take_up`])
     /// no session is ended.
     pub takes_up: bool,
@@ -104,6 +106,7 @@ impl Default for Settings {
             newest_format: FORMAT,
             admission: Admission::default(),
             ends_stale: true,
+            tracks_changes: false,
             takes_up: false,
         }
     }

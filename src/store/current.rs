@@ -49,7 +49,12 @@ pub async fn look<S: Sessions>(
     alias: &Alias,
     listed: Option<&Alias>,
 ) -> Result<Current, StoreError> {
-    Ok(match sessions.fetch(alias, listed).await? {
+    Ok(found(keyring, sid, sessions.fetch(alias, listed).await?))
+}
+
+/// What `sid` stands for by this answer.
+pub fn found(keyring: &Keyring, sid: &Sid, answer: Lookup) -> Current {
+    match answer {
         Lookup::Session { meta, bound, sealed } => {
             let plain = seal::open(keyring, sid, &bound, &sealed);
             opened(meta, plain)
@@ -57,7 +62,7 @@ pub async fn look<S: Sessions>(
         Lookup::Large { meta, bound } => Current::Large { meta, bound },
         Lookup::Alias { meta } => Current::AliasOnly { meta },
         Lookup::Absent => Current::Gone,
-    })
+    }
 }
 
 /// The version that was found large, with its content; `None` if it is not the current one any

@@ -40,6 +40,7 @@ pub(crate) struct Metrics {
     pub redis_unanswered: Counter,
     /// How long the answered ones took.
     pub redis_latency: Latency,
+    pub near_cache: NearCache,
     /// Activity of sessions written to Redis.
     pub activity_writes: Counter,
     /// Contents that did not open with their own session's key.
@@ -128,6 +129,7 @@ impl Metrics {
                 "sessions_ended_for_room",
                 "Visitors' sessions that were ended because Redis was full",
             ),
+            near_cache: NearCache::new(&mut registry),
             activity_writes: counter(
                 &mut registry,
                 "activity_writes",
@@ -268,6 +270,25 @@ const DROPS: [&str; 7] =
     ["ended", "expired", "refused", "replaced", "superseded", "unbound", "unreadable"];
 
 /// What became of changes that Redis did not take.
+/// What the near cache was asked for.
+pub(crate) struct NearCache {
+    /// Sessions that were known.
+    pub hits: Counter,
+    /// Those that Redis was asked for.
+    pub misses: Counter,
+}
+
+impl NearCache {
+    fn new(registry: &mut Registry) -> Self {
+        let hits = "Sessions that were asked for and known on this server";
+        let misses = "Sessions that were asked for and not known on this server";
+        Self {
+            hits: counter(registry, "near_cache_hits", hits),
+            misses: counter(registry, "near_cache_misses", misses),
+        }
+    }
+}
+
 pub(super) struct Spool {
     pub(super) kept: Counter,
     pub(super) sent: Counter,

@@ -47,7 +47,7 @@ pub(super) fn await_connection(
 pub(super) fn listen(
     channel: Arc<Channel>,
     ending: Ending,
-    sessions: ImportOnAccess<Spool<RedisStore>, RedisStore>,
+    sessions: ImportOnAccess<Spool<super::Cached>, RedisStore>,
     keyring: Keyring,
     on_mounted: impl Fn() + Send + 'static,
     runtime: &Runtime,

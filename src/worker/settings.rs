@@ -3,12 +3,13 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::config::Config;
 use crate::exit::Failure;
 use crate::fs::{self, caller::Proc};
 use crate::host::confine::check_directory;
-use crate::layers::spool;
+use crate::layers::{near_cache, spool};
 use crate::redis;
 use crate::session::secret::Keyring;
 use crate::supervision::credentials;
@@ -42,6 +43,15 @@ pub(super) fn spool(config: &Config, keyring: Keyring) -> spool::Settings {
         place,
         keyring,
     }
+}
+
+/// What is answered without asking Redis.
+pub(super) fn near_cache(config: &Config) -> Option<near_cache::Settings> {
+    let settings = config.near_cache.as_ref()?;
+    Some(near_cache::Settings {
+        max_bytes: usize::try_from(settings.memory_bytes).unwrap_or(usize::MAX),
+        grace: Duration::from_millis(settings.grace_ms),
+    })
 }
 
 /// The directories that this user can use.

@@ -31,6 +31,8 @@ pub(super) struct State {
     pub connection: Option<MultiplexedConnection>,
     /// Counts connections; 0 before the first.
     pub generation: u64,
+    /// Whether its server tells of changes.
+    pub is_tracked: bool,
     /// Why another connection is wanted although this one answers: its server takes no writes,
     /// and the name may lead to another one by now.
     pub renew: Option<String>,
@@ -61,6 +63,7 @@ impl State {
             writes: Writes::Unknown,
             connection: None,
             generation: 0,
+            is_tracked: false,
             renew: None,
             cause: "not connected yet".into(),
             is_start: true,
@@ -289,6 +292,7 @@ impl Shared {
         generation: u64,
         connection: MultiplexedConnection,
         writes: Writes,
+        is_tracked: bool,
     ) {
         let now = Instant::now();
         *lock(&self.last_answer) = now;
@@ -301,8 +305,11 @@ impl Shared {
             state.writes = writes;
             state.connection = Some(connection);
             state.generation = generation;
+            state.is_tracked = is_tracked;
             state.renew = None;
             true
         });
+        // Now, and not before: what is asked for from here on is asked by this connection, which tells of changes.
+        self.tracking.all_changed();
     }
 }

@@ -33,6 +33,8 @@ struct Greeted {
     generation: u64,
     connection: MultiplexedConnection,
     writes: Writes,
+    /// Whether its server tells of changes.
+    is_tracked: bool,
 }
 
 /// Keeps the link connected; never returns.
@@ -41,8 +43,8 @@ pub(super) async fn supervise(shared: Arc<Shared>) {
     let mut news = shared.target.news();
     loop {
         let greeted = reconnect(&shared, &mut pauses, &mut news).await;
-        let Greeted { generation, connection, writes } = greeted;
-        shared.connected(generation, connection, writes);
+        let Greeted { generation, connection, writes, is_tracked } = greeted;
+        shared.connected(generation, connection, writes, is_tracked);
         attend(&shared, generation, &mut news).await;
     }
 }
@@ -103,9 +105,9 @@ async fn attend(shared: &Arc<Shared>, mut generation: u64, news: &mut News) {
                     Some(renewed) = renewal.join_next() => {
                         if let Ok(Ok(greeted)) = renewed {
                             news.seen();
-                            let Greeted { generation: newer, connection, writes } = greeted;
-                            generation = newer;
-                            shared.connected(generation, connection, writes);
+                            let Greeted { connection, writes, is_tracked, .. } = greeted;
+                            generation = greeted.generation;
+                            shared.connected(generation, connection, writes, is_tracked);
                         }
                     }
                     () = sleep_until(probe_at), if is_read_only => {
@@ -153,21 +155,24 @@ impl Shared {
             let mut connection = self
                 .target
                 .connect(bound, move |push| {
-                    if push.kind == PushKind::Disconnection
-                        && let Some(shared) = shared.upgrade()
-                    {
-                        shared.lost(generation, "the server closed the connection");
+                    let Some(shared) = shared.upgrade() else { return };
+                    match push.kind {
+                        PushKind::Disconnection => {
+                            shared.lost(generation, "the server closed the connection");
+                        }
+                        PushKind::Invalidate => shared.tracking.hear(&push),
+                        _ => {}
                     }
                 })
                 .await?;
             self.greet(&mut connection)
                 .await
-                .map(|greeted| greeted.map(|writes| (connection, writes)))
+                .map(|greeted| greeted.map(|(writes, is_tracked)| (connection, writes, is_tracked)))
         };
         match timeout(bound, greet).await {
             Ok(Ok(greeted)) => {
-                let (connection, writes) = greeted?;
-                Ok(Greeted { generation, connection, writes })
+                let (connection, writes, is_tracked) = greeted?;
+                Ok(Greeted { generation, connection, writes, is_tracked })
             }
             Ok(Err(error)) => Err(error_text(&error)),
             Err(_) => {
@@ -176,12 +181,12 @@ impl Shared {
         }
     }
 
-    /// Greets a connection: says whether it takes changes, or why it must not be used. All is sent at
-    /// once, so a slow line costs one round trip.
+    /// Greets a connection: says whether it takes changes and whether its server tells of them, or why it must not be
+    /// used. All is sent at once, so a slow line costs one round trip.
     async fn greet(
         &self,
         connection: &mut MultiplexedConnection,
-    ) -> RedisResult<Result<Writes, String>> {
+    ) -> RedisResult<Result<(Writes, bool), String>> {
         let mut commands = redis::pipe();
         let questions: Vec<_> = (self.greeting)()
             .into_iter()
@@ -194,9 +199,14 @@ impl Shared {
         for command in probe.commands() {
             commands.add_command(command.clone());
         }
+        let tracking = self.tracking.command();
+        if let Some(command) = &tracking {
+            commands.add_command(command.clone());
+        }
         self.count_sent();
         let sent_at = Instant::now();
-        let answers = connection.send_packed_commands(&commands, 0, commands.len()).await?;
+        let mut answers = connection.send_packed_commands(&commands, 0, commands.len()).await?;
+        let tracked = tracking.and_then(|_| answers.pop()).map(Value::extract_error);
         let mut answers = answers.into_iter().map(Value::extract_error);
         for (hear, answer) in questions.into_iter().zip(&mut answers) {
             if let Err(reason) = hear(answer?, sent_at) {
@@ -206,10 +216,14 @@ impl Shared {
         for answer in answers.by_ref().take(probe.reads.len()) {
             answer?;
         }
-        Ok(answers
+        let writes = answers
             .filter_map(Result::err)
             .find_map(|error| refusal(&error))
-            .unwrap_or(Ok(Writes::Taken)))
+            .unwrap_or(Ok(Writes::Taken));
+        if let Some(Err(error)) = &tracked {
+            self.tracking.refused(&error_text(error));
+        }
+        Ok(writes.map(|writes| (writes, matches!(tracked, Some(Ok(_))))))
     }
 }
 

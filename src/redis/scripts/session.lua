@@ -35,7 +35,8 @@ local LENIENT = args.clock == 'lenient'
 -- outage: it does not count.
 local WAITED = tonumber(args.waited_ms)
 if args.clock ~= '' and not LENIENT then LENIENT = math.abs(now - tonumber(args.clock)) > 2000 end
--- The sessions that this call has ended, for the log: {alias, header, limit, age, idle}.
+-- The sessions that this call has ended, for the log: {alias, header, limit, age, idle}; by a removal that was held:
+-- {alias}.
 local expired = {}
 -- Why something could not be read or written; the operation then answers `failed`.
 local failure
@@ -290,6 +291,7 @@ local function lives(key, index, alias, h)
     -- older than that stays so, whether anybody has looked meanwhile or not.
     local before = failure
     bury(key, index, alias, h, h.removal, h.ending)
+    expired[#expired + 1] = { alias }
     failure = before
     h.alive, h.version, h.saved = false, h.removal, h.ending
   elseif stale(h) and expire(key, index, alias, h) then

@@ -25,6 +25,7 @@ for i = 1, #KEYS - KEYS_NAMED do
       if h.ending == 0 and ttl >= 0 and ttl < h.ends - now + POLICY.grace then
         ttl = keep_ms(h)
         if refused(redis.pcall('PEXPIRE', session, ttl)) then return answer('failed', failure) end
+        redis.call('STRLEN', session) -- for client tracking, as in publish.lua
       end
       if not enter(keys.index, alias, h.active, ttl) then return answer('failed', failure) end
       touched = touched + 1

@@ -1,0 +1,213 @@
+//! The near cache on real mounts: what is answered without asking Redis, what another server changes, and what is seen
+//! while Redis does not answer.
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use support::http::{metric, until};
+use support::mount::{Mount, authenticated, errno, in_thread, sid};
+use support::redis::Redis;
+
+const NEAR: &str = "[near_cache]\nfreshness = \"near\"\n";
+
+fn hits(mount: &Mount) -> u64 {
+    number(metric(mount, "sessionfs_near_cache_hits_total"))
+}
+
+fn misses(mount: &Mount) -> u64 {
+    number(metric(mount, "sessionfs_near_cache_misses_total"))
+}
+
+fn number(metric: Option<f64>) -> u64 {
+    // It is a whole number.
+    metric.expect("a metric") as u64
+}
+
+/// Two servers on one Redis.
+fn nodes(configuration: &str) -> (Redis, [Mount; 2]) {
+    let redis = Redis::start();
+    let nodes = [(); 2].map(|()| Mount::start(&redis, configuration));
+    (redis, nodes)
+}
+
+fn eventually_reads(mount: &Mount, sid: &str, content: &[u8]) {
+    until("it is read", || mount.read(sid).is_ok_and(|found| found == content));
+}
+
+fn eventually_ends(mount: &Mount, sid: &str) {
+    until("it has ended", || errno_of(mount, sid) == Some(libc::ENOENT));
+}
+
+fn errno_of(mount: &Mount, sid: &str) -> Option<i32> {
+    mount.read(sid).err().and_then(|error| error.raw_os_error())
+}
+
+#[test]
+fn what_is_known_is_read_without_asking_redis() {
+    let (_redis, [one, other]) = nodes(NEAR);
+    let sid = sid("ab", 1);
+    one.save(&sid, &authenticated("x")).unwrap();
+    for _ in 0..100 {
+        assert_eq!(one.read(&sid).unwrap(), authenticated("x"));
+        assert_eq!(other.read(&sid).unwrap(), authenticated("x"));
+    }
+    // The server that has saved it knows it from the beginning. The other one asks at first, and once more for a use of
+    // the session that the first one has written down.
+    assert!(hits(&one) >= 98 && misses(&one) <= 2, "{} {}", hits(&one), misses(&one));
+    assert!(hits(&other) >= 95 && misses(&other) <= 5, "{} {}", hits(&other), misses(&other));
+}
+
+#[test]
+fn every_open_asks_redis_without_it() {
+    let (_redis, [one, _]) = nodes("");
+    let sid = sid("ab", 1);
+    one.save(&sid, &authenticated("x")).unwrap();
+    assert_eq!(one.read(&sid).unwrap(), authenticated("x"));
+    assert_eq!((hits(&one), misses(&one)), (0, 0));
+}
+
+#[test]
+fn an_own_save_and_an_own_removal_are_seen_at_once() {
+    let (_redis, [one, _]) = nodes(NEAR);
+    let sid = sid("ab", 1);
+    for round in 0..200 {
+        let content = authenticated(&round.to_string());
+        one.save(&sid, &content).unwrap();
+        assert_eq!(one.read(&sid).unwrap(), content);
+    }
+    one.unlink(&sid).unwrap();
+    assert_eq!(errno(one.read(&sid)), libc::ENOENT);
+}
+
+#[test]
+fn what_another_server_changes_is_seen() {
+    let (_redis, [one, other]) = nodes(NEAR);
+    let sid = sid("ab", 1);
+    for round in 0..50 {
+        let content = authenticated(&round.to_string());
+        let [saver, reader] = if round % 2 == 0 { [&one, &other] } else { [&other, &one] };
+        saver.save(&sid, &content).unwrap();
+        assert_eq!(saver.read(&sid).unwrap(), content);
+        eventually_reads(reader, &sid, &content);
+    }
+    in_thread(|| one.unlink(&sid)).unwrap();
+    eventually_ends(&other, &sid);
+    assert_eq!(errno(other.read(&sid)), libc::ENOENT);
+}
+
+/// Of its own changes below the near cache a server is not told: a use that is written down, a session that expires.
+#[test]
+fn what_this_server_has_written_down_does_not_hide_the_next_change() {
+    let (redis, [one, other]) =
+        nodes(&format!("{NEAR}[lifetime]\nidle = \"6s\"\ngrace = \"1s\"\n"));
+    let sid = sid("ab", 1);
+    one.save(&sid, &authenticated("0")).unwrap();
+    eventually_reads(&other, &sid, &authenticated("0"));
+    for round in 1..4 {
+        // Until its use here has moved the key's time to live.
+        let key = redis.session_keys().into_iter().find(|key| key.contains(":s:")).unwrap();
+        let ttl = |redis: &Redis| redis.run::<i64>(&format!("PTTL {key}"));
+        let mut before = ttl(&redis);
+        until("a use is written down", || {
+            assert_eq!(other.read(&sid).unwrap(), authenticated(&(round - 1).to_string()));
+            let now = ttl(&redis);
+            let has_moved = now > before;
+            before = now;
+            has_moved
+        });
+        let content = authenticated(&round.to_string());
+        one.save(&sid, &content).unwrap();
+        eventually_reads(&other, &sid, &content);
+    }
+    // Nobody uses it any more: a listing is no use.
+    until("it expires", || other.list(&other.path().join("ab")).is_empty());
+    assert_eq!(errno(other.read(&sid)), libc::ENOENT);
+}
+
+#[test]
+fn nothing_is_missed_when_the_connection_is_lost() {
+    let (redis, [one, other]) = nodes(NEAR);
+    let sid = sid("ab", 1);
+    for round in 0..20 {
+        let content = authenticated(&round.to_string());
+        one.save(&sid, &content).unwrap();
+        eventually_reads(&other, &sid, &content);
+        let content = authenticated(&format!("{round} again"));
+        let _: i64 = redis.run("CLIENT KILL TYPE normal SKIPME yes");
+        one.save(&sid, &content).unwrap();
+        eventually_reads(&other, &sid, &content);
+    }
+}
+
+#[test]
+fn everything_is_asked_for_again_after_a_flush() {
+    let (redis, [one, other]) = nodes(NEAR);
+    let sid = sid("ab", 1);
+    one.save(&sid, &authenticated("x")).unwrap();
+    eventually_reads(&other, &sid, &authenticated("x"));
+    let _: String = redis.run("FLUSHALL");
+    for node in [&one, &other] {
+        eventually_ends(node, &sid);
+    }
+}
+
+#[test]
+fn known_sessions_are_read_while_redis_does_not_answer() {
+    let (mut redis, [one, _]) = nodes(NEAR);
+    let [known, unknown] = [1, 2].map(|seed| sid("ab", seed));
+    for sid in [&known, &unknown] {
+        one.save(sid, &authenticated("x")).unwrap();
+    }
+    // The second one is forgotten.
+    let _: i64 = redis.run("CLIENT KILL TYPE normal SKIPME yes");
+    until("it is asked for", || one.read(&known).is_ok() && hits(&one) > 0);
+    redis.pause();
+    let began = Instant::now();
+    for _ in 0..100 {
+        assert_eq!(one.read(&known).unwrap(), authenticated("x"));
+    }
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| one.read(&unknown));
+        one.wait_for_log("state=\"down\"");
+        assert_eq!(one.read(&known).unwrap(), authenticated("x"));
+        redis.resume();
+        assert_eq!(waits.join().unwrap().unwrap(), authenticated("x"));
+    });
+}
+
+#[test]
+fn the_grace_ends() {
+    let (mut redis, [one, _]) = nodes(&format!(
+        "{NEAR}grace = \"1s\"\n[outage]\nwait_step = \"200ms\"\nwait_total = \"2s\"\n"
+    ));
+    let sid = sid("ab", 1);
+    one.save(&sid, &authenticated("x")).unwrap();
+    assert_eq!(one.read(&sid).unwrap(), authenticated("x"));
+    redis.pause();
+    until("it is an error", || errno_of(&one, &sid) == Some(libc::EIO));
+    redis.resume();
+    eventually_reads(&one, &sid, &authenticated("x"));
+}
+
+/// A Redis that grants the rights of an earlier version.
+#[test]
+fn a_redis_that_does_not_tell_is_asked_at_every_open() {
+    let (redis, [one, other]) = nodes(NEAR);
+    drop([one, other]);
+    let _: String = redis.run("ACL SETUSER default -client|tracking");
+    let nodes = [(); 2].map(|()| Mount::start(&redis, NEAR));
+    let sid = sid("ab", 1);
+    for round in 0..20 {
+        let content = authenticated(&round.to_string());
+        nodes[round % 2].save(&sid, &content).unwrap();
+        for node in &nodes {
+            assert_eq!(node.read(&sid).unwrap(), content);
+        }
+    }
+    for node in &nodes {
+        assert_eq!(hits(node), 0);
+        node.wait_for_log("changes_not_told");
+    }
+}
