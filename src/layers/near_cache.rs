@@ -121,6 +121,16 @@ impl<S: Link> NearCache<S> {
 }
 
 impl<S: Sessions + Link> NearCache<S> {
+    /// A session is used now, by the store's time.
+    fn used(&self, alias: &Alias) {
+        if let Some(cache) = &self.cache
+            && let Some(entry) = cache.kept().entries.peek_mut(alias)
+        {
+            let now_ms = self.sessions.stamp(alias.shard()).first_ms;
+            entry.meta.activity_ms = entry.meta.activity_ms.max(now_ms);
+        }
+    }
+
     /// Carries out a change of a session. What was asked for before it ends is not kept.
     async fn change<T>(&self, alias: &Alias, change: impl Future<Output = T>) -> T {
         let Some(cache) = &self.cache else { return change.await };
@@ -333,10 +343,12 @@ impl<S: Sessions + Link> Sessions for NearCache<S> {
     }
 
     fn touch(&self, alias: &Alias) {
+        self.used(alias);
         self.sessions.touch(alias);
     }
 
     async fn touch_now(&self, alias: &Alias) -> Result<(), StoreError> {
+        self.used(alias);
         self.sessions.touch_now(alias).await
     }
 

@@ -15,6 +15,8 @@ use super::redis::Redis;
 /// From the start of the daemon until its mount must be ready, and from its end until it is gone.
 const WITHIN: Duration = Duration::from_secs(30);
 
+const NEAR: &str = "[near_cache]\nfreshness = \"near\"\n";
+
 pub struct Mount {
     directory: tempfile::TempDir,
     child: Child,
@@ -92,7 +94,10 @@ impl Mount {
         std::fs::create_dir(directory.path().join("sessions")).unwrap();
         fill(&directory.path().join("sessions"));
         let toml = directory.path().join("sessionfs.toml");
-        std::fs::write(&toml, configuration).unwrap();
+        // So that all tests can be tried with it.
+        let more = std::env::var("SESSIONFS_TEST_NEAR").map_or("", |_| NEAR);
+        let more = if configuration.contains("[near_cache]") { "" } else { more };
+        std::fs::write(&toml, format!("{configuration}\n{more}")).unwrap();
         let mut arguments: Vec<OsString> =
             ["mount", "--log", "trace", "--owner", owner, "--group", group, "--redis", url]
                 .map(OsString::from)
