@@ -1790,7 +1790,9 @@ forget_drop_ins() { remove_drop_ins "$sessions"; }
 
 # Those of an instance in a Redis that stays.
 decide_to_end_sessions() {
-    [ -z "$name" ] || [ -z "$purge" ] || [ ! -e "$config" ] || step "End ALL SESSIONS of $sessions" end_sessions
+    # Those of a mirror live on in the files; if they ended in Redis, a later setup would not import them.
+    [ -n "$name" ] && [ -n "$purge" ] && [ -e "$config" ] && [ "$mirror_choice" != restore ] || return 0
+    step "End ALL SESSIONS of $sessions" end_sessions
 }
 
 end_sessions() {

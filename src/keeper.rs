@@ -65,6 +65,8 @@ use worker::{Outcome, WorkerSupervisor};
 
 /// How long a service manager is waited for where this program ends.
 const DELIVERED_WITHIN: Duration = Duration::from_secs(1);
+/// How often the service manager is given what it should have already.
+const STORED_EVERY: Duration = Duration::from_secs(10);
 
 /// Mounts and serves until a signal asks for the end. Without a directory the configuration names
 /// one.
@@ -145,9 +147,9 @@ fn keep(dir: Option<&Path>, flags: &Flags, caller: Caller) -> Result<(), Failure
         is_renewal: handed.is_any,
         asked: None,
         next: None,
-        last_reload_error: refused
-            .map(|failure| failure.to_string())
-            .or_else(|| note?.last_reload_error),
+        // What the keeper before could not take up was taken up now, unless it is refused again.
+        last_reload_error: refused.map(|failure| failure.to_string()),
+        store_again_at: Instant::now() + STORED_EVERY,
         lock,
     };
     let outcome = keeper.serve(&mut signals);
@@ -294,6 +296,8 @@ struct Keeper {
     next: Option<Config>,
     /// What the last reload failed of.
     last_reload_error: Option<String>,
+    /// When the service manager is given the connection again.
+    store_again_at: Instant,
     /// Of the mountpoint, until everything has ended.
     lock: Claim,
 }
@@ -332,6 +336,7 @@ impl Keeper {
                     Outcome::Unmounted => return Ok(()),
                 }
             }
+            self.store_again();
             let turn = self.manager.turned(&words(
                 &self.worker,
                 may_start,
@@ -360,9 +365,22 @@ impl Keeper {
         Ok(())
     }
 
+    /// The service manager has the connection nearly always. It lets go of it when the unit is masked, and does not take
+    /// it back by itself when that is over.
+    fn store_again(&mut self) {
+        let now = Instant::now();
+        if now >= self.store_again_at {
+            self.store_again_at = now + STORED_EVERY;
+            if let Some(connection) = self.worker.connection() {
+                connection.store_again();
+            }
+        }
+    }
+
     /// Begins to take up what has changed: the configuration file, and the program.
     fn reload(&mut self) {
         tracing::info!("reloading");
+        self.store_again_at = Instant::now();
         if self.worker.has_served() {
             service_manager::reloading();
         }

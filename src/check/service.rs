@@ -153,7 +153,9 @@ impl Facts {
             found.push(Finding::new(
                 Id::Disabled,
                 format!("{unit} is masked: sessionfs is not mounted after a reboot"),
-                format!("systemctl unmask {unit}, then systemctl enable --now {unit}"),
+                format!(
+                    "systemctl unmask {unit} (with --runtime, if it was masked so), then systemctl enable --now {unit}"
+                ),
             ));
             return found;
         }

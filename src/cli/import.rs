@@ -186,7 +186,7 @@ fn words(summary: &Summary, deletion: &str) -> String {
     let lines = [
         (summary.authenticated, format!("{imported}: sessions of logged-in users")),
         (summary.anonymous, format!("{imported}: sessions of visitors")),
-        (summary.kept, "kept: Redis already knows them".into()),
+        (summary.kept, "kept: Redis already knows them, alive or ended".into()),
         (summary.over, "ended: absolute lifetime exceeded".into()),
         (summary.vanished, "imported at the same time, by a mount or another import".into()),
         (summary.too_old, "left: older than import.max_age".into()),

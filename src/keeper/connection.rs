@@ -223,6 +223,13 @@ impl Connection {
         Ok(())
     }
 
+    /// Gives it to the service manager once more, which may have let go of it.
+    pub(super) fn store_again(&self) {
+        if self.is_in_place() {
+            self.held.store();
+        }
+    }
+
     /// The directory that lies below, for its disk server.
     pub(super) fn underlying(&self) -> launch::Root<'_> {
         match &self.underlying {
