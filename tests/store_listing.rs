@@ -170,6 +170,55 @@ async fn the_root_shows_shards_in_use_and_flat_sessions() {
     assert_eq!(node.list_root().await, Ok(sessionfs::store::RootListing::default()));
 }
 
+/// Of sessions that can have no flat name, one that lives is all that the root asks for.
+#[tokio::test]
+async fn the_root_does_not_ask_for_every_session() {
+    let redis = Redis::start();
+    let quiet = sessionfs::redis::Settings { heartbeat_ms: 3_600_000, ..settings(&redis) };
+    let store = connected(RedisStore::start(quiet).expect("a good URL")).await;
+    for n in 0..600 {
+        taken(&store, &login(&store, &alias("ab", n))).await;
+    }
+    let before = store.round_trips();
+    let root = store.list_root().await.expect("a listing");
+    assert_eq!(root.shards, [Shard::parse("ab").expect("a shard")]);
+    assert_eq!(store.round_trips() - before, 8 + 2, "the sizes, and two for the shard");
+}
+
+#[tokio::test]
+async fn the_root_shows_a_shard_if_any_of_its_sessions_lives() {
+    let redis = Redis::start();
+    let node = node(&redis).await;
+    let [lives, last] = [1, 2].map(|n| alias("ab", n));
+    for sid in [&lives, &last] {
+        taken(&node, &login(&node, sid)).await;
+        pass(&redis, 1);
+    }
+    let shards = async || node.list_root().await.expect("a listing").shards;
+    let stranger = "x".repeat(84);
+    for former in [last.as_str(), &stranger] {
+        let _: u64 = redis.run(&format!("DEL sessionfs:s:{{ab}}:{former}"));
+        let _: u64 = redis.run(&format!("ZADD sessionfs:a:{{ab}} +inf {former}"));
+        assert_eq!(shards().await, [lives.shard()], "{former}");
+    }
+    let _: u64 = redis.run(&format!("DEL sessionfs:s:{{ab}}:{lives}"));
+    assert_eq!(shards().await, []);
+}
+
+#[tokio::test]
+async fn the_root_shows_all_flat_sessions_of_a_large_shard() {
+    let redis = Redis::start();
+    let node = node(&redis).await;
+    let (sharded, flat) = (alias("ab", 1), short_alias("ab", 1));
+    taken(&node, &login(&node, &flat)).await;
+    taken(&node, &login(&node, &sharded)).await;
+    let strangers: Vec<_> = (0..1000).map(|n| format!("{n} stranger{n}")).collect();
+    let _: u64 = redis.run(&format!("ZADD sessionfs:a:{{ab}} {}", strangers.join(" ")));
+    let root = node.list_root().await.expect("a listing");
+    assert_eq!(root.shards, [sharded.shard()]);
+    assert_eq!(root.flat.into_iter().map(|listed| listed.alias).collect::<Vec<_>>(), [flat]);
+}
+
 #[tokio::test]
 async fn round_trips_are_few_and_counted() {
     let redis = Redis::start();

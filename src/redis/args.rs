@@ -175,6 +175,15 @@ arguments! {
 }
 
 arguments! {
+    /// See `outline.lua`.
+    OutlineArgs<'a> {
+        keys: index;
+        // most: members of the index. long: the length of a name that cannot be flat.
+        arguments: most, long;
+    }
+}
+
+arguments! {
     /// Followed by each session's key, and its alias and version.
     RoomArgs {
         keys: index;
@@ -226,6 +235,7 @@ of_scripts! {
     ImportArgs<'a>: import,
     TouchArgs: touch,
     ListArgs: list,
+    OutlineArgs<'a>: outline,
     RoomArgs: room,
     SettingsArgs: settings,
     SetArgs<'a>: set,

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use super::Inner;
 use super::keys::Keys;
 use super::link::Need;
-use super::requests::{page, size};
+use super::requests::{Requests, page, size};
 use super::scan::{LiveSession, Stale};
 use crate::session::name::{Alias, Form, Shard};
 use crate::store::{Listed, RootListing, StoreError};
@@ -20,7 +20,7 @@ pub(super) const PAGE: usize = 250;
 /// How many shards are asked for their size at once.
 const SHARDS_AT_ONCE: u16 = 512;
 /// How many shards are listed side by side for the root.
-const LISTED_AT_ONCE: usize = 8;
+const LISTED_AT_ONCE: usize = 64;
 
 impl Inner {
     /// Members of a shard's index from `from` (a score) on: a page of them with their scores.
@@ -85,10 +85,50 @@ impl Inner {
 
     /// Whether a shard has a living session saved under its sharded name, and its flat ones.
     async fn list_for_root(&self, shard: Shard) -> Result<(bool, Vec<Listed>), StoreError> {
+        if let Some(Outline { aliases, is_whole }) = self.outline(shard).await? {
+            let forms = self.forms(shard, aliases).await?;
+            if is_whole || forms.0 {
+                return Ok(forms);
+            }
+        }
+        // The one used last has ended: another one may live.
+        let members = self.members(shard).await?;
+        self.forms(shard, members).await
+    }
+
+    /// What may be all that the root shows of a shard; `None` if its index is a large one.
+    async fn outline(&self, shard: Shard) -> Result<Option<Outline>, StoreError> {
+        let build = |requests| Requests::outline(&requests, shard);
+        let slot = Keys::slot(shard);
+        let mut answer = self.call(slot, Need::Connected, self.patience(), build).await?;
+        match answer.status.as_str() {
+            "outlined" => {}
+            "large" => return Ok(None),
+            _ => return Err(answer.strange()),
+        }
+        let (mut short, mut last) = (answer.nested()?, answer.nested()?);
+        let is_whole = !last.more();
+        let mut aliases = Vec::new();
+        for names in [&mut short, &mut last] {
+            while names.more() {
+                // Strangers are passed over.
+                let alias = Alias::parse(&names.text()?);
+                aliases.extend(alias.filter(|alias| alias.shard() == shard));
+            }
+        }
+        Ok(Some(Outline { aliases, is_whole }))
+    }
+
+    /// Whether any of these members of a shard lives under its sharded name, and the flat ones.
+    async fn forms(
+        &self,
+        shard: Shard,
+        members: Vec<Alias>,
+    ) -> Result<(bool, Vec<Listed>), StoreError> {
         // Only ids of Odoo 14 to 17 can have a flat name: all of those have to be looked at. Of
         // the others one that lives is enough.
         let (short, long): (Vec<_>, Vec<_>) =
-            self.members(shard).await?.into_iter().partition(|alias| alias.family().is_none());
+            members.into_iter().partition(|alias| alias.family().is_none());
         let mut sharded = false;
         let mut flat = Vec::new();
         for aliases in short.chunks(PAGE) {
@@ -143,6 +183,14 @@ impl Inner {
         }
         Ok(in_use)
     }
+}
+
+/// Of the members of a shard's index, those that the root has to look at.
+struct Outline {
+    /// All that may be flat, and of the others the one used last.
+    aliases: Vec<Alias>,
+    /// There are no others.
+    is_whole: bool,
 }
 
 type ListedShard = Result<(Shard, (bool, Vec<Listed>)), StoreError>;

@@ -386,6 +386,7 @@ impl Probe<'_> {
             (requests.touch(alias.shard(), &touches), "done"),
             (requests.amend(&amend, Attempt::First), "taken"),
             (requests.list(alias.shard(), std::slice::from_ref(alias)), "listed"),
+            (requests.outline(alias.shard()), "outlined"),
             (requests.import(&file, Attempt::First), "kept"),
             (requests.unlink(&unlink, Attempt::First), "gone"),
             (requests.run_nothing(alias.shard()), "taken"),

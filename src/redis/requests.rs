@@ -4,8 +4,8 @@
 use redis::Cmd;
 
 use super::args::{
-    self, AmendArgs, ChangeArgs, ContentArgs, FetchArgs, ImportArgs, ListArgs, PieceArgs,
-    ProbeArgs, PublishArgs, RoomArgs, SetArgs, SettingsArgs, TouchArgs, UnlinkArgs,
+    self, AmendArgs, ChangeArgs, ContentArgs, FetchArgs, ImportArgs, ListArgs, OutlineArgs,
+    PieceArgs, ProbeArgs, PublishArgs, RoomArgs, SetArgs, SettingsArgs, TouchArgs, UnlinkArgs,
 };
 use super::bulk::{LARGE_BYTES, extra_time};
 use super::envelope::{mode_text, text, uid_text};
@@ -17,6 +17,9 @@ use crate::session::seal::PLAIN_PACKING;
 use crate::store::{
     Amend, Attempt, ChangeId, HELD_IN_STORE_MS, Import, Mtime, Publish, Stamp, Unlink,
 };
+
+/// How many members of an index one script goes through: half a millisecond of Redis's time.
+const OUTLINED_MAX: usize = 1000;
 
 /// What requests are made of.
 #[derive(Clone, Copy)]
@@ -207,6 +210,13 @@ impl<'a> Requests<'a> {
             call.key(self.keys.session(alias)).argument(args::alias(Some(alias)));
         }
         call
+    }
+
+    /// What the root has to know of a shard.
+    pub(super) fn outline(&self, shard: Shard) -> Call<'a> {
+        let index = self.keys.index(shard);
+        let (most, long) = (args::number(OUTLINED_MAX), args::number(Alias::LONG_CHARS));
+        self.scripts.call(&self.policy, OutlineArgs { index, most, long })
     }
 
     /// The end of these visitors' sessions, all of one shard.

@@ -10,8 +10,8 @@ use tokio::time::Instant;
 
 use super::args::{
     self, AmendArgs, Argument, Arguments as _, FetchArgs, ImportArgs, ListArgs, OfScript,
-    PieceArgs, PolicyArgs, ProbeArgs, PublishArgs, RoomArgs, SetArgs, SettingsArgs, TouchArgs,
-    UnlinkArgs, prologue,
+    OutlineArgs, PieceArgs, PolicyArgs, ProbeArgs, PublishArgs, RoomArgs, SetArgs, SettingsArgs,
+    TouchArgs, UnlinkArgs, prologue,
 };
 use super::envelope::{self, FORMAT, Header, Unreadable};
 use super::errors::{Effect, ErrorCode, ServerError};
@@ -35,6 +35,7 @@ pub struct Scripts {
     pub(super) amend: Script,
     pub(super) touch: Script,
     pub(super) list: Script,
+    pub(super) outline: Script,
     pub(super) room: Script,
     pub(super) import: Script,
     pub(super) settings: Script,
@@ -73,6 +74,11 @@ impl Scripts {
             amend: Script::new::<AmendArgs>("amend", clock, include_str!("scripts/amend.lua")),
             touch: Script::new::<TouchArgs>("touch", clock, include_str!("scripts/touch.lua")),
             list: Script::new::<ListArgs>("list", clock, include_str!("scripts/list.lua")),
+            outline: Script::new::<OutlineArgs>(
+                "outline",
+                clock,
+                include_str!("scripts/outline.lua"),
+            ),
             room: Script::new::<RoomArgs>("room", clock, include_str!("scripts/room.lua")),
             import: Script::new::<ImportArgs>("import", clock, include_str!("scripts/import.lua")),
             settings: Script::new::<SettingsArgs>(
@@ -100,7 +106,7 @@ impl Scripts {
         call
     }
 
-    pub(super) fn all(&self) -> [&Script; 12] {
+    pub(super) fn all(&self) -> [&Script; 13] {
         [
             &self.fetch,
             &self.piece,
@@ -109,6 +115,7 @@ impl Scripts {
             &self.amend,
             &self.touch,
             &self.list,
+            &self.outline,
             &self.room,
             &self.import,
             &self.settings,
@@ -587,6 +594,7 @@ mod tests {
         check::<AmendArgs>("amend", include_str!("scripts/amend.lua"));
         check::<TouchArgs>("touch", include_str!("scripts/touch.lua"));
         check::<ListArgs>("list", include_str!("scripts/list.lua"));
+        check::<OutlineArgs>("outline", include_str!("scripts/outline.lua"));
         check::<RoomArgs>("room", include_str!("scripts/room.lua"));
         check::<ImportArgs>("import", include_str!("scripts/import.lua"));
         check::<SettingsArgs>("settings", include_str!("scripts/settings.lua"));

@@ -175,6 +175,9 @@ impl Alias {
     pub fn shard(&self) -> Shard {
         Shard::of(&self.0)
     }
+    /// The length of those of Odoo 18 and later; others are shorter.
+    pub const LONG_CHARS: usize = LONG_LEN;
+
     /// The first 42 characters, which all sessions of one device share (Odoo 18 and later);
     /// `None` for a 40-character one.
     pub fn family(&self) -> Option<&str> {
