@@ -38,6 +38,7 @@ mod greeting;
 mod import;
 mod kept;
 pub(crate) mod keys;
+pub mod latest;
 pub(crate) mod link;
 mod listing;
 pub(crate) mod live;

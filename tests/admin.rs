@@ -13,6 +13,7 @@ use sessionfs::redis::scan::Filter;
 use sessionfs::session::content::{Class, Content};
 use sessionfs::session::name::Shard;
 use sessionfs::session::policy::Lifetimes;
+use support::crowd;
 use support::mount::{Mount, alias, authenticated, errno, in_thread, sid};
 use support::redis::Redis;
 use support::store;
@@ -438,6 +439,39 @@ fn a_duration_is_shown_in_one_way_however_it_was_typed() {
     assert_eq!(json(&redis, &["config", "get", "lifetime.idle"])[0]["value"], "1h 30min");
     let said = refuses(&redis, &["config", "set", "lifetime.absolute", "0"], "", 12);
     assert!(said.contains("not between 1s and 10years; \"off\" means no limit"), "{said}");
+}
+
+/// Of many sessions, those that were used last are found without a look at the others.
+#[tokio::test]
+async fn the_last_used_of_many_sessions_are_listed() {
+    const MANY: u32 = 10_100;
+    const SHOWN: usize = 20;
+    let redis = Redis::start();
+    let started = RedisStore::start(store::settings(&redis)).expect("a good URL");
+    let node = store::connected(started).await;
+    let saved = store::alias("zz", 0);
+    let activity_ms = store::taken(&node, &store::login(&node, &saved)).await.activity_ms;
+    let shards: Vec<Shard> = Shard::all().take(500).collect();
+    let name = |n: u32| store::alias(shards[n as usize % shards.len()].as_str(), n);
+    let copies: Vec<_> = (0..MANY).map(|n| (name(n), activity_ms + 1 + u64::from(n))).collect();
+    crowd::copy(&mut redis.connection(), &[saved], &copies);
+    // The last one has ended; the score of an early one is no time.
+    let key = |n: u32| format!("{{{}}}", name(n).shard());
+    let _: u64 = redis.run(&format!("DEL sessionfs:s:{}:{}", key(MANY - 1), name(MANY - 1)));
+    let _: u64 = redis.run(&format!("ZADD sessionfs:a:{} +inf {}", key(5), name(5)));
+    let list = ["list", "--sort", "idle", "--limit", "20"];
+    let shown = json(&redis, &list);
+    let shown: Vec<_> = shown.as_array().expect("an array").iter().collect();
+    let latest: Vec<_> = (0..MANY - 1).rev().take(SHOWN).map(name).collect();
+    assert_eq!(shown.len(), SHOWN);
+    for (shown, alias) in shown.into_iter().zip(&latest) {
+        assert_eq!(shown["alias"], alias.as_str());
+    }
+    let text = says(&redis, &list);
+    assert!(text.ends_with("about 10100 sessions, 20 shown (--limit 0 shows all)\n"), "{text}");
+    // Any other order needs all.
+    let text = says(&redis, &["list", "--sort", "age", "--limit", "20"]);
+    assert!(text.ends_with("\n10100 sessions, 20 shown (--limit 0 shows all)\n"), "{text}");
 }
 
 #[test]

@@ -10,6 +10,7 @@ use super::redis::{Reached, failed, reach};
 use super::sessions::{Shown, Which, none, sessions, table};
 use crate::config::flags::Place;
 use crate::exit::{ExitCode, Failure};
+use crate::redis::latest::LATEST_MAX;
 use crate::redis::scan::{LiveSession, Page};
 use crate::session::name::Alias;
 
@@ -33,6 +34,8 @@ pub(super) struct List {
     format: Format,
 }
 
+/// Of more than so many sessions only those that are shown are read, where that can be.
+const COUNTED_MAX: u64 = 10_000;
 /// How many of the sessions that cannot be read are named.
 const UNREADABLE_SHOWN: usize = 100;
 
@@ -95,8 +98,18 @@ impl List {
         };
         let mut array = Array::default();
         let mut unreadable: Vec<Alias> = Vec::new();
+        let mut about = None;
         runtime.block_on(async {
-            let mut scan = store.scan(filter);
+            let in_order = !self.reverse && matches!(sort, Some(Sort::Idle));
+            let mut scan = None;
+            if in_order && limit <= LATEST_MAX && filter.is_empty() {
+                let many = store.rough_count().await.map_err(|error| failed(&error))?;
+                if many > COUNTED_MAX {
+                    scan = store.last_used(limit).await.map_err(|error| failed(&error))?;
+                    about = scan.is_some().then_some(many);
+                }
+            }
+            let mut scan = scan.unwrap_or_else(|| store.scan(filter));
             while let Some(page) = scan.next().await {
                 let Page { living, unreadable: more, .. } = page.map_err(|error| failed(&error))?;
                 count += more.len() as u64;
@@ -150,7 +163,9 @@ impl List {
             ))?;
         }
         let shown = kept.len() + unreadable.len();
-        if u64::try_from(shown).unwrap_or(u64::MAX) < count {
+        if let Some(many) = about {
+            say(format!("about {}, {shown} shown (--limit 0 shows all)", sessions(many)))
+        } else if u64::try_from(shown).unwrap_or(u64::MAX) < count {
             say(format!("{}, {shown} shown (--limit 0 shows all)", sessions(count)))
         } else {
             say(sessions(count))

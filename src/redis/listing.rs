@@ -18,7 +18,7 @@ use crate::telemetry::Event;
 /// How many members of a shard one step of a listing takes.
 pub(super) const PAGE: usize = 250;
 /// How many shards are asked for their size at once.
-const SHARDS_AT_ONCE: u16 = 512;
+pub(super) const SHARDS_AT_ONCE: u16 = 512;
 /// How many shards are listed side by side for the root.
 const LISTED_AT_ONCE: usize = 64;
 

@@ -269,6 +269,14 @@ pub(super) fn page(keys: &Keys, shard: Shard, from: &str, count: usize) -> Cmd {
     command
 }
 
+/// The `count` members of a shard's index with the highest scores, of `floor` at least.
+pub(super) fn latest(keys: &Keys, shard: Shard, floor: f64, count: usize) -> Cmd {
+    let mut command = redis::cmd("ZREVRANGEBYSCORE");
+    command.arg(keys.index(shard)).arg("+inf").arg(floor).arg("WITHSCORES");
+    command.arg("LIMIT").arg(0).arg(count);
+    command
+}
+
 /// The size of a shard's index.
 pub(super) fn size(keys: &Keys, shard: Shard) -> Cmd {
     let mut command = redis::cmd("ZCARD");

@@ -201,6 +201,14 @@ pub struct Page {
 }
 
 impl Scan {
+    /// One that has found this and ends.
+    pub(super) fn of(page: Page) -> Self {
+        let (sender, pages) = mpsc::channel(1);
+        // It has room for one.
+        let _ = sender.try_send(Ok(page));
+        Self { pages, _taker: JoinSet::new() }
+    }
+
     /// The next page; `None` after the last. After an error there is no further page.
     pub async fn next(&mut self) -> Option<Result<Page, StoreError>> {
         self.pages.recv().await

@@ -1,0 +1,112 @@
+//! The sessions that were used last, without a look at all others.
+
+use redis::{FromRedisValue as _, Value};
+use tokio::task::JoinSet;
+
+use super::keys::Keys;
+use super::link::Need;
+use super::listing::SHARDS_AT_ONCE;
+use super::requests::latest;
+use super::scan::{Members, Page, Scan, Stale};
+use super::{Inner, RedisStore};
+use crate::session::name::{Alias, Shard};
+use crate::store::StoreError;
+
+/// At most so many are found this way.
+pub const LATEST_MAX: usize = 1000;
+/// Some of those that were used last have ended, so a few more are read.
+const MORE: usize = 100;
+
+impl RedisStore {
+    /// At least `count` sessions that live, no other of which was used later; `None` if that cannot be said
+    /// without a look at all. It reads only, as a scan does.
+    pub async fn last_used(&self, count: usize) -> Result<Option<Scan>, StoreError> {
+        if count == 0 || count > LATEST_MAX {
+            return Ok(None);
+        }
+        let inner = &self.inner;
+        let (candidates, floor) = inner.candidates(count + MORE).await?;
+        let mut page = Page { looked_at: 0, living: Vec::new(), unreadable: Vec::new() };
+        let mut reading: JoinSet<Result<Members, StoreError>> = JoinSet::new();
+        for (shard, aliases) in candidates {
+            page.looked_at += aliases.len() as u64;
+            let store = std::sync::Arc::clone(inner);
+            reading.spawn(async move { store.living_by(Stale::Stays, shard, &aliases).await });
+        }
+        while let Some(read) = reading.join_next().await {
+            let read = read.map_err(|error| StoreError::Unavailable(error.to_string()))??;
+            page.living.extend(read.living);
+            page.unreadable.extend(read.unreadable);
+        }
+        // A score that is no time stands for an activity that is none of the last ones.
+        page.living.retain(|living| living.left_ms > 0 && float(living.activity_ms) >= floor);
+        Ok((page.living.len() >= count).then(|| Scan::of(page)))
+    }
+}
+
+impl Inner {
+    /// The `count` members of all indexes with the highest scores, by their shard, and the score that no other
+    /// member exceeds.
+    async fn candidates(
+        &self,
+        count: usize,
+    ) -> Result<(Vec<(Shard, Vec<Alias>)>, f64), StoreError> {
+        let all: Vec<_> = Shard::all().collect();
+        let mut highest: Vec<(Shard, f64)> = Vec::new();
+        for (shard, members) in self.highest(&all, f64::NEG_INFINITY, 1).await? {
+            highest.extend(members.first().map(|(_, score)| (shard, *score)));
+        }
+        // So many shards have one each that is as high as this: no lower one is among the highest.
+        highest.sort_unstable_by(|a, b| b.1.total_cmp(&a.1));
+        let floor = highest.get(count - 1).map_or(f64::NEG_INFINITY, |(_, score)| *score);
+        let shards: Vec<_> = highest
+            .into_iter()
+            .take_while(|(_, score)| *score >= floor)
+            .map(|(shard, _)| shard)
+            .collect();
+        let mut members: Vec<(Shard, String, f64)> = Vec::new();
+        for (shard, some) in self.highest(&shards, floor, count).await? {
+            members.extend(some.into_iter().map(|(member, score)| (shard, member, score)));
+        }
+        members.sort_unstable_by(|a, b| b.2.total_cmp(&a.2));
+        members.truncate(count);
+        let is_all = members.len() < count;
+        let floor = members.last().filter(|_| !is_all).map_or(f64::NEG_INFINITY, |last| last.2);
+        let mut candidates: Vec<(Shard, Vec<Alias>)> = Vec::new();
+        members.sort_unstable_by_key(|(shard, ..)| *shard);
+        for (shard, member, _) in members {
+            let Some(alias) = Alias::parse(&member).filter(|alias| alias.shard() == shard) else {
+                continue; // a stranger
+            };
+            match candidates.last_mut().filter(|(last, _)| *last == shard) {
+                Some((_, aliases)) => aliases.push(alias),
+                None => candidates.push((shard, vec![alias])),
+            }
+        }
+        Ok((candidates, floor))
+    }
+
+    /// The `count` members of each of these shards that have the highest scores, of `floor` at least.
+    async fn highest(
+        &self,
+        shards: &[Shard],
+        floor: f64,
+        count: usize,
+    ) -> Result<Vec<(Shard, Vec<(String, f64)>)>, StoreError> {
+        let mut found = Vec::new();
+        for shards in shards.chunks(usize::from(SHARDS_AT_ONCE)) {
+            let ask =
+                |shard: &Shard| (Keys::slot(*shard), latest(&self.keys, *shard, floor, count));
+            let answers = self.ask_all(shards.iter().map(ask).collect(), Need::Connected).await?;
+            let members = Vec::<Vec<(String, f64)>>::from_redis_value(Value::Array(answers))
+                .map_err(|_| StoreError::Unreadable("an index of another shape".into()))?;
+            found.extend(shards.iter().copied().zip(members));
+        }
+        Ok(found)
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "no time comes near 2^53")]
+fn float(ms: u64) -> f64 {
+    ms as f64
+}
