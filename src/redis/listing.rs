@@ -19,6 +19,9 @@ use crate::telemetry::Event;
 pub(super) const PAGE: usize = 250;
 /// How many shards are asked for their size at once.
 pub(super) const SHARDS_AT_ONCE: u16 = 512;
+/// Of a shard with more sessions one is taken to live, for the root. What has ended leaves the index when its shard is
+/// listed, and to look at each shard takes a second.
+const FEW: u64 = 8;
 /// How many shards are listed side by side for the root.
 const LISTED_AT_ONCE: usize = 64;
 
@@ -84,11 +87,19 @@ impl Inner {
     }
 
     /// Whether a shard has a living session saved under its sharded name, and its flat ones.
-    async fn list_for_root(&self, shard: Shard) -> Result<(bool, Vec<Listed>), StoreError> {
-        if let Some(Outline { aliases, is_whole }) = self.outline(shard).await? {
-            let forms = self.forms(shard, aliases).await?;
-            if is_whole || forms.0 {
-                return Ok(forms);
+    async fn list_for_root(
+        &self,
+        shard: Shard,
+        size: u64,
+    ) -> Result<(bool, Vec<Listed>), StoreError> {
+        if let Some(Outline { mut aliases, is_whole }) = self.outline(shard).await? {
+            let is_taken_to_live = size > FEW && !is_whole;
+            if is_taken_to_live {
+                aliases.retain(|alias| alias.family().is_none());
+            }
+            let (sharded, flat) = self.forms(shard, aliases).await?;
+            if is_whole || sharded || is_taken_to_live {
+                return Ok((sharded || is_taken_to_live, flat));
             }
         }
         // The one used last has ended: another one may live.
@@ -151,12 +162,16 @@ impl Inner {
     pub(super) async fn list_root(self: &Arc<Self>) -> Result<RootListing, StoreError> {
         let mut root = RootListing::default();
         let mut listing: JoinSet<Result<_, StoreError>> = JoinSet::new();
-        for (shard, _) in self.shards_in_use().await? {
+        for (shard, size) in self.shards_in_use().await? {
+            if size > FEW && !shard.may_be_hex() {
+                root.shards.push(shard);
+                continue;
+            }
             if listing.len() >= LISTED_AT_ONCE {
                 note_shard(&mut root, listing.join_next().await)?;
             }
             let store = Arc::clone(self);
-            listing.spawn(async move { Ok((shard, store.list_for_root(shard).await?)) });
+            listing.spawn(async move { Ok((shard, store.list_for_root(shard, size).await?)) });
         }
         while let Some(listed) = listing.join_next().await {
             note_shard(&mut root, Some(listed))?;

@@ -218,6 +218,11 @@ impl Shard {
     pub fn all() -> impl Iterator<Item = Self> {
         (0..Self::COUNT).filter_map(Self::from_index)
     }
+    /// Whether ids of 40 hexadecimal digits are in it, the only ones that a flat name may have.
+    pub(crate) fn may_be_hex(self) -> bool {
+        self.0.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    }
+
     /// The two characters.
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).expect("a shard is made of ASCII only")
