@@ -46,8 +46,10 @@ fn node(configuration: &str) -> (Redis, Mount) {
 
 /// Two nodes on one Redis.
 fn two_nodes() -> (Redis, Mount, Mount) {
-    let (redis, first) = node("");
-    let second = Mount::start(&redis, "");
+    // With near caches one of them may be behind the other by a moment (tests/near_cache.rs).
+    const STRICT: &str = "[near_cache]\nfreshness = \"strict\"\n";
+    let (redis, first) = node(STRICT);
+    let second = Mount::start(&redis, STRICT);
     (redis, first, second)
 }
 

@@ -296,7 +296,7 @@ async fn a_server_that_is_busy_or_reads_its_file_is_down() {
     if lab.is_redis_6() {
         return;
     }
-    let fill = "for i = 1, 3000 do redis.call('SET', 'other:' .. i, i) end";
+    let fill = "for i = 1, 8000 do redis.call('SET', 'other:' .. i, i) end";
     redis::cmd("EVAL").arg(fill).arg(0).query::<()>(&mut lab.admin).unwrap();
     lab.redis.kill();
     lab.becomes(Health::Down).await;
