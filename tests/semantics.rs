@@ -44,10 +44,11 @@ fn node(configuration: &str) -> (Redis, Mount) {
     (redis, mount)
 }
 
+/// Every open asks Redis. With a near cache a node is behind others by a moment (tests/near_cache.rs).
+const STRICT: &str = "[near_cache]\nfreshness = \"strict\"\n";
+
 /// Two nodes on one Redis.
 fn two_nodes() -> (Redis, Mount, Mount) {
-    // With near caches one of them may be behind the other by a moment (tests/near_cache.rs).
-    const STRICT: &str = "[near_cache]\nfreshness = \"strict\"\n";
     let (redis, first) = node(STRICT);
     let second = Mount::start(&redis, STRICT);
     (redis, first, second)

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use crate::support::mount::{Mount, alias, anonymous, errno, in_thread, sid};
 use crate::support::redis::Redis;
-use crate::{HEX, node};
+use crate::{HEX, STRICT, node};
 
 const MARK: &str = "a-thing-that-nobody-else-may-read";
 
@@ -127,7 +127,7 @@ fn staging_files_are_named_without_an_id_and_are_the_workers_own() {
 
 #[test]
 fn content_under_another_name_in_redis_is_not_served() {
-    let (redis, mount) = node("");
+    let (redis, mount) = node(STRICT);
     let (mine, other) = (sid("ab", 1), sid("ab", 2));
     mount.save(&mine, &anonymous("mine")).unwrap();
     in_thread(|| mount.save(&other, &anonymous("other")).unwrap());
