@@ -44,7 +44,7 @@ fn node(configuration: &str) -> (Redis, Mount) {
     (redis, mount)
 }
 
-/// Every open asks Redis. With a near cache a node is behind others by a moment (tests/near_cache.rs).
+/// Every open asks Redis. With a near cache a node is behind others by a moment (`tests/near_cache.rs`).
 const STRICT: &str = "[near_cache]\nfreshness = \"strict\"\n";
 
 /// Two nodes on one Redis.
