@@ -32,8 +32,10 @@ struct Counted {
 impl<'a> Request<'a> {
     /// A request that was read now, on this thread.
     pub(super) fn now(operation: Operation, unique: Unique, in_flight: &'a InFlight) -> Self {
+        // First: where the clock is a system call, a thread can be stopped in it.
+        let handling = Handling::begin();
         let counted = Counted { operation, at: Instant::now() };
-        Self { counted, _handling: Handling::begin(), unique, in_flight }
+        Self { counted, _handling: handling, unique, in_flight }
     }
 
     /// Logs and counts a result that the caller sends at once.

@@ -83,10 +83,10 @@ def rights(binary):
 
 
 def hour_ahead_environment():
-    """The environment of a process whose wall clock is an hour ahead. `faketime` itself would be its parent."""
-    asked = subprocess.run(["faketime", "-f", "+1h", "printenv", "LD_PRELOAD"], check=True, capture_output=True, text=True,
-                           timeout=20)
-    return {**os.environ, "LD_PRELOAD": asked.stdout.strip(), "FAKETIME": "+1h", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    """The environment of a process whose wall clock is an hour ahead: the library of the package `faketime`, by the name
+    that the loader completes. Its program would be the parent, and it refuses a pid whose semaphore a killed one left."""
+    return {**os.environ, "LD_PRELOAD": "/usr/$LIB/faketime/libfaketime.so.1", "FAKETIME": "+1h",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
 
 
 def hold(seconds):
