@@ -91,6 +91,9 @@ pub enum Kind {
     /// A session that workers have died of, by the number of a request. One that is not kept may cost as many workers
     /// again.
     Poisoned = 18,
+    /// The session id and the content of a save that is kept on this host, by a part of the save's id. Of one that is not
+    /// kept the save is lost if its session turns out to have another life than expected.
+    Unsealed = 19,
 }
 
 /// A request without a content is no longer: it has up to two names.
@@ -108,7 +111,7 @@ struct Quota {
 }
 
 impl Kind {
-    const ALL: [Self; 18] = [
+    const ALL: [Self; 19] = [
         Self::Request,
         Self::Suspect,
         Self::Inode,
@@ -127,6 +130,7 @@ impl Kind {
         Self::Store,
         Self::ImportRemoval,
         Self::Poisoned,
+        Self::Unsealed,
     ];
 
     fn quota(self) -> Quota {
@@ -145,7 +149,9 @@ impl Kind {
             Self::Removal | Self::ImportRemoval => (1024, MEBIBYTE, true),
             Self::OpenStaging => (4096, 4096, false),
             Self::Thread => (16_384, 8 * MEBIBYTE, true),
-            Self::ToldStale | Self::Touch => (16_384, 4 * MEBIBYTE, true),
+            Self::ToldStale => (8192, 4 * MEBIBYTE, true),
+            Self::Touch => (16_384, 4 * MEBIBYTE, true),
+            Self::Unsealed => (8192, 6 * MEBIBYTE, true),
             Self::Life => (4096, MEBIBYTE, true),
             // No Cluster has more servers.
             Self::Clock | Self::Outage => (1024, 4096, true),
@@ -168,6 +174,8 @@ impl Kind {
             | Self::ToldStale
             // The file that it is to be imported from is the same.
             | Self::ImportRemoval
+            // So is the file of the save, which waits until that store is served again.
+            | Self::Unsealed
             | Self::Poisoned => false,
             Self::Change
             | Self::Listing

@@ -18,7 +18,6 @@ pub mod current;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -28,7 +27,8 @@ pub use crate::session::change::ChangeId;
 use crate::session::content::{Class, Content};
 use crate::session::name::{Alias, Form, Shard, Sid};
 pub use crate::session::seal::Bound;
-use crate::session::seal::PLAIN_PACKING;
+use crate::session::seal::{self, PLAIN_PACKING};
+use crate::session::secret::Keyring;
 
 /// Identifies a change, and says when and how often it was sent.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -205,19 +205,27 @@ impl Publish {
     }
 }
 
-/// Seals the content of one save. It holds the content and the session id, so it never leaves this
-/// process.
+/// Seals the content of one save. It holds the content and the session id, so it goes nowhere but to the next worker.
 #[derive(Clone)]
-pub struct Sealer(Arc<dyn Fn(&Bound) -> Bytes + Send + Sync>);
+pub struct Sealer {
+    keyring: Keyring,
+    sid: Sid,
+    plain: Bytes,
+}
 
 impl Sealer {
-    pub fn new(seal: impl Fn(&Bound) -> Bytes + Send + Sync + 'static) -> Self {
-        Self(Arc::new(seal))
+    pub fn new(keyring: Keyring, sid: Sid, plain: Bytes) -> Self {
+        Self { keyring, sid, plain }
     }
 
     /// The content with what is bound to it.
     pub fn seal(&self, bound: &Bound) -> Bytes {
-        (self.0)(bound)
+        seal::seal(&self.keyring, &self.sid, bound, &self.plain).into()
+    }
+
+    /// Whose content it seals, and the content.
+    pub(crate) fn parts(&self) -> (&Sid, &[u8]) {
+        (&self.sid, &self.plain)
     }
 }
 

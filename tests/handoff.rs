@@ -176,6 +176,27 @@ fn two_saves_of_one_session_are_both_whole() {
         let newest = authenticated("newest");
         mount.save(&session, &newest).unwrap();
         succeed(&mut mount);
+        let read = mount.read(&session).unwrap();
+        assert!(read == newest, "{} bytes: {}", read.len(), mount.log());
+    }
+}
+
+/// Its life is not known while Redis is away, and may be another than expected.
+#[test]
+fn a_kept_save_of_a_session_that_was_not_read_outlives_its_worker() {
+    for (_, without) in WAYS {
+        let (mut redis, mut mount) = node(without, "");
+        let session = sid("aa", 1);
+        mount.save(&session, &authenticated("first")).unwrap();
+        let newest = authenticated("newest");
+        let staged = mount.stage(&newest).unwrap();
+        let target = mount.sharded(&session);
+        redis.pause();
+        // Another thread, which has not read it.
+        thread::spawn(move || std::fs::rename(staged, target)).join().unwrap().unwrap();
+        succeed(&mut mount);
+        redis.resume();
+        mount.wait_for_log("change_sent");
         assert_eq!(mount.read(&session).unwrap(), newest);
     }
 }

@@ -23,7 +23,6 @@ use super::{Core, Step};
 use crate::error::{Error, Result};
 use crate::session::content::{self, Class, Content};
 use crate::session::name::{Form, RootName, SessionName};
-use crate::session::seal;
 use crate::store::{Link, Publish, Published, Sealer, Sessions, StoreError, Wait, Waited};
 use crate::telemetry::Event;
 
@@ -342,18 +341,13 @@ impl<S: Sessions, L: Link> Core<S, L> {
             content,
             size_bytes: plain.len() as u64,
             sealed: Bytes::new(),
-            sealer: Some(self.sealer(target, plain)),
+            sealer: Some(Sealer::new(self.keyring.clone(), target.sid.clone(), plain.clone())),
             claim,
             background: by.background,
             is_activity: !by.background,
             alias,
         };
         publish.rebound(publish.birth).unwrap_or(publish)
-    }
-
-    fn sealer(&self, target: &SessionName, plain: &Bytes) -> Sealer {
-        let (keyring, sid, plain) = (self.keyring.clone(), target.sid.clone(), plain.clone());
-        Sealer::new(move |bound| seal::seal(&keyring, &sid, bound, &plain).into())
     }
 
     /// Publishes, sealed for the life that the store says it belongs to.

@@ -33,12 +33,12 @@ use self::overlay::{Account, Overlay, Saved, View};
 pub(crate) use self::record::Place;
 use self::record::{Change, FACTS_MAX_BYTES, Record, Save};
 use crate::handoff::{Kept as KeptByWorkers, Kind};
-use crate::session::name::{Alias, Form, Shard};
+use crate::session::name::{Alias, Form, Shard, Sid};
 use crate::session::policy::Lifetimes;
 use crate::session::secret::Keyring;
 use crate::store::{
     Amend, Attempt, ChangeId, Health, Kept, Link, Listed, Lookup, Meta, Publish, Published,
-    RootListing, Sessions, Settling, StoreError, Unlink, Unlinked,
+    RootListing, Sealer, Sessions, Settling, StoreError, Unlink, Unlinked,
 };
 use crate::sync::lock;
 use crate::telemetry::{Event, now_ms};
@@ -241,8 +241,10 @@ impl Shared {
             return Err(and("the spool is full"));
         }
         lock(&self.names).insert(name.clone());
+        self.keep_unsealed(&record.change);
         let safe = files.keep(&name, file).map_err(|error| {
             lock(&self.names).remove(&name);
+            self.drop_unsealed(&record.change);
             and(&format!("it cannot be kept: {error}"))
         })?;
         Event::ChangeKept {
@@ -291,7 +293,7 @@ impl Shared {
         }
         let was_served = self.kept.get().is_some_and(KeptByWorkers::has_predecessor);
         let mut taken = 0_u64;
-        for (record, is_on_disk) in records {
+        for (mut record, is_on_disk) in records {
             let name = record.file_name();
             // In this order: what is settled is removed first, and then not known any more.
             if !lock(&self.names).insert(name.clone()) {
@@ -305,6 +307,9 @@ impl Shared {
                 unsendable.why = Some(why);
                 unsendable.foreign.insert(name);
                 continue;
+            }
+            if let Change::Save(save) = &mut record.change {
+                save.publish.sealer = self.sealer_of(&save.publish);
             }
             let file = record.encode();
             let bytes = file.len() as u64;
@@ -402,7 +407,38 @@ impl Shared {
         if let Some(files) = &self.files {
             files.remove(&name);
         }
+        self.drop_unsealed(&record.change);
         lock(&self.names).remove(&name);
+    }
+
+    /// Leaves to the next worker what a save can be sealed from for another life. It is in memory alone.
+    fn keep_unsealed(&self, change: &Change) {
+        if let (Change::Save(save), Some(kept)) = (change, self.kept.get())
+            && let Some(sealer) = &save.publish.sealer
+        {
+            let (sid, plain) = sealer.parts();
+            kept.put(
+                Kind::Unsealed,
+                number_of(save.publish.stamp.id),
+                &[sid.expose().as_bytes(), b"\n", plain],
+            );
+        }
+    }
+
+    fn drop_unsealed(&self, change: &Change) {
+        if let (Change::Save(save), Some(kept)) = (change, self.kept.get()) {
+            kept.remove(Kind::Unsealed, number_of(save.publish.stamp.id));
+        }
+    }
+
+    /// What the worker before has left of a save.
+    fn sealer_of(&self, publish: &Publish) -> Option<Sealer> {
+        let bytes = self.kept.get()?.get(Kind::Unsealed, number_of(publish.stamp.id))?;
+        let end = bytes.iter().position(|&byte| byte == b'\n')?;
+        let sid = Sid::parse(std::str::from_utf8(&bytes[..end]).ok()?)?;
+        let plain = Bytes::from(bytes).slice(end + 1..);
+        (sid.alias() == publish.alias && plain.len() as u64 == publish.size_bytes)
+            .then(|| Sealer::new(self.settings.keyring.clone(), sid, plain))
     }
 
     /// A removal was carried out before these changes, which came before it: what they were of is
@@ -432,11 +468,14 @@ impl Shared {
     }
 }
 
+/// A part of an id is as random as the whole.
+fn number_of(id: ChangeId) -> u64 {
+    (id.0 >> 64) as u64
+}
+
 fn keep_life(kept: &KeptByWorkers, supposed: ChangeId, actual: ChangeId) {
-    let [supposed_bytes, actual] = [supposed, actual].map(|id| id.0.to_le_bytes());
-    // A part of an id is as random as the whole.
-    let (_, number) = supposed_bytes.split_last_chunk().unwrap_or((&[], &[0; 8]));
-    kept.put(Kind::Life, u64::from_le_bytes(*number), &[&supposed_bytes, &actual]);
+    let ids = [supposed, actual].map(|id| id.0.to_le_bytes());
+    kept.put(Kind::Life, number_of(supposed), &[&ids[0], &ids[1]]);
 }
 
 fn kept_life(kept: &KeptByWorkers, number: u64) -> Option<(ChangeId, ChangeId)> {
@@ -676,9 +715,10 @@ fn correct(
 
 #[cfg(test)]
 mod tests {
-    use super::record::tests::{alias, place, removal};
+    use super::record::tests::{alias, is_sealed_for, place, removal, save, sealer, sid};
     use super::*;
     use crate::handoff;
+    use crate::session::content::Class;
 
     fn shared(directories: Option<Directories>) -> Shared {
         let settings = Settings {
@@ -704,6 +744,32 @@ mod tests {
         let last = next();
         assert_eq!(last.life_of(Some(supposed)), Some(actual));
         assert_eq!(last.life_of(Some(actual)), None);
+    }
+
+    #[test]
+    fn a_kept_save_can_be_sealed_for_another_life_by_the_next_worker() {
+        let memory = handoff::create().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let next = || {
+            let directories = Directories { memory: dir.path().to_owned(), disk: None };
+            let shared = shared(Some(directories));
+            shared.take_up_lives(&KeptByWorkers::open(&memory).unwrap());
+            shared.load(false);
+            shared
+        };
+        let publish = Publish {
+            alias: sid().alias(),
+            sealer: Some(sealer()),
+            ..save(1 << 100, Class::Authenticated, None)
+        };
+        let publish = publish.rebound(publish.birth).unwrap();
+        next().keep(Change::Save(Box::new(Save::new(publish))), &behind()).unwrap();
+        let shared = next();
+        let sending = shared.overlay().send_next(sid().shard()).unwrap();
+        let Change::Save(kept) = &sending.record.change else { panic!("a save") };
+        assert!(is_sealed_for(7, &kept.for_birth(ChangeId(7)).unwrap()));
+        shared.settled(sending.record.number);
+        assert!(KeptByWorkers::open(&memory).unwrap().numbers(Kind::Unsealed).is_empty());
     }
 
     #[test]

@@ -208,7 +208,7 @@ impl<S: Sessions + Link + Clone> Spool<S> {
         let mut birth: ChangeId = opened.unwrap_or(save.publish.birth);
         for _ in 0..MAX_REBINDS {
             let Some(mut publish) = save.for_birth(birth) else {
-                // Only the process that kept it could have sealed it once more.
+                // The mount that kept it has ended, and with it what could be sealed once more.
                 let alias = &save.publish.alias;
                 tracing::error!(event = "kept_save_lost", %alias, "its session began anew");
                 return Outcome::Dropped("unbound");
@@ -216,8 +216,9 @@ impl<S: Sessions + Link + Clone> Spool<S> {
             publish.stamp = stamp;
             publish.claim.opened = opened.or(publish.claim.opened);
             match self.sessions.publish(&publish).await {
-                Ok(Published::Taken(_)) => {
-                    self.shared.is_life(save.publish.birth, birth);
+                Ok(Published::Taken(meta)) => {
+                    // If it had arrived at the first attempt, it was sealed for that life then.
+                    self.shared.is_life(save.publish.birth, meta.birth);
                     return Outcome::Sent;
                 }
                 Ok(Published::Superseded) => return Outcome::Dropped("superseded"),
