@@ -476,6 +476,6 @@ impl Inner {
             }
             .emit();
         }
-        Ok(answer)
+        answer.or_fault(&primary.link)
     }
 }

@@ -210,11 +210,12 @@ impl Cache {
             let place = kept.place(alias);
             let is_last = kept.epoch == asked.epoch && kept.counts[place] == asked.count;
             kept.counts[place] += 1;
+            // What was read meanwhile. The save itself may be too long to be kept.
+            kept.remove(alias);
             is_last.then(|| Asked { count: kept.counts[place], ..asked })
         };
-        match is_last {
-            Some(asked) => self.keep(alias, asked, answer),
-            None => self.changed(alias),
+        if let Some(asked) = is_last {
+            self.keep(alias, asked, answer);
         }
     }
 }

@@ -276,7 +276,8 @@ impl<'a> Call<'a> {
         self.arguments.iter().map(|argument| argument.len()).sum()
     }
 
-    /// Sends it: one round trip, or two if the server has lost the script.
+    /// Sends it: one round trip, or two if the server has lost the script. The answer may tell of a
+    /// [fault](Answer::or_fault).
     pub(super) async fn send(
         &self,
         primary: &Primary,
@@ -388,12 +389,17 @@ impl Answer {
             CallFault::Lost(cause)
         })?;
         (answer.sent_at, answer.generation) = (sent_at, generation);
-        match answer.failure().map_err(CallFault::Unreadable)? {
-            Some(error) => Err(match link.met(generation, &error) {
+        Ok(answer)
+    }
+
+    /// The fault that the server has met in the script, if it did. What was ended before is ended all the same.
+    pub(super) fn or_fault(mut self, link: &Link) -> Result<Self, CallFault> {
+        match self.failure().map_err(CallFault::Unreadable)? {
+            Some(error) => Err(match link.met(self.generation, &error) {
                 Effect::Lost => CallFault::Lost(error.to_string()),
-                Effect::ReadOnly | Effect::Nothing => CallFault::Server(error, generation),
+                Effect::ReadOnly | Effect::Nothing => CallFault::Server(error, self.generation),
             }),
-            None => Ok(answer),
+            None => Ok(self),
         }
     }
 

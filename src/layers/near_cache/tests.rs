@@ -289,6 +289,26 @@ async fn an_own_save_is_known_and_not_replaced_by_what_was_asked_for_before() {
 }
 
 #[tokio::test]
+async fn what_was_read_before_a_large_save_is_not_answered_after_it() {
+    let (store, cache, _) = cached(1 << 20);
+    let all = u32::try_from(store.0.answers.available_permits()).expect("few");
+    store.0.answers.acquire_many(all).await.expect("open").forget();
+    let large = Publish { sealed: vec![0; MAX_CONTENT_BYTES + 1].into(), ..save(2) };
+    let saving = cache.clone();
+    let saved = tokio::spawn(async move { saving.publish(&large).await });
+    while !lock(&store.0.versions).contains_key(&alias(1)) {
+        tokio::task::yield_now().await;
+    }
+    // A read overtakes it.
+    let kept = cache.cache.as_ref().expect("it keeps");
+    kept.keep(&alias(1), kept.asks(&alias(1)), &lookup(&alias(1), 1, 60_000, 100));
+    assert_eq!(version(cache.at_hand(&alias(1))), Some(1));
+    store.0.answers.add_permits(1);
+    saved.await.expect("no panic").expect("taken");
+    assert_eq!(cache.at_hand(&alias(1)), None);
+}
+
+#[tokio::test]
 async fn of_two_saves_at_once_neither_is_taken_for_the_last() {
     let (store, cache, _) = cached(1 << 20);
     let all = u32::try_from(store.0.answers.available_permits()).expect("few");

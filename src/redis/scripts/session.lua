@@ -184,9 +184,10 @@ local function weigh(h, index, alias)
   h.ends, h.limit = ends(h, 0)
 end
 
--- What it has to live if nobody uses it. A removal that is held may be taken back.
+-- What it has to live if nobody uses it, nor takes back a removal that is held.
 local function left(h)
-  return math.max(0, h.ends - now)
+  local at = h.ending > 0 and math.min(h.ends, h.ending) or h.ends
+  return math.max(0, at - now)
 end
 
 -- Whether it is over, also where nothing is judged stale: then its life is not prolonged. What a
