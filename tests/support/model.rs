@@ -100,8 +100,15 @@ impl Model {
             class: session.content.class,
             form: session.form,
             activity_ms: session.times.activity_ms,
-            left_ms: self.limits.end_ms(session.content.class, session.times) - self.now,
+            left_ms: self.left_ms(session),
         }
+    }
+
+    /// What it has to live if nobody uses it, nor takes back the removal that is held.
+    fn left_ms(&self, session: &Session) -> u64 {
+        let end_ms = self.limits.end_ms(session.content.class, session.times);
+        let ending_ms = session.removal.and_then(|(_, end_ms)| end_ms);
+        ending_ms.map_or(end_ms, |ending_ms| ending_ms.min(end_ms)).saturating_sub(self.now)
     }
 
     pub fn fetch(&mut self, alias: &Alias) -> Option<(Meta, Bound, Bytes)> {
@@ -207,9 +214,7 @@ impl Model {
         {
             let old = old.clone();
             // A reply that was lost is given again, also when the life is over since.
-            let end_ms = self.limits.end_ms(old.content.class, old.times);
-            let left_ms = end_ms.saturating_sub(self.now);
-            return Outcome::Taken(Meta { left_ms, ..self.meta_at_end(&old) });
+            return Outcome::Taken(Meta { left_ms: self.left_ms(&old), ..self.meta_at_end(&old) });
         }
         let last_save = self.sessions.get(&publish.alias).map(|old| old.saved);
         let old_alive = self.living(&publish.alias).is_some();
