@@ -31,8 +31,9 @@ use self::files::{Files, Found, Unread};
 pub(crate) use self::overlay::Limits;
 use self::overlay::{Account, Overlay, Saved, View};
 pub(crate) use self::record::Place;
-use self::record::{Change, FACTS_MAX_BYTES, Record, Save};
+use self::record::{Change, FACTS_MAX_BYTES, Record, Save, change_of};
 use crate::handoff::{Kept as KeptByWorkers, Kind};
+use crate::session::content::Class;
 use crate::session::name::{Alias, Form, Shard, Sid};
 use crate::session::policy::Lifetimes;
 use crate::session::secret::Keyring;
@@ -107,6 +108,11 @@ impl Unsendable {
         let Self { foreign, memory, disk, .. } = self;
         let unreadable = memory.unreadable.union(&disk.unreadable).count();
         (foreign.len() + unreadable) as u64 + memory.damaged + disk.damaged
+    }
+
+    fn names(&self) -> impl Iterator<Item = &String> {
+        let Self { foreign, memory, disk, .. } = self;
+        foreign.iter().chain(&memory.unreadable).chain(&disk.unreadable)
     }
 
     fn is_unreadable(&self, name: &str) -> bool {
@@ -334,6 +340,10 @@ impl Shared {
         if changes == 0 {
             unsendable.why = None;
         }
+        drop(unsendable);
+        if with_disk {
+            self.drop_unsealed_without_file();
+        }
     }
 
     /// The same on a thread that may wait for the disk.
@@ -411,9 +421,16 @@ impl Shared {
         lock(&self.names).remove(&name);
     }
 
-    /// Leaves to the next worker what a save can be sealed from for another life. It is in memory alone.
+    /// Leaves to the next worker what a person's save can be sealed from for another life, if its life is only supposed.
+    /// It is in memory alone.
     fn keep_unsealed(&self, change: &Change) {
         if let (Change::Save(save), Some(kept)) = (change, self.kept.get())
+            && save.publish.content.class == Class::Authenticated
+            && save
+                .publish
+                .claim
+                .opened
+                .is_none_or(|opened| self.overlay().has_change(change.alias(), opened))
             && let Some(sealer) = &save.publish.sealer
         {
             let (sid, plain) = sealer.parts();
@@ -425,9 +442,25 @@ impl Shared {
         }
     }
 
+    /// Not while the same save is kept a second time, as its request was repeated.
     fn drop_unsealed(&self, change: &Change) {
-        if let (Change::Save(save), Some(kept)) = (change, self.kept.get()) {
+        if let (Change::Save(save), Some(kept)) = (change, self.kept.get())
+            && !self.overlay().has_change(change.alias(), save.publish.stamp.id)
+        {
             kept.remove(Kind::Unsealed, number_of(save.publish.stamp.id));
+        }
+    }
+
+    /// Drops what was left of saves that have no file. All files are known.
+    fn drop_unsealed_without_file(&self) {
+        let Some(kept) = self.kept.get() else { return };
+        // In this order: each has a name before it is put.
+        let numbers = kept.numbers(Kind::Unsealed);
+        let mut used: HashSet<u64> =
+            lock(&self.names).iter().filter_map(|name| change_of(name)).map(number_of).collect();
+        used.extend(lock(&self.unsendable).names().filter_map(change_of).map(number_of));
+        for number in numbers.into_iter().filter(|number| !used.contains(number)) {
+            kept.remove(Kind::Unsealed, number);
         }
     }
 
@@ -718,12 +751,11 @@ mod tests {
     use super::record::tests::{alias, is_sealed_for, place, removal, save, sealer, sid};
     use super::*;
     use crate::handoff;
-    use crate::session::content::Class;
 
     fn shared(directories: Option<Directories>) -> Shared {
         let settings = Settings {
             directories,
-            limits: Limits { changes: 16, bytes: 1600 },
+            limits: Limits { changes: 64, bytes: 64_000 },
             session_max_bytes: 100,
             place: place(),
             keyring: Keyring::for_tests(),
@@ -768,8 +800,34 @@ mod tests {
         let sending = shared.overlay().send_next(sid().shard()).unwrap();
         let Change::Save(kept) = &sending.record.change else { panic!("a save") };
         assert!(is_sealed_for(7, &kept.for_birth(ChangeId(7)).unwrap()));
+        // Its request was repeated: it is kept twice.
+        shared.keep(Change::Save(kept.clone()), &behind()).unwrap();
+        let left = || KeptByWorkers::open(&memory).unwrap().numbers(Kind::Unsealed).len();
         shared.settled(sending.record.number);
-        assert!(KeptByWorkers::open(&memory).unwrap().numbers(Kind::Unsealed).is_empty());
+        assert_eq!(left(), 1);
+        // The administrator has removed its file.
+        for file in std::fs::read_dir(dir.path()).unwrap() {
+            std::fs::remove_file(file.unwrap().path()).unwrap();
+        }
+        next().load(true);
+        assert_eq!(left(), 0);
+    }
+
+    #[test]
+    fn only_of_a_life_that_is_supposed_a_content_is_left() {
+        let memory = handoff::create().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let shared = shared(Some(Directories { memory: dir.path().to_owned(), disk: None }));
+        shared.take_up_lives(&KeptByWorkers::open(&memory).unwrap());
+        let keep = |id: u128, class, opened| {
+            let publish = Publish { sealer: Some(sealer()), ..save(id << 64, class, opened) };
+            shared.keep(Change::Save(Box::new(Save::new(publish))), &behind()).unwrap();
+        };
+        keep(1, Class::Anonymous, None);
+        keep(2, Class::Authenticated, Some(9));
+        keep(3, Class::Authenticated, None);
+        keep(4, Class::Authenticated, Some(3 << 64));
+        assert_eq!(KeptByWorkers::open(&memory).unwrap().numbers(Kind::Unsealed), [3, 4]);
     }
 
     #[test]

@@ -161,6 +161,13 @@ impl Overlay {
         self.by_alias.contains_key(alias)
     }
 
+    /// Whether a change of that id is kept of this session.
+    pub(super) fn has_change(&self, alias: &Alias, id: ChangeId) -> bool {
+        let numbers = self.by_alias.get(alias).into_iter().flatten();
+        let ids = numbers.filter_map(|number| self.entries.get(number));
+        ids.into_iter().any(|entry| entry.record.change.stamp().id == id)
+    }
+
     /// Whether there is room for a change of that size.
     pub(super) fn has_room(&self, account: Account, bytes: u64) -> bool {
         let own = self.sums[account as usize];

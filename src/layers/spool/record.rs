@@ -170,6 +170,12 @@ impl Record {
     }
 }
 
+/// The change that a file of that name holds.
+pub(super) fn change_of(name: impl AsRef<str>) -> Option<ChangeId> {
+    let (_, id) = name.as_ref().split_once('-')?;
+    u128::from_str_radix(id, 16).ok().map(ChangeId)
+}
+
 fn checksum(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     Sha256::digest(bytes).iter().fold(String::new(), |mut text, byte| {

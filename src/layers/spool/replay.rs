@@ -217,8 +217,11 @@ impl<S: Sessions + Link + Clone> Spool<S> {
             publish.claim.opened = opened.or(publish.claim.opened);
             match self.sessions.publish(&publish).await {
                 Ok(Published::Taken(meta)) => {
-                    // If it had arrived at the first attempt, it was sealed for that life then.
-                    self.shared.is_life(save.publish.birth, meta.birth);
+                    // Only of a life that was supposed: a real one stands for itself. If the save had arrived at the
+                    // first attempt, it was sealed for that life then.
+                    if save.publish.birth == save.publish.stamp.id {
+                        self.shared.is_life(save.publish.birth, meta.birth);
+                    }
                     return Outcome::Sent;
                 }
                 Ok(Published::Superseded) => return Outcome::Dropped("superseded"),

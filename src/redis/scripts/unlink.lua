@@ -59,7 +59,7 @@ end
 -- The session lives on, if it is still held by this removal.
 local function take_back(key)
   local h = read(key)
-  if not h or not h.alive or h.removal ~= id or h.ending == 0 or now >= h.ending then return end
+  if not h or not h.alive or h.removal ~= id or h.ending == 0 or now >= h.ending + WAITED then return end
   h.ending = 0
   local content = redis.call('GETRANGE', key, h.length, -1)
   -- Lost on the way, it has ended as its removal asked for.
