@@ -1353,6 +1353,7 @@ write_drop_ins() {
 # ---- Service -------------------------------------------------------------------------------------------------------
 
 decide_service() {
+    refuse_masked
     if ! is_served "$sessions"; then
         local how="Enable and start $unit"
         has_systemd || how="Start sessionfs in the background (log: $log)"
@@ -1364,6 +1365,18 @@ decide_service() {
     elif has_systemd && ! systemctl is-enabled --quiet "$unit"; then
         step "Enable $unit" enable_service
     fi
+}
+
+# systemd starts no unit that is masked.
+refuse_masked() {
+    local option
+    has_systemd || return 0
+    case $(systemctl is-enabled "$unit" 2>/dev/null) in
+        masked) option= ;;
+        masked-runtime) option="--runtime " ;;
+        *) return 0 ;;
+    esac
+    fail "$unit is masked, so systemd does not start it: systemctl unmask $option$unit, then run $me again"
 }
 
 # An upgrade is for all mounts, also those of fstab and by hand.

@@ -371,13 +371,13 @@ fn look(
         }
     }
     let cause = findings.iter().map(|finding| finding.id).find(|id| id.is_fault_of_redis());
-    findings.extend(mount.findings(cause));
+    let service = service::Facts::gather(keeper, &unit, odoo.units(), &directory, host);
+    findings.extend(mount.findings(cause, service.before_start().as_deref()));
     let kept = kept::Facts::gather(&directory, config.as_ref().ok(), serving.is_some(), &unit);
     findings.extend(kept.findings(cause));
     findings.extend(odoo.findings());
     findings.extend(files.findings(odoo.is_used()));
     findings.extend(host::Facts::gather(config).findings());
-    let service = service::Facts::gather(keeper, &unit, odoo.units(), &directory, host);
     findings.extend(service.findings());
     findings.sort_by_key(|finding| (finding.severity, finding.id));
     // Two signs of one Odoo may tell the same.

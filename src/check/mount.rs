@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Finding, Id, counted};
 use crate::host::ask::ask;
-use crate::host::mount_table::{MountTable, Mounted};
+use crate::host::mount_table::{FSTYPE, MountTable, Mounted};
 use crate::keeper::mount::FOREIGN_REMEDY;
 use crate::shell;
 
@@ -90,15 +90,62 @@ impl Facts {
         }
     }
 
-    /// Judges. Where Redis is the cause (its finding), what is seen of the mount is the consequence:
-    /// the mount waits, and comes back by itself. To restart it would take it away from Odoo.
-    pub(crate) fn findings(&self, cause: Option<Id>) -> Vec<Finding> {
+    fn layers_of_ours(&self) -> usize {
+        self.layers.iter().filter(|kind| *kind == FSTYPE).count()
+    }
+
+    /// What is wrong if sessionfs is not what one sees there. `before` begins the remedy.
+    fn not_mounted(&self, cause: Option<Id>, before: &str) -> Option<Finding> {
         let dir = shell::path(&self.directory);
         let unit = &self.unit;
-        let is_ours = |kind: &&String| *kind == crate::host::mount_table::FSTYPE;
-        let ours = self.layers.iter().filter(is_ours).count();
-        let restart =
-            format!("systemctl restart {unit} (or: sessionfs unmount {dir}, and mount again)");
+        Some(match self.layers.last() {
+            None if !self.exists => Finding::new(
+                Id::NotMounted,
+                format!("the directory {dir} does not exist"),
+                "name the session directory: sessionfs discover shows which one Odoo uses",
+            ),
+            None => {
+                let first =
+                    cause.map_or(String::new(), |cause| format!("correct {}, then ", cause.name()));
+                Finding::new(
+                    Id::NotMounted,
+                    format!(
+                        "nothing is mounted on {dir}: Odoo gets errors or writes sessions to this \
+                         disk"
+                    ),
+                    format!(
+                        "{first}{before}systemctl start {unit} (without systemd: sessionfs mount {dir}); if that \
+                         fails, journalctl -u {unit} says why"
+                    ),
+                )
+            }
+            Some(kind) if *kind != FSTYPE => {
+                let (id, what) = if self.layers_of_ours() > 0 {
+                    (
+                        Id::Covered,
+                        format!("a {kind} filesystem is mounted over the sessionfs on {dir}"),
+                    )
+                } else {
+                    (Id::Foreign, format!("a {kind} filesystem is mounted on {dir}, not sessionfs"))
+                };
+                // To unmount what Odoo keeps its sessions on would log everybody out.
+                Finding::new(id, what, FOREIGN_REMEDY)
+            }
+            Some(_) => return None,
+        })
+    }
+
+    /// Judges. Where Redis is the cause (its finding), what is seen of the mount is the consequence:
+    /// the mount waits, and comes back by itself. To restart it would take it away from Odoo. `before_start`
+    /// is what has to be done before its unit can be started.
+    pub(crate) fn findings(&self, cause: Option<Id>, before_start: Option<&str>) -> Vec<Finding> {
+        let dir = shell::path(&self.directory);
+        let unit = &self.unit;
+        let before = before_start.map_or(String::new(), |command| format!("{command}, then "));
+        let ours = self.layers_of_ours();
+        let restart = format!(
+            "{before}systemctl restart {unit} (or: sessionfs unmount {dir}, and mount again)"
+        );
         let look = format!("see the log of the service (journalctl -u {unit})");
         let wait = cause.map(|cause| {
             format!(
@@ -108,44 +155,8 @@ impl Facts {
             )
         });
         let mut found = Vec::new();
-        match self.layers.last() {
-            None if !self.exists => {
-                found.push(Finding::new(
-                    Id::NotMounted,
-                    format!("the directory {dir} does not exist"),
-                    "name the session directory: sessionfs discover shows which one Odoo uses",
-                ));
-                return found;
-            }
-            None => {
-                let first =
-                    cause.map_or(String::new(), |cause| format!("correct {}, then ", cause.name()));
-                found.push(Finding::new(
-                    Id::NotMounted,
-                    format!(
-                        "nothing is mounted on {dir}: Odoo gets errors or writes sessions to this \
-                         disk"
-                    ),
-                    format!(
-                        "{first}systemctl start {unit} (without systemd: sessionfs mount {dir})"
-                    ),
-                ));
-                return found;
-            }
-            Some(kind) if !is_ours(&kind) => {
-                let (id, what) = if ours > 0 {
-                    (
-                        Id::Covered,
-                        format!("a {kind} filesystem is mounted over the sessionfs on {dir}"),
-                    )
-                } else {
-                    (Id::Foreign, format!("a {kind} filesystem is mounted on {dir}, not sessionfs"))
-                };
-                // To unmount what Odoo keeps its sessions on would log everybody out.
-                found.push(Finding::new(id, what, FOREIGN_REMEDY));
-                return found;
-            }
-            Some(_) => {}
+        if let Some(finding) = self.not_mounted(cause, &before) {
+            return vec![finding];
         }
         match &self.answer {
             None | Some(Answer::NotLetIn) => {}
@@ -188,8 +199,8 @@ impl Facts {
                 Id::NoKeeper,
                 format!("{dir} has no keeper on this host, and without one no worker serves it"),
                 format!(
-                    "no action needed if systemd is about to start one; else systemctl restart {unit}; if it was \
-                     mounted in a container, run the check there"
+                    "no action needed if systemd is about to start one; else {before}systemctl restart {unit}; if it \
+                     was mounted in a container, run the check there"
                 ),
             ));
         }

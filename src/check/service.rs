@@ -31,13 +31,28 @@ pub(crate) struct Facts {
     /// The unit that serves the mount, or would.
     pub unit: Option<String>,
     /// The same, if it is masked.
-    pub masked: Option<String>,
+    pub masked: Option<Masked>,
     /// Whether it starts at boot.
     pub enabled: bool,
     /// Odoo's units that do not wait for it.
     pub early: Vec<String>,
     /// Of Odoo's units, with which systemd asks the mount itself.
     pub conditions: Vec<Condition>,
+}
+
+/// A unit that systemd may not start.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Masked {
+    pub unit: String,
+    /// Until the next boot.
+    pub until_boot: bool,
+}
+
+impl Masked {
+    fn unmask(&self) -> String {
+        let option = if self.until_boot { "--runtime " } else { "" };
+        format!("systemctl unmask {option}{}", self.unit)
+    }
 }
 
 /// A mount that is configured.
@@ -124,7 +139,10 @@ impl Facts {
             ask(&mut command, ANSWER_WITHIN).unwrap_or_default().trim().to_owned()
         };
         let state = unit.as_deref().map(|unit| show(unit, "LoadState")).unwrap_or_default();
-        let masked = unit.clone().filter(|_| state == "masked");
+        let masked = unit.clone().filter(|_| state == "masked").map(|unit| Masked {
+            until_boot: show(&unit, "UnitFileState") == "masked-runtime",
+            unit,
+        });
         let unit = unit.filter(|_| state == "loaded");
         let enabled = unit.as_deref().is_some_and(|unit| {
             ["enabled", "enabled-runtime", "static", "generated"]
@@ -140,6 +158,11 @@ impl Facts {
         Self { systemd, served: keeper.is_some(), unit, masked, enabled, early, conditions }
     }
 
+    /// What has to be done before systemd can start the unit.
+    pub(crate) fn before_start(&self) -> Option<String> {
+        self.masked.as_ref().map(Masked::unmask)
+    }
+
     pub(crate) fn findings(&self) -> Vec<Finding> {
         if !self.systemd {
             return vec![Finding::new(
@@ -149,13 +172,14 @@ impl Facts {
             )];
         }
         let mut found: Vec<Finding> = self.conditions.iter().map(Condition::finding).collect();
-        if let Some(unit) = &self.masked {
+        if let Some(masked) = &self.masked {
+            let (unit, unmask) = (&masked.unit, masked.unmask());
             found.push(Finding::new(
                 Id::Disabled,
-                format!("{unit} is masked: sessionfs is not mounted after a reboot"),
                 format!(
-                    "systemctl unmask {unit} (with --runtime, if it was masked so), then systemctl enable --now {unit}"
+                    "{unit} is masked: sessionfs is not mounted after a reboot, nor again if its keeper dies"
                 ),
+                format!("{unmask}, then systemctl enable --now {unit}"),
             ));
             return found;
         }

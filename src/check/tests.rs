@@ -211,6 +211,10 @@ fn host() -> host::Facts {
     }
 }
 
+fn masked(until_boot: bool) -> service::Masked {
+    service::Masked { unit: "sessionfs.service".into(), until_boot }
+}
+
 fn service() -> service::Facts {
     service::Facts {
         systemd: true,
@@ -231,45 +235,49 @@ fn cases() -> Vec<(Id, Vec<Finding>, &'static str)> {
     let stale = "1 0 8:1 / / rw - ext4 a rw\n2 1 0:39 / /srv/odoo/sessions rw - fuse.sessionfs s rw,user_id=0\n";
     let elsewhere = || instance(Sign::Process(Box::new(process(HERE))), "/old/sessions");
     vec![
-        (Id::NotMounted, mounted(&[]).findings(None), "nothing is mounted on /srv/odoo/sessions"),
+        (
+            Id::NotMounted,
+            mounted(&[]).findings(None, None),
+            "nothing is mounted on /srv/odoo/sessions",
+        ),
         (
             Id::Foreign,
-            mounted(&["tmpfs"]).findings(None),
+            mounted(&["tmpfs"]).findings(None, None),
             "a tmpfs filesystem is mounted on /srv/odoo/sessions, not sessionfs",
         ),
         (
             Id::Covered,
-            mounted(&["fuse.sessionfs", "tmpfs"]).findings(None),
+            mounted(&["fuse.sessionfs", "tmpfs"]).findings(None, None),
             "a tmpfs filesystem is mounted over the sessionfs",
         ),
         (
             Id::Dead,
-            answered(Answer::Dead).findings(None),
+            answered(Answer::Dead).findings(None, None),
             "the mount on /srv/odoo/sessions is dead",
         ),
         (
             Id::Silent,
-            answered(Answer::Silent).findings(None),
+            answered(Answer::Silent).findings(None, None),
             "/srv/odoo/sessions does not answer within 5 s",
         ),
         (
             Id::Unserved,
-            answered(Answer::Failed("saved".into(), "EIO".into())).findings(None),
+            answered(Answer::Failed("saved".into(), "EIO".into())).findings(None, None),
             "in /srv/odoo/sessions a session cannot be saved: EIO",
         ),
         (
             Id::Layers,
-            mounted(&["fuse.sessionfs", "fuse.sessionfs"]).findings(None),
+            mounted(&["fuse.sessionfs", "fuse.sessionfs"]).findings(None, None),
             "2 sessionfs mounts are mounted on",
         ),
         (
             Id::NoKeeper,
-            mount::Facts { keeper: None, ..mount() }.findings(None),
+            mount::Facts { keeper: None, ..mount() }.findings(None, None),
             "/srv/odoo/sessions has no keeper",
         ),
         (
             Id::MountOk,
-            mount().findings(None),
+            mount().findings(None, None),
             "/srv/odoo/sessions serves: a session was saved, read and ended in 3 ms",
         ),
         (
@@ -613,8 +621,7 @@ fn cases() -> Vec<(Id, Vec<Finding>, &'static str)> {
         ),
         (
             Id::Disabled,
-            service::Facts { unit: None, masked: Some("sessionfs.service".into()), ..service() }
-                .findings(),
+            service::Facts { unit: None, masked: Some(masked(false)), ..service() }.findings(),
             "sessionfs.service is masked",
         ),
         (
@@ -671,7 +678,7 @@ fn every_finding_is_provoked_and_says_what_is_so_and_what_to_do() {
 #[test]
 fn what_is_as_it_should_be_is_not_complained_of() {
     let all = [
-        mount().findings(None),
+        mount().findings(None, None),
         files(|_, _| {}).findings(false),
         odoo(running(|_| {})).findings(),
         redis().findings(),
@@ -710,20 +717,32 @@ fn a_cause_comes_before_what_it_causes_and_nothing_is_to_be_restarted() {
     let cause = away.iter().map(|found| found.id).find(|id| id.is_fault_of_redis());
     assert_eq!(cause, Some(Id::Unreachable));
     for answer in [Answer::Silent, Answer::Failed("saved".into(), "EIO".into())] {
-        let found = answered(answer).findings(cause);
+        let found = answered(answer).findings(cause, None);
         assert!(found[0].remedy.contains("see redis.unreachable"), "{found:?}");
         assert!(!found[0].remedy.contains("systemctl restart"), "{found:?}");
         assert!(away[0].id < found[0].id);
     }
-    assert!(answered(Answer::Silent).findings(None)[0].remedy.contains("systemctl restart"));
+    assert!(answered(Answer::Silent).findings(None, None)[0].remedy.contains("systemctl restart"));
+    // A unit that is masked cannot be started.
+    let unmask = |until_boot| {
+        let service = service::Facts { unit: None, masked: Some(masked(until_boot)), ..service() };
+        service.before_start().unwrap()
+    };
+    let dead = answered(Answer::Dead).findings(None, Some(&unmask(true)));
+    let remedy = "systemctl unmask --runtime sessionfs.service, then systemctl restart sessionfs ";
+    assert!(dead[0].remedy.starts_with(remedy), "{}", dead[0].remedy);
+    assert_eq!(unmask(false), "systemctl unmask sessionfs.service");
 }
 
 #[test]
 fn remedies_name_the_unit_of_the_mount() {
     let second = mount::Facts { unit: "sessionfs@two".into(), ..answered(Answer::Dead) };
-    assert!(second.findings(None)[0].remedy.starts_with("systemctl restart sessionfs@two "));
+    assert!(second.findings(None, None)[0].remedy.starts_with("systemctl restart sessionfs@two "));
     let missing = mount::Facts { exists: false, layers: Vec::new(), ..mount() };
-    assert_eq!(missing.findings(None)[0].what, "the directory /srv/odoo/sessions does not exist");
+    assert_eq!(
+        missing.findings(None, None)[0].what,
+        "the directory /srv/odoo/sessions does not exist"
+    );
 }
 
 #[test]

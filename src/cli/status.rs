@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::output::{self, BAD, Format, GOOD, HEADING, WARNING, styled};
 use super::sessions::span;
+use crate::check::service::Configured;
 use crate::config::Config;
 use crate::config::flags::Place;
 use crate::config::paths::control_socket;
@@ -21,6 +22,7 @@ use crate::host::mount::is_ours;
 use crate::host::mount_table::MountTable;
 use crate::host::prober::Prober;
 use crate::keeper::mount;
+use crate::odoo::root::Root;
 use crate::redis::RedisStore;
 use crate::redis::memory::Memory;
 use crate::store::{Kept, Link as _, Wait, Waited};
@@ -94,7 +96,7 @@ impl Status {
     }
 }
 
-/// Where this host's sessionfs are mounted. A mount that is bound to a second place (a container's
+/// Where this host's sessionfs are mounted, or should be. A mount that is bound to a second place (a container's
 /// volume) is one mount, and known by the place that its keeper made.
 fn mountpoints() -> Result<Vec<PathBuf>, Failure> {
     let table = MountTable::own().map_err(|e| Failure::internal("read the mount table", e))?;
@@ -106,7 +108,11 @@ fn mountpoints() -> Result<Vec<PathBuf>, Failure> {
         }
     }
     let mut mountpoints: Vec<PathBuf> = found.into_values().collect();
+    // What is set up and not mounted is of this host, too.
+    let set_up = Configured::all(&Root::host()).into_iter().filter(|one| !one.is_removed);
+    mountpoints.extend(set_up.filter_map(|one| mount::resolve(&one.mountpoint).ok()));
     mountpoints.sort_unstable();
+    mountpoints.dedup();
     Ok(mountpoints)
 }
 

@@ -4,6 +4,8 @@ use super::mountpoint::Mountpoint;
 use super::output;
 use crate::exit::Failure;
 use crate::keeper::{self, restart};
+use crate::odoo::process::unit_of;
+use crate::odoo::root::Root;
 
 /// Stop the sessionfs that serves a directory, and wait until it has stopped; remove a dead mount
 #[derive(clap::Args, Debug)]
@@ -20,7 +22,14 @@ impl Unmount {
     pub(super) fn run(&self) -> Result<(), Failure> {
         let dir = self.mountpoint.named()?;
         if !self.after_service {
-            return keeper::unmount(&dir);
+            let unit = keeper::serving(&dir).and_then(|(pid, _)| unit_of(&Root::host(), pid));
+            keeper::unmount(&dir)?;
+            if let Some(unit) = unit.filter(|unit| unit.starts_with("sessionfs")) {
+                output::say(format!(
+                    "{unit} mounts it again; to keep it unmounted: systemctl stop {unit}"
+                ))?;
+            }
+            return Ok(());
         }
         if restart::clear_after(&dir)? {
             output::say(format!(

@@ -312,10 +312,9 @@ impl<S: Sessions + Clone, T: Intake + Clone> ImportOnAccess<S, T> {
                 let why = "too many removals wait for the disk";
                 return Err(StoreError::Unavailable(why.into()));
             }
-            // A file that is found later is kept from coming back by what the removal leaves in the store.
-            None => {}
             Some(true) => drop(tokio::spawn(self.clone().remove_when_imported(unlink))),
-            Some(false) => {}
+            // A file that is found later is kept from coming back by what the removal leaves in the store.
+            None | Some(false) => {}
         }
         Ok(had_file)
     }

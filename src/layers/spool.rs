@@ -457,7 +457,7 @@ impl Shared {
         // In this order: each has a name before it is put.
         let numbers = kept.numbers(Kind::Unsealed);
         let mut used: HashSet<u64> =
-            lock(&self.names).iter().filter_map(|name| change_of(name)).map(number_of).collect();
+            lock(&self.names).iter().filter_map(change_of).map(number_of).collect();
         used.extend(lock(&self.unsendable).names().filter_map(change_of).map(number_of));
         for number in numbers.into_iter().filter(|number| !used.contains(number)) {
             kept.remove(Kind::Unsealed, number);
