@@ -356,11 +356,9 @@ impl Session {
     fn is_taken_back(&self, publish: &Publish, now: u64) -> bool {
         const WITHIN_MS: u64 = 9000;
         let Some((id, Some(end))) = self.removal else { return false };
-        let is_again = publish.stamp.attempt == Attempt::Again;
         self.gone == Some(End::Removal(id))
             && publish.claim.held_removal == Some(id)
-            // One that was made before comes in time, however late it is sent.
-            && (now - end < WITHIN_MS || is_again && publish.stamp.first_ms < end)
+            && now - end < WITHIN_MS
     }
 
     fn end(&mut self, by: End, limits: &Lifetimes, now: u64) {

@@ -11,11 +11,10 @@ local TAKEN_BACK_WITHIN_MS = 9000
 local old = read(keys.session)
 if failure then return answer('failed', failure) end
 
--- Whether `h` is what is left of the life whose removal this thread may take back. A save that was made before that
--- end comes in time, however late it is sent.
+-- Whether `h` is what is left of the life whose removal this thread may take back.
 local function is_held_one(h)
   return held ~= '' and h.version == held and h.ending > 0
-    and (now - h.ending < TAKEN_BACK_WITHIN_MS or (retry and first_ms < h.ending))
+    and now - h.ending < TAKEN_BACK_WITHIN_MS
 end
 
 local alive, takes_back = false, false
