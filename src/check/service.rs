@@ -176,9 +176,13 @@ impl Facts {
             let (unit, unmask) = (&masked.unit, masked.unmask());
             found.push(Finding::new(
                 Id::Disabled,
-                format!(
-                    "{unit} is masked: sessionfs is not mounted after a reboot, nor again if its keeper dies"
-                ),
+                if self.served {
+                    format!(
+                        "{unit} is masked: systemd ends it after WatchdogSec=, and does not start it again"
+                    )
+                } else {
+                    format!("{unit} is masked: systemd does not start it")
+                },
                 format!("{unmask}, then systemctl enable --now {unit}"),
             ));
             return found;
