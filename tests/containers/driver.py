@@ -453,11 +453,14 @@ class Run:
     def directory_itself_as_volume(self):
         """It sees the mount of now, whoever serves it, and check says that it will see no other."""
         with open(f"{self.space}/odoo-bin", "w") as out:
-            out.write("import signal, sys\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit())\nsignal.pause()\n")
+            out.write("import signal, sys\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit())\n"
+                      "print('ready', flush=True)\nsignal.pause()\n")
         self.podman.start("itself", ["--network", "none", "--user", "odoo", "-v", f"{SESSIONS}:/data/sessions:rslave",
                                      "-v", f"{self.space}/odoo-bin:/odoo-bin:ro", "--rootfs"],
                           [self.told.odoo + ":O"], ["python3", "/odoo-bin", "-D", "/data", "--workers", "2"])
         try:
+            # Before that it may be podman's own program still.
+            until(lambda: "ready" in self.podman("logs", "itself"), "Odoo has begun")
             for happen in (lambda: None, self.kill_worker, self.install_another_build):
                 happen()
                 said = command([SESSIONFS, "check", SESSIONS], may_fail=True)[1]
