@@ -16,7 +16,8 @@ use crate::disk::client::{Disk, DiskError};
 use crate::disk::directory::{Found, Look, Take};
 use crate::disk::{Place, Stage};
 use crate::session::content::{self, Class};
-use crate::session::seal::{self, Bound, PLAIN_PACKING};
+use crate::session::packing::Packed;
+use crate::session::seal::{self, Bound};
 use crate::session::secret::Keyring;
 use crate::store::{Import, Imported, Intake, StoreError};
 
@@ -211,20 +212,24 @@ impl<T: Intake> Importer<T> {
     fn import_of(&self, place: &Place, found: &Found) -> Import {
         let alias = place.sid.alias();
         let stamp = self.intake.stamp(alias.shard());
+        let plain = Bytes::copy_from_slice(&found.bytes);
+        let packed =
+            if self.intake.takes_packed() { Packed::of(plain) } else { Packed::plain(plain) };
         let bound = Bound {
             alias,
             content: content::read(&found.bytes),
             birth: stamp.id,
             save: stamp.id,
-            packing: PLAIN_PACKING,
+            packing: packed.packing,
         };
-        let sealed = seal::seal(&self.keyring, &place.sid, &bound, &found.bytes);
+        let sealed = seal::seal(&self.keyring, &place.sid, &bound, &packed.bytes);
         Import {
             stamp,
             alias: bound.alias,
             form: place.form,
             content: bound.content,
             size_bytes: found.bytes.len() as u64,
+            packing: packed.packing,
             sealed: Bytes::from(sealed),
             mtime_ns: found.mtime_ns,
             mode: found.mode,

@@ -5,6 +5,7 @@
 pub mod change;
 pub mod content;
 pub mod name;
+pub mod packing;
 pub mod policy;
 pub mod seal;
 pub mod secret;

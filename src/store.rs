@@ -26,8 +26,9 @@ use serde::{Deserialize, Serialize};
 pub use crate::session::change::ChangeId;
 use crate::session::content::{Class, Content};
 use crate::session::name::{Alias, Form, Shard, Sid};
+use crate::session::packing::Packed;
+use crate::session::seal;
 pub use crate::session::seal::Bound;
-use crate::session::seal::{self, PLAIN_PACKING};
 use crate::session::secret::Keyring;
 
 /// Identifies a change, and says when and how often it was sent.
@@ -171,7 +172,9 @@ pub struct Publish {
     /// The birth that the content is sealed for: the one that was opened, if the save is expected
     /// to go on with that life, else the save's own id.
     pub birth: ChangeId,
-    /// The content, sealed with this save's id and the birth above.
+    /// How the content is packed.
+    pub packing: u16,
+    /// The content, packed, and sealed with this save's id and the birth above.
     pub sealed: Bytes,
     /// Seals it for another life, as long as its session id is at hand.
     pub sealer: Option<Sealer>,
@@ -192,7 +195,7 @@ impl Publish {
             content: self.content.clone(),
             birth: self.birth,
             save: self.stamp.id,
-            packing: PLAIN_PACKING,
+            packing: self.packing,
         }
     }
 
@@ -210,22 +213,27 @@ impl Publish {
 pub struct Sealer {
     keyring: Keyring,
     sid: Sid,
-    plain: Bytes,
+    packed: Packed,
 }
 
 impl Sealer {
-    pub fn new(keyring: Keyring, sid: Sid, plain: Bytes) -> Self {
-        Self { keyring, sid, plain }
+    pub fn new(keyring: Keyring, sid: Sid, packed: Packed) -> Self {
+        Self { keyring, sid, packed }
+    }
+
+    /// How what it seals is packed.
+    pub fn packing(&self) -> u16 {
+        self.packed.packing
     }
 
     /// The content with what is bound to it.
     pub fn seal(&self, bound: &Bound) -> Bytes {
-        seal::seal(&self.keyring, &self.sid, bound, &self.plain).into()
+        seal::seal(&self.keyring, &self.sid, bound, &self.packed.bytes).into()
     }
 
-    /// Whose content it seals, and the content.
-    pub(crate) fn parts(&self) -> (&Sid, &[u8]) {
-        (&self.sid, &self.plain)
+    /// Whose content it seals, and the content as it is packed.
+    pub(crate) fn parts(&self) -> (&Sid, &Packed) {
+        (&self.sid, &self.packed)
     }
 }
 
@@ -577,6 +585,11 @@ pub trait Link: Send + Sync + 'static {
         false
     }
 
+    /// Whether contents may be packed: every server that uses the store can unpack them.
+    fn takes_packed(&self) -> bool {
+        false
+    }
+
     /// Waits until the store can be read (and changed, if `wait` asks for that), at most for one step.
     /// Pings a link that has been silent.
     fn wait_up(&self, wait: Wait) -> impl Future<Output = Waited> + Send;
@@ -619,7 +632,9 @@ pub struct Import {
     pub content: Content,
     /// The content's length before sealing.
     pub size_bytes: u64,
-    /// The content, sealed as the save of this id that began its life.
+    /// How the content is packed.
+    pub packing: u16,
+    /// The content, packed, and sealed as the save of this id that began its life.
     pub sealed: Bytes,
     /// The file's mtime, nanoseconds since the epoch.
     pub mtime_ns: i64,

@@ -16,6 +16,7 @@ use sessionfs::redis::scripts::Scripts;
 use sessionfs::redis::{RedisStore, Settings};
 use sessionfs::session::content::{Class, Content};
 use sessionfs::session::name::{Alias, Form};
+use sessionfs::session::packing;
 use sessionfs::session::policy::Lifetimes;
 use sessionfs::store::{
     Amend, Attempt, ChangeId, Claim, Listed, Lookup, Mtime, Publish, Published, Sessions as _,
@@ -383,6 +384,7 @@ impl<'a> History<'a> {
                 login: save.authenticated.then(|| "a b".into()),
             },
             size_bytes: save.size as u64,
+            packing: packing::PLAIN,
             sealed: format!("{:?} {}", stamp.id, "x".repeat(save.size)).into(),
             sealer: None,
             claim: Claim {

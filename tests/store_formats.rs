@@ -1,13 +1,13 @@
 //! Two formats of headers on one Redis, server by server: what is written is what all servers read,
 //! and what a server cannot read is an error and never "no session".
 //!
-//! There is one format so far. The next one is made of a server that reads one number more.
+//! The next format after ours is made of a server that reads one number more.
 
 #![allow(clippy::unwrap_used)] // a test that meets the unexpected ends there
 
 mod support;
 
-use sessionfs::redis::envelope::FORMAT;
+use sessionfs::redis::envelope::{FORMAT, OLDEST_FORMAT, PACKED_FORMAT};
 use sessionfs::redis::scripts::Scripts;
 use sessionfs::redis::{RedisStore, Settings};
 use sessionfs::session::content::Class;
@@ -138,7 +138,20 @@ async fn only_servers_that_live_count() {
     let at_ms = now.parse::<u64>().unwrap() * 1000 + 2 * MINUTE;
     let _: u64 = redis.run(&format!("ZADD sessionfs:servers {at_ms} somebody"));
     new.agree().await.unwrap();
-    assert_eq!(new.written_format(), FORMAT);
+    assert_eq!(new.written_format(), OLDEST_FORMAT);
+}
+
+#[tokio::test]
+async fn contents_are_packed_when_all_servers_can_unpack_them() {
+    let redis = Redis::start();
+    let old = registered(&redis, "1", PACKED_FORMAT - 1).await;
+    let new = registered(&redis, "2", FORMAT).await;
+    assert!(!old.takes_packed() && !new.takes_packed());
+    drop(old);
+    pass(&redis, 2 * MINUTE);
+    hear(&new).await;
+    new.agree().await.unwrap();
+    assert!(new.takes_packed());
 }
 
 /// A command has no keyring, and writes tombstones.

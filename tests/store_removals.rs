@@ -411,6 +411,7 @@ async fn imported(node: &RedisStore, session: &Alias) -> Imported {
         form: Form::Sharded,
         content: content(Class::Authenticated),
         size_bytes: 3,
+        packing: sessionfs::session::packing::PLAIN,
         sealed: bytes::Bytes::from_static(b"abc"),
         mtime_ns: i64::try_from(stamp.first_ms).expect("of this century") * 1_000_000,
         mode: 0o644,

@@ -23,6 +23,7 @@ use super::{Core, Step};
 use crate::error::{Error, Result};
 use crate::session::content::{self, Class, Content};
 use crate::session::name::{Form, RootName, SessionName};
+use crate::session::packing::Packed;
 use crate::store::{Link, Publish, Published, Sealer, Sessions, StoreError, Wait, Waited};
 use crate::telemetry::Event;
 
@@ -334,14 +335,20 @@ impl<S: Sessions, L: Link> Core<S, L> {
         self.callers.report_unidentified(by);
         let (stamp, claim) = self.kept.save(by.request, self.link.stamp(alias.shard()), claim);
         self.save_is_kept(taken_back);
+        let packed = if self.link.takes_packed() {
+            Packed::of(plain.clone())
+        } else {
+            Packed::plain(plain.clone())
+        };
         let publish = Publish {
             birth: claim.opened.unwrap_or(stamp.id),
             stamp,
             form: target.form,
             content,
             size_bytes: plain.len() as u64,
+            packing: packed.packing,
             sealed: Bytes::new(),
-            sealer: Some(Sealer::new(self.keyring.clone(), target.sid.clone(), plain.clone())),
+            sealer: Some(Sealer::new(self.keyring.clone(), target.sid.clone(), packed)),
             claim,
             background: by.background,
             is_activity: !by.background,

@@ -387,6 +387,10 @@ impl<S: Link> Link for NearCache<S> {
         self.sessions.tells_changes(shard)
     }
 
+    fn takes_packed(&self) -> bool {
+        self.sessions.takes_packed()
+    }
+
     async fn wait_up(&self, wait: Wait) -> Waited {
         self.sessions.wait_up(wait).await
     }

@@ -35,6 +35,7 @@ use self::record::{Change, FACTS_MAX_BYTES, Record, Save, change_of};
 use crate::handoff::{Kept as KeptByWorkers, Kind};
 use crate::session::content::Class;
 use crate::session::name::{Alias, Form, Shard, Sid};
+use crate::session::packing::Packed;
 use crate::session::policy::Lifetimes;
 use crate::session::secret::Keyring;
 use crate::store::{
@@ -433,11 +434,12 @@ impl Shared {
                 .is_none_or(|opened| self.overlay().has_change(change.alias(), opened))
             && let Some(sealer) = &save.publish.sealer
         {
-            let (sid, plain) = sealer.parts();
+            let (sid, packed) = sealer.parts();
+            let head = format!("{} {}\n", sid.expose(), packed.packing);
             kept.put(
                 Kind::Unsealed,
                 number_of(save.publish.stamp.id),
-                &[sid.expose().as_bytes(), b"\n", plain],
+                &[head.as_bytes(), &packed.bytes],
             );
         }
     }
@@ -468,10 +470,11 @@ impl Shared {
     fn sealer_of(&self, publish: &Publish) -> Option<Sealer> {
         let bytes = self.kept.get()?.get(Kind::Unsealed, number_of(publish.stamp.id))?;
         let end = bytes.iter().position(|&byte| byte == b'\n')?;
-        let sid = Sid::parse(std::str::from_utf8(&bytes[..end]).ok()?)?;
-        let plain = Bytes::from(bytes).slice(end + 1..);
-        (sid.alias() == publish.alias && plain.len() as u64 == publish.size_bytes)
-            .then(|| Sealer::new(self.settings.keyring.clone(), sid, plain))
+        let (sid, packing) = std::str::from_utf8(&bytes[..end]).ok()?.split_once(' ')?;
+        let (sid, packing) = (Sid::parse(sid)?, packing.parse().ok()?);
+        let packed = Packed { packing, bytes: Bytes::from(bytes).slice(end + 1..) };
+        (sid.alias() == publish.alias && packing == publish.packing)
+            .then(|| Sealer::new(self.settings.keyring.clone(), sid, packed))
     }
 
     /// A removal was carried out before these changes, which came before it: what they were of is

@@ -12,7 +12,7 @@ use std::time::Duration;
 use redis::cluster_routing::Slot;
 use redis::{Cmd, FromRedisValue as _, Value};
 
-use super::envelope::FORMAT;
+use super::envelope::{OLDEST_FORMAT, PACKED_FORMAT};
 use super::keys::Keys;
 use super::link::Need;
 use super::scripts::Formats;
@@ -54,6 +54,12 @@ impl Agreement {
     pub(super) fn formats(&self) -> Formats {
         let written = self.written_format.load(Ordering::Relaxed);
         Formats { written, newest: self.newest_format }
+    }
+
+    /// Whether every server is known to unpack contents. Those that are not known may not.
+    fn takes_packed(&self) -> bool {
+        let [_, members] = &self.known;
+        members.load(Ordering::Relaxed) && self.formats().written >= PACKED_FORMAT
     }
 
     /// Follows the answer to [`fingerprint_command`]. Says whether no server has said yet with which
@@ -101,7 +107,7 @@ impl Agreement {
 
     fn follow_format(&self, living: &Living) {
         let agreed = living.format().unwrap_or(self.newest_format);
-        let agreed = agreed.clamp(FORMAT, self.newest_format);
+        let agreed = agreed.clamp(OLDEST_FORMAT, self.newest_format);
         let before = self.written_format.swap(agreed, Ordering::Relaxed);
         if before != agreed {
             tracing::info!(
@@ -224,6 +230,11 @@ impl RedisStore {
     /// The secret that Redis is written with, and that this server lacks, as far as is known.
     pub fn missing_secret(&self) -> Option<Fingerprint> {
         *lock(&self.inner.agreement.missing)
+    }
+
+    /// Whether every server is known to unpack contents.
+    pub(super) fn unpacks_everywhere(&self) -> bool {
+        self.inner.agreement.takes_packed()
     }
 
     /// The format in which headers are written now.

@@ -13,8 +13,14 @@ use crate::store::{Bound, ChangeId, Meta};
 /// Longer than any header line can be (`session.lua` holds the same number).
 pub const MAX_HEADER_BYTES: usize = 1536;
 
-/// The newest format that this version writes and reads, and the oldest one that there is.
-pub const FORMAT: u32 = 2;
+/// The newest format that this version writes and reads.
+pub const FORMAT: u32 = 3;
+/// The oldest one that there is.
+pub const OLDEST_FORMAT: u32 = 2;
+/// From this one on a content may be packed in the way of [`packing::ZSTD_1`]. The header line is the same.
+///
+/// [`packing::ZSTD_1`]: crate::session::packing::ZSTD_1
+pub const PACKED_FORMAT: u32 = 3;
 
 const NAME: &str = "sessionfs ";
 
@@ -103,10 +109,10 @@ impl Header {
             .ok_or_else(|| Unreadable("not a session of sessionfs".into()))?;
         let is_read = format
             .parse()
-            .is_ok_and(|n: u32| (FORMAT..=newest).contains(&n) && n.to_string() == format);
+            .is_ok_and(|n: u32| (OLDEST_FORMAT..=newest).contains(&n) && n.to_string() == format);
         if !is_read {
             return Err(Unreadable(format!(
-                "format {format} is not supported by this version, which reads formats {FORMAT} to \
+                "format {format} is not supported by this version, which reads formats {OLDEST_FORMAT} to \
                  {newest}"
             )));
         }
@@ -418,7 +424,7 @@ mod tests {
 
     #[test]
     fn an_unknown_format_is_named() {
-        for (format, line) in [("3", "sessionfs 3 s=a\n"), ("1", "sessionfs 1 state=alive\n")] {
+        for (format, line) in [("4", "sessionfs 4 s=a\n"), ("1", "sessionfs 1 state=alive\n")] {
             let Unreadable(why) = Header::parse(line.as_bytes()).expect_err("unknown");
             assert!(why.starts_with(&format!("format {format} is not supported")), "{why}");
         }

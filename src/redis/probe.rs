@@ -32,6 +32,7 @@ use super::scripts::{Answer, Call, ClockView, Formats, Policy, Scripts};
 use crate::foreign::one_line;
 use crate::session::content::{Class, Content};
 use crate::session::name::{Alias, Form, Shard};
+use crate::session::packing;
 use crate::session::policy::Lifetimes;
 use crate::session::secret::{Fingerprint, Keyring};
 use crate::store::{Amend, Attempt, ChangeId, Claim, Import, Publish, Stamp, StoreError, Unlink};
@@ -369,6 +370,7 @@ impl Probe<'_> {
             form: save.form,
             content: save.content.clone(),
             size_bytes: 0,
+            packing: packing::PLAIN,
             sealed: Bytes::new(),
             mtime_ns: 0,
             mode: 0o600,
@@ -457,6 +459,7 @@ fn own_save(alias: &Alias) -> Publish {
         form: Form::Sharded,
         content: Content { class: Class::Anonymous, uid: None, db: None, login: None },
         size_bytes: 0,
+        packing: packing::PLAIN,
         sealed: Bytes::new(),
         sealer: None,
         claim: Claim::default(),

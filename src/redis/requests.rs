@@ -13,7 +13,6 @@ use super::keys::Keys;
 use super::scripts::{Call, ClockView, Policy, Scripts};
 use crate::session::content::Content;
 use crate::session::name::{Alias, Form, Shard};
-use crate::session::seal::PLAIN_PACKING;
 use crate::store::{
     Amend, Attempt, ChangeId, HELD_IN_STORE_MS, Import, Mtime, Publish, Stamp, Unlink,
 };
@@ -112,12 +111,12 @@ impl<'a> Requests<'a> {
     pub(super) fn publish(&self, publish: &'a Publish, attempt: Attempt) -> Call<'a> {
         let claim = &publish.claim;
         let sibling = of_shard(claim.sibling.as_ref(), &publish.alias);
-        let Publish { content, size_bytes, form, sealed, .. } = publish;
+        let Publish { content, size_bytes, form, packing, sealed, .. } = publish;
         let change = self.large_change(&publish.alias, &publish.stamp, attempt, sealed.len());
         self.scripts.call(
             &self.policy,
             PublishArgs {
-                content: content_args(change, content, *size_bytes, *form, sealed),
+                content: content_args(change, content, *size_bytes, *form, (*packing, sealed)),
                 sibling_session: self.keys.session(sibling.unwrap_or(&publish.alias)),
                 birth: args::id(Some(publish.birth)),
                 opened: args::id(claim.opened),
@@ -178,12 +177,12 @@ impl<'a> Requests<'a> {
     /// A session file that becomes a session.
     pub(super) fn import(&self, import: &'a Import, attempt: Attempt) -> Call<'a> {
         const NS_PER_MS: i64 = 1_000_000;
-        let Import { content, size_bytes, form, sealed, .. } = import;
+        let Import { content, size_bytes, form, packing, sealed, .. } = import;
         let change = self.large_change(&import.alias, &import.stamp, attempt, sealed.len());
         self.scripts.call(
             &self.policy,
             ImportArgs {
-                content: content_args(change, content, *size_bytes, *form, sealed),
+                content: content_args(change, content, *size_bytes, *form, (*packing, sealed)),
                 mtime: args::number(import.mtime_ns),
                 mtime_ms: args::number(import.mtime_ns / NS_PER_MS),
                 mode: args::text(mode_text(import.mode)),
@@ -296,7 +295,7 @@ fn content_args<'a>(
     content: &'a Content,
     size_bytes: u64,
     form: Form,
-    sealed: &'a [u8],
+    (packing, sealed): (u16, &'a [u8]),
 ) -> ContentArgs<'a> {
     ContentArgs {
         change,
@@ -305,7 +304,7 @@ fn content_args<'a>(
         db: args::text(text(content.db.as_deref())),
         user: args::text(text(content.login.as_deref())),
         size: args::number(size_bytes),
-        packing: args::number(PLAIN_PACKING),
+        packing: args::number(packing),
         form: args::form(form),
         sealed: sealed.into(),
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use redis::cluster_routing::Slot;
 use redis::{Cmd, FromRedisValue as _, Value};
 
-use super::envelope::FORMAT;
+use super::envelope::OLDEST_FORMAT;
 use super::keys::Keys;
 use super::link::Need;
 use super::{Inner, RedisStore};
@@ -50,7 +50,7 @@ impl Member {
     /// Whatever somebody wrote there: what names no format reads the oldest.
     fn parse(text: &str, at_ms: u64) -> Self {
         let (id, format) = text.rsplit_once('/').unwrap_or((text, ""));
-        Self { id: id.to_owned(), format: format.parse().unwrap_or(FORMAT), at_ms }
+        Self { id: id.to_owned(), format: format.parse().unwrap_or(OLDEST_FORMAT), at_ms }
     }
 }
 
@@ -91,7 +91,7 @@ impl Living {
     /// The newest format of headers that all of them read. `None` if there are none.
     pub(super) fn format(&self) -> Option<u32> {
         if self.more {
-            return Some(FORMAT);
+            return Some(OLDEST_FORMAT);
         }
         self.members.iter().map(|member| member.format).min()
     }
@@ -213,8 +213,8 @@ mod tests {
             Member::parse(&Member::text("a/b", 7), 5),
             Member { id: "a/b".into(), format: 7, at_ms: 5 }
         );
-        assert_eq!(member("0123").format, FORMAT);
-        assert_eq!(member("0123/x").format, FORMAT);
+        assert_eq!(member("0123").format, OLDEST_FORMAT);
+        assert_eq!(member("0123/x").format, OLDEST_FORMAT);
     }
 
     #[test]
@@ -238,6 +238,6 @@ mod tests {
         };
         assert_eq!(living(0).format(), None);
         assert_eq!(living(MOST - 1).format(), Some(9));
-        assert_eq!(living(MOST).format(), Some(FORMAT));
+        assert_eq!(living(MOST).format(), Some(OLDEST_FORMAT));
     }
 }

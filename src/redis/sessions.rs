@@ -166,6 +166,10 @@ impl Link for RedisStore {
         self.inner.primary_of(shard).link.is_tracked()
     }
 
+    fn takes_packed(&self) -> bool {
+        self.unpacks_everywhere()
+    }
+
     async fn wait_up(&self, wait: Wait) -> Waited {
         if wait.writes && self.inner.primaries.is_full(wait.shard) {
             self.inner.room.want();

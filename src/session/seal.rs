@@ -15,13 +15,11 @@ use sha2::Sha256;
 use super::change::ChangeId;
 use super::content::{Class, Content};
 use super::name::{Alias, Sid};
+use super::packing;
 use super::secret::{HINT_BYTES, Keyring, Secret};
 
 /// By how many bytes sealed content is longer than plain.
 pub const OVERHEAD_BYTES: usize = HEAD_BYTES + TAG_BYTES;
-
-/// A content that is sealed as it is. Other numbers are for ways of compression.
-pub const PLAIN_PACKING: u16 = 0;
 
 const FORMAT: u8 = 2;
 const KEY_INFO: &[u8] = b"sessionfs:seal:2";
@@ -40,7 +38,7 @@ pub struct Bound {
     pub birth: ChangeId,
     /// The save that brought it. A change of mode or mtime keeps it.
     pub save: ChangeId,
-    /// How it is packed: [`PLAIN_PACKING`], or something that this version cannot unpack.
+    /// How it is packed: one of those of [`packing`], or something that this version cannot unpack.
     pub packing: u16,
 }
 
@@ -83,15 +81,15 @@ impl fmt::Display for SealError {
 
 impl std::error::Error for SealError {}
 
-/// Seals `plain` for the holder of `sid`, with the secret that is written with.
-pub fn seal(keyring: &Keyring, sid: &Sid, bound: &Bound, plain: &[u8]) -> Vec<u8> {
+/// Seals a content for the holder of `sid`, with the secret that is written with. It is packed as `bound` says.
+pub fn seal(keyring: &Keyring, sid: &Sid, bound: &Bound, packed: &[u8]) -> Vec<u8> {
     let secret = keyring.writing();
     let nonce = XChaCha20Poly1305::generate_nonce(&mut OsRng);
-    let mut sealed = Vec::with_capacity(plain.len() + OVERHEAD_BYTES);
+    let mut sealed = Vec::with_capacity(packed.len() + OVERHEAD_BYTES);
     sealed.push(FORMAT);
     sealed.extend_from_slice(&secret.fingerprint().hint());
     sealed.extend_from_slice(&nonce);
-    sealed.extend_from_slice(plain);
+    sealed.extend_from_slice(packed);
     let tag = cipher(&secret, sid)
         .encrypt_in_place_detached(&nonce, &associated(bound), &mut sealed[HEAD_BYTES..])
         .expect("no session comes near the cipher's limit of 256 GiB");
@@ -99,7 +97,7 @@ pub fn seal(keyring: &Keyring, sid: &Sid, bound: &Bound, plain: &[u8]) -> Vec<u8
     sealed
 }
 
-/// Opens what [`seal`] made with the same `bound`.
+/// Opens what [`seal`] made with the same `bound`, and unpacks it.
 pub fn open(
     keyring: &Keyring,
     sid: &Sid,
@@ -110,23 +108,23 @@ pub fn open(
     if format != FORMAT {
         return Err(SealError::UnknownFormat(format));
     }
-    if bound.packing != PLAIN_PACKING {
+    if !packing::is_known(bound.packing) {
         return Err(SealError::UnknownPacking(bound.packing));
     }
     let (hint, rest) = rest.split_first_chunk::<HINT_BYTES>().ok_or(SealError::Broken)?;
     let (nonce, rest) = rest.split_at_checked(NONCE_BYTES).ok_or(SealError::Broken)?;
     let (content, tag) = rest.split_last_chunk::<TAG_BYTES>().ok_or(SealError::Broken)?;
     let secret = keyring.find(*hint).ok_or(SealError::UnknownSecret)?;
-    let mut plain = content.to_vec();
+    let mut packed = content.to_vec();
     cipher(&secret, sid)
         .decrypt_in_place_detached(
             XNonce::from_slice(nonce),
             &associated(bound),
-            &mut plain,
+            &mut packed,
             Tag::from_slice(tag),
         )
         .map_err(|_| SealError::Broken)?;
-    Ok(plain)
+    packing::unpack(bound.packing, packed).ok_or(SealError::Broken)
 }
 
 /// By which the secret is named that a content is sealed with, if it can be read.
@@ -194,7 +192,7 @@ mod tests {
             },
             birth: ChangeId(1),
             save: ChangeId(2),
-            packing: PLAIN_PACKING,
+            packing: packing::PLAIN,
         }
     }
 

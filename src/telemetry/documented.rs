@@ -81,6 +81,9 @@ fn logged() -> BTreeMap<String, Vec<String>> {
                 read(&path, found);
                 continue;
             }
+            if path.extension().is_none_or(|extension| extension != "rs") {
+                continue;
+            }
             let text = std::fs::read_to_string(&path).unwrap();
             let text = text.split("#[cfg(test)]\nmod tests").next().unwrap();
             for (at, _) in text.match_indices("event = \"") {

@@ -7,6 +7,7 @@ use sessionfs::redis::scripts::Scripts;
 use sessionfs::redis::{RedisStore, Settings};
 use sessionfs::session::content::{Class, Content};
 use sessionfs::session::name::{Alias, Form, Shard};
+use sessionfs::session::packing;
 use sessionfs::session::policy::Lifetimes;
 use sessionfs::store::{
     ChangeId, Claim, Health, Link as _, Lookup, Meta, Publish, Published, Sessions as _,
@@ -105,6 +106,7 @@ pub fn save(store: &RedisStore, alias: &Alias, class: Class, opened: Option<Chan
         form: if alias.family().is_some() { Form::Sharded } else { Form::Flat },
         content: content(class),
         size_bytes: 3,
+        packing: packing::PLAIN,
         sealed: Bytes::from_static(b"abc"),
         sealer: None,
         claim: Claim { opened, ..Claim::default() },

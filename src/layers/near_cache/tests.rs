@@ -46,7 +46,7 @@ fn lookup(alias: &Alias, version: u128, left_ms: u64, bytes: usize) -> Lookup {
             content,
             birth: ChangeId(1),
             save,
-            packing: crate::session::seal::PLAIN_PACKING,
+            packing: crate::session::packing::PLAIN,
         },
         sealed: vec![0; bytes].into(),
     }
@@ -191,6 +191,7 @@ fn save(number: u128) -> Publish {
         content: somebody(),
         size_bytes: 100,
         birth: ChangeId(1),
+        packing: crate::session::packing::PLAIN,
         sealed: vec![0; 100].into(),
         sealer: None,
         claim: Claim::default(),

@@ -7,12 +7,15 @@ use sha2::{Digest as _, Sha256};
 
 use crate::session::content::{Class, Content};
 use crate::session::name::{Alias, Form, Shard};
+use crate::session::packing;
 use crate::session::seal::hint_of;
 use crate::session::secret::HINT_BYTES;
 use crate::store::{Amend, ChangeId, Claim, Mtime, Publish, Stamp, Unlink};
 
 /// Begins every file. Another format has another number.
 const MAGIC: &str = "sessionfs-kept 1";
+/// The same where the content is packed: a version that cannot unpack it leaves the file alone.
+const MAGIC_PACKED: &str = "sessionfs-kept 2";
 /// A file is no longer than this and its contents. The facts are bounded texts.
 pub(super) const FACTS_MAX_BYTES: u64 = 16 * 1024;
 
@@ -122,6 +125,10 @@ impl Change {
         }
     }
 
+    fn is_packed(&self) -> bool {
+        matches!(self, Self::Save(save) if save.publish.packing != packing::PLAIN)
+    }
+
     /// By which the secret is named that its content is sealed with.
     pub(super) fn secret_hint(&self) -> Option<[u8; HINT_BYTES]> {
         match self {
@@ -145,7 +152,8 @@ impl Record {
             body.extend_from_slice(&save.publish.sealed);
             body.extend_from_slice(save.own.as_deref().unwrap_or_default());
         }
-        let mut file = format!("{MAGIC} {} {}\n", body.len(), checksum(&body)).into_bytes();
+        let magic = if self.change.is_packed() { MAGIC_PACKED } else { MAGIC };
+        let mut file = format!("{magic} {} {}\n", body.len(), checksum(&body)).into_bytes();
         file.append(&mut body);
         file.into()
     }
@@ -154,7 +162,8 @@ impl Record {
     pub(super) fn decode(file: &Bytes) -> Result<Self, String> {
         let head_end = file.iter().position(|&byte| byte == b'\n').ok_or("it has no first line")?;
         let head = std::str::from_utf8(&file[..head_end]).map_err(|_| "it is no text")?;
-        let rest = head.strip_prefix(MAGIC).ok_or("it is of another format")?;
+        let rest = [MAGIC, MAGIC_PACKED].iter().find_map(|magic| head.strip_prefix(magic));
+        let rest = rest.ok_or("it is of another format")?;
         let body = file.slice(head_end + 1..);
         let mut words = rest.split_whitespace();
         if words.next().and_then(|word| word.parse().ok()) != Some(body.len()) {
@@ -215,6 +224,9 @@ enum Kind {
         after_failed_read: bool,
         background: bool,
         is_activity: bool,
+        /// How the content is packed.
+        #[serde(default, skip_serializing_if = "is_plain")]
+        packing: u16,
         /// How much of what follows is sealed for `birth`.
         sealed_bytes: usize,
     },
@@ -250,9 +262,15 @@ impl Kind {
             after_failed_read: publish.claim.after_failed_read,
             background: publish.background,
             is_activity: publish.is_activity,
+            packing: publish.packing,
             sealed_bytes: publish.sealed.len(),
         }
     }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // as serde asks
+fn is_plain(packing: &u16) -> bool {
+    *packing == packing::PLAIN
 }
 
 fn class_of(is_authenticated: bool) -> Class {
@@ -339,6 +357,7 @@ impl Facts {
                 after_failed_read,
                 background,
                 is_activity,
+                packing,
                 sealed_bytes,
             } => {
                 let class = class_of(authenticated);
@@ -353,6 +372,7 @@ impl Facts {
                     content: Content { class, uid, db, login },
                     size_bytes,
                     birth: id_of(&birth).ok_or(Wrong)?,
+                    packing,
                     sealed: contents.slice(..sealed_bytes),
                     sealer: None,
                     claim: Claim {
@@ -376,6 +396,7 @@ impl Facts {
 pub(super) mod tests {
     use super::*;
     use crate::session::name::Sid;
+    use crate::session::packing::Packed;
     use crate::session::seal;
     use crate::session::secret::Keyring;
     use crate::store::{Bound, Sealer};
@@ -405,6 +426,7 @@ pub(super) mod tests {
             content: Content { class, uid: Some(7), db: Some("shop".into()), login: None },
             size_bytes: 3,
             birth: ChangeId(opened.unwrap_or(id)),
+            packing: packing::PLAIN,
             sealed: Bytes::from_static(b"\nabc\n"),
             sealer: None,
             claim: Claim { opened: opened.map(ChangeId), ..Claim::default() },
@@ -414,7 +436,7 @@ pub(super) mod tests {
     }
 
     pub(in super::super) fn sealer() -> Sealer {
-        Sealer::new(Keyring::for_tests(), sid(), Bytes::from_static(b"abc"))
+        Sealer::new(Keyring::for_tests(), sid(), Packed::plain(Bytes::from_static(b"abc")))
     }
 
     pub(in super::super) fn is_sealed_for(birth: u128, publish: &Publish) -> bool {
