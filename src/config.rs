@@ -33,6 +33,7 @@ use crate::host::directory::Ownership;
 use crate::redis;
 use crate::redis::credentials::{self, Credential, Credentials, password_in};
 use crate::redis::endpoint::{Endpoint, Login, unix_url};
+use crate::redis::envelope::{FORMAT, OLDEST_FORMAT};
 use crate::session::policy::Lifetimes;
 use crate::session::secret::Keyring;
 use file::File;
@@ -130,6 +131,9 @@ pub struct Redis {
     pub request_timeout_ms: u64,
     /// How long a first start waits for it.
     pub start_wait_ms: u64,
+    /// Whether contents are packed, once all servers can unpack them.
+    #[serde(default)]
+    pub packs: bool,
 }
 
 impl fmt::Debug for Redis {
@@ -150,6 +154,7 @@ impl fmt::Debug for Redis {
             .field("connect_timeout_ms", &self.connect_timeout_ms)
             .field("request_timeout_ms", &self.request_timeout_ms)
             .field("start_wait_ms", &self.start_wait_ms)
+            .field("packs", &self.packs)
             .finish()
     }
 }
@@ -376,6 +381,7 @@ fn store_settings(redis: &Redis, lifetimes: Lifetimes, outage: &Outage) -> redis
         outage_budget_ms: outage.wait_total_ms,
         background_budget_ms: outage.wait_background_ms,
         live: Some(lifetime::LIVE),
+        newest_written: if redis.packs { FORMAT } else { OLDEST_FORMAT },
         ..redis::Settings::default()
     }
 }
@@ -525,6 +531,13 @@ fn redis(place: &Place, file: &File) -> Result<Redis, Failure> {
             default.down_after_ms,
             10..=MINUTE_MS,
         )?,
+        packs: match file.packing.as_deref() {
+            None | Some("off") => false,
+            Some("zstd") => true,
+            Some(other) => {
+                return Err(bad("redis.packing", other, "is neither 'off' nor 'zstd'"));
+            }
+        },
         start_wait_ms: duration(
             "redis.start_wait",
             file.start_wait.as_deref(),
@@ -887,6 +900,7 @@ mod tests {
                 "limits.anonymous: '1MiB' is not between 4KiB and 8KiB",
             ),
             ("[limits]\ninodes = 1", "limits.inodes: '1' is not between 1000 and"),
+            ("[redis]\npacking = \"zip\"", "redis.packing: 'zip' is neither 'off' nor 'zstd'"),
             (
                 "[near_cache]\nfreshness = \"fresh\"",
                 "near_cache.freshness: 'fresh' is neither 'strict' nor 'near'",
@@ -985,6 +999,7 @@ mod tests {
             live: _,
             keyring: _,
             newest_format,
+            newest_written,
             admission: _,
             ends_stale,
             tracks_changes,
@@ -1005,7 +1020,7 @@ mod tests {
             touch_batch_ms,
         ];
         let sentinel = (sentinel_username, sentinel_password);
-        let judging = (newest_format, ends_stale, tracks_changes, takes_up);
+        let judging = (newest_format, newest_written, ends_stale, tracks_changes, takes_up);
         (url, username, password, sentinel, prefix, lifetimes, times, judging)
     }
 }

@@ -147,7 +147,7 @@ impl RedisStore {
         let scripts = Arc::new(scripts);
         let tracking = Arc::new(Tracking::new(keys.clone(), settings.tracks_changes));
         let live = Arc::new(Live::new(settings.lifetimes, settings.live));
-        let agreement = Arc::new(Agreement::new(settings.keyring.clone(), settings.newest_format));
+        let agreement = Arc::new(Agreement::new(&settings));
         let common = Arc::new(Common {
             timing: settings.timing(),
             greeter: Greeter::new(&keys, &scripts, &live, &agreement, &settings.admission),

@@ -221,11 +221,6 @@ impl Sealer {
         Self { keyring, sid, packed }
     }
 
-    /// How what it seals is packed.
-    pub fn packing(&self) -> u16 {
-        self.packed.packing
-    }
-
     /// The content with what is bound to it.
     pub fn seal(&self, bound: &Bound) -> Bytes {
         seal::seal(&self.keyring, &self.sid, bound, &self.packed.bytes).into()

@@ -241,7 +241,7 @@ async fn removing_a_dead_session_ends_it_and_finds_nothing() {
     pass(&redis, 15 * MINUTE);
     assert_eq!(node.unlink(&removal(&node, &sid)).await, Ok(Unlinked::Absent));
     let header: String = redis.run(&format!("GET sessionfs:s:{{ab}}:{sid}"));
-    assert!(header.starts_with("sessionfs 3 s=g v=00000000000000000000000000000000 "));
+    assert!(header.starts_with("sessionfs 2 s=g v=00000000000000000000000000000000 "));
 }
 
 #[tokio::test]

@@ -25,7 +25,8 @@ const NEXT: u32 = FORMAT + 1;
 /// A server that reads up to this format, connected and not registered.
 async fn server(redis: &Redis, newest_format: u32) -> RedisStore {
     let keyring = Some(Keyring::for_tests());
-    let settings = Settings { newest_format, keyring, ..settings(redis) };
+    let newest_written = newest_format;
+    let settings = Settings { newest_format, newest_written, keyring, ..settings(redis) };
     connected(RedisStore::start_with(settings, Scripts::with_clock(CLOCK)).unwrap()).await
 }
 
@@ -161,7 +162,7 @@ async fn a_command_writes_what_all_servers_read() {
     let old = registered(&redis, "1", FORMAT).await;
     let person = alias("ab", 1);
     taken(&old, &login(&old, &person)).await;
-    let settings = Settings { newest_format: NEXT, ..settings(&redis) };
+    let settings = Settings { newest_format: NEXT, newest_written: NEXT, ..settings(&redis) };
     let command = connected(RedisStore::start(settings).unwrap()).await;
     gone(&command, &removal(&command, &person)).await;
     assert_eq!(kept(&redis, &person), FORMAT);

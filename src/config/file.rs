@@ -105,6 +105,8 @@ table! {
         request_timeout: String,
         /// How long a start waits for it.
         start_wait: String,
+        /// Whether contents are packed.
+        packing: String,
     }
 }
 

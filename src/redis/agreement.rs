@@ -17,7 +17,7 @@ use super::keys::Keys;
 use super::link::Need;
 use super::scripts::Formats;
 use super::servers::{self, Living};
-use super::{Inner, RedisStore};
+use super::{Inner, RedisStore, Settings};
 use crate::session::secret::{Fingerprint, Keyring};
 use crate::store::StoreError;
 use crate::sync::lock;
@@ -32,6 +32,8 @@ pub(super) struct Agreement {
     /// Nothing for commands that open and seal nothing: they do not care.
     keyring: Option<Keyring>,
     newest_format: u32,
+    /// The newest that is written, if all servers read it.
+    newest_written: u32,
     written_format: AtomicU32,
     /// Whether both were read once.
     known: [AtomicBool; 2],
@@ -40,11 +42,13 @@ pub(super) struct Agreement {
 }
 
 impl Agreement {
-    pub(super) fn new(keyring: Option<Keyring>, newest_format: u32) -> Self {
+    pub(super) fn new(settings: &Settings) -> Self {
+        let &Settings { newest_format, newest_written, .. } = settings;
         Self {
-            keyring,
+            keyring: settings.keyring.clone(),
             newest_format,
-            written_format: AtomicU32::new(newest_format),
+            newest_written,
+            written_format: AtomicU32::new(newest_written),
             known: Default::default(),
             missing: Mutex::default(),
         }
@@ -107,7 +111,7 @@ impl Agreement {
 
     fn follow_format(&self, living: &Living) {
         let agreed = living.format().unwrap_or(self.newest_format);
-        let agreed = agreed.clamp(OLDEST_FORMAT, self.newest_format);
+        let agreed = agreed.clamp(OLDEST_FORMAT, self.newest_written);
         let before = self.written_format.swap(agreed, Ordering::Relaxed);
         if before != agreed {
             tracing::info!(

@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 
 use crate::session::content::{Class, Content};
 use crate::session::name::{Alias, Form};
+use crate::session::packing;
 use crate::store::{Bound, ChangeId, Meta};
 
 /// Longer than any header line can be (`session.lua` holds the same number).
@@ -168,8 +169,10 @@ impl Header {
             State::Gone => "g",
         };
         let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+        let is_plain = self.packing == packing::PLAIN;
+        let format = if is_plain { OLDEST_FORMAT } else { PACKED_FORMAT };
         format!(
-            "{NAME}{FORMAT} s={state} v={} w={} b={} n={} p={} r={} e={} t={} m={} l={} a={} o={} \
+            "{NAME}{format} s={state} v={} w={} b={} n={} p={} r={} e={} t={} m={} l={} a={} o={} \
              f={} c={} i={} d={} u={} z={} k={} x={} y={}\n",
             id_text(self.version),
             or_none((self.save != self.version).then(|| id_text(self.save))),

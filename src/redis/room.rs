@@ -22,6 +22,7 @@ use super::scan::{LiveSession, Stale};
 use super::{Inner, RedisStore};
 use crate::session::content::Class;
 use crate::session::name::{Alias, Shard};
+use crate::session::packing;
 use crate::store::{ChangeId, StoreError};
 use crate::sync::lock;
 use crate::telemetry::Event;
@@ -208,7 +209,9 @@ fn excess_bytes(memory: &Memory) -> Option<u64> {
 }
 
 fn size_bytes(visitor: &LiveSession) -> u64 {
-    visitor.header.size_bytes + OVERHEAD_BYTES
+    // Nobody knows how long a packed content is: it may be as short as none.
+    let is_plain = visitor.header.packing == packing::PLAIN;
+    if is_plain { visitor.header.size_bytes + OVERHEAD_BYTES } else { OVERHEAD_BYTES }
 }
 
 fn is_spared(visitor: &LiveSession) -> bool {

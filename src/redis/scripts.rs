@@ -13,7 +13,7 @@ use super::args::{
     OutlineArgs, PieceArgs, PolicyArgs, ProbeArgs, PublishArgs, RoomArgs, SetArgs, SettingsArgs,
     TouchArgs, UnlinkArgs, prologue,
 };
-use super::envelope::{self, FORMAT, Header, Unreadable};
+use super::envelope::{self, FORMAT, Header, OLDEST_FORMAT, Unreadable};
 use super::errors::{Effect, ErrorCode, ServerError};
 use super::link::{Fault, Link, Need, Reply};
 use super::primary::Primary;
@@ -170,9 +170,9 @@ pub(super) struct Formats {
 }
 
 impl Default for Formats {
-    /// Those of this version alone.
+    /// What every version reads, and what this one does.
     fn default() -> Self {
-        Self { written: FORMAT, newest: FORMAT }
+        Self { written: OLDEST_FORMAT, newest: FORMAT }
     }
 }
 

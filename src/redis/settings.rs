@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::admission::Admission;
 use super::credentials::Credentials;
 use super::endpoint::{BadUrl, Endpoint, Login};
-use super::envelope::FORMAT;
+use super::envelope::{FORMAT, OLDEST_FORMAT};
 use super::link::Timing;
 use super::live::Rules;
 use crate::session::policy::Lifetimes;
@@ -66,6 +66,8 @@ pub struct Settings {
     /// The newest format of headers that is read. Never an older one than there is: tests have
     /// newer ones.
     pub newest_format: u32,
+    /// The newest one that is written, where all servers read it.
+    pub newest_written: u32,
     /// Whether this Redis may be used.
     pub admission: Admission,
     /// Whether a session that is found expired is ended. A command's configuration need not be that
@@ -104,6 +106,7 @@ impl Default for Settings {
             live: None,
             keyring: None,
             newest_format: FORMAT,
+            newest_written: OLDEST_FORMAT,
             admission: Admission::default(),
             ends_stale: true,
             tracks_changes: false,

@@ -18,6 +18,8 @@ local POLICY = {
 local NO_ID = '00000000000000000000000000000000'
 -- The formats that are read, of which this one is written (envelope.rs knows the oldest, too).
 local OLDEST, NEWEST, WRITTEN = 2, tonumber(args.newest_format), tonumber(args.written_format)
+-- From this one on a content may be packed.
+local PACKED = 3
 -- Longer than any header line (envelope.rs holds the same number).
 local HEADER_BYTES = 1536
 -- state version save birth born before removal ending saved mtime login active opened from_file class
@@ -132,8 +134,10 @@ local function parse(bytes)
 end
 
 local function line(h)
+  -- Who cannot unpack a content must not take its header for one that it reads.
+  local format = h.packing == '0' and WRITTEN or math.max(WRITTEN, PACKED)
   return string.format(LINE,
-    WRITTEN, h.alive and 'a' or 'g', h.version, h.save == h.version and '-' or h.save, h.birth, h.born,
+    format, h.alive and 'a' or 'g', h.version, h.save == h.version and '-' or h.save, h.birth, h.born,
     h.before, h.removal, h.ending, h.saved, h.mtime, h.login, h.active, h.opened and '1' or '0',
     h.from_file and '1' or '0', h.class, h.uid, h.db, h.user, h.size, h.packing, h.mode, h.form)
 end
