@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn what_is_not_made_shorter_or_long_is_kept_as_it_is() {
-        let noise = Bytes::from_iter((0..500).map(|_| rand::random::<u8>()));
+        let noise: Bytes = (0..500).map(|_| rand::random::<u8>()).collect();
         assert_eq!(Packed::of(noise.clone()), Packed::plain(noise));
         assert_eq!(Packed::of(Bytes::new()), Packed::plain(Bytes::new()));
         let long = Bytes::from(vec![0; MAX_BYTES + 1]);
