@@ -213,8 +213,7 @@ impl<T: Intake> Importer<T> {
         let alias = place.sid.alias();
         let stamp = self.intake.stamp(alias.shard());
         let plain = Bytes::copy_from_slice(&found.bytes);
-        let packed =
-            if self.intake.takes_packed() { Packed::of(plain) } else { Packed::plain(plain) };
+        let packed = Packed::of(plain, self.intake.takes_packed());
         let bound = Bound {
             alias,
             content: content::read(&found.bytes),

@@ -100,14 +100,18 @@ fn is_removed(instance: &str, host: &Root) -> bool {
         .is_ok_and(|text| !text.lines().any(|line| line.starts_with("mountpoint=")))
 }
 
+/// The unit that a keeper runs in, if it is one of ours.
+pub(crate) fn own_unit_of(keeper: i32, host: &Root) -> Option<String> {
+    unit_of(host, keeper).filter(|unit| unit.starts_with("sessionfs"))
+}
+
 /// The unit that serves a mount, or would, without `.service`.
 pub(crate) fn unit_for(
     keeper: Option<i32>,
     configured: Option<&Configured>,
     host: &Root,
 ) -> String {
-    let serving = keeper.and_then(|pid| unit_of(host, pid));
-    let serving = serving.filter(|unit| unit.starts_with("sessionfs"));
+    let serving = keeper.and_then(|pid| own_unit_of(pid, host));
     let unit = serving.or_else(|| configured.map(|found| found.unit.clone()));
     let unit = unit.unwrap_or_else(|| UNIT.to_owned());
     unit.strip_suffix(".service").unwrap_or(&unit).to_owned()

@@ -2,9 +2,9 @@
 
 use super::mountpoint::Mountpoint;
 use super::output;
+use crate::check::service::own_unit_of;
 use crate::exit::Failure;
 use crate::keeper::{self, restart};
-use crate::odoo::process::unit_of;
 use crate::odoo::root::Root;
 
 /// Stop the sessionfs that serves a directory, and wait until it has stopped; remove a dead mount
@@ -22,9 +22,9 @@ impl Unmount {
     pub(super) fn run(&self) -> Result<(), Failure> {
         let dir = self.mountpoint.named()?;
         if !self.after_service {
-            let unit = keeper::serving(&dir).and_then(|(pid, _)| unit_of(&Root::host(), pid));
+            let unit = keeper::serving(&dir).and_then(|(pid, _)| own_unit_of(pid, &Root::host()));
             keeper::unmount(&dir)?;
-            if let Some(unit) = unit.filter(|unit| unit.starts_with("sessionfs")) {
+            if let Some(unit) = unit {
                 output::say(format!(
                     "{unit} mounts it again; to keep it unmounted: systemctl stop {unit}"
                 ))?;

@@ -335,11 +335,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
         self.callers.report_unidentified(by);
         let (stamp, claim) = self.kept.save(by.request, self.link.stamp(alias.shard()), claim);
         self.save_is_kept(taken_back);
-        let packed = if self.link.takes_packed() {
-            Packed::of(plain.clone())
-        } else {
-            Packed::plain(plain.clone())
-        };
+        let packed = Packed::of(plain.clone(), self.link.takes_packed());
         let publish = Publish {
             birth: claim.opened.unwrap_or(stamp.id),
             stamp,

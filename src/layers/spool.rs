@@ -35,7 +35,7 @@ use self::record::{Change, FACTS_MAX_BYTES, Record, Save, change_of};
 use crate::handoff::{Kept as KeptByWorkers, Kind};
 use crate::session::content::Class;
 use crate::session::name::{Alias, Form, Shard, Sid};
-use crate::session::packing::{self, Packed};
+use crate::session::packing::Packed;
 use crate::session::policy::Lifetimes;
 use crate::session::secret::Keyring;
 use crate::store::{
@@ -435,10 +435,7 @@ impl Shared {
             && let Some(sealer) = &save.publish.sealer
         {
             let (sid, packed) = sealer.parts();
-            let head = match packed.packing {
-                packing::PLAIN => format!("{}\n", sid.expose()),
-                packing => format!("{} {packing}\n", sid.expose()),
-            };
+            let head = format!("{} {}\n", sid.expose(), packed.packing);
             kept.put(
                 Kind::Unsealed,
                 number_of(save.publish.stamp.id),
@@ -473,12 +470,8 @@ impl Shared {
     fn sealer_of(&self, publish: &Publish) -> Option<Sealer> {
         let bytes = self.kept.get()?.get(Kind::Unsealed, number_of(publish.stamp.id))?;
         let end = bytes.iter().position(|&byte| byte == b'\n')?;
-        let head = std::str::from_utf8(&bytes[..end]).ok()?;
-        let (sid, packing) = match head.split_once(' ') {
-            None => (head, packing::PLAIN),
-            Some((sid, packing)) => (sid, packing.parse().ok()?),
-        };
-        let sid = Sid::parse(sid)?;
+        let (sid, packing) = std::str::from_utf8(&bytes[..end]).ok()?.split_once(' ')?;
+        let (sid, packing) = (Sid::parse(sid)?, packing.parse().ok()?);
         let packed = Packed { packing, bytes: Bytes::from(bytes).slice(end + 1..) };
         (sid.alias() == publish.alias && packing == publish.packing)
             .then(|| Sealer::new(self.settings.keyring.clone(), sid, packed))

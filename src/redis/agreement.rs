@@ -61,7 +61,7 @@ impl Agreement {
     }
 
     /// Whether every server is known to unpack contents. Those that are not known may not.
-    fn takes_packed(&self) -> bool {
+    pub(super) fn takes_packed(&self) -> bool {
         let [_, members] = &self.known;
         members.load(Ordering::Relaxed) && self.formats().written >= PACKED_FORMAT
     }
@@ -234,11 +234,6 @@ impl RedisStore {
     /// The secret that Redis is written with, and that this server lacks, as far as is known.
     pub fn missing_secret(&self) -> Option<Fingerprint> {
         *lock(&self.inner.agreement.missing)
-    }
-
-    /// Whether every server is known to unpack contents.
-    pub(super) fn unpacks_everywhere(&self) -> bool {
-        self.inner.agreement.takes_packed()
     }
 
     /// The format in which headers are written now.

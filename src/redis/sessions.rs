@@ -167,7 +167,7 @@ impl Link for RedisStore {
     }
 
     fn takes_packed(&self) -> bool {
-        self.unpacks_everywhere()
+        self.inner.agreement.takes_packed()
     }
 
     async fn wait_up(&self, wait: Wait) -> Waited {

@@ -56,9 +56,9 @@ impl Packed {
         Self { packing: PLAIN, bytes: plain }
     }
 
-    /// The content, packed if that makes it shorter.
-    pub fn of(plain: Bytes) -> Self {
-        if plain.len() > MAX_BYTES {
+    /// The content, packed if it may be and that makes it shorter.
+    pub fn of(plain: Bytes, may_pack: bool) -> Self {
+        if !may_pack || plain.len() > MAX_BYTES {
             return Self::plain(plain);
         }
         let packed =
@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn a_session_of_odoo_takes_a_part_of_its_length() {
-        let packed = Packed::of(Bytes::from_static(SESSION.as_bytes()));
+        let packed = Packed::of(Bytes::from_static(SESSION.as_bytes()), true);
         assert_eq!(packed.packing, ZSTD_1);
         assert!(packed.bytes.len() < SESSION.len() / 2, "{}", packed.bytes.len());
     }
@@ -119,11 +119,12 @@ mod tests {
     #[test]
     fn what_is_not_made_shorter_or_long_is_kept_as_it_is() {
         let noise: Bytes = (0..500).map(|_| rand::random::<u8>()).collect();
-        assert_eq!(Packed::of(noise.clone()), Packed::plain(noise));
-        assert_eq!(Packed::of(Bytes::new()), Packed::plain(Bytes::new()));
+        assert_eq!(Packed::of(noise.clone(), true), Packed::plain(noise));
+        assert_eq!(Packed::of(Bytes::new(), true), Packed::plain(Bytes::new()));
         let long = Bytes::from(vec![0; MAX_BYTES + 1]);
-        assert_eq!(Packed::of(long.clone()), Packed::plain(long));
-        assert_eq!(Packed::of(Bytes::from(vec![0; MAX_BYTES])).packing, ZSTD_1);
+        assert_eq!(Packed::of(long.clone(), true), Packed::plain(long));
+        assert_eq!(Packed::of(Bytes::from(vec![0; MAX_BYTES]), true).packing, ZSTD_1);
+        assert_eq!(Packed::of(Bytes::from(vec![0; MAX_BYTES]), false).packing, PLAIN);
     }
 
     #[test]
@@ -136,7 +137,7 @@ mod tests {
         #[test]
         fn each_content_is_what_it_was(plain in proptest::collection::vec(any::<u8>(), 0..2000), repeated in 1..20_usize) {
             let plain = plain.repeat(repeated);
-            prop_assert_eq!(unpacked(&Packed::of(plain.clone().into())), Some(plain));
+            prop_assert_eq!(unpacked(&Packed::of(plain.clone().into(), true)), Some(plain));
         }
 
         #[test]

@@ -163,9 +163,9 @@ impl Overlay {
 
     /// Whether a change of that id is kept of this session.
     pub(super) fn has_change(&self, alias: &Alias, id: ChangeId) -> bool {
-        let numbers = self.by_alias.get(alias).into_iter().flatten();
-        let ids = numbers.filter_map(|number| self.entries.get(number));
-        ids.into_iter().any(|entry| entry.record.change.stamp().id == id)
+        let mut numbers = self.by_alias.get(alias).into_iter().flatten();
+        numbers
+            .any(|&number| self.record(number).is_some_and(|record| record.change.stamp().id == id))
     }
 
     /// Whether there is room for a change of that size.

@@ -14,7 +14,7 @@ use crate::store::{Amend, ChangeId, Claim, Mtime, Publish, Stamp, Unlink};
 
 /// Begins every file. Another format has another number.
 const MAGIC: &str = "sessionfs-kept 1";
-/// The same where the content is packed: a version that cannot unpack it leaves the file alone.
+/// The same where the content is packed: a version that cannot unpack it does not send it, and sets the file aside.
 const MAGIC_PACKED: &str = "sessionfs-kept 2";
 /// A file is no longer than this and its contents. The facts are bounded texts.
 pub(super) const FACTS_MAX_BYTES: u64 = 16 * 1024;

@@ -18,7 +18,7 @@ local POLICY = {
 local NO_ID = '00000000000000000000000000000000'
 -- The formats that are read, of which this one is written (envelope.rs knows the oldest, too).
 local OLDEST, NEWEST, WRITTEN = 2, tonumber(args.newest_format), tonumber(args.written_format)
--- From this one on a content may be packed.
+-- From this one on a content may be packed (envelope.rs holds the same number).
 local PACKED = 3
 -- Longer than any header line (envelope.rs holds the same number).
 local HEADER_BYTES = 1536
