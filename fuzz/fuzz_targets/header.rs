@@ -8,6 +8,11 @@ mod session {
     pub mod change;
     pub mod content;
     pub mod name;
+
+    /// What the reader of headers takes from it. The module itself would bring a compressor along.
+    pub mod packing {
+        pub const PLAIN: u16 = 0;
+    }
 }
 
 /// What the reader of headers takes from the port. The port itself would bring the ciphers along.
