@@ -27,6 +27,9 @@ use crate::odoo::root::Root;
 use crate::session::secret::{Keyring, Secret};
 use service::Configured;
 
+/// How many directories are looked at at once.
+const AT_ONCE: usize = 8;
+
 /// How much a finding matters, the most first.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -325,8 +328,9 @@ pub(crate) fn check(asked: &Asked) -> Result<Vec<Report>, Failure> {
     let odoo = Odoo::look(&host, asked.odoo_conf.as_deref());
     let configured = Configured::all(&host);
     let mut reports: Vec<Report> = Vec::new();
-    for directory in directories(asked, &odoo, &configured, &host)? {
-        let mut report = look(directory, asked, &odoo, &configured, &host)?;
+    let directories = directories(asked, &odoo, &configured, &host)?;
+    for report in look_at_all(&directories, |one| look(one, asked, &odoo, &configured, &host)) {
+        let mut report = report?;
         report.findings.retain(|finding| {
             let is_same = |other: &Finding| (other.id, &other.what) == (finding.id, &finding.what);
             !reports.iter().flat_map(|other| &other.findings).any(is_same)
@@ -334,6 +338,23 @@ pub(crate) fn check(asked: &Asked) -> Result<Vec<Report>, Failure> {
         reports.push(report);
     }
     Ok(reports)
+}
+
+/// Looks at several at once: each may have to be waited for.
+fn look_at_all<T: Send>(directories: &[PathBuf], look: impl Fn(PathBuf) -> T + Sync) -> Vec<T> {
+    let (mut found, look) = (Vec::new(), &look);
+    for some in directories.chunks(AT_ONCE) {
+        std::thread::scope(|scope| {
+            let looking: Vec<_> =
+                some.iter().map(|one| scope.spawn(move || look(one.clone()))).collect();
+            let looked = looking.into_iter().map(|one| match one.join() {
+                Ok(found) => found,
+                Err(panic) => std::panic::resume_unwind(panic),
+            });
+            found.extend(looked);
+        });
+    }
+    found
 }
 
 /// Looks at everything that one mount needs.
@@ -347,13 +368,15 @@ fn look(
     let serving = crate::keeper::serving(&directory);
     let keeper = serving.map(|(pid, _)| pid);
     let since = serving.map(|(_, since)| since);
-    let own = configured.iter().find(|found| found.mountpoint == directory);
+    let own = configured.iter().find(|found| real(found.mountpoint.clone(), odoo) == directory);
     let unit = service::unit_for(keeper, own, host);
     let place = place(&asked.place, keeper, own, host);
 
     let flags = Flags { place: place.clone(), ..Flags::default() };
     let config = Config::resolve(&directory, &flags);
-    let mount = mount::Facts::gather(&directory, &odoo.mounts, keeper, &unit);
+    let is_named = asked.place.config.is_some() || asked.place.redis.is_some();
+    let is_set_up = is_named || keeper.is_some() || own.is_some_and(|found| !found.is_removed);
+    let mount = mount::Facts::gather(&directory, &odoo.mounts, keeper, &unit, is_set_up);
     let max_age =
         config.as_ref().map_or(config::IMPORT_MAX_AGE_MS, |config| config.import.max_age_ms);
     let max_age = Duration::from_millis(max_age);

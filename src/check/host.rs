@@ -72,7 +72,7 @@ impl Facts {
             let text = failure.to_string();
             let (what, remedy) = text
                 .rsplit_once("; ")
-                .unwrap_or((&text, "correct it; docs/configuration.md has every key"));
+                .unwrap_or((&text, "correct it; man sessionfs.toml has all keys"));
             found.push(Finding::new(Id::Configuration, what, remedy));
         }
         if !self.fuse {

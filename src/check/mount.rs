@@ -11,9 +11,10 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 
 use super::{Finding, Id, counted};
+use crate::exit::ExitCode;
 use crate::host::ask::ask;
 use crate::host::mount_table::{FSTYPE, MountTable, Mounted};
-use crate::keeper::mount::FOREIGN_REMEDY;
+use crate::keeper::mount::{FOREIGN_REMEDY, Mountpoint};
 use crate::shell;
 
 /// Longer than Redis may be away in an ordinary moment, shorter than a person waits.
@@ -34,8 +35,12 @@ pub(crate) struct Facts {
     pub owner: Option<u32>,
     /// Whether there is such a directory.
     pub exists: bool,
+    /// Why nothing can be mounted there, and what to do, if it contains files that are not Odoo's.
+    pub occupied: Option<(String, String)>,
     /// The unit that serves it, or would.
     pub unit: String,
+    /// Whether somebody has set that up, or serves it.
+    pub is_set_up: bool,
 }
 
 /// How a mount answers.
@@ -62,6 +67,7 @@ impl Facts {
         mounts: &MountTable,
         keeper: Option<i32>,
         unit: &str,
+        is_set_up: bool,
     ) -> Self {
         let layers: Vec<String> =
             mounts.layers(directory).map(|layer| layer.fstype.clone()).collect();
@@ -81,12 +87,14 @@ impl Facts {
             directory: directory.to_owned(),
             // What is mounted there may not answer.
             exists: !layers.is_empty() || directory.is_dir(),
+            occupied: layers.is_empty().then(|| occupied(directory)).flatten(),
             layers,
             keeper,
             may_see_keeper,
             answer,
             owner,
             unit: unit.to_owned(),
+            is_set_up,
         }
     }
 
@@ -105,6 +113,23 @@ impl Facts {
                 "name the session directory: sessionfs discover shows which one Odoo uses",
             ),
             None => {
+                let set_up = format!("sessionfs-setup (without systemd: sessionfs mount {dir})");
+                if let Some((what, remedy)) = &self.occupied {
+                    let start = format!("{before}systemctl start {unit}");
+                    let then = if self.is_set_up { start } else { set_up };
+                    return Some(Finding::new(
+                        Id::NotMounted,
+                        what,
+                        format!("{remedy}, then {then}"),
+                    ));
+                }
+                if !self.is_set_up {
+                    return Some(Finding::new(
+                        Id::NotMounted,
+                        format!("nothing is mounted on {dir}, and no configuration names it"),
+                        format!("set it up: {set_up}"),
+                    ));
+                }
                 let first =
                     cause.map_or(String::new(), |cause| format!("correct {}, then ", cause.name()));
                 Finding::new(
@@ -206,6 +231,17 @@ impl Facts {
         }
         found
     }
+}
+
+/// Why nothing can be mounted on a directory, and what to do, if its files are the reason.
+fn occupied(directory: &Path) -> Option<(String, String)> {
+    let failure = Mountpoint::take(directory).err()?;
+    if failure.code != ExitCode::NotEmpty {
+        return None;
+    }
+    let text = failure.to_string();
+    let (what, remedy) = text.rsplit_once("; ")?;
+    Some((what.to_owned(), remedy.to_owned()))
 }
 
 /// A visitor's session, saved, read and ended as Odoo does it. What it leaves is the mark of an

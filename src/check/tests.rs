@@ -35,7 +35,9 @@ fn mount() -> mount::Facts {
         answer: Some(Answer::Served { uid: 110, took_ms: 3 }),
         owner: Some(110),
         exists: true,
+        occupied: None,
         unit: "sessionfs".into(),
+        is_set_up: true,
     }
 }
 
@@ -264,6 +266,17 @@ fn cases() -> Vec<(Id, Vec<Finding>, &'static str)> {
             Id::Unserved,
             answered(Answer::Failed("saved".into(), "EIO".into())).findings(None, None),
             "in /srv/odoo/sessions a session cannot be saved: EIO",
+        ),
+        (
+            Id::NotMounted,
+            mount::Facts { is_set_up: false, ..mounted(&[]) }.findings(None, None),
+            "nothing is mounted on /srv/odoo/sessions, and no configuration names it",
+        ),
+        (
+            Id::NotMounted,
+            mount::Facts { occupied: Some(("it has notes".into(), String::new())), ..mounted(&[]) }
+                .findings(None, None),
+            "it has notes",
         ),
         (
             Id::Layers,

@@ -399,7 +399,7 @@ pub(crate) fn unknown_key(key: &str) -> Failure {
         );
     }
     let remedy = nearest(key).map_or_else(
-        || "see docs/configuration.md for all keys".to_owned(),
+        || "man sessionfs.toml has all keys".to_owned(),
         |near| format!("did you mean '{near}'?"),
     );
     Failure::new(ExitCode::UnknownKey, format!("unknown key '{key}'; {remedy}"))
@@ -494,7 +494,7 @@ mod tests {
             ("[lifetimes]\nidle = '1h'", "unknown key 'lifetimes'; did you mean 'lifetime'?"),
             ("idle = '1h'", "unknown key 'idle'; did you mean 'lifetime.idle'?"),
             ("[redis]\nmemory = '1MiB'", "'redis.memory'; did you mean 'private_redis.memory'?"),
-            ("quux = 1", "unknown key 'quux'; see docs/configuration.md"),
+            ("quux = 1", "unknown key 'quux'; man sessionfs.toml has all keys"),
             (
                 "[limits]\nnodes = 5000",
                 "unknown key 'limits.nodes'; it was renamed to 'limits.inodes'",
