@@ -244,7 +244,10 @@ pub enum Published {
     /// It is the current version (or was, after an earlier attempt).
     Taken(Meta),
     /// A retry that found something newer than its first attempt. Nothing changed.
-    Superseded,
+    Superseded {
+        /// The birth of what is newer, if the save would have gone on with it, had it come first.
+        birth: Option<ChangeId>,
+    },
     /// It would have revived a session that has ended, or destroyed one.
     Refused(Refusal),
     /// The save belongs to another life than the one that its content is sealed for. Nothing

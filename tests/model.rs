@@ -403,7 +403,7 @@ impl<'a> History<'a> {
         let again = publish.stamp.attempt == Attempt::Again;
         let got = match node.publish(publish).await.map_err(|error| error.to_string())? {
             Published::Taken(meta) => Outcome::Taken(meta),
-            Published::Superseded => Outcome::Superseded,
+            Published::Superseded { birth } => Outcome::Superseded(birth),
             Published::Refused(_) => Outcome::Refused,
             Published::Rebind { birth } => Outcome::Rebind(birth),
         };

@@ -415,18 +415,42 @@ fn newer_content_of_another_server_wins() {
     // For this server alone Redis is away.
     let _: () = redis.run("CONFIG SET maxmemory 1");
     in_thread(|| saving.end());
-    let freeze = |state| {
-        let worker = nix::unistd::Pid::from_raw(i32::try_from(mount.worker()).unwrap());
-        nix::sys::signal::kill(worker, state).unwrap();
-    };
-    freeze(nix::sys::signal::Signal::SIGSTOP);
-    let _: () = redis.run("CONFIG SET maxmemory 0");
-    until(&second, || in_thread(|| second.save_in_request(&id, &authenticated("newer"))).is_ok());
-    freeze(nix::sys::signal::Signal::SIGCONT);
+    saved_meanwhile(&redis, &mount, &second, &id);
     mount.wait_for_log("reason=\"superseded\"");
     for node in [&mount, &second] {
         assert_eq!(in_thread(|| node.read(&id)).unwrap(), authenticated("newer"));
     }
+}
+
+/// The second server saves, and Redis has room again, before the first one can send anything.
+fn saved_meanwhile(redis: &Redis, first: &Mount, second: &Mount, id: &str) {
+    let freeze = |state| {
+        let worker = nix::unistd::Pid::from_raw(i32::try_from(first.worker()).unwrap());
+        nix::sys::signal::kill(worker, state).unwrap();
+    };
+    freeze(nix::sys::signal::Signal::SIGSTOP);
+    let _: () = redis.run("CONFIG SET maxmemory 0");
+    until(second, || in_thread(|| second.save_in_request(id, &authenticated("newer"))).is_ok());
+    freeze(nix::sys::signal::Signal::SIGCONT);
+}
+
+#[test]
+fn who_saved_what_is_superseded_goes_on_with_what_is_newer() {
+    let (redis, mount) = node();
+    let second = Mount::start(&redis, "");
+    let id = sid("ab", 1);
+    in_thread(|| second.save(&id, &authenticated("old")).unwrap());
+    in_thread(|| {
+        // This thread has not read it, so its saves seem to begin a life.
+        let saving = ["one", "two"].map(|note| Saving::begin(&mount, &id, &authenticated(note)));
+        let _: () = redis.run("CONFIG SET maxmemory 1");
+        saving.into_iter().for_each(Saving::end);
+        saved_meanwhile(&redis, &mount, &second, &id);
+        until_sent(&mount);
+        assert_eq!(in_thread(|| second.read(&id)).unwrap(), authenticated("newer"));
+        mount.save(&id, &authenticated("three")).unwrap();
+    });
+    assert_eq!(in_thread(|| second.read(&id)).unwrap(), authenticated("three"));
 }
 
 #[test]

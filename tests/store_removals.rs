@@ -210,7 +210,11 @@ async fn a_removal_that_nobody_has_noticed_is_not_undone_by_an_older_save() {
         if seen {
             assert_eq!(look(&one, &sid).await, None);
         }
-        assert_eq!(two.publish(&again(&lost)).await, Ok(Published::Superseded), "seen: {seen}");
+        assert_eq!(
+            two.publish(&again(&lost)).await,
+            Ok(Published::Superseded { birth: None }),
+            "seen: {seen}"
+        );
         assert_eq!(look(&one, &sid).await, None);
         // What was saved after its end has the name to itself.
         let anew = taken(&two, &again(&newer)).await;

@@ -135,7 +135,7 @@ async fn a_change_is_as_old_as_it_is_also_if_the_time_was_not_known() {
     redis.resume();
     let worker = connected(worker).await;
     let newer = taken(&other, &page(&other, &sid, born.birth)).await;
-    assert_eq!(worker.publish(&again(&slow)).await, Ok(Published::Superseded));
+    assert_eq!(worker.publish(&again(&slow)).await, Ok(Published::Superseded { birth: None }));
     assert_eq!(look(&worker, &sid).await.map(|meta| meta.version), Some(newer.version));
     // What was never sent is made now.
     assert_eq!(taken(&worker, &late).await.version, late.stamp.id);

@@ -37,7 +37,7 @@ async fn a_late_retry_of_a_save_does_not_undo_a_newer_save() {
     settle().await;
     let newer = taken(&two, &page(&two, &sid, born.birth)).await;
     // Its first sending never arrived, or its reply was lost: both look alike from here.
-    assert_eq!(one.publish(&again(&slow)).await, Ok(Published::Superseded));
+    assert_eq!(one.publish(&again(&slow)).await, Ok(Published::Superseded { birth: None }));
     assert_eq!(look(&one, &sid).await.map(|m| m.version), Some(newer.version));
 }
 
@@ -50,7 +50,9 @@ async fn a_save_whose_reply_was_lost_does_not_undo_what_was_saved_since() {
     let born = taken(&one, &first).await;
     settle().await;
     let newer = taken(&two, &page(&two, &sid, born.birth)).await;
-    assert_eq!(one.publish(&again(&first)).await, Ok(Published::Superseded));
+    // Whoever made it did not know of a life, and is told which one it is.
+    let birth = Some(born.birth);
+    assert_eq!(one.publish(&again(&first)).await, Ok(Published::Superseded { birth }));
     assert_eq!(look(&one, &sid).await.map(|m| m.version), Some(newer.version));
 }
 
@@ -68,7 +70,7 @@ async fn a_first_sending_that_was_stuck_on_its_way_counts_as_a_retry() {
     let newer = taken(&two, &page(&two, &sid, born.birth)).await;
     gone(&two, &removal(&two, &other)).await;
     let anew = taken(&two, &visit(&two, &other)).await;
-    assert_eq!(one.publish(&stuck).await, Ok(Published::Superseded));
+    assert_eq!(one.publish(&stuck).await, Ok(Published::Superseded { birth: None }));
     assert_eq!(one.unlink(&stuck_unlink).await, Ok(Unlinked::Superseded));
     assert_eq!(look(&one, &sid).await.map(|m| m.version), Some(newer.version));
     assert_eq!(look(&one, &other).await.map(|m| m.version), Some(anew.version));
@@ -99,14 +101,14 @@ async fn a_late_retry_of_a_save_does_not_undo_a_logout() {
     for publish in [&first, &page(&one, &sid, born.birth)] {
         let outcome = one.publish(&again(publish)).await;
         assert!(
-            matches!(outcome, Ok(Published::Superseded | Published::Refused(_))),
+            matches!(outcome, Ok(Published::Superseded { birth: None } | Published::Refused(_))),
             "{outcome:?}"
         );
         assert_eq!(look(&one, &sid).await, None);
     }
     // Not even an anonymous one, which the name would otherwise be free for.
     let visitor = Publish { stamp: first.stamp, ..visit(&one, &sid) };
-    assert_eq!(one.publish(&again(&visitor)).await, Ok(Published::Superseded));
+    assert_eq!(one.publish(&again(&visitor)).await, Ok(Published::Superseded { birth: None }));
 }
 
 #[tokio::test]

@@ -389,7 +389,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
                 self.inodes().publish(inode, version);
             }
             // Something newer is current, of a birth that is not known here.
-            Ok(Published::Superseded) => {
+            Ok(Published::Superseded { .. }) => {
                 // The rename is done, even if the temp file has no attributes any more.
                 if let Ok(attributes) = self.staging_attributes(inode) {
                     let attributes = Attributes { mode: Some(SAVED_MODE), ..attributes };

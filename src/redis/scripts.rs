@@ -500,6 +500,15 @@ impl Answer {
         envelope::parse_id(&self.text()?).ok_or_else(|| self.strange())
     }
 
+    /// The id of a change, or nothing.
+    pub(super) fn optional_id(&mut self) -> Result<Option<ChangeId>, StoreError> {
+        let text = self.text()?;
+        if text.is_empty() {
+            return Ok(None);
+        }
+        envelope::parse_id(&text).map(Some).ok_or_else(|| self.strange())
+    }
+
     pub(super) fn header(&mut self) -> Result<Header, StoreError> {
         let (header, _) = Header::parse_read(&self.bytes()?)?;
         Ok(header)

@@ -81,7 +81,7 @@ impl Sessions for RedisStore {
                 }
                 Ok(Published::Taken(meta(&mut answer)?))
             }
-            "superseded" => Ok(Published::Superseded),
+            "superseded" => Ok(Published::Superseded { birth: answer.optional_id()? }),
             "refused" => Ok(Published::Refused(refusal(&answer.text()?))),
             "rebind" => Ok(Published::Rebind { birth: answer.id()? }),
             _ => Err(answer.strange()),

@@ -192,7 +192,7 @@ impl Sessions for Memory {
         self.answered().await;
         Ok(match outcome {
             Outcome::Taken(meta) => Published::Taken(meta),
-            Outcome::Superseded => Published::Superseded,
+            Outcome::Superseded(birth) => Published::Superseded { birth },
             Outcome::Refused => Published::Refused(Refusal::Ended),
             Outcome::Rebind(birth) => Published::Rebind { birth },
         })

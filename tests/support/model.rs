@@ -19,7 +19,7 @@ pub const UNIT: u64 = 60_000;
 #[derive(Debug, PartialEq)]
 pub enum Outcome {
     Taken(Meta),
-    Superseded,
+    Superseded(Option<ChangeId>),
     Refused,
     Rebind(ChangeId),
 }
@@ -227,7 +227,11 @@ impl Model {
         let is_own =
             !old_alive && old.as_ref().is_some_and(|old| old.is_taken_back(publish, self.now));
         if again && saved.is_some_and(|saved| saved > publish.stamp.first_ms) && !is_own {
-            return Outcome::Superseded;
+            let belongs = old.filter(|old| {
+                let is_alike = old.content.class == publish.content.class;
+                old_alive && is_alike && publish.claim.opened.is_none()
+            });
+            return Outcome::Superseded(belongs.map(|old| old.birth));
         }
         let Some(goes_on) = goes_on(publish, old.as_ref(), old_alive, is_own) else {
             return Outcome::Refused;

@@ -205,6 +205,8 @@ impl<S: Sessions + Link + Clone> Spool<S> {
             return Outcome::Dropped("expired");
         }
         let opened = self.shared.life_of(save.publish.claim.opened);
+        // Its life was not known. A real one stands for itself, whatever becomes of the save.
+        let is_supposed = save.publish.birth == save.publish.stamp.id;
         let mut birth: ChangeId = opened.unwrap_or(save.publish.birth);
         for _ in 0..MAX_REBINDS {
             let Some(mut publish) = save.for_birth(birth) else {
@@ -217,14 +219,20 @@ impl<S: Sessions + Link + Clone> Spool<S> {
             publish.claim.opened = opened.or(publish.claim.opened);
             match self.sessions.publish(&publish).await {
                 Ok(Published::Taken(meta)) => {
-                    // Only of a life that was supposed: a real one stands for itself. If the save had arrived at the
-                    // first attempt, it was sealed for that life then.
-                    if save.publish.birth == save.publish.stamp.id {
+                    // If the save had arrived at the first attempt, it was sealed for that life then.
+                    if is_supposed {
                         self.shared.is_life(save.publish.birth, meta.birth);
                     }
                     return Outcome::Sent;
                 }
-                Ok(Published::Superseded) => return Outcome::Dropped("superseded"),
+                Ok(Published::Superseded { birth }) => {
+                    if let Some(birth) = birth
+                        && is_supposed
+                    {
+                        self.shared.is_life(save.publish.birth, birth);
+                    }
+                    return Outcome::Dropped("superseded");
+                }
                 Ok(Published::Refused(reason)) => {
                     Event::SaveRefused { alias: &publish.alias, reason }.emit();
                     return Outcome::Dropped("refused");

@@ -1,5 +1,6 @@
 -- Makes a save the current version, by the rules of births: nothing that ended is revived.
--- Answers: taken, activity, left, header | superseded | refused, code | rebind, birth | failed, why
+-- Answers: taken, activity, left, header | superseded, birth or '' | refused, code | rebind, birth |
+-- failed, why
 
 local alias, id, first_ms, retry = args.alias, args.id, tonumber(args.first_ms), is_retry()
 local class, uid, opened, sibling_alias = args.class, args.uid, args.opened, args.sibling
@@ -27,7 +28,11 @@ if old then
   alive = lives(keys.session, keys.index, alias, old)
   -- It ended by this thread's own removal, and nothing came between.
   takes_back = not alive and is_held_one(old)
-  if retry and old.saved > first_ms and not takes_back then return answer('superseded') end
+  if retry and old.saved > first_ms and not takes_back then
+    -- Whoever made this save without knowing of a life belongs to that of the newer one.
+    local belongs = alive and opened == '' and old.class == class
+    return answer('superseded', belongs and old.birth or '')
+  end
 end
 
 -- Whether this save continues the life of `old`; otherwise a new one begins.
