@@ -27,6 +27,7 @@ use std::time::Duration;
 
 use crate::error::Result;
 use crate::handoff::Kept;
+use crate::session::name::Alias;
 use crate::session::secret::Keyring;
 use crate::sync::lock;
 
@@ -52,7 +53,7 @@ mod stale;
 pub(crate) mod thread;
 pub(crate) mod unlink;
 
-use crate::store::{Link, Observer, Sessions, Usage, Wait};
+use crate::store::{Changes, Link, Observer, Sessions, Usage, Wait};
 use caller::{Callers, Proc, Processes};
 use grants::Grants;
 use handle::Handles;
@@ -90,6 +91,9 @@ pub struct Settings {
     pub max_inodes: usize,
     /// Beyond this size the content of inodes is dropped, and fetched again when it is opened.
     pub max_content_bytes: usize,
+    /// How long the kernel may keep the name of a session that is at hand. Whether it still stands for that version is
+    /// asked at each `open`; `stat` may be so long behind a change that the kernel could not be told.
+    pub name_valid_ms: u64,
     /// The longest single wait of an `open` for a large content.
     pub open_step_ms: u64,
     /// After so long an `open` fails, however often it was told to try again.
@@ -121,6 +125,7 @@ impl Default for Settings {
             staging_orphan_ms: 60 * 1000,
             max_inodes: 1_000_000,
             max_content_bytes: 64 * 1024 * 1024,
+            name_valid_ms: 0,
             open_step_ms: 2000,
             open_budget_ms: 20_000,
             background_argv: vec!["gevent".into()],
@@ -174,6 +179,7 @@ pub struct Core<S, L> {
     callers: Callers,
     patience: Mutex<Patience>,
     poisoned: Mutex<Poisoned>,
+    name_valid: Duration,
     open_step: Duration,
     open_budget: Duration,
     max_anonymous_bytes: u64,
@@ -203,6 +209,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
             observer: settings.observer.clone(),
             callers: Callers::new(settings),
             patience: Mutex::new(Patience::new(Duration::from_millis(settings.open_budget_ms))),
+            name_valid: Duration::from_millis(settings.name_valid_ms),
             open_step: Duration::from_millis(settings.open_step_ms),
             open_budget: Duration::from_millis(settings.open_budget_ms),
             max_anonymous_bytes: settings.max_anonymous_bytes,
@@ -298,6 +305,15 @@ impl<S: Sessions, L: Link> Core<S, L> {
     fn threads(&self) -> MutexGuard<'_, Threads> {
         lock(&self.threads)
     }
+}
+
+impl<S: Sessions, L: Link> Changes for Core<S, L> {
+    fn changed(&self, alias: &Alias) {
+        self.inodes().forget_name(alias);
+    }
+
+    /// Each `open` asks, and the kernel asks for names again after a while.
+    fn all_changed(&self) {}
 }
 
 /// How long the kernel may keep what never changes: attributes of versions, and names of shards.

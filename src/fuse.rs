@@ -6,6 +6,7 @@
 //! - [`handling`]: which threads are handling a request
 //! - [`handshake`]: a session on a connection that may have been served before
 //! - [`in_flight`]: requests that are not answered, as the next worker finds them
+//! - [`pages`]: gives the kernel what was just saved
 //! - [`recovery`]: answers what the worker before has not answered
 //! - [`wire`]: the framing of requests and answers
 
@@ -30,6 +31,7 @@ use crate::store::{Link, Sessions};
 use adapter::{Adapter, Origin};
 use in_flight::InFlight;
 use kernel::Offers;
+use pages::Pages;
 use recovery::{Device, Recovery};
 use wire::Init;
 
@@ -39,6 +41,7 @@ pub(crate) mod handling;
 mod handshake;
 mod in_flight;
 pub(crate) mod kernel;
+mod pages;
 mod recovery;
 pub(crate) mod wire;
 
@@ -92,9 +95,10 @@ pub(crate) fn serve<S: Sessions, L: Link>(
         && Offers::from_environment().resend();
     // One for all threads.
     let in_flight = InFlight::new(kept.clone(), sends_again);
+    let pages = Pages::default();
     let adapter = |origin| {
-        let in_flight = in_flight.clone();
-        Adapter::new(Arc::clone(core), tree, runtime.clone(), in_flight, origin)
+        let (in_flight, pages) = (in_flight.clone(), pages.clone());
+        Adapter::new(Arc::clone(core), tree, runtime.clone(), in_flight, pages, origin)
     };
     let session = if let Some(served) = &served {
         let known = Known {
@@ -111,6 +115,9 @@ pub(crate) fn serve<S: Sessions, L: Link>(
         let config = config(SESSION_THREADS);
         Session::from_fd(adapter(Origin::Kernel), device, SessionACL::All, config)?
     };
+    if Offers::from_environment().notify_store() {
+        pages.begin(session.notifier());
+    }
     on_serving();
     if let Some(evictions) = core.take_evictions() {
         let notifier = session.notifier();

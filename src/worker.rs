@@ -42,7 +42,7 @@ use crate::layers::single_flight::SingleFlight;
 use crate::layers::spool::Spool;
 use crate::redis::{self, RedisStore};
 use crate::session::secret::Keyring;
-use crate::store::Observer;
+use crate::store::{Changes, Observer};
 use crate::supervision::{Channel, Handover, RedisState, Report};
 use disks::Disks;
 use first_contact::Contact;
@@ -170,6 +170,7 @@ fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
     let shared = SingleFlight::over(sessions.clone());
     let core = Core::new(shared, store.clone(), keyring.clone(), &settings)
         .map_err(|e| unusable_staging(&config, &e))?;
+    store.tell_changes(Arc::clone(&core) as Arc<dyn Changes>);
     // They are carried out by tasks.
     runtime.block_on(async { core.take_up_removals() });
     let held = Arc::clone(&core);

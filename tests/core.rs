@@ -420,6 +420,8 @@ fn the_inode_of_an_overtaken_save_shows_itself_and_opens_what_is_current() {
     let change = Change { mode: Some(0o640), ..Change::default() };
     here.run(here.core.set_attributes(thread(1), inode, None, change)).unwrap();
     assert_eq!(here.store.requests(), before);
+    // Whoever still has it by its name is to look again, once: it may be by a descriptor.
+    assert_eq!(here.open_inode(thread(1), inode), Err(libc::ESTALE));
     let handle = here.open_inode(thread(1), inode).unwrap();
     assert_eq!(here.read_handle(handle), person("theirs"));
     here.core.release(handle);

@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use support::http::{metric, until};
@@ -207,5 +208,72 @@ fn a_redis_that_does_not_tell_is_asked_at_every_open() {
     for node in &nodes {
         assert!(hits_and_misses(node).0 < 1.0);
         node.wait_for_log("changes_not_told");
+    }
+}
+
+/// How many requests of this kind the kernel has sent.
+fn requests(mount: &Mount, operation: &str) -> f64 {
+    let line = format!("sessionfs_request_duration_seconds_count{{operation=\"{operation}\"}}");
+    metric(mount, &line).unwrap_or_default()
+}
+
+#[test]
+fn the_kernel_keeps_the_names_of_known_sessions() {
+    let (_redis, [one, other]) = nodes(NEAR);
+    let sid = sid("ab", 1);
+    one.save(&sid, &authenticated("x")).unwrap();
+    for node in [&one, &other] {
+        // The first one is asked for, the second one is known.
+        for _ in 0..2 {
+            assert_eq!(node.read(&sid).unwrap(), authenticated("x"));
+        }
+        let before = requests(node, "lookup");
+        for _ in 0..100 {
+            assert_eq!(node.read(&sid).unwrap(), authenticated("x"));
+        }
+        assert!(requests(node, "lookup") - before < 10.0);
+    }
+    // The other kernel is told to forget it.
+    one.save(&sid, &authenticated("longer than before")).unwrap();
+    soon_reads(&other, &sid, &authenticated("longer than before"));
+    let is_there = |node: &Mount| node.sharded(&sid).try_exists().unwrap();
+    in_thread(|| one.unlink(&sid)).unwrap();
+    assert!(!is_there(&one));
+    until("it is gone", || !is_there(&other));
+}
+
+#[test]
+fn a_kept_name_shows_what_was_set_by_it() {
+    let (_redis, [one, other]) = nodes(NEAR);
+    let sid = sid("ab", 1);
+    one.save(&sid, &authenticated("x")).unwrap();
+    let path = one.sharded(&sid);
+    for _ in 0..2 {
+        one.read(&sid).unwrap();
+    }
+    let then = std::time::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    let mtime = |path: &std::path::Path| path.metadata().unwrap().modified().unwrap();
+    std::fs::File::open(&path).unwrap().set_modified(then).unwrap();
+    assert_eq!(mtime(&path), then);
+    assert_eq!(one.read(&sid).unwrap(), authenticated("x"));
+    assert_eq!(mtime(&path), then);
+    until("the other server shows it", || mtime(&other.sharded(&sid)) == then);
+}
+
+#[test]
+fn what_was_saved_is_read_without_a_request() {
+    for (freshness, without) in [(NEAR, ""), ("", ""), (NEAR, "notify_store")] {
+        let redis = Redis::start();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sessionfs"));
+        command.env("SESSIONFS_KERNEL_WITHOUT", without);
+        let mount = Mount::start_in(&redis, freshness, command);
+        for round in 0..50 {
+            let (sid, content) = (sid("ab", round % 5), authenticated(&round.to_string()));
+            mount.save(&sid, &content).unwrap();
+            assert_eq!(mount.read(&sid).unwrap(), content);
+        }
+        // It is given to the kernel if the file was closed in time, which is nearly always.
+        let reads = requests(&mount, "read");
+        assert_eq!(reads < 25.0, without.is_empty(), "{reads} of 50 in {freshness:?} {without:?}");
     }
 }

@@ -14,6 +14,8 @@ use crate::error::{Error, Result};
 use crate::session::name::{Alias, Form, Sid};
 use crate::store::{Amend, Link, Lookup, Meta, Mtime, Sessions, StoreError, Wait, Waited};
 
+/// For the `fstat` after the CREATE. By its rename the file becomes a session, with other attributes.
+const STAGING_VALID: Duration = Duration::from_secs(1);
 const HOUR_NS: i64 = 3_600_000_000_000;
 
 /// A file or a directory.
@@ -116,7 +118,8 @@ impl Attributes {
             mtime_ns,
             atime_ns: mtime_ns,
             mode: Some(staged.mode()),
-            valid: Duration::ZERO,
+            // Nobody but this kernel changes them, and it forgets what its writes change.
+            valid: STAGING_VALID,
         })
     }
 }
@@ -258,6 +261,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
         };
         match answer {
             Ok(Some(meta)) => {
+                self.inodes().amend(inode, &meta);
                 // These are the attributes of the new version on the inode of the old one, so the
                 // kernel may not keep them. Its next look-up finds the new inode.
                 Ok(Attributes { valid: Duration::ZERO, ..Attributes::of_version(inode, &meta) })

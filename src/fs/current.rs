@@ -12,7 +12,7 @@ use super::poison::DIED_OF_IT;
 use crate::error::{Error, Result};
 use crate::session::name::{Alias, Sid};
 use crate::store::current::{Current, found, look};
-use crate::store::{Bound, Link, Lookup, Meta, Sessions, StoreError};
+use crate::store::{Bound, ChangeId, Link, Lookup, Meta, Sessions, StoreError};
 use crate::telemetry::Event;
 
 /// What a name stands for now. A name that stands for nothing is an error.
@@ -87,12 +87,23 @@ impl<S: Sessions, L: Link> Core<S, L> {
         let (meta, bytes) = match known {
             Some(bytes) => (meta, bytes),
             None => match found(&self.keyring, sid, Lookup::Session { meta, bound, sealed }) {
-                Current::Version { meta, plain } => (meta, plain),
+                Current::Version { meta, plain } => {
+                    self.inodes().keep_content(alias, meta.version, &plain);
+                    (meta, plain)
+                }
                 _ => return None,
             },
         };
         let (sid, alias) = (sid.clone(), alias.clone());
         Some(Version { sid, alias, meta, bytes: Some(bytes) })
+    }
+
+    /// Whether this version is still the current one as far as is known here.
+    pub(super) fn is_at_hand(&self, alias: &Alias, version: ChangeId) -> bool {
+        matches!(
+            self.sessions.at_hand(alias),
+            Some(Lookup::Session { meta, .. }) if meta.version == version
+        )
     }
 
     /// Whether the store can be asked for a session without waiting for anything else.

@@ -4,13 +4,15 @@
 //! shard. Either answer is right then, since both are names of one session, and ENOENT costs no
 //! round trip. For everybody else a flat name is what it is.
 
-use crate::session::name::Alias;
+use crate::session::name::{Alias, Form};
 
 /// What one thread does with flat names.
 #[derive(Debug, Default)]
 pub(crate) struct FlatNames {
     /// The session whose flat name it looked up last, if it has asked for no session since.
     asked: Option<Alias>,
+    /// The same when its `open` under way began.
+    asked_for_open: Option<Alias>,
     /// Its last look-up of a flat name was a probe.
     probes: bool,
     /// It has opened a session by its flat name, or saved one: an Odoo of 14 or 15.
@@ -34,9 +36,14 @@ impl FlatNames {
         }
     }
 
-    /// It opened a session.
-    pub(crate) fn opened(&mut self, alias: &Alias) {
-        if self.asked.take().is_some_and(|asked| asked == *alias) {
+    /// It opens a session.
+    pub(crate) fn opens(&mut self) {
+        self.asked_for_open = self.asked.take();
+    }
+
+    /// It opened this one, which was saved under a name of that form. The kernel may know the name in the shard.
+    pub(crate) fn opened(&mut self, alias: &Alias, form: Form) {
+        if self.asked_for_open.take().is_some_and(|asked| asked == *alias) && form == Form::Flat {
             self.uses = true;
         }
     }

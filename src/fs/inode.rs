@@ -140,6 +140,8 @@ pub struct Inodes {
     evictions: SyncSender<Eviction>,
     kept: KeptState,
     held_bytes: usize,
+    /// For how long the kernel may keep names of sessions.
+    name_valid_ms: u64,
     next: u64,
     max_known: usize,
     max_bytes: usize,
@@ -169,6 +171,7 @@ impl Inodes {
             latest: HashMap::new(),
             evictions,
             held_bytes: 0,
+            name_valid_ms: settings.name_valid_ms,
             next: InodeId::first_of(kept.generation().unwrap_or(settings.worker)),
             kept,
             max_known: settings.max_inodes,
@@ -213,6 +216,8 @@ impl Inodes {
         if let Inode::Version(version) = &inode {
             let key = (version.alias.clone(), version.meta.version);
             self.versions.entry(key).or_insert(id);
+            // The kernel may have kept its name.
+            self.latest.entry(version.alias.clone()).or_insert(id);
         }
         self.known.put(id, Known { inode, lookups });
         self.evict();
@@ -310,6 +315,10 @@ impl Inodes {
 
     /// A staging file was published: its inode is the new version.
     pub fn publish(&mut self, id: InodeId, version: Version) {
+        if version.meta.left_ms < self.name_valid_ms {
+            // Its name was given out when its lifetime was not known yet.
+            self.forget_name_of(&version.sid, version.meta.form);
+        }
         let alias = version.alias.clone();
         self.versions.insert((alias.clone(), version.meta.version), id);
         self.latest.insert(alias, id);
@@ -326,7 +335,8 @@ impl Inodes {
     }
 
     /// A save was superseded. The inode of its staging file stays, and no look-up finds it.
-    pub fn supersede(&mut self, id: InodeId, sid: Sid, attributes: Attributes) {
+    pub fn supersede(&mut self, id: InodeId, sid: Sid, form: Form, attributes: Attributes) {
+        self.forget_name_of(&sid, form);
         self.find(id);
         if let Some(known) = self.known.get_mut(&id) {
             known.inode = Inode::Superseded { sid, attributes };
@@ -343,8 +353,37 @@ impl Inodes {
         }
     }
 
+    /// Mode or mtime of the session were changed by this inode. The new version has an inode of its own, which the next
+    /// look-up finds; until then whoever asks for the attributes of this one has just set them.
+    pub fn amend(&mut self, id: InodeId, meta: &Meta) {
+        if let Some(known) = self.known.get_mut(&id)
+            && let Inode::Version(version) = &mut known.inode
+        {
+            (version.meta.mode, version.meta.mtime_ns) = (meta.mode, meta.mtime_ns);
+            let (sid, form) = (version.sid.clone(), version.meta.form);
+            self.kept.put_inode(id, &known.inode, known.lookups);
+            self.forget_name_of(&sid, form);
+        }
+    }
+
+    /// The version of a session that was seen last is perhaps not the current one: the kernel is asked to forget its name.
+    pub fn forget_name(&mut self, alias: &Alias) {
+        let known = self.latest.get(alias).and_then(|id| self.known.peek(id));
+        if let Some(Known { inode: Inode::Version(version), .. }) = known {
+            self.forget_name_of(&version.sid, version.meta.form);
+        }
+    }
+
+    fn forget_name_of(&self, sid: &Sid, form: Form) {
+        if self.name_valid_ms > 0 {
+            let parent = self.parent(sid.shard(), form);
+            let _ = self.evictions.try_send(Eviction { parent, name: sid.entry(form) });
+        }
+    }
+
     /// The session is gone: a look-up by a save must not find its last version.
     pub fn ended(&mut self, alias: &Alias) {
+        self.forget_name(alias);
         self.latest.remove(alias);
     }
 

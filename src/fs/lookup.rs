@@ -18,6 +18,9 @@ use crate::error::{Error, Result};
 use crate::session::name::{Alias, CandidateAlias, Form, RootName, SessionName, Sid};
 use crate::store::{Link, Sessions};
 
+/// The `chmod` that ends a save follows its rename at once. Where the kernel has kept the name, it needs no look-up.
+const CHMOD_WITHIN: Duration = Duration::from_secs(1);
+
 /// The answer to a look-up that did not fail.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Found {
@@ -95,7 +98,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
         if listed.is_none()
             && let Some(version) = self.at_hand(&name.sid, &alias)
         {
-            return Ok(Found::Entry(self.enter(by, version))).into();
+            return Ok(Found::Entry(self.enter_at_hand(by, version, name.form))).into();
         }
         let is_readable = self.link.health(Some(alias.shard())).is_readable();
         if !is_readable && !self.sessions.knows_more(&alias) {
@@ -130,12 +133,14 @@ impl<S: Sessions, L: Link> Core<S, L> {
     /// harm: the rename replaces whatever is there, an `open` of an inode that was not fetched asks
     /// the store, and who asks for its attributes is sent to look again.
     fn lookup_of_own_save(&self, by: Identity, name: &SessionName, alias: &Alias) -> Option<Entry> {
+        let now = self.callers.now();
         let mut threads = self.threads();
         let thread = threads.get(by.thread)?;
         // One guard for all steps: a second one while the first lives would wait for itself.
         let mut inodes = self.inodes();
-        if let Some((published, inode)) = thread.published.take()
+        if let Some((published, inode, at)) = thread.published.take()
             && published == *alias
+            && now.saturating_duration_since(at) < CHMOD_WITHIN
             && let Some((latest, version)) = inodes.latest(alias)
         {
             if latest == inode {
@@ -191,6 +196,21 @@ impl<S: Sessions, L: Link> Core<S, L> {
             }
             Resolved::Unavailable | Resolved::Refused(_) => self.provisional(&sid, form),
         })
+    }
+
+    /// What is at hand, under a name of that form. The kernel may keep its name, so the `open` that follows may be of
+    /// another look-up: it is judged by itself. One that is repeated cannot be.
+    fn enter_at_hand(&self, by: Identity, version: Version, form: Form) -> Entry {
+        if self.stale().is_told(by) {
+            return self.enter(by, version);
+        }
+        let (alias, meta) = (version.alias.clone(), version.meta.clone());
+        let mut attributes = Attributes::of_version(InodeId::ROOT, &meta);
+        attributes.inode = self.inodes().version(version);
+        // Who is told of a change from now on finds the inode.
+        let keeps = form == meta.form && self.is_at_hand(&alias, meta.version);
+        let valid = self.name_valid.min(Duration::from_millis(meta.left_ms));
+        Entry { attributes, valid: if keeps { valid } else { Duration::ZERO } }
     }
 
     fn enter(&self, by: Identity, version: Version) -> Entry {

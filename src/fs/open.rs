@@ -73,6 +73,8 @@ impl<S: Sessions, L: Link> Core<S, L> {
         let opening = Opening { by, inode, is_repeated };
         if let Some(thread) = self.threads().get(by.thread) {
             thread.end_save();
+            thread.published = None;
+            thread.flat.opens();
         }
         if known.as_ref().is_some_and(Inode::is_session) {
             self.tries_to_open(by);
@@ -87,6 +89,8 @@ impl<S: Sessions, L: Link> Core<S, L> {
             ))
             .into(),
             Some(Inode::Version(version)) => self.open_version(opening, version),
+            // The kernel has kept the name, or the caller a descriptor.
+            Some(Inode::Superseded { .. }) if self.may_be_stale(opening) => Err(replaced()).into(),
             Some(Inode::Provisional { sid, .. } | Inode::Superseded { sid, .. }) => {
                 let core = Arc::clone(self);
                 let alias = sid.alias();
@@ -103,7 +107,8 @@ impl<S: Sessions, L: Link> Core<S, L> {
         // is served even then, since it cannot be repeated again.
         let fetched_by_this_open = looked_up.is_some_and(|age| {
             let is_latest = || self.inodes().is_latest(&version.alias, inode);
-            if is_repeated { age < REPEATED_WITHIN } else { age < LOOKED_UP_WITHIN && is_latest() }
+            let may_count = || self.looks_up_for_each_open(&version.alias) && is_latest();
+            if is_repeated { age < REPEATED_WITHIN } else { age < LOOKED_UP_WITHIN && may_count() }
         });
         let core = Arc::clone(self);
         match &version.bytes {
@@ -126,6 +131,11 @@ impl<S: Sessions, L: Link> Core<S, L> {
                 Step::later(async move { core.ask_and_open(opening, sid, alias, wanted).await })
             }
         }
+    }
+
+    /// Whether the kernel keeps no name of this session, so that each `open` has a look-up of its own.
+    fn looks_up_for_each_open(&self, alias: &Alias) -> bool {
+        self.name_valid.is_zero() || !self.link.tells_changes(alias.shard())
     }
 
     /// Opens what is current as far as is known here, if anything is. `wanted` is what the inode stands for.
@@ -241,7 +251,12 @@ impl<S: Sessions, L: Link> Core<S, L> {
     fn serve(&self, by: Identity, version: &Version, bytes: Bytes, immutable: bool) -> Opened {
         let Version { sid, alias, meta, .. } = version;
         let opened = OpenedSession { birth: meta.birth, class: meta.class };
-        self.threads().opened(by, alias, opened, self.callers.now());
+        let mut threads = self.threads();
+        if let Some(thread) = threads.get(by.thread) {
+            thread.flat.opened(alias, meta.form);
+        }
+        threads.opened(by, alias, opened, self.callers.now());
+        drop(threads);
         self.patience().answered(by.thread, alias);
         if let Some(observer) = &self.observer {
             observer.current(sid, meta, &bytes);

@@ -8,10 +8,11 @@ use std::ffi::OsStr;
 use std::fmt::Display;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::attributes::{Attributes, Entry, name_of, session_entry};
+use super::attributes::{Attributes, Entry, name_of};
 use super::caller::{Caller, Identity};
 use super::handle::{Handle, HandleId};
 use super::inode::{InodeId, Version};
@@ -31,6 +32,13 @@ use crate::telemetry::Event;
 const SAVED_MODE: u32 = 0o644;
 /// How often a content is sealed anew because the life of its session is another than expected.
 const MAX_REBINDS: u32 = 3;
+
+/// A save that is the current version, and that nobody has open for writing: the kernel may be given its content.
+#[derive(Debug)]
+pub struct Saved {
+    pub inode: InodeId,
+    pub content: Bytes,
+}
 
 impl<S: Sessions, L: Link> Core<S, L> {
     /// Creates and opens a staging file, or an upload spool of Odoo 14 and 15. No other name can
@@ -97,10 +105,21 @@ impl<S: Sessions, L: Link> Core<S, L> {
             thread.published = None;
         }
         let inode = open.staged.inode;
-        let entry = session_entry(Attributes::of_staging(inode, &open.staged)?);
+        // By its rename it becomes the name of the session.
+        let valid = if is_save { self.name_valid_of_save(by) } else { Duration::ZERO };
+        let entry = Entry { attributes: Attributes::of_staging(inode, &open.staged)?, valid };
         self.inodes().staging(inode);
         let handle = self.handles().insert(by.request, Handle::Staging(Arc::new(open)));
         Ok((entry, Opened { handle, immutable: false }))
+    }
+
+    /// How long the kernel may keep the name that this thread's save will have: which it is, is not known yet.
+    fn name_valid_of_save(&self, by: Identity) -> Duration {
+        let is_told = || {
+            let shard = self.wait_of_save(by).shard;
+            shard.is_some_and(|shard| self.link.tells_changes(shard))
+        };
+        if !self.name_valid.is_zero() && is_told() { self.name_valid } else { Duration::ZERO }
     }
 
     /// Writes into a staging file; the first write of a save waits for the link.
@@ -205,13 +224,14 @@ impl<S: Sessions, L: Link> Core<S, L> {
     }
 
     /// Publishes a staging file under a session's name. Renaming a session to its own other name
-    /// succeeds and changes nothing; every other rename is refused (`EACCES`).
+    /// succeeds and changes nothing; every other rename is refused (`EACCES`). Gives what is current then, if that is
+    /// this save.
     pub fn rename(
         self: &Arc<Self>,
         caller: Caller,
         from: (InodeId, &OsStr),
         to: (InodeId, &OsStr),
-    ) -> Step<()> {
+    ) -> Step<Option<Saved>> {
         let Some(target) = session_name(to.0, to.1) else {
             if is_staging(from) {
                 // Early Odoo 16 names a file after any cookie.
@@ -226,7 +246,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
             // `werkzeug_<sid>.sess` and `ab/<sid>` are two names of one session.
             let same = source.sid == target.sid;
             return if same {
-                Ok(())
+                Ok(None)
             } else {
                 Err(refused("the id of a session cannot be changed"))
             }
@@ -239,7 +259,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
         let Some(staged) = self.staged(from) else {
             if self.kept.was_carried_out(by.request) {
                 // It was published, and only the answer is missing.
-                return Ok(()).into();
+                return Ok(None).into();
             }
             return Err(Error::expected(libc::ENOENT, "no such temp file")).into();
         };
@@ -258,8 +278,10 @@ impl<S: Sessions, L: Link> Core<S, L> {
                 let core = Arc::clone(self);
                 Step::later(async move {
                     let published = core.publish(by, staged.inode, target, publish, plain).await;
+                    // A write under way has locked the page, and may wait for what carries this out.
+                    let published = published.map(|saved| saved.filter(|_| open.is_alone()));
                     match &published {
-                        Ok(()) => {
+                        Ok(_) => {
                             // Before its file goes: when there is no file, that says whether it was published.
                             core.kept.carried_out(by.request);
                             core.staging.remove(staged.inode);
@@ -376,7 +398,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
         target: SessionName,
         publish: Publish,
         plain: Bytes,
-    ) -> Result<()> {
+    ) -> Result<Option<Saved>> {
         let alias = publish.alias.clone();
         match self.publish_bound(publish).await {
             Ok(Published::Taken(meta)) => {
@@ -384,28 +406,30 @@ impl<S: Sessions, L: Link> Core<S, L> {
                     observer.current(&target.sid, &meta, &plain);
                 }
                 let opened = OpenedSession { birth: meta.birth, class: meta.class };
-                self.threads().published(by, &alias, opened, inode);
+                self.threads().published(by, &alias, opened, inode, self.callers.now());
+                let saved = Saved { inode, content: plain.clone() };
                 let version = Version { sid: target.sid, alias, meta, bytes: Some(plain) };
                 self.inodes().publish(inode, version);
+                Ok(Some(saved))
             }
             // Something newer is current, of a birth that is not known here.
             Ok(Published::Superseded { .. }) => {
                 // The rename is done, even if the temp file has no attributes any more.
                 if let Ok(attributes) = self.staging_attributes(inode) {
                     let attributes = Attributes { mode: Some(SAVED_MODE), ..attributes };
-                    self.inodes().supersede(inode, target.sid, attributes);
+                    self.inodes().supersede(inode, target.sid, target.form, attributes);
                 }
+                Ok(None)
             }
             Ok(Published::Refused(reason)) => {
                 Event::SaveRefused { alias: &alias, reason }.emit();
-                return Err(refused(reason.text()));
+                Err(refused(reason.text()))
             }
             Ok(Published::Rebind { .. }) => {
-                return Err(failed(&target, "its name passes from one life to another"));
+                Err(failed(&target, "its name passes from one life to another"))
             }
-            Err(error) => return Err(failed(&target, error)),
+            Err(error) => Err(failed(&target, error)),
         }
-        Ok(())
     }
 }
 

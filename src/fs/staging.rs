@@ -440,6 +440,11 @@ impl Staged {
 }
 
 impl OpenStaging {
+    /// Whether nobody else has the file open.
+    pub(crate) fn is_alone(&self) -> bool {
+        lock(&self.staged.open).count == 1
+    }
+
     /// Its whole content, never less.
     pub fn content(&self) -> Result<Vec<u8>> {
         self.read_at(0, u64::MAX)

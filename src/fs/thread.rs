@@ -54,7 +54,7 @@ pub(crate) struct Thread {
     pub saving: Option<Saving>,
     /// The version that its last rename made. The look-up that follows is for the `chmod` that ends
     /// the save.
-    pub published: Option<(Alias, InodeId)>,
+    pub published: Option<(Alias, InodeId, Instant)>,
     /// The version that its last look-up fetched, and when: current inside the `open` under way.
     fetched: Option<(InodeId, Instant)>,
     /// An `open` failed with an error of ours: its next create or first write must fail, too, or
@@ -206,7 +206,6 @@ impl Threads {
     ) {
         let Some(state) = self.get(by.thread) else { return };
         state.must_fail_next_save = false;
-        state.flat.opened(alias);
         state.last_opened = Some(alias.clone());
         state.used_family(by, alias);
         if let Some(session) = self.session(by.thread, alias) {
@@ -300,16 +299,17 @@ impl Threads {
         session.held_removal.map(|(removal, _)| removal)
     }
 
-    /// Its save was taken: it is this session now.
+    /// Its save was taken, at `now`: it is this session.
     pub(crate) fn published(
         &mut self,
         by: Identity,
         alias: &Alias,
         saved: OpenedSession,
         inode: InodeId,
+        now: Instant,
     ) {
         let Some(state) = self.get(by.thread) else { return };
-        state.published = Some((alias.clone(), inode));
+        state.published = Some((alias.clone(), inode, now));
         state.used_family(by, alias);
         if let Some(session) = self.session(by.thread, alias) {
             session.open(saved);

@@ -18,6 +18,7 @@ use super::answer::{self, log_totals};
 use super::handling::Handling;
 use super::in_flight::InFlight;
 use super::kernel::Offers;
+use super::pages::Pages;
 use super::wire::Unique;
 use crate::error::{Error, Result};
 use crate::fs::attributes::{Attributes, Change, Entry, Kind, from_ns};
@@ -43,6 +44,7 @@ pub(super) struct Adapter<S, L> {
     runtime: Handle,
     offers: Offers,
     in_flight: InFlight,
+    pages: Pages,
     origin: Origin,
 }
 
@@ -61,9 +63,10 @@ impl<S: Sessions, L: Link> Adapter<S, L> {
         tree: Ownership,
         runtime: Handle,
         in_flight: InFlight,
+        pages: Pages,
         origin: Origin,
     ) -> Self {
-        Self { core, tree, runtime, offers: Offers::from_environment(), in_flight, origin }
+        Self { core, tree, runtime, offers: Offers::from_environment(), in_flight, pages, origin }
     }
 
     /// A request that was read now.
@@ -339,7 +342,13 @@ impl<S: Sessions, L: Link> Filesystem for Adapter<S, L> {
                 (InodeId(new_parent.0), new_name),
             ),
         };
-        pending.answer(&self.runtime, step, move |result| empty(reply, result));
+        let pages = self.pages.clone();
+        pending.answer(&self.runtime, step, move |result| {
+            if let Ok(Some(saved)) = &result {
+                pages.give(saved);
+            }
+            empty(reply, result.map(drop));
+        });
     }
 
     fn open(&self, request: &Request, inode: INodeNo, flags: OpenFlags, reply: ReplyOpen) {

@@ -25,6 +25,10 @@ const NOFLUSH: &str = "noflush";
 /// The kernel sends requests again that a dead worker has read (6.9 and later); without it they are replayed here.
 const RESEND: &str = "resend";
 
+/// The kernel is given what was just saved; without it, it asks at the next read. (A kernel without the mend of
+/// CVE-2024-44947 shows who maps the file what was in the rest of the page before.)
+const NOTIFY_STORE: &str = "notify_store";
+
 /// `/proc` mounted once more, without `hidepid`; without it the one that everybody has is used.
 const PROC_MOUNT: &str = "proc_mount";
 
@@ -44,6 +48,11 @@ impl Offers {
     /// Whether the kernel may be asked to send requests again.
     pub(super) fn resend(&self) -> bool {
         self.wanted(RESEND)
+    }
+
+    /// Whether the kernel may be given what was saved.
+    pub(super) fn notify_store(&self) -> bool {
+        self.wanted(NOTIFY_STORE)
     }
 
     /// Whether `/proc` may be mounted once more.

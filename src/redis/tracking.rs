@@ -7,7 +7,7 @@
 //! Redis remembers all keys of a script; those that are no session's are passed over.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use redis::{Cmd, PushInfo, Value};
 
@@ -19,7 +19,7 @@ use crate::store::Changes;
 pub(crate) struct Tracking {
     keys: Keys,
     is_wanted: bool,
-    hearer: OnceLock<Arc<dyn Changes>>,
+    hearers: RwLock<Vec<Arc<dyn Changes>>>,
     /// It was logged that a server does not tell.
     is_refusal_told: AtomicBool,
 }
@@ -27,12 +27,18 @@ pub(crate) struct Tracking {
 impl Tracking {
     /// `is_wanted`: whether servers are asked to tell.
     pub(super) fn new(keys: Keys, is_wanted: bool) -> Self {
-        Self { keys, is_wanted, hearer: OnceLock::new(), is_refusal_told: AtomicBool::new(false) }
+        let hearers = RwLock::default();
+        Self { keys, is_wanted, hearers, is_refusal_told: AtomicBool::new(false) }
     }
 
-    /// Who hears of changes from now on. Once.
+    /// Who hears of changes from now on, too.
     pub(super) fn tell(&self, hearer: Arc<dyn Changes>) {
-        let _ = self.hearer.set(hearer);
+        self.hearers.write().unwrap_or_else(PoisonError::into_inner).push(hearer);
+    }
+
+    fn tell_all(&self, news: impl Fn(&dyn Changes)) {
+        let hearers = self.hearers.read().unwrap_or_else(PoisonError::into_inner);
+        hearers.iter().for_each(|hearer| news(&**hearer));
     }
 
     /// What a connection is asked for, if anything.
@@ -76,16 +82,12 @@ impl Tracking {
 
     /// This session was changed.
     pub(super) fn changed(&self, alias: &Alias) {
-        if let Some(hearer) = self.hearer.get() {
-            hearer.changed(alias);
-        }
+        self.tell_all(|hearer| hearer.changed(alias));
     }
 
     /// Anything may have changed.
     pub(super) fn all_changed(&self) {
-        if let Some(hearer) = self.hearer.get() {
-            hearer.all_changed();
-        }
+        self.tell_all(|hearer| hearer.all_changed());
     }
 }
 

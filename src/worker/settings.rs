@@ -85,6 +85,9 @@ pub(super) fn processes(handed: Option<OwnedFd>) -> Arc<Proc> {
     Arc::new(processes)
 }
 
+/// How long the kernel may keep a name. It is told of changes, so this counts only where it could not be.
+const NAME_VALID_MS: u64 = 60_000;
+
 /// The settings of the filesystem's core.
 pub(super) fn core(config: &Config) -> fs::Settings {
     fs::Settings {
@@ -94,6 +97,7 @@ pub(super) fn core(config: &Config) -> fs::Settings {
         max_staging_bytes: config.limits.staging_bytes,
         max_staging_files: config.limits.staging_files,
         max_inodes: usize::try_from(config.limits.inodes).unwrap_or(usize::MAX),
+        name_valid_ms: config.near_cache.as_ref().map_or(0, |_| NAME_VALID_MS),
         open_step_ms: config.outage.wait_step_ms,
         open_budget_ms: config.outage.wait_total_ms,
         background_argv: config.activity.background_argv.clone(),
@@ -124,6 +128,7 @@ mod tests {
         assert_eq!(resolved.max_staging_bytes, default.max_staging_bytes);
         assert_eq!(resolved.max_staging_files, default.max_staging_files);
         assert_eq!(resolved.max_inodes, default.max_inodes);
+        assert_eq!(resolved.name_valid_ms, default.name_valid_ms);
         assert_eq!(resolved.open_step_ms, default.open_step_ms);
         assert_eq!(resolved.open_budget_ms, default.open_budget_ms);
         assert_eq!(resolved.background_argv, default.background_argv);

@@ -127,9 +127,18 @@ struct History {
 }
 
 impl History {
-    fn new() -> Self {
+    /// `is_near`: what is current is at hand on each server, and its kernel keeps names.
+    fn new(is_near: bool) -> Self {
         let store = Memory::new();
-        let few = |store| Kernel::with(store, |settings| settings.max_inodes = 4);
+        let few = |store: Memory| {
+            if is_near {
+                store.keep_at_hand();
+            }
+            Kernel::with(store, |settings| {
+                settings.max_inodes = 4;
+                settings.name_valid_ms = if is_near { 60_000 } else { 0 };
+            })
+        };
         let servers = [few(store.clone()), few(store.other_server())];
         let evictions = [0, 1]
             .map(|server: usize| servers[server].core.take_evictions().expect("given out once"));
@@ -273,6 +282,7 @@ impl History {
         let kernel = &self.servers[server];
         let change = Change { mode: Some(mode), ..Change::default() };
         let changed = kernel.run(kernel.core.set_attributes(thread(number), inode, None, change));
+        kernel.changed(inode);
         match changed.map(|attributes| attributes.mode) {
             Ok(now) if now == Some(mode) => Ok(()),
             Err(libc::EIO) if self.was_disturbed(server) => Ok(()),
@@ -324,13 +334,13 @@ impl History {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn every_read_gives_what_is_current_and_in_the_end_nothing_is_held(
-        ops in vec(op(), 1..80)
+        ops in vec(op(), 1..80), is_near: bool
     ) {
-        let mut history = History::new();
+        let mut history = History::new(is_near);
         for (step, op) in ops.iter().enumerate() {
             history.step(op).map_err(|why| {
                 TestCaseError::fail(format!("step {step}, {op:?}: {why}"))

@@ -549,7 +549,10 @@ fn flush_and_fsync_succeed_and_promise_nothing() {
 fn all_works_without_what_newer_kernels_offer() {
     let redis = Redis::start();
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_sessionfs"));
-    command.env("SESSIONFS_KERNEL_WITHOUT", "parallel_dirops,atomic_o_trunc,readdirplus,noflush");
+    command.env(
+        "SESSIONFS_KERNEL_WITHOUT",
+        "parallel_dirops,atomic_o_trunc,readdirplus,noflush,notify_store",
+    );
     let mount = Mount::start_in(&redis, "", command);
     assert!(mount.log().contains("switched off"));
     let id = sid("ab", 1);

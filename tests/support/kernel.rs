@@ -3,7 +3,7 @@
 //! retries ESTALE once, and forgets in the end.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -42,6 +42,8 @@ pub struct Kernel {
     known: RefCell<BTreeMap<u64, Known>>,
     /// The inode that each name had at its last look-up.
     entries: RefCell<BTreeMap<(u64, String), u64>>,
+    /// The names that it need not look up again.
+    kept: RefCell<BTreeSet<(u64, String)>>,
     /// How many names `mkstemp` has drawn.
     temp_files: Cell<u32>,
     runtime: tokio::runtime::Runtime,
@@ -129,6 +131,7 @@ impl Kernel {
             store_name: "one",
             known: RefCell::default(),
             entries: RefCell::default(),
+            kept: RefCell::default(),
             temp_files: Cell::default(),
             runtime: runtime(),
             staging,
@@ -250,13 +253,13 @@ impl Kernel {
         self.run_or_error(step).map_err(|error| error.errno())
     }
 
-    /// An inode was given out once more. Attributes that may be kept must never change.
+    /// An inode was given out once more. Attributes that may be kept for more than a moment must never change.
     pub fn enter(&self, entry: Entry) -> Entry {
         let attributes = entry.attributes;
         let mut known = self.known.borrow_mut();
         let known = known.entry(attributes.inode.0).or_default();
         known.lookups += 1;
-        if !attributes.valid.is_zero() {
+        if attributes.valid > Duration::from_secs(1) {
             let now = (attributes.size_bytes, attributes.mtime_ns, attributes.mode);
             let kept = known.attributes.replace(now);
             assert!(kept.is_none_or(|kept| kept == now), "{attributes:?}, and {kept:?} is kept");
@@ -266,6 +269,7 @@ impl Kernel {
 
     /// An entry is to be forgotten; gives the inode that is forgotten with it, if it was known.
     pub fn invalidate(&self, Eviction { parent, name }: &Eviction) -> Option<InodeId> {
+        self.kept.borrow_mut().remove(&(parent.0, name.clone()));
         let inode = InodeId(self.entries.borrow_mut().remove(&(parent.0, name.clone()))?);
         let is_known = self.known.borrow().contains_key(&inode.0);
         self.forget(inode);
@@ -274,8 +278,17 @@ impl Kernel {
 
     /// All references to one inode are forgotten.
     pub fn forget(&self, inode: InodeId) {
+        let entries = self.entries.borrow();
+        self.kept.borrow_mut().retain(|name| entries.get(name) != Some(&inode.0));
         if let Some(known) = self.known.borrow_mut().remove(&inode.0) {
             self.core.forget(inode, known.lookups);
+        }
+    }
+
+    /// A rename or a SETATTR has changed what was kept of an inode.
+    pub fn changed(&self, inode: InodeId) {
+        if let Some(known) = self.known.borrow_mut().get_mut(&inode.0) {
+            known.attributes = None;
         }
     }
 
@@ -289,10 +302,14 @@ impl Kernel {
     }
 
     pub fn lookup_name(&self, by: Caller, parent: InodeId, name: &str) -> Outcome<Entry> {
+        let place = (parent.0, name.to_owned());
+        self.kept.borrow_mut().remove(&place);
         match self.run(self.core.lookup(by, parent, OsStr::new(name)))? {
             Found::Entry(entry) => {
-                let inode = entry.attributes.inode.0;
-                self.entries.borrow_mut().insert((parent.0, name.to_owned()), inode);
+                if !entry.valid.is_zero() {
+                    self.kept.borrow_mut().insert(place.clone());
+                }
+                self.entries.borrow_mut().insert(place, entry.attributes.inode.0);
                 Ok(self.enter(entry))
             }
             Found::NeverFor(_) => Err(libc::ENOENT),
@@ -302,6 +319,16 @@ impl Kernel {
     pub fn lookup(&self, by: Caller, sid: &Sid) -> Outcome<Entry> {
         let (parent, name) = Self::place(sid);
         self.lookup_name(by, parent, &name)
+    }
+
+    /// The inode of a session's name, without a look-up if the kernel has kept it.
+    pub fn walk(&self, by: Caller, sid: &Sid) -> Outcome<InodeId> {
+        let (parent, name) = Self::place(sid);
+        let place = (parent.0, name);
+        if self.kept.borrow().contains(&place) {
+            return Ok(InodeId(self.entries.borrow()[&place]));
+        }
+        self.lookup(by, sid).map(|entry| entry.attributes.inode)
     }
 
     pub fn open_inode(&self, by: Caller, inode: InodeId) -> Outcome<HandleId> {
@@ -317,8 +344,7 @@ impl Kernel {
 
     /// `open(2)`: ESTALE is retried once, with a look-up of its own.
     pub fn open(&self, by: Caller, sid: &Sid) -> Outcome<HandleId> {
-        let first = self.lookup(by, sid)?;
-        match self.open_inode(by, first.attributes.inode) {
+        match self.open_inode(by, self.walk(by, sid)?) {
             Err(libc::ESTALE) => {
                 let again = self.lookup(by, sid)?;
                 self.open_inode(by, again.attributes.inode)
@@ -345,6 +371,11 @@ impl Kernel {
             .core
             .create(by, InodeId::ROOT, OsStr::new(name), 0o600, true)
             .map_err(|error| error.errno())?;
+        let place = (InodeId::ROOT.0, name.to_owned());
+        self.entries.borrow_mut().insert(place.clone(), entry.attributes.inode.0);
+        if !entry.valid.is_zero() {
+            self.kept.borrow_mut().insert(place);
+        }
         Ok((self.enter(entry).attributes.inode, opened.handle))
     }
 
@@ -359,8 +390,8 @@ impl Kernel {
         self.core.release(handle);
         written?;
         self.rename(by, &name, sid)?;
-        // The dentry has moved with its inode; the kernel looks it up anew, since no entry holds.
-        let named = self.lookup(by, sid).map_or(inode, |entry| entry.attributes.inode);
+        // The dentry has moved with its inode; the kernel looks it up anew, if it may not keep the name.
+        let named = self.walk(by, sid).unwrap_or(inode);
         let change = Change { mode: Some(0o644), ..Change::default() };
         let _ = self.run(self.core.set_attributes(by, named, None, change));
         Ok(inode)
@@ -370,17 +401,34 @@ impl Kernel {
     pub fn rename(&self, by: Caller, from: &str, sid: &Sid) -> Outcome<()> {
         let (parent, name) = Self::place(sid);
         let _ = self.lookup_name(by, parent, &name);
+        let old = (InodeId::ROOT.0, from.to_owned());
         let (from, to) = ((InodeId::ROOT, OsStr::new(from)), (parent, OsStr::new(&name)));
-        self.run(self.core.rename(by, from, to))
+        self.run(self.core.rename(by, from, to))?;
+        let new = (parent.0, name);
+        let (mut entries, mut kept) = (self.entries.borrow_mut(), self.kept.borrow_mut());
+        kept.remove(&new);
+        if kept.remove(&old) {
+            kept.insert(new.clone());
+        }
+        if let Some(inode) = entries.remove(&old) {
+            entries.insert(new, inode);
+            drop((entries, kept));
+            self.changed(InodeId(inode));
+        }
+        Ok(())
     }
 
     pub fn unlink(&self, by: Caller, sid: &Sid) -> Outcome<()> {
         let (parent, name) = Self::place(sid);
-        self.run(self.core.unlink(by, parent, OsStr::new(&name)))
+        self.unlink_name(by, parent, &name)
     }
 
     pub fn unlink_name(&self, by: Caller, parent: InodeId, name: &str) -> Outcome<()> {
-        self.run(self.core.unlink(by, parent, OsStr::new(name)))
+        self.run(self.core.unlink(by, parent, OsStr::new(name)))?;
+        let place = (parent.0, name.to_owned());
+        self.kept.borrow_mut().remove(&place);
+        self.entries.borrow_mut().remove(&place);
+        Ok(())
     }
 
     /// `scandir`: the names, and what READDIRPLUS tells of each.
@@ -419,6 +467,7 @@ impl Kernel {
 
     /// Forgets all inodes, and gives what is held then.
     pub fn forget_all(&self) -> Usage {
+        self.kept.borrow_mut().clear();
         for (inode, known) in self.known.take() {
             self.core.forget(InodeId(inode), known.lookups);
         }

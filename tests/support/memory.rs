@@ -47,6 +47,8 @@ struct Connection {
     is_unanswered: bool,
     /// Every content is too large for the answer to a look-up.
     large: bool,
+    /// What is current is at hand, as with a near cache that hears of changes at once.
+    is_near: bool,
 }
 
 impl Default for Connection {
@@ -59,6 +61,7 @@ impl Default for Connection {
             touched: vec![],
             is_unanswered: false,
             large: false,
+            is_near: false,
         }
     }
 }
@@ -96,6 +99,10 @@ impl Memory {
 
     pub fn make_contents_large(&self) {
         self.link().large = true;
+    }
+
+    pub fn keep_at_hand(&self) {
+        self.link().is_near = true;
     }
 
     pub fn next_waits(&self, waits: impl IntoIterator<Item = Waited>) {
@@ -178,6 +185,17 @@ impl Sessions for Memory {
         }
         let by_alias = listed.and_then(|alias| model.fetch(alias));
         Ok(by_alias.map_or(Lookup::Absent, |(meta, ..)| Lookup::Alias { meta }))
+    }
+
+    fn at_hand(&self, alias: &Alias) -> Option<Lookup> {
+        let link = self.link();
+        let is_well = link.health == Health::Up && link.faults.is_empty();
+        if !(link.is_near && is_well) || link.large {
+            return None;
+        }
+        drop(link);
+        let (meta, bound, sealed) = self.model().fetch(alias)?;
+        Some(Lookup::Session { meta, bound, sealed })
     }
 
     async fn content(&self, alias: &Alias, save: ChangeId) -> Result<Option<Bytes>, StoreError> {
