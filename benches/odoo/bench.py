@@ -1,0 +1,211 @@
+"""Asks Odoos that differ in where their sessions are, in random turn, and compares how long they take.
+
+Not called by hand: `run` makes what it needs and starts this.
+"""
+import argparse
+import os
+import platform
+import random
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+from browser import Browser
+from lab import Lab, Node, User
+from namespaces import MS_BIND_RECURSIVE, mount, supervise
+
+WHOLE_RUN_S = 3600
+WARM_UP = 20
+RESAMPLES = 1000
+# Long enough for a run.
+IDLE = "2h"
+ADDON = os.path.join(os.path.dirname(os.path.abspath(__file__)), "addon")
+
+
+class Place(Node):
+    """One server, and where its sessions are."""
+
+    def __init__(self, name, number, freshness=None, addon="sessionfs_test", directory=None):
+        super().__init__(re.sub(r"\W+", "-", name), 19, 100 * number, workers=1)
+        self.title, self.freshness, self.addon, self.directory = name, freshness, addon, directory
+        self.browser = None
+
+
+class Bench(Lab):
+    """Servers on one database, each with sessions of its own."""
+
+    def __init__(self, arguments, run_dir, logs, disk):
+        super().__init__(19, arguments.root, run_dir, logs, arguments.binary)
+        self.client, self.disk = arguments.client, disk
+        self.servers = self.nodes = (
+            Place("disk", 0, directory=disk),
+            Place("sessionfs strict", 1, freshness="strict"),
+            Place("sessionfs near", 2, freshness="near"),
+            Place("redis-py", 3, addon="sessionfs_test,sessionfs_bench_redis"),
+        )
+        self.a = self.servers[0]
+
+    def make_root(self):
+        super().make_root()
+        os.chown(self.disk, self.odoo_uid, self.odoo_gid)
+        for place in self.servers:
+            if place.directory:
+                mount(place.directory, place.sessions, None, MS_BIND_RECURSIVE)
+            elif not place.freshness:
+                # Odoo looks whether it could use it.
+                os.chown(place.sessions, self.odoo_uid, self.odoo_gid)
+        subprocess.run(["cp", "-R", ADDON + "/.", self.root + "/srv/addons"], check=True, timeout=30)
+        subprocess.run(["cp", "-R", self.client + "/.", self.root + "/usr/lib/python3/dist-packages"], check=True, timeout=60)
+        # Where Odoo's user finds Redis.
+        os.mkdir(self.root + "/run/redis")
+        mount(os.path.dirname(self.redis_socket), self.root + "/run/redis", None, MS_BIND_RECURSIVE)
+
+    def mount_sessions(self, idle):
+        for place in self.servers:
+            if not place.freshness:
+                continue
+            config = os.path.join(self.run_dir, f"{place.name}.toml")
+            with open(config, "w") as out:
+                out.write(f'owner = "{self.odoo_uid}"\ngroup = "{self.odoo_gid}"\n[lifetime]\nidle = "{idle}"\n'
+                          f'[redis]\nprefix = "{place.name}"\n[near_cache]\nfreshness = "{place.freshness}"\n')
+            place.sessionfs = self._start("sessionfs-" + place.name, [
+                self.binary, "mount", place.sessions, "--config", config, "--redis", self.redis_url])
+            place.sessionfs.await_line("^ready ", 30)
+
+    def odoo_config(self, node, database, addon):
+        return super().odoo_config(node, database, node.addon)
+
+    def _chroot(self, user, *argv, **environment):
+        return super()._chroot(user, *argv, SESSIONFS_BENCH_REDIS="/run/redis/redis.sock", **environment)
+
+
+# Each kind of request, by what it asks of a session.
+def call(place):
+    return place.browser.whoami(place)
+
+
+def save(place):
+    reply = place.browser.get(place, f"/sessionfs_test/count?number={random.randrange(10**9)}")
+    return reply.status == 200
+
+
+def static(place):
+    return place.browser.get(place, "/web/static/img/favicon.ico").status == 200
+
+
+def shop(place):
+    return place.browser.get(place, "/shop").status == 200
+
+
+KINDS = {"a call": call, "a call that saves": save, "a static file": static, "a shop page": shop}
+# These take so long that they are asked for once in so many turns.
+SELDOM = {"a shop page": 10}
+
+
+def prepare(lab):
+    lab.make_root()
+    lab.start_postgres()
+    lab.start_redis()
+    lab.mount_sessions(IDLE)
+    # One after another: the first one makes what all need.
+    for place in lab.servers:
+        lab.start_odoo(place)
+        place.browser = Browser().log_in(place, User("admin", "admin"))
+
+
+def measure(lab, requests):
+    times = {(place.title, kind): [] for place in lab.servers for kind in KINDS}
+    steps = [(place, kind, ask) for place in lab.servers for kind, ask in KINDS.items()]
+    for turn in range(-WARM_UP, requests):
+        random.shuffle(steps)
+        for place, kind, ask in steps:
+            if turn % SELDOM.get(kind, 1):
+                continue
+            began = time.perf_counter_ns()
+            right = ask(place)
+            took = time.perf_counter_ns() - began
+            if not right:
+                raise RuntimeError(f"{kind} on {place.title} is not answered as it should be")
+            if turn >= 0:
+                times[place.title, kind].append(took / 1e6)
+    return times
+
+
+def ratio(times, base):
+    """Of the medians, with the interval in which it lies with 95 %."""
+    drawn = sorted(statistics.median(random.choices(times, k=len(times))) / statistics.median(random.choices(base, k=len(base)))
+                   for _ in range(RESAMPLES))
+    return (statistics.median(times) / statistics.median(base), drawn[int(RESAMPLES * 0.025)], drawn[int(RESAMPLES * 0.975)])
+
+
+def table(lab, times):
+    lines = [["request", "sessions on", "median ms", "p99 ms", "ratio", "95 %"]]
+    for kind in KINDS:
+        base = times["disk", kind]
+        for place in lab.servers:
+            these = sorted(times[place.title, kind])
+            middle, low, high = ratio(these, base)
+            lines.append([kind, place.title, f"{statistics.median(these):.2f}", f"{these[int(len(these) * 0.99)]:.2f}",
+                          f"{middle:.3f}", f"{low:.3f} to {high:.3f}" if place is not lab.a else "-"])
+    widths = [max(len(cell) for cell in column) for column in zip(*lines)]
+    return "".join("  ".join(cell.ljust(width) if index < 2 else cell.rjust(width)
+                             for index, (cell, width) in enumerate(zip(line, widths))).rstrip() + "\n" for line in lines)
+
+
+def filesystem_of(path):
+    done = subprocess.run(["stat", "-f", "-c", "%T", path], check=True, capture_output=True, text=True, timeout=10)
+    return done.stdout.strip()
+
+
+def update(path, text):
+    with open(path) as file:
+        document = file.read()
+    parts = re.split(r"(?<=<!-- odoo -->\n).*?(?=<!-- end -->)", document, flags=re.DOTALL)
+    if len(parts) != 2:
+        sys.exit(f"--update {path}: there is no place for 'odoo' in it")
+    with open(path, "w") as file:
+        file.write(f"```\n{text}```\n".join(parts))
+
+
+def drive(arguments, run_dir, logs, disk):
+    lab = Bench(arguments, run_dir, logs, disk)
+    try:
+        prepare(lab)
+        times = measure(lab, arguments.requests)
+    finally:
+        lab.stop()
+    text = (f"Odoo 19, one worker a server, in random turn {arguments.requests:,} requests of each kind to each server\n"
+            f"(of shop pages a tenth); disk: {filesystem_of(disk)}; Redis on a unix socket;\n"
+            f"Linux {platform.release().split('-')[0]}, {os.cpu_count()} processors\n\n{table(lab, times)}")
+    print(text, end="", flush=True)
+    if arguments.update:
+        update(arguments.update, text)
+    return 0
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--root", required=True)
+    parser.add_argument("--binary", required=True)
+    parser.add_argument("--client", required=True)
+    parser.add_argument("--requests", type=int, default=1000)
+    parser.add_argument("--update")
+    parser.add_argument("--keep", action="store_true")
+    arguments = parser.parse_args()
+    if not 10 <= arguments.requests <= 100_000:
+        parser.error(f"--requests {arguments.requests}: give 10 to 100000")
+    disk = tempfile.mkdtemp(prefix="sessionfs-bench-odoo-", dir="/var/tmp")
+    try:
+        status = supervise("bench-odoo", WHOLE_RUN_S, arguments.keep,
+                           lambda run_dir, logs: drive(arguments, run_dir, logs, disk))
+    finally:
+        shutil.rmtree(disk, ignore_errors=True)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()
