@@ -21,6 +21,7 @@ use super::{Core, Step};
 use crate::error::{Error, Result};
 use crate::session::name::{Alias, Sid};
 use crate::store::{ChangeId, Link, Sessions, Wait, Waited};
+use crate::telemetry::metrics::metrics;
 
 /// A session with less than this to live is touched before its `open` is answered. Otherwise
 /// another server, which has not received this activity yet, could end it.
@@ -149,6 +150,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
             return Some(Err(replaced()));
         }
         let bytes = current.bytes.clone()?;
+        metrics().near_cache.hits.inc();
         Some(Ok(self.serve(opening.by, &current, bytes, immutable)))
     }
 

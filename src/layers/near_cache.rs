@@ -272,11 +272,7 @@ impl<S: Sessions + Link> Sessions for NearCache<S> {
     }
 
     fn at_hand(&self, alias: &Alias) -> Option<Lookup> {
-        let found = self.known(self.cache.as_ref()?, alias);
-        if found.is_some() {
-            metrics().near_cache.hits.inc();
-        }
-        found
+        self.known(self.cache.as_ref()?, alias)
     }
 
     async fn fetch(&self, alias: &Alias, listed: Option<&Alias>) -> Result<Lookup, StoreError> {

@@ -272,16 +272,16 @@ const DROPS: [&str; 7] =
 /// What became of changes that Redis did not take.
 /// What the near cache was asked for.
 pub(crate) struct NearCache {
-    /// Sessions that were known.
+    /// Opens that were answered from memory.
     pub hits: Counter,
-    /// Those that Redis was asked for.
+    /// How often Redis was asked for a session instead.
     pub misses: Counter,
 }
 
 impl NearCache {
     fn new(registry: &mut Registry) -> Self {
-        let hits = "Sessions that were asked for and known on this server";
-        let misses = "Sessions that were asked for and not known on this server";
+        let hits = "Opens that were answered from memory";
+        let misses = "How often Redis was asked for a session that was not known on this server";
         Self {
             hits: counter(registry, "near_cache_hits", hits),
             misses: counter(registry, "near_cache_misses", misses),
