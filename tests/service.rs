@@ -743,14 +743,16 @@ fn a_note_of_another_version_is_gone_on_with() {
 #[test]
 fn what_another_version_has_left_is_replaced_at_once() {
     let session = sid("aa", 1);
+    // Too long for the kernel to be given it: it has to be asked for.
+    let content = authenticated(&"x".repeat(100 * 1024));
     let mut open = None;
     let mut left = Left::new("", |mount| {
-        mount.save(&session, &authenticated("x")).unwrap();
+        mount.save(&session, &content).unwrap();
         open = std::fs::File::open(mount.sharded(&session)).ok();
     });
     std::fs::File::from(left.stored[1].try_clone().unwrap()).write_all_at(b"another", 0).unwrap();
     left.start_again();
     assert!(open.unwrap().read_to_end(&mut Vec::new()).is_err());
-    assert_eq!(left.mount.read(&session).unwrap(), authenticated("x"));
+    assert_eq!(left.mount.read(&session).unwrap(), content);
     assert!(left.mount.log().contains("another version of sessionfs has written it"));
 }
