@@ -433,7 +433,7 @@ fn keyring(file: &Path, findings: &mut Vec<Finding>) -> Option<Keyring> {
         Ok(secrets) => Keyring::new(secrets),
         Err(failure) => {
             let text = failure.to_string();
-            let (what, remedy) = text.rsplit_once("; ").unwrap_or((&text, "correct secret.file"));
+            let (what, remedy) = what_and_remedy(&text, "correct secret.file");
             findings.push(Finding::new(Id::Secret, what, remedy));
             None
         }
@@ -554,6 +554,11 @@ fn ago(since: std::time::SystemTime) -> String {
         _ => (seconds / 86_400, "days"),
     };
     format!("{number} {unit} ago")
+}
+
+/// What a failure says, and what to do about it; `otherwise` if it does not say that.
+fn what_and_remedy<'a>(failure: &'a str, otherwise: &'a str) -> (&'a str, &'a str) {
+    failure.rsplit_once("; ").unwrap_or((failure, otherwise))
 }
 
 /// A number of things.

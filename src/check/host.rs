@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Finding, Id};
+use super::{Finding, Id, what_and_remedy};
 use crate::config::Config;
 use crate::exit::{ExitCode, Failure};
 use crate::host::{clock, confine};
@@ -70,9 +70,8 @@ impl Facts {
         let mut found = Vec::new();
         if let Some(failure) = &self.configuration {
             let text = failure.to_string();
-            let (what, remedy) = text
-                .rsplit_once("; ")
-                .unwrap_or((&text, "correct it; man sessionfs.toml has all keys"));
+            let otherwise = "correct it; man sessionfs.toml has all keys";
+            let (what, remedy) = what_and_remedy(&text, otherwise);
             found.push(Finding::new(Id::Configuration, what, remedy));
         }
         if !self.fuse {

@@ -10,7 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 
-use super::{Finding, Id, counted};
+use super::{Finding, Id, counted, what_and_remedy};
 use crate::exit::ExitCode;
 use crate::host::ask::ask;
 use crate::host::mount_table::{FSTYPE, MountTable, Mounted};
@@ -240,7 +240,7 @@ fn occupied(directory: &Path) -> Option<(String, String)> {
         return None;
     }
     let text = failure.to_string();
-    let (what, remedy) = text.rsplit_once("; ")?;
+    let (what, remedy) = what_and_remedy(&text, "move them away");
     Some((what.to_owned(), remedy.to_owned()))
 }
 

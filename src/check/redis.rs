@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use redis::aio::MultiplexedConnection;
 use tokio::time::timeout;
 
-use super::{Finding, Id};
+use super::{Finding, Id, what_and_remedy};
 use crate::exit::Failure;
 use crate::redis::deployment::{Deployment, NAMED_MAX};
 use crate::redis::endpoint::{Address, Endpoint, Place};
@@ -584,7 +584,7 @@ fn refused(error: &ProbeError, kind: &Kind) -> Finding {
         _ => Id::Unusable,
     };
     let text = error.to_string();
-    let (what, remedy) = text.rsplit_once("; ").unwrap_or((&text, "correct redis.url"));
+    let (what, remedy) = what_and_remedy(&text, "correct redis.url");
     match error {
         ProbeError::Unreachable(..) => Finding::new(id, what, kind.start()),
         _ => Finding::new(id, what, remedy),
