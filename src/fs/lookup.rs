@@ -205,8 +205,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
             return self.enter(by, version);
         }
         let (alias, meta) = (version.alias.clone(), version.meta.clone());
-        let mut attributes = Attributes::of_version(InodeId::ROOT, &meta);
-        attributes.inode = self.inodes().version(version);
+        let attributes = self.give_out(version);
         // Who is told of a change from now on finds the inode.
         let keeps = form == meta.form && self.is_at_hand(&alias, meta.version);
         let valid = self.name_valid.min(Duration::from_millis(meta.left_ms));
@@ -214,10 +213,15 @@ impl<S: Sessions, L: Link> Core<S, L> {
     }
 
     fn enter(&self, by: Identity, version: Version) -> Entry {
-        let mut attributes = Attributes::of_version(InodeId::ROOT, &version.meta);
-        attributes.inode = self.inodes().version(version);
+        let attributes = self.give_out(version);
         self.threads().fetched(by.thread, attributes.inode, self.callers.now());
         session_entry(attributes)
+    }
+
+    /// The attributes of a version's inode, which the kernel is given once more.
+    fn give_out(&self, version: Version) -> Attributes {
+        let attributes = Attributes::of_version(InodeId::ROOT, &version.meta);
+        Attributes { inode: self.inodes().version(version), ..attributes }
     }
 
     fn provisional(&self, sid: &Sid, form: Form) -> Entry {
