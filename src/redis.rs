@@ -36,6 +36,7 @@ pub mod envelope;
 pub mod errors;
 mod greeting;
 mod import;
+mod index;
 mod kept;
 pub(crate) mod keys;
 pub mod latest;

@@ -56,6 +56,11 @@ pub enum Attempt {
 }
 
 impl Stamp {
+    /// One of a new change. 64 bits are enough for a number that names a change of one session, and make a header short.
+    pub fn random(first_ms: u64) -> Self {
+        Self::new(ChangeId(rand::random::<u64>().into()), first_ms)
+    }
+
     /// Of a change that a worker before this one has perhaps sent.
     pub(crate) fn left(id: ChangeId, first_ms: u64, made: Option<Instant>) -> Self {
         let made = made.unwrap_or_else(Instant::now);

@@ -7,7 +7,7 @@
 
 mod support;
 
-use sessionfs::redis::envelope::{FORMAT, OLDEST_FORMAT, PACKED_FORMAT};
+use sessionfs::redis::envelope::{COMPACT_FORMAT, FORMAT, OLDEST_FORMAT};
 use sessionfs::redis::scripts::Scripts;
 use sessionfs::redis::{RedisStore, Settings};
 use sessionfs::session::content::Class;
@@ -145,7 +145,7 @@ async fn only_servers_that_live_count() {
 #[tokio::test]
 async fn contents_are_packed_when_all_servers_can_unpack_them() {
     let redis = Redis::start();
-    let old = registered(&redis, "1", PACKED_FORMAT - 1).await;
+    let old = registered(&redis, "1", COMPACT_FORMAT - 1).await;
     let new = registered(&redis, "2", FORMAT).await;
     assert!(!old.takes_packed() && !new.takes_packed());
     drop(old);

@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
-use sessionfs::redis::envelope::{FORMAT, Header};
+use sessionfs::redis::envelope::{COMPACT_FORMAT, FORMAT, Header, OLDEST_FORMAT};
 use support::redis::Redis;
 
 /// Reads each of ARGV as a header and answers its length and its line as the scripts would write
@@ -53,8 +53,44 @@ const FIELDS: [(&str, &str); 22] = [
     ("y", "f"),
 ];
 
+/// The same of a short header.
+const COMPACT_FIELDS: [(&str, &str); 22] = [
+    ("s", "a"),
+    ("v", "0000000000000007"),
+    ("w", "-"),
+    ("b", "ffffffffffffffffffffffffffffffff"),
+    ("n", "1700000000000"),
+    ("p", "v"),
+    ("r", "-"),
+    ("e", "0"),
+    ("t", "3600000"),
+    ("m", "-"),
+    ("l", "-5"),
+    ("a", "-2000"),
+    ("o", "1"),
+    ("f", "0"),
+    ("c", "u"),
+    ("i", "7"),
+    ("d", "my%20shop"),
+    ("u", "-"),
+    ("z", "740"),
+    ("k", "1"),
+    ("x", "644"),
+    ("y", "f"),
+];
+
 /// Values at each edge of what some field may hold.
-const HOSTILE: [&str; 60] = [
+const HOSTILE: [&str; 70] = [
+    "u",
+    "v",
+    "-u",
+    "uv",
+    "0000000000000009",
+    "-00000000000000a",
+    "000000000000000g",
+    "-1700000000000",
+    "-1700000000001",
+    "-999999999999999",
     "",
     "-",
     "--",
@@ -121,17 +157,23 @@ fn value() -> impl Strategy<Value = Vec<u8>> {
     let field = (0..FIELDS.len(), prop::sample::select(&HOSTILE[..]));
     let edit = (any::<prop::sample::Index>(), prop::option::of(any::<u8>()), any::<bool>());
     let tail = prop::sample::select(&["", "", "", " color=blue", " ", "x", "\tx", " \u{e9}"][..]);
-    (vec(field, 0..3), prop_oneof![2 => Just(vec![]), 1 => vec(edit, 1..3)], tail, 0..3000_usize)
-        .prop_map(|(fields, edits, tail, long)| {
-            let mut all = FIELDS;
+    let edits = prop_oneof![2 => Just(vec![]), 1 => vec(edit, 1..3)];
+    (vec(field, 0..3), edits, tail, 0..3000_usize, any::<bool>()).prop_map(
+        |(fields, edits, tail, long, is_compact)| {
+            let mut all = if is_compact { COMPACT_FIELDS } else { FIELDS };
             for (number, hostile) in fields {
                 all[number].1 = hostile;
             }
-            let words: Vec<_> = all.iter().map(|(name, text)| format!("{name}={text}")).collect();
+            let word = |(name, text): &(&str, &str)| match is_compact {
+                true => (*text).to_owned(),
+                false => format!("{name}={text}"),
+            };
+            let words: Vec<_> = all.iter().map(word).collect();
+            let format = if is_compact { COMPACT_FORMAT } else { OLDEST_FORMAT };
             // One in six is near or beyond the longest header that there may be.
             let long = if long < 500 { "y".repeat(1000 + long) } else { String::new() };
             let mut bytes =
-                format!("sessionfs 2 {}{tail}{long}\nsealed", words.join(" ")).into_bytes();
+                format!("sessionfs {format} {}{tail}{long}\nsealed", words.join(" ")).into_bytes();
             for (at, byte, insert) in edits {
                 let at = at.index(bytes.len());
                 match byte {
@@ -143,7 +185,8 @@ fn value() -> impl Strategy<Value = Vec<u8>> {
                 }
             }
             bytes
-        })
+        },
+    )
 }
 
 /// 200 rounds of 50 headers.

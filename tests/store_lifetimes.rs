@@ -6,6 +6,7 @@ use sessionfs::redis::envelope::Header;
 use sessionfs::session::content::Class;
 use sessionfs::session::policy::{Lifetimes, Times};
 use sessionfs::store::{Link as _, Publish, Sessions as _};
+use support::index;
 use support::redis::Redis;
 use support::store::*;
 
@@ -152,12 +153,10 @@ async fn a_missing_index_entry_is_no_staleness_and_comes_back() {
     let node = node(&redis).await;
     let sid = alias("ab", 1);
     taken(&node, &login(&node, &sid)).await;
-    let _: u64 = redis.run("DEL sessionfs:a:{ab}");
+    let _: u64 = redis.run(&format!("DEL {}", index::keys("ab").join(" ")));
     look(&node, &sid).await.expect("alive");
-    let entries: u64 = redis.run("ZCARD sessionfs:a:{ab}");
-    assert_eq!(entries, 1);
-    let ttl: i64 = redis.run("PTTL sessionfs:a:{ab}");
-    assert!(ttl > 0);
+    assert_eq!(index::size(&redis, "ab"), 1);
+    assert!(index::ttl(&redis, "ab") > 0);
 }
 
 #[tokio::test]
@@ -171,7 +170,7 @@ async fn every_key_has_a_ttl_and_outlives_the_life_by_its_grace() {
     let ttl = |key: String| redis.run::<u64>(&format!("PTTL {key}"));
     let user_ttl = ttl(format!("sessionfs:s:{{ab}}:{user}"));
     let bot_ttl = ttl(format!("sessionfs:s:{{ab}}:{bot}"));
-    let index_ttl = ttl("sessionfs:a:{ab}".into());
+    let index_ttl = u64::try_from(index::ttl(&redis, "ab")).expect("a time to live");
     let expected = limits.idle_ms + limits.idle_ms / 2 + limits.grace_ms;
     assert!(user_ttl <= expected && user_ttl > expected - 10 * SECOND, "{user_ttl}");
     let expected = HOUR + HOUR / 2 + limits.grace_ms;
@@ -261,7 +260,7 @@ async fn the_scripts_judge_as_the_policy_does() {
                     }
                     let left_ms = look(&node, &sid).await.expect("alive").left_ms;
                     let value: Vec<u8> = redis.run(&format!("GET sessionfs:s:{{ab}}:{sid}"));
-                    let score: f64 = redis.run(&format!("ZSCORE sessionfs:a:{{ab}} {sid}"));
+                    let score = index::score(&redis, &sid).expect("an entry");
                     let (header, _) = Header::parse(&value).expect("a header");
                     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
                     let activity_ms = score as u64;

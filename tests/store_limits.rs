@@ -6,6 +6,7 @@ use sessionfs::redis::probe::{ProbeError, probe};
 use sessionfs::redis::{RedisStore, Settings};
 use sessionfs::session::policy::Lifetimes;
 use sessionfs::store::{Health, Link as _, Lookup, Publish, Sessions as _, StoreError, Unlinked};
+use support::index;
 use support::redis::Redis;
 use support::store::*;
 
@@ -109,10 +110,9 @@ async fn a_touch_that_was_refused_is_kept_and_written_later() {
     node.touch(&sid);
     tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     let _: redis::Value = redis.run("CONFIG SET maxmemory 0");
-    let key = format!("ZSCORE sessionfs:a:{{ab}} {sid}");
     let before = node.stamp(any_shard()).first_ms - MINUTE;
     #[allow(clippy::cast_precision_loss)]
-    until("the touch is written", || redis.run::<f64>(&key) > before as f64).await;
+    until("the touch is written", || index::score(&redis, &sid) > Some(before as f64)).await;
 }
 
 #[tokio::test]

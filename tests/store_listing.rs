@@ -8,6 +8,7 @@ use sessionfs::redis::RedisStore;
 use sessionfs::session::content::Class;
 use sessionfs::session::name::{Alias, Form, Shard};
 use sessionfs::store::{Link as _, Publish, Sessions as _};
+use support::index;
 use support::redis::Redis;
 use support::store::*;
 
@@ -54,7 +55,7 @@ async fn members_whose_key_is_gone_leave_the_index() {
     taken(&node, &login(&node, &forgotten)).await;
     let _: u64 = redis.run(&format!("DEL sessionfs:s:{{ab}}:{forgotten}"));
     assert_eq!(names(&node, "ab").await, BTreeSet::from([stays]));
-    assert_eq!(redis.run::<u64>("ZCARD sessionfs:a:{ab}"), 1);
+    assert_eq!(index::size(&redis, "ab"), 1);
 }
 
 #[tokio::test]
@@ -76,16 +77,15 @@ async fn a_score_that_is_no_time_hides_no_session() {
     taken(&node, &login(&node, &sid)).await;
     let activity_ms = look(&node, &sid).await.expect("alive").activity_ms;
     for score in ["+inf", "1e300", "1e15", "-inf"] {
-        let _: u64 = redis.run(&format!("ZADD sessionfs:a:{{ab}} {score} {sid}"));
+        index::set_score(&redis, &sid, score);
         assert_eq!(names(&node, "ab").await, BTreeSet::from([sid.clone()]), "{score}");
         let seen = look(&node, &sid).await.expect("alive");
         assert_eq!(seen.activity_ms, activity_ms, "{score}");
     }
     // A look has put the time in its place.
-    let _: u64 = redis.run(&format!("ZADD sessionfs:a:{{ab}} +inf {sid}"));
+    index::set_score(&redis, &sid, "+inf");
     look(&node, &sid).await.expect("alive");
-    let score: f64 = redis.run(&format!("ZSCORE sessionfs:a:{{ab}} {sid}"));
-    assert!(score < 1e15, "{score}");
+    assert!(index::score(&redis, &sid).expect("an entry") < 1e15);
 }
 
 #[tokio::test]
@@ -98,14 +98,13 @@ async fn a_large_shard_is_complete_also_where_all_have_one_score() {
     }
     assert_eq!(names(&node, "ab").await, all);
     let mut connection = redis.connection();
-    let score: f64 = redis.run(&format!("ZSCORE sessionfs:a:{{ab}} {}", alias("ab", 1099)));
-    for sid in &all {
-        let _: u64 = redis::cmd("ZADD")
-            .arg("sessionfs:a:{ab}")
-            .arg(score)
-            .arg(sid.as_str())
-            .query(&mut connection)
-            .expect("added");
+    let score = index::score(&redis, &alias("ab", 1099)).expect("an entry");
+    for key in index::keys("ab") {
+        let members: Vec<Vec<u8>> = redis.run(&format!("ZRANGE {key} 0 -1"));
+        for member in members {
+            let mut command = redis::cmd("ZADD");
+            command.arg(&key).arg(score).arg(member).exec(&mut connection).expect("added");
+        }
     }
     assert_eq!(names(&node, "ab").await, all);
 }

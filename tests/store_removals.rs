@@ -12,6 +12,7 @@ use sessionfs::store::{
     ChangeId, HELD_IN_STORE_MS, Import, Imported, Intake as _, Link as _, Meta, Publish, Published,
     Sessions as _, StoreError, Unlink, Unlinked,
 };
+use support::index;
 use support::redis::Redis;
 use support::store::*;
 
@@ -231,8 +232,8 @@ async fn the_index_is_kept_for_as_long_as_a_session_whose_removal_is_held() {
     let born = logged_in(&node, &sid).await;
     hold(&node, &sid, born.birth).await;
     // The index first: time goes on between the two.
-    let index: u64 = redis.run("PTTL sessionfs:a:{ab}");
-    let session: u64 = redis.run(&format!("PTTL sessionfs:s:{{ab}}:{sid}"));
+    let index = index::ttl(&redis, "ab");
+    let session: i64 = redis.run(&format!("PTTL sessionfs:s:{{ab}}:{sid}"));
     assert!(index >= session, "{index} < {session}");
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 use redis::cluster_routing::Slot;
 use redis::{Cmd, FromRedisValue as _, Value};
 
-use super::envelope::{OLDEST_FORMAT, PACKED_FORMAT};
+use super::envelope::{COMPACT_FORMAT, OLDEST_FORMAT};
 use super::keys::Keys;
 use super::link::Need;
 use super::scripts::Formats;
@@ -63,7 +63,7 @@ impl Agreement {
     /// Whether every server is known to unpack contents. Those that are not known may not.
     pub(super) fn takes_packed(&self) -> bool {
         let [_, members] = &self.known;
-        members.load(Ordering::Relaxed) && self.formats().written >= PACKED_FORMAT
+        members.load(Ordering::Relaxed) && self.formats().written >= COMPACT_FORMAT
     }
 
     /// Follows the answer to [`fingerprint_command`]. Says whether no server has said yet with which

@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use super::envelope::{class_text, form_text, id_text};
+use super::index;
 use super::scripts::{Script, Scripts};
 use crate::session::content::Class;
 use crate::session::name::{Alias, Form};
@@ -36,24 +37,24 @@ pub(super) trait OfScript<'a>: Arguments<'a> {
 /// its own.
 macro_rules! arguments {
     ($(#[$doc:meta])* $name:ident $(<$life:lifetime>)? {
-        $(with $head:ident: $Head:ident;)?
+        $(with $head:ident: $Head:ty;)?
         keys: $($key:ident),*;
         arguments: $($argument:ident),*;
     }) => {
         $(#[$doc])*
         pub(super) struct $name $(<$life>)? {
-            $(pub $head: $Head<'a>,)?
+            $(pub $head: $Head,)?
             $(pub $key: String,)*
             $(pub $argument: Argument<'a>,)*
         }
 
         impl<'a> Arguments<'a> for $name $(<$life>)? {
             fn key_names() -> Vec<&'static str> {
-                [$($Head::key_names(),)? vec![$(stringify!($key)),*]].concat()
+                [$(<$Head>::key_names(),)? vec![$(stringify!($key)),*]].concat()
             }
 
             fn argument_names() -> Vec<&'static str> {
-                [$($Head::argument_names(),)? vec![$(stringify!($argument)),*]].concat()
+                [$(<$Head>::argument_names(),)? vec![$(stringify!($argument)),*]].concat()
             }
 
             fn write(self, keys: &mut Vec<String>, arguments: &mut Vec<Argument<'a>>) {
@@ -80,21 +81,32 @@ arguments! {
 }
 
 arguments! {
+    /// The indexes of a shard: the long one, and the short ones.
+    IndexArgs {
+        keys: index, quarter_0, quarter_1, quarter_2, quarter_3;
+        arguments: ;
+    }
+}
+
+arguments! {
     /// What every change of one session begins with.
     ChangeArgs<'a> {
-        keys: session, index;
-        // waits_ms: how long the sender of a first attempt waits; 'again' for a retry.
-        arguments: alias, id, first_ms, waits_ms;
+        with indexes: IndexArgs;
+        keys: session;
+        // tail: what its entry in a short index ends with. waits_ms: how long the sender of a first
+        // attempt waits; 'again' for a retry.
+        arguments: alias, tail, id, first_ms, waits_ms;
     }
 }
 
 arguments! {
     /// See `fetch.lua`.
     FetchArgs<'a> {
+        with indexes: IndexArgs;
         // listed_session: the session again where there is none.
-        keys: session, index, listed_session;
+        keys: session, listed_session;
         // most: bytes of a value in the answer.
-        arguments: alias, listed, most;
+        arguments: alias, tail, listed, listed_tail, most;
     }
 }
 
@@ -110,7 +122,7 @@ arguments! {
 arguments! {
     /// What every change that brings a content begins with.
     ContentArgs<'a> {
-        with change: ChangeArgs;
+        with change: ChangeArgs<'a>;
         keys: ;
         // size: the content's before it was sealed.
         arguments: class, uid, db, user, size, packing, form, sealed;
@@ -120,29 +132,30 @@ arguments! {
 arguments! {
     /// See `publish.lua`.
     PublishArgs<'a> {
-        with content: ContentArgs;
+        with content: ContentArgs<'a>;
         // sibling_session: the session again where there is none.
         keys: sibling_session;
         // birth: the content is sealed for it.
-        arguments: birth, opened, held_removal, sibling, background, is_activity, after_failed_read;
+        arguments: birth, opened, held_removal, sibling, sibling_tail, background, is_activity,
+            after_failed_read;
     }
 }
 
 arguments! {
     /// See `unlink.lua`.
     UnlinkArgs<'a> {
-        with change: ChangeArgs;
+        with change: ChangeArgs<'a>;
         // listed_session: the session again where there is none.
         keys: listed_session;
         // held: the birth that the caller opened, where the removal of the listed one may be held.
-        arguments: listed, held, hold_ms;
+        arguments: listed, listed_tail, held, hold_ms;
     }
 }
 
 arguments! {
     /// See `amend.lua`.
     AmendArgs<'a> {
-        with change: ChangeArgs;
+        with change: ChangeArgs<'a>;
         keys: ;
         // '' keeps; mtime: nanoseconds, or 'now'.
         arguments: mode, mtime;
@@ -152,41 +165,46 @@ arguments! {
 arguments! {
     /// See `import.lua`.
     ImportArgs<'a> {
-        with content: ContentArgs;
+        with content: ContentArgs<'a>;
         keys: ;
         arguments: mtime, mtime_ms, mode;
     }
 }
 
 arguments! {
-    /// Followed by each session's key, and its alias and the time of its last use.
+    /// Followed by each session's key, and its alias, its tail and the time of its last use.
     TouchArgs {
-        keys: index;
+        with indexes: IndexArgs;
+        keys: ;
         arguments: ;
     }
 }
 
 arguments! {
-    /// Followed by each session's key, and its alias.
+    /// Followed by each session's key, and its alias, the marks of its entry and its tail.
     ListArgs {
-        keys: index;
+        with indexes: IndexArgs;
+        keys: ;
         arguments: ;
     }
 }
 
 arguments! {
-    /// See `outline.lua`.
-    OutlineArgs<'a> {
-        keys: index;
-        // most: members of the index. long: the length of a name that cannot be flat.
-        arguments: most, long;
+    /// See `find.lua`.
+    FindArgs<'a> {
+        with indexes: IndexArgs;
+        keys: ;
+        // most: entries of all indexes. user, login: marks; '' for any. long: the length of a name
+        // that cannot be flat.
+        arguments: most, user, login, flat, long;
     }
 }
 
 arguments! {
-    /// Followed by each session's key, and its alias and version.
+    /// Followed by each session's key, and its alias, its tail and its version.
     RoomArgs {
-        keys: index;
+        with indexes: IndexArgs;
+        keys: ;
         arguments: ;
     }
 }
@@ -235,7 +253,7 @@ of_scripts! {
     ImportArgs<'a>: import,
     TouchArgs: touch,
     ListArgs: list,
-    OutlineArgs<'a>: outline,
+    FindArgs<'a>: find,
     RoomArgs: room,
     SettingsArgs: settings,
     SetArgs<'a>: set,
@@ -280,6 +298,10 @@ pub(super) fn id<'a>(id: Option<ChangeId>) -> Argument<'a> {
 
 pub(super) fn alias(alias: Option<&Alias>) -> Argument<'_> {
     text(alias.map_or("", Alias::as_str))
+}
+
+pub(super) fn tail<'a>(alias: Option<&Alias>) -> Argument<'a> {
+    alias.map(index::tail).unwrap_or_default().into()
 }
 
 pub(super) fn class<'a>(class: Class) -> Argument<'a> {

@@ -1,8 +1,11 @@
 //! The value of a session's key: one readable header line, then the sealed bytes.
 //!
 //! `scripts/session.lua` reads and writes the same line; the order of the fields is fixed, so that
-//! it is one match there. Their names are single letters, since every session holds them all.
-//! Unknown fields may follow the known ones. Times are milliseconds of Redis's clock.
+//! it is one match there. Unknown fields may follow the known ones. Times are milliseconds of
+//! Redis's clock.
+//!
+//! There are two forms of it. Each field has its name, a single letter, in the first; the second is
+//! short: no names, no field that says what another one says, and times as distances.
 
 use std::fmt::Write as _;
 
@@ -18,12 +21,13 @@ pub const MAX_HEADER_BYTES: usize = 1536;
 pub const FORMAT: u32 = 3;
 /// The oldest one that there is.
 pub const OLDEST_FORMAT: u32 = 2;
-/// From this one on a content may be packed in the way of [`packing::ZSTD_1`]. The header line is the same.
-///
-/// [`packing::ZSTD_1`]: crate::session::packing::ZSTD_1
-pub const PACKED_FORMAT: u32 = 3;
+/// From this one on the header line and the entry in the index are short, and a content may be packed.
+pub const COMPACT_FORMAT: u32 = 3;
 
 const NAME: &str = "sessionfs ";
+const NS_PER_MS: i64 = 1_000_000;
+/// A count is below this: as many digits as a number of Lua holds exactly.
+const COUNTS: u64 = 1_000_000_000_000_000;
 
 /// Whether the key holds a session or what is left of one.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -108,25 +112,26 @@ impl Header {
             .map(|rest| rest.split_once(' ').unwrap_or((rest, "")))
             .filter(|(format, _)| !format.is_empty() && digits(format))
             .ok_or_else(|| Unreadable("not a session of sessionfs".into()))?;
-        let is_read = format
+        let number = format
             .parse()
-            .is_ok_and(|n: u32| (OLDEST_FORMAT..=newest).contains(&n) && n.to_string() == format);
-        if !is_read {
-            return Err(Unreadable(format!(
-                "format {format} is not supported by this version, which reads formats {OLDEST_FORMAT} to \
-                 {newest}"
-            )));
-        }
-        Ok((Self::fields(fields)?, end + 1))
+            .ok()
+            .filter(|n: &u32| (OLDEST_FORMAT..=newest).contains(n) && n.to_string() == format);
+        let header = match number {
+            Some(COMPACT_FORMAT..) => Self::compact_fields(fields)?,
+            Some(_) => Self::fields(fields)?,
+            None => {
+                return Err(Unreadable(format!(
+                    "format {format} is not supported by this version, which reads formats \
+                     {OLDEST_FORMAT} to {newest}"
+                )));
+            }
+        };
+        Ok((header, end + 1))
     }
 
     fn fields(text: &str) -> Result<Self, Unreadable> {
-        let mut fields = Fields(text.split(' '));
-        let state = fields.next("s", |v| match v {
-            "a" => Some(State::Alive),
-            "g" => Some(State::Gone),
-            _ => None,
-        })?;
+        let mut fields = Fields::named(text);
+        let state = fields.next("s", parse_state)?;
         let version = fields.next("v", parse_id)?;
         Ok(Self {
             state,
@@ -150,30 +155,70 @@ impl Header {
                 login: fields.next("u", decode_text)?,
             },
             size_bytes: fields.next("z", parse_count)?,
-            packing: fields.next("k", |v| digits(v).then(|| v.parse().ok()).flatten())?,
-            mode: fields.next("x", |v| {
-                digits(v).then(|| u32::from_str_radix(v, 8).ok().filter(|mode| *mode <= 0o7777))?
-            })?,
-            form: fields.next("y", |v| match v {
-                "s" => Some(Form::Sharded),
-                "f" => Some(Form::Flat),
-                _ => None,
-            })?,
+            packing: fields.next("k", parse_packing)?,
+            mode: fields.next("x", parse_mode)?,
+            form: fields.next("y", parse_form)?,
         })
     }
 
-    /// The header line, with its line feed.
+    fn compact_fields(text: &str) -> Result<Self, Unreadable> {
+        let mut fields = Fields::without_names(text);
+        let state = fields.next("s", parse_state)?;
+        let version = fields.next("v", parse_short_id)?;
+        let save = fields.next("w", |v| optional(v, parse_short_id))?.unwrap_or(version);
+        let birth = fields.next("b", |v| optional(v, parse_short_id))?.unwrap_or(version);
+        let born_ms = fields.next("n", parse_count)?;
+        let before = fields.next("p", |v| optional(v, parse_short_class))?;
+        let removal = fields.next("r", |v| optional(v, parse_short_id))?;
+        let end_ms = fields.next("e", parse_count)?;
+        let saved_ms = fields.next("t", |v| since(born_ms, v))?;
+        Ok(Self {
+            state,
+            version,
+            save,
+            birth,
+            born_ms,
+            before,
+            removal,
+            end_ms,
+            saved_ms,
+            mtime_ns: fields.next("m", |v| {
+                optional(v, parse_signed)?
+                    .or_else(|| i64::try_from(saved_ms).ok()?.checked_mul(NS_PER_MS))
+            })?,
+            login_ms: fields.next("l", |v| since(born_ms, v))?,
+            activity_ms: fields.next("a", |v| since(saved_ms, v))?,
+            opened: fields.next("o", parse_flag)?,
+            from_file: fields.next("f", parse_flag)?,
+            content: Content {
+                class: fields.next("c", parse_short_class)?,
+                uid: fields.next("i", |v| optional(v, parse_signed))?,
+                db: fields.next("d", decode_text)?,
+                login: fields.next("u", decode_text)?,
+            },
+            size_bytes: fields.next("z", parse_count)?,
+            packing: fields.next("k", parse_packing)?,
+            mode: fields.next("x", parse_mode)?,
+            form: fields.next("y", parse_form)?,
+        })
+    }
+
+    /// The header line, with its line feed: in the oldest format that tells all.
     pub fn line(&self) -> String {
-        let state = match self.state {
-            State::Alive => "a",
-            State::Gone => "g",
-        };
-        let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
         let is_plain = self.packing == packing::PLAIN;
-        let format = if is_plain { OLDEST_FORMAT } else { PACKED_FORMAT };
+        self.line_in(if is_plain { OLDEST_FORMAT } else { COMPACT_FORMAT })
+    }
+
+    /// The same in this format.
+    pub fn line_in(&self, format: u32) -> String {
+        if format < COMPACT_FORMAT { self.named_line() } else { self.compact_line() }
+    }
+
+    fn named_line(&self) -> String {
+        let state = state_text(self.state);
         format!(
-            "{NAME}{format} s={state} v={} w={} b={} n={} p={} r={} e={} t={} m={} l={} a={} o={} \
-             f={} c={} i={} d={} u={} z={} k={} x={} y={}\n",
+            "{NAME}{OLDEST_FORMAT} s={state} v={} w={} b={} n={} p={} r={} e={} t={} m={} l={} a={} \
+             o={} f={} c={} i={} d={} u={} z={} k={} x={} y={}\n",
             id_text(self.version),
             or_none((self.save != self.version).then(|| id_text(self.save))),
             id_text(self.birth),
@@ -188,6 +233,37 @@ impl Header {
             u8::from(self.opened),
             u8::from(self.from_file),
             class_text(self.content.class),
+            uid_text(self.content.uid),
+            text(self.content.db.as_deref()),
+            text(self.content.login.as_deref()),
+            self.size_bytes,
+            self.packing,
+            mode_text(self.mode),
+            form_text(self.form),
+        )
+    }
+
+    fn compact_line(&self) -> String {
+        let same_mtime = i64::try_from(self.saved_ms).ok().and_then(|ms| ms.checked_mul(NS_PER_MS));
+        let is_saved = same_mtime == Some(self.mtime_ns);
+        let since = |from_ms: u64, ms: u64| i128::from(ms) - i128::from(from_ms);
+        format!(
+            "{NAME}{COMPACT_FORMAT} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {}\n",
+            state_text(self.state),
+            short_id_text(self.version),
+            or_none((self.save != self.version).then(|| short_id_text(self.save))),
+            or_none((self.birth != self.version).then(|| short_id_text(self.birth))),
+            self.born_ms,
+            self.before.map_or("-", short_class_text),
+            or_none(self.removal.map(short_id_text)),
+            self.end_ms,
+            since(self.born_ms, self.saved_ms),
+            or_none((!is_saved).then(|| self.mtime_ns.to_string())),
+            since(self.born_ms, self.login_ms),
+            since(self.saved_ms, self.activity_ms),
+            u8::from(self.opened),
+            u8::from(self.from_file),
+            short_class_text(self.content.class),
             uid_text(self.content.uid),
             text(self.content.db.as_deref()),
             text(self.content.login.as_deref()),
@@ -226,18 +302,33 @@ impl Header {
     }
 }
 
-struct Fields<'a>(std::str::Split<'a, char>);
+struct Fields<'a> {
+    words: std::str::Split<'a, char>,
+    /// Each word begins with its field's name.
+    are_named: bool,
+}
 
 impl<'a> Fields<'a> {
+    fn named(text: &'a str) -> Self {
+        Self { words: text.split(' '), are_named: true }
+    }
+
+    fn without_names(text: &'a str) -> Self {
+        Self { words: text.split(' '), are_named: false }
+    }
+
     fn next<T>(
         &mut self,
         name: &str,
         read: impl FnOnce(&'a str) -> Option<T>,
     ) -> Result<T, Unreadable> {
-        self.0
-            .next()
-            .and_then(|field| field.strip_prefix(name))
-            .and_then(|rest| rest.strip_prefix('='))
+        let word = self.words.next();
+        let value = if self.are_named {
+            word.and_then(|word| word.strip_prefix(name)?.strip_prefix('='))
+        } else {
+            word
+        };
+        value
             .and_then(read)
             .ok_or_else(|| Unreadable(format!("the header has no valid field \"{name}\"")))
     }
@@ -255,6 +346,19 @@ pub fn parse_id(text: &str) -> Option<ChangeId> {
     is_id.then(|| u128::from_str_radix(text, 16).ok().map(ChangeId)).flatten()
 }
 
+/// An id in a short header: without the zeros that fill it up, which all but those of earlier versions have.
+fn short_id_text(id: ChangeId) -> String {
+    u64::try_from(id.0).map_or_else(|_| id_text(id), |id| format!("{id:016x}"))
+}
+
+fn parse_short_id(text: &str) -> Option<ChangeId> {
+    let is_short = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if !is_short {
+        return parse_id(text);
+    }
+    u64::from_str_radix(text, 16).ok().map(|id| ChangeId(id.into()))
+}
+
 fn digits(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_digit())
 }
@@ -262,6 +366,15 @@ fn digits(text: &str) -> bool {
 /// A time or a size: as many digits as a number of Lua holds exactly.
 fn parse_count(text: &str) -> Option<u64> {
     (text.len() <= 15 && digits(text)).then(|| text.parse().ok()).flatten()
+}
+
+/// A time by its distance from an earlier one, or a later one.
+fn since(from_ms: u64, text: &str) -> Option<u64> {
+    let distance = match text.strip_prefix('-') {
+        Some(rest) => -i64::try_from(parse_count(rest)?).ok()?,
+        None => i64::try_from(parse_count(text)?).ok()?,
+    };
+    from_ms.checked_add_signed(distance).filter(|ms| *ms < COUNTS)
 }
 
 fn parse_signed(text: &str) -> Option<i64> {
@@ -277,6 +390,57 @@ fn parse_flag(text: &str) -> Option<bool> {
     match text {
         "0" => Some(false),
         "1" => Some(true),
+        _ => None,
+    }
+}
+
+fn parse_state(text: &str) -> Option<State> {
+    match text {
+        "a" => Some(State::Alive),
+        "g" => Some(State::Gone),
+        _ => None,
+    }
+}
+
+fn state_text(state: State) -> &'static str {
+    match state {
+        State::Alive => "a",
+        State::Gone => "g",
+    }
+}
+
+fn parse_packing(text: &str) -> Option<u16> {
+    digits(text).then(|| text.parse().ok()).flatten()
+}
+
+fn parse_mode(text: &str) -> Option<u32> {
+    digits(text).then(|| u32::from_str_radix(text, 8).ok()).flatten().filter(|mode| *mode <= 0o7777)
+}
+
+fn parse_form(text: &str) -> Option<Form> {
+    match text {
+        "s" => Some(Form::Sharded),
+        "f" => Some(Form::Flat),
+        _ => None,
+    }
+}
+
+fn or_none(text: Option<String>) -> String {
+    text.unwrap_or_else(|| "-".to_owned())
+}
+
+/// A class in a short header: a user or a visitor.
+fn short_class_text(class: Class) -> &'static str {
+    match class {
+        Class::Authenticated => "u",
+        Class::Anonymous => "v",
+    }
+}
+
+fn parse_short_class(text: &str) -> Option<Class> {
+    match text {
+        "u" => Some(Class::Authenticated),
+        "v" => Some(Class::Anonymous),
         _ => None,
     }
 }
@@ -390,10 +554,44 @@ mod tests {
 
     #[test]
     fn a_line_reads_back_and_tells_where_the_content_begins() {
-        let mut value = header().line().into_bytes();
-        let length = value.len();
-        value.extend_from_slice(b"sealed\nbytes");
-        assert_eq!(Header::parse(&value), Ok((header(), length)));
+        for format in [OLDEST_FORMAT, COMPACT_FORMAT] {
+            let mut value = header().line_in(format).into_bytes();
+            let length = value.len();
+            value.extend_from_slice(b"sealed\nbytes");
+            assert_eq!(Header::parse(&value), Ok((header(), length)));
+        }
+    }
+
+    /// As most are: of a user who goes on.
+    #[test]
+    fn a_short_header_is_short() {
+        let id = |id: u64| ChangeId(id.into());
+        let header = Header {
+            version: id(u64::MAX),
+            save: id(u64::MAX),
+            birth: id(u64::MAX - 1),
+            born_ms: 1_700_000_000_000,
+            before: None,
+            saved_ms: 1_700_000_900_000,
+            mtime_ns: 1_700_000_900_000_000_000,
+            login_ms: 1_700_000_000_000,
+            activity_ms: 1_700_000_900_000,
+            packing: 1,
+            form: Form::Sharded,
+            content: Content {
+                class: Class::Authenticated,
+                uid: Some(1234),
+                db: Some("shop".into()),
+                login: Some("somebody@example.com".into()),
+            },
+            ..header()
+        };
+        assert_eq!(
+            header.line(),
+            "sessionfs 3 a ffffffffffffffff - fffffffffffffffe 1700000000000 - - 0 900000 - 0 0 1 0 u 1234 \
+             shop somebody@example.com 740 1 644 s\n"
+        );
+        assert_eq!(Header::parse(header.line().as_bytes()).map(|(h, _)| h), Ok(header));
     }
 
     #[test]
@@ -421,8 +619,11 @@ mod tests {
             },
             ..header()
         };
-        assert!(header.line().len() <= MAX_HEADER_BYTES);
-        assert_eq!(Header::parse(header.line().as_bytes()).map(|(h, _)| h), Ok(header));
+        for format in [OLDEST_FORMAT, COMPACT_FORMAT] {
+            let line = header.line_in(format);
+            assert!(line.len() <= MAX_HEADER_BYTES);
+            assert_eq!(Header::parse(line.as_bytes()).map(|(h, _)| h), Ok(header.clone()));
+        }
     }
 
     #[test]
@@ -451,9 +652,9 @@ mod tests {
         #[test]
         fn any_bytes_are_read_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _ = Header::parse(&bytes);
-            let mut value = b"sessionfs 2 ".to_vec();
-            value.extend_from_slice(&bytes);
-            let _ = Header::parse(&value);
+            for begins in ["sessionfs 2 ", "sessionfs 3 "] {
+                let _ = Header::parse(&[begins.as_bytes(), &bytes].concat());
+            }
         }
     }
 }

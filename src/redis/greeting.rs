@@ -209,7 +209,7 @@ impl Greeter {
     /// others have that.
     fn others(&self, shard: Shard) -> Question {
         let (agreement, live) = (Arc::clone(&self.agreement), Arc::clone(&self.live));
-        Question::new(size(&self.keys, shard), move |_, _| {
+        Question::new(size(&self.keys.index(shard)), move |_, _| {
             agreement.is_usable()?;
             if live.is_known() {
                 return Ok(());

@@ -1,8 +1,9 @@
-//! The names of Redis keys. The two keys of a session share its shard as their hash tag, so every
+//! The names of Redis keys. The keys of a session share its shard as their hash tag, so every
 //! script stays within one slot of a cluster.
 
 use redis::cluster_routing::Slot;
 
+use super::index::{INDEXES, QUARTERS};
 use crate::session::name::{Alias, Shard};
 
 /// The configured prefix of all keys.
@@ -34,9 +35,20 @@ impl Keys {
         Alias::parse(alias).filter(|alias| alias.shard().as_str() == shard)
     }
 
-    /// The sorted set of a shard's sessions by last activity.
+    /// The sorted set of a shard's sessions by last activity: the long one, see [`super::index`].
     pub(crate) fn index(&self, shard: Shard) -> String {
         format!("{}:a:{{{}}}", self.prefix, shard.as_str())
+    }
+
+    /// The short ones.
+    pub(crate) fn quarters(&self, shard: Shard) -> [String; QUARTERS] {
+        std::array::from_fn(|quarter| format!("{}:{quarter}", self.index(shard)))
+    }
+
+    /// All of them, the long one first.
+    pub(crate) fn indexes(&self, shard: Shard) -> [String; INDEXES] {
+        let [q0, q1, q2, q3] = self.quarters(shard);
+        [self.index(shard), q0, q1, q2, q3]
     }
 
     /// The hash of live settings.
@@ -77,6 +89,8 @@ mod tests {
         assert_eq!(keys.index(alias.shard()), "p:a:{aa}");
         let slot = Keys::slot(alias.shard());
         assert_eq!(Slot::for_key(keys.session(&alias)), slot);
-        assert_eq!(Slot::for_key(keys.index(alias.shard())), slot);
+        for index in keys.indexes(alias.shard()) {
+            assert_eq!(Slot::for_key(index), slot);
+        }
     }
 }

@@ -1,15 +1,13 @@
 //! The sessions that were used last, without a look at all others.
 
-use redis::{FromRedisValue as _, Value};
 use tokio::task::JoinSet;
 
-use super::keys::Keys;
-use super::link::Need;
-use super::listing::SHARDS_AT_ONCE;
+use super::index::Entry;
+use super::listing::{Ranked, SHARDS_AT_ONCE};
 use super::requests::latest;
 use super::scan::{Members, Page, Scan, Stale};
 use super::{Inner, RedisStore};
-use crate::session::name::{Alias, Shard};
+use crate::session::name::Shard;
 use crate::store::StoreError;
 
 /// At most so many are found this way.
@@ -28,10 +26,10 @@ impl RedisStore {
         let (candidates, floor) = inner.candidates(count + MORE).await?;
         let mut page = Page { looked_at: 0, living: Vec::new(), unreadable: Vec::new() };
         let mut reading: JoinSet<Result<Members, StoreError>> = JoinSet::new();
-        for (shard, aliases) in candidates {
-            page.looked_at += aliases.len() as u64;
+        for (shard, entries) in candidates {
+            page.looked_at += entries.len() as u64;
             let store = std::sync::Arc::clone(inner);
-            reading.spawn(async move { store.living_by(Stale::Stays, shard, &aliases).await });
+            reading.spawn(async move { store.living_by(Stale::Stays, shard, &entries).await });
         }
         while let Some(read) = reading.join_next().await {
             let read = read.map_err(|error| StoreError::Unavailable(error.to_string()))??;
@@ -45,12 +43,12 @@ impl RedisStore {
 }
 
 impl Inner {
-    /// The `count` members of all indexes with the highest scores, by their shard, and the score that no other
-    /// member exceeds.
+    /// The `count` entries of all indexes with the highest scores, by their shard, and the score that no other
+    /// entry exceeds.
     async fn candidates(
         &self,
         count: usize,
-    ) -> Result<(Vec<(Shard, Vec<Alias>)>, f64), StoreError> {
+    ) -> Result<(Vec<(Shard, Vec<Entry>)>, f64), StoreError> {
         let all: Vec<_> = Shard::all().collect();
         let mut highest: Vec<(Shard, f64)> = Vec::new();
         for (shard, members) in self.highest(&all, f64::NEG_INFINITY, 1).await? {
@@ -64,43 +62,40 @@ impl Inner {
             .take_while(|(_, score)| *score >= floor)
             .map(|(shard, _)| shard)
             .collect();
-        let mut members: Vec<(Shard, String, f64)> = Vec::new();
+        let mut members: Vec<(Shard, Entry, f64)> = Vec::new();
         for (shard, some) in self.highest(&shards, floor, count).await? {
-            members.extend(some.into_iter().map(|(member, score)| (shard, member, score)));
+            members.extend(some.into_iter().map(|(entry, score)| (shard, entry, score)));
         }
         members.sort_unstable_by(|a, b| b.2.total_cmp(&a.2));
         members.truncate(count);
         let is_all = members.len() < count;
         let floor = members.last().filter(|_| !is_all).map_or(f64::NEG_INFINITY, |last| last.2);
-        let mut candidates: Vec<(Shard, Vec<Alias>)> = Vec::new();
+        let mut candidates: Vec<(Shard, Vec<Entry>)> = Vec::new();
         members.sort_unstable_by_key(|(shard, ..)| *shard);
-        for (shard, member, _) in members {
-            let Some(alias) = Alias::parse(&member).filter(|alias| alias.shard() == shard) else {
-                continue; // a stranger
-            };
+        for (shard, entry, _) in members {
             match candidates.last_mut().filter(|(last, _)| *last == shard) {
-                Some((_, aliases)) => aliases.push(alias),
-                None => candidates.push((shard, vec![alias])),
+                Some((_, entries)) => entries.push(entry),
+                None => candidates.push((shard, vec![entry])),
             }
         }
         Ok((candidates, floor))
     }
 
-    /// The `count` members of each of these shards that have the highest scores, of `floor` at least.
+    /// The `count` entries of each of these shards that have the highest scores, of `floor` at least.
     async fn highest(
         &self,
         shards: &[Shard],
         floor: f64,
         count: usize,
-    ) -> Result<Vec<(Shard, Vec<(String, f64)>)>, StoreError> {
+    ) -> Result<Vec<(Shard, Ranked)>, StoreError> {
         let mut found = Vec::new();
         for shards in shards.chunks(usize::from(SHARDS_AT_ONCE)) {
-            let ask =
-                |shard: &Shard| (Keys::slot(*shard), latest(&self.keys, *shard, floor, count));
-            let answers = self.ask_all(shards.iter().map(ask).collect(), Need::Connected).await?;
-            let members = Vec::<Vec<(String, f64)>>::from_redis_value(Value::Array(answers))
-                .map_err(|_| StoreError::Unreadable("an index of another shape".into()))?;
-            found.extend(shards.iter().copied().zip(members));
+            let ask = |index: &String| latest(index, floor, count);
+            for (shard, mut ranked) in shards.iter().zip(self.ranked(shards, ask).await?) {
+                ranked.sort_unstable_by(|a, b| b.1.total_cmp(&a.1));
+                ranked.truncate(count);
+                found.push((*shard, ranked));
+            }
         }
         Ok(found)
     }

@@ -3,15 +3,16 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use redis::{FromRedisValue as _, Value};
+use redis::{Cmd, FromRedisValue as _, Value};
 use tokio::task::JoinSet;
 
 use super::Inner;
+use super::index::{Entry, FIRST_SHORT, INDEXES, LONG};
 use super::keys::Keys;
 use super::link::Need;
-use super::requests::{Requests, page, size};
+use super::requests::{Requests, Sought, page, size};
 use super::scan::{LiveSession, Stale};
-use crate::session::name::{Alias, Form, Shard};
+use crate::session::name::{Form, Shard};
 use crate::store::{Listed, RootListing, StoreError};
 use crate::telemetry::Event;
 
@@ -26,21 +27,49 @@ const FEW: u64 = 8;
 const LISTED_AT_ONCE: usize = 64;
 
 impl Inner {
-    /// Members of a shard's index from `from` (a score) on: a page of them with their scores.
+    /// The first `count` entries of a shard's indexes from `from` (a score) on, by their scores.
     pub(super) async fn page(
         &self,
         shard: Shard,
         from: &str,
         count: usize,
-    ) -> Result<Vec<(String, f64)>, StoreError> {
-        let reply = self.ask(Keys::slot(shard), &page(&self.keys, shard, from, count)).await?;
-        Vec::<(String, f64)>::from_redis_value(reply)
-            .map_err(|_| StoreError::Unreadable("an index of another shape".into()))
+    ) -> Result<Ranked, StoreError> {
+        let ask = |index: &String| page(index, from, 0, count);
+        let mut ranked = self.ranked(&[shard], ask).await?.pop().unwrap_or_default();
+        ranked.sort_unstable_by(|a, b| a.1.total_cmp(&b.1));
+        ranked.truncate(count);
+        Ok(ranked)
     }
 
-    /// Every alias in a shard's index. Exact while entries change: a score only ever grows, so
+    /// What each index of these shards answers to a question for members with scores: in one round trip, put together
+    /// by shard. Strangers are left out.
+    pub(super) async fn ranked(
+        &self,
+        shards: &[Shard],
+        ask: impl Fn(&String) -> Cmd,
+    ) -> Result<Vec<Ranked>, StoreError> {
+        let of_shard = |shard: &Shard| {
+            self.keys.indexes(*shard).map(|index| (Keys::slot(*shard), ask(&index)))
+        };
+        let answers =
+            self.ask_all(shards.iter().flat_map(of_shard).collect(), Need::Connected).await?;
+        let members = Vec::<Vec<(Vec<u8>, f64)>>::from_redis_value(Value::Array(answers))
+            .map_err(|_| StoreError::Unreadable("an index of another shape".into()))?;
+        let ranked = shards.iter().zip(members.chunks(INDEXES)).map(|(shard, indexes)| {
+            let entries = indexes.iter().enumerate().flat_map(|(number, members)| {
+                let entry = move |(member, score): &(Vec<u8>, f64)| {
+                    Some((Entry::read(*shard, number, member)?, *score))
+                };
+                members.iter().filter_map(entry)
+            });
+            entries.collect()
+        });
+        Ok(ranked.collect())
+    }
+
+    /// Every entry of a shard's indexes. Exact while entries change: a score only ever grows, so
     /// going upwards by score meets every entry that stays, perhaps twice.
-    pub(super) async fn members(&self, shard: Shard) -> Result<Vec<Alias>, StoreError> {
+    pub(super) async fn members(&self, shard: Shard) -> Result<Vec<Entry>, StoreError> {
         let mut found = HashSet::new();
         let mut from = "-inf".to_owned();
         let mut count = PAGE;
@@ -48,9 +77,7 @@ impl Inner {
             let page = self.page(shard, &from, count).await?;
             let full = page.len() >= count;
             let last = page.last().map(|(_, score)| score.to_string());
-            found.extend(page.into_iter().filter_map(|(member, _)| {
-                Alias::parse(&member).filter(|alias| alias.shard() == shard)
-            }));
+            found.extend(page.into_iter().map(|(entry, _)| entry));
             match last {
                 Some(last) if full => {
                     // More of one score than a page holds: a larger page.
@@ -62,10 +89,34 @@ impl Inner {
         }
     }
 
-    /// The living among `aliases`, all of one shard, as a directory shows them. One whose removal is
+    /// The entries of a shard that may bear these marks.
+    pub(super) async fn sought(
+        &self,
+        shard: Shard,
+        sought: Sought,
+    ) -> Result<Vec<Entry>, StoreError> {
+        let build = |requests| Requests::find(&requests, shard, sought);
+        let slot = Keys::slot(shard);
+        let mut answer = self.call(slot, Need::Connected, self.patience(), build).await?;
+        match answer.status.as_str() {
+            "found" => {}
+            "large" => return self.members(shard).await,
+            _ => return Err(answer.strange()),
+        }
+        let mut found = Vec::new();
+        for index in [FIRST_SHORT, LONG] {
+            let mut members = answer.nested()?;
+            while members.more() {
+                found.extend(Entry::read(shard, index, &members.bytes()?));
+            }
+        }
+        Ok(found)
+    }
+
+    /// The living among `entries`, all of one shard, as a directory shows them. One whose removal is
     /// held is served until it ends, but whoever has removed it expects to find it in no listing.
-    async fn listed(&self, shard: Shard, aliases: &[Alias]) -> Result<Vec<Listed>, StoreError> {
-        let members = self.living_by(Stale::Ends, shard, aliases).await?;
+    async fn listed(&self, shard: Shard, entries: &[Entry]) -> Result<Vec<Listed>, StoreError> {
+        let members = self.living_by(Stale::Ends, shard, entries).await?;
         for alias in &members.unreadable {
             Event::Unreadable { alias }.emit();
         }
@@ -80,9 +131,12 @@ impl Inner {
     pub(super) async fn list(&self, shard: Shard) -> Result<Vec<Listed>, StoreError> {
         let members = self.members(shard).await?;
         let mut listed = Vec::with_capacity(members.len());
-        for aliases in members.chunks(PAGE) {
-            listed.append(&mut self.listed(shard, aliases).await?);
+        for entries in members.chunks(PAGE) {
+            listed.append(&mut self.listed(shard, entries).await?);
         }
+        // A session that was saved meanwhile may have been met in two indexes.
+        listed.sort_unstable_by(|a, b| a.alias.cmp(&b.alias));
+        listed.dedup_by(|a, b| a.alias == b.alias);
         Ok(listed)
     }
 
@@ -92,71 +146,25 @@ impl Inner {
         shard: Shard,
         size: u64,
     ) -> Result<(bool, Vec<Listed>), StoreError> {
-        if let Some(Outline { mut aliases, is_whole }) = self.outline(shard).await? {
-            let is_taken_to_live = size > FEW && !is_whole;
-            if is_taken_to_live {
-                aliases.retain(|alias| alias.family().is_none());
-            }
-            let (sharded, flat) = self.forms(shard, aliases).await?;
-            if is_whole || sharded || is_taken_to_live {
-                return Ok((sharded || is_taken_to_live, flat));
-            }
+        let is_taken_to_live = size > FEW;
+        let entries = if is_taken_to_live {
+            let flat = Sought { flat: true, ..Sought::default() };
+            self.sought(shard, flat).await?
+        } else {
+            self.members(shard).await?
+        };
+        let mut sharded = is_taken_to_live;
+        let mut all_flat = Vec::new();
+        for entries in entries.chunks(PAGE) {
+            let (flat, others): (Vec<_>, Vec<_>) = self
+                .listed(shard, entries)
+                .await?
+                .into_iter()
+                .partition(|listed| listed.meta.form == Form::Flat);
+            sharded |= !others.is_empty();
+            all_flat.extend(flat);
         }
-        // The one used last has ended: another one may live.
-        let members = self.members(shard).await?;
-        self.forms(shard, members).await
-    }
-
-    /// What may be all that the root shows of a shard; `None` if its index is a large one.
-    async fn outline(&self, shard: Shard) -> Result<Option<Outline>, StoreError> {
-        let build = |requests| Requests::outline(&requests, shard);
-        let slot = Keys::slot(shard);
-        let mut answer = self.call(slot, Need::Connected, self.patience(), build).await?;
-        match answer.status.as_str() {
-            "outlined" => {}
-            "large" => return Ok(None),
-            _ => return Err(answer.strange()),
-        }
-        let (mut short, mut last) = (answer.nested()?, answer.nested()?);
-        let is_whole = !last.more();
-        let mut aliases = Vec::new();
-        for names in [&mut short, &mut last] {
-            while names.more() {
-                // Strangers are passed over.
-                let alias = Alias::parse(&names.text()?);
-                aliases.extend(alias.filter(|alias| alias.shard() == shard));
-            }
-        }
-        Ok(Some(Outline { aliases, is_whole }))
-    }
-
-    /// Whether any of these members of a shard lives under its sharded name, and the flat ones.
-    async fn forms(
-        &self,
-        shard: Shard,
-        members: Vec<Alias>,
-    ) -> Result<(bool, Vec<Listed>), StoreError> {
-        // Only ids of Odoo 14 to 17 can have a flat name: all of those have to be looked at. Of
-        // the others one that lives is enough.
-        let (short, long): (Vec<_>, Vec<_>) =
-            members.into_iter().partition(|alias| alias.family().is_none());
-        let mut sharded = false;
-        let mut flat = Vec::new();
-        for aliases in short.chunks(PAGE) {
-            for listed in self.listed(shard, aliases).await? {
-                match listed.meta.form {
-                    Form::Flat => flat.push(listed),
-                    Form::Sharded => sharded = true,
-                }
-            }
-        }
-        for aliases in long.chunks(PAGE) {
-            if sharded {
-                break;
-            }
-            sharded = !self.listed(shard, aliases).await?.is_empty();
-        }
-        Ok((sharded, flat))
+        Ok((sharded, all_flat))
     }
 
     pub(super) async fn list_root(self: &Arc<Self>) -> Result<RootListing, StoreError> {
@@ -190,23 +198,27 @@ impl Inner {
     pub(super) async fn in_use(&self, all: Vec<Shard>) -> Result<Vec<(Shard, u64)>, StoreError> {
         let mut in_use = Vec::new();
         for shards in all.chunks(usize::from(SHARDS_AT_ONCE)) {
-            let ask = |shard: &Shard| (Keys::slot(*shard), size(&self.keys, *shard));
-            let answers = self.ask_all(shards.iter().map(ask).collect(), Need::Connected).await?;
-            let sizes = Vec::<u64>::from_redis_value(Value::Array(answers))
-                .map_err(|_| StoreError::Unreadable("an index of another shape".into()))?;
+            let sizes = self.sizes(shards).await?;
+            let sizes = sizes.chunks(INDEXES).map(|sizes| sizes.iter().sum::<u64>());
             in_use.extend(shards.iter().copied().zip(sizes).filter(|(_, size)| *size > 0));
         }
         Ok(in_use)
     }
+
+    /// The size of each index of these shards.
+    pub(super) async fn sizes(&self, shards: &[Shard]) -> Result<Vec<u64>, StoreError> {
+        let of_shard = |shard: &Shard| {
+            self.keys.indexes(*shard).map(|index| (Keys::slot(*shard), size(&index)))
+        };
+        let commands = shards.iter().flat_map(of_shard).collect();
+        let answers = self.ask_all(commands, Need::Connected).await?;
+        Vec::<u64>::from_redis_value(Value::Array(answers))
+            .map_err(|_| StoreError::Unreadable("an index of another shape".into()))
+    }
 }
 
-/// Of the members of a shard's index, those that the root has to look at.
-struct Outline {
-    /// All that may be flat, and of the others the one used last.
-    aliases: Vec<Alias>,
-    /// There are no others.
-    is_whole: bool,
-}
+/// Entries and their scores.
+pub(super) type Ranked = Vec<(Entry, f64)>;
 
 type ListedShard = Result<(Shard, (bool, Vec<Listed>)), StoreError>;
 

@@ -10,16 +10,15 @@ use std::sync::Arc;
 
 use rand::Rng as _;
 use rand::seq::SliceRandom as _;
-use redis::FromRedisValue as _;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
-use super::keys::Keys;
 use super::listing::PAGE;
+use super::requests::page;
 use super::scan::Stale;
 use super::{Inner, RedisStore};
 use crate::session::content::Class;
-use crate::session::name::{Alias, Shard};
+use crate::session::name::Shard;
 use crate::store::StoreError;
 
 /// How many sessions are looked at, at most (and what is left of a page).
@@ -114,23 +113,23 @@ impl RedisStore {
 }
 
 impl Inner {
-    /// One page of a shard: all of it, or the members from a random one on.
+    /// One page of a shard: all of it, or the entries of one of its indexes from a random one on.
     async fn look_at(&self, shard: Shard, size: u64) -> Result<Seen, StoreError> {
-        let from = rand::rng().random_range(0..=size.saturating_sub(PAGE as u64));
-        let mut command = redis::cmd("ZRANGEBYSCORE");
-        command.arg(self.keys.index(shard)).arg("-inf").arg("+inf");
-        command.arg("LIMIT").arg(from).arg(PAGE);
-        let members = Vec::<String>::from_redis_value(self.ask(Keys::slot(shard), &command).await?)
-            .map_err(|_| StoreError::Unreadable("an index with an unexpected format".into()))?;
-        let aliases: Vec<Alias> = members
-            .iter()
-            .filter_map(|member| Alias::parse(member))
-            .filter(|alias| alias.shard() == shard)
-            .collect();
-        let living = if aliases.is_empty() {
+        let page = if size <= PAGE as u64 {
+            self.page(shard, "-inf", PAGE).await?
+        } else {
+            let chosen = self.random_place(shard).await?;
+            let ask = |index: &String| match &chosen {
+                (name, from) if name == index => page(index, "-inf", *from, PAGE),
+                _ => page(index, "-inf", 0, 0),
+            };
+            self.ranked(&[shard], ask).await?.pop().unwrap_or_default()
+        };
+        let entries: Vec<_> = page.into_iter().map(|(entry, _)| entry).collect();
+        let living = if entries.is_empty() {
             Vec::new()
         } else {
-            self.living_by(Stale::Stays, shard, &aliases).await?.living
+            self.living_by(Stale::Stays, shard, &entries).await?.living
         };
         let of = |class| {
             let lives = |one: &&super::scan::LiveSession| {
@@ -140,10 +139,23 @@ impl Inner {
         };
         Ok(Seen {
             size,
-            looked_at: members.len() as u64,
+            looked_at: entries.len() as u64,
             authenticated: of(Class::Authenticated),
             anonymous: of(Class::Anonymous),
         })
+    }
+
+    /// An index of a shard, and from which entry on a page of it is read. Each entry is as likely.
+    async fn random_place(&self, shard: Shard) -> Result<(String, u64), StoreError> {
+        let sizes = self.sizes(&[shard]).await?;
+        let mut chosen = rand::rng().random_range(0..sizes.iter().sum::<u64>().max(1));
+        for (index, size) in self.keys.indexes(shard).into_iter().zip(sizes) {
+            if chosen < size {
+                return Ok((index, chosen.min(size.saturating_sub(PAGE as u64))));
+            }
+            chosen -= size;
+        }
+        Ok((self.keys.index(shard), 0))
     }
 }
 

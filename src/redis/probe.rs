@@ -25,6 +25,7 @@ use super::agreement;
 use super::credentials::Credentials;
 use super::endpoint::{BadUrl, Place};
 use super::errors::{ErrorCode, ServerError};
+use super::index::Entry;
 use super::keys::Keys;
 use super::link::error_text;
 use super::requests::Requests;
@@ -35,7 +36,7 @@ use crate::session::name::{Alias, Form, Shard};
 use crate::session::packing;
 use crate::session::policy::Lifetimes;
 use crate::session::secret::{Fingerprint, Keyring};
-use crate::store::{Amend, Attempt, ChangeId, Claim, Import, Publish, Stamp, StoreError, Unlink};
+use crate::store::{Amend, Attempt, Claim, Import, Publish, Stamp, StoreError, Unlink};
 
 /// The oldest version that has what we need.
 const OLDEST: (u64, u64) = (6, 0);
@@ -382,13 +383,13 @@ impl Probe<'_> {
             held: None,
             opened: None,
         };
+        let entry = Entry { alias: alias.clone(), marks: None };
         for (call, expected) in [
             (requests.fetch(alias, None), "absent"),
             (requests.publish(&save, Attempt::First), "taken"),
             (requests.touch(alias.shard(), &touches), "done"),
             (requests.amend(&amend, Attempt::First), "taken"),
-            (requests.list(alias.shard(), std::slice::from_ref(alias)), "listed"),
-            (requests.outline(alias.shard()), "outlined"),
+            (requests.list(alias.shard(), std::slice::from_ref(&entry)), "listed"),
             (requests.import(&file, Attempt::First), "kept"),
             (requests.unlink(&unlink, Attempt::First), "gone"),
             (requests.run_nothing(alias.shard()), "taken"),
@@ -447,7 +448,7 @@ fn single_commands(keys: &Keys, alias: &Alias) -> Vec<Cmd> {
 
 /// A first attempt in the far future: never late, never older than anything.
 fn own_stamp() -> Stamp {
-    Stamp::new(ChangeId(rand::random()), 9_999_999_999_999)
+    Stamp::random(9_999_999_999_999)
 }
 
 fn own_save(alias: &Alias) -> Publish {

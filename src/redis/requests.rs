@@ -4,11 +4,12 @@
 use redis::Cmd;
 
 use super::args::{
-    self, AmendArgs, ChangeArgs, ContentArgs, FetchArgs, ImportArgs, ListArgs, OutlineArgs,
+    self, AmendArgs, ChangeArgs, ContentArgs, FetchArgs, FindArgs, ImportArgs, IndexArgs, ListArgs,
     PieceArgs, ProbeArgs, PublishArgs, RoomArgs, SetArgs, SettingsArgs, TouchArgs, UnlinkArgs,
 };
 use super::bulk::{LARGE_BYTES, extra_time};
 use super::envelope::{mode_text, text, uid_text};
+use super::index::Entry;
 use super::keys::Keys;
 use super::scripts::{Call, ClockView, Policy, Scripts};
 use crate::session::content::Content;
@@ -17,8 +18,17 @@ use crate::store::{
     Amend, Attempt, ChangeId, HELD_IN_STORE_MS, Import, Mtime, Publish, Stamp, Unlink,
 };
 
-/// How many members of an index one script goes through: half a millisecond of Redis's time.
-const OUTLINED_MAX: usize = 1000;
+/// How many entries one script goes through, of which few are wanted: two milliseconds of Redis's time.
+const FOUND_MAX: usize = 10_000;
+
+/// By which marks entries are sought; those that are `None` may be any.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Sought {
+    pub user: Option<u8>,
+    pub login: Option<u8>,
+    /// Of flat names alone.
+    pub flat: bool,
+}
 
 /// What requests are made of.
 #[derive(Clone, Copy)]
@@ -53,14 +63,22 @@ impl<'a> Requests<'a> {
         self.scripts.call(
             &self.policy,
             FetchArgs {
+                indexes: self.indexes(alias.shard()),
                 session: self.keys.session(alias),
-                index: self.keys.index(alias.shard()),
                 listed_session: self.keys.session(listed.unwrap_or(alias)),
                 alias: args::alias(Some(alias)),
+                tail: args::tail(Some(alias)),
                 listed: args::alias(listed),
+                listed_tail: args::tail(listed),
                 most: args::number(LARGE_BYTES),
             },
         )
+    }
+
+    fn indexes(&self, shard: Shard) -> IndexArgs {
+        let [quarter_0, quarter_1, quarter_2, quarter_3] = self.keys.quarters(shard);
+        let index = self.keys.index(shard);
+        IndexArgs { index, quarter_0, quarter_1, quarter_2, quarter_3 }
     }
 
     /// At most `most` bytes of the content of one save.
@@ -96,9 +114,10 @@ impl<'a> Requests<'a> {
     ) -> ChangeArgs<'a> {
         let extra_ms = extra_time(bytes).as_millis();
         ChangeArgs {
+            indexes: self.indexes(alias.shard()),
             session: self.keys.session(alias),
-            index: self.keys.index(alias.shard()),
             alias: args::alias(Some(alias)),
+            tail: args::tail(Some(alias)),
             id: args::id(Some(stamp.id)),
             first_ms: args::number(stamp.first_ms_at(self.now_ms)),
             waits_ms: match attempt {
@@ -122,6 +141,7 @@ impl<'a> Requests<'a> {
                 opened: args::id(claim.opened),
                 held_removal: args::id(claim.held_removal),
                 sibling: args::alias(sibling),
+                sibling_tail: args::tail(sibling),
                 background: args::flag(publish.background),
                 is_activity: args::flag(publish.is_activity),
                 after_failed_read: args::flag(claim.after_failed_read),
@@ -137,6 +157,7 @@ impl<'a> Requests<'a> {
                 change: self.change(&unlink.alias, &unlink.stamp, attempt),
                 listed_session: self.keys.session(listed.unwrap_or(&unlink.alias)),
                 listed: args::alias(listed),
+                listed_tail: args::tail(listed),
                 held: args::id(unlink.held),
                 hold_ms: args::number(self.hold_ms),
             },
@@ -152,6 +173,7 @@ impl<'a> Requests<'a> {
                 change: self.change(alias, &stamp, Attempt::Again),
                 listed_session: self.keys.session(alias),
                 listed: args::alias(None),
+                listed_tail: args::tail(None),
                 held: args::id(Some(removal)),
                 hold_ms: args::number(0),
             },
@@ -192,38 +214,51 @@ impl<'a> Requests<'a> {
 
     /// Activity of sessions of one shard; without a time their keys are only kept.
     pub(super) fn touch(&self, shard: Shard, touches: &'a [(Alias, Option<u64>)]) -> Call<'a> {
-        let index = self.keys.index(shard);
-        let mut call = self.scripts.call(&self.policy, TouchArgs { index });
+        let indexes = self.indexes(shard);
+        let mut call = self.scripts.call(&self.policy, TouchArgs { indexes });
         for (alias, at_ms) in touches {
             call.key(self.keys.session(alias)).argument(args::alias(Some(alias)));
+            call.argument(args::tail(Some(alias)));
             call.argument(at_ms.map_or_else(|| args::text(""), args::number));
         }
         call
     }
 
     /// The living sessions among these, all of one shard.
-    pub(super) fn list(&self, shard: Shard, aliases: &'a [Alias]) -> Call<'a> {
-        let index = self.keys.index(shard);
-        let mut call = self.scripts.call(&self.policy, ListArgs { index });
-        for alias in aliases {
+    pub(super) fn list(&self, shard: Shard, entries: &'a [Entry]) -> Call<'a> {
+        let indexes = self.indexes(shard);
+        let mut call = self.scripts.call(&self.policy, ListArgs { indexes });
+        for Entry { alias, marks } in entries {
             call.key(self.keys.session(alias)).argument(args::alias(Some(alias)));
+            call.argument(marks.as_ref().map_or(&[][..], |marks| marks).into());
+            call.argument(args::tail(Some(alias)));
         }
         call
     }
 
-    /// What the root has to know of a shard.
-    pub(super) fn outline(&self, shard: Shard) -> Call<'a> {
-        let index = self.keys.index(shard);
-        let (most, long) = (args::number(OUTLINED_MAX), args::number(Alias::LONG_CHARS));
-        self.scripts.call(&self.policy, OutlineArgs { index, most, long })
+    /// The entries of a shard that may bear these marks.
+    pub(super) fn find(&self, shard: Shard, marks: Sought) -> Call<'a> {
+        let mark = |mark: Option<u8>| mark.map_or_else(|| args::text(""), args::number);
+        self.scripts.call(
+            &self.policy,
+            FindArgs {
+                indexes: self.indexes(shard),
+                most: args::number(FOUND_MAX),
+                user: mark(marks.user),
+                login: mark(marks.login),
+                flat: args::flag(marks.flat),
+                long: args::number(Alias::LONG_CHARS),
+            },
+        )
     }
 
     /// The end of these visitors' sessions, all of one shard.
     pub(super) fn room(&self, shard: Shard, visitors: &'a [(Alias, ChangeId)]) -> Call<'a> {
-        let index = self.keys.index(shard);
-        let mut call = self.scripts.call(&self.policy, RoomArgs { index });
+        let indexes = self.indexes(shard);
+        let mut call = self.scripts.call(&self.policy, RoomArgs { indexes });
         for (alias, version) in visitors {
             call.key(self.keys.session(alias)).argument(args::alias(Some(alias)));
+            call.argument(args::tail(Some(alias)));
             call.argument(args::id(Some(*version)));
         }
         call
@@ -260,26 +295,26 @@ impl<'a> Requests<'a> {
     }
 }
 
-/// Members of a shard's index from `from` (a score) on, with their scores.
-pub(super) fn page(keys: &Keys, shard: Shard, from: &str, count: usize) -> Cmd {
+/// `count` members of an index from `from` (a score) on, but for the first `skipped`, with their scores.
+pub(super) fn page(index: &str, from: &str, skipped: u64, count: usize) -> Cmd {
     let mut command = redis::cmd("ZRANGEBYSCORE");
-    command.arg(keys.index(shard)).arg(from).arg("+inf").arg("WITHSCORES");
-    command.arg("LIMIT").arg(0).arg(count);
+    command.arg(index).arg(from).arg("+inf").arg("WITHSCORES");
+    command.arg("LIMIT").arg(skipped).arg(count);
     command
 }
 
-/// The `count` members of a shard's index with the highest scores, of `floor` at least.
-pub(super) fn latest(keys: &Keys, shard: Shard, floor: f64, count: usize) -> Cmd {
+/// The `count` members of an index with the highest scores, of `floor` at least.
+pub(super) fn latest(index: &str, floor: f64, count: usize) -> Cmd {
     let mut command = redis::cmd("ZREVRANGEBYSCORE");
-    command.arg(keys.index(shard)).arg("+inf").arg(floor).arg("WITHSCORES");
+    command.arg(index).arg("+inf").arg(floor).arg("WITHSCORES");
     command.arg("LIMIT").arg(0).arg(count);
     command
 }
 
-/// The size of a shard's index.
-pub(super) fn size(keys: &Keys, shard: Shard) -> Cmd {
+/// The size of an index.
+pub(super) fn size(index: &str) -> Cmd {
     let mut command = redis::cmd("ZCARD");
-    command.arg(keys.index(shard));
+    command.arg(index);
     command
 }
 

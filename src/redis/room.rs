@@ -140,15 +140,11 @@ impl Inner {
 
     async fn visitors_of(&self, shard: Shard) -> Result<Vec<LiveSession>, StoreError> {
         let page = self.page(shard, "-inf", LOOKED_AT).await?;
-        let aliases: Vec<Alias> = page
-            .iter()
-            .filter_map(|(member, _)| Alias::parse(member))
-            .filter(|alias| alias.shard() == shard)
-            .collect();
-        if aliases.is_empty() {
+        if page.is_empty() {
             return Ok(Vec::new());
         }
-        let mut living = self.living_by(Stale::Stays, shard, &aliases).await?.living;
+        let entries: Vec<_> = page.into_iter().map(|(entry, _)| entry).collect();
+        let mut living = self.living_by(Stale::Stays, shard, &entries).await?.living;
         living.retain(|one| one.header.content.class == Class::Anonymous);
         Ok(living)
     }

@@ -10,11 +10,12 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::envelope::Header;
+use super::envelope::{Header, text, uid_text};
+use super::index::{Entry, mark, user_mark};
 use super::keys::Keys;
 use super::link::Need;
 use super::listing::PAGE;
-use super::requests::Requests;
+use super::requests::{Requests, Sought};
 use super::{Inner, RedisStore};
 use crate::session::content::Class;
 use crate::session::name::{Alias, Shard};
@@ -163,6 +164,13 @@ impl Filter {
             && family.as_deref().is_none_or(|family| alias.family() == Some(family))
     }
 
+    /// By which marks it can be found, if it names somebody.
+    fn sought(&self) -> Option<Sought> {
+        let user = self.user_id.map(|uid| user_mark(&uid_text(Some(uid))));
+        let login = self.login.as_deref().map(|login| mark(&text(Some(login))));
+        (user.is_some() || login.is_some()).then_some(Sought { user, login, flat: false })
+    }
+
     /// The only shard where it can be, if its name says so.
     fn shard(&self) -> Option<Shard> {
         let begins = self.name.as_ref().map(|name| &name.head).or(self.family.as_ref())?;
@@ -278,12 +286,16 @@ impl Inner {
         filter: &Filter,
         pages: &Pages,
     ) -> Result<(), StoreError> {
-        for aliases in self.members(shard).await?.chunks(PAGE) {
+        let entries = match filter.sought() {
+            Some(sought) => self.sought(shard, sought).await?,
+            None => self.members(shard).await?,
+        };
+        for entries in entries.chunks(PAGE) {
             let Members { mut living, mut unreadable } =
-                self.living_by(Stale::Stays, shard, aliases).await?;
+                self.living_by(Stale::Stays, shard, entries).await?;
             living.retain(|living| filter.matches(living));
             unreadable.retain(|alias| filter.may_match(alias));
-            let looked_at = u64::try_from(aliases.len()).unwrap_or(u64::MAX);
+            let looked_at = u64::try_from(entries.len()).unwrap_or(u64::MAX);
             if pages.send(Ok(Page { living, unreadable, looked_at })).await.is_err() {
                 break; // the scan was dropped
             }
@@ -291,16 +303,16 @@ impl Inner {
         Ok(())
     }
 
-    /// What lives among `aliases`, all of one shard.
+    /// What lives among `entries`, all of one shard.
     pub(super) async fn living_by(
         &self,
         stale: Stale,
         shard: Shard,
-        aliases: &[Alias],
+        entries: &[Entry],
     ) -> Result<Members, StoreError> {
         let build = |requests| match stale {
-            Stale::Ends => Requests::list(&requests, shard, aliases),
-            Stale::Stays => Requests::judging_nothing(requests).list(shard, aliases),
+            Stale::Ends => Requests::list(&requests, shard, entries),
+            Stale::Stays => Requests::judging_nothing(requests).list(shard, entries),
         };
         let slot = Keys::slot(shard);
         let mut answer = self.call(slot, Need::Connected, self.patience(), build).await?;
@@ -309,7 +321,7 @@ impl Inner {
         }
         let (mut listed, mut unreadable) = (answer.nested()?, answer.nested()?);
         let mut members =
-            Members { living: Vec::with_capacity(aliases.len()), ..Members::default() };
+            Members { living: Vec::with_capacity(entries.len()), ..Members::default() };
         while listed.more() {
             let (alias, activity_ms, left_ms) =
                 (listed.alias()?, listed.number()?, listed.number()?);

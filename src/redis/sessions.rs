@@ -143,7 +143,7 @@ impl Sessions for RedisStore {
 
 impl Link for RedisStore {
     fn stamp(&self, shard: Shard) -> Stamp {
-        Stamp::new(ChangeId(rand::random()), self.inner.primary_of(shard).time.now_ms())
+        Stamp::random(self.inner.primary_of(shard).time.now_ms())
     }
 
     fn health(&self, shard: Option<Shard>) -> Health {

@@ -7,6 +7,7 @@
 pub mod crowd;
 pub mod deployment;
 pub mod http;
+pub mod index;
 pub mod kernel;
 pub mod line;
 pub mod load;

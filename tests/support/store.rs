@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use sessionfs::redis::envelope::OLDEST_FORMAT;
 use sessionfs::redis::scripts::Scripts;
 use sessionfs::redis::{RedisStore, Settings};
 use sessionfs::session::content::{Class, Content};
@@ -36,9 +37,12 @@ pub fn any_shard() -> Shard {
     Shard::parse("ab").expect("a shard")
 }
 
-/// Defaults, but for bounds that a loaded test machine would not keep.
+/// Defaults, but for bounds that a loaded test machine would not keep. SESSIONFS_TEST_FORMAT names another format of
+/// headers.
 pub fn settings(redis: &Redis) -> Settings {
+    let format = std::env::var("SESSIONFS_TEST_FORMAT");
     Settings {
+        newest_written: format.map_or(OLDEST_FORMAT, |format| format.parse().expect("a number")),
         url: redis.url(),
         overdue_ms: 1000,
         down_after_ms: 3000,

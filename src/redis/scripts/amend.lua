@@ -1,14 +1,14 @@
 -- Changes mode or mtime: a new version of the same bytes. Its lifetime stays as it is.
 -- Answers: taken, activity, left, header | absent | failed, why
 
-local alias, id, first_ms, retry = args.alias, args.id, tonumber(args.first_ms), is_retry()
+local id, first_ms, retry = args.id, tonumber(args.first_ms), is_retry()
 
 local value = redis.pcall('GET', keys.session)
 if refused(value) then return answer('failed', failure) end
 if not value then return answer('absent') end
 local h = parse(value)
 if failure then return answer('failed', failure) end
-if not lives(keys.session, keys.index, alias, h) then return answer('absent') end
+if not lives({ key = keys.session, alias = args.alias, tail = args.tail }, h) then return answer('absent') end
 -- Done already, or overtaken by a newer version that must not be changed by a late retry.
 if h.version == id or (retry and h.saved > first_ms) then
   return answer('taken', h.active, left(h), h.stored)

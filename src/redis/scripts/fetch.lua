@@ -3,11 +3,11 @@
 --   alias, activity, left, header | absent | failed, why
 
 -- Whether a session of that header lives; the index may have lost it.
-local function found(key, alias, h)
-  if not h or not lives(key, keys.index, alias, h) then return false end
+local function found(session, h)
+  if not h or not lives(session, h) then return false end
   if not h.indexed then
     -- Refused where no writes are taken: the header's activity still stands in.
-    enter(keys.index, alias, h.active, redis.call('PTTL', key))
+    enter(session, h, redis.call('PTTL', session.key))
     failure = nil
   end
   return true
@@ -20,7 +20,7 @@ if refused(value) then return answer('failed', failure) end
 if value ~= '' then
   local h = parse(value)
   if failure then return answer('failed', failure) end
-  if found(keys.session, args.alias, h) then
+  if found({ key = keys.session, alias = args.alias, tail = args.tail }, h) then
     if #value == most and redis.call('STRLEN', keys.session) > most then
       return answer('large', h.active, left(h), h.stored)
     end
@@ -31,7 +31,7 @@ end
 if args.listed ~= '' then
   local h = read(keys.listed_session)
   if failure then return answer('failed', failure) end
-  if found(keys.listed_session, args.listed, h) then
+  if found({ key = keys.listed_session, alias = args.listed, tail = args.listed_tail }, h) then
     return answer('alias', h.active, left(h), h.stored)
   end
 end

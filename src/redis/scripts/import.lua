@@ -14,6 +14,7 @@ local h = {
   removal = '-', ending = 0, saved = saved, mtime = args.mtime, login = saved, active = now,
   opened = true, from_file = true, class = args.class, uid = args.uid, db = args.db,
   user = args.user, size = args.size, packing = args.packing, mode = args.mode, form = args.form,
+  format = format_for(args.packing),
 }
 h.ends = ends(h, 0)
 if stale(h) then return answer('over') end
@@ -22,6 +23,6 @@ local ttl = keep_ms(h)
 if refused(redis.pcall('SET', keys.session, line(h) .. args.sealed, 'PX', ttl)) then
   return answer('failed', failure)
 end
-enter(keys.index, args.alias, h.active, ttl)
+enter({ key = keys.session, alias = args.alias, tail = args.tail }, h, ttl)
 redis.call('STRLEN', keys.session) -- for client tracking, as in publish.lua
 return answer('taken')

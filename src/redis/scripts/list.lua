@@ -1,22 +1,38 @@
--- The living among the named members of one shard. What is not there any more leaves the index.
--- After the named ones: each session's key (all of one shard), and its alias.
+-- The living among the named members of one shard. What is not there any more leaves the index, unless nothing is
+-- judged.
+-- After the named ones: each session's key (all of one shard), and its alias, the marks that it is found by ('' in the
+-- long index), and its tail.
 -- Answers: listed, {alias, activity, left, header, ...}, {alias that cannot be read, ...}
+
+-- Takes the entry that was found out of the index, unless it is that of a living session.
+local function tidy(session, marks, h)
+  local index, member = keys.index, session.alias
+  if marks ~= '' then index, member = quarter(session.tail), marks .. session.tail end
+  if h then
+    local own_index, own_member = entry(session, h)
+    if index == own_index and member == own_member then return end
+  end
+  redis.pcall('ZREM', index, member)
+end
 
 local living, unreadable = {}, {}
 for i = 1, #KEYS - KEYS_NAMED do
-  local session, alias = KEYS[KEYS_NAMED + i], ARGV[ARGV_NAMED + i]
-  local h = read(session)
+  local first = ARGV_NAMED + 3 * i - 2
+  local session = { key = KEYS[KEYS_NAMED + i], alias = ARGV[first], tail = ARGV[first + 2] }
+  local h = read(session.key)
   if failure then
     -- Another program's key, or a newer format: not ours to list, and no reason to list no other.
     failure = nil
-    unreadable[#unreadable + 1] = alias
-  elseif not h or not lives(session, keys.index, alias, h) then
-    redis.pcall('ZREM', keys.index, alias)
+    unreadable[#unreadable + 1] = session.alias
   else
-    living[#living + 1] = alias
-    living[#living + 1] = h.active
-    living[#living + 1] = left(h)
-    living[#living + 1] = h.stored
+    local is_living = h and lives(session, h)
+    if not LENIENT then tidy(session, ARGV[first + 1], is_living and h) end
+    if is_living then
+      living[#living + 1] = session.alias
+      living[#living + 1] = h.active
+      living[#living + 1] = left(h)
+      living[#living + 1] = h.stored
+    end
   end
 end
 return answer('listed', living, unreadable)

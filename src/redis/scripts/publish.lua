@@ -2,8 +2,9 @@
 -- Answers: taken, activity, left, header | superseded, birth or '' | refused, code | rebind, birth |
 -- failed, why
 
-local alias, id, first_ms, retry = args.alias, args.id, tonumber(args.first_ms), is_retry()
-local class, uid, opened, sibling_alias = args.class, args.uid, args.opened, args.sibling
+local id, first_ms, retry = args.id, tonumber(args.first_ms), is_retry()
+local session = { key = keys.session, alias = args.alias, tail = args.tail }
+local class, uid, opened = args.class, args.uid, args.opened
 local background, is_activity = args.background == '1', args.is_activity == '1'
 local after_failed_read, held = args.after_failed_read == '1', args.held_removal
 -- For how long after its end a removal that was held may still be taken back.
@@ -21,11 +22,11 @@ end
 local alive, takes_back = false, false
 if old then
   if old.alive and old.save == id then
-    weigh(old, keys.index, alias)
+    weigh(session, old)
     return answer('taken', old.active, left(old), old.stored)
   end
   -- Where the server takes no writes, this save will find that out itself.
-  alive = lives(keys.session, keys.index, alias, old)
+  alive = lives(session, old)
   -- It ended by this thread's own removal, and nothing came between.
   takes_back = not alive and is_held_one(old)
   if retry and old.saved > first_ms and not takes_back then
@@ -57,12 +58,13 @@ else
   end
   if not goes_on then
     if old or opened ~= '' then return answer('refused', 'ended') end
-    if sibling_alias ~= '' then
+    if args.sibling ~= '' then
       sibling = read(keys.sibling_session)
       failure = nil -- a sibling that cannot be read is none
       if sibling and (sibling.class ~= 'auth' or sibling.uid ~= uid or uid == '-') then sibling = nil end
     end
-    local rotates = sibling and lives(keys.sibling_session, keys.index, sibling_alias, sibling)
+    local rotates = sibling
+      and lives({ key = keys.sibling_session, alias = args.sibling, tail = args.sibling_tail }, sibling)
     -- Nobody logs in there; a session may only be rotated.
     if background and not rotates then return answer('refused', 'background') end
   end
@@ -75,7 +77,7 @@ local h = {
   packing = args.packing, form = args.form, mode = alive and old.mode or '644',
   from_file = old and old.from_file or false,
   birth = id, born = made, before = '-', removal = '-', ending = 0,
-  login = now, active = now, opened = false,
+  login = now, active = now, opened = false, format = format_for(args.packing),
 }
 if goes_on then
   h.birth, h.born, h.before = old.birth, old.born, old.before
@@ -109,7 +111,7 @@ if goes_on and old.ending > 0 and h.ending == 0 then
 elseif refused(redis.pcall('SET', keys.session, bytes, 'PX', ttl)) then
   return answer('failed', failure)
 end
-enter(keys.index, alias, h.active, ttl)
+move(session, alive and old or nil, h, ttl)
 -- Client tracking reports the next change only to a client that has read after its own.
 redis.call('STRLEN', keys.session)
 return answer('taken', h.active, left(h), header)

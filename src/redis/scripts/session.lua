@@ -1,6 +1,7 @@
 -- What all scripts share: the header line of a session, when it ends, how it is ended. Each rule is
 -- here once. Nothing here decides what an operation does. `keys` and `args` hold what the script
--- is called with, by the names of args.rs.
+-- is called with, by the names of args.rs. A session is `{key, alias, tail}`: its key, its name, and
+-- what its entry in a short index ends with; `h` is its header.
 --
 -- Writes that the server may refuse (READONLY, OOM, MISCONF, NOREPLICAS) go through pcall, so that
 -- the same script still reads on a server that takes no writes.
@@ -18,14 +19,21 @@ local POLICY = {
 local NO_ID = '00000000000000000000000000000000'
 -- The formats that are read, of which this one is written (envelope.rs knows the oldest, too).
 local OLDEST, NEWEST, WRITTEN = 2, tonumber(args.newest_format), tonumber(args.written_format)
--- From this one on a content may be packed (envelope.rs holds the same number).
-local PACKED = 3
+-- From this one on header and entry are short, and a content may be packed (envelope.rs holds the same number).
+local COMPACT = 3
 -- Longer than any header line (envelope.rs holds the same number).
 local HEADER_BYTES = 1536
 -- state version save birth born before removal ending saved mtime login active opened from_file class
 -- uid db user size packing mode form: envelope.rs says what each is.
 local HEADER = '^sessionfs (%d+) s=([ag]) v=(%x+) w=(%-?%x*) b=(%x+) n=(%d+) p=(%-?%a*) r=(%-?%x*) e=(%d+) t=(%d+) m=(%-?%d+) l=(%d+) a=(%d+) o=([01]) f=([01]) c=(%a+) i=(%-?%d*) d=([!-~]*) u=([!-~]*) z=(%d+) k=(%d+) x=([0-7]+) y=([sf])([ -~]*)\n()'
 local LINE = 'sessionfs %d s=%s v=%s w=%s b=%s n=%d p=%s r=%s e=%d t=%d m=%s l=%d a=%d o=%s f=%s c=%s i=%s d=%s u=%s z=%s k=%s x=%s y=%s\n'
+-- The same in the short form: no names, nothing that another field says, times as distances.
+local COMPACT_HEADER = '^sessionfs (%d+) ([ag]) (%x+) (%-?%x*) (%-?%x*) (%d+) (%-?%a*) (%-?%x*) (%d+) (%-?%d+) (%-?%d*) (%-?%d+) (%-?%d+) ([01]) ([01]) (%a) (%-?%d*) ([!-~]*) ([!-~]*) (%d+) (%d+) ([0-7]+) ([sf])([ -~]*)\n()'
+local COMPACT_LINE = 'sessionfs %d %s %s %s %s %d %s %s %d %d %s %d %d %s %s %s %s %s %s %s %s %s %s\n'
+-- What fills up an id that is short.
+local ZEROS = '0000000000000000'
+local CLASS = { u = 'auth', v = 'anon', ['-'] = '-' }
+local SHORT_CLASS = { auth = 'u', anon = 'v', ['-'] = '-' }
 
 local now = now_ms()
 -- While Redis's clock has just jumped nothing is judged stale. The server says so, or which time it
@@ -81,7 +89,7 @@ local function is_id(text)
   return #text == 32 and string.byte(text) ~= 45 -- a minus
 end
 
--- What the pattern alone does not see (envelope.rs has the same rules). `counts` are digits yet;
+-- What the patterns alone do not see (envelope.rs has the same rules). `counts` are digits yet;
 -- `rest`: fields of a later version.
 local function is_valid(h, counts, rest)
   for i = 1, #counts do
@@ -110,36 +118,103 @@ local function why_unreadable(bytes)
     .. OLDEST .. ' to ' .. NEWEST
 end
 
--- The header of `bytes`, with `length` telling where the content begins and `stored` the line.
-local function parse(bytes)
+-- A time by its distance from another one; nil if it is none.
+local function since(from, distance)
+  if #distance > 15 and (#distance > 16 or string.byte(distance) ~= 45) then return nil end
+  local at = from + tonumber(distance)
+  return at >= 0 and at < 1e15 and at or nil
+end
+
+-- Where the content of a header begins, if it is one.
+local function place(h, bytes, content)
+  h.length = content - 1
+  h.stored = string.sub(bytes, 1, h.length)
+end
+
+-- Reads the form with names; nil if it is none.
+local function parse_named(bytes)
   local h = {}
   local format, born, ending, saved, login, active, opened, from_file, rest, content
   format, h.state, h.version, h.save, h.birth, born, h.before, h.removal, ending, saved, h.mtime, login,
     active, opened, from_file, h.class, h.uid, h.db, h.user, h.size, h.packing, h.mode, h.form,
     rest, content = string.match(bytes, HEADER)
-  if h.state then
-    h.length = content - 1
-    h.stored = string.sub(bytes, 1, h.length)
-  end
-  if not h.state or not is_read(format) or not is_valid(h, { born, ending, saved, login, active, h.size }, rest) then
-    failure = 'UNREADABLE ' .. why_unreadable(bytes)
-    return nil
-  end
-  h.alive = h.state == 'a'
-  if h.save == '-' then h.save = h.version end
-  h.born, h.ending, h.saved = tonumber(born), tonumber(ending), tonumber(saved)
+  if not h.state then return nil end
+  place(h, bytes, content)
+  if not is_read(format) or not is_valid(h, { born, ending, saved, login, active, h.size }, rest) then return nil end
+  h.format, h.born, h.ending, h.saved = tonumber(format), tonumber(born), tonumber(ending), tonumber(saved)
   h.login, h.active = tonumber(login), tonumber(active)
   h.opened, h.from_file = opened == '1', from_file == '1'
   return h
 end
 
+-- An id that may be short, or '-'.
+local function whole_id(id)
+  if #id == 16 and string.byte(id) ~= 45 then return ZEROS .. id end
+  return id
+end
+
+-- Reads the short form; nil if it is none.
+local function parse_compact(bytes)
+  local h = {}
+  local format, version, save, birth, born, before, removal, ending, saved, mtime, login, active, opened,
+    from_file, class, rest, content
+  format, h.state, version, save, birth, born, before, removal, ending, saved, mtime, login, active, opened,
+    from_file, class, h.uid, h.db, h.user, h.size, h.packing, h.mode, h.form,
+    rest, content = string.match(bytes, COMPACT_HEADER)
+  if not h.state then return nil end
+  place(h, bytes, content)
+  h.version, h.save, h.birth, h.removal = whole_id(version), whole_id(save), whole_id(birth), whole_id(removal)
+  if h.birth == '-' then h.birth = h.version elseif not is_id(h.birth) then return nil end
+  if #born > 15 then return nil end
+  h.born, h.ending = tonumber(born), tonumber(ending)
+  h.saved = since(h.born, saved)
+  h.login = since(h.born, login)
+  h.active = h.saved and since(h.saved, active)
+  if not h.login or not h.active or mtime == '' then return nil end
+  h.mtime = mtime == '-' and string.format('%d000000', h.saved) or mtime
+  h.class, h.before = CLASS[class] or '', CLASS[before] or ''
+  if not is_read(format) or not is_valid(h, { ending, h.size }, rest) then return nil end
+  h.format = tonumber(format)
+  h.opened, h.from_file = opened == '1', from_file == '1'
+  return h
+end
+
+-- The header of `bytes`, with `length` telling where the content begins and `stored` the line.
+local function parse(bytes)
+  local h
+  if string.sub(bytes, 1, 12) == 'sessionfs 2 ' then h = parse_named(bytes) else h = parse_compact(bytes) end
+  if not h then
+    failure = 'UNREADABLE ' .. why_unreadable(bytes)
+    return nil
+  end
+  h.alive = h.state == 'a'
+  if h.save == '-' then h.save = h.version end
+  return h
+end
+
+-- The format of what is written anew. Who cannot unpack a content must not take its header for one
+-- that it reads.
+local function format_for(packing)
+  return packing == '0' and WRITTEN or math.max(WRITTEN, COMPACT)
+end
+
+local function short_id(id)
+  return string.sub(id, 1, 16) == ZEROS and string.sub(id, 17) or id
+end
+
 local function line(h)
-  -- Who cannot unpack a content must not take its header for one that it reads.
-  local format = h.packing == '0' and WRITTEN or math.max(WRITTEN, PACKED)
-  return string.format(LINE,
-    format, h.alive and 'a' or 'g', h.version, h.save == h.version and '-' or h.save, h.birth, h.born,
-    h.before, h.removal, h.ending, h.saved, h.mtime, h.login, h.active, h.opened and '1' or '0',
-    h.from_file and '1' or '0', h.class, h.uid, h.db, h.user, h.size, h.packing, h.mode, h.form)
+  local state, opened, from_file = h.alive and 'a' or 'g', h.opened and '1' or '0', h.from_file and '1' or '0'
+  local save = h.save == h.version and '-' or h.save
+  if h.format < COMPACT then
+    return string.format(LINE,
+      h.format, state, h.version, save, h.birth, h.born, h.before, h.removal, h.ending, h.saved, h.mtime,
+      h.login, h.active, opened, from_file, h.class, h.uid, h.db, h.user, h.size, h.packing, h.mode, h.form)
+  end
+  return string.format(COMPACT_LINE,
+    h.format, state, short_id(h.version), short_id(save), h.birth == h.version and '-' or short_id(h.birth),
+    h.born, SHORT_CLASS[h.before], short_id(h.removal), h.ending, h.saved - h.born,
+    h.mtime == string.format('%d000000', h.saved) and '-' or h.mtime, h.login - h.born, h.active - h.saved,
+    opened, from_file, SHORT_CLASS[h.class], h.uid, h.db, h.user, h.size, h.packing, h.mode, h.form)
 end
 
 -- The header kept at `key`; nil if there is none, or if it cannot be read (then `failure` is set).
@@ -174,10 +249,33 @@ local function ends(h, later)
   return at, limit
 end
 
+-- A number below 251 by which sessions of one user are found (index.rs has the same).
+local function mark(text)
+  local sum = 0
+  for i = 1, #text do sum = (sum * 31 + string.byte(text, i)) % 251 end
+  return sum
+end
+
+-- The short index of that tail.
+local function quarter(tail)
+  local byte = string.byte(tail, 2)
+  if byte < 64 then return keys.quarter_0 end
+  if byte < 128 then return keys.quarter_1 end
+  if byte < 192 then return keys.quarter_2 end
+  return keys.quarter_3
+end
+
+-- The index that a session of this header is in, and by which member.
+local function entry(session, h)
+  if h.format < COMPACT then return keys.index, session.alias end
+  local marks = string.char(mark(h.uid) % 128 * 2 + (h.form == 'f' and 1 or 0), mark(h.user))
+  return quarter(session.tail), marks .. session.tail
+end
+
 -- Adds what the index knows. A missing entry is no staleness, nor is an index that is none: the
 -- header's activity stands in.
-local function weigh(h, index, alias)
-  local reply = redis.pcall('ZSCORE', index, alias)
+local function weigh(session, h)
+  local reply = redis.pcall('ZSCORE', entry(session, h))
   local score = type(reply) == 'string' and tonumber(reply) or nil
   -- One with more digits than a time has is not ours.
   h.indexed = score ~= nil and score < 1e15
@@ -244,6 +342,7 @@ local function tombstone(h, id, since)
     removal = h.removal, ending = h.ending, saved = since, mtime = h.mtime, login = h.login,
     active = h.active, opened = h.opened, from_file = h.from_file, class = h.class, uid = h.uid,
     db = h.db, user = h.user, size = '0', packing = '0', mode = h.mode, form = h.form,
+    format = WRITTEN,
   })
 end
 
@@ -251,26 +350,31 @@ local function note_expiry(alias, h)
   expired[#expired + 1] = { alias, line(h), h.limit, now - h.login, now - h.active }
 end
 
+-- Takes a session out of the index.
+local function leave(session, h)
+  redis.pcall('ZREM', entry(session, h))
+end
+
 -- Ends a stale session. False if the server takes no writes: touches could not be kept there
 -- either, so it counts as alive. The SET is the question: it is refused wherever a touch is.
-local function expire(key, index, alias, h)
+local function expire(session, h)
   local before = failure
-  if refused(redis.pcall('SET', key, tombstone(h, NO_ID, now), 'PX', tombstone_ms(h))) then
+  if refused(redis.pcall('SET', session.key, tombstone(h, NO_ID, now), 'PX', tombstone_ms(h))) then
     failure = before
     return false
   end
-  redis.pcall('ZREM', index, alias)
-  note_expiry(alias, h)
+  leave(session, h)
+  note_expiry(session.alias, h)
   return true
 end
 
 -- Removes a session. It deletes before it writes: a server out of memory takes a DEL, and then
 -- mostly the tombstone too; without one the removal still counts. False if it takes no writes. It was
 -- made at `made`, if not now.
-local function bury(key, index, alias, h, id, made)
-  if refused(redis.pcall('DEL', key)) then return false end
-  redis.pcall('ZREM', index, alias)
-  redis.pcall('SET', key, tombstone(h, id, made or now), 'PX', tombstone_ms(h))
+local function bury(session, h, id, made)
+  if refused(redis.pcall('DEL', session.key)) then return false end
+  leave(session, h)
+  redis.pcall('SET', session.key, tombstone(h, id, made or now), 'PX', tombstone_ms(h))
   return true
 end
 
@@ -287,27 +391,38 @@ end
 
 -- Whether a session lives. Here it ends if its time is over; `h` is its tombstone then, but for the
 -- time of an expiry, which overtakes no save that is under way.
-local function lives(key, index, alias, h)
+local function lives(session, h)
   if not h.alive then return false end
-  weigh(h, index, alias)
+  weigh(session, h)
   if h.ending > 0 and now >= h.ending + WAITED then
     -- No save has taken the removal back. Somebody asked for it, so it is carried out whatever the
     -- clock is held to be, and holds where it cannot be written down. It ended then, not now: what is
     -- older than that stays so, whether anybody has looked meanwhile or not.
     local before = failure
-    bury(key, index, alias, h, h.removal, h.ending)
-    expired[#expired + 1] = { alias }
+    bury(session, h, h.removal, h.ending)
+    expired[#expired + 1] = { session.alias }
     failure = before
     h.alive, h.version, h.saved = false, h.removal, h.ending
-  elseif stale(h) and expire(key, index, alias, h) then
+  elseif stale(h) and expire(session, h) then
     h.alive, h.version = false, NO_ID
   end
   return h.alive
 end
 
 -- Puts a living session into the index, which must outlive its longest member (`ttl` ms).
-local function enter(index, alias, active, ttl)
-  if refused(redis.pcall('ZADD', index, active, alias)) then return false end
+local function enter(session, h, ttl)
+  local index, member = entry(session, h)
+  if refused(redis.pcall('ZADD', index, h.active, member)) then return false end
   if redis.call('PTTL', index) < ttl then redis.call('PEXPIRE', index, ttl) end
   return true
+end
+
+-- Puts what a session has become into the index, in the place of what it was.
+local function move(session, was, h, ttl)
+  if was then
+    local index, member = entry(session, was)
+    local new_index, new_member = entry(session, h)
+    if index ~= new_index or member ~= new_member then redis.pcall('ZREM', index, member) end
+  end
+  return enter(session, h, ttl)
 end

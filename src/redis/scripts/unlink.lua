@@ -10,30 +10,30 @@ local function unknown()
   return {
     birth = id, born = now, before = 'auth', removal = '-', ending = 0, mtime = '0', login = now,
     active = now, opened = false, from_file = true, class = 'auth', uid = '-', db = '-',
-    user = '-', mode = '644', form = 's',
+    user = '-', mode = '644', form = 's', format = WRITTEN,
   }
 end
 
 -- Marks it as ending. Where that is refused the save that is to follow cannot be taken either.
 -- Answers 'held', 'refused', or 'gone' if it was lost on the way.
-local function hold(key, name, h)
+local function hold(session, h)
   h.removal, h.ending = id, now + tonumber(args.hold_ms)
-  local content = redis.call('GETRANGE', key, h.length, -1)
+  local content = redis.call('GETRANGE', session.key, h.length, -1)
   local marked, ttl = line(h) .. content, keep_ms(h)
-  local became = replace(key, marked, ttl)
+  local became = replace(session.key, marked, ttl)
   if became == 'gone' then failure = nil end
   if became ~= 'done' then return became end
   -- The key may be kept for longer than before.
-  enter(keys.index, name, h.active, ttl)
+  enter(session, h, ttl)
   failure = nil
-  redis.call('STRLEN', key) -- for client tracking, as in publish.lua
+  redis.call('STRLEN', session.key) -- for client tracking, as in publish.lua
   return 'held'
 end
 
 -- The whole answer, or nil if there is nothing of that name to remove. `held`: the birth that it
 -- must be of for its removal to be held.
-local function remove(key, name, held)
-  local h = read(key)
+local function remove(session, held)
+  local h = read(session.key)
   if failure then
     if not is_unreadable() then return answer('failed', failure) end
     -- A removal needs no header.
@@ -41,19 +41,19 @@ local function remove(key, name, held)
     h = unknown()
   elseif not h then
     return nil
-  elseif not lives(key, keys.index, name, h) then
-    if h.version == id then return answer('gone', name, h.birth) end
+  elseif not lives(session, h) then
+    if h.version == id then return answer('gone', session.alias, h.birth) end
     return nil
   elseif retry and h.born > first_ms then
     return answer('superseded')
   elseif held == h.birth then
     -- Sent before, and perhaps taken back since.
-    local became = h.removal == id and 'held' or hold(key, name, h)
+    local became = h.removal == id and 'held' or hold(session, h)
     if became == 'refused' then return answer('failed', failure) end
-    if became == 'held' then return answer('held', name, h.birth) end
+    if became == 'held' then return answer('held', session.alias, h.birth) end
   end
-  if not bury(key, keys.index, name, h, id, made_ms()) then return answer('failed', failure) end
-  return answer('gone', name, h.birth)
+  if not bury(session, h, id, made_ms()) then return answer('failed', failure) end
+  return answer('gone', session.alias, h.birth)
 end
 
 -- The session lives on, if it is still held by this removal.
@@ -73,10 +73,10 @@ if args.hold_ms == '0' then
   return answer('absent')
 end
 
-local done = remove(keys.session, args.alias, '')
+local done = remove({ key = keys.session, alias = args.alias, tail = args.tail }, '')
 if done then return done end
 if args.listed ~= '' then
-  done = remove(keys.listed_session, args.listed, args.held)
+  done = remove({ key = keys.listed_session, alias = args.listed, tail = args.listed_tail }, args.held)
   if done then return done end
 end
 return answer('absent')
