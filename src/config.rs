@@ -532,10 +532,10 @@ fn redis(place: &Place, file: &File) -> Result<Redis, Failure> {
             10..=MINUTE_MS,
         )?,
         packs: match file.packing.as_deref() {
-            None | Some("off") => false,
-            Some("zstd") => true,
+            None | Some("zstd") => true,
+            Some("off") => false,
             Some(other) => {
-                return Err(bad("redis.packing", other, "is neither 'off' nor 'zstd'"));
+                return Err(bad("redis.packing", other, "is neither 'zstd' nor 'off'"));
             }
         },
         start_wait_ms: duration(
@@ -740,9 +740,9 @@ fn near_cache(file: &file::NearCache) -> Result<Option<NearCache>, Failure> {
         duration("near_cache.grace", file.grace.as_deref(), MINUTE_MS, 0..=10 * MINUTE_MS)?;
     let memory_bytes = size("near_cache.memory", file.memory.as_deref(), 64 * MIB, MIB..=4 * GIB)?;
     match file.freshness.as_deref() {
-        None | Some("strict") => Ok(None),
-        Some("near") => Ok(Some(NearCache { grace_ms, memory_bytes })),
-        Some(other) => Err(bad(KEY, other, "is neither 'strict' nor 'near'")),
+        None | Some("near") => Ok(Some(NearCache { grace_ms, memory_bytes })),
+        Some("strict") => Ok(None),
+        Some(other) => Err(bad(KEY, other, "is neither 'near' nor 'strict'")),
     }
 }
 
@@ -900,10 +900,10 @@ mod tests {
                 "limits.anonymous: '1MiB' is not between 4KiB and 8KiB",
             ),
             ("[limits]\ninodes = 1", "limits.inodes: '1' is not between 1000 and"),
-            ("[redis]\npacking = \"zip\"", "redis.packing: 'zip' is neither 'off' nor 'zstd'"),
+            ("[redis]\npacking = \"zip\"", "redis.packing: 'zip' is neither 'zstd' nor 'off'"),
             (
                 "[near_cache]\nfreshness = \"fresh\"",
-                "near_cache.freshness: 'fresh' is neither 'strict' nor 'near'",
+                "near_cache.freshness: 'fresh' is neither 'near' nor 'strict'",
             ),
             ("[outage]\nwait_total = \"1s\"", "outage.wait_total: '1s' is not between 2s and"),
             ("[redis]\nprefix = \"{x}\"", "redis.prefix: '{x}' is not"),

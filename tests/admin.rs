@@ -14,6 +14,7 @@ use sessionfs::session::content::{Class, Content};
 use sessionfs::session::name::Shard;
 use sessionfs::session::policy::Lifetimes;
 use support::crowd;
+use support::index;
 use support::mount::{Mount, alias, authenticated, errno, in_thread, sid};
 use support::redis::Redis;
 use support::store;
@@ -385,14 +386,14 @@ fn a_longer_lifetime_holds_for_the_sessions_that_are_there() {
     let sid = sid("ab", 1);
     node.save(&sid, &authenticated("x")).expect("saved");
     let ttl = || redis.run::<i64>(&format!("PTTL sessionfs:s:{{ab}}:{}", alias(&sid)));
-    let activity = || redis.run::<f64>(&format!("ZSCORE sessionfs:a:{{ab}} {}", alias(&sid)));
+    let activity = || index::score(&redis, &alias(&sid)).expect("an entry");
     let before = (ttl(), activity());
     assert!(before.0 < HOUR_MS);
     let change = json(&redis, &["config", "set", "lifetime.idle", "8h"]);
     assert_eq!((&change["old"], &change["new"]), (&"15min".into(), &"8h".into()));
     assert_eq!(change["kept"], 1);
     assert!(ttl() > 8 * HOUR_MS);
-    assert!(redis.run::<i64>("PTTL sessionfs:a:{ab}") > 8 * HOUR_MS);
+    assert!(index::ttl(&redis, "ab") > 8 * HOUR_MS);
     // That was no use of it.
     assert!((activity() - before.1).abs() < 0.5);
     assert!(is_there(&node, &sid));
@@ -456,9 +457,9 @@ async fn the_last_used_of_many_sessions_are_listed() {
     let copies: Vec<_> = (0..MANY).map(|n| (name(n), activity_ms + 1 + u64::from(n))).collect();
     crowd::copy(&mut redis.connection(), &[saved], &copies);
     // The last one has ended; the score of an early one is no time.
-    let key = |n: u32| format!("{{{}}}", name(n).shard());
-    let _: u64 = redis.run(&format!("DEL sessionfs:s:{}:{}", key(MANY - 1), name(MANY - 1)));
-    let _: u64 = redis.run(&format!("ZADD sessionfs:a:{} +inf {}", key(5), name(5)));
+    let last = name(MANY - 1);
+    let _: u64 = redis.run(&format!("DEL sessionfs:s:{{{}}}:{last}", last.shard()));
+    index::set_score(&redis, &name(5), "+inf");
     let list = ["list", "--sort", "idle", "--limit", "20"];
     let shown = json(&redis, &list);
     let shown: Vec<_> = shown.as_array().expect("an array").iter().collect();

@@ -11,6 +11,7 @@ use support::mount::{Mount, authenticated, errno, in_thread, sid};
 use support::redis::Redis;
 
 const NEAR: &str = "[near_cache]\nfreshness = \"near\"\n";
+const STRICT: &str = "[near_cache]\nfreshness = \"strict\"\n";
 
 /// How often a session was known, and how often Redis was asked.
 fn hits_and_misses(mount: &Mount) -> (f64, f64) {
@@ -262,7 +263,7 @@ fn a_kept_name_shows_what_was_set_by_it() {
 
 #[test]
 fn what_was_saved_is_read_without_a_request() {
-    for (freshness, without) in [(NEAR, ""), ("", ""), (NEAR, "notify_store")] {
+    for (freshness, without) in [(NEAR, ""), (STRICT, ""), (NEAR, "notify_store")] {
         let redis = Redis::start();
         let mut command = Command::new(env!("CARGO_BIN_EXE_sessionfs"));
         command.env("SESSIONFS_KERNEL_WITHOUT", without);

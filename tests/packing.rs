@@ -10,7 +10,7 @@ use support::http::until;
 use support::mount::{Mount, alias, authenticated, in_thread, sid};
 use support::redis::Redis;
 
-const PACKS: &str = "[redis]\npacking = \"zstd\"\n";
+const OFF: &str = "[redis]\npacking = \"off\"\n";
 
 /// How much Redis keeps of a session.
 fn kept_bytes(redis: &Redis, sid: &str) -> usize {
@@ -21,7 +21,7 @@ fn kept_bytes(redis: &Redis, sid: &str) -> usize {
 #[test]
 fn a_packed_session_is_shorter_in_redis_and_the_same_for_odoo() {
     let redis = Redis::start();
-    let (packs, other) = (Mount::start(&redis, PACKS), Mount::start(&redis, ""));
+    let (packs, other) = (Mount::start(&redis, ""), Mount::start(&redis, OFF));
     let session = sid("aa", 1);
     let content = authenticated(&"cart ".repeat(1000));
     let save = |node: &Mount| in_thread(|| node.save_in_request(&session, &content)).unwrap();
@@ -49,7 +49,7 @@ fn a_packed_session_is_shorter_in_redis_and_the_same_for_odoo() {
 #[test]
 fn a_packed_save_that_is_kept_outlives_its_worker() {
     let mut redis = Redis::start();
-    let mut node = Mount::start(&redis, PACKS);
+    let mut node = Mount::start(&redis, "");
     let session = sid("aa", 1);
     until("it is packed", || {
         in_thread(|| node.save(&session, &authenticated(&"old ".repeat(1000)))).unwrap();

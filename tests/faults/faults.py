@@ -215,7 +215,8 @@ def flushed(cell):
 
 def index_deleted(cell):
     for _ in range(10):
-        cell.deployment.master.call("DEL", *[f"sessionfs:a:{{{shard}}}" for shard in SHARDS])
+        cell.deployment.master.call("DEL", *[f"sessionfs:a:{{{shard}}}{quarter}" for shard in SHARDS
+                                          for quarter in ("", ":0", ":1", ":2", ":3")])
         hold(0.2)
 
 

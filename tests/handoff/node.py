@@ -80,7 +80,9 @@ class Node:
         self.redis = self.keeper = None
         self.config = os.path.join(self.directory, "sessionfs.toml")
         with open(self.config, "w") as out:
-            out.write(f'owner = "{NOBODY}"\ngroup = "{NOBODY}"\n[redis]\nurl = "redis://{self.host}:{PORT}"\n{row.settings}')
+            # Reads are checked against saves, so each of them asks Redis.
+            out.write(f'owner = "{NOBODY}"\ngroup = "{NOBODY}"\n[redis]\nurl = "redis://{self.host}:{PORT}"\n{row.settings}\n'
+                      '[near_cache]\nfreshness = "strict"\n')
 
     def begin(self):
         self.redis = Server(self, PORT)

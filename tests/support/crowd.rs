@@ -3,6 +3,8 @@
 use redis::Connection;
 use sessionfs::session::name::Alias;
 
+use super::index;
+
 /// How many are sent together.
 const TOGETHER: usize = 1000;
 const TTL_MS: u64 = 86_400_000;
@@ -14,14 +16,16 @@ pub fn copy(connection: &mut Connection, saved: &[Alias], copies: &[(Alias, u64)
         .iter()
         .map(|alias| redis::cmd("GET").arg(key(alias)).query(connection).expect("a session"))
         .collect();
-    let mut kept = kept.iter().cycle();
+    let entries = saved.iter().map(|alias| index::of(connection, alias).expect("an entry").1);
+    let entries: Vec<_> = entries.collect();
+    let mut kept = kept.iter().zip(&entries).cycle();
     for some in copies.chunks(TOGETHER) {
         let mut pipeline = redis::pipe();
         for (alias, used_ms) in some {
-            let (index, bytes) =
-                (format!("sessionfs:a:{{{}}}", alias.shard()), kept.next().expect("one at least"));
+            let (bytes, entry) = kept.next().expect("one at least");
+            let (index, member) = index::like(alias, entry);
             pipeline.cmd("SET").arg(key(alias)).arg(bytes).arg("PX").arg(TTL_MS).ignore();
-            pipeline.cmd("ZADD").arg(index).arg(used_ms).arg(alias.as_str()).ignore();
+            pipeline.cmd("ZADD").arg(index).arg(used_ms).arg(member).ignore();
         }
         let () = pipeline.query(connection).expect("written");
     }
