@@ -4,7 +4,6 @@ Not called by hand: `run` makes what it needs and starts this.
 """
 import argparse
 import os
-import platform
 import random
 import re
 import shutil
@@ -14,9 +13,12 @@ import sys
 import tempfile
 import time
 
+import document
 from browser import Browser
 from lab import Lab, Node, User
 from namespaces import MS_BIND_RECURSIVE, mount, supervise
+from places import filesystem_of, machine
+from tables import table as text_table
 
 WHOLE_RUN_S = 3600
 WARM_UP = 20
@@ -151,25 +153,7 @@ def table(lab, times):
             middle, low, high = ratio(these, base)
             lines.append([kind, place.title, f"{statistics.median(these):.2f}", f"{these[int(len(these) * 0.99)]:.2f}",
                           f"{middle:.3f}", f"{low:.3f} to {high:.3f}" if place is not lab.a else "-"])
-    widths = [max(len(cell) for cell in column) for column in zip(*lines)]
-    return "".join("  ".join(cell.ljust(width) if index < 2 else cell.rjust(width)
-                             for index, (cell, width) in enumerate(zip(line, widths))).rstrip() + "\n" for line in lines)
-
-
-def filesystem_of(path):
-    with open("/proc/self/mounts") as table:
-        rows = [line.split()[1:3] for line in table]
-    return max((where, kind) for where, kind in rows if path.startswith(where))[1]
-
-
-def update(path, text):
-    with open(path) as file:
-        document = file.read()
-    parts = re.split(r"(?<=<!-- odoo -->\n).*?(?=<!-- end -->)", document, flags=re.DOTALL)
-    if len(parts) != 2:
-        sys.exit(f"--update {path}: there is no place for 'odoo' in it")
-    with open(path, "w") as file:
-        file.write(f"```\n{text}```\n".join(parts))
+    return text_table(lines, words={0, 1})
 
 
 def drive(arguments, run_dir, logs, disk):
@@ -181,10 +165,10 @@ def drive(arguments, run_dir, logs, disk):
         lab.stop()
     text = (f"Odoo 19, one worker a server, in random turn {arguments.requests:,} requests of each kind to each server\n"
             f"(of shop pages a tenth); disk: {filesystem_of(disk)}; Redis on a unix socket;\n"
-            f"Linux {platform.release().split('-')[0]}, {os.cpu_count()} processors\n\n{table(lab, times)}")
+            f"{machine()}\n\n{table(lab, times)}")
     print(text, end="", flush=True)
     if arguments.update:
-        update(arguments.update, text)
+        document.update(arguments.update, {"odoo": document.fenced(text)})
     return 0
 
 
