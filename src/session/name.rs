@@ -4,6 +4,7 @@
 //! has no `Display`.
 
 use std::fmt;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -31,12 +32,13 @@ const BASE64URL: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvw
 /// A session id as the cookie carries it: 40 lower-case hex digits (Odoo 14 to 17) or 84 to 86
 /// base64url characters (18 and later). Secret.
 #[derive(Clone, Eq, Hash, PartialEq)]
-pub struct Sid(Box<str>);
+pub struct Sid(Arc<str>);
 
 /// The only form in which a session is stored, listed, logged or counted: of the shape of a
-/// session id (40 hex or 84 base64url characters), and not to be turned back into one.
+/// session id (40 hex or 84 base64url characters), and not to be turned back into one. Shared, since several tables
+/// name a session.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct Alias(Box<str>);
+pub struct Alias(Arc<str>);
 
 /// A name of the shape of an alias that nobody has shown to be one: it may be a session id, and so
 /// a secret. It can neither be printed nor logged. A listing that has shown it makes it an
