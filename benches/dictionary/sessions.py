@@ -156,4 +156,5 @@ def main():
         (directory / f"{one:06}").write_bytes(maker.file())
 
 
-main()
+if __name__ == "__main__":
+    main()
