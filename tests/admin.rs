@@ -11,7 +11,7 @@ use serde_json::Value;
 use sessionfs::redis::RedisStore;
 use sessionfs::redis::scan::Filter;
 use sessionfs::session::content::{Class, Content};
-use sessionfs::session::name::Shard;
+use sessionfs::session::name::{Alias, Shard};
 use sessionfs::session::policy::Lifetimes;
 use support::crowd;
 use support::index;
@@ -386,7 +386,8 @@ fn a_longer_lifetime_holds_for_the_sessions_that_are_there() {
     let sid = sid("ab", 1);
     node.save(&sid, &authenticated("x")).expect("saved");
     let ttl = || redis.run::<i64>(&format!("PTTL sessionfs:s:{{ab}}:{}", alias(&sid)));
-    let activity = || index::score(&redis, &alias(&sid)).expect("an entry");
+    let name = Alias::parse(&alias(&sid)).expect("an alias");
+    let activity = || index::score(&redis, &name).expect("an entry");
     let before = (ttl(), activity());
     assert!(before.0 < HOUR_MS);
     let change = json(&redis, &["config", "set", "lifetime.idle", "8h"]);

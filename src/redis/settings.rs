@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::admission::Admission;
 use super::credentials::Credentials;
 use super::endpoint::{BadUrl, Endpoint, Login};
-use super::envelope::{FORMAT, OLDEST_FORMAT};
+use super::envelope::FORMAT;
 use super::link::Timing;
 use super::live::Rules;
 use crate::session::policy::Lifetimes;
@@ -106,7 +106,7 @@ impl Default for Settings {
             live: None,
             keyring: None,
             newest_format: FORMAT,
-            newest_written: OLDEST_FORMAT,
+            newest_written: FORMAT,
             admission: Admission::default(),
             ends_stale: true,
             tracks_changes: false,

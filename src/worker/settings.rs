@@ -115,7 +115,9 @@ mod tests {
 
     #[test]
     fn the_cores_defaults_are_those_of_the_configuration() {
+        // A core that is told nothing has no near cache.
         let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "[near_cache]\nfreshness = \"strict\"\n").unwrap();
         let place = Place {
             config: Some(file.path().to_owned()),
             redis: Some("redis://127.0.0.1".to_owned()),

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use sessionfs::redis::envelope::OLDEST_FORMAT;
+use sessionfs::redis::envelope::FORMAT;
 use sessionfs::redis::scripts::Scripts;
 use sessionfs::redis::{RedisStore, Settings};
 use sessionfs::session::content::{Class, Content};
@@ -42,7 +42,7 @@ pub fn any_shard() -> Shard {
 pub fn settings(redis: &Redis) -> Settings {
     let format = std::env::var("SESSIONFS_TEST_FORMAT");
     Settings {
-        newest_written: format.map_or(OLDEST_FORMAT, |format| format.parse().expect("a number")),
+        newest_written: format.map_or(FORMAT, |format| format.parse().expect("a number")),
         url: redis.url(),
         overdue_ms: 1000,
         down_after_ms: 3000,
