@@ -82,7 +82,7 @@ use self::live::Live;
 use self::primaries::{Primaries, Redirect};
 use self::primary::{Common, Primary};
 use self::probe::ServerInfo;
-use self::requests::Requests;
+use self::requests::{Indexes, Requests};
 use self::scripts::{Answer, Call, CallFault, ClockView, Policy, Scripts, Way};
 use self::sentinel::Sentinels;
 use self::tracking::Tracking;
@@ -289,6 +289,7 @@ impl Inner {
             attempt_ms: self.settings.attempt_ms,
             now_ms: primary.time.now_ms(),
             hold_ms: held_in_store_ms(self.settings.outage_budget_ms),
+            indexes: Indexes::Likely,
         }
     }
 
@@ -434,10 +435,11 @@ impl Inner {
     ) -> Result<Answer, CallFault> {
         let deadline = Instant::now() + bound;
         let mut asking: Option<Arc<Primary>> = None;
+        let mut indexes = Indexes::Likely;
         loop {
             let given = asking.take();
             let primary = given.clone().unwrap_or_else(|| self.primaries.of(slot));
-            let call = build(self.requests(&primary));
+            let call = build(Requests { indexes, ..self.requests(&primary) });
             let way = if given.is_some() { Way::Asking(Need::Connected) } else { way(&call) };
             match self.call_primary(&primary, &call, way, bound).await {
                 Err(CallFault::Server(error, generation)) if error.code.redirects() => {
@@ -446,6 +448,9 @@ impl Inner {
                         Some(Redirect::Asking(primary)) => asking = Some(primary),
                         None => return Err(CallFault::Server(error, generation)),
                     }
+                }
+                Err(CallFault::OtherIndex) if indexes == Indexes::Likely => {
+                    (indexes, asking) = (Indexes::All, given);
                 }
                 sent => return sent,
             }

@@ -81,17 +81,20 @@ arguments! {
 }
 
 arguments! {
-    /// The indexes of a shard: the long one, and the short ones.
-    IndexArgs {
+    /// The indexes of a shard: the long one, and the short ones. Where a slot of a Cluster is being
+    /// moved, a script is run only if all its keys are there, so that those of one kind alone are
+    /// named; in the place of others stands one that is.
+    IndexArgs<'a> {
         keys: index, quarter_0, quarter_1, quarter_2, quarter_3;
-        arguments: ;
+        // indexes: which of them are named: 'long', 'short' or 'all'.
+        arguments: indexes;
     }
 }
 
 arguments! {
     /// What every change of one session begins with.
     ChangeArgs<'a> {
-        with indexes: IndexArgs;
+        with indexes: IndexArgs<'a>;
         keys: session;
         // tail: what its entry in a short index ends with. waits_ms: how long the sender of a first
         // attempt waits; 'again' for a retry.
@@ -102,7 +105,7 @@ arguments! {
 arguments! {
     /// See `fetch.lua`.
     FetchArgs<'a> {
-        with indexes: IndexArgs;
+        with indexes: IndexArgs<'a>;
         // listed_session: the session again where there is none.
         keys: session, listed_session;
         // most: bytes of a value in the answer.
@@ -173,8 +176,8 @@ arguments! {
 
 arguments! {
     /// Followed by each session's key, and its alias, its tail and the time of its last use.
-    TouchArgs {
-        with indexes: IndexArgs;
+    TouchArgs<'a> {
+        with indexes: IndexArgs<'a>;
         keys: ;
         arguments: ;
     }
@@ -182,8 +185,8 @@ arguments! {
 
 arguments! {
     /// Followed by each session's key, and its alias, the marks of its entry and its tail.
-    ListArgs {
-        with indexes: IndexArgs;
+    ListArgs<'a> {
+        with indexes: IndexArgs<'a>;
         keys: ;
         arguments: ;
     }
@@ -192,7 +195,7 @@ arguments! {
 arguments! {
     /// See `find.lua`.
     FindArgs<'a> {
-        with indexes: IndexArgs;
+        with indexes: IndexArgs<'a>;
         keys: ;
         // most: entries of all indexes. user, login: marks; '' for any. long: the length of a name
         // that cannot be flat.
@@ -202,8 +205,8 @@ arguments! {
 
 arguments! {
     /// Followed by each session's key, and its alias, its tail and its version.
-    RoomArgs {
-        with indexes: IndexArgs;
+    RoomArgs<'a> {
+        with indexes: IndexArgs<'a>;
         keys: ;
         arguments: ;
     }
@@ -251,10 +254,10 @@ of_scripts! {
     UnlinkArgs<'a>: unlink,
     AmendArgs<'a>: amend,
     ImportArgs<'a>: import,
-    TouchArgs: touch,
-    ListArgs: list,
+    TouchArgs<'a>: touch,
+    ListArgs<'a>: list,
     FindArgs<'a>: find,
-    RoomArgs: room,
+    RoomArgs<'a>: room,
     SettingsArgs: settings,
     SetArgs<'a>: set,
     ProbeArgs: probe,

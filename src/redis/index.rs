@@ -52,6 +52,11 @@ pub(super) fn tail(alias: &Alias) -> Vec<u8> {
     bytes.unwrap_or_default().split_off(1)
 }
 
+/// Which of the short indexes a session would be in.
+pub(super) fn quarter(alias: &Alias) -> usize {
+    tail(alias).get(1).map_or(0, |byte| usize::from(*byte) * QUARTERS / 256)
+}
+
 /// The alias of a shard that ends so.
 fn with_tail(shard: Shard, tail: &[u8]) -> Option<Alias> {
     let first_long = URL_SAFE_NO_PAD.decode([shard.as_str(), "AA"].concat()).ok()?[0];

@@ -8,8 +8,8 @@ use super::args::{
     PieceArgs, ProbeArgs, PublishArgs, RoomArgs, SetArgs, SettingsArgs, TouchArgs, UnlinkArgs,
 };
 use super::bulk::{LARGE_BYTES, extra_time};
-use super::envelope::{mode_text, text, uid_text};
-use super::index::Entry;
+use super::envelope::{COMPACT_FORMAT, mode_text, text, uid_text};
+use super::index::{self, Entry};
 use super::keys::Keys;
 use super::scripts::{Call, ClockView, Policy, Scripts};
 use crate::session::content::Content;
@@ -30,6 +30,14 @@ pub(super) struct Sought {
     pub flat: bool,
 }
 
+/// Which indexes of a shard a script is given.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Indexes {
+    /// Those that sessions are likely to be in, by what is written. The script asks for all if one is in another.
+    Likely,
+    All,
+}
+
 /// What requests are made of.
 #[derive(Clone, Copy)]
 pub(super) struct Requests<'a> {
@@ -42,13 +50,22 @@ pub(super) struct Requests<'a> {
     pub now_ms: u64,
     /// For how long the store holds a removal.
     pub hold_ms: u64,
+    pub indexes: Indexes,
 }
 
 impl<'a> Requests<'a> {
     /// Those of a connection that serves nobody yet.
     pub(super) fn unserved(scripts: &'a Scripts, keys: &'a Keys) -> Self {
         let policy = Policy::unknowing();
-        Self { scripts, keys, policy, attempt_ms: 0, now_ms: 0, hold_ms: HELD_IN_STORE_MS }
+        Self {
+            scripts,
+            keys,
+            policy,
+            attempt_ms: 0,
+            now_ms: 0,
+            hold_ms: HELD_IN_STORE_MS,
+            indexes: Indexes::All,
+        }
     }
 
     /// The same, that judge nothing stale, so end nothing.
@@ -63,7 +80,7 @@ impl<'a> Requests<'a> {
         self.scripts.call(
             &self.policy,
             FetchArgs {
-                indexes: self.indexes(alias.shard()),
+                indexes: self.likely(alias, listed),
                 session: self.keys.session(alias),
                 listed_session: self.keys.session(listed.unwrap_or(alias)),
                 alias: args::alias(Some(alias)),
@@ -75,10 +92,59 @@ impl<'a> Requests<'a> {
         )
     }
 
-    fn indexes(&self, shard: Shard) -> IndexArgs {
-        let [quarter_0, quarter_1, quarter_2, quarter_3] = self.keys.quarters(shard);
-        let index = self.keys.index(shard);
-        IndexArgs { index, quarter_0, quarter_1, quarter_2, quarter_3 }
+    fn all_indexes(&self, shard: Shard) -> IndexArgs<'a> {
+        let [index, quarter_0, quarter_1, quarter_2, quarter_3] = self.keys.indexes(shard);
+        let indexes = args::text("all");
+        IndexArgs { index, quarter_0, quarter_1, quarter_2, quarter_3, indexes }
+    }
+
+    /// The long index alone.
+    fn long_index(&self, shard: Shard) -> IndexArgs<'a> {
+        let named = self.keys.index(shard);
+        let [quarter_0, quarter_1, quarter_2, quarter_3] = std::array::from_fn(|_| named.clone());
+        let indexes = args::text("long");
+        IndexArgs { index: named, quarter_0, quarter_1, quarter_2, quarter_3, indexes }
+    }
+
+    /// The short indexes alone that these sessions would be in, all of one shard with this one.
+    fn short_indexes<'b>(
+        &self,
+        alias: &Alias,
+        others: impl Iterator<Item = &'b Alias>,
+    ) -> IndexArgs<'a> {
+        let quarters = self.keys.quarters(alias.shard());
+        let first = quarters[index::quarter(alias)].clone();
+        let mut named: [String; index::QUARTERS] = std::array::from_fn(|_| first.clone());
+        for number in others.map(index::quarter) {
+            named[number].clone_from(&quarters[number]);
+        }
+        let [quarter_0, quarter_1, quarter_2, quarter_3] = named;
+        let indexes = args::text("short");
+        IndexArgs { index: first, quarter_0, quarter_1, quarter_2, quarter_3, indexes }
+    }
+
+    /// The indexes that one session is likely to be in, or another one of its shard.
+    fn likely(&self, alias: &Alias, other: Option<&Alias>) -> IndexArgs<'a> {
+        match self.indexes {
+            Indexes::All => self.all_indexes(alias.shard()),
+            Indexes::Likely if self.policy.formats.written >= COMPACT_FORMAT => {
+                self.short_indexes(alias, other.into_iter())
+            }
+            Indexes::Likely => self.long_index(alias.shard()),
+        }
+    }
+
+    /// The indexes that these entries are in.
+    fn of_entries(&self, shard: Shard, entries: &[Entry]) -> IndexArgs<'a> {
+        let are_long = entries.iter().all(|entry| entry.marks.is_none());
+        let are_short = entries.iter().all(|entry| entry.marks.is_some());
+        match (self.indexes, entries.first()) {
+            (Indexes::Likely, _) if are_long => self.long_index(shard),
+            (Indexes::Likely, Some(first)) if are_short => {
+                self.short_indexes(&first.alias, entries.iter().map(|entry| &entry.alias))
+            }
+            _ => self.all_indexes(shard),
+        }
     }
 
     /// At most `most` bytes of the content of one save.
@@ -100,21 +166,29 @@ impl<'a> Requests<'a> {
         )
     }
 
-    fn change(&self, alias: &'a Alias, stamp: &Stamp, attempt: Attempt) -> ChangeArgs<'a> {
-        self.large_change(alias, stamp, attempt, 0)
+    /// A change of this session, perhaps by way of another one of its shard.
+    fn change(
+        &self,
+        alias: &'a Alias,
+        other: Option<&Alias>,
+        stamp: &Stamp,
+        attempt: Attempt,
+    ) -> ChangeArgs<'a> {
+        self.large_change(alias, other, stamp, attempt, 0)
     }
 
-    /// A change that carries `bytes`.
+    /// The same that carries `bytes`.
     fn large_change(
         &self,
         alias: &'a Alias,
+        other: Option<&Alias>,
         stamp: &Stamp,
         attempt: Attempt,
         bytes: usize,
     ) -> ChangeArgs<'a> {
         let extra_ms = extra_time(bytes).as_millis();
         ChangeArgs {
-            indexes: self.indexes(alias.shard()),
+            indexes: self.likely(alias, other),
             session: self.keys.session(alias),
             alias: args::alias(Some(alias)),
             tail: args::tail(Some(alias)),
@@ -131,7 +205,8 @@ impl<'a> Requests<'a> {
         let claim = &publish.claim;
         let sibling = of_shard(claim.sibling.as_ref(), &publish.alias);
         let Publish { content, size_bytes, form, packing, sealed, .. } = publish;
-        let change = self.large_change(&publish.alias, &publish.stamp, attempt, sealed.len());
+        let change =
+            self.large_change(&publish.alias, sibling, &publish.stamp, attempt, sealed.len());
         self.scripts.call(
             &self.policy,
             PublishArgs {
@@ -154,7 +229,7 @@ impl<'a> Requests<'a> {
         self.scripts.call(
             &self.policy,
             UnlinkArgs {
-                change: self.change(&unlink.alias, &unlink.stamp, attempt),
+                change: self.change(&unlink.alias, listed, &unlink.stamp, attempt),
                 listed_session: self.keys.session(listed.unwrap_or(&unlink.alias)),
                 listed: args::alias(listed),
                 listed_tail: args::tail(listed),
@@ -170,7 +245,7 @@ impl<'a> Requests<'a> {
         self.scripts.call(
             &self.policy,
             UnlinkArgs {
-                change: self.change(alias, &stamp, Attempt::Again),
+                change: self.change(alias, None, &stamp, Attempt::Again),
                 listed_session: self.keys.session(alias),
                 listed: args::alias(None),
                 listed_tail: args::tail(None),
@@ -185,7 +260,7 @@ impl<'a> Requests<'a> {
         self.scripts.call(
             &self.policy,
             AmendArgs {
-                change: self.change(&amend.alias, &amend.stamp, attempt),
+                change: self.change(&amend.alias, None, &amend.stamp, attempt),
                 mode: args::text(amend.mode.map(mode_text).unwrap_or_default()),
                 mtime: match amend.mtime {
                     None => args::text(""),
@@ -200,7 +275,7 @@ impl<'a> Requests<'a> {
     pub(super) fn import(&self, import: &'a Import, attempt: Attempt) -> Call<'a> {
         const NS_PER_MS: i64 = 1_000_000;
         let Import { content, size_bytes, form, packing, sealed, .. } = import;
-        let change = self.large_change(&import.alias, &import.stamp, attempt, sealed.len());
+        let change = self.large_change(&import.alias, None, &import.stamp, attempt, sealed.len());
         self.scripts.call(
             &self.policy,
             ImportArgs {
@@ -214,7 +289,7 @@ impl<'a> Requests<'a> {
 
     /// Activity of sessions of one shard; without a time their keys are only kept.
     pub(super) fn touch(&self, shard: Shard, touches: &'a [(Alias, Option<u64>)]) -> Call<'a> {
-        let indexes = self.indexes(shard);
+        let indexes = self.all_indexes(shard);
         let mut call = self.scripts.call(&self.policy, TouchArgs { indexes });
         for (alias, at_ms) in touches {
             call.key(self.keys.session(alias)).argument(args::alias(Some(alias)));
@@ -226,7 +301,7 @@ impl<'a> Requests<'a> {
 
     /// The living sessions among these, all of one shard.
     pub(super) fn list(&self, shard: Shard, entries: &'a [Entry]) -> Call<'a> {
-        let indexes = self.indexes(shard);
+        let indexes = self.of_entries(shard, entries);
         let mut call = self.scripts.call(&self.policy, ListArgs { indexes });
         for Entry { alias, marks } in entries {
             call.key(self.keys.session(alias)).argument(args::alias(Some(alias)));
@@ -242,7 +317,7 @@ impl<'a> Requests<'a> {
         self.scripts.call(
             &self.policy,
             FindArgs {
-                indexes: self.indexes(shard),
+                indexes: self.all_indexes(shard),
                 most: args::number(FOUND_MAX),
                 user: mark(marks.user),
                 login: mark(marks.login),
@@ -254,7 +329,7 @@ impl<'a> Requests<'a> {
 
     /// The end of these visitors' sessions, all of one shard.
     pub(super) fn room(&self, shard: Shard, visitors: &'a [(Alias, ChangeId)]) -> Call<'a> {
-        let indexes = self.indexes(shard);
+        let indexes = self.all_indexes(shard);
         let mut call = self.scripts.call(&self.policy, RoomArgs { indexes });
         for (alias, version) in visitors {
             call.key(self.keys.session(alias)).argument(args::alias(Some(alias)));

@@ -61,7 +61,9 @@ impl Inner {
                         return Err(error.into());
                     }
                 }
-                CallFault::Unreadable(error) => return Err(error),
+                fault @ (CallFault::Unreadable(_) | CallFault::OtherIndex) => {
+                    return Err(fault.into());
+                }
             }
         }
     }

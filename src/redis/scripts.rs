@@ -25,6 +25,8 @@ const CLOCK: &str = include_str!("scripts/clock.lua");
 const SESSION: &str = include_str!("scripts/session.lua");
 /// By this `session.lua` says that a value is no session of ours.
 const UNREADABLE: &str = "UNREADABLE ";
+/// And by this, that a session is in an index that it was not given.
+const OTHER_INDEX: &[u8] = b"OTHERINDEX";
 
 #[derive(Debug)]
 pub struct Scripts {
@@ -336,6 +338,8 @@ pub(super) enum CallFault {
     Server(ServerError, u64),
     /// What is stored there, or the answer itself, cannot be read.
     Unreadable(StoreError),
+    /// A session is in an index that the script was not given. Nothing was written.
+    OtherIndex,
 }
 
 impl From<CallFault> for StoreError {
@@ -344,6 +348,7 @@ impl From<CallFault> for StoreError {
             CallFault::NotSent(text) | CallFault::Lost(text) => Self::Unavailable(text),
             CallFault::Server(error, _) => error.into(),
             CallFault::Unreadable(error) => error,
+            CallFault::OtherIndex => Self::Unreadable("a session is in no known index".into()),
         }
     }
 }
@@ -390,6 +395,11 @@ impl Answer {
 
     /// The fault that the server has met in the script, if it did. What was ended before is ended all the same.
     pub(super) fn or_fault(mut self, link: &Link) -> Result<Self, CallFault> {
+        if self.status == "failed"
+            && matches!(self.rest.as_slice(), [Value::BulkString(why)] if why == OTHER_INDEX)
+        {
+            return Err(CallFault::OtherIndex);
+        }
         match self.failure().map_err(CallFault::Unreadable)? {
             Some(error) => Err(match link.met(self.generation, &error) {
                 Effect::Lost => CallFault::Lost(error.to_string()),
@@ -578,7 +588,8 @@ mod tests {
         fn check<'a, A: Arguments<'a>>(name: &str, body: &str) {
             let policy = PolicyArgs::argument_names().into_iter().collect();
             let change: BTreeSet<_> = ["first_ms", "waits_ms"].into();
-            assert_eq!(names_read(SESSION, "args"), &policy | &change);
+            let indexes_named: BTreeSet<_> = IndexArgs::argument_names().into_iter().collect();
+            assert_eq!(names_read(SESSION, "args"), &(&policy | &change) | &indexes_named);
             let indexes: BTreeSet<_> = IndexArgs::key_names().into_iter().collect();
             assert_eq!(names_read(SESSION, "keys"), indexes);
             let sent: BTreeSet<_> = A::argument_names().into_iter().collect();
@@ -586,6 +597,9 @@ mod tests {
             // Whether it is a retry is the question of `is_retry` alone.
             if body.contains("is_retry()") {
                 read.append(&mut change.clone());
+            }
+            if A::key_names().contains(&"index") {
+                read.append(&mut indexes_named.clone());
             }
             // A file has no earlier attempt: it is imported once, and known after that.
             let unread: BTreeSet<_> = if name == "import" { change } else { BTreeSet::new() };

@@ -83,8 +83,8 @@ impl Redis {
             match kind.as_str() {
                 "string" => all.extend(self.run::<Vec<u8>>(&format!("GET {key}"))),
                 "zset" => {
-                    for member in self.run::<Vec<String>>(&format!("ZRANGE {key} 0 -1")) {
-                        all.extend_from_slice(member.as_bytes());
+                    for member in self.run::<Vec<Vec<u8>>>(&format!("ZRANGE {key} 0 -1")) {
+                        all.extend(member);
                     }
                 }
                 other => panic!("{key} is a {other}"),

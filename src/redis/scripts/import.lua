@@ -16,6 +16,7 @@ local h = {
   user = args.user, size = args.size, packing = args.packing, mode = args.mode, form = args.form,
   format = format_for(args.packing),
 }
+if not are_indexes_named(h.format) then return answer('failed', OTHER_INDEX) end
 h.ends = ends(h, 0)
 if stale(h) then return answer('over') end
 

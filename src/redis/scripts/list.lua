@@ -20,6 +20,7 @@ for i = 1, #KEYS - KEYS_NAMED do
   local first = ARGV_NAMED + 3 * i - 2
   local session = { key = KEYS[KEYS_NAMED + i], alias = ARGV[first], tail = ARGV[first + 2] }
   local h = read(session.key)
+  if failure == OTHER_INDEX then return answer('failed', failure) end
   if failure then
     -- Another program's key, or a newer format: not ours to list, and no reason to list no other.
     failure = nil

@@ -60,6 +60,7 @@ else
     if old or opened ~= '' then return answer('refused', 'ended') end
     if args.sibling ~= '' then
       sibling = read(keys.sibling_session)
+      if failure == OTHER_INDEX then return answer('failed', failure) end
       failure = nil -- a sibling that cannot be read is none
       if sibling and (sibling.class ~= 'auth' or sibling.uid ~= uid or uid == '-') then sibling = nil end
     end
@@ -98,6 +99,7 @@ else
   end
 end
 
+if not are_indexes_named(h.format) then return answer('failed', OTHER_INDEX) end
 h.ends = ends(h, 0)
 if stale(h) then return answer('refused', 'lifetime') end
 if args.birth ~= h.birth then return answer('rebind', h.birth) end

@@ -50,6 +50,8 @@ if args.clock ~= '' and not LENIENT then LENIENT = math.abs(now - tonumber(args.
 local expired = {}
 -- Why something could not be read or written; the operation then answers `failed`.
 local failure
+-- The same where an index was not named that a session is in: nothing is written then, and all are named.
+local OTHER_INDEX = 'OTHERINDEX'
 
 -- Every answer has this shape.
 local function answer(status, ...)
@@ -179,6 +181,13 @@ local function parse_compact(bytes)
   return h
 end
 
+-- Whether the indexes of that format are named: a script must name its keys before it knows the headers. What has to
+-- be known before the first write is asked here.
+local function are_indexes_named(format)
+  if args.indexes == 'long' then return format < COMPACT end
+  return args.indexes ~= 'short' or format >= COMPACT
+end
+
 -- The header of `bytes`, with `length` telling where the content begins and `stored` the line.
 local function parse(bytes)
   local h
@@ -189,6 +198,10 @@ local function parse(bytes)
   end
   h.alive = h.state == 'a'
   if h.save == '-' then h.save = h.version end
+  if h.alive and not are_indexes_named(h.format) then
+    failure = OTHER_INDEX
+    return nil
+  end
   return h
 end
 
