@@ -51,7 +51,7 @@ def start_redis(work, stack, *settings):
 
 
 def start_mount(program, work, name, redis_path, stack, settings=""):
-    """A mount named so, with these lines in its configuration; its directory."""
+    """A mount named so, with these lines in its configuration: its directory, and its keeper."""
     directory = os.path.join(work, name)
     os.makedirs(directory, exist_ok=True)
     config, out = (os.path.join(work, f"{name}.{kind}") for kind in ("toml", "out"))
@@ -63,10 +63,10 @@ def start_mount(program, work, name, redis_path, stack, settings=""):
             return file.read() == f"ready {directory}\n"
 
     with open(out, "w") as out_file:
-        start(f"sessionfs mount {directory}",
-              [program, "mount", directory, "--redis", f"unix://{redis_path}", "--config", config],
-              os.path.join(work, f"{name}.log"), stack, ready, stdout=out_file)
-    return directory
+        keeper = start(f"sessionfs mount {directory}",
+                       [program, "mount", directory, "--redis", f"unix://{redis_path}", "--config", config],
+                       os.path.join(work, f"{name}.log"), stack, ready, stdout=out_file)
+    return directory, keeper
 
 
 def freshness(value):

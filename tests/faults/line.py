@@ -1,14 +1,17 @@
 """A line to Redis that takes its time.
 
-  line.py LISTEN_HOST:PORT TO_HOST:PORT
+  line.py LISTEN TO
 
-A delay line, not a queue that sleeps: each piece of bytes is noted with the time of its arrival and sent on when it is
-due, so requests in a pipeline do not wait for each other. Its rate is that of the line, for all connections together, in
-each direction. Standard input changes both: `delay_ms N` (one way) and `rate N` (bytes a second, 0: no limit); each is
-answered on standard output.
+Each is HOST:PORT, or the path of a socket. A delay line, not a queue that sleeps: each piece of bytes is noted with the
+time of its arrival and sent on when it is due, so requests in a pipeline do not wait for each other. Its rate is that of
+the line, for all connections together, in each direction. Standard input changes both: `delay_ms N` (one way) and `rate N`
+(bytes a second, 0: no limit). `cut 1` ends all connections, and each new one, until `cut 0`. Each is answered on standard
+output.
 """
 import asyncio
 import contextlib
+import os
+import selectors
 import sys
 import time
 
@@ -27,15 +30,22 @@ class Line:
         self.to = to
         self.delay_s = 0.0
         self.rate = 0
+        self.cut = False
+        self.writers = set()
         self.there, self.back = Direction(), Direction()
 
     async def connect(self, reader, writer):
+        if self.cut:
+            writer.transport.abort()
+            return
         try:
-            far_reader, far_writer = await asyncio.open_connection(*self.to)
+            far_reader, far_writer = await open_connection(self.to)
         except OSError:
             writer.close()
             return
+        self.writers |= {writer, far_writer}
         await asyncio.gather(self.carry(reader, far_writer, self.there), self.carry(far_reader, writer, self.back))
+        self.writers -= {writer, far_writer}
 
     async def carry(self, reader, writer, direction):
         queue = asyncio.Queue(PIECES)
@@ -65,17 +75,37 @@ class Line:
     def obey(self, words):
         name, value = words
         if name == "delay_ms":
-            self.delay_s = int(value) / 1000
+            self.delay_s = float(value) / 1000
         elif name == "rate":
             self.rate = int(value)
+        elif name == "cut":
+            self.cut = value == "1"
+            for writer in self.writers if self.cut else ():
+                writer.transport.abort()
         else:
             raise ValueError(name)
 
 
+def open_connection(to):
+    if to.startswith("/"):
+        return asyncio.open_unix_connection(to)
+    host, port = to.rsplit(":", 1)
+    return asyncio.open_connection(host, int(port))
+
+
+async def listen(at, connect):
+    if at.startswith("/"):
+        await asyncio.start_unix_server(connect, at)
+        # Who may use it is a matter of its folder.
+        os.chmod(at, 0o777)
+    else:
+        host, port = at.rsplit(":", 1)
+        await asyncio.start_server(connect, host, int(port))
+
+
 async def main():
-    listen, to = (place.rsplit(":", 1) for place in sys.argv[1:])
-    line = Line((to[0], int(to[1])))
-    await asyncio.start_server(line.connect, listen[0], int(listen[1]))
+    line = Line(sys.argv[2])
+    await listen(sys.argv[1], line.connect)
     print("listening", flush=True)
     orders = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin)
@@ -84,4 +114,5 @@ async def main():
         print("done", flush=True)
 
 
-asyncio.run(main())
+# epoll waits for whole milliseconds.
+asyncio.SelectorEventLoop(selectors.SelectSelector()).run_until_complete(main())
