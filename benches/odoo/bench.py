@@ -3,86 +3,37 @@
 Not called by hand: `run` makes what it needs and starts this.
 """
 import argparse
-import os
 import random
-import re
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 
 import document
 from browser import Browser
-from lab import Lab, Node, User
-from namespaces import MS_BIND_RECURSIVE, mount, supervise
+from lab import User
+from namespaces import supervise
 from places import filesystem_of, machine
+from shops import IDLE, Place, Shops
 from tables import table as text_table
 
 WHOLE_RUN_S = 3600
 WARM_UP = 20
 RESAMPLES = 1000
-# Long enough for a run.
-IDLE = "2h"
-ADDON = os.path.join(os.path.dirname(os.path.abspath(__file__)), "addon")
 
 
-class Place(Node):
-    """One server, and where its sessions are."""
-
-    def __init__(self, name, number, freshness=None, addon="sessionfs_test", directory=None):
-        super().__init__(re.sub(r"\W+", "-", name), 19, 100 * number, workers=1)
-        self.title, self.freshness, self.addon, self.directory = name, freshness, addon, directory
-        self.browser = None
-
-
-class Bench(Lab):
-    """Servers on one database, each with sessions of its own."""
-
-    def __init__(self, arguments, run_dir, logs, disk):
-        super().__init__(19, arguments.root, run_dir, logs, arguments.binary)
-        self.client, self.disk = arguments.client, disk
-        self.servers = self.nodes = (
-            Place("disk", 0, directory=disk),
-            Place("sessionfs strict", 1, freshness="strict"),
-            Place("sessionfs near", 2, freshness="near"),
-            Place("redis-py", 3, addon="sessionfs_test,sessionfs_bench_redis"),
-        )
-        self.a = self.servers[0]
-
-    def make_root(self):
-        super().make_root()
-        os.chown(self.disk, self.odoo_uid, self.odoo_gid)
-        for place in self.servers:
-            if place.directory:
-                mount(place.directory, place.sessions, None, MS_BIND_RECURSIVE)
-            elif not place.freshness:
-                # Odoo looks whether it could use it.
-                os.chown(place.sessions, self.odoo_uid, self.odoo_gid)
-        subprocess.run(["cp", "-R", ADDON + "/.", self.root + "/srv/addons"], check=True, timeout=30)
-        subprocess.run(["cp", "-R", self.client + "/.", self.root + "/usr/lib/python3/dist-packages"], check=True, timeout=60)
-        # Where Odoo's user finds Redis.
-        os.mkdir(self.root + "/run/redis")
-        mount(os.path.dirname(self.redis_socket), self.root + "/run/redis", None, MS_BIND_RECURSIVE)
-
-    def mount_sessions(self, idle):
-        for place in self.servers:
-            if not place.freshness:
-                continue
-            config = os.path.join(self.run_dir, f"{place.name}.toml")
-            with open(config, "w") as out:
-                out.write(f'owner = "{self.odoo_uid}"\ngroup = "{self.odoo_gid}"\n[lifetime]\nidle = "{idle}"\n'
-                          f'[redis]\nprefix = "{place.name}"\n[near_cache]\nfreshness = "{place.freshness}"\n')
-            place.sessionfs = self._start("sessionfs-" + place.name, [
-                self.binary, "mount", place.sessions, "--config", config, "--redis", self.redis_url])
-            place.sessionfs.await_line("^ready ", 30)
-
-    def odoo_config(self, node, database, addon):
-        return super().odoo_config(node, database, node.addon)
-
-    def _chroot(self, user, *argv, **environment):
-        return super()._chroot(user, *argv, SESSIONFS_BENCH_REDIS="/run/redis/redis.sock", **environment)
+def places(disk, modules):
+    made = [
+        Place("disk", 0, directory=disk),
+        Place("sessionfs strict", 1, freshness="strict"),
+        Place("sessionfs near", 2, freshness="near"),
+        Place("redis-py", 3, addon="sessionfs_test,sessionfs_bench_redis"),
+    ]
+    if modules:
+        made += [Place("session_db", 4, addon="sessionfs_test,session_db"),
+                 Place("redis_session_store", 5, addon="sessionfs_test,redis_session_store")]
+    return made
 
 
 # Each kind of request, by what it asks of a session.
@@ -117,6 +68,7 @@ def prepare(lab):
     for place in lab.servers:
         lab.start_odoo(place)
         place.browser = Browser().log_in(place, User("admin", "admin"))
+        place.must_use_addon()
 
 
 def measure(lab, requests):
@@ -157,7 +109,7 @@ def table(lab, times):
 
 
 def drive(arguments, run_dir, logs, disk):
-    lab = Bench(arguments, run_dir, logs, disk)
+    lab = Shops(arguments, run_dir, logs, places(disk, arguments.modules))
     try:
         prepare(lab)
         times = measure(lab, arguments.requests)
@@ -178,6 +130,7 @@ def main():
     parser.add_argument("--binary", required=True)
     parser.add_argument("--client", required=True)
     parser.add_argument("--requests", type=int, default=1000)
+    parser.add_argument("--modules", action="store_true")
     parser.add_argument("--update")
     parser.add_argument("--keep", action="store_true")
     arguments = parser.parse_args()

@@ -1,0 +1,73 @@
+"""Servers on one database that differ in where their sessions are."""
+import os
+import re
+import subprocess
+
+from lab import Lab, Node
+from namespaces import MS_BIND_RECURSIVE, mount
+
+# Long enough for a run.
+IDLE = "2h"
+ADDON = os.path.join(os.path.dirname(os.path.abspath(__file__)), "addon")
+
+
+class Place(Node):
+    """One server, and where its sessions are: in a directory of the disk, on a mount, or where an addon puts them."""
+
+    def __init__(self, name, number, freshness=None, addon="sessionfs_test", directory=None, workers=1, prefix=None):
+        """Servers with the same `prefix` share their sessions; those with none have them for themselves."""
+        super().__init__(re.sub(r"\W+", "-", name), 19, 100 * number, workers=workers)
+        self.title, self.freshness, self.addon, self.directory = name, freshness, addon, directory
+        self.prefix = prefix or self.name
+        self.browser = None
+
+    def must_use_addon(self):
+        """Odoo goes on without a module that it cannot load."""
+        if not self.directory and not self.freshness and os.listdir(self.sessions):
+            raise RuntimeError(f"{self.title} keeps sessions as files all the same; see the log of its Odoo")
+
+
+class Shops(Lab):
+    def __init__(self, arguments, run_dir, logs, places):
+        """`arguments` names the `root`, the `binary`, and with `client` what the addons import."""
+        super().__init__(19, arguments.root, run_dir, logs, arguments.binary)
+        self.client = arguments.client
+        self.servers = self.nodes = places
+        self.a = places[0]
+
+    def make_root(self):
+        super().make_root()
+        for place in self.servers:
+            if place.directory:
+                os.chown(place.directory, self.odoo_uid, self.odoo_gid)
+                mount(place.directory, place.sessions, None, MS_BIND_RECURSIVE)
+            elif not place.freshness:
+                # Odoo looks whether it could use it.
+                os.chown(place.sessions, self.odoo_uid, self.odoo_gid)
+        subprocess.run(["cp", "-R", ADDON + "/.", self.root + "/srv/addons"], check=True, timeout=30)
+        if self.client:
+            subprocess.run(["cp", "-R", self.client + "/.", self.root + "/usr/lib/python3/dist-packages"], check=True, timeout=60)
+        # Where Odoo's user finds Redis.
+        os.mkdir(self.root + "/run/redis")
+        mount(os.path.dirname(self.redis_socket), self.root + "/run/redis", None, MS_BIND_RECURSIVE)
+
+    def mount_sessions(self, idle):
+        for place in self.servers:
+            if not place.freshness:
+                continue
+            config = os.path.join(self.run_dir, f"{place.name}.toml")
+            with open(config, "w") as out:
+                out.write(f'owner = "{self.odoo_uid}"\ngroup = "{self.odoo_gid}"\n[lifetime]\nidle = "{idle}"\n'
+                          f'[redis]\nprefix = "{place.prefix}"\n[near_cache]\nfreshness = "{place.freshness}"\n')
+            place.sessionfs = self._start("sessionfs-" + place.name, [
+                self.binary, "mount", place.sessions, "--config", config, "--redis", self.redis_url])
+            place.sessionfs.await_line("^ready ", 30)
+
+    def odoo_config(self, node, database, addon):
+        return super().odoo_config(node, database, node.addon)
+
+    def _chroot(self, user, *argv, **environment):
+        # Each for one of the addons.
+        return super()._chroot(user, *argv, SESSIONFS_BENCH_REDIS="/run/redis/redis.sock",
+                               SESSION_DB_URI="postgresql://odoo@/shop?host=/run/postgresql",
+                               REDIS_URL="unix:///run/redis/redis.sock", **environment)
