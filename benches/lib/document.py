@@ -1,6 +1,4 @@
 """Puts what a benchmark has printed into the document that shows it."""
-import re
-
 from terminal import fail
 
 END = "<!-- end -->"
@@ -16,9 +14,11 @@ def update(path, sections):
     with open(path) as file:
         text = file.read()
     for name, section in sections.items():
-        parts = re.split(rf"(?<=<!-- {name} -->\n).*?(?={END})", text, flags=re.DOTALL)
-        if len(parts) != 2:
+        mark = f"<!-- {name} -->\n"
+        before, found, after = text.partition(mark)
+        _, end, rest = after.partition(END)
+        if not found or not end or mark in rest:
             fail(f"--update {path}: there is no place for '{name}' in it, or more than one")
-        text = section.join(parts)
+        text = before + mark + section + END + rest
     with open(path, "w") as file:
         file.write(text)
