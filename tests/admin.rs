@@ -458,8 +458,8 @@ async fn the_last_used_of_many_sessions_are_listed() {
     let copies: Vec<_> = (0..MANY).map(|n| (name(n), activity_ms + 1 + u64::from(n))).collect();
     crowd::copy(&mut redis.connection(), &[saved], &copies);
     // The last one has ended; the score of an early one is no time.
-    let last = name(MANY - 1);
-    let _: u64 = redis.run(&format!("DEL sessionfs:s:{{{}}}:{last}", last.shard()));
+    let ended = name(MANY - 1);
+    let _: u64 = redis.run(&format!("DEL sessionfs:s:{{{}}}:{ended}", ended.shard()));
     index::set_score(&redis, &name(5), "+inf");
     let list = ["list", "--sort", "idle", "--limit", "20"];
     let shown = json(&redis, &list);

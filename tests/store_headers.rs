@@ -164,9 +164,8 @@ fn value() -> impl Strategy<Value = Vec<u8>> {
             for (number, hostile) in fields {
                 all[number].1 = hostile;
             }
-            let word = |(name, text): &(&str, &str)| match is_compact {
-                true => (*text).to_owned(),
-                false => format!("{name}={text}"),
+            let word = |(name, text): &(&str, &str)| {
+                if is_compact { (*text).to_owned() } else { format!("{name}={text}") }
             };
             let words: Vec<_> = all.iter().map(word).collect();
             let format = if is_compact { COMPACT_FORMAT } else { OLDEST_FORMAT };

@@ -37,7 +37,7 @@ pub fn any_shard() -> Shard {
     Shard::parse("ab").expect("a shard")
 }
 
-/// Defaults, but for bounds that a loaded test machine would not keep. SESSIONFS_TEST_FORMAT names another format of
+/// Defaults, but for bounds that a loaded test machine would not keep. `SESSIONFS_TEST_FORMAT` names another format of
 /// headers.
 pub fn settings(redis: &Redis) -> Settings {
     let format = std::env::var("SESSIONFS_TEST_FORMAT");
