@@ -77,7 +77,7 @@ class Visitor:
     """A browser with an address of its own, by which nginx may choose a server."""
 
     def __init__(self, port, number):
-        self.port, self.cookie = port, None
+        self.port, self.number, self.cookie = port, number, None
         # nginx's ip_hash takes the first three bytes.
         self.address = f"127.{1 + number // 250 % 250}.{1 + number % 250}.1"
 
@@ -116,13 +116,13 @@ class Sale:
         self.lost, self.visitors, self.here = [0] * len(PARTS), [0] * len(PARTS), 0
 
     def run(self):
-        """Visitors come at their rate, however long those before them take."""
-        threads = []
+        """Visitors come at their rate, however long those before them take, and at the same times to each pair."""
+        threads, drawn = [], random.Random(0)
         self.began = time.monotonic()
         for part in range(len(PARTS)):
             rate = self.arguments.visitors * (self.arguments.times if PARTS[part] == "the sale" else 1)
             at, end = (self.began + self.arguments.seconds * turn for turn in (part, part + 1))
-            while (at := at + random.expovariate(rate)) < end:
+            while (at := at + drawn.expovariate(rate)) < end:
                 time.sleep(max(0.0, at - time.monotonic()))
                 self.visitors[part] += 1
                 thread = threading.Thread(target=self.visit, args=(part, len(threads)))
@@ -146,12 +146,12 @@ class Sale:
                 self.here -= 1
 
     def fill_a_cart(self, part, visitor):
-        added = 0
+        added, drawn = 0, random.Random(visitor.number)
         self.ask(visitor, "/shop/cart/quantity")
         for _ in range(ADDED):
-            time.sleep(random.uniform(*PAUSE_S))
+            time.sleep(drawn.uniform(*PAUSE_S))
             added += self.add(visitor)
-        time.sleep(random.uniform(*PAUSE_S))
+        time.sleep(drawn.uniform(*PAUSE_S))
         done, quantity = self.ask(visitor, "/shop/cart/quantity")
         # Of an addition that failed nobody knows whether it is in the cart.
         if done and added == ADDED and quantity != ADDED:
