@@ -549,7 +549,10 @@ fn nothing_is_sent_to_another_redis() {
 #[test]
 fn a_full_spool_fails_saves_at_their_first_write_and_takes_removals() {
     let redis = Redis::start_with(&DURABLE);
-    let small = format!("{LONG_OUTAGE}\nspool_max = \"1MiB\"\n[limits]\nsession = \"1MiB\"");
+    // Packed, one letter many times is short.
+    let small = format!(
+        "{LONG_OUTAGE}\nspool_max = \"1MiB\"\n[limits]\nsession = \"1MiB\"\n[redis]\npacking = \"off\""
+    );
     let mount = Mount::start(&redis, &small);
     let large = authenticated(&"x".repeat(200_000));
     let ids: Vec<_> = (0..5).map(|seed| sid("ab", seed)).collect();
