@@ -85,9 +85,8 @@ impl Import {
         confine::become_unprivileged(&config.worker.account(), || Ok(files::of_redis(&config)))?
             .tell();
 
-        // The second thread seals and parses while the first speaks with Redis.
-        let runtime = Builder::new_multi_thread()
-            .worker_threads(2)
+        // Redis and the disk server work beside it; to hand each step to another thread costs more than it gives.
+        let runtime = Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(|e| Failure::internal("start threads", e))?;

@@ -4,11 +4,13 @@
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
-use tokio::sync::{mpsc, oneshot};
+use tokio::net::unix::OwnedReadHalf;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::Place;
 use super::directory::{Found, Look, Others, Take};
@@ -75,16 +77,20 @@ struct Asked {
     frame: Vec<u8>,
     /// Nothing is changed by it.
     only_reads: bool,
-    /// Every frame of the answer; the last one ends it.
-    answers: oneshot::Sender<Vec<(Answer, Vec<u8>)>>,
+    answers: Answers,
 }
 
+/// Where every frame of an answer goes; the last one ends it.
+type Answers = oneshot::Sender<Vec<(Answer, Vec<u8>)>>;
+
 impl Disk {
-    /// Speaks over `socket`, by a task on the current runtime. One file may take `file_within`.
+    /// Speaks over `socket`, by a task on the current runtime. One file may take `file_within`. `at_once` requests are on
+    /// their way together: with one, nobody waits behind a read that was given up.
     /// `on_gone` is called if the server ends while it may still be asked.
     pub(crate) fn connect(
         socket: OwnedFd,
         file_within: Duration,
+        at_once: usize,
         on_gone: impl FnOnce() + Send + 'static,
     ) -> io::Result<Self> {
         let socket = std::os::unix::net::UnixStream::from(socket);
@@ -92,7 +98,7 @@ impl Disk {
         let socket = UnixStream::from_std(socket)?;
         let (requests, asked) = mpsc::channel(MAX_WAITING);
         tokio::spawn(async move {
-            if converse(socket, asked).await.is_err() {
+            if converse(socket, asked, at_once).await.is_err() {
                 on_gone();
             }
         });
@@ -212,38 +218,56 @@ fn strange() -> DiskError {
     DiskError::Failed("an answer with an unexpected format".into())
 }
 
-/// Sends requests and hands out answers, in order, until nobody asks; an error if nobody answers.
-async fn converse(mut socket: UnixStream, mut asked: mpsc::Receiver<Asked>) -> io::Result<()> {
-    let mut unexpected = [0; 1];
-    loop {
-        let asked = tokio::select! {
-            biased;
-            next = asked.recv() => match next {
-                Some(asked) => asked,
-                None => return Ok(()),
-            },
-            // Nothing is said unasked: this is the server's end.
-            _ = socket.read(&mut unexpected) => return Err(io::ErrorKind::UnexpectedEof.into()),
-        };
-        // A read that was given up is not made: it would hold up those that are waited for.
-        if asked.only_reads && asked.answers.is_closed() {
-            continue;
+/// Sends requests, `at_once` before the first of them is answered, and hands out answers, in order, until nobody asks; an
+/// error if nobody answers.
+async fn converse(
+    socket: UnixStream,
+    mut asked: mpsc::Receiver<Asked>,
+    at_once: usize,
+) -> io::Result<()> {
+    let (reader, mut writer) = socket.into_split();
+    let (waiting, mut who_waits) = mpsc::channel::<(Answers, OwnedSemaphorePermit)>(at_once);
+    let free = Arc::new(Semaphore::new(at_once));
+    let ask = async {
+        while let Some(Asked { frame, only_reads, answers }) = asked.recv().await {
+            let place = Arc::clone(&free).acquire_owned().await.map_err(io::Error::other)?;
+            // A read that was given up is not made: it would hold up those that are waited for.
+            if only_reads && answers.is_closed() {
+                continue;
+            }
+            waiting.send((answers, place)).await.map_err(io::Error::other)?;
+            writer.write_all(&frame).await?;
         }
-        let answers = exchange(&mut socket, &asked.frame).await?;
-        // Who does not wait any more need not hear it.
-        let _ = asked.answers.send(answers);
+        Ok(())
+    };
+    let hear = async {
+        let mut reader = BufReader::new(reader);
+        loop {
+            // Nothing is said unasked: if nobody waits, this is the server's end.
+            let is_end = reader.fill_buf().await?.is_empty();
+            let Some((answers, _place)) = who_waits.try_recv().ok().filter(|_| !is_end) else {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            };
+            // Who does not wait any more need not hear it.
+            let _ = answers.send(answer(&mut reader).await?);
+        }
+    };
+    tokio::select! {
+        biased;
+        ended = ask => ended,
+        ended = hear => ended,
     }
 }
 
-async fn exchange(socket: &mut UnixStream, frame: &[u8]) -> io::Result<Vec<(Answer, Vec<u8>)>> {
-    socket.write_all(frame).await?;
+/// Every frame of one answer.
+async fn answer(reader: &mut BufReader<OwnedReadHalf>) -> io::Result<Vec<(Answer, Vec<u8>)>> {
     let mut answers = Vec::new();
     loop {
         let mut prefix = [0; wire::PREFIX_BYTES];
-        socket.read_exact(&mut prefix).await?;
+        reader.read_exact(&mut prefix).await?;
         let (head, body) = wire::lengths(prefix)?;
         let mut bytes = vec![0; head + body];
-        socket.read_exact(&mut bytes).await?;
+        reader.read_exact(&mut bytes).await?;
         let body = bytes.split_off(head);
         let answer: Answer = wire::unpack(&bytes)?;
         let last = !matches!(answer, Answer::Names { last: None });

@@ -327,6 +327,9 @@ impl Directory {
     }
 
     fn made_import_directory(&self) -> io::Result<OwnedFd> {
+        if let Some(directory) = self.import_directory()? {
+            return Ok(directory);
+        }
         match mkdirat(&self.root, IMPORT_DIRECTORY, Mode::from_bits_truncate(0o700)) {
             Ok(()) | Err(Errno::EEXIST) => {}
             Err(error) => return Err(error.into()),
@@ -498,6 +501,10 @@ fn directory_in(parent: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
 
 /// The same, made if it is not there; whether it was.
 fn made_subdirectory(root: BorrowedFd<'_>, shard: Shard, mode: u32) -> io::Result<(OwnedFd, bool)> {
+    // Mostly it is there.
+    if let Some(directory) = absent_as_none(subdirectory(root, shard))? {
+        return Ok((directory, false));
+    }
     let new = match mkdirat(root, shard.as_str(), Mode::from_bits_truncate(mode)) {
         Ok(()) => true,
         Err(Errno::EEXIST) => false,

@@ -1,6 +1,6 @@
 //! The process: one request after the other, until nobody asks any more.
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 
 use super::Place;
@@ -35,8 +35,9 @@ pub(crate) fn serve(opened: &Opened, mut socket: UnixStream) -> io::Result<()> {
 /// Answers one request after the other. Ends with the error of the socket, and never by one of a
 /// file.
 fn converse(opened: &Opened, socket: &mut UnixStream) -> io::Result<()> {
+    let mut requests = BufReader::new(socket.try_clone()?);
     loop {
-        let (request, body) = next(socket)?;
+        let (request, body) = next(&mut requests)?;
         let directory = match opened {
             Ok(directory) => directory,
             Err(why) => {
@@ -53,12 +54,12 @@ fn converse(opened: &Opened, socket: &mut UnixStream) -> io::Result<()> {
     }
 }
 
-fn next(socket: &mut UnixStream) -> io::Result<(Request, Vec<u8>)> {
+fn next(requests: &mut impl Read) -> io::Result<(Request, Vec<u8>)> {
     let mut prefix = [0; wire::PREFIX_BYTES];
-    socket.read_exact(&mut prefix)?;
+    requests.read_exact(&mut prefix)?;
     let (head, body) = wire::lengths(prefix)?;
     let mut bytes = vec![0; head + body];
-    socket.read_exact(&mut bytes)?;
+    requests.read_exact(&mut bytes)?;
     let body = bytes.split_off(head);
     Ok((wire::unpack(&bytes)?, body))
 }
@@ -156,7 +157,7 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let within = super::super::client::OPENED_WITHIN;
-            let disk = Disk::connect(client.into(), within, || panic!("it has ended")).unwrap();
+            let disk = Disk::connect(client.into(), within, 1, || panic!("it has ended")).unwrap();
             assert_eq!(disk.look().await, Err(DiskError::NotServed(why.clone())));
             assert_eq!(disk.list().await.unwrap_err(), DiskError::NotServed(why));
         });

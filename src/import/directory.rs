@@ -294,7 +294,7 @@ async fn one(
 
 fn connect(socket: OwnedFd) -> Result<Disk, Failure> {
     // The next request sees its end.
-    Disk::connect(socket, PATIENT_WITHIN, || ())
+    Disk::connect(socket, PATIENT_WITHIN, AT_ONCE, || ())
         .map_err(|e| Failure::internal("ask for session files", e))
 }
 
@@ -315,10 +315,17 @@ fn cannot_list(error: &DiskError) -> Failure {
     Failure::internal("list the session files", error)
 }
 
-fn by_session(places: Vec<Place>) -> HashMap<Alias, Vec<Place>> {
-    let mut sessions: HashMap<Alias, Vec<Place>> = HashMap::with_capacity(places.len());
+/// The files of each session, in the order of the listing: files of one directory lie near each other on the disk.
+fn by_session(places: Vec<Place>) -> Vec<(Alias, Vec<Place>)> {
+    let mut sessions: Vec<(Alias, Vec<Place>)> = Vec::with_capacity(places.len());
+    let mut known: HashMap<Alias, usize> = HashMap::with_capacity(places.len());
     for place in places {
-        sessions.entry(place.sid.alias()).or_default().push(place);
+        let alias = place.sid.alias();
+        let number = *known.entry(alias.clone()).or_insert(sessions.len());
+        match sessions.get_mut(number) {
+            Some((_, places)) => places.push(place),
+            None => sessions.push((alias, vec![place])),
+        }
     }
     sessions
 }
