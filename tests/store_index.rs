@@ -176,6 +176,24 @@ async fn the_root_shows_the_flat_ones_among_many() {
     assert!(root.flat.iter().all(|flat| flat.meta.form == Form::Flat));
 }
 
+/// A page that holds a stranger is as full as any other.
+#[tokio::test]
+async fn a_stranger_in_an_index_hides_no_session() {
+    let redis = Redis::start();
+    let node = writes(&redis, COMPACT_FORMAT).await;
+    // More than a page, all in one index.
+    let sids: BTreeSet<_> =
+        (0..300).map(|number| Alias::parse(&format!("abA{number:081}")).unwrap()).collect();
+    for sid in &sids {
+        taken(&node, &login(&node, sid)).await;
+    }
+    for stranger in ["stranger", "another"] {
+        let _: u64 = redis.run(&format!("ZADD {} 1 {stranger}", index::keys("ab")[1]));
+    }
+    assert_eq!(found(&node, Filter::default()).await, sids);
+    assert_eq!(node.list(Shard::parse("ab").unwrap()).await.unwrap().len(), sids.len());
+}
+
 /// As many as a shard has of a million.
 #[tokio::test]
 async fn redis_keeps_a_short_index_as_a_list() {

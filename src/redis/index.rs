@@ -30,14 +30,15 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// Reads a member of the index of that number of a shard. Strangers are none.
+    /// Reads a member of the index of that number of a shard. Strangers are none, nor is an entry of another index.
     pub(super) fn read(shard: Shard, index: usize, member: &[u8]) -> Option<Self> {
         if index == LONG {
             let alias = Alias::parse(std::str::from_utf8(member).ok()?)?;
             return (alias.shard() == shard).then_some(Self { alias, marks: None });
         }
         let (marks, tail) = member.split_first_chunk()?;
-        Some(Self { alias: with_tail(shard, tail)?, marks: Some(*marks) })
+        let alias = with_tail(shard, tail).filter(|alias| quarter(alias) == index - FIRST_SHORT)?;
+        Some(Self { alias, marks: Some(*marks) })
     }
 }
 
@@ -102,7 +103,11 @@ mod tests {
                 let member = [&marks[..], &tail(&alias)].concat();
                 prop_assert_eq!(member.len(), length);
                 let entry = Entry { alias: alias.clone(), marks: Some(marks) };
-                prop_assert_eq!(Entry::read(alias.shard(), FIRST_SHORT, &member), Some(entry));
+                let own = quarter(&alias);
+                for number in 0..QUARTERS {
+                    let expected = (number == own).then(|| entry.clone());
+                    prop_assert_eq!(Entry::read(alias.shard(), FIRST_SHORT + number, &member), expected);
+                }
                 let entry = Entry { alias: alias.clone(), marks: None };
                 prop_assert_eq!(Entry::read(alias.shard(), LONG, text.as_bytes()), Some(entry));
             }

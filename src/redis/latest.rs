@@ -62,7 +62,8 @@ impl Inner {
             .take_while(|(_, score)| *score >= floor)
             .map(|(shard, _)| shard)
             .collect();
-        let mut members: Vec<(Shard, Entry, f64)> = Vec::new();
+        // Strangers count: beyond them may be others.
+        let mut members: Vec<(Shard, Option<Entry>, f64)> = Vec::new();
         for (shard, some) in self.highest(&shards, floor, count).await? {
             members.extend(some.into_iter().map(|(entry, score)| (shard, entry, score)));
         }
@@ -72,7 +73,9 @@ impl Inner {
         let floor = members.last().filter(|_| !is_all).map_or(f64::NEG_INFINITY, |last| last.2);
         let mut candidates: Vec<(Shard, Vec<Entry>)> = Vec::new();
         members.sort_unstable_by_key(|(shard, ..)| *shard);
-        for (shard, entry, _) in members {
+        for (shard, entry) in
+            members.into_iter().filter_map(|(shard, entry, _)| Some((shard, entry?)))
+        {
             match candidates.last_mut().filter(|(last, _)| *last == shard) {
                 Some((_, entries)) => entries.push(entry),
                 None => candidates.push((shard, vec![entry])),

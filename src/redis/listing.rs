@@ -12,16 +12,22 @@ use super::keys::Keys;
 use super::link::Need;
 use super::requests::{Requests, Sought, page, size};
 use super::scan::{LiveSession, Stale};
+use super::scripts::CallFault;
 use crate::session::name::{Form, Shard};
 use crate::store::{Listed, RootListing, StoreError};
 use crate::telemetry::Event;
 
 /// How many members of a shard one step of a listing takes.
 pub(super) const PAGE: usize = 250;
+/// In which order the indexes of a shard are read.
+const READ: [usize; INDEXES + 1] =
+    [LONG, FIRST_SHORT, FIRST_SHORT + 1, FIRST_SHORT + 2, FIRST_SHORT + 3, LONG];
 /// How many shards are asked for their size at once.
 pub(super) const SHARDS_AT_ONCE: u16 = 512;
-/// Of a shard with more sessions one is taken to live, for the root. What has ended leaves the index when its shard is
-/// listed, and to look at each shard takes a second.
+/// Where more shards are in use, each has a session that lives, for the root: to look at thousands takes a second. A shard
+/// without one is shown at most until it is listed: what has ended leaves the index then.
+const LOOKED_AT: usize = 256;
+/// And so it is for a shard with more sessions.
 const FEW: u64 = 8;
 /// How many shards are listed side by side for the root.
 const LISTED_AT_ONCE: usize = 64;
@@ -42,27 +48,34 @@ impl Inner {
     }
 
     /// What each index of these shards answers to a question for members with scores: in one round trip, put together
-    /// by shard. Strangers are left out.
+    /// by shard. Strangers are `None`: whoever reads a page has to know how far it goes.
+    ///
+    /// A save by a server that writes another format moves a session between the long index and a short one. So the
+    /// long one is read first and once more last: the session is met in one of its two places.
     pub(super) async fn ranked(
         &self,
         shards: &[Shard],
         ask: impl Fn(&String) -> Cmd,
     ) -> Result<Vec<Ranked>, StoreError> {
         let of_shard = |shard: &Shard| {
-            self.keys.indexes(*shard).map(|index| (Keys::slot(*shard), ask(&index)))
+            let indexes = self.keys.indexes(*shard);
+            READ.map(|number| (Keys::slot(*shard), ask(&indexes[number])))
         };
         let answers =
             self.ask_all(shards.iter().flat_map(of_shard).collect(), Need::Connected).await?;
         let members = Vec::<Vec<(Vec<u8>, f64)>>::from_redis_value(Value::Array(answers))
             .map_err(|_| StoreError::Unreadable("an index of another shape".into()))?;
-        let ranked = shards.iter().zip(members.chunks(INDEXES)).map(|(shard, indexes)| {
-            let entries = indexes.iter().enumerate().flat_map(|(number, members)| {
-                let entry = move |(member, score): &(Vec<u8>, f64)| {
-                    Some((Entry::read(*shard, number, member)?, *score))
-                };
-                members.iter().filter_map(entry)
-            });
-            entries.collect()
+        let ranked = shards.iter().zip(members.chunks(READ.len())).map(|(shard, indexes)| {
+            let mut of_long = HashSet::new();
+            let mut ranked = Vec::new();
+            for (number, members) in READ.into_iter().zip(indexes) {
+                for (member, score) in members {
+                    if number != LONG || of_long.insert(member) {
+                        ranked.push((Entry::read(*shard, number, member), *score));
+                    }
+                }
+            }
+            ranked
         });
         Ok(ranked.collect())
     }
@@ -77,7 +90,7 @@ impl Inner {
             let page = self.page(shard, &from, count).await?;
             let full = page.len() >= count;
             let last = page.last().map(|(_, score)| score.to_string());
-            found.extend(page.into_iter().map(|(entry, _)| entry));
+            found.extend(page.into_iter().filter_map(|(entry, _)| entry));
             match last {
                 Some(last) if full => {
                     // More of one score than a page holds: a larger page.
@@ -97,7 +110,13 @@ impl Inner {
     ) -> Result<Vec<Entry>, StoreError> {
         let build = |requests| Requests::find(&requests, shard, sought);
         let slot = Keys::slot(shard);
-        let mut answer = self.call(slot, Need::Connected, self.patience(), build).await?;
+        let mut answer = match self.call(slot, Need::Connected, self.patience(), build).await {
+            // While a slot is moved no script is run that asks for all indexes.
+            Err(CallFault::Server(error, _)) if error.code.redirects() => {
+                return self.members(shard).await;
+            }
+            answer => answer?,
+        };
         match answer.status.as_str() {
             "found" => {}
             "large" => return self.members(shard).await,
@@ -140,13 +159,13 @@ impl Inner {
         Ok(listed)
     }
 
-    /// Whether a shard has a living session saved under its sharded name, and its flat ones.
+    /// Whether a shard has a living session saved under its sharded name, which may be taken for granted, and its flat
+    /// ones.
     async fn list_for_root(
         &self,
         shard: Shard,
-        size: u64,
+        is_taken_to_live: bool,
     ) -> Result<(bool, Vec<Listed>), StoreError> {
-        let is_taken_to_live = size > FEW;
         let entries = if is_taken_to_live {
             let flat = Sought { flat: true, ..Sought::default() };
             self.sought(shard, flat).await?
@@ -170,8 +189,11 @@ impl Inner {
     pub(super) async fn list_root(self: &Arc<Self>) -> Result<RootListing, StoreError> {
         let mut root = RootListing::default();
         let mut listing: JoinSet<Result<_, StoreError>> = JoinSet::new();
-        for (shard, size) in self.shards_in_use().await? {
-            if size > FEW && !shard.may_be_hex() {
+        let in_use = self.shards_in_use().await?;
+        let are_many = in_use.len() > LOOKED_AT;
+        for (shard, size) in in_use {
+            let is_taken_to_live = are_many || size > FEW;
+            if is_taken_to_live && !shard.may_be_hex() {
                 root.shards.push(shard);
                 continue;
             }
@@ -179,7 +201,9 @@ impl Inner {
                 note_shard(&mut root, listing.join_next().await)?;
             }
             let store = Arc::clone(self);
-            listing.spawn(async move { Ok((shard, store.list_for_root(shard, size).await?)) });
+            listing.spawn(async move {
+                Ok((shard, store.list_for_root(shard, is_taken_to_live).await?))
+            });
         }
         while let Some(listed) = listing.join_next().await {
             note_shard(&mut root, Some(listed))?;
@@ -217,8 +241,8 @@ impl Inner {
     }
 }
 
-/// Entries and their scores.
-pub(super) type Ranked = Vec<(Entry, f64)>;
+/// Entries and their scores; `None` is no entry of ours.
+pub(super) type Ranked = Vec<(Option<Entry>, f64)>;
 
 type ListedShard = Result<(Shard, (bool, Vec<Listed>)), StoreError>;
 

@@ -125,7 +125,7 @@ impl Inner {
             };
             self.ranked(&[shard], ask).await?.pop().unwrap_or_default()
         };
-        let entries: Vec<_> = page.into_iter().map(|(entry, _)| entry).collect();
+        let entries: Vec<_> = page.into_iter().filter_map(|(entry, _)| entry).collect();
         let living = if entries.is_empty() {
             Vec::new()
         } else {

@@ -33,9 +33,19 @@ pub(super) struct Sought {
 /// Which indexes of a shard a script is given.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Indexes {
-    /// Those that sessions are likely to be in, by what is written. The script asks for all if one is in another.
+    /// Those that sessions are likely to be in, by what is written. The script says so if one is in another.
     Likely,
+    /// Those of the other kind.
+    Others,
+    /// Both. While a slot of a Cluster is moved, no script is run that is given these.
     All,
+}
+
+impl Indexes {
+    /// What is tried after it.
+    pub(super) fn next(self) -> Self {
+        if self == Self::Likely { Self::Others } else { Self::All }
+    }
 }
 
 /// What requests are made of.
@@ -125,12 +135,22 @@ impl<'a> Requests<'a> {
 
     /// The indexes that one session is likely to be in, or another one of its shard.
     fn likely(&self, alias: &Alias, other: Option<&Alias>) -> IndexArgs<'a> {
+        self.likely_of(alias, other.into_iter())
+    }
+
+    /// The same of several.
+    fn likely_of<'b>(
+        &self,
+        alias: &Alias,
+        others: impl Iterator<Item = &'b Alias>,
+    ) -> IndexArgs<'a> {
+        let writes_short = self.policy.formats.written >= COMPACT_FORMAT;
         match self.indexes {
             Indexes::All => self.all_indexes(alias.shard()),
-            Indexes::Likely if self.policy.formats.written >= COMPACT_FORMAT => {
-                self.short_indexes(alias, other.into_iter())
+            likely if (likely == Indexes::Likely) == writes_short => {
+                self.short_indexes(alias, others)
             }
-            Indexes::Likely => self.long_index(alias.shard()),
+            Indexes::Likely | Indexes::Others => self.long_index(alias.shard()),
         }
     }
 
@@ -289,7 +309,10 @@ impl<'a> Requests<'a> {
 
     /// Activity of sessions of one shard; without a time their keys are only kept.
     pub(super) fn touch(&self, shard: Shard, touches: &'a [(Alias, Option<u64>)]) -> Call<'a> {
-        let indexes = self.all_indexes(shard);
+        let indexes = match touches.first() {
+            Some((first, _)) => self.likely_of(first, touches.iter().map(|(alias, _)| alias)),
+            None => self.all_indexes(shard),
+        };
         let mut call = self.scripts.call(&self.policy, TouchArgs { indexes });
         for (alias, at_ms) in touches {
             call.key(self.keys.session(alias)).argument(args::alias(Some(alias)));

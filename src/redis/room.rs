@@ -115,17 +115,14 @@ impl Inner {
         primary: &Arc<Primary>,
     ) -> Result<Vec<LiveSession>, StoreError> {
         let is_there = |shard: &Shard| Arc::ptr_eq(&self.primary_of(*shard), primary);
-        let all = Shard::all().filter(is_there).collect();
-        let mut shards: Vec<Shard> =
-            self.in_use(all).await?.into_iter().map(|(shard, _)| shard).collect();
+        let mut shards: Vec<Shard> = Shard::all().filter(is_there).collect();
         shards.shuffle(&mut rand::rng());
         let known: HashMap<Shard, usize> =
             lock(&self.room.visitors).iter().copied().zip(0..).collect();
         // Stable: behind the shards that have had a visitor the others stay in random order.
         shards.sort_by_key(|shard| known.get(shard).copied().unwrap_or(usize::MAX));
-        shards.truncate(SHARDS);
         let mut looking = JoinSet::new();
-        for shard in shards {
+        for shard in self.first_in_use(&shards).await? {
             let store = Arc::clone(self);
             looking.spawn(async move { store.visitors_of(shard).await });
         }
@@ -138,12 +135,25 @@ impl Inner {
         Ok(visitors)
     }
 
+    /// The first of these shards that are in use. Mostly all are: a server that is full holds many sessions.
+    async fn first_in_use(&self, shards: &[Shard]) -> Result<Vec<Shard>, StoreError> {
+        let mut first = Vec::new();
+        let (mut rest, mut count) = (shards, 2 * SHARDS);
+        while first.len() < SHARDS && !rest.is_empty() {
+            let (some, later) = rest.split_at(count.min(rest.len()));
+            first.extend(self.in_use(some.to_vec()).await?.into_iter().map(|(shard, _)| shard));
+            (rest, count) = (later, count * 2);
+        }
+        first.truncate(SHARDS);
+        Ok(first)
+    }
+
     async fn visitors_of(&self, shard: Shard) -> Result<Vec<LiveSession>, StoreError> {
         let page = self.page(shard, "-inf", LOOKED_AT).await?;
         if page.is_empty() {
             return Ok(Vec::new());
         }
-        let entries: Vec<_> = page.into_iter().map(|(entry, _)| entry).collect();
+        let entries: Vec<_> = page.into_iter().filter_map(|(entry, _)| entry).collect();
         let mut living = self.living_by(Stale::Stays, shard, &entries).await?.living;
         living.retain(|one| one.header.content.class == Class::Anonymous);
         Ok(living)

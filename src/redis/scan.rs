@@ -5,6 +5,7 @@
 //! saved for the first time during the scan may be missed; one that lives all the while is met
 //! exactly once.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
@@ -290,10 +291,12 @@ impl Inner {
             Some(sought) => self.sought(shard, sought).await?,
             None => self.members(shard).await?,
         };
+        // A session that is saved meanwhile may be met by two entries.
+        let mut met = HashSet::new();
         for entries in entries.chunks(PAGE) {
             let Members { mut living, mut unreadable } =
                 self.living_by(Stale::Stays, shard, entries).await?;
-            living.retain(|living| filter.matches(living));
+            living.retain(|living| filter.matches(living) && met.insert(living.alias.clone()));
             unreadable.retain(|alias| filter.may_match(alias));
             let looked_at = u64::try_from(entries.len()).unwrap_or(u64::MAX);
             if pages.send(Ok(Page { living, unreadable, looked_at })).await.is_err() {
@@ -340,6 +343,8 @@ impl Inner {
         while unreadable.more() {
             members.unreadable.push(unreadable.alias()?);
         }
+        members.living.sort_unstable_by(|a, b| a.alias.cmp(&b.alias));
+        members.living.dedup_by(|a, b| a.alias == b.alias);
         Ok(members)
     }
 }

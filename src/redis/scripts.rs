@@ -338,7 +338,7 @@ pub(super) enum CallFault {
     Server(ServerError, u64),
     /// What is stored there, or the answer itself, cannot be read.
     Unreadable(StoreError),
-    /// A session is in an index that the script was not given. Nothing was written.
+    /// A session is in an index that the script was not given: of this session nothing was written.
     OtherIndex,
 }
 

@@ -12,6 +12,14 @@ local TAKEN_BACK_WITHIN_MS = 9000
 
 local old = read(keys.session)
 if failure then return answer('failed', failure) end
+-- Another session of the family, if one is known. It is read before anything is written.
+local relative
+if args.sibling ~= '' then
+  relative = read(keys.sibling_session)
+  if failure == OTHER_INDEX then return answer('failed', failure) end
+  failure = nil -- one that cannot be read is none
+end
+if not are_indexes_named(format_for(args.packing)) then return answer('failed', OTHER_INDEX) end
 
 -- Whether `h` is what is left of the life whose removal this thread may take back.
 local function is_held_one(h)
@@ -58,12 +66,7 @@ else
   end
   if not goes_on then
     if old or opened ~= '' then return answer('refused', 'ended') end
-    if args.sibling ~= '' then
-      sibling = read(keys.sibling_session)
-      if failure == OTHER_INDEX then return answer('failed', failure) end
-      failure = nil -- a sibling that cannot be read is none
-      if sibling and (sibling.class ~= 'auth' or sibling.uid ~= uid or uid == '-') then sibling = nil end
-    end
+    if relative and relative.class == 'auth' and relative.uid == uid and uid ~= '-' then sibling = relative end
     local rotates = sibling
       and lives({ key = keys.sibling_session, alias = args.sibling, tail = args.sibling_tail }, sibling)
     -- Nobody logs in there; a session may only be rotated.
@@ -99,7 +102,6 @@ else
   end
 end
 
-if not are_indexes_named(h.format) then return answer('failed', OTHER_INDEX) end
 h.ends = ends(h, 0)
 if stale(h) then return answer('refused', 'lifetime') end
 if args.birth ~= h.birth then return answer('rebind', h.birth) end

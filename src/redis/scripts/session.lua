@@ -278,11 +278,17 @@ local function quarter(tail)
   return keys.quarter_3
 end
 
--- The index that a session of this header is in, and by which member.
+-- The index that a session of this header is in, and by which member. They are worked out once.
 local function entry(session, h)
-  if h.format < COMPACT then return keys.index, session.alias end
-  local marks = string.char(mark(h.uid) % 128 * 2 + (h.form == 'f' and 1 or 0), mark(h.user))
-  return quarter(session.tail), marks .. session.tail
+  if not h.member then
+    if h.format < COMPACT then
+      h.index, h.member = keys.index, session.alias
+    else
+      local marks = string.char(mark(h.uid) % 128 * 2 + (h.form == 'f' and 1 or 0), mark(h.user))
+      h.index, h.member = quarter(session.tail), marks .. session.tail
+    end
+  end
+  return h.index, h.member
 end
 
 -- Adds what the index knows. A missing entry is no staleness, nor is an index that is none: the
@@ -422,20 +428,21 @@ local function lives(session, h)
   return h.alive
 end
 
--- Puts a living session into the index, which must outlive its longest member (`ttl` ms).
+-- Puts a living session into the index, which must outlive its longest member (`ttl` ms). It is given more than that, so
+-- that this is not written with each save.
 local function enter(session, h, ttl)
   local index, member = entry(session, h)
   if refused(redis.pcall('ZADD', index, h.active, member)) then return false end
-  if redis.call('PTTL', index) < ttl then redis.call('PEXPIRE', index, ttl) end
+  if redis.call('PTTL', index) < ttl then redis.call('PEXPIRE', index, ttl + math.floor(ttl / 8)) end
   return true
 end
 
 -- Puts what a session has become into the index, in the place of what it was.
 local function move(session, was, h, ttl)
-  if was then
+  local is_in = enter(session, h, ttl)
+  if was and is_in then
     local index, member = entry(session, was)
-    local new_index, new_member = entry(session, h)
-    if index ~= new_index or member ~= new_member then redis.pcall('ZREM', index, member) end
+    if index ~= h.index or member ~= h.member then redis.pcall('ZREM', index, member) end
   end
-  return enter(session, h, ttl)
+  return is_in
 end

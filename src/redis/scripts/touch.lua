@@ -2,15 +2,17 @@
 -- on living sessions only.
 -- After the named ones: each session's key (all of one shard), and its alias, its tail and the time of
 -- the activity; '' for none: the lifetimes have become longer.
--- Answers: done, how many | failed, why
+-- Answers: done, how many | failed, why (others are touched all the same)
 
-local touched = 0
+local touched, problem = 0, nil
 for i = 1, #KEYS - KEYS_NAMED do
   local first = ARGV_NAMED + 3 * i - 2
   local session = { key = KEYS[KEYS_NAMED + i], alias = ARGV[first], tail = ARGV[first + 1] }
   local at = tonumber(ARGV[first + 2])
   local h = read(session.key)
-  failure = nil -- what cannot be read is not touched
+  -- What is in an index that is not named is touched by the next call. What cannot be read is not touched.
+  if failure == OTHER_INDEX then problem = failure end
+  failure = nil
   -- What is over is left to who asks for it.
   if h and h.alive and (h.ending == 0 or now < h.ending) then
     weigh(session, h)
@@ -25,12 +27,14 @@ for i = 1, #KEYS - KEYS_NAMED do
       -- A removal that is held takes its course.
       if h.ending == 0 and ttl >= 0 and ttl < h.ends - now + POLICY.grace then
         ttl = keep_ms(h)
-        if refused(redis.pcall('PEXPIRE', session.key, ttl)) then return answer('failed', failure) end
-        redis.call('STRLEN', session.key) -- for client tracking, as in publish.lua
+        if not refused(redis.pcall('PEXPIRE', session.key, ttl)) then
+          redis.call('STRLEN', session.key) -- for client tracking, as in publish.lua
+        end
       end
-      if not enter(session, h, ttl) then return answer('failed', failure) end
-      touched = touched + 1
+      if not failure and enter(session, h, ttl) then touched = touched + 1 end
+      problem, failure = problem or failure, nil
     end
   end
 end
+if problem then return answer('failed', problem) end
 return answer('done', touched)
