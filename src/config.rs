@@ -199,8 +199,10 @@ pub struct Limits {
     pub staging_bytes: u64,
     /// How many staging files there may be.
     pub staging_files: u64,
-    /// Node ids that the kernel may hold.
+    /// Inodes that the kernel may hold.
     pub inodes: u64,
+    /// What is kept of sessions in memory, the near cache included.
+    pub memory_bytes: u64,
 }
 
 /// Which session files become sessions.
@@ -295,10 +297,10 @@ impl Config {
             secret_file: secret_file(&file)?,
             worker,
             lifetimes: lifetimes(&file.lifetime)?,
+            near_cache: near_cache(&file.near_cache, limits.memory_bytes)?,
             limits,
             import: import(flags, &file.import)?,
             outage: outage(&file.outage)?,
-            near_cache: near_cache(&file.near_cache)?,
             activity: activity(&file.activity)?,
             metrics: metrics(&file.metrics)?,
             staging_dir,
@@ -339,7 +341,6 @@ impl Config {
         redis::Settings {
             keyring,
             import_max_age_ms: self.import.max_age_ms,
-            tracks_changes: self.near_cache.is_some(),
             // A change is tried once: then it is kept here.
             retry_total_ms: settings.attempt_ms,
             ..settings
@@ -695,7 +696,16 @@ fn limits(file: &file::Limits) -> Result<Limits, Failure> {
     let staging_files =
         number("limits.staging_files", file.staging_files.unwrap_or(10_000), STAGING_FILES)?;
     let inodes = number("limits.inodes", file.inodes.unwrap_or(1_000_000), INODES)?;
-    Ok(Limits { session_bytes, anonymous_bytes, staging_bytes, staging_files, inodes })
+    let memory_bytes =
+        size("limits.memory", file.memory.as_deref(), 256 * MIB, 16 * MIB..=64 * GIB)?;
+    Ok(Limits {
+        session_bytes,
+        anonymous_bytes,
+        staging_bytes,
+        staging_files,
+        inodes,
+        memory_bytes,
+    })
 }
 
 fn number(key: &str, value: u64, range: RangeInclusive<u64>) -> Result<u64, Failure> {
@@ -734,11 +744,13 @@ fn spool(file: &file::Outage, staging_dir: &Path, mountpoint: &Path) -> Result<S
     Ok(Spool { memory_dir, disk_dir, max_bytes })
 }
 
-fn near_cache(file: &file::NearCache) -> Result<Option<NearCache>, Failure> {
+fn near_cache(file: &file::NearCache, all_bytes: u64) -> Result<Option<NearCache>, Failure> {
     const KEY: &str = "near_cache.freshness";
     let grace_ms =
         duration("near_cache.grace", file.grace.as_deref(), MINUTE_MS, 0..=10 * MINUTE_MS)?;
-    let memory_bytes = size("near_cache.memory", file.memory.as_deref(), 64 * MIB, MIB..=4 * GIB)?;
+    // The rest is for inodes and their contents.
+    let memory_bytes =
+        size("near_cache.memory", file.memory.as_deref(), all_bytes / 4, MIB..=all_bytes / 2)?;
     match file.freshness.as_deref() {
         None | Some("near") => Ok(Some(NearCache { grace_ms, memory_bytes })),
         Some("strict") => Ok(None),

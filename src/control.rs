@@ -180,6 +180,7 @@ impl StatusService {
             living: population,
             in_use,
             staging_max_bytes: self.config.limits.staging_bytes,
+            memory_max_bytes: self.config.limits.memory_bytes,
             kept,
             unidentified_callers: status::UnidentifiedCallers::own(),
             recent: recent::recent(),

@@ -89,8 +89,8 @@ pub struct Settings {
     pub staging_orphan_ms: u64,
     /// Beyond this number the kernel is asked to forget inodes.
     pub max_inodes: usize,
-    /// Beyond this size the content of inodes is dropped, and fetched again when it is opened.
-    pub max_content_bytes: usize,
+    /// The same for what inodes take in memory: content is dropped then, too, and fetched again when it is opened.
+    pub max_memory_bytes: usize,
     /// How long the kernel may keep the name of a session that is at hand. Whether it still stands for that version is
     /// asked at each `open`; `stat` may be so long behind a change that the kernel could not be told.
     pub name_valid_ms: u64,
@@ -124,7 +124,7 @@ impl Default for Settings {
             max_open_staging_files: 512,
             staging_orphan_ms: 60 * 1000,
             max_inodes: 1_000_000,
-            max_content_bytes: 64 * 1024 * 1024,
+            max_memory_bytes: 256 * 1024 * 1024,
             name_valid_ms: 0,
             open_step_ms: 2000,
             open_budget_ms: 20_000,
@@ -258,8 +258,13 @@ impl<S: Sessions, L: Link> Core<S, L> {
 
     /// What the core holds now.
     pub fn in_use(&self) -> Usage {
+        let (inodes, memory_bytes) = {
+            let inodes = self.inodes();
+            (inodes.count() as u64, inodes.memory_bytes() as u64)
+        };
         Usage {
-            inodes: self.inodes().count() as u64,
+            inodes,
+            memory_bytes,
             handles: self.handles().count() as u64,
             staging_files: self.staging.count(),
             staging_bytes: self.staging.total_bytes(),

@@ -13,6 +13,7 @@
 //! - [`descriptor`]: descriptors that another process handed over, and those that take the place of another
 //! - [`device`]: the device through which the kernel asks a filesystem
 //! - [`directory`]: directories of root's own, and paths that nobody else may lead astray
+//! - [`heap`]: the memory of this process
 //! - [`lock`]: locks by `flock`
 //! - [`mount`]: what is mounted on a directory, and its end; [`mount_table`]: mountinfo; [`mount_api`]: a filesystem made
 //!   before it has a place; [`prober`]: whether a mounted filesystem answers
@@ -34,6 +35,7 @@ pub(crate) mod confine;
 pub(crate) mod descriptor;
 pub(crate) mod device;
 pub(crate) mod directory;
+pub(crate) mod heap;
 pub(crate) mod lock;
 pub(crate) mod mount;
 pub(crate) mod mount_api;

@@ -435,13 +435,13 @@ impl Inner {
     ) -> Result<Answer, CallFault> {
         let deadline = Instant::now() + bound;
         let mut asking: Option<Arc<Primary>> = None;
-        let mut indexes = Indexes::Likely;
+        let (mut indexes, mut within) = (Indexes::Likely, bound);
         loop {
             let given = asking.take();
             let primary = given.clone().unwrap_or_else(|| self.primaries.of(slot));
             let call = build(Requests { indexes, ..self.requests(&primary) });
             let way = if given.is_some() { Way::Asking(Need::Connected) } else { way(&call) };
-            match self.call_primary(&primary, &call, way, bound).await {
+            match self.call_primary(&primary, &call, way, within).await {
                 Err(CallFault::Server(error, generation)) if error.code.redirects() => {
                     match Box::pin(self.primaries.redirect(&error, deadline)).await {
                         Some(Redirect::Again) => {}
@@ -449,8 +449,11 @@ impl Inner {
                         None => return Err(CallFault::Server(error, generation)),
                     }
                 }
-                Err(CallFault::OtherIndex) if indexes == Indexes::Likely => {
-                    (indexes, asking) = (Indexes::All, given);
+                Err(CallFault::OtherIndex) if indexes != Indexes::All => {
+                    (indexes, asking) = (indexes.next(), given);
+                    // All of it together takes no longer than one call may, or little.
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    within = left.max(bound / 4);
                 }
                 sent => return sent,
             }

@@ -693,6 +693,9 @@ pub struct Usage {
     pub staging_files: u64,
     /// The size of those files.
     pub staging_bytes: u64,
+    /// What it keeps in memory of sessions, bytes. An older worker does not say.
+    #[serde(default)]
+    pub memory_bytes: u64,
 }
 
 #[derive(Clone, Debug, Default, Eq, PartialEq)]

@@ -11,6 +11,7 @@
 mod disks;
 pub(crate) mod files;
 pub(crate) mod first_contact;
+mod memory;
 mod orders;
 mod panic;
 mod secrets;
@@ -42,7 +43,7 @@ use crate::layers::single_flight::SingleFlight;
 use crate::layers::spool::Spool;
 use crate::redis::{self, RedisStore};
 use crate::session::secret::Keyring;
-use crate::store::{Changes, Observer};
+use crate::store::{Changes, Observer, Usage};
 use crate::supervision::{Channel, Handover, RedisState, Report};
 use disks::Disks;
 use first_contact::Contact;
@@ -145,7 +146,8 @@ fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
         .map(|disk| disks::keep_mirror(disk, &store, &keyring, &runtime, first))
         .transpose()?;
     let (mirror, writer) = mirror.unzip();
-    let spool = spool(&store, &config, &keyring)?;
+    let cached = near_cache(&store, &config);
+    let spool = spool(&store, cached.clone(), &config, &keyring)?;
     let sessions =
         ImportOnAccess::over(spool.clone(), Duration::from_millis(config.import.max_age_ms));
     import(below, &sessions, &store, &keyring, &runtime, first)?;
@@ -179,13 +181,13 @@ fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
         // A keeper that does not listen now hears of the next change.
         move |state| drop(channel.send(&Report::Redis(state)))
     };
-    let in_use = move || (held.in_use(), spool.kept());
+    let usage = usage(move || held.in_use(), cached, &runtime);
     let service = StatusService::start(
         config.clone(),
         store.clone(),
         keeper_info,
         sockets,
-        in_use,
+        move || (usage(), spool.kept()),
         tell_keeper,
     )
     .map_err(|e| Failure::internal("serve the status", e))?;
@@ -267,14 +269,40 @@ fn take_up(
     sessions.take_up(kept);
 }
 
-/// Answers what is known here, and keeps what Redis does not take.
-fn spool(store: &RedisStore, config: &Config, keyring: &Keyring) -> Result<Spool<Cached>, Failure> {
-    let [followed, judged] = [store.clone(), store.clone()];
+/// What is held of sessions, in the near cache too. Memory that is free again goes back to the system.
+fn usage(
+    held: impl Fn() -> Usage + Clone + Send + Sync + 'static,
+    cached: Cached,
+    runtime: &Runtime,
+) -> impl Fn() -> Usage + Send + Sync + 'static {
+    let usage = move || {
+        let held = held();
+        Usage { memory_bytes: held.memory_bytes + cached.memory_bytes(), ..held }
+    };
+    let used = usage.clone();
+    runtime.spawn(memory::give_back(move || used().memory_bytes));
+    usage
+}
+
+/// Answers what is known here.
+fn near_cache(store: &RedisStore, config: &Config) -> Cached {
+    let judged = store.clone();
     let cached =
         NearCache::over(store.clone(), settings::near_cache(config), move || judged.lifetimes());
     if let Some(changes) = cached.changes() {
         store.tell_changes(changes);
     }
+    cached
+}
+
+/// Keeps what Redis does not take.
+fn spool(
+    store: &RedisStore,
+    cached: Cached,
+    config: &Config,
+    keyring: &Keyring,
+) -> Result<Spool<Cached>, Failure> {
+    let followed = store.clone();
     let settings = settings::spool(config, keyring.clone());
     Spool::over(cached, settings, move || followed.lifetimes())
         .map_err(|e| Failure::internal("start threads", e))

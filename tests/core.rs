@@ -33,7 +33,8 @@ use support::kernel::{Kernel, flat_sid, person, sid, thread, visitor};
 use support::memory::{Fault, Memory};
 use support::model::UNIT;
 
-const NOTHING: Usage = Usage { inodes: 0, handles: 0, staging_files: 0, staging_bytes: 0 };
+const NOTHING: Usage =
+    Usage { inodes: 0, handles: 0, staging_files: 0, staging_bytes: 0, memory_bytes: 0 };
 
 fn one() -> Kernel {
     Kernel::new(Memory::new())
@@ -98,7 +99,7 @@ fn beyond_the_bound_the_kernel_is_asked_to_forget_the_oldest() {
 
 #[test]
 fn beyond_the_bound_of_bytes_content_is_dropped_and_asked_for_again() {
-    let kernel = Kernel::with(Memory::new(), |settings| settings.max_content_bytes = 1);
+    let kernel = Kernel::with(Memory::new(), |settings| settings.max_memory_bytes = 1);
     kernel.save(thread(1), &sid('a', 1), &person("x")).unwrap();
     assert_eq!(kernel.read(thread(1), &sid('a', 1)), Ok(person("x")));
     assert_eq!(kernel.forget_all(), NOTHING);

@@ -385,6 +385,10 @@ fn write_in_use(text: &mut String, status: &ServerStatus) {
         some(status.in_use.staging_files, "save"),
         HumanBytes(status.in_use.staging_bytes)
     );
+    if status.memory_max_bytes > 0 {
+        let [used, max] = [status.in_use.memory_bytes, status.memory_max_bytes].map(HumanBytes);
+        line!(text, "  memory    {used} of {max} for known sessions");
+    }
 }
 
 /// How often each operation was done lately, and how long it took.

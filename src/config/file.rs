@@ -171,6 +171,8 @@ table! {
         staging_files: u64,
         /// Inodes that the kernel may hold.
         inodes: u64,
+        /// What is kept of sessions in memory.
+        memory: String,
     }
 }
 

@@ -44,6 +44,9 @@ pub(crate) struct Status {
     /// What temp files of saves may take together. An older worker does not say.
     #[serde(default)]
     pub staging_max_bytes: u64,
+    /// What may be kept of sessions in memory, bytes. An older worker does not say.
+    #[serde(default)]
+    pub memory_max_bytes: u64,
     /// Changes that Redis has not taken yet.
     #[serde(default)]
     pub kept: Kept,

@@ -130,7 +130,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
         let by = self.callers.identify(caller);
         let is_guess = self.threads().get(by.thread).is_some_and(|thread| thread.end_guess(inode));
         let unasked = match self.inodes().get(inode) {
-            Some(Inode::Provisional { sid, found_bytes: None, .. }) => Some(sid.alias()),
+            Some(Inode::Provisional(one)) if one.found_bytes.is_none() => Some(one.sid.alias()),
             Some(Inode::Version(version)) if is_guess => Some(version.alias.clone()),
             _ => None,
         };
@@ -170,11 +170,11 @@ impl<S: Sessions, L: Link> Core<S, L> {
         }
         match self.inodes().get(inode).cloned() {
             Some(Inode::Version(version)) => Ok(Attributes::of_version(inode, &version.meta)),
-            Some(Inode::AliasView { meta, .. }) => Ok(Attributes::of_version(inode, &meta)),
-            Some(Inode::Provisional { found_bytes, .. }) => {
-                Ok(Attributes::of_provisional(inode, found_bytes.unwrap_or(0)))
+            Some(Inode::AliasView(listed)) => Ok(Attributes::of_version(inode, &listed.meta)),
+            Some(Inode::Provisional(provisional)) => {
+                Ok(Attributes::of_provisional(inode, provisional.found_bytes.unwrap_or(0)))
             }
-            Some(Inode::Superseded { attributes, .. }) => Ok(attributes),
+            Some(Inode::Superseded(superseded)) => Ok(superseded.attributes),
             Some(Inode::Staging) => self.staging_attributes(inode),
             None => Err(unknown(inode)),
         }
@@ -210,10 +210,10 @@ impl<S: Sessions, L: Link> Core<S, L> {
         let (alias, meta) = match known {
             Some(Inode::Staging) => return self.set_staging(inode, change).into(),
             Some(Inode::Version(version)) => (version.alias, Some(version.meta)),
-            Some(Inode::AliasView { alias, meta }) => (alias, Some(meta)),
-            Some(Inode::Provisional { sid, .. }) => (sid.alias(), None),
+            Some(Inode::AliasView(listed)) => (listed.alias.clone(), Some(listed.meta.clone())),
+            Some(Inode::Provisional(provisional)) => (provisional.sid.alias(), None),
             // The current version is that of another save, and the chmod of this one must not change it.
-            Some(Inode::Superseded { attributes, .. }) => return Ok(attributes).into(),
+            Some(Inode::Superseded(superseded)) => return Ok(superseded.attributes).into(),
             None if inode == InodeId::ROOT || inode.shard().is_some() => {
                 // Nothing of it is kept: `chmod -R` and `rsync` go on to the files.
                 return Ok(Attributes::of_directory(inode)).into();

@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lru::LruCache;
@@ -14,7 +15,7 @@ use lru::LruCache;
 use super::caller::ThreadId;
 use super::kept::KeptState;
 use crate::session::name::Alias;
-use crate::store::{Listed, Meta};
+use crate::store::Listed;
 
 /// How long after its last use a grant ends. The collector of Odoo 14 looks at 20,000 names before
 /// it removes one.
@@ -44,10 +45,9 @@ struct Grant {
     numbers: Vec<u64>,
 }
 
-/// A session as a listing shows it.
-#[derive(Clone)]
+/// A session as a listing shows it, and when that was taken.
 struct Shown {
-    meta: Meta,
+    one: Arc<Listed>,
     listed: Instant,
 }
 
@@ -63,7 +63,7 @@ impl Grants {
         &mut self,
         thread: Option<ThreadId>,
         number: Option<u64>,
-        listed: impl Iterator<Item = &'a Listed>,
+        listed: impl Iterator<Item = &'a Arc<Listed>>,
         taken: Instant,
         now: Instant,
     ) {
@@ -78,7 +78,7 @@ impl Grants {
         grant.numbers.extend(number);
         (grant.used, grant.answered) = (now, taken);
         grant.sessions.extend(
-            listed.map(|one| (one.alias.clone(), Shown { meta: one.meta.clone(), listed: taken })),
+            listed.map(|one| (one.alias.clone(), Shown { one: Arc::clone(one), listed: taken })),
         );
         self.sessions += grant.sessions.len();
         if let Some((_, out)) = self.threads.push(thread, grant) {
@@ -103,16 +103,16 @@ impl Grants {
         thread: Option<ThreadId>,
         alias: &Alias,
         now: Instant,
-    ) -> Option<Meta> {
+    ) -> Option<Arc<Listed>> {
         let grant = self.used(thread, alias, now)?;
         let shown = grant.sessions.get(alias)?;
         let since = |then| now.saturating_duration_since(then);
         if since(grant.answered) >= ANSWERS_FOR || since(shown.listed) >= ANSWERS_AT_MOST {
             return None;
         }
-        let meta = shown.meta.clone();
+        let one = Arc::clone(&shown.one);
         grant.answered = now;
-        Some(meta)
+        Some(one)
     }
 
     /// The thread has removed this session.

@@ -6,6 +6,7 @@
 //! onto the name of the session, so the inode of the staging file *is* the new version.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
 use bytes::Bytes;
@@ -15,7 +16,7 @@ use super::Settings;
 use super::attributes::Attributes;
 use super::kept::KeptState;
 use crate::session::name::{Alias, Form, Shard, Sid};
-use crate::store::{ChangeId, Meta};
+use crate::store::{ChangeId, Listed, Meta};
 
 /// An inode number as the kernel knows it.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -69,33 +70,42 @@ pub enum Inode {
     /// The temp file of a save under way; its attributes are those of the tmpfs file.
     Staging,
     /// One version of a session.
-    Version(Version),
-    /// A session, looked up by its alias. It can be stat'ed and unlinked, not opened.
-    AliasView {
-        alias: Alias,
-        /// The version that was current at the look-up.
-        meta: Meta,
-    },
+    Version(Box<Version>),
+    /// A session, looked up by its alias, with the version that was current then. It can be stat'ed and unlinked, not
+    /// opened. What has listed it shares it: a walk over all sessions is a million of these.
+    AliasView(Arc<Listed>),
     /// The staging file of a superseded save, which the kernel has moved onto the name of the
     /// session, although something newer is current. It keeps its own attributes, changes to them
     /// are ignored, and its `open` fetches what is current.
-    Superseded {
-        sid: Sid,
-        /// The last attributes that the kernel was given.
-        attributes: Attributes,
-    },
+    Superseded(Box<Superseded>),
     /// A name that may be a session: the store was unavailable. Its `open` asks the store.
-    Provisional {
-        /// Whose name it would be.
-        sid: Sid,
-        /// In which form it was looked up.
-        form: Form,
-        /// The size that its last `open` found; `None` before the first.
-        found_bytes: Option<u64>,
-    },
+    Provisional(Box<Provisional>),
+}
+
+/// See [`Inode::Superseded`].
+#[derive(Clone, Debug)]
+pub struct Superseded {
+    pub sid: Sid,
+    /// The last attributes that the kernel was given.
+    pub attributes: Attributes,
+}
+
+/// See [`Inode::Provisional`].
+#[derive(Clone, Debug)]
+pub struct Provisional {
+    /// Whose name it would be.
+    pub sid: Sid,
+    /// In which form it was looked up.
+    pub form: Form,
+    /// The size that its last `open` found; `None` before the first.
+    pub found_bytes: Option<u64>,
 }
 
 impl Inode {
+    fn provisional(sid: &Sid, form: Form) -> Self {
+        Self::Provisional(Box::new(Provisional { sid: sid.clone(), form, found_bytes: None }))
+    }
+
     /// Whether it is that of a session, or of a name that may be one.
     pub fn is_session(&self) -> bool {
         !matches!(self, Self::Staging)
@@ -130,7 +140,8 @@ struct Known {
 pub struct Inodes {
     known: LruCache<InodeId, Known>,
     versions: HashMap<(Alias, ChangeId), InodeId>,
-    views: HashMap<(Alias, ChangeId), InodeId>,
+    /// The last view of a session.
+    views: HashMap<Alias, InodeId>,
     provisional: HashMap<Sid, InodeId>,
     /// How often each shard's directory was removed.
     removed_shards: HashMap<Shard, u64>,
@@ -147,6 +158,10 @@ pub struct Inodes {
     max_bytes: usize,
 }
 
+/// What an inode takes besides a content: its place in the tables, its names, what a listing has shown of it
+/// (`benches/scale` measures it).
+pub(super) const INODE_BYTES: usize = 512;
+
 /// How many entries one insertion evicts at most, so that no request pays for many.
 const MAX_EVICTIONS_AT_ONCE: usize = 8;
 
@@ -154,6 +169,11 @@ impl Inodes {
     /// How many there are.
     pub fn count(&self) -> usize {
         self.known.len()
+    }
+
+    /// What they take, contents included, bytes.
+    pub fn memory_bytes(&self) -> usize {
+        self.known.len() * INODE_BYTES + self.held_bytes
     }
 
     /// An empty table that asks the kernel to forget entries beyond the bounds in `settings`.
@@ -175,7 +195,7 @@ impl Inodes {
             next: InodeId::first_of(kept.generation().unwrap_or(settings.worker)),
             kept,
             max_known: settings.max_inodes,
-            max_bytes: settings.max_content_bytes,
+            max_bytes: settings.max_memory_bytes,
         }
     }
 
@@ -202,8 +222,10 @@ impl Inodes {
     pub(super) fn alias(&mut self, id: InodeId) -> Option<Alias> {
         Some(match self.get(id)? {
             Inode::Staging => return None,
-            Inode::Version(Version { alias, .. }) | Inode::AliasView { alias, .. } => alias.clone(),
-            Inode::Superseded { sid, .. } | Inode::Provisional { sid, .. } => sid.alias(),
+            Inode::Version(version) => version.alias.clone(),
+            Inode::AliasView(listed) => listed.alias.clone(),
+            Inode::Superseded(superseded) => superseded.sid.alias(),
+            Inode::Provisional(provisional) => provisional.sid.alias(),
         })
     }
 
@@ -256,12 +278,13 @@ impl Inodes {
     }
 
     /// The inode of a session that was looked up by its alias. Counts a look-up.
-    pub fn alias_view(&mut self, alias: &Alias, meta: &Meta) -> InodeId {
-        let key = (alias.clone(), meta.version);
-        let id = self.views.get(&key).copied().unwrap_or_else(|| {
+    pub fn alias_view(&mut self, listed: &Arc<Listed>) -> InodeId {
+        let shows = |known: &Known| matches!(&known.inode, Inode::AliasView(view) if view.meta.version == listed.meta.version);
+        let last = self.views.get(&listed.alias).copied();
+        let id = last.filter(|id| self.known.peek(id).is_some_and(shows)).unwrap_or_else(|| {
             let id = self.new_id();
-            self.insert(id, Inode::AliasView { alias: alias.clone(), meta: meta.clone() });
-            self.views.insert(key, id);
+            self.insert(id, Inode::AliasView(Arc::clone(listed)));
+            self.views.insert(listed.alias.clone(), id);
             id
         });
         self.count_lookup(id);
@@ -272,7 +295,7 @@ impl Inodes {
     pub fn provisional(&mut self, sid: &Sid, form: Form) -> InodeId {
         let id = self.provisional.get(sid).copied().unwrap_or_else(|| {
             let id = self.new_id();
-            self.insert(id, Inode::Provisional { sid: sid.clone(), form, found_bytes: None });
+            self.insert(id, Inode::provisional(sid, form));
             self.provisional.insert(sid.clone(), id);
             id
         });
@@ -284,7 +307,7 @@ impl Inodes {
     /// that another `open` has found. Counts a look-up.
     pub fn unshared(&mut self, sid: &Sid, form: Form) -> InodeId {
         let id = self.new_id();
-        self.insert(id, Inode::Provisional { sid: sid.clone(), form, found_bytes: None });
+        self.insert(id, Inode::provisional(sid, form));
         self.count_lookup(id);
         id
     }
@@ -294,7 +317,7 @@ impl Inodes {
     pub fn latest(&mut self, alias: &Alias) -> Option<(InodeId, Version)> {
         let id = *self.latest.get(alias)?;
         let Some(Inode::Version(version)) = self.get(id) else { return None };
-        let version = version.clone();
+        let version = Version::clone(version);
         self.count_lookup(id);
         Some((id, version))
     }
@@ -326,10 +349,10 @@ impl Inodes {
         self.find(id);
         match self.known.get_mut(&id) {
             Some(known) => {
-                known.inode = Inode::Version(version);
+                known.inode = Inode::Version(Box::new(version));
                 self.kept.put_inode(id, &known.inode, known.lookups);
             }
-            None => self.insert(id, Inode::Version(version)),
+            None => self.insert(id, Inode::Version(Box::new(version))),
         }
         self.evict();
     }
@@ -339,17 +362,16 @@ impl Inodes {
         self.forget_name_of(&sid, form);
         self.find(id);
         if let Some(known) = self.known.get_mut(&id) {
-            known.inode = Inode::Superseded { sid, attributes };
+            known.inode = Inode::Superseded(Box::new(Superseded { sid, attributes }));
             self.kept.put_inode(id, &known.inode, known.lookups);
         }
     }
 
     /// What an `open` of a provisional inode found.
     pub fn set_provisional_size(&mut self, id: InodeId, size_bytes: u64) {
-        if let Some(Known { inode: Inode::Provisional { found_bytes, .. }, .. }) =
-            self.known.get_mut(&id)
+        if let Some(Known { inode: Inode::Provisional(provisional), .. }) = self.known.get_mut(&id)
         {
-            *found_bytes = Some(size_bytes);
+            provisional.found_bytes = Some(size_bytes);
         }
     }
 
@@ -400,7 +422,7 @@ impl Inodes {
     fn insert_version(&mut self, key: (Alias, ChangeId), version: Version) -> InodeId {
         let id = self.new_id();
         self.versions.insert(key, id);
-        self.insert(id, Inode::Version(Version { bytes: None, ..version }));
+        self.insert(id, Inode::Version(Box::new(Version { bytes: None, ..version })));
         id
     }
 
@@ -436,7 +458,7 @@ impl Inodes {
         self.kept.forget_inode(id);
         let Some(Known { inode, .. }) = self.known.pop(&id) else { return };
         match inode {
-            Inode::Staging | Inode::Superseded { .. } => {}
+            Inode::Staging | Inode::Superseded(_) => {}
             Inode::Version(version) => {
                 self.held_bytes -= version.bytes.as_ref().map_or(0, Bytes::len);
                 self.versions.remove(&(version.alias.clone(), version.meta.version));
@@ -444,12 +466,14 @@ impl Inodes {
                     self.latest.remove(&version.alias);
                 }
             }
-            Inode::AliasView { alias, meta } => {
-                self.views.remove(&(alias, meta.version));
+            Inode::AliasView(listed) => {
+                if self.views.get(&listed.alias) == Some(&id) {
+                    self.views.remove(&listed.alias);
+                }
             }
-            Inode::Provisional { sid, .. } => {
-                if self.provisional.get(&sid) == Some(&id) {
-                    self.provisional.remove(&sid);
+            Inode::Provisional(provisional) => {
+                if self.provisional.get(&provisional.sid) == Some(&id) {
+                    self.provisional.remove(&provisional.sid);
                 }
             }
         }
@@ -468,7 +492,7 @@ impl Inodes {
     /// now.
     fn evict(&mut self) {
         for _ in 0..MAX_EVICTIONS_AT_ONCE {
-            if self.known.len() <= self.max_known && self.held_bytes <= self.max_bytes {
+            if self.known.len() <= self.max_known && self.memory_bytes() <= self.max_bytes {
                 return;
             }
             let Some((&id, _)) = self.known.peek_lru() else { return };
@@ -479,11 +503,15 @@ impl Inodes {
                     let form = version.meta.form;
                     (version.sid.entry(form), version.sid.shard(), form)
                 }
-                Inode::Provisional { sid, form, .. } => (sid.entry(*form), sid.shard(), *form),
-                Inode::AliasView { alias, meta } => {
+                Inode::Provisional(provisional) => {
+                    let Provisional { sid, form, .. } = &**provisional;
+                    (sid.entry(*form), sid.shard(), *form)
+                }
+                Inode::AliasView(listed) => {
+                    let Listed { alias, meta } = &**listed;
                     (alias.entry(meta.form), alias.shard(), meta.form)
                 }
-                Inode::Staging | Inode::Superseded { .. } => continue,
+                Inode::Staging | Inode::Superseded(_) => continue,
             };
             let parent = self.parent(shard, form);
             let _ = self.evictions.try_send(Eviction { parent, name });

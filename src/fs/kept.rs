@@ -2,7 +2,7 @@
 //!
 //! It is read when the kernel names it, and not before: a worker that takes over has callers waiting.
 
-use std::sync::Once;
+use std::sync::{Arc, Once};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -12,13 +12,13 @@ use serde::{Deserialize, Serialize};
 use super::attributes::{Attributes, Kind as FileKind};
 use super::caller::{Request, ThreadId};
 use super::handle::HandleId;
-use super::inode::{Inode, InodeId, Version};
+use super::inode::{Inode, InodeId, Provisional, Superseded, Version};
 use super::thread::OpenedSession;
 use crate::handoff::{Kept, Kind, moment};
 use crate::session::change::ChangeId;
 use crate::session::content::Class;
 use crate::session::name::{Alias, Form, Shard, Sid};
-use crate::store::{Claim, Meta, Stamp, Unlink};
+use crate::store::{Claim, Listed, Meta, Stamp, Unlink};
 
 /// An inode as it is kept. The content of a version is not: the store has it, and who has it open has its own.
 #[derive(Debug, Deserialize, Serialize)]
@@ -503,19 +503,25 @@ impl InodeRecord {
         let text = |sid: &Sid| sid.entry(Form::Sharded);
         match inode {
             Inode::Staging => Self::Staging,
-            Inode::Version(Version { sid, alias, meta, .. }) => {
+            Inode::Version(version) => {
+                let Version { sid, alias, meta, .. } = &**version;
                 Self::Version { sid: text(sid), alias: alias.to_string(), meta: meta.clone() }
             }
-            Inode::AliasView { alias, meta } => {
+            Inode::AliasView(listed) => {
+                let Listed { alias, meta } = &**listed;
                 Self::AliasView { alias: alias.to_string(), meta: meta.clone() }
             }
-            Inode::Superseded { sid, attributes } => Self::Superseded {
-                sid: text(sid),
-                size_bytes: attributes.size_bytes,
-                mtime_ns: attributes.mtime_ns,
-                mode: attributes.mode,
-            },
-            Inode::Provisional { sid, form, found_bytes } => {
+            Inode::Superseded(superseded) => {
+                let Superseded { sid, attributes } = &**superseded;
+                Self::Superseded {
+                    sid: text(sid),
+                    size_bytes: attributes.size_bytes,
+                    mtime_ns: attributes.mtime_ns,
+                    mode: attributes.mode,
+                }
+            }
+            Inode::Provisional(provisional) => {
+                let Provisional { sid, form, found_bytes } = &**provisional;
                 Self::Provisional { sid: text(sid), form: *form, found_bytes: *found_bytes }
             }
         }
@@ -524,14 +530,14 @@ impl InodeRecord {
     fn inode(self, id: InodeId) -> Option<Inode> {
         Some(match self {
             Self::Staging => Inode::Staging,
-            Self::Version { sid, alias, meta } => Inode::Version(Version {
+            Self::Version { sid, alias, meta } => Inode::Version(Box::new(Version {
                 sid: Sid::parse(&sid)?,
                 alias: Alias::parse(&alias)?,
                 meta,
                 bytes: None,
-            }),
+            })),
             Self::AliasView { alias, meta } => {
-                Inode::AliasView { alias: Alias::parse(&alias)?, meta }
+                Inode::AliasView(Arc::new(Listed { alias: Alias::parse(&alias)?, meta }))
             }
             Self::Superseded { sid, size_bytes, mtime_ns, mode } => {
                 let attributes = Attributes {
@@ -540,10 +546,14 @@ impl InodeRecord {
                     mode,
                     ..Attributes::of_provisional(id, size_bytes)
                 };
-                Inode::Superseded { sid: Sid::parse(&sid)?, attributes }
+                Inode::Superseded(Box::new(Superseded { sid: Sid::parse(&sid)?, attributes }))
             }
             Self::Provisional { sid, form, found_bytes } => {
-                Inode::Provisional { sid: Sid::parse(&sid)?, form, found_bytes }
+                Inode::Provisional(Box::new(Provisional {
+                    sid: Sid::parse(&sid)?,
+                    form,
+                    found_bytes,
+                }))
             }
         })
     }
@@ -602,10 +612,19 @@ mod tests {
             Attributes { mode: Some(0o600), mtime_ns: 9, ..Attributes::of_provisional(id, 11) };
         for inode in [
             Inode::Staging,
-            Inode::Version(Version { sid: sid(), alias: alias.clone(), meta: meta(), bytes: None }),
-            Inode::AliasView { alias, meta: meta() },
-            Inode::Superseded { sid: sid(), attributes },
-            Inode::Provisional { sid: sid(), form: Form::Sharded, found_bytes: Some(2) },
+            Inode::Version(Box::new(Version {
+                sid: sid(),
+                alias: alias.clone(),
+                meta: meta(),
+                bytes: None,
+            })),
+            Inode::AliasView(Arc::new(Listed { alias, meta: meta() })),
+            Inode::Superseded(Box::new(Superseded { sid: sid(), attributes })),
+            Inode::Provisional(Box::new(Provisional {
+                sid: sid(),
+                form: Form::Sharded,
+                found_bytes: Some(2),
+            })),
         ] {
             kept.put_inode(id, &inode, 1);
             kept.count_lookups(id, 1);

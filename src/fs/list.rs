@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use lru::LruCache;
 use serde::{Deserialize, Serialize};
 
-use super::attributes::{Attributes, Entry, session_entry};
+use super::attributes::{Attributes, Entry};
 use super::caller::{Caller, Identity, MS_PER_TICK, ThreadId};
 use super::grants;
 use super::handle::{Handle, HandleId};
@@ -51,7 +51,8 @@ pub struct Item {
 #[derive(Debug)]
 enum What {
     Directory(InodeId),
-    Session(Listed),
+    /// What the listing grants, and the inode that the kernel is given, share it.
+    Session(Arc<Listed>),
     Staging(InodeId),
 }
 
@@ -71,6 +72,10 @@ const MAX_LISTED_ALIASES: usize = 262_144;
 const TAKEN_AGAIN_AFTER: Duration = Duration::from_millis(20);
 /// The budget of no outage has more steps.
 const MAX_STEPS: u32 = 10_000;
+
+/// How long the kernel answers for a session that it was shown by its alias: who walks over all sessions looks at each
+/// right after the listing (`stat` of what `glob` has found). Its thread is answered from the listing for longer.
+const LISTED_VALID: Duration = Duration::from_secs(1);
 
 /// How long a listing may take while the kernel holds the directory.
 const HELD_FOR: Duration = Duration::from_secs(1);
@@ -131,8 +136,8 @@ impl Snapshot {
             let what = match &item.what {
                 What::Directory(inode) => WhatRecord::Directory(inode.0),
                 What::Staging(inode) => WhatRecord::Staging(inode.0),
-                What::Session(Listed { alias, meta }) => {
-                    WhatRecord::Session(alias.to_string(), meta.clone())
+                What::Session(listed) => {
+                    WhatRecord::Session(listed.alias.to_string(), listed.meta.clone())
                 }
             };
             (item.name.clone(), what)
@@ -150,7 +155,7 @@ impl Snapshot {
                 WhatRecord::Directory(inode) => What::Directory(InodeId(inode)),
                 WhatRecord::Staging(inode) => What::Staging(InodeId(inode)),
                 WhatRecord::Session(alias, meta) => {
-                    What::Session(Listed { alias: Alias::parse(&alias)?, meta })
+                    What::Session(Arc::new(Listed { alias: Alias::parse(&alias)?, meta }))
                 }
             };
             Some(Item { name, what })
@@ -167,7 +172,7 @@ impl Snapshot {
         }
     }
 
-    fn listed(&self) -> impl Iterator<Item = &Listed> {
+    fn listed(&self) -> impl Iterator<Item = &Arc<Listed>> {
         self.entries.iter().filter_map(Item::listed)
     }
 }
@@ -181,7 +186,7 @@ enum WhatRecord {
 }
 
 impl Item {
-    fn listed(&self) -> Option<&Listed> {
+    fn listed(&self) -> Option<&Arc<Listed>> {
         match &self.what {
             What::Session(listed) => Some(listed),
             What::Directory(_) | What::Staging(_) => None,
@@ -370,8 +375,9 @@ impl<S: Sessions, L: Link> Core<S, L> {
                 Some(Entry { attributes: Attributes::of_directory(*inode), valid: LONG })
             }
             What::Session(listed) => {
-                let inode = self.inodes().alias_view(&listed.alias, &listed.meta);
-                Some(session_entry(Attributes::of_version(inode, &listed.meta)))
+                let inode = self.inodes().alias_view(listed);
+                let attributes = Attributes::of_version(inode, &listed.meta);
+                Some(Entry { attributes, valid: LISTED_VALID })
             }
             What::Staging(inode) => {
                 let attributes = self.staging_attributes(*inode).ok()?;
@@ -388,7 +394,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
 }
 
 fn session(listed: Listed) -> Item {
-    Item { name: listed.alias.entry(listed.meta.form), what: What::Session(listed) }
+    Item { name: listed.alias.entry(listed.meta.form), what: What::Session(Arc::new(listed)) }
 }
 
 /// A listing while the kernel holds the directory: one attempt, in a short time. It may have to import

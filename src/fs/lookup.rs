@@ -16,7 +16,7 @@ use super::staging::Staged;
 use super::{Core, LONG, Step};
 use crate::error::{Error, Result};
 use crate::session::name::{Alias, CandidateAlias, Form, RootName, SessionName, Sid};
-use crate::store::{Link, Sessions};
+use crate::store::{Link, Listed, Sessions};
 
 /// The `chmod` that ends a save follows its rename at once. Where the kernel has kept the name, it needs no look-up.
 const CHMOD_WITHIN: Duration = Duration::from_secs(1);
@@ -111,9 +111,9 @@ impl<S: Sessions, L: Link> Core<S, L> {
     /// What the thread's own listing has just shown of this session: Odoo 14 and 15 ask for the mtime
     /// of each session that they have listed, within a person's request.
     fn lookup_in_listing(&self, by: Identity, listed: &Alias) -> Option<Entry> {
-        let meta = self.grants().look_up(by.thread, listed, self.callers.now())?;
-        let inode = self.inodes().alias_view(listed, &meta);
-        Some(session_entry(Attributes::of_version(inode, &meta)))
+        let listed = self.grants().look_up(by.thread, listed, self.callers.now())?;
+        let inode = self.inodes().alias_view(&listed);
+        Some(session_entry(Attributes::of_version(inode, &listed.meta)))
     }
 
     fn is_flat_probe(&self, by: Identity, form: Form, alias: &Alias) -> bool {
@@ -191,8 +191,9 @@ impl<S: Sessions, L: Link> Core<S, L> {
             }
             Resolved::Large(meta, _) => self.enter(by, Version { sid, alias, meta, bytes: None }),
             Resolved::AliasOnly(meta) => {
-                let inode = self.inodes().alias_view(listed.as_ref().unwrap_or(&alias), &meta);
-                session_entry(Attributes::of_version(inode, &meta))
+                let listed = Arc::new(Listed { alias: listed.unwrap_or(alias), meta });
+                let inode = self.inodes().alias_view(&listed);
+                session_entry(Attributes::of_version(inode, &listed.meta))
             }
             Resolved::Unavailable | Resolved::Refused(_) => self.provisional(&sid, form),
         })
@@ -244,7 +245,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
 fn provisional(inodes: &mut Inodes, sid: &Sid, form: Form) -> Attributes {
     let inode = inodes.provisional(sid, form);
     let size_bytes = match inodes.get(inode) {
-        Some(Inode::Provisional { found_bytes, .. }) => found_bytes.unwrap_or(0),
+        Some(Inode::Provisional(provisional)) => provisional.found_bytes.unwrap_or(0),
         _ => 0,
     };
     Attributes::of_provisional(inode, size_bytes)

@@ -83,21 +83,25 @@ impl<S: Sessions, L: Link> Core<S, L> {
         match known {
             None => Err(self.cannot_open_unknown(opening)).into(),
             Some(Inode::Staging) => self.open_staging(by, inode, mode).into(),
-            Some(Inode::AliasView { .. }) => Err(no_session()).into(),
+            Some(Inode::AliasView(_)) => Err(no_session()).into(),
             Some(_) if mode.write || mode.truncate => Err(Error::expected(
                 libc::EACCES,
                 "a session is replaced by a save and cannot be written in place",
             ))
             .into(),
-            Some(Inode::Version(version)) => self.open_version(opening, version),
+            Some(Inode::Version(version)) => self.open_version(opening, *version),
             // The kernel has kept the name, or the caller a descriptor.
-            Some(Inode::Superseded { .. }) if self.may_be_stale(opening) => Err(replaced()).into(),
-            Some(Inode::Provisional { sid, .. } | Inode::Superseded { sid, .. }) => {
-                let core = Arc::clone(self);
-                let alias = sid.alias();
-                Step::later(async move { core.ask_and_open(opening, sid, alias, None).await })
-            }
+            Some(Inode::Superseded(_)) if self.may_be_stale(opening) => Err(replaced()).into(),
+            Some(Inode::Provisional(provisional)) => self.open_named(opening, provisional.sid),
+            Some(Inode::Superseded(superseded)) => self.open_named(opening, superseded.sid),
         }
+    }
+
+    /// Of a name of which nothing is known.
+    fn open_named(self: &Arc<Self>, opening: Opening, sid: Sid) -> Step<Opened> {
+        let core = Arc::clone(self);
+        let alias = sid.alias();
+        Step::later(async move { core.ask_and_open(opening, sid, alias, None).await })
     }
 
     fn open_version(self: &Arc<Self>, opening: Opening, version: Version) -> Step<Opened> {

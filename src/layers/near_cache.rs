@@ -104,6 +104,11 @@ impl<S: Link> NearCache<S> {
         Self { sessions, cache }
     }
 
+    /// What is kept, bytes.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        self.cache.as_ref().map_or(0, |cache| cache.kept().bytes as u64)
+    }
+
     /// Who has to be told of changes, if anything is kept.
     pub(crate) fn changes(&self) -> Option<Arc<dyn Changes>> {
         self.cache.clone().map(|cache| cache as Arc<dyn Changes>)

@@ -341,6 +341,7 @@ struct Gauges {
     handles: Gauge,
     staging_files: Gauge,
     staging_bytes: Gauge,
+    memory_bytes: Gauge,
     spool_changes: Gauge,
     spool_bytes: Gauge,
     spool_oldest: Gauge,
@@ -376,6 +377,12 @@ impl Gauges {
                 registry,
                 "staging",
                 "Size of the temp files of saves in progress",
+                Unit::Bytes,
+            ),
+            memory_bytes: of_unit(
+                registry,
+                "known_sessions",
+                "What is kept of sessions in memory",
                 Unit::Bytes,
             ),
             spool_changes: gauge(
@@ -424,6 +431,7 @@ impl Gauges {
         self.handles.set(whole(now.in_use.handles));
         self.staging_files.set(whole(now.in_use.staging_files));
         self.staging_bytes.set(whole(now.in_use.staging_bytes));
+        self.memory_bytes.set(whole(now.in_use.memory_bytes));
         self.spool_changes.set(whole(now.kept.changes));
         self.spool_bytes.set(whole(now.kept.bytes));
         self.spool_oldest.set(whole(now.kept.oldest_seconds));

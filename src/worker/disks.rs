@@ -58,7 +58,7 @@ fn connect(channel: &Arc<Channel>, socket: OwnedFd, runtime: &Runtime) -> Result
         let _ = channel.send(&Report::Failed(failure));
         std::process::exit(u8::from(ExitCode::Internal).into());
     };
-    Disk::connect(socket, SERVING_WITHIN, on_gone)
+    Disk::connect(socket, SERVING_WITHIN, 1, on_gone)
         .map_err(|e| Failure::internal("ask for session files", e))
 }
 

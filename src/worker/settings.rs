@@ -19,7 +19,12 @@ use crate::telemetry::unidentified::Unidentified;
 /// The settings of the store, without secrets. Passwords and certificates that are in files are asked of the keeper
 /// at each connection.
 pub(super) fn store(config: &Config, asked: Option<OwnedFd>) -> Result<redis::Settings, Failure> {
-    let mut settings = redis::Settings { takes_up: true, ..config.store_settings(None) };
+    let mut settings = redis::Settings {
+        takes_up: true,
+        // For a command Redis would remember each session that it imports.
+        tracks_changes: config.near_cache.is_some(),
+        ..config.store_settings(None)
+    };
     let asked = asked.filter(|_| !config.credential_files().is_empty());
     if let Some(asked) = asked {
         let keeper = credentials::Worker::new(asked)
@@ -90,6 +95,8 @@ const NAME_VALID_MS: u64 = 60_000;
 
 /// The settings of the filesystem's core.
 pub(super) fn core(config: &Config) -> fs::Settings {
+    let of_near_cache = config.near_cache.as_ref().map_or(0, |cache| cache.memory_bytes);
+    let max_memory_bytes = config.limits.memory_bytes.saturating_sub(of_near_cache);
     fs::Settings {
         staging_dir: config.staging_dir.clone(),
         max_session_bytes: config.limits.session_bytes,
@@ -97,6 +104,7 @@ pub(super) fn core(config: &Config) -> fs::Settings {
         max_staging_bytes: config.limits.staging_bytes,
         max_staging_files: config.limits.staging_files,
         max_inodes: usize::try_from(config.limits.inodes).unwrap_or(usize::MAX),
+        max_memory_bytes: usize::try_from(max_memory_bytes).unwrap_or(usize::MAX),
         name_valid_ms: config.near_cache.as_ref().map_or(0, |_| NAME_VALID_MS),
         open_step_ms: config.outage.wait_step_ms,
         open_budget_ms: config.outage.wait_total_ms,
@@ -130,6 +138,7 @@ mod tests {
         assert_eq!(resolved.max_staging_bytes, default.max_staging_bytes);
         assert_eq!(resolved.max_staging_files, default.max_staging_files);
         assert_eq!(resolved.max_inodes, default.max_inodes);
+        assert_eq!(resolved.max_memory_bytes, default.max_memory_bytes);
         assert_eq!(resolved.name_valid_ms, default.name_valid_ms);
         assert_eq!(resolved.open_step_ms, default.open_step_ms);
         assert_eq!(resolved.open_budget_ms, default.open_budget_ms);

@@ -103,7 +103,7 @@ fn a_retry_after_estale_opens_what_it_found_however_late_it_comes() {
 fn a_retry_after_estale_opens_what_is_current_if_it_does_not_have_what_it_found() {
     // Content is dropped at once, or so late that the look-up may be another call's.
     for (kept_bytes, late_ms) in [(1, 0), (1 << 20, 1000)] {
-        let (here, save) = here_and_saves(|settings| settings.max_content_bytes = kept_bytes);
+        let (here, save) = here_and_saves(|settings| settings.max_memory_bytes = kept_bytes);
         let found = stale_then_found(&here, &save);
         save("three");
         here.host.pass(Duration::from_millis(late_ms));
