@@ -36,9 +36,13 @@ impl Entry {
             let alias = Alias::parse(std::str::from_utf8(member).ok()?)?;
             return (alias.shard() == shard).then_some(Self { alias, marks: None });
         }
+        Self::read_short(shard, member).filter(|entry| quarter(&entry.alias) == index - FIRST_SHORT)
+    }
+
+    /// The same of a member that is in one of the short indexes.
+    pub(super) fn read_short(shard: Shard, member: &[u8]) -> Option<Self> {
         let (marks, tail) = member.split_first_chunk()?;
-        let alias = with_tail(shard, tail).filter(|alias| quarter(alias) == index - FIRST_SHORT)?;
-        Some(Self { alias, marks: Some(*marks) })
+        Some(Self { alias: with_tail(shard, tail)?, marks: Some(*marks) })
     }
 }
 

@@ -123,11 +123,12 @@ impl Inner {
             _ => return Err(answer.strange()),
         }
         let mut found = Vec::new();
-        for index in [FIRST_SHORT, LONG] {
-            let mut members = answer.nested()?;
-            while members.more() {
-                found.extend(Entry::read(shard, index, &members.bytes()?));
-            }
+        let (mut short, mut long) = (answer.nested()?, answer.nested()?);
+        while short.more() {
+            found.extend(Entry::read_short(shard, &short.bytes()?));
+        }
+        while long.more() {
+            found.extend(Entry::read(shard, LONG, &long.bytes()?));
         }
         Ok(found)
     }
