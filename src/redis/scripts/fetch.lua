@@ -5,11 +5,7 @@
 -- Whether a session of that header lives; the index may have lost it.
 local function found(session, h)
   if not h or not lives(session, h) then return false end
-  if not h.indexed then
-    -- Refused where no writes are taken: the header's activity still stands in.
-    enter(session, h, redis.call('PTTL', session.key))
-    failure = nil
-  end
+  if not h.indexed then enter_again(session, h) end
   return true
 end
 

@@ -12,7 +12,7 @@ local function tidy(session, marks, h)
     local own_index, own_member = entry(session, h)
     if index == own_index and member == own_member then return end
     -- It may be in none: its own entry was lost.
-    if not h.indexed then enter(session, h, redis.call('PTTL', session.key)) end
+    if not h.indexed then enter_again(session, h) end
   end
   redis.pcall('ZREM', index, member)
 end

@@ -437,6 +437,12 @@ local function enter(session, h, ttl)
   return true
 end
 
+-- The same of one that the index has lost. Refused where no writes are taken: the header's activity still stands in.
+local function enter_again(session, h)
+  enter(session, h, redis.call('PTTL', session.key))
+  failure = nil
+end
+
 -- Puts what a session has become into the index, in the place of what it was.
 local function move(session, was, h, ttl)
   local is_in = enter(session, h, ttl)
