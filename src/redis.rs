@@ -6,6 +6,7 @@
 //! | the rules of sessions, in Lua, and the value's header line | [`scripts`], [`envelope`] |
 //! | what the answers mean: one session, listings, files that are imported | [`sessions`], [`listing`], [`import`] |
 //! | activity, collected and written in batches | [`activity`] |
+//! | several sessions in one call, and each by itself where a slot is moved | [`several`] |
 //! | how often a change is sent | [`retry`] |
 //! | large contents: the second connection, and what is read by it | [`bulk`], [`transfer`] |
 //! | one server that takes writes, and which one has a key | [`primary`], [`primaries`] |
@@ -57,6 +58,7 @@ pub(crate) mod sentinel;
 pub(crate) mod servers;
 mod sessions;
 mod settings;
+mod several;
 mod system_certificates;
 mod target;
 mod tracking;
@@ -75,6 +77,7 @@ use self::activity::{Touches, write_touches};
 use self::agreement::Agreement;
 use self::bulk::LARGE_BYTES;
 use self::endpoint::{BadUrl, Place};
+use self::errors::ErrorCode;
 use self::greeting::Greeter;
 use self::keys::Keys;
 use self::link::{Fault, Need};
@@ -412,7 +415,18 @@ impl Inner {
             let large = call.length_bytes() > LARGE_BYTES;
             if large { Way::BulkWrite } else { Way::Link(need) }
         };
-        self.call_by(slot, way, bound, build).await
+        self.call_by(slot, way, bound, bound, build).await
+    }
+
+    /// The same, for a call that is repeated no longer than `parted` while its keys are on two servers.
+    async fn call_parted<'a>(
+        &'a self,
+        slot: Slot,
+        bound: Duration,
+        parted: Duration,
+        build: impl Fn(Requests<'a>) -> Call<'a>,
+    ) -> Result<Answer, CallFault> {
+        self.call_by(slot, |_| Way::Link(Need::Connected), bound, parted, build).await
     }
 
     /// The same, for a call whose answer may be large: by the second connection.
@@ -422,7 +436,7 @@ impl Inner {
         bound: Duration,
         build: impl Fn(Requests<'a>) -> Call<'a>,
     ) -> Result<Answer, CallFault> {
-        self.call_by(slot, |_| Way::BulkRead, bound, build).await
+        self.call_by(slot, |_| Way::BulkRead, bound, bound, build).await
     }
 
     /// Sends a call, and again where another primary has its keys by then.
@@ -431,9 +445,11 @@ impl Inner {
         slot: Slot,
         way: impl Fn(&Call<'_>) -> Way,
         bound: Duration,
+        parted: Duration,
         build: impl Fn(Requests<'a>) -> Call<'a>,
     ) -> Result<Answer, CallFault> {
         let deadline = Instant::now() + bound;
+        let parted_until = Instant::now() + parted;
         let mut asking: Option<Arc<Primary>> = None;
         let (mut indexes, mut within) = (Indexes::Likely, bound);
         loop {
@@ -443,7 +459,9 @@ impl Inner {
             let way = if given.is_some() { Way::Asking(Need::Connected) } else { way(&call) };
             match self.call_primary(&primary, &call, way, within).await {
                 Err(CallFault::Server(error, generation)) if error.code.redirects() => {
-                    match Box::pin(self.primaries.redirect(&error, deadline)).await {
+                    let is_parted = error.code == ErrorCode::TryAgain;
+                    let until = if is_parted { parted_until } else { deadline };
+                    match Box::pin(self.primaries.redirect(&error, until)).await {
                         Some(Redirect::Again) => {}
                         Some(Redirect::Asking(primary)) => asking = Some(primary),
                         None => return Err(CallFault::Server(error, generation)),

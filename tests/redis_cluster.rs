@@ -8,12 +8,14 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use sessionfs::redis::probe::{ProbeError, probe};
+use sessionfs::redis::scan::Filter;
 use sessionfs::redis::{RedisStore, Settings};
-use sessionfs::session::name::Shard;
+use sessionfs::session::name::{Alias, Shard, Sid};
 use sessionfs::session::secret::{Keyring, Secret};
 use sessionfs::store::{Health, Link as _, Sessions as _, Wait, Waited};
 use support::deployment::{Cluster, Server};
 use support::http::{self, get, metric};
+use support::index;
 use support::mount::{Mount, authenticated, sid};
 use support::store::*;
 use tokio::time::sleep;
@@ -26,7 +28,7 @@ async fn store(cluster: &Cluster) -> RedisStore {
     connected(RedisStore::start(on(cluster)).expect("a good URL")).await
 }
 
-fn index(shard: &str) -> String {
+fn index_key(shard: &str) -> String {
     format!("sessionfs:a:{{{shard}}}")
 }
 
@@ -38,7 +40,7 @@ fn wait(shard: &str) -> Wait {
 fn shards(cluster: &Cluster) -> [&'static str; 3] {
     let mut found: Vec<(usize, &'static str)> = Vec::new();
     for shard in ["aa", "ab", "ac", "ad", "ae", "af", "ag", "ah", "ai", "aj", "ak", "al", "am"] {
-        let primary = cluster.primary_of(&index(shard));
+        let primary = cluster.primary_of(&index_key(shard));
         if found.iter().all(|(known, _)| *known != primary) {
             found.push((primary, shard));
         }
@@ -58,6 +60,7 @@ async fn a_store_on_a_cluster() {
     tokio::task::block_in_place(|| a_mount_serves(&cluster));
     tokio::task::block_in_place(|| a_mount_needs_no_other_rights(&cluster));
     a_slot_is_moved_under_a_store(&cluster).await;
+    a_move_is_broken_off(&cluster).await;
     a_primary_hands_over(&cluster).await;
     a_server_is_removed(&cluster).await;
     the_loss_of_a_primary_concerns_its_shards(cluster).await;
@@ -183,11 +186,12 @@ async fn what_all_agree_on_is_anywhere(cluster: &Cluster) {
 async fn a_slot_is_moved_under_a_store(cluster: &Cluster) {
     let node = store(cluster).await;
     let [shard, ..] = shards(cluster);
-    let from = cluster.primary_of(&index(shard));
+    let from = cluster.primary_of(&index_key(shard));
     let to = (0..3).find(|server| *server != from).expect("another one");
     let sid = alias(shard, 10);
     taken(&node, &login(&node, &sid)).await;
-    let slot: u64 = cluster.servers[from].redis.run(&format!("CLUSTER KEYSLOT {}", index(shard)));
+    let slot: u64 =
+        cluster.servers[from].redis.run(&format!("CLUSTER KEYSLOT {}", index_key(shard)));
     let handle = tokio::runtime::Handle::current();
     cluster.move_slot(slot, from, to, || {
         tokio::task::block_in_place(|| {
@@ -204,6 +208,78 @@ async fn a_slot_is_moved_under_a_store(cluster: &Cluster) {
     assert_eq!(node.health(None), Health::Up);
     cluster.move_slot(slot, to, from, || {});
     assert!(look(&node, &sid).await.is_some());
+}
+
+/// Of two sessions of a shard each is on another server, with its index: no script spans both.
+async fn a_move_is_broken_off(cluster: &Cluster) {
+    let node = store(cluster).await;
+    let [_, shard, _] = shards(cluster);
+    let from = cluster.primary_of(&index_key(shard));
+    let to = (0..3).find(|server| *server != from).expect("another one");
+    let redis = &cluster.servers[from].redis;
+    let slot: u64 = redis.run(&format!("CLUSTER KEYSLOT {}", index_key(shard)));
+    // Their indexes are as random as session ids are.
+    let of = |seed| Sid::parse(&sid(shard, seed)).expect("a session id").alias();
+    let stays = of(20);
+    taken(&node, &login(&node, &stays)).await;
+    let (staying, member, _) = index::entry(redis, &stays).expect("it is in an index");
+    let elsewhere = |sid: &Alias| index::like(sid, &member).0 != staying;
+    let goes = (21..60).map(of).find(elsewhere).expect("an alias");
+    taken(&node, &login(&node, &goes)).await;
+    // Of this one nothing is left but the entry.
+    let is_beside = |sid: &Alias| !elsewhere(sid);
+    let dead = (60..99).map(of).find(is_beside).expect("an alias");
+    let mut command = redis::cmd("ZADD");
+    command.arg(&staying).arg(1).arg(index::like(&dead, &member).1);
+    command.exec(&mut redis.connection()).expect("added");
+
+    let going = [format!("sessionfs:s:{{{shard}}}:{goes}"), index::like(&goes, &member).0];
+    let handle = tokio::runtime::Handle::current();
+    let broken_off = || {
+        handle.block_on(async {
+            let mut before = Vec::new();
+            for sid in [&stays, &goes] {
+                before.push(look(&node, sid).await.expect("it lives").activity_ms);
+                node.touch(sid);
+            }
+            node.touch(&dead);
+            node.drain(Duration::from_secs(5)).await;
+            for (sid, before) in [&stays, &goes].into_iter().zip(before) {
+                let used = look(&node, sid).await.expect("it lives").activity_ms;
+                assert!(used > before, "its use is written: {used}");
+            }
+            let mut listed: Vec<_> = node
+                .list(stays.shard())
+                .await
+                .expect("a listing")
+                .into_iter()
+                .map(|one| one.alias)
+                .collect();
+            let mut scanned = Vec::new();
+            let mut scan = node.scan(Filter::default());
+            while let Some(page) = scan.next().await {
+                scanned.extend(page.expect("a page").living.into_iter().map(|one| one.alias));
+            }
+            scanned.retain(|alias| alias.shard() == stays.shard());
+            for found in [&mut listed, &mut scanned] {
+                found.sort_unstable();
+                let mut expected = vec![stays.clone(), goes.clone()];
+                expected.sort_unstable();
+                assert_eq!(*found, expected);
+            }
+        });
+    };
+    cluster.move_slot_in_part(
+        slot,
+        from,
+        to,
+        |key| going.iter().any(|going| going == key),
+        || tokio::task::block_in_place(broken_off),
+    );
+    cluster.move_slot(slot, to, from, || {});
+    for sid in [&stays, &goes] {
+        gone(&node, &removal(&node, sid)).await;
+    }
 }
 
 /// The whole program: its worker may open hardly any file.
@@ -238,7 +314,7 @@ fn a_mount_serves(cluster: &Cluster) {
 async fn a_primary_hands_over(cluster: &Cluster) {
     let node = store(cluster).await;
     let [_, shard, _] = shards(cluster);
-    let from = cluster.primary_of(&index(shard));
+    let from = cluster.primary_of(&index_key(shard));
     let sid = alias(shard, 20);
     taken(&node, &login(&node, &sid)).await;
     let _: String = cluster.servers[from + 3].redis.run("CLUSTER FAILOVER");
@@ -279,7 +355,7 @@ async fn the_loss_of_a_primary_concerns_its_shards(mut cluster: Cluster) {
     for (number, shard) in [(0, lost), (0, well)] {
         taken(&node, &login(&node, &alias(shard, 30 + number))).await;
     }
-    let primary = cluster.primary_of(&index(lost));
+    let primary = cluster.primary_of(&index_key(lost));
     let replica = &cluster.servers[primary + 3].redis;
     let _: String = replica.run("CONFIG SET cluster-replica-no-failover yes");
     cluster.servers[primary].redis.kill();

@@ -304,6 +304,34 @@ async fn a_login_on_a_full_server_takes_the_room_of_visitors_in_any_shard() {
     }
 }
 
+/// Redis itself has ended most sessions of a flood, and nobody has listed their shards since.
+#[tokio::test]
+async fn what_is_left_of_a_flood_in_the_indexes_hides_no_visitor() {
+    let redis = Redis::start();
+    let node = by_documented_user(&redis).await;
+    let known = alias("zy", 1);
+    taken(&node, &login(&node, &known)).await;
+    let (_, member, _) = index::entry(&redis, &known).expect("it is in an index");
+    let shards = "abcdefghij"
+        .chars()
+        .flat_map(|a| "abcdefghijklmnopqrst".chars().map(move |b| format!("{a}{b}")));
+    let mut left = redis::pipe();
+    for shard in shards {
+        for number in 100..200 {
+            let (index, member) = index::like(&alias(&shard, number), &member);
+            left.zadd(index, member, 1).ignore();
+        }
+    }
+    left.exec(&mut redis.connection()).expect("added");
+    let visitors = filled(&redis, &node, 2_000_000).await;
+    assert!(visitors > 10, "{visitors}");
+    for number in 0..visitors / 2 {
+        let person = login(&node, &alias("zz", number));
+        taken(&node, &Publish { sealed: vec![7; 60_000].into(), ..person }).await;
+    }
+    look(&node, &known).await.expect("nobody who is logged in is ended");
+}
+
 #[tokio::test]
 async fn a_visitors_session_that_was_somebodys_is_not_his_again_when_its_room_is_needed() {
     let redis = Redis::start();

@@ -151,8 +151,16 @@ impl Kill {
         }
         let mut scan = store.scan(filter);
         let mut ending: JoinSet<Ended> = JoinSet::new();
+        let mut scanned = Ok(());
         while let Some(page) = scan.next().await {
-            let Page { living, unreadable, looked_at } = page.map_err(|error| failed(&error))?;
+            let Page { living, unreadable, looked_at } = match page {
+                Ok(page) => page,
+                // Those that were found end all the same.
+                Err(error) => {
+                    scanned = Err(failed(&error));
+                    break;
+                }
+            };
             let aliases: Vec<Alias> =
                 living.iter().map(|living| &living.alias).chain(&unreadable).cloned().collect();
             outcome.matched += unreadable.len() as u64;
@@ -186,7 +194,7 @@ impl Kill {
             self.note(outcome, Some(ended))?;
         }
         bar.finish_and_clear();
-        Ok(())
+        scanned
     }
 
     fn names(&self) -> bool {

@@ -7,9 +7,11 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{
+    AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, BufWriter,
+};
 use tokio::net::UnixStream;
-use tokio::net::unix::OwnedReadHalf;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::Place;
@@ -225,12 +227,20 @@ async fn converse(
     mut asked: mpsc::Receiver<Asked>,
     at_once: usize,
 ) -> io::Result<()> {
-    let (reader, mut writer) = socket.into_split();
+    let (reader, writer) = socket.into_split();
+    // What waits together is sent together.
+    let mut writer = BufWriter::new(writer);
     let (waiting, mut who_waits) = mpsc::channel::<(Answers, OwnedSemaphorePermit)>(at_once);
     let free = Arc::new(Semaphore::new(at_once));
     let ask = async {
-        while let Some(Asked { frame, only_reads, answers }) = asked.recv().await {
-            let place = Arc::clone(&free).acquire_owned().await.map_err(io::Error::other)?;
+        while let Some(Asked { frame, only_reads, answers }) = next(&mut asked, &mut writer).await?
+        {
+            let place = if let Ok(place) = Arc::clone(&free).try_acquire_owned() {
+                place
+            } else {
+                writer.flush().await?;
+                Arc::clone(&free).acquire_owned().await.map_err(io::Error::other)?
+            };
             // A read that was given up is not made: it would hold up those that are waited for.
             if only_reads && answers.is_closed() {
                 continue;
@@ -257,6 +267,18 @@ async fn converse(
         ended = ask => ended,
         ended = hear => ended,
     }
+}
+
+/// The next request. Before one is waited for, the server gets those that it lacks.
+async fn next(
+    asked: &mut mpsc::Receiver<Asked>,
+    writer: &mut BufWriter<OwnedWriteHalf>,
+) -> io::Result<Option<Asked>> {
+    if let Ok(next) = asked.try_recv() {
+        return Ok(Some(next));
+    }
+    writer.flush().await?;
+    Ok(asked.recv().await)
 }
 
 /// Every frame of one answer.

@@ -1,6 +1,6 @@
 //! The process: one request after the other, until nobody asks any more.
 
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::os::unix::net::UnixStream;
 
 use super::Place;
@@ -13,6 +13,8 @@ pub(crate) type Opened = Result<Directory, NotServed>;
 
 /// Names sent at once.
 const NAMES_BYTES: usize = 256 * 1024;
+/// Answers to requests that have come together are sent together, up to this.
+const ANSWERS_BYTES: usize = 64 * 1024;
 
 /// Serves until the other side closes its end. One that is killed does so in the middle of a request
 /// or of an answer, which is no error.
@@ -36,21 +38,26 @@ pub(crate) fn serve(opened: &Opened, mut socket: UnixStream) -> io::Result<()> {
 /// file.
 fn converse(opened: &Opened, socket: &mut UnixStream) -> io::Result<()> {
     let mut requests = BufReader::new(socket.try_clone()?);
+    let mut answers = BufWriter::with_capacity(ANSWERS_BYTES, socket);
     loop {
+        // Whoever has sent no more waits for what is answered.
+        if requests.buffer().is_empty() {
+            answers.flush()?;
+        }
         let (request, body) = next(&mut requests)?;
         let directory = match opened {
             Ok(directory) => directory,
             Err(why) => {
-                send(socket, &Answer::NotServed(why.clone()), &[])?;
+                send(&mut answers, &Answer::NotServed(why.clone()), &[])?;
                 continue;
             }
         };
         if matches!(request, Request::List) {
-            list(directory, socket)?;
+            list(directory, &mut answers)?;
             continue;
         }
         let (answer, bytes) = answer(directory, request, body);
-        send(socket, &answer, &bytes)?;
+        send(&mut answers, &answer, &bytes)?;
     }
 }
 
@@ -64,24 +71,24 @@ fn next(requests: &mut impl Read) -> io::Result<(Request, Vec<u8>)> {
     Ok((wire::unpack(&bytes)?, body))
 }
 
-fn send(socket: &mut UnixStream, answer: &Answer, body: &[u8]) -> io::Result<()> {
-    socket.write_all(&wire::pack(answer, body)?)
+fn send(answers: &mut impl Write, answer: &Answer, body: &[u8]) -> io::Result<()> {
+    answers.write_all(&wire::pack(answer, body)?)
 }
 
-fn list(directory: &Directory, socket: &mut UnixStream) -> io::Result<()> {
+fn list(directory: &Directory, answers: &mut impl Write) -> io::Result<()> {
     let mut names = String::new();
     let listed = directory.list(|name| {
         names.push_str(&name);
         names.push('\n');
         if names.len() >= NAMES_BYTES {
-            send(socket, &Answer::Names { last: None }, names.as_bytes())?;
+            send(answers, &Answer::Names { last: None }, names.as_bytes())?;
             names.clear();
         }
         Ok(())
     });
     match listed {
-        Ok(others) => send(socket, &Answer::Names { last: Some(others) }, names.as_bytes()),
-        Err(error) => send(socket, &failed(&error), &[]),
+        Ok(others) => send(answers, &Answer::Names { last: Some(others) }, names.as_bytes()),
+        Err(error) => send(answers, &failed(&error), &[]),
     }
 }
 

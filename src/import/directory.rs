@@ -4,6 +4,7 @@
 //! starts the disk server. The part that parses sessions is unprivileged, as the worker is.
 
 use std::collections::{BTreeMap, HashMap};
+use std::iter::repeat_n;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -32,6 +33,10 @@ use crate::store::{Link as _, StoreError, Wait, Waited};
 
 /// How many sessions are imported at once.
 const AT_ONCE: usize = 64;
+/// How many disk servers read and move their files: each does one thing after the other, and most disks do several at once.
+const DISK_SERVERS: usize = 4;
+/// So many sessions, which lie near each other on the disk, are one disk server's before the next one has its turn.
+const SESSIONS_A_TURN: usize = 16;
 /// How many of the sessions that were left are named.
 const MAX_LEFT_NAMED: usize = 10;
 
@@ -59,7 +64,7 @@ pub(crate) struct Task {
 /// The disk servers of an import, before the first request to them.
 #[derive(Debug)]
 pub(crate) struct Prepared {
-    files: (Process, OwnedFd),
+    files: Vec<(Process, OwnedFd)>,
     moved_before: Option<(Process, OwnedFd)>,
     archived_before: bool,
 }
@@ -128,9 +133,12 @@ impl Task {
             launch::start(Path::new("/proc/self/exe"), served)
                 .map_err(|e| Failure::internal("start the process that reads session files", e))
         };
+        let start_all = |archived: Option<&OwnedFd>| {
+            (0..DISK_SERVERS).map(|_| start(&root, archived, owner)).collect::<Result<_, _>>()
+        };
         if self.dry_run {
             return Ok(Prepared {
-                files: start(&root, None, owner)?,
+                files: start_all(None)?,
                 moved_before: None,
                 archived_before: false,
             });
@@ -139,7 +147,7 @@ impl Task {
             Then::Move => {
                 let archived = archive::make_beside(&self.dir)?;
                 Ok(Prepared {
-                    files: start(&root, Some(&archived), owner)?,
+                    files: start_all(Some(&archived))?,
                     moved_before: None,
                     archived_before: archive::holds_any(&self.dir),
                 })
@@ -147,7 +155,7 @@ impl Task {
             Then::Delete => {
                 let archived = archive::open_beside(&self.dir)?;
                 Ok(Prepared {
-                    files: start(&root, None, owner)?,
+                    files: start_all(None)?,
                     // Nobody but root can have put a file there.
                     moved_before: archived
                         .map(|archived| start(&archived, None, None))
@@ -168,8 +176,10 @@ impl Task {
     ) -> Result<Summary, Failure> {
         let began = Instant::now();
         // The disk servers end when their sockets are closed, or with this process.
-        let Prepared { files: (_process, socket), moved_before, archived_before } = prepared;
-        let disk = connect(socket)?;
+        let Prepared { files, moved_before, archived_before } = prepared;
+        let (_processes, sockets): (Vec<_>, Vec<_>) = files.into_iter().unzip();
+        let disks = sockets.into_iter().map(connect).collect::<Result<Vec<_>, _>>()?;
+        let disk = disks.first().ok_or_else(|| cannot_list(&DiskError::Gone))?;
         let listing = disk.list().await.map_err(|e| cannot_list(&e))?;
         let mut summary = Summary {
             dry_run: self.dry_run,
@@ -180,11 +190,14 @@ impl Task {
         };
         let sessions = by_session(listing.places);
         let total = sessions.len() as u64;
-        let importer = Importer::new(disk.clone(), redis.clone(), keyring, self.max_age);
+        let importer =
+            |disk: &Disk| Importer::new(disk.clone(), redis.clone(), keyring.clone(), self.max_age);
+        let importers: Vec<_> = disks.iter().map(importer).collect();
+        let mut turns = importers.iter().cycle().flat_map(|each| repeat_n(each, SESSIONS_A_TURN));
         let mut running = JoinSet::new();
         let mut done = 0;
         progress(total, done);
-        for (alias, places) in sessions {
+        for ((alias, places), importer) in sessions.into_iter().zip(&mut turns) {
             if running.len() >= AT_ONCE {
                 summary.note(running.join_next().await, &redis)?;
                 done += 1;

@@ -8,9 +8,9 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use super::Inner;
-use super::keys::Keys;
-use super::link::Need;
 use super::requests::Requests;
+use super::scripts::Answer;
+use super::several::Part;
 use crate::handoff::{Kept, Kind};
 use crate::session::name::{Alias, Shard};
 use crate::store::StoreError;
@@ -106,14 +106,33 @@ impl Inner {
         shard: Shard,
         touches: &[(Alias, Option<u64>)],
     ) -> Result<u64, StoreError> {
-        let build = |requests| Requests::touch(&requests, shard, touches);
-        let slot = Keys::slot(shard);
-        let mut answer = self.call(slot, Need::Connected, self.attempt(), build).await?;
-        if answer.status != "done" {
-            return Err(answer.strange());
-        }
-        metrics().activity_writes.inc_by(touches.len() as u64);
-        answer.number()
+        self.touch_each(shard, touches).await.into_iter().map(|(_, living)| living).sum()
+    }
+
+    /// The same, by those that were written together: mostly all.
+    async fn touch_each<'a>(
+        &'a self,
+        shard: Shard,
+        touches: &'a [(Alias, Option<u64>)],
+    ) -> Vec<(&'a [(Alias, Option<u64>)], Result<u64, StoreError>)> {
+        let build = |requests: Requests<'a>, touches| requests.touch(shard, touches);
+        let living = |answer: Option<Answer>| {
+            let Some(mut answer) = answer else { return Ok(0) };
+            if answer.status != "done" {
+                return Err(answer.strange());
+            }
+            answer.number()
+        };
+        let parts = self.call_for(shard, touches, self.attempt(), build).await;
+        parts
+            .into_iter()
+            .map(|Part { items, answer }| {
+                if answer.is_ok() {
+                    metrics().activity_writes.inc_by(items.len() as u64);
+                }
+                (items, answer.and_then(living))
+            })
+            .collect()
     }
 
     /// Notes a use, written before this returns; what cannot be written joins the next batch.
@@ -138,11 +157,16 @@ impl Inner {
                 let guard = Unwritten { store: Arc::clone(self), touches: touches.to_vec() };
                 writing.spawn(async move {
                     let mut guard = guard;
-                    let written = guard.store.touch(shard, &guard.touches).await;
-                    if matches!(written, Ok(_) | Err(StoreError::Unreadable(_))) {
-                        guard.store.touches.written(&guard.touches);
-                        guard.touches.clear();
+                    let mut left = Vec::new();
+                    for (touches, written) in guard.store.touch_each(shard, &guard.touches).await {
+                        match written {
+                            Ok(_) | Err(StoreError::Unreadable(_)) => {
+                                guard.store.touches.written(touches);
+                            }
+                            Err(_) => left.extend_from_slice(touches),
+                        }
                     }
+                    guard.touches = left;
                     guard.touches.is_empty()
                 });
             }

@@ -188,7 +188,8 @@ arguments! {
     ListArgs<'a> {
         with indexes: IndexArgs<'a>;
         keys: ;
-        arguments: ;
+        // tidies: whether an entry of what is not there any more leaves its index.
+        arguments: tidies;
     }
 }
 

@@ -1,10 +1,7 @@
 //! Importing a session that was a file on a disk.
 
-use redis::FromRedisValue as _;
-
 use super::RedisStore;
-use super::keys::Keys;
-use super::requests::{Requests, length};
+use super::requests::Requests;
 use crate::session::name::Alias;
 use crate::store::{Import, Imported, Intake, StoreError};
 
@@ -22,10 +19,6 @@ impl Intake for RedisStore {
     }
 
     async fn knows(&self, alias: &Alias) -> Result<bool, StoreError> {
-        let reply =
-            self.inner.ask(Keys::slot(alias.shard()), &length(&self.inner.keys, alias)).await?;
-        let length = u64::from_redis_value(reply)
-            .map_err(|_| StoreError::Unreadable("a length with an unexpected format".into()))?;
-        Ok(length > 0)
+        self.inner.is_kept(alias).await
     }
 }

@@ -84,6 +84,12 @@ impl Inner {
         Ok((candidates, floor))
     }
 
+    /// The `count` entries of a shard that were used last.
+    pub(super) async fn newest(&self, shard: Shard, count: usize) -> Result<Ranked, StoreError> {
+        let mut found = self.highest(&[shard], f64::NEG_INFINITY, count).await?;
+        Ok(found.pop().map(|(_, ranked)| ranked).unwrap_or_default())
+    }
+
     /// The `count` entries of each of these shards that have the highest scores, of `floor` at least.
     async fn highest(
         &self,

@@ -154,9 +154,7 @@ impl Inner {
         for entries in members.chunks(PAGE) {
             listed.append(&mut self.listed(shard, entries).await?);
         }
-        // A session that was saved meanwhile may have been met in two indexes.
-        listed.sort_unstable_by(|a, b| a.alias.cmp(&b.alias));
-        listed.dedup_by(|a, b| a.alias == b.alias);
+        only_once(&mut listed);
         Ok(listed)
     }
 
@@ -184,6 +182,7 @@ impl Inner {
             sharded |= !others.is_empty();
             all_flat.extend(flat);
         }
+        only_once(&mut all_flat);
         Ok((sharded, all_flat))
     }
 
@@ -240,6 +239,12 @@ impl Inner {
         Vec::<u64>::from_redis_value(Value::Array(answers))
             .map_err(|_| StoreError::Unreadable("an index of another shape".into()))
     }
+}
+
+/// A session that was saved meanwhile may have been met by two entries.
+fn only_once(listed: &mut Vec<Listed>) {
+    listed.sort_unstable_by(|a, b| a.alias.cmp(&b.alias));
+    listed.dedup_by(|a, b| a.alias == b.alias);
 }
 
 /// Entries and their scores; `None` is no entry of ours.

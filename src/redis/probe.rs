@@ -28,7 +28,7 @@ use super::errors::{ErrorCode, ServerError};
 use super::index::Entry;
 use super::keys::Keys;
 use super::link::error_text;
-use super::requests::Requests;
+use super::requests::{Dead, Requests};
 use super::scripts::{Answer, Call, ClockView, Formats, Policy, Scripts};
 use crate::foreign::one_line;
 use crate::session::content::{Class, Content};
@@ -389,7 +389,7 @@ impl Probe<'_> {
             (requests.publish(&save, Attempt::First), "taken"),
             (requests.touch(alias.shard(), &touches), "done"),
             (requests.amend(&amend, Attempt::First), "taken"),
-            (requests.list(alias.shard(), std::slice::from_ref(&entry)), "listed"),
+            (requests.list(alias.shard(), std::slice::from_ref(&entry), Dead::Leave), "listed"),
             (requests.import(&file, Attempt::First), "kept"),
             (requests.unlink(&unlink, Attempt::First), "gone"),
             (requests.run_nothing(alias.shard()), "taken"),

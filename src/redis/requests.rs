@@ -30,6 +30,14 @@ pub(super) struct Sought {
     pub flat: bool,
 }
 
+/// What becomes of the entry of a session that is not there any more.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Dead {
+    /// It leaves its index.
+    Leave,
+    Stay,
+}
+
 /// Which indexes of a shard a script is given.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Indexes {
@@ -323,9 +331,10 @@ impl<'a> Requests<'a> {
     }
 
     /// The living sessions among these, all of one shard.
-    pub(super) fn list(&self, shard: Shard, entries: &'a [Entry]) -> Call<'a> {
+    pub(super) fn list(&self, shard: Shard, entries: &'a [Entry], dead: Dead) -> Call<'a> {
         let indexes = self.of_entries(shard, entries);
-        let mut call = self.scripts.call(&self.policy, ListArgs { indexes });
+        let tidies = args::flag(dead == Dead::Leave);
+        let mut call = self.scripts.call(&self.policy, ListArgs { indexes, tidies });
         for Entry { alias, marks } in entries {
             call.key(self.keys.session(alias)).argument(args::alias(Some(alias)));
             call.argument(marks.as_ref().map_or(&[][..], |marks| marks).into());

@@ -15,6 +15,7 @@ use tokio::time::{sleep, timeout};
 
 use super::keys::Keys;
 use super::link::Need;
+use super::listing::Ranked;
 use super::memory::Memory;
 use super::primary::Primary;
 use super::requests::Requests;
@@ -29,8 +30,11 @@ use crate::telemetry::Event;
 
 /// How many shards one try looks at.
 const SHARDS: usize = 16;
-/// How many sessions of each: those that were used least recently.
+/// How many sessions of each are looked at together: those that were used least recently, and those used last, where a flood
+/// is.
 const LOOKED_AT: usize = 64;
+/// Who has been away for longest may be people alone: as often the next ones are looked at, until there is a visitor.
+const PAGES: usize = 16;
 /// How many shards of this server's last visitors are remembered.
 const REMEMBERED: usize = 256;
 /// A visitor of that age is spared as long as others are there.
@@ -103,10 +107,15 @@ impl Inner {
             ended.entry(visitor.alias.shard()).or_default().push(visitor);
         }
         let mut made = 0;
+        let mut failed = None;
         for (shard, visitors) in ended {
-            made += self.end_visitors(shard, &visitors).await?;
+            match self.end_visitors(shard, &visitors).await {
+                Ok(bytes) => made += bytes,
+                // A slot of a Cluster that is being moved: others have room, too.
+                Err(error) => failed = Some(error),
+            }
         }
-        Ok(made)
+        failed.filter(|_| made == 0).map_or(Ok(made), Err)
     }
 
     /// The visitors' sessions of a few of its shards, in the order in which they go.
@@ -127,9 +136,15 @@ impl Inner {
             looking.spawn(async move { store.visitors_of(shard).await });
         }
         let mut visitors = Vec::new();
+        let mut failed = None;
         while let Some(found) = looking.join_next().await {
-            let found = found.map_err(|error| StoreError::Unavailable(error.to_string()))?;
-            visitors.append(&mut found?);
+            match found.map_err(|error| StoreError::Unavailable(error.to_string()))? {
+                Ok(mut found) => visitors.append(&mut found),
+                Err(error) => failed = Some(error),
+            }
+        }
+        if let Some(error) = failed.filter(|_| visitors.is_empty()) {
+            return Err(error);
         }
         visitors.sort_by_key(|visitor| (is_spared(visitor), visitor.activity_ms));
         Ok(visitors)
@@ -148,13 +163,41 @@ impl Inner {
         Ok(first)
     }
 
+    /// Some visitors of a shard: those who came last, and of the others those who have been away for longest. What is not
+    /// there any more leaves the index by the way: mostly Redis has ended it, and nobody has looked since.
     async fn visitors_of(&self, shard: Shard) -> Result<Vec<LiveSession>, StoreError> {
-        let page = self.page(shard, "-inf", LOOKED_AT).await?;
-        if page.is_empty() {
+        let newest = self.newest(shard, LOOKED_AT).await?;
+        let is_all = newest.len() < LOOKED_AT;
+        let mut visitors = self.visitors_among(shard, newest).await?;
+        let mut from = "-inf".to_owned();
+        for _ in 0..PAGES {
+            if is_all {
+                break;
+            }
+            let page = self.page(shard, &from, LOOKED_AT).await?;
+            let last = page.last().map(|(_, score)| score.to_string());
+            let is_last = page.len() < LOOKED_AT || last.as_ref() == Some(&from);
+            let found = self.visitors_among(shard, page).await?;
+            let any = !found.is_empty();
+            visitors.extend(found);
+            let Some(last) = last.filter(|_| !any && !is_last) else { break };
+            from = last;
+        }
+        visitors.sort_unstable_by(|a, b| a.alias.cmp(&b.alias));
+        visitors.dedup_by(|a, b| a.alias == b.alias);
+        Ok(visitors)
+    }
+
+    async fn visitors_among(
+        &self,
+        shard: Shard,
+        ranked: Ranked,
+    ) -> Result<Vec<LiveSession>, StoreError> {
+        let entries: Vec<_> = ranked.into_iter().filter_map(|(entry, _)| entry).collect();
+        if entries.is_empty() {
             return Ok(Vec::new());
         }
-        let entries: Vec<_> = page.into_iter().filter_map(|(entry, _)| entry).collect();
-        let mut living = self.living_by(Stale::Stays, shard, &entries).await?.living;
+        let mut living = self.living_by(Stale::StaysIfKept, shard, &entries).await?.living;
         living.retain(|one| one.header.content.class == Class::Anonymous);
         Ok(living)
     }

@@ -13,10 +13,9 @@ use tokio::task::JoinSet;
 
 use super::envelope::{Header, text, uid_text};
 use super::index::{Entry, mark, user_mark};
-use super::keys::Keys;
-use super::link::Need;
 use super::listing::PAGE;
-use super::requests::{Requests, Sought};
+use super::requests::{Dead, Requests, Sought};
+use super::scripts::Answer;
 use super::{Inner, RedisStore};
 use crate::session::content::Class;
 use crate::session::name::{Alias, Shard};
@@ -183,7 +182,10 @@ impl Filter {
 #[derive(Clone, Copy)]
 pub(super) enum Stale {
     Ends,
+    /// Nothing is written.
     Stays,
+    /// And the entry of one that is not there any more leaves its index.
+    StaysIfKept,
 }
 
 /// What was found of some members of a shard's index.
@@ -218,7 +220,8 @@ impl Scan {
         Self { pages, _taker: JoinSet::new() }
     }
 
-    /// The next page; `None` after the last. After an error there is no further page.
+    /// The next page; `None` after the last. After an error there is no further page: where a shard of a Cluster cannot be
+    /// read, the pages of all others have come before.
     pub async fn next(&mut self) -> Option<Result<Page, StoreError>> {
         self.pages.recv().await
     }
@@ -268,17 +271,22 @@ impl Inner {
             None => self.shards_in_use().await?.into_iter().map(|(shard, _)| shard).collect(),
         };
         let mut counting: JoinSet<Result<(), StoreError>> = JoinSet::new();
+        let mut all = Ok(());
         for shard in shards {
             if counting.len() >= SHARDS_AT_ONCE {
-                joined(counting.join_next().await)?;
+                all = all.and(joined(counting.join_next().await));
+            }
+            // Who is not there for one shard is not for any; what else fails concerns one.
+            if matches!(all, Err(StoreError::Unavailable(_))) && !self.primaries.is_cluster() {
+                return all;
             }
             let (store, filter, pages) = (Arc::clone(self), Arc::clone(&filter), pages.clone());
             counting.spawn(async move { store.scan_shard(shard, &filter, &pages).await });
         }
         while let Some(counted) = counting.join_next().await {
-            joined(Some(counted))?;
+            all = all.and(joined(Some(counted)));
         }
-        Ok(())
+        all
     }
 
     async fn scan_shard(
@@ -307,29 +315,42 @@ impl Inner {
     }
 
     /// What lives among `entries`, all of one shard.
-    pub(super) async fn living_by(
-        &self,
+    pub(super) async fn living_by<'a>(
+        &'a self,
         stale: Stale,
         shard: Shard,
-        entries: &[Entry],
+        entries: &'a [Entry],
     ) -> Result<Members, StoreError> {
-        let build = |requests| match stale {
-            Stale::Ends => Requests::list(&requests, shard, entries),
-            Stale::Stays => Requests::judging_nothing(requests).list(shard, entries),
+        let build = |requests: Requests<'a>, entries| match stale {
+            Stale::Ends => requests.list(shard, entries, Dead::Leave),
+            Stale::Stays => requests.judging_nothing().list(shard, entries, Dead::Stay),
+            Stale::StaysIfKept => requests.judging_nothing().list(shard, entries, Dead::Leave),
         };
-        let slot = Keys::slot(shard);
-        let mut answer = self.call(slot, Need::Connected, self.patience(), build).await?;
+        let mut members =
+            Members { living: Vec::with_capacity(entries.len()), ..Members::default() };
+        for part in self.call_for(shard, entries, self.patience(), build).await {
+            if let Some(answer) = part.answer? {
+                members.read(answer)?;
+            }
+        }
+        members.living.sort_unstable_by(|a, b| a.alias.cmp(&b.alias));
+        members.living.dedup_by(|a, b| a.alias == b.alias);
+        Ok(members)
+    }
+}
+
+impl Members {
+    /// Reads an answer of `list.lua`.
+    fn read(&mut self, mut answer: Answer) -> Result<(), StoreError> {
         if answer.status != "listed" {
             return Err(answer.strange());
         }
         let (mut listed, mut unreadable) = (answer.nested()?, answer.nested()?);
-        let mut members =
-            Members { living: Vec::with_capacity(entries.len()), ..Members::default() };
         while listed.more() {
             let (alias, activity_ms, left_ms) =
                 (listed.alias()?, listed.number()?, listed.number()?);
             match listed.header() {
-                Ok(header) => members.living.push(LiveSession {
+                Ok(header) => self.living.push(LiveSession {
                     alias,
                     header,
                     activity_ms,
@@ -337,15 +358,13 @@ impl Inner {
                     now_ms: answer.now_ms,
                 }),
                 // One that only the script can read must not hide the others.
-                Err(_) => members.unreadable.push(alias),
+                Err(_) => self.unreadable.push(alias),
             }
         }
         while unreadable.more() {
-            members.unreadable.push(unreadable.alias()?);
+            self.unreadable.push(unreadable.alias()?);
         }
-        members.living.sort_unstable_by(|a, b| a.alias.cmp(&b.alias));
-        members.living.dedup_by(|a, b| a.alias == b.alias);
-        Ok(members)
+        Ok(())
     }
 }
 

@@ -231,6 +231,18 @@ impl Cluster {
 
     /// Moves a slot with all its keys.
     pub fn move_slot(&self, slot: u64, from: usize, to: usize, during: impl FnOnce()) {
+        self.move_slot_in_part(slot, from, to, |_| true, during);
+    }
+
+    /// The same, `during` while only those keys are moved that `goes` says.
+    pub fn move_slot_in_part(
+        &self,
+        slot: u64,
+        from: usize,
+        to: usize,
+        goes: impl Fn(&str) -> bool,
+        during: impl FnOnce(),
+    ) {
         let id = |server: usize| self.servers[server].redis.run::<String>("CLUSTER MYID");
         let (source, target) = (id(from), id(to));
         let run = |server: usize, words: String| {
@@ -238,12 +250,16 @@ impl Cluster {
         };
         run(to, format!("CLUSTER SETSLOT {slot} IMPORTING {source}"));
         run(from, format!("CLUSTER SETSLOT {slot} MIGRATING {target}"));
-        let keys: Vec<String> =
-            self.servers[from].redis.run(&format!("CLUSTER GETKEYSINSLOT {slot} 1000"));
-        for key in keys {
-            run(from, format!("MIGRATE 127.0.0.1 {} {key} 0 5000", self.servers[to].port));
-        }
+        let migrate = |goes: &dyn Fn(&str) -> bool| {
+            let keys: Vec<String> =
+                self.servers[from].redis.run(&format!("CLUSTER GETKEYSINSLOT {slot} 1000"));
+            for key in keys.iter().filter(|key| goes(key)) {
+                run(from, format!("MIGRATE 127.0.0.1 {} {key} 0 5000", self.servers[to].port));
+            }
+        };
+        migrate(&goes);
         during();
+        migrate(&|_| true);
         run(to, format!("CLUSTER SETSLOT {slot} NODE {target}"));
         run(from, format!("CLUSTER SETSLOT {slot} NODE {target}"));
     }

@@ -1,5 +1,5 @@
--- The living among the named members of one shard. What is not there any more leaves the index, unless nothing is
--- judged.
+-- The living among the named members of one shard. The entry of what is not there any more leaves its index, if that is
+-- asked for.
 -- After the named ones: each session's key (all of one shard), and its alias, the marks that it is found by ('' in the
 -- long index), and its tail.
 -- Answers: listed, {alias, activity, left, header, ...}, {alias that cannot be read, ...}
@@ -11,8 +11,8 @@ local function tidy(session, marks, h)
   if h then
     local own_index, own_member = entry(session, h)
     if index == own_index and member == own_member then return end
-    -- It may be in none: its own entry was lost.
-    if not h.indexed then enter_again(session, h) end
+    -- It may be in none: its own entry was lost. Then this one stays as long as there is no other.
+    if not h.indexed and not enter_again(session, h) then return end
   end
   redis.pcall('ZREM', index, member)
 end
@@ -29,7 +29,7 @@ for i = 1, #KEYS - KEYS_NAMED do
     unreadable[#unreadable + 1] = session.alias
   else
     local is_living = h and lives(session, h)
-    if not LENIENT then tidy(session, ARGV[first + 1], is_living and h) end
+    if args.tidies == '1' then tidy(session, ARGV[first + 1], is_living and h) end
     if is_living then
       living[#living + 1] = session.alias
       living[#living + 1] = h.active

@@ -437,10 +437,11 @@ local function enter(session, h, ttl)
   return true
 end
 
--- The same of one that the index has lost. Refused where no writes are taken: the header's activity still stands in.
+-- The same of one that the index has lost. False where no writes are taken: the header's activity still stands in.
 local function enter_again(session, h)
-  enter(session, h, redis.call('PTTL', session.key))
+  local is_in = enter(session, h, redis.call('PTTL', session.key))
   failure = nil
+  return is_in
 end
 
 -- Puts what a session has become into the index, in the place of what it was.

@@ -1,0 +1,94 @@
+//! Calls of one script for several sessions of a shard.
+//!
+//! While a slot of a Cluster is moved its keys are on two servers, and neither runs a script if some keys of it are not
+//! there. Each session by itself is mostly to be had all the same, and so it is asked for by itself then: else one session
+//! would keep the use of all others from being written, or all others out of a listing.
+
+use std::time::Duration;
+
+use redis::FromRedisValue as _;
+
+use super::Inner;
+use super::index::Entry;
+use super::keys::Keys;
+use super::requests::{Requests, length};
+use super::scripts::{Answer, Call, CallFault};
+use crate::session::name::{Alias, Shard};
+use crate::store::StoreError;
+
+/// How long a call for several is repeated while its keys are on two servers, and then a call for each.
+const PARTED_FOR: Duration = Duration::from_millis(30);
+
+/// One of several: something about a session.
+pub(super) trait OfSession: Sync {
+    fn alias(&self) -> &Alias;
+}
+
+impl<T: Sync> OfSession for (Alias, T) {
+    fn alias(&self) -> &Alias {
+        &self.0
+    }
+}
+
+impl OfSession for Entry {
+    fn alias(&self) -> &Alias {
+        &self.alias
+    }
+}
+
+/// What became of some of the sessions.
+pub(super) struct Part<'a, T> {
+    pub items: &'a [T],
+    /// `None`: it is one session, of which nothing is kept.
+    pub answer: Result<Option<Answer>, StoreError>,
+}
+
+impl Inner {
+    /// Calls a script for all of them, or for each by itself where that is all that can be had. `build` makes a call for
+    /// some.
+    pub(super) async fn call_for<'a, T: OfSession>(
+        &'a self,
+        shard: Shard,
+        items: &'a [T],
+        bound: Duration,
+        build: impl Fn(Requests<'a>, &'a [T]) -> Call<'a>,
+    ) -> Vec<Part<'a, T>> {
+        let slot = Keys::slot(shard);
+        let call = |items: &'a [T]| {
+            let build = &build;
+            let build = move |requests| build(requests, items);
+            Box::pin(self.call_parted(slot, bound, PARTED_FOR, build))
+        };
+        match call(items).await {
+            Err(CallFault::Server(error, _)) if error.code.redirects() => {}
+            answer => {
+                return vec![Part { items, answer: answer.map(Some).map_err(Into::into) }];
+            }
+        }
+        let mut parts = Vec::with_capacity(items.len());
+        for item in items {
+            let items = std::slice::from_ref(item);
+            let answer = match call(items).await {
+                // It may have ended long ago: what has no key is on neither server.
+                Err(CallFault::Server(error, generation)) if error.code.redirects() => {
+                    match self.is_kept(item.alias()).await {
+                        Ok(false) => Ok(None),
+                        Ok(true) => Err(CallFault::Server(error, generation).into()),
+                        Err(error) => Err(error),
+                    }
+                }
+                answer => answer.map(Some).map_err(Into::into),
+            };
+            parts.push(Part { items, answer });
+        }
+        parts
+    }
+
+    /// Whether anything is kept of a session: the session, or that it has ended.
+    pub(super) async fn is_kept(&self, alias: &Alias) -> Result<bool, StoreError> {
+        let reply = self.ask(Keys::slot(alias.shard()), &length(&self.keys, alias)).await?;
+        let length = u64::from_redis_value(reply)
+            .map_err(|_| StoreError::Unreadable("a length with an unexpected format".into()))?;
+        Ok(length > 0)
+    }
+}
