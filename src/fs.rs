@@ -202,6 +202,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
         let (sender, receiver) = sync_channel(MAX_PENDING_EVICTIONS);
         let kept = KeptState::new(settings.kept.clone());
         let processes = &settings.processes;
+        let of_listings = settings.max_memory_bytes / LISTINGS_SHARE;
         let poisoned = Poisoned::new(kept.clone(), processes.now(), processes.now_ticks());
         let core = Arc::new(Self {
             evictions: Mutex::new(Some(receiver)),
@@ -216,14 +217,14 @@ impl<S: Sessions, L: Link> Core<S, L> {
             opening: tokio::sync::Mutex::default(),
             inodes: Mutex::new(Inodes::new(settings, kept.clone(), sender)),
             threads: Mutex::new(Threads::new(kept.clone())),
-            grants: Mutex::new(Grants::new(kept.clone())),
+            grants: Mutex::new(Grants::new(of_listings, kept.clone())),
             held_removals: Mutex::new(HeldRemovals::new(kept.clone())),
             serving: Mutex::default(),
             stale: Mutex::new(Stale::new(kept.clone(), processes.now())),
             poisoned: Mutex::new(poisoned),
             handles: Mutex::new(Handles::new(kept.clone())),
             kept,
-            listed_aliases: Mutex::default(),
+            listed_aliases: Mutex::new(ListedAliases::new(of_listings)),
             sessions,
             link,
             keyring,
@@ -251,9 +252,13 @@ impl<S: Sessions, L: Link> Core<S, L> {
         let _ = tokio::time::timeout(bound, self.link.wait_up(wait)).await;
     }
 
-    /// Removes staging files that nobody has open and nobody will publish any more.
-    pub fn expire_staging(&self) {
+    /// Drops what nobody needs any more: staging files that nobody has open and nobody will publish, and what listings have
+    /// granted.
+    pub fn expire(&self) {
         self.staging.expire_orphans();
+        self.grants().drop_ended(self.callers.now());
+        self.leave_to_listings();
+        self.inodes().send_names_to_forget();
     }
 
     /// What the core holds now.
@@ -262,6 +267,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
             let inodes = self.inodes();
             (inodes.count() as u64, inodes.memory_bytes() as u64)
         };
+        let memory_bytes = memory_bytes + self.listings_bytes() as u64;
         Usage {
             inodes,
             memory_bytes,
@@ -323,6 +329,9 @@ impl<S: Sessions, L: Link> Changes for Core<S, L> {
 
 /// How long the kernel may keep what never changes: attributes of versions, and names of shards.
 const LONG: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// What listings have shown, and what they grant, takes at most this share of the memory each.
+const LISTINGS_SHARE: usize = 4;
 
 /// How many entries may wait to be sent to the kernel.
 const MAX_PENDING_EVICTIONS: usize = 1024;

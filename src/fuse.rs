@@ -59,8 +59,8 @@ const REQUEST_MAX_BYTES: usize = MAX_WRITE_BYTES as usize + 4096;
 const ANSWER_MAX_BYTES: usize = MAX_WRITE_BYTES as usize + 4096;
 /// A store that a new worker has not reached for so long is not there.
 const STORE_WITHIN: Duration = Duration::from_millis(1500);
-/// How often orphans among the staging files are removed.
-const ORPHANS_EVERY: Duration = Duration::from_secs(10);
+/// How often what nobody needs any more is looked for.
+const EXPIRES_EVERY: Duration = Duration::from_secs(10);
 
 /// Where the kernel asks.
 pub(crate) struct Connection {
@@ -125,7 +125,7 @@ pub(crate) fn serve<S: Sessions, L: Link>(
             .name("evict".into())
             .spawn(move || evict(&notifier, &evictions))?;
     }
-    let janitor = runtime.spawn(expire_orphans(Arc::clone(core)));
+    let janitor = runtime.spawn(expire(Arc::clone(core)));
     let ended = session.run();
     janitor.abort();
     ended
@@ -184,10 +184,10 @@ fn evict(notifier: &Notifier, evictions: &Receiver<Eviction>) {
     }
 }
 
-async fn expire_orphans<S: Sessions, L: Link>(core: Arc<Core<S, L>>) {
-    let mut every = tokio::time::interval(ORPHANS_EVERY);
+async fn expire<S: Sessions, L: Link>(core: Arc<Core<S, L>>) {
+    let mut every = tokio::time::interval(EXPIRES_EVERY);
     loop {
         every.tick().await;
-        core.expire_staging();
+        core.expire();
     }
 }

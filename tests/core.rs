@@ -20,15 +20,17 @@ mod successors;
 #[path = "core/threads.rs"]
 mod threads;
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use sessionfs::fs::Settings;
 use sessionfs::fs::attributes::{Attributes, Change};
 use sessionfs::fs::inode::InodeId;
 use sessionfs::session::name::{Alias, Sid};
-use sessionfs::store::{Health, Meta, Observer, Usage, Waited};
+use sessionfs::store::{Changes as _, Health, Meta, Observer, Usage, Waited};
 use support::kernel::{Kernel, flat_sid, person, sid, thread, visitor};
 use support::memory::{Fault, Memory};
 use support::model::UNIT;
@@ -95,6 +97,49 @@ fn beyond_the_bound_the_kernel_is_asked_to_forget_the_oldest() {
     // It may be open yet, so it is known until FORGET, and read without harm.
     assert_eq!(kernel.read(thread(2), &sid('a', 0)), Ok(person("x")));
     assert_eq!(kernel.forget_all(), NOTHING);
+}
+
+/// The kernel answers for names that it keeps, so that each has to be forgotten when it stands for something else.
+#[test]
+fn no_name_is_kept_that_has_changed_however_many_do_at_once() {
+    const MANY: u32 = 3000;
+    let store = Memory::new();
+    let near = |settings: &mut Settings| settings.name_valid_ms = 60_000;
+    let kernel = Kernel::with(store, near);
+    let evictions = kernel.core.take_evictions().unwrap();
+    for number in 0..MANY {
+        kernel.save(thread(1), &sid('a', number), &person("x")).unwrap();
+    }
+    let _: Vec<_> = evictions.try_iter().collect();
+    // Nobody sends them on meanwhile.
+    for number in 0..MANY {
+        kernel.core.changed(&sid('a', number).alias());
+    }
+    let mut forgotten = BTreeSet::new();
+    for _ in 0..MANY {
+        forgotten.extend(evictions.try_iter().map(|eviction| eviction.name));
+        kernel.core.expire();
+    }
+    assert_eq!(forgotten.len(), MANY as usize);
+}
+
+#[test]
+fn what_listings_have_shown_is_counted_until_it_allows_nothing_any_more() {
+    const MANY: u32 = 1000;
+    let kernel = one();
+    for number in 0..MANY {
+        kernel.save(thread(1), &sid('a', number), &person("x")).unwrap();
+    }
+    kernel.forget_all();
+    let before = kernel.core.in_use().memory_bytes;
+    kernel.list(thread(2), shard()).unwrap();
+    kernel.forget_all();
+    let shown = kernel.core.in_use().memory_bytes - before;
+    assert!(shown > u64::from(MANY) * 500, "{shown}");
+    kernel.host.pass(Duration::from_secs(60));
+    kernel.core.expire();
+    let names = kernel.core.in_use().memory_bytes - before;
+    assert!(0 < names && names < shown / 2, "its aliases are known yet: {names} of {shown}");
 }
 
 #[test]

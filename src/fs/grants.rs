@@ -25,13 +25,16 @@ const ANSWERS_FOR: Duration = Duration::from_secs(2);
 /// The same since the listing was taken, whatever was asked since.
 const ANSWERS_AT_MOST: Duration = Duration::from_secs(10);
 const MAX_THREADS: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
-/// Of all threads together. The grant that was used longest ago goes first.
+/// Of all threads together, and fewer where `limits.memory` is small. The grant that was used longest ago goes first.
 const MAX_SESSIONS: usize = 262_144;
+/// What a session that is granted takes in memory, with what the listing has shown of it.
+const GRANTED_BYTES: usize = 400;
 
 /// The grants of all threads.
 pub(super) struct Grants {
     threads: LruCache<ThreadId, Grant>,
     sessions: usize,
+    most: usize,
     kept: KeptState,
 }
 
@@ -52,9 +55,15 @@ struct Shown {
 }
 
 impl Grants {
-    /// None yet. The listings of one that ends are no longer kept.
-    pub(super) fn new(kept: KeptState) -> Self {
-        Self { threads: LruCache::new(MAX_THREADS), sessions: 0, kept }
+    /// None yet. They may take so much memory. The listings of one that ends are no longer kept.
+    pub(super) fn new(max_bytes: usize, kept: KeptState) -> Self {
+        let most = (max_bytes / GRANTED_BYTES).min(MAX_SESSIONS);
+        Self { threads: LruCache::new(MAX_THREADS), sessions: 0, most, kept }
+    }
+
+    /// What they take.
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.sessions * GRANTED_BYTES
     }
 
     /// A listing was taken by `thread` then, has this number for the next worker, and shows `listed`. That is a use, also
@@ -86,7 +95,7 @@ impl Grants {
             self.forget(&out);
         }
         // The newest is kept even if it is larger: it is no larger than the listing itself.
-        while self.sessions > MAX_SESSIONS && self.threads.len() > 1 {
+        while self.sessions > self.most && self.threads.len() > 1 {
             self.drop_oldest();
         }
     }
@@ -154,7 +163,8 @@ impl Grants {
         Some(grant)
     }
 
-    fn drop_ended(&mut self, now: Instant) {
+    /// Grants that have ended allow nothing, and take memory.
+    pub(super) fn drop_ended(&mut self, now: Instant) {
         while self.threads.peek_lru().is_some_and(|(_, grant)| grant.has_ended(now)) {
             self.drop_oldest();
         }

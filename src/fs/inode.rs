@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::mpsc::SyncSender;
+use std::sync::mpsc::{SyncSender, TrySendError};
 
 use bytes::Bytes;
 use lru::LruCache;
@@ -149,6 +149,8 @@ pub struct Inodes {
     latest: HashMap<Alias, InodeId>,
     /// Bounded. An eviction that does not fit is tried again later.
     evictions: SyncSender<Eviction>,
+    /// Names that have another meaning now, and did not fit. They go before any eviction.
+    to_forget: Vec<Eviction>,
     kept: KeptState,
     held_bytes: usize,
     /// For how long the kernel may keep names of sessions.
@@ -156,11 +158,16 @@ pub struct Inodes {
     next: u64,
     max_known: usize,
     max_bytes: usize,
+    /// What listings take of `max_bytes`.
+    listings_bytes: usize,
 }
 
 /// What an inode takes besides a content: its place in the tables, its names, what a listing has shown of it
 /// (`benches/scale` measures it).
 pub(super) const INODE_BYTES: usize = 512;
+
+/// How many names wait to be forgotten at most. The kernel forgets others by itself, after `name_valid_ms`.
+const MAX_TO_FORGET: usize = 65_536;
 
 /// How many entries one insertion evicts at most, so that no request pays for many.
 const MAX_EVICTIONS_AT_ONCE: usize = 8;
@@ -190,7 +197,9 @@ impl Inodes {
             removed_shards: HashMap::new(),
             latest: HashMap::new(),
             evictions,
+            to_forget: Vec::new(),
             held_bytes: 0,
+            listings_bytes: 0,
             name_valid_ms: settings.name_valid_ms,
             next: InodeId::first_of(kept.generation().unwrap_or(settings.worker)),
             kept,
@@ -392,15 +401,33 @@ impl Inodes {
     pub fn forget_name(&mut self, alias: &Alias) {
         let known = self.latest.get(alias).and_then(|id| self.known.peek(id));
         if let Some(Known { inode: Inode::Version(version), .. }) = known {
-            self.forget_name_of(&version.sid, version.meta.form);
+            let (sid, form) = (version.sid.clone(), version.meta.form);
+            self.forget_name_of(&sid, form);
         }
     }
 
-    fn forget_name_of(&self, sid: &Sid, form: Form) {
-        if self.name_valid_ms > 0 {
+    fn forget_name_of(&mut self, sid: &Sid, form: Form) {
+        if self.name_valid_ms > 0 && self.to_forget.len() < MAX_TO_FORGET {
             let parent = self.parent(sid.shard(), form);
-            let _ = self.evictions.try_send(Eviction { parent, name: sid.entry(form) });
+            self.to_forget.push(Eviction { parent, name: sid.entry(form) });
+            self.send_names_to_forget();
         }
+    }
+
+    /// Sends what did not fit before; whether nothing is left.
+    pub fn send_names_to_forget(&mut self) -> bool {
+        while let Some(name) = self.to_forget.pop() {
+            if let Err(TrySendError::Full(name)) = self.evictions.try_send(name) {
+                self.to_forget.push(name);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// From now on listings take so much of the memory that inodes may take.
+    pub fn leave_to_listings(&mut self, bytes: usize) {
+        self.listings_bytes = bytes;
     }
 
     /// The session is gone: a look-up by a save must not find its last version.
@@ -491,8 +518,12 @@ impl Inodes {
     /// forget the entry. The inode may still be open, so it stays until FORGET and counts as used
     /// now.
     fn evict(&mut self) {
+        let max_bytes = self.max_bytes.saturating_sub(self.listings_bytes);
         for _ in 0..MAX_EVICTIONS_AT_ONCE {
-            if self.known.len() <= self.max_known && self.memory_bytes() <= self.max_bytes {
+            if self.known.len() <= self.max_known && self.memory_bytes() <= max_bytes {
+                return;
+            }
+            if !self.send_names_to_forget() {
                 return;
             }
             let Some((&id, _)) = self.known.peek_lru() else { return };

@@ -61,11 +61,16 @@ enum What {
 /// Only such a name is sent to the store as an alias. Any other may be a session id, which would
 /// appear in clear on the wire, in `MONITOR` and in the slow log. Odoo's glob, scandir and vacuum
 /// list before they use an alias.
-pub struct ListedAliases(LruCache<Alias, ()>);
+pub struct ListedAliases {
+    aliases: LruCache<Alias, ()>,
+    most: usize,
+}
 
-/// Beyond this number the oldest are forgotten. They can be neither stat'ed nor unlinked by alias
-/// until the next listing; they expire all the same.
+/// Beyond this number the oldest are forgotten, and before where `limits.memory` is small. They can be neither stat'ed nor
+/// unlinked by alias until the next listing; they expire all the same.
 const MAX_LISTED_ALIASES: usize = 262_144;
+/// What one takes in memory.
+const LISTED_ALIAS_BYTES: usize = 200;
 
 /// Before a listing that was broken off is taken anew. It takes many requests, so each loss of the
 /// connection breaks it off.
@@ -80,27 +85,32 @@ const LISTED_VALID: Duration = Duration::from_secs(1);
 /// How long a listing may take while the kernel holds the directory.
 const HELD_FOR: Duration = Duration::from_secs(1);
 
-impl Default for ListedAliases {
-    fn default() -> Self {
-        // Grows as it is filled: most servers never list so much.
-        Self(LruCache::unbounded())
-    }
-}
-
 impl ListedAliases {
+    /// None yet. They may take so much memory.
+    pub(super) fn new(max_bytes: usize) -> Self {
+        let most = (max_bytes / LISTED_ALIAS_BYTES).min(MAX_LISTED_ALIASES);
+        // Grows as it is filled: most servers never list so much.
+        Self { aliases: LruCache::unbounded(), most }
+    }
+
     /// Adds what a listing shows.
     fn extend<'a>(&mut self, aliases: impl Iterator<Item = &'a Alias>) {
         for alias in aliases {
-            self.0.put(alias.clone(), ());
-            if self.0.len() > MAX_LISTED_ALIASES {
-                self.0.pop_lru();
+            self.aliases.put(alias.clone(), ());
+            if self.aliases.len() > self.most {
+                self.aliases.pop_lru();
             }
         }
     }
 
+    /// What they take.
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.aliases.len() * LISTED_ALIAS_BYTES
+    }
+
     /// The alias that a name is, if a listing has shown it.
     pub fn proven(&mut self, candidate: &CandidateAlias) -> Option<Alias> {
-        candidate.among(|alias| self.0.get(alias).is_some())
+        candidate.among(|alias| self.aliases.get(alias).is_some())
     }
 }
 
@@ -305,6 +315,19 @@ impl<S: Sessions, L: Link> Core<S, L> {
         self.listed_aliases().extend(snapshot.listed().map(|one| &one.alias));
         let now = self.callers.now();
         self.grants().listed(thread, number, snapshot.listed(), taken, now);
+        self.leave_to_listings();
+    }
+
+    /// Inodes have to leave the room that listings take.
+    pub(super) fn leave_to_listings(&self) {
+        let bytes = self.listings_bytes();
+        self.inodes().leave_to_listings(bytes);
+    }
+
+    /// What is kept of listings in memory, bytes: which aliases they have shown, and what they allow.
+    pub fn listings_bytes(&self) -> usize {
+        let aliases = self.listed_aliases().memory_bytes();
+        aliases + self.grants().memory_bytes()
     }
 
     /// Takes up what listings of the worker before have shown. Callers wait meanwhile, so those that most likely allow

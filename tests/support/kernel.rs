@@ -465,12 +465,14 @@ impl Kernel {
         }
     }
 
-    /// Forgets all inodes, and gives what is held then.
+    /// Forgets all inodes, and gives what is held then besides what listings have shown.
     pub fn forget_all(&self) -> Usage {
         self.kept.borrow_mut().clear();
         for (inode, known) in self.known.take() {
             self.core.forget(InodeId(inode), known.lookups);
         }
-        self.core.in_use()
+        let used = self.core.in_use();
+        let of_listings = self.core.listings_bytes() as u64;
+        Usage { memory_bytes: used.memory_bytes - of_listings, ..used }
     }
 }
