@@ -424,9 +424,10 @@ impl Inner {
         slot: Slot,
         bound: Duration,
         parted: Duration,
+        way: Way,
         build: impl Fn(Requests<'a>) -> Call<'a>,
     ) -> Result<Answer, CallFault> {
-        self.call_by(slot, |_| Way::Link(Need::Connected), bound, parted, build).await
+        self.call_by(slot, |_| way, bound, parted, build).await
     }
 
     /// The same, for a call whose answer may be large: by the second connection.

@@ -8,8 +8,9 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use super::Inner;
+use super::link::Need;
 use super::requests::Requests;
-use super::scripts::Answer;
+use super::scripts::{Answer, Way};
 use super::several::Part;
 use crate::handoff::{Kept, Kind};
 use crate::session::name::{Alias, Shard};
@@ -123,7 +124,8 @@ impl Inner {
             }
             answer.number()
         };
-        let parts = self.call_for(shard, touches, self.attempt(), build).await;
+        let parts =
+            self.call_for(shard, touches, self.attempt(), Way::Link(Need::Connected), build).await;
         parts
             .into_iter()
             .map(|Part { items, answer }| {

@@ -1,4 +1,4 @@
-//! The second connection: for contents that are too large to share the first one.
+//! The second connection: for contents that are too large to share the first one, and for listings.
 //!
 //! On one connection answers come in the order of their requests, so a look-up would wait for all
 //! bytes of a large content before it. Here nobody waits but who wants the content. A large content

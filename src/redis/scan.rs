@@ -15,7 +15,7 @@ use super::envelope::{Header, text, uid_text};
 use super::index::{Entry, mark, user_mark};
 use super::listing::PAGE;
 use super::requests::{Dead, Requests, Sought};
-use super::scripts::Answer;
+use super::scripts::{Answer, Way};
 use super::{Inner, RedisStore};
 use crate::session::content::Class;
 use crate::session::name::{Alias, Shard};
@@ -328,7 +328,10 @@ impl Inner {
         };
         let mut members =
             Members { living: Vec::with_capacity(entries.len()), ..Members::default() };
-        for part in self.call_for(shard, entries, self.patience(), build).await {
+        // By the second connection, of which Redis does not remember what it reads: it would remember each session of a
+        // listing, and up to version 7.0 all of them again for each.
+        let way = Way::BulkRead;
+        for part in self.call_for(shard, entries, self.patience(), way, build).await {
             if let Some(answer) = part.answer? {
                 members.read(answer)?;
             }

@@ -12,7 +12,7 @@ use super::Inner;
 use super::index::Entry;
 use super::keys::Keys;
 use super::requests::{Requests, length};
-use super::scripts::{Answer, Call, CallFault};
+use super::scripts::{Answer, Call, CallFault, Way};
 use crate::session::name::{Alias, Shard};
 use crate::store::StoreError;
 
@@ -51,13 +51,14 @@ impl Inner {
         shard: Shard,
         items: &'a [T],
         bound: Duration,
+        way: Way,
         build: impl Fn(Requests<'a>, &'a [T]) -> Call<'a>,
     ) -> Vec<Part<'a, T>> {
         let slot = Keys::slot(shard);
         let call = |items: &'a [T]| {
             let build = &build;
             let build = move |requests| build(requests, items);
-            Box::pin(self.call_parted(slot, bound, PARTED_FOR, build))
+            Box::pin(self.call_parted(slot, bound, PARTED_FOR, way, build))
         };
         match call(items).await {
             Err(CallFault::Server(error, _)) if error.code.redirects() => {}
@@ -66,9 +67,14 @@ impl Inner {
             }
         }
         let mut parts = Vec::with_capacity(items.len());
-        for item in items {
-            let items = std::slice::from_ref(item);
-            let answer = match call(items).await {
+        for (number, item) in items.iter().enumerate() {
+            let alone = std::slice::from_ref(item);
+            let answer = match call(alone).await {
+                // The server is away: none of the others would be answered, and each would be waited for.
+                Err(fault @ (CallFault::NotSent(_) | CallFault::Lost(_))) => {
+                    parts.push(Part { items: &items[number..], answer: Err(fault.into()) });
+                    break;
+                }
                 // It may have ended long ago: what has no key is on neither server.
                 Err(CallFault::Server(error, generation)) if error.code.redirects() => {
                     match self.is_kept(item.alias()).await {
@@ -79,7 +85,7 @@ impl Inner {
                 }
                 answer => answer.map(Some).map_err(Into::into),
             };
-            parts.push(Part { items, answer });
+            parts.push(Part { items: alone, answer });
         }
         parts
     }
