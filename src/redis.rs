@@ -191,7 +191,8 @@ impl RedisStore {
 
     /// How many requests were sent to Redis since the start, heartbeats included.
     pub fn round_trips(&self) -> u64 {
-        self.inner.primaries.all().iter().map(|primary| primary.link.sent()).sum()
+        let sent = |primary: &Arc<Primary>| primary.link.sent() + primary.bulk.sent();
+        self.inner.primaries.all().iter().map(sent).sum()
     }
 
     /// The last event of the link, in words.

@@ -80,7 +80,12 @@ const COMPACT_FIELDS: [(&str, &str); 22] = [
 ];
 
 /// Values at each edge of what some field may hold.
-const HOSTILE: [&str; 70] = [
+const HOSTILE: [&str; 75] = [
+    "+990031",
+    "+000000",
+    "+00000",
+    "+0000000",
+    "+12345a",
     "u",
     "v",
     "-u",

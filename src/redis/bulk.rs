@@ -5,6 +5,7 @@
 //! is read in pieces, and each piece that arrives is progress. What fails here says nothing of the
 //! link.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -38,6 +39,8 @@ pub(super) struct Bulk {
     target: Target,
     connect_within: Duration,
     held: Mutex<Held>,
+    /// How many requests were sent.
+    sent: AtomicU64,
     /// A change that carries much has the line for itself, so that its time is its own.
     line: RwLock<()>,
     /// How many contents may be read at once.
@@ -66,6 +69,7 @@ impl Bulk {
             target,
             connect_within,
             held: Mutex::default(),
+            sent: AtomicU64::new(0),
             line: RwLock::default(),
             transfers: Semaphore::new(TRANSFERS),
             memory: Semaphore::new(MEMORY_KIB as usize),
@@ -98,6 +102,7 @@ impl Bulk {
     async fn request(&self, link: &Link, command: &Cmd, bound: Duration) -> Result<Reply, Fault> {
         let made = self.connected(link).await?;
         metrics().redis_round_trips.inc();
+        self.sent.fetch_add(1, Ordering::Relaxed);
         let sent_at = Instant::now();
         let mut connection = made.connection.clone();
         let answered = timeout(bound, connection.send_packed_command(command)).await;
@@ -119,6 +124,10 @@ impl Bulk {
                 Err(Fault::NoAnswer(text))
             }
         }
+    }
+
+    pub(super) fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
     }
 
     /// A connection to the server that the link leads to.

@@ -182,10 +182,7 @@ impl Header {
             removal,
             end_ms,
             saved_ms,
-            mtime_ns: fields.next("m", |v| {
-                optional(v, parse_signed)?
-                    .or_else(|| i64::try_from(saved_ms).ok()?.checked_mul(NS_PER_MS))
-            })?,
+            mtime_ns: fields.next("m", |v| parse_short_mtime(saved_ms, v))?,
             login_ms: fields.next("l", |v| since(born_ms, v))?,
             activity_ms: fields.next("a", |v| since(saved_ms, v))?,
             opened: fields.next("o", parse_flag)?,
@@ -244,8 +241,6 @@ impl Header {
     }
 
     fn compact_line(&self) -> String {
-        let same_mtime = i64::try_from(self.saved_ms).ok().and_then(|ms| ms.checked_mul(NS_PER_MS));
-        let is_saved = same_mtime == Some(self.mtime_ns);
         let since = |from_ms: u64, ms: u64| i128::from(ms) - i128::from(from_ms);
         format!(
             "{NAME}{COMPACT_FORMAT} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {}\n",
@@ -258,7 +253,7 @@ impl Header {
             or_none(self.removal.map(short_id_text)),
             self.end_ms,
             since(self.born_ms, self.saved_ms),
-            or_none((!is_saved).then(|| self.mtime_ns.to_string())),
+            short_mtime_text(self.saved_ms, self.mtime_ns),
             since(self.born_ms, self.login_ms),
             since(self.saved_ms, self.activity_ms),
             u8::from(self.opened),
@@ -300,6 +295,29 @@ impl Header {
             packing: self.packing,
         }
     }
+}
+
+/// A time of a file, by the save of it: '-' is the same time, '+' and six digits are nanoseconds more.
+fn short_mtime_text(saved_ms: u64, mtime_ns: i64) -> String {
+    let since = i64::try_from(saved_ms)
+        .ok()
+        .and_then(|ms| ms.checked_mul(NS_PER_MS))
+        .map(|saved_ns| mtime_ns.wrapping_sub(saved_ns));
+    match since {
+        Some(0) => "-".to_owned(),
+        Some(ns @ 1..NS_PER_MS) => format!("+{ns:06}"),
+        _ => mtime_ns.to_string(),
+    }
+}
+
+fn parse_short_mtime(saved_ms: u64, text: &str) -> Option<i64> {
+    let saved_ns = || i64::try_from(saved_ms).ok()?.checked_mul(NS_PER_MS);
+    if text == "-" {
+        return saved_ns();
+    }
+    let Some(more) = text.strip_prefix('+') else { return parse_signed(text) };
+    let is_part = more.len() == 6 && more.bytes().all(|digit| digit.is_ascii_digit());
+    saved_ns()?.checked_add(more.parse().ok().filter(|_| is_part)?)
 }
 
 struct Fields<'a> {
@@ -592,6 +610,28 @@ mod tests {
              shop somebody@example.com 740 1 644 s\n"
         );
         assert_eq!(Header::parse(header.line().as_bytes()).map(|(h, _)| h), Ok(header));
+    }
+
+    #[test]
+    fn a_files_time_is_short_beside_the_time_of_its_save() {
+        for (saved_ms, mtime_ns, text) in [
+            (5, 5_000_000, "-"),
+            (5, 5_000_031, "+000031"),
+            (5, 5_999_999, "+999999"),
+            (5, 6_000_000, "6000000"),
+            (5, 4_999_999, "4999999"),
+            (5, -1, "-1"),
+            (0, 31, "+000031"),
+            (999_999_999_999_999, i64::MAX, "9223372036854775807"),
+            (0, i64::MIN, "-9223372036854775808"),
+        ] {
+            assert_eq!(short_mtime_text(saved_ms, mtime_ns), text);
+            assert_eq!(parse_short_mtime(saved_ms, text), Some(mtime_ns), "{text}");
+        }
+        for (saved_ms, text) in [(5, "+31"), (5, "+0000031"), (5, "+00003a"), (u64::MAX, "+000031")]
+        {
+            assert_eq!(parse_short_mtime(saved_ms, text), None, "{text}");
+        }
     }
 
     #[test]

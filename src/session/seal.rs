@@ -4,13 +4,16 @@
 //! A sealed content is a format byte, 4 bytes that name the secret, a random nonce of 24 bytes, and
 //! the ciphertext with its tag of 16 bytes. What is [`Bound`] to it is stored beside it, in the open,
 //! and cannot be exchanged: the content does not open with anything else.
+//!
+//! One that is packed has another format, without a nonce: it follows from what is bound. That is never the same for
+//! two contents of a session, since each save draws its id at random, so no nonce is used twice with a key.
 
 use std::fmt;
 
 use chacha20poly1305::aead::OsRng;
 use chacha20poly1305::{AeadCore, AeadInPlace, Key, KeyInit, Tag, XChaCha20Poly1305, XNonce};
 use hkdf::Hkdf;
-use sha2::Sha256;
+use sha2::{Digest as _, Sha256};
 
 use super::change::ChangeId;
 use super::content::{Class, Content};
@@ -18,14 +21,47 @@ use super::name::{Alias, Sid};
 use super::packing;
 use super::secret::{HINT_BYTES, Keyring, Secret};
 
-/// By how many bytes sealed content is longer than plain.
-pub const OVERHEAD_BYTES: usize = HEAD_BYTES + TAG_BYTES;
+/// By how many bytes sealed content is longer than one that is not packed.
+pub const OVERHEAD_BYTES: usize = 1 + HINT_BYTES + NONCE_BYTES + TAG_BYTES;
 
-const FORMAT: u8 = 2;
-const KEY_INFO: &[u8] = b"sessionfs:seal:2";
 const NONCE_BYTES: usize = 24;
 const TAG_BYTES: usize = 16;
-const HEAD_BYTES: usize = 1 + HINT_BYTES + NONCE_BYTES;
+
+/// How it is sealed: its number is the first byte.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Format {
+    /// With a random nonce.
+    Random = 2,
+    /// With a nonce that follows from what is bound.
+    Derived = 3,
+}
+
+impl Format {
+    /// What a content is sealed in. All who read packed contents read the newer one.
+    fn of(bound: &Bound) -> Self {
+        if bound.packing == packing::PLAIN { Self::Random } else { Self::Derived }
+    }
+
+    fn of_number(number: u8) -> Option<Self> {
+        [Self::Random, Self::Derived].into_iter().find(|format| *format as u8 == number)
+    }
+
+    /// What the key is derived for.
+    fn key_info(self) -> &'static [u8] {
+        match self {
+            Self::Random => b"sessionfs:seal:2",
+            Self::Derived => b"sessionfs:seal:3",
+        }
+    }
+
+    /// The length of the nonce that is stored.
+    fn stored_nonce_bytes(self) -> usize {
+        match self {
+            Self::Random => NONCE_BYTES,
+            Self::Derived => 0,
+        }
+    }
+}
 
 /// What is bound to a content: whoever changes any of it breaks the seal.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -84,14 +120,23 @@ impl std::error::Error for SealError {}
 /// Seals a content for the holder of `sid`, with the secret that is written with. It is packed as `bound` says.
 pub fn seal(keyring: &Keyring, sid: &Sid, bound: &Bound, packed: &[u8]) -> Vec<u8> {
     let secret = keyring.writing();
-    let nonce = XChaCha20Poly1305::generate_nonce(&mut OsRng);
+    let format = Format::of(bound);
+    let associated = associated(format, bound);
     let mut sealed = Vec::with_capacity(packed.len() + OVERHEAD_BYTES);
-    sealed.push(FORMAT);
+    sealed.push(format as u8);
     sealed.extend_from_slice(&secret.fingerprint().hint());
-    sealed.extend_from_slice(&nonce);
+    let nonce = match format {
+        Format::Random => {
+            let nonce = XChaCha20Poly1305::generate_nonce(&mut OsRng);
+            sealed.extend_from_slice(&nonce);
+            nonce
+        }
+        Format::Derived => derived_nonce(&associated),
+    };
+    let head_bytes = sealed.len();
     sealed.extend_from_slice(packed);
-    let tag = cipher(&secret, sid)
-        .encrypt_in_place_detached(&nonce, &associated(bound), &mut sealed[HEAD_BYTES..])
+    let tag = cipher(format, &secret, sid)
+        .encrypt_in_place_detached(&nonce, &associated, &mut sealed[head_bytes..])
         .expect("no session comes near the cipher's limit of 256 GiB");
     sealed.extend_from_slice(&tag);
     sealed
@@ -104,25 +149,24 @@ pub fn open(
     bound: &Bound,
     sealed: &[u8],
 ) -> Result<Vec<u8>, SealError> {
-    let (&format, rest) = sealed.split_first().ok_or(SealError::Broken)?;
-    if format != FORMAT {
-        return Err(SealError::UnknownFormat(format));
-    }
+    let (&number, rest) = sealed.split_first().ok_or(SealError::Broken)?;
+    let format = Format::of_number(number).ok_or(SealError::UnknownFormat(number))?;
     if !packing::is_known(bound.packing) {
         return Err(SealError::UnknownPacking(bound.packing));
     }
     let (hint, rest) = rest.split_first_chunk::<HINT_BYTES>().ok_or(SealError::Broken)?;
-    let (nonce, rest) = rest.split_at_checked(NONCE_BYTES).ok_or(SealError::Broken)?;
+    let (stored, rest) =
+        rest.split_at_checked(format.stored_nonce_bytes()).ok_or(SealError::Broken)?;
     let (content, tag) = rest.split_last_chunk::<TAG_BYTES>().ok_or(SealError::Broken)?;
     let secret = keyring.find(*hint).ok_or(SealError::UnknownSecret)?;
+    let associated = associated(format, bound);
+    let nonce = match format {
+        Format::Random => *XNonce::from_slice(stored),
+        Format::Derived => derived_nonce(&associated),
+    };
     let mut packed = content.to_vec();
-    cipher(&secret, sid)
-        .decrypt_in_place_detached(
-            XNonce::from_slice(nonce),
-            &associated(bound),
-            &mut packed,
-            Tag::from_slice(tag),
-        )
+    cipher(format, &secret, sid)
+        .decrypt_in_place_detached(&nonce, &associated, &mut packed, Tag::from_slice(tag))
         .map_err(|_| SealError::Broken)?;
     packing::unpack(bound.packing, packed).ok_or(SealError::Broken)
 }
@@ -132,19 +176,24 @@ pub fn hint_of(sealed: &[u8]) -> Option<[u8; HINT_BYTES]> {
     sealed.split_first()?.1.first_chunk().copied()
 }
 
-fn cipher(secret: &Secret, sid: &Sid) -> XChaCha20Poly1305 {
+/// The nonce of what is bound, written as associated data.
+fn derived_nonce(associated: &[u8]) -> XNonce {
+    *XNonce::from_slice(&Sha256::digest(associated)[..NONCE_BYTES])
+}
+
+fn cipher(format: Format, secret: &Secret, sid: &Sid) -> XChaCha20Poly1305 {
     let mut key = Key::default();
     Hkdf::<Sha256>::new(Some(secret.expose()), sid.expose().as_bytes())
-        .expand(KEY_INFO, &mut key)
+        .expand(format.key_info(), &mut key)
         .expect("HKDF gives far more than one key");
     XChaCha20Poly1305::new(&key)
 }
 
 /// The associated data: the format, so that a later one cannot be passed off as this one, and what
 /// is bound. Each text follows its length, so that no two of them are written alike.
-fn associated(bound: &Bound) -> Vec<u8> {
+fn associated(format: Format, bound: &Bound) -> Vec<u8> {
     let Bound { alias, content: Content { class, uid, db, login }, birth, save, packing } = bound;
-    let mut data = vec![FORMAT];
+    let mut data = vec![format as u8];
     data.extend(packing.to_be_bytes());
     data.extend(birth.0.to_be_bytes());
     data.extend(save.0.to_be_bytes());
@@ -204,16 +253,57 @@ mod tests {
         open(&Keyring::for_tests(), &sid(ID), &bound(&sid(ID)), sealed)
     }
 
+    fn bytes_of(hex: &str) -> Vec<u8> {
+        let digits: Vec<u32> = hex.chars().filter_map(|digit| digit.to_digit(16)).collect();
+        digits.chunks(2).map(|pair| u8::try_from(pair[0] * 16 + pair[1]).unwrap()).collect()
+    }
+
     /// The seal is a stored format. This literal was made apart from this code, by Python's
     /// `hmac` and OpenSSL's ChaCha20-Poly1305 under a hand-written `HChaCha20`.
     #[test]
     fn opens_what_another_sealed() {
         let hex = "02425c535e000102030405060708090a0b0c0d0e0f10111213141516178f474e04297f56a0a1d6\
                    94240d4afe970f704d6fb51059c22884";
-        let digits: Vec<u32> = hex.chars().filter_map(|digit| digit.to_digit(16)).collect();
-        let sealed: Vec<u8> =
-            digits.chunks(2).map(|pair| u8::try_from(pair[0] * 16 + pair[1]).unwrap()).collect();
-        assert_eq!(opened(&sealed).unwrap(), b"{\"uid\": 7}");
+        assert_eq!(opened(&bytes_of(hex)).unwrap(), b"{\"uid\": 7}");
+    }
+
+    fn packed() -> (Bound, &'static [u8]) {
+        let bound = Bound { packing: packing::ZSTD_1, ..bound(&sid(ID)) };
+        (bound, include_bytes!("packing/golden-1.zst"))
+    }
+
+    /// The same of a packed content, by Python's `hmac` and libsodium.
+    #[test]
+    fn opens_what_another_sealed_packed() {
+        let hex = "03425c535e335ba37fbe7d619ba71e75296867e2c564a2b42fd9336ba7fb26ae0f2f46b07ad0fe\
+                   3045467c994ddaec7a859f67c7c24b4b3677bc4cee507958183df70c29b798d40a4d92463bf605\
+                   d90502e23701a2e7c1bae80dc1ef69d87f3d34f1bea6efb031";
+        let (bound, packed) = packed();
+        let opened = open(&Keyring::for_tests(), &sid(ID), &bound, &bytes_of(hex)).unwrap();
+        assert_eq!(packing::unpack(packing::ZSTD_1, packed.to_vec()), Some(opened));
+        assert_eq!(seal(&Keyring::for_tests(), &sid(ID), &bound, packed), bytes_of(hex));
+    }
+
+    /// Its nonce is of what is bound, so another save has another one.
+    #[test]
+    fn no_two_saves_of_a_packed_content_are_sealed_alike() {
+        let (first, packed) = packed();
+        let others = [
+            Bound { save: ChangeId(3), ..first.clone() },
+            Bound { birth: ChangeId(2), ..first.clone() },
+            Bound { packing: 2, ..first.clone() },
+        ];
+        let sealed = |bound: &Bound| seal(&Keyring::for_tests(), &sid(ID), bound, packed);
+        assert_eq!(sealed(&first).len(), packed.len() + OVERHEAD_BYTES - NONCE_BYTES);
+        for other in others {
+            let (one, other) = (sealed(&first), sealed(&other));
+            let alike = one.iter().zip(&other).skip(1 + HINT_BYTES).filter(|(a, b)| a == b).count();
+            assert!(alike < packed.len() / 8, "{alike}");
+        }
+        for len in 1..1 + HINT_BYTES + TAG_BYTES {
+            let opened = open(&Keyring::for_tests(), &sid(ID), &first, &sealed(&first)[..len]);
+            assert_eq!(opened, Err(SealError::Broken));
+        }
     }
 
     #[test]
@@ -233,8 +323,10 @@ mod tests {
     #[test]
     fn another_format_is_told_from_a_broken_seal() {
         let mut other = sealed(b"content");
-        other[0] = 1;
-        assert_eq!(opened(&other), Err(SealError::UnknownFormat(1)));
+        for number in [1, 4] {
+            other[0] = number;
+            assert_eq!(opened(&other), Err(SealError::UnknownFormat(number)));
+        }
         assert_eq!(opened(b""), Err(SealError::Broken));
         for len in 1..OVERHEAD_BYTES {
             assert_eq!(opened(&sealed(b"")[..len]), Err(SealError::Broken));

@@ -28,7 +28,7 @@ local HEADER_BYTES = 1536
 local HEADER = '^sessionfs (%d+) s=([ag]) v=(%x+) w=(%-?%x*) b=(%x+) n=(%d+) p=(%-?%a*) r=(%-?%x*) e=(%d+) t=(%d+) m=(%-?%d+) l=(%d+) a=(%d+) o=([01]) f=([01]) c=(%a+) i=(%-?%d*) d=([!-~]*) u=([!-~]*) z=(%d+) k=(%d+) x=([0-7]+) y=([sf])([ -~]*)\n()'
 local LINE = 'sessionfs %d s=%s v=%s w=%s b=%s n=%d p=%s r=%s e=%d t=%d m=%s l=%d a=%d o=%s f=%s c=%s i=%s d=%s u=%s z=%s k=%s x=%s y=%s\n'
 -- The same in the short form: no names, nothing that another field says, times as distances.
-local COMPACT_HEADER = '^sessionfs (%d+) ([ag]) (%x+) (%-?%x*) (%-?%x*) (%d+) (%-?%a*) (%-?%x*) (%d+) (%-?%d+) (%-?%d*) (%-?%d+) (%-?%d+) ([01]) ([01]) (%a) (%-?%d*) ([!-~]*) ([!-~]*) (%d+) (%d+) ([0-7]+) ([sf])([ -~]*)\n()'
+local COMPACT_HEADER = '^sessionfs (%d+) ([ag]) (%x+) (%-?%x*) (%-?%x*) (%d+) (%-?%a*) (%-?%x*) (%d+) (%-?%d+) ([-+]?%d*) (%-?%d+) (%-?%d+) ([01]) ([01]) (%a) (%-?%d*) ([!-~]*) ([!-~]*) (%d+) (%d+) ([0-7]+) ([sf])([ -~]*)\n()'
 local COMPACT_LINE = 'sessionfs %d %s %s %s %s %d %s %s %d %d %s %d %d %s %s %s %s %s %s %s %s %s %s\n'
 -- What fills up an id that is short.
 local ZEROS = '0000000000000000'
@@ -155,6 +155,21 @@ local function whole_id(id)
   return id
 end
 
+-- A time of a file that is written by its distance from the save: '-' is none, '+' and six digits are nanoseconds. Nil if
+-- it is no time.
+local function whole_mtime(saved, mtime)
+  if mtime == '-' then return string.format('%d000000', saved) end
+  if string.byte(mtime) == 43 then return #mtime == 7 and string.format('%d', saved) .. string.sub(mtime, 2) or nil end
+  return mtime ~= '' and mtime or nil
+end
+
+local function short_mtime(saved, mtime)
+  local ms = string.format('%d', saved)
+  if #mtime ~= #ms + 6 or string.sub(mtime, 1, #ms) ~= ms then return mtime end
+  local ns = string.sub(mtime, -6)
+  return ns == '000000' and '-' or '+' .. ns
+end
+
 -- Reads the short form; nil if it is none.
 local function parse_compact(bytes)
   local h = {}
@@ -172,8 +187,9 @@ local function parse_compact(bytes)
   h.saved = since(h.born, saved)
   h.login = since(h.born, login)
   h.active = h.saved and since(h.saved, active)
-  if not h.login or not h.active or mtime == '' then return nil end
-  h.mtime = mtime == '-' and string.format('%d000000', h.saved) or mtime
+  if not h.login or not h.active then return nil end
+  h.mtime = whole_mtime(h.saved, mtime)
+  if not h.mtime then return nil end
   h.class, h.before = CLASS[class] or '', CLASS[before] or ''
   if not is_read(format) or not is_valid(h, { ending, h.size }, rest) then return nil end
   h.format = tonumber(format)
@@ -226,7 +242,7 @@ local function line(h)
   return string.format(COMPACT_LINE,
     h.format, state, short_id(h.version), short_id(save), h.birth == h.version and '-' or short_id(h.birth),
     h.born, SHORT_CLASS[h.before], short_id(h.removal), h.ending, h.saved - h.born,
-    h.mtime == string.format('%d000000', h.saved) and '-' or h.mtime, h.login - h.born, h.active - h.saved,
+    short_mtime(h.saved, h.mtime), h.login - h.born, h.active - h.saved,
     opened, from_file, SHORT_CLASS[h.class], h.uid, h.db, h.user, h.size, h.packing, h.mode, h.form)
 end
 
