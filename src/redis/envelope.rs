@@ -311,13 +311,13 @@ fn short_mtime_text(saved_ms: u64, mtime_ns: i64) -> String {
 }
 
 fn parse_short_mtime(saved_ms: u64, text: &str) -> Option<i64> {
-    let saved_ns = || i64::try_from(saved_ms).ok()?.checked_mul(NS_PER_MS);
+    let of_save = || i64::try_from(saved_ms).ok()?.checked_mul(NS_PER_MS);
     if text == "-" {
-        return saved_ns();
+        return of_save();
     }
     let Some(more) = text.strip_prefix('+') else { return parse_signed(text) };
     let is_part = more.len() == 6 && more.bytes().all(|digit| digit.is_ascii_digit());
-    saved_ns()?.checked_add(more.parse().ok().filter(|_| is_part)?)
+    of_save()?.checked_add(more.parse().ok().filter(|_| is_part)?)
 }
 
 struct Fields<'a> {

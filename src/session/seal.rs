@@ -275,9 +275,9 @@ mod tests {
     /// The same of a packed content, by Python's `hmac` and libsodium.
     #[test]
     fn opens_what_another_sealed_packed() {
-        let hex = "03425c535e335ba37fbe7d619ba71e75296867e2c564a2b42fd9336ba7fb26ae0f2f46b07ad0fe\
-                   3045467c994ddaec7a859f67c7c24b4b3677bc4cee507958183df70c29b798d40a4d92463bf605\
-                   d90502e23701a2e7c1bae80dc1ef69d87f3d34f1bea6efb031";
+        let hex = "03425c535e38b8180397e6d818ada05c204322b09cb5469f0e95ea03aea0959e0e5768ab769dfe\
+                   bb7075b71a71b888e6a7c11576cc53f09cb55386d5a45e9ef1f4f770a38c7ee22ea953b193328c\
+                   c5c51ec5b1fb5899ae1e3847616ce78bc1f6f96dce";
         let (bound, packed) = packed();
         let opened = open(&Keyring::for_tests(), &sid(ID), &bound, &bytes_of(hex)).unwrap();
         assert_eq!(packing::unpack(packing::ZSTD_1, packed.to_vec()), Some(opened));
