@@ -8,6 +8,7 @@
 //! `openat2`, pidfds, capabilities, extended attributes. The rest is called by libc, here.
 //!
 //! - [`bounded`]: work that may never end
+//! - [`bpf`]: attaching a BPF program so that another process may hold it
 //! - [`clock`]: whether the clock is synchronised
 //! - [`confine`]: giving up the rights of root
 //! - [`descriptor`]: descriptors that another process handed over, and those that take the place of another
@@ -30,6 +31,7 @@
 
 pub(crate) mod ask;
 pub(crate) mod bounded;
+pub(crate) mod bpf;
 pub(crate) mod clock;
 pub(crate) mod confine;
 pub(crate) mod descriptor;

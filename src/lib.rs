@@ -7,6 +7,7 @@
 #![warn(unreachable_pub)]
 
 mod bench;
+mod bpf;
 mod check;
 pub mod cli;
 pub mod config;
@@ -25,6 +26,7 @@ mod layers;
 mod mirror;
 mod odoo;
 pub mod redis;
+mod request;
 pub mod session;
 mod shell;
 pub mod store;
