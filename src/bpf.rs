@@ -15,10 +15,12 @@ use serde::{Deserialize, Serialize};
 
 /// What a program that does not run has failed of.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[cfg_attr(not(feature = "bpf"), expect(dead_code, reason = "nothing is tried"))]
+#[cfg_attr(not(feature = "bpf"), allow(dead_code, reason = "nothing is tried"))]
 pub(crate) enum Step {
     /// This program was built without BPF.
     Build,
+    /// To ask the process that loads it.
+    Loader,
     /// To read the types of the kernel.
     Btf,
     /// To fit the object to this kernel.
@@ -37,6 +39,7 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Build => "use BPF",
+            Self::Loader => "ask the process that loads BPF",
             Self::Btf => "read the types of the kernel",
             Self::Object => "fit the BPF object to this kernel",
             Self::Map => "make the BPF map",
@@ -63,6 +66,13 @@ impl Error {
     /// In this step, at this file, map, program or tracepoint.
     pub(crate) fn new(step: Step, what: impl Into<String>, detail: impl Into<String>) -> Self {
         Self { step, what: what.into(), errno: None, detail: detail.into() }
+    }
+
+    /// The same of a system call.
+    pub(crate) fn of_io(step: Step, what: impl Into<String>, error: &std::io::Error) -> Self {
+        let errno = error.raw_os_error();
+        let detail = if errno.is_some() { String::new() } else { error.to_string() };
+        Self { errno, ..Self::new(step, what, detail) }
     }
 
     /// What to do about it, as far as that is known; empty otherwise.

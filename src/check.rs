@@ -9,6 +9,7 @@ pub(crate) mod kept;
 pub(crate) mod mount;
 pub(crate) mod odoo;
 pub(crate) mod redis;
+pub(crate) mod requests;
 pub(crate) mod service;
 
 use std::ffi::OsStr;
@@ -176,6 +177,10 @@ ids! {
     NoOdoo: Note = "odoo.none",
     /// No running Odoo uses this directory, and one uses another mount.
     Unused: Note = "odoo.unused",
+    /// Requests that a browser sends by itself cannot be told from a person's.
+    Requests: Note = "activity.requests",
+    /// They are not told apart because that is switched off.
+    RequestsOff: Note = "activity.requests-off",
     /// A second Odoo keeps its sessions in another directory.
     OtherOdoo: Note = "odoo.other",
     /// The mount namespace of an Odoo cannot be checked.
@@ -208,6 +213,8 @@ ids! {
     NoSystemd: Note = "service.none",
     /// The mount serves.
     MountOk: Ok = "mount.ok",
+    /// Requests that a browser sends by itself are told from a person's.
+    RequestsOk: Ok = "activity.ok",
     /// Odoo sees the mount.
     OdooOk: Ok = "odoo.ok",
     /// No problem was found with Redis.
@@ -399,6 +406,8 @@ fn look(
     let kept = kept::Facts::gather(&directory, config.as_ref().ok(), serving.is_some(), &unit);
     findings.extend(kept.findings(cause));
     findings.extend(odoo.findings());
+    let requests = requests::Facts::gather(&directory, config.as_ref().ok(), serving.is_some());
+    findings.extend(requests.findings());
     findings.extend(files.findings(odoo.is_used()));
     findings.extend(host::Facts::gather(config).findings());
     findings.extend(service.findings());

@@ -12,6 +12,7 @@ mod guard;
 mod import;
 mod kill;
 mod list;
+mod loader;
 mod man;
 mod mount;
 pub mod mount_helper;
@@ -61,6 +62,8 @@ enum Command {
     Import(import::Import),
     Kill(kill::Kill),
     List(list::List),
+    #[command(hide = true)]
+    Loader(loader::Loader),
     Man(man::Man),
     Mount(mount::Mount),
     #[command(hide = true)]
@@ -119,6 +122,7 @@ pub fn run() -> Result<(), Failure> {
         Command::Import(import) => import.run(),
         Command::Kill(kill) => kill.run(),
         Command::List(list) => list.run(),
+        Command::Loader(loader) => loader.run(),
         Command::Man(man) => man.run(),
         Command::Mount(mount) => mount.run(),
         Command::Probe(probe) => probe.run(),

@@ -34,6 +34,7 @@ use crate::redis;
 use crate::redis::credentials::{self, Credential, Credentials, password_in};
 use crate::redis::endpoint::{Endpoint, Login, unix_url};
 use crate::redis::envelope::{FORMAT, OLDEST_FORMAT};
+use crate::request::{Class, rules};
 use crate::session::policy::Lifetimes;
 use crate::session::secret::Keyring;
 use file::File;
@@ -255,6 +256,20 @@ pub struct Activity {
     pub background_argv: Vec<String>,
     /// One of these at the beginning of its title.
     pub background_title: Vec<String>,
+    /// How requests are told apart; `None`: they are not. An older keeper does not know it.
+    #[serde(default)]
+    pub requests: Option<Requests>,
+}
+
+/// How requests that a browser sends by itself are told from those of a person.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Requests {
+    /// Odoo's HTTP ports; none: those that Odoo's own configuration names.
+    pub ports: Vec<u16>,
+    /// Paths of requests that a browser sends by itself, besides those that sessionfs knows.
+    pub passive: Vec<String>,
+    /// Paths of requests that count.
+    pub active: Vec<String>,
 }
 
 /// The directory that a command is about: the one it names, else the one that the configuration
@@ -783,7 +798,36 @@ fn activity(file: &file::Activity) -> Result<Activity, Failure> {
             file.background_title.as_ref(),
             "odoo: WorkerCron",
         )?,
+        requests: requests(file)?,
     })
+}
+
+fn requests(file: &file::Activity) -> Result<Option<Requests>, Failure> {
+    const PORTS_MAX: usize = 64;
+    let ports = file.ports.clone().unwrap_or_default();
+    if ports.len() > PORTS_MAX || ports.contains(&0) {
+        let shown: Vec<String> = ports.iter().map(ToString::to_string).collect();
+        return Err(bad("activity.ports", &shown.join(", "), "has a port 0, or more than 64"));
+    }
+    let paths = |key, paths: Option<&Vec<String>>, class| {
+        let paths = paths.cloned().unwrap_or_default();
+        if paths.len() > rules::RULES_MAX {
+            return Err(bad(key, "...", "has more than 256 paths"));
+        }
+        for path in &paths {
+            rules::Rule::parse(path, class).map_err(|why| bad(key, path, why))?;
+        }
+        Ok(paths)
+    };
+    let passive = paths("activity.passive", file.passive.as_ref(), Class::Passive)?;
+    let active = paths("activity.active", file.active.as_ref(), Class::Active)?;
+    rules::rules(&passive, &active)
+        .map_err(|(path, why)| bad("activity.passive, activity.active", &path, why))?;
+    match file.requests.as_deref() {
+        None | Some("auto") => Ok(Some(Requests { ports, passive, active })),
+        Some("off") => Ok(None),
+        Some(other) => Err(bad("activity.requests", other, "is neither 'auto' nor 'off'")),
+    }
 }
 
 fn duration(
@@ -922,6 +966,16 @@ mod tests {
             (
                 "[activity]\nbackground_argv = [\"\"]",
                 "activity.background_argv: '' has an empty word",
+            ),
+            (
+                "[activity]\nrequests = \"on\"",
+                "activity.requests: 'on' is neither 'auto' nor 'off'",
+            ),
+            ("[activity]\nports = [0]", "activity.ports: '0' has a port 0"),
+            ("[activity]\npassive = [\"x\"]", "activity.passive: 'x' does not begin with '/'"),
+            (
+                "[activity]\npassive = [\"/x\"]\nactive = [\"/x\"]",
+                "activity.passive, activity.active: '/x' is listed twice",
             ),
             ("mode = \"rwx\"", "mode: 'rwx' is not a mode"),
             (

@@ -182,6 +182,7 @@ impl StatusService {
             staging_max_bytes: self.config.limits.staging_bytes,
             memory_max_bytes: self.config.limits.memory_bytes,
             kept,
+            requests: self.keeper.requests.clone(),
             unidentified_callers: status::UnidentifiedCallers::own(),
             recent: recent::recent(),
             cluster: cluster.ok().map(|nodes| status::cluster(&nodes, Some(&report))),

@@ -27,6 +27,7 @@ use std::time::Duration;
 
 use crate::error::Result;
 use crate::handoff::Kept;
+use crate::request::word::Words;
 use crate::session::name::Alias;
 use crate::session::secret::Keyring;
 use crate::sync::lock;
@@ -106,6 +107,8 @@ pub struct Settings {
     pub observer: Option<Arc<dyn Observer>>,
     /// By which callers are identified.
     pub processes: Arc<dyn Processes>,
+    /// What is known of the HTTP requests that callers serve; `None`: nothing.
+    pub requests: Option<Arc<dyn Words>>,
     /// The number of this worker among those of its keeper: part of the inode numbers.
     pub worker: u64,
     /// What the worker before has left, and what this one leaves.
@@ -132,6 +135,7 @@ impl Default for Settings {
             background_titles: vec!["odoo: WorkerCron".into()],
             observer: None,
             processes: Arc::new(Proc::default()),
+            requests: None,
             worker: 0,
             kept: Kept::default(),
         }

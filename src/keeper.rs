@@ -19,6 +19,7 @@ pub(crate) mod private_redis;
 mod program;
 mod pulse;
 pub(crate) mod reload;
+mod requests;
 pub(crate) mod restart;
 mod running;
 mod secrets;
@@ -59,6 +60,7 @@ use note::Note;
 use private_redis::PrivateRedis;
 use program::Program;
 use reload::Outcomes;
+use requests::Requests;
 use running::{Contact, StatusContext};
 use trial::Trial;
 use worker::{Outcome, WorkerSupervisor};
@@ -123,8 +125,9 @@ fn keep(dir: Option<&Path>, flags: &Flags, caller: Caller) -> Result<(), Failure
     let program = handed.insist(&mut signals, |_, _| {
         Program::own(note.as_ref().and_then(|note| note.program.clone()))
     })?;
+    let requests = Requests::begin(&config, &program);
     let connection = handed.insist(&mut signals, |handed, _| handed.resume(&config.mountpoint))?;
-    let status = StatusContext::new(listeners);
+    let status = StatusContext::new(listeners, requests);
     // Who started it has been told already.
     let by_hand = ByHand::look(caller, &config, flags).filter(|_| !handed.is_any);
     // Whoever starts it by hand waits for the outcome.

@@ -8,6 +8,7 @@
 pub(crate) mod addons;
 pub(crate) mod configuration;
 pub(crate) mod launch;
+pub(crate) mod ports;
 pub(crate) mod process;
 pub(crate) mod root;
 pub(crate) mod service;

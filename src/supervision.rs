@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::Config;
 use crate::exit::Failure;
 use crate::handoff::Ended;
+use crate::request::State;
 use crate::session::secret::Secret;
 use crate::telemetry::recent::Recent;
 
@@ -62,6 +63,9 @@ pub(crate) struct KeeperInfo {
     pub since_ms: u64,
     /// Workers that ended without being asked to.
     pub worker_restarts: u64,
+    /// Whether requests are told apart. An older keeper does not say.
+    #[serde(default)]
+    pub requests: State,
     /// Its last warnings.
     pub recent: Vec<Recent>,
 }
@@ -147,6 +151,11 @@ impl Channel {
     /// The end that was handed to us.
     pub(crate) fn new(socket: OwnedFd) -> Self {
         Self { socket }
+    }
+
+    /// The socket of this end.
+    pub(crate) fn into_socket(self) -> OwnedFd {
+        self.socket
     }
 
     /// Sends a message. Never waits: it fails if the other side has not read those before.

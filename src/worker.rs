@@ -66,6 +66,8 @@ pub(crate) struct Descriptors {
     pub credentials: Option<OwnedFd>,
     /// The directory of this host's processes, as root sees it. An older keeper does not give it.
     pub processes: Option<OwnedFd>,
+    /// What is known of the requests that threads serve. An older keeper does not give it, nor one that knows nothing.
+    pub requests: Option<OwnedFd>,
     /// Root asks here for the status.
     pub control: Option<OwnedFd>,
     /// Prometheus asks here.
@@ -87,6 +89,7 @@ pub(crate) fn run(descriptors: Descriptors) -> Result<(), Failure> {
         memory: descriptors.memory,
         credentials: descriptors.credentials,
         processes: descriptors.processes,
+        requests: descriptors.requests,
         sockets,
         disks,
     };
@@ -107,12 +110,13 @@ struct Handed {
     memory: Option<OwnedFd>,
     credentials: Option<OwnedFd>,
     processes: Option<OwnedFd>,
+    requests: Option<OwnedFd>,
     sockets: Sockets,
     disks: Disks,
 }
 
 fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
-    let Handed { config, fuse, memory, credentials, processes, sockets, disks } = handed;
+    let Handed { config, fuse, memory, credentials, processes, requests, sockets, disks } = handed;
     let Handover { keeper, mut config, secrets, first, may_lack_redis, worker, keeper_info } =
         read_handover(config)?;
     let missing = confine::become_worker(&config.worker.account(), || {
@@ -167,6 +171,7 @@ fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
         kept,
         max_open_staging_files: open_files.for_callers(),
         processes: settings::processes(processes),
+        requests: settings::requests(requests),
         ..settings::core(&config)
     };
     let shared = SingleFlight::over(sessions.clone());

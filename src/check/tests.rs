@@ -17,6 +17,7 @@ use crate::odoo::root::Account;
 use crate::odoo::{Instance, Sign};
 use crate::redis::deployment::{Deployment, Mode, Watcher};
 use crate::redis::probe::{ProbeError, ServerInfo};
+use crate::request::{Hook, Running, State};
 use crate::session::secret::Secret;
 use crate::store::Kept;
 use crate::telemetry::now_ms;
@@ -25,6 +26,14 @@ use crate::telemetry::unidentified::Unidentified;
 const DIR: &str = "/srv/odoo/sessions";
 const HERE: &str = "1 0 8:1 / / rw - ext4 a rw\n2 1 0:40 / /srv/odoo/sessions rw - fuse.sessionfs s rw,user_id=0\n\
                     3 1 0:41 / /srv/second/sessions rw - fuse.sessionfs s rw,user_id=0\n";
+
+fn requests(state: State) -> requests::Facts {
+    requests::Facts::Mounted(state)
+}
+
+fn seen(hook: Hook) -> State {
+    State::Running(Running { hook, ports: vec![8069, 8079], rules: 15 })
+}
 
 fn mount() -> mount::Facts {
     mount::Facts {
@@ -307,6 +316,21 @@ fn cases() -> Vec<(Id, Vec<Finding>, &'static str)> {
             Id::Elsewhere,
             odoo(elsewhere()).findings(),
             "Odoo (pid 10) keeps its sessions in /old/sessions, not in /srv/odoo/sessions",
+        ),
+        (
+            Id::Requests,
+            requests(State::Failed { why: "cannot make the BPF map: EPERM".into() }).findings(),
+            "requests that a browser sends by itself are not told from a person's: cannot make the BPF map: EPERM; polling",
+        ),
+        (
+            Id::RequestsOff,
+            requests(State::Off).findings(),
+            "requests that a browser sends by itself are not told from a person's: polling",
+        ),
+        (
+            Id::RequestsOk,
+            requests(seen(Hook::Segments)).findings(),
+            "requests that a browser sends by itself are told from a person's: port 8069, 8079, by tcp_rcv_space_adjust; a",
         ),
         (
             Id::OtherOdoo,
@@ -698,6 +722,7 @@ fn what_is_as_it_should_be_is_not_complained_of() {
         host().findings(),
         service().findings(),
         kept(|_| {}),
+        requests(seen(Hook::Calls)).findings(),
     ];
     for finding in all.iter().flatten() {
         assert_eq!(finding.severity, Severity::Ok, "{finding:?}");

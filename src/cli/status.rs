@@ -25,6 +25,7 @@ use crate::keeper::mount;
 use crate::odoo::root::Root;
 use crate::redis::RedisStore;
 use crate::redis::memory::Memory;
+use crate::request::State;
 use crate::store::{Kept, Link as _, Wait, Waited};
 use crate::telemetry::now_ms;
 
@@ -340,6 +341,7 @@ fn write_server(text: &mut String, status: &ServerStatus) {
         HumanCount(traffic.expired_last_hour)
     );
     write_in_use(text, status);
+    write_activity(text, &status.requests);
     if status.kept.changes > 0 || status.kept.unsendable > 0 {
         line!(text, "  kept      {}", kept(&status.kept));
     }
@@ -388,6 +390,28 @@ fn write_in_use(text: &mut String, status: &ServerStatus) {
     if status.memory_max_bytes > 0 {
         let [used, max] = [status.in_use.memory_bytes, status.memory_max_bytes].map(HumanBytes);
         line!(text, "  memory    {used} of {max} for known sessions");
+    }
+}
+
+/// Whether requests are told apart, on which ports.
+fn write_activity(text: &mut String, requests: &State) {
+    match requests {
+        State::Off => {
+            line!(text, "  activity  every request counts (activity.requests is off)");
+        }
+        State::Failed { why } => {
+            line!(text, "  activity  every request counts: {why}");
+        }
+        State::Running(running) => {
+            let ports: Vec<String> = running.ports.iter().map(ToString::to_string).collect();
+            line!(
+                text,
+                "  activity  of requests to port {}, by {} rules ({})",
+                ports.join(", "),
+                running.rules,
+                running.hook.name()
+            );
+        }
     }
 }
 

@@ -28,6 +28,9 @@ pub(super) struct Worker {
     /// The processes of this host
     #[arg(long)]
     processes_fd: Option<RawFd>,
+    /// What is known of the requests that threads serve
+    #[arg(long)]
+    requests_fd: Option<RawFd>,
     /// Root asks here how things are
     #[arg(long)]
     control_fd: Option<RawFd>,
@@ -53,6 +56,7 @@ impl Worker {
             memory: optional(self.memory_fd)?,
             credentials: optional(self.credentials_fd)?,
             processes: optional(self.processes_fd)?,
+            requests: optional(self.requests_fd)?,
             control: optional(self.control_fd)?,
             metrics: optional(self.metrics_fd)?,
             underlying: optional(self.underlying_fd)?,

@@ -217,6 +217,14 @@ table! {
         background_argv: Vec<String>,
         /// The beginnings of a background process's title.
         background_title: Vec<String>,
+        /// Whether requests that a browser sends by itself are told from those of a person.
+        requests: String,
+        /// Odoo's HTTP ports.
+        ports: Vec<u16>,
+        /// Paths of requests that a browser sends by itself.
+        passive: Vec<String>,
+        /// Paths of requests that a person sends.
+        active: Vec<String>,
     }
 }
 
@@ -455,7 +463,11 @@ mod tests {
             let (table, name) = key.rsplit_once('.').unwrap_or(("", key));
             let value = match key {
                 "limits.inodes" | "limits.staging_files" => "7",
-                "activity.background_argv" | "activity.background_title" => "[\"x\"]",
+                "activity.background_argv"
+                | "activity.background_title"
+                | "activity.passive"
+                | "activity.active" => "[\"x\"]",
+                "activity.ports" => "[7]",
                 _ => "\"x\"",
             };
             let header = if table.is_empty() { String::new() } else { format!("[{table}]\n") };

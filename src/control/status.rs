@@ -13,6 +13,7 @@ use crate::redis::population::Population;
 use crate::redis::probe::ServerInfo;
 use crate::redis::servers::Registered;
 use crate::redis::writes::Writes;
+use crate::request::State;
 use crate::session::secret::Fingerprint;
 use crate::store::Link as _;
 use crate::store::{Kept, Usage};
@@ -50,6 +51,9 @@ pub(crate) struct Status {
     /// Changes that Redis has not taken yet.
     #[serde(default)]
     pub kept: Kept,
+    /// Whether requests that a browser sends by itself are told from a person's. An older worker does not say.
+    #[serde(default)]
+    pub requests: State,
     /// Who uses it and cannot be identified.
     #[serde(default)]
     pub unidentified_callers: Vec<UnidentifiedCallers>,

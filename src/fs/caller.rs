@@ -2,7 +2,7 @@
 //!
 //! Odoo's evented process (websockets, long polling) and its cron read sessions without a person
 //! behind them. If that counted as activity, an open browser tab would keep a session alive for
-//! ever.
+//! ever. The same goes for requests that a browser sends by itself (`src/request.rs`).
 //!
 //! - [`background`]: by which command line such a process is known
 //! - [`proc`]: what `/proc` shows of a process
@@ -20,6 +20,8 @@ use serde::{Deserialize, Serialize};
 use self::background::Background;
 pub use self::proc::{Proc, Processes};
 use super::Settings;
+use crate::request::Class;
+use crate::request::word::{Word, Words};
 use crate::sync::lock;
 use crate::telemetry::Event;
 use crate::telemetry::unidentified::Unidentified;
@@ -61,10 +63,18 @@ pub struct Identity {
     /// It acts for nobody. A thread that cannot be identified counts as a person: a session that
     /// lives too long is the lesser harm.
     pub background: bool,
+    /// What is known of the HTTP request that the thread serves. It does not matter in a background process, which serves
+    /// many in a thread.
+    pub serves: Class,
     pub request: Option<Request>,
 }
 
 impl Identity {
+    /// Whether what it does is activity of its session.
+    pub(super) fn is_activity(self) -> bool {
+        !self.background && !self.serves.is_passive()
+    }
+
     /// Whether its request may have been carried out by a worker that has died.
     pub(super) fn is_repeated(self) -> bool {
         self.request.is_some_and(|request| request.is_repeated)
@@ -113,6 +123,7 @@ pub(super) struct Callers {
     known: Mutex<LruCache<u32, Known>>,
     signs: Background,
     processes: Arc<dyn Processes>,
+    requests: Option<Arc<dyn Words>>,
 }
 
 #[derive(Clone, Copy)]
@@ -130,12 +141,14 @@ impl Callers {
             known: Mutex::new(LruCache::new(MAX_KNOWN)),
             signs: Background::new(&settings.background_argv, &settings.background_titles),
             processes: Arc::clone(&settings.processes),
+            requests: settings.requests.clone(),
         }
     }
 
     pub(super) fn identify(&self, Caller { tid, uid, request }: Caller) -> Identity {
         if tid == 0 {
-            return Identity { tid, uid, thread: None, process: None, background: false, request };
+            let (background, serves) = (false, Class::Unknown);
+            return Identity { tid, uid, thread: None, process: None, background, serves, request };
         }
         let known = self.known(tid);
         Identity {
@@ -144,8 +157,16 @@ impl Callers {
             thread: Some(ThreadId { tid, start_ticks: known.map(|known| known.start_ticks) }),
             process: known.and_then(|known| known.process),
             background: known.is_some_and(|known| known.background),
+            serves: known.map_or(Class::Unknown, |known| self.serves(tid, known)),
             request,
         }
+    }
+
+    /// What is known of the request that a thread serves. Makes no system call.
+    fn serves(&self, tid: u32, known: Known) -> Class {
+        let Some(requests) = &self.requests else { return Class::Unknown };
+        let word = Word::new(requests.at(Word::slot(tid)));
+        word.class(tid, known.start_ticks, || self.processes.now_ticks())
     }
 
     pub(super) fn now(&self) -> Instant {

@@ -269,6 +269,9 @@ impl<S: Sessions, L: Link> Core<S, L> {
         }
         self.callers.report_unidentified(by);
         if !by.background {
+            metrics().opens(by.serves).inc();
+        }
+        if by.is_activity() {
             self.sessions.touch(alias);
         }
         let handle = self.handles().insert(by.request, Handle::Version(bytes));
@@ -276,7 +279,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
     }
 
     async fn touch_before_answer(&self, by: Identity, alias: &Alias) {
-        if !by.background
+        if by.is_activity()
             && let Err(error) = self.sessions.touch_now(alias).await
         {
             tracing::warn!(%alias, %error, "cannot record activity now; trying again");

@@ -369,7 +369,7 @@ impl<S: Sessions, L: Link> Core<S, L> {
             sealer: Some(Sealer::new(self.keyring.clone(), target.sid.clone(), packed)),
             claim,
             background: by.background,
-            is_activity: !by.background,
+            is_activity: by.is_activity(),
             alias,
         };
         publish.rebound(publish.birth).unwrap_or(publish)

@@ -111,9 +111,18 @@ pub(super) fn replaced() -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::request::Class;
 
     fn caller(tid: u32) -> Identity {
-        Identity { tid, uid: 1000, thread: None, process: None, background: false, request: None }
+        Identity {
+            tid,
+            uid: 1000,
+            thread: None,
+            process: None,
+            background: false,
+            serves: Class::Unknown,
+            request: None,
+        }
     }
 
     fn stale() -> Stale {

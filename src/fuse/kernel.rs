@@ -60,6 +60,12 @@ impl Offers {
         self.wanted(PROC_MOUNT)
     }
 
+    /// Whether a program may be attached to this tracepoint.
+    #[cfg(feature = "bpf")]
+    pub(crate) fn tracepoint(&self, name: &str) -> bool {
+        self.wanted(name)
+    }
+
     /// Requests the features that the kernel has.
     pub(crate) fn ask(&self, config: &mut KernelConfig) {
         for (name, flags) in AT_INIT {

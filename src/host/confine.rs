@@ -16,7 +16,8 @@ use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 use rustix::thread::{
-    CapabilitySet, CapabilitySets, remove_capability_from_bounding_set, set_capabilities,
+    CapabilitySet, CapabilitySets, capabilities, remove_capability_from_bounding_set,
+    set_capabilities, set_keep_capabilities,
 };
 
 use crate::exit::{ExitCode, Failure};
@@ -156,6 +157,33 @@ pub(crate) fn become_disk_server(files: &Files) -> Result<(), Failure> {
         Ok(())
     };
     give_up().map_err(|e| Failure::internal("drop capabilities that are not needed", e))?;
+    end_with_parent()
+}
+
+/// Becomes an unprivileged user with those of the capabilities BPF and PERFMON that this process has, to load BPF programs.
+/// It can read what the kernel tells of itself and open nothing else. To be called while there is one thread.
+pub(crate) fn become_loader() -> Result<(), Failure> {
+    const NOBODY: u32 = 65534;
+    const NEEDED: CapabilitySet = CapabilitySet::BPF.union(CapabilitySet::PERFMON);
+    let give_up = || -> io::Result<()> {
+        let kept = capabilities(None)?.permitted.intersection(NEEDED);
+        setgroups(&[])?;
+        let (uid, gid) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+        setresgid(gid, gid, gid)?;
+        empty_bounding_set()?;
+        set_keep_capabilities(true)?;
+        setresuid(uid, uid, uid)?;
+        keep_capabilities(kept)?;
+        prctl::set_no_new_privs()?;
+        prctl::set_dumpable(false)?;
+        let files = Files::default().path("/proc", Right::Read).path("/sys", Right::Read);
+        if let Some(domain) = files.domain()? {
+            domain.enter()?;
+        }
+        Ok(())
+    };
+    give_up().map_err(|e| Failure::internal("drop capabilities that are not needed", e))?;
+    // After the change of user, which clears it.
     end_with_parent()
 }
 

@@ -16,6 +16,7 @@ use super::connection::Connection;
 use super::disks::Disks;
 use super::listen::Listeners;
 use super::program::Program;
+use super::requests::Requests;
 use super::secrets::Secrets;
 use crate::config::Config;
 use crate::exit::{ExitCode, Failure};
@@ -30,7 +31,7 @@ use crate::telemetry::metrics::metrics;
 use crate::telemetry::now_ms;
 use crate::telemetry::recent::recent;
 
-/// What each worker needs to serve the status: who its keeper is, and the sockets.
+/// What each worker needs to serve the status: who its keeper is, the sockets, and whether requests are told apart.
 #[derive(Clone)]
 pub(super) struct StatusContext {
     id: String,
@@ -38,24 +39,28 @@ pub(super) struct StatusContext {
     /// How many workers were started, by whichever copy of this.
     workers: Arc<AtomicU64>,
     listeners: Listeners,
+    requests: Requests,
 }
 
 impl StatusContext {
     /// Of this keeper, with its sockets. The id is new with each keeper: an id that is kept on disk
     /// would be shared by hosts that were cloned, and each would overwrite the other's registration.
-    pub(super) fn new(listeners: Listeners) -> Self {
+    pub(super) fn new(listeners: Listeners, requests: Requests) -> Self {
         Self {
             id: format!("{:016x}", rand::random::<u64>()),
             since_ms: now_ms(),
             workers: Arc::default(),
             listeners,
+            requests,
         }
     }
 
-    /// The same with the sockets of a changed configuration.
-    pub(super) fn renewed(&self, config: &Config) -> Result<Self, Failure> {
+    /// The same for a changed configuration.
+    pub(super) fn renewed(&self, config: &Config, program: &Program) -> Result<Self, Failure> {
         let listeners = self.listeners.renewed(config)?;
-        Ok(Self { id: self.id.clone(), workers: Arc::clone(&self.workers), listeners, ..*self })
+        let requests = self.requests.renewed(config, program);
+        let workers = Arc::clone(&self.workers);
+        Ok(Self { id: self.id.clone(), workers, listeners, requests, ..*self })
     }
 
     fn keeper_info(&self) -> KeeperInfo {
@@ -64,6 +69,7 @@ impl StatusContext {
             pid: std::process::id(),
             since_ms: self.since_ms,
             worker_restarts: metrics().worker_restarts.get(),
+            requests: self.requests.state(),
             recent: recent(),
         }
     }
@@ -135,6 +141,7 @@ impl Running {
         descriptors.extend(connection.descriptors());
         descriptors.extend(status.listeners.descriptors());
         descriptors.extend(sockets.iter().map(|(flag, socket)| (*flag, socket.as_fd())));
+        descriptors.extend(status.requests.marks().map(|marks| ("--requests-fd", marks)));
         let mut command = process::prepare(&program.path(), "worker", &descriptors);
         let process = command.spawn().and_then(Process::of_child).map_err(failed)?;
         let mut running = Self {

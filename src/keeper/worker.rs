@@ -523,7 +523,7 @@ impl WorkerSupervisor {
     /// [`Outcome::Reloaded`] says how that ended. If nobody has ever served, the first worker is started with them, and
     /// `false` is returned: its own outcome says it.
     pub(super) fn reload(&mut self, config: Config, program: Program) -> Result<bool, Failure> {
-        let status = self.status.renewed(&config)?;
+        let status = self.status.renewed(&config, &program)?;
         if let (Phase::Serving(_), Some(connection)) = (&self.phase, &self.connection) {
             let start = Start::begin(
                 &program,

@@ -23,6 +23,8 @@ pub(crate) struct Configuration {
     pub unreadable: Option<String>,
     /// `data_dir`, if it is set.
     pub data_dir: Option<PathBuf>,
+    /// `http_port`, and as it was called before, `xmlrpc_port`.
+    pub http_port: Option<u16>,
     /// `proxy_mode`.
     pub proxy_mode: bool,
     /// `workers`, if it is set and a number.
@@ -67,6 +69,9 @@ impl Configuration {
             path: path.to_owned(),
             unreadable: None,
             data_dir: get("data_dir").map(PathBuf::from),
+            http_port: get("http_port")
+                .or_else(|| get("xmlrpc_port"))
+                .and_then(|value| value.parse().ok()),
             proxy_mode: get("proxy_mode").is_some_and(is_true),
             workers: get("workers").and_then(|value| value.parse().ok()),
             modules: get("server_wide_modules").map(names).unwrap_or_default(),

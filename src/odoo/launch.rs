@@ -29,6 +29,8 @@ pub(crate) struct Launch {
     pub data_dir: Option<PathBuf>,
     /// `--workers`.
     pub workers: Option<String>,
+    /// `-p`, `--http-port`, and as it was called before, `--xmlrpc-port`.
+    pub http_port: Option<u16>,
     /// `--proxy-mode`.
     pub proxy_mode: bool,
     /// `--addons-path`.
@@ -54,6 +56,8 @@ impl Launch {
         launch.config = value(Some("-c"), "--config").map(PathBuf::from);
         launch.data_dir = value(Some("-D"), "--data-dir").map(PathBuf::from);
         launch.workers = value(None, "--workers");
+        let port = value(Some("-p"), "--http-port").or_else(|| value(None, "--xmlrpc-port"));
+        launch.http_port = port.and_then(|port| port.parse().ok());
         launch.addons = value(None, "--addons-path");
         launch.modules = value(None, "--load");
         Some(launch)

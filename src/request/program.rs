@@ -1,59 +1,126 @@
-//! The BPF program that reads request lines (`bpf/requests.bpf.c`).
+//! The BPF program that reads request lines (`bpf/requests.bpf.c`): its maps are filled, and then it is attached.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 
-use crate::bpf::load::Object;
+use aya::maps::lpm_trie::Key;
+use aya::maps::{Array, LpmTrie, Map};
+
+use super::Hook;
+use super::rules::{PATH_BYTES, Rule};
+use crate::bpf::load::{Object, failed};
 use crate::bpf::{Error, Step};
+use crate::host;
 
 #[cfg(target_arch = "x86_64")]
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/requests.x86_64.o");
 #[cfg(target_arch = "aarch64")]
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/requests.aarch64.o");
 
-/// The tracepoints by which received bytes are seen.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Hook {
-    /// `sock_recv_length` and `sock_send_length`, since Linux 6.3.
-    Calls,
-    /// `tcp_rcv_space_adjust`: a request line in several segments is not known.
-    Segments,
-}
+/// The first PID namespace (`PROC_PID_INIT_INO` in the kernel's `include/linux/proc_ns.h`).
+const FIRST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 
-/// Attaches the programs of a hook.
-fn attach(object: &mut Object, hook: Hook) -> Result<Vec<OwnedFd>, Error> {
-    let programs = match hook {
-        Hook::Calls => [("received", "sock_recv_length"), ("sent", "sock_send_length")],
-        Hook::Segments => {
-            [("copied", "tcp_rcv_space_adjust"), ("connected", "inet_sock_set_state")]
+impl Hook {
+    /// Its programs, each with the tracepoint that it is for. The one that others rely on comes last.
+    const fn programs(self) -> [(&'static str, &'static str); 2] {
+        match self {
+            Self::Calls => [("sent", "sock_send_length"), ("received", "sock_recv_length")],
+            Self::Segments => {
+                [("connected", "inet_sock_set_state"), ("copied", "tcp_rcv_space_adjust")]
+            }
         }
-    };
-    programs.into_iter().map(|(program, tracepoint)| object.attach(program, tracepoint)).collect()
-}
-
-/// Loads and attaches: by the newest tracepoints that this kernel has.
-pub(crate) fn run() -> Result<(Object, Hook, Vec<OwnedFd>), Error> {
-    let mut object = Object::load(OBJECT, &[("sees_sending", 1)])?;
-    match attach(&mut object, Hook::Calls) {
-        Ok(links) => Ok((object, Hook::Calls, links)),
-        Err(Error { step: Step::Tracepoint, .. }) => {
-            let mut object = Object::load(OBJECT, &[])?;
-            let links = attach(&mut object, Hook::Segments)?;
-            Ok((object, Hook::Segments, links))
-        }
-        Err(error) => Err(error),
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// A program that runs. It ends when the last of these is closed.
+#[derive(Debug)]
+pub(super) struct Program {
+    pub hook: Hook,
+    /// The array of threads.
+    pub marks: OwnedFd,
+    pub links: [OwnedFd; 2],
+}
 
-    #[test]
-    fn the_object_loads_and_attaches() {
-        for hook in [Hook::Calls, Hook::Segments] {
-            let mut object = Object::load(OBJECT, &[]).unwrap();
-            let links = attach(&mut object, hook).unwrap();
-            assert_eq!(links.len(), 2);
+impl Program {
+    /// Runs it with the newest of these hooks that this kernel has.
+    pub(super) fn run(hooks: &[Hook], rules: &[Rule], ports: &[u16]) -> Result<Self, Error> {
+        let mut missing = Error::new(Step::Tracepoint, "", "none is allowed");
+        for hook in hooks {
+            match Self::run_with(*hook, rules, ports) {
+                Err(error) if error.step == Step::Tracepoint => missing = error,
+                outcome => return outcome,
+            }
         }
+        Err(missing)
+    }
+
+    fn run_with(hook: Hook, rules: &[Rule], ports: &[u16]) -> Result<Self, Error> {
+        let namespace = PidNamespace::own();
+        let mut object = Object::load(
+            OBJECT,
+            &[
+                ("pid_namespace_device", namespace.device),
+                ("pid_namespace_inode", namespace.inode),
+                ("sees_sending", u64::from(hook == Hook::Calls)),
+            ],
+        )?;
+        fill_rules(object.map_mut("rules")?, rules)?;
+        fill_ports(object.map_mut("ports")?, ports)?;
+        let marks = marks(object.map_mut("marks")?)?;
+        let [first, second] = hook.programs();
+        let links = [object.attach(first.0, first.1)?, object.attach(second.0, second.1)?];
+        Ok(Self { hook, marks, links })
+    }
+}
+
+fn fill_rules(map: &mut Map, rules: &[Rule]) -> Result<(), Error> {
+    let not_filled = |error| failed(Step::Map, "rules", &error);
+    let mut trie: LpmTrie<_, [u8; PATH_BYTES], u32> = map.try_into().map_err(not_filled)?;
+    for rule in rules {
+        let (bits, path) = rule.key();
+        trie.insert(&Key::new(bits, path), rule.class as u32, 0).map_err(not_filled)?;
+    }
+    Ok(())
+}
+
+fn fill_ports(map: &mut Map, ports: &[u16]) -> Result<(), Error> {
+    let not_filled = |error| failed(Step::Map, "ports", &error);
+    let mut array: Array<_, u64> = map.try_into().map_err(not_filled)?;
+    for port in ports {
+        let place = u32::from(port / 64);
+        let bits = array.get(&place, 0).map_err(not_filled)?;
+        array.set(place, bits | 1 << (port % 64), 0).map_err(not_filled)?;
+    }
+    Ok(())
+}
+
+/// The array of threads, which only programs write from now on.
+fn marks(map: &mut Map) -> Result<OwnedFd, Error> {
+    let not_taken = |error| failed(Step::Map, "marks", &error);
+    let Map::Array(data) = map else {
+        return Err(Error::new(Step::Object, "marks", "it is not an array"));
+    };
+    let marks = data.fd().as_fd().try_clone_to_owned().map_err(not_taken)?;
+    host::bpf::freeze(marks.as_fd()).map_err(not_taken)?;
+    Ok(marks)
+}
+
+/// The PID namespace by which threads are numbered here; zeros for the first one.
+#[derive(Default)]
+struct PidNamespace {
+    device: u64,
+    inode: u64,
+}
+
+impl PidNamespace {
+    fn own() -> Self {
+        // Without a `/proc` nobody knows of another one.
+        let Ok(found) = std::fs::metadata("/proc/self/ns/pid") else { return Self::default() };
+        if found.ino() == FIRST_PID_NAMESPACE {
+            return Self::default();
+        }
+        // As the kernel counts it inside (`MKDEV` in `include/linux/kdev_t.h`).
+        let (major, minor) = (libc::major(found.dev()), libc::minor(found.dev()));
+        Self { device: u64::from(major) << 20 | u64::from(minor), inode: found.ino() }
     }
 }

@@ -18,6 +18,7 @@ use prometheus_client::registry::{Registry, Unit};
 use super::latency::Latency;
 use super::links::Links;
 use super::request::{Operation, Outcome};
+use crate::request::Class;
 use crate::store::{Kept, Refusal, Usage};
 use crate::telemetry::now_ms;
 use crate::telemetry::unidentified::Unidentified;
@@ -53,6 +54,7 @@ pub(crate) struct Metrics {
     pub(super) links: Links,
     expired: [Counter; LIMITS.len()],
     refused: Vec<Counter>,
+    opens: [Counter; Class::LABELS.len()],
     /// Each with the time of the last one, milliseconds since the epoch.
     unidentified: Vec<(Counter, AtomicU64)>,
     gauges: Gauges,
@@ -94,6 +96,11 @@ impl Metrics {
             "saves_refused",
             "Refused saves: they would have restored or destroyed a session",
         );
+        let opens = counters(
+            &mut registry,
+            "opens_by_request",
+            "Opened sessions by what is known of the HTTP request, without those of background processes",
+        );
         let unidentified = counters(
             &mut registry,
             "unidentified_callers",
@@ -115,6 +122,7 @@ impl Metrics {
                 .map(|operation| latency.get_or_create_owned(&[("operation", operation.label())]))
                 .collect(),
             expired: LIMITS.map(|limit| expired.get_or_create_owned(&[("limit", limit)])),
+            opens: Class::LABELS.map(|class| opens.get_or_create_owned(&[("class", class)])),
             refused: Refusal::ALL
                 .iter()
                 .map(|reason| refused.get_or_create_owned(&[("reason", reason.label())]))
@@ -198,6 +206,11 @@ impl Metrics {
         if let Some(position) = LIMITS.iter().position(|known| *known == limit) {
             self.expired[position].inc();
         }
+    }
+
+    /// Sessions that were opened for a request of this class.
+    pub(crate) fn opens(&self, class: Class) -> &Counter {
+        &self.opens[class.label()]
     }
 
     /// A save was refused.

@@ -1,6 +1,6 @@
 //! What the core and the store are given of the configuration.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,9 +8,11 @@ use std::time::Duration;
 use crate::config::Config;
 use crate::exit::Failure;
 use crate::fs::{self, caller::Proc};
+use crate::host::bpf::Numbers;
 use crate::host::confine::check_directory;
 use crate::layers::{near_cache, spool};
 use crate::redis;
+use crate::request::word::{SLOTS, Words};
 use crate::session::secret::Keyring;
 use crate::supervision::credentials;
 use crate::telemetry::Event;
@@ -88,6 +90,27 @@ pub(super) fn processes(handed: Option<OwnedFd>) -> Arc<Proc> {
         Event::UnidentifiedCaller { why: Unidentified::Hidden }.emit();
     }
     Arc::new(processes)
+}
+
+/// What is known of requests, if that is handed over and can be read.
+pub(super) fn requests(handed: Option<OwnedFd>) -> Option<Arc<dyn Words>> {
+    match Numbers::map(handed?.as_fd(), SLOTS) {
+        Ok(array) => Some(Arc::new(Array(array))),
+        Err(error) => {
+            tracing::warn!(%error, "what is known of requests cannot be read: all are activity");
+            None
+        }
+    }
+}
+
+/// The array that the BPF program writes.
+#[derive(Debug)]
+struct Array(Numbers);
+
+impl Words for Array {
+    fn at(&self, slot: usize) -> u64 {
+        self.0.at(slot)
+    }
 }
 
 /// How long the kernel may keep a name. It is told of changes, so this counts only where it could not be.
