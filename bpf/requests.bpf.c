@@ -398,6 +398,14 @@ int BPF_PROG(copied, struct sock *sk)
 		return 0;
 	tcp = bpf_skc_to_tcp_sock(sk);
 	connection = tcp ? bpf_sk_storage_get(&connections, sk, NULL, 0) : NULL;
+	if (tcp && !connection) {
+		connection = bpf_sk_storage_get(&connections, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+		if (connection) {
+			connection->write_seq = tcp->write_seq;
+			// It is older than `connected`, and may be in the middle of a body.
+			connection->state = REST;
+		}
+	}
 	if (!tcp || !connection) {
 		mark(tid, UNKNOWN);
 		return 0;
