@@ -23,6 +23,7 @@ mod host;
 mod import;
 pub mod keeper;
 mod layers;
+mod loader;
 mod mirror;
 mod odoo;
 pub mod redis;

@@ -7,12 +7,9 @@
 //!
 //! - [`rules`]: which paths are of which class
 //! - [`word`]: what is in the array for a thread, and what it is worth
-//! - [`loader`]: the process that loads the program, its rules and ports, and who asks it to
-//! - [`program`]: the program and its maps
+//!
+//! The program is loaded by a process of its own (`src/loader.rs`).
 
-pub(crate) mod loader;
-#[cfg(feature = "bpf")]
-mod program;
 pub(crate) mod rules;
 pub(crate) mod word;
 

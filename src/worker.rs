@@ -170,9 +170,8 @@ fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
         worker,
         kept,
         max_open_staging_files: open_files.for_callers(),
-        processes: settings::processes(processes),
         requests: settings::requests(requests),
-        ..settings::core(&config)
+        ..settings::core(&config, processes)
     };
     let shared = SingleFlight::over(sessions.clone());
     let core = Core::new(shared, store.clone(), keyring.clone(), &settings)

@@ -6,7 +6,7 @@ use super::{Finding, Id};
 use crate::config::Config;
 use crate::config::paths::control_socket;
 use crate::control::client;
-use crate::request::loader::Loading;
+use crate::loader::Loading;
 use crate::request::{Hook, State};
 
 /// What is missing where they are not.

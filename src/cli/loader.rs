@@ -4,7 +4,7 @@ use std::os::fd::RawFd;
 
 use crate::exit::Failure;
 use crate::host::{confine, descriptor, signals};
-use crate::request::loader;
+use crate::loader;
 
 /// The process that loads the BPF program; started by `mount`
 #[derive(clap::Args, Debug)]

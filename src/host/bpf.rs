@@ -1,6 +1,11 @@
 //! What of BPF is done by descriptors: attaching a program so that another process may hold it (aya keeps that to itself),
 //! and an array in the memory of a process that may make no call of `bpf(2)`.
 
+#![cfg_attr(
+    not(feature = "bpf"),
+    allow(dead_code, reason = "nothing is loaded, and what is handed over is still read")
+)]
+
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::ptr::NonNull;

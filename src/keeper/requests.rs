@@ -8,8 +8,8 @@ use std::rc::Rc;
 use super::program::Program;
 use crate::bpf::{Error, Step};
 use crate::config::{Config, Requests as Settings};
+use crate::loader::{Loaded, Loading};
 use crate::request::State;
-use crate::request::loader::{Loaded, Loading};
 
 /// What runs for one configuration. Copies share it, and it ends with the last one.
 #[derive(Clone)]

@@ -95,6 +95,7 @@ impl Rule {
 
     /// As the array of rules has it: the path with zeros behind it, and how many bits of that a path must share. An exact
     /// one shares a zero, too.
+    #[cfg_attr(not(any(test, feature = "bpf")), expect(dead_code, reason = "nothing is loaded"))]
     pub(crate) fn key(&self) -> (u32, [u8; PATH_BYTES]) {
         let mut bytes = [0; PATH_BYTES];
         bytes[..self.path.len()].copy_from_slice(self.path.as_bytes());
@@ -202,7 +203,7 @@ mod tests {
         for builtin in &BUILTIN {
             let rule = Rule::parse(builtin.path, builtin.class).unwrap();
             assert!(!rule.is_beginning && builtin.class.is_passive(), "{}", builtin.path);
-            assert!(builtin.source.starts_with("1") && builtin.source.contains(':'));
+            assert!(builtin.source.starts_with('1') && builtin.source.contains(':'));
         }
         assert_eq!(rules(&[], &[]).unwrap().len(), BUILTIN.len());
     }

@@ -96,11 +96,6 @@ impl Metrics {
             "saves_refused",
             "Refused saves: they would have restored or destroyed a session",
         );
-        let opens = counters(
-            &mut registry,
-            "opens_by_request",
-            "Opened sessions by what is known of the HTTP request, without those of background processes",
-        );
         let unidentified = counters(
             &mut registry,
             "unidentified_callers",
@@ -122,7 +117,7 @@ impl Metrics {
                 .map(|operation| latency.get_or_create_owned(&[("operation", operation.label())]))
                 .collect(),
             expired: LIMITS.map(|limit| expired.get_or_create_owned(&[("limit", limit)])),
-            opens: Class::LABELS.map(|class| opens.get_or_create_owned(&[("class", class)])),
+            opens: opens(&mut registry),
             refused: Refusal::ALL
                 .iter()
                 .map(|reason| refused.get_or_create_owned(&[("reason", reason.label())]))
@@ -272,6 +267,15 @@ fn counters(registry: &mut Registry, name: &str, help: &str) -> Family<Labels<1>
     let counters = Family::default();
     registry.register(name, help, Family::clone(&counters));
     counters
+}
+
+fn opens(registry: &mut Registry) -> [Counter; Class::LABELS.len()] {
+    let opens = counters(
+        registry,
+        "opens_by_request",
+        "Opened sessions by what is known of the HTTP request, without those of background processes",
+    );
+    Class::LABELS.map(|class| opens.get_or_create_owned(&[("class", class)]))
 }
 
 fn unix_seconds() -> i64 {

@@ -84,7 +84,7 @@ fn directories(config: &Config) -> Option<spool::Directories> {
 
 /// The processes of this host, as the keeper sees them. If others' are hidden all the same, that is told
 /// before anybody calls.
-pub(super) fn processes(handed: Option<OwnedFd>) -> Arc<Proc> {
+fn processes(handed: Option<OwnedFd>) -> Arc<Proc> {
     let processes = handed.map_or_else(Proc::default, Proc::at);
     if !processes.sees_others() {
         Event::UnidentifiedCaller { why: Unidentified::Hidden }.emit();
@@ -116,8 +116,8 @@ impl Words for Array {
 /// How long the kernel may keep a name. It is told of changes, so this counts only where it could not be.
 const NAME_VALID_MS: u64 = 60_000;
 
-/// The settings of the filesystem's core.
-pub(super) fn core(config: &Config) -> fs::Settings {
+/// The settings of the filesystem's core, with the processes of this host as they were handed over.
+pub(super) fn core(config: &Config, handed: Option<OwnedFd>) -> fs::Settings {
     let of_near_cache = config.near_cache.as_ref().map_or(0, |cache| cache.memory_bytes);
     let max_memory_bytes = config.limits.memory_bytes.saturating_sub(of_near_cache);
     fs::Settings {
@@ -133,6 +133,7 @@ pub(super) fn core(config: &Config) -> fs::Settings {
         open_budget_ms: config.outage.wait_total_ms,
         background_argv: config.activity.background_argv.clone(),
         background_titles: config.activity.background_title.clone(),
+        processes: processes(handed),
         ..fs::Settings::default()
     }
 }
@@ -154,7 +155,7 @@ mod tests {
             redis: Some("redis://127.0.0.1".to_owned()),
         };
         let flags = Flags { place, ..Flags::default() };
-        let resolved = core(&Config::resolve(Path::new("/mnt"), &flags).unwrap());
+        let resolved = core(&Config::resolve(Path::new("/mnt"), &flags).unwrap(), None);
         let default = fs::Settings::default();
         assert_eq!(resolved.max_session_bytes, default.max_session_bytes);
         assert_eq!(resolved.max_anonymous_bytes, default.max_anonymous_bytes);

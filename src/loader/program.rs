@@ -6,11 +6,11 @@ use std::os::unix::fs::MetadataExt as _;
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, LpmTrie, Map};
 
-use super::Hook;
-use super::rules::{PATH_BYTES, Rule};
 use crate::bpf::load::{Object, failed};
 use crate::bpf::{Error, Step};
 use crate::host;
+use crate::request::Hook;
+use crate::request::rules::{PATH_BYTES, Rule};
 
 #[cfg(target_arch = "x86_64")]
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/requests.x86_64.o");
@@ -20,14 +20,12 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/requests.aarch64.o
 /// The first PID namespace (`PROC_PID_INIT_INO` in the kernel's `include/linux/proc_ns.h`).
 const FIRST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 
-impl Hook {
-    /// Its programs, each with the tracepoint that it is for. The one that others rely on comes last.
-    const fn programs(self) -> [(&'static str, &'static str); 2] {
-        match self {
-            Self::Calls => [("sent", "sock_send_length"), ("received", "sock_recv_length")],
-            Self::Segments => {
-                [("connected", "inet_sock_set_state"), ("copied", "tcp_rcv_space_adjust")]
-            }
+/// The programs of a hook, each with the tracepoint that it is for. The one that relies on the other comes last.
+const fn programs(hook: Hook) -> [(&'static str, &'static str); 2] {
+    match hook {
+        Hook::Calls => [("sent", "sock_send_length"), ("received", "sock_recv_length")],
+        Hook::Segments => {
+            [("connected", "inet_sock_set_state"), ("copied", "tcp_rcv_space_adjust")]
         }
     }
 }
@@ -67,7 +65,7 @@ impl Program {
         fill_rules(object.map_mut("rules")?, rules)?;
         fill_ports(object.map_mut("ports")?, ports)?;
         let marks = marks(object.map_mut("marks")?)?;
-        let [first, second] = hook.programs();
+        let [first, second] = programs(hook);
         let links = [object.attach(first.0, first.1)?, object.attach(second.0, second.1)?];
         Ok(Self { hook, marks, links })
     }

@@ -1,8 +1,13 @@
-//! The process that loads the program: it has the capabilities BPF and PERFMON, and no other right, and ends when it has
+//! The process that loads the program which sees requests: it has the capabilities BPF and PERFMON, and no other right, and ends when it has
 //! handed over what it has made. The keeper starts it, and holds that.
 //!
 //! Before it gives up the rights of root it looks which ports Odoo listens on, unless they are configured: Odoo's
 //! configuration file is not for everybody to read.
+//!
+//! - [`program`]: the program and its maps
+
+#[cfg(feature = "bpf")]
+mod program;
 
 use std::collections::BTreeSet;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -18,10 +23,6 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
-#[cfg(feature = "bpf")]
-use super::Hook;
-use super::Running;
-use super::rules::rules;
 use crate::bpf::{Error, Step};
 use crate::config::Requests;
 use crate::exit::Failure;
@@ -31,6 +32,10 @@ use crate::host::confine;
 use crate::host::process::{self, Process};
 use crate::odoo::ports::http_ports;
 use crate::odoo::root::Root;
+#[cfg(feature = "bpf")]
+use crate::request::Hook;
+use crate::request::Running;
+use crate::request::rules::rules;
 use crate::supervision::{Channel, Received};
 
 /// It needs a fifth of a second on a machine that has nothing else to do.
@@ -104,7 +109,7 @@ pub(crate) fn run(socket: OwnedFd) -> Result<(), Failure> {
     let ports: Vec<u16> = if requests.ports.is_empty() {
         http_ports(&Root::host())
     } else {
-        BTreeSet::from_iter(requests.ports.iter().copied()).into_iter().collect()
+        requests.ports.iter().copied().collect::<BTreeSet<_>>().into_iter().collect()
     };
     confine::become_loader()?;
     let (answer, descriptors) = match load(&requests, ports) {
@@ -119,7 +124,7 @@ pub(crate) fn run(socket: OwnedFd) -> Result<(), Failure> {
 fn load(requests: &Requests, ports: Vec<u16>) -> Result<(Running, Vec<OwnedFd>), Error> {
     let rules = rules(&requests.passive, &requests.active)
         .map_err(|(path, why)| Error::new(Step::Map, "rules", format!("{path}: {why}")))?;
-    let program = super::program::Program::run(&hooks(), &rules, &ports)?;
+    let program = program::Program::run(&hooks(), &rules, &ports)?;
     let running = Running { hook: program.hook, ports, rules: rules.len() };
     Ok((running, [program.marks].into_iter().chain(program.links).collect()))
 }
