@@ -7,6 +7,7 @@ that whoever sends a request in pieces knows when each has arrived. A request op
 as Odoo does, and once more after it.
 """
 
+import contextlib
 import os
 import socket
 import sys
@@ -103,11 +104,8 @@ def accept(listener):
 
 def close_after(connection):
     """Serves a connection, whatever its other end does."""
-    with connection:
-        try:
-            serve(connection)
-        except OSError:
-            pass
+    with connection, contextlib.suppress(OSError):
+        serve(connection)
 
 
 def main():
