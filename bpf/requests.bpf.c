@@ -123,9 +123,9 @@ struct connection {
 	__u32 write_seq;
 	// Who received the request line.
 	__u32 tid;
+	__u32 length;
 	__u8 state;
 	__u8 class;
-	__u8 length;
 	// Room behind the bytes: the verifier adds the largest offset and the largest length.
 	char line[2 * LINE_BYTES];
 };
@@ -218,17 +218,21 @@ static __always_inline const void *own_buffer(__u64 *room)
 
 enum outcome { COMPLETE, PARTIAL, MALFORMED };
 
-// Finds the path in what there is of a request line.
-static __always_inline enum outcome find_path(const char *line, __u32 length, struct rule *found)
+// Finds the path in what there is of a request line. A function that is not static is verified by itself, and not once
+// more for each way that leads to it.
+__attribute__((noinline)) int find_path(struct connection *connection, struct rule *found)
 {
-	__u32 at, i;
+	__u32 at, i, length;
 
+	if (!connection || !found)
+		return MALFORMED;
+	length = connection->length;
 	for (at = 0; at < METHOD_BYTES; at++) {
 		if (at >= length)
 			return PARTIAL;
-		if (line[at] == ' ')
+		if (connection->line[at] == ' ')
 			break;
-		if (line[at] < 'A' || line[at] > 'Z')
+		if (connection->line[at] < 'A' || connection->line[at] > 'Z')
 			return MALFORMED;
 	}
 	if (at == 0 || at == METHOD_BYTES)
@@ -241,7 +245,7 @@ static __always_inline enum outcome find_path(const char *line, __u32 length, st
 
 		if (next >= length)
 			return PARTIAL;
-		byte = line[next];
+		byte = connection->line[next];
 		if (i == 0 && byte != '/')
 			return MALFORMED;
 		if (byte == ' ' || byte == '?')
@@ -307,8 +311,8 @@ static __always_inline void received_more(struct connection *connection, struct 
 			mark(tid, UNKNOWN);
 		return;
 	}
-	length += count;
-	switch (find_path(connection->line, length, found)) {
+	connection->length = length + count;
+	switch (find_path(connection, found)) {
 	case COMPLETE:
 		connection->state = REST;
 		connection->tid = tid;
@@ -318,7 +322,6 @@ static __always_inline void received_more(struct connection *connection, struct 
 	case PARTIAL:
 		if (!is_whole)
 			goto unknown;
-		connection->length = length;
 		// Until all of it is there.
 		mark(tid, UNKNOWN);
 		return;
