@@ -405,8 +405,10 @@ fn look(
     findings.extend(mount.findings(cause, service.before_start().as_deref()));
     let kept = kept::Facts::gather(&directory, config.as_ref().ok(), serving.is_some(), &unit);
     findings.extend(kept.findings(cause));
-    findings.extend(odoo.findings());
     let requests = requests::Facts::gather(&directory, config.as_ref().ok(), serving.is_some());
+    // What is said of an Odoo without workers is of background requests alone.
+    let matters = |finding: &Finding| finding.id != Id::Workers || !requests.are_told();
+    findings.extend(odoo.findings().into_iter().filter(matters));
     findings.extend(requests.findings());
     findings.extend(files.findings(odoo.is_used()));
     findings.extend(host::Facts::gather(config).findings());

@@ -43,6 +43,11 @@ impl Facts {
         })
     }
 
+    /// Whether a mount that serves tells them apart.
+    pub(crate) fn are_told(&self) -> bool {
+        matches!(self, Self::Mounted(State::Running(_)))
+    }
+
     pub(crate) fn findings(&self) -> Vec<Finding> {
         let (state, does) = match self {
             Self::Unseen => return Vec::new(),

@@ -209,6 +209,18 @@ mod tests {
     }
 
     #[test]
+    fn the_own_rules_are_documented_with_their_sources() {
+        let text = include_str!("../../docs/ebpf.md");
+        for Builtin { path, source, .. } in &BUILTIN {
+            let (versions, place) = source.split_once(": ").unwrap();
+            let line = format!("| `{path}` | {versions} | {place} |");
+            assert!(text.lines().any(|found| found == line), "{line}");
+        }
+        let rows = text.lines().filter(|line| line.starts_with("| `/")).count();
+        assert_eq!(rows, BUILTIN.len());
+    }
+
+    #[test]
     fn what_is_no_path_is_refused() {
         let long = format!("/{}", "x".repeat(95));
         for path in ["", "web", "*", "/a?b", "/a#b", "/a*b", "/a b", "/\u{e9}", "/a\0", &long] {
