@@ -12,7 +12,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -354,6 +354,36 @@ fn with_the_older_tracepoint_every_request_line_in_one_piece_has_its_class() {
             every_request_has_its_class(&scene, shape, how, false);
         }
     }
+}
+
+#[test]
+fn a_session_that_is_only_polled_ends_and_one_that_is_used_lives() {
+    const IDLE: Duration = Duration::from_secs(3);
+    let scene = Scene::start("[lifetime]\nidle = \"3s\"\n", &[]);
+    let mut server = scene.server("prefork", "recvfrom");
+    let used = sid("cd", 2);
+    scene.mount.save(&used, &authenticated("y")).unwrap();
+    let request = |path: &str, sid: &str| {
+        let session = scene.mount.sharded(sid);
+        format!("GET {path} HTTP/1.1\r\nX-Session: {}\r\n\r\n", session.display()).into_bytes()
+    };
+    // The last that somebody does with it.
+    server.ask(&mut server.connect(), &[request(ACTIVE, &scene.session)]);
+    let began = Instant::now();
+    loop {
+        server.ask(&mut server.connect(), &[request(ACTIVE, &used)]);
+        let mut polling = server.connect();
+        polling.write_all(&request(PASSIVE, &scene.session)).unwrap();
+        // A server that finds no session closes the connection.
+        if polling.read(&mut [0; 512]).unwrap() == 0 {
+            break;
+        }
+        server.forget_received();
+        assert!(began.elapsed() < 2 * IDLE, "it lives on\n{}", scene.mount.log());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(began.elapsed() > IDLE - Duration::from_millis(200), "{:?}", began.elapsed());
+    server.ask(&mut server.connect(), &[request(ACTIVE, &used)]);
 }
 
 /// A client may send the body when it is told to go on, and that is no answer.

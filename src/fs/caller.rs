@@ -244,6 +244,39 @@ mod tests {
         assert!(!callers().identify(caller(0)).background);
     }
 
+    /// The word of one thread, wherever it is looked for.
+    #[derive(Debug)]
+    struct Said(u64);
+
+    impl Words for Said {
+        fn at(&self, _: usize) -> u64 {
+            self.0
+        }
+    }
+
+    #[test]
+    fn a_request_that_a_browser_sends_by_itself_is_no_activity_and_shares_its_thread_with_none() {
+        let tid = std::process::id();
+        let now = Proc::default().now_ticks();
+        let said = |class: Class| u64::from(tid) << 42 | (class as u64) << 34 | now;
+        for (class, is_activity) in [
+            (Class::Unknown, true),
+            (Class::Active, true),
+            (Class::Passive, false),
+            (Class::Held, false),
+        ] {
+            let requests: Option<Arc<dyn Words>> = Some(Arc::new(Said(said(class))));
+            let callers = Callers::new(&Settings { requests, ..Settings::default() });
+            let found = callers.identify(caller(tid));
+            assert_eq!((found.serves, found.is_activity()), (class, is_activity));
+            assert!(!found.background);
+            // Nobody knows of a thread that cannot be seen.
+            assert!(callers.identify(caller(0)).is_activity());
+        }
+        let background = Settings { background_titles: vec![String::new()], ..Settings::default() };
+        assert!(!Callers::new(&background).identify(caller(tid)).is_activity());
+    }
+
     #[test]
     fn a_thread_that_has_ended_is_no_foreign_one() {
         let callers = callers();

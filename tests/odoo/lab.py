@@ -207,14 +207,16 @@ max_cron_threads = {1 if node is self.a else 0}
 """)
         return path
 
-    def mount_sessions(self, idle):
-        """One sessionfs per node, both on the same Redis, as two servers would have it."""
+    def mount_sessions(self, idle, requests="auto"):
+        """One sessionfs per node, both on the same Redis, as two servers would have it. `requests`: whether they see
+        what Odoo is asked for."""
         self.mount_count += 1
         for node in self.servers:
             config = os.path.join(self.run_dir, f"sessionfs-{node.name}.toml")
             with open(config, "w") as out:
                 out.write(f'owner = "{self.odoo_uid}"\ngroup = "{self.odoo_gid}"\n\n[lifetime]\nidle = "{idle}"\n'
-                          'anonymous_idle = "7d"\nanonymous_unopened = "1h"\nabsolute = "off"\n')
+                          'anonymous_idle = "7d"\nanonymous_unopened = "1h"\nabsolute = "off"\n\n'
+                          f'[activity]\nrequests = "{requests}"\nports = [{node.http_port}]\n')
             node.sessionfs = self._start(f"sessionfs-{node.name}-{self.mount_count}", [
                 self.binary, "mount", node.sessions, "--config", config, "--redis", self.redis_url],
                 env={**os.environ, "RUST_BACKTRACE": "1"})

@@ -18,6 +18,7 @@ from lab import User
 from late_saves import LateSaves
 from nginx import Front
 from outages import Outages
+from polling import Polling
 from processes import poll
 from redis_wire import Monitor
 from rotations import Rotations
@@ -32,7 +33,9 @@ NATURAL_TRIALS = 40
 WEEK_S = 7 * 24 * 3600
 
 
-class Run(Rotations, LateSaves, Threaded, OwnSuites, Outages, Successions):
+class Run(Rotations, LateSaves, Threaded, Polling, OwnSuites, Outages, Successions):
+    idle_s = IDLE_SHORT_S
+
     def __init__(self, lab, load_seconds, rotations, only=(), failures=None):
         """`rotations` is how many rotations, during how many requests; `only` names the checks to ask, all of them
         where it is empty. `failures`: Redis fails ("outages"), or what serves is replaced ("succession"), and nothing
@@ -123,6 +126,9 @@ class Run(Rotations, LateSaves, Threaded, OwnSuites, Outages, Successions):
         if not self.on_disk:
             self.ask(self.restart_keeps_everyone)
             self.ask(self.idle_expiry)
+            if self.new:
+                self.ask(self.polled_tabs_expire)
+                self.ask(self.polled_tabs_live_where_requests_are_not_seen)
             self.ask(self.redis_holds_no_secret)
             self.ask(self.redis_is_told_no_secret)
             self.lab.unmount_sessions()

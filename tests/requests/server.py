@@ -4,7 +4,7 @@ server.py PORT prefork|threads recvfrom|read|recvmsg|readv SESSION
 
 It listens on 127.0.0.1 and says "ready". Then it writes one byte for each receiving call that has returned something, so
 that whoever sends a request in pieces knows when each has arrived. A request opens the session before its body is read,
-as Odoo does, and once more after it.
+as Odoo does, and once more after it: the one that is named here, or in its field X-Session.
 """
 
 import contextlib
@@ -36,9 +36,9 @@ def receive(connection, size):
     return data
 
 
-def open_session():
+def open_session(session=SESSION):
     """Opens the session as Odoo does."""
-    with open(SESSION, "rb") as file:
+    with open(session, "rb") as file:
         file.read()
 
 
@@ -76,14 +76,15 @@ def serve(connection):
         lines = head.split(b"\r\n")
         path = lines[0].split(b" ")[1]
         fields = {name.strip().lower(): value.strip() for name, _, value in (line.partition(b":") for line in lines[1:])}
-        open_session()
+        session = fields.get(b"x-session", SESSION)
+        open_session(session)
         if fields.get(b"expect") == b"100-continue":
             connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
         length = int(fields.get(b"content-length", 0))
         while len(data) < length:
             data += receive(connection, min(PIECE, length - len(data)))
         data = data[length:]
-        open_session()
+        open_session(session)
         if fields.get(b"upgrade") == b"websocket":
             hold(connection)
             return
