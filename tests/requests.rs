@@ -9,7 +9,7 @@ mod support;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -608,6 +608,31 @@ fn the_next_worker_knows_the_same() {
         held.read_exact(&mut [0; 42]).unwrap();
     });
     assert_eq!(found, Opens { passive: 1, ..Opens::default() });
+}
+
+#[test]
+fn an_upgraded_keeper_loads_it_anew() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    let program = directory.path().join("sessionfs");
+    let install = || {
+        let new = directory.path().join("new");
+        // Not by this process: a test beside this one may start another just now, which would hold the file open for
+        // writing, and the kernel executes none that is.
+        let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_sessionfs")).arg(&new).status();
+        assert!(copied.unwrap().success());
+        std::fs::rename(new, &program).unwrap();
+    };
+    install();
+    let scene = Scene::start_in("", Command::new(&program));
+    let mut server = scene.server("prefork", "recvfrom");
+    assert!(scene.tells(&mut server));
+    let former = programs_of(scene.mount.keeper());
+    install();
+    assert_eq!(scene.mount.command("reload").0, Some(0), "{}", scene.mount.log());
+    assert!(scene.tells(&mut server));
+    let programs = programs_of(scene.mount.keeper());
+    assert!(programs.len() == 2 && programs.iter().all(|program| !former.contains(program)));
 }
 
 #[test]

@@ -53,10 +53,10 @@ impl Object {
         host::bpf::attach(loaded.as_fd()).map_err(|error| failed(Step::Attach, name, &error))
     }
 
-    /// A map. It goes on to belong to the object, whose programs are not loaded yet.
-    pub(crate) fn map_mut(&mut self, name: &str) -> Result<&mut Map, Error> {
+    /// Takes a map. It has to live until the programs that use it are loaded.
+    pub(crate) fn take_map(&mut self, name: &str) -> Result<Map, Error> {
         let missing = || Error::new(Step::Object, name, "the object has no such map");
-        self.ebpf.map_mut(name).ok_or_else(missing)
+        self.ebpf.take_map(name).ok_or_else(missing)
     }
 }
 

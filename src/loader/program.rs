@@ -4,7 +4,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 
 use aya::maps::lpm_trie::Key;
-use aya::maps::{Array, LpmTrie, Map};
+use aya::maps::{Array, LpmTrie, Map, MapData};
 
 use crate::bpf::load::{Object, failed};
 use crate::bpf::{Error, Step};
@@ -62,38 +62,42 @@ impl Program {
                 ("sees_sending", u64::from(hook == Hook::Calls)),
             ],
         )?;
-        fill_rules(object.map_mut("rules")?, rules)?;
-        fill_ports(object.map_mut("ports")?, ports)?;
-        let marks = marks(object.map_mut("marks")?)?;
+        // Programs are loaded with the numbers of their maps, so these live until then.
+        let _rules = filled_rules(object.take_map("rules")?, rules)?;
+        let _ports = filled_ports(object.take_map("ports")?, ports)?;
+        let array = object.take_map("marks")?;
+        let marks = marks(&array)?;
         let [first, second] = programs(hook);
         let links = [object.attach(first.0, first.1)?, object.attach(second.0, second.1)?];
         Ok(Self { hook, marks, links })
     }
 }
 
-fn fill_rules(map: &mut Map, rules: &[Rule]) -> Result<(), Error> {
+type Rules = LpmTrie<MapData, [u8; PATH_BYTES], u32>;
+
+fn filled_rules(map: Map, rules: &[Rule]) -> Result<Rules, Error> {
     let not_filled = |error| failed(Step::Map, "rules", &error);
-    let mut trie: LpmTrie<_, [u8; PATH_BYTES], u32> = map.try_into().map_err(not_filled)?;
+    let mut trie = Rules::try_from(map).map_err(not_filled)?;
     for rule in rules {
         let (bits, path) = rule.key();
         trie.insert(&Key::new(bits, path), rule.class as u32, 0).map_err(not_filled)?;
     }
-    Ok(())
+    Ok(trie)
 }
 
-fn fill_ports(map: &mut Map, ports: &[u16]) -> Result<(), Error> {
+fn filled_ports(map: Map, ports: &[u16]) -> Result<Array<MapData, u64>, Error> {
     let not_filled = |error| failed(Step::Map, "ports", &error);
-    let mut array: Array<_, u64> = map.try_into().map_err(not_filled)?;
+    let mut array = Array::<_, u64>::try_from(map).map_err(not_filled)?;
     for port in ports {
         let place = u32::from(port / 64);
         let bits = array.get(&place, 0).map_err(not_filled)?;
         array.set(place, bits | 1 << (port % 64), 0).map_err(not_filled)?;
     }
-    Ok(())
+    Ok(array)
 }
 
 /// The array of threads, which only programs write from now on.
-fn marks(map: &mut Map) -> Result<OwnedFd, Error> {
+fn marks(map: &Map) -> Result<OwnedFd, Error> {
     let not_taken = |error| failed(Step::Map, "marks", &error);
     let Map::Array(data) = map else {
         return Err(Error::new(Step::Object, "marks", "it is not an array"));
