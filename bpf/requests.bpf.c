@@ -300,6 +300,8 @@ static __always_inline void received_more(struct connection *connection, struct 
 		count = room;
 		is_whole = 0;
 	}
+	// clang knows the largest count by now, and would leave out the comparison that the verifier wants to see.
+	barrier_var(count);
 	if (!buffer || count == 0 || count > LINE_BYTES ||
 	    bpf_probe_read_user(&connection->line[length], count, buffer))
 		goto unknown;

@@ -82,10 +82,13 @@ impl Error {
             (Step::Btf, Some(Errno::ENOENT)) => {
                 "; this kernel was built without BTF (CONFIG_DEBUG_INFO_BTF)"
             }
+            (Step::Program, _) if !self.detail.is_empty() => {
+                "; this kernel refuses the program, please report it with the kernel's version"
+            }
             (_, Some(Errno::EPERM)) if is_confidential() => {
                 "; the kernel is locked down (confidentiality), which forbids BPF programs to read"
             }
-            (_, Some(Errno::EPERM | Errno::EACCES)) => {
+            (_, Some(Errno::EPERM)) => {
                 "; it needs the capabilities BPF and PERFMON, and a container must be given them"
             }
             _ => "",

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 
 use aya::maps::Map;
 use aya::programs::{BtfTracePoint, ProgramError};
-use aya::{Btf, BtfError, Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
+use aya::{Btf, BtfError, Ebpf, EbpfError, EbpfLoader};
 
 use super::{Error, Step};
 use crate::host;
@@ -26,7 +26,6 @@ impl Object {
         let mut loader = EbpfLoader::new();
         // Maps that only programs use.
         loader.btf(Some(&btf)).allow_unsupported_maps();
-        loader.verifier_log_level(VerifierLogLevel::DISABLE);
         for (name, value) in globals {
             loader.override_global(name, value, true);
         }
@@ -46,6 +45,10 @@ impl Object {
         program.load(tracepoint, &self.btf).map_err(|error| match error {
             ProgramError::Btf(BtfError::UnknownBtfTypeName { .. }) => {
                 Error::new(Step::Tracepoint, tracepoint, "this kernel does not have it")
+            }
+            ProgramError::LoadError { io_error, verifier_log } => {
+                let refused = failed(Step::Program, name, &io_error);
+                Error { detail: last_words(&verifier_log.to_string()), ..refused }
             }
             error => failed(Step::Program, name, &error),
         })?;
@@ -77,6 +80,15 @@ pub(crate) fn failed(step: Step, what: &str, error: &(dyn std::error::Error + 's
     Error { errno, ..Error::new(step, what, detail) }
 }
 
+/// Why the verifier refuses a program: it says so before its sums. Empty where it was not asked.
+fn last_words(log: &str) -> String {
+    const SUMS: [&str; 3] = ["processed ", "verification ", "stack depth "];
+    let is_sum = |line: &&str| SUMS.iter().any(|sum| line.starts_with(sum));
+    plain(
+        log.lines().rev().find(|line| !line.trim().is_empty() && !is_sum(line)).unwrap_or_default(),
+    )
+}
+
 /// One short line.
 fn plain(words: &str) -> String {
     const CHARS_MAX: usize = 300;
@@ -87,6 +99,13 @@ fn plain(words: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_words_of_the_verifier_are_kept() {
+        let log = "0: R1=ctx()\n9: (85) call bpf_x#1\ncannot call bpf_x\nprocessed 9 insns (limit 1000000)\n\n";
+        assert_eq!(last_words(log), "cannot call bpf_x");
+        assert_eq!(last_words(""), "");
+    }
 
     #[test]
     fn the_answer_of_the_kernel_is_found_below_other_errors() {
