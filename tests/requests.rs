@@ -650,7 +650,7 @@ fn an_upgraded_keeper_loads_it_anew() {
     let former = programs_of(scene.mount.keeper());
     install();
     assert_eq!(scene.mount.command("reload").0, Some(0), "{}", scene.mount.log());
-    assert!(scene.tells(&mut server));
+    assert!(scene.tells(&mut server), "{}", scene.mount.log());
     let programs = programs_of(scene.mount.keeper());
     assert!(programs.len() == 2 && programs.iter().all(|program| !former.contains(program)));
 }
