@@ -38,8 +38,9 @@ use crate::request::Running;
 use crate::request::rules::rules;
 use crate::supervision::{Channel, Received};
 
-/// It needs a fifth of a second on a machine that has nothing else to do.
-const LOADED_WITHIN: Duration = Duration::from_secs(5);
+/// It needs a tenth of a second on a machine that has nothing else to do, and seconds on an emulated one. As long as a
+/// worker may take to start.
+const LOADED_WITHIN: Duration = Duration::from_secs(10);
 /// The array and two links.
 const DESCRIPTORS: usize = 3;
 /// No answer is longer.
