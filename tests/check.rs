@@ -352,7 +352,7 @@ fn an_odoo_that_kept_an_ended_mount_is_told() {
 fn an_odoo_with_another_directory_user_or_module_is_told() {
     let _alone = alone();
     let redis = good();
-    let mounted = Mount::start(&redis, "");
+    let mounted = Mount::start(&redis, "[activity]\nrequests = \"off\"\n");
     let old = tempfile::tempdir().unwrap();
     plain_file(&old.path().join("sessions"), 2);
     let odoo = Odoo::plain(old.path());
@@ -370,6 +370,13 @@ fn an_odoo_with_another_directory_user_or_module_is_told() {
     let found = check(&mounted.path(), &[]);
     found.has(61, "odoo.module", "session_redis");
     found.has(61, "odoo.workers", "no workers");
+    // Where requests are seen it does not matter.
+    let configuration = std::fs::read_to_string(mounted.configuration()).unwrap();
+    std::fs::write(mounted.configuration(), configuration.replace("\"off\"", "\"auto\"")).unwrap();
+    assert_eq!(mounted.command("reload").0, Some(0), "{}", mounted.log());
+    let found = check(&mounted.path(), &[]);
+    found.has(61, "activity.ok", "are told from a person's");
+    assert!(!found.findings.iter().any(|(id, _)| id == "odoo.workers"));
     drop(odoo);
 }
 
