@@ -17,6 +17,7 @@ mod man;
 mod mount;
 pub mod mount_helper;
 mod mountpoint;
+mod observe;
 mod output;
 mod probe;
 mod prober;
@@ -66,6 +67,7 @@ enum Command {
     Loader(loader::Loader),
     Man(man::Man),
     Mount(mount::Mount),
+    Observe(observe::Observe),
     #[command(hide = true)]
     Probe(probe::Probe),
     #[command(hide = true)]
@@ -125,6 +127,7 @@ pub fn run() -> Result<(), Failure> {
         Command::Loader(loader) => loader.run(),
         Command::Man(man) => man.run(),
         Command::Mount(mount) => mount.run(),
+        Command::Observe(observe) => observe.run(),
         Command::Probe(probe) => probe.run(),
         Command::Prober(prober) => prober.run(),
         Command::RedisAcl(redis_acl) => redis_acl.run(),

@@ -96,7 +96,7 @@ exit_codes! {
     BenchDirectory = 50,
     /// `bench`: the result cannot be written.
     BenchOutput = 51,
-    /// `bench`, `demo`: interrupted by a signal; the result so far was printed.
+    /// `bench`, `demo`, `observe`: interrupted by a signal; the result so far was printed.
     Interrupted = 52,
     /// `list`, `show`, `kill`: there is no such session.
     NoSuchSession = 53,
@@ -118,6 +118,16 @@ exit_codes! {
     CheckFailed = 61,
     /// `discover`: no Odoo and no session directory was found.
     SessionsNotFound = 62,
+    /// `observe`: this kernel, or this program as it was built, cannot run BPF programs.
+    NoBpf = 70,
+    /// `observe`: BPF programs are not allowed.
+    BpfRefused = 71,
+    /// `observe`: there is no process to observe.
+    NobodyObserved = 72,
+    /// `observe`: the directory cannot be used.
+    ObservedDirectory = 73,
+    /// `observe`: the result to compare with cannot be read.
+    NothingToCompare = 74,
 }
 
 impl ExitCode {

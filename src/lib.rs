@@ -25,6 +25,8 @@ pub mod keeper;
 mod layers;
 mod loader;
 mod mirror;
+#[cfg(feature = "bpf")]
+mod observe;
 mod odoo;
 pub mod redis;
 mod request;

@@ -64,6 +64,13 @@ impl Launch {
     }
 }
 
+/// Whether a command line starts Odoo's evented process, which serves many requests in one thread.
+#[cfg_attr(not(feature = "bpf"), expect(dead_code, reason = "only for what BPF observes"))]
+pub(crate) fn is_evented(argv: &[&str]) -> bool {
+    let by_name = argv.iter().take(2).any(|word| base(word).ends_with("-gevent"));
+    arguments(argv).is_some_and(|arguments| by_name || arguments.first() == Some(&"gevent"))
+}
+
 /// What follows the program's name, if it is Odoo.
 fn arguments<'a>(argv: &'a [&'a str]) -> Option<&'a [&'a str]> {
     let is_odoo = |word: &str| PROGRAMS.contains(&base(word));

@@ -68,6 +68,16 @@ const EXAMPLES: &[(&str, &str, &str)] = &[
         "Check whether the directory can be mounted on, and count its session files:",
     ),
     (
+        "observe",
+        "sessionfs observe /var/lib/odoo/sessions",
+        "Measure for a minute how long Odoo waits for its session files:",
+    ),
+    (
+        "observe",
+        "sessionfs observe --json /var/lib/odoo/sessions > before.json\nsessionfs observe --compare before.json /var/lib/odoo/sessions",
+        "Before an installation, and after it:",
+    ),
+    (
         "redis-acl",
         "sessionfs redis-acl --prefix sessionfs-shop",
         "Print the rights for the user of a second shop in a shared Redis:",
