@@ -269,15 +269,40 @@ async fn a_move_is_broken_off(cluster: &Cluster) {
             }
         });
     };
-    cluster.move_slot_in_part(
-        slot,
-        from,
-        to,
-        |key| going.iter().any(|going| going == key),
-        || tokio::task::block_in_place(broken_off),
-    );
+    let moved = |key: &str| going.iter().any(|going| going == key);
+    cluster.move_slot_in_part(slot, from, to, moved, || tokio::task::block_in_place(broken_off));
     cluster.move_slot(slot, to, from, || {});
-    for sid in [&stays, &goes] {
+
+    // Of a third one only the index goes. It can be had by nobody, and hides no other one.
+    let elsewhere_still =
+        |sid: &Alias| ![&staying, &going[1]].contains(&&index::like(sid, &member).0);
+    let parted = (100..160).map(of).find(elsewhere_still).expect("an alias");
+    taken(&node, &login(&node, &parted)).await;
+    let its_index = index::like(&parted, &member).0;
+    let parted_from_it = || {
+        handle.block_on(async {
+            let (mut found, mut failed) = (Vec::new(), None);
+            let mut scan = node.scan(Filter::default());
+            while let Some(page) = scan.next().await {
+                match page {
+                    Ok(page) => found.extend(page.living.into_iter().map(|one| one.alias)),
+                    Err(error) => failed = Some(error),
+                }
+            }
+            found.retain(|alias| alias.shard() == stays.shard());
+            found.sort_unstable();
+            let mut expected = vec![stays.clone(), goes.clone()];
+            expected.sort_unstable();
+            assert_eq!(found, expected);
+            failed.expect("what could not be had is told");
+            node.list(stays.shard()).await.expect_err("a listing is whole, or none");
+        });
+    };
+    let moved = |key: &str| key == its_index || going.iter().any(|going| going == key);
+    cluster
+        .move_slot_in_part(slot, from, to, moved, || tokio::task::block_in_place(parted_from_it));
+    cluster.move_slot(slot, to, from, || {});
+    for sid in [&stays, &goes, &parted] {
         gone(&node, &removal(&node, sid)).await;
     }
 }

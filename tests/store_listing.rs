@@ -254,6 +254,20 @@ async fn round_trips_are_few_and_counted() {
     refused(&store, &page(&store, &sid, born.birth)).await;
 }
 
+/// Redis takes no further connection.
+#[tokio::test]
+async fn a_listing_needs_no_second_connection() {
+    let redis = Redis::start();
+    let store = connected(RedisStore::start(settings(&redis)).expect("a good URL")).await;
+    let sid = alias("ab", 1);
+    taken(&store, &login(&store, &sid)).await;
+    let mut admin = redis.connection();
+    let clients: String = redis::cmd("CLIENT").arg("LIST").query(&mut admin).expect("a list");
+    let most = clients.lines().count();
+    redis::cmd("CONFIG").arg("SET").arg("maxclients").arg(most).exec(&mut admin).expect("set");
+    assert_eq!(store.list(sid.shard()).await.expect("a listing").len(), 1);
+}
+
 /// An index that is none costs its shard the listings and nothing else.
 #[tokio::test]
 async fn sessions_are_read_and_removed_beside_an_index_that_is_none() {

@@ -2,6 +2,7 @@
 
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
 
 use super::Place;
 use super::directory::{Directory, Found, Look, Take};
@@ -15,6 +16,8 @@ pub(crate) type Opened = Result<Directory, NotServed>;
 const NAMES_BYTES: usize = 256 * 1024;
 /// Answers to requests that have come together are sent together, up to this.
 const ANSWERS_BYTES: usize = 64 * 1024;
+/// And no later than this after the ones before.
+const ANSWERED_WITHIN: Duration = Duration::from_millis(100);
 
 /// Serves until the other side closes its end. One that is killed does so in the middle of a request
 /// or of an answer, which is no error.
@@ -39,10 +42,12 @@ pub(crate) fn serve(opened: &Opened, mut socket: UnixStream) -> io::Result<()> {
 fn converse(opened: &Opened, socket: &mut UnixStream) -> io::Result<()> {
     let mut requests = BufReader::new(socket.try_clone()?);
     let mut answers = BufWriter::with_capacity(ANSWERS_BYTES, socket);
+    let mut sent_at = Instant::now();
     loop {
-        // Whoever has sent no more waits for what is answered.
-        if requests.buffer().is_empty() {
+        // Whoever has sent no more waits for what is answered; on a slow disk, others do, too.
+        if requests.buffer().is_empty() || sent_at.elapsed() >= ANSWERED_WITHIN {
             answers.flush()?;
+            sent_at = Instant::now();
         }
         let (request, body) = next(&mut requests)?;
         let directory = match opened {

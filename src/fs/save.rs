@@ -357,7 +357,10 @@ impl<S: Sessions, L: Link> Core<S, L> {
         self.callers.report_unidentified(by);
         let (stamp, claim) = self.kept.save(by.request, self.link.stamp(alias.shard()), claim);
         self.save_is_kept(taken_back);
-        let packed = Packed::of(plain.clone(), self.link.takes_packed());
+        // The worker before may have sent this save. Another version may pack it in another way, and then two contents would
+        // have one nonce: what is not packed has a random one.
+        let may_pack = self.link.takes_packed() && !by.is_repeated();
+        let packed = Packed::of(plain.clone(), may_pack);
         let publish = Publish {
             birth: claim.opened.unwrap_or(stamp.id),
             stamp,

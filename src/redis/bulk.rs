@@ -83,7 +83,8 @@ impl Bulk {
         command: &Cmd,
         bound: Duration,
     ) -> Result<Reply, Fault> {
-        let _shared = self.line.read().await;
+        let shared = timeout(bound, self.line.read()).await;
+        let _shared = shared.map_err(|_| Fault::NotSent("a large save is under way".into()))?;
         self.request(link, command, bound).await
     }
 
@@ -100,7 +101,10 @@ impl Bulk {
     }
 
     async fn request(&self, link: &Link, command: &Cmd, bound: Duration) -> Result<Reply, Fault> {
-        let made = self.connected(link).await?;
+        let made = timeout(bound, self.connected(link)).await.unwrap_or_else(|_| {
+            let (to, ms) = (&self.target, bound.as_millis());
+            Err(Fault::NotSent(format!("a second connection to {to}: none within {ms} ms")))
+        })?;
         metrics().redis_round_trips.inc();
         self.sent.fetch_add(1, Ordering::Relaxed);
         let sent_at = Instant::now();

@@ -29,7 +29,9 @@ impl RedisStore {
         for (shard, entries) in candidates {
             page.looked_at += entries.len() as u64;
             let store = std::sync::Arc::clone(inner);
-            reading.spawn(async move { store.living_by(Stale::Stays, shard, &entries).await });
+            reading.spawn(
+                async move { store.living_by(Stale::Stays, shard, &entries).await?.whole() },
+            );
         }
         while let Some(read) = reading.join_next().await {
             let read = read.map_err(|error| StoreError::Unavailable(error.to_string()))??;

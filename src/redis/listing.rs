@@ -136,7 +136,7 @@ impl Inner {
     /// The living among `entries`, all of one shard, as a directory shows them. One whose removal is
     /// held is served until it ends, but whoever has removed it expects to find it in no listing.
     async fn listed(&self, shard: Shard, entries: &[Entry]) -> Result<Vec<Listed>, StoreError> {
-        let members = self.living_by(Stale::Ends, shard, entries).await?;
+        let members = self.living_by(Stale::Ends, shard, entries).await?.whole()?;
         for alias in &members.unreadable {
             Event::Unreadable { alias }.emit();
         }

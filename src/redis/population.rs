@@ -129,7 +129,7 @@ impl Inner {
         let living = if entries.is_empty() {
             Vec::new()
         } else {
-            self.living_by(Stale::Stays, shard, &entries).await?.living
+            self.living_by(Stale::Stays, shard, &entries).await?.whole()?.living
         };
         let of = |class| {
             let lives = |one: &&super::scan::LiveSession| {

@@ -34,7 +34,7 @@ const SHARDS: usize = 16;
 /// is.
 const LOOKED_AT: usize = 64;
 /// Who has been away for longest may be people alone: as often the next ones are looked at, until there is a visitor.
-const PAGES: usize = 16;
+const PAGES: usize = 2;
 /// How many shards of this server's last visitors are remembered.
 const REMEMBERED: usize = 256;
 /// A visitor of that age is spared as long as others are there.
@@ -244,7 +244,8 @@ impl Inner {
                 Err(_) => (LEAST_BYTES, true),
             };
             match self.make_room(primary, wanted).await {
-                Ok(_) if !last => sleep(PAUSE).await,
+                // Where nobody was found there may be nobody: to look takes time of Redis's that all need.
+                Ok(made) if made > 0 && !last => sleep(PAUSE).await,
                 _ => return,
             }
         }

@@ -194,6 +194,8 @@ pub(super) struct Members {
     pub living: Vec<LiveSession>,
     /// Another program's key, or a format of a later version.
     pub unreadable: Vec<Alias>,
+    /// Why others are not here: a slot of a Cluster is being moved, and keys of theirs are on two servers.
+    failed: Option<StoreError>,
 }
 
 pub struct Scan {
@@ -301,9 +303,11 @@ impl Inner {
         };
         // A session that is saved meanwhile may be met by two entries.
         let mut met = HashSet::new();
+        let mut all = Ok(());
         for entries in entries.chunks(PAGE) {
-            let Members { mut living, mut unreadable } =
+            let Members { mut living, mut unreadable, failed } =
                 self.living_by(Stale::Stays, shard, entries).await?;
+            all = all.and(failed.map_or(Ok(()), Err));
             living.retain(|living| filter.matches(living) && met.insert(living.alias.clone()));
             unreadable.retain(|alias| filter.may_match(alias));
             let looked_at = u64::try_from(entries.len()).unwrap_or(u64::MAX);
@@ -311,7 +315,7 @@ impl Inner {
                 break; // the scan was dropped
             }
         }
-        Ok(())
+        all
     }
 
     /// What lives among `entries`, all of one shard.
@@ -332,8 +336,10 @@ impl Inner {
         // listing, and up to version 7.0 all of them again for each.
         let way = Way::BulkRead;
         for part in self.call_for(shard, entries, self.patience(), way, build).await {
-            if let Some(answer) = part.answer? {
-                members.read(answer)?;
+            match part.answer {
+                Ok(Some(answer)) => members.read(answer)?,
+                Ok(None) => {}
+                Err(error) => members.failed = members.failed.or(Some(error)),
             }
         }
         members.living.sort_unstable_by(|a, b| a.alias.cmp(&b.alias));
@@ -343,6 +349,14 @@ impl Inner {
 }
 
 impl Members {
+    /// All of them, or why some cannot be had.
+    pub(super) fn whole(self) -> Result<Self, StoreError> {
+        match self.failed {
+            Some(error) => Err(error),
+            None => Ok(self),
+        }
+    }
+
     /// Reads an answer of `list.lua`.
     fn read(&mut self, mut answer: Answer) -> Result<(), StoreError> {
         if answer.status != "listed" {

@@ -7,10 +7,13 @@
 use std::time::Duration;
 
 use redis::FromRedisValue as _;
+use tokio::time::Instant;
 
 use super::Inner;
+use super::errors::ErrorCode;
 use super::index::Entry;
 use super::keys::Keys;
+use super::link::Need;
 use super::requests::{Requests, length};
 use super::scripts::{Answer, Call, CallFault, Way};
 use crate::session::name::{Alias, Shard};
@@ -18,6 +21,8 @@ use crate::store::StoreError;
 
 /// How long a call for several is repeated while its keys are on two servers, and then a call for each.
 const PARTED_FOR: Duration = Duration::from_millis(30);
+/// All of these together may take so many times as long as one call.
+const ALONE_CALLS: u32 = 4;
 
 /// One of several: something about a session.
 pub(super) trait OfSession: Sync {
@@ -58,16 +63,31 @@ impl Inner {
         let call = |items: &'a [T]| {
             let build = &build;
             let build = move |requests| build(requests, items);
-            Box::pin(self.call_parted(slot, bound, PARTED_FOR, way, build))
+            Box::pin(async move {
+                match self.call_parted(slot, bound, PARTED_FOR, way, build).await {
+                    // Redis takes no further connection: the first one has to do.
+                    Err(CallFault::NotSent(_)) if matches!(way, Way::BulkRead) => {
+                        let way = Way::Link(Need::Connected);
+                        self.call_parted(slot, bound, PARTED_FOR, way, build).await
+                    }
+                    answer => answer,
+                }
+            })
         };
         match call(items).await {
-            Err(CallFault::Server(error, _)) if error.code.redirects() => {}
+            Err(CallFault::Server(error, _)) if error.code == ErrorCode::TryAgain => {}
             answer => {
                 return vec![Part { items, answer: answer.map(Some).map_err(Into::into) }];
             }
         }
         let mut parts = Vec::with_capacity(items.len());
+        let deadline = Instant::now() + ALONE_CALLS * bound;
         for (number, item) in items.iter().enumerate() {
+            if Instant::now() >= deadline {
+                let overdue = StoreError::Unavailable("a slot is being moved".into());
+                parts.push(Part { items: &items[number..], answer: Err(overdue) });
+                break;
+            }
             let alone = std::slice::from_ref(item);
             let answer = match call(alone).await {
                 // The server is away: none of the others would be answered, and each would be waited for.

@@ -1,13 +1,12 @@
 //! Redis with sentinels, and as a Cluster, on ports of this host. Killed on drop.
 
 use std::collections::HashMap;
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use super::redis::Redis;
+use super::redis::{Redis, free_port};
 
 /// A server that others reach by a port.
 pub struct Server {
@@ -17,7 +16,7 @@ pub struct Server {
 
 impl Server {
     pub fn start(arguments: &[&str]) -> Self {
-        let port = port();
+        let port = free_port();
         let text = port.to_string();
         let redis = Redis::start_with(
             &[
@@ -58,14 +57,6 @@ impl Server {
     }
 }
 
-/// A port below those that the system gives away, also with the 10,000 that a Cluster's bus adds.
-fn port() -> u16 {
-    let is_free = |port: &u16| {
-        [*port, port + 10_000].iter().all(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
-    };
-    (0..100).map(|_| 11_000 + rand::random::<u16>() % 9000).find(is_free).expect("a free port")
-}
-
 fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while !condition() {
@@ -96,7 +87,7 @@ impl Sentinel {
     /// Watches the server of that port as the master `shop`.
     pub fn start(master: u16, more: &str) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let port = port();
+        let port = free_port();
         let file = directory.path().join("sentinel.conf");
         let text = format!(
             "port {port}\nbind 127.0.0.1\ndir {}\nsentinel monitor shop 127.0.0.1 {master} 2\n\

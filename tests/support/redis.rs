@@ -3,6 +3,7 @@
 //! The server's command is taken from `SESSIONFS_TEST_REDIS` (words separated by spaces), else
 //! `redis-server`. A test without a server fails.
 
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
@@ -153,12 +154,13 @@ impl Drop for Redis {
     }
 }
 
-/// A TCP port of this host that nobody has just now (low enough that a cluster's bus fits above).
+/// A TCP port of this host that nobody has just now, nor the one by 10,000 above it, which a Cluster's bus has. Both are
+/// below those that the system gives away.
 pub fn free_port() -> u16 {
-    (0..100)
-        .map(|_| 20_000 + rand::random::<u16>() % 10_000)
-        .find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok())
-        .expect("a free port")
+    let is_free = |port: &u16| {
+        [*port, port + 10_000].iter().all(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+    };
+    (0..100).map(|_| 11_000 + rand::random::<u16>() % 9000).find(is_free).expect("a free port")
 }
 
 fn spawn(directory: &tempfile::TempDir, arguments: &[String]) -> Child {
