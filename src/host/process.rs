@@ -136,6 +136,11 @@ impl Process {
         None
     }
 
+    /// Leaves it alone from now on, also when this is dropped: it ends by itself.
+    pub(crate) fn let_go(&mut self) {
+        self.let_go = true;
+    }
+
     /// Ends it by force. It may be in a system call that it has to complete first.
     pub(crate) fn kill_without_waiting(&mut self) {
         self.let_go = true;

@@ -175,8 +175,12 @@ impl Task {
         progress: impl Fn(u64, u64),
     ) -> Result<Summary, Failure> {
         let began = Instant::now();
-        // The disk servers end when their sockets are closed, or with this process.
-        let Prepared { files, moved_before, archived_before } = prepared;
+        let Prepared { mut files, mut moved_before, archived_before } = prepared;
+        // The disk servers end when their sockets are closed, or with this process. They are root's, so it could not end
+        // them, and would wait for that in vain.
+        for (process, _) in files.iter_mut().chain(&mut moved_before) {
+            process.let_go();
+        }
         let (_processes, sockets): (Vec<_>, Vec<_>) = files.into_iter().unzip();
         let disks = sockets.into_iter().map(connect).collect::<Result<Vec<_>, _>>()?;
         let disk = disks.first().ok_or_else(|| cannot_list(&DiskError::Gone))?;
