@@ -4,7 +4,8 @@
 //
 // The program runs when a thread has received bytes from a TCP connection. On Odoo's HTTP ports it reads the path of the
 // request line from the thread's own buffer, finds the rule that it matches, and leaves the class of the request in an
-// array under the thread's id. Nothing else of a request is read, and the path is not kept.
+// array under the thread's id. It copies the first bytes of a request, at most 128, and wipes them before it ends. Only a
+// line of which the path goes on is kept, until the rest of it has arrived.
 //
 // The structures of the kernel are declared with the members that are used. Where these are is found out at load time
 // (CO-RE), so no header of a kernel is needed.
@@ -80,7 +81,7 @@ enum class {
 #define PATH_BYTES 96
 // More than a method, a space and a path need.
 #define LINE_BYTES 128
-// "HTTP/1.1 100 Continue\r\n\r\n": the body follows, and no request.
+// "HTTP/1.1 100 Continue\r\n\r\n": the body follows, and no request. Werkzeug's server with HTTP/1.1 says it twice.
 #define CONTINUE_BYTES 25
 
 struct {
@@ -126,8 +127,9 @@ struct connection {
 	__u32 length;
 	__u8 state;
 	__u8 class;
-	// Room behind the bytes: the verifier adds the largest offset and the largest length.
-	char line[2 * LINE_BYTES];
+	// Nothing but a line of which the path goes on. Room behind the bytes: the verifier adds the largest offset and the
+	// largest length. Aligned, so that it is wiped by few instructions.
+	char line[2 * LINE_BYTES] __attribute__((aligned(8)));
 };
 
 struct {
@@ -137,7 +139,7 @@ struct {
 	__type(value, struct connection);
 } connections SEC(".maps");
 
-// Only one program uses it at a time on a CPU.
+// Only one program uses it at a time on a CPU, and leaves no path in it.
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);
@@ -267,6 +269,14 @@ static __always_inline __u32 class_of(struct rule *found)
 	return class ? *class : ACTIVE;
 }
 
+// Wipes what was copied of a request.
+static __always_inline void forget(struct connection *connection, struct rule *found)
+{
+	connection->length = 0;
+	__builtin_memset(connection->line, 0, sizeof(connection->line));
+	__builtin_memset(found->path, 0, PATH_BYTES);
+}
+
 // `count` bytes more were received. `is_whole`: a line that goes on in the next bytes can be put together.
 static __always_inline void received_more(struct connection *connection, struct tcp_sock *tcp, __u32 tid,
 					  __u64 count, int is_whole)
@@ -280,11 +290,13 @@ static __always_inline void received_more(struct connection *connection, struct 
 		return;
 	connection->write_seq = tcp->write_seq;
 	// After so few bytes the body may follow, or a request.
-	if (sent == CONTINUE_BYTES && connection->class != HELD)
+	if ((sent == CONTINUE_BYTES || sent == 2 * CONTINUE_BYTES) && connection->class != HELD)
 		goto unknown;
 	if (sent) {
 		connection->state = LINE;
-		connection->length = 0;
+		// A line that was answered before all of it was there.
+		if (connection->length)
+			forget(connection, found);
 	}
 	if (connection->state == REST) {
 		if (connection->tid != tid)
@@ -308,6 +320,7 @@ static __always_inline void received_more(struct connection *connection, struct 
 	// What follows may be a frame of a websocket. These do not begin with a letter: its bits are reserved.
 	if (connection->class == HELD && length == 0 &&
 	    (connection->line[0] < 'A' || connection->line[0] > 'Z')) {
+		forget(connection, found);
 		connection->state = REST;
 		if (connection->tid != tid)
 			mark(tid, UNKNOWN);
@@ -319,18 +332,21 @@ static __always_inline void received_more(struct connection *connection, struct 
 		connection->state = REST;
 		connection->tid = tid;
 		connection->class = class_of(found);
+		forget(connection, found);
 		mark(tid, connection->class == PASSIVE && sees_sending ? HELD : connection->class);
 		return;
 	case PARTIAL:
 		if (!is_whole)
 			goto unknown;
 		// Until all of it is there.
+		__builtin_memset(found->path, 0, PATH_BYTES);
 		mark(tid, UNKNOWN);
 		return;
 	case MALFORMED:
 		break;
 	}
 unknown:
+	forget(connection, found);
 	connection->state = REST;
 	connection->class = UNKNOWN;
 	connection->tid = tid;

@@ -14,6 +14,7 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use aya::maps::{Map, MapData, MapInfo, PerCpuArray, SkStorage};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::Value;
@@ -431,6 +432,35 @@ fn a_body_that_is_asked_for_passes_for_no_request() {
     }
 }
 
+/// Werkzeug's server, with HTTP/1.1, asks for it twice.
+#[test]
+fn a_body_that_is_asked_for_twice_passes_for_no_request() {
+    for environment in [&[][..], &[OLDER]] {
+        let scene = Scene::start("", environment);
+        let mut server = scene.server("threads", "recvfrom");
+        let mut connection = server.connect();
+        let body = bare(PASSIVE);
+        let found = opens(&scene.mount, || {
+            let head = format!(
+                "POST {ACTIVE} HTTP/1.1\r\nX-Expect: twice\r\nContent-Length: {}\r\n\r\n",
+                body.len()
+            );
+            connection.write_all(head.as_bytes()).unwrap();
+            for _ in 0..2 {
+                assert!(self::head(&mut connection).starts_with("HTTP/1.1 100 "));
+            }
+            connection.write_all(&body).unwrap();
+            answer(&mut connection);
+        });
+        assert_eq!(found, Opens { unknown: 1, active: 1, passive: 0 }, "{environment:?}");
+        server.forget_received();
+        let found = opens(&scene.mount, || {
+            server.ask(&mut connection, &[bare(PASSIVE)]);
+        });
+        assert_eq!(found, Opens::twice(true), "{environment:?}");
+    }
+}
+
 /// No browser does so, and a server has the second one in its memory already: it receives nothing for it. The older
 /// tracepoint does not see either that the first is answered, so the second passes for it.
 #[test]
@@ -758,6 +788,88 @@ fn programs_of(pid: u32) -> Vec<u32> {
 fn kill(pid: u32) {
     let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+}
+
+/// What a program has copied of requests: the map of connections, and that of the path.
+struct Copied {
+    connections: SkStorage<MapData, [u8; CONNECTION_BYTES]>,
+    sought: PerCpuArray<MapData, [u8; RULE_BYTES]>,
+}
+
+/// As in `bpf/requests.bpf.c`, and where the copied bytes begin.
+const CONNECTION_BYTES: usize = 280;
+const LINE_AT: usize = 24;
+const RULE_BYTES: usize = 100;
+const PATH_AT: usize = 4;
+
+impl Copied {
+    fn of(keeper: u32) -> Self {
+        let programs = programs_of(keeper);
+        let ids: Vec<u32> = aya::programs::loaded_programs()
+            .filter_map(Result::ok)
+            .filter(|program| programs.contains(&program.id()))
+            .flat_map(|program| program.map_ids().unwrap().unwrap())
+            .collect();
+        let map = |name: &str| {
+            let is_it = |id: &&u32| MapInfo::from_id(**id).unwrap().name_as_str() == Some(name);
+            let id = ids.iter().find(is_it).unwrap_or_else(|| panic!("no map {name}"));
+            Map::from_map_data(MapData::from_id(*id).unwrap()).unwrap()
+        };
+        Self {
+            connections: map("connections").try_into().unwrap(),
+            sought: map("sought").try_into().unwrap(),
+        }
+    }
+
+    /// Asserts that this is all that there is of the requests of a connection.
+    fn are(&self, connection: &TcpStream, kept: &[u8]) {
+        let found = self.connections.get(connection, 0).unwrap();
+        let mut expected = [0; CONNECTION_BYTES - LINE_AT];
+        expected[..kept.len()].copy_from_slice(kept);
+        assert_eq!(
+            found[LINE_AT..].escape_ascii().to_string(),
+            expected.escape_ascii().to_string()
+        );
+        for path in self.sought.get(&0, 0).unwrap().iter() {
+            assert_eq!(path[PATH_AT..], [0; RULE_BYTES - PATH_AT]);
+        }
+    }
+}
+
+#[test]
+fn of_a_request_nothing_stays_in_the_kernel_but_a_path_that_is_not_whole() {
+    let requests: [&[&[u8]]; 7] = [
+        &[b"GET /web?token=secret HTTP/1.1\r\nCookie: session_id=secret\r\n\r\n"],
+        // Nothing that begins like a request.
+        &[b"\x81\x06secret"],
+        &[b"GET /web/a", b"bc HTTP/1.1\r\nCookie: session_id=secret\r\n\r\n"],
+        // It is answered before it is whole.
+        &[b"POST /longpolling"],
+        &[b"GET /web?db=secret"],
+        &[b"GET /websocket HTTP/1.1\r\nUpgrade: websocket\r\n\r\n"],
+        &[b"\x81\x06secret"],
+    ];
+    for environment in [&[][..], &[OLDER]] {
+        let scene = Scene::start("", environment);
+        let copied = Copied::of(scene.mount.keeper());
+        // This process receives itself: the map is asked by the socket.
+        let listener = TcpListener::bind(("127.0.0.1", scene.port)).unwrap();
+        let mut client = connect(scene.port);
+        let (mut server, _) = listener.accept().unwrap();
+        for pieces in requests {
+            let mut request = Vec::new();
+            for piece in pieces {
+                client.write_all(piece).unwrap();
+                server.read_exact(&mut vec![0; piece.len()]).unwrap();
+                request.extend_from_slice(piece);
+                let path = request.iter().position(|byte| *byte == b'/').map(|at| &request[at..]);
+                let is_whole = path.is_none_or(|path| path.iter().any(|byte| b" ?".contains(byte)));
+                let is_kept = !is_whole && scene.sees_pieces();
+                copied.are(&server, if is_kept { &request } else { b"" });
+            }
+            server.write_all(b"x").unwrap();
+        }
+    }
 }
 
 /// The container of an Odoo, while the mount is of the host.

@@ -80,6 +80,9 @@ def serve(connection):
         open_session(session)
         if fields.get(b"expect") == b"100-continue":
             connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+        elif fields.get(b"x-expect") == b"twice":
+            for _ in range(2):
+                connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
         length = int(fields.get(b"content-length", 0))
         while len(data) < length:
             data += receive(connection, min(PIECE, length - len(data)))
