@@ -26,7 +26,7 @@ const fn passive(path: &'static str, source: &'static str) -> Builtin {
 
 /// Requests that a browser sends by itself, for as long as its tab is open. Short on purpose: who works only by requests
 /// that are listed here is logged out. Whatever a click can cause is not listed.
-pub(crate) const BUILTIN: [Builtin; 15] = [
+pub(crate) const BUILTIN: [Builtin; 16] = [
     Builtin {
         path: "/websocket",
         class: Class::Held,
@@ -59,7 +59,8 @@ pub(crate) const BUILTIN: [Builtin; 15] = [
         "14 to 16: pos_restaurant/static/src/js, floor screen, every 5 s",
     ),
     passive("/pos/ping", "17 to 19: point_of_sale/static/src, whether the server is there"),
-    passive("/payment/status/poll", "14 to 19: payment/static/src/js/post_processing.js"),
+    passive("/payment/process/poll", "14: payment/static/src/js/payment_processing.js"),
+    passive("/payment/status/poll", "15 to 19: payment/static/src, post_processing.js"),
     passive(
         "/web/webclient/version_info",
         "14 to 19: web/static/src, checkConnection, while offline",
@@ -104,14 +105,19 @@ impl Rule {
         (u32::try_from(8 * shared).unwrap_or(u32::MAX), bytes)
     }
 
+    /// Whether it matches this path.
+    fn matches(&self, path: &str) -> bool {
+        if self.is_beginning { path.starts_with(&self.path) } else { path == self.path }
+    }
+
     /// Whether it is of the same path.
     fn is_of(&self, other: &Self) -> bool {
         (&self.path, self.is_beginning) == (&other.path, other.is_beginning)
     }
 }
 
-/// The rules of the configuration, and those of sessionfs for other paths. Else the first path that is not one or is
-/// twice there, and what is wrong with it.
+/// The rules of the configuration, and those of sessionfs, but for paths that the configuration has as active, itself or
+/// below a beginning. Else the first path that is not one or is twice there, and what is wrong with it.
 pub(crate) fn rules(
     passive: &[String],
     active: &[String],
@@ -128,14 +134,16 @@ pub(crate) fn rules(
         }
         rules.push(rule);
     }
+    let configured = rules.len();
     for builtin in &BUILTIN {
         let rule =
             Rule { path: builtin.path.to_owned(), is_beginning: false, class: builtin.class };
-        match rules.iter_mut().find(|known| known.is_of(&rule)) {
+        let matching = rules[..configured].iter_mut().filter(|known| known.matches(builtin.path));
+        match matching.max_by_key(|known| (known.path.len(), !known.is_beginning)) {
+            Some(known) if known.class == Class::Active => {}
             // It becomes a websocket, whoever says that it is passive.
-            Some(known) if known.class == Class::Passive => known.class = rule.class,
-            Some(_) => {}
-            None => rules.push(rule),
+            Some(known) if known.is_of(&rule) => known.class = rule.class,
+            _ => rules.push(rule),
         }
     }
     Ok(rules)
@@ -188,6 +196,27 @@ mod tests {
         }
         let long = format!("/shop/{}", "x".repeat(300));
         assert_eq!(class(&rules, &long), Class::Passive);
+    }
+
+    #[test]
+    fn a_beginning_that_is_active_takes_away_the_own_rules_below_it() {
+        let active = strings(&["/discuss/*", "/web/dataset/call_kw/discuss.channel/*"]);
+        let rules = rules(&strings(&["/discuss/channel/other"]), &active).unwrap();
+        for (path, expected) in [
+            ("/discuss/channel/ping", Class::Active),
+            ("/discuss/channel/other", Class::Passive),
+            ("/web/dataset/call_kw/discuss.channel/channel_fetched", Class::Active),
+            ("/web/dataset/call_kw/mail.channel/channel_fetched", Class::Passive),
+            ("/mail/channel/ping", Class::Passive),
+        ] {
+            assert_eq!(class(&rules, path), expected, "{path}");
+        }
+        // A longer one says otherwise.
+        let passive = strings(&["/discuss/channel/*"]);
+        let rules = super::rules(&passive, &active).unwrap();
+        assert_eq!(class(&rules, "/discuss/channel/ping"), Class::Passive);
+        let rules = super::rules(&[], &strings(&["/*"])).unwrap();
+        assert_eq!((rules.len(), class(&rules, "/websocket")), (1, Class::Active));
     }
 
     #[test]
