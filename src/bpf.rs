@@ -21,6 +21,8 @@ pub(crate) enum Step {
     Build,
     /// To ask the process that loads it.
     Loader,
+    /// To find out by which numbers threads are known here.
+    Namespace,
     /// To read the types of the kernel.
     Btf,
     /// To fit the object to this kernel.
@@ -40,6 +42,7 @@ impl fmt::Display for Step {
         f.write_str(match self {
             Self::Build => "use BPF",
             Self::Loader => "ask the process that loads BPF",
+            Self::Namespace => "find the PID namespace",
             Self::Btf => "read the types of the kernel",
             Self::Object => "fit the BPF object to this kernel",
             Self::Map => "make the BPF map",

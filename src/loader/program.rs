@@ -53,7 +53,7 @@ impl Program {
     }
 
     fn run_with(hook: Hook, rules: &[Rule], ports: &[u16]) -> Result<Self, Error> {
-        let namespace = PidNamespace::own();
+        let namespace = PidNamespace::own()?;
         let mut object = Object::load(
             OBJECT,
             &[
@@ -115,14 +115,16 @@ struct PidNamespace {
 }
 
 impl PidNamespace {
-    fn own() -> Self {
-        // Without a `/proc` nobody knows of another one.
-        let Ok(found) = std::fs::metadata("/proc/self/ns/pid") else { return Self::default() };
+    /// An error where it cannot be known: numbers of one namespace would be taken for those of another.
+    fn own() -> Result<Self, Error> {
+        const FILE: &str = "/proc/self/ns/pid";
+        let found =
+            std::fs::metadata(FILE).map_err(|error| Error::of_io(Step::Namespace, FILE, &error))?;
         if found.ino() == FIRST_PID_NAMESPACE {
-            return Self::default();
+            return Ok(Self::default());
         }
         // As the kernel counts it inside (`MKDEV` in `include/linux/kdev_t.h`).
         let (major, minor) = (libc::major(found.dev()), libc::minor(found.dev()));
-        Self { device: u64::from(major) << 20 | u64::from(minor), inode: found.ino() }
+        Ok(Self { device: u64::from(major) << 20 | u64::from(minor), inode: found.ino() })
     }
 }
