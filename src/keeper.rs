@@ -52,6 +52,7 @@ use crate::host::prober::Prober;
 use crate::host::process::{self, PATIENCE, Process};
 use crate::host::service_manager::{self, Manager};
 use crate::host::signals::Signals;
+use crate::loader::{LOADED_WITHIN, LOADED_WITHIN_WHILE_MOUNTED};
 use by_hand::ByHand;
 pub use by_hand::Caller;
 use held::Handed;
@@ -125,7 +126,8 @@ fn keep(dir: Option<&Path>, flags: &Flags, caller: Caller) -> Result<(), Failure
     let program = handed.insist(&mut signals, |_, _| {
         Program::own(note.as_ref().and_then(|note| note.program.clone()))
     })?;
-    let requests = Requests::begin(&config, &program);
+    let loaded_within = if is_resumed { LOADED_WITHIN_WHILE_MOUNTED } else { LOADED_WITHIN };
+    let requests = Requests::begin(&config, &program, loaded_within);
     let connection = handed.insist(&mut signals, |handed, _| handed.resume(&config.mountpoint))?;
     let status = StatusContext::new(listeners, requests);
     // Who started it has been told already.

@@ -38,9 +38,13 @@ use crate::request::Running;
 use crate::request::rules::rules;
 use crate::supervision::{Channel, Received};
 
-/// It needs a tenth of a second on a machine that has nothing else to do, and seconds on an emulated one. As long as a
-/// worker may take to start.
-const LOADED_WITHIN: Duration = Duration::from_secs(10);
+/// How long it may take. It needs a tenth of a second on a machine that has nothing else to do, and seconds on an emulated
+/// one. As long as a worker may take to start.
+pub(crate) const LOADED_WITHIN: Duration = Duration::from_secs(10);
+/// The same where a mount is there: callers wait if no worker serves them meanwhile.
+pub(crate) const LOADED_WITHIN_WHILE_MOUNTED: Duration = Duration::from_secs(3);
+/// For its end, if it is killed: it may be held by a disk.
+const KILLED_WITHIN: Duration = Duration::from_millis(100);
 /// The array and two links.
 const DESCRIPTORS: usize = 3;
 /// No answer is longer.
@@ -64,28 +68,29 @@ struct Answer(Result<Running, Error>);
 #[derive(Debug)]
 pub(crate) struct Loading {
     socket: OwnedFd,
-    _process: Process,
+    process: Process,
     until: Instant,
 }
 
 impl Loading {
-    /// Starts it, by this program or its successor.
-    pub(crate) fn start(program: &Path, requests: &Requests) -> io::Result<Self> {
+    /// Starts it, by this program or its successor. It has to answer within this.
+    pub(crate) fn start(program: &Path, requests: &Requests, within: Duration) -> io::Result<Self> {
         let (ours, theirs) = crate::supervision::pair()?;
         ours.send(requests)?;
         let mut command = process::prepare(program, "loader", &[("--socket-fd", theirs.as_fd())]);
         let process = command.spawn().and_then(Process::of_child)?;
         let socket = ours.into_socket();
-        Ok(Self { socket, _process: process, until: Instant::now() + LOADED_WITHIN })
+        Ok(Self { socket, process, until: Instant::now() + within })
     }
 
     /// Waits for what it has made, or why it could not.
-    pub(crate) fn finish(self) -> Result<Loaded, Error> {
+    pub(crate) fn finish(mut self) -> Result<Loaded, Error> {
         let failed = |error: io::Error| Error::of_io(Step::Loader, "", &error);
         let left = self.until.saturating_duration_since(Instant::now());
         let mut polled = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
         let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
         if !poll(&mut polled, left).is_ok_and(|ready| ready > 0) {
+            self.process.kill_within(KILLED_WITHIN);
             return Err(failed(io::Error::other("it does not answer")));
         }
         let (text, descriptors) = receive(self.socket.as_fd()).map_err(failed)?;

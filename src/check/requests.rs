@@ -6,7 +6,7 @@ use super::{Finding, Id};
 use crate::config::Config;
 use crate::config::paths::control_socket;
 use crate::control::client;
-use crate::loader::Loading;
+use crate::loader::{LOADED_WITHIN, Loading};
 use crate::request::{Hook, State};
 
 /// What is missing where they are not.
@@ -36,7 +36,9 @@ impl Facts {
         let Some(config) = config else { return Self::Unseen };
         let Some(requests) = &config.activity.requests else { return Self::Tried(State::Off) };
         let Ok(program) = std::env::current_exe() else { return Self::Unseen };
-        let Ok(loading) = Loading::start(&program, requests) else { return Self::Unseen };
+        let Ok(loading) = Loading::start(&program, requests, LOADED_WITHIN) else {
+            return Self::Unseen;
+        };
         Self::Tried(match loading.finish() {
             Ok(loaded) => State::Running(loaded.running),
             Err(error) => State::Failed { why: error.to_string() },

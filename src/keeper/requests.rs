@@ -4,11 +4,12 @@
 use std::cell::{Cell, OnceCell};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::program::Program;
 use crate::bpf::{Error, Step};
 use crate::config::{Config, Requests as Settings};
-use crate::loader::{Loaded, Loading};
+use crate::loader::{LOADED_WITHIN_WHILE_MOUNTED, Loaded, Loading};
 use crate::request::State;
 
 /// What runs for one configuration. Copies share it, and it ends with the last one.
@@ -21,36 +22,57 @@ pub(super) struct Requests {
 struct Shared {
     /// Until somebody has waited for it.
     loading: Cell<Option<Result<Loading, Error>>>,
+    /// What ran for the same settings, until then.
+    before: Cell<Option<Rc<Loaded>>>,
     /// `None`: it is switched off.
-    outcome: OnceCell<Option<Result<Loaded, Error>>>,
+    outcome: OnceCell<Option<Result<Rc<Loaded>, Error>>>,
 }
 
 impl Requests {
-    /// Begins to load it, if it is switched on.
-    pub(super) fn begin(config: &Config, program: &Program) -> Self {
+    /// Begins to load it, if it is switched on. It may take this long.
+    pub(super) fn begin(config: &Config, program: &Program, within: Duration) -> Self {
         let settings = config.activity.requests.clone();
         let loading = settings.as_ref().map(|settings| {
-            Loading::start(&program.path(), settings)
+            Loading::start(&program.path(), settings, within)
                 .map_err(|error| Error::of_io(Step::Loader, "", &error))
         });
-        let shared = Shared { loading: Cell::new(loading), outcome: OnceCell::new() };
+        let (loading, before) = (Cell::new(loading), Cell::default());
+        let shared = Shared { loading, before, outcome: OnceCell::new() };
         Self { settings, shared: Rc::new(shared) }
     }
 
-    /// The same for a changed configuration. What has failed is tried again.
+    /// The same for a configuration that may have changed. What has failed is tried again, and ports that are not
+    /// configured are looked for again.
     pub(super) fn renewed(&self, config: &Config, program: &Program) -> Self {
         let has_failed = matches!(self.shared.outcome.get(), Some(Some(Err(_))));
-        if self.settings == config.activity.requests && !has_failed {
+        let finds_ports = self.settings.as_ref().is_some_and(|settings| settings.ports.is_empty());
+        let is_same = self.settings == config.activity.requests;
+        if is_same && !has_failed && !finds_ports {
             return self.clone();
         }
-        Self::begin(config, program)
+        let renewed = Self::begin(config, program, LOADED_WITHIN_WHILE_MOUNTED);
+        if let (true, Some(Some(Ok(loaded)))) = (is_same, self.shared.outcome.get()) {
+            renewed.shared.before.set(Some(Rc::clone(loaded)));
+        }
+        renewed
     }
 
     /// What has come of it. Waits for that at the first call, for some seconds at most.
-    fn outcome(&self) -> Option<&Result<Loaded, Error>> {
+    fn outcome(&self) -> Option<&Result<Rc<Loaded>, Error>> {
         let wait = || {
-            let outcome = self.shared.loading.take()?.and_then(Loading::finish);
-            tell(&outcome);
+            let outcome = self.shared.loading.take()?.and_then(Loading::finish).map(Rc::new);
+            let before = self.shared.before.take();
+            match (&outcome, before) {
+                (Err(error), Some(before)) => {
+                    tracing::warn!(
+                        "requests are seen as before, and Odoo's ports were not looked for again: {error}"
+                    );
+                    return Some(Ok(before));
+                }
+                // A reload that changes nothing says nothing.
+                (Ok(loaded), Some(before)) if loaded.running == before.running => {}
+                _ => tell(&outcome),
+            }
             Some(outcome)
         };
         self.shared.outcome.get_or_init(wait).as_ref()
@@ -71,7 +93,7 @@ impl Requests {
     }
 }
 
-fn tell(outcome: &Result<Loaded, Error>) {
+fn tell(outcome: &Result<Rc<Loaded>, Error>) {
     match outcome {
         Ok(loaded) => {
             let running = &loaded.running;
