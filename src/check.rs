@@ -149,7 +149,9 @@ ids! {
     BelowUsable: Warning = "files.unguarded",
     /// An Odoo in a container would lose the mount when sessionfs is stopped and started again.
     Volume: Warning = "odoo.volume",
-    /// An Odoo has no workers.
+    /// An Odoo answers on a port on which requests are not told apart.
+    Ports: Warning = "activity.ports",
+    /// An Odoo has no workers, and requests to it are not told apart.
     Workers: Warning = "odoo.workers",
     /// Odoo is behind a proxy but has no `proxy_mode`.
     Proxy: Warning = "odoo.proxy-mode",
@@ -406,9 +408,12 @@ fn look(
     let kept = kept::Facts::gather(&directory, config.as_ref().ok(), serving.is_some(), &unit);
     findings.extend(kept.findings(cause));
     let requests = requests::Facts::gather(&directory, config.as_ref().ok(), serving.is_some());
+    let unwatched = requests.unwatched(&odoo.http_ports());
     // What is said of an Odoo without workers is of background requests alone.
-    let matters = |finding: &Finding| finding.id != Id::Workers || !requests.are_told();
+    let are_told = requests.are_told() && unwatched.is_none();
+    let matters = |finding: &Finding| finding.id != Id::Workers || !are_told;
     findings.extend(odoo.findings().into_iter().filter(matters));
+    findings.extend(unwatched);
     findings.extend(requests.findings());
     findings.extend(files.findings(odoo.is_used()));
     findings.extend(host::Facts::gather(config).findings());

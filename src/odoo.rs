@@ -285,6 +285,18 @@ impl Instance {
         said.or_else(|| self.configuration.as_ref()?.workers)
     }
 
+    /// The port on which it answers HTTP; `None` if there is none, or it cannot be known.
+    pub(crate) fn http_port(&self) -> Option<u16> {
+        let (launch, file) = (self.launch()?, self.configuration.as_ref());
+        let has_told = match &self.sign {
+            // A title hides what the command line said; without its environment its file is not known.
+            Sign::Process(process) => process.readable && !launch.titled,
+            _ => true,
+        };
+        let is_known = has_told && file.is_none_or(|file| file.unreadable.is_none());
+        (is_known || launch.http_port.is_some()).then(|| ports::of(launch, file))?
+    }
+
     /// Whether it trusts a proxy's headers (`proxy_mode`).
     pub(crate) fn proxy_mode(&self) -> bool {
         self.launch().is_some_and(|launch| launch.proxy_mode)

@@ -378,6 +378,16 @@ fn an_odoo_with_another_directory_user_or_module_is_told() {
     found.has(61, "activity.ok", "are told from a person's");
     assert!(!found.findings.iter().any(|(id, _)| id == "odoo.workers"));
     drop(odoo);
+    // Of an Odoo that was not there when ports were looked for, they are not, until that is done again.
+    let more = ["--workers", "0", "-p", "8123"];
+    let odoo = Odoo::start(Command::new("env"), mounted.path().parent().unwrap(), &more);
+    let found = check(&mounted.path(), &[]);
+    found.has(60, "activity.ports", &format!("Odoo (pid {}) on port 8123", odoo.0.id()));
+    found.has(60, "odoo.workers", "no workers");
+    assert_eq!(mounted.command("reload").0, Some(0), "{}", mounted.log());
+    let found = check(&mounted.path(), &[]);
+    found.has(0, "activity.ok", "8123");
+    drop(odoo);
 }
 
 #[test]

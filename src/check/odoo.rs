@@ -163,6 +163,12 @@ impl Facts {
         })
     }
 
+    /// Each Odoo that uses the mount, or should, with the port on which it answers HTTP.
+    pub(crate) fn http_ports(&self) -> Vec<(String, u16)> {
+        let theirs = self.instances.iter().filter(|instance| concerns(&self.view(instance)));
+        theirs.filter_map(|instance| Some((name(instance), instance.http_port()?))).collect()
+    }
+
     /// The units of the Odoos that use the directory, or should.
     pub(crate) fn units(&self) -> Vec<String> {
         let mut units: Vec<String> = Vec::new();
@@ -356,9 +362,7 @@ impl Facts {
             ));
             return found;
         }
-        // Those that use the mount, or should.
-        let concerns = matches!(view, View::Mount | View::Blind(_) | View::Stale);
-        if !concerns || matches!(instance.sign, Sign::File | Sign::Directory) {
+        if !concerns(view) || matches!(instance.sign, Sign::File | Sign::Directory) {
             return found;
         }
         let by_variable = match &instance.sign {
@@ -465,6 +469,11 @@ fn in_addons(who: &str, searched: &addons::Found) -> Vec<Finding> {
         ));
     }
     found
+}
+
+/// Whether it uses the mount, or should.
+fn concerns(view: &View) -> bool {
+    matches!(view, View::Mount | View::Blind(_) | View::Stale)
 }
 
 fn is_read(instance: &Instance) -> bool {

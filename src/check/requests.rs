@@ -50,6 +50,29 @@ impl Facts {
         matches!(self, Self::Mounted(State::Running(_)))
     }
 
+    /// The ports of these Odoos on which they are not. Each with its name.
+    pub(crate) fn unwatched(&self, odoos: &[(String, u16)]) -> Option<Finding> {
+        let (Self::Mounted(State::Running(running)) | Self::Tried(State::Running(running))) = self
+        else {
+            return None;
+        };
+        let missing = odoos.iter().filter(|(_, port)| !running.ports.contains(port));
+        let missing: Vec<String> =
+            missing.map(|(who, port)| format!("{who} on port {port}")).collect();
+        (!missing.is_empty()).then(|| {
+            Finding::new(
+                Id::Ports,
+                format!(
+                    "requests are seen on port {} alone, and not those to {}: {MISSING}",
+                    text(&running.ports),
+                    missing.join(", ")
+                ),
+                "reload sessionfs, which looks for Odoo's ports again; where activity.ports is set, \
+                 add the port to it before",
+            )
+        })
+    }
+
     pub(crate) fn findings(&self) -> Vec<Finding> {
         let (state, does) = match self {
             Self::Unseen => return Vec::new(),
@@ -69,10 +92,10 @@ impl Facts {
                 format!(
                     "requests that a browser sends by itself are not told from a person's: {why}; {MISSING}"
                 ),
-                "see docs/ebpf.md for what it needs, then reload; activity.requests = \"off\" switches it off",
+                "EPERM: systemctl daemon-reload and restart sessionfs, as a reload gives no new rights, or make the \
+                 container anew (docs/ebpf.md); otherwise mend it and reload; activity.requests = \"off\" switches it off",
             ),
             State::Running(running) => {
-                let ports: Vec<String> = running.ports.iter().map(ToString::to_string).collect();
                 let torn = match running.hook {
                     Hook::Calls => "",
                     Hook::Segments => "; a request line in several segments counts as activity",
@@ -81,11 +104,15 @@ impl Facts {
                     Id::RequestsOk,
                     format!(
                         "requests that a browser sends by itself {does} from a person's: port {}, by {}{torn}",
-                        ports.join(", "),
+                        text(&running.ports),
                         running.hook.name()
                     ),
                 )
             }
         }]
     }
+}
+
+fn text(ports: &[u16]) -> String {
+    ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }

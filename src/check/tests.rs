@@ -32,7 +32,7 @@ fn requests(state: State) -> requests::Facts {
 }
 
 fn seen(hook: Hook) -> State {
-    State::Running(Running { hook, ports: vec![8069, 8079], rules: 15 })
+    State::Running(Running { hook, ports: vec![8069, 8079], rules: 16 })
 }
 
 fn mount() -> mount::Facts {
@@ -131,6 +131,37 @@ fn searched() -> Vec<(String, addons::Found)> {
 
 fn unidentified(last_ms: u64) -> UnidentifiedCallers {
     UnidentifiedCallers { reason: Unidentified::PidNamespace, count: 3, last_ms }
+}
+
+#[test]
+fn a_port_is_missed_only_where_it_is_known_and_of_this_mount() {
+    let seen = requests(seen(Hook::Calls));
+    let missed = |instance: Instance| seen.unwatched(&odoo(instance).http_ports()).is_some();
+    assert!(!missed(running(|_| {})), "Odoo's default");
+    assert!(!missed(running(|it| it.launch.http_port = Some(8079))));
+    assert!(missed(running(|it| it.launch.http_port = Some(8070))));
+    assert!(!missed(running(|it| it.launch.http_port = Some(0))));
+    let with_file = |http_port, unreadable: Option<&str>| {
+        let unreadable = unreadable.map(Into::into);
+        let file = Configuration { unreadable, http_port, ..Configuration::default() };
+        Instance { configuration: Some(file), ..running(|_| {}) }
+    };
+    assert!(missed(with_file(Some(8070), None)));
+    // Seen of them all: nothing is known of its file.
+    let none = requests::Facts::Mounted(State::Running(Running {
+        hook: Hook::Calls,
+        ports: Vec::new(),
+        rules: 16,
+    }));
+    let ports = |instance| none.unwatched(&odoo(instance).http_ports());
+    assert!(ports(running(|_| {})).is_some());
+    assert!(ports(with_file(None, Some("no"))).is_none());
+    assert!(ports(running(|it| it.readable = false)).is_none());
+    assert!(ports(running(|it| it.launch.titled = true)).is_none());
+    let other = instance(Sign::Process(Box::new(process(HERE))), "/srv/second/sessions");
+    assert!(ports(other).is_none(), "another mount's");
+    // Where nothing is seen, that is said.
+    assert!(requests(State::Off).unwatched(&[("it".into(), 1)]).is_none());
 }
 
 #[test]
@@ -331,6 +362,14 @@ fn cases() -> Vec<(Id, Vec<Finding>, &'static str)> {
             Id::RequestsOk,
             requests(seen(Hook::Segments)).findings(),
             "requests that a browser sends by itself are told from a person's: port 8069, 8079, by tcp_rcv_space_adjust; a",
+        ),
+        (
+            Id::Ports,
+            requests(seen(Hook::Calls))
+                .unwatched(&odoo(running(|it| it.launch.http_port = Some(8070))).http_ports())
+                .into_iter()
+                .collect(),
+            "requests are seen on port 8069, 8079 alone, and not those to Odoo (pid 10) on port 8070: polling",
         ),
         (
             Id::OtherOdoo,
