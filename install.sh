@@ -1552,7 +1552,7 @@ tell_people() {
     fi
     say
     say "What changes for users:"
-    indented "  " "A user who does nothing for $then has to log in again (until now: $before). An open browser tab, a point-of-sale terminal or a phone app that only waits does not keep a user logged in, and input in a form that was not saved is lost with the login. All users who are away now are logged out together, $then later."
+    indented "  " "A user who does nothing for $then has to log in again (until now: $before). An open browser tab, a point-of-sale terminal or a phone app that only waits does not keep a user logged in, except for some screens where the kernel does not let sessionfs see requests (docs/ebpf.md). Input in a form that was not saved is lost with the login. All users who are away now are logged out together, $then later."
     # Lines of their own: they are pasted.
     [ -n "$idle" ] || say "  To change it:  $(again) --idle 8h"
     [ -n "$idle" ] || say "  or later:      sessionfs config set lifetime.idle 8h$(with_config)"
