@@ -78,14 +78,21 @@ impl Error {
         Self { errno, ..Self::new(step, what, detail) }
     }
 
-    /// What to do about it, as far as that is known; empty otherwise.
+    /// Whether the kernel allows BPF, and its verifier refuses this program. It answers EACCES, too, and says why.
+    pub(crate) fn is_by_verifier(&self) -> bool {
+        self.step == Step::Program && (self.errno == Some(libc::EACCES) || !self.detail.is_empty())
+    }
+
+    /// What to do about it.
     fn remedy(&self) -> &'static str {
         match (self.step, self.errno.map(Errno::from_raw)) {
             (Step::Build, _) => "; build it with the cargo feature bpf",
             (Step::Btf, Some(Errno::ENOENT)) => {
                 "; this kernel was built without BTF (CONFIG_DEBUG_INFO_BTF)"
             }
-            (Step::Program, _) if !self.detail.is_empty() => {
+            (Step::Btf, _) => "; see whether /sys is mounted and the file can be read",
+            (Step::Loader, _) => "; reload sessionfs, which starts that process again",
+            (Step::Program, _) if self.is_by_verifier() => {
                 "; this kernel refuses the program, please report it with the kernel's version"
             }
             (_, Some(Errno::EPERM)) if is_confidential() => {
@@ -94,7 +101,11 @@ impl Error {
             (_, Some(Errno::EPERM)) => {
                 "; it needs the capabilities BPF and PERFMON, and a container must be given them"
             }
-            _ => "",
+            (Step::Map, Some(Errno::ENOMEM)) => "; free some memory of the kernel",
+            (Step::Tracepoint, _) => "; it needs Linux 5.15 or newer",
+            (Step::Object | Step::Map | Step::Program | Step::Attach, _) => {
+                "; please report it with the kernel's version"
+            }
         }
     }
 }
@@ -134,8 +145,10 @@ mod tests {
         error.errno = Some(libc::EINVAL);
         assert_eq!(
             error.to_string(),
-            "cannot load the BPF program received: EINVAL: Invalid argument"
+            "cannot load the BPF program received: EINVAL: Invalid argument; please report it with the kernel's version"
         );
+        error.errno = Some(libc::EACCES);
+        assert!(error.to_string().contains("this kernel refuses the program"), "{error}");
         error.errno = Some(libc::EPERM);
         assert!(error.to_string().contains("capabilities BPF and PERFMON"), "{error}");
         let error = Error { errno: Some(libc::ENOENT), ..Error::new(Step::Btf, "", "") };

@@ -69,7 +69,8 @@ impl Observe {
 
 impl From<bpf::Error> for Failure {
     fn from(error: bpf::Error) -> Self {
-        let refused = matches!(error.errno, Some(libc::EPERM | libc::EACCES));
+        let refused =
+            matches!(error.errno, Some(libc::EPERM | libc::EACCES)) && !error.is_by_verifier();
         let code = if refused { ExitCode::BpfRefused } else { ExitCode::NoBpf };
         Self::new(code, error.to_string())
     }
@@ -97,6 +98,9 @@ mod tests {
         assert_eq!(failed(Some(libc::EPERM)), ExitCode::BpfRefused);
         assert_eq!(failed(Some(libc::EINVAL)), ExitCode::NoBpf);
         assert_eq!(failed(None), ExitCode::NoBpf);
+        let program = bpf::Error::new(bpf::Step::Program, "left", "");
+        let by_verifier = bpf::Error { errno: Some(libc::EACCES), ..program };
+        assert_eq!(Failure::from(by_verifier).code, ExitCode::NoBpf);
     }
 
     #[cfg(not(feature = "bpf"))]
