@@ -51,6 +51,9 @@ pub(crate) struct Instance {
     pub configuration: Option<Configuration>,
     /// Where its sessions are by its own words, without symbolic links.
     pub sessions: PathBuf,
+    /// The same as Odoo itself may write it: with the symbolic links.
+    #[cfg_attr(not(feature = "bpf"), expect(dead_code, reason = "only for what BPF observes"))]
+    pub named: PathBuf,
     /// The same directory on this host, if it is to be seen here.
     pub sessions_here: Option<PathBuf>,
 }
@@ -353,6 +356,7 @@ impl Look<'_> {
             process.working_dir.as_deref(),
             &account,
         );
+        let named = sessions.clone();
         let theirs = process.mounts.as_ref().unwrap_or(self.mounts);
         let (sessions, sessions_here) = if process.contained {
             let here = self.mounts.translate(theirs, &sessions);
@@ -366,7 +370,7 @@ impl Look<'_> {
         let known = self.host.account(&number).filter(|_| !process.contained);
         let account = Account { name: known.map_or(number, |known| known.name), ..account };
         let sign = Sign::Process(Box::new(process.clone()));
-        Instance { sign, account, configuration, sessions, sessions_here }
+        Instance { sign, account, configuration, sessions, named, sessions_here }
     }
 
     fn at_service(&self, service: Service) -> Instance {
@@ -389,20 +393,22 @@ impl Look<'_> {
             service.working_dir.as_deref(),
             &account,
         );
-        let sessions = self.resolved(&sessions_of(
+        let named = sessions_of(
             self.host,
             &service.launch,
             configuration.as_ref(),
             service.variable("XDG_DATA_HOME"),
             service.working_dir.as_deref(),
             &account,
-        ));
+        );
+        let sessions = self.resolved(&named);
         let sessions_here = Some(sessions.clone());
         Instance {
             sign: Sign::Service(Box::new(service)),
             account,
             configuration,
             sessions,
+            named,
             sessions_here,
         }
     }
@@ -410,17 +416,13 @@ impl Look<'_> {
     fn at_file(&self, path: &Path) -> Option<Instance> {
         let configuration = Configuration::read(self.host, path)?;
         let account = self.usual_account();
-        let sessions = self.resolved(&sessions_of(
-            self.host,
-            &Launch::default(),
-            Some(&configuration),
-            None,
-            None,
-            &account,
-        ));
+        let launch = Launch::default();
+        let named = sessions_of(self.host, &launch, Some(&configuration), None, None, &account);
+        let sessions = self.resolved(&named);
         let sessions_here = Some(sessions.clone());
         let configuration = Some(configuration);
-        Some(Instance { sign: Sign::File, account, configuration, sessions, sessions_here })
+        let sign = Sign::File;
+        Some(Instance { sign, account, configuration, sessions, named, sessions_here })
     }
 
     /// Whoever would run an Odoo that nothing else tells of.
@@ -459,7 +461,14 @@ impl Look<'_> {
             );
             let sessions_here = Some(sessions.clone());
             let sign = Sign::Directory;
-            found.push(Instance { sign, account, configuration: None, sessions, sessions_here });
+            found.push(Instance {
+                sign,
+                account,
+                configuration: None,
+                sessions,
+                named: directory,
+                sessions_here,
+            });
         }
         found
     }

@@ -98,6 +98,7 @@ fn instance(sign: Sign, sessions: &str) -> Instance {
         account: Account { name: "odoo".into(), uid: 110, gid: 120, home: None },
         configuration: None,
         sessions: sessions.into(),
+        named: sessions.into(),
         sessions_here: Some(sessions.into()),
     }
 }

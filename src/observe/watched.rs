@@ -4,9 +4,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::Error;
-use crate::odoo::launch;
+use crate::host::bounded;
+use crate::host::mount_table::MountTable;
+use crate::odoo::launch::{self, Launch};
 use crate::odoo::root::Root;
 use crate::odoo::{Odoo, Sign};
 
@@ -16,8 +19,15 @@ const NAMES_MAX: usize = 15;
 const PROCESSES_MAX: usize = 4096;
 /// Descriptors of a process that are looked at.
 const DESCRIPTORS_MAX: usize = 65_536;
+/// How long it may take to look for Odoo: a mount that one of them uses may be dead.
+const LOOK_BOUND: Duration = Duration::from_secs(20);
+/// The first process. With socket activation systemd holds Odoo's socket, too, and everything comes from it.
+const INIT: i32 = 1;
 /// `TCP_LISTEN` of `include/net/tcp_states.h`, as `/proc/net/tcp` writes it.
 const LISTENS: &str = "0A";
+
+/// What helps where no Odoo is found.
+const NAME_IT: &str = "name Odoo's port with --port or its process with --pid";
 
 /// Whom to observe.
 #[derive(Clone, Debug)]
@@ -62,10 +72,16 @@ impl Watched {
     pub(crate) fn find(whom: &Whom, directory: &Path, asked: &Path) -> Result<Self, Error> {
         let host = Root::host();
         let mut names: BTreeSet<Name> = [directory, asked].into_iter().map(absolute).collect();
-        let first = match whom {
-            Whom::Processes(pids) => pids.clone(),
-            Whom::Port(port) => listeners(&host, *port),
-            Whom::Odoo => odoo(&host, directory, &mut names)?,
+        let odoo = bounded::within("odoo", LOOK_BOUND, || Odoo::look(&Root::host(), None));
+        let odoo = odoo.ok().flatten();
+        let first = match (whom, &odoo) {
+            (Whom::Processes(pids), _) => pids.clone(),
+            (Whom::Port(port), _) => listeners(&host, *port),
+            (Whom::Odoo, Some(odoo)) => first_of(odoo, directory)?,
+            (Whom::Odoo, None) => {
+                let why = "it takes too long to look for Odoo: a mount that one uses may be dead";
+                return Err(Error::Nobody(format!("{why}; {NAME_IT}")));
+            }
         };
         let tree = Tree::read(&host);
         let gone = |pid: &i32| !tree.parents.contains_key(pid);
@@ -79,6 +95,7 @@ impl Watched {
         for pid in &first {
             names.extend(names_of(&host, *pid, directory));
         }
+        names.extend(odoo.iter().flat_map(|odoo| names_by_odoo(odoo, directory, &tree, &first)));
         let ports = match whom {
             Whom::Port(port) => [*port].into(),
             _ => ports(&host, &tree.with_descendants(&first)),
@@ -91,10 +108,8 @@ impl Watched {
     pub(crate) fn running(&self) -> BTreeMap<i32, Kind> {
         let host = Root::host();
         let kind = |pid: i32| {
-            let line = host.read(&of(pid, "cmdline")).unwrap_or_default();
-            let line = String::from_utf8_lossy(&line).into_owned();
-            let words: Vec<&str> = line.trim_end_matches('\0').split('\0').collect();
-            if launch::is_evented(&words) { Kind::Evented } else { Kind::Ordinary }
+            let line = command_line(&host, pid);
+            if launch::is_evented(&words(&line)) { Kind::Evented } else { Kind::Ordinary }
         };
         Tree::read(&host)
             .with_descendants(&self.first)
@@ -112,32 +127,56 @@ fn of(pid: i32, name: &str) -> PathBuf {
     PathBuf::from(format!("/proc/{pid}/{name}"))
 }
 
-/// The first processes of the Odoo that keeps its sessions in this directory, and what they call it.
-fn odoo(host: &Root, directory: &Path, names: &mut BTreeSet<Name>) -> Result<Vec<i32>, Error> {
-    let odoo = Odoo::look(host, None);
+fn command_line(host: &Root, pid: i32) -> String {
+    let line = host.read(&of(pid, "cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&line).into_owned()
+}
+
+fn words(line: &str) -> Vec<&str> {
+    line.trim_end_matches('\0').split('\0').collect()
+}
+
+/// The first processes of the Odoo that keeps its sessions in this directory.
+fn first_of(odoo: &Odoo, directory: &Path) -> Result<Vec<i32>, Error> {
     let mut first = Vec::new();
     let mut elsewhere = None;
     for instance in &odoo.instances {
         let Sign::Process(process) = &instance.sign else { continue };
         if instance.sessions_here.as_deref() == Some(directory) {
             first.push(process.pid);
-            names.insert(absolute(&instance.sessions));
         } else {
             elsewhere = Some(format!("{} uses {}", process.pid, instance.sessions.display()));
         }
     }
     if first.is_empty() {
         let found = elsewhere.map_or_else(String::new, |found| format!(" (pid {found})"));
-        let remedy = "name Odoo's port with --port or its process with --pid";
         return Err(Error::Nobody(format!(
-            "no Odoo runs that is known to keep its sessions in {}{found}; {remedy}",
+            "no Odoo runs that is known to keep its sessions in {}{found}; {NAME_IT}",
             directory.display()
         )));
     }
     Ok(first)
 }
 
-/// What a process may call the directory: from its working directory, and from its root.
+/// What the Odoo that these processes belong to calls the directory: with the symbolic links of its configuration, and without.
+fn names_by_odoo(odoo: &Odoo, directory: &Path, tree: &Tree, first: &[i32]) -> Vec<Name> {
+    let observed = tree.with_descendants(first);
+    let is_theirs = |pid: i32| {
+        observed.contains(&pid)
+            || tree.with_descendants(&[pid]).iter().any(|pid| first.contains(pid))
+    };
+    let mut names = Vec::new();
+    for instance in &odoo.instances {
+        let Sign::Process(process) = &instance.sign else { continue };
+        if instance.sessions_here.as_deref() == Some(directory) && is_theirs(process.pid) {
+            names.extend([&instance.sessions, &instance.named].map(|path| absolute(path)));
+        }
+    }
+    names
+}
+
+/// What a process may call the directory: from its working directory, from its root, and by its own mounts, if it has any (a
+/// container).
 fn names_of(host: &Root, pid: i32, directory: &Path) -> Vec<Name> {
     let link = |name: &str| std::fs::read_link(host.join(&of(pid, name))).ok();
     let mut names = Vec::new();
@@ -152,6 +191,14 @@ fn names_of(host: &Root, pid: i32, directory: &Path) -> Vec<Name> {
         && let Ok(path) = directory.strip_prefix(&root)
     {
         names.push(absolute(&Path::new("/").join(path)));
+    }
+    let own = std::fs::read_link(host.join(Path::new("/proc/self/ns/mnt"))).ok();
+    if link("ns/mnt") != own
+        && let Ok(theirs) = MountTable::read(&host.join(&of(pid, "mountinfo")))
+        && let Ok(here) = MountTable::own()
+        && let Some(path) = theirs.translate(&here, directory)
+    {
+        names.push(absolute(&path));
     }
     names
 }
@@ -247,10 +294,13 @@ impl<'a> Networks<'a> {
     }
 }
 
-/// The processes that listen on a port, in whatever network.
+/// The processes that listen on a port, in whatever network. The first process is one only if it is an Odoo, as in a container.
 fn listeners(host: &Root, port: u16) -> Vec<i32> {
     let mut networks = Networks::new(host);
-    pids(host).into_iter().filter(|pid| networks.ports_of(*pid).contains(&port)).collect()
+    let is_init =
+        |pid: i32| pid == INIT && Launch::parse(&words(&command_line(host, pid))).is_none();
+    let pids = pids(host).into_iter().filter(|pid| !is_init(*pid));
+    pids.filter(|pid| networks.ports_of(*pid).contains(&port)).collect()
 }
 
 /// The ports that processes listen on.
