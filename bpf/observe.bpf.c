@@ -6,8 +6,8 @@
 // leaves them at once. A call counts if it is on a file in the session directory. Which calls there are, and what their
 // arguments mean, is told by a table (`calls`), so that nothing here depends on the architecture but the registers.
 //
-// A call on an HTTP connection tells what the thread does: of the bytes that are received, the path of the request line is
-// kept. Nothing else of a request is read.
+// A call on an HTTP connection tells what the thread does: of the bytes that are received the first ones are copied, the path
+// of the request line is kept, and the copy is wiped at once. It stays only as long as the line is not whole.
 //
 // The structures of the kernel are declared with the members that are used. Where these are is found out at load time
 // (CO-RE), so no header of a kernel is needed.
@@ -98,6 +98,9 @@ struct proc_inode {
 #define AF_INET 2
 #define AF_INET6 10
 #define AT_FDCWD -100
+// include/linux/errno.h: results that no program sees.
+#define ERESTARTSYS 512
+#define ERESTART_RESTARTBLOCK 516
 
 #if defined(__TARGET_ARCH_x86)
 struct pt_regs {
@@ -175,6 +178,14 @@ struct {
 	__type(value, __u32);
 } calls SEC(".maps");
 
+// From this time on nothing is counted, on the clock of `bpf_ktime_get_ns`: the observer may have been stopped.
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} deadline SEC(".maps");
+
 // One bit a port.
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -238,6 +249,8 @@ struct operation {
 	__u64 failed;
 	__u64 sum_ns;
 	__u64 max_ns;
+	// Calls that were known by a path, and not by a descriptor.
+	__u64 by_path;
 	__u64 buckets[BUCKETS];
 };
 
@@ -257,7 +270,7 @@ struct route {
 	__u64 calls_ns;
 };
 
-// By the path of the request; all zeros: no request. The first byte of that of an evented process is EVENTED.
+// By the path of the request.
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 8192);
@@ -265,10 +278,20 @@ struct {
 	__type(value, struct route);
 } routes SEC(".maps");
 
-// The sums over all routes, also of those that had to make room.
+enum served {
+	// Those of `routes`, also those that had to make room.
+	REQUESTS = 0,
+	// No request: the path is all zeros.
+	NOBODY = 1,
+	// An evented process: the first byte of the path is EVENTED.
+	EVENTS = 2,
+	SERVED = 3,
+};
+
+// The sums over all that was done for each of these.
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
+	__uint(max_entries, SERVED);
 	__type(key, __u32);
 	__type(value, struct route);
 } totals SEC(".maps");
@@ -317,9 +340,10 @@ struct thread {
 	__u32 length;
 	__u8 state;
 	__u8 sent;
-	char path[PATH_BYTES];
+	// Aligned, so that they are wiped in words.
+	char path[PATH_BYTES] __attribute__((aligned(8)));
 	// Room behind the bytes: the verifier adds the largest offset and the largest length.
-	char line[2 * LINE_BYTES];
+	char line[2 * LINE_BYTES] __attribute__((aligned(8)));
 };
 
 struct {
@@ -431,6 +455,8 @@ static __always_inline int is_name(struct name *name, __u32 place)
 	return bpf_map_lookup_elem(&names, name) != NULL;
 }
 
+enum leads { ELSEWHERE = 0, BY_PATH = 1, BY_DESCRIPTOR = 2 };
+
 // Whether a path leads into the session directory, as far as its words say. Not static: see `find_path`.
 __attribute__((noinline)) int leads_to_sessions(int directory, __u64 path)
 {
@@ -440,21 +466,24 @@ __attribute__((noinline)) int leads_to_sessions(int directory, __u64 path)
 	long length;
 
 	if (!name)
-		return 0;
+		return ELSEWHERE;
 	length = bpf_probe_read_user_str(name->path, NAME_BYTES, (const void *)path);
 	if (length > 1 && name->path[0] == '/')
-		return is_name(name, 0);
+		return is_name(name, 0) ? BY_PATH : ELSEWHERE;
 	start = directory == AT_FDCWD ? BPF_CORE_READ(bpf_get_current_task_btf(), fs, pwd.dentry)
 				      : BPF_CORE_READ(file_of(directory), f_path.dentry);
-	// Without a path (AT_EMPTY_PATH) it is the descriptor that counts.
-	if (is_session(start))
-		return !(length > 2 && name->path[0] == '.' && name->path[1] == '.');
+	if (is_session(start)) {
+		// AT_EMPTY_PATH; this is how the C library may make `fstat`.
+		if (length <= 1)
+			return BY_DESCRIPTOR;
+		return length > 2 && name->path[0] == '.' && name->path[1] == '.' ? ELSEWHERE : BY_PATH;
+	}
 	if (length <= 1)
-		return 0;
+		return ELSEWHERE;
 	for (place = 1; place < PLACES; place++)
 		if (is_place(start, place))
-			return is_name(name, place);
-	return 0;
+			return is_name(name, place) ? BY_PATH : ELSEWHERE;
+	return ELSEWHERE;
 }
 
 // ---- What is counted ----
@@ -476,12 +505,16 @@ static __always_inline __u32 bucket_of(__u64 ns)
 
 static __always_inline void add_route(const void *path, __u64 requests, __u64 request_ns, __u64 count, __u64 calls_ns)
 {
-	struct route *route = bpf_map_lookup_elem(&routes, path), none = {}, *total;
-	__u32 zero = 0;
+	char first = *(const char *)path;
+	__u32 served = first == '/' ? REQUESTS : first ? EVENTS : NOBODY;
+	struct route *route = NULL, none = {}, *total;
 
-	if (!route) {
-		bpf_map_update_elem(&routes, path, &none, BPF_NOEXIST);
+	if (served == REQUESTS) {
 		route = bpf_map_lookup_elem(&routes, path);
+		if (!route) {
+			bpf_map_update_elem(&routes, path, &none, BPF_NOEXIST);
+			route = bpf_map_lookup_elem(&routes, path);
+		}
 	}
 	if (route) {
 		__sync_fetch_and_add(&route->requests, requests);
@@ -489,7 +522,7 @@ static __always_inline void add_route(const void *path, __u64 requests, __u64 re
 		__sync_fetch_and_add(&route->calls, count);
 		__sync_fetch_and_add(&route->calls_ns, calls_ns);
 	}
-	total = bpf_map_lookup_elem(&totals, &zero);
+	total = bpf_map_lookup_elem(&totals, &served);
 	if (total) {
 		total->requests += requests;
 		total->request_ns += request_ns;
@@ -523,7 +556,7 @@ static __always_inline void keep_if_slow(struct thread *thread, __u32 operation,
 	__builtin_memcpy(slow->path, thread->path, PATH_BYTES);
 }
 
-static __always_inline void count_call(struct thread *thread, __u32 operation, __u64 ns, __u64 now, long result)
+static __always_inline void count_call(struct thread *thread, __u32 operation, int by_path, __u64 ns, __u64 now, long result)
 {
 	struct operation *counted = bpf_map_lookup_elem(&operations, &operation);
 	__u32 bucket = bucket_of(ns);
@@ -532,6 +565,7 @@ static __always_inline void count_call(struct thread *thread, __u32 operation, _
 		return;
 	counted->calls++;
 	counted->failed += result < 0;
+	counted->by_path += by_path;
 	counted->sum_ns += ns;
 	if (ns > counted->max_ns)
 		counted->max_ns = ns;
@@ -641,7 +675,7 @@ static __always_inline void received(struct thread *thread, struct pt_regs *regs
 		count = LINE_BYTES;
 	if (!buffer || count == 0 || count > LINE_BYTES ||
 	    bpf_probe_read_user(&thread->line[length], count, buffer))
-		return;
+		goto wipe;
 	thread->length = length + count;
 	switch (find_path(thread, found)) {
 	case COMPLETE:
@@ -650,11 +684,14 @@ static __always_inline void received(struct thread *thread, struct pt_regs *regs
 		break;
 	case PARTIAL:
 		thread->state = LINE;
-		break;
+		return;
 	case MALFORMED:
 		// A frame of a websocket, for one: the path stays.
 		break;
 	}
+wipe:
+	// A query, headers and a cookie may be in it.
+	__builtin_memset(thread->line, 0, sizeof(thread->line));
 }
 
 static __always_inline void sent(struct thread *thread, long count, __u64 now)
@@ -748,15 +785,21 @@ int BPF_PROG(entered, struct pt_regs *regs, long number)
 SEC("tp_btf/sys_exit")
 int BPF_PROG(left, struct pt_regs *regs, long result)
 {
-	__u64 now = bpf_ktime_get_ns();
-	__u32 word = call_of(CALL(regs)), target = TARGET(word), first, second;
+	__u64 now = bpf_ktime_get_ns(), *end;
+	__u32 word = call_of(CALL(regs)), target = TARGET(word), first, second, zero = 0;
+	int directory, counts, by_path = 0;
 	struct thread *thread;
-	int directory, counts;
 
 	if (!word || !own_kind())
 		return 0;
+	end = bpf_map_lookup_elem(&deadline, &zero);
+	if (!end || now >= *end)
+		return 0;
 	thread = bpf_task_storage_get(&threads, bpf_get_current_task_btf(), NULL, 0);
 	if (!thread || thread->call != word)
+		return 0;
+	// A signal came. The kernel makes the call again, and that one counts.
+	if (result <= -ERESTARTSYS && result >= -ERESTART_RESTARTBLOCK)
 		return 0;
 	counts = thread->is_session;
 	if ((target == TARGET_OPEN || target == TARGET_OPEN_AT) && result >= 0) {
@@ -773,9 +816,10 @@ int BPF_PROG(left, struct pt_regs *regs, long result)
 			directory = is_at ? (int)argument(regs, second - 1) : AT_FDCWD;
 			counts = leads_to_sessions(directory, argument(regs, second));
 		}
+		by_path = counts == BY_PATH;
 	}
 	if (counts)
-		count_call(thread, OPERATION(word), now - thread->started_ns, now, result);
+		count_call(thread, OPERATION(word), by_path, now - thread->started_ns, now, result);
 	else if (ROLE(word) == ROLE_ACCEPT)
 		thread->served = 0;
 	else if (thread->connection && result > 0 && ROLE(word) == ROLE_SEND)
@@ -797,5 +841,17 @@ int BPF_PROG(forked, struct task_struct *parent, struct task_struct *child)
 	copy = *kind;
 	tgid = child->tgid;
 	bpf_map_update_elem(&processes, &tgid, &copy, BPF_ANY);
+	return 0;
+}
+
+// Its id is given again, perhaps to a process of somebody else.
+SEC("tp_btf/sched_process_exit")
+int BPF_PROG(exited, struct task_struct *task)
+{
+	__u64 id = bpf_get_current_pid_tgid();
+	__u32 tgid = id >> 32;
+
+	if (tgid == (__u32)id)
+		bpf_map_delete_elem(&processes, &tgid);
 	return 0;
 }

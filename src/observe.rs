@@ -79,17 +79,21 @@ pub(crate) struct Observation {
     known: BTreeMap<i32, Kind>,
     scene: Scene,
     begun: Duration,
+    time: Duration,
 }
 
 impl Observation {
-    /// Finds whom to observe, and begins.
-    pub(crate) fn start(asked: &Path, whom: &Whom) -> Result<Self, Error> {
+    /// Finds whom to observe, and begins. After `time` nothing more is counted, even if this process is stopped by then.
+    pub(crate) fn start(asked: &Path, whom: &Whom, time: Duration) -> Result<Self, Error> {
         let asked = std::path::absolute(asked)
             .map_err(|error| Error::Directory(asked.to_owned(), error.to_string()))?;
         let (directory, opened) = open(&asked)?;
         // Whoever lacks the rights for this sees not all processes either.
-        let mut program = Program::start(&opened)?;
+        let mut program = Program::load()?;
+        // It may take some time, and costs nobody anything before the program is attached.
         let watched = Watched::find(whom, &directory, &asked)?;
+        let begun = clock::monotonic();
+        program.attach(&opened, begun + time)?;
         program.tell(&watched.names, &watched.ports)?;
         let scene = Scene {
             filesystem: filesystem(&directory),
@@ -97,9 +101,8 @@ impl Observation {
             ports: watched.ports.iter().copied().collect(),
             ..Scene::default()
         };
-        let begun = clock::monotonic();
         let known = BTreeMap::new();
-        let mut observation = Self { program, directory, watched, known, scene, begun };
+        let mut observation = Self { program, directory, watched, known, scene, begun, time };
         // What is started between the look and the showing is seen by the second look.
         observation.look_again();
         observation.look_again();
@@ -114,18 +117,17 @@ impl Observation {
         &self.scene
     }
 
-    /// How long it has run.
+    /// How long it has run, at most the time it was to run.
     pub(crate) fn elapsed(&self) -> Duration {
-        clock::monotonic().saturating_sub(self.begun)
+        clock::monotonic().saturating_sub(self.begun).min(self.time)
     }
 
-    /// Shows the program who has come since: an evented process that was started anew, for one. Says whether anybody is left.
+    /// Shows the program who runs: an evented process that was started anew, for one. Says whether anybody is left.
     pub(crate) fn look_again(&mut self) -> bool {
         let running = self.watched.running();
+        // Those it knows as well: its table is bounded, and may have lost one.
         for (pid, kind) in &running {
-            if self.known.get(pid) != Some(kind) {
-                self.program.watch(*pid, *kind);
-            }
+            self.program.watch(*pid, *kind);
         }
         let left = !running.is_empty();
         self.known = running;
@@ -151,7 +153,8 @@ impl Observation {
     }
 
     fn report(&self, scene: Scene, files: Files) -> Result<Report, Error> {
-        let now_ns = u64::try_from(clock::monotonic().as_nanos()).unwrap_or(u64::MAX);
+        let now = self.begun + self.elapsed();
+        let now_ns = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
         Ok(Report::new(scene, &self.program.snapshot()?, files, now_ns))
     }
 }
@@ -168,11 +171,16 @@ fn open(named: &Path) -> Result<(PathBuf, File), Error> {
         }
         Ok((path, opened))
     });
-    let remedy = "name Odoo's session directory; `sessionfs discover` shows it";
+    let remedy = |error: &io::Error| match error.kind() {
+        io::ErrorKind::PermissionDenied => "run it as root",
+        _ => "name Odoo's session directory; `sessionfs discover` shows it",
+    };
+    let dead =
+        "it does not answer: is its mount dead? `sessionfs check` tells, if it is one of sessionfs";
     let (path, opened) = opened
         .map_err(|error| failed(error.to_string()))?
-        .ok_or_else(|| failed("it does not answer: is its mount dead?".to_owned()))?
-        .map_err(|error| failed(format!("{error}; {remedy}")))?;
+        .ok_or_else(|| failed(dead.to_owned()))?
+        .map_err(|error| failed(format!("{error}; {}", remedy(&error))))?;
     if [named, &path].iter().any(|path| path.as_os_str().as_bytes().len() > PATH_BYTES_MAX) {
         let why =
             format!("its path has more than {PATH_BYTES_MAX} bytes; mount it at a shorter one");

@@ -13,7 +13,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -58,14 +58,13 @@ impl Store {
 }
 
 fn python(program: &Path, arguments: &[&str], directory: &Path) -> Server {
-    let mut child = Command::new("python3")
-        .arg(program)
-        .args(arguments)
-        .arg(directory)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("python3 runs");
+    let mut command = Command::new("python3");
+    command.arg(program).args(arguments).arg(directory);
+    served_by(command)
+}
+
+fn served_by(mut command: Command) -> Server {
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it runs");
     let mut line = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
     Server { port: line.trim().parse().expect("a port"), child }
@@ -84,6 +83,16 @@ impl Server {
             &[mode],
             directory,
         )
+    }
+
+    /// The same in a mount namespace where the store has another name.
+    fn in_mount_namespace(store: &Store) -> Self {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-ec"]);
+        command.arg("mount --bind \"$1\" /mnt; exec python3 \"$2\" threaded /mnt/sessions");
+        command.args(["sh".as_ref(), store.0.path()]);
+        command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/observe/server.py"));
+        served_by(command)
     }
 
     /// The same under the name and with the arguments of an Odoo. What it has for Odoo's options it passes over.
@@ -196,13 +205,19 @@ impl Observer {
 
     /// Ends it as a person does; what it has printed.
     #[track_caller]
-    fn finish(mut self) -> String {
+    fn finish(self) -> String {
+        self.finish_with_warnings().0
+    }
+
+    /// The same, and what it has said besides.
+    #[track_caller]
+    fn finish_with_warnings(mut self) -> (String, String) {
         kill(Pid::from_raw(self.child.id().try_into().unwrap()), Signal::SIGINT).unwrap();
         let mut text = String::new();
         self.child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
         self.stderr.read_to_string(&mut self.said).unwrap();
         assert_eq!(self.child.wait().unwrap().code(), Some(INTERRUPTED), "{}", self.said);
-        text
+        (text, self.said)
     }
 
     #[track_caller]
@@ -439,6 +454,80 @@ fn an_odoo_is_found_by_its_directory_and_its_evented_process_is_one_line() {
     assert!(said.contains(&format!("{} (evented)", evented.pid())), "{said}");
 }
 
+/// Odoo writes paths as its configuration has them, and the kernel tells nobody where a link has led.
+#[test]
+fn a_data_dir_that_is_a_symbolic_link_is_known_by_both_names() {
+    let _alone = alone();
+    let store = Store::on_tmpfs();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let data_dir = elsewhere.path().join("data");
+    symlink(store.0.path(), &data_dir).unwrap();
+    let server = Server::odoo(&data_dir.join("sessions"), &[]);
+    for whom in [vec![], vec!["--pid".to_owned(), server.pid()]] {
+        let whom: Vec<&str> = whom.iter().map(String::as_str).collect();
+        let observer = Observer::start(&store.path(), &whom);
+        server.load();
+        let report = observer.report();
+        assert_eq!(counts(&report), expected(), "{whom:?}");
+        // Each but those of a descriptor, and the opens that succeed.
+        assert_eq!(report["total"]["calls_by_path"], 3 * 6 * LOAD);
+    }
+}
+
+#[test]
+fn a_process_of_another_mount_namespace_is_known_by_its_own_name_of_the_directory() {
+    let _alone = alone();
+    let store = Store::on_tmpfs();
+    let server = Server::in_mount_namespace(&store);
+    let observer = Observer::start(&store.path(), &["--pid", &server.pid()]);
+    server.get("/absolute/save/1");
+    let expected = ["open", "write", "rename", "stat", "close", "other"];
+    let expected = expected.map(|operation| (operation.to_owned(), (1, 0)));
+    assert_eq!(counts(&observer.report()), expected.into());
+}
+
+#[test]
+fn it_warns_where_no_path_leads_to_the_directory_or_nothing_was_seen() {
+    let _alone = alone();
+    let store = Store::on_tmpfs();
+    let name = store.0.path().file_name().unwrap();
+    let roundabout = store.0.path().join("..").join(name).join("sessions");
+    let server = Server::start("threaded", &roundabout);
+    let observer = Observer::start(&store.path(), &["--pid", &server.pid()]);
+    server.get("/absolute/save/1");
+    server.get("/absolute/load/1");
+    let (_, said) = observer.finish_with_warnings();
+    assert!(said.contains("no call with a path was seen"), "{said}");
+    let observer = Observer::start(&store.path(), &["--pid", &server.pid()]);
+    let (_, said) = observer.finish_with_warnings();
+    assert!(said.contains("no call on the session directory was seen"), "{said}");
+    let observer = Observer::start(&store.path(), &["--pid", &server.pid()]);
+    server.get("/relative/save/1");
+    let (_, said) = observer.finish_with_warnings();
+    assert!(!said.contains("warning"), "{said}");
+}
+
+#[test]
+fn a_stopped_observer_counts_nothing_after_its_time() {
+    const TIME: Duration = Duration::from_secs(1);
+    let _alone = alone();
+    let store = Store::on_tmpfs();
+    let server = Server::start("threaded", &store.path());
+    let arguments = ["--json", "--for", "1s", "--pid", &server.pid()];
+    let mut observer = Observer::start_as(command(&store.path(), &arguments));
+    let begun = Instant::now();
+    let pid = Pid::from_raw(observer.child.id().try_into().unwrap());
+    kill(pid, Signal::SIGSTOP).unwrap();
+    until("its time is over", || begun.elapsed() > TIME);
+    server.load();
+    kill(pid, Signal::SIGCONT).unwrap();
+    let mut text = String::new();
+    observer.child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+    assert!(observer.child.wait().unwrap().success());
+    let report: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((&report["total"]["calls"], &report["seconds"]), (&0.into(), &1.0.into()));
+}
+
 #[test]
 fn what_is_started_later_is_observed_too() {
     let _alone = alone();
@@ -541,7 +630,9 @@ fn programs() -> BTreeSet<u32> {
     aya::programs::loaded_programs()
         // One that goes away meanwhile.
         .filter_map(Result::ok)
-        .filter(|program| [&b"entered"[..], b"left", b"forked"].contains(&program.name()))
+        .filter(|program| {
+            [&b"entered"[..], b"left", b"forked", b"exited"].contains(&program.name())
+        })
         .map(|program| program.id())
         .collect()
 }
@@ -555,7 +646,7 @@ fn nothing_stays_in_the_kernel_when_it_is_killed() {
     for signal in [Signal::SIGKILL, Signal::SIGINT] {
         let mut observer = Observer::start(&store.path(), &["--pid", &server.pid()]);
         let loaded: BTreeSet<u32> = programs().difference(&before).copied().collect();
-        assert_eq!(loaded.len(), 3, "{loaded:?}");
+        assert_eq!(loaded.len(), 4, "{loaded:?}");
         kill(Pid::from_raw(observer.child.id().try_into().unwrap()), signal).unwrap();
         observer.child.wait().unwrap();
         until("no program is left", || programs().is_disjoint(&loaded));

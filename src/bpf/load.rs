@@ -38,11 +38,14 @@ impl Object {
 
     /// Loads a program and attaches it to a tracepoint. It is detached when the descriptor is closed.
     pub(crate) fn attach(&mut self, name: &str, tracepoint: &str) -> Result<OwnedFd, Error> {
-        let missing = || Error::new(Step::Object, name, "the object has no such program");
-        let program = self.ebpf.program_mut(name).ok_or_else(missing)?;
-        let program: &mut BtfTracePoint =
-            program.try_into().map_err(|error| failed(Step::Program, name, &error))?;
-        program.load(tracepoint, &self.btf).map_err(|error| match error {
+        self.load_program(name, tracepoint)?;
+        self.attach_loaded(name)
+    }
+
+    /// Loads a program for a tracepoint.
+    pub(crate) fn load_program(&mut self, name: &str, tracepoint: &str) -> Result<(), Error> {
+        let Self { ebpf, btf } = self;
+        program(ebpf, name)?.load(tracepoint, btf).map_err(|error| match error {
             ProgramError::Btf(BtfError::UnknownBtfTypeName { .. }) => {
                 Error::new(Step::Tracepoint, tracepoint, "this kernel does not have it")
             }
@@ -51,7 +54,12 @@ impl Object {
                 Error { detail: last_words(&verifier_log.to_string()), ..refused }
             }
             error => failed(Step::Program, name, &error),
-        })?;
+        })
+    }
+
+    /// Attaches a program to the tracepoint that it was loaded for. It is detached when the descriptor is closed.
+    pub(crate) fn attach_loaded(&mut self, name: &str) -> Result<OwnedFd, Error> {
+        let program = program(&mut self.ebpf, name)?;
         let loaded = program.fd().map_err(|error| failed(Step::Program, name, &error))?;
         host::bpf::attach(loaded.as_fd()).map_err(|error| failed(Step::Attach, name, &error))
     }
@@ -61,6 +69,12 @@ impl Object {
         let missing = || Error::new(Step::Object, name, "the object has no such map");
         self.ebpf.take_map(name).ok_or_else(missing)
     }
+}
+
+fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut BtfTracePoint, Error> {
+    let missing = || Error::new(Step::Object, name, "the object has no such program");
+    let program = ebpf.program_mut(name).ok_or_else(missing)?;
+    program.try_into().map_err(|error| failed(Step::Program, name, &error))
 }
 
 /// What has failed, with the answer of the kernel where that is the cause.

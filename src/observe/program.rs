@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
+use std::time::Duration;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
@@ -22,8 +23,15 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/observe.x86_64.o")
 #[cfg(target_arch = "aarch64")]
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/observe.aarch64.o");
 
-const PROGRAMS: [(&str, &str); 3] =
-    [("entered", "sys_enter"), ("left", "sys_exit"), ("forked", "sched_process_fork")];
+const PROGRAMS: [(&str, &str); 4] = [
+    ("entered", "sys_enter"),
+    ("left", "sys_exit"),
+    ("forked", "sched_process_fork"),
+    ("exited", "sched_process_exit"),
+];
+/// `enum served`, and whom those are for that have no path.
+const SERVED: [(u32, Option<Served>); 3] =
+    [(0, None), (1, Some(Served::Nobody)), (2, Some(Served::Evented))];
 
 /// Bytes of a name, and of the number of the place where it begins.
 const NAME_BYTES: usize = 256;
@@ -34,9 +42,10 @@ const PROCESS: i64 = 64;
 /// Entries of the map of routes, twice: while it is read, others come.
 const ROUTES_MAX: usize = 2 * 8192;
 
-/// The program while it runs. It is detached when this is dropped, and when this process ends in whatever way: nothing of it is
-/// pinned.
+/// The program, loaded or running. It is detached when this is dropped, and when this process ends in whatever way: nothing of
+/// it is pinned.
 pub(crate) struct Program {
+    object: Object,
     maps: Maps,
     /// What keeps it attached.
     links: Vec<OwnedFd>,
@@ -47,6 +56,7 @@ pub(crate) struct Program {
 /// What it is told, and what it tells.
 struct Maps {
     calls: Array<MapData, u32>,
+    deadline: Array<MapData, u64>,
     ports: Array<MapData, u64>,
     places: Array<MapData, [u64; 2]>,
     names: LpmTrie<MapData, [u8; NAME_BYTES], u32>,
@@ -60,6 +70,7 @@ impl Maps {
     fn take(object: &mut Object) -> Result<Self, Error> {
         Ok(Self {
             calls: take(object, "calls")?,
+            deadline: take(object, "deadline")?,
             ports: take(object, "ports")?,
             places: take(object, "places")?,
             names: take(object, "names")?,
@@ -76,8 +87,8 @@ fn take<M: TryFrom<Map, Error = MapError>>(object: &mut Object, name: &str) -> R
 }
 
 impl Program {
-    /// Loads and attaches it. Nobody is observed yet.
-    pub(crate) fn start(directory: &File) -> Result<Self, Error> {
+    /// Loads it. Nothing runs yet.
+    pub(crate) fn load() -> Result<Self, Error> {
         // An offset, and so not negative.
         let cookie = rand::random::<u64>() >> 2;
         let lseek = u64::try_from(libc::SYS_lseek).unwrap_or_default();
@@ -86,18 +97,27 @@ impl Program {
         for (number, word) in calls::table() {
             maps.calls.set(number, word, 0).map_err(|error| map_failed("calls", &error))?;
         }
-        let links = PROGRAMS
-            .into_iter()
-            .map(|(name, tracepoint)| object.attach(name, tracepoint))
-            .collect::<Result<_, _>>()?;
-        let program = Self { maps, links, cookie: cookie.cast_signed() };
-        program.show(directory, 0);
-        let learnt = program.maps.places.get(&0, 0);
+        for (name, tracepoint) in PROGRAMS {
+            object.load_program(name, tracepoint)?;
+        }
+        Ok(Self { object, maps, links: Vec::new(), cookie: cookie.cast_signed() })
+    }
+
+    /// Attaches it to look at this directory, until a time of the monotonic clock. Nobody is observed yet.
+    pub(crate) fn attach(&mut self, directory: &File, end: Duration) -> Result<(), Error> {
+        let end_ns = u64::try_from(end.as_nanos()).unwrap_or(u64::MAX);
+        let set = self.maps.deadline.set(0, end_ns, 0);
+        set.map_err(|error| map_failed("deadline", &error))?;
+        for (name, _) in PROGRAMS {
+            self.links.push(self.object.attach_loaded(name)?);
+        }
+        self.show(directory, 0);
+        let learnt = self.maps.places.get(&0, 0);
         if learnt.map_err(|error| map_failed("places", &error))?[0] == 0 {
             let detail = "it does not see the calls of this process";
             return Err(Error::new(Step::Attach, "entered", detail));
         }
-        Ok(program)
+        Ok(())
     }
 
     /// Tells it the paths that lead to the directory, and the ports of which requests are read.
@@ -159,16 +179,20 @@ impl Program {
             cpus.iter().for_each(|cpu| sum.add(cpu));
             snapshot.operations.push(sum);
         }
-        for cpu in totals.get(&0, 0).map_err(|error| map_failed("totals", &error))?.iter() {
-            snapshot.total.add(Sums::from_words(cpu));
+        for (served, alone) in SERVED {
+            let mut sum = Sums::default();
+            let cpus = totals.get(&served, 0).map_err(|error| map_failed("totals", &error))?;
+            cpus.iter().for_each(|cpu| sum.add(Sums::from_words(cpu)));
+            snapshot.total.add(sum);
+            snapshot.routes.extend(alone.filter(|_| sum != Sums::default()).map(|who| (who, sum)));
         }
         for cpu in slowest.get(&0, 0).map_err(|error| map_failed("slowest", &error))?.iter() {
             snapshot.slowest.extend(Slow::all(cpu));
         }
         // One that has just made room for another is no error.
         let kept = routes.iter().take(ROUTES_MAX).flatten();
-        snapshot.routes =
-            kept.map(|(path, sums)| (Served::from_bytes(&path), Sums::from_words(&sums))).collect();
+        let routes = kept.map(|(path, sums)| (Served::from_bytes(&path), Sums::from_words(&sums)));
+        snapshot.routes.extend(routes);
         Ok(snapshot)
     }
 }

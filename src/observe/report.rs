@@ -73,10 +73,14 @@ pub(crate) struct Total {
     pub requests: u64,
     /// From the first byte of a request to the last of its answer.
     pub requests_us: f64,
+    /// All calls, also those for no request.
     pub calls: u64,
     pub calls_us: f64,
-    /// Of that, in calls for a request.
+    /// Of these, those for a request.
+    pub calls_of_requests: u64,
     pub calls_of_requests_us: f64,
+    /// Of `calls`, those that were known by a path, and not by a descriptor.
+    pub calls_by_path: u64,
     /// The share of the time of requests that they waited for calls on the session directory, from 0 to 1; `None`
     /// without requests.
     pub share: Option<f64>,
@@ -164,16 +168,20 @@ fn ratio(dividend: u64, divisor: u64) -> Option<f64> {
 fn total(snapshot: &Snapshot) -> Total {
     let all = snapshot.total;
     // Evented processes have calls, and no requests that are told apart.
-    let others = snapshot.routes.iter().filter(|(served, _)| !is_request(served));
-    let others: u64 = others.map(|(_, sums)| sums.calls_ns).sum();
-    let of_requests = all.calls_ns.saturating_sub(others);
+    let mut others = Sums::default();
+    for (_, sums) in snapshot.routes.iter().filter(|(served, _)| !is_request(served)) {
+        others.add(*sums);
+    }
+    let of_requests = all.without(others);
     Total {
-        requests: all.requests,
-        requests_us: us(all.requests_ns),
+        requests: of_requests.requests,
+        requests_us: us(of_requests.requests_ns),
         calls: all.calls,
         calls_us: us(all.calls_ns),
-        calls_of_requests_us: us(of_requests),
-        share: ratio(of_requests, all.requests_ns),
+        calls_of_requests: of_requests.calls,
+        calls_of_requests_us: us(of_requests.calls_ns),
+        calls_by_path: snapshot.operations.iter().map(|counted| counted.by_path).sum(),
+        share: ratio(of_requests.calls_ns, of_requests.requests_ns),
     }
 }
 
@@ -219,7 +227,8 @@ fn line(path: String, sums: Sums) -> Route {
         calls_us: us(sums.calls_ns),
         calls_per_request: ratio(sums.calls, sums.requests),
         calls_us_per_request: ratio(sums.calls_ns, sums.requests * 1000),
-        share: ratio(sums.calls_ns, sums.requests_ns),
+        // What has no request that was read may have time of requests, and that is no measure of it.
+        share: ratio(sums.calls_ns, sums.requests_ns).filter(|_| sums.requests > 0),
     }
 }
 
@@ -258,8 +267,14 @@ mod tests {
     }
 
     fn snapshot() -> Snapshot {
-        let mut open =
-            Operations { calls: 4, failed: 1, sum_ns: 4000, max_ns: 2000, ..Operations::default() };
+        let mut open = Operations {
+            calls: 4,
+            failed: 1,
+            sum_ns: 4000,
+            max_ns: 2000,
+            by_path: 3,
+            ..Operations::default()
+        };
         open.histogram.0[36] = 4;
         Snapshot {
             operations: [vec![open], vec![Operations::default(); 8]].concat(),
@@ -307,7 +322,8 @@ mod tests {
         let others = &report.paths[3];
         assert_eq!((others.requests, others.calls, others.calls_us), (1, 1, 0.5));
         assert!((report.total.calls_of_requests_us - 4.5).abs() < f64::EPSILON);
-        assert_eq!(report.total.share, Some(0.1));
+        assert_eq!((report.total.calls, report.total.calls_of_requests), (13, 5));
+        assert_eq!((report.total.share, report.total.calls_by_path), (Some(0.1), 3));
     }
 
     #[test]

@@ -7,7 +7,7 @@ pub(crate) const PATH_BYTES: usize = 96;
 /// `SLOWEST`: how many of the slowest calls are kept.
 pub(crate) const SLOWEST: usize = 10;
 /// Words of `struct operation`.
-pub(crate) const OPERATION_WORDS: usize = 4 + BUCKETS;
+pub(crate) const OPERATION_WORDS: usize = 5 + BUCKETS;
 /// Words of `struct route`.
 pub(crate) const ROUTE_WORDS: usize = 4;
 /// Words of `struct slow`.
@@ -23,6 +23,8 @@ pub(crate) struct Operations {
     pub failed: u64,
     pub sum_ns: u64,
     pub max_ns: u64,
+    /// Those that were known by a path, and not by a descriptor.
+    pub by_path: u64,
     pub histogram: Histogram,
 }
 
@@ -33,7 +35,8 @@ impl Operations {
         self.failed += words[1];
         self.sum_ns += words[2];
         self.max_ns = self.max_ns.max(words[3]);
-        for (mine, theirs) in self.histogram.0.iter_mut().zip(&words[4..]) {
+        self.by_path += words[4];
+        for (mine, theirs) in self.histogram.0.iter_mut().zip(&words[5..]) {
             *mine += theirs;
         }
     }
@@ -140,7 +143,7 @@ pub(crate) struct Snapshot {
     /// In the order of the numbers of the table.
     pub operations: Vec<Operations>,
     pub routes: Vec<(Served, Sums)>,
-    /// All routes, also those that had to make room for others.
+    /// Everything, also the routes that had to make room for others.
     pub total: Sums,
     pub slowest: Vec<Slow>,
 }
@@ -177,12 +180,13 @@ mod tests {
     #[test]
     fn what_cpus_have_counted_is_added() {
         let mut words = [0; OPERATION_WORDS];
-        words[..6].copy_from_slice(&[2, 1, 30, 20, 0, 2]);
+        words[..7].copy_from_slice(&[2, 1, 30, 20, 1, 0, 2]);
         let mut sum = Operations::default();
         sum.add(&words);
         words[3] = 10;
         sum.add(&words);
         assert_eq!((sum.calls, sum.failed, sum.sum_ns, sum.max_ns), (4, 2, 60, 20));
+        assert_eq!(sum.by_path, 2);
         assert_eq!(sum.histogram.0[1], 4);
     }
 }

@@ -45,16 +45,32 @@ pub(super) fn run(asked: &Observe) -> Result<(), Failure> {
         (None, pids) => Whom::Processes(pids.to_vec()),
     };
     let _interrupts = Interrupts::note();
-    let mut observation = Observation::start(&asked.directory, &whom)?;
+    let mut observation = Observation::start(&asked.directory, &whom, asked.time)?;
     announce(observation.scene(), asked.time);
     let interrupted = wait(&mut observation, asked.time)?;
     let after = observation.finish(interrupted)?;
+    warn(&after);
     print(asked, before, after)?;
     if interrupted {
         let message = "interrupted; what was measured so far was printed";
         return Err(Failure::new(ExitCode::Interrupted, message));
     }
     Ok(())
+}
+
+/// Says what a result lacks, so that nobody takes it for little.
+fn warn(found: &Report) {
+    if found.total.calls == 0 {
+        eprintln!(
+            "warning: no call on the session directory was seen: Odoo had nothing to do, or other processes use the \
+             directory; name them with --pid or --port, or measure for longer"
+        );
+    } else if found.total.calls_by_path == 0 {
+        eprintln!(
+            "warning: no call with a path was seen (stat, rename, unlink): Odoo may use another name of the directory, as in \
+             a container; name the directory as Odoo's data_dir has it, or leave out --pid and --port"
+        );
+    }
 }
 
 fn print(asked: &Observe, before: Option<Report>, after: Report) -> Result<(), Failure> {
@@ -71,7 +87,8 @@ fn print(asked: &Observe, before: Option<Report>, after: Report) -> Result<(), F
 /// An earlier result.
 fn read(path: &Path) -> Result<Report, Failure> {
     let failed = |why: String| {
-        let remedy = "name a file with what `sessionfs observe --json` has printed";
+        let remedy =
+            "name a file with what `sessionfs observe --json` has printed without --compare";
         let message = format!("--compare {}: {why}; {remedy}", path.display());
         Failure::new(ExitCode::NothingToCompare, message)
     };

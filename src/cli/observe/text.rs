@@ -140,6 +140,9 @@ fn slowest(calls: &[SlowCall]) -> String {
 
 fn files(report: &Report) -> String {
     let files = &report.files;
+    if files.partly && files.count == 0 {
+        return "not counted: the directory did not answer in time".to_owned();
+    }
     let partly = if files.partly { " (not all were looked at)" } else { "" };
     let ages: Vec<String> = files
         .ages
@@ -165,14 +168,22 @@ fn sums(report: &Report) -> String {
             total.calls_us / 1e3
         );
     };
-    format!(
+    let of_requests = format!(
         "{} requests took {:.1} ms; of that {:.1} ms ({}) in {} calls on the session directory",
         total.requests,
         total.requests_us / 1e3,
         total.calls_of_requests_us / 1e3,
         percent(share),
-        total.calls,
-    )
+        total.calls_of_requests,
+    );
+    match total.calls.saturating_sub(total.calls_of_requests) {
+        0 => of_requests,
+        others => format!(
+            "{of_requests}\nbesides, {others} calls of {:.1} ms: of cron workers, the evented process and others without a \
+             request that was read",
+            (total.calls_us - total.calls_of_requests_us) / 1e3,
+        ),
+    }
 }
 
 /// How many times as long.
@@ -255,4 +266,33 @@ fn paths_compared(before: &Report, after: &Report) -> String {
     let heading =
         ["path", "requests before", "after", "us/request before", "after", "share before", "after"];
     table(heading, &[1, 2, 3, 4, 5, 6], lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::report::Total;
+
+    #[test]
+    fn only_calls_of_requests_are_related_to_their_time() {
+        let total = Total {
+            requests: 3,
+            requests_us: 45_000.0,
+            calls: 13,
+            calls_us: 5700.0,
+            calls_of_requests: 5,
+            calls_of_requests_us: 4500.0,
+            calls_by_path: 0,
+            share: Some(0.1),
+        };
+        let of = |total| sums(&Report { total, ..Report::default() });
+        let first =
+            "3 requests took 45.0 ms; of that 4.5 ms (10.0 %) in 5 calls on the session directory";
+        let second = "besides, 8 calls of 1.2 ms: of cron workers, the evented process and others without a request that \
+                      was read";
+        assert_eq!(of(total.clone()), format!("{first}\n{second}"));
+        assert_eq!(of(Total { calls: 5, calls_us: 4500.0, ..total.clone() }), first);
+        let none = Total { share: None, ..total };
+        assert_eq!(of(none), "13 calls on the session directory, 5.7 ms");
+    }
 }
