@@ -15,6 +15,7 @@ use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use aya::maps::MapInfo;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -623,6 +624,58 @@ fn neither_tokens_nor_queries_nor_commands_of_a_path_are_printed() {
     for secret in [&token[..12], &token[token.len() - 12..], "access_token", "\u{1b}", "%1b"] {
         assert!(!text.contains(secret), "{secret:?} is in {text}");
     }
+}
+
+/// What the program keeps of the main threads of these processes: its `struct thread`, where words are seen as they are.
+fn kept(map: &MapInfo, pids: &[&str]) -> String {
+    let output = Command::new("python3")
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/observe/kept.py"))
+        .args([map.id().to_string(), map.value_size().to_string()])
+        .args(pids)
+        .stderr(Stdio::inherit())
+        .output()
+        .unwrap();
+    assert!(output.status.success());
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The storage of threads of such programs in the kernel.
+fn storages() -> Vec<MapInfo> {
+    aya::maps::loaded_maps().filter_map(Result::ok).filter(|map| map.name() == b"threads").collect()
+}
+
+#[test]
+fn of_received_bytes_only_the_path_stays_in_the_kernel() {
+    let _alone = alone();
+    let store = Store::on_tmpfs();
+    let server = Server::start("prefork", &store.path());
+    let before: Vec<u32> = storages().iter().map(MapInfo::id).collect();
+    let _observer = Observer::start(&store.path(), &["--pid", &server.pid()]);
+    let [storage] = storages()
+        .into_iter()
+        .filter(|map| !before.contains(&map.id()))
+        .collect::<Vec<_>>()
+        .try_into()
+        .expect("one map");
+    let children = format!("/proc/{0}/task/{0}/children", server.pid());
+    let workers = std::fs::read_to_string(children).unwrap();
+    let workers: Vec<&str> = workers.split_whitespace().collect();
+    server.send(|stream| {
+        let head = "GET /at/absent/1?key=secret-1 HTTP/1.1\r\nCookie: secret-2\r\n";
+        stream.write_all(format!("{head}Connection: close\r\n\r\n").as_bytes())
+    });
+    let found = kept(&storage, &workers);
+    assert!(found.contains("/at/absent/1"), "{found}");
+    assert!(!found.contains("GET ") && !found.contains("secret"), "{found}");
+    // It is kept while the line is not whole, and then wiped as well.
+    server.send(|stream| {
+        stream.write_all(b"GET /at/none")?;
+        until("a worker has the beginning", || kept(&storage, &workers).contains("GET /at/none"));
+        stream.write_all(b"/1?key=secret-3 HTTP/1.1\r\nConnection: close\r\n\r\n")
+    });
+    let found = kept(&storage, &workers);
+    assert!(found.contains("/at/none/1"), "{found}");
+    assert!(!found.contains("GET ") && !found.contains("secret"), "{found}");
 }
 
 /// The programs of such names in the kernel, by their numbers.
