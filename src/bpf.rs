@@ -91,6 +91,7 @@ impl Error {
                 "; this kernel was built without BTF (CONFIG_DEBUG_INFO_BTF)"
             }
             (Step::Btf, _) => "; see whether /sys is mounted and the file can be read",
+            (Step::Namespace, _) => "; see whether /proc is mounted",
             (Step::Loader, _) => "; reload sessionfs, which starts that process again",
             (Step::Program, _) if self.is_by_verifier() => {
                 "; this kernel refuses the program, please report it with the kernel's version"
