@@ -17,6 +17,7 @@
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_tracing.h>
 #include <bpf/bpf_core_read.h>
+#include "request_line.h"
 
 // Programs that read kernel structures must be under the GPL, too.
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
@@ -261,8 +262,6 @@ struct {
 	__type(value, struct operation);
 } operations SEC(".maps");
 
-#define PATH_BYTES 96
-
 struct route {
 	__u64 requests;
 	__u64 request_ns;
@@ -318,12 +317,6 @@ struct {
 } slowest SEC(".maps");
 
 // ---- What is known of a thread ----
-
-#define METHOD_BYTES 8
-// More than a method, a space and a path need.
-#define LINE_BYTES 128
-// "HTTP/1.1 100 Continue\r\n\r\n": the body follows, and no request.
-#define CONTINUE_BYTES 25
 
 enum state { REST = 0, LINE = 1 };
 
@@ -597,52 +590,15 @@ static __always_inline const void *buffer_of(struct pt_regs *regs, __u32 role, _
 	return first.base;
 }
 
-enum outcome { COMPLETE, PARTIAL, MALFORMED };
-
 struct found {
 	char path[PATH_BYTES];
 };
 
-// Finds the path in what there is of a request line. A function that is not static is verified by itself, and not once more
-// for each way that leads to it.
-__attribute__((noinline)) int find_path(struct thread *thread, struct found *found)
-{
-	__u32 at, i, length;
-
-	if (!thread || !found)
-		return MALFORMED;
-	length = thread->length;
-	for (at = 0; at < METHOD_BYTES; at++) {
-		if (at >= length)
-			return PARTIAL;
-		if (thread->line[at] == ' ')
-			break;
-		if (thread->line[at] < 'A' || thread->line[at] > 'Z')
-			return MALFORMED;
-	}
-	if (at == 0 || at == METHOD_BYTES)
-		return MALFORMED;
-	at++;
-	__builtin_memset(found->path, 0, PATH_BYTES);
-	for (i = 0; i < PATH_BYTES; i++) {
-		__u32 next = (at + i) & (LINE_BYTES - 1);
-		char byte;
-
-		if (next >= length)
-			return PARTIAL;
-		byte = thread->line[next];
-		if (i == 0 && byte != '/')
-			return MALFORMED;
-		if (byte == ' ' || byte == '?')
-			return COMPLETE;
-		// Whatever else it is, the observer escapes it.
-		if (byte == 0 || byte == '\r' || byte == '\n')
-			return MALFORMED;
-		found->path[i] = byte;
-	}
-	// It is cut off here.
-	return COMPLETE;
-}
+#define LINE_OWNER thread
+#define PATH_OWNER found
+// Whatever else it is, the observer escapes it.
+#define IS_NO_PATH(byte) ((byte) == 0 || (byte) == '\r' || (byte) == '\n')
+#include "find_path.h"
 
 static __always_inline void received(struct thread *thread, struct pt_regs *regs, __u64 count, __u64 now)
 {

@@ -15,6 +15,7 @@
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_tracing.h>
 #include <bpf/bpf_core_read.h>
+#include "request_line.h"
 
 // Programs that read kernel structures must be under the GPL, too.
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
@@ -76,13 +77,6 @@ enum class {
 	// As a rule: the request becomes a websocket. As a mark: until another one takes its place.
 	HELD = 3,
 };
-
-#define METHOD_BYTES 8
-#define PATH_BYTES 96
-// More than a method, a space and a path need.
-#define LINE_BYTES 128
-// "HTTP/1.1 100 Continue\r\n\r\n": the body follows, and no request. Werkzeug's server with HTTP/1.1 says it twice.
-#define CONTINUE_BYTES 25
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -218,47 +212,11 @@ static __always_inline const void *own_buffer(__u64 *room)
 	return first.base;
 }
 
-enum outcome { COMPLETE, PARTIAL, MALFORMED };
-
-// Finds the path in what there is of a request line. A function that is not static is verified by itself, and not once
-// more for each way that leads to it.
-__attribute__((noinline)) int find_path(struct connection *connection, struct rule *found)
-{
-	__u32 at, i, length;
-
-	if (!connection || !found)
-		return MALFORMED;
-	length = connection->length;
-	for (at = 0; at < METHOD_BYTES; at++) {
-		if (at >= length)
-			return PARTIAL;
-		if (connection->line[at] == ' ')
-			break;
-		if (connection->line[at] < 'A' || connection->line[at] > 'Z')
-			return MALFORMED;
-	}
-	if (at == 0 || at == METHOD_BYTES)
-		return MALFORMED;
-	at++;
-	__builtin_memset(found->path, 0, PATH_BYTES);
-	for (i = 0; i < PATH_BYTES; i++) {
-		__u32 next = (at + i) & (LINE_BYTES - 1);
-		char byte;
-
-		if (next >= length)
-			return PARTIAL;
-		byte = connection->line[next];
-		if (i == 0 && byte != '/')
-			return MALFORMED;
-		if (byte == ' ' || byte == '?')
-			return COMPLETE;
-		if (byte >= 0 && byte < ' ')
-			return MALFORMED;
-		found->path[i] = byte;
-	}
-	// What is beyond this decides nothing: no rule is so long.
-	return COMPLETE;
-}
+// What is beyond PATH_BYTES decides nothing: no rule is so long.
+#define LINE_OWNER connection
+#define PATH_OWNER rule
+#define IS_NO_PATH(byte) ((byte) >= 0 && (byte) < ' ')
+#include "find_path.h"
 
 static __always_inline __u32 class_of(struct rule *found)
 {
