@@ -2,16 +2,12 @@
 
 Not called by hand: `run` makes what it needs and starts this.
 """
-import argparse
 import collections
 import http.client
 import json
 import os
 import random
 import re
-import shutil
-import sys
-import tempfile
 import threading
 import time
 
@@ -19,9 +15,8 @@ import document
 import plot
 from browser import Browser
 from lab import User
-from namespaces import supervise
 from places import filesystem_of, machine
-from shops import IDLE, Place, Shops
+from shops import IDLE, Place, Shops, parser, run
 from tables import quantile, table
 
 WHOLE_RUN_S = 3600
@@ -246,6 +241,8 @@ def prepare(lab, pairs, arguments):
 
 
 def drive(arguments, run_dir, logs, disk):
+    # Odoo's user passes through it.
+    os.chmod(disk, 0o755)
     pairs = [Pair(kind, number, disk) for number, kind in enumerate(KINDS)]
     lab = Shops(arguments, run_dir, logs, [place for pair in pairs for place in pair.places])
     try:
@@ -268,29 +265,17 @@ def drive(arguments, run_dir, logs, disk):
 
 
 def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--root", required=True)
-    parser.add_argument("--binary", required=True)
-    parser.add_argument("--visitors", type=float, default=0.05)
-    parser.add_argument("--times", type=int, default=50)
-    parser.add_argument("--seconds", type=int, default=40)
-    parser.add_argument("--by-second", action="store_true")
-    parser.add_argument("--update")
-    parser.add_argument("--plot")
-    parser.add_argument("--keep", action="store_true")
-    parser.set_defaults(client=None)
-    arguments = parser.parse_args()
+    made = parser()
+    made.add_argument("--visitors", type=float, default=0.05)
+    made.add_argument("--times", type=int, default=50)
+    made.add_argument("--seconds", type=int, default=40)
+    made.add_argument("--by-second", action="store_true")
+    made.add_argument("--plot")
+    arguments = made.parse_args()
     for name, least, most in (("visitors", 0.01, 100), ("times", 1, 1000), ("seconds", 5, 600)):
         if not least <= getattr(arguments, name) <= most:
-            parser.error(f"--{name} {getattr(arguments, name)}: give {least} to {most}")
-    disk = tempfile.mkdtemp(prefix="sessionfs-flash-sale-", dir="/var/tmp")
-    os.chmod(disk, 0o755)
-    try:
-        status = supervise("flash-sale", WHOLE_RUN_S, arguments.keep,
-                           lambda run_dir, logs: drive(arguments, run_dir, logs, disk))
-    finally:
-        shutil.rmtree(disk, ignore_errors=True)
-    sys.exit(status)
+            made.error(f"--{name} {getattr(arguments, name)}: give {least} to {most}")
+    run("flash-sale", WHOLE_RUN_S, arguments, drive)
 
 
 if __name__ == "__main__":

@@ -2,20 +2,15 @@
 
 Not called by hand: `run` makes what it needs and starts this.
 """
-import argparse
 import random
-import shutil
 import statistics
-import sys
-import tempfile
 import time
 
 import document
 from browser import Browser
 from lab import User
-from namespaces import supervise
 from places import filesystem_of, machine
-from shops import IDLE, Place, Shops
+from shops import IDLE, Place, Shops, parser, run
 from tables import table as text_table
 
 WHOLE_RUN_S = 3600
@@ -125,24 +120,13 @@ def drive(arguments, run_dir, logs, disk):
 
 
 def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--root", required=True)
-    parser.add_argument("--binary", required=True)
-    parser.add_argument("--client", required=True)
-    parser.add_argument("--requests", type=int, default=1000)
-    parser.add_argument("--modules", action="store_true")
-    parser.add_argument("--update")
-    parser.add_argument("--keep", action="store_true")
-    arguments = parser.parse_args()
+    made = parser()
+    made.add_argument("--requests", type=int, default=1000)
+    made.add_argument("--modules", action="store_true")
+    arguments = made.parse_args()
     if not 10 <= arguments.requests <= 100_000:
-        parser.error(f"--requests {arguments.requests}: give 10 to 100000")
-    disk = tempfile.mkdtemp(prefix="sessionfs-bench-odoo-", dir="/var/tmp")
-    try:
-        status = supervise("bench-odoo", WHOLE_RUN_S, arguments.keep,
-                           lambda run_dir, logs: drive(arguments, run_dir, logs, disk))
-    finally:
-        shutil.rmtree(disk, ignore_errors=True)
-    sys.exit(status)
+        made.error(f"--requests {arguments.requests}: give 10 to 100000")
+    run("bench-odoo", WHOLE_RUN_S, arguments, drive)
 
 
 if __name__ == "__main__":

@@ -2,20 +2,15 @@
 
 Not called by hand: `run --logouts N` makes what it needs and starts this.
 """
-import argparse
 import random
-import shutil
-import sys
-import tempfile
 import threading
 import time
 
 import document
 from browser import Browser
 from lab import User
-from namespaces import supervise
 from places import filesystem_of, machine
-from shops import IDLE, Place, Shops
+from shops import IDLE, Place, Shops, parser, run
 from tables import table
 
 WHOLE_RUN_S = 3600
@@ -106,24 +101,13 @@ def drive(arguments, run_dir, logs, disk):
 
 
 def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--root", required=True)
-    parser.add_argument("--binary", required=True)
-    parser.add_argument("--client", required=True)
-    parser.add_argument("--logouts", type=int, required=True)
-    parser.add_argument("--modules", action="store_true")
-    parser.add_argument("--update")
-    parser.add_argument("--keep", action="store_true")
-    arguments = parser.parse_args()
+    made = parser()
+    made.add_argument("--logouts", type=int, required=True)
+    made.add_argument("--modules", action="store_true")
+    arguments = made.parse_args()
     if not 1 <= arguments.logouts <= 10_000:
-        parser.error(f"--logouts {arguments.logouts}: give 1 to 10000")
-    disk = tempfile.mkdtemp(prefix="sessionfs-logouts-", dir="/var/tmp")
-    try:
-        status = supervise("logouts", WHOLE_RUN_S, arguments.keep,
-                           lambda run_dir, logs: drive(arguments, run_dir, logs, disk))
-    finally:
-        shutil.rmtree(disk, ignore_errors=True)
-    sys.exit(status)
+        made.error(f"--logouts {arguments.logouts}: give 1 to 10000")
+    run("logouts", WHOLE_RUN_S, arguments, drive)
 
 
 if __name__ == "__main__":

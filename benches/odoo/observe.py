@@ -2,22 +2,17 @@
 
 Not called by hand: `run --observe N` makes what it needs and starts this.
 """
-import argparse
 import os
 import random
-import shutil
 import signal
 import subprocess
-import sys
-import tempfile
 
 import document
 from bench import KINDS, SELDOM
 from browser import Browser
 from lab import User
-from namespaces import supervise
 from places import filesystem_of, machine
-from shops import IDLE, Place, Shops
+from shops import IDLE, Place, Shops, parser, run
 
 WHOLE_RUN_S = 3600
 OBSERVE_S = 1800
@@ -93,23 +88,12 @@ def drive(arguments, run_dir, logs, disk):
 
 
 def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--root", required=True)
-    parser.add_argument("--binary", required=True)
-    parser.add_argument("--client", required=True)
-    parser.add_argument("--observe", type=int, required=True)
-    parser.add_argument("--update")
-    parser.add_argument("--keep", action="store_true")
-    arguments = parser.parse_args()
+    made = parser()
+    made.add_argument("--observe", type=int, required=True)
+    arguments = made.parse_args()
     if not 10 <= arguments.observe <= 10_000:
-        parser.error(f"--observe {arguments.observe}: give 10 to 10000")
-    disk = tempfile.mkdtemp(prefix="sessionfs-bench-observe-", dir="/var/tmp")
-    try:
-        status = supervise("bench-observe", WHOLE_RUN_S, arguments.keep,
-                           lambda run_dir, logs: drive(arguments, run_dir, logs, disk))
-    finally:
-        shutil.rmtree(disk, ignore_errors=True)
-    sys.exit(status)
+        made.error(f"--observe {arguments.observe}: give 10 to 10000")
+    run("bench-observe", WHOLE_RUN_S, arguments, drive)
 
 
 if __name__ == "__main__":

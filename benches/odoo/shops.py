@@ -1,10 +1,14 @@
-"""Servers on one database that differ in where their sessions are."""
+"""Servers on one database that differ in where their sessions are, and the run of a benchmark with them."""
+import argparse
 import os
 import re
+import shutil
 import subprocess
+import sys
+import tempfile
 
 from lab import Lab, Node
-from namespaces import MS_BIND_RECURSIVE, mount
+from namespaces import MS_BIND_RECURSIVE, mount, supervise
 
 # Long enough for a run.
 IDLE = "2h"
@@ -71,3 +75,24 @@ class Shops(Lab):
         return super()._chroot(user, *argv, SESSIONFS_BENCH_REDIS="/run/redis/redis.sock",
                                SESSION_DB_URI="postgresql://odoo@/shop?host=/run/postgresql",
                                REDIS_URL="unix:///run/redis/redis.sock", **environment)
+
+
+def parser():
+    """The arguments that `run` gives to each of these benchmarks."""
+    made = argparse.ArgumentParser()
+    for name in ("--root", "--binary"):
+        made.add_argument(name, required=True)
+    made.add_argument("--client")
+    made.add_argument("--update")
+    made.add_argument("--keep", action="store_true")
+    return made
+
+
+def run(name, seconds, arguments, drive):
+    """Runs `drive(arguments, run_dir, logs, disk)` with a directory of the disk, and ends with its status."""
+    disk = tempfile.mkdtemp(prefix=f"sessionfs-{name}-", dir="/var/tmp")
+    try:
+        status = supervise(name, seconds, arguments.keep, lambda run_dir, logs: drive(arguments, run_dir, logs, disk))
+    finally:
+        shutil.rmtree(disk, ignore_errors=True)
+    sys.exit(status)
