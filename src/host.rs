@@ -19,6 +19,7 @@
 //! - [`mount`]: what is mounted on a directory, and its end; [`mount_table`]: mountinfo; [`mount_api`]: a filesystem made
 //!   before it has a place; [`prober`]: whether a mounted filesystem answers
 //! - [`open_files`]: the limit of open files
+//! - [`packet`]: packets that carry descriptors
 //! - [`process`]: children, and processes held by a descriptor
 //! - [`procfs`]: the processes of the host for who is not root
 //! - [`shared_memory`]: memory that outlives a process; [`read_buffer`]: fuser's buffers in it
@@ -43,6 +44,7 @@ pub(crate) mod mount;
 pub(crate) mod mount_api;
 pub(crate) mod mount_table;
 pub(crate) mod open_files;
+pub(crate) mod packet;
 pub(crate) mod prober;
 pub(crate) mod process;
 pub(crate) mod procfs;

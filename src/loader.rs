@@ -10,17 +10,13 @@
 mod program;
 
 use std::collections::BTreeSet;
-use std::io::{self, IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
-};
+use rustix::net::SendFlags;
 use serde::{Deserialize, Serialize};
 
 use crate::bpf::{Error, Step};
@@ -29,6 +25,7 @@ use crate::exit::Failure;
 #[cfg(feature = "bpf")]
 use crate::fuse::kernel::Offers;
 use crate::host::confine;
+use crate::host::packet;
 use crate::host::process::{self, Process};
 use crate::odoo::ports::http_ports;
 use crate::odoo::root::Root;
@@ -45,8 +42,6 @@ pub(crate) const LOADED_WITHIN: Duration = Duration::from_secs(10);
 pub(crate) const LOADED_WITHIN_WHILE_MOUNTED: Duration = Duration::from_secs(3);
 /// For its end, if it is killed: it may be held by a disk.
 const KILLED_WITHIN: Duration = Duration::from_millis(100);
-/// The array and two links.
-const DESCRIPTORS: usize = 3;
 /// No answer is longer.
 const ANSWER_MAX_BYTES: usize = 4096;
 
@@ -152,30 +147,13 @@ fn hooks() -> Vec<Hook> {
 
 fn send(socket: BorrowedFd<'_>, text: &[u8], descriptors: &[OwnedFd]) -> io::Result<()> {
     let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(OwnedFd::as_fd).collect();
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    if !borrowed.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&borrowed)) {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    sendmsg(socket, &[IoSlice::new(text)], &mut control, SendFlags::NOSIGNAL)?;
-    Ok(())
+    packet::send(socket, &[IoSlice::new(text)], &borrowed, SendFlags::empty())
 }
 
 fn receive(socket: BorrowedFd<'_>) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
     let mut text = vec![0; ANSWER_MAX_BYTES];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let into = &mut [IoSliceMut::new(&mut text)];
-    let received = recvmsg(socket, into, &mut control, RecvFlags::CMSG_CLOEXEC)?;
-    let descriptors = control
-        .drain()
-        .filter_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(rights) => Some(rights),
-            _ => None,
-        })
-        .flatten()
-        .collect();
-    text.truncate(received.bytes);
+    let (length, descriptors) = packet::receive(socket, &mut text)?;
+    text.truncate(length);
     Ok((text, descriptors))
 }
 

@@ -83,6 +83,14 @@ pub(crate) struct Running {
     pub rules: usize,
 }
 
+impl Running {
+    /// The ports as a list for people.
+    pub(crate) fn port_list(&self) -> String {
+        let ports: Vec<String> = self.ports.iter().map(ToString::to_string).collect();
+        ports.join(", ")
+    }
+}
+
 /// The tracepoints by which received bytes are seen.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]

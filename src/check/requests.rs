@@ -64,7 +64,7 @@ impl Facts {
                 Id::Ports,
                 format!(
                     "requests are seen on port {} alone, and not those to {}: {MISSING}",
-                    text(&running.ports),
+                    running.port_list(),
                     missing.join(", ")
                 ),
                 "reload sessionfs, which looks for Odoo's ports again; where activity.ports is set, \
@@ -104,15 +104,11 @@ impl Facts {
                     Id::RequestsOk,
                     format!(
                         "requests that a browser sends by itself {does} from a person's: port {}, by {}{torn}",
-                        text(&running.ports),
+                        running.port_list(),
                         running.hook.name()
                     ),
                 )
             }
         }]
     }
-}
-
-fn text(ports: &[u16]) -> String {
-    ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }

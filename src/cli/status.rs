@@ -403,11 +403,10 @@ fn write_activity(text: &mut String, requests: &State) {
             line!(text, "  activity  every request counts: {why}");
         }
         State::Running(running) => {
-            let ports: Vec<String> = running.ports.iter().map(ToString::to_string).collect();
             line!(
                 text,
                 "  activity  of requests to port {}, by {} rules ({})",
-                ports.join(", "),
+                running.port_list(),
                 running.rules,
                 running.hook.name()
             );

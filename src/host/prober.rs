@@ -4,8 +4,7 @@
 //! kernel's fs/fuse/dev.c), and what it has open stays open. So the process that asks has nothing open but a socket.
 //! Where that does not answer, the mount does not answer.
 
-use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
+use std::io::{self, ErrorKind, IoSlice};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -17,11 +16,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
 use nix::sys::statfs::statfs;
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
-};
+use rustix::net::SendFlags;
 
+use super::packet;
 use super::process::{self, Process};
 use super::signals::Signals;
 
@@ -85,18 +82,12 @@ impl Asker {
             Root::At(path) => path.as_os_str().as_bytes(),
             Root::Of(_) => &[],
         };
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut attached = SendAncillaryBuffer::new(&mut space);
         let root = match root {
-            Root::At(_) => None,
-            Root::Of(root) => Some([*root]),
+            Root::At(_) => &[][..],
+            Root::Of(root) => std::slice::from_ref(root),
         };
-        if let Some(root) = &root {
-            attached.push(SendAncillaryMessage::ScmRights(root));
-        }
         let parts = [IoSlice::new(&number), IoSlice::new(path)];
-        sendmsg(&self.socket, &parts, &mut attached, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?;
-        Ok(())
+        packet::send(&self.socket, &parts, root, SendFlags::DONTWAIT)
     }
 }
 
@@ -279,16 +270,10 @@ fn reply(socket: &OwnedFd, number: u64, answer: i32) -> io::Result<bool> {
 
 /// The next question: its number, and the path or the root that is asked for. `None` if there will be none.
 fn receive(socket: &OwnedFd) -> io::Result<Option<(u64, PathBuf, Option<OwnedFd>)>> {
-    let mut packet = [0; QUESTION_MAX_BYTES];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut attached = RecvAncillaryBuffer::new(&mut space);
-    let parts = &mut [IoSliceMut::new(&mut packet)];
-    let length = recvmsg(socket, parts, &mut attached, RecvFlags::CMSG_CLOEXEC)?.bytes;
-    let root = attached.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut roots) => roots.next(),
-        _ => None,
-    });
-    let question = packet.get(..length).and_then(|question| question.split_first_chunk());
+    let mut question = [0; QUESTION_MAX_BYTES];
+    let (length, roots) = packet::receive(socket, &mut question)?;
+    let root = roots.into_iter().next();
+    let question = question.get(..length).and_then(|question| question.split_first_chunk());
     Ok(question.map(|(number, path)| {
         let path = PathBuf::from(std::ffi::OsStr::from_bytes(path));
         (u64::from_le_bytes(*number), path, root)

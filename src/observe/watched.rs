@@ -10,6 +10,7 @@ use super::Error;
 use crate::host::bounded;
 use crate::host::mount_table::MountTable;
 use crate::odoo::launch::{self, Launch};
+use crate::odoo::process::pids;
 use crate::odoo::root::Root;
 use crate::odoo::{Odoo, Sign};
 
@@ -228,10 +229,6 @@ impl Tree {
         found.truncate(PROCESSES_MAX);
         found
     }
-}
-
-fn pids(host: &Root) -> Vec<i32> {
-    host.list(Path::new("/proc")).iter().filter_map(|name| name.parse().ok()).collect()
 }
 
 /// The parent, by `/proc/PID/stat`. The name of the program may have blanks and parentheses.

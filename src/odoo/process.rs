@@ -43,10 +43,14 @@ pub(crate) const VARIABLES: [&str; 6] = [
     "ODOO_SESSION_REDIS_HOST",
 ];
 
+/// The processes that run now.
+pub(crate) fn pids(root: &Root) -> Vec<i32> {
+    root.list(Path::new("/proc")).iter().filter_map(|name| name.parse().ok()).collect()
+}
+
 impl Process {
     pub(crate) fn all(root: &Root) -> Vec<Self> {
-        let pids: Vec<i32> =
-            root.list(Path::new("/proc")).iter().filter_map(|name| name.parse().ok()).collect();
+        let pids = pids(root);
         let namespace = |pid: i32| std::fs::read_link(root.join(&proc_file(pid, "ns/mnt"))).ok();
         let serving: Vec<PathBuf> = pids
             .iter()

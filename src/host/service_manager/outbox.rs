@@ -8,13 +8,14 @@
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use rustix::net::SendFlags;
+
+use crate::host::packet;
 
 /// What a message is about.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -56,15 +57,10 @@ pub(super) struct Message {
 
 impl Message {
     fn send(&self, socket: &UnixDatagram) -> io::Result<()> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut attached = SendAncillaryBuffer::new(&mut space);
-        let descriptor = self.descriptor.as_ref().map(|descriptor| [descriptor.as_fd()]);
-        if let Some(descriptor) = &descriptor {
-            attached.push(SendAncillaryMessage::ScmRights(descriptor));
-        }
-        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        sendmsg(socket, &[IoSlice::new(self.text.as_bytes())], &mut attached, flags)?;
-        Ok(())
+        let descriptor: Vec<_> =
+            self.descriptor.iter().map(|descriptor| descriptor.as_fd()).collect();
+        let parts = [IoSlice::new(self.text.as_bytes())];
+        packet::send(socket, &parts, &descriptor, SendFlags::DONTWAIT)
     }
 }
 
