@@ -12,7 +12,7 @@ use std::process::Command;
 use sessionfs::exit::ExitCode;
 use support::http::{ask, ask_port, until};
 use support::load::{Load, OWNER, Seen};
-use support::mount::{Mount, authenticated, errno, sid, temp_name};
+use support::mount::{Mount, authenticated, errno, install, sid, temp_name};
 use support::redis::{Redis, free_port};
 
 fn node(configuration: &str) -> (Redis, Mount) {
@@ -210,14 +210,7 @@ fn an_upgraded_program_serves_from_then_on() {
     let redis = Redis::start();
     let directory = tempfile::tempdir().unwrap();
     let program = directory.path().join("sessionfs");
-    let install = || {
-        let new = directory.path().join("new");
-        // Not by this process: a test beside this one may start another just now, which would hold
-        // the file open for writing, and the kernel executes none that is.
-        let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_sessionfs")).arg(&new).status();
-        assert!(copied.unwrap().success());
-        std::fs::rename(new, &program).unwrap();
-    };
+    let install = || install(&program);
     install();
     let mut mount = Mount::start_in(&redis, "", Command::new(&program));
     let session = sid("aa", 1);

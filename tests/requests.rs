@@ -19,7 +19,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::Value;
 use support::http::{get, until};
-use support::mount::{Mount, authenticated, sid};
+use support::mount::{Mount, authenticated, in_a_pid_namespace_below, install, sid};
 use support::redis::Redis;
 
 /// From a request until its answer.
@@ -665,14 +665,7 @@ fn an_upgraded_keeper_loads_it_anew() {
     let directory = tempfile::tempdir().unwrap();
     std::fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o755)).unwrap();
     let program = directory.path().join("sessionfs");
-    let install = || {
-        let new = directory.path().join("new");
-        // Not by this process: a test beside this one may start another just now, which would hold the file open for
-        // writing, and the kernel executes none that is.
-        let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_sessionfs")).arg(&new).status();
-        assert!(copied.unwrap().success());
-        std::fs::rename(new, &program).unwrap();
-    };
+    let install = || install(&program);
     install();
     let scene = Scene::start_in("", Command::new(&program));
     let mut server = scene.server("prefork", "recvfrom");
@@ -905,16 +898,7 @@ fn a_mount_in_a_pid_namespace_sees_a_server_in_the_same() {
 
 #[test]
 fn a_server_in_another_pid_namespace_is_not_known() {
-    let mut apart = Command::new("sh");
-    apart.args([
-        "-c",
-        "trap 'kill -TERM $(pgrep -P $unshare)' TERM
-         unshare --pid --fork --kill-child=KILL -- \"$@\" & unshare=$!
-         wait; wait",
-        "sh",
-        env!("CARGO_BIN_EXE_sessionfs"),
-    ]);
-    let scene = Scene::start_in("", apart);
+    let scene = Scene::start_in("", in_a_pid_namespace_below());
     let mut server = scene.server("prefork", "recvfrom");
     assert!(!scene.tells(&mut server));
 }

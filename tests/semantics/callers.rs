@@ -5,7 +5,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::odoo::STORE;
-use crate::support::mount::{Mount, sid};
+use crate::support::mount::{Mount, in_a_pid_namespace_below, sid};
 use crate::support::redis::Redis;
 
 /// Two devices are logged in, and one logs the other out.
@@ -63,16 +63,7 @@ fn status_of(mount: &Mount) -> String {
 fn a_caller_in_another_pid_namespace_revokes_no_device_and_that_is_told() {
     let redis = Redis::start();
     // The mount's processes are in a namespace below ours, from which ours cannot be seen.
-    let mut apart = Command::new("sh");
-    apart.args([
-        "-c",
-        "trap 'kill -TERM $(pgrep -P $unshare)' TERM
-         unshare --pid --fork --kill-child=KILL -- \"$@\" & unshare=$!
-         wait; wait",
-        "sh",
-        env!("CARGO_BIN_EXE_sessionfs"),
-    ]);
-    let mount = Mount::start_owned_in(&redis, "", ODOO, apart);
+    let mount = Mount::start_owned_in(&redis, "", ODOO, in_a_pid_namespace_below());
     assert_eq!(revoke(&mount, &[]), "True");
 
     let told = unidentified(&mount);

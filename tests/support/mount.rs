@@ -384,6 +384,30 @@ pub fn alias(sid: &str) -> String {
     sid.alias().as_str().to_owned()
 }
 
+/// Installs the program at a path, also in the place of one that runs.
+pub fn install(program: &Path) {
+    let new = program.with_extension("new");
+    // Not by this process: a test beside this one may start another just now, which would hold the file open for writing,
+    // and the kernel executes none that is.
+    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_sessionfs")).arg(&new).status();
+    assert!(copied.expect("cp runs").success());
+    std::fs::rename(new, program).expect("replaced");
+}
+
+/// The program in a PID namespace below ours, from which ours cannot be seen.
+pub fn in_a_pid_namespace_below() -> Command {
+    let mut apart = Command::new("sh");
+    apart.args([
+        "-c",
+        "trap 'kill -TERM $(pgrep -P $unshare)' TERM
+         unshare --pid --fork --kill-child=KILL -- \"$@\" & unshare=$!
+         wait; wait",
+        "sh",
+        env!("CARGO_BIN_EXE_sessionfs"),
+    ]);
+    apart
+}
+
 /// The errno of what must fail.
 #[track_caller]
 pub fn errno<T>(result: io::Result<T>) -> i32 {
