@@ -1,6 +1,5 @@
 //! The command line: what can be asked for. One file per command.
 
-mod audit;
 mod bench;
 mod check;
 mod completions;
@@ -29,6 +28,7 @@ mod secret;
 mod sessions;
 mod show;
 mod status;
+mod system_log;
 mod unmount;
 mod worker;
 

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::audit;
 use super::output::{self, Format, json, say, visible};
 use super::redis::{Reached, failed, reach};
 use super::sessions::sessions;
+use super::system_log;
 use crate::config::file::File;
 use crate::config::flags::Place;
 use crate::config::lifetime;
@@ -227,7 +227,7 @@ impl Wish {
         let change = runtime.block_on(self.change(&store, &file, &own))?;
         if !change.dry_run {
             let Change { key, old, new, .. } = &change;
-            audit::note(&format!("config: {key}: {old} -> {new}"));
+            system_log::note(&format!("config: {key}: {old} -> {new}"));
         }
         if format.json {
             json(&change)?;

@@ -6,10 +6,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use tokio::task::JoinSet;
 
-use super::audit;
 use super::output::{self, Format, json, say, visible};
 use super::redis::{Reached, failed, reach};
 use super::sessions::{Which, find_alias, none, read_sid, sessions, table, usage};
+use super::system_log;
 use crate::config::flags::Place;
 use crate::exit::Failure;
 use crate::redis::RedisStore;
@@ -126,7 +126,7 @@ impl Kill {
     /// Who ended how many of which: an auditor asks for it.
     fn note_in_syslog(&self, outcome: &Outcome) {
         let Outcome { ended, .. } = outcome;
-        audit::note(&format!("kill: ended {} ({})", sessions(*ended), self.meant()));
+        system_log::note(&format!("kill: ended {} ({})", sessions(*ended), self.meant()));
     }
 
     /// Which sessions were meant, in the words of the command line.
