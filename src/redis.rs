@@ -36,6 +36,7 @@ pub(crate) mod endpoint;
 pub mod envelope;
 pub mod errors;
 mod greeting;
+mod headers;
 mod import;
 mod index;
 mod kept;

@@ -194,6 +194,14 @@ arguments! {
 }
 
 arguments! {
+    /// Followed by each session's key.
+    HeadersArgs {
+        keys: ;
+        arguments: ;
+    }
+}
+
+arguments! {
     /// See `find.lua`.
     FindArgs<'a> {
         with indexes: IndexArgs<'a>;
@@ -257,6 +265,7 @@ of_scripts! {
     ImportArgs<'a>: import,
     TouchArgs<'a>: touch,
     ListArgs<'a>: list,
+    HeadersArgs: headers,
     FindArgs<'a>: find,
     RoomArgs<'a>: room,
     SettingsArgs: settings,

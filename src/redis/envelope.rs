@@ -269,6 +269,12 @@ impl Header {
         )
     }
 
+    /// Whether a header that begins so is a short one.
+    pub(super) fn is_short(stored: &[u8]) -> bool {
+        let long = format!("{NAME}{OLDEST_FORMAT} ");
+        !stored.starts_with(long.as_bytes())
+    }
+
     /// What the filesystem wants to know of it. When it was read, its last use was at
     /// `activity_ms`, and `left_ms` were left of its life.
     pub fn meta(&self, activity_ms: u64, left_ms: u64) -> Meta {

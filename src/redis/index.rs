@@ -9,7 +9,9 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use crate::session::name::{Alias, Shard};
+use super::envelope::{Header, text, uid_text};
+use crate::session::content::Content;
+use crate::session::name::{Alias, Form, Shard};
 
 /// How many short indexes a shard has.
 pub(super) const QUARTERS: usize = 4;
@@ -43,6 +45,16 @@ impl Entry {
     pub(super) fn read_short(shard: Shard, member: &[u8]) -> Option<Self> {
         let (marks, tail) = member.split_first_chunk()?;
         Some(Self { alias: with_tail(shard, tail)?, marks: Some(*marks) })
+    }
+
+    /// Whether it is the entry of a session with that header, which is stored so (`entry` in `session.lua`).
+    pub(super) fn is_own(&self, stored: &[u8], header: &Header) -> bool {
+        let marks = Header::is_short(stored).then(|| {
+            let Content { uid, login, .. } = &header.content;
+            let flat = u8::from(header.form == Form::Flat);
+            [user_mark(&uid_text(*uid)) * 2 + flat, mark(&text(login.as_deref()))]
+        });
+        self.marks == marks
     }
 }
 

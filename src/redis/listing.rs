@@ -1,12 +1,13 @@
 //! Listings: every living session of a shard, and what the root directory shows.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use redis::{Cmd, FromRedisValue as _, Value};
 use tokio::task::JoinSet;
 
 use super::Inner;
+use super::headers::{Plain, Scored};
 use super::index::{Entry, FIRST_SHORT, INDEXES, LONG};
 use super::keys::Keys;
 use super::link::Need;
@@ -80,17 +81,22 @@ impl Inner {
         Ok(ranked.collect())
     }
 
-    /// Every entry of a shard's indexes. Exact while entries change: a score only ever grows, so
-    /// going upwards by score meets every entry that stays, perhaps twice.
+    /// Every entry of a shard's indexes.
     pub(super) async fn members(&self, shard: Shard) -> Result<Vec<Entry>, StoreError> {
-        let mut found = HashSet::new();
+        Ok(self.scored(shard).await?.into_iter().map(|(entry, _)| entry).collect())
+    }
+
+    /// The same with their scores. Exact while entries change: a score only ever grows, so
+    /// going upwards by score meets every entry that stays, perhaps twice.
+    async fn scored(&self, shard: Shard) -> Result<Vec<Scored>, StoreError> {
+        let mut found = HashMap::new();
         let mut from = "-inf".to_owned();
         let mut count = PAGE;
         loop {
             let page = self.page(shard, &from, count).await?;
             let full = page.len() >= count;
             let last = page.last().map(|(_, score)| score.to_string());
-            found.extend(page.into_iter().filter_map(|(entry, _)| entry));
+            found.extend(page.into_iter().filter_map(|(entry, score)| Some((entry?, score))));
             match last {
                 Some(last) if full => {
                     // More of one score than a page holds: a larger page.
@@ -140,22 +146,22 @@ impl Inner {
         for alias in &members.unreadable {
             Event::Unreadable { alias }.emit();
         }
-        let listed = |living: LiveSession| Listed {
-            meta: living.header.meta(living.activity_ms, living.left_ms),
-            alias: living.alias,
-        };
         let stays = |living: &LiveSession| living.header.end_ms == 0;
         Ok(members.living.into_iter().filter(stays).map(listed).collect())
     }
 
     pub(super) async fn list(&self, shard: Shard) -> Result<Vec<Listed>, StoreError> {
-        let members = self.members(shard).await?;
-        let mut listed = Vec::with_capacity(members.len());
-        for entries in members.chunks(PAGE) {
-            listed.append(&mut self.listed(shard, entries).await?);
+        let entries = self.scored(shard).await?;
+        let mut all = Vec::with_capacity(entries.len());
+        for entries in entries.chunks(PAGE) {
+            let Plain { living, others } = self.read_headers(shard, entries).await;
+            all.extend(living.into_iter().map(listed));
+            if !others.is_empty() {
+                all.append(&mut self.listed(shard, &others).await?);
+            }
         }
-        only_once(&mut listed);
-        Ok(listed)
+        only_once(&mut all);
+        Ok(all)
     }
 
     /// Whether a shard has a living session saved under its sharded name, which may be taken for granted, and its flat
@@ -239,6 +245,12 @@ impl Inner {
         Vec::<u64>::from_redis_value(Value::Array(answers))
             .map_err(|_| StoreError::Unreadable("an index of another shape".into()))
     }
+}
+
+/// A session as a directory shows it.
+fn listed(living: LiveSession) -> Listed {
+    let meta = living.header.meta(living.activity_ms, living.left_ms);
+    Listed { meta, alias: living.alias }
 }
 
 /// A session that was saved meanwhile may have been met by two entries.

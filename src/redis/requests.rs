@@ -4,11 +4,13 @@
 use redis::Cmd;
 
 use super::args::{
-    self, AmendArgs, ChangeArgs, ContentArgs, FetchArgs, FindArgs, ImportArgs, IndexArgs, ListArgs,
-    PieceArgs, ProbeArgs, PublishArgs, RoomArgs, SetArgs, SettingsArgs, TouchArgs, UnlinkArgs,
+    self, AmendArgs, ChangeArgs, ContentArgs, FetchArgs, FindArgs, HeadersArgs, ImportArgs,
+    IndexArgs, ListArgs, PieceArgs, ProbeArgs, PublishArgs, RoomArgs, SetArgs, SettingsArgs,
+    TouchArgs, UnlinkArgs,
 };
 use super::bulk::{LARGE_BYTES, extra_time};
 use super::envelope::{COMPACT_FORMAT, mode_text, text, uid_text};
+use super::headers::Scored;
 use super::index::{self, Entry};
 use super::keys::Keys;
 use super::scripts::{Call, ClockView, Policy, Scripts};
@@ -339,6 +341,15 @@ impl<'a> Requests<'a> {
             call.key(self.keys.session(alias)).argument(args::alias(Some(alias)));
             call.argument(marks.as_ref().map_or(&[][..], |marks| marks).into());
             call.argument(args::tail(Some(alias)));
+        }
+        call
+    }
+
+    /// The headers of what these entries name, all of one shard.
+    pub(super) fn headers(&self, entries: &[Scored]) -> Call<'a> {
+        let mut call = self.scripts.call(&self.policy, HeadersArgs {});
+        for (entry, _) in entries {
+            call.key(self.keys.session(&entry.alias));
         }
         call
     }

@@ -9,9 +9,9 @@ use redis::{Cmd, Value};
 use tokio::time::Instant;
 
 use super::args::{
-    self, AmendArgs, Argument, Arguments as _, FetchArgs, FindArgs, ImportArgs, ListArgs, OfScript,
-    PieceArgs, PolicyArgs, ProbeArgs, PublishArgs, RoomArgs, SetArgs, SettingsArgs, TouchArgs,
-    UnlinkArgs, prologue,
+    self, AmendArgs, Argument, Arguments as _, FetchArgs, FindArgs, HeadersArgs, ImportArgs,
+    ListArgs, OfScript, PieceArgs, PolicyArgs, ProbeArgs, PublishArgs, RoomArgs, SetArgs,
+    SettingsArgs, TouchArgs, UnlinkArgs, prologue,
 };
 use super::envelope::{self, FORMAT, Header, OLDEST_FORMAT, Unreadable};
 use super::errors::{Effect, ErrorCode, ServerError};
@@ -37,6 +37,7 @@ pub struct Scripts {
     pub(super) amend: Script,
     pub(super) touch: Script,
     pub(super) list: Script,
+    pub(super) headers: Script,
     pub(super) find: Script,
     pub(super) room: Script,
     pub(super) import: Script,
@@ -76,6 +77,11 @@ impl Scripts {
             amend: Script::new::<AmendArgs>("amend", clock, include_str!("scripts/amend.lua")),
             touch: Script::new::<TouchArgs>("touch", clock, include_str!("scripts/touch.lua")),
             list: Script::new::<ListArgs>("list", clock, include_str!("scripts/list.lua")),
+            headers: Script::new::<HeadersArgs>(
+                "headers",
+                clock,
+                include_str!("scripts/headers.lua"),
+            ),
             find: Script::new::<FindArgs>("find", clock, include_str!("scripts/find.lua")),
             room: Script::new::<RoomArgs>("room", clock, include_str!("scripts/room.lua")),
             import: Script::new::<ImportArgs>("import", clock, include_str!("scripts/import.lua")),
@@ -104,7 +110,7 @@ impl Scripts {
         call
     }
 
-    pub(super) fn all(&self) -> [&Script; 13] {
+    pub(super) fn all(&self) -> [&Script; 14] {
         [
             &self.fetch,
             &self.piece,
@@ -113,6 +119,7 @@ impl Scripts {
             &self.amend,
             &self.touch,
             &self.list,
+            &self.headers,
             &self.find,
             &self.room,
             &self.import,
@@ -625,6 +632,7 @@ mod tests {
         check::<AmendArgs>("amend", include_str!("scripts/amend.lua"));
         check::<TouchArgs>("touch", include_str!("scripts/touch.lua"));
         check::<ListArgs>("list", include_str!("scripts/list.lua"));
+        check::<HeadersArgs>("headers", include_str!("scripts/headers.lua"));
         check::<FindArgs>("find", include_str!("scripts/find.lua"));
         check::<RoomArgs>("room", include_str!("scripts/room.lua"));
         check::<ImportArgs>("import", include_str!("scripts/import.lua"));

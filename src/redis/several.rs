@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::Inner;
 use super::errors::ErrorCode;
+use super::headers::Scored;
 use super::index::Entry;
 use super::keys::Keys;
 use super::link::Need;
@@ -32,6 +33,12 @@ pub(super) trait OfSession: Sync {
 impl<T: Sync> OfSession for (Alias, T) {
     fn alias(&self) -> &Alias {
         &self.0
+    }
+}
+
+impl OfSession for Scored {
+    fn alias(&self) -> &Alias {
+        &self.0.alias
     }
 }
 
