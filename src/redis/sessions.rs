@@ -1,5 +1,6 @@
 //! The operations on one session: what is sent, and what its answer means.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -68,7 +69,10 @@ impl Sessions for RedisStore {
             if !is_visitor && inner.settings.ends_stale {
                 // One try, and short: the kernel holds a directory meanwhile.
                 let wanted = 2 * publish.sealed.len() as u64;
-                let _ = timeout(inner.attempt(), inner.make_room(&primary, wanted)).await;
+                let (making, of) = (Arc::clone(inner), Arc::clone(&primary));
+                // What has been ended is told of, also where nobody waits any more.
+                let made = tokio::spawn(async move { making.make_room(&of, wanted).await });
+                let _ = timeout(inner.attempt(), made).await;
                 sent = inner.change(shard, Attempt::Again, build).await;
             }
         }
