@@ -36,6 +36,8 @@ use crate::redis::endpoint::{Endpoint, Login, unix_url};
 use crate::redis::envelope::{FORMAT, OLDEST_FORMAT};
 use crate::request::{Class, rules};
 use crate::session::policy::Lifetimes;
+use crate::session::policy::rule::Rule;
+use crate::session::policy::rules::Rules;
 use crate::session::secret::Keyring;
 use file::File;
 use flags::{Flags, Place};
@@ -78,6 +80,9 @@ pub struct Config {
     pub worker: Worker,
     /// When a session ends.
     pub lifetimes: Lifetimes,
+    /// Of some sessions others. An older keeper knows none.
+    #[serde(default)]
+    pub rules: Vec<Rule>,
     pub limits: Limits,
     /// Which session files become sessions.
     pub import: Import,
@@ -301,6 +306,7 @@ impl Config {
             None => Some(private_redis(&file.private_redis)?),
         };
         let limits = limits(&file.limits)?;
+        let lifetimes = lifetime::own(&file.lifetime)?;
         let staging_dir = paths::staging_dir(file.staging_dir.as_deref(), mountpoint)?;
         Ok(Self {
             spool: Some(spool(&file.outage, &staging_dir, mountpoint)?),
@@ -311,7 +317,8 @@ impl Config {
             private_redis,
             secret_file: secret_file(&file)?,
             worker,
-            lifetimes: lifetimes(&file.lifetime)?,
+            lifetimes: *lifetimes.general(),
+            rules: lifetimes.all().to_vec(),
             near_cache: near_cache(&file.near_cache, limits.memory_bytes)?,
             limits,
             import: import(flags, &file.import)?,
@@ -328,7 +335,8 @@ impl Config {
     pub fn resolve_redis(place: &Place) -> Result<redis::Settings, Failure> {
         let file = File::load(place.config.as_deref())?;
         let redis = redis(place, &file)?;
-        let settings = store_settings(&redis, lifetimes(&file.lifetime)?, &outage(&file.outage)?);
+        let lifetimes = lifetime::own(&file.lifetime)?;
+        let settings = store_settings(&redis, &lifetimes, &outage(&file.outage)?);
         // A command can wait longer than whoever waits for a file.
         Ok(redis::Settings {
             import_max_age_ms: import(&Flags::default(), &file.import)?.max_age_ms,
@@ -352,8 +360,9 @@ impl Config {
 impl Config {
     /// Of the store; with the keyring, if contents are opened or sealed.
     pub fn store_settings(&self, keyring: Option<Keyring>) -> redis::Settings {
-        let settings = store_settings(&self.redis, self.lifetimes, &self.outage);
+        let settings = store_settings(&self.redis, &self.lifetimes.into(), &self.outage);
         redis::Settings {
+            rules: self.rules.clone(),
             keyring,
             import_max_age_ms: self.import.max_age_ms,
             // A change is tried once: then it is kept here.
@@ -381,7 +390,7 @@ impl Redis {
     }
 }
 
-fn store_settings(redis: &Redis, lifetimes: Lifetimes, outage: &Outage) -> redis::Settings {
+fn store_settings(redis: &Redis, lifetimes: &Rules, outage: &Outage) -> redis::Settings {
     redis::Settings {
         url: redis.url.clone(),
         username: redis.username.clone(),
@@ -390,7 +399,8 @@ fn store_settings(redis: &Redis, lifetimes: Lifetimes, outage: &Outage) -> redis
         sentinel_password: redis.sentinel_password.clone(),
         credentials: Credentials::of(redis.credential_files()),
         prefix: redis.prefix.clone(),
-        lifetimes,
+        lifetimes: *lifetimes.general(),
+        rules: lifetimes.all().to_vec(),
         connect_timeout_ms: redis.connect_timeout_ms,
         down_after_ms: redis.request_timeout_ms,
         wait_step_ms: outage.wait_step_ms,
@@ -676,17 +686,6 @@ pub fn prefix(text: &str) -> Result<String, Failure> {
         return Err(bad("redis.prefix", text, "is not 1 to 64 letters, digits or any of -_.:/"));
     }
     Ok(text.to_owned())
-}
-
-/// The lifetimes that a file asks for.
-pub(crate) fn lifetimes(file: &file::Lifetime) -> Result<Lifetimes, Failure> {
-    let mut lifetimes = Lifetimes::default();
-    for (key, text) in lifetime::written(file) {
-        if let Some(text) = text {
-            lifetime::set(&mut lifetimes, key, text)?;
-        }
-    }
-    Ok(lifetimes)
 }
 
 fn import(flags: &Flags, file: &file::Import) -> Result<Import, Failure> {
@@ -1031,9 +1030,9 @@ mod tests {
         let file = File::default();
         let redis = redis(&Place::default(), &file).expect("resolved");
         let url = redis.url.clone();
-        let lifetimes = lifetimes(&file.lifetime).expect("resolved");
+        let lifetimes = lifetime::own(&file.lifetime).expect("resolved");
         let outage = outage(&file.outage).expect("resolved");
-        let resolved = store_settings(&redis, lifetimes, &outage);
+        let resolved = store_settings(&redis, &lifetimes, &outage);
         assert!(resolved.live.is_some(), "a mount follows live settings");
         let expected = redis::Settings { url, live: resolved.live, ..redis::Settings::default() };
         assert_eq!(fields(&resolved), fields(&expected));
@@ -1050,6 +1049,7 @@ mod tests {
             credentials: _,
             prefix,
             lifetimes,
+            rules,
             import_max_age_ms,
             connect_timeout_ms,
             overdue_ms,
@@ -1087,6 +1087,6 @@ mod tests {
         ];
         let sentinel = (sentinel_username, sentinel_password);
         let judging = (newest_format, newest_written, ends_stale, tracks_changes, takes_up);
-        (url, username, password, sentinel, prefix, lifetimes, times, judging)
+        (url, username, password, sentinel, prefix, (lifetimes, rules), times, judging)
     }
 }

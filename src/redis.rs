@@ -3,7 +3,7 @@
 //! | what | where |
 //! |---|---|
 //! | what is sent: every request, its arguments, the keys | [`requests`], [`args`], [`keys`] |
-//! | the rules of sessions, in Lua, and the value's header line | [`scripts`], [`envelope`] |
+//! | the rules of sessions, in Lua, and the value's header line | [`scripts`], [`rules`], [`envelope`] |
 //! | what the answers mean: one session, listings, files that are imported | [`sessions`], [`listing`], [`import`] |
 //! | activity, collected and written in batches | [`activity`] |
 //! | several sessions in one call, and each by itself where a slot is moved | [`several`] |
@@ -53,6 +53,7 @@ pub mod probe;
 mod requests;
 mod retry;
 mod room;
+mod rules;
 pub mod scan;
 pub mod scripts;
 pub(crate) mod search;
@@ -93,6 +94,7 @@ use self::sentinel::Sentinels;
 use self::tracking::Tracking;
 use crate::handoff::Kept;
 use crate::session::name::Shard;
+use crate::session::policy::rules::Rules;
 use crate::store::{Changes, Health, StoreError, held_in_store_ms};
 use crate::telemetry::Event;
 
@@ -152,7 +154,10 @@ impl RedisStore {
         let keys = Keys::new(settings.prefix.clone());
         let scripts = Arc::new(scripts);
         let tracking = Arc::new(Tracking::new(keys.clone(), settings.tracks_changes));
-        let live = Arc::new(Live::new(settings.lifetimes, settings.live));
+        // More rules than there can be were refused when they were configured.
+        let own = Rules::new(settings.lifetimes, settings.rules.clone())
+            .unwrap_or_else(|_| settings.lifetimes.into());
+        let live = Arc::new(Live::new(own, settings.live));
         let agreement = Arc::new(Agreement::new(&settings));
         let common = Arc::new(Common {
             timing: settings.timing(),
@@ -257,10 +262,10 @@ impl Inner {
     }
 
     fn policy(&self, primary: &Primary) -> Policy {
-        let lifetimes = self.live.lifetimes();
+        let lifetimes = self.live.judged();
         let knows_former = !self.settings.takes_up || primary.has_taken_up();
         let clock = if self.settings.ends_stale && knows_former && self.knows_settings() {
-            primary.time.view(lifetimes.idle_ms)
+            primary.time.view(lifetimes.longest_idle_ms)
         } else {
             ClockView::Jumped { ahead_ms: 0 }
         };
@@ -491,7 +496,7 @@ impl Inner {
     ) -> Result<Answer, CallFault> {
         let sent = call.send(primary, way, bound).await;
         let answer = sent?;
-        primary.time.observe(answer.now_ms, answer.sent_at, self.live.lifetimes().idle_ms);
+        primary.time.observe(answer.now_ms, answer.sent_at, self.live.longest_idle_ms());
         // The server does not tell us of what we have changed.
         for alias in answer.ended.iter().chain(answer.expired.iter().map(|ended| &ended.alias)) {
             self.tracking.changed(alias);

@@ -292,7 +292,7 @@ fn usage(
 fn near_cache(store: &RedisStore, config: &Config) -> Cached {
     let judged = store.clone();
     let cached =
-        NearCache::over(store.clone(), settings::near_cache(config), move || judged.lifetimes());
+        NearCache::over(store.clone(), settings::near_cache(config), move || judged.rules());
     if let Some(changes) = cached.changes() {
         store.tell_changes(changes);
     }
@@ -308,7 +308,7 @@ fn spool(
 ) -> Result<Spool<Cached>, Failure> {
     let followed = store.clone();
     let settings = settings::spool(config, keyring.clone());
-    Spool::over(cached, settings, move || followed.lifetimes())
+    Spool::over(cached, settings, move || followed.rules())
         .map_err(|e| Failure::internal("start threads", e))
 }
 

@@ -15,6 +15,7 @@ use crate::exit::Failure;
 use crate::redis::RedisStore;
 use crate::redis::scan::{Filter, LiveSession, Name, Page};
 use crate::session::name::Alias;
+use crate::session::policy::rules::Rules;
 use crate::store::{Link as _, Sessions as _, StoreError, Unlink, Unlinked};
 
 /// How many removals are under way at once.
@@ -92,7 +93,7 @@ impl Kill {
             }
             _ => {}
         }
-        let Reached { runtime, store, .. } = reach(&self.place)?;
+        let Reached { runtime, store } = reach(&self.place)?;
         let named = filter.name.is_some();
         let mut outcome = Outcome { dry_run: !self.yes, ..Outcome::default() };
         let failure = runtime.block_on(async {
@@ -231,7 +232,7 @@ impl Kill {
             }
         }
         if outcome.dry_run && !outcome.first.is_empty() {
-            say(table(&outcome.first))?;
+            say(table(&outcome.first, &Rules::default()))?;
             let shown = u64::try_from(outcome.first.len()).unwrap_or(u64::MAX);
             if shown < outcome.matched {
                 say(format!("and {} more", outcome.matched - shown))?;

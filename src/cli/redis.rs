@@ -18,8 +18,6 @@ pub(super) struct Reached {
     pub runtime: Runtime,
     /// The sessions.
     pub store: RedisStore,
-    /// Its settings, the server's own lifetimes among them.
-    pub settings: Settings,
 }
 
 /// Connects, or says why not and what to do.
@@ -27,7 +25,7 @@ pub(super) fn reach(place: &Place) -> Result<Reached, Failure> {
     let settings = Config::resolve_redis(place)?;
     let runtime = runtime()?;
     let store = runtime.block_on(connect(&settings))?;
-    Ok(Reached { runtime, store, settings })
+    Ok(Reached { runtime, store })
 }
 
 /// What runs a command that asks Redis.

@@ -74,9 +74,10 @@ arguments! {
         // expected to show at least. ahead_ms: by how much it has jumped forward of late, or
         // for how long no use could be written down.
         // waited_ms: for how long callers have waited in the last outage.
+        // rules: by which some sessions have other lifetimes, as rules.rs writes them; '' for none.
         arguments: idle_ms, anonymous_idle_ms, anonymous_unopened_ms, absolute_ms, grace_ms,
             tombstone_ms, import_max_age_ms, written_format, newest_format, clock, ahead_ms,
-            waited_ms;
+            waited_ms, rules;
     }
 }
 

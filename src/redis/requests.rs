@@ -59,7 +59,7 @@ impl Indexes {
 }
 
 /// What requests are made of.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(super) struct Requests<'a> {
     pub scripts: &'a Scripts,
     pub keys: &'a Keys,

@@ -1,7 +1,7 @@
 //! The Lua scripts: loading, calling, and reading their answers.
 //!
-//! Each is its arguments by name ([`super::args`]), `clock.lua`, `session.lua` and its own file, so
-//! that every rule exists once. All answers have one shape: `{now, status, {expired...}, ...}`.
+//! Each is its arguments by name ([`super::args`]), `clock.lua`, `rules.lua`, `session.lua` and its own
+//! file, so that every rule exists once. All answers have one shape: `{now, status, {expired...}, ...}`.
 
 use std::time::Duration;
 
@@ -17,11 +17,13 @@ use super::envelope::{self, FORMAT, Header, OLDEST_FORMAT, Unreadable};
 use super::errors::{Effect, ErrorCode, ServerError};
 use super::link::{Fault, Link, Need, Reply};
 use super::primary::Primary;
+use super::rules::Judged;
 use crate::session::name::Alias;
 use crate::session::policy::Lifetimes;
 use crate::store::{ChangeId, StoreError};
 
 const CLOCK: &str = include_str!("scripts/clock.lua");
+const RULES: &str = include_str!("scripts/rules.lua");
 const SESSION: &str = include_str!("scripts/session.lua");
 /// By this `session.lua` says that a value is no session of ours.
 const UNREADABLE: &str = "UNREADABLE ";
@@ -132,7 +134,7 @@ impl Scripts {
 
 impl Script {
     fn new<A: OfScript<'static>>(name: &'static str, clock: &str, body: &'static str) -> Self {
-        let code = [&prologue::<A>(), clock, SESSION, body].join("\n");
+        let code = [&prologue::<A>(), clock, RULES, SESSION, body].join("\n");
         let sha = redis::Script::new(&code).get_hash().to_owned();
         Self { name, code, sha }
     }
@@ -151,9 +153,9 @@ impl Script {
 }
 
 /// By what a script judges.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Policy {
-    pub lifetimes: Lifetimes,
+    pub lifetimes: Judged,
     /// For how long session files are imported after their last save.
     pub import_max_age_ms: u64,
     pub formats: Formats,
@@ -185,7 +187,7 @@ impl Policy {
     /// For what judges no session.
     pub(super) fn unknowing() -> Self {
         Self {
-            lifetimes: Lifetimes::default(),
+            lifetimes: Judged::default(),
             import_max_age_ms: 0,
             formats: Formats::default(),
             clock: ClockView::Unknown,
@@ -202,7 +204,7 @@ impl Policy {
             absolute_ms,
             grace_ms,
             tombstone_ms,
-        } = self.lifetimes;
+        } = *self.lifetimes.rules.general();
         PolicyArgs {
             idle_ms: args::number(idle_ms),
             anonymous_idle_ms: args::number(anonymous_idle_ms),
@@ -223,6 +225,10 @@ impl Policy {
                 ClockView::Unknown | ClockView::Expected(_) => args::number(self.unwritten_ms),
             },
             waited_ms: args::number(self.waited_ms),
+            rules: match &*self.lifetimes.argument {
+                "" => args::text(""),
+                rules => args::text(rules.to_owned()),
+            },
         }
     }
 }
@@ -596,7 +602,8 @@ mod tests {
             let policy = PolicyArgs::argument_names().into_iter().collect();
             let change: BTreeSet<_> = ["first_ms", "waits_ms"].into();
             let indexes_named: BTreeSet<_> = IndexArgs::argument_names().into_iter().collect();
-            assert_eq!(names_read(SESSION, "args"), &(&policy | &change) | &indexes_named);
+            let shared = &names_read(RULES, "args") | &names_read(SESSION, "args");
+            assert_eq!(shared, &(&policy | &change) | &indexes_named);
             let indexes: BTreeSet<_> = IndexArgs::key_names().into_iter().collect();
             assert_eq!(names_read(SESSION, "keys"), indexes);
             let sent: BTreeSet<_> = A::argument_names().into_iter().collect();

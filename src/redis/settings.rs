@@ -8,8 +8,9 @@ use super::credentials::Credentials;
 use super::endpoint::{BadUrl, Endpoint, Login};
 use super::envelope::FORMAT;
 use super::link::Timing;
-use super::live::Rules;
+use super::live::Schema;
 use crate::session::policy::Lifetimes;
+use crate::session::policy::rule::Rule;
 use crate::session::secret::Keyring;
 
 /// Begins every key, if no other prefix is configured.
@@ -33,6 +34,8 @@ pub struct Settings {
     pub prefix: String,
     /// When sessions end.
     pub lifetimes: Lifetimes,
+    /// Of some sessions others. At most [`RULES_MAX`](crate::session::policy::rules::RULES_MAX).
+    pub rules: Vec<Rule>,
     /// For how long session files are imported after their last save. The end of a session that
     /// came from a file is remembered for as long.
     pub import_max_age_ms: u64,
@@ -59,7 +62,7 @@ pub struct Settings {
     /// Touches are collected for this long.
     pub touch_batch_ms: u64,
     /// Which live settings are followed; `None`: none.
-    pub live: Option<Rules>,
+    pub live: Option<Schema>,
     /// What contents are sealed with: a Redis that is written with another secret is not used.
     /// `None` for commands that open and seal nothing.
     pub keyring: Option<Keyring>,
@@ -91,6 +94,7 @@ impl Default for Settings {
             credentials: Credentials::default(),
             prefix: DEFAULT_PREFIX.into(),
             lifetimes: Lifetimes::default(),
+            rules: Vec::new(),
             import_max_age_ms: 7 * 24 * 60 * 60 * 1000,
             connect_timeout_ms: 2000,
             overdue_ms: 100,

@@ -40,12 +40,12 @@ impl Show {
     /// Reads and prints; a value that no mount would take is an error.
     pub(super) fn run(&self) -> Result<(), Failure> {
         let file = File::load(self.config.as_deref())?;
-        let lifetimes = config::lifetimes(&file.lifetime)?;
+        let lifetimes = lifetime::own(&file.lifetime)?;
         let written = file::written(self.config.as_deref())?;
         let default = |key: &&&str| !written.iter().any(|known| known.key == **key);
-        let defaults = file::LIFETIME_KEYS.iter().filter(default).map(|key| Line {
+        let defaults = lifetime::LIVE_KEYS.iter().filter(default).map(|key| Line {
             key: (*key).to_owned(),
-            value: lifetime::text(&lifetimes, key).unwrap_or_default(),
+            value: lifetime::text(lifetimes.general(), key).unwrap_or_default(),
             source: DEFAULT,
         });
         let mut lines: Vec<Line> = written.iter().map(line).chain(defaults).collect();

@@ -258,22 +258,30 @@ local function is_unreadable()
   return string.match(failure, '^UNREADABLE ') or string.match(failure, '^WRONGTYPE ')
 end
 
+-- What limits its life. It is worked out once: who it belongs to does not change.
+local function limits(h)
+  if not limits_by_rules then return POLICY end
+  if not h.limits then h.limits = limits_by_rules(h, POLICY) end
+  return h.limits
+end
+
 -- How long without activity ends it, and what that limit is called.
 local function idle_limit(h)
-  if h.class == 'auth' then return POLICY.idle, 'idle' end
-  if not h.opened and POLICY.unopened < POLICY.anonymous_idle then
-    return POLICY.unopened, 'unopened'
+  local by = limits(h)
+  if h.class == 'auth' then return by.idle, 'idle' end
+  if not h.opened and by.unopened < by.anonymous_idle then
+    return by.unopened, 'unopened'
   end
-  return POLICY.anonymous_idle, 'idle'
+  return by.anonymous_idle, 'idle'
 end
 
 -- The first millisecond in which it is dead, were its last activity `later` ms younger, and the
 -- limit that ends it (session/policy.rs holds the same rule).
 local function ends(h, later)
   local idle, limit = idle_limit(h)
-  local at = h.active + later + idle
-  if h.class == 'auth' and POLICY.absolute >= 0 and h.login + POLICY.absolute < at then
-    return h.login + POLICY.absolute, 'absolute'
+  local at, absolute = h.active + later + idle, limits(h).absolute
+  if h.class == 'auth' and absolute >= 0 and h.login + absolute < at then
+    return h.login + absolute, 'absolute'
   end
   return at, limit
 end
