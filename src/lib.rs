@@ -38,4 +38,5 @@ pub mod store;
 mod supervision;
 mod sync;
 pub mod telemetry;
+pub mod trail;
 mod worker;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::output::{self, Format, json, say, visible};
-use super::redis::{Reached, failed, reach};
+use super::redis::{Reached, failed, reach, tell};
 use super::sessions::sessions;
 use super::system_log;
 use crate::config::file::File;
@@ -20,6 +20,7 @@ use crate::redis::live::Found;
 use crate::redis::scan::Filter;
 use crate::session::content::Class;
 use crate::session::policy::Lifetimes;
+use crate::trail::entry::Event;
 
 /// Every node has followed a change by then.
 const FOLLOWED_WITHIN: Duration = Duration::from_secs(1);
@@ -227,7 +228,9 @@ impl Wish {
         let change = runtime.block_on(self.change(&store, &file, &own))?;
         if !change.dry_run {
             let Change { key, old, new, .. } = &change;
-            system_log::note(&format!("config: {key}: {old} -> {new}"));
+            let deed = format!("config: {key}: {old} -> {new}");
+            system_log::note(&deed);
+            runtime.block_on(tell(&store, Event::SettingChanged, &deed, None));
         }
         if format.json {
             json(&change)?;

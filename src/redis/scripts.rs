@@ -9,9 +9,9 @@ use redis::{Cmd, Value};
 use tokio::time::Instant;
 
 use super::args::{
-    self, AmendArgs, Argument, Arguments as _, FetchArgs, FindArgs, ImportArgs, ListArgs, OfScript,
-    PieceArgs, PolicyArgs, ProbeArgs, PublishArgs, RoomArgs, SetArgs, SettingsArgs, TouchArgs,
-    UnlinkArgs, prologue,
+    self, AmendArgs, Argument, Arguments as _, FetchArgs, FindArgs, ImportArgs, LeaseArgs,
+    ListArgs, OfScript, PieceArgs, PolicyArgs, ProbeArgs, PublishArgs, RoomArgs, SetArgs,
+    SettingsArgs, TouchArgs, UnlinkArgs, prologue,
 };
 use super::envelope::{self, FORMAT, Header, OLDEST_FORMAT, Unreadable};
 use super::errors::{Effect, ErrorCode, ServerError};
@@ -42,6 +42,7 @@ pub struct Scripts {
     pub(super) import: Script,
     pub(super) settings: Script,
     pub(super) set: Script,
+    pub(super) lease: Script,
     pub(super) probe: Script,
     /// The clock is Redis's own, so what seems a jump is one.
     pub(super) own_clock: bool,
@@ -85,6 +86,7 @@ impl Scripts {
                 include_str!("scripts/settings.lua"),
             ),
             set: Script::new::<SetArgs>("set", clock, include_str!("scripts/set.lua")),
+            lease: Script::new::<LeaseArgs>("lease", clock, include_str!("scripts/lease.lua")),
             probe: Script::new::<ProbeArgs>("probe", clock, include_str!("scripts/probe.lua")),
             own_clock: false,
         }
@@ -97,14 +99,18 @@ impl Scripts {
     }
 
     /// A call of the script that takes these arguments.
-    pub(super) fn call<'a, A: OfScript<'a>>(&'a self, policy: &Policy, arguments: A) -> Call<'a> {
+    pub(super) fn call<'a, A: OfScript<'a>>(
+        &'a self,
+        policy: &Policy<'a>,
+        arguments: A,
+    ) -> Call<'a> {
         let mut call = Call { script: A::script(self), keys: Vec::new(), arguments: Vec::new() };
         policy.args().write(&mut call.keys, &mut call.arguments);
         arguments.write(&mut call.keys, &mut call.arguments);
         call
     }
 
-    pub(super) fn all(&self) -> [&Script; 13] {
+    pub(super) fn all(&self) -> [&Script; 14] {
         [
             &self.fetch,
             &self.piece,
@@ -118,6 +124,7 @@ impl Scripts {
             &self.import,
             &self.settings,
             &self.set,
+            &self.lease,
             &self.probe,
         ]
     }
@@ -145,7 +152,7 @@ impl Script {
 
 /// By what a script judges.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Policy {
+pub(super) struct Policy<'a> {
     pub lifetimes: Lifetimes,
     /// For how long session files are imported after their last save.
     pub import_max_age_ms: u64,
@@ -156,6 +163,10 @@ pub(super) struct Policy {
     /// For how long the use of a session may not have been written down: that long beyond its end it is
     /// not at its end.
     pub unwritten_ms: u64,
+    /// Where it is said what has happened: see [`super::outbox`]. '' is nowhere.
+    pub outbox: &'a str,
+    /// Who asks, as [`super::outbox::Origin::words`].
+    pub origin: &'a str,
 }
 
 /// The formats of headers that a server handles, from the oldest on.
@@ -174,7 +185,7 @@ impl Default for Formats {
     }
 }
 
-impl Policy {
+impl<'a> Policy<'a> {
     /// For what judges no session.
     pub(super) fn unknowing() -> Self {
         Self {
@@ -184,10 +195,12 @@ impl Policy {
             clock: ClockView::Unknown,
             waited_ms: 0,
             unwritten_ms: 0,
+            outbox: "",
+            origin: "",
         }
     }
 
-    fn args(&self) -> PolicyArgs<'static> {
+    fn args(&self) -> PolicyArgs<'a> {
         let Lifetimes {
             idle_ms,
             anonymous_idle_ms,
@@ -216,6 +229,8 @@ impl Policy {
                 ClockView::Unknown | ClockView::Expected(_) => args::number(self.unwritten_ms),
             },
             waited_ms: args::number(self.waited_ms),
+            outbox: args::text(self.outbox),
+            origin: args::text(self.origin),
         }
     }
 }
@@ -375,6 +390,8 @@ pub(super) struct Answer {
     pub expired: Vec<Expired>,
     /// The same because of a removal that was held.
     pub ended: Vec<Alias>,
+    /// What the outbox has not taken.
+    pub untold: Vec<String>,
     pub status: String,
     rest: std::vec::IntoIter<Value>,
     script: &'static str,
@@ -418,7 +435,12 @@ impl Answer {
         for ended in answer.array()? {
             let Value::Array(values) = ended else { return Err(strange(script)) };
             let mut facts = Self::of(script, values);
-            let alias = facts.alias()?;
+            let name = facts.text()?;
+            if name.is_empty() {
+                answer.untold.push(facts.text()?);
+                continue;
+            }
+            let alias = Alias::parse(&name).ok_or_else(|| strange(script))?;
             if !facts.more() {
                 answer.ended.push(alias);
                 continue;
@@ -442,6 +464,7 @@ impl Answer {
             generation: 0,
             expired: Vec::new(),
             ended: Vec::new(),
+            untold: Vec::new(),
             status: String::new(),
             rest,
             script,
@@ -630,5 +653,6 @@ mod tests {
         check::<ImportArgs>("import", include_str!("scripts/import.lua"));
         check::<SettingsArgs>("settings", include_str!("scripts/settings.lua"));
         check::<SetArgs>("set", include_str!("scripts/set.lua"));
+        check::<LeaseArgs>("lease", include_str!("scripts/lease.lua"));
     }
 }

@@ -22,6 +22,7 @@ use crate::request::Class;
 use crate::store::{Kept, Refusal, Usage};
 use crate::telemetry::now_ms;
 use crate::telemetry::unidentified::Unidentified;
+use crate::trail::entry::Event;
 
 /// Begins every name.
 const PREFIX: &str = "sessionfs";
@@ -52,6 +53,7 @@ pub(crate) struct Metrics {
     pub worker_restarts: Counter,
     pub(super) spool: Spool,
     pub(super) links: Links,
+    pub trail: Trail,
     expired: [Counter; LIMITS.len()],
     refused: Vec<Counter>,
     opens: [Counter; Class::LABELS.len()],
@@ -163,6 +165,7 @@ impl Metrics {
                 );
                 latency
             },
+            trail: Trail::new(&mut registry),
             spool: Spool::new(&mut registry),
             links: Links::new(&mut registry),
             gauges: Gauges::new(&mut registry),
@@ -302,6 +305,37 @@ impl NearCache {
         Self {
             hits: counter(registry, "near_cache_hits", hits),
             misses: counter(registry, "near_cache_misses", misses),
+        }
+    }
+}
+
+/// The audit trail.
+pub(crate) struct Trail {
+    written: Vec<Counter>,
+    /// Entries that could not be kept.
+    pub left_out: Counter,
+    /// How often the file did not take what was to be written.
+    pub refused: Counter,
+}
+
+impl Trail {
+    fn new(registry: &mut Registry) -> Self {
+        let help = "Entries of the audit trail that this server has written";
+        let written = counters(registry, "trail_entries", help);
+        let label = |event: &Event| written.get_or_create_owned(&[("event", event.label())]);
+        let left_out = "Entries of the audit trail that could not be kept";
+        let refused = "How often the file of the audit trail took nothing";
+        Self {
+            written: Event::ALL.iter().map(label).collect(),
+            left_out: counter(registry, "trail_left_out", left_out),
+            refused: counter(registry, "trail_refused", refused),
+        }
+    }
+
+    /// An entry was written.
+    pub(crate) fn written(&self, event: Event) {
+        if let Some(position) = Event::ALL.iter().position(|known| *known == event) {
+            self.written[position].inc();
         }
     }
 }
