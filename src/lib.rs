@@ -20,7 +20,6 @@ pub mod fs;
 pub mod fuse;
 pub mod handoff;
 mod host;
-#[expect(dead_code, reason = "made for reports that follow")]
 mod html;
 mod import;
 pub mod keeper;
@@ -31,6 +30,7 @@ mod mirror;
 mod observe;
 mod odoo;
 pub mod redis;
+mod report;
 mod request;
 pub mod session;
 mod shell;

@@ -2,7 +2,6 @@
 //!
 //! - [`entry`]: an entry, as a line of JSON and in the log
 //! - [`file`](mod@file): where lines are written, by a thread of its own
-//! - [`report`]: what a period's entries say, for an auditor
 //!
 //! Entries are made by the scripts in Redis, in the step that does what they tell of, and lie in an outbox there until
 //! one server has written them (`crate::redis::outbox`, `crate::redis::auditor`). So each is made once, whoever asks
@@ -10,7 +9,6 @@
 
 pub mod entry;
 pub(crate) mod file;
-pub mod report;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -51,7 +49,7 @@ impl Trail {
         }
         for entry in entries {
             entry.log();
-            metrics().trail.written(entry.event);
+            metrics().trail.written(entry.event.label());
             if entry.event == Event::LeftOut {
                 metrics().trail.left_out.inc_by(entry.count.unwrap_or(1));
             }

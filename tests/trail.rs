@@ -5,8 +5,11 @@ mod support;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use sessionfs::redis::scripts::Scripts;
@@ -17,6 +20,7 @@ use sessionfs::session::policy::Lifetimes;
 use sessionfs::store::{ChangeId, Published, Sessions as _, Unlink, Unlinked};
 use sessionfs::trail::Trail;
 use sessionfs::trail::entry::{Entry, Event};
+use support::mount::{self, Mount, authenticated, sid};
 use support::redis::Redis;
 use support::store::*;
 use tempfile::TempDir;
@@ -491,4 +495,108 @@ async fn after_a_jump_of_the_clock_nothing_is_swept() {
     tokio::time::sleep(Duration::from_secs(4)).await;
     assert_eq!(count(&server.entries(), Event::SessionEnded), 0);
     look(&server.store, &sid).await.expect("alive");
+}
+
+/// A real mount whose trail is a file.
+fn mounted(redis: &Redis, file: &Path) -> Mount {
+    Mount::start(redis, &format!("[audit]\ntrail = \"{}\"\n", file.display()))
+}
+
+fn written(file: &Path, what: &str, is_there: impl Fn(&[Entry]) -> bool) -> Vec<Entry> {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let entries = entries(file);
+        if is_there(&entries) {
+            return entries;
+        }
+        assert!(Instant::now() < deadline, "no {what} in {entries:#?}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+fn typed(redis: &Redis, arguments: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_sessionfs"))
+        .args(arguments)
+        .args(["--redis", &redis.url()])
+        .env("SUDO_USER", "anna\u{1b}[2J")
+        .output()
+        .expect("sessionfs starts");
+    assert!(output.status.success(), "{arguments:?}: {output:?}");
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+#[test]
+fn a_mount_tells_what_happens_to_it_and_a_worker_that_dies_repeats_nothing() {
+    let (redis, directory) = (Redis::start(), TempDir::new().expect("a directory"));
+    let file = directory.path().join("trail.jsonl");
+    let mount = mounted(&redis, &file);
+    written(&file, "state", |found| count(found, Event::State) == 1);
+    let sids: Vec<String> = (0..6).map(|number| sid("ab", number)).collect();
+    for (number, sid) in sids.iter().enumerate() {
+        mount.save(sid, &authenticated("login")).expect("saved");
+        if number % 2 == 0 {
+            let worker = Pid::from_raw(i32::try_from(mount.worker()).expect("a pid"));
+            kill(worker, Signal::SIGKILL).expect("killed");
+            mount.save(sid, &authenticated("a page")).expect("saved by the next worker");
+        }
+    }
+    mount.unlink(&sids[0]).expect("a logout");
+    typed(&redis, &["kill", "--yes", &mount::alias(&sids[1])]);
+    typed(&redis, &["config", "set", "lifetime.idle", "20min"]);
+    let ended = |found: &[Entry]| count(found, Event::SessionEnded) == 2;
+    written(&file, "two ends", ended);
+    let found =
+        written(&file, "a changed setting", |found| count(found, Event::SettingChanged) == 1);
+    let mut lives: Vec<_> = of(&found, &[Event::SessionBegan]).map(|entry| &entry.alias).collect();
+    lives.sort_unstable();
+    lives.dedup();
+    assert_eq!((lives.len(), count(&found, Event::SessionBegan)), (6, 6), "{found:#?}");
+    assert_eq!(reasons(&found, Event::SessionEnded), ["logout", "killed"]);
+    let setting = of(&found, &[Event::SettingChanged]).next().expect("a setting");
+    assert_eq!(setting.what.as_deref(), Some("config: lifetime.idle: 15min -> 20min"));
+    let by = setting.by.as_deref().expect("somebody");
+    assert!(by.starts_with("root (sudo: anna\\u{1b}[2J)"), "{by}");
+    assert_eq!(count(&found, Event::Command), 1);
+    // In the log, too, and no session id in either.
+    mount.wait_for_log("sessionfs::trail: event=\"session_ended\" reason=\"killed\"");
+    let (log, trail) = (mount.log(), std::fs::read_to_string(&file).expect("a trail"));
+    for sid in &sids {
+        assert!(!log.contains(sid) && !trail.contains(sid));
+    }
+    // What holds is told when it changes.
+    written(&file, "another state", |found| count(found, Event::State) >= 2);
+    let report = Command::new(env!("CARGO_BIN_EXE_sessionfs"))
+        .args(["report", "--from", "1h", "--format", "json"])
+        .arg(&file)
+        .output()
+        .expect("sessionfs starts");
+    let report: serde_json::Value = serde_json::from_slice(&report.stdout).expect("JSON");
+    assert_eq!((&report["began"]["login"], &report["ended"]["killed"]), (&6.into(), &1.into()));
+    assert_eq!((&report["unreadable"], &report["left_out"]), (&0.into(), &0.into()), "{report:#}");
+    mount.stop();
+}
+
+#[test]
+fn what_redis_did_not_take_is_told_when_it_does() {
+    let (mut redis, directory) = (Redis::start(), TempDir::new().expect("a directory"));
+    let file = directory.path().join("trail.jsonl");
+    let mount = mounted(&redis, &file);
+    let [login, logout] = [1, 2].map(|number| sid("ab", number));
+    mount.save(&logout, &authenticated("login")).expect("saved");
+    written(&file, "a beginning", |found| count(found, Event::SessionBegan) == 1);
+    std::fs::create_dir_all(mount.sharded(&login).parent().expect("a shard")).expect("a shard");
+    let staged = mount.stage(&authenticated("login")).expect("staged");
+    // What is sent meanwhile is carried out later, and sent once more.
+    redis.pause();
+    std::fs::rename(staged, mount.sharded(&login)).expect("kept on this host");
+    mount.unlink(&logout).expect("kept on this host");
+    std::thread::sleep(Duration::from_secs(4)); // an outage that is told
+    redis.resume();
+    let found = written(&file, "both", |found| {
+        count(found, Event::SessionBegan) == 2 && count(found, Event::SessionEnded) == 1
+    });
+    assert_eq!(reasons(&found, Event::SessionEnded), ["logout"]);
+    let found = written(&file, "the outage", |found| count(found, Event::NothingEnded) == 1);
+    assert_eq!(reasons(&found, Event::NothingEnded), ["Redis does not answer"]);
+    mount.stop();
 }

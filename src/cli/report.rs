@@ -11,9 +11,9 @@ use crate::config::Config;
 use crate::config::audit::Place;
 use crate::config::units::duration_ms;
 use crate::exit::{ExitCode, Failure};
+use crate::report::{Period, Reader, document};
 use crate::telemetry::now_ms;
 use crate::trail::entry::{Entry, time_ms};
-use crate::trail::report::{Period, Reader, document};
 
 /// A longer first line is not one of the trail.
 const PEEKED_BYTES: usize = 64 * 1024;

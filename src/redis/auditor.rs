@@ -54,6 +54,10 @@ struct Auditor {
     /// Who waits until another server may have the lease.
     leave: mpsc::Receiver<oneshot::Sender<()>>,
     unwritten: Vec<Entry>,
+    /// Since when nothing is ended, and why.
+    nothing_ends: Option<(Instant, &'static str)>,
+    /// It was seen once that something is.
+    has_ended: bool,
 }
 
 impl RedisStore {
@@ -78,6 +82,8 @@ impl RedisStore {
             untold,
             leave,
             unwritten: Vec::new(),
+            nothing_ends: None,
+            has_ended: false,
         };
         tokio::spawn(auditor.run());
     }
@@ -134,6 +140,7 @@ impl Auditor {
     }
 
     async fn step(&mut self, store: &Arc<Inner>) -> Result<(), StoreError> {
+        self.look_what_ends(store);
         self.write_untold().await;
         if store.primaries.health(None) > Health::ReadOnly || !store.live.is_known() {
             return Ok(());
@@ -153,6 +160,26 @@ impl Auditor {
             return Ok(());
         }
         swept.map(|_| ())
+    }
+
+    /// Says for how long nothing was ended, when that is over. A start is no such time.
+    fn look_what_ends(&mut self, store: &Inner) {
+        let why = store.why_nothing_ends();
+        self.has_ended |= why.is_none();
+        match (self.nothing_ends, why) {
+            (None, Some(why)) if self.has_ended => self.nothing_ends = Some((Instant::now(), why)),
+            (Some((since, reason)), None) => {
+                self.nothing_ends = None;
+                let lasted = since.elapsed();
+                if lasted > 2 * STEP && self.unwritten.len() < UNTOLD {
+                    let lasted_ms = u64::try_from(lasted.as_millis()).ok();
+                    let reason = Some(reason.to_owned());
+                    let entry = store.entry(Event::NothingEnded);
+                    self.unwritten.push(Entry { reason, lasted_ms, ..entry });
+                }
+            }
+            _ => {}
+        }
     }
 
     /// Takes or renews the lease. Who has it asks in each step, so that no two write at the same time.

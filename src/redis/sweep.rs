@@ -6,11 +6,13 @@
 //! An absolute lifetime is no line in the index: all people's sessions of a shard are looked at when the first of them
 //! can meet it, and not before. The visitors' ones are passed over by their marks: nobody asks for their ends.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Inner;
 use super::index::{Entry, mark, user_mark};
 use super::listing::PAGE;
+use super::primary::Primary;
 use super::requests::between;
 use super::scan::Stale;
 use super::scripts::ClockView;
@@ -98,15 +100,26 @@ fn may_be_a_persons(entry: &Entry) -> bool {
 }
 
 impl Inner {
-    /// Whether something may be ended now: Redis takes changes, and its clock is believed.
+    /// Why nothing is ended now, if so: Redis takes no changes, or its clock is not believed.
+    pub(super) fn why_nothing_ends(&self) -> Option<&'static str> {
+        let is_jumped =
+            |primary: &Arc<Primary>| matches!(self.policy(primary).clock, ClockView::Jumped { .. });
+        match self.primaries.health(None) {
+            Health::Up if self.primaries.all().iter().any(is_jumped) => {
+                Some("the clock of Redis has jumped")
+            }
+            Health::Up => None,
+            Health::ReadOnly => Some("Redis accepts no writes"),
+            Health::Degraded | Health::Down => Some("Redis does not answer"),
+        }
+    }
+
+    /// Whether something may be ended now.
     fn may_sweep(&self) -> bool {
         let all = self.primaries.all();
-        self.primaries.health(None) == Health::Up
+        self.why_nothing_ends().is_none()
             && !all.is_empty()
-            && all.iter().all(|primary| {
-                !matches!(self.policy(primary).clock, ClockView::Jumped { .. })
-                    && primary.time.now_ms() > 0
-            })
+            && all.iter().all(|primary| primary.time.now_ms() > 0)
     }
 
     /// One step of it. Returns the shards that it was about.

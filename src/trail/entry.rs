@@ -29,6 +29,8 @@ pub enum Event {
     State,
     /// Redis has lost what it held, and `count` sessions of people with it, as far as that is known.
     RedisLost,
+    /// For `lasted_ms`, until now, nothing was ended by this server. `reason`: what kept it from that.
+    NothingEnded,
     /// `count` entries could not be kept. `reason`: why.
     LeftOut,
     /// An event of a later version.
@@ -38,7 +40,7 @@ pub enum Event {
 
 impl Event {
     /// Every one that this version writes, in the order of declaration.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::SessionBegan,
         Self::SessionRotated,
         Self::SessionEnded,
@@ -47,6 +49,7 @@ impl Event {
         Self::Command,
         Self::State,
         Self::RedisLost,
+        Self::NothingEnded,
         Self::LeftOut,
     ];
 
@@ -61,6 +64,7 @@ impl Event {
             Self::Command => "command",
             Self::State => "state",
             Self::RedisLost => "redis_lost",
+            Self::NothingEnded => "nothing_ended",
             Self::LeftOut => "left_out",
             Self::Other => "other",
         }
@@ -109,6 +113,9 @@ pub struct Entry {
     pub what: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub count: Option<u64>,
+    /// For how long it was so, milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lasted_ms: Option<u64>,
     /// How many sessions of people live, and of visitors; an estimate where there are many.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub authenticated: Option<u64>,
@@ -137,6 +144,7 @@ impl Entry {
             by: None,
             what: None,
             count: None,
+            lasted_ms: None,
             authenticated: None,
             anonymous: None,
             lifetimes: None,
@@ -185,8 +193,8 @@ impl Entry {
         let (database, authenticated, anonymous) =
             (&self.database, self.authenticated, self.anonymous);
         let event = self.event.label();
-        if matches!(self.event, Event::RedisLost | Event::LeftOut) {
-            warn!(target: "sessionfs::trail", event, reason, count, server);
+        if matches!(self.event, Event::RedisLost | Event::NothingEnded | Event::LeftOut) {
+            warn!(target: "sessionfs::trail", event, reason, count, lasted_ms = self.lasted_ms, server);
             return;
         }
         info!(
@@ -197,7 +205,7 @@ impl Entry {
 }
 
 /// A time as RFC 3339, with milliseconds.
-pub(super) fn time_text(at_ms: u64) -> String {
+pub(crate) fn time_text(at_ms: u64) -> String {
     // A later time has no such form; no clock shows it.
     const LAST_MS: u64 = 253_402_300_799_999;
     let time = UNIX_EPOCH + Duration::from_millis(at_ms.min(LAST_MS));
@@ -205,7 +213,7 @@ pub(super) fn time_text(at_ms: u64) -> String {
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
-pub(super) fn write_time<S: Serializer>(at_ms: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn write_time<S: Serializer>(at_ms: &u64, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&time_text(*at_ms))
 }
 
@@ -262,5 +270,6 @@ mod tests {
         for event in Event::ALL {
             assert_eq!(serde_json::to_string(&event).unwrap(), format!("\"{}\"", event.label()));
         }
+        assert_eq!(Event::ALL.map(Event::label), crate::telemetry::metrics::TRAILED);
     }
 }

@@ -1,7 +1,6 @@
 //! A report as text, as JSON, and as a page: what an auditor asks for, with the numbers in it.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
 use serde::Serialize;
 
@@ -101,11 +100,10 @@ fn judged(report: &Report, is_met: impl Fn(&Lifetimes) -> bool) -> Verdict {
     if report.gaps.is_empty() && since_begin { Verdict::Met } else { Verdict::MetAsFarAsKnown }
 }
 
-/// The values that held, the longest first.
+/// The values that held, one after the other.
 fn values(report: &Report, value: impl Fn(&Lifetimes) -> Option<u64>) -> String {
     let mut all: Vec<Option<u64>> =
         report.lifetimes.iter().map(|held| value(&held.lifetimes)).collect();
-    all.sort_unstable_by_key(|ms| std::cmp::Reverse(ms.unwrap_or(u64::MAX)));
     all.dedup();
     let words = all.iter().map(|ms| ms.map_or("none".to_owned(), duration_text));
     words.collect::<Vec<_>>().join(", then ")
@@ -123,8 +121,8 @@ fn idle_found(report: &Report) -> String {
         )
     });
     format!(
-        "The idle time was {held}. {} ended because of it.{longest} A session whose idle time is over is never \
-         served, whenever its end is written down.",
+        "The idle time was {held}. {} ended because of it.{longest} A session whose idle time is over is \
+         not served, whenever its end is written; the exceptions below name the times when none was ended.",
         sessions(count(&report.ended, "idle")),
     )
 }
@@ -137,10 +135,11 @@ fn absolute_found(report: &Report) -> String {
     let longest = report.longest_life.as_ref().map_or_else(String::new, |longest| {
         format!(" The longest life of a session that ended was {}.", whole_seconds(longest.ms))
     });
-    format!(
-        "The absolute lifetime was {held}. {} ended because of it.{longest}",
-        sessions(count(&report.ended, "absolute")),
-    )
+    let held = match &*held {
+        "none" => "No absolute lifetime held (lifetime.absolute)".to_owned(),
+        held => format!("The absolute lifetime was {held}"),
+    };
+    format!("{held}. {} ended because of it.{longest}", sessions(count(&report.ended, "absolute")),)
 }
 
 fn count(counts: &BTreeMap<String, u64>, reason: &str) -> u64 {
@@ -185,6 +184,19 @@ fn exceptions(report: &Report) -> Vec<String> {
             "{}: Redis lost what it held, the sessions of people among it ({how_many}). They ended.",
             time(Time(lost.at_ms))
         ));
+    }
+    for entry in &report.nothing_ended.entries {
+        all.push(format!(
+            "{}: for {} until then, {} ended no session: {}.",
+            time(Time(entry.at_ms)),
+            whole_seconds(entry.lasted_ms.unwrap_or(0)),
+            entry.server.as_deref().unwrap_or("a server"),
+            entry.reason.as_deref().unwrap_or("it is not known why"),
+        ));
+    }
+    let unshown = report.nothing_ended.count - report.nothing_ended.entries.len() as u64;
+    if unshown > 0 {
+        all.push(format!("The same {unshown} times more."));
     }
     for gap in &report.gaps {
         all.push(format!(
@@ -291,9 +303,10 @@ fn deeds(report: &Report) -> [(&'static str, &Shown); 2] {
 /// For people, on a terminal or in a mail.
 pub(crate) fn text(report: &Report) -> String {
     let mut text = String::new();
+    // What is from outside is one line, whatever is in it.
     let mut line = |line: String| {
-        // Writing to a String cannot fail.
-        let _ = writeln!(text, "{}", escaped(&line));
+        text.push_str(&escaped(&line));
+        text.push('\n');
     };
     line("Sessions: what was configured and enforced".to_owned());
     for (name, value) in facts(report) {
@@ -305,11 +318,13 @@ pub(crate) fn text(report: &Report) -> String {
         let value = longest.as_ref().map_or("none".to_owned(), whose);
         line(format!("  {name:<22}{value}"));
     }
-    line("\nWhy".to_owned());
+    line(String::new());
+    line("Why".to_owned());
     for (kind, reason, count) in reasons(report) {
         line(format!("  {kind:<14}{reason:<14}{count:>8}"));
     }
-    line("\nLifetimes that held".to_owned());
+    line(String::new());
+    line("Lifetimes that held".to_owned());
     for held in &report.lifetimes {
         let absolute = held.lifetimes.absolute_ms.map_or("none".to_owned(), duration_text);
         let idle = duration_text(held.lifetimes.idle_ms);
@@ -320,17 +335,20 @@ pub(crate) fn text(report: &Report) -> String {
         ));
     }
     for (heading, deeds) in deeds(report) {
-        line(format!("\n{heading}: {}", deeds.count));
+        line(String::new());
+        line(format!("{heading}: {}", deeds.count));
         for entry in &deeds.entries {
             let [at, what, by, server] = done(entry);
             line(format!("  {at}  {what}, by {by} ({server})"));
         }
     }
-    line("\nExceptions".to_owned());
+    line(String::new());
+    line("Exceptions".to_owned());
     for exception in exceptions(report) {
         line(format!("  {exception}"));
     }
-    line("\nWhat standards ask for".to_owned());
+    line(String::new());
+    line("What standards ask for".to_owned());
     for Requirement { standard, asks, verdict, found } in requirements(report) {
         line(format!("  {standard}: {}", verdict.words().0));
         line(format!("    {asks}"));

@@ -12,8 +12,8 @@ use std::io::{self, BufRead};
 
 use serde::{Serialize, Serializer};
 
-use super::entry::{Entry, Event};
 use crate::session::policy::Lifetimes;
+use crate::trail::entry::{self, Entry, Event};
 
 /// A longer line is not one of the trail.
 const LINE_MAX_BYTES: usize = 64 * 1024;
@@ -32,7 +32,7 @@ pub(crate) struct Time(pub u64);
 
 impl Serialize for Time {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        super::entry::write_time(&self.0, serializer)
+        entry::write_time(&self.0, serializer)
     }
 }
 
@@ -133,6 +133,8 @@ pub(crate) struct Report {
     /// Saves that would have revived or destroyed a session, by why.
     pub saves_refused: BTreeMap<String, u64>,
     pub redis_lost: Shown,
+    /// When nothing was ended, and why.
+    pub nothing_ended: Shown,
     pub gaps: Vec<Gap>,
     /// Entries that the trail says it could not keep.
     pub left_out: u64,
@@ -304,6 +306,7 @@ impl Reader {
                 Range::take(&mut report.anonymous, entry.anonymous);
             }
             Event::RedisLost => report.redis_lost.take(entry),
+            Event::NothingEnded => report.nothing_ended.take(entry),
             Event::LeftOut => report.left_out += entry.count.unwrap_or(1),
             Event::Other => report.unknown += 1,
         }
@@ -358,5 +361,148 @@ fn next_line(file: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<Option<b
         if end.is_some() {
             return Ok(Some(is_whole));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::BufReader;
+
+    use super::*;
+
+    const HOUR_MS: u64 = 60 * 60 * 1000;
+    /// 2027-01-15 08:00:00.
+    const BEGIN_MS: u64 = 1_800_000_000_000;
+
+    fn period() -> Period {
+        Period { from_ms: BEGIN_MS, to_ms: BEGIN_MS + 3 * HOUR_MS }
+    }
+
+    fn entry(at_ms: u64, event: Event, reason: &str, life: &str) -> Entry {
+        Entry {
+            reason: Some(reason.to_owned()),
+            alias: Some("ab".repeat(20)),
+            life: Some(life.to_owned()),
+            database: Some("shop".to_owned()),
+            login: Some("<b>anna</b>\u{202e}".to_owned()),
+            user_id: Some(7),
+            server: Some("web1".to_owned()),
+            ..Entry::new(BEGIN_MS + at_ms, event)
+        }
+    }
+
+    fn state(at_ms: u64, idle_ms: u64, absolute_ms: Option<u64>) -> Entry {
+        let lifetimes = Lifetimes { idle_ms, absolute_ms, ..Lifetimes::default() };
+        let (authenticated, anonymous) = (Some(at_ms / HOUR_MS + 3), Some(40));
+        Entry {
+            lifetimes: Some(lifetimes),
+            authenticated,
+            anonymous,
+            ..Entry::new(BEGIN_MS + at_ms, Event::State)
+        }
+    }
+
+    /// Three hours: in the second one the idle time is shorter.
+    fn entries() -> Vec<Entry> {
+        let ended = |at_ms, reason: &str, life: &str, age_ms, idle_ms| Entry {
+            age_ms: Some(age_ms),
+            idle_ms: Some(idle_ms),
+            ..entry(at_ms, Event::SessionEnded, reason, life)
+        };
+        vec![
+            state(0, 15 * 60_000, None),
+            entry(1000, Event::SessionBegan, "login", "1"),
+            entry(2000, Event::SessionBegan, "login", "2"),
+            entry(3000, Event::SessionRotated, "", "3"),
+            ended(4000, "logout", "1", 3000, 10),
+            ended(5000, "killed", "0", HOUR_MS, 20),
+            Entry {
+                what: Some("config: lifetime.idle: 15min -> 5min".to_owned()),
+                by: Some("root (sudo: anna) on /dev/pts/0".to_owned()),
+                server: Some("web1".to_owned()),
+                ..Entry::new(BEGIN_MS + HOUR_MS, Event::SettingChanged)
+            },
+            state(HOUR_MS + 1000, 5 * 60_000, None),
+            ended(HOUR_MS + 6000, "idle", "2", HOUR_MS + 4000, 330_000),
+            entry(HOUR_MS + 7000, Event::SaveRefused, "ended", "9"),
+            state(2 * HOUR_MS, 5 * 60_000, None),
+        ]
+    }
+
+    fn read(lines: &[u8], now_ms: u64) -> Report {
+        let mut reader = Reader::new(period());
+        // However little is read at once.
+        reader.read(&mut BufReader::with_capacity(7, lines)).unwrap();
+        reader.finish(now_ms)
+    }
+
+    fn report() -> Report {
+        let lines: Vec<u8> = entries().iter().flat_map(Entry::line).collect();
+        read(&lines, BEGIN_MS + 3 * HOUR_MS)
+    }
+
+    #[test]
+    fn it_says_what_the_entries_do() {
+        let golden = include_str!("report/golden.txt");
+        assert_eq!(document::text(&report()), golden);
+    }
+
+    #[test]
+    fn a_page_escapes_what_is_from_outside() {
+        let page = document::html(&report());
+        assert!(!page.contains("<b>anna") && page.contains("&lt;b&gt;anna"), "{page}");
+        assert!(!page.contains('\u{202e}'));
+    }
+
+    #[test]
+    fn programs_are_told_the_same() {
+        let json = serde_json::to_value(document::json(&report())).unwrap();
+        assert_eq!(json["ended"]["idle"], 1);
+        assert_eq!(json["began"]["rotation"], 1);
+        assert_eq!(json["longest_idle"]["ms"], 330_000);
+        assert_eq!(json["lifetimes"][1]["idle_ms"], 300_000);
+        assert_eq!(json["requirements"][0]["verdict"], "met");
+        assert_eq!(json["requirements"][2]["verdict"], "not_met");
+        assert_eq!((&json["began_before"], &json["alive_at_end"]), (&1.into(), &1.into()));
+    }
+
+    #[test]
+    fn a_torn_line_and_a_foreign_one_are_counted_and_one_that_is_there_twice_counts_once() {
+        let mut lines: Vec<u8> = entries().iter().flat_map(Entry::line).collect();
+        let again = lines.clone();
+        lines.extend_from_slice(b"{\"time\":\"2027-01-\n\nforeign\n\xff\xfe\n");
+        lines.extend(vec![b'x'; 2 * LINE_MAX_BYTES]);
+        lines.push(b'\n');
+        lines.extend(again);
+        lines.extend_from_slice(b"{\"time\"");
+        let report = read(&lines, BEGIN_MS + 3 * HOUR_MS);
+        assert_eq!((report.unreadable, report.repeated), (5, entries().len() as u64));
+        assert_eq!(report.ended.values().sum::<u64>(), 3);
+    }
+
+    #[test]
+    fn a_silence_is_a_gap_and_nothing_is_claimed_of_it() {
+        let last = BEGIN_MS + 6 * HOUR_MS;
+        let lines: Vec<u8> = [state(0, 1000, None)].iter().flat_map(Entry::line).collect();
+        let mut reader = Reader::new(Period { from_ms: BEGIN_MS, to_ms: last });
+        reader.read(&mut &lines[..]).unwrap();
+        let report = reader.finish(last);
+        assert_eq!(report.gaps.len(), 1);
+        assert_eq!(document::requirements(&report)[0].verdict, document::Verdict::MetAsFarAsKnown);
+        let nothing = Reader::new(period()).finish(BEGIN_MS + HOUR_MS);
+        assert_eq!(document::requirements(&nothing)[0].verdict, document::Verdict::NotKnown);
+    }
+
+    #[test]
+    fn what_lies_before_the_period_says_what_holds_in_it() {
+        let lines: Vec<u8> = entries().iter().flat_map(Entry::line).collect();
+        let period = Period { from_ms: BEGIN_MS + HOUR_MS / 2, to_ms: BEGIN_MS + 3 * HOUR_MS };
+        let mut reader = Reader::new(period);
+        reader.read(&mut &lines[..]).unwrap();
+        let report = reader.finish(u64::MAX);
+        assert_eq!(report.lifetimes.len(), 2);
+        assert_eq!(report.lifetimes[0].from, Time(period.from_ms));
+        assert!(report.began.is_empty() && report.began_before == 0);
+        assert_eq!(report.ended.values().sum::<u64>(), 1);
     }
 }
