@@ -12,7 +12,6 @@ pub(crate) mod leaks;
 pub(crate) mod live;
 pub(crate) mod nginx;
 pub(crate) mod odoo_conf;
-pub(crate) mod preset;
 pub(crate) mod report;
 pub(crate) mod site;
 pub(crate) mod storage;

@@ -25,6 +25,7 @@ mod redis;
 mod redis_acl;
 mod release;
 mod reload;
+mod report;
 mod secret;
 mod sessions;
 mod show;
@@ -77,6 +78,7 @@ enum Command {
     RedisAcl(redis_acl::RedisAcl),
     Release(release::Release),
     Reload(reload::Reload),
+    Report(report::Report),
     Secret(secret::SecretCommand),
     Show(show::Show),
     Status(status::Status),
@@ -136,6 +138,7 @@ pub fn run() -> Result<(), Failure> {
         Command::RedisAcl(redis_acl) => redis_acl.run(),
         Command::Release(release) => release.run(),
         Command::Reload(reload) => reload.run(),
+        Command::Report(report) => report.run(),
         Command::Secret(secret) => secret.run(),
         Command::Show(show) => show.run(),
         Command::Status(status) => status.run(),

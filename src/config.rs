@@ -6,6 +6,7 @@
 //! and hands it to the unprivileged worker through a pipe. Never through arguments or the
 //! environment: those can be read in `/proc`.
 
+pub mod audit;
 #[cfg(test)]
 mod documented;
 pub(crate) mod file;
@@ -39,6 +40,7 @@ use crate::session::policy::Lifetimes;
 use crate::session::policy::rule::Rule;
 use crate::session::policy::rules::Rules;
 use crate::session::secret::Keyring;
+use audit::Audit;
 use file::File;
 use flags::{Flags, Place};
 use listen::Listen;
@@ -95,6 +97,9 @@ pub struct Config {
     pub activity: Activity,
     /// Where metrics are served, if anywhere.
     pub metrics: Option<Listen>,
+    /// Where the audit trail is written besides the log. An older keeper does not know it.
+    #[serde(default)]
+    pub audit: Option<Audit>,
     /// Where this mount's staging files lie: on a tmpfs, the worker's own, 0700.
     pub staging_dir: PathBuf,
     /// Where changes are kept that Redis does not take. An older keeper does not know it.
@@ -325,6 +330,7 @@ impl Config {
             outage: outage(&file.outage)?,
             activity: activity(&file.activity)?,
             metrics: metrics(&file.metrics)?,
+            audit: audit(&file.audit)?,
             staging_dir,
             mirror: mirror(flags, &file)?,
         })
@@ -348,6 +354,11 @@ impl Config {
             wait_step_ms: 500,
             ..settings
         })
+    }
+
+    /// Where a mount with the same file writes the audit trail.
+    pub(crate) fn resolve_audit(config: Option<&Path>) -> Result<Option<Audit>, Failure> {
+        audit(&File::load(config)?.audit)
     }
 
     /// Where the secrets are that a mount with the same file would use.
@@ -777,6 +788,13 @@ fn metrics(file: &file::Metrics) -> Result<Option<Listen>, Failure> {
     Listen::parse(text).map_err(|e| bad("metrics.listen", text, &e))
 }
 
+fn audit(file: &file::Audit) -> Result<Option<Audit>, Failure> {
+    let max_bytes = size("audit.trail_max", file.trail_max.as_deref(), GIB, MIB..=1024 * GIB)?;
+    let Some(text) = file.trail.as_deref() else { return Ok(None) };
+    let place = audit::Place::parse(text).map_err(|e| bad("audit.trail", text, &e))?;
+    Ok(place.map(|place| Audit { place, max_bytes }))
+}
+
 fn activity(file: &file::Activity) -> Result<Activity, Failure> {
     const WORDS_MAX: usize = 64;
     let words = |key, words: Option<&Vec<String>>, default: &str| {
@@ -1070,6 +1088,9 @@ mod tests {
             ends_stale,
             tracks_changes,
             takes_up,
+            origin: _,
+            trail_round_ms,
+            trail_lease_ms,
         } = settings.clone();
         let times = [
             import_max_age_ms,
@@ -1084,6 +1105,8 @@ mod tests {
             silent_ping_ms,
             heartbeat_ms,
             touch_batch_ms,
+            trail_round_ms,
+            trail_lease_ms,
         ];
         let sentinel = (sentinel_username, sentinel_password);
         let judging = (newest_format, newest_written, ends_stale, tracks_changes, takes_up);

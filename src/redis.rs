@@ -14,6 +14,7 @@
 //! | what the next worker has to know of it | [`kept`] |
 //! | what a server tells of changes | [`tracking`] |
 //! | room for those who are logged in, when it is full | [`room`] |
+//! | the audit trail: what was done, what is over, and who writes it | [`outbox`], [`sweep`], [`auditor`] |
 //! | whether writes are taken, and whether Redis can serve at all | [`writes`], [`probe`], [`admission`], [`acl`] |
 //! | what all servers agree on: secret and format | [`agreement`] |
 //! | where it is, and how it is connected to | [`endpoint`], [`access`], [`credentials`] |
@@ -27,6 +28,7 @@ mod activity;
 mod admission;
 mod agreement;
 mod args;
+mod auditor;
 mod bulk;
 pub(crate) mod clock;
 pub(crate) mod cluster;
@@ -46,6 +48,7 @@ pub(crate) mod link;
 mod listing;
 pub(crate) mod live;
 pub(crate) mod memory;
+mod outbox;
 pub mod population;
 mod primaries;
 mod primary;
@@ -62,13 +65,14 @@ pub(crate) mod servers;
 mod sessions;
 mod settings;
 mod several;
+mod sweep;
 mod system_certificates;
 mod target;
 mod tracking;
 mod transfer;
 pub mod writes;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use redis::cluster_routing::Slot;
@@ -100,6 +104,7 @@ use crate::telemetry::Event;
 
 pub use self::admission::Admission;
 pub use self::credentials::{Credential, Credentials};
+pub use self::outbox::Origin;
 pub use self::settings::{DEFAULT_PREFIX, Settings};
 
 /// The store on Redis. Clones share it; with the last one its tasks end.
@@ -123,6 +128,11 @@ struct Inner {
     touches: Touches,
     room: room::Room,
     tracking: Arc<Tracking>,
+    /// For the audit trail: where the scripts say what has happened, and for whom they are called.
+    outbox: String,
+    origin: String,
+    /// The auditor of this server, if it has one.
+    auditor: OnceLock<auditor::Handle>,
 }
 
 /// Commands for one primary, each with its place among all, and its slot.
@@ -169,7 +179,11 @@ impl RedisStore {
         });
         let (address, credentials) = (endpoint.to_string(), settings.credentials.clone());
         let (primaries, finder) = primaries::start(&endpoint, &settings.credentials, &common);
+        let outbox = if primaries.is_cluster() { keys.outboxes() } else { keys.outbox() };
         let inner = Arc::new(Inner {
+            outbox,
+            origin: settings.origin.words(),
+            auditor: OnceLock::new(),
             keys,
             live,
             agreement,
@@ -261,7 +275,7 @@ impl Inner {
         self.primaries.of(Keys::slot(shard))
     }
 
-    fn policy(&self, primary: &Primary) -> Policy {
+    fn policy(&self, primary: &Primary) -> Policy<'_> {
         let lifetimes = self.live.judged();
         let knows_former = !self.settings.takes_up || primary.has_taken_up();
         let clock = if self.settings.ends_stale && knows_former && self.knows_settings() {
@@ -281,6 +295,8 @@ impl Inner {
             clock,
             waited_ms: ms(link.map(link::Link::waited)),
             unwritten_ms: ms(link.map(link::Link::unwritten)),
+            outbox: &self.outbox,
+            origin: &self.origin,
         }
     }
 
@@ -500,6 +516,9 @@ impl Inner {
         // The server does not tell us of what we have changed.
         for alias in answer.ended.iter().chain(answer.expired.iter().map(|ended| &ended.alias)) {
             self.tracking.changed(alias);
+        }
+        for words in &answer.untold {
+            self.note_untold(words, answer.now_ms);
         }
         for ended in &answer.expired {
             Event::Expired {

@@ -4,12 +4,12 @@
 use std::path::PathBuf;
 
 use super::finding::{Finding, Grade, Part, Question};
-use super::preset::Preset;
 use crate::check::{self, Asked, Id, Severity};
 use crate::config::flags::Place;
 use crate::config::units::duration_text;
 use crate::exit::Failure;
-use crate::session::policy::Lifetimes;
+use crate::session::policy::preset::Preset;
+use crate::session::policy::rules::Rules;
 
 /// What was found, and of which directories.
 pub(crate) struct Looked {
@@ -69,12 +69,12 @@ fn checked(finding: &check::Finding, of: &str) -> Finding {
 
 /// How the lifetimes in force compare with a preset; without one they are only told.
 pub(crate) fn lifetimes(
-    in_force: Result<&Lifetimes, &str>,
+    in_force: Result<&Rules, &str>,
     preset: Option<&Preset>,
 ) -> Option<Finding> {
     let question = Question::Lifetimes;
     let lifetimes = match (in_force, preset) {
-        (Ok(lifetimes), _) => lifetimes,
+        (Ok(rules), _) => rules.general(),
         (Err(why), Some(_)) => {
             let remedy = "name the Redis of the sessions with --redis or --config";
             return Some(question.unknown(why, remedy));
@@ -110,18 +110,19 @@ pub(crate) fn lifetimes(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::session::policy::Lifetimes;
 
     const MINUTE_MS: u64 = 60_000;
 
-    fn lifetimes(idle_ms: u64, absolute_ms: Option<u64>) -> Lifetimes {
-        Lifetimes { idle_ms, absolute_ms, ..Lifetimes::default() }
+    fn lifetimes(idle_ms: u64, absolute_ms: Option<u64>) -> Rules {
+        Lifetimes { idle_ms, absolute_ms, ..Lifetimes::default() }.into()
     }
 
     #[test]
     fn lifetimes_are_held_against_a_preset() {
         let pci = Preset::named("pci-dss-8.2.8");
         let judged =
-            |set: &Lifetimes, preset: Option<&Preset>| super::lifetimes(Ok(set), preset).unwrap();
+            |set: &Rules, preset: Option<&Preset>| super::lifetimes(Ok(set), preset).unwrap();
         assert_eq!(judged(&lifetimes(15 * MINUTE_MS, None), pci).grade, Grade::Pass);
         let long = judged(&lifetimes(16 * MINUTE_MS, None), pci);
         assert_eq!(long.grade, Grade::Fail);

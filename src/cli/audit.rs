@@ -19,13 +19,13 @@ use crate::audit::browser::{Browser, Issued};
 use crate::audit::finding::{Part, Question};
 use crate::audit::leaks::{self, Log, USUAL_LOGS};
 use crate::audit::nginx::effective;
-use crate::audit::preset::{PRESETS, Preset};
 use crate::audit::report::Report;
 use crate::audit::site::{self, Site};
 use crate::audit::stress::{self, Load};
 use crate::audit::tls::Tls;
 use crate::audit::{hijack, live, nginx, odoo_conf, storage};
 use crate::check;
+use crate::config::Config;
 use crate::config::flags::Place;
 use crate::exit::{ExitCode, Failure};
 use crate::host::signals::Interrupts;
@@ -33,7 +33,9 @@ use crate::host::terminal::ask_secret;
 use crate::odoo::root::Root;
 use crate::odoo::{Instance, Odoo};
 use crate::redis::Settings;
-use crate::session::policy::Lifetimes;
+use crate::session::content::{Class, Content};
+use crate::session::policy::preset::{PRESETS, Preset};
+use crate::session::policy::rules::Rules;
 
 /// Look at the whole chain from browser to disk, and try what a thief would
 ///
@@ -163,7 +165,7 @@ struct Known<'a> {
     /// Session directories.
     directories: Vec<PathBuf>,
     /// Where the sessions are, and the lifetimes in force.
-    redis: Option<(Settings, Lifetimes)>,
+    redis: Option<(Settings, Arc<Rules>)>,
     logs: Vec<Log>,
 }
 
@@ -258,11 +260,9 @@ impl Audit {
             odoo_conf: self.looking.odoo_conf.clone(),
         });
         report.add(looked.findings);
-        let reached = reach(&looked.place).map(|reached| {
-            let lifetimes = reached.store.lifetimes();
-            (reached.settings, lifetimes)
-        });
-        let in_force = reached.as_ref().map(|(_, lifetimes)| lifetimes);
+        let reached = reach(&looked.place)
+            .and_then(|reached| Ok((Config::resolve_redis(&looked.place)?, reached.store.rules())));
+        let in_force = reached.as_ref().map(|(_, rules)| &**rules);
         let in_force = in_force.map_err(|failure| failure.message.as_str());
         report.add(storage::lifetimes(in_force, self.looking.preset).into_iter().collect());
         let mut directories = looked.directories;
@@ -302,11 +302,17 @@ impl Audit {
         let mut hijack = None;
         if let (Some(login), Some(password)) = (&self.theft.login, password) {
             let database = self.database(browser, known).await?;
+            let owner = Content {
+                class: Class::Authenticated,
+                uid: None,
+                db: Some(database.clone()),
+                login: Some(login.clone()),
+            };
             hijack = Some(hijack::Asked {
                 account: Account { database, login: login.clone(), password },
                 change_password: self.theft.change_password,
                 wait_idle: self.theft.wait_idle,
-                idle_ms: known.redis.as_ref().map(|(_, lifetimes)| lifetimes.idle_ms),
+                idle_ms: known.redis.as_ref().map(|(_, rules)| rules.idle_ms(&owner)),
                 directories: known.directories.clone(),
                 redis: known.redis.as_ref().map(|(settings, _)| settings.clone()),
                 logs: known.logs.clone(),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::output::{self, Format, json, say, visible};
-use super::redis::{Reached, failed, reach};
+use super::redis::{Reached, failed, reach, tell};
 use super::sessions::sessions;
 use super::system_log;
 use crate::config::file::File;
@@ -23,6 +23,7 @@ use crate::redis::scan::Filter;
 use crate::session::content::Class;
 use crate::session::policy::rule::{Rule, Selector, Setting as SettingKind, Source};
 use crate::session::policy::rules::Rules;
+use crate::trail::entry::Event;
 
 use self::selector::{Of, Shown};
 
@@ -296,7 +297,9 @@ impl Wish {
         let Reached { runtime, store } = reach(place)?;
         let change = runtime.block_on(self.change(&store, &file))?;
         if !change.dry_run {
-            system_log::note(&format!("config: {}", change.words()));
+            let deed = format!("config: {}", change.words());
+            system_log::note(&deed);
+            runtime.block_on(tell(&store, Event::SettingChanged, &deed, None));
         }
         if format.json {
             json(&change)?;

@@ -7,7 +7,7 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 
 use super::output::{self, Format, json, say, visible};
-use super::redis::{Reached, failed, reach};
+use super::redis::{Reached, failed, reach, tell};
 use super::sessions::{Which, find_alias, none, read_sid, sessions, table, usage};
 use super::system_log;
 use crate::config::flags::Place;
@@ -17,6 +17,7 @@ use crate::redis::scan::{Filter, LiveSession, Name, Page};
 use crate::session::name::Alias;
 use crate::session::policy::rules::Rules;
 use crate::store::{Link as _, Sessions as _, StoreError, Unlink, Unlinked};
+use crate::trail::entry::Event;
 
 /// How many removals are under way at once.
 const AT_ONCE: usize = 32;
@@ -105,7 +106,7 @@ impl Kill {
         if let Err(failure) = failure {
             let Failure { code, message } = failure;
             if outcome.ended > 0 {
-                self.note_in_syslog(&outcome);
+                runtime.block_on(self.note_deed(&store, &outcome));
             }
             return Err(match outcome.ended {
                 0 => Failure::new(code, message),
@@ -117,7 +118,7 @@ impl Kill {
         }
         let nobody = outcome.matched == 0 && !self.all;
         if self.yes {
-            self.note_in_syslog(&outcome);
+            runtime.block_on(self.note_deed(&store, &outcome));
         }
         self.tell(outcome)?;
         // A mistyped name must not look as if it was done.
@@ -125,9 +126,11 @@ impl Kill {
     }
 
     /// Who ended how many of which: an auditor asks for it.
-    fn note_in_syslog(&self, outcome: &Outcome) {
+    async fn note_deed(&self, store: &RedisStore, outcome: &Outcome) {
         let Outcome { ended, .. } = outcome;
-        system_log::note(&format!("kill: ended {} ({})", sessions(*ended), self.meant()));
+        let deed = format!("kill: ended {} ({})", sessions(*ended), self.meant());
+        system_log::note(&deed);
+        tell(store, Event::Command, &deed, Some(*ended)).await;
     }
 
     /// Which sessions were meant, in the words of the command line.

@@ -75,6 +75,8 @@ table! {
         activity: Activity,
         /// `[metrics]`
         metrics: Metrics,
+        /// `[audit]`
+        audit: Audit,
     }
 }
 
@@ -261,6 +263,16 @@ table! {
     }
 }
 
+table! {
+    /// The audit trail.
+    Audit("audit."): AUDIT_KEYS {
+        /// Which file or socket takes it.
+        trail: String,
+        /// How large the file may become.
+        trail_max: String,
+    }
+}
+
 /// Keys of development versions, and what they are called since 0.1.0.
 const RENAMED: &[(&str, &str)] = &[
     ("activity.passive_argv", "activity.background_argv"),
@@ -284,6 +296,7 @@ pub(crate) fn keys() -> impl Iterator<Item = &'static str> {
         NEAR_CACHE_KEYS,
         ACTIVITY_KEYS,
         METRICS_KEYS,
+        AUDIT_KEYS,
     ]
     .into_iter()
     .flatten()

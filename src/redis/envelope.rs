@@ -508,7 +508,7 @@ pub fn text(value: Option<&str>) -> String {
 }
 
 #[allow(clippy::option_option)] // the outer one: not readable; the inner one: no text
-fn decode_text(text: &str) -> Option<Option<String>> {
+pub(super) fn decode_text(text: &str) -> Option<Option<String>> {
     if text == "-" {
         return Some(None);
     }

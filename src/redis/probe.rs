@@ -360,6 +360,9 @@ impl Probe<'_> {
             clock: ClockView::Unknown,
             waited_ms: 0,
             unwritten_ms: 0,
+            // What it does is no news of anybody.
+            outbox: "",
+            origin: "",
         };
         let requests = Requests { policy, ..Requests::unserved(scripts, keys) };
         let save = own_save(alias);

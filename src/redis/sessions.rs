@@ -204,11 +204,8 @@ mod tests {
     #[test]
     fn every_code_of_the_script_is_a_refusal_and_every_refusal_has_its_code() {
         let script = include_str!("scripts/publish.lua");
-        let mut codes: Vec<_> = script
-            .split("answer('refused', '")
-            .skip(1)
-            .filter_map(|rest| rest.split('\'').next())
-            .collect();
+        let mut codes: Vec<_> =
+            script.split("refuse('").skip(1).filter_map(|rest| rest.split('\'').next()).collect();
         codes.sort_unstable();
         codes.dedup();
         let known = Refusal::ALL.iter().filter(|refusal| **refusal != Refusal::Other);

@@ -9,6 +9,7 @@ use super::endpoint::{BadUrl, Endpoint, Login};
 use super::envelope::FORMAT;
 use super::link::Timing;
 use super::live::Schema;
+use super::outbox::Origin;
 use crate::session::policy::Lifetimes;
 use crate::session::policy::rule::Rule;
 use crate::session::secret::Keyring;
@@ -81,6 +82,12 @@ pub struct Settings {
     /// Whether a worker has served before, or may have. Until what it knew is taken up ([`super::RedisStore::take_up`])
     /// no session is ended.
     pub takes_up: bool,
+    /// In this time each shard is looked at for sessions that are over, by the server that writes the audit trail.
+    pub trail_round_ms: u64,
+    /// That server is another one when it was not heard of for so long.
+    pub trail_lease_ms: u64,
+    /// Who asks, for the audit trail.
+    pub origin: Origin,
 }
 
 impl Default for Settings {
@@ -115,6 +122,9 @@ impl Default for Settings {
             ends_stale: true,
             tracks_changes: false,
             takes_up: false,
+            trail_round_ms: 45_000,
+            trail_lease_ms: 15_000,
+            origin: Origin::default(),
         }
     }
 }

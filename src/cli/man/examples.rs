@@ -98,6 +98,11 @@ const EXAMPLES: &[(&str, &str, &str)] = &[
         "Give the directory back to Odoo, before or after it is unmounted:",
     ),
     ("reload", "sessionfs reload", "Apply a changed configuration file:"),
+    (
+        "report",
+        "sessionfs report --from 2026-11-01 --to 2026-12-01 --format html > november.html",
+        "A month, for an auditor:",
+    ),
     ("secret", "sessionfs secret show", "Show which secrets this server holds:"),
     ("secret", "sessionfs secret export > secret.backup", "Keep a copy of them in a safe place:"),
     ("show", "sessionfs show 3fa1", "Show a session by the beginning of its alias:"),

@@ -46,7 +46,7 @@ local LENIENT = args.clock == 'lenient'
 local WAITED = tonumber(args.waited_ms)
 if args.clock ~= '' and not LENIENT then LENIENT = math.abs(now - tonumber(args.clock)) > 2000 end
 -- The sessions that this call has ended, for the log: {alias, header, limit, age, idle}; by a removal that was held:
--- {alias}.
+-- {alias}; and what the outbox has not taken: {'', event}.
 local expired = {}
 -- Why something could not be read or written; the operation then answers `failed`.
 local failure
@@ -389,6 +389,34 @@ local function tombstone(h, id, since)
   })
 end
 
+-- The outbox of the audit trail (outbox.rs): a sorted set of what has happened, by time. It is no KEY: while a slot of a
+-- Cluster is moved, no script is run that is given a key which is not there. What does not fit is counted, by a member
+-- of its own with a negative score.
+local OUTBOX_MOST = 50000
+local OUTBOX_MS = 7 * 24 * 3600 * 1000
+local LEFT_OUT = '-'
+
+-- Says what has happened to the session of somebody who is logged in: `what`, and `how`. The same step that does it
+-- says it, so that it is said once, whoever asks again. `other`: the session that it comes from. Where the outbox
+-- cannot be had, the answer carries it.
+local function tell(what, how, session, h, other)
+  if h.class ~= 'auth' or args.outbox == '' then return end
+  local outbox = args.outbox
+  if string.byte(outbox, -1) == 58 then outbox = outbox .. '{' .. string.sub(session.alias, 1, 2) .. '}' end
+  local ages = string.format('%d %d', math.max(0, now - h.login), math.max(0, now - h.active))
+  local event = table.concat({
+    what, how, h.birth, session.alias, other or '-', h.uid, h.db, h.user, ages, args.origin,
+  }, ' ')
+  local size, told = redis.pcall('ZCARD', outbox), nil
+  if type(size) == 'number' and size >= OUTBOX_MOST then
+    told = redis.pcall('ZADD', outbox, 'INCR', -1, LEFT_OUT)
+  else
+    told = redis.pcall('ZADD', outbox, 'NX', now, event)
+    redis.pcall('PEXPIRE', outbox, OUTBOX_MS)
+  end
+  if type(told) == 'table' and told.err then expired[#expired + 1] = { '', event } end
+end
+
 local function note_expiry(alias, h)
   expired[#expired + 1] = { alias, line(h), h.limit, now - h.login, now - h.active }
 end
@@ -408,6 +436,7 @@ local function expire(session, h)
   end
   leave(session, h)
   note_expiry(session.alias, h)
+  tell('ended', h.limit, session, h)
   return true
 end
 
@@ -442,7 +471,7 @@ local function lives(session, h)
     -- clock is held to be, and holds where it cannot be written down. It ended then, not now: what is
     -- older than that stays so, whether anybody has looked meanwhile or not.
     local before = failure
-    bury(session, h, h.removal, h.ending)
+    if bury(session, h, h.removal, h.ending) then tell('ended', 'removed', session, h) end
     expired[#expired + 1] = { session.alias }
     failure = before
     h.alive, h.version, h.saved = false, h.removal, h.ending
