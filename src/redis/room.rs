@@ -216,7 +216,9 @@ impl Inner {
         let mut answer =
             self.call(slot, Need::Connected, self.attempt(), build).await.inspect_err(|_| {
                 // It may have been carried out, and Redis tells nobody of his own changes.
-                named.iter().for_each(|(alias, _)| self.tracking.changed(alias));
+                for (alias, _) in &named {
+                    self.tracking.changed(alias);
+                }
             })?;
         if answer.status != "ended" {
             return Err(answer.strange());
