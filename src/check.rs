@@ -245,6 +245,26 @@ impl Id {
         self.entry().1
     }
 
+    /// The thing that it is about, as the beginning of its name says.
+    pub(crate) fn subject(self) -> &'static str {
+        match self.name().split('.').next() {
+            Some("config") => "configuration of sessionfs",
+            Some("redis") => "Redis",
+            Some("mount") => "mount",
+            Some("odoo") => "Odoo and the mount",
+            Some("spool") => "changes kept on this host",
+            Some("files") => "session files on the disk",
+            Some("activity") => "requests that a browser sends by itself",
+            Some("service") => "service",
+            _ => "host",
+        }
+    }
+
+    /// What it means.
+    pub(crate) fn meaning(self) -> &'static str {
+        Self::ALL.iter().find(|(id, ..)| *id == self).map_or("", |(.., meaning)| meaning.trim())
+    }
+
     /// Whether Redis, as it is now, keeps a mount from serving.
     fn is_fault_of_redis(self) -> bool {
         let is_state = matches!(self, Self::Evicts | Self::Open);

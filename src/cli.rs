@@ -1,5 +1,6 @@
 //! The command line: what can be asked for. One file per command.
 
+mod audit;
 mod bench;
 mod check;
 mod completions;
@@ -50,6 +51,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Audit(audit::Audit),
     Bench(bench::Args),
     Check(check::Check),
     Completions(completions::Completions),
@@ -113,6 +115,7 @@ pub fn run() -> Result<(), Failure> {
         Err(error) => return refuse(&error),
     };
     match arguments.command {
+        Command::Audit(audit) => audit.run(),
         Command::Bench(bench) => bench.run(),
         Command::Check(check) => check.run(),
         Command::Completions(completions) => completions.run(),

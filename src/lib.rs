@@ -6,6 +6,7 @@
 // What another crate may use is `pub`: for the program, the tests and the benchmarks. So the compiler finds the rest unused.
 #![warn(unreachable_pub)]
 
+mod audit;
 mod bench;
 mod bpf;
 mod check;
@@ -20,7 +21,6 @@ pub mod fs;
 pub mod fuse;
 pub mod handoff;
 mod host;
-#[expect(dead_code, reason = "made for reports that follow")]
 mod html;
 mod import;
 pub mod keeper;

@@ -55,6 +55,7 @@ mod retry;
 mod room;
 pub mod scan;
 pub mod scripts;
+pub(crate) mod search;
 pub(crate) mod sentinel;
 pub(crate) mod servers;
 mod sessions;

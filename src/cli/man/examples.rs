@@ -5,6 +5,16 @@ const EXAMPLES: &[(&str, &str, &str)] = &[
     ("", "sessionfs check", "Report problems with their remedies, the most important first:"),
     ("", "sessionfs status\nsessionfs list", "Show the mounts and the sessions:"),
     (
+        "audit",
+        "sessionfs audit https://shop.example.com --html audit.html",
+        "Look at the site, nginx, Odoo and the storage, and keep the report as a page:",
+    ),
+    (
+        "audit",
+        "sessionfs audit https://shop.example.com --login audit --password-file /root/audit.password",
+        "Also try what a thief would, with an account for that:",
+    ),
+    (
         "bench",
         "sessionfs bench /var/lib/odoo/sessions /tmp/plain",
         "Compare the mount with a plain directory:",
