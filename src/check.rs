@@ -308,6 +308,9 @@ impl Finding {
 pub(crate) struct Report {
     /// The directory it is about.
     pub directory: PathBuf,
+    /// Where its sessions are: what was asked, else what its keeper was told, else its configuration.
+    #[serde(skip)]
+    pub place: Place,
     /// What was found.
     pub findings: Vec<Finding>,
 }
@@ -441,7 +444,7 @@ fn look(
     findings.sort_by_key(|finding| (finding.severity, finding.id));
     // Two signs of one Odoo may tell the same.
     findings.dedup_by(|a, b| (a.id, &a.what) == (b.id, &b.what));
-    Ok(Report { directory, findings })
+    Ok(Report { directory, place, findings })
 }
 
 /// The file of secrets: the environment of who serves may name another than the configuration.

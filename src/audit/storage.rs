@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use super::finding::{Finding, Grade, Part, Question};
 use super::preset::Preset;
 use crate::check::{self, Asked, Id, Severity};
+use crate::config::flags::Place;
 use crate::config::units::duration_text;
 use crate::exit::Failure;
 use crate::session::policy::Lifetimes;
@@ -15,6 +16,8 @@ pub(crate) struct Looked {
     pub findings: Vec<Finding>,
     /// Those that sessions are kept in on this host.
     pub directories: Vec<PathBuf>,
+    /// Where the first of them has its sessions.
+    pub place: Place,
 }
 
 /// Asks `check`. What the audit looks at itself is left out.
@@ -33,14 +36,15 @@ pub(crate) fn look(asked: &Asked) -> Looked {
                 let theirs = report.findings.iter().filter(|finding| !own(finding.id));
                 findings.extend(theirs.map(|finding| checked(finding, &of)));
             }
+            let place = reports.first().map_or(&asked.place, |report| &report.place).clone();
             let directories = reports.into_iter().map(|report| report.directory).collect();
-            Looked { findings, directories }
+            Looked { findings, directories, place }
         }
         Err(Failure { message, .. }) => {
             let remedy =
                 "run the audit where Odoo runs, as root, or name the directory with --sessions";
             let findings = vec![Question::Storage.unknown(message, remedy)];
-            Looked { findings, directories: Vec::new() }
+            Looked { findings, directories: Vec::new(), place: asked.place.clone() }
         }
     }
 }

@@ -179,12 +179,12 @@ async fn send(kinds: &[Kind], load: Load, measured: &mut Measured) -> Vec<Sample
     let mut under_way: JoinSet<Sample> = JoinSet::new();
     let mut samples = Vec::new();
     let mut number = 0_usize;
-    while began.elapsed() < load.time {
-        if Interrupts::noted() {
-            measured.interrupted = true;
+    loop {
+        ticks.tick().await;
+        measured.interrupted = Interrupts::noted();
+        if measured.interrupted || began.elapsed() >= load.time {
             break;
         }
-        ticks.tick().await;
         while let Some(done) = under_way.try_join_next() {
             samples.extend(done.ok());
         }

@@ -249,7 +249,7 @@ impl Audit {
             odoo_conf: self.looking.odoo_conf.clone(),
         });
         report.add(looked.findings);
-        let reached = reach(&self.place).map(|reached| {
+        let reached = reach(&looked.place).map(|reached| {
             let lifetimes = reached.store.lifetimes();
             (reached.settings, lifetimes)
         });
