@@ -5,6 +5,7 @@ use zeroize::Zeroizing;
 
 use super::browser::{Answer, Browser, Door};
 use crate::foreign::escaped;
+use crate::session::name::Sid;
 
 /// How much of an error of Odoo's is shown.
 const ERROR_CHARS: usize = 160;
@@ -80,7 +81,12 @@ pub(crate) fn result(answer: &Answer) -> Result<Value, Trouble> {
     Err(Trouble::Refused(shortened(&message)))
 }
 
+/// The beginning of what a site says, unless it repeats a session id.
 fn shortened(text: &str) -> String {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if text.split(|c| !is_part(c)).any(|word| Sid::parse(word).is_some()) {
+        return "(hidden: it repeats a session id)".to_owned();
+    }
     escaped(&text.chars().take(ERROR_CHARS).collect::<String>())
 }
 
@@ -151,4 +157,58 @@ pub(crate) async fn databases(browser: &mut Browser) -> Option<Vec<String>> {
     let said = call(browser, Door::Front, "/web/database/list", json!({})).await.ok()?;
     let names = said.as_array()?.iter().filter_map(|name| name.as_str().map(ToOwned::to_owned));
     Some(names.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use hyper::body::Bytes;
+    use hyper::header::{HeaderMap, HeaderValue, LOCATION};
+
+    use super::*;
+
+    fn answer(status: u16, location: &str, body: &str) -> Answer {
+        let mut headers = HeaderMap::new();
+        headers.insert(LOCATION, HeaderValue::from_str(location).unwrap());
+        Answer {
+            status,
+            headers,
+            body: Bytes::from(body.to_owned()),
+            set_cookies: Vec::new(),
+            tls_version: None,
+            took: Duration::ZERO,
+        }
+    }
+
+    #[test]
+    fn answers_of_every_odoo_are_understood() {
+        let of = |body: &str| result(&answer(200, "", body));
+        assert_eq!(of(r#"{"result": {"uid": 7}}"#), Ok(json!({ "uid": 7 })));
+        assert_eq!(of(r#"{"id": 1}"#), Ok(Value::Null));
+        // By its number, and by its name alone where another number is sent.
+        for body in [
+            r#"{"error": {"code": 100, "message": "Odoo Session Expired"}}"#,
+            r#"{"error": {"code": 0, "data": {"name": "odoo.http.SessionExpiredException"}}}"#,
+        ] {
+            assert_eq!(of(body), Err(Trouble::Expired));
+        }
+        let refused = of(
+            r#"{"error": {"code": 200, "message": "Server Error", "data": {"message": "Access\u001b Denied"}}}"#,
+        );
+        assert_eq!(refused, Err(Trouble::Refused("Access\\u{1b} Denied".to_owned())));
+        for strange in ["", "[]", "<html>", "7"] {
+            assert!(matches!(of(strange), Err(Trouble::Strange(_))), "{strange}");
+        }
+        let moved = result(&answer(303, "https://shop.example.com/odoo?debug=1", ""));
+        assert_eq!(moved, Err(Trouble::Redirected("https://shop.example.com/odoo".to_owned())));
+        assert_eq!(result(&answer(502, "", "")), Err(Trouble::Strange("HTTP 502".to_owned())));
+    }
+
+    #[test]
+    fn a_site_that_repeats_a_session_id_is_not_repeated() {
+        let sid = "ab".repeat(42);
+        let moved = result(&answer(302, &format!("/x/{sid}/y"), "")).unwrap_err().to_string();
+        assert!(moved.contains("hidden") && !moved.contains(&sid), "{moved}");
+    }
 }

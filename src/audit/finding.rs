@@ -247,7 +247,7 @@ mod tests {
             assert!(text.lines().any(|line| line == row), "docs/audit.md lacks the line\n{row}");
         }
         let rows =
-            text.lines().filter(|line| line.starts_with("| `") && line.contains(".")).count();
+            text.lines().filter(|line| line.starts_with("| `") && line.contains('.')).count();
         assert!(rows >= Question::ALL.len());
     }
 }

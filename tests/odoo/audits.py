@@ -60,6 +60,7 @@ class Audits:
         with self.behind() as front:
             said = self.audited(front, "--change-password", "--stress", "--for", "5s", "--rate", "10",
                                 "--html", os.path.join(self.lab.logs, "audit.html"))
+            self.show(front, "--preset", "pci-dss-8.2.8", "--stress", "--for", "3s")
         wrong = {one["id"]: one["seen"] for one in said["findings"]
                  if one["id"].startswith(OF_THE_CHAIN) and one["grade"] not in WELL}
         check(not wrong, f"found where all is well: {wrong}")
@@ -76,6 +77,7 @@ class Audits:
                  {"site.redirect", "nginx.redirect", "hijack.plain-http"})):
             with self.behind(faults) as front:
                 found = self.found(self.audited(front))
+                self.show(front)
             check(wanted <= found, f"{faults}: {wanted - found} not found, but {found}")
         path = self.lab.root + self.lab.odoo_config(self.a, "shop", "sessionfs_test")
         with open(path) as file:
@@ -106,6 +108,19 @@ class Audits:
         check("hijack.listing" in found, f"cookies in the listing were not found, but {found}")
         check(any(one.startswith("mount.") for one in found), f"a missing mount was not found, but {found}")
 
+    def audit_waits_for_the_idle_time(self):
+        self.lab.unmount_sessions()
+        self.lab.mount_sessions(f"{self.idle_s}s")
+        try:
+            with self.behind() as front:
+                said = self.audited(front, "--wait-idle")
+        finally:
+            self.lab.unmount_sessions()
+            self.lab.mount_sessions("15min")
+        idle = next(one for one in said["findings"] if one["id"] == "hijack.idle")
+        check(idle["grade"] == "pass", f"the cookie after the idle time: {idle['grade']}: {idle['seen']}")
+        return idle["seen"]
+
     # --- tools ---------------------------------------------------------------------------------------------------
 
     def behind(self, faults=()):
@@ -113,11 +128,21 @@ class Audits:
 
     def audited(self, front, *more):
         """What an audit of node A says."""
+        done = self.run_audit(front, "--json", *more)
+        return json.loads(done.stdout)
+
+    def show(self, front, *more):
+        """The same as a person reads it, kept beside the logs."""
+        done = self.run_audit(front, *more)
+        with open(os.path.join(self.lab.logs, "audit.txt"), "a") as out:
+            out.write(done.stdout)
+
+    def run_audit(self, front, *more):
         user = self.users[7]
         password = os.path.join(self.lab.run_dir, "audit.password")
         with open(os.open(password, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             file.write(user.password + "\n")
-        argv = [self.lab.binary, "audit", SITE, "--address", "127.0.0.1", "--ca-file", front.authority, "--json",
+        argv = [self.lab.binary, "audit", SITE, "--address", "127.0.0.1", "--ca-file", front.authority,
                 "--login", user.login, "--password-file", password, "--database", "shop",
                 "--sessions", self.a.sessions, "--log", front.access_log,
                 "--config", os.path.join(self.lab.run_dir, "sessionfs-A.toml"), "--redis", self.lab.redis_url, *more]
@@ -126,7 +151,7 @@ class Audits:
             out.write(done.stdout + done.stderr)
         check(user.password not in done.stdout + done.stderr, "the password is in the report")
         check(done.returncode in (0, 80, 81), f"exit code {done.returncode}: {done.stderr}")
-        return json.loads(done.stdout)
+        return done
 
     @staticmethod
     def found(said):

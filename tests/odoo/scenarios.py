@@ -121,6 +121,7 @@ class Run(Audits, Rotations, LateSaves, Threaded, Polling, OwnSuites, Outages, S
             self.ask(self.audit_passes)
             self.ask(self.audit_finds_each_fault)
             self.ask(self.audit_finds_sessions_on_a_disk)
+            self.ask(self.audit_waits_for_the_idle_time)
         self.ask(self.vacuum if self.new else self.garbage_collection)
         self.stop_monitor()
         self.ask(self.parallel_load)

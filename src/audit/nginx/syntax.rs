@@ -287,7 +287,9 @@ mod tests {
     use super::*;
 
     fn printed(files: &[(&str, &str)]) -> String {
-        files.iter().map(|(name, text)| format!("{FILE}{name}:\n{text}\n")).collect()
+        let printed: Vec<String> =
+            files.iter().map(|(name, text)| format!("{FILE}{name}:\n{text}\n")).collect();
+        printed.concat()
     }
 
     fn words(text: &str) -> Vec<Vec<String>> {
