@@ -23,6 +23,8 @@ pub(crate) enum Mark {
     Faint,
     /// A number: it stands to the right.
     Number,
+    /// What the row is about: its words are not broken.
+    Name,
 }
 
 impl Mark {
@@ -34,6 +36,7 @@ impl Mark {
             Self::Bad => "bad",
             Self::Faint => "faint",
             Self::Number => "number",
+            Self::Name => "name",
         }
     }
 }
@@ -206,6 +209,7 @@ th, td { text-align: left; vertical-align: top; padding: .4rem .7rem .4rem 0; bo
 th { font-weight: 600; color: #555; }
 td p { margin: 0 0 .3rem 0; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+td.name { overflow-wrap: normal; min-width: 9rem; }
 td.good, td.warning, td.bad, td.faint { white-space: nowrap; font-weight: 600; }
 td.good { color: #17692e; }
 td.warning { color: #8a5300; }

@@ -321,9 +321,14 @@ fn a_chain_that_is_as_it_should_be_passes_and_nothing_is_left_behind() {
     assert_eq!(chain.left(), 0);
     let page = std::fs::read_to_string(&html).unwrap();
     assert!(page.contains("What a thief would try") && !page.contains("<script"), "{page}");
-    // The password is the former one: it logs in again.
-    let again = Audited::of(chain.with_login(&[]));
+    // The password is the former one: it logs in again. The user of Redis is one for sessions alone.
+    let documented = std::fs::read_to_string("docs/redis.md").expect("the documentation");
+    let line = documented.lines().find(|line| line.contains("ACL SETUSER")).expect("the ACL line");
+    let _: String = chain.redis.run(&line.trim().replace("PASSWORD", "geheim"));
+    let url = chain.redis.url_as("sessionfs", "geheim");
+    let again = Audited::of(chain.with_login(&["--redis", &url]));
     again.has("hijack.login", "pass", "user 7");
+    again.has("hijack.redis", "pass", "this user of Redis may not list keys");
     // As text, for a person.
     let output = chain.command(&[]).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();

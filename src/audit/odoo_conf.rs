@@ -1,5 +1,7 @@
 //! Odoo's own configuration, of each Odoo on this host, as far as sessions and logins depend on it.
 
+use std::path::Path;
+
 use super::finding::{Finding, Grade, Question};
 use crate::odoo::{Instance, Sign};
 
@@ -12,19 +14,32 @@ pub(crate) struct Surroundings {
     pub are_several: bool,
 }
 
-/// Those that run, will be started by a unit, or have a configuration file. A directory alone tells
-/// nothing.
-pub(crate) fn instances(all: &[Instance]) -> Vec<&Instance> {
+/// Those that run, will be started by a unit, or have a configuration file: a directory alone tells
+/// nothing. If one of them keeps its sessions in the directory that is named, others are no part of the
+/// chain.
+pub(crate) fn instances<'a>(all: &'a [Instance], sessions: Option<&Path>) -> Vec<&'a Instance> {
     let tells = |instance: &&Instance| match &instance.sign {
         Sign::Process(_) | Sign::Service(_) => true,
         Sign::File => instance.configuration.is_some(),
         Sign::Directory => false,
     };
-    let told: Vec<&Instance> = all.iter().filter(tells).collect();
+    let mut told: Vec<&Instance> = all.iter().filter(tells).collect();
+    let is_there = |instance: &&Instance| sessions.is_some_and(|named| keeps_in(instance, named));
+    if told.iter().any(is_there) {
+        told.retain(is_there);
+    }
     // What is left in a usual place does not count beside an Odoo that runs.
     let runs = |instance: &&&Instance| matches!(instance.sign, Sign::Process(_));
     let running: Vec<&Instance> = told.iter().filter(runs).copied().collect();
     if running.is_empty() { told } else { running }
+}
+
+/// What is mounted there may not answer, so it is not asked for its name.
+fn keeps_in(instance: &Instance, named: &Path) -> bool {
+    let Some(here) = &instance.sessions_here else { return false };
+    let above = named.parent().and_then(|above| above.canonicalize().ok());
+    let resolved = above.zip(named.file_name()).map(|(above, name)| above.join(name));
+    here == named || Some(here) == resolved.as_ref()
 }
 
 /// What is found in the configuration of these.
@@ -112,8 +127,6 @@ fn workers(instance: &Instance, who: &str) -> Finding {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
     use crate::odoo::Odoo;
     use crate::odoo::root::Root;
@@ -123,7 +136,7 @@ mod tests {
         std::fs::create_dir_all(dir.path().join("etc/odoo")).unwrap();
         std::fs::write(dir.path().join("etc/odoo/odoo.conf"), text).unwrap();
         let odoo = Odoo::look(&Root::at(dir.path()), None);
-        let found = findings(&instances(&odoo.instances), has_proxy);
+        let found = findings(&instances(&odoo.instances, None), has_proxy);
         found.iter().map(|one| (one.id, one.grade)).collect()
     }
 
@@ -158,7 +171,21 @@ mod tests {
         assert_eq!(judged("nonsense", true), [("odoo.found", Grade::Unknown)]);
         let dir = tempfile::tempdir().unwrap();
         let odoo = Odoo::look(&Root::at(dir.path()), Some(Path::new("/none")));
-        let found = findings(&instances(&odoo.instances), true);
+        let found = findings(&instances(&odoo.instances, None), true);
         assert_eq!((found.len(), found[0].grade), (1, Grade::Unknown));
+    }
+
+    #[test]
+    fn an_odoo_with_other_sessions_is_no_part_of_the_chain() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("etc/odoo")).unwrap();
+        for (file, name) in [("etc/odoo/odoo.conf", "one"), ("etc/odoo.conf", "two")] {
+            let text = format!("[options]\ndata_dir = /srv/{name}\n");
+            std::fs::write(dir.path().join(file), text).unwrap();
+        }
+        let odoo = Odoo::look(&Root::at(dir.path()), None);
+        let count = |named: Option<&str>| instances(&odoo.instances, named.map(Path::new)).len();
+        assert_eq!((count(None), count(Some("/srv/one/sessions"))), (2, 1));
+        assert_eq!(count(Some("/srv/three/sessions")), 2);
     }
 }

@@ -13,8 +13,8 @@ pub(crate) struct Preset {
 const MINUTE_MS: u64 = 60 * 1000;
 const HOUR_MS: u64 = 60 * MINUTE_MS;
 
-/// Every one.
-pub(crate) const ALL: [Preset; 5] = [
+/// All of them.
+pub(crate) const PRESETS: &[Preset] = &[
     Preset {
         name: "pci-dss-8.2.8",
         source: "PCI DSS 4.0.1, requirement 8.2.8: log in again after 15 min without use",
@@ -48,11 +48,8 @@ pub(crate) const ALL: [Preset; 5] = [
 ];
 
 impl Preset {
-    /// By its name; the error lists all.
-    pub(crate) fn find(name: &str) -> Result<&'static Self, String> {
-        ALL.iter().find(|preset| preset.name == name).ok_or_else(|| {
-            let names: Vec<&str> = ALL.iter().map(|preset| preset.name).collect();
-            format!("use one of {}", names.join(", "))
-        })
+    /// The preset of that name.
+    pub(crate) fn named(name: &str) -> Option<&'static Self> {
+        PRESETS.iter().find(|preset| preset.name == name)
     }
 }

@@ -131,7 +131,7 @@ fn row(finding: &Finding) -> [Cell; 3] {
     if !finding.remedy.is_empty() {
         paragraphs.push(format!("\u{2192} {} [{}]", finding.remedy, finding.id));
     }
-    let subject = Cell::from(finding.subject);
+    let subject = Cell::new(finding.subject, Mark::Name);
     [Cell::new(finding.grade.word(), mark), subject, Cell { paragraphs, mark: Mark::Plain }]
 }
 

@@ -119,14 +119,14 @@ mod tests {
 
     #[test]
     fn lifetimes_are_held_against_a_preset() {
-        let pci = Preset::find("pci-dss-8.2.8").ok();
+        let pci = Preset::named("pci-dss-8.2.8");
         let judged =
             |set: &Lifetimes, preset: Option<&Preset>| super::lifetimes(Ok(set), preset).unwrap();
         assert_eq!(judged(&lifetimes(15 * MINUTE_MS, None), pci).grade, Grade::Pass);
         let long = judged(&lifetimes(16 * MINUTE_MS, None), pci);
         assert_eq!(long.grade, Grade::Fail);
         assert_eq!(long.remedy, "sessionfs config set lifetime.idle 15min");
-        let aal2 = Preset::find("nist-aal2").ok();
+        let aal2 = Preset::named("nist-aal2");
         let endless = judged(&lifetimes(15 * MINUTE_MS, None), aal2);
         assert_eq!(endless.remedy, "sessionfs config set lifetime.absolute 12h");
         assert_eq!(judged(&lifetimes(MINUTE_MS, None), None).grade, Grade::Note);

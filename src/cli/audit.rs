@@ -19,7 +19,7 @@ use crate::audit::browser::{Browser, Issued};
 use crate::audit::finding::{Part, Question};
 use crate::audit::leaks::{self, Log, USUAL_LOGS};
 use crate::audit::nginx::effective;
-use crate::audit::preset::Preset;
+use crate::audit::preset::{PRESETS, Preset};
 use crate::audit::report::Report;
 use crate::audit::site::{self, Site};
 use crate::audit::stress::{self, Load};
@@ -136,7 +136,7 @@ struct Looking {
     nginx: Option<PathBuf>,
     /// Compare the lifetimes with what an authority asks for: pci-dss-8.2.8, owasp-low, owasp-high,
     /// nist-aal2, nist-aal3
-    #[arg(long, value_name = "NAME", value_parser = Preset::find)]
+    #[arg(long, value_name = "NAME", value_parser = preset)]
     preset: Option<&'static Preset>,
 }
 
@@ -147,6 +147,14 @@ fn duration(text: &str) -> Result<Duration, String> {
         return Err("use 1s to 10min".to_owned());
     }
     Ok(time)
+}
+
+/// By its name; the error lists all.
+fn preset(name: &str) -> Result<&'static Preset, String> {
+    Preset::named(name).ok_or_else(|| {
+        let names: Vec<&str> = PRESETS.iter().map(|preset| preset.name).collect();
+        format!("use one of {}", names.join(", "))
+    })
 }
 
 /// What is known of this host before the site is asked.
@@ -230,7 +238,8 @@ impl Audit {
 
     /// At what needs no request: configurations and storage.
     fn look<'a>(&self, odoo: &'a Odoo, site: Option<&Site>, report: &mut Report) -> Known<'a> {
-        let instances = odoo_conf::instances(&odoo.instances);
+        let named = self.looking.sessions.as_deref();
+        let instances = odoo_conf::instances(&odoo.instances, named);
         let text = effective::text(self.looking.nginx.as_deref(), &Root::host());
         let is_name = |host: &&str| *host != "localhost" && host.parse::<IpAddr>().is_err();
         let has_workers = instances.iter().any(|one| one.workers().is_some_and(|count| count > 0));

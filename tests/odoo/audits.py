@@ -1,6 +1,7 @@
 """`sessionfs audit` on the whole chain: the real Odoo behind nginx, as it should be and with each fault once."""
 import json
 import os
+import shutil
 import subprocess
 
 from checks import check
@@ -68,7 +69,8 @@ class Audits:
         self.fresh(self.users[7])  # by its former password
         operations = {one["name"]: one for one in said["stress"]["operations"]}
         check(set(operations) == {"login page", "call of a user", "cart"}, f"the load was {sorted(operations)}")
-        return ", ".join(f"{name} p99 {one['p99_ms']} ms" for name, one in operations.items())
+        times = ", ".join(f"{name} p99 {one['p99_ms']} ms" for name, one in operations.items())
+        return f"{times}; {self.photographed('audit.html')}"
 
     def audit_finds_each_fault(self):
         for faults, wanted in (
@@ -156,6 +158,20 @@ class Audits:
     @staticmethod
     def found(said):
         return {one["id"] for one in said["findings"] if one["grade"] not in WELL}
+
+    def photographed(self, name):
+        """The page as a browser shows it, beside the logs."""
+        browser = shutil.which("chromium")
+        if not browser:
+            return "no chromium here to look at the page"
+        page = os.path.join(self.lab.logs, name)
+        done = subprocess.run([
+            browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars",
+            "--enable-logging=stderr", "--window-size=1100,4400", "--user-data-dir=" + os.path.join(self.lab.run_dir, "chromium"),
+            f"--screenshot={page}.png", "file://" + page], check=False, capture_output=True, text=True, timeout=60)
+        check(os.path.getsize(page + ".png") > 100_000, f"the page is empty: {done.stderr[-500:]}")
+        check("Content Security Policy" not in done.stderr, f"the page breaks its own policy: {done.stderr[-500:]}")
+        return f"the page is shown in {name}.png"
 
     def living(self):
         done = subprocess.run([self.lab.binary, "list", "--json", "--login", self.users[7].login, "--redis", self.lab.redis_url],
