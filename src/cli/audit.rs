@@ -31,7 +31,7 @@ use crate::exit::{ExitCode, Failure};
 use crate::host::signals::Interrupts;
 use crate::host::terminal::ask_secret;
 use crate::odoo::root::Root;
-use crate::odoo::{Instance, Odoo};
+use crate::odoo::{Instance, Odoo, Sign};
 use crate::redis::Settings;
 use crate::session::policy::Lifetimes;
 
@@ -278,7 +278,9 @@ impl Audit {
 
     /// As they are now: only what is written from here on is searched.
     fn logs(&self, named: Vec<PathBuf>, instances: &[&Instance]) -> Vec<Log> {
-        let own = instances.iter().filter_map(|one| one.log_file());
+        // What a container calls so is another file here.
+        let is_here = |one: &&&Instance| !matches!(&one.sign, Sign::Process(of) if of.contained);
+        let own = instances.iter().filter(is_here).filter_map(|one| one.log_file());
         let usual = USUAL_LOGS.iter().map(PathBuf::from);
         let mut paths: Vec<PathBuf> = Vec::new();
         for path in self.theft.log.iter().cloned().chain(named).chain(own).chain(usual) {
