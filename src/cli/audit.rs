@@ -114,10 +114,22 @@ struct LoadFlags {
     #[arg(long, requires = "url")]
     stress: bool,
     /// For how long, at most 10min
-    #[arg(long = "for", value_name = "DURATION", default_value = "30s", value_parser = duration, requires = "stress")]
+    #[arg(
+        long = "for",
+        value_name = "DURATION",
+        default_value = "30s",
+        value_parser = duration,
+        requires = "stress"
+    )]
     time: Duration,
     /// Requests a second, at most 200
-    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=i64::from(stress::RATE_MAX)), requires = "stress")]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 20,
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(stress::RATE_MAX)),
+        requires = "stress"
+    )]
     rate: u32,
 }
 
