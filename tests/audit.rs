@@ -532,3 +532,30 @@ fn hostile_words_of_a_site_command_no_terminal() {
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(!text.contains('\x1b') && text.contains("X-Forwarded"), "{text}");
 }
+
+#[test]
+fn the_password_is_asked_for_at_the_terminal_and_not_shown() {
+    /// Types the password as soon as it is asked for.
+    const SCRIPT: &str = "
+import os, pty, sys
+typed = []
+def read(fd):
+    said = os.read(fd, 65536)
+    if b'Password of audit: ' in said and not typed:
+        typed.append(os.write(fd, b'geheim-2\\x7f1\\r'))
+    return said
+sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:], read, lambda fd: b'')))
+";
+    let _alone = alone();
+    let chain = Chain::start(&Faults::default());
+    let audit = chain.command(&["--login", "audit", "--database", "shop"]);
+    let output = Command::new("python3")
+        .args(["-c", SCRIPT])
+        .arg(audit.get_program())
+        .args(audit.get_args())
+        .output()
+        .expect("python3 runs");
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.contains("Password of audit: ") && said.contains("logged in as user 7"), "{said}");
+    assert!(!said.contains("geheim"), "{said}");
+}

@@ -261,9 +261,13 @@ impl Simulation<'_> {
             (Ok(()), Ok(true)) => question.finding(
                 Grade::Fail,
                 "a cookie of before the change still works",
-                "find the module that overrides the session token (_compute_session_token, _get_session_token_fields)",
+                "find the module that overrides the session token (_compute_session_token)",
             ),
-            (Ok(()), Ok(false)) => question.pass("a cookie of before the change is nobody's; the password is the former one again"),
+            (Ok(()), Ok(false)) => {
+                let seen =
+                    "a cookie of before it is nobody's; the password is the former one again";
+                question.pass(seen)
+            }
             (Ok(()), Err(trouble)) => question.unknown(trouble.to_string(), "run the audit again"),
         };
         self.found.push(found);

@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use nix::unistd::{UnlinkatFlags, unlinkat};
+
 use super::finding::{Finding, Grade, Question};
 use crate::host::ask::ask;
-use crate::host::bounded;
+use crate::host::{bounded, directory};
 use crate::redis::search::Searched;
 use crate::session::name::{Form, Sid};
 
@@ -212,16 +214,22 @@ fn listed(directory: &Path, sid: &Sid) -> Result<Listed, String> {
     }
 }
 
-/// Ends sessions as Odoo ends them, by the removal of their files: on a mount as on a disk.
+/// Ends sessions as Odoo ends them, by the removal of their files: on a mount as on a disk. The site
+/// has drawn these names, and Odoo's user may have put a link into the way: none is followed.
 pub(crate) fn remove(directories: &[PathBuf], sids: Vec<Sid>) {
     let directories = directories.to_vec();
     let work = move || {
         for directory in &directories {
             for sid in &sids {
-                // Most have none; that one is left is seen by who is still logged in.
-                let sharded = directory.join(sid.shard().as_str()).join(sid.entry(Form::Sharded));
-                let _ = std::fs::remove_file(sharded);
-                let _ = std::fs::remove_file(directory.join(sid.entry(Form::Flat)));
+                for (form, place) in [
+                    (Form::Sharded, directory.join(sid.shard().as_str())),
+                    (Form::Flat, directory.clone()),
+                ] {
+                    let Ok(place) = directory::open_resolved(&place) else { continue };
+                    let name = sid.entry(form);
+                    // Most have none; that one is left is seen by who is still logged in.
+                    let _ = unlinkat(&place, name.as_str(), UnlinkatFlags::NoRemoveDir);
+                }
             }
         }
     };
@@ -313,5 +321,13 @@ mod tests {
         remove(&[dir.path().to_owned()], vec![sid()]);
         assert_eq!(found(), Ok(Listed::Alias));
         assert_eq!(listings(&[], &sid()).grade, Grade::Unknown);
+        // A link in the way of a removal leads nowhere.
+        let other = tempfile::tempdir().unwrap();
+        let kept = other.path().join(sid().expose());
+        std::fs::write(&kept, "").unwrap();
+        std::fs::remove_dir_all(&shard).unwrap();
+        std::os::unix::fs::symlink(other.path(), &shard).unwrap();
+        remove(&[dir.path().to_owned()], vec![sid()]);
+        assert!(kept.exists());
     }
 }

@@ -5,6 +5,9 @@ use std::path::Path;
 use super::finding::{Finding, Grade, Question};
 use crate::odoo::{Instance, Sign};
 
+/// More than a host has.
+const INSTANCES_MAX: usize = 16;
+
 /// What is known of how an Odoo is reached.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Surroundings {
@@ -29,9 +32,14 @@ pub(crate) fn instances<'a>(all: &'a [Instance], sessions: Option<&Path>) -> Vec
         told.retain(is_there);
     }
     // What is left in a usual place does not count beside an Odoo that runs.
-    let runs = |instance: &&&Instance| matches!(instance.sign, Sign::Process(_));
-    let running: Vec<&Instance> = told.iter().filter(runs).copied().collect();
-    if running.is_empty() { told } else { running }
+    let runs = |instance: &&Instance| matches!(instance.sign, Sign::Process(_));
+    if told.iter().any(runs) {
+        told.retain(runs);
+    }
+    // Any user may start what looks like an Odoo: those of units come first.
+    told.sort_by_key(|instance| instance.unit().is_none());
+    told.truncate(INSTANCES_MAX);
+    told
 }
 
 /// What is mounted there may not answer, so it is not asked for its name.

@@ -31,7 +31,7 @@ use crate::exit::{ExitCode, Failure};
 use crate::host::signals::Interrupts;
 use crate::host::terminal::ask_secret;
 use crate::odoo::root::Root;
-use crate::odoo::{Instance, Odoo};
+use crate::odoo::{Instance, Odoo, Sign};
 use crate::redis::Settings;
 use crate::session::content::{Class, Content};
 use crate::session::policy::preset::{PRESETS, Preset};
@@ -116,10 +116,22 @@ struct LoadFlags {
     #[arg(long, requires = "url")]
     stress: bool,
     /// For how long, at most 10min
-    #[arg(long = "for", value_name = "DURATION", default_value = "30s", value_parser = duration, requires = "stress")]
+    #[arg(
+        long = "for",
+        value_name = "DURATION",
+        default_value = "30s",
+        value_parser = duration,
+        requires = "stress"
+    )]
     time: Duration,
     /// Requests a second, at most 200
-    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=i64::from(stress::RATE_MAX)), requires = "stress")]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 20,
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(stress::RATE_MAX)),
+        requires = "stress"
+    )]
     rate: u32,
 }
 
@@ -278,7 +290,9 @@ impl Audit {
 
     /// As they are now: only what is written from here on is searched.
     fn logs(&self, named: Vec<PathBuf>, instances: &[&Instance]) -> Vec<Log> {
-        let own = instances.iter().filter_map(|one| one.log_file());
+        // What a container calls so is another file here.
+        let is_here = |one: &&&Instance| !matches!(&one.sign, Sign::Process(of) if of.contained);
+        let own = instances.iter().filter(is_here).filter_map(|one| one.log_file());
         let usual = USUAL_LOGS.iter().map(PathBuf::from);
         let mut paths: Vec<PathBuf> = Vec::new();
         for path in self.theft.log.iter().cloned().chain(named).chain(own).chain(usual) {

@@ -6,12 +6,11 @@ import subprocess
 
 from checks import check
 from namespaces import MS_BIND_RECURSIVE, mount
-from nginx import Front
+from nginx import PLAIN_PORT, Front
 
 SITE = "https://shop.example.com"
 FLAGS = "proxy_cookie_flags session_id secure samesite=lax;"
 REDIRECT = "return 301 https://$host$request_uri;"
-HSTS = 'add_header Strict-Transport-Security "max-age=31536000" always;'
 AUDIT_TIMEOUT_S = 300
 # All that is tried; what depends on the machine (its kernel, its Redis, its units) is another matter.
 OF_THE_CHAIN = ("site.", "nginx.", "odoo.", "hijack.", "stress.")
@@ -33,9 +32,7 @@ class AuditedFront(Front):
 
     def _config(self, certificate, key):
         self._certify(certificate, key)
-        text = super()._config(certificate, key).replace("client_max_body_size 200m;", f"client_max_body_size 200m; {HSTS}")
-        # A location with an add_header of its own would inherit none; `expires` alone adds none.
-        text = text.replace("listen 443 ssl; listen 8888;", "listen 443 ssl; ssl_protocols TLSv1.2 TLSv1.3;")
+        text = super()._config(certificate, key).replace(f"listen {PLAIN_PORT};", "")
         for was, becomes in self.faults:
             if was not in text:
                 raise RuntimeError(f"the documented configuration has no '{was}'")
