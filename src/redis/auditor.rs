@@ -201,7 +201,7 @@ impl Auditor {
             // Nobody takes it away while it is held; it ends with all other keys of that Redis.
             Lease::Alone if before.is_some() => self.redis_has_lost(store).await,
             Lease::Taken | Lease::Alone => {
-                tracing::info!(event = "trail_lease", "this server writes the audit trail");
+                tracing::debug!("this server writes the audit trail");
                 (self.sweep, self.said) = (Sweep::default(), None);
             }
             Lease::Mine => {}

@@ -122,7 +122,7 @@ fn idle_found(report: &Report) -> String {
     });
     format!(
         "The idle time was {held}. {} ended because of it.{longest} A session whose idle time is over is \
-         not served, whenever its end is written; the exceptions below name the times when none was ended.",
+         not served, whenever its end is written; the exceptions name the times when none was ended.",
         sessions(count(&report.ended, "idle")),
     )
 }
@@ -139,7 +139,7 @@ fn absolute_found(report: &Report) -> String {
         "none" => "No absolute lifetime held (lifetime.absolute)".to_owned(),
         held => format!("The absolute lifetime was {held}"),
     };
-    format!("{held}. {} ended because of it.{longest}", sessions(count(&report.ended, "absolute")),)
+    format!("{held}. {} ended because of it.{longest}", sessions(count(&report.ended, "absolute")))
 }
 
 fn count(counts: &BTreeMap<String, u64>, reason: &str) -> u64 {
@@ -198,12 +198,20 @@ fn exceptions(report: &Report) -> Vec<String> {
     if unshown > 0 {
         all.push(format!("The same {unshown} times more."));
     }
+    let known = report.lifetimes.first().map(|held| held.from);
+    if let Some(known) = known.filter(|known| *known > report.from) {
+        let from = time(report.from);
+        all.push(format!("{from} to {}: which lifetimes held is not known.", time(known)));
+    }
     for gap in &report.gaps {
         all.push(format!(
             "{} to {}: no entry; nothing is known of that time.",
             time(gap.from),
             time(gap.to)
         ));
+    }
+    if report.entries == 0 {
+        all.push("There is no entry of the period: nothing is known of it.".to_owned());
     }
     let lost = count(&report.ended, "lost");
     if lost > 0 {

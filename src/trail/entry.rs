@@ -173,7 +173,8 @@ impl Entry {
         format!("{self:?}")
     }
 
-    /// Writes it to the log.
+    /// Writes it to the log, but for what holds, which is no news, and for sessions that are imported: there may be a million
+    /// of them, and the command says how many there were.
     pub(crate) fn log(&self) {
         let Self {
             reason,
@@ -188,18 +189,21 @@ impl Entry {
             by,
             what,
             count,
+            database,
             ..
         } = self;
-        let (database, authenticated, anonymous) =
-            (&self.database, self.authenticated, self.anonymous);
         let event = self.event.label();
+        let is_import = self.event == Event::SessionBegan && reason.as_deref() == Some("import");
+        if is_import || self.event == Event::State {
+            return;
+        }
         if matches!(self.event, Event::RedisLost | Event::NothingEnded | Event::LeftOut) {
             warn!(target: "sessionfs::trail", event, reason, count, lasted_ms = self.lasted_ms, server);
             return;
         }
         info!(
             target: "sessionfs::trail", event, reason, alias, from, life, database, login, user_id, age_ms, idle_ms,
-            server, by, what, count, authenticated, anonymous
+            server, by, what, count
         );
     }
 }
