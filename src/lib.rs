@@ -21,7 +21,6 @@ pub mod fs;
 pub mod fuse;
 pub mod handoff;
 mod host;
-#[expect(dead_code, reason = "made for reports that follow")]
 mod html;
 mod import;
 pub mod keeper;

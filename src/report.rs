@@ -13,6 +13,8 @@ use std::io::{self, BufRead};
 use serde::{Serialize, Serializer};
 
 use crate::session::policy::Lifetimes;
+use crate::session::policy::rule::Rule;
+use crate::session::policy::rules::Rules;
 use crate::trail::entry::{self, Entry, Event};
 
 /// A longer line is not one of the trail.
@@ -59,8 +61,13 @@ pub(crate) struct Longest {
 pub(crate) struct Held {
     pub from: Time,
     pub to: Time,
+    /// Those of all sessions but for what a rule says.
     #[serde(flatten)]
     pub lifetimes: Lifetimes,
+    pub rules: Vec<Rule>,
+    /// The longest that a session might have.
+    #[serde(skip)]
+    pub longest: Lifetimes,
 }
 
 /// Nothing is known of that time.
@@ -156,7 +163,7 @@ pub(crate) struct Reader {
     /// The last entries, in two parts, so that the older ones can be forgotten.
     met: [HashSet<u64>; 2],
     last_ms: u64,
-    held: Option<(u64, Lifetimes)>,
+    held: Option<(u64, Rules)>,
 }
 
 impl Reader {
@@ -246,22 +253,25 @@ impl Reader {
     /// The lifetimes that this entry says hold.
     fn holds(&mut self, entry: &Entry) {
         let Some(lifetimes) = entry.lifetimes else { return };
-        match self.held {
-            Some((_, held)) if held == lifetimes => {}
-            Some(_) => {
-                self.close_held(entry.at_ms);
-                self.held = Some((entry.at_ms, lifetimes));
-            }
-            None => self.held = Some((entry.at_ms, lifetimes)),
+        // No server follows more of them.
+        let Ok(rules) = Rules::new(lifetimes, entry.rules.clone()) else { return };
+        if self.held.as_ref().is_none_or(|(_, held)| *held != rules) {
+            self.close_held(entry.at_ms);
+            self.held = Some((entry.at_ms, rules));
         }
     }
 
     fn close_held(&mut self, to_ms: u64) {
-        let Some((from_ms, lifetimes)) = self.held.take() else { return };
+        let Some((from_ms, rules)) = self.held.take() else { return };
         let from_ms = from_ms.max(self.period.from_ms);
         if to_ms > from_ms && self.report.lifetimes.len() < SHOWN {
-            let held = Held { from: Time(from_ms), to: Time(to_ms), lifetimes };
-            self.report.lifetimes.push(held);
+            self.report.lifetimes.push(Held {
+                from: Time(from_ms),
+                to: Time(to_ms),
+                lifetimes: *rules.general(),
+                rules: rules.all().to_vec(),
+                longest: rules.longest(),
+            });
         }
     }
 

@@ -238,6 +238,7 @@ impl Auditor {
             authenticated: Some(population.authenticated),
             anonymous: Some(population.anonymous),
             lifetimes: Some(*rules.general()),
+            rules: rules.all().to_vec(),
             ..store.entry(Event::State)
         };
         self.say(entry).await;

@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::{Longest, Range, Report, Shown, Time};
+use crate::config::lifetime::value_text;
 use crate::config::units::duration_text;
 use crate::foreign::escaped;
 use crate::html::{Cell, Mark, Page};
 use crate::session::policy::Lifetimes;
+use crate::session::policy::rule::Rule;
 use crate::trail::entry::Entry;
 
 /// PCI DSS asks for a new login after more than that.
@@ -93,7 +95,7 @@ pub(crate) fn requirements(report: &Report) -> Vec<Requirement> {
 /// Whether all lifetimes of the period are as they should be.
 fn judged(report: &Report, is_met: impl Fn(&Lifetimes) -> bool) -> Verdict {
     let Some(first) = report.lifetimes.first() else { return Verdict::NotKnown };
-    if !report.lifetimes.iter().all(|held| is_met(&held.lifetimes)) {
+    if !report.lifetimes.iter().all(|held| is_met(&held.longest)) {
         return Verdict::NotMet;
     }
     let since_begin = first.from <= report.from.max(report.first.unwrap_or(report.from));
@@ -109,6 +111,17 @@ fn values(report: &Report, value: impl Fn(&Lifetimes) -> Option<u64>) -> String 
     words.collect::<Vec<_>>().join(", then ")
 }
 
+/// What rules may have given to some, where that is longer.
+fn longest_by_rule(report: &Report, value: impl Fn(&Lifetimes) -> Option<u64>) -> String {
+    let longer =
+        report.lifetimes.iter().filter(|held| value(&held.longest) != value(&held.lifetimes));
+    let longest = longer.map(|held| value(&held.longest)).max_by_key(|ms| ms.unwrap_or(u64::MAX));
+    longest.map_or_else(String::new, |ms| {
+        let ms = ms.map_or("none".to_owned(), duration_text);
+        format!(" Rules gave some sessions others: {ms} at most.")
+    })
+}
+
 fn idle_found(report: &Report) -> String {
     if report.lifetimes.is_empty() {
         return "No entry of the period says which idle time held.".to_owned();
@@ -121,8 +134,9 @@ fn idle_found(report: &Report) -> String {
         )
     });
     format!(
-        "The idle time was {held}. {} ended because of it.{longest} A session whose idle time is over is \
+        "The idle time was {held}.{} {} ended because of it.{longest} A session whose idle time is over is \
          not served, whenever its end is written; the exceptions name the times when none was ended.",
+        longest_by_rule(report, |lifetimes| Some(lifetimes.idle_ms)),
         sessions(count(&report.ended, "idle")),
     )
 }
@@ -139,7 +153,15 @@ fn absolute_found(report: &Report) -> String {
         "none" => "No absolute lifetime held (lifetime.absolute)".to_owned(),
         held => format!("The absolute lifetime was {held}"),
     };
-    format!("{held}. {} ended because of it.{longest}", sessions(count(&report.ended, "absolute")))
+    format!(
+        "{held}.{} {} ended because of it.{longest}",
+        longest_by_rule(report, |lifetimes| lifetimes.absolute_ms),
+        sessions(count(&report.ended, "absolute"))
+    )
+}
+
+fn rule_text(rule: &Rule) -> String {
+    format!("{}: {}", rule.place(), value_text(rule.ms))
 }
 
 fn count(counts: &BTreeMap<String, u64>, reason: &str) -> u64 {
@@ -341,6 +363,9 @@ pub(crate) fn text(report: &Report) -> String {
             time(held.from),
             time(held.to)
         ));
+        for rule in &held.rules {
+            line(format!("    {}", rule_text(rule)));
+        }
     }
     for (heading, deeds) in deeds(report) {
         line(String::new());
@@ -399,7 +424,7 @@ pub(crate) fn html(report: &Report) -> String {
     );
     page.heading("Lifetimes that held");
     page.table(
-        ["from", "to", "idle", "absolute", "visitors, idle"],
+        ["from", "to", "idle", "absolute", "visitors, idle", "for some"],
         report.lifetimes.iter().map(|held| {
             let absolute = held.lifetimes.absolute_ms.map_or("none".to_owned(), duration_text);
             [
@@ -408,6 +433,7 @@ pub(crate) fn html(report: &Report) -> String {
                 duration_text(held.lifetimes.idle_ms).into(),
                 absolute.into(),
                 duration_text(held.lifetimes.anonymous_idle_ms).into(),
+                held.rules.iter().map(rule_text).collect::<Vec<_>>().join("; ").into(),
             ]
         }),
     );

@@ -7,6 +7,7 @@ use tracing::{info, warn};
 
 use crate::session::name::Alias;
 use crate::session::policy::Lifetimes;
+use crate::session::policy::rule::Rule;
 
 /// What an entry tells of.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
@@ -123,6 +124,9 @@ pub struct Entry {
     pub anonymous: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lifetimes: Option<Lifetimes>,
+    /// Which sessions have others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<Rule>,
 }
 
 impl Entry {
@@ -148,6 +152,7 @@ impl Entry {
             authenticated: None,
             anonymous: None,
             lifetimes: None,
+            rules: Vec::new(),
         }
     }
 

@@ -122,6 +122,17 @@ impl Rules {
         of_rules.filter_map(|rule| rule.ms).fold(self.general.idle_ms, u64::max)
     }
 
+    /// The longest that sessions may have: of each setting the longest value, whoever it is for.
+    pub fn longest(&self) -> Lifetimes {
+        let mut longest = self.general;
+        for Rule { setting, ms, .. } in &self.rules {
+            if let Some(known_ms) = setting.get(&longest) {
+                setting.put(&mut longest, ms.map(|ms| ms.max(known_ms)));
+            }
+        }
+        longest
+    }
+
     /// The rule for exactly these sessions.
     pub fn rule(&self, setting: Setting, selector: &Selector) -> Option<&Rule> {
         self.rules.iter().find(|rule| rule.setting == setting && rule.selector == *selector)
@@ -201,6 +212,24 @@ mod tests {
         assert_eq!(rules.of(&owner("b", "x", 1)), default);
         let nobody = Content { class: Class::Anonymous, uid: None, db: None, login: None };
         assert_eq!(rules.of(&nobody), default);
+    }
+
+    #[test]
+    fn the_longest_is_that_of_a_rule_or_of_all() {
+        let general = Lifetimes { idle_ms: 10, absolute_ms: Some(20), ..Lifetimes::default() };
+        let longest = |rules| Rules::new(general, rules).unwrap().longest();
+        assert_eq!(longest(vec![]), general);
+        let rules = vec![
+            rule(Setting::Idle, "database=a", 5),
+            rule(Setting::Idle, "database=b", 15),
+            rule(Setting::Absolute, "database=a", 5),
+        ];
+        assert_eq!(longest(rules), Lifetimes { idle_ms: 15, ..general });
+        let endless = Rule { ms: None, ..rule(Setting::Absolute, "database=a", 5) };
+        assert_eq!(
+            longest(vec![endless, rule(Setting::Absolute, "database=b", 99)]).absolute_ms,
+            None
+        );
     }
 
     #[test]
