@@ -403,7 +403,7 @@ impl Wish {
         let after = self.value_in(file, &after, &will_be)?;
         (change.new, change.source) = after.unzip();
         if self.may_be(&will_be, &was, |new, old| new > old) {
-            change.kept = keep(store, will_be).await?;
+            change.kept = keep(store, &was, will_be).await?;
         }
         Ok(change)
     }
@@ -461,13 +461,17 @@ impl Change {
 
 /// A session's key has the time to live that its last use gave it by the lifetimes of then. Those
 /// that may live longer now get a longer TTL, once no server uses the old ones.
-async fn keep(store: &RedisStore, lifetimes: Rules) -> Result<u64, Failure> {
+async fn keep(store: &RedisStore, was: &Rules, will_be: Rules) -> Result<u64, Failure> {
     tokio::time::sleep(FOLLOWED_WITHIN).await;
-    store.set_lifetimes(lifetimes);
+    store.set_lifetimes(will_be.clone());
     let mut kept = 0;
     let mut scan = store.scan(Filter::default());
     while let Some(page) = scan.next().await {
-        let living = page.map_err(|error| failed(&error))?.living;
+        let mut living = page.map_err(|error| failed(&error))?.living;
+        living.retain(|living| {
+            let owner = &living.header.content;
+            will_be.of(owner) != was.of(owner)
+        });
         let Some(shard) = living.first().map(|living| living.alias.shard()) else { continue };
         let aliases: Vec<_> = living.into_iter().map(|living| living.alias).collect();
         kept += store.keep(shard, &aliases).await.map_err(|error| failed(&error))?;

@@ -1,14 +1,16 @@
 //! The rules of lifetimes as one argument of every script; `scripts/rules.lua` reads it.
 //!
 //! A line for each database with what all its sessions have and which lines follow it: one for each
-//! user id, one for each login, one with all patterns. `*` is the line of no database in particular.
-//! So a script finds what it needs of a session by a few plain searches, and goes through the patterns
-//! of one database only. Without rules the argument is empty.
+//! user id, one for each login, one for all patterns that begin with the same letter or digit, and one for
+//! the patterns that do not begin with any. `*`, the first, is the line of no database in particular. So
+//! a script finds what it needs of a session by a few plain searches, and tries few patterns. Without
+//! rules the argument is empty.
 //!
 //! Names are words of [`crate::session::word`], as in the header line, so no name can be taken for
 //! another line. A pattern is one of Lua's that fits the decoded name; a `%`, and all that is no
 //! visible character, is percent-encoded in it.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -40,8 +42,8 @@ impl From<Rules> for Judged {
     }
 }
 
-/// Stands for any database: no word has it.
-const ANY_DATABASE: &str = "*";
+/// Stands for any database, and for any beginning: no word has it.
+const ANY: char = '*';
 
 /// What some sessions are given, by setting.
 type Values = BTreeMap<Setting, Option<u64>>;
@@ -52,8 +54,8 @@ struct Group<'a> {
     all: Values,
     users: BTreeMap<i64, Values>,
     logins: BTreeMap<&'a Login, Values>,
-    /// In the order in which they go before each other.
-    patterns: Vec<(&'a Login, Values)>,
+    /// By what they begin with, and in the order in which they go before each other.
+    patterns: BTreeMap<char, Vec<(&'a Login, Values)>>,
 }
 
 impl<'a> Group<'a> {
@@ -65,32 +67,39 @@ impl<'a> Group<'a> {
                 self.logins.entry(login).or_default()
             }
             Selector::Login { login, .. } => {
-                let at = self.patterns.iter().position(|(known, _)| *known == login);
+                let alike = self.patterns.entry(initial(login)).or_default();
+                let at = alike.iter().position(|(known, _)| *known == login);
                 let at = at.unwrap_or_else(|| {
-                    self.patterns.push((login, Values::new()));
-                    self.patterns.len() - 1
+                    alike.push((login, Values::new()));
+                    alike.len() - 1
                 });
-                &mut self.patterns[at].1
+                &mut alike[at].1
             }
         }
     }
 }
 
+/// What a login begins with that a pattern fits; [`ANY`] if that is no letter and no digit, or may be
+/// anything.
+fn initial(pattern: &Login) -> char {
+    pattern.as_str().chars().next().filter(char::is_ascii_alphanumeric).unwrap_or(ANY)
+}
+
 /// The text of these rules.
 fn argument(rules: &Rules) -> String {
-    let mut groups: BTreeMap<String, Group<'_>> = BTreeMap::new();
+    // That of no database comes first.
+    let mut groups: BTreeMap<Option<&str>, Group<'_>> = BTreeMap::new();
     for Rule { setting, selector, ms, .. } in rules.all() {
-        let database = selector.database();
-        let name = database.map_or_else(|| ANY_DATABASE.to_owned(), word::encode);
-        groups.entry(name).or_default().values(selector).insert(*setting, *ms);
+        let group = groups.entry(selector.database()).or_default();
+        group.values(selector).insert(*setting, *ms);
     }
     let mut text = String::new();
-    for (name, group) in &mut groups {
+    for (database, group) in &mut groups {
         // Those that came with another setting stand behind.
-        group
-            .patterns
-            .sort_by_key(|(login, _)| (std::cmp::Reverse(login.literals()), encoded(login)));
-        write(&mut text, name, group);
+        for alike in group.patterns.values_mut() {
+            alike.sort_by_cached_key(|(login, _)| (Reverse(login.literals()), encoded(login)));
+        }
+        write(&mut text, &database.map_or_else(|| ANY.to_string(), word::encode), group);
     }
     if !text.is_empty() {
         text.push('\n');
@@ -99,22 +108,22 @@ fn argument(rules: &Rules) -> String {
 }
 
 fn encoded(login: &Login) -> String {
-    login.parts().into_iter().map(word::encode).collect::<Vec<_>>().join(ANY_DATABASE)
+    login.parts().into_iter().map(word::encode).collect::<Vec<_>>().join("*")
 }
 
 /// Writing to a String cannot fail.
 fn write(text: &mut String, name: &str, group: &Group<'_>) {
     let Group { all, users, logins, patterns } = group;
-    let flag = |is_empty: bool, flag: &'static str| if is_empty { "" } else { flag };
+    let flag = |is_empty: bool, flag: char| if is_empty { '-' } else { flag };
     let _ = write!(
         text,
         "\n{name} {},{},{} {}{}{}",
         of_people(all),
         ms(all, Setting::AnonymousIdle),
         ms(all, Setting::AnonymousUnopened),
-        flag(users.is_empty(), "#"),
-        flag(logins.is_empty(), "="),
-        flag(patterns.is_empty(), "~"),
+        flag(users.is_empty(), '#'),
+        flag(logins.is_empty(), '='),
+        patterns.keys().collect::<String>(),
     );
     for (id, values) in users {
         let _ = write!(text, "\n{name} #{id} {}", of_people(values));
@@ -122,11 +131,11 @@ fn write(text: &mut String, name: &str, group: &Group<'_>) {
     for (login, values) in logins {
         let _ = write!(text, "\n{name} ={} {}", word::encode(login.as_str()), of_people(values));
     }
-    if !patterns.is_empty() {
-        let _ = write!(text, "\n{name} ~");
-    }
-    for (login, values) in patterns {
-        let _ = write!(text, " {} {} {}", login.literals(), lua(login), of_people(values));
+    for (initial, alike) in patterns {
+        let _ = write!(text, "\n{name} ~{initial}");
+        for (login, values) in alike {
+            let _ = write!(text, " {} {} {}", lua(login), login.literals(), of_people(values));
+        }
     }
 }
 
@@ -224,8 +233,8 @@ mod tests {
             (Setting::Idle, "database=shop login=till*", Some(6)),
             (Setting::Idle, "login=*@x.y", Some(7)),
         ];
-        let expected = "\n* ,,, ~\n* ~ 4 @x[.]y$ 7,\
-                        \nshop 1,-1,2, #=~\nshop #7 3,\nshop =a%20b ,4\nshop ~ 5 ^till1 ,5 4 ^till 6,\n";
+        let expected = "\n* ,,, --*\n* ~* @x[.]y$ 4 7,\
+                        \nshop 1,-1,2, #=t\nshop #7 3,\nshop =a%20b ,4\nshop ~t ^till1 5 ,5 ^till 4 6,\n";
         assert_eq!(text(&rules), expected);
     }
 

@@ -33,7 +33,7 @@ pub(super) struct Show {
 struct Line {
     key: String,
     value: String,
-    source: &'static str,
+    source: String,
 }
 
 impl Show {
@@ -46,13 +46,13 @@ impl Show {
         let defaults = lifetime::LIVE_KEYS.iter().filter(default).map(|key| Line {
             key: (*key).to_owned(),
             value: lifetime::text(lifetimes.general(), key).unwrap_or_default(),
-            source: DEFAULT,
+            source: lifetime::origin(&file.lifetime, key),
         });
         let mut lines: Vec<Line> = written.iter().map(line).chain(defaults).collect();
         if self.shell {
             let mut facts = Assignments::default();
             for Line { key, value, source } in lines {
-                let origin = if source == FILE { "config" } else { source };
+                let origin = if source == FILE { "config" } else { DEFAULT };
                 facts.set(&format!("{origin}_{}", key.replace('.', "_")), &value);
             }
             return facts.print();
@@ -67,12 +67,12 @@ impl Show {
             ["key", "value", "from"],
             &[],
             lines.iter().map(|Line { key, value, source }| {
-                [key.clone(), visible(value, VALUE_MAX_CHARS), (*source).to_owned()]
+                [key.clone(), visible(value, VALUE_MAX_CHARS), source.clone()]
             }),
         ))
     }
 }
 
 fn line(written: &Written) -> Line {
-    Line { key: written.key.clone(), value: written.value.clone(), source: FILE }
+    Line { key: written.key.clone(), value: written.value.clone(), source: FILE.to_owned() }
 }

@@ -6,74 +6,79 @@ local RULES = args.rules
 local limits_by_rules
 
 if RULES ~= '' then
-  -- What the lines of a database begin with, where they begin, and whether there are those of users, logins and patterns;
-  -- then what all its sessions have.
-  local function group(db)
-    local line = '\n' .. db
-    local at, last = string.find(RULES, line .. ' ', 1, true)
-    if not at then return nil end
-    local idle, absolute, anonymous_idle, unopened, users, logins, patterns =
-      string.match(RULES, '^(%d*),(%-?%d*),(%d*),(%d*) (#?)(=?)(~?)\n', last + 1)
-    return {
-      line = line, at = at, idle = idle, absolute = absolute, anonymous_idle = anonymous_idle, unopened = unopened,
-      has_users = users ~= '', has_logins = logins ~= '', has_patterns = patterns ~= '',
-    }
-  end
+  local find, match = string.find, string.match
+  -- Of no database in particular: whether there are lines of logins, and with which characters patterns begin.
+  local any_logins, any_initials = match(RULES, '^\n%* ,,, .(.)(%S*)')
 
-  -- What the line of that name gives; nil, if there is none.
-  local function values(of, name)
-    local _, last = string.find(RULES, of.line .. name .. ' ', of.at, true)
-    if last then return string.match(RULES, '^(%d*),(%-?%d*)', last + 1) end
+  -- What the line that begins so gives: '' is nothing.
+  local function values(line, from)
+    local _, last = find(RULES, line, from, true)
+    if last then return match(RULES, '^(%d*),(%-?%d*)', last + 1) end
+    return '', ''
   end
 
   local function decoded(word)
-    if not string.find(word, '%', 1, true) then return word end
+    if not find(word, '%', 1, true) then return word end
     return (string.gsub(word, '%%(%x%x)', function(hex) return string.char(tonumber(hex, 16)) end))
   end
 
-  -- What is still to be found is ''. What was found first goes before.
-  local function more(found, idle, absolute)
-    if found.idle == '' and idle then found.idle = idle end
-    if found.absolute == '' and absolute then found.absolute = absolute end
-  end
-
-  -- What the pattern with the most literal characters gives; that of a database goes before that of none.
-  local function by_patterns(h, own, any)
-    local login, found = decoded(h.user), { idle = '', absolute = '' }
-    local idle_literals, absolute_literals = -1, -1
-    for _, of in ipairs({ own or any, own and any }) do
-      local _, last = string.find(RULES, of.line .. ' ~ ', of.at, true)
-      local line = last and string.match(RULES, '^[^\n]*', last + 1) or ''
-      for literals, pattern, idle, absolute in string.gmatch(line, '(%d+) (%S+) (%d*),(%-?%d*)') do
+  -- What fits a login of the patterns in one line, but for what an earlier line has found with as many literal characters.
+  local function by_patterns(line, from, login, found)
+    local _, last = find(RULES, line, from, true)
+    local patterns = match(RULES, '^[^\n]*', last + 1)
+    local are_encoded = find(patterns, '%', 1, true)
+    for pattern, literals, given in string.gmatch(patterns, '(%S+) (%d+) (%S+)') do
+      if find(login, are_encoded and decoded(pattern) or pattern) then
         literals = tonumber(literals)
-        if literals <= idle_literals and literals <= absolute_literals then break end
-        if string.find(login, decoded(pattern)) then
-          if idle ~= '' and literals > idle_literals then found.idle, idle_literals = idle, literals end
-          if absolute ~= '' and literals > absolute_literals then found.absolute, absolute_literals = absolute, literals end
+        local idle, absolute = match(given, '^(%d*),(%-?%d*)')
+        if idle ~= '' and literals > found.idle_literals then found.idle, found.idle_literals = idle, literals end
+        if absolute ~= '' and literals > found.absolute_literals then
+          found.absolute, found.absolute_literals = absolute, literals
         end
       end
     end
-    return found.idle, found.absolute
   end
 
-  local function of_user(h, own, any, found)
-    if own and own.has_users then more(found, values(own, ' #' .. h.uid)) end
-    if h.user == '-' then return end
-    if own and own.has_logins then more(found, values(own, ' =' .. h.user)) end
-    if any and any.has_logins then more(found, values(any, ' =' .. h.user)) end
-    if (own and own.has_patterns) or (any and any.has_patterns) then more(found, by_patterns(h, own, any)) end
+  -- The patterns of one database, or of none, that may fit: those that may begin in any way, which go before others, and
+  -- those that begin as the login does.
+  local function by_initials(database, from, initials, login, found)
+    if find(initials, '*', 1, true) then by_patterns(database .. '~* ', from, login, found) end
+    local initial = match(login, '^%w')
+    if initial and find(initials, initial, 1, true) then by_patterns(database .. '~' .. initial .. ' ', from, login, found) end
   end
 
   limits_by_rules = function(h, general)
-    local own = group(h.db)
-    local found = { idle = '', absolute = '' }
-    if h.class == 'auth' then of_user(h, own, group('*'), found) end
-    if own then more(found, own.idle, own.absolute) end
+    local database = '\n' .. h.db .. ' '
+    local own, last = find(RULES, database, 1, true)
+    local all_idle, all_absolute, anonymous_idle, unopened, users, logins, initials = '', '', '', '', '-', '-', ''
+    if own then
+      all_idle, all_absolute, anonymous_idle, unopened, users, logins, initials =
+        match(RULES, '^(%d*),(%-?%d*),(%d*),(%d*) (.)(.)(%S*)', last + 1)
+    end
+    local idle, absolute = '', ''
+    -- What was found first goes before.
+    local function more(more_idle, more_absolute)
+      if idle == '' then idle = more_idle end
+      if absolute == '' then absolute = more_absolute end
+    end
+    if h.class == 'auth' then
+      if users == '#' then more(values(database .. '#' .. h.uid .. ' ', own)) end
+      if h.user ~= '-' then
+        if logins == '=' then more(values(database .. '=' .. h.user .. ' ', own)) end
+        if any_logins == '=' then more(values('\n* =' .. h.user .. ' ', 1)) end
+        if initials ~= '' or (any_initials and any_initials ~= '') then
+          local login = decoded(h.user)
+          local found = { idle = '', idle_literals = -1, absolute = '', absolute_literals = -1 }
+          if initials ~= '' then by_initials(database, own, initials, login, found) end
+          if any_initials and any_initials ~= '' then by_initials('\n* ', 1, any_initials, login, found) end
+          more(found.idle, found.absolute)
+        end
+      end
+      more(all_idle, all_absolute)
+    end
     return {
-      idle = tonumber(found.idle) or general.idle,
-      absolute = tonumber(found.absolute) or general.absolute,
-      anonymous_idle = own and tonumber(own.anonymous_idle) or general.anonymous_idle,
-      unopened = own and tonumber(own.unopened) or general.unopened,
+      idle = tonumber(idle) or general.idle, absolute = tonumber(absolute) or general.absolute,
+      anonymous_idle = tonumber(anonymous_idle) or general.anonymous_idle, unopened = tonumber(unopened) or general.unopened,
     }
   end
 end

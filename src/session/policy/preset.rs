@@ -32,14 +32,14 @@ pub const PRESETS: &[Preset] = &[
     Preset {
         name: "owasp-low",
         source: "OWASP Session Management Cheat Sheet, session expiration: 15 to 30 minutes idle for \
-                 low-risk applications; 4 to 8 hours in all",
+                 low-risk applications; 4 to 8 hours in all for office work",
         idle_ms: 30 * MINUTE_MS,
         absolute_ms: Some(8 * HOUR_MS),
     },
     Preset {
         name: "owasp-high",
         source: "OWASP Session Management Cheat Sheet, session expiration: 2 to 5 minutes idle for \
-                 high-value applications; 4 to 8 hours in all",
+                 high-value applications; 4 to 8 hours in all for office work",
         idle_ms: 5 * MINUTE_MS,
         absolute_ms: Some(4 * HOUR_MS),
     },
