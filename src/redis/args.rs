@@ -75,7 +75,8 @@ arguments! {
         // for how long no use could be written down.
         // waited_ms: for how long callers have waited in the last outage.
         // rules: by which some sessions have other lifetimes, as rules.rs writes them; '' for none.
-        // outbox: of the audit trail; one that ends with a colon is followed by the shard; '' is none.
+        // outbox: of the audit trail; one that ends with a colon is followed by the shard; '-': what there is to tell is in
+        // the answer; '' is none.
         // origin: which server asks, and for whom, as two words.
         arguments: idle_ms, anonymous_idle_ms, anonymous_unopened_ms, absolute_ms, grace_ms,
             tombstone_ms, import_max_age_ms, written_format, newest_format, clock, ahead_ms,

@@ -96,6 +96,13 @@ impl<'a> Requests<'a> {
         Self { policy, ..self }
     }
 
+    /// The same, that write nothing into the outbox of the trail: where room is made it would take that again. The answers
+    /// carry it.
+    pub(super) fn telling_in_answers(self) -> Self {
+        let outbox = if self.policy.outbox.is_empty() { "" } else { "-" };
+        Self { policy: Policy { outbox, ..self.policy }, ..self }
+    }
+
     /// The current version under a name.
     pub(super) fn fetch(&self, alias: &'a Alias, listed: Option<&'a Alias>) -> Call<'a> {
         let listed = of_shard(listed, alias);

@@ -395,6 +395,8 @@ end
 local OUTBOX_MOST = 50000
 local OUTBOX_MS = 7 * 24 * 3600 * 1000
 local LEFT_OUT = '-'
+-- In the place of an outbox: nothing is to be written.
+local IN_ANSWER = '-'
 
 -- Says what has happened to the session of somebody who is logged in: `what`, and `how`. The same step that does it
 -- says it, so that it is said once, whoever asks again. `other`: the session that it comes from. Where the outbox
@@ -407,14 +409,14 @@ local function tell(what, how, session, h, other)
   local event = table.concat({
     what, how, h.birth, session.alias, other or '-', h.uid, h.db, h.user, ages, args.origin,
   }, ' ')
-  local size, told = redis.pcall('ZCARD', outbox), nil
+  local size, told = args.outbox ~= IN_ANSWER and redis.pcall('ZCARD', outbox), nil
   if type(size) == 'number' and size >= OUTBOX_MOST then
     told = redis.pcall('ZADD', outbox, 'INCR', -1, LEFT_OUT)
-  else
+  elseif size then
     told = redis.pcall('ZADD', outbox, 'NX', now, event)
     redis.pcall('PEXPIRE', outbox, OUTBOX_MS)
   end
-  if type(told) == 'table' and told.err then expired[#expired + 1] = { '', event } end
+  if not told or (type(told) == 'table' and told.err) then expired[#expired + 1] = { '', event } end
 end
 
 local function note_expiry(alias, h)
