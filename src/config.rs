@@ -12,6 +12,7 @@ pub(crate) mod file;
 pub(crate) mod flags;
 pub mod lifetime;
 pub(crate) mod listen;
+pub(crate) mod odoo;
 pub mod paths;
 pub(crate) mod people;
 pub(crate) mod private_redis;
@@ -40,6 +41,7 @@ use crate::session::secret::Keyring;
 use file::File;
 use flags::{Flags, Place};
 use listen::Listen;
+use odoo::Odoo;
 use people::Person;
 
 pub use crate::redis::DEFAULT_PREFIX;
@@ -90,6 +92,9 @@ pub struct Config {
     pub activity: Activity,
     /// Where metrics are served, if anywhere.
     pub metrics: Option<Listen>,
+    /// What Odoo itself may ask for. An older keeper does not know it.
+    #[serde(default)]
+    pub odoo: Odoo,
     /// Where this mount's staging files lie: on a tmpfs, the worker's own, 0700.
     pub staging_dir: PathBuf,
     /// Where changes are kept that Redis does not take. An older keeper does not know it.
@@ -318,6 +323,7 @@ impl Config {
             outage: outage(&file.outage)?,
             activity: activity(&file.activity)?,
             metrics: metrics(&file.metrics)?,
+            odoo: Odoo::resolve(&file.odoo, mountpoint)?,
             staging_dir,
             mirror: mirror(flags, &file)?,
         })

@@ -37,6 +37,9 @@ pub(super) struct Worker {
     /// Prometheus asks here
     #[arg(long)]
     metrics_fd: Option<RawFd>,
+    /// Odoo's user lists and ends sessions here
+    #[arg(long)]
+    odoo_fd: Option<RawFd>,
     /// The disk server of the underlying directory
     #[arg(long)]
     underlying_fd: Option<RawFd>,
@@ -59,6 +62,7 @@ impl Worker {
             requests: optional(self.requests_fd)?,
             control: optional(self.control_fd)?,
             metrics: optional(self.metrics_fd)?,
+            odoo: optional(self.odoo_fd)?,
             underlying: optional(self.underlying_fd)?,
             mirror: optional(self.mirror_fd)?,
         })

@@ -75,6 +75,8 @@ table! {
         activity: Activity,
         /// `[metrics]`
         metrics: Metrics,
+        /// `[odoo]`
+        odoo: Odoo,
     }
 }
 
@@ -236,6 +238,14 @@ table! {
     }
 }
 
+table! {
+    /// What Odoo itself may ask for.
+    Odoo("odoo."): ODOO_KEYS {
+        /// Where its user lists and ends the sessions of a user.
+        socket: String,
+    }
+}
+
 /// Keys of development versions, and what they are called since 0.1.0.
 const RENAMED: &[(&str, &str)] = &[
     ("activity.passive_argv", "activity.background_argv"),
@@ -258,6 +268,7 @@ pub(crate) fn keys() -> impl Iterator<Item = &'static str> {
         NEAR_CACHE_KEYS,
         ACTIVITY_KEYS,
         METRICS_KEYS,
+        ODOO_KEYS,
     ]
     .into_iter()
     .flatten()
