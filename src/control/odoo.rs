@@ -153,7 +153,9 @@ impl Desk {
             let _place = self.places.acquire().await;
             match question {
                 Question::List { whose, limit, after, own } => {
-                    list(store, whose, limit, after.as_ref(), own.as_ref()).await.map(Answer::Listed)
+                    list(store, whose, limit, after.as_ref(), own.as_ref())
+                        .await
+                        .map(Answer::Listed)
                 }
                 Question::End { whose, spared } => {
                     end(store, whose, spared).await.map(Answer::Ended)
@@ -233,9 +235,9 @@ impl Words {
     /// One database, and one user of it.
     fn whose(&mut self) -> Result<Filter, Refused> {
         let database = self.text("database").ok_or_else(|| Refused::bad("database is missing"))?;
-        let user_id = self.text("user_id").map(|text| {
-            text.parse::<i64>().map_err(|_| Refused::bad("user_id is not a number"))
-        });
+        let user_id = self
+            .text("user_id")
+            .map(|text| text.parse::<i64>().map_err(|_| Refused::bad("user_id is not a number")));
         let (user_id, login) = (user_id.transpose()?, self.text("login"));
         if user_id.is_none() && login.is_none() {
             return Err(Refused::bad("login or user_id is missing"));
