@@ -13,6 +13,7 @@ pub(crate) mod file;
 pub(crate) mod flags;
 pub mod lifetime;
 pub(crate) mod listen;
+pub(crate) mod odoo;
 pub mod paths;
 pub(crate) mod people;
 pub(crate) mod private_redis;
@@ -44,6 +45,7 @@ use audit::Audit;
 use file::File;
 use flags::{Flags, Place};
 use listen::Listen;
+use odoo::Odoo;
 use people::Person;
 
 pub use crate::redis::DEFAULT_PREFIX;
@@ -100,6 +102,9 @@ pub struct Config {
     /// Where the audit trail is written besides the log. An older keeper does not know it.
     #[serde(default)]
     pub audit: Option<Audit>,
+    /// What Odoo itself may ask for. An older keeper does not know it.
+    #[serde(default)]
+    pub odoo: Odoo,
     /// Where this mount's staging files lie: on a tmpfs, the worker's own, 0700.
     pub staging_dir: PathBuf,
     /// Where changes are kept that Redis does not take. An older keeper does not know it.
@@ -331,6 +336,7 @@ impl Config {
             activity: activity(&file.activity)?,
             metrics: metrics(&file.metrics)?,
             audit: audit(&file.audit)?,
+            odoo: Odoo::resolve(&file.odoo, mountpoint)?,
             staging_dir,
             mirror: mirror(flags, &file)?,
         })

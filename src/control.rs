@@ -7,11 +7,13 @@
 //! - [`health`]: whether sessions are served, for a load balancer
 //! - [`gauges`]: values that have to be asked of Redis
 //! - [`status`]: the status as JSON
+//! - [`odoo`]: the sessions of a user, which Odoo's user may list and end
 //! - [`server`]: HTTP on the sockets; [`client`]: the other end
 
 pub mod client;
 mod gauges;
 pub(crate) mod health;
+mod odoo;
 mod pulse;
 mod server;
 pub(crate) mod status;
@@ -43,6 +45,8 @@ pub(crate) struct Sockets {
     pub control: Option<OwnedFd>,
     /// For Prometheus: a unix or a TCP socket, as configured.
     pub metrics: Option<OwnedFd>,
+    /// For Odoo's user.
+    pub odoo: Option<OwnedFd>,
 }
 
 /// Serves and registers the status of one mount.
@@ -223,6 +227,7 @@ async fn run(service: Arc<StatusService>, sockets: Sockets) {
     let endpoints = [
         sockets.control.map(Endpoint::control),
         sockets.metrics.map(|socket| Endpoint::metrics(socket, service.config.metrics.as_ref())),
+        sockets.odoo.map(|socket| Endpoint::odoo(socket, &service)),
     ];
     for endpoint in endpoints.into_iter().flatten() {
         match endpoint {

@@ -20,7 +20,7 @@
 //! | where it is, and how it is connected to | [`endpoint`], [`access`], [`credentials`] |
 //! | which server that is now | [`target`], [`sentinel`], [`cluster`] |
 //! | the settings | [`settings`], [`live`] |
-//! | for commands and metrics | [`scan`], [`population`], [`memory`], [`servers`], [`deployment`] |
+//! | for commands, metrics and Odoo's socket | [`scan`], [`ending`], [`population`], [`memory`], [`servers`], [`deployment`] |
 
 pub(crate) mod access;
 pub(crate) mod acl;
@@ -34,6 +34,7 @@ pub(crate) mod clock;
 pub(crate) mod cluster;
 pub(crate) mod credentials;
 pub(crate) mod deployment;
+pub(crate) mod ending;
 pub(crate) mod endpoint;
 pub mod envelope;
 pub mod errors;

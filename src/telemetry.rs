@@ -62,6 +62,15 @@ pub enum Event<'a> {
         /// Since its last activity.
         idle_ms: u64,
     },
+    /// Odoo asked for the end of a user's sessions.
+    EndedByOdoo {
+        db: &'a str,
+        /// As far as it named them.
+        login: Option<&'a str>,
+        uid: Option<i64>,
+        /// How many were ended.
+        sessions: u64,
+    },
     /// A save of a visitor's session was refused because of its size.
     AnonymousTooLarge { alias: &'a Alias, size_bytes: u64 },
     /// A save was refused because it would have revived or destroyed a session.
@@ -131,6 +140,9 @@ impl Event<'_> {
             Event::EndedForRoom { alias, size_bytes, idle_ms } => {
                 warn!(event = "ended_for_room", %alias, size_bytes, idle_ms);
                 metrics.ended_for_room.inc();
+            }
+            Event::EndedByOdoo { db, login, uid, sessions } => {
+                info!(event = "ended_by_odoo", db, login, uid, sessions);
             }
             Event::AnonymousTooLarge { alias, size_bytes } => {
                 warn!(event = "anonymous_too_large", %alias, size_bytes);

@@ -74,6 +74,8 @@ pub(crate) struct Descriptors {
     pub metrics: Option<OwnedFd>,
     /// The audit trail is written here.
     pub trail: Option<OwnedFd>,
+    /// Odoo's user lists and ends sessions here.
+    pub odoo: Option<OwnedFd>,
     /// The disk server of the underlying directory.
     pub underlying: Option<OwnedFd>,
     /// The disk server of the mirror.
@@ -83,7 +85,11 @@ pub(crate) struct Descriptors {
 /// Serves until the mount is taken away.
 pub(crate) fn run(descriptors: Descriptors) -> Result<(), Failure> {
     let channel = Arc::new(Channel::new(descriptors.status));
-    let sockets = Sockets { control: descriptors.control, metrics: descriptors.metrics };
+    let sockets = Sockets {
+        control: descriptors.control,
+        metrics: descriptors.metrics,
+        odoo: descriptors.odoo,
+    };
     let disks = Disks { underlying: descriptors.underlying, mirror: descriptors.mirror };
     let handed = Handed {
         config: descriptors.config,

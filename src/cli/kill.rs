@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
-use tokio::task::JoinSet;
 
 use super::output::{self, Format, json, say, visible};
 use super::redis::{Reached, failed, reach, tell};
@@ -13,14 +12,13 @@ use super::system_log;
 use crate::config::flags::Place;
 use crate::exit::Failure;
 use crate::redis::RedisStore;
+use crate::redis::ending::{Ended, Endings};
 use crate::redis::scan::{Filter, LiveSession, Name, Page};
 use crate::session::name::Alias;
 use crate::session::policy::rules::Rules;
-use crate::store::{Link as _, Sessions as _, StoreError, Unlink, Unlinked};
+use crate::store::StoreError;
 use crate::trail::entry::Event;
 
-/// How many removals are under way at once.
-const AT_ONCE: usize = 32;
 /// How many sessions are shown whole, and how many lines of counts.
 const SHOWN: usize = 10;
 /// For how many people sessions are counted each; the rest together.
@@ -64,9 +62,6 @@ struct Outcome {
     #[serde(skip)]
     first: Vec<LiveSession>,
 }
-
-/// What became of one removal.
-type Ended = (Alias, Result<Unlinked, StoreError>);
 
 #[derive(Debug, Serialize)]
 struct Count {
@@ -154,7 +149,7 @@ impl Kill {
             bar.set_style(style);
         }
         let mut scan = store.scan(filter);
-        let mut ending: JoinSet<Ended> = JoinSet::new();
+        let mut endings = Endings::new(store);
         let mut scanned = Ok(());
         while let Some(page) = scan.next().await {
             let Page { living, unreadable, looked_at } = match page {
@@ -173,20 +168,9 @@ impl Kill {
             }
             for alias in aliases {
                 if self.yes {
-                    if ending.len() >= AT_ONCE {
-                        self.note(outcome, ending.join_next().await)?;
+                    if let Some(ended) = endings.begin(alias).await {
+                        self.note(outcome, ended)?;
                     }
-                    let store = store.clone();
-                    ending.spawn(async move {
-                        let unlink = Unlink {
-                            stamp: store.stamp(alias.shard()),
-                            alias: alias.clone(),
-                            listed: None,
-                            held: None,
-                            opened: None,
-                        };
-                        (alias, store.unlink(&unlink).await)
-                    });
                 } else if self.names() {
                     outcome.sessions.push(alias.to_string());
                 }
@@ -194,8 +178,8 @@ impl Kill {
             bar.inc(looked_at);
             bar.set_message(format!("{} ended", outcome.ended));
         }
-        while let Some(ended) = ending.join_next().await {
-            self.note(outcome, Some(ended))?;
+        while let Some(ended) = endings.next().await {
+            self.note(outcome, ended)?;
         }
         bar.finish_and_clear();
         scanned
@@ -205,21 +189,15 @@ impl Kill {
         self.verbose || self.format.json
     }
 
-    fn note(
-        &self,
-        outcome: &mut Outcome,
-        ended: Option<Result<Ended, tokio::task::JoinError>>,
-    ) -> Result<(), Failure> {
-        let Some(ended) = ended else { return Ok(()) };
-        let (alias, ended) = ended.map_err(|e| Failure::internal("end a session", e))?;
-        match ended.map_err(|error| failed(&error))? {
-            Unlinked::Gone { .. } | Unlinked::Held { .. } => {
-                outcome.ended += 1;
-                if self.names() {
-                    outcome.sessions.push(alias.to_string());
-                }
-            }
-            Unlinked::Absent | Unlinked::Superseded => outcome.gone_before += 1,
+    fn note(&self, outcome: &mut Outcome, ended: Result<Ended, StoreError>) -> Result<(), Failure> {
+        let Ended { alias, was_there } = ended.map_err(|error| failed(&error))?;
+        if !was_there {
+            outcome.gone_before += 1;
+            return Ok(());
+        }
+        outcome.ended += 1;
+        if self.names() {
+            outcome.sessions.push(alias.to_string());
         }
         Ok(())
     }

@@ -77,6 +77,8 @@ table! {
         metrics: Metrics,
         /// `[audit]`
         audit: Audit,
+        /// `[odoo]`
+        odoo: Odoo,
     }
 }
 
@@ -273,6 +275,14 @@ table! {
     }
 }
 
+table! {
+    /// What Odoo itself may ask for.
+    Odoo("odoo."): ODOO_KEYS {
+        /// Where its user lists and ends the sessions of a user.
+        socket: String,
+    }
+}
+
 /// Keys of development versions, and what they are called since 0.1.0.
 const RENAMED: &[(&str, &str)] = &[
     ("activity.passive_argv", "activity.background_argv"),
@@ -297,6 +307,7 @@ pub(crate) fn keys() -> impl Iterator<Item = &'static str> {
         ACTIVITY_KEYS,
         METRICS_KEYS,
         AUDIT_KEYS,
+        ODOO_KEYS,
     ]
     .into_iter()
     .flatten()

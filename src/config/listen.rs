@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 /// The longest path that a socket's address has room for (unix(7)).
-const PATH_MAX_BYTES: usize = 107;
+pub(super) const PATH_MAX_BYTES: usize = 107;
 
 /// An address to listen on.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]

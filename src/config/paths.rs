@@ -35,6 +35,12 @@ pub fn control_socket(mountpoint: &Path) -> PathBuf {
     of_mount(mountpoint, "sock")
 }
 
+/// The socket that Odoo's user may use, unless the configuration names another. Odoo finds it by its session directory
+/// (docs/odoo-socket.md), so what a mount's things are called is a part of what is promised.
+pub fn odoo_socket(mountpoint: &Path) -> PathBuf {
+    of_mount(mountpoint, "odoo.sock")
+}
+
 /// The record of a mount's reloads.
 pub fn reload_record(mountpoint: &Path) -> PathBuf {
     of_mount(mountpoint, "reload")

@@ -1,5 +1,5 @@
-//! HTTP on the sockets of a server: `GET /metrics` and `GET /health`, and on the control socket
-//! `GET /status`.
+//! HTTP on the sockets of a server: `GET /metrics` and `GET /health`, on the control socket
+//! `GET /status`, and on that of Odoo [`odoo`].
 
 use std::convert::Infallible;
 use std::io;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -21,6 +21,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
 use super::StatusService;
+use super::odoo::{self, Desk};
 use crate::config::listen::Listen;
 use crate::sync::optional;
 use crate::telemetry::metrics;
@@ -37,7 +38,17 @@ const BUFFER_BYTES: usize = 16 * 1024;
 /// A socket, and what is served there.
 pub(super) struct Endpoint {
     listener: Listener,
-    has_status: bool,
+    served: Served,
+}
+
+#[derive(Clone)]
+enum Served {
+    /// Everything about this server.
+    Status,
+    /// What everybody may know.
+    Metrics,
+    /// The sessions of users, to root and to this user.
+    Odoo { uid: u32, desk: Arc<Desk> },
 }
 
 enum Listener {
@@ -51,7 +62,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 impl Endpoint {
     /// For `sessionfs status`: everything is served.
     pub(super) fn control(socket: OwnedFd) -> io::Result<Self> {
-        Ok(Self { listener: Listener::unix(socket)?, has_status: true })
+        Ok(Self { listener: Listener::unix(socket)?, served: Served::Status })
     }
 
     /// For Prometheus, on a socket of the kind that is configured.
@@ -64,7 +75,14 @@ impl Endpoint {
             }
             _ => Listener::unix(socket)?,
         };
-        Ok(Self { listener, has_status: false })
+        Ok(Self { listener, served: Served::Metrics })
+    }
+
+    /// For the owner of the tree.
+    pub(super) fn odoo(socket: OwnedFd, service: &StatusService) -> io::Result<Self> {
+        let uid = service.config.tree.owner_uid;
+        let served = Served::Odoo { uid, desk: Arc::new(Desk::new()) };
+        Ok(Self { listener: Listener::unix(socket)?, served })
     }
 }
 
@@ -75,10 +93,15 @@ impl Listener {
         Ok(Self::Unix(UnixListener::from_std(listener)?))
     }
 
-    async fn accept(&self) -> io::Result<Box<dyn Stream>> {
+    /// The next connection, and the user at its other end, if that is known.
+    async fn accept(&self) -> io::Result<(Box<dyn Stream>, Option<u32>)> {
         Ok(match self {
-            Self::Unix(listener) => Box::new(listener.accept().await?.0),
-            Self::Loopback(listener) => Box::new(listener.accept().await?.0),
+            Self::Unix(listener) => {
+                let stream = listener.accept().await?.0;
+                let uid = stream.peer_cred().ok().map(|peer| peer.uid());
+                (Box::new(stream), uid)
+            }
+            Self::Loopback(listener) => (Box::new(listener.accept().await?.0), None),
         })
     }
 }
@@ -88,18 +111,27 @@ pub(super) async fn serve(endpoint: Endpoint, service: Arc<StatusService>) {
     const AFTER_AN_ERROR: Duration = Duration::from_millis(100);
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     while let Ok(place) = Arc::clone(&places).acquire_owned().await {
-        let stream = match endpoint.listener.accept().await {
-            Ok(stream) => stream,
+        let (stream, peer) = match endpoint.listener.accept().await {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::debug!(%error, "cannot accept a connection");
                 sleep(AFTER_AN_ERROR).await;
                 continue;
             }
         };
-        let service = Arc::clone(&service);
+        let (service, served) = (Arc::clone(&service), endpoint.served.clone());
         let answer = service_fn(move |request| {
-            let service = Arc::clone(&service);
-            async move { Ok::<_, Infallible>(answer(&service, endpoint.has_status, &request).await) }
+            let (service, served) = (Arc::clone(&service), served.clone());
+            async move {
+                Ok::<_, Infallible>(match served {
+                    Served::Odoo { uid, desk } => {
+                        let is_allowed = peer.is_some_and(|peer| peer == 0 || peer == uid);
+                        answer_odoo(&service, &desk, is_allowed, &request).await
+                    }
+                    Served::Status => answer(&service, true, &request).await,
+                    Served::Metrics => answer(&service, false, &request).await,
+                })
+            }
         });
         tokio::spawn(optional(async move {
             let connection = http1::Builder::new()
@@ -150,6 +182,49 @@ async fn answer(
         tracing::warn!(path, error, "cannot answer a request");
         plain(StatusCode::INTERNAL_SERVER_ERROR, "see the log\n")
     })
+}
+
+async fn answer_odoo(
+    service: &StatusService,
+    desk: &Desk,
+    is_allowed: bool,
+    request: &Request<Incoming>,
+) -> Response<Full<Bytes>> {
+    if !is_allowed {
+        let why = "only the owner of the session directory and root are answered";
+        return refusal(StatusCode::FORBIDDEN, why);
+    }
+    if request.uri().path() != "/sessions" {
+        return refusal(StatusCode::NOT_FOUND, "there is only /sessions");
+    }
+    if ![Method::GET, Method::DELETE].contains(request.method()) {
+        let mut response =
+            refusal(StatusCode::METHOD_NOT_ALLOWED, "only GET and DELETE are supported");
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, DELETE"));
+        return response;
+    }
+    let query = request.uri().query().unwrap_or_default();
+    match desk.answer(&service.store, request.method(), query, request.headers()).await {
+        Ok(answer) => json(&answer).unwrap_or_else(|error| {
+            tracing::warn!(error, "cannot answer a request");
+            plain(StatusCode::INTERNAL_SERVER_ERROR, "see the log\n")
+        }),
+        Err(odoo::Refused { code, why }) => {
+            let mut response = refusal(code, &why);
+            if [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE].contains(&code) {
+                response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            response
+        }
+    }
+}
+
+/// An error for a program.
+fn refusal(code: StatusCode, why: &str) -> Response<Full<Bytes>> {
+    let mut response = json(&serde_json::json!({ "error": why }))
+        .unwrap_or_else(|_| plain(StatusCode::INTERNAL_SERVER_ERROR, "see the log\n"));
+    *response.status_mut() = code;
+    response
 }
 
 /// `strict`, with whatever value (balancers write `strict=1`) and beside whatever else.

@@ -4,7 +4,7 @@
 use std::io::{self, ErrorKind};
 use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt as _, PermissionsExt, lchown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,6 +16,8 @@ use crate::exit::{ExitCode, Failure};
 
 /// For root alone: who uses a session, and from where, is nobody else's business.
 const CONTROL_MODE: u32 = 0o600;
+/// For Odoo's user, who owns it.
+const ODOO_MODE: u32 = 0o600;
 /// Whoever reaches its directory may read it, as with a port.
 const METRICS_MODE: u32 = 0o666;
 
@@ -26,6 +28,9 @@ pub(super) struct Listeners {
     metrics: Option<Arc<Socket>>,
     /// Where the metrics were to be had.
     metrics_at: Option<Listen>,
+    odoo: Option<Arc<Socket>>,
+    /// Where Odoo was to be answered, and whose that is.
+    odoo_at: Option<(PathBuf, u32)>,
 }
 
 struct Socket {
@@ -48,10 +53,18 @@ impl Listeners {
                 .inspect_err(|why| tracing::warn!("metrics are not served: {why}, and reload"))
                 .ok()
         });
+        let odoo_at = odoo_at(config);
+        let odoo = odoo_at.as_ref().and_then(|(path, owner)| {
+            Socket::odoo(path, *owner)
+                .inspect_err(|why| tracing::warn!("Odoo cannot end sessions: {why}, and reload"))
+                .ok()
+        });
         Ok(Self {
             control: Arc::new(control),
             metrics: metrics.map(Arc::new),
             metrics_at: config.metrics.clone(),
+            odoo: odoo.map(Arc::new),
+            odoo_at,
         })
     }
 
@@ -64,25 +77,35 @@ impl Listeners {
             .map_err(|e| Failure::internal(format!("listen on {}", path.display()), e))
     }
 
-    /// Those for a changed configuration: the same, but for metrics that are to be had elsewhere
-    /// now (or could not be had before).
+    /// Those for a changed configuration: the same, but for what is to be had elsewhere now (or could not be had
+    /// before).
     pub(super) fn renewed(&self, config: &Config) -> Result<Self, Failure> {
         let mut renewed = self.clone();
-        if config.metrics == self.metrics_at && config.metrics.is_some() == self.metrics.is_some() {
-            return Ok(renewed);
+        let failed = |why| Failure::new(ExitCode::ReloadFailed, why);
+        if config.metrics != self.metrics_at || config.metrics.is_some() != self.metrics.is_some() {
+            let made = config.metrics.as_ref().map(Socket::metrics).transpose();
+            renewed.metrics = made.map_err(failed)?.map(Arc::new);
+            renewed.metrics_at.clone_from(&config.metrics);
         }
-        let made = config.metrics.as_ref().map(Socket::metrics).transpose();
-        renewed.metrics =
-            made.map_err(|why| Failure::new(ExitCode::ReloadFailed, why))?.map(Arc::new);
-        renewed.metrics_at.clone_from(&config.metrics);
+        let odoo_at = odoo_at(config);
+        if odoo_at != self.odoo_at || odoo_at.is_some() != self.odoo.is_some() {
+            let made = odoo_at.as_ref().map(|(path, owner)| Socket::odoo(path, *owner)).transpose();
+            renewed.odoo = made.map_err(failed)?.map(Arc::new);
+            renewed.odoo_at = odoo_at;
+        }
         Ok(renewed)
     }
 
     /// With the flags that name them to a worker.
     pub(super) fn descriptors(&self) -> impl Iterator<Item = (&'static str, BorrowedFd<'_>)> {
         let metrics = self.metrics.as_ref().map(|socket| ("--metrics-fd", socket.listener.as_fd()));
-        [("--control-fd", self.control.listener.as_fd())].into_iter().chain(metrics)
+        let odoo = self.odoo.as_ref().map(|socket| ("--odoo-fd", socket.listener.as_fd()));
+        [("--control-fd", self.control.listener.as_fd())].into_iter().chain(metrics).chain(odoo)
     }
+}
+
+fn odoo_at(config: &Config) -> Option<(PathBuf, u32)> {
+    config.odoo.socket.clone().map(|path| (path, config.tree.owner_uid))
 }
 
 impl Socket {
@@ -91,6 +114,18 @@ impl Socket {
         // Until here the umask has kept others away.
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode))?;
         Ok(Self { listener: listener.into(), path: Some(path) })
+    }
+
+    /// The owner of the tree gets it. An error names the remedy.
+    fn odoo(path: &Path, owner_uid: u32) -> Result<Self, String> {
+        let made = refuse_others_directory(path)
+            .and_then(|()| free(path))
+            .and_then(|()| Self::unix(path.to_owned(), ODOO_MODE))
+            .and_then(|socket| lchown(path, Some(owner_uid), None).map(|()| socket));
+        made.map_err(|e| {
+            let remedy = remedy(e.kind(), "name another path");
+            format!("odoo.socket: cannot listen on '{}': {e}; {remedy}", path.display())
+        })
     }
 
     /// An error names the remedy.
@@ -108,12 +143,7 @@ impl Socket {
             }),
         };
         made.map_err(|e| {
-            let remedy = match e.kind() {
-                ErrorKind::AddrInUse => "name another address",
-                ErrorKind::NotFound => "create its directory, or name another",
-                ErrorKind::AlreadyExists => "remove it, or name another path",
-                _ => "name another address, or \"off\"",
-            };
+            let remedy = remedy(e.kind(), "name another address");
             format!("metrics.listen: cannot listen on '{at}': {e}; {remedy}")
         })
     }
@@ -126,6 +156,32 @@ impl Drop for Socket {
         {
             tracing::warn!(path = %path.display(), %error, "cannot remove a socket");
         }
+    }
+}
+
+/// Whoever can change a directory could have root give away another file than the socket.
+fn refuse_others_directory(path: &Path) -> io::Result<()> {
+    const OTHERS_WRITE: u32 = 0o022;
+    const STICKY: u32 = 0o1000;
+    let directory = path.parent().unwrap_or(path).canonicalize()?;
+    for (depth, ancestor) in directory.ancestors().enumerate() {
+        let found = ancestor.metadata()?;
+        // Nobody else can replace a directory of root's within a sticky one.
+        let is_sticky = depth > 0 && found.mode() & STICKY != 0;
+        if found.uid() != 0 || (found.mode() & OTHERS_WRITE != 0 && !is_sticky) {
+            let why = format!("others than root can change {}", ancestor.display());
+            return Err(io::Error::new(ErrorKind::PermissionDenied, why));
+        }
+    }
+    Ok(())
+}
+
+fn remedy(kind: ErrorKind, another: &str) -> String {
+    match kind {
+        ErrorKind::AddrInUse => another.to_owned(),
+        ErrorKind::NotFound => "create its directory, or name another".to_owned(),
+        ErrorKind::AlreadyExists => "remove it, or name another path".to_owned(),
+        _ => format!("{another}, or \"off\""),
     }
 }
 
@@ -169,6 +225,22 @@ mod tests {
         assert!(failure.contains("name another address"), "{failure}");
         drop(socket);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn the_socket_of_odoo_is_for_its_user_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("odoo.sock");
+        drop(UnixListener::bind(&path).unwrap());
+        let socket = Socket::odoo(&path, 1234).unwrap();
+        assert_eq!((mode(&path), path.metadata().unwrap().uid()), (ODOO_MODE, 1234));
+        let failure = Socket::odoo(&path, 1234).err().unwrap();
+        assert!(failure.contains("; name another path"), "{failure}");
+        drop(socket);
+        assert!(!path.exists());
+        lchown(dir.path(), Some(1234), None).unwrap();
+        let failure = Socket::odoo(&path, 1234).err().unwrap();
+        assert!(failure.contains("others than root can change"), "{failure}");
     }
 
     #[test]

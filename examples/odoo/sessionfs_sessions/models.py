@@ -1,0 +1,73 @@
+import logging
+
+from odoo import _, models
+from odoo.exceptions import AccessError, UserError
+from odoo.http import request
+from odoo.tools import config
+
+from . import sessionfs
+
+_logger = logging.getLogger(__name__)
+
+# A system parameter: how many sessions a user can have. Without it, as many as he likes.
+LIMIT_PARAMETER = "sessionfs.sessions_max"
+# In a session: the user for whom it was counted.
+COUNTED = "sessionfs_counted"
+
+
+def ask(method, own_sid=None, **words):
+    # In odoo.conf, where the configuration of sessionfs names another path.
+    path = config.get("sessionfs_socket") or sessionfs.socket_path(config.session_dir)
+    return sessionfs.ask(path, method, own_sid, **words)
+
+
+class ResUsers(models.Model):
+    _inherit = "res.users"
+
+    def _sessionfs_log_out_everywhere(self):
+        """Ends all sessions of these users, but for the one that asks."""
+        if not self.env.user.has_group("base.group_erp_manager"):
+            raise AccessError(_("Only who manages access rights can log other people out."))
+        own_sid = request.session.sid if request else None
+        ended = 0
+        for user in self:
+            try:
+                answer = ask("DELETE", own_sid, database=self.env.cr.dbname, user_id=user.id)
+            except sessionfs.SessionfsError as error:
+                raise UserError(str(error)) from error
+            ended += answer["ended"]
+        message = _("%s sessions ended") % ended
+        return {
+            "type": "ir.actions.client",
+            "tag": "display_notification",
+            "params": {"message": message, "type": "success"},
+        }
+
+
+class IrHttp(models.AbstractModel):
+    _inherit = "ir.http"
+
+    def session_info(self):
+        self._sessionfs_limit()
+        return super().session_info()
+
+    def get_frontend_session_info(self):
+        self._sessionfs_limit()
+        return super().get_frontend_session_info()
+
+    def _sessionfs_limit(self):
+        """Ends the oldest sessions of a user beyond the limit, once for each login: at the first page after it. There the
+        second factor was given, and the session has its final id."""
+        session = request.session
+        if not session.uid or session.get(COUNTED) == session.uid:
+            return
+        limit = self.env["ir.config_parameter"].sudo().get_param(LIMIT_PARAMETER)
+        if not limit or not limit.isdigit() or limit == "0":
+            return
+        try:
+            ask("DELETE", session.sid, database=session.db, user_id=session.uid, keep_newest=limit)
+        except sessionfs.SessionfsError as error:
+            # Nobody is kept from working; the next page tries again.
+            _logger.warning("the sessions of user %s are not limited: %s", session.uid, error)
+            return
+        session[COUNTED] = session.uid
