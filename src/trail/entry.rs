@@ -1,10 +1,12 @@
 //! An entry of the trail. As a line of JSON it is a format that others read: fields are added, none is renamed.
 
+use std::fmt::Write as _;
 use std::time::{Duration, UNIX_EPOCH};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tracing::{info, warn};
 
+use crate::foreign::is_obeyed;
 use crate::session::name::Alias;
 use crate::session::policy::Lifetimes;
 use crate::session::policy::rule::Rule;
@@ -165,12 +167,23 @@ impl Entry {
         (is_alias(&entry.alias) && is_alias(&entry.from)).then_some(entry)
     }
 
-    /// One line of JSON, with its line feed. JSON escapes what a terminal would obey.
+    /// One line of JSON, with its line feed. What a terminal would obey is escaped, also where JSON does not ask for it.
     pub fn line(&self) -> Vec<u8> {
         // Text, numbers and options of them always can be written.
-        let mut line = serde_json::to_vec(self).unwrap_or_default();
-        line.push(b'\n');
-        line
+        let json = serde_json::to_string(self).unwrap_or_default();
+        let mut line = String::with_capacity(json.len() + 1);
+        for c in json.chars() {
+            if is_obeyed(c) {
+                for unit in c.encode_utf16(&mut [0; 2]) {
+                    // Writing to a String cannot fail.
+                    let _ = write!(line, "\\u{unit:04x}");
+                }
+            } else {
+                line.push(c);
+            }
+        }
+        line.push('\n');
+        line.into_bytes()
     }
 
     /// Two entries that have the same are one, written twice: a server died between the line and its acknowledgement.
@@ -248,7 +261,7 @@ mod tests {
             alias: Some("ab".repeat(20)),
             life: Some("0".repeat(32)),
             database: Some("shop".into()),
-            login: Some("anna\n\u{1b}[2J".into()),
+            login: Some("anna\n\u{1b}[2J\u{9b}\u{202e}\u{e0001}".into()),
             user_id: Some(7),
             age_ms: Some(3_600_000),
             idle_ms: Some(900_012),
@@ -257,7 +270,7 @@ mod tests {
         };
         let line = entry.line();
         let text = String::from_utf8(line.clone()).unwrap();
-        let expected = r#"{"time":"2027-01-15T08:00:00.123Z","event":"session_ended","reason":"idle","alias":"abababababababababababababababababababab","life":"00000000000000000000000000000000","database":"shop","login":"anna\n\u001b[2J","user_id":7,"age_ms":3600000,"idle_ms":900012,"server":"web1"}"#;
+        let expected = r#"{"time":"2027-01-15T08:00:00.123Z","event":"session_ended","reason":"idle","alias":"abababababababababababababababababababab","life":"00000000000000000000000000000000","database":"shop","login":"anna\n\u001b[2J\u009b\u202e\udb40\udc01","user_id":7,"age_ms":3600000,"idle_ms":900012,"server":"web1"}"#;
         assert_eq!(text.trim_end(), expected);
         assert_eq!(Entry::parse(&line), Some(entry));
     }
