@@ -155,7 +155,7 @@ impl Inner {
             if read >= READ_AT_ONCE || judged >= JUDGED_AT_ONCE {
                 break;
             }
-            let whole = self.look_at_all(looked.shard, &spans, now_ms).await?;
+            let whole = self.look_at_all(looked.shard, &rules, now_ms).await?;
             read += whole.read;
             judged += whole.judged;
             looked.whole_at_ms = whole.next_ms;
@@ -206,7 +206,7 @@ impl Inner {
     async fn look_at_all(
         &self,
         shard: Shard,
-        spans: &Spans,
+        rules: &Rules,
         now_ms: u64,
     ) -> Result<Whole, StoreError> {
         let members = self.members(shard).await?;
@@ -214,11 +214,12 @@ impl Inner {
         let people: Vec<Entry> = members.into_iter().filter(may_be_a_persons).collect();
         // Whoever logs in from now on does not meet it before this.
         let mut next_ms =
-            spans.absolute_ms.map_or(u64::MAX, |span_ms| now_ms.saturating_add(span_ms));
+            Spans::of(rules).absolute_ms.map_or(u64::MAX, |span_ms| now_ms.saturating_add(span_ms));
         for entries in people.chunks(PAGE) {
             let living = self.living_by(Stale::Ends, shard, entries).await?.whole()?.living;
             let ends = living.iter().filter_map(|living| {
-                spans.absolute_ms.map(|span_ms| living.header.login_ms.saturating_add(span_ms))
+                let absolute_ms = rules.of(&living.header.content).absolute_ms;
+                absolute_ms.map(|span_ms| living.header.login_ms.saturating_add(span_ms))
             });
             let late = living.iter().filter(|living| living.left_ms == 0).map(|_| now_ms);
             next_ms = ends.chain(late).chain([next_ms]).min().unwrap_or(next_ms);
