@@ -131,12 +131,11 @@ fn setting(key: &'static str, file: &File, found: &Found) -> Result<Setting, Fai
     let live = found.values.get(key);
     let usable = live.and_then(|text| lifetime::canonical(key, text).ok());
     let ignored = if usable.is_none() { live.cloned() } else { None };
-    let (value, source) = match usable {
-        Some(text) => (text, Source::Live.as_str().to_owned()),
-        None => {
-            let text = lifetime::text(own.general(), key).unwrap_or_default();
-            (text, lifetime::origin(&file.lifetime, key))
-        }
+    let (value, source) = if let Some(text) = usable {
+        (text, Source::Live.as_str().to_owned())
+    } else {
+        let text = lifetime::text(own.general(), key).unwrap_or_default();
+        (text, lifetime::origin(&file.lifetime, key))
     };
     Ok(Setting { key, of: None, value, source, ignored })
 }

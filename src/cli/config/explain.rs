@@ -48,18 +48,17 @@ impl Explain {
         let rules = store.rules();
         let mut lines = Vec::new();
         for setting in Setting::ALL {
-            lines.push(match rules.giver(setting, &self.owner()) {
-                Some(rule) => Line {
+            lines.push(if let Some(rule) = rules.giver(setting, &self.owner()) {
+                Line {
                     key: setting.key(),
                     value: lifetime::value_text(rule.ms),
                     rule: Some(rule.selector.to_string()),
                     source: rule.source.as_str().to_owned(),
-                },
-                None => {
-                    let super::Setting { key, value, source, .. } =
-                        super::setting(setting.key(), &file, &found)?;
-                    Line { key, value, rule: None, source }
                 }
+            } else {
+                let super::Setting { key, value, source, .. } =
+                    super::setting(setting.key(), &file, &found)?;
+                Line { key, value, rule: None, source }
             });
         }
         if self.format.json {

@@ -238,7 +238,7 @@ mod tests {
         let live = Rule { ms: Some(2), source: Source::Live, ..file.clone() };
         for rules in [vec![file.clone(), live.clone()], vec![live.clone(), file]] {
             let rules = Rules::new(Lifetimes::default(), rules).unwrap();
-            assert_eq!(rules.all(), [live.clone()]);
+            assert_eq!(rules.all(), std::slice::from_ref(&live));
         }
     }
 
