@@ -461,7 +461,7 @@ fn a_rule_holds_for_whom_it_names_and_says_so() {
     // Everybody of a database, for longer.
     let said = says(redis, &["config", "set", "lifetime.idle", "8h", "--database", "other"]);
     assert!(
-        said.contains("\n") && said.starts_with("lifetime.idle database=other: no rule -> 8h"),
+        said.contains('\n') && said.starts_with("lifetime.idle database=other: no rule -> 8h"),
         "{said}"
     );
     assert!(said.contains("2 sessions live longer now"), "{said}");

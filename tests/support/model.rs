@@ -295,9 +295,7 @@ impl Model {
         if let Some(old) = old.filter(|_| goes_on) {
             (new.birth, new.born, new.before) = (old.birth, old.born, old.before);
             new.removal = match publish.claim.held_removal {
-                Some(id) if !old.is_ending() || old.removal.map(|(id, _)| id) == Some(id) => {
-                    Some((id, None))
-                }
+                Some(id) if old.may_be_removed_by(id) => Some((id, None)),
                 _ => old.removal,
             };
             new.times.opened = old.times.opened || publish.claim.opened == Some(old.birth);
@@ -371,6 +369,11 @@ impl Session {
     /// Whether a removal of it is held.
     fn is_ending(&self) -> bool {
         matches!(self.removal, Some((_, Some(_))))
+    }
+
+    /// Whether the removal of that id is the one that is held, or that may be noted.
+    fn may_be_removed_by(&self, id: ChangeId) -> bool {
+        !self.is_ending() || self.removal.map(|(held, _)| held) == Some(id)
     }
 
     /// Whether it ended by a removal that this save may take back.
