@@ -59,6 +59,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 impl Observe {
     /// Measures, and prints what was found.
+    #[cfg_attr(not(feature = "bpf"), expect(clippy::unused_self, reason = "it measures with BPF"))]
     pub(super) fn run(&self) -> Result<(), Failure> {
         #[cfg(feature = "bpf")]
         return measure::run(self);
