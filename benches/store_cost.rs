@@ -1,15 +1,19 @@
-//! What sessions cost inside Redis: the numbers of docs/redis.md.
+//! What sessions cost inside Redis: the numbers of docs/redis.md, and with `rules` what rules of lifetimes
+//! cost a fetch: those of docs/lifetimes.md.
 //!
-//!     cargo bench --bench store_cost
+//!     cargo bench --bench store_cost [-- rules]
 
 #[path = "../tests/support/mod.rs"]
 mod support;
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use sessionfs::redis::RedisStore;
+use sessionfs::session::policy::Lifetimes;
+use sessionfs::session::policy::rule::{Rule, Selector, Setting, Source};
+use sessionfs::session::policy::rules::Rules;
 use sessionfs::store::{Amend, Link as _, Publish, Sessions as _};
 use support::redis::Redis;
 use support::store::{alias, connected, gone, login, look, page, removal, settings, taken};
@@ -65,10 +69,95 @@ impl Meter<'_> {
     }
 }
 
+/// Twenty idle times, for the sessions that these words select.
+fn twenty(selectors: impl Iterator<Item = String>) -> Rules {
+    let rules = (1..).zip(selectors.take(20)).map(|(n, selector)| {
+        let selector = Selector::parse(&selector).expect("a selector");
+        Rule::new(Setting::Idle, selector, Some(n * 600_000), Source::File).expect("a rule")
+    });
+    let rules: Vec<_> = rules.collect();
+    assert_eq!(rules.len(), 20);
+    Rules::new(Lifetimes::default(), rules).expect("few")
+}
+
+/// What the rules are that a fetch of a session of `admin` in `shop` is judged by.
+fn sets_of_rules() -> Vec<(&'static str, Rules)> {
+    let databases = || (0..).map(|n| format!("database=shop{n}"));
+    let mixed = [
+        "database=shop",
+        "database=shop login=till*",
+        "database=shop login=*@example.com",
+        "database=shop login=anna",
+        "database=shop user_id=9",
+        "login=robot*",
+        "login=backup",
+    ];
+    let patterns = || (0..).map(|n| format!("database=shop login=till{n}*"));
+    vec![
+        ("none", Rules::default()),
+        ("twenty, for other databases", twenty(databases())),
+        (
+            "twenty, seven of which may be for it",
+            twenty(mixed.into_iter().map(ToOwned::to_owned).chain(databases())),
+        ),
+        ("twenty patterns of its database", twenty(patterns())),
+    ]
+}
+
+/// Fetches by each set of rules in turn, so that all meet the same machine.
+async fn compare_rules(redis: &Redis, store: &RedisStore) {
+    const TURNS: usize = 60;
+    const FETCHES: u32 = 500;
+    let sealed = Bytes::from(vec![0xa5; SEALED_BYTES]);
+    let session = |n: u32| alias("ab", n);
+    for n in 0..FETCHES {
+        let publish = Publish { sealed: sealed.clone(), ..login(store, &session(n)) };
+        taken(store, &publish).await;
+    }
+    let sets = sets_of_rules();
+    let mut trips: Vec<Vec<f64>> = vec![Vec::new(); sets.len()];
+    let mut scripts = trips.clone();
+    for _ in 0..TURNS {
+        for (place, (_, rules)) in sets.iter().enumerate() {
+            store.set_lifetimes(rules.clone());
+            look(store, &session(0)).await.expect("alive");
+            script_cost(redis);
+            let began = Instant::now();
+            for n in 0..FETCHES {
+                look(store, &session(n)).await.expect("alive");
+            }
+            trips[place].push(began.elapsed().as_secs_f64() * 1e6 / f64::from(FETCHES));
+            scripts[place].push(script_cost(redis).0);
+        }
+    }
+    let median = |values: &mut Vec<f64>| {
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    };
+    println!("| rules | in Redis | round trip | more |");
+    println!("|---|---:|---:|---:|");
+    let mut none = 0.0;
+    for (place, (what, _)) in sets.iter().enumerate() {
+        let trip = median(&mut trips[place]);
+        if place == 0 {
+            none = trip;
+        }
+        println!(
+            "| {what} | {:.1} us | {trip:.1} us | {:+.1} % |",
+            median(&mut scripts[place]),
+            (trip / none - 1.0) * 100.0
+        );
+    }
+}
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
     let redis = Redis::start();
     let store = connected(RedisStore::start(settings(&redis)).expect("a good URL")).await;
+    if std::env::args().any(|argument| argument == "rules") {
+        compare_rules(&redis, &store).await;
+        return;
+    }
     let alphabet: Vec<char> = "0123456789abcdef".chars().collect();
     let alias = |n: u32| {
         let (high, low) = (n as usize / 16 % 16, n as usize % 16);

@@ -245,6 +245,26 @@ impl Id {
         self.entry().1
     }
 
+    /// The thing that it is about, as the beginning of its name says.
+    pub(crate) fn subject(self) -> &'static str {
+        match self.name().split('.').next() {
+            Some("config") => "configuration of sessionfs",
+            Some("redis") => "Redis",
+            Some("mount") => "mount",
+            Some("odoo") => "Odoo and the mount",
+            Some("spool") => "changes kept on this host",
+            Some("files") => "session files on the disk",
+            Some("activity") => "requests that a browser sends by itself",
+            Some("service") => "service",
+            _ => "host",
+        }
+    }
+
+    /// What it means.
+    pub(crate) fn meaning(self) -> &'static str {
+        Self::ALL.iter().find(|(id, ..)| *id == self).map_or("", |(.., meaning)| meaning.trim())
+    }
+
     /// Whether Redis, as it is now, keeps a mount from serving.
     fn is_fault_of_redis(self) -> bool {
         let is_state = matches!(self, Self::Evicts | Self::Open);
@@ -288,6 +308,9 @@ impl Finding {
 pub(crate) struct Report {
     /// The directory it is about.
     pub directory: PathBuf,
+    /// Where its sessions are: what was asked, else what its keeper was told, else its configuration.
+    #[serde(skip)]
+    pub place: Place,
     /// What was found.
     pub findings: Vec<Finding>,
 }
@@ -421,7 +444,7 @@ fn look(
     findings.sort_by_key(|finding| (finding.severity, finding.id));
     // Two signs of one Odoo may tell the same.
     findings.dedup_by(|a, b| (a.id, &a.what) == (b.id, &b.what));
-    Ok(Report { directory, findings })
+    Ok(Report { directory, place, findings })
 }
 
 /// The file of secrets: the environment of who serves may name another than the configuration.

@@ -1,5 +1,6 @@
 //! The command line: what can be asked for. One file per command.
 
+mod audit;
 mod bench;
 mod check;
 mod completions;
@@ -24,6 +25,7 @@ mod redis;
 mod redis_acl;
 mod release;
 mod reload;
+mod report;
 mod secret;
 mod sessions;
 mod show;
@@ -50,6 +52,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Audit(audit::Audit),
     Bench(bench::Args),
     Check(check::Check),
     Completions(completions::Completions),
@@ -75,6 +78,7 @@ enum Command {
     RedisAcl(redis_acl::RedisAcl),
     Release(release::Release),
     Reload(reload::Reload),
+    Report(report::Report),
     Secret(secret::SecretCommand),
     Show(show::Show),
     Status(status::Status),
@@ -113,6 +117,7 @@ pub fn run() -> Result<(), Failure> {
         Err(error) => return refuse(&error),
     };
     match arguments.command {
+        Command::Audit(audit) => audit.run(),
         Command::Bench(bench) => bench.run(),
         Command::Check(check) => check.run(),
         Command::Completions(completions) => completions.run(),
@@ -133,6 +138,7 @@ pub fn run() -> Result<(), Failure> {
         Command::RedisAcl(redis_acl) => redis_acl.run(),
         Command::Release(release) => release.run(),
         Command::Reload(reload) => reload.run(),
+        Command::Report(report) => report.run(),
         Command::Secret(secret) => secret.run(),
         Command::Show(show) => show.run(),
         Command::Status(status) => status.run(),

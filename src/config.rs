@@ -6,6 +6,7 @@
 //! and hands it to the unprivileged worker through a pipe. Never through arguments or the
 //! environment: those can be read in `/proc`.
 
+pub mod audit;
 #[cfg(test)]
 mod documented;
 pub(crate) mod file;
@@ -37,7 +38,10 @@ use crate::redis::endpoint::{Endpoint, Login, unix_url};
 use crate::redis::envelope::{FORMAT, OLDEST_FORMAT};
 use crate::request::{Class, rules};
 use crate::session::policy::Lifetimes;
+use crate::session::policy::rule::Rule;
+use crate::session::policy::rules::Rules;
 use crate::session::secret::Keyring;
+use audit::Audit;
 use file::File;
 use flags::{Flags, Place};
 use listen::Listen;
@@ -80,6 +84,9 @@ pub struct Config {
     pub worker: Worker,
     /// When a session ends.
     pub lifetimes: Lifetimes,
+    /// Of some sessions others. An older keeper knows none.
+    #[serde(default)]
+    pub rules: Vec<Rule>,
     pub limits: Limits,
     /// Which session files become sessions.
     pub import: Import,
@@ -95,6 +102,9 @@ pub struct Config {
     /// What Odoo itself may ask for. An older keeper does not know it.
     #[serde(default)]
     pub odoo: Odoo,
+    /// Where the audit trail is written besides the log. An older keeper does not know it.
+    #[serde(default)]
+    pub audit: Option<Audit>,
     /// Where this mount's staging files lie: on a tmpfs, the worker's own, 0700.
     pub staging_dir: PathBuf,
     /// Where changes are kept that Redis does not take. An older keeper does not know it.
@@ -306,6 +316,7 @@ impl Config {
             None => Some(private_redis(&file.private_redis)?),
         };
         let limits = limits(&file.limits)?;
+        let lifetimes = lifetime::own(&file.lifetime)?;
         let staging_dir = paths::staging_dir(file.staging_dir.as_deref(), mountpoint)?;
         Ok(Self {
             spool: Some(spool(&file.outage, &staging_dir, mountpoint)?),
@@ -316,7 +327,8 @@ impl Config {
             private_redis,
             secret_file: secret_file(&file)?,
             worker,
-            lifetimes: lifetimes(&file.lifetime)?,
+            lifetimes: *lifetimes.general(),
+            rules: lifetimes.all().to_vec(),
             near_cache: near_cache(&file.near_cache, limits.memory_bytes)?,
             limits,
             import: import(flags, &file.import)?,
@@ -324,6 +336,7 @@ impl Config {
             activity: activity(&file.activity)?,
             metrics: metrics(&file.metrics)?,
             odoo: Odoo::resolve(&file.odoo, mountpoint)?,
+            audit: audit(&file.audit)?,
             staging_dir,
             mirror: mirror(flags, &file)?,
         })
@@ -334,7 +347,8 @@ impl Config {
     pub fn resolve_redis(place: &Place) -> Result<redis::Settings, Failure> {
         let file = File::load(place.config.as_deref())?;
         let redis = redis(place, &file)?;
-        let settings = store_settings(&redis, lifetimes(&file.lifetime)?, &outage(&file.outage)?);
+        let lifetimes = lifetime::own(&file.lifetime)?;
+        let settings = store_settings(&redis, &lifetimes, &outage(&file.outage)?);
         // A command can wait longer than whoever waits for a file.
         Ok(redis::Settings {
             import_max_age_ms: import(&Flags::default(), &file.import)?.max_age_ms,
@@ -348,6 +362,11 @@ impl Config {
         })
     }
 
+    /// Where a mount with the same file writes the audit trail.
+    pub(crate) fn resolve_audit(config: Option<&Path>) -> Result<Option<Audit>, Failure> {
+        audit(&File::load(config)?.audit)
+    }
+
     /// Where the secrets are that a mount with the same file would use.
     pub fn resolve_secret_file(place: &Place) -> Result<PathBuf, Failure> {
         secret_file(&File::load(place.config.as_deref())?)
@@ -358,8 +377,9 @@ impl Config {
 impl Config {
     /// Of the store; with the keyring, if contents are opened or sealed.
     pub fn store_settings(&self, keyring: Option<Keyring>) -> redis::Settings {
-        let settings = store_settings(&self.redis, self.lifetimes, &self.outage);
+        let settings = store_settings(&self.redis, &self.lifetimes.into(), &self.outage);
         redis::Settings {
+            rules: self.rules.clone(),
             keyring,
             import_max_age_ms: self.import.max_age_ms,
             // A change is tried once: then it is kept here.
@@ -387,7 +407,7 @@ impl Redis {
     }
 }
 
-fn store_settings(redis: &Redis, lifetimes: Lifetimes, outage: &Outage) -> redis::Settings {
+fn store_settings(redis: &Redis, lifetimes: &Rules, outage: &Outage) -> redis::Settings {
     redis::Settings {
         url: redis.url.clone(),
         username: redis.username.clone(),
@@ -396,7 +416,8 @@ fn store_settings(redis: &Redis, lifetimes: Lifetimes, outage: &Outage) -> redis
         sentinel_password: redis.sentinel_password.clone(),
         credentials: Credentials::of(redis.credential_files()),
         prefix: redis.prefix.clone(),
-        lifetimes,
+        lifetimes: *lifetimes.general(),
+        rules: lifetimes.all().to_vec(),
         connect_timeout_ms: redis.connect_timeout_ms,
         down_after_ms: redis.request_timeout_ms,
         wait_step_ms: outage.wait_step_ms,
@@ -684,17 +705,6 @@ pub fn prefix(text: &str) -> Result<String, Failure> {
     Ok(text.to_owned())
 }
 
-/// The lifetimes that a file asks for.
-pub(crate) fn lifetimes(file: &file::Lifetime) -> Result<Lifetimes, Failure> {
-    let mut lifetimes = Lifetimes::default();
-    for (key, text) in lifetime::written(file) {
-        if let Some(text) = text {
-            lifetime::set(&mut lifetimes, key, text)?;
-        }
-    }
-    Ok(lifetimes)
-}
-
 fn import(flags: &Flags, file: &file::Import) -> Result<Import, Failure> {
     let text = flags.import_max_age.as_deref().or(file.max_age.as_deref());
     let max_age_ms = duration("import.max_age", text, IMPORT_MAX_AGE_MS, SECOND_MS..=10 * YEAR_MS)?;
@@ -782,6 +792,13 @@ fn near_cache(file: &file::NearCache, all_bytes: u64) -> Result<Option<NearCache
 fn metrics(file: &file::Metrics) -> Result<Option<Listen>, Failure> {
     let Some(text) = file.listen.as_deref() else { return Ok(None) };
     Listen::parse(text).map_err(|e| bad("metrics.listen", text, &e))
+}
+
+fn audit(file: &file::Audit) -> Result<Option<Audit>, Failure> {
+    let max_bytes = size("audit.trail_max", file.trail_max.as_deref(), GIB, MIB..=1024 * GIB)?;
+    let Some(text) = file.trail.as_deref() else { return Ok(None) };
+    let place = audit::Place::parse(text).map_err(|e| bad("audit.trail", text, &e))?;
+    Ok(place.map(|place| Audit { place, max_bytes }))
 }
 
 fn activity(file: &file::Activity) -> Result<Activity, Failure> {
@@ -1037,9 +1054,9 @@ mod tests {
         let file = File::default();
         let redis = redis(&Place::default(), &file).expect("resolved");
         let url = redis.url.clone();
-        let lifetimes = lifetimes(&file.lifetime).expect("resolved");
+        let lifetimes = lifetime::own(&file.lifetime).expect("resolved");
         let outage = outage(&file.outage).expect("resolved");
-        let resolved = store_settings(&redis, lifetimes, &outage);
+        let resolved = store_settings(&redis, &lifetimes, &outage);
         assert!(resolved.live.is_some(), "a mount follows live settings");
         let expected = redis::Settings { url, live: resolved.live, ..redis::Settings::default() };
         assert_eq!(fields(&resolved), fields(&expected));
@@ -1056,6 +1073,7 @@ mod tests {
             credentials: _,
             prefix,
             lifetimes,
+            rules,
             import_max_age_ms,
             connect_timeout_ms,
             overdue_ms,
@@ -1076,6 +1094,9 @@ mod tests {
             ends_stale,
             tracks_changes,
             takes_up,
+            origin: _,
+            trail_round_ms,
+            trail_lease_ms,
         } = settings.clone();
         let times = [
             import_max_age_ms,
@@ -1090,9 +1111,11 @@ mod tests {
             silent_ping_ms,
             heartbeat_ms,
             touch_batch_ms,
+            trail_round_ms,
+            trail_lease_ms,
         ];
         let sentinel = (sentinel_username, sentinel_password);
         let judging = (newest_format, newest_written, ends_stale, tracks_changes, takes_up);
-        (url, username, password, sentinel, prefix, lifetimes, times, judging)
+        (url, username, password, sentinel, prefix, (lifetimes, rules), times, judging)
     }
 }

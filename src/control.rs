@@ -213,6 +213,7 @@ impl StatusService {
             link: self.store.health(None).label().into(),
             secrets: self.store.held_secrets(),
             format: self.store.newest_format(),
+            rules: Some(self.store.rules().all().len()),
             traffic: self.pulse.traffic(),
             seen_seconds_ago: None,
         }

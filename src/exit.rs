@@ -96,7 +96,7 @@ exit_codes! {
     BenchDirectory = 50,
     /// `bench`: the result cannot be written.
     BenchOutput = 51,
-    /// `bench`, `demo`, `observe`: interrupted by a signal; the result so far was printed.
+    /// `audit`, `bench`, `demo`, `observe`: interrupted by a signal; the result so far was printed.
     Interrupted = 52,
     /// `list`, `show`, `kill`: there is no such session.
     NoSuchSession = 53,
@@ -128,6 +128,16 @@ exit_codes! {
     ObservedDirectory = 73,
     /// `observe`: the result to compare with cannot be read.
     NothingToCompare = 74,
+    /// `audit`: something should be mended, or could not be looked at.
+    AuditWarning = 80,
+    /// `audit`: something is wrong.
+    AuditFailed = 81,
+    /// `audit`: the site is not on this host, and nobody has said that it is theirs.
+    AuditRefused = 82,
+    /// `audit`: nobody answers at the site's address.
+    AuditUnanswered = 83,
+    /// `audit`: the report cannot be written.
+    AuditOutput = 84,
 }
 
 impl ExitCode {

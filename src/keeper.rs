@@ -27,6 +27,7 @@ pub(crate) mod spool;
 mod stability;
 pub(crate) mod staging;
 mod start;
+mod trail;
 mod trial;
 pub(crate) mod underlying;
 mod worker;
@@ -63,6 +64,7 @@ use program::Program;
 use reload::Outcomes;
 use requests::Requests;
 use running::{Contact, StatusContext};
+use trail::Trail;
 use trial::Trial;
 use worker::{Outcome, WorkerSupervisor};
 
@@ -129,7 +131,7 @@ fn keep(dir: Option<&Path>, flags: &Flags, caller: Caller) -> Result<(), Failure
     let loaded_within = if is_resumed { LOADED_WITHIN_WHILE_MOUNTED } else { LOADED_WITHIN };
     let requests = Requests::begin(&config, &program, loaded_within);
     let connection = handed.insist(&mut signals, |handed, _| handed.resume(&config.mountpoint))?;
-    let status = StatusContext::new(listeners, requests);
+    let status = StatusContext::new(listeners, requests, Trail::open(&config));
     // Who started it has been told already.
     let by_hand = ByHand::look(caller, &config, flags).filter(|_| !handed.is_any);
     // Whoever starts it by hand waits for the outcome.

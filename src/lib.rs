@@ -6,6 +6,7 @@
 // What another crate may use is `pub`: for the program, the tests and the benchmarks. So the compiler finds the rest unused.
 #![warn(unreachable_pub)]
 
+mod audit;
 mod bench;
 mod bpf;
 mod check;
@@ -20,6 +21,7 @@ pub mod fs;
 pub mod fuse;
 pub mod handoff;
 mod host;
+mod html;
 mod import;
 pub mod keeper;
 mod layers;
@@ -29,6 +31,7 @@ mod mirror;
 mod observe;
 mod odoo;
 pub mod redis;
+mod report;
 mod request;
 pub mod session;
 mod shell;
@@ -36,4 +39,5 @@ pub mod store;
 mod supervision;
 mod sync;
 pub mod telemetry;
+pub mod trail;
 mod worker;

@@ -306,6 +306,40 @@ impl Instance {
             || self.configuration.as_ref().is_some_and(|file| file.proxy_mode)
     }
 
+    /// The port of its evented process, which answers websockets; Odoo's default if nobody says another.
+    pub(crate) fn gevent_port(&self) -> u16 {
+        let told = self.launch().and_then(|launch| launch.gevent_port);
+        told.or_else(|| self.configuration.as_ref()?.gevent_port).unwrap_or(ports::GEVENT_DEFAULT)
+    }
+
+    /// Whether it shows its databases to everybody (`list_db`).
+    pub(crate) fn lists_databases(&self) -> bool {
+        let hides = self.launch().is_some_and(|launch| launch.hides_databases);
+        !hides && self.configuration.as_ref().and_then(|file| file.list_db).unwrap_or(true)
+    }
+
+    /// The pattern of the databases that it serves (`dbfilter`).
+    pub(crate) fn db_filter(&self) -> Option<String> {
+        let told = self.launch().and_then(|launch| launch.db_filter.clone());
+        told.or_else(|| self.configuration.as_ref()?.db_filter.clone())
+    }
+
+    /// The databases that it serves, as far as they are named (`db_name`).
+    pub(crate) fn databases(&self) -> Vec<String> {
+        match self.launch().and_then(|launch| launch.databases.as_deref()) {
+            Some(text) => configuration::names(text),
+            None => {
+                self.configuration.as_ref().map(|file| file.databases.clone()).unwrap_or_default()
+            }
+        }
+    }
+
+    /// Its log, if that is a file (`logfile`), in the words of its own `/`.
+    pub(crate) fn log_file(&self) -> Option<PathBuf> {
+        let told = self.launch().and_then(|launch| launch.log_file.clone());
+        told.or_else(|| self.configuration.as_ref()?.log_file.clone())
+    }
+
     /// Where its addons are, as far as it is told, in the words of its own `/`.
     pub(crate) fn addons(&self) -> Vec<PathBuf> {
         let mut paths = match self.launch().and_then(|launch| launch.addons.as_deref()) {

@@ -3,7 +3,7 @@
 //! | what | where |
 //! |---|---|
 //! | what is sent: every request, its arguments, the keys | [`requests`], [`args`], [`keys`] |
-//! | the rules of sessions, in Lua, and the value's header line | [`scripts`], [`envelope`] |
+//! | the rules of sessions, in Lua, and the value's header line | [`scripts`], [`rules`], [`envelope`] |
 //! | what the answers mean: one session, listings, files that are imported | [`sessions`], [`listing`], [`import`] |
 //! | activity, collected and written in batches | [`activity`] |
 //! | several sessions in one call, and each by itself where a slot is moved | [`several`] |
@@ -14,6 +14,7 @@
 //! | what the next worker has to know of it | [`kept`] |
 //! | what a server tells of changes | [`tracking`] |
 //! | room for those who are logged in, when it is full | [`room`] |
+//! | the audit trail: what was done, what is over, and who writes it | [`outbox`], [`sweep`], [`auditor`] |
 //! | whether writes are taken, and whether Redis can serve at all | [`writes`], [`probe`], [`admission`], [`acl`] |
 //! | what all servers agree on: secret and format | [`agreement`] |
 //! | where it is, and how it is connected to | [`endpoint`], [`access`], [`credentials`] |
@@ -27,6 +28,7 @@ mod activity;
 mod admission;
 mod agreement;
 mod args;
+mod auditor;
 mod bulk;
 pub(crate) mod clock;
 pub(crate) mod cluster;
@@ -47,6 +49,7 @@ pub(crate) mod link;
 mod listing;
 pub(crate) mod live;
 pub(crate) mod memory;
+mod outbox;
 pub mod population;
 mod primaries;
 mod primary;
@@ -54,20 +57,23 @@ pub mod probe;
 mod requests;
 mod retry;
 mod room;
+mod rules;
 pub mod scan;
 pub mod scripts;
+pub(crate) mod search;
 pub(crate) mod sentinel;
 pub(crate) mod servers;
 mod sessions;
 mod settings;
 mod several;
+mod sweep;
 mod system_certificates;
 mod target;
 mod tracking;
 mod transfer;
 pub mod writes;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use redis::cluster_routing::Slot;
@@ -93,11 +99,13 @@ use self::sentinel::Sentinels;
 use self::tracking::Tracking;
 use crate::handoff::Kept;
 use crate::session::name::Shard;
+use crate::session::policy::rules::Rules;
 use crate::store::{Changes, Health, StoreError, held_in_store_ms};
 use crate::telemetry::Event;
 
 pub use self::admission::Admission;
 pub use self::credentials::{Credential, Credentials};
+pub use self::outbox::Origin;
 pub use self::settings::{DEFAULT_PREFIX, Settings};
 
 /// The store on Redis. Clones share it; with the last one its tasks end.
@@ -121,6 +129,11 @@ struct Inner {
     touches: Touches,
     room: room::Room,
     tracking: Arc<Tracking>,
+    /// For the audit trail: where the scripts say what has happened, and for whom they are called.
+    outbox: String,
+    origin: String,
+    /// The auditor of this server, if it has one.
+    auditor: OnceLock<auditor::Handle>,
 }
 
 /// Commands for one primary, each with its place among all, and its slot.
@@ -152,7 +165,10 @@ impl RedisStore {
         let keys = Keys::new(settings.prefix.clone());
         let scripts = Arc::new(scripts);
         let tracking = Arc::new(Tracking::new(keys.clone(), settings.tracks_changes));
-        let live = Arc::new(Live::new(settings.lifetimes, settings.live));
+        // More rules than there can be were refused when they were configured.
+        let own = Rules::new(settings.lifetimes, settings.rules.clone())
+            .unwrap_or_else(|_| settings.lifetimes.into());
+        let live = Arc::new(Live::new(own, settings.live));
         let agreement = Arc::new(Agreement::new(&settings));
         let common = Arc::new(Common {
             timing: settings.timing(),
@@ -164,7 +180,11 @@ impl RedisStore {
         });
         let (address, credentials) = (endpoint.to_string(), settings.credentials.clone());
         let (primaries, finder) = primaries::start(&endpoint, &settings.credentials, &common);
+        let outbox = if primaries.is_cluster() { keys.outboxes() } else { keys.outbox() };
         let inner = Arc::new(Inner {
+            outbox,
+            origin: settings.origin.words(),
+            auditor: OnceLock::new(),
             keys,
             live,
             agreement,
@@ -256,11 +276,11 @@ impl Inner {
         self.primaries.of(Keys::slot(shard))
     }
 
-    fn policy(&self, primary: &Primary) -> Policy {
-        let lifetimes = self.live.lifetimes();
+    fn policy(&self, primary: &Primary) -> Policy<'_> {
+        let lifetimes = self.live.judged();
         let knows_former = !self.settings.takes_up || primary.has_taken_up();
         let clock = if self.settings.ends_stale && knows_former && self.knows_settings() {
-            primary.time.view(lifetimes.idle_ms)
+            primary.time.view(lifetimes.longest_idle_ms)
         } else {
             ClockView::Jumped { ahead_ms: 0 }
         };
@@ -276,6 +296,8 @@ impl Inner {
             clock,
             waited_ms: ms(link.map(link::Link::waited)),
             unwritten_ms: ms(link.map(link::Link::unwritten)),
+            outbox: &self.outbox,
+            origin: &self.origin,
         }
     }
 
@@ -491,10 +513,13 @@ impl Inner {
     ) -> Result<Answer, CallFault> {
         let sent = call.send(primary, way, bound).await;
         let answer = sent?;
-        primary.time.observe(answer.now_ms, answer.sent_at, self.live.lifetimes().idle_ms);
+        primary.time.observe(answer.now_ms, answer.sent_at, self.live.longest_idle_ms());
         // The server does not tell us of what we have changed.
         for alias in answer.ended.iter().chain(answer.expired.iter().map(|ended| &ended.alias)) {
             self.tracking.changed(alias);
+        }
+        for words in &answer.untold {
+            self.note_untold(words, answer.now_ms);
         }
         for ended in &answer.expired {
             Event::Expired {

@@ -9,5 +9,6 @@ pub mod packing;
 pub mod policy;
 pub mod seal;
 pub mod secret;
+pub mod word;
 
 pub use seal::SealError;

@@ -74,6 +74,8 @@ pub(crate) struct Descriptors {
     pub metrics: Option<OwnedFd>,
     /// Odoo's user lists and ends sessions here.
     pub odoo: Option<OwnedFd>,
+    /// The audit trail is written here.
+    pub trail: Option<OwnedFd>,
     /// The disk server of the underlying directory.
     pub underlying: Option<OwnedFd>,
     /// The disk server of the mirror.
@@ -96,6 +98,7 @@ pub(crate) fn run(descriptors: Descriptors) -> Result<(), Failure> {
         credentials: descriptors.credentials,
         processes: descriptors.processes,
         requests: descriptors.requests,
+        trail: descriptors.trail,
         sockets,
         disks,
     };
@@ -117,12 +120,14 @@ struct Handed {
     credentials: Option<OwnedFd>,
     processes: Option<OwnedFd>,
     requests: Option<OwnedFd>,
+    trail: Option<OwnedFd>,
     sockets: Sockets,
     disks: Disks,
 }
 
 fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
-    let Handed { config, fuse, memory, credentials, processes, requests, sockets, disks } = handed;
+    let Handed { config, fuse, memory, credentials, processes, requests, trail, sockets, disks } =
+        handed;
     let Handover { keeper, mut config, secrets, first, may_lack_redis, worker, keeper_info } =
         read_handover(config)?;
     let missing = confine::become_worker(&config.worker.account(), || {
@@ -151,11 +156,11 @@ fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
             Some(runtime.block_on(contact)?)
         }
     };
-    let store = open_store(store_settings, &config, contact, &runtime)?;
-    let mirror = mirror
+    let store = open_store(store_settings, &config, contact, trail, &runtime)?;
+    let (mirror, writer) = mirror
         .map(|disk| disks::keep_mirror(disk, &store, &keyring, &runtime, first))
-        .transpose()?;
-    let (mirror, writer) = mirror.unzip();
+        .transpose()?
+        .unzip();
     let cached = near_cache(&store, &config);
     let spool = spool(&store, cached.clone(), &config, &keyring)?;
     let sessions =
@@ -168,8 +173,8 @@ fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
     let served = orders::await_connection(channel, memory)?;
     let has_recovered = watch::start(&runtime, &config.worker)?;
     // Not before: until then another worker may be serving.
-    let kept = served.as_ref().map(|served| served.kept.clone()).unwrap_or_default();
-    let kept = kept.of_store(&store.name());
+    let former = served.as_ref().map(|served| served.kept.clone());
+    let kept = former.unwrap_or_default().of_store(&store.name());
     take_up(&kept, &spool, &sessions, &store, &runtime);
     let settings = fs::Settings {
         observer: mirror.map(|notes| Arc::new(notes) as Arc<dyn Observer>),
@@ -202,8 +207,7 @@ fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
     )
     .map_err(|e| Failure::internal("serve the status", e))?;
     let ending = Ending { store, service, mirror: writer };
-    let asking = (Arc::clone(channel), ending.store.clone());
-    runtime.spawn(async move { secrets::ask(&asking.0, &asking.1).await });
+    ask_for_secrets(channel, &ending.store, &runtime);
     let on_mounted = {
         let core = Arc::clone(&core);
         move || core.mounted()
@@ -238,12 +242,19 @@ fn leave_room(config: &mut Config) {
     }
 }
 
+/// Asks the keeper for secrets, as long as one is missing.
+fn ask_for_secrets(channel: &Arc<Channel>, store: &RedisStore, runtime: &Runtime) {
+    let asking = (Arc::clone(channel), store.clone());
+    runtime.spawn(async move { secrets::ask(&asking.0, &asking.1).await });
+}
+
 /// Starts the store. A later worker serves without Redis, and so does one to which it is late: whoever
 /// opens a session then waits, as in any outage.
 fn open_store(
     settings: redis::Settings,
     config: &Config,
     contact: Option<Contact>,
+    trail: Option<OwnedFd>,
     runtime: &Runtime,
 ) -> Result<RedisStore, Failure> {
     if contact == Some(Contact::Late) {
@@ -255,6 +266,7 @@ fn open_store(
         let store = RedisStore::start(settings)
             .map_err(|e| Failure::new(ExitCode::BadUrl, e.to_string()))?;
         store.keep_room();
+        store.keep_trail(settings::trail(config, trail));
         store
     };
     if contact == Some(Contact::Made) {
@@ -298,7 +310,7 @@ fn usage(
 fn near_cache(store: &RedisStore, config: &Config) -> Cached {
     let judged = store.clone();
     let cached =
-        NearCache::over(store.clone(), settings::near_cache(config), move || judged.lifetimes());
+        NearCache::over(store.clone(), settings::near_cache(config), move || judged.rules());
     if let Some(changes) = cached.changes() {
         store.tell_changes(changes);
     }
@@ -314,7 +326,7 @@ fn spool(
 ) -> Result<Spool<Cached>, Failure> {
     let followed = store.clone();
     let settings = settings::spool(config, keyring.clone());
-    Spool::over(cached, settings, move || followed.lifetimes())
+    Spool::over(cached, settings, move || followed.rules())
         .map_err(|e| Failure::internal("start threads", e))
 }
 

@@ -433,6 +433,163 @@ fn a_shorter_lifetime_tells_whom_it_ends_and_asks() {
 }
 
 #[test]
+fn a_rule_holds_for_whom_it_names_and_says_so() {
+    let shop = Shop::open();
+    let redis = &shop.redis;
+    let left = |which: usize| {
+        let shown = json(redis, &["show", &alias(&shop.sids[which])]);
+        (shown["left_seconds"].as_u64().expect("a time"), shown["rule"].clone())
+    };
+    let of_admins = ["--database", "shop", "--login", "adm*"];
+    let set =
+        |value: &'static str| [&["config", "set", "lifetime.idle", value], &of_admins[..]].concat();
+    // Shorter than what holds for all.
+    let output = run(redis, &set("5min"), "");
+    assert_eq!(output.status.code(), Some(58), "{output:?}");
+    let said = String::from_utf8(output.stdout).expect("UTF-8");
+    let place = "lifetime.idle database=shop login=adm*";
+    assert_eq!(said, format!("{place}: no rule -> 5min would end no session now\n"));
+    let said = says(redis, &[&set("5min")[..], &["--yes"]].concat());
+    let expected = format!("{place}: no rule -> 5min; every server follows within a second\n");
+    assert_eq!(said, expected);
+    let (seconds, rule) = left(ADMIN);
+    assert!(seconds <= 300 && seconds > 200, "{seconds}");
+    assert_eq!(rule, "database=shop login=adm*");
+    let (seconds, rule) = left(MARC);
+    assert!(seconds > 600 && rule.is_null(), "{seconds} {rule}");
+
+    // Everybody of a database, for longer.
+    let said = says(redis, &["config", "set", "lifetime.idle", "8h", "--database", "other"]);
+    assert!(
+        said.contains("\n") && said.starts_with("lifetime.idle database=other: no rule -> 8h"),
+        "{said}"
+    );
+    assert!(said.contains("2 sessions live longer now"), "{said}");
+    assert!(left(MARC).0 > 7 * 3600);
+    let change = json(redis, &["config", "set", "lifetime.idle", "9h", "--database", "other"]);
+    assert_eq!((&change["old"], &change["new"]), (&"8h".into(), &"9h".into()));
+    assert_eq!((&change["database"], &change["rule"]), (&"other".into(), &"database=other".into()));
+
+    let text = says(redis, &["show", &alias(&shop.sids[ADMIN])]);
+    assert!(
+        text.contains("idle limit  5min, by the rule database=shop login=adm* (live)\n"),
+        "{text}"
+    );
+    assert!(text.contains("age limit   off\n"), "{text}");
+    let text = says(redis, &["list"]);
+    assert!(text.lines().next().is_some_and(|line| line.ends_with("RULE")), "{text}");
+    assert_eq!(text.matches("database=shop login=adm*").count(), 2, "{text}");
+    let text = says(redis, &["config", "get", "lifetime.idle"]);
+    assert!(text.contains("lifetime.idle                           15min  default\n"), "{text}");
+    assert!(text.contains("lifetime.idle database=shop login=adm*  5min   live\n"), "{text}");
+
+    // What is shorter for one may be so for all.
+    refuses(redis, &["config", "unset", "lifetime.idle", "--database", "other"], "", 58);
+    let unset = [&["config", "unset", "lifetime.idle"], &of_admins[..]].concat();
+    let said = says(redis, &unset);
+    assert!(said.starts_with(&format!("{place}: 5min -> no rule; every server")), "{said}");
+    assert!(left(ADMIN).0 > 600);
+}
+
+#[test]
+fn explain_names_the_rule_that_gives_each_value() {
+    let redis = Redis::start();
+    for (key, value, of) in [
+        ("lifetime.idle", "5min", &["--database", "shop", "--login", "till*"][..]),
+        ("lifetime.idle", "1min", &["--database", "shop", "--user-id", "7"]),
+        ("lifetime.absolute", "12h", &["--database", "shop"]),
+        ("lifetime.anonymous_idle", "1day", &["--database", "shop"]),
+    ] {
+        says(&redis, &[&["config", "set", key, value, "--yes"], of].concat());
+    }
+    let explain = |of: &[&str]| {
+        let lines = json(&redis, &[&["config", "explain"], of].concat());
+        let word = |value: &Value| value.as_str().map(ToOwned::to_owned).unwrap_or_default();
+        let line = |line: &Value| {
+            [word(&line["value"]), word(&line["rule"]), word(&line["source"])].join("|")
+        };
+        lines.as_array().expect("an array").iter().map(line).collect::<Vec<_>>()
+    };
+    let till = "5min|database=shop login=till*|live";
+    let expected = [till, "12h|database=shop|live", "1day|database=shop|live", "1h||default"];
+    assert_eq!(explain(&["--database", "shop", "--login", "till3"]), expected);
+    assert_eq!(
+        explain(&["--database", "shop", "--login", "x", "--user-id", "7"])[0],
+        "1min|database=shop user_id=7|live"
+    );
+    assert_eq!(explain(&["--database", "b", "--login", "till3"])[0], "15min||default");
+    let text = says(&redis, &["config", "explain", "--database", "shop", "--login", "till3"]);
+    assert!(
+        text.contains("lifetime.idle                5min   live: database=shop login=till*\n"),
+        "{text}"
+    );
+    assert!(text.contains("1 rule of this database is for a user id"), "{text}");
+}
+
+#[test]
+fn a_rule_that_cannot_be_is_refused_with_the_remedy() {
+    let redis = Redis::start();
+    let long = "x".repeat(10_000);
+    for (key, of, words) in [
+        ("lifetime.idle", &["--user-id", "7"][..], "name the database, too"),
+        ("lifetime.idle", &["--login", "a*b*c*d"], "at most 2 '*'"),
+        ("lifetime.idle", &["--database", "s*"], "named in full"),
+        ("lifetime.idle", &["--login", ""], "is empty"),
+        ("lifetime.idle", &["--login", &long], "10000 bytes"),
+        (
+            "lifetime.idle",
+            &["--database", "a", "--login", "b", "--user-id", "7"],
+            "name the one or the other",
+        ),
+        ("lifetime.grace", &["--database", "shop"], "it holds for all sessions"),
+        ("lifetime.anonymous_idle", &["--login", "a"], "a visitor has no login"),
+    ] {
+        for command in [&["config", "set", key, "1h"][..], &["config", "unset", key]] {
+            let said = refuses(&redis, &[command, of].concat(), "", 12);
+            assert!(said.contains(words) && said.len() < 400, "{said}");
+        }
+    }
+    assert_eq!(redis.run::<Vec<String>>("HGETALL sessionfs:config"), Vec::<String>::new());
+    // Names that mean something elsewhere are names here.
+    for login in ["a b", "a%20b", "a\nb", "-x", "\u{1b}[2J", "a=b login=c"] {
+        let of = ["--login", login];
+        let said = says(&redis, &[&["config", "set", "lifetime.idle", "1h"], &of[..]].concat());
+        assert!(!said.contains('\u{1b}') && said.lines().count() == 1, "{said}");
+        let explained = json(&redis, &[&["config", "explain"], &of[..]].concat());
+        assert_eq!(explained[0]["value"], "1h", "{login}");
+        says(&redis, &[&["config", "unset", "lifetime.idle", "--yes"], &of[..]].concat());
+    }
+    let left: Vec<String> = redis.run("HKEYS sessionfs:config");
+    assert_eq!(left, ["generation"]);
+}
+
+#[test]
+fn both_servers_follow_a_rule_and_one_that_is_none_is_told_once() {
+    let shop = Shop::open();
+    let redis = &shop.redis;
+    let of = ["--database", "other", "--login", "marc"];
+    says(redis, &[&["config", "set", "lifetime.idle", "1s", "--yes"], &of[..]].concat());
+    for node in [&shop.here, &shop.there] {
+        node.wait_for_log("key=\"lifetime.idle database=other login=marc\" new=\"1s\"");
+    }
+    until("it ends", || !is_there(&shop.there, &shop.sids[MARC]));
+    assert!(is_there(&shop.there, &shop.sids[ADMIN]) && is_there(&shop.here, &shop.sids[EVIL]));
+    let mut command = redis::cmd("HSET");
+    command.arg("sessionfs:config").arg("lifetime.idle login=a*b*c*d").arg("1s");
+    let _: i64 = command.query(&mut redis.connection()).expect("written");
+    shop.here.wait_for_log("bad_setting");
+    let said = says(redis, &["config", "get"]);
+    assert!(
+        said.contains("not followed: lifetime.rules: 'lifetime.idle login=a*b*c*d' is no rule"),
+        "{said}"
+    );
+    // A server that comes later follows what was set before.
+    let later = Mount::start(redis, "[[lifetime.rules]]\ndatabase = \"shop\"\nidle = \"1s\"\n");
+    until("it ends there", || !is_there(&later, &shop.sids[ADMIN]));
+    assert_eq!(shop.here.log().matches("bad_setting").count(), 1, "{}", shop.here.log());
+}
+
+#[test]
 fn a_duration_is_shown_in_one_way_however_it_was_typed() {
     let redis = Redis::start();
     says(&redis, &["config", "set", "lifetime.idle", "1800s"]);

@@ -1,7 +1,7 @@
 //! Random histories of two nodes on one Redis against a plain map with expiry.
 //!
-//! The model judges by `session::policy`, the nodes by the scripts: the two are held against each
-//! other at every step. 256 histories; 64 with `SESSIONFS_TEST_QUICK=1`, and as many as
+//! The model judges by `session::policy`, rules included, the nodes by the scripts: the two are held
+//! against each other at every step. 256 histories; 64 with `SESSIONFS_TEST_QUICK=1`, and as many as
 //! `PROPTEST_CASES` says if it says so. A run that fails names its seed: with the same one in
 //! `PROPTEST_RNG_SEED` the histories are the same.
 
@@ -18,6 +18,8 @@ use sessionfs::session::content::{Class, Content};
 use sessionfs::session::name::{Alias, Form};
 use sessionfs::session::packing;
 use sessionfs::session::policy::Lifetimes;
+use sessionfs::session::policy::rule::{Rule, Selector, Setting, Source};
+use sessionfs::session::policy::rules::Rules;
 use sessionfs::store::{
     Amend, Attempt, ChangeId, Claim, Listed, Lookup, Mtime, Publish, Published, Sessions as _,
     Stamp, Unlink, Unlinked,
@@ -155,6 +157,27 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
+/// Rules for some of the sessions of a history: those of `a b` in `shop`, who has the user id 7 or 8.
+fn rules() -> impl Strategy<Value = Vec<Rule>> {
+    const OF: [(Setting, &str); 9] = [
+        (Setting::Idle, "database=shop user_id=7"),
+        (Setting::Idle, "database=shop login=a%20b"),
+        (Setting::Idle, "login=a*b"),
+        (Setting::Idle, "database=shop"),
+        (Setting::Absolute, "database=shop user_id=8"),
+        (Setting::Absolute, "login=*%20b"),
+        (Setting::AnonymousIdle, "database=shop"),
+        (Setting::AnonymousUnopened, "database=shop"),
+        (Setting::Idle, "database=other"),
+    ];
+    let rule = (prop::sample::select(&OF[..]), 2..40_u64).prop_map(|((setting, text), units)| {
+        let selector = Selector::parse(text).expect("a selector");
+        let ms = (2 * units + 1) * UNIT;
+        Rule::new(setting, selector, Some(ms), Source::File).expect("a rule")
+    });
+    prop_oneof![1 => Just(Vec::new()), 2 => vec(rule, 1..5)]
+}
+
 /// Idle times are odd, so that half of one falls between two steps of the clock.
 fn lifetimes() -> impl Strategy<Value = Lifetimes> {
     let absolute = prop_oneof![Just(None), Just(Some(20)), Just(Some(8))];
@@ -192,17 +215,21 @@ fn two_nodes_do_what_a_plain_map_with_expiry_does() {
     };
     // The clock goes on over all histories: a node's estimate of it never runs backwards.
     let clock = std::cell::Cell::new(BEGIN_MS);
-    let outcome = TestRunner::new(config).run(&(lifetimes(), vec(op(), 1..60)), |(limits, ops)| {
+    let case = (lifetimes(), rules(), vec(op(), 1..60));
+    let outcome = TestRunner::new(config).run(&case, |(limits, rules, ops)| {
         redis.run::<()>("FLUSHDB");
         clock.set(clock.get() + 1000 * UNIT);
-        let mut history = History::new(&redis, &nodes, limits, clock.get());
+        let rules = Rules::new(limits, rules).expect("few");
+        let mut history = History::new(&redis, &nodes, rules, clock.get());
         let verdict = runtime.block_on(history.run(&ops));
         clock.set(history.model.now);
         verdict.map_err(TestCaseError::fail)
     });
     match outcome {
         Ok(()) => {}
-        Err(TestError::Fail(reason, (limits, ops))) => panic!("{reason}\n{limits:?}\n{ops:#?}"),
+        Err(TestError::Fail(reason, (limits, rules, ops))) => {
+            panic!("{reason}\n{limits:?}\n{rules:?}\n{ops:#?}")
+        }
         Err(error) => panic!("{error}"),
     }
 }
@@ -236,7 +263,7 @@ async fn an_older_save_does_not_undo_a_removal_whether_it_was_noticed_or_not() {
     let mut now = BEGIN_MS;
     for noticed in [false, true] {
         redis.run::<()>("FLUSHDB");
-        let mut history = History::new(&redis, &nodes, limits, now);
+        let mut history = History::new(&redis, &nodes, limits.into(), now);
         let mut ops = vec![
             visit(false),
             visit(true),
@@ -290,11 +317,12 @@ struct History<'a> {
 }
 
 impl<'a> History<'a> {
-    fn new(redis: &'a Redis, nodes: &'a [RedisStore; 2], limits: Lifetimes, now: u64) -> Self {
+    fn new(redis: &'a Redis, nodes: &'a [RedisStore; 2], rules: Rules, now: u64) -> Self {
         for node in nodes {
-            node.set_lifetimes(limits);
+            node.set_lifetimes(rules.clone());
         }
-        let model = Model::new(limits, now);
+        let mut model = Model::new(*rules.general(), now);
+        model.rules = rules;
         Self { redis, nodes, model, changes: vec![], memory: BTreeMap::new(), last_id: 0 }
     }
 

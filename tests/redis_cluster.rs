@@ -13,6 +13,8 @@ use sessionfs::redis::{RedisStore, Settings};
 use sessionfs::session::name::{Alias, Shard, Sid};
 use sessionfs::session::secret::{Keyring, Secret};
 use sessionfs::store::{Health, Link as _, Sessions as _, Wait, Waited};
+use sessionfs::trail::Trail;
+use sessionfs::trail::entry::{Entry, Event};
 use support::deployment::{Cluster, Server};
 use support::http::{self, get, metric};
 use support::index;
@@ -57,6 +59,7 @@ async fn a_store_on_a_cluster() {
     its_user_has_few_rights(&cluster).await;
     all_primaries_are_read_and_written(&cluster).await;
     what_all_agree_on_is_anywhere(&cluster).await;
+    the_trail_of_all_shards_is_written(&cluster).await;
     tokio::task::block_in_place(|| a_mount_serves(&cluster));
     tokio::task::block_in_place(|| a_mount_needs_no_other_rights(&cluster));
     a_slot_is_moved_under_a_store(&cluster).await;
@@ -81,6 +84,46 @@ async fn it_is_probed(cluster: &Cluster) {
     let url = "redis-cluster://127.0.0.1:1".to_owned();
     let nobody = probe(&Settings { url, ..on(cluster) }).await;
     assert!(matches!(nobody, Err(ProbeError::Unreachable(..))), "{nobody:?}");
+}
+
+/// A script stays within one slot, so each shard has an outbox of its own.
+async fn the_trail_of_all_shards_is_written(cluster: &Cluster) {
+    let settings = Settings { trail_round_ms: 1000, ..on(cluster) };
+    let store = connected(RedisStore::start(settings).expect("a good URL")).await;
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let opened = std::fs::File::options().append(true).open(file.path()).expect("opened");
+    store.keep_trail(Trail::to(opened.into(), 1 << 30).expect("a thread"));
+    let sids = shards(cluster).map(|shard| alias(shard, 700));
+    for sid in &sids {
+        taken(&store, &login(&store, sid)).await;
+        gone(&store, &removal(&store, sid)).await;
+    }
+    store.tell_trail(Event::Command, "of no shard", None).await.expect("told");
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let text = std::fs::read(file.path()).expect("a trail");
+        let entries: Vec<_> = text.split(|byte| *byte == b'\n').filter_map(Entry::parse).collect();
+        let of = |event| {
+            let mut found: Vec<_> = entries
+                .iter()
+                .filter(|entry| entry.event == event)
+                .filter_map(|entry| Alias::parse(entry.alias.as_deref()?))
+                .filter(|alias| sids.contains(alias))
+                .collect();
+            found.sort_unstable();
+            found
+        };
+        let mut expected = sids.to_vec();
+        expected.sort_unstable();
+        if of(Event::SessionBegan) == expected
+            && of(Event::SessionEnded) == expected
+            && entries.iter().any(|entry| entry.event == Event::Command)
+        {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{entries:#?}");
+        sleep(Duration::from_millis(100)).await;
+    }
 }
 
 /// Those that the program prints.

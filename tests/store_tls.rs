@@ -4,83 +4,26 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use sessionfs::redis::probe::{ProbeError, probe};
 use sessionfs::redis::{Credential, Credentials, RedisStore, Settings};
 use sessionfs::store::{Link as _, Wait, Waited};
+use support::authority::Authority;
 use support::redis::{Redis, free_port};
 use support::store::*;
 
-/// A directory of keys and certificates.
-struct Authority(tempfile::TempDir);
-
-impl Authority {
-    fn new() -> Self {
-        let authority = Self(tempfile::tempdir().expect("a temporary directory"));
-        authority.openssl(
-            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 \
-             -keyout ca.key -out ca.pem -subj /CN=test",
-        );
-        authority
-    }
-
-    /// Makes NAME.key and NAME.pem.
-    fn certify(&self, name: &str, subject: &str) {
-        self.request(name, subject);
-        self.openssl(&format!(
-            "x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 \
-             -extfile names -out {name}.pem"
-        ));
-    }
-
-    /// The same, of a certificate that has expired.
-    fn certify_expired(&self, name: &str, subject: &str) {
-        self.request(name, subject);
-        let ca = "[ca]\ndefault_ca=it\n[it]\ndatabase=index\nnew_certs_dir=.\ndefault_md=sha256\n\
-                  rand_serial=yes\nunique_subject=no\npolicy=any\n[any]\ncommonName=supplied\n";
-        std::fs::write(self.path("ca.conf"), ca).expect("written");
-        std::fs::write(self.path("index"), "").expect("written");
-        self.openssl(&format!(
-            "ca -batch -config ca.conf -cert ca.pem -keyfile ca.key -in {name}.csr -out {name}.pem \
-             -extfile names -notext -startdate 20200101000000Z -enddate 20200102000000Z"
-        ));
-    }
-
-    fn request(&self, name: &str, subject: &str) {
-        self.openssl(&format!(
-            "req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout {name}.key \
-             -out {name}.csr -subj /CN={name}"
-        ));
-        std::fs::write(self.path("names"), format!("subjectAltName={subject}\n")).expect("written");
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn openssl(&self, arguments: &str) {
-        let output = Command::new("openssl")
-            .args(arguments.split_whitespace())
-            .current_dir(self.0.path())
-            .output()
-            .expect("openssl is installed");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    }
-
-    /// A server that listens at `localhost` and wants a certificate of its clients, or not.
-    fn server(&self, clients: &str) -> (Redis, Settings) {
-        let port = free_port().to_string();
-        let file = |name: &str| self.path(name).display().to_string();
-        let (certificate, key, ca) = (file("server.pem"), file("server.key"), file("ca.pem"));
-        let mut arguments = vec!["--tls-port", &port, "--tls-auth-clients", clients];
-        arguments.extend(["--tls-cert-file", &certificate, "--tls-key-file", &key]);
-        arguments.extend(["--tls-ca-cert-file", &ca]);
-        let redis = Redis::start_with(&arguments);
-        let url = format!("rediss://localhost:{port}");
-        let settings = Settings { url, ..settings(&redis) };
-        (redis, settings)
-    }
+/// A server that listens at `localhost` and wants a certificate of its clients, or not.
+fn server(authority: &Authority, clients: &str) -> (Redis, Settings) {
+    let port = free_port().to_string();
+    let file = |name: &str| authority.path(name).display().to_string();
+    let (certificate, key, ca) = (file("server.pem"), file("server.key"), file("ca.pem"));
+    let mut arguments = vec!["--tls-port", &port, "--tls-auth-clients", clients];
+    arguments.extend(["--tls-cert-file", &certificate, "--tls-key-file", &key]);
+    arguments.extend(["--tls-ca-cert-file", &ca]);
+    let redis = Redis::start_with(&arguments);
+    let url = format!("rediss://localhost:{port}");
+    let settings = Settings { url, ..settings(&redis) };
+    (redis, settings)
 }
 
 fn with_files(settings: &Settings, files: &[(Credential, &Path)]) -> Settings {
@@ -102,7 +45,7 @@ fn a_store_works_over_tls_and_refuses_a_certificate_it_does_not_know() {
         || tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let authority = Authority::new();
     authority.certify("server", "DNS:localhost");
-    let (redis, settings) = authority.server("no");
+    let (redis, settings) = server(&authority, "no");
     runtime().block_on(tls_refusal(&settings));
     runtime().block_on(files_are_read_again_at_each_connection());
     runtime().block_on(each_fault_has_its_own_remedy());
@@ -122,7 +65,7 @@ async fn files_are_read_again_at_each_connection() {
     let authority = Authority::new();
     authority.certify("server", "DNS:localhost");
     authority.certify("client", "DNS:here");
-    let (redis, settings) = authority.server("yes");
+    let (redis, settings) = server(&authority, "yes");
     let (ca, certificate, key) =
         (authority.path("ca.pem"), authority.path("client.pem"), authority.path("client.key"));
     let all = [
@@ -149,8 +92,8 @@ async fn each_fault_has_its_own_remedy() {
     authority.certify_expired("old", "DNS:here");
     authority.certify("other", "DNS:here");
     stranger.certify("client", "DNS:here");
-    let (_redis, settings) = authority.server("yes");
-    let (_open, of_open) = authority.server("no");
+    let (_redis, settings) = server(&authority, "yes");
+    let (_open, of_open) = server(&authority, "no");
     let path = |name: &str| authority.path(name);
     let none = None;
     // CA, certificate and key, and what is said.
@@ -211,7 +154,7 @@ async fn each_fault_has_its_own_remedy() {
     }
     // The server's own has expired.
     authority.certify_expired("server", "DNS:localhost");
-    let (_old, of_old) = authority.server("no");
+    let (_old, of_old) = server(&authority, "no");
     let error = tls_refusal(&with(&of_old, fine)).await;
     assert!(error.contains("renew the certificate of that server"), "{error}");
 }

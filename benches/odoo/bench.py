@@ -31,6 +31,10 @@ def places(disk, modules):
     return made
 
 
+def places_that_see_requests():
+    return [Place("no program", 0, freshness="near", requests="off"), Place("the program", 1, freshness="near")]
+
+
 # Each kind of request, by what it asks of a session.
 def call(place):
     return place.browser.whoami(place)
@@ -91,10 +95,10 @@ def ratio(times, base):
     return (statistics.median(times) / statistics.median(base), drawn[int(RESAMPLES * 0.025)], drawn[int(RESAMPLES * 0.975)])
 
 
-def table(lab, times):
-    lines = [["request", "sessions on", "median ms", "p99 ms", "ratio", "95 %"]]
+def table(lab, times, what):
+    lines = [["request", what, "median ms", "p99 ms", "ratio", "95 %"]]
     for kind in KINDS:
-        base = times["disk", kind]
+        base = times[lab.a.title, kind]
         for place in lab.servers:
             these = sorted(times[place.title, kind])
             middle, low, high = ratio(these, base)
@@ -104,7 +108,8 @@ def table(lab, times):
 
 
 def drive(arguments, run_dir, logs, disk):
-    lab = Shops(arguments, run_dir, logs, places(disk, arguments.modules))
+    made = places_that_see_requests() if arguments.ebpf else places(disk, arguments.modules)
+    lab = Shops(arguments, run_dir, logs, made)
     try:
         prepare(lab)
         times = measure(lab, arguments.requests)
@@ -112,10 +117,10 @@ def drive(arguments, run_dir, logs, disk):
         lab.stop()
     text = (f"Odoo 19, one worker a server, in random turn {arguments.requests:,} requests of each kind to each server\n"
             f"(of shop pages a tenth); disk: {filesystem_of(disk)}; Redis on a unix socket;\n"
-            f"{machine()}\n\n{table(lab, times)}")
+            f"{machine()}\n\n{table(lab, times, 'in the kernel' if arguments.ebpf else 'sessions on')}")
     print(text, end="", flush=True)
     if arguments.update:
-        document.update(arguments.update, {"odoo": document.fenced(text)})
+        document.update(arguments.update, {"odoo-ebpf" if arguments.ebpf else "odoo": document.fenced(text)})
     return 0
 
 
@@ -123,6 +128,7 @@ def main():
     made = parser()
     made.add_argument("--requests", type=int, default=1000)
     made.add_argument("--modules", action="store_true")
+    made.add_argument("--ebpf", action="store_true")
     arguments = made.parse_args()
     if not 10 <= arguments.requests <= 100_000:
         made.error(f"--requests {arguments.requests}: give 10 to 100000")

@@ -18,11 +18,13 @@ ADDON = os.path.join(os.path.dirname(os.path.abspath(__file__)), "addon")
 class Place(Node):
     """One server, and where its sessions are: in a directory of the disk, on a mount, or where an addon puts them."""
 
-    def __init__(self, name, number, freshness=None, addon="sessionfs_test", directory=None, workers=1, prefix=None):
-        """Servers with the same `prefix` share their sessions; those with none have them for themselves."""
+    def __init__(self, name, number, freshness=None, addon="sessionfs_test", directory=None, workers=1, prefix=None,
+                 requests="auto"):
+        """Servers with the same `prefix` share their sessions; those with none have them for themselves. `requests`: whether
+        the mount sees requests (docs/ebpf.md)."""
         super().__init__(re.sub(r"\W+", "-", name), 19, 100 * number, workers=workers)
         self.title, self.freshness, self.addon, self.directory = name, freshness, addon, directory
-        self.prefix = prefix or self.name
+        self.prefix, self.requests = prefix or self.name, requests
         self.browser = None
 
     def must_use_addon(self):
@@ -62,7 +64,8 @@ class Shops(Lab):
             config = os.path.join(self.run_dir, f"{place.name}.toml")
             with open(config, "w") as out:
                 out.write(f'owner = "{self.odoo_uid}"\ngroup = "{self.odoo_gid}"\n[lifetime]\nidle = "{idle}"\n'
-                          f'[redis]\nprefix = "{place.prefix}"\n[near_cache]\nfreshness = "{place.freshness}"\n')
+                          f'[redis]\nprefix = "{place.prefix}"\n[near_cache]\nfreshness = "{place.freshness}"\n'
+                          f'[activity]\nrequests = "{place.requests}"\nports = [{place.http_port}]\n')
             place.sessionfs = self._start("sessionfs-" + place.name, [
                 self.binary, "mount", place.sessions, "--config", config, "--redis", self.redis_url])
             place.sessionfs.await_line("^ready ", 30)

@@ -874,6 +874,7 @@ fn a_container_that_has_the_mount_as_a_volume_sees_it() {
 fn the_worst_decides_and_names_are_unique() {
     let report = |ids: &[Id]| Report {
         directory: DIR.into(),
+        place: Place::default(),
         findings: ids.iter().map(|id| Finding::ok(*id, "x")).collect(),
     };
     let code = |ids: &[Id]| {

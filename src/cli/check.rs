@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anstyle::Style;
 use serde::Serialize;
 
-use super::output::{self, Format, visible};
+use super::output::{self, Format, folded, visible};
 use crate::check::{Asked, Finding, Report, Severity, check, outcome};
 use crate::config::flags::Place;
 use crate::exit::Failure;
@@ -107,12 +107,12 @@ fn lines(finding: &Finding) -> String {
         Severity::Ok => ("ok", output::GOOD),
     };
     let word = output::styled(style, format!("{word:<INDENT$}"));
-    let what = folded(&visible(&finding.what, TEXT_CHARS));
+    let what = folded(&visible(&finding.what, TEXT_CHARS), INDENT);
     if finding.remedy.is_empty() {
         return format!("{word}{what}");
     }
     let remedy = visible(&finding.remedy, TEXT_CHARS);
-    let remedy = folded(&format!("-> {remedy} [{}]", finding.id.name()));
+    let remedy = folded(&format!("-> {remedy} [{}]", finding.id.name()), INDENT);
     format!("{word}{what}\n{:INDENT$}{remedy}", "")
 }
 
@@ -120,25 +120,6 @@ fn lines(finding: &Finding) -> String {
 const TEXT_CHARS: usize = 4000;
 /// Where the words begin.
 const INDENT: usize = 9;
-
-/// Lines that a terminal need not fold, one below the other.
-fn folded(text: &str) -> String {
-    const WIDTH: usize = 100 - INDENT;
-    let mut lines = vec![String::new()];
-    for word in text.split(' ') {
-        let last = lines.last().map_or(0, |line| line.chars().count());
-        if last > 0 && last + 1 + word.chars().count() > WIDTH {
-            lines.push(String::new());
-        }
-        if let Some(line) = lines.last_mut() {
-            if !line.is_empty() {
-                line.push(' ');
-            }
-            line.push_str(word);
-        }
-    }
-    lines.join(&format!("\n{:INDENT$}", ""))
-}
 
 #[cfg(test)]
 mod tests {

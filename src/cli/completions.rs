@@ -4,7 +4,7 @@ use clap::builder::PossibleValuesParser;
 use clap_complete::Shell;
 
 use super::output;
-use crate::config::lifetime::LIVE;
+use crate::config::lifetime::LIVE_KEYS;
 use crate::exit::Failure;
 
 /// Print the completion script of a shell
@@ -38,7 +38,7 @@ fn script(shell: Shell) -> String {
 /// The keys that can be changed live. (The command itself refuses a wrong one and names the right one.)
 fn with_keys(argument: clap::Arg) -> clap::Arg {
     if argument.get_id() == "key" {
-        argument.value_parser(PossibleValuesParser::new(LIVE.keys))
+        argument.value_parser(PossibleValuesParser::new(LIVE_KEYS))
     } else {
         argument
     }
@@ -83,7 +83,7 @@ mod tests {
     fn the_keys_of_config_are_completed() {
         // The generator gives the others no values of what has no name.
         for shell in [Shell::Bash, Shell::Zsh] {
-            for key in LIVE.keys {
+            for key in LIVE_KEYS {
                 assert!(script(shell).contains(key), "{shell} lacks {key}");
             }
         }

@@ -1,6 +1,8 @@
 //! `sessionfs config`: the settings that can be changed while the servers serve, and what
 //! the file says.
 
+mod explain;
+mod selector;
 mod show;
 
 use std::time::Duration;
@@ -8,7 +10,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::output::{self, Format, json, say, visible};
-use super::redis::{Reached, failed, reach};
+use super::redis::{Reached, failed, reach, tell};
 use super::sessions::sessions;
 use super::system_log;
 use crate::config::file::File;
@@ -19,7 +21,11 @@ use crate::redis::RedisStore;
 use crate::redis::live::Found;
 use crate::redis::scan::Filter;
 use crate::session::content::Class;
-use crate::session::policy::Lifetimes;
+use crate::session::policy::rule::{Rule, Selector, Setting as SettingKind, Source};
+use crate::session::policy::rules::Rules;
+use crate::trail::entry::Event;
+
+use self::selector::{Of, Shown};
 
 /// Every node has followed a change by then.
 const FOLLOWED_WITHIN: Duration = Duration::from_secs(1);
@@ -46,8 +52,10 @@ enum What {
     /// Show the keys of the configuration file, and the default of each lifetime that it does not
     /// set
     Show(show::Show),
-    /// Change a setting on all servers; without --yes, only show which sessions a shorter lifetime
-    /// would end
+    /// Show which lifetimes the sessions of a user have, and which rule gives each
+    Explain(explain::Explain),
+    /// Change a setting on all servers, for all sessions or for some; without --yes, only show which
+    /// sessions a shorter lifetime would end
     Set {
         /// Key, such as `lifetime.idle`
         #[arg(value_name = "KEY")]
@@ -59,11 +67,14 @@ enum What {
         #[arg(long)]
         yes: bool,
         #[command(flatten)]
+        of: Of,
+        #[command(flatten)]
         place: Place,
         #[command(flatten)]
         format: Format,
     },
-    /// Remove a live setting: the value of each server's file, or the default, applies again
+    /// Remove a live setting, or a live rule: the value of each server's file, or the default, applies
+    /// again
     Unset {
         /// Key, such as `lifetime.idle`
         #[arg(value_name = "KEY")]
@@ -71,6 +82,8 @@ enum What {
         /// Make a lifetime shorter even if that ends sessions
         #[arg(long)]
         yes: bool,
+        #[command(flatten)]
+        of: Of,
         #[command(flatten)]
         place: Place,
         #[command(flatten)]
@@ -84,53 +97,76 @@ impl Config {
         match &self.what {
             What::Get { key, place, format } => get(key.as_deref(), place, *format),
             What::Show(show) => show.run(),
-            What::Set { key, value, yes, place, format } => {
+            What::Explain(explain) => explain.run(),
+            What::Set { key, value, yes, of, place, format } => {
                 let key = lifetime::known(key)?;
                 let value = Some(lifetime::canonical(key, value.trim())?);
-                Wish { key, value, yes: *yes }.carry_out(place, *format)
+                Wish { key, of: of.selector_for(key)?, value, yes: *yes }.carry_out(place, *format)
             }
-            What::Unset { key, yes, place, format } => {
+            What::Unset { key, yes, of, place, format } => {
                 let key = lifetime::known(key)?;
-                Wish { key, value: None, yes: *yes }.carry_out(place, *format)
+                let of = of.selector_for(key)?;
+                Wish { key, of, value: None, yes: *yes }.carry_out(place, *format)
             }
         }
     }
 }
 
-/// A setting with its value and where that comes from.
+/// A setting, or a rule, with its value and where that comes from.
 #[derive(Serialize)]
 struct Setting {
     key: &'static str,
+    /// For which sessions; all, if it is no rule.
+    #[serde(flatten)]
+    of: Option<Shown>,
     value: String,
-    source: &'static str,
+    source: String,
     /// Text in Redis that is no value, and so is not followed.
     #[serde(skip_serializing_if = "Option::is_none")]
     ignored: Option<String>,
 }
 
-fn setting(key: &'static str, file: &File, found: &Found) -> Setting {
-    let written = lifetime::written(&file.lifetime).find(|(name, _)| *name == key);
-    let written = written.and_then(|(_, text)| lifetime::canonical(key, text?).ok());
-    let own = match written {
-        Some(text) => (text, "file"),
-        None => (lifetime::text(&Lifetimes::default(), key).unwrap_or_default(), "default"),
-    };
+fn setting(key: &'static str, file: &File, found: &Found) -> Result<Setting, Failure> {
+    let own = lifetime::own(&file.lifetime)?;
     let live = found.values.get(key);
     let usable = live.and_then(|text| lifetime::canonical(key, text).ok());
     let ignored = if usable.is_none() { live.cloned() } else { None };
-    let (value, source) = usable.map_or(own, |text| (text, "live"));
-    Setting { key, value, source, ignored }
+    let (value, source) = match usable {
+        Some(text) => (text, Source::Live.as_str().to_owned()),
+        None => {
+            let text = lifetime::text(own.general(), key).unwrap_or_default();
+            (text, lifetime::origin(&file.lifetime, key))
+        }
+    };
+    Ok(Setting { key, of: None, value, source, ignored })
+}
+
+/// A rule that is followed.
+fn of_rule(rule: &Rule) -> Setting {
+    Setting {
+        key: rule.setting.key(),
+        of: Some(Shown::of(&rule.selector)),
+        value: lifetime::value_text(rule.ms),
+        source: rule.source.as_str().to_owned(),
+        ignored: None,
+    }
 }
 
 fn get(key: Option<&str>, place: &Place, format: Format) -> Result<(), Failure> {
     let keys = match key {
         Some(key) => vec![lifetime::known(key)?],
-        None => lifetime::LIVE.keys.to_vec(),
+        None => lifetime::LIVE_KEYS.to_vec(),
     };
     let file = File::load(place.config.as_deref())?;
-    let Reached { runtime, store, .. } = reach(place)?;
+    let Reached { runtime, store } = reach(place)?;
     let found = runtime.block_on(store.live_settings()).map_err(|error| failed(&error))?;
-    let all: Vec<Setting> = keys.into_iter().map(|key| setting(key, &file, &found)).collect();
+    let mut all = Vec::new();
+    for key in &keys {
+        all.push(setting(key, &file, &found)?);
+    }
+    let rules = store.rules();
+    let is_asked = |rule: &&Rule| keys.contains(&rule.setting.key());
+    all.extend(rules.all().iter().filter(is_asked).map(of_rule));
     if format.json {
         return json(&all);
     }
@@ -144,16 +180,47 @@ fn get(key: Option<&str>, place: &Place, format: Format) -> Result<(), Failure> 
                     setting.source,
                     visible(text, 20)
                 ),
-                None => setting.source.to_owned(),
+                None => setting.source.clone(),
             };
-            [setting.key.to_owned(), setting.value.clone(), from]
+            [setting.name(), setting.value.clone(), from]
         }),
-    ))
+    ))?;
+    say_what_is_not_followed(key, &found)
+}
+
+/// Rules in Redis that are none.
+fn say_what_is_not_followed(key: Option<&str>, found: &Found) -> Result<(), Failure> {
+    const SHOWN: usize = 20;
+    const TEXT_CHARS: usize = 200;
+    let is_asked = |place: &str| key.is_none_or(|key| place.split(' ').next() == Some(key));
+    let wrong = found.rules.iter().filter(|(place, _)| is_asked(place));
+    let wrong = wrong.filter_map(|(place, text)| (lifetime::LIVE.rule)(place, text).err());
+    for why in wrong.take(SHOWN) {
+        say(format!("not followed: {}", visible(&why, TEXT_CHARS)))?;
+    }
+    match &found.unread {
+        Some(why) => {
+            say(format!("the rules in Redis cannot be read: {}", visible(why, TEXT_CHARS)))
+        }
+        None => Ok(()),
+    }
+}
+
+impl Setting {
+    /// Its key, and for which sessions.
+    fn name(&self) -> String {
+        match &self.of {
+            Some(of) => format!("{} {}", self.key, of.text()),
+            None => self.key.to_owned(),
+        }
+    }
 }
 
 /// What is asked for.
 struct Wish {
     key: &'static str,
+    /// For which sessions; `None`: for all that no rule is for.
+    of: Option<(SettingKind, Selector)>,
     /// `None`: what each server's own file says.
     value: Option<String>,
     /// Also if it ends sessions.
@@ -163,9 +230,13 @@ struct Wish {
 #[derive(Serialize)]
 struct Change {
     key: &'static str,
-    old: String,
-    new: String,
-    source: &'static str,
+    #[serde(flatten)]
+    of: Option<Shown>,
+    /// `None`: there was no such rule.
+    old: Option<String>,
+    /// `None`: there is no such rule any more.
+    new: Option<String>,
+    source: Option<String>,
     /// How often live settings were changed so far.
     generation: u64,
     /// How many sessions may stay longer in Redis now.
@@ -185,16 +256,17 @@ struct Ends {
 }
 
 impl Ends {
-    async fn count(store: &RedisStore, lifetimes: &Lifetimes) -> Result<Self, Failure> {
+    async fn count(store: &RedisStore, rules: &Rules) -> Result<Self, Failure> {
         let mut ends = Self::default();
         let mut scan = store.scan(Filter::default());
         while let Some(page) = scan.next().await {
             for living in page.map_err(|error| failed(&error))?.living {
-                let class = living.header.content.class;
-                if living.left_ms == 0 || lifetimes.end_ms(class, living.times()) > living.now_ms {
+                let owner = &living.header.content;
+                let end_ms = rules.of(owner).end_ms(owner.class, living.times());
+                if living.left_ms == 0 || end_ms > living.now_ms {
                     continue;
                 }
-                match class {
+                match owner.class {
                     Class::Authenticated => ends.authenticated += 1,
                     Class::Anonymous => ends.anonymous += 1,
                 }
@@ -222,12 +294,12 @@ impl Ends {
 impl Wish {
     fn carry_out(&self, place: &Place, format: Format) -> Result<(), Failure> {
         let file = File::load(place.config.as_deref())?;
-        let Reached { runtime, store, settings } = reach(place)?;
-        let own = lifetime::text(&settings.lifetimes, self.key).unwrap_or_default();
-        let change = runtime.block_on(self.change(&store, &file, &own))?;
+        let Reached { runtime, store } = reach(place)?;
+        let change = runtime.block_on(self.change(&store, &file))?;
         if !change.dry_run {
-            let Change { key, old, new, .. } = &change;
-            system_log::note(&format!("config: {key}: {old} -> {new}"));
+            let deed = format!("config: {}", change.words());
+            system_log::note(&deed);
+            runtime.block_on(tell(&store, Event::SettingChanged, &deed, None));
         }
         if format.json {
             json(&change)?;
@@ -243,24 +315,80 @@ impl Wish {
         Ok(())
     }
 
-    async fn change(&self, store: &RedisStore, file: &File, own: &str) -> Result<Change, Failure> {
-        let key = self.key;
+    /// Where the setting, or the rule, is kept.
+    fn field(&self) -> String {
+        match &self.of {
+            Some((_, selector)) => format!("{} {selector}", self.key),
+            None => self.key.to_owned(),
+        }
+    }
+
+    /// What holds after the change, by this server's own file.
+    fn outcome(&self, was: &Rules, own: &Rules) -> Result<Rules, Failure> {
+        let Some((setting, selector)) = &self.of else {
+            let mut general = *was.general();
+            let text = match &self.value {
+                Some(text) => text.clone(),
+                None => lifetime::text(own.general(), self.key).unwrap_or_default(),
+            };
+            lifetime::set(&mut general, self.key, &text)?;
+            return Ok(was.with_general(general));
+        };
+        let bad = |why: String| Failure::new(ExitCode::BadValue, format!("{}: {why}", self.key));
+        let of_file = own.rule(*setting, selector).cloned();
+        let rule = match &self.value {
+            Some(text) => {
+                let ms = lifetime::value_ms(*setting, text)?;
+                let rule = Rule::new(*setting, selector.clone(), ms, Source::Live);
+                Some(rule.map_err(|why| bad(why.to_string()))?)
+            }
+            None => of_file,
+        };
+        match rule {
+            Some(rule) => was.with(rule).map_err(|why| bad(why.to_string())),
+            None => Ok(was.without(*setting, selector)),
+        }
+    }
+
+    /// The value and its source as they are in Redis and in the file; none, if there is no such rule.
+    fn value_in(
+        &self,
+        file: &File,
+        found: &Found,
+        rules: &Rules,
+    ) -> Result<Option<(String, String)>, Failure> {
+        let setting = match &self.of {
+            None => Some(setting(self.key, file, found)?),
+            Some((setting, selector)) => rules.rule(*setting, selector).map(of_rule),
+        };
+        Ok(setting.map(|setting| (setting.value, setting.source)))
+    }
+
+    async fn change(&self, store: &RedisStore, file: &File) -> Result<Change, Failure> {
         let before = store.live_settings().await.map_err(|error| failed(&error))?;
-        let was = store.lifetimes();
-        let mut will_be = was;
-        let new = self.value.as_deref().unwrap_or(own);
-        lifetime::set(&mut will_be, key, new)?;
-        let ends = if is_shorter(&will_be, &was) {
+        let was = store.rules();
+        let own = lifetime::own(&file.lifetime)?;
+        let will_be = self.outcome(&was, &own)?;
+        let ends = if self.may_be(&will_be, &was, |new, old| new < old) {
             Some(Ends::count(store, &will_be).await?)
         } else {
             None
         };
-        let old = setting(key, file, &before);
+        let old = self.value_in(file, &before, &was)?;
+        let (new, source) = match (&self.of, &self.value) {
+            (None, None) => (lifetime::text(will_be.general(), self.key), old.clone()),
+            (_, Some(value)) => (Some(value.clone()), old.clone()),
+            (Some((setting, selector)), None) => {
+                let rule = will_be.rule(*setting, selector);
+                (rule.map(|rule| lifetime::value_text(rule.ms)), old.clone())
+            }
+        };
         let mut change = Change {
-            key,
-            old: old.value,
-            new: new.to_owned(),
-            source: old.source,
+            key: self.key,
+            of: self.of.as_ref().map(|(_, selector)| Shown::of(selector)),
+            old: old.map(|(value, _)| value),
+            new,
+            source: source.map(|(_, source)| source),
             generation: before.generation,
             kept: 0,
             dry_run: ends.is_some() && !self.yes,
@@ -269,30 +397,58 @@ impl Wish {
         if change.dry_run {
             return Ok(change);
         }
-        let value = self.value.as_deref();
-        change.generation = store.change_live(key, value).await.map_err(|error| failed(&error))?;
+        let sent = store.change_live(&self.field(), self.value.as_deref()).await;
+        change.generation = sent.map_err(|error| failed(&error))?;
         let after = store.live_settings().await.map_err(|error| failed(&error))?;
-        let after = setting(key, file, &after);
-        (change.new, change.source) = (after.value, after.source);
-        if is_longer(&will_be, &was) {
-            change.kept = keep(store, will_be).await?;
+        let after = self.value_in(file, &after, &will_be)?;
+        (change.new, change.source) = after.unzip();
+        if self.may_be(&will_be, &was, |new, old| new > old) {
+            change.kept = keep(store, &was, will_be).await?;
         }
         Ok(change)
+    }
+
+    /// Whether a value of some session after the change may be to one before as it is said; no limit is
+    /// the longest.
+    fn may_be(&self, after: &Rules, before: &Rules, is: impl Fn(u64, u64) -> bool) -> bool {
+        let values = |rules: &Rules| match &self.of {
+            Some((setting, selector)) => rules.possible_ms(*setting, selector),
+            // The grace keeps what is over, and the tombstone what is gone.
+            None if self.key == "lifetime.grace" => vec![Some(rules.general().grace_ms)],
+            None if self.key == "lifetime.tombstone" => Vec::new(),
+            None => {
+                let setting = SettingKind::of_key(self.key);
+                setting.into_iter().map(|setting| setting.get(rules.general())).collect()
+            }
+        };
+        let (after, before) = (values(after), values(before));
+        let long = |ms: &Option<u64>| ms.unwrap_or(u64::MAX);
+        after.iter().any(|new| before.iter().any(|old| is(long(new), long(old))))
     }
 }
 
 impl Change {
+    /// What has become of what.
+    fn words(&self) -> String {
+        const NONE: &str = "no rule";
+        let Self { key, of, old, new, .. } = self;
+        let of = of.as_ref().map(|of| format!(" {}", of.text())).unwrap_or_default();
+        let word = |value: &Option<String>| value.clone().unwrap_or_else(|| NONE.to_owned());
+        format!("{key}{of}: {} -> {}", word(old), word(new))
+    }
+
     fn tell(&self) -> Result<(), Failure> {
-        let Self { key, old, new, source, kept, dry_run, ends, .. } = self;
+        let Self { of, source, kept, dry_run, ends, .. } = self;
         if *dry_run {
             let ends = ends.unwrap_or_default().words();
-            return say(format!("{key}: {old} -> {new} would end {ends} now"));
+            return say(format!("{} would end {ends} now", self.words()));
         }
-        let whose = match *source {
-            "live" => "",
-            _ => ", or the value of each server's file",
+        let whose = match source.as_deref() {
+            Some("live") | None => "",
+            Some(_) if of.is_some() => ", or the rule of each server's file",
+            Some(_) => ", or the value of each server's file",
         };
-        say(format!("{key}: {old} -> {new}{whose}; every server follows within a second"))?;
+        say(format!("{}{whose}; every server follows within a second", self.words()))?;
         if let Some(ends) = ends.filter(|ends| !ends.is_none()) {
             say(format!("ended: {}", ends.words()))?;
         }
@@ -303,32 +459,19 @@ impl Change {
     }
 }
 
-/// What may end a session.
-fn ends_after_ms(lifetimes: &Lifetimes) -> [u64; 4] {
-    let Lifetimes { idle_ms, anonymous_idle_ms, anonymous_unopened_ms, absolute_ms, .. } =
-        *lifetimes;
-    [idle_ms, anonymous_idle_ms, anonymous_unopened_ms, absolute_ms.unwrap_or(u64::MAX)]
-}
-
-/// Whether something ends sooner by `a` than by `b`.
-fn is_shorter(a: &Lifetimes, b: &Lifetimes) -> bool {
-    ends_after_ms(a).iter().zip(ends_after_ms(b)).any(|(a, b)| *a < b)
-}
-
-/// Whether something is kept longer by `a` than by `b`.
-fn is_longer(a: &Lifetimes, b: &Lifetimes) -> bool {
-    a.grace_ms > b.grace_ms || ends_after_ms(a).iter().zip(ends_after_ms(b)).any(|(a, b)| *a > b)
-}
-
 /// A session's key has the time to live that its last use gave it by the lifetimes of then. Those
 /// that may live longer now get a longer TTL, once no server uses the old ones.
-async fn keep(store: &RedisStore, lifetimes: Lifetimes) -> Result<u64, Failure> {
+async fn keep(store: &RedisStore, was: &Rules, will_be: Rules) -> Result<u64, Failure> {
     tokio::time::sleep(FOLLOWED_WITHIN).await;
-    store.set_lifetimes(lifetimes);
+    store.set_lifetimes(will_be.clone());
     let mut kept = 0;
     let mut scan = store.scan(Filter::default());
     while let Some(page) = scan.next().await {
-        let living = page.map_err(|error| failed(&error))?.living;
+        let mut living = page.map_err(|error| failed(&error))?.living;
+        living.retain(|living| {
+            let owner = &living.header.content;
+            will_be.of(owner) != was.of(owner)
+        });
         let Some(shard) = living.first().map(|living| living.alias.shard()) else { continue };
         let aliases: Vec<_> = living.into_iter().map(|living| living.alias).collect();
         kept += store.keep(shard, &aliases).await.map_err(|error| failed(&error))?;

@@ -8,7 +8,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tokio::runtime::Builder;
 
 use super::output::{self, Format};
+use super::redis::tell;
 use super::secret;
+use super::system_log;
 use crate::config::file::DEFAULT_PATH;
 use crate::config::flags::{Flags, Place};
 use crate::config::{self, Config};
@@ -21,6 +23,7 @@ use crate::odoo::Odoo;
 use crate::odoo::root::Root;
 use crate::redis::RedisStore;
 use crate::shell;
+use crate::trail::entry::Event;
 use crate::worker::{files, first_contact};
 
 /// Import the session files of a directory into Redis, so that nobody is logged out
@@ -82,6 +85,8 @@ impl Import {
         };
         let keyring = secret::keyring(&self.place)?;
         let prepared = task.prepare(&config)?;
+        // The user is another one soon.
+        let by = system_log::who();
         confine::become_unprivileged(&config.worker.account(), || Ok(files::of_redis(&config)))?
             .tell();
 
@@ -92,15 +97,27 @@ impl Import {
             .map_err(|e| Failure::internal("start threads", e))?;
         let bar = bar();
         let summary = runtime.block_on(async {
-            let settings = config.store_settings(Some(keyring.clone()));
+            let mut settings = config.store_settings(Some(keyring.clone()));
+            settings.origin.by = Some(by);
             first_contact::wait(&config, &settings, false).await?;
             let redis = RedisStore::start(settings)
                 .map_err(|e| Failure::new(ExitCode::BadUrl, e.to_string()))?;
-            task.run(prepared, redis, keyring, |total, done| {
-                bar.set_length(total);
-                bar.set_position(done);
-            })
-            .await
+            let trail = redis.clone();
+            let summary = task
+                .run(prepared, redis, keyring, |total, done| {
+                    bar.set_length(total);
+                    bar.set_position(done);
+                })
+                .await?;
+            if !summary.dry_run {
+                let imported = summary.authenticated + summary.anonymous;
+                let deed = format!(
+                    "import: {} sessions of logged-in users, {} of visitors",
+                    summary.authenticated, summary.anonymous
+                );
+                tell(&trail, Event::Command, &deed, Some(imported)).await;
+            }
+            Ok::<_, Failure>(summary)
         });
         bar.finish_and_clear();
         let summary = summary?;

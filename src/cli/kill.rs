@@ -6,7 +6,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use super::output::{self, Format, json, say, visible};
-use super::redis::{Reached, failed, reach};
+use super::redis::{Reached, failed, reach, tell};
 use super::sessions::{Which, find_alias, none, read_sid, sessions, table, usage};
 use super::system_log;
 use crate::config::flags::Place;
@@ -15,7 +15,9 @@ use crate::redis::RedisStore;
 use crate::redis::ending::{Ended, Endings};
 use crate::redis::scan::{Filter, LiveSession, Name, Page};
 use crate::session::name::Alias;
+use crate::session::policy::rules::Rules;
 use crate::store::StoreError;
+use crate::trail::entry::Event;
 
 /// How many sessions are shown whole, and how many lines of counts.
 const SHOWN: usize = 10;
@@ -87,7 +89,7 @@ impl Kill {
             }
             _ => {}
         }
-        let Reached { runtime, store, .. } = reach(&self.place)?;
+        let Reached { runtime, store } = reach(&self.place)?;
         let named = filter.name.is_some();
         let mut outcome = Outcome { dry_run: !self.yes, ..Outcome::default() };
         let failure = runtime.block_on(async {
@@ -99,7 +101,7 @@ impl Kill {
         if let Err(failure) = failure {
             let Failure { code, message } = failure;
             if outcome.ended > 0 {
-                self.note_in_syslog(&outcome);
+                runtime.block_on(self.note_deed(&store, &outcome));
             }
             return Err(match outcome.ended {
                 0 => Failure::new(code, message),
@@ -111,7 +113,7 @@ impl Kill {
         }
         let nobody = outcome.matched == 0 && !self.all;
         if self.yes {
-            self.note_in_syslog(&outcome);
+            runtime.block_on(self.note_deed(&store, &outcome));
         }
         self.tell(outcome)?;
         // A mistyped name must not look as if it was done.
@@ -119,9 +121,11 @@ impl Kill {
     }
 
     /// Who ended how many of which: an auditor asks for it.
-    fn note_in_syslog(&self, outcome: &Outcome) {
+    async fn note_deed(&self, store: &RedisStore, outcome: &Outcome) {
         let Outcome { ended, .. } = outcome;
-        system_log::note(&format!("kill: ended {} ({})", sessions(*ended), self.meant()));
+        let deed = format!("kill: ended {} ({})", sessions(*ended), self.meant());
+        system_log::note(&deed);
+        tell(store, Event::Command, &deed, Some(*ended)).await;
     }
 
     /// Which sessions were meant, in the words of the command line.
@@ -209,7 +213,7 @@ impl Kill {
             }
         }
         if outcome.dry_run && !outcome.first.is_empty() {
-            say(table(&outcome.first))?;
+            say(table(&outcome.first, &Rules::default()))?;
             let shown = u64::try_from(outcome.first.len()).unwrap_or(u64::MAX);
             if shown < outcome.matched {
                 say(format!("and {} more", outcome.matched - shown))?;

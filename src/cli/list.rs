@@ -76,8 +76,8 @@ impl List {
     pub(super) fn run(&self) -> Result<(), Failure> {
         let filter = self.which.filter()?;
         let is_named = filter.name.is_some();
-        let Reached { runtime, store, .. } = reach(&self.place)?;
-        let lifetimes = store.lifetimes();
+        let Reached { runtime, store } = reach(&self.place)?;
+        let rules = store.rules();
         // Unsorted, each is printed as it comes: nothing is held, however many there are.
         let sort = self.sort.or((!self.format.json).then_some(Sort::Idle));
         let limit = match self.limit {
@@ -128,7 +128,7 @@ impl List {
                         }
                         None if printed < limit => {
                             printed += 1;
-                            array.element(&Shown::new(&living, &lifetimes))?;
+                            array.element(&Shown::new(&living, &rules))?;
                         }
                         None => {}
                     }
@@ -141,7 +141,7 @@ impl List {
         }
         if self.format.json {
             for living in &kept {
-                array.element(&Shown::new(living, &lifetimes))?;
+                array.element(&Shown::new(living, &rules))?;
             }
             for alias in &unreadable {
                 array.element(&Unreadable { alias: alias.as_str(), unreadable: true })?;
@@ -155,7 +155,7 @@ impl List {
             return Ok(());
         }
         if !kept.is_empty() {
-            say(table(&kept))?;
+            say(table(&kept, &rules))?;
         }
         for alias in &unreadable {
             say(format!(

@@ -2,11 +2,13 @@
 
 use tokio::runtime::{Builder, Runtime};
 
+use super::system_log;
 use crate::config::{Config, flags::Place};
 use crate::exit::{ExitCode, Failure};
 use crate::redis::probe::{ProbeError, probe};
 use crate::redis::{RedisStore, Settings};
 use crate::store::{Link as _, StoreError, Wait, Waited};
+use crate::trail::entry::Event;
 use crate::worker::first_contact;
 
 /// How often a Redis that answers is waited for.
@@ -18,16 +20,15 @@ pub(super) struct Reached {
     pub runtime: Runtime,
     /// The sessions.
     pub store: RedisStore,
-    /// Its settings, the server's own lifetimes among them.
-    pub settings: Settings,
 }
 
 /// Connects, or says why not and what to do.
 pub(super) fn reach(place: &Place) -> Result<Reached, Failure> {
-    let settings = Config::resolve_redis(place)?;
+    let mut settings = Config::resolve_redis(place)?;
+    settings.origin.by = Some(system_log::who());
     let runtime = runtime()?;
     let store = runtime.block_on(connect(&settings))?;
-    Ok(Reached { runtime, store, settings })
+    Ok(Reached { runtime, store })
 }
 
 /// What runs a command that asks Redis.
@@ -62,6 +63,13 @@ fn refused(error: &ProbeError) -> Failure {
             format!("no permission for the socket of Redis at {at}; run it with sudo"),
         ),
         error => Failure::new(first_contact::code(error), error.to_string()),
+    }
+}
+
+/// Says in the audit trail what was done. A trail that takes nothing does not keep the command from its work.
+pub(super) async fn tell(store: &RedisStore, event: Event, what: &str, count: Option<u64>) {
+    if let Err(error) = store.tell_trail(event, what, count).await {
+        anstream::eprintln!("sessionfs: cannot write to the audit trail: {error}");
     }
 }
 

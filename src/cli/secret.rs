@@ -148,7 +148,7 @@ impl Held {
 
     fn write_with(&self, beginning: &str, place: &Place, force: bool) -> Result<(), Failure> {
         let secret = self.find(beginning)?;
-        let Reached { runtime, store, .. } = reach(place)?;
+        let Reached { runtime, store } = reach(place)?;
         let (before, lacking) = runtime.block_on(async {
             let before = store.written_secret().await.map_err(|error| failed(&error))?;
             let servers = store.servers().await.map_err(|error| failed(&error))?;
@@ -175,7 +175,7 @@ impl Held {
     fn remove(&self, beginning: &str, place: &Place, force: bool) -> Result<(), Failure> {
         let secret = self.find(beginning)?;
         if !force {
-            let Reached { runtime, store, .. } = reach(place)?;
+            let Reached { runtime, store } = reach(place)?;
             let written =
                 runtime.block_on(store.written_secret()).map_err(|error| failed(&error))?;
             if written.is_none_or(|written| written == secret) {
@@ -283,7 +283,7 @@ pub(super) fn keyring(place: &Place) -> Result<Keyring, Failure> {
     let held = Held::read(place)?;
     let mut secrets = held.secrets;
     if secrets.is_empty() {
-        let Reached { runtime, store, .. } = reach(place)?;
+        let Reached { runtime, store } = reach(place)?;
         if runtime.block_on(store.written_secret()).map_err(|error| failed(&error))?.is_some() {
             return Err(none(&held.file));
         }

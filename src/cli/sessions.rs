@@ -16,7 +16,8 @@ use crate::redis::RedisStore;
 use crate::redis::scan::{Filter, LiveSession, Name, Page, short};
 use crate::session::content::Class;
 use crate::session::name::{Alias, Form, Sid};
-use crate::session::policy::Lifetimes;
+use crate::session::policy::rule::{Rule, Setting};
+use crate::session::policy::rules::Rules;
 
 /// The sessions for which all that is said holds.
 #[derive(clap::Args, Clone, Debug, Default)]
@@ -230,6 +231,8 @@ pub(super) struct Shown {
     last_activity: String,
     ends: String,
     ends_by: &'static str,
+    /// The rule that gives this limit.
+    rule: Option<String>,
     age_seconds: u64,
     idle_seconds: u64,
     left_seconds: u64,
@@ -239,10 +242,10 @@ pub(super) struct Shown {
 
 impl Shown {
     /// As these lifetimes judge it.
-    pub(super) fn new(living: &LiveSession, lifetimes: &Lifetimes) -> Self {
+    pub(super) fn new(living: &LiveSession, rules: &Rules) -> Self {
         let LiveSession { alias, header, .. } = living;
         let content = &header.content;
-        let (ends_ms, limit) = lifetimes.end(content.class, living.times());
+        let (ends_ms, limit) = rules.of(content).end(content.class, living.times());
         Self {
             alias: alias.to_string(),
             family: alias.family().map(ToOwned::to_owned),
@@ -255,6 +258,7 @@ impl Shown {
             last_activity: time(living.activity_ms),
             ends: time(ends_ms),
             ends_by: limit.as_str(),
+            rule: rule_of(living, rules).map(|rule| rule.selector.to_string()),
             age_seconds: living.age_ms() / 1000,
             idle_seconds: living.idle_ms() / 1000,
             left_seconds: living.left_ms / 1000,
@@ -267,6 +271,13 @@ impl Shown {
     }
 }
 
+/// The rule that gives the limit by which a session ends; none: what holds for all.
+fn rule_of<'a>(living: &LiveSession, rules: &'a Rules) -> Option<&'a Rule> {
+    let owner = &living.header.content;
+    let (_, limit) = rules.of(owner).end(owner.class, living.times());
+    rules.giver(Setting::of_limit(owner.class, limit), owner)
+}
+
 /// The word for a class.
 pub(super) fn class_word(class: Class) -> &'static str {
     match class {
@@ -275,14 +286,38 @@ pub(super) fn class_word(class: Class) -> &'static str {
     }
 }
 
-/// Sessions as lines, in this order; without their size where the terminal is too narrow for it.
-pub(super) fn table(sessions: &[LiveSession]) -> String {
+/// Sessions as lines, in this order; with the rule by which each ends, if there are any. Where the
+/// terminal is too narrow, without it, and then without their size.
+pub(super) fn table(sessions: &[LiveSession], rules: &Rules) -> String {
+    const RULE_CHARS: usize = 40;
     let rows: Vec<_> = sessions.iter().map(row).collect();
     let heading =
         ["alias", "database", "login", "uid", "class", "since (UTC)", "idle", "left", "size"];
+    let fits = |table: &str| {
+        let widest = table.lines().map(|line| line.chars().count()).max().unwrap_or_default();
+        terminal::width().is_none_or(|width| widest <= width)
+    };
+    if !rules.all().is_empty() {
+        let rule = |living: &LiveSession| {
+            let rule = rule_of(living, rules).map(|rule| rule.selector.to_string());
+            rule.map_or_else(|| "-".to_owned(), |rule| visible(&rule, RULE_CHARS))
+        };
+        let with_rule = rows.iter().zip(sessions).map(|(row, living)| {
+            let mut cells: [String; 10] = Default::default();
+            cells[..row.len()].clone_from_slice(row);
+            cells[row.len()] = rule(living);
+            cells
+        });
+        let mut all = [""; 10];
+        all[..heading.len()].copy_from_slice(&heading);
+        all[heading.len()] = "rule";
+        let whole = output::table(all, &[3, 6, 7, 8], with_rule);
+        if fits(&whole) {
+            return whole;
+        }
+    }
     let whole = output::table(heading, &[3, 6, 7, 8], rows.clone());
-    let widest = whole.lines().map(|line| line.chars().count()).max().unwrap_or_default();
-    if terminal::width().is_none_or(|width| widest <= width) {
+    if fits(&whole) {
         return whole;
     }
     let [heading @ .., _] = heading;

@@ -7,10 +7,13 @@ use super::redis::{Reached, failed, reach};
 use super::secret;
 use super::sessions::{self, Shown, class_word, find_one, name, none, read_sid, span, time, usage};
 use crate::config::flags::Place;
+use crate::config::lifetime;
 use crate::exit::{ExitCode, Failure};
 use crate::redis::RedisStore;
 use crate::redis::scan::{LiveSession, Name, limit_words};
 use crate::session::name::{Form, Sid};
+use crate::session::policy::rule::Setting;
+use crate::session::policy::rules::Rules;
 use crate::session::secret::Keyring;
 use crate::store::current::{Current, current};
 
@@ -43,7 +46,7 @@ impl Show {
             (None, Some(alias)) => name(alias)?,
             (None, None) => return Err(usage("no session is named")),
         };
-        let Reached { runtime, store, .. } = reach(&self.place)?;
+        let Reached { runtime, store } = reach(&self.place)?;
         let living = runtime.block_on(find_one(&store, wanted))?;
         if living.left_ms == 0 {
             return Err(none("the session has ended"));
@@ -55,9 +58,9 @@ impl Show {
             }
             None => None,
         };
-        let lifetimes = store.lifetimes();
+        let rules = store.rules();
         if self.format.json {
-            let shown = Shown::new(&living, &lifetimes);
+            let shown = Shown::new(&living, &rules);
             let mut value =
                 serde_json::to_value(shown).map_err(|e| Failure::internal("print", e))?;
             if let (Some(content), Some(fields)) = (content, value.as_object_mut()) {
@@ -65,8 +68,9 @@ impl Show {
             }
             return json(&value);
         }
-        let (ends_ms, limit) = lifetimes.end(living.header.content.class, living.times());
-        for (label, text) in lines(&living) {
+        let owner = &living.header.content;
+        let (ends_ms, limit) = rules.of(owner).end(owner.class, living.times());
+        for (label, text) in lines(&living).into_iter().chain(limits(&living, &rules)) {
             say(line(label, &text))?;
         }
         let left = span(living.left_ms);
@@ -109,6 +113,32 @@ fn lines(living: &LiveSession) -> Vec<(&'static str, String)> {
     };
     lines.push(("size", format!("{} bytes, saved as {form}", header.size_bytes)));
     lines
+}
+
+/// What limits its life, and which rule says so.
+fn limits(living: &LiveSession, rules: &Rules) -> Vec<(&'static str, String)> {
+    const RULE_CHARS: usize = 200;
+    let owner = &living.header.content;
+    let lifetimes = rules.of(owner);
+    let settings = Setting::ALL.into_iter().filter(|setting| setting.class() == owner.class);
+    settings
+        .map(|setting| {
+            let label = match setting {
+                Setting::Idle | Setting::AnonymousIdle => "idle limit",
+                Setting::Absolute => "age limit",
+                Setting::AnonymousUnopened => "unopened",
+            };
+            let value = lifetime::value_text(setting.get(&lifetimes));
+            let text = match rules.giver(setting, owner) {
+                Some(rule) => {
+                    let selector = visible(&rule.selector.to_string(), RULE_CHARS);
+                    format!("{value}, by the rule {selector} ({})", rule.source.as_str())
+                }
+                None => value,
+            };
+            (label, text)
+        })
+        .collect()
 }
 
 /// What the holder of the cookie may read.

@@ -505,6 +505,26 @@ impl Cluster {
                 line!(text, "  {row}");
             }
         }
+        write_missing_rules(text, nodes);
+    }
+}
+
+/// The servers that follow fewer rules than another one: they judge some sessions by other lifetimes.
+fn write_missing_rules(text: &mut String, nodes: &[Report]) {
+    let most = nodes.iter().filter_map(|node| node.rules).max().unwrap_or_default();
+    for node in nodes {
+        let (followed, remedy) = match node.rules {
+            Some(followed) => (followed, "give all servers the same [[lifetime.rules]]"),
+            None => (0, "its version knows none: update it"),
+        };
+        if followed < most {
+            line!(
+                text,
+                "  {}  {} follows {followed} of {most} rules of lifetimes; {remedy}",
+                styled(WARNING, "warning:"),
+                cut(&node.host.to_string(), 16)
+            );
+        }
     }
 }
 
@@ -542,6 +562,24 @@ mod tests {
         for line in text.lines().skip(1) {
             assert!(line.chars().count() <= WIDTH, "{line}");
         }
+    }
+
+    #[test]
+    fn a_server_that_follows_fewer_rules_is_named() {
+        let with = |host, rules| Report { rules, ..report(host) };
+        let said = |nodes: &[Report]| {
+            let mut text = String::new();
+            write_missing_rules(&mut text, nodes);
+            text
+        };
+        assert_eq!(said(&[with("a", Some(0)), with("b", None)]), "");
+        let text = said(&[with("a", Some(3)), with("b", None), with("c", Some(1))]);
+        assert!(!text.contains("  a follows"), "{text}");
+        assert!(
+            text.contains("b follows 0 of 3 rules of lifetimes; its version knows none"),
+            "{text}"
+        );
+        assert!(text.contains("c follows 1 of 3 rules of lifetimes; give all servers"), "{text}");
     }
 
     #[test]

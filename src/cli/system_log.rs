@@ -36,8 +36,8 @@ fn entry(what: &str, who: &str) -> String {
     format!("<{PRIORITY}>sessionfs[{}]: {text}", std::process::id())
 }
 
-/// The user, whom sudo knows it by, and the terminal.
-fn who() -> String {
+/// Who typed the command: the user, whom sudo knows it by, and the terminal.
+pub(super) fn who() -> String {
     const NAME_CHARS: usize = 64;
     let uid = nix::unistd::getuid();
     let mut who = match nix::unistd::User::from_uid(uid) {

@@ -40,6 +40,9 @@ pub(super) struct Worker {
     /// Odoo's user lists and ends sessions here
     #[arg(long)]
     odoo_fd: Option<RawFd>,
+    /// The audit trail is written here
+    #[arg(long)]
+    trail_fd: Option<RawFd>,
     /// The disk server of the underlying directory
     #[arg(long)]
     underlying_fd: Option<RawFd>,
@@ -63,6 +66,7 @@ impl Worker {
             control: optional(self.control_fd)?,
             metrics: optional(self.metrics_fd)?,
             odoo: optional(self.odoo_fd)?,
+            trail: optional(self.trail_fd)?,
             underlying: optional(self.underlying_fd)?,
             mirror: optional(self.mirror_fd)?,
         })

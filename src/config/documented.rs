@@ -6,8 +6,10 @@ use std::path::Path;
 use super::file::keys;
 use super::flags::{Flags, Place};
 use super::reference::{TEXT, quoted, rows, sections};
+use super::units::duration_text;
 use super::{Config, file};
 use crate::exit::ExitCode;
+use crate::session::policy::preset::PRESETS;
 
 /// Each documented key with the cell of its default.
 fn documented() -> Vec<(&'static str, &'static str)> {
@@ -64,6 +66,27 @@ fn every_exit_code_is_documented_with_its_meaning() {
         .collect();
     let defined: Vec<_> =
         ExitCode::ALL.iter().map(|(code, meaning)| (u8::from(*code), meaning.trim())).collect();
+    assert_eq!(in_text, defined);
+}
+
+#[test]
+fn every_preset_is_documented_with_its_values() {
+    let text = include_str!("../../docs/lifetimes.md");
+    let in_text: Vec<_> = rows(text)
+        .filter(|cells| cells.len() == 4)
+        .filter_map(|cells| {
+            let word = |place: usize| quoted(cells[place]).unwrap_or("not set").to_owned();
+            Some((quoted(cells[0])?.to_owned(), word(1), word(2)))
+        })
+        .collect();
+    let defined: Vec<_> = PRESETS
+        .iter()
+        .map(|preset| {
+            let absolute = preset.absolute_ms.map(duration_text);
+            let absolute = absolute.unwrap_or_else(|| "not set".to_owned());
+            (preset.name.to_owned(), duration_text(preset.idle_ms), absolute)
+        })
+        .collect();
     assert_eq!(in_text, defined);
 }
 

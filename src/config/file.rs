@@ -20,7 +20,7 @@ const LENGTH_MAX_BYTES: u64 = 1 << 20;
 macro_rules! table {
     ($(#[doc = $doc:literal])+ $name:ident($prefix:literal): $keys:ident {
         $($(#[doc = $field_doc:literal])+ $field:ident: $type:ty,)*
-    } $({ $($(#[doc = $sub_doc:literal])+ $sub:ident: $sub_type:ident,)* })?) => {
+    } $({ $($(#[doc = $sub_doc:literal])+ $sub:ident: $sub_type:ty,)* })?) => {
         $(#[doc = $doc])+
         #[derive(Clone, Debug, Default, Deserialize)]
         #[serde(deny_unknown_fields, default)]
@@ -77,6 +77,8 @@ table! {
         metrics: Metrics,
         /// `[odoo]`
         odoo: Odoo,
+        /// `[audit]`
+        audit: Audit,
     }
 }
 
@@ -157,6 +159,31 @@ table! {
         grace: String,
         /// How long the mark of an ended session stays.
         tombstone: String,
+        /// What asks for the lifetimes that are not written.
+        preset: String,
+    } {
+        /// `[[lifetime.rules]]`
+        rules: Vec<LifetimeRule>,
+    }
+}
+
+table! {
+    /// Other lifetimes for some sessions.
+    LifetimeRule("lifetime.rules."): LIFETIME_RULE_KEYS {
+        /// Those of a database.
+        database: String,
+        /// Those of a login, or of a pattern of logins.
+        login: String,
+        /// Those of a user.
+        user_id: i64,
+        /// Authenticated: after its last activity.
+        idle: String,
+        /// Authenticated: after its login.
+        absolute: String,
+        /// Anonymous: after its last activity.
+        anonymous_idle: String,
+        /// Anonymous: if it was never opened.
+        anonymous_unopened: String,
     }
 }
 
@@ -246,6 +273,16 @@ table! {
     }
 }
 
+table! {
+    /// The audit trail.
+    Audit("audit."): AUDIT_KEYS {
+        /// Which file or socket takes it.
+        trail: String,
+        /// How large the file may become.
+        trail_max: String,
+    }
+}
+
 /// Keys of development versions, and what they are called since 0.1.0.
 const RENAMED: &[(&str, &str)] = &[
     ("activity.passive_argv", "activity.background_argv"),
@@ -262,6 +299,7 @@ pub(crate) fn keys() -> impl Iterator<Item = &'static str> {
         SECRET_KEYS,
         WORKER_KEYS,
         LIFETIME_KEYS,
+        LIFETIME_RULE_KEYS,
         LIMITS_KEYS,
         IMPORT_KEYS,
         OUTAGE_KEYS,
@@ -269,6 +307,7 @@ pub(crate) fn keys() -> impl Iterator<Item = &'static str> {
         ACTIVITY_KEYS,
         METRICS_KEYS,
         ODOO_KEYS,
+        AUDIT_KEYS,
     ]
     .into_iter()
     .flatten()
@@ -390,14 +429,39 @@ fn refuse_unknown_keys(table: &Table, path: &Path) -> Result<(), Failure> {
                 if !keys().any(|key| key.starts_with(&prefix)) {
                     return Err(unknown(name, path));
                 }
-                for inner_name in inner.keys() {
-                    known(&format!("{prefix}{inner_name}"), path)?;
+                for (inner_name, value) in inner {
+                    let key = format!("{prefix}{inner_name}");
+                    match value {
+                        toml::Value::Array(items) if is_table(&key) => {
+                            refuse_unknown_keys_of_items(&key, items, path)?;
+                        }
+                        // A wrong value, which the types will say.
+                        _ if is_table(&key) => {}
+                        _ => known(&key, path)?,
+                    }
                 }
             }
             // A table's name with a plain value is a wrong value, which the types will say.
-            _ if keys().any(|key| key.starts_with(&format!("{name}."))) => {}
+            _ if is_table(name) => {}
             _ => known(name, path)?,
         }
+    }
+    Ok(())
+}
+
+/// Whether keys stand under that name.
+fn is_table(name: &str) -> bool {
+    keys().any(|key| key.strip_prefix(name).is_some_and(|rest| rest.starts_with('.')))
+}
+
+/// The same of an array of tables, such as `[[lifetime.rules]]`.
+fn refuse_unknown_keys_of_items(
+    name: &str,
+    items: &[toml::Value],
+    path: &Path,
+) -> Result<(), Failure> {
+    for key in items.iter().filter_map(toml::Value::as_table).flat_map(Table::keys) {
+        known(&format!("{name}.{key}"), path)?;
     }
     Ok(())
 }
@@ -473,7 +537,7 @@ mod tests {
         for key in keys() {
             let (table, name) = key.rsplit_once('.').unwrap_or(("", key));
             let value = match key {
-                "limits.inodes" | "limits.staging_files" => "7",
+                "limits.inodes" | "limits.staging_files" | "lifetime.rules.user_id" => "7",
                 "activity.background_argv"
                 | "activity.background_title"
                 | "activity.passive"
@@ -481,7 +545,11 @@ mod tests {
                 "activity.ports" => "[7]",
                 _ => "\"x\"",
             };
-            let header = if table.is_empty() { String::new() } else { format!("[{table}]\n") };
+            let header = match table {
+                "" => String::new(),
+                "lifetime.rules" => format!("[[{table}]]\n"),
+                table => format!("[{table}]\n"),
+            };
             parse(&format!("{header}{name} = {value}\n")).unwrap();
         }
     }
@@ -515,6 +583,10 @@ mod tests {
             (
                 "[lifetime]\nidel = '1h'",
                 "test.toml: unknown key 'lifetime.idel'; did you mean 'lifetime.idle'?",
+            ),
+            (
+                "[[lifetime.rules]]\nlogn = 'a'",
+                "unknown key 'lifetime.rules.logn'; did you mean 'lifetime.rules.login'?",
             ),
             ("[lifetimes]\nidle = '1h'", "unknown key 'lifetimes'; did you mean 'lifetime'?"),
             ("idle = '1h'", "unknown key 'idle'; did you mean 'lifetime.idle'?"),

@@ -82,6 +82,9 @@ pub(crate) struct Report {
     /// The newest format of sessions that it reads.
     #[serde(default)]
     pub format: u32,
+    /// How many rules of lifetimes it follows. An older version follows none, and does not say so.
+    #[serde(default)]
+    pub rules: Option<usize>,
     pub traffic: Traffic,
     /// How long ago it said so, if not just now.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -5,7 +5,7 @@
 //! and a counter. A staging file that is published keeps its number: the kernel has moved its dentry
 //! onto the name of the session, so the inode of the staging file *is* the new version.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, TrySendError};
 
@@ -150,7 +150,7 @@ pub struct Inodes {
     /// Bounded. An eviction that does not fit is tried again later.
     evictions: SyncSender<Eviction>,
     /// Names that have another meaning now, and did not fit. They go before any eviction.
-    to_forget: Vec<Eviction>,
+    to_forget: VecDeque<Eviction>,
     kept: KeptState,
     held_bytes: usize,
     /// For how long the kernel may keep names of sessions.
@@ -197,7 +197,7 @@ impl Inodes {
             removed_shards: HashMap::new(),
             latest: HashMap::new(),
             evictions,
-            to_forget: Vec::new(),
+            to_forget: VecDeque::new(),
             held_bytes: 0,
             listings_bytes: 0,
             name_valid_ms: settings.name_valid_ms,
@@ -371,8 +371,11 @@ impl Inodes {
         self.forget_name_of(&sid, form);
         self.find(id);
         if let Some(known) = self.known.get_mut(&id) {
-            known.inode = Inode::Superseded(Box::new(Superseded { sid, attributes }));
+            let superseded = Inode::Superseded(Box::new(Superseded { sid, attributes }));
+            let was = std::mem::replace(&mut known.inode, superseded);
             self.kept.put_inode(id, &known.inode, known.lookups);
+            // The worker before may have made it a version before it died.
+            self.leave_tables(id, &was);
         }
     }
 
@@ -409,16 +412,16 @@ impl Inodes {
     fn forget_name_of(&mut self, sid: &Sid, form: Form) {
         if self.name_valid_ms > 0 && self.to_forget.len() < MAX_TO_FORGET {
             let parent = self.parent(sid.shard(), form);
-            self.to_forget.push(Eviction { parent, name: sid.entry(form) });
+            self.to_forget.push_back(Eviction { parent, name: sid.entry(form) });
             self.send_names_to_forget();
         }
     }
 
     /// Sends what did not fit before; whether nothing is left.
     pub fn send_names_to_forget(&mut self) -> bool {
-        while let Some(name) = self.to_forget.pop() {
+        while let Some(name) = self.to_forget.pop_front() {
             if let Err(TrySendError::Full(name)) = self.evictions.try_send(name) {
-                self.to_forget.push(name);
+                self.to_forget.push_front(name);
                 return false;
             }
         }
@@ -483,7 +486,13 @@ impl Inodes {
 
     fn remove(&mut self, id: InodeId) {
         self.kept.forget_inode(id);
-        let Some(Known { inode, .. }) = self.known.pop(&id) else { return };
+        if let Some(Known { inode, .. }) = self.known.pop(&id) {
+            self.leave_tables(id, &inode);
+        }
+    }
+
+    /// It is found no more by what it was.
+    fn leave_tables(&mut self, id: InodeId, inode: &Inode) {
         match inode {
             Inode::Staging | Inode::Superseded(_) => {}
             Inode::Version(version) => {
@@ -518,7 +527,8 @@ impl Inodes {
     /// forget the entry. The inode may still be open, so it stays until FORGET and counts as used
     /// now.
     fn evict(&mut self) {
-        let max_bytes = self.max_bytes.saturating_sub(self.listings_bytes);
+        // A listing that is too large for its share must not take that of the sessions in use.
+        let max_bytes = self.max_bytes - self.listings_bytes.min(self.max_bytes / 2);
         for _ in 0..MAX_EVICTIONS_AT_ONCE {
             if self.known.len() <= self.max_known && self.memory_bytes() <= max_bytes {
                 return;

@@ -18,6 +18,7 @@ use super::listen::Listeners;
 use super::program::Program;
 use super::requests::Requests;
 use super::secrets::Secrets;
+use super::trail::Trail;
 use crate::config::Config;
 use crate::exit::{ExitCode, Failure};
 use crate::fuse::kernel::Offers;
@@ -40,27 +41,30 @@ pub(super) struct StatusContext {
     workers: Arc<AtomicU64>,
     listeners: Listeners,
     requests: Requests,
+    trail: Trail,
 }
 
 impl StatusContext {
     /// Of this keeper, with its sockets. The id is new with each keeper: an id that is kept on disk
     /// would be shared by hosts that were cloned, and each would overwrite the other's registration.
-    pub(super) fn new(listeners: Listeners, requests: Requests) -> Self {
+    pub(super) fn new(listeners: Listeners, requests: Requests, trail: Trail) -> Self {
         Self {
             id: format!("{:016x}", rand::random::<u64>()),
             since_ms: now_ms(),
             workers: Arc::default(),
             listeners,
             requests,
+            trail,
         }
     }
 
     /// The same for a changed configuration.
     pub(super) fn renewed(&self, config: &Config, program: &Program) -> Result<Self, Failure> {
         let listeners = self.listeners.renewed(config)?;
+        let trail = Trail::renewed(config)?;
         let requests = self.requests.renewed(config, program);
         let workers = Arc::clone(&self.workers);
-        Ok(Self { id: self.id.clone(), workers, listeners, requests, ..*self })
+        Ok(Self { id: self.id.clone(), workers, listeners, requests, trail, ..*self })
     }
 
     fn keeper_info(&self) -> KeeperInfo {
@@ -140,6 +144,7 @@ impl Running {
         ];
         descriptors.extend(connection.descriptors());
         descriptors.extend(status.listeners.descriptors());
+        descriptors.extend(status.trail.descriptor());
         descriptors.extend(sockets.iter().map(|(flag, socket)| (*flag, socket.as_fd())));
         descriptors.extend(status.requests.marks().map(|marks| ("--requests-fd", marks)));
         let mut command = process::prepare(&program.path(), "worker", &descriptors);

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use lru::{DefaultHasher, LruCache};
 
 use crate::session::name::{Alias, Shard};
-use crate::session::policy::Lifetimes;
+use crate::session::policy::rules::Rules;
 use crate::store::{
     Amend, ChangeId, Changes, Health, Link, Listed, Lookup, Meta, Publish, Published, RootListing,
     Sessions, Settling, Stamp, StoreError, Unlink, Unlinked, Wait, Waited,
@@ -53,7 +53,7 @@ pub(crate) struct NearCache<S> {
 /// What is kept, and what has changed.
 struct Cache {
     settings: Settings,
-    lifetimes: Box<dyn Fn() -> Lifetimes + Send + Sync>,
+    rules: Box<dyn Fn() -> Arc<Rules> + Send + Sync>,
     kept: Mutex<Kept>,
 }
 
@@ -70,7 +70,7 @@ struct Kept {
 struct Entry {
     asked_at: Instant,
     /// By which its time to live was judged.
-    lifetimes: Lifetimes,
+    rules: Arc<Rules>,
     meta: Meta,
     bound: crate::store::Bound,
     sealed: Bytes,
@@ -85,11 +85,11 @@ struct Asked {
 }
 
 impl<S: Link> NearCache<S> {
-    /// Over a store whose lifetimes are those of the function; without settings every `open` asks it.
+    /// Over a store whose lifetimes are those that the function gives; without settings every `open` asks it.
     pub(crate) fn over(
         sessions: S,
         settings: Option<Settings>,
-        lifetimes: impl Fn() -> Lifetimes + Send + Sync + 'static,
+        rules: impl Fn() -> Arc<Rules> + Send + Sync + 'static,
     ) -> Self {
         let cache = settings.map(|settings| {
             let kept = Kept {
@@ -99,7 +99,7 @@ impl<S: Link> NearCache<S> {
                 counts: vec![0; COUNTS].into(),
                 hasher: DefaultHasher::default(),
             };
-            Arc::new(Cache { settings, lifetimes: Box::new(lifetimes), kept: Mutex::new(kept) })
+            Arc::new(Cache { settings, rules: Box::new(rules), kept: Mutex::new(kept) })
         });
         Self { sessions, cache }
     }
@@ -171,7 +171,7 @@ impl Cache {
         let age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
         let left_ms = entry.meta.left_ms.saturating_sub(age_ms);
         let is_good = if is_well { left_ms > age_ms && age < MAX_AGE } else { left_ms > 0 };
-        if !is_good || entry.lifetimes != (self.lifetimes)() {
+        if !is_good || !are_same(&entry.rules, &(self.rules)()) {
             // In an outage it may be good for longer.
             return None;
         }
@@ -196,7 +196,7 @@ impl Cache {
         }
         let entry = Entry {
             asked_at: asked.at,
-            lifetimes: (self.lifetimes)(),
+            rules: (self.rules)(),
             meta: meta.clone(),
             bound: bound.clone(),
             // It may be a part of a longer answer.
@@ -263,6 +263,11 @@ impl Kept {
             self.bytes -= entry.size_bytes();
         }
     }
+}
+
+/// Whether a session is judged alike by both. They are mostly the very same.
+fn are_same(one: &Arc<Rules>, other: &Arc<Rules>) -> bool {
+    Arc::ptr_eq(one, other) || one == other
 }
 
 impl Entry {

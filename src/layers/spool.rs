@@ -36,7 +36,7 @@ use crate::handoff::{Kept as KeptByWorkers, Kind};
 use crate::session::content::Class;
 use crate::session::name::{Alias, Form, Shard, Sid};
 use crate::session::packing::Packed;
-use crate::session::policy::Lifetimes;
+use crate::session::policy::rules::Rules;
 use crate::session::secret::Keyring;
 use crate::store::{
     Amend, Attempt, ChangeId, Health, Kept, Link, Listed, Lookup, Meta, Publish, Published,
@@ -85,7 +85,7 @@ struct Shared {
     names: Mutex<HashSet<String>>,
     /// What is there and cannot be sent.
     unsendable: Mutex<Unsendable>,
-    lifetimes: Box<dyn Fn() -> Lifetimes + Send + Sync>,
+    rules: Box<dyn Fn() -> Arc<Rules> + Send + Sync>,
     /// Told when something is kept.
     filled: Notify,
     /// The lives that kept saves seemed to begin, and those that they turned out to belong to.
@@ -122,14 +122,14 @@ impl Unsendable {
 }
 
 impl<S: Sessions + Link + Clone> Spool<S> {
-    /// Over `sessions`. What is kept already is another worker's before [`Spool::take_up`]. `lifetimes` are
+    /// Over `sessions`. What is kept already is another worker's before [`Spool::take_up`]. `rules` are
     /// those of now.
     pub(crate) fn over(
         sessions: S,
         settings: Settings,
-        lifetimes: impl Fn() -> Lifetimes + Send + Sync + 'static,
+        rules: impl Fn() -> Arc<Rules> + Send + Sync + 'static,
     ) -> io::Result<Self> {
-        let shared = Shared::new(settings, lifetimes)?;
+        let shared = Shared::new(settings, rules)?;
         Ok(Self { sessions, shared: Arc::new(shared) })
     }
 
@@ -161,8 +161,8 @@ impl<S: Sessions + Link + Clone> Spool<S> {
     /// Keeps a save that was not taken, or must not overtake others.
     fn keep_save(&self, publish: &Publish, why: &StoreError) -> Result<Published, StoreError> {
         let shared = &self.shared;
-        let lifetimes = (shared.lifetimes)();
-        let refusal = shared.overlay().refusal(publish, &lifetimes);
+        let rules = (shared.rules)();
+        let refusal = shared.overlay().refusal(publish, &rules);
         if let Some(reason) = refusal {
             return Ok(Published::Refused(reason));
         }
@@ -176,7 +176,7 @@ impl<S: Sessions + Link + Clone> Spool<S> {
         for number in replaced.into_iter().chain(taken_back) {
             shared.drop_change(number, "replaced");
         }
-        let view = shared.overlay().view(&publish.alias, &lifetimes);
+        let view = shared.overlay().view(&publish.alias, &rules);
         let meta = match view {
             Some(View::Saved(saved)) if saved.bound.save == publish.stamp.id => saved.meta,
             // It is not shown before Redis has decided.
@@ -189,14 +189,14 @@ impl<S: Sessions + Link + Clone> Spool<S> {
 impl Shared {
     fn new(
         settings: Settings,
-        lifetimes: impl Fn() -> Lifetimes + Send + Sync + 'static,
+        rules: impl Fn() -> Arc<Rules> + Send + Sync + 'static,
     ) -> io::Result<Self> {
         let files = settings.directories.clone().map(Files::open).transpose()?;
         Ok(Self {
             overlay: Mutex::new(Overlay::new(settings.limits)),
             names: Mutex::default(),
             unsendable: Mutex::default(),
-            lifetimes: Box::new(lifetimes),
+            rules: Box::new(rules),
             filled: Notify::new(),
             lives: Mutex::new(LruCache::new(MAX_LIVES)),
             kept: OnceLock::new(),
@@ -212,7 +212,7 @@ impl Shared {
     fn view(&self, alias: &Alias) -> Option<View> {
         let overlay = self.overlay();
         // Nearly always nothing is kept.
-        if overlay.is_empty() { None } else { overlay.view(alias, &(self.lifetimes)()) }
+        if overlay.is_empty() { None } else { overlay.view(alias, &(self.rules)()) }
     }
 
     /// What the sessions of a shard are by what is kept; without a shard: those of all.
@@ -221,11 +221,9 @@ impl Shared {
         if overlay.is_empty() {
             return Vec::new();
         }
-        let lifetimes = (self.lifetimes)();
+        let rules = (self.rules)();
         let views = overlay.aliases(shard).into_iter();
-        views
-            .filter_map(|alias| overlay.view(&alias, &lifetimes).map(|view| (alias, view)))
-            .collect()
+        views.filter_map(|alias| overlay.view(&alias, &rules).map(|view| (alias, view))).collect()
     }
 
     /// Keeps a change, which outlives this process when this returns.
@@ -763,7 +761,7 @@ mod tests {
             place: place(),
             keyring: Keyring::for_tests(),
         };
-        Shared::new(settings, Lifetimes::default).unwrap()
+        Shared::new(settings, Arc::default).unwrap()
     }
 
     #[test]

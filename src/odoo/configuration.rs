@@ -29,6 +29,16 @@ pub(crate) struct Configuration {
     pub proxy_mode: bool,
     /// `workers`, if it is set and a number.
     pub workers: Option<u32>,
+    /// `gevent_port`, and as it was called before, `longpolling_port`.
+    pub gevent_port: Option<u16>,
+    /// `list_db`; Odoo's default is to list databases.
+    pub list_db: Option<bool>,
+    /// `dbfilter`.
+    pub db_filter: Option<String>,
+    /// `db_name`: the databases that it serves, if it does not serve all.
+    pub databases: Vec<String>,
+    /// `logfile`.
+    pub log_file: Option<PathBuf>,
     /// `server_wide_modules`.
     pub modules: Vec<String>,
     /// `addons_path`.
@@ -74,6 +84,14 @@ impl Configuration {
                 .and_then(|value| value.parse().ok()),
             proxy_mode: get("proxy_mode").is_some_and(is_true),
             workers: get("workers").and_then(|value| value.parse().ok()),
+            gevent_port: get("gevent_port")
+                .or_else(|| get("longpolling_port"))
+                .and_then(|value| value.parse().ok()),
+            // `False` is a value here, and `get` takes it for none.
+            list_db: options.get("list_db").map(|value| is_true(value.trim())),
+            db_filter: get("dbfilter").map(ToOwned::to_owned),
+            databases: get("db_name").map(names).unwrap_or_default(),
+            log_file: get("logfile").map(PathBuf::from),
             modules: get("server_wide_modules").map(names).unwrap_or_default(),
             addons: get("addons_path").map(paths).unwrap_or_default(),
         })
@@ -106,13 +124,18 @@ mod tests {
     fn what_odoo_writes_itself_is_read() {
         let text = "[options]\n; a comment\naddons_path = /a,\n    /b\nadmin_passwd = p%a\"s\\s\n\
                     data_dir = /srv/odoo data\nproxy_mode = True\nworkers = 4\n\
-                    server_wide_modules = base,web, session_redis\ndb_host = False\n";
+                    server_wide_modules = base,web, session_redis\ndb_host = False\n\
+                    list_db = False\ndbfilter = ^%d$\ndb_name = a,b\nlongpolling_port = 8073\n\
+                    logfile = /var/log/odoo.log\n";
         let found = parse(text).unwrap();
         assert_eq!(found.data_dir.as_deref(), Some(Path::new("/srv/odoo data")));
         assert!(found.proxy_mode);
         assert_eq!(found.workers, Some(4));
         assert_eq!(found.modules, ["base", "web", "session_redis"]);
         assert_eq!(found.addons, ["/a", "/b"].map(PathBuf::from));
+        assert_eq!((found.list_db, found.db_filter.as_deref()), (Some(false), Some("^%d$")));
+        assert_eq!((found.databases, found.gevent_port), (names("a,b"), Some(8073)));
+        assert_eq!(found.log_file.as_deref(), Some(Path::new("/var/log/odoo.log")));
     }
 
     #[test]
@@ -120,6 +143,7 @@ mod tests {
         let found =
             parse("[options]\ndata_dir = False\nworkers = many\nproxy_mode = False\n").unwrap();
         assert_eq!((found.data_dir, found.workers, found.proxy_mode), (None, None, false));
+        assert_eq!((found.list_db, found.db_filter, found.databases.len()), (None, None, 0));
     }
 
     #[test]

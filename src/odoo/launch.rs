@@ -31,8 +31,18 @@ pub(crate) struct Launch {
     pub workers: Option<String>,
     /// `-p`, `--http-port`, and as it was called before, `--xmlrpc-port`.
     pub http_port: Option<u16>,
+    /// `--gevent-port`, and as it was called before, `--longpolling-port`.
+    pub gevent_port: Option<u16>,
     /// `--proxy-mode`.
     pub proxy_mode: bool,
+    /// `--no-database-list`.
+    pub hides_databases: bool,
+    /// `--db-filter`.
+    pub db_filter: Option<String>,
+    /// `-d`, `--database`.
+    pub databases: Option<String>,
+    /// `--logfile`.
+    pub log_file: Option<PathBuf>,
     /// `--addons-path`.
     pub addons: Option<String>,
     /// `--load`: server-wide modules.
@@ -50,14 +60,22 @@ impl Launch {
             return Some(Self { titled: true, ..Self::default() });
         }
         let arguments = arguments(&argv)?;
-        let mut launch =
-            Self { proxy_mode: arguments.contains(&"--proxy-mode"), ..Self::default() };
+        let mut launch = Self {
+            proxy_mode: arguments.contains(&"--proxy-mode"),
+            hides_databases: arguments.contains(&"--no-database-list"),
+            ..Self::default()
+        };
         let value = |short: Option<&str>, long: &str| option(arguments, short, long);
         launch.config = value(Some("-c"), "--config").map(PathBuf::from);
         launch.data_dir = value(Some("-D"), "--data-dir").map(PathBuf::from);
         launch.workers = value(None, "--workers");
         let port = value(Some("-p"), "--http-port").or_else(|| value(None, "--xmlrpc-port"));
         launch.http_port = port.and_then(|port| port.parse().ok());
+        let port = value(None, "--gevent-port").or_else(|| value(None, "--longpolling-port"));
+        launch.gevent_port = port.and_then(|port| port.parse().ok());
+        launch.db_filter = value(None, "--db-filter");
+        launch.databases = value(Some("-d"), "--database");
+        launch.log_file = value(None, "--logfile").map(PathBuf::from);
         launch.addons = value(None, "--addons-path");
         launch.modules = value(None, "--load");
         Some(launch)
@@ -160,7 +178,12 @@ mod tests {
         assert_eq!(launch.data_dir.as_deref(), Some(Path::new("/data")));
         assert_eq!(launch.workers.as_deref(), Some("4"));
         assert_eq!(launch.modules.as_deref(), Some("base,web"));
-        assert!(launch.proxy_mode);
+        assert!(launch.proxy_mode && !launch.hides_databases);
+        let launch =
+            parse("odoo -d a,b --no-database-list --db-filter=^a$ --gevent-port 9").unwrap();
+        assert!(launch.hides_databases);
+        assert_eq!((launch.databases.as_deref(), launch.gevent_port), (Some("a,b"), Some(9)));
+        assert_eq!(launch.db_filter.as_deref(), Some("^a$"));
         assert_eq!(parse("odoo -c").unwrap().config, None);
     }
 }

@@ -13,6 +13,8 @@ use super::{account, configuration_of};
 
 /// Odoo's own choice.
 pub(crate) const DEFAULT: u16 = 8069;
+/// The same for its evented process.
+pub(crate) const GEVENT_DEFAULT: u16 = 8072;
 /// More than anybody has; every user of this host can start a process that looks like an Odoo.
 const PORTS_MAX: usize = 64;
 

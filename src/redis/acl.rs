@@ -5,7 +5,7 @@ use super::deployment::Mode;
 /// Every command that a mount, or a command of ours, ever sends.
 const COMMANDS: &str = "+hello +auth +select +script|load +eval +evalsha +time +get +set +del \
                         +getrange +strlen +zadd +zrem +zscore +zcard +zrangebyscore +zrevrangebyscore +pexpire +pttl \
-                        +hmget +hset +hdel +hincrby +client|tracking";
+                        +hmget +hlen +hgetall +hset +hdel +hincrby +client|tracking";
 
 /// Those that reading a session takes.
 const FOR_READS: &[&str] = &[

@@ -74,9 +74,13 @@ arguments! {
         // expected to show at least. ahead_ms: by how much it has jumped forward of late, or
         // for how long no use could be written down.
         // waited_ms: for how long callers have waited in the last outage.
+        // rules: by which some sessions have other lifetimes, as rules.rs writes them; '' for none.
+        // outbox: of the audit trail; one that ends with a colon is followed by the shard; '-': what there is to tell is in
+        // the answer; '' is none.
+        // origin: which server asks, and for whom, as two words.
         arguments: idle_ms, anonymous_idle_ms, anonymous_unopened_ms, absolute_ms, grace_ms,
             tombstone_ms, import_max_age_ms, written_format, newest_format, clock, ahead_ms,
-            waited_ms;
+            waited_ms, rules, outbox, origin;
     }
 }
 
@@ -239,6 +243,15 @@ arguments! {
 }
 
 arguments! {
+    /// See `lease.lua`.
+    LeaseArgs<'a> {
+        keys: lease;
+        // rank: a digit; 0 gives it up.
+        arguments: holder, rank, lease_ms;
+    }
+}
+
+arguments! {
     /// See `probe.lua`.
     ProbeArgs {
         keys: probe;
@@ -270,6 +283,7 @@ of_scripts! {
     RoomArgs<'a>: room,
     SettingsArgs: settings,
     SetArgs<'a>: set,
+    LeaseArgs<'a>: lease,
     ProbeArgs: probe,
 }
 

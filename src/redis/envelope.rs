@@ -7,11 +7,10 @@
 //! There are two forms of it. Each field has its name, a single letter, in the first; the second is
 //! short: no names, no field that says what another one says, and times as distances.
 
-use std::fmt::Write as _;
-
 use crate::session::content::{Class, Content};
 use crate::session::name::{Alias, Form};
 use crate::session::packing;
+use crate::session::word;
 use crate::store::{Bound, ChangeId, Meta};
 
 /// Longer than any header line can be (`session.lua` holds the same number).
@@ -503,41 +502,18 @@ pub fn mode_text(mode: u32) -> String {
     format!("{:o}", mode & 0o7777)
 }
 
-/// Text of the content as one word: percent-encoded; `-` for none.
+/// Text of the content as one word; `-` for none.
 pub fn text(value: Option<&str>) -> String {
-    let Some(value) = value else { return "-".to_owned() };
-    let mut word = String::with_capacity(value.len());
-    for byte in value.bytes() {
-        // A lone "-" means none, so a text that begins with one is encoded.
-        let plain = byte.is_ascii_alphanumeric()
-            || b"._~@+".contains(&byte)
-            || (byte == b'-' && !word.is_empty());
-        if plain {
-            word.push(char::from(byte));
-        } else {
-            let _ = write!(word, "%{byte:02X}");
-        }
-    }
-    word
+    value.map_or_else(|| "-".to_owned(), word::encode)
 }
 
 #[allow(clippy::option_option)] // the outer one: not readable; the inner one: no text
-fn decode_text(word: &str) -> Option<Option<String>> {
-    if word == "-" {
+pub(super) fn decode_text(text: &str) -> Option<Option<String>> {
+    if text == "-" {
         return Some(None);
     }
-    let mut bytes = Vec::with_capacity(word.len());
-    let mut rest = word.bytes();
-    while let Some(byte) = rest.next() {
-        if byte == b'%' {
-            let (high, low) = (char::from(rest.next()?), char::from(rest.next()?));
-            let byte = high.to_digit(16)? * 16 + low.to_digit(16)?;
-            bytes.push(u8::try_from(byte).ok()?);
-        } else {
-            bytes.push(byte);
-        }
-    }
     // The scripts do not look into it, so what is no text is no reason to refuse the header.
+    let bytes = word::decode(text)?;
     Some(Some(String::from_utf8_lossy(&bytes).into_owned()))
 }
 

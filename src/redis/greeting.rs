@@ -179,7 +179,7 @@ impl Greeter {
     fn time(&self, time: &Arc<Time>) -> Question {
         let (time, live) = (Arc::clone(time), Arc::clone(&self.live));
         Question::new(redis::cmd("TIME"), move |answer, sent| {
-            time.observe_answer(&answer, sent, live.lifetimes().idle_ms);
+            time.observe_answer(&answer, sent, live.longest_idle_ms());
             Ok(())
         })
     }

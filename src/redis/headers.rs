@@ -9,7 +9,7 @@ use super::requests::Requests;
 use super::scan::LiveSession;
 use super::scripts::{Answer, Way};
 use crate::session::name::Shard;
-use crate::session::policy::Lifetimes;
+use crate::session::policy::rules::Rules;
 use crate::store::StoreError;
 
 /// An entry of an index, with its score: the time of the last use.
@@ -28,7 +28,7 @@ impl Inner {
     /// Reads the headers of these entries, all of one shard. Where they cannot be had all are among the others.
     pub(super) async fn read_headers<'a>(&'a self, shard: Shard, entries: &'a [Scored]) -> Plain {
         let build = |requests: Requests<'a>, entries: &'a [Scored]| requests.headers(entries);
-        let lifetimes = self.live.lifetimes();
+        let rules = self.live.judged().rules;
         let mut plain = Plain::default();
         for part in self.call_for(shard, entries, self.patience(), Way::BulkRead, build).await {
             let headers = part.answer.and_then(|answer| answer.map(read).transpose());
@@ -37,7 +37,7 @@ impl Inner {
                 continue;
             };
             for (scored, header) in part.items.iter().zip(headers) {
-                match living(scored, &header, &lifetimes, now_ms) {
+                match living(scored, &header, &rules, now_ms) {
                     Some(living) => plain.living.push(living),
                     None => plain.others.push(scored.0.clone()),
                 }
@@ -64,7 +64,7 @@ fn read(mut answer: Answer) -> Result<(u64, Vec<Vec<u8>>), StoreError> {
 fn living(
     (entry, score): &Scored,
     stored: &[u8],
-    lifetimes: &Lifetimes,
+    rules: &Rules,
     now_ms: u64,
 ) -> Option<LiveSession> {
     let (header, _) = Header::parse(stored).ok()?;
@@ -74,7 +74,8 @@ fn living(
     let activity_ms = time(*score)?.max(header.activity_ms);
     let alias = entry.alias.clone();
     let living = LiveSession { alias, header, activity_ms, left_ms: 0, now_ms };
-    let end_ms = lifetimes.end_ms(living.header.content.class, living.times());
+    let content = &living.header.content;
+    let end_ms = rules.of(content).end_ms(content.class, living.times());
     let left_ms = end_ms.checked_sub(now_ms).filter(|left_ms| *left_ms > 0)?;
     Some(LiveSession { left_ms, ..living })
 }
@@ -94,6 +95,7 @@ mod tests {
     use super::*;
     use crate::redis::index::{LONG, mark, tail, user_mark};
     use crate::session::name::Alias;
+    use crate::session::policy::Lifetimes;
 
     const LIFETIMES: Lifetimes = Lifetimes {
         idle_ms: 100,
@@ -113,7 +115,8 @@ mod tests {
     }
 
     fn left_ms(entry: Entry, score: f64, stored: &str, now_ms: u64) -> Option<u64> {
-        living(&(entry, score), stored.as_bytes(), &LIFETIMES, now_ms).map(|living| living.left_ms)
+        living(&(entry, score), stored.as_bytes(), &LIFETIMES.into(), now_ms)
+            .map(|living| living.left_ms)
     }
 
     #[test]

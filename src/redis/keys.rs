@@ -18,6 +18,11 @@ impl Keys {
         Self { prefix: prefix.into() }
     }
 
+    /// The beginning of every key, without its colon.
+    pub(super) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     /// The slot of a Cluster that has the sessions of a shard, and their index.
     pub(crate) fn slot(shard: Shard) -> Slot {
         Slot::for_key(shard.as_str())

@@ -89,7 +89,13 @@ impl RedisStore {
     /// How many sessions live. Costs eight round trips for the sizes of the shards and two for each
     /// shard that is looked at; nothing is ended by it.
     pub async fn population(&self) -> Result<Population, StoreError> {
-        let mut shards = self.inner.shards_in_use().await?;
+        self.inner.population().await
+    }
+}
+
+impl Inner {
+    pub(super) async fn population(self: &Arc<Self>) -> Result<Population, StoreError> {
+        let mut shards = self.shards_in_use().await?;
         let total = shards.iter().map(|(_, size)| size).sum();
         shards.shuffle(&mut rand::rng());
         let mut seen = Vec::new();
@@ -100,7 +106,7 @@ impl RedisStore {
             while looking.len() < SHARDS_AT_ONCE && planned < SAMPLE {
                 let Some((shard, size)) = chosen.next() else { break };
                 planned += size.min(PAGE as u64);
-                let store = Arc::clone(&self.inner);
+                let store = Arc::clone(self);
                 looking.spawn(async move { store.look_at(shard, size).await });
             }
             match looking.join_next().await {

@@ -104,7 +104,7 @@ impl Primary {
             move || probing.greeter.probe(&lock(&probed)),
             Arc::clone(&common.tracking),
             move |answer, sent| {
-                heartbeat.observe_answer(answer, sent, live.lifetimes().idle_ms);
+                heartbeat.observe_answer(answer, sent, live.longest_idle_ms());
             },
         );
         Arc::new(Self {
@@ -126,7 +126,7 @@ impl Primary {
     pub(super) fn take_up(&self, kept: &Kept) {
         self.taken_up.call_once(|| {
             let (place, clock) = self.names.clock(kept);
-            self.time.take_up(place, clock, self.live.lifetimes().idle_ms);
+            self.time.take_up(place, clock, self.live.longest_idle_ms());
             let (place, outages) = self.names.outages(kept);
             self.link.take_up(place, outages);
         });

@@ -35,6 +35,7 @@ use crate::session::content::{Class, Content};
 use crate::session::name::{Alias, Form, Shard};
 use crate::session::packing;
 use crate::session::policy::Lifetimes;
+use crate::session::policy::rules::Rules;
 use crate::session::secret::{Fingerprint, Keyring};
 use crate::store::{Amend, Attempt, Claim, Import, Publish, Stamp, StoreError, Unlink};
 
@@ -353,12 +354,15 @@ impl Probe<'_> {
             tombstone_ms: 1,
         };
         let policy = Policy {
-            lifetimes,
+            lifetimes: Rules::from(lifetimes).into(),
             import_max_age_ms: 1,
             formats: Formats::default(),
             clock: ClockView::Unknown,
             waited_ms: 0,
             unwritten_ms: 0,
+            // What it does is no news of anybody.
+            outbox: "",
+            origin: "",
         };
         let requests = Requests { policy, ..Requests::unserved(scripts, keys) };
         let save = own_save(alias);
@@ -428,6 +432,8 @@ fn single_commands(keys: &Keys, alias: &Alias) -> Vec<Cmd> {
         &["PEXPIRE", &session, &life],
         &["HINCRBY", &session, "setting", "1"],
         &["HMGET", &session, "setting"],
+        &["HLEN", &session],
+        &["HGETALL", &session],
         &["HDEL", &session, "setting"],
         &["PTTL", &session],
         &["STRLEN", &session],

@@ -1,12 +1,14 @@
 //! Every request about sessions, as it is sent. The store sends them, and so does the probe before
 //! the first session: what the probe may do, the store may.
 
+use std::time::Duration;
+
 use redis::Cmd;
 
 use super::args::{
     self, AmendArgs, ChangeArgs, ContentArgs, FetchArgs, FindArgs, HeadersArgs, ImportArgs,
-    IndexArgs, ListArgs, PieceArgs, ProbeArgs, PublishArgs, RoomArgs, SetArgs, SettingsArgs,
-    TouchArgs, UnlinkArgs,
+    IndexArgs, LeaseArgs, ListArgs, PieceArgs, ProbeArgs, PublishArgs, RoomArgs, SetArgs,
+    SettingsArgs, TouchArgs, UnlinkArgs,
 };
 use super::bulk::{LARGE_BYTES, extra_time};
 use super::envelope::{COMPACT_FORMAT, mode_text, text, uid_text};
@@ -59,11 +61,11 @@ impl Indexes {
 }
 
 /// What requests are made of.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(super) struct Requests<'a> {
     pub scripts: &'a Scripts,
     pub keys: &'a Keys,
-    pub policy: Policy,
+    pub policy: Policy<'a>,
     /// How long the sender of a change waits before it sends it again.
     pub attempt_ms: u64,
     /// Redis's time, for stamps that were made before it was known; 0 while it is not.
@@ -92,6 +94,13 @@ impl<'a> Requests<'a> {
     pub(super) fn judging_nothing(self) -> Self {
         let policy = Policy { clock: ClockView::Jumped { ahead_ms: 0 }, ..self.policy };
         Self { policy, ..self }
+    }
+
+    /// The same, that write nothing into the outbox of the trail: where room is made it would take that again. The answers
+    /// carry it.
+    pub(super) fn telling_in_answers(self) -> Self {
+        let outbox = if self.policy.outbox.is_empty() { "" } else { "-" };
+        Self { policy: Policy { outbox, ..self.policy }, ..self }
     }
 
     /// The current version under a name.
@@ -399,6 +408,19 @@ impl<'a> Requests<'a> {
         self.scripts.call(&self.policy, SetArgs { settings, name, text })
     }
 
+    /// The lease on the audit trail, for that long. `rank`: a digit; 0 gives it up.
+    pub(super) fn lease(&self, holder: &'a str, rank: u8, lease: Duration) -> Call<'a> {
+        self.scripts.call(
+            &self.policy,
+            LeaseArgs {
+                lease: self.keys.lease(),
+                holder: args::text(holder),
+                rank: args::number(rank),
+                lease_ms: args::number(lease.as_millis()),
+            },
+        )
+    }
+
     /// A write that changes nothing: refused where writes are.
     pub(super) fn write_nothing(&self, shard: Shard) -> Cmd {
         let mut command = redis::cmd("SET");
@@ -418,6 +440,13 @@ pub(super) fn page(index: &str, from: &str, skipped: u64, count: usize) -> Cmd {
     let mut command = redis::cmd("ZRANGEBYSCORE");
     command.arg(index).arg(from).arg("+inf").arg("WITHSCORES");
     command.arg("LIMIT").arg(skipped).arg(count);
+    command
+}
+
+/// At most `count` members of an index with scores between these times, with both, with their scores.
+pub(super) fn between(index: &str, from_ms: u64, to_ms: u64, count: usize) -> Cmd {
+    let mut command = redis::cmd("ZRANGEBYSCORE");
+    command.arg(index).arg(from_ms).arg(to_ms).arg("WITHSCORES").arg("LIMIT").arg(0).arg(count);
     command
 }
 

@@ -213,7 +213,13 @@ impl Inner {
             .collect();
         let build = |requests| Requests::room(&requests, shard, &named);
         let slot = Keys::slot(shard);
-        let mut answer = self.call(slot, Need::Connected, self.attempt(), build).await?;
+        let mut answer =
+            self.call(slot, Need::Connected, self.attempt(), build).await.inspect_err(|_| {
+                // It may have been carried out, and Redis tells nobody of his own changes.
+                for (alias, _) in &named {
+                    self.tracking.changed(alias);
+                }
+            })?;
         if answer.status != "ended" {
             return Err(answer.strange());
         }

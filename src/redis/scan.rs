@@ -328,7 +328,9 @@ impl Inner {
         let build = |requests: Requests<'a>, entries| match stale {
             Stale::Ends => requests.list(shard, entries, Dead::Leave),
             Stale::Stays => requests.judging_nothing().list(shard, entries, Dead::Stay),
-            Stale::StaysIfKept => requests.judging_nothing().list(shard, entries, Dead::Leave),
+            Stale::StaysIfKept => {
+                requests.judging_nothing().telling_in_answers().list(shard, entries, Dead::Leave)
+            }
         };
         let mut members =
             Members { living: Vec::with_capacity(entries.len()), ..Members::default() };

@@ -1,7 +1,7 @@
 //! The Lua scripts: loading, calling, and reading their answers.
 //!
-//! Each is its arguments by name ([`super::args`]), `clock.lua`, `session.lua` and its own file, so
-//! that every rule exists once. All answers have one shape: `{now, status, {expired...}, ...}`.
+//! Each is its arguments by name ([`super::args`]), `clock.lua`, `rules.lua`, `session.lua` and its own
+//! file, so that every rule exists once. All answers have one shape: `{now, status, {expired...}, ...}`.
 
 use std::time::Duration;
 
@@ -10,18 +10,20 @@ use tokio::time::Instant;
 
 use super::args::{
     self, AmendArgs, Argument, Arguments as _, FetchArgs, FindArgs, HeadersArgs, ImportArgs,
-    ListArgs, OfScript, PieceArgs, PolicyArgs, ProbeArgs, PublishArgs, RoomArgs, SetArgs,
-    SettingsArgs, TouchArgs, UnlinkArgs, prologue,
+    LeaseArgs, ListArgs, OfScript, PieceArgs, PolicyArgs, ProbeArgs, PublishArgs, RoomArgs,
+    SetArgs, SettingsArgs, TouchArgs, UnlinkArgs, prologue,
 };
 use super::envelope::{self, FORMAT, Header, OLDEST_FORMAT, Unreadable};
 use super::errors::{Effect, ErrorCode, ServerError};
 use super::link::{Fault, Link, Need, Reply};
 use super::primary::Primary;
+use super::rules::Judged;
 use crate::session::name::Alias;
 use crate::session::policy::Lifetimes;
 use crate::store::{ChangeId, StoreError};
 
 const CLOCK: &str = include_str!("scripts/clock.lua");
+const RULES: &str = include_str!("scripts/rules.lua");
 const SESSION: &str = include_str!("scripts/session.lua");
 /// By this `session.lua` says that a value is no session of ours.
 const UNREADABLE: &str = "UNREADABLE ";
@@ -43,6 +45,7 @@ pub struct Scripts {
     pub(super) import: Script,
     pub(super) settings: Script,
     pub(super) set: Script,
+    pub(super) lease: Script,
     pub(super) probe: Script,
     /// The clock is Redis's own, so what seems a jump is one.
     pub(super) own_clock: bool,
@@ -91,6 +94,7 @@ impl Scripts {
                 include_str!("scripts/settings.lua"),
             ),
             set: Script::new::<SetArgs>("set", clock, include_str!("scripts/set.lua")),
+            lease: Script::new::<LeaseArgs>("lease", clock, include_str!("scripts/lease.lua")),
             probe: Script::new::<ProbeArgs>("probe", clock, include_str!("scripts/probe.lua")),
             own_clock: false,
         }
@@ -103,14 +107,18 @@ impl Scripts {
     }
 
     /// A call of the script that takes these arguments.
-    pub(super) fn call<'a, A: OfScript<'a>>(&'a self, policy: &Policy, arguments: A) -> Call<'a> {
+    pub(super) fn call<'a, A: OfScript<'a>>(
+        &'a self,
+        policy: &Policy<'a>,
+        arguments: A,
+    ) -> Call<'a> {
         let mut call = Call { script: A::script(self), keys: Vec::new(), arguments: Vec::new() };
         policy.args().write(&mut call.keys, &mut call.arguments);
         arguments.write(&mut call.keys, &mut call.arguments);
         call
     }
 
-    pub(super) fn all(&self) -> [&Script; 14] {
+    pub(super) fn all(&self) -> [&Script; 15] {
         [
             &self.fetch,
             &self.piece,
@@ -125,6 +133,7 @@ impl Scripts {
             &self.import,
             &self.settings,
             &self.set,
+            &self.lease,
             &self.probe,
         ]
     }
@@ -132,7 +141,7 @@ impl Scripts {
 
 impl Script {
     fn new<A: OfScript<'static>>(name: &'static str, clock: &str, body: &'static str) -> Self {
-        let code = [&prologue::<A>(), clock, SESSION, body].join("\n");
+        let code = [&prologue::<A>(), clock, RULES, SESSION, body].join("\n");
         let sha = redis::Script::new(&code).get_hash().to_owned();
         Self { name, code, sha }
     }
@@ -151,9 +160,9 @@ impl Script {
 }
 
 /// By what a script judges.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Policy {
-    pub lifetimes: Lifetimes,
+#[derive(Clone, Debug)]
+pub(super) struct Policy<'a> {
+    pub lifetimes: Judged,
     /// For how long session files are imported after their last save.
     pub import_max_age_ms: u64,
     pub formats: Formats,
@@ -163,6 +172,10 @@ pub(super) struct Policy {
     /// For how long the use of a session may not have been written down: that long beyond its end it is
     /// not at its end.
     pub unwritten_ms: u64,
+    /// Where it is said what has happened: see [`super::outbox`]. '' is nowhere.
+    pub outbox: &'a str,
+    /// Who asks, as [`super::outbox::Origin::words`].
+    pub origin: &'a str,
 }
 
 /// The formats of headers that a server handles, from the oldest on.
@@ -181,20 +194,22 @@ impl Default for Formats {
     }
 }
 
-impl Policy {
+impl<'a> Policy<'a> {
     /// For what judges no session.
     pub(super) fn unknowing() -> Self {
         Self {
-            lifetimes: Lifetimes::default(),
+            lifetimes: Judged::default(),
             import_max_age_ms: 0,
             formats: Formats::default(),
             clock: ClockView::Unknown,
             waited_ms: 0,
             unwritten_ms: 0,
+            outbox: "",
+            origin: "",
         }
     }
 
-    fn args(&self) -> PolicyArgs<'static> {
+    fn args(&self) -> PolicyArgs<'a> {
         let Lifetimes {
             idle_ms,
             anonymous_idle_ms,
@@ -202,7 +217,7 @@ impl Policy {
             absolute_ms,
             grace_ms,
             tombstone_ms,
-        } = self.lifetimes;
+        } = *self.lifetimes.rules.general();
         PolicyArgs {
             idle_ms: args::number(idle_ms),
             anonymous_idle_ms: args::number(anonymous_idle_ms),
@@ -223,6 +238,12 @@ impl Policy {
                 ClockView::Unknown | ClockView::Expected(_) => args::number(self.unwritten_ms),
             },
             waited_ms: args::number(self.waited_ms),
+            rules: match &*self.lifetimes.argument {
+                "" => args::text(""),
+                rules => args::text(rules.to_owned()),
+            },
+            outbox: args::text(self.outbox),
+            origin: args::text(self.origin),
         }
     }
 }
@@ -382,6 +403,8 @@ pub(super) struct Answer {
     pub expired: Vec<Expired>,
     /// The same because of a removal that was held.
     pub ended: Vec<Alias>,
+    /// What the outbox has not taken.
+    pub untold: Vec<String>,
     pub status: String,
     rest: std::vec::IntoIter<Value>,
     script: &'static str,
@@ -425,7 +448,12 @@ impl Answer {
         for ended in answer.array()? {
             let Value::Array(values) = ended else { return Err(strange(script)) };
             let mut facts = Self::of(script, values);
-            let alias = facts.alias()?;
+            let name = facts.text()?;
+            if name.is_empty() {
+                answer.untold.push(facts.text()?);
+                continue;
+            }
+            let alias = Alias::parse(&name).ok_or_else(|| strange(script))?;
             if !facts.more() {
                 answer.ended.push(alias);
                 continue;
@@ -449,6 +477,7 @@ impl Answer {
             generation: 0,
             expired: Vec::new(),
             ended: Vec::new(),
+            untold: Vec::new(),
             status: String::new(),
             rest,
             script,
@@ -596,7 +625,8 @@ mod tests {
             let policy = PolicyArgs::argument_names().into_iter().collect();
             let change: BTreeSet<_> = ["first_ms", "waits_ms"].into();
             let indexes_named: BTreeSet<_> = IndexArgs::argument_names().into_iter().collect();
-            assert_eq!(names_read(SESSION, "args"), &(&policy | &change) | &indexes_named);
+            let shared = &names_read(RULES, "args") | &names_read(SESSION, "args");
+            assert_eq!(shared, &(&policy | &change) | &indexes_named);
             let indexes: BTreeSet<_> = IndexArgs::key_names().into_iter().collect();
             assert_eq!(names_read(SESSION, "keys"), indexes);
             let sent: BTreeSet<_> = A::argument_names().into_iter().collect();
@@ -638,5 +668,6 @@ mod tests {
         check::<ImportArgs>("import", include_str!("scripts/import.lua"));
         check::<SettingsArgs>("settings", include_str!("scripts/settings.lua"));
         check::<SetArgs>("set", include_str!("scripts/set.lua"));
+        check::<LeaseArgs>("lease", include_str!("scripts/lease.lua"));
     }
 }

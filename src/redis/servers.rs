@@ -186,7 +186,7 @@ impl Inner {
     }
 
     /// The time of the Redis server that has the index.
-    fn now_of_servers_ms(&self) -> u64 {
+    pub(super) fn now_of_servers_ms(&self) -> u64 {
         self.primaries.of(self.slot_of_servers()).time.now_ms()
     }
 }

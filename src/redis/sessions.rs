@@ -1,5 +1,6 @@
 //! The operations on one session: what is sent, and what its answer means.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -68,7 +69,10 @@ impl Sessions for RedisStore {
             if !is_visitor && inner.settings.ends_stale {
                 // One try, and short: the kernel holds a directory meanwhile.
                 let wanted = 2 * publish.sealed.len() as u64;
-                let _ = timeout(inner.attempt(), inner.make_room(&primary, wanted)).await;
+                let (making, of) = (Arc::clone(inner), Arc::clone(&primary));
+                // What has been ended is told of, also where nobody waits any more.
+                let made = tokio::spawn(async move { making.make_room(&of, wanted).await });
+                let _ = timeout(inner.attempt(), made).await;
                 sent = inner.change(shard, Attempt::Again, build).await;
             }
         }
@@ -200,11 +204,8 @@ mod tests {
     #[test]
     fn every_code_of_the_script_is_a_refusal_and_every_refusal_has_its_code() {
         let script = include_str!("scripts/publish.lua");
-        let mut codes: Vec<_> = script
-            .split("answer('refused', '")
-            .skip(1)
-            .filter_map(|rest| rest.split('\'').next())
-            .collect();
+        let mut codes: Vec<_> =
+            script.split("refuse('").skip(1).filter_map(|rest| rest.split('\'').next()).collect();
         codes.sort_unstable();
         codes.dedup();
         let known = Refusal::ALL.iter().filter(|refusal| **refusal != Refusal::Other);

@@ -8,8 +8,10 @@ use super::credentials::Credentials;
 use super::endpoint::{BadUrl, Endpoint, Login};
 use super::envelope::FORMAT;
 use super::link::Timing;
-use super::live::Rules;
+use super::live::Schema;
+use super::outbox::Origin;
 use crate::session::policy::Lifetimes;
+use crate::session::policy::rule::Rule;
 use crate::session::secret::Keyring;
 
 /// Begins every key, if no other prefix is configured.
@@ -33,6 +35,8 @@ pub struct Settings {
     pub prefix: String,
     /// When sessions end.
     pub lifetimes: Lifetimes,
+    /// Of some sessions others. At most [`RULES_MAX`](crate::session::policy::rules::RULES_MAX).
+    pub rules: Vec<Rule>,
     /// For how long session files are imported after their last save. The end of a session that
     /// came from a file is remembered for as long.
     pub import_max_age_ms: u64,
@@ -59,7 +63,7 @@ pub struct Settings {
     /// Touches are collected for this long.
     pub touch_batch_ms: u64,
     /// Which live settings are followed; `None`: none.
-    pub live: Option<Rules>,
+    pub live: Option<Schema>,
     /// What contents are sealed with: a Redis that is written with another secret is not used.
     /// `None` for commands that open and seal nothing.
     pub keyring: Option<Keyring>,
@@ -78,6 +82,12 @@ pub struct Settings {
     /// Whether a worker has served before, or may have. Until what it knew is taken up ([`super::RedisStore::take_up`])
     /// no session is ended.
     pub takes_up: bool,
+    /// In this time each shard is looked at for sessions that are over, by the server that writes the audit trail.
+    pub trail_round_ms: u64,
+    /// That server is another one when it was not heard of for so long.
+    pub trail_lease_ms: u64,
+    /// Who asks, for the audit trail.
+    pub origin: Origin,
 }
 
 impl Default for Settings {
@@ -91,6 +101,7 @@ impl Default for Settings {
             credentials: Credentials::default(),
             prefix: DEFAULT_PREFIX.into(),
             lifetimes: Lifetimes::default(),
+            rules: Vec::new(),
             import_max_age_ms: 7 * 24 * 60 * 60 * 1000,
             connect_timeout_ms: 2000,
             overdue_ms: 100,
@@ -111,6 +122,9 @@ impl Default for Settings {
             ends_stale: true,
             tracks_changes: false,
             takes_up: false,
+            trail_round_ms: 45_000,
+            trail_lease_ms: 15_000,
+            origin: Origin::default(),
         }
     }
 }

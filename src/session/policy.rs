@@ -1,7 +1,12 @@
 //! Lifetimes: a pure function of settings, class and times.
 //!
-//! The scripts in `redis/scripts` judge by the same rules on Redis's clock; the model test holds
-//! the two against each other.
+//! [`rules`] says which lifetimes a session has, [`Lifetimes`] when it ends by them. The scripts in
+//! `redis/scripts` judge by the same rules on Redis's clock; the model test holds the two against
+//! each other.
+
+pub mod preset;
+pub mod rule;
+pub mod rules;
 
 use serde::{Deserialize, Serialize};
 

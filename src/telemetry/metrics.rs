@@ -52,6 +52,7 @@ pub(crate) struct Metrics {
     pub worker_restarts: Counter,
     pub(super) spool: Spool,
     pub(super) links: Links,
+    pub trail: Trail,
     expired: [Counter; LIMITS.len()],
     refused: Vec<Counter>,
     opens: [Counter; Class::LABELS.len()],
@@ -163,6 +164,7 @@ impl Metrics {
                 );
                 latency
             },
+            trail: Trail::new(&mut registry),
             spool: Spool::new(&mut registry),
             links: Links::new(&mut registry),
             gauges: Gauges::new(&mut registry),
@@ -302,6 +304,50 @@ impl NearCache {
         Self {
             hits: counter(registry, "near_cache_hits", hits),
             misses: counter(registry, "near_cache_misses", misses),
+        }
+    }
+}
+
+/// What its entries tell of, as the audit trail calls it.
+pub(crate) const TRAILED: [&str; 10] = [
+    "session_began",
+    "session_rotated",
+    "session_ended",
+    "save_refused",
+    "setting_changed",
+    "command",
+    "state",
+    "redis_lost",
+    "nothing_ended",
+    "left_out",
+];
+
+/// The audit trail.
+pub(crate) struct Trail {
+    written: [Counter; TRAILED.len()],
+    /// Entries that could not be kept.
+    pub left_out: Counter,
+    /// How often the file did not take what was to be written.
+    pub refused: Counter,
+}
+
+impl Trail {
+    fn new(registry: &mut Registry) -> Self {
+        let help = "Entries of the audit trail that this server has written";
+        let written = counters(registry, "trail_entries", help);
+        let left_out = "Entries of the audit trail that could not be kept";
+        let refused = "How often the file of the audit trail took nothing";
+        Self {
+            written: TRAILED.map(|event| written.get_or_create_owned(&[("event", event)])),
+            left_out: counter(registry, "trail_left_out", left_out),
+            refused: counter(registry, "trail_refused", refused),
+        }
+    }
+
+    /// An entry was written.
+    pub(crate) fn written(&self, event: &str) {
+        if let Some(position) = TRAILED.iter().position(|known| *known == event) {
+            self.written[position].inc();
         }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
+use tokio::time::timeout;
 
 use crate::control::StatusService;
 use crate::exit::Failure;
@@ -127,6 +128,8 @@ impl Ending {
                 mirror.settle(DRAIN_WITHIN).await;
             }
         };
-        tokio::join!(self.store.drain(DRAIN_WITHIN), self.service.leave(), mirror);
+        let trail = timeout(DRAIN_WITHIN, self.store.leave_trail());
+        let (..) =
+            tokio::join!(self.store.drain(DRAIN_WITHIN), self.service.leave(), mirror, trail);
     }
 }

@@ -17,6 +17,7 @@ use crate::session::secret::Keyring;
 use crate::supervision::credentials;
 use crate::telemetry::Event;
 use crate::telemetry::unidentified::Unidentified;
+use crate::trail::Trail;
 
 /// The settings of the store, without secrets. Passwords and certificates that are in files are asked of the keeper
 /// at each connection.
@@ -34,6 +35,17 @@ pub(super) fn store(config: &Config, asked: Option<OwnedFd>) -> Result<redis::Se
         settings.credentials = settings.credentials.asking(move |name| keeper.ask(name));
     }
     Ok(settings)
+}
+
+/// Where the audit trail is written. Without a file it is in the log.
+pub(super) fn trail(config: &Config, handed: Option<OwnedFd>) -> Trail {
+    let Some((descriptor, audit)) = handed.zip(config.audit.as_ref()) else {
+        return Trail::default();
+    };
+    Trail::to(descriptor, audit.max_bytes).unwrap_or_else(|error| {
+        tracing::error!(%error, "the audit trail is written to the log alone");
+        Trail::default()
+    })
 }
 
 /// How changes are kept that Redis does not take.

@@ -195,6 +195,7 @@ class Lab:
 db_name = {database}
 db_user = odoo
 dbfilter = ^{database}$
+list_db = False
 data_dir = {node.data_dir}
 addons_path = /usr/lib/python3/dist-packages/odoo/addons,/srv/addons
 server_wide_modules = base,web,{addon}

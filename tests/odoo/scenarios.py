@@ -12,6 +12,7 @@ import time
 import traceback
 
 import browser
+from audits import Audits
 from browser import Browser, SessionExpired, WebSocket, WebSocketClosed
 from checks import FAMILY, Failed, Gate, check
 from lab import User
@@ -33,7 +34,7 @@ NATURAL_TRIALS = 40
 WEEK_S = 7 * 24 * 3600
 
 
-class Run(Rotations, LateSaves, Threaded, Polling, OwnSuites, Outages, Successions):
+class Run(Audits, Rotations, LateSaves, Threaded, Polling, OwnSuites, Outages, Successions):
     idle_s = IDLE_SHORT_S
 
     def __init__(self, lab, load_seconds, rotations, only=(), failures=None):
@@ -116,6 +117,11 @@ class Run(Rotations, LateSaves, Threaded, Polling, OwnSuites, Outages, Successio
             self.ask(self.handshakes_at_the_logout)
             self.ask(self.odoo_without_workers)
         self.ask(self.nginx_as_documented)
+        if not self.on_disk:
+            self.ask(self.audit_passes)
+            self.ask(self.audit_finds_each_fault)
+            self.ask(self.audit_finds_sessions_on_a_disk)
+            self.ask(self.audit_waits_for_the_idle_time)
         self.ask(self.vacuum if self.new else self.garbage_collection)
         self.stop_monitor()
         self.ask(self.parallel_load)

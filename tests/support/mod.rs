@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)] // a test that meets the unexpected ends there
 #![allow(clippy::unused_self)] // what is done to a mount is asked of the mount
 
+pub mod authority;
 pub mod crowd;
 pub mod deployment;
 pub mod http;

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use sessionfs::session::content::{Class, Content};
 use sessionfs::session::name::{Alias, Form};
+use sessionfs::session::policy::rules::Rules;
 use sessionfs::session::policy::{Lifetimes, Times};
 use sessionfs::store::{
     Amend, Attempt, Bound, ChangeId, HELD_IN_STORE_MS, Listed, Meta, Mtime, Publish, Stamp, Unlink,
@@ -57,13 +58,26 @@ struct Session {
 
 pub struct Model {
     pub limits: Lifetimes,
+    /// By which some sessions have others.
+    pub rules: Rules,
     pub now: u64,
     sessions: BTreeMap<Alias, Session>,
 }
 
 impl Model {
     pub fn new(limits: Lifetimes, now: u64) -> Self {
-        Self { limits, now, sessions: BTreeMap::new() }
+        Self { limits, rules: Rules::default(), now, sessions: BTreeMap::new() }
+    }
+
+    /// The limits of the sessions of this owner.
+    fn limits_of(&self, owner: &Content) -> Lifetimes {
+        self.rules.with_general(self.limits).of(owner)
+    }
+
+    /// Those of the session of that name.
+    fn limits_at(&self, alias: &Alias) -> Lifetimes {
+        let owner = self.sessions.get(alias).map(|session| &session.content);
+        owner.map_or(self.limits, |owner| self.limits_of(owner))
     }
 
     pub fn pass(&mut self, ms: u64) {
@@ -74,7 +88,7 @@ impl Model {
 
     /// The living session of that name; one whose lifetime is over ends here.
     fn living(&mut self, alias: &Alias) -> Option<&mut Session> {
-        let (limits, now) = (self.limits, self.now);
+        let (limits, now) = (self.limits_at(alias), self.now);
         let session = self.sessions.get_mut(alias)?;
         if let (None, Some((id, Some(end)))) = (session.gone, session.removal)
             && now >= end
@@ -106,7 +120,8 @@ impl Model {
 
     /// What it has to live if nobody uses it, nor takes back the removal that is held.
     fn left_ms(&self, session: &Session) -> u64 {
-        let end_ms = self.limits.end_ms(session.content.class, session.times);
+        let limits = self.limits_of(&session.content);
+        let end_ms = limits.end_ms(session.content.class, session.times);
         let ending_ms = session.removal.and_then(|(_, end_ms)| end_ms);
         ending_ms.map_or(end_ms, |ending_ms| ending_ms.min(end_ms)).saturating_sub(self.now)
     }
@@ -133,7 +148,7 @@ impl Model {
     }
 
     pub fn touch(&mut self, alias: &Alias) {
-        let (limits, now) = (self.limits, self.now);
+        let (limits, now) = (self.limits_at(alias), self.now);
         let Some(session) = self.living(alias) else { return };
         // A first opening counts as later than the save, if only by a millisecond.
         let least = session.times.activity_ms + u64::from(!session.times.opened);
@@ -146,7 +161,7 @@ impl Model {
     }
 
     pub fn take_back(&mut self, alias: &Alias, removal: ChangeId) {
-        let limits = self.limits;
+        let limits = self.limits_at(alias);
         if let Some(session) = self.living(alias)
             && let Some((id, Some(_))) = session.removal
             && id == removal
@@ -182,7 +197,7 @@ impl Model {
         for alias in std::iter::once(&unlink.alias).chain(&unlink.listed) {
             let Some(session) = self.sessions.get(alias) else { continue };
             let (birth, id) = (session.birth, unlink.stamp.id);
-            let (limits, now, made) = (self.limits, self.now, self.made(unlink.stamp));
+            let (limits, now, made) = (self.limits_at(alias), self.now, self.made(unlink.stamp));
             let may_hold = Some(alias) == unlink.listed.as_ref() && unlink.held == Some(birth);
             if let Some(session) = self.living(alias) {
                 if again && session.born > unlink.stamp.first_ms {
@@ -298,13 +313,14 @@ impl Model {
                 new.times.activity_ms = times.activity_ms;
             }
         }
-        if self.limits.ended(new.content.class, new.times, self.now).is_some() {
+        let limits = self.limits_of(&new.content);
+        if limits.ended(new.content.class, new.times, self.now).is_some() {
             return Outcome::Refused;
         }
         if publish.birth != new.birth {
             return Outcome::Rebind(new.birth);
         }
-        new.keep(&self.limits);
+        new.keep(&limits);
         let meta = self.meta(&new);
         self.sessions.insert(publish.alias.clone(), new);
         Outcome::Taken(meta)
@@ -312,8 +328,9 @@ impl Model {
 
     /// The meta of one that may have ended.
     fn meta_at_end(&self, session: &Session) -> Meta {
-        let now = self.now.min(self.limits.end_ms(session.content.class, session.times));
-        Self { limits: self.limits, now, sessions: BTreeMap::new() }.meta(session)
+        let limits = self.limits_of(&session.content);
+        let now = self.now.min(limits.end_ms(session.content.class, session.times));
+        Self::new(limits, now).meta(session)
     }
 }
 

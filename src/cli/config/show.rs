@@ -33,26 +33,26 @@ pub(super) struct Show {
 struct Line {
     key: String,
     value: String,
-    source: &'static str,
+    source: String,
 }
 
 impl Show {
     /// Reads and prints; a value that no mount would take is an error.
     pub(super) fn run(&self) -> Result<(), Failure> {
         let file = File::load(self.config.as_deref())?;
-        let lifetimes = config::lifetimes(&file.lifetime)?;
+        let lifetimes = lifetime::own(&file.lifetime)?;
         let written = file::written(self.config.as_deref())?;
         let default = |key: &&&str| !written.iter().any(|known| known.key == **key);
-        let defaults = file::LIFETIME_KEYS.iter().filter(default).map(|key| Line {
+        let defaults = lifetime::LIVE_KEYS.iter().filter(default).map(|key| Line {
             key: (*key).to_owned(),
-            value: lifetime::text(&lifetimes, key).unwrap_or_default(),
-            source: DEFAULT,
+            value: lifetime::text(lifetimes.general(), key).unwrap_or_default(),
+            source: lifetime::origin(&file.lifetime, key),
         });
         let mut lines: Vec<Line> = written.iter().map(line).chain(defaults).collect();
         if self.shell {
             let mut facts = Assignments::default();
             for Line { key, value, source } in lines {
-                let origin = if source == FILE { "config" } else { source };
+                let origin = if source == FILE { "config" } else { DEFAULT };
                 facts.set(&format!("{origin}_{}", key.replace('.', "_")), &value);
             }
             return facts.print();
@@ -67,12 +67,12 @@ impl Show {
             ["key", "value", "from"],
             &[],
             lines.iter().map(|Line { key, value, source }| {
-                [key.clone(), visible(value, VALUE_MAX_CHARS), (*source).to_owned()]
+                [key.clone(), visible(value, VALUE_MAX_CHARS), source.clone()]
             }),
         ))
     }
 }
 
 fn line(written: &Written) -> Line {
-    Line { key: written.key.clone(), value: written.value.clone(), source: FILE }
+    Line { key: written.key.clone(), value: written.value.clone(), source: FILE.to_owned() }
 }

@@ -5,6 +5,16 @@ const EXAMPLES: &[(&str, &str, &str)] = &[
     ("", "sessionfs check", "Report problems with their remedies, the most important first:"),
     ("", "sessionfs status\nsessionfs list", "Show the mounts and the sessions:"),
     (
+        "audit",
+        "sessionfs audit https://shop.example.com --html audit.html",
+        "Look at the site, nginx, Odoo and the storage, and keep the report as a page:",
+    ),
+    (
+        "audit",
+        "sessionfs audit https://shop.example.com --login audit --password-file /root/audit.password",
+        "Also try what a thief would, with an account for that:",
+    ),
+    (
         "bench",
         "sessionfs bench /var/lib/odoo/sessions /tmp/plain",
         "Compare the mount with a plain directory:",
@@ -88,6 +98,11 @@ const EXAMPLES: &[(&str, &str, &str)] = &[
         "Give the directory back to Odoo, before or after it is unmounted:",
     ),
     ("reload", "sessionfs reload", "Apply a changed configuration file:"),
+    (
+        "report",
+        "sessionfs report --from 2026-11-01 --to 2026-12-01 --format html > november.html",
+        "A month, for an auditor:",
+    ),
     ("secret", "sessionfs secret show", "Show which secrets this server holds:"),
     ("secret", "sessionfs secret export > secret.backup", "Keep a copy of them in a safe place:"),
     ("show", "sessionfs show 3fa1", "Show a session by the beginning of its alias:"),

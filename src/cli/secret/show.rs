@@ -70,7 +70,7 @@ impl Show {
 }
 
 fn ask(place: &Place) -> Result<Redis, Failure> {
-    let Reached { runtime, store, .. } = reach(place)?;
+    let Reached { runtime, store } = reach(place)?;
     runtime.block_on(async {
         let written_with = store.written_secret().await.map_err(|error| failed(&error))?;
         let servers = store.servers().await.map_err(|error| failed(&error))?;

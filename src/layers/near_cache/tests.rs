@@ -6,6 +6,7 @@ use tokio::sync::Semaphore;
 use super::*;
 use crate::session::content::{Class, Content};
 use crate::session::name::Form;
+use crate::session::policy::Lifetimes;
 use crate::store::{Attempt, Bound, Claim};
 
 /// A store of versions by number, each of which may be read once for each permit.
@@ -161,7 +162,7 @@ fn cached(max_bytes: usize) -> (Store, NearCache<Store>, Arc<dyn Changes>) {
         outage: Mutex::default(),
     }));
     let settings = Settings { max_bytes, grace: GRACE };
-    let cache = NearCache::over(store.clone(), Some(settings), Lifetimes::default);
+    let cache = NearCache::over(store.clone(), Some(settings), Arc::default);
     let changes = cache.changes().expect("it keeps something");
     (store, cache, changes)
 }
@@ -402,8 +403,10 @@ async fn other_lifetimes_are_judged_anew() {
     let (store, ..) = cached(0);
     let now = Arc::clone(&idle_ms);
     let settings = Settings { max_bytes: 1 << 20, grace: GRACE };
-    let lifetimes =
-        move || Lifetimes { idle_ms: now.load(Ordering::SeqCst), ..Lifetimes::default() };
+    let lifetimes = move || {
+        let idle_ms = now.load(Ordering::SeqCst);
+        Arc::new(Rules::from(Lifetimes { idle_ms, ..Lifetimes::default() }))
+    };
     let cache = NearCache::over(store.clone(), Some(settings), lifetimes);
     store.set(&alias(1), 1);
     fetched(&cache, &alias(1)).await;

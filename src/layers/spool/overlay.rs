@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use super::record::{Change, Record, Save};
 use crate::session::content::Class;
 use crate::session::name::{Alias, Shard};
-use crate::session::policy::Lifetimes;
+use crate::session::policy::rules::Rules;
 use crate::store::{Bound, ChangeId, Kept, Lookup, Meta, Mtime, Publish, Refusal, Unlink};
 
 /// The permission bits with which Odoo ends every save.
@@ -397,7 +397,7 @@ impl Overlay {
     }
 
     /// What this session is by what is kept; `None` if the store alone knows.
-    pub(super) fn view(&self, alias: &Alias, lifetimes: &Lifetimes) -> Option<View> {
+    pub(super) fn view(&self, alias: &Alias, rules: &Rules) -> Option<View> {
         let mut view = None;
         for number in self.by_alias.get(alias)? {
             let Some(entry) = self.entries.get(number) else { continue };
@@ -408,7 +408,7 @@ impl Overlay {
                 }
                 (Change::Save(save), view) => {
                     if is_shown(&save.publish, view.as_ref()) {
-                        *view = Some(entry.saved(save, view.as_ref(), lifetimes));
+                        *view = Some(entry.saved(save, view.as_ref(), rules));
                     }
                 }
                 (Change::Amend(amend), Some(View::Saved(saved))) => {
@@ -427,9 +427,9 @@ impl Overlay {
     }
 
     /// Why a save will be refused when it is sent, as far as that is certain.
-    pub(super) fn refusal(&self, publish: &Publish, lifetimes: &Lifetimes) -> Option<Refusal> {
+    pub(super) fn refusal(&self, publish: &Publish, rules: &Rules) -> Option<Refusal> {
         let is_visitor = publish.content.class == Class::Anonymous;
-        match self.view(&publish.alias, lifetimes)? {
+        match self.view(&publish.alias, rules)? {
             View::Removed { id, opened } => {
                 let takes_back = id.is_some() && publish.claim.held_removal == id;
                 let has_loaded = opened || publish.claim.opened.is_some();
@@ -492,7 +492,7 @@ impl Entry {
     }
 
     /// What the session is by this save; `before`: by what was kept before.
-    fn saved(&self, save: &Save, before: Option<&View>, lifetimes: &Lifetimes) -> View {
+    fn saved(&self, save: &Save, before: Option<&View>, rules: &Rules) -> View {
         let publish = &save.publish;
         let is_removed = matches!(before, Some(View::Removed { .. }));
         // After its end a visitor begins another life.
@@ -500,10 +500,7 @@ impl Entry {
             .then(|| save.for_birth(publish.stamp.id))
             .flatten();
         let publish = own.as_ref().unwrap_or(publish);
-        let idle_ms = match publish.content.class {
-            Class::Authenticated => lifetimes.idle_ms,
-            Class::Anonymous => lifetimes.anonymous_idle_ms,
-        };
+        let idle_ms = rules.idle_ms(&publish.content);
         let unused_ms = u64::try_from(self.used.elapsed().as_millis()).unwrap_or(u64::MAX);
         if unused_ms >= idle_ms {
             return View::Removed { id: None, opened: true };
@@ -615,7 +612,7 @@ mod tests {
     }
 
     fn view(overlay: &Overlay) -> Option<View> {
-        overlay.view(&alias(1), &Lifetimes::default())
+        overlay.view(&alias(1), &Rules::default())
     }
 
     /// The version that is shown; `None` if it was removed.
@@ -627,7 +624,7 @@ mod tests {
     }
 
     fn refusal(overlay: &Overlay, publish: &Publish) -> Option<Refusal> {
-        overlay.refusal(publish, &Lifetimes::default())
+        overlay.refusal(publish, &Rules::default())
     }
 
     fn sent(overlay: &mut Overlay) -> Sending {
@@ -722,8 +719,8 @@ mod tests {
         });
         let overlay = overlay(vec![listed]);
         assert_eq!(shown(&overlay), None);
-        assert!(overlay.view(&alias(2), &Lifetimes::default()).is_some());
-        assert!(overlay.view(&alias(3), &Lifetimes::default()).is_none());
+        assert!(overlay.view(&alias(2), &Rules::default()).is_some());
+        assert!(overlay.view(&alias(3), &Rules::default()).is_none());
     }
 
     #[test]
@@ -785,8 +782,7 @@ mod tests {
 
     #[test]
     fn a_session_that_nobody_uses_ends_although_it_is_kept() {
-        let lifetimes = Lifetimes::default();
-        let idle = Duration::from_millis(lifetimes.idle_ms);
+        let idle = Duration::from_millis(Rules::default().general().idle_ms);
         let mut overlay = Overlay::new(LIMITS);
         add(&mut overlay, kept(person(1, None)), idle);
         // Right after the host was started there may be no such time.
@@ -806,7 +802,7 @@ mod tests {
             place: place(),
             change: kept(person(number.into(), Some(9))),
         };
-        let long = 2 * Duration::from_millis(Lifetimes::default().idle_ms);
+        let long = 2 * Duration::from_millis(Rules::default().general().idle_ms);
         overlay.take_over(Arc::new(record(1)), 10, watch::channel(true).1, long, false);
         assert_eq!(shown(&overlay), Some(1));
         let sending = sent(&mut overlay);
@@ -821,7 +817,7 @@ mod tests {
 
     #[test]
     fn what_was_served_until_it_was_taken_over_may_have_been_used_until_then() {
-        let long = 2 * Duration::from_millis(Lifetimes::default().idle_ms);
+        let long = 2 * Duration::from_millis(Rules::default().general().idle_ms);
         let mut overlay = Overlay::new(LIMITS);
         let change = kept(person(1, Some(9)));
         let record = Record { number: 1, kept_ms: 5, place: place(), change };

@@ -9,7 +9,6 @@ use super::overlay::Sending;
 use super::record::{Change, Record, Save};
 use super::{Spool, passes};
 use crate::handoff::Kept;
-use crate::session::content::Class;
 use crate::session::name::{Alias, Shard};
 use crate::store::{
     Attempt, ChangeId, Health, Link, Published, Sessions, Stamp, StoreError, Unlink, Unlinked,
@@ -196,11 +195,7 @@ impl<S: Sessions + Link + Clone> Spool<S> {
     }
 
     async fn send_save(&self, save: &Save, stamp: Stamp, unused: Duration) -> Outcome {
-        let lifetimes = (self.shared.lifetimes)();
-        let idle_ms = match save.publish.content.class {
-            Class::Authenticated => lifetimes.idle_ms,
-            Class::Anonymous => lifetimes.anonymous_idle_ms,
-        };
+        let idle_ms = (self.shared.rules)().idle_ms(&save.publish.content);
         if unused >= Duration::from_millis(idle_ms) {
             return Outcome::Dropped("expired");
         }

@@ -24,6 +24,8 @@ local ttl = keep_ms(h)
 if refused(redis.pcall('SET', keys.session, line(h) .. args.sealed, 'PX', ttl)) then
   return answer('failed', failure)
 end
-enter({ key = keys.session, alias = args.alias, tail = args.tail }, h, ttl)
+local session = { key = keys.session, alias = args.alias, tail = args.tail }
+enter(session, h, ttl)
+tell('began', 'import', session, h)
 redis.call('STRLEN', keys.session) -- for client tracking, as in publish.lua
 return answer('taken')

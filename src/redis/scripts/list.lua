@@ -4,8 +4,14 @@
 -- long index), and its tail.
 -- Answers: listed, {alias, activity, left, header, ...}, {alias that cannot be read, ...}
 
--- Takes the entry that was found out of the index, unless it is that of a living session.
-local function tidy(session, marks, h)
+-- Whether these are the marks of somebody who is logged in. A visitor has neither user id nor login.
+local function is_of_a_person(marks)
+  return marks ~= '' and (math.floor(string.byte(marks, 1) / 2) ~= mark('-') % 128 or string.byte(marks, 2) ~= mark('-'))
+end
+
+-- Takes the entry that was found out of the index, unless it is that of a living session. If the key is not there at
+-- all, Redis has ended or lost it: who it was is gone with it.
+local function tidy(session, marks, h, is_lost)
   local index, member = keys.index, session.alias
   if marks ~= '' then index, member = quarter(session.tail), marks .. session.tail end
   if h then
@@ -14,7 +20,9 @@ local function tidy(session, marks, h)
     -- It may be in none: its own entry was lost. Then this one stays as long as there is no other.
     if not h.indexed and not enter_again(session, h) then return end
   end
-  redis.pcall('ZREM', index, member)
+  if redis.pcall('ZREM', index, member) == 1 and is_lost and is_of_a_person(marks) then
+    tell('ended', 'lost', session, { class = 'auth', birth = NO_ID, uid = '-', db = '-', user = '-', login = now, active = now })
+  end
 end
 
 local living, unreadable = {}, {}
@@ -29,7 +37,7 @@ for i = 1, #KEYS - KEYS_NAMED do
     unreadable[#unreadable + 1] = session.alias
   else
     local is_living = h and lives(session, h)
-    if args.tidies == '1' then tidy(session, ARGV[first + 1], is_living and h) end
+    if args.tidies == '1' then tidy(session, ARGV[first + 1], is_living and h, not h) end
     if is_living then
       living[#living + 1] = session.alias
       living[#living + 1] = h.active

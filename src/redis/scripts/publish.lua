@@ -27,6 +27,18 @@ local function is_held_one(h)
     and now - h.ending < TAKEN_BACK_WITHIN_MS
 end
 
+-- Refuses this save, and says so: of whose session it is, or of whose it would have destroyed.
+local function refuse(why)
+  local identity = class == 'auth' and { class = class, uid = uid, db = args.db, user = args.user } or old
+  if identity then
+    tell('refused', why, session, {
+      class = identity.class, birth = id, uid = identity.uid, db = identity.db, user = identity.user,
+      login = now, active = now,
+    })
+  end
+  return answer('refused', why)
+end
+
 local alive, takes_back = false, false
 if old then
   if old.alive and old.save == id then
@@ -50,27 +62,27 @@ local goes_on = false
 local sibling
 if class == 'anon' then
   if alive and old.class == 'auth' then
-    if after_failed_read then return answer('refused', 'unread') end
+    if after_failed_read then return refuse('unread') end
     -- No person logs out there; it is the save of a request that has found nothing to load.
-    if background then return answer('refused', 'background') end
+    if background then return refuse('background') end
   end
   -- Over an authenticated session it is a logout in place: a new life.
   goes_on = alive and old.class == 'anon'
 else
-  if alive and opened ~= '' and opened ~= old.birth then return answer('refused', 'replaced') end
+  if alive and opened ~= '' and opened ~= old.birth then return refuse('replaced') end
   goes_on = alive or (takes_back and (opened == '' or opened == old.birth))
   if goes_on and old.class == 'anon' then
     -- Odoo gives a new id at each login, so this content was loaded before the logout.
-    if old.before == 'auth' then return answer('refused', 'logged_out') end
-    if background then return answer('refused', 'background') end
+    if old.before == 'auth' then return refuse('logged_out') end
+    if background then return refuse('background') end
   end
   if not goes_on then
-    if old or opened ~= '' then return answer('refused', 'ended') end
+    if old or opened ~= '' then return refuse('ended') end
     if relative and relative.class == 'auth' and relative.uid == uid and uid ~= '-' then sibling = relative end
     local rotates = sibling
       and lives({ key = keys.sibling_session, alias = args.sibling, tail = args.sibling_tail }, sibling)
     -- Nobody logs in there; a session may only be rotated.
-    if background and not rotates then return answer('refused', 'background') end
+    if background and not rotates then return refuse('background') end
   end
 end
 
@@ -103,7 +115,7 @@ else
 end
 
 h.ends = ends(h, 0)
-if stale(h) then return answer('refused', 'lifetime') end
+if stale(h) then return refuse('lifetime') end
 if args.birth ~= h.birth then return answer('rebind', h.birth) end
 
 local ttl = keep_ms(h)
@@ -116,6 +128,12 @@ elseif refused(redis.pcall('SET', keys.session, bytes, 'PX', ttl)) then
   return answer('failed', failure)
 end
 move(session, alive and old or nil, h, ttl)
+-- A logout in place ends the life that was there.
+if alive and not goes_on then tell('ended', 'logout', session, old) end
+if not (alive and goes_on and old.class == class) then
+  local how = goes_on and not alive and 'taken_back' or sibling and 'rotation' or 'login'
+  tell('began', how, session, h, sibling and args.sibling)
+end
 -- Client tracking reports the next change only to a client that has read after its own.
 redis.call('STRLEN', keys.session)
 return answer('taken', h.active, left(h), header)

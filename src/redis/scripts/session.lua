@@ -46,7 +46,7 @@ local LENIENT = args.clock == 'lenient'
 local WAITED = tonumber(args.waited_ms)
 if args.clock ~= '' and not LENIENT then LENIENT = math.abs(now - tonumber(args.clock)) > 2000 end
 -- The sessions that this call has ended, for the log: {alias, header, limit, age, idle}; by a removal that was held:
--- {alias}.
+-- {alias}; and what the outbox has not taken: {'', event}.
 local expired = {}
 -- Why something could not be read or written; the operation then answers `failed`.
 local failure
@@ -258,22 +258,30 @@ local function is_unreadable()
   return string.match(failure, '^UNREADABLE ') or string.match(failure, '^WRONGTYPE ')
 end
 
+-- What limits its life. It is worked out once: who it belongs to does not change.
+local function limits(h)
+  if not limits_by_rules then return POLICY end
+  if not h.limits then h.limits = limits_by_rules(h, POLICY) end
+  return h.limits
+end
+
 -- How long without activity ends it, and what that limit is called.
 local function idle_limit(h)
-  if h.class == 'auth' then return POLICY.idle, 'idle' end
-  if not h.opened and POLICY.unopened < POLICY.anonymous_idle then
-    return POLICY.unopened, 'unopened'
+  local by = limits(h)
+  if h.class == 'auth' then return by.idle, 'idle' end
+  if not h.opened and by.unopened < by.anonymous_idle then
+    return by.unopened, 'unopened'
   end
-  return POLICY.anonymous_idle, 'idle'
+  return by.anonymous_idle, 'idle'
 end
 
 -- The first millisecond in which it is dead, were its last activity `later` ms younger, and the
 -- limit that ends it (session/policy.rs holds the same rule).
 local function ends(h, later)
   local idle, limit = idle_limit(h)
-  local at = h.active + later + idle
-  if h.class == 'auth' and POLICY.absolute >= 0 and h.login + POLICY.absolute < at then
-    return h.login + POLICY.absolute, 'absolute'
+  local at, absolute = h.active + later + idle, limits(h).absolute
+  if h.class == 'auth' and absolute >= 0 and h.login + absolute < at then
+    return h.login + absolute, 'absolute'
   end
   return at, limit
 end
@@ -381,6 +389,36 @@ local function tombstone(h, id, since)
   })
 end
 
+-- The outbox of the audit trail (outbox.rs): a sorted set of what has happened, by time. It is no KEY: while a slot of a
+-- Cluster is moved, no script is run that is given a key which is not there. What does not fit is counted, by a member
+-- of its own with a negative score.
+local OUTBOX_MOST = 50000
+local OUTBOX_MS = 7 * 24 * 3600 * 1000
+local LEFT_OUT = '-'
+-- In the place of an outbox: nothing is to be written.
+local IN_ANSWER = '-'
+
+-- Says what has happened to the session of somebody who is logged in: `what`, and `how`. The same step that does it
+-- says it, so that it is said once, whoever asks again. `other`: the session that it comes from. Where the outbox
+-- cannot be had, the answer carries it.
+local function tell(what, how, session, h, other)
+  if h.class ~= 'auth' or args.outbox == '' then return end
+  local outbox = args.outbox
+  if string.byte(outbox, -1) == 58 then outbox = outbox .. '{' .. string.sub(session.alias, 1, 2) .. '}' end
+  local ages = string.format('%d %d', math.max(0, now - h.login), math.max(0, now - h.active))
+  local event = table.concat({
+    what, how, h.birth, session.alias, other or '-', h.uid, h.db, h.user, ages, args.origin,
+  }, ' ')
+  local size, told = args.outbox ~= IN_ANSWER and redis.pcall('ZCARD', outbox), nil
+  if type(size) == 'number' and size >= OUTBOX_MOST then
+    told = redis.pcall('ZADD', outbox, 'INCR', -1, LEFT_OUT)
+  elseif size then
+    told = redis.pcall('ZADD', outbox, 'NX', now, event)
+    redis.pcall('PEXPIRE', outbox, OUTBOX_MS)
+  end
+  if not told or (type(told) == 'table' and told.err) then expired[#expired + 1] = { '', event } end
+end
+
 local function note_expiry(alias, h)
   expired[#expired + 1] = { alias, line(h), h.limit, now - h.login, now - h.active }
 end
@@ -400,6 +438,7 @@ local function expire(session, h)
   end
   leave(session, h)
   note_expiry(session.alias, h)
+  tell('ended', h.limit, session, h)
   return true
 end
 
@@ -434,7 +473,7 @@ local function lives(session, h)
     -- clock is held to be, and holds where it cannot be written down. It ended then, not now: what is
     -- older than that stays so, whether anybody has looked meanwhile or not.
     local before = failure
-    bury(session, h, h.removal, h.ending)
+    if bury(session, h, h.removal, h.ending) then tell('ended', 'removed', session, h) end
     expired[#expired + 1] = { session.alias }
     failure = before
     h.alive, h.version, h.saved = false, h.removal, h.ending

@@ -31,8 +31,8 @@ local function hold(session, h)
 end
 
 -- The whole answer, or nil if there is nothing of that name to remove. `held`: the birth that it
--- must be of for its removal to be held.
-local function remove(session, held)
+-- must be of for its removal to be held. `how`: for the audit trail.
+local function remove(session, held, how)
   local h = read(session.key)
   if failure then
     if not is_unreadable() then return answer('failed', failure) end
@@ -53,6 +53,7 @@ local function remove(session, held)
     if became == 'held' then return answer('held', session.alias, h.birth) end
   end
   if not bury(session, h, id, made_ms()) then return answer('failed', failure) end
+  tell('ended', how, session, h)
   return answer('gone', session.alias, h.birth)
 end
 
@@ -73,10 +74,11 @@ if args.hold_ms == '0' then
   return answer('absent')
 end
 
-local done = remove({ key = keys.session, alias = args.alias, tail = args.tail }, '')
+local done = remove({ key = keys.session, alias = args.alias, tail = args.tail }, '', 'logout')
 if done then return done end
 if args.listed ~= '' then
-  done = remove({ key = keys.listed_session, alias = args.listed, tail = args.listed_tail }, args.held)
+  local listed = { key = keys.listed_session, alias = args.listed, tail = args.listed_tail }
+  done = remove(listed, args.held, 'removed')
   if done then return done end
 end
 return answer('absent')

@@ -1,0 +1,420 @@
+//! The simulation: what somebody would try who has got hold of a cookie, or wants one.
+//!
+//! It logs in by itself, with an account that it is given, and steals from nobody else. At its end all
+//! that it has begun is ended, also when it is interrupted: from the first login on, every way out goes
+//! through [`Simulation::leave`].
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::account::{Account, Trouble, log_out, who};
+use super::browser::{Browser, Door};
+use super::finding::{Finding, Grade, Question};
+use super::leaks::{self, Log};
+use crate::config::units::duration_text;
+use crate::host::signals::Interrupts;
+use crate::redis::Settings;
+use crate::redis::search::search;
+use crate::session::name::Sid;
+
+/// An idle time that is not longer is waited for without being asked to.
+const WAITED_FOR_MS: u64 = 90_000;
+/// The longest that is waited for at all.
+const WAIT_MAX_MS: u64 = 2 * 3600 * 1000;
+/// A session ends by Redis's clock, and this one runs beside it.
+const MARGIN: Duration = Duration::from_secs(2);
+/// How often an interruption is looked for while waiting.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// What the simulation may do, and where it looks.
+pub(crate) struct Asked {
+    pub account: Account,
+    pub change_password: bool,
+    pub wait_idle: bool,
+    /// The idle time in force, if it is known.
+    pub idle_ms: Option<u64>,
+    /// Session directories of this host.
+    pub directories: Vec<PathBuf>,
+    /// Where sessions are in Redis, if that is known.
+    pub redis: Option<Settings>,
+    pub logs: Vec<Log>,
+}
+
+/// Tries everything, and tells of each.
+pub(crate) async fn simulate(browser: &Browser, asked: &Asked) -> Vec<Finding> {
+    let is_trusted = !browser.site().is_tls || matches!(browser.tls().verdict(), Some(Ok(())));
+    let may_be_told = browser.site().is_own || browser.site().is_tls && is_trusted;
+    if !may_be_told {
+        return vec![Question::Login.unknown(
+            "the site is on another host and its certificate cannot be verified: the password is not sent there",
+            "mend site.certificate first, or run the audit on the site's own host",
+        )];
+    }
+    let mut simulation = Simulation {
+        asked,
+        began: SystemTime::now(),
+        owner: browser.fresh(),
+        resting: None,
+        uid: 0,
+        found: Vec::new(),
+    };
+    if simulation.begin().await {
+        simulation.run().await;
+    }
+    simulation.leave().await;
+    simulation.found
+}
+
+struct Simulation<'a> {
+    asked: &'a Asked,
+    began: SystemTime,
+    /// The browser of the account's owner.
+    owner: Browser,
+    /// One that nobody touches until the idle time is over, and since when.
+    resting: Option<(Browser, Instant)>,
+    uid: i64,
+    found: Vec<Finding>,
+}
+
+impl Simulation<'_> {
+    /// Logs in: whether there is something to steal.
+    async fn begin(&mut self) -> bool {
+        let question = Question::Login;
+        match self.asked.account.log_in(&mut self.owner).await {
+            Ok(uid) => self.uid = uid,
+            Err(trouble) => {
+                let remedy = "give --login, --password-file and --database of an account without a second factor; it may \
+                              be one that has no rights (a portal user)";
+                self.found.push(question.unknown(trouble.to_string(), remedy));
+                return false;
+            }
+        }
+        let (id, session) = (self.uid, self.owner.session().and_then(Sid::parse));
+        match (session, who(&mut self.owner, Door::Front).await) {
+            (Some(_), Ok(Some(uid))) if uid == id => {
+                self.found.push(question.pass(format!("logged in as user {id}")));
+                true
+            }
+            (None, _) => {
+                let seen = "the login sets no cookie with the form of an Odoo session id";
+                self.found.push(question.unknown(seen, "see site.answer"));
+                false
+            }
+            (_, answer) => {
+                let seen =
+                    format!("logged in as user {id}, and the next request is not ({answer:?})");
+                let remedy = "find out why sessions are lost: sessionfs check";
+                self.found.push(question.finding(Grade::Fail, seen, remedy));
+                false
+            }
+        }
+    }
+
+    async fn run(&mut self) {
+        if self.may_wait() {
+            let mut resting = self.owner.fresh();
+            if self.asked.account.log_in(&mut resting).await.is_ok() {
+                self.resting = Some((resting, Instant::now()));
+            }
+        }
+        self.elsewhere().await;
+        self.plain_http().await;
+        self.fixation().await;
+        self.alias().await;
+        self.leaks().await;
+        if !Interrupts::noted() {
+            self.password().await;
+        }
+        self.logout().await;
+        self.idle().await;
+    }
+
+    /// Whether the cookie of the owner's works for a thief.
+    async fn stolen(&self, session: &str, door: Door) -> Result<bool, Trouble> {
+        let mut thief = self.owner.thief(session);
+        Ok(who(&mut thief, door).await? == Some(self.uid))
+    }
+
+    fn session(&self) -> String {
+        self.owner.session().unwrap_or_default().to_owned()
+    }
+
+    async fn elsewhere(&mut self) {
+        let question = Question::Elsewhere;
+        let from = self.owner.thief("").source().map_or_else(
+            || "another browser".to_owned(),
+            |address: IpAddr| format!("another browser at {address}"),
+        );
+        let found = match self.stolen(&self.session(), Door::Front).await {
+            Ok(true) => {
+                question.finding(Grade::Note, format!("it works for {from}, as with any Odoo"), "")
+            }
+            Ok(false) => question.pass(format!("it does not work for {from}")),
+            Err(trouble) => question.unknown(trouble.to_string(), "run the audit again"),
+        };
+        self.found.push(found);
+    }
+
+    async fn plain_http(&mut self) {
+        let question = Question::PlainHttp;
+        let remedy = "redirect plain HTTP to HTTPS, and add Secure to the cookie: site.redirect, site.cookie-secure";
+        let found = match self.stolen(&self.session(), Door::Plain).await {
+            Ok(true) => question.finding(Grade::Fail, "it is served over plain HTTP", remedy),
+            Ok(false) => {
+                let seen = "plain HTTP is served, though not with this session";
+                question.finding(Grade::Fail, seen, remedy)
+            }
+            Err(Trouble::Redirected(place)) => question.pass(format!("redirected to {place}")),
+            Err(Trouble::Unanswered(_)) => question.pass("nothing answers plain HTTP"),
+            Err(trouble) => question.pass(format!("not served: {trouble}")),
+        };
+        self.found.push(found);
+    }
+
+    /// A cookie that the thief has chosen is in the browser before the login.
+    async fn fixation(&mut self) {
+        let question = Question::Fixation;
+        let chosen = like(&self.session());
+        let mut victim = self.owner.fresh();
+        victim.take(&chosen);
+        let logged_in = match victim.get(Door::Front, "/web/login").await {
+            Ok(_) => self.asked.account.log_in(&mut victim).await,
+            Err(why) => Err(Trouble::Unanswered(why)),
+        };
+        if let Err(trouble) = logged_in {
+            self.found.push(question.unknown(trouble.to_string(), "run the audit again"));
+            return;
+        }
+        let is_kept = victim.session() == Some(chosen.as_str());
+        let found = match self.stolen(&chosen, Door::Front).await {
+            Ok(true) => question.finding(
+                Grade::Fail,
+                "the chosen id is the logged-in one after the login",
+                "find the module that keeps the session at the login; Odoo draws a new id",
+            ),
+            Ok(false) if is_kept => {
+                question.unknown("the login set no new cookie", "run the audit again")
+            }
+            Ok(false) => question.pass("the login draws a new id, and the chosen one is nobody's"),
+            Err(trouble) => question.unknown(trouble.to_string(), "run the audit again"),
+        };
+        self.found.push(found);
+        log_out(&mut victim).await;
+    }
+
+    async fn alias(&mut self) {
+        let question = Question::Alias;
+        let Some(sid) = Sid::parse(&self.session()) else { return };
+        let found = match self.stolen(sid.alias().as_str(), Door::Front).await {
+            Ok(true) => question.finding(
+                Grade::Fail,
+                "the alias of the session logs in",
+                "tell the makers of sessionfs, and end all sessions (sessionfs kill --all --yes)",
+            ),
+            Ok(false) => question.pass("it is nobody's"),
+            Err(trouble) => question.unknown(trouble.to_string(), "run the audit again"),
+        };
+        self.found.push(found);
+    }
+
+    /// Where the id of the owner, who is logged in, may be read.
+    async fn leaks(&mut self) {
+        let Some(sid) = Sid::parse(&self.session()) else { return };
+        self.found.push(leaks::listings(&self.asked.directories, &sid));
+        let found = match &self.asked.redis {
+            Some(settings) => leaks::in_redis(search(settings, &sid).await),
+            None => leaks::in_redis(Err("no Redis of the sessions can be reached".to_owned())),
+        };
+        self.found.push(found);
+        let issued = self.owner.issued().all();
+        self.found.push(leaks::logs(&self.asked.logs, self.began, &issued));
+    }
+
+    /// Another browser of the account, and a copy of the cookie: neither may outlive the password.
+    async fn password(&mut self) {
+        if !self.asked.change_password {
+            return;
+        }
+        let question = Question::Password;
+        let mut other = self.owner.fresh();
+        if let Err(trouble) = self.asked.account.log_in(&mut other).await {
+            self.found.push(question.unknown(trouble.to_string(), "run the audit again"));
+            return;
+        }
+        let stolen = other.session().unwrap_or_default().to_owned();
+        if let Err(trouble) = self.asked.account.change_password(&mut self.owner).await {
+            self.found.push(question.unknown(
+                format!("the password could not be changed: {trouble}"),
+                "use an account that may change its own password",
+            ));
+            return;
+        }
+        let seen = self.stolen(&stolen, Door::Front).await;
+        let back = self.asked.account.change_password_back(&mut self.owner).await;
+        let found = match (back, seen) {
+            (Err(trouble), _) => question.finding(
+                Grade::Fail,
+                format!("the password could not be changed back: {trouble}"),
+                "log in with the password followed by '-audit', and set the former one",
+            ),
+            (Ok(()), Ok(true)) => question.finding(
+                Grade::Fail,
+                "a cookie of before the change still works",
+                "find the module that overrides the session token (_compute_session_token)",
+            ),
+            (Ok(()), Ok(false)) => {
+                let seen =
+                    "a cookie of before it is nobody's; the password is the former one again";
+                question.pass(seen)
+            }
+            (Ok(()), Err(trouble)) => question.unknown(trouble.to_string(), "run the audit again"),
+        };
+        self.found.push(found);
+        // The owner's own browser may have been logged out by the change, too.
+        if who(&mut self.owner, Door::Front).await != Ok(Some(self.uid)) {
+            self.owner = self.owner.fresh();
+            let _ = self.asked.account.log_in(&mut self.owner).await;
+        }
+    }
+
+    async fn logout(&mut self) {
+        let question = Question::Logout;
+        let session = self.session();
+        if self.stolen(&session, Door::Front).await != Ok(true) {
+            let seen = "the session was over before the logout";
+            self.found.push(question.unknown(seen, "run the audit again"));
+            return;
+        }
+        log_out(&mut self.owner).await;
+        let found = match self.stolen(&session, Door::Front).await {
+            Ok(true) => question.finding(
+                Grade::Fail,
+                "the cookie of before the logout still works",
+                "sessionfs check; on a disk, look for errors of unlink in Odoo's log",
+            ),
+            Ok(false) => question.pass("it is nobody's"),
+            Err(trouble) => question.unknown(trouble.to_string(), "run the audit again"),
+        };
+        self.found.push(found);
+    }
+
+    /// Whether the idle time is to be waited for.
+    fn may_wait(&self) -> bool {
+        let longest = if self.asked.wait_idle { WAIT_MAX_MS } else { WAITED_FOR_MS };
+        self.asked.idle_ms.is_some_and(|idle_ms| idle_ms <= longest)
+    }
+
+    async fn idle(&mut self) {
+        let question = Question::Idle;
+        let Some(idle_ms) = self.asked.idle_ms else {
+            let remedy = "name the Redis of the sessions with --redis or --config; Odoo itself has no idle time";
+            self.found.push(question.unknown("no idle time is known", remedy));
+            return;
+        };
+        let shown = duration_text(idle_ms);
+        let Some((resting, since)) = self.resting.take() else {
+            let remedy = if idle_ms > WAIT_MAX_MS {
+                "set a shorter one (sessionfs config set lifetime.idle 15min)"
+            } else {
+                "use --wait-idle, which waits for it"
+            };
+            self.found.push(question.finding(
+                Grade::Note,
+                format!("not tried: it is {shown}; {remedy}"),
+                "",
+            ));
+            return;
+        };
+        let session = resting.session().unwrap_or_default().to_owned();
+        let over = since + Duration::from_millis(idle_ms) + MARGIN;
+        while Instant::now() < over {
+            if Interrupts::noted() {
+                self.found.push(question.unknown("interrupted", "run the audit again"));
+                return;
+            }
+            tokio::time::sleep(LOOK_EVERY.min(over.saturating_duration_since(Instant::now())))
+                .await;
+        }
+        let found = match self.stolen(&session, Door::Front).await {
+            Ok(true) => question.finding(
+                Grade::Fail,
+                format!("it works after {shown} without use"),
+                "sessionfs check: Odoo may not use the mount, or something opens the session meanwhile",
+            ),
+            Ok(false) => question.pass(format!("after {shown} without use it is nobody's")),
+            Err(trouble) => question.unknown(trouble.to_string(), "run the audit again"),
+        };
+        self.found.push(found);
+    }
+
+    /// Ends every session that a browser of the run was given, and says whether one is left.
+    async fn leave(&mut self) {
+        let question = Question::LeftBehind;
+        if let Some((mut resting, _)) = self.resting.take() {
+            log_out(&mut resting).await;
+        }
+        let issued = self.owner.issued().all();
+        for sid in &issued {
+            let mut browser = self.owner.holding(sid);
+            if matches!(who(&mut browser, Door::Front).await, Ok(Some(_))) {
+                log_out(&mut browser).await;
+            }
+        }
+        // Visitors' sessions have no login, and no logout that would end them.
+        leaks::remove(&self.asked.directories, self.owner.issued().all());
+        let (mut living, mut unasked) = (0_usize, None);
+        for sid in &issued {
+            match who(&mut self.owner.holding(sid), Door::Front).await {
+                Ok(Some(_)) => living += 1,
+                Ok(None) => {}
+                Err(trouble) => unasked = Some(trouble),
+            }
+        }
+        let count = issued.len();
+        let visitors = if self.asked.directories.is_empty() {
+            "; sessions of visitors end by themselves"
+        } else {
+            "; those of visitors are removed"
+        };
+        self.found.push(match (living, unasked) {
+            (0, None) => {
+                question.pass(format!("of {count} sessions none is logged in any more{visitors}"))
+            }
+            (0, Some(trouble)) => {
+                question.unknown(trouble.to_string(), "sessionfs kill --login LOGIN")
+            }
+            (living, _) => question.finding(
+                Grade::Fail,
+                format!("{living} of {count} sessions are still logged in"),
+                "sessionfs kill --login LOGIN",
+            ),
+        });
+    }
+}
+
+/// An id of the same form as this one, that nobody has drawn.
+fn like(session: &str) -> String {
+    const HEX: &[u8] = b"0123456789abcdef";
+    const BASE64URL: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let letters = if session.len() == 40 { HEX } else { BASE64URL };
+    let drawn = (0..session.len()).map(|_| {
+        let at = usize::from(rand::random::<u8>()) % letters.len();
+        char::from(letters[at])
+    });
+    drawn.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chosen_id_has_the_form_of_one_and_is_another() {
+        for length in [40, 84, 86] {
+            let session = "a".repeat(length);
+            let chosen = like(&session);
+            assert!(Sid::parse(&chosen).is_some() && chosen != session, "{length}");
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! The sweep: the sessions of people that nobody uses any more are ended soon after their time, and not only when somebody
+//! asks for them. So each end is written while it is still known whose session it was.
+//!
+//! A shard's indexes are sorted by last use. What can be over by its idle time has a score that is that long ago, so only
+//! what has passed that line since the last look is looked at: the cost follows the ends, not the number of sessions.
+//! An absolute lifetime is no line in the index: all people's sessions of a shard are looked at when the first of them
+//! can meet it, and not before. The visitors' ones are passed over by their marks: nobody asks for their ends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Inner;
+use super::index::{Entry, mark, user_mark};
+use super::listing::PAGE;
+use super::primary::Primary;
+use super::requests::between;
+use super::scan::Stale;
+use super::scripts::ClockView;
+use crate::session::name::Shard;
+use crate::session::policy::rule::Setting;
+use crate::session::policy::rules::Rules;
+use crate::store::{Health, StoreError};
+
+/// How often some of them are.
+pub(super) const STEP: Duration = Duration::from_secs(1);
+/// How many entries one step judges, at most: some 5 us of Redis's time each.
+const JUDGED_AT_ONCE: usize = 1000;
+/// How many entries one step reads, at most, to find them.
+const READ_AT_ONCE: usize = 4000;
+/// How many of one index the first look takes. Where there are more, all of the shard is looked at.
+const FEW: usize = 50;
+
+/// Which lifetimes may apply to somebody's session.
+struct Spans {
+    /// Idle times, each once.
+    idle_ms: Vec<u64>,
+    /// The shortest absolute one.
+    absolute_ms: Option<u64>,
+}
+
+impl Spans {
+    fn of(rules: &Rules) -> Self {
+        let general = rules.general();
+        let of_rules = |setting| {
+            rules
+                .all()
+                .iter()
+                .filter(move |rule| rule.setting == setting)
+                .filter_map(|rule| rule.ms)
+        };
+        let mut idle_ms: Vec<u64> = of_rules(Setting::Idle).chain([general.idle_ms]).collect();
+        idle_ms.sort_unstable();
+        idle_ms.dedup();
+        let absolute_ms = of_rules(Setting::Absolute).chain(general.absolute_ms).min();
+        Self { idle_ms, absolute_ms }
+    }
+}
+
+/// What was looked at, and when.
+#[derive(Default)]
+pub(super) struct Sweep {
+    /// By these all is judged; others begin anew.
+    rules: Option<Arc<Rules>>,
+    shards: Vec<Looked>,
+    next: usize,
+}
+
+#[derive(Clone)]
+struct Looked {
+    shard: Shard,
+    /// When the last look was; 0: there was none.
+    at_ms: u64,
+    /// When all of it is to be looked at, whatever the scores.
+    whole_at_ms: u64,
+    /// Something was over and did not end.
+    is_late: bool,
+}
+
+/// What a look at a shard has found.
+struct Whole {
+    read: usize,
+    judged: usize,
+    next_ms: u64,
+}
+
+impl Sweep {
+    /// Whether nothing was looked at yet, or other lifetimes hold.
+    fn begin(&mut self, rules: &Arc<Rules>) {
+        if self.rules.as_ref() != Some(rules) {
+            let looked = |shard| Looked { shard, at_ms: 0, whole_at_ms: 0, is_late: false };
+            *self = Self {
+                rules: Some(Arc::clone(rules)),
+                shards: Shard::all().map(looked).collect(),
+                next: 0,
+            };
+        }
+    }
+
+    /// Which shards are looked at in this step.
+    fn turn(&mut self, round: Duration) -> std::ops::Range<usize> {
+        let steps = usize::try_from(round.as_millis() / STEP.as_millis()).unwrap_or(1).max(1);
+        let count = self.shards.len().div_ceil(steps);
+        let from = if self.next >= self.shards.len() { 0 } else { self.next };
+        let to = (from + count).min(self.shards.len());
+        self.next = to;
+        from..to
+    }
+}
+
+/// Whether an entry may be that of somebody who is logged in. The long index has no marks.
+fn may_be_a_persons(entry: &Entry) -> bool {
+    entry.marks.is_none_or(|[user, login]| user / 2 != user_mark("-") || login != mark("-"))
+}
+
+impl Inner {
+    /// Why nothing is ended now, if so: Redis takes no changes, or its clock is not believed.
+    pub(super) fn why_nothing_ends(&self) -> Option<&'static str> {
+        let is_jumped =
+            |primary: &Arc<Primary>| matches!(self.policy(primary).clock, ClockView::Jumped { .. });
+        match self.primaries.health(None) {
+            Health::Up if self.primaries.all().iter().any(is_jumped) => {
+                Some("the clock of Redis has jumped")
+            }
+            Health::Up => None,
+            Health::ReadOnly => Some("Redis accepts no writes"),
+            Health::Degraded | Health::Down => Some("Redis does not answer"),
+        }
+    }
+
+    /// Whether something may be ended now.
+    fn may_sweep(&self) -> bool {
+        let all = self.primaries.all();
+        self.why_nothing_ends().is_none()
+            && !all.is_empty()
+            && all.iter().all(|primary| primary.time.now_ms() > 0)
+    }
+
+    /// One step of it. Returns the shards that it was about.
+    pub(super) async fn sweep(&self, sweep: &mut Sweep) -> Result<Vec<Shard>, StoreError> {
+        let rules = self.live.judged().rules;
+        sweep.begin(&rules);
+        let turn = sweep.turn(Duration::from_millis(self.settings.trail_round_ms));
+        let shards: Vec<Shard> =
+            sweep.shards[turn.clone()].iter().map(|looked| looked.shard).collect();
+        if !self.may_sweep() {
+            // What has passed the line meanwhile is looked at in the next round.
+            return Ok(shards);
+        }
+        let now_ms = self.now_of_servers_ms();
+        let spans = Spans::of(&rules);
+        let looked = &mut sweep.shards[turn];
+        let mut judged = self.look_at_ends(looked, &spans, now_ms).await?;
+        let mut read = 0;
+        for looked in looked.iter_mut().filter(|looked| looked.whole_at_ms <= now_ms) {
+            if read >= READ_AT_ONCE || judged >= JUDGED_AT_ONCE {
+                break;
+            }
+            let whole = self.look_at_all(looked.shard, &spans, now_ms).await?;
+            read += whole.read;
+            judged += whole.judged;
+            looked.whole_at_ms = whole.next_ms;
+        }
+        Ok(shards)
+    }
+
+    /// Judges what has passed the line of an idle time since the last look. Returns how many that were.
+    async fn look_at_ends(
+        &self,
+        shards: &mut [Looked],
+        spans: &Spans,
+        now_ms: u64,
+    ) -> Result<usize, StoreError> {
+        let since_ms = shards.iter().map(|looked| looked.at_ms).min().unwrap_or(0);
+        let named: Vec<Shard> = shards.iter().map(|looked| looked.shard).collect();
+        let mut judged = 0;
+        for idle_ms in &spans.idle_ms {
+            let (from, to) = (since_ms.saturating_sub(*idle_ms), now_ms.saturating_sub(*idle_ms));
+            let found = self.ranked(&named, |index| between(index, from, to, FEW)).await?;
+            for (looked, found) in shards.iter_mut().zip(found) {
+                if found.len() >= FEW || judged >= JUDGED_AT_ONCE {
+                    looked.whole_at_ms = now_ms;
+                    continue;
+                }
+                let due: Vec<Entry> = found
+                    .into_iter()
+                    .filter_map(|(entry, _)| entry.filter(may_be_a_persons))
+                    .collect();
+                if due.is_empty() {
+                    continue;
+                }
+                judged += due.len();
+                let found = self.living_by(Stale::Ends, looked.shard, &due).await?.whole()?;
+                looked.is_late = found.living.iter().any(|living| living.left_ms == 0);
+            }
+        }
+        for looked in shards {
+            // What is over and lives, since its use may not have been written down, is looked at once more.
+            if !std::mem::take(&mut looked.is_late) {
+                looked.at_ms = now_ms;
+            }
+        }
+        Ok(judged)
+    }
+
+    /// Judges every session of people in a shard, and says when that is due again.
+    async fn look_at_all(
+        &self,
+        shard: Shard,
+        spans: &Spans,
+        now_ms: u64,
+    ) -> Result<Whole, StoreError> {
+        let members = self.members(shard).await?;
+        let read = members.len();
+        let people: Vec<Entry> = members.into_iter().filter(may_be_a_persons).collect();
+        // Whoever logs in from now on does not meet it before this.
+        let mut next_ms =
+            spans.absolute_ms.map_or(u64::MAX, |span_ms| now_ms.saturating_add(span_ms));
+        for entries in people.chunks(PAGE) {
+            let living = self.living_by(Stale::Ends, shard, entries).await?.whole()?.living;
+            let ends = living.iter().filter_map(|living| {
+                spans.absolute_ms.map(|span_ms| living.header.login_ms.saturating_add(span_ms))
+            });
+            let late = living.iter().filter(|living| living.left_ms == 0).map(|_| now_ms);
+            next_ms = ends.chain(late).chain([next_ms]).min().unwrap_or(next_ms);
+        }
+        // One that is over and lives (its removal is held) is looked at in the next round.
+        Ok(Whole { read, judged: people.len(), next_ms: next_ms.max(now_ms + 1) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::redis::index::Marks;
+    use crate::session::name::Alias;
+
+    #[test]
+    fn each_shard_is_looked_at_in_a_round() {
+        const ROUND: Duration = Duration::from_secs(45);
+        let mut sweep = Sweep::default();
+        sweep.begin(&Arc::default());
+        let steps = ROUND.as_secs() / STEP.as_secs();
+        let mut looked: Vec<usize> = (0..steps).flat_map(|_| sweep.turn(ROUND)).collect();
+        looked.sort_unstable();
+        looked.dedup();
+        assert_eq!(looked.len(), sweep.shards.len());
+        assert_eq!(sweep.turn(ROUND).start, 0);
+    }
+
+    #[test]
+    fn visitors_are_passed_over() {
+        let entry =
+            |marks: Option<Marks>| Entry { alias: Alias::parse(&"ab".repeat(20)).unwrap(), marks };
+        let nobody = user_mark("-") * 2;
+        assert!(!may_be_a_persons(&entry(Some([nobody, mark("-")]))));
+        assert!(!may_be_a_persons(&entry(Some([nobody + 1, mark("-")]))));
+        assert!(may_be_a_persons(&entry(Some([user_mark("7") * 2, mark("anna")]))));
+        assert!(may_be_a_persons(&entry(None)));
+    }
+}

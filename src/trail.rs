@@ -1,0 +1,59 @@
+//! The audit trail: what has happened to the sessions of people, and who changed what, one entry each.
+//!
+//! - [`entry`]: an entry, as a line of JSON and in the log
+//! - [`file`](mod@file): where lines are written, by a thread of its own
+//!
+//! Entries are made by the scripts in Redis, in the step that does what they tell of, and lie in an outbox there until
+//! one server has written them (`crate::redis::outbox`, `crate::redis::auditor`). So each is made once, whoever asks
+//! again, and none is lost with a reply, a worker or a full disk.
+
+pub mod entry;
+pub(crate) mod file;
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use self::entry::{Entry, Event};
+use self::file::File;
+use crate::telemetry::metrics::metrics;
+
+/// Where entries go: the log, the metrics, and the file if there is one. Clones share it.
+#[derive(Clone, Default)]
+pub struct Trail {
+    file: Option<Arc<File>>,
+}
+
+impl Trail {
+    /// One that writes to this file or socket, too. A file grows up to that size.
+    pub fn to(descriptor: OwnedFd, max_bytes: u64) -> io::Result<Self> {
+        Ok(Self { file: Some(Arc::new(File::open(descriptor, max_bytes)?)) })
+    }
+
+    /// Whether there is a file.
+    pub(crate) fn has_file(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// Writes these entries. `false`: the file did not take them, and nothing was said of them; they are to be
+    /// written later.
+    pub(crate) async fn write(&self, entries: &[Entry]) -> bool {
+        if entries.is_empty() {
+            return true;
+        }
+        if let Some(file) = &self.file
+            && !file.write(entries.iter().map(Entry::line).collect()).await
+        {
+            metrics().trail.refused.inc();
+            return false;
+        }
+        for entry in entries {
+            entry.log();
+            metrics().trail.written(entry.event.label());
+            if entry.event == Event::LeftOut {
+                metrics().trail.left_out.inc_by(entry.count.unwrap_or(1));
+            }
+        }
+        true
+    }
+}
