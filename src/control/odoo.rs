@@ -23,6 +23,7 @@ use crate::session::name::{Alias, Sid};
 use crate::store::StoreError;
 use crate::sync::lock;
 use crate::telemetry::Event;
+use crate::trail::entry;
 
 /// Requests that are answered at once; a few more wait for them.
 const AT_ONCE: usize = 2;
@@ -330,6 +331,7 @@ async fn end(store: &RedisStore, whose: Filter, spared: Spared) -> Result<Outcom
     let done = work.go_through(store, whose.clone(), spared).await;
     // Also if a part of them could not be ended.
     if work.outcome.ended > 0 {
+        tell_trail(store, &whose, work.outcome.ended).await;
         Event::EndedByOdoo {
             db: whose.database.as_deref().unwrap_or_default(),
             login: whose.login.as_deref(),
@@ -339,6 +341,19 @@ async fn end(store: &RedisStore, whose: Filter, spared: Spared) -> Result<Outcom
         .emit();
     }
     done.map(|()| work.outcome)
+}
+
+/// Each session has its own end in the audit trail; who asked for them is here.
+async fn tell_trail(store: &RedisStore, whose: &Filter, ended: u64) {
+    let Filter { database, login, user_id, .. } = whose;
+    let what = format!(
+        "odoo: ended {ended} sessions (database {:?}, login {:?}, user id {user_id:?})",
+        database.as_deref().unwrap_or_default(),
+        login.as_deref().unwrap_or_default(),
+    );
+    if let Err(error) = store.tell_trail(entry::Event::Command, &what, Some(ended)).await {
+        tracing::warn!(%error, "cannot write to the audit trail");
+    }
 }
 
 struct Ending {
