@@ -282,7 +282,7 @@ impl Inner {
         let clock = if self.settings.ends_stale && knows_former && self.knows_settings() {
             primary.time.view(lifetimes.longest_idle_ms)
         } else {
-            ClockView::Jumped { ahead_ms: 0 }
+            ClockView::NotJudged
         };
         // Another clock than the server's own passes by itself.
         let link = self.scripts.own_clock.then_some(&primary.link);

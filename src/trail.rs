@@ -22,12 +22,21 @@ use crate::telemetry::metrics::metrics;
 #[derive(Clone, Default)]
 pub struct Trail {
     file: Option<Arc<File>>,
+    /// There is to be a file, and it could not be opened.
+    is_missing: bool,
 }
 
 impl Trail {
     /// One that writes to this file or socket, too. A file grows up to that size.
     pub fn to(descriptor: OwnedFd, max_bytes: u64) -> io::Result<Self> {
-        Ok(Self { file: Some(Arc::new(File::open(descriptor, max_bytes)?)) })
+        let file = Some(Arc::new(File::open(descriptor, max_bytes)?));
+        Ok(Self { file, is_missing: false })
+    }
+
+    /// One that takes nothing, since its file could not be opened: the entries wait for a server that has one, or for a
+    /// reload.
+    pub(crate) fn missing() -> Self {
+        Self { file: None, is_missing: true }
     }
 
     /// Whether there is a file.
@@ -40,6 +49,9 @@ impl Trail {
     pub(crate) async fn write(&self, entries: &[Entry]) -> bool {
         if entries.is_empty() {
             return true;
+        }
+        if self.is_missing {
+            return false;
         }
         if let Some(file) = &self.file
             && !file.write(entries.iter().map(Entry::line).collect()).await

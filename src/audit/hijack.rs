@@ -244,10 +244,8 @@ impl Simulation<'_> {
         }
         let stolen = other.session().unwrap_or_default().to_owned();
         if let Err(trouble) = self.asked.account.change_password(&mut self.owner).await {
-            self.found.push(question.unknown(
-                format!("the password could not be changed: {trouble}"),
-                "use an account that may change its own password",
-            ));
+            let found = self.not_changed(question, &trouble).await;
+            self.found.push(found);
             return;
         }
         let seen = self.stolen(&stolen, Door::Front).await;
@@ -276,6 +274,35 @@ impl Simulation<'_> {
             self.owner = self.owner.fresh();
             let _ = self.asked.account.log_in(&mut self.owner).await;
         }
+    }
+
+    /// A change of the password that has failed. Where Odoo has not refused it, it may have carried it out all the same.
+    async fn not_changed(&mut self, question: Question, trouble: &Trouble) -> Finding {
+        let seen = format!("the password could not be changed: {trouble}");
+        let is_refused =
+            |trouble: &Trouble| matches!(trouble, Trouble::Refused(_) | Trouble::Expired);
+        if !is_refused(trouble) {
+            match self.asked.account.change_password_back(&mut self.owner).await {
+                Ok(()) => {
+                    let seen =
+                        format!("{seen}; it was changed all the same, and is the former one again");
+                    return question.unknown(
+                        seen,
+                        "find out why Odoo's answer was lost, and run the audit again",
+                    );
+                }
+                // The other one is wrong.
+                Err(trouble) if is_refused(&trouble) => {}
+                Err(_) => {
+                    return question.finding(
+                        Grade::Fail,
+                        format!("{seen}; it is not known which one holds"),
+                        "log in with the password, or with the password followed by '-audit', and set the former one",
+                    );
+                }
+            }
+        }
+        question.unknown(seen, "use an account that may change its own password")
     }
 
     async fn logout(&mut self) {

@@ -100,7 +100,12 @@ impl ServerCertVerifier for Judge {
                 }),
             None => Err("this host trusts no certificate authority".to_owned()),
         };
-        *lock(&self.verdict) = Some(judged);
+        let mut verdict = lock(&self.verdict);
+        // After one that is well the site is told a password, so whoever answers then has to have one, too.
+        if let (Some(Ok(())), Err(why)) = (&*verdict, &judged) {
+            return Err(Error::General(format!("another certificate than before: {why}")));
+        }
+        *verdict = Some(judged);
         Ok(ServerCertVerified::assertion())
     }
 

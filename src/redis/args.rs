@@ -70,16 +70,16 @@ arguments! {
     /// By what every script judges; before all others. Times are milliseconds.
     PolicyArgs<'a> {
         keys: ;
-        // absolute_ms: negative for none. clock: '' (unknown), 'lenient', or what Redis's clock is
-        // expected to show at least. ahead_ms: by how much it has jumped forward of late, or
-        // for how long no use could be written down.
+        // absolute_ms: negative for none. clock: '' (unknown), 'lenient', 'jumped' and how many ms ago, or what Redis's clock is
+        // expected to show at least. ahead_ms: by how much it has jumped forward of late.
+        // unwritten_ms: for how long no use could be written down.
         // waited_ms: for how long callers have waited in the last outage.
         // rules: by which some sessions have other lifetimes, as rules.rs writes them; '' for none.
         // outbox: of the audit trail; one that ends with a colon is followed by the shard; '-': what there is to tell is in
         // the answer; '' is none.
         // origin: which server asks, and for whom, as two words.
         arguments: idle_ms, anonymous_idle_ms, anonymous_unopened_ms, absolute_ms, grace_ms,
-            tombstone_ms, import_max_age_ms, written_format, newest_format, clock, ahead_ms,
+            tombstone_ms, import_max_age_ms, written_format, newest_format, clock, ahead_ms, unwritten_ms,
             waited_ms, rules, outbox, origin;
     }
 }

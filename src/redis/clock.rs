@@ -216,11 +216,12 @@ impl Time {
         seen.clock.at(Instant::now()).unwrap_or(0)
     }
 
-    /// For one idle time after a jump nothing is judged stale.
+    /// For one idle time of its own after a jump a session is not judged stale: `idle_ms` is the longest one.
     pub(super) fn view(&self, idle_ms: u64) -> ClockView {
         let jumped = lock(&self.seen).recent_jump(idle_ms);
         if let Some(jump) = jumped {
-            return ClockView::Jumped { ahead_ms: jump.ahead_ms };
+            let ago_ms = u64::try_from(jump.at.elapsed().as_millis()).unwrap_or(u64::MAX);
+            return ClockView::Jumped { ahead_ms: jump.ahead_ms, ago_ms };
         }
         match self.now_ms() {
             0 => ClockView::Unknown,

@@ -92,7 +92,7 @@ impl<'a> Requests<'a> {
 
     /// The same, that judge nothing stale, so end nothing.
     pub(super) fn judging_nothing(self) -> Self {
-        let policy = Policy { clock: ClockView::Jumped { ahead_ms: 0 }, ..self.policy };
+        let policy = Policy { clock: ClockView::NotJudged, ..self.policy };
         Self { policy, ..self }
     }
 

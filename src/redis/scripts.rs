@@ -230,13 +230,17 @@ impl<'a> Policy<'a> {
             newest_format: args::number(self.formats.newest),
             clock: match self.clock {
                 ClockView::Unknown => args::text(""),
-                ClockView::Jumped { .. } => args::text("lenient"),
+                ClockView::NotJudged => args::text("lenient"),
+                ClockView::Jumped { ago_ms, .. } => args::text(format!("jumped {ago_ms}")),
                 ClockView::Expected(now_ms) => args::number(now_ms),
             },
             ahead_ms: match self.clock {
-                ClockView::Jumped { ahead_ms } => args::number(ahead_ms.max(self.unwritten_ms)),
-                ClockView::Unknown | ClockView::Expected(_) => args::number(self.unwritten_ms),
+                ClockView::Jumped { ahead_ms, .. } => args::number(ahead_ms),
+                ClockView::Unknown | ClockView::NotJudged | ClockView::Expected(_) => {
+                    args::number(0)
+                }
             },
+            unwritten_ms: args::number(self.unwritten_ms),
             waited_ms: args::number(self.waited_ms),
             rules: match &*self.lifetimes.argument {
                 "" => args::text(""),
@@ -252,8 +256,12 @@ impl<'a> Policy<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum ClockView {
     Unknown,
-    /// Nothing is judged stale: it has jumped not long ago, or it is not ours to judge.
+    /// Nothing is judged stale: it is not ours to judge.
+    NotJudged,
+    /// A session whose idle time is longer than the time since the jump is not judged stale.
     Jumped {
+        /// Since the jump, milliseconds.
+        ago_ms: u64,
         /// By how much it has moved forward, milliseconds: for that long beyond its end a session
         /// is not at its end.
         ahead_ms: u64,

@@ -115,8 +115,13 @@ fn may_be_a_persons(entry: &Entry) -> bool {
 impl Inner {
     /// Why nothing is ended now, if so: Redis takes no changes, or its clock is not believed.
     pub(super) fn why_nothing_ends(&self) -> Option<&'static str> {
-        let is_jumped =
-            |primary: &Arc<Primary>| matches!(self.policy(primary).clock, ClockView::Jumped { .. });
+        let idle_ms = self.live.judged().rules.general().idle_ms;
+        let is_jumped = |primary: &Arc<Primary>| match self.policy(primary).clock {
+            ClockView::NotJudged => true,
+            // Sessions with a longer idle time are judged later.
+            ClockView::Jumped { ago_ms, .. } => ago_ms < idle_ms,
+            ClockView::Unknown | ClockView::Expected(_) => false,
+        };
         match self.primaries.health(None) {
             Health::Up if self.primaries.all().iter().any(is_jumped) => {
                 Some("the clock of Redis has jumped")
@@ -190,7 +195,7 @@ impl Inner {
                 }
                 judged += due.len();
                 let found = self.living_by(Stale::Ends, looked.shard, &due).await?.whole()?;
-                looked.is_late = found.living.iter().any(|living| living.left_ms == 0);
+                looked.is_late |= found.living.iter().any(|living| living.left_ms == 0);
             }
         }
         for looked in shards {

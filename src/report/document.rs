@@ -99,7 +99,12 @@ fn judged(report: &Report, is_met: impl Fn(&Lifetimes) -> bool) -> Verdict {
         return Verdict::NotMet;
     }
     let since_begin = first.from <= report.from.max(report.first.unwrap_or(report.from));
-    if report.gaps.is_empty() && since_begin { Verdict::Met } else { Verdict::MetAsFarAsKnown }
+    let is_whole = report.gaps.is_empty()
+        && report.nothing_ended.count == 0
+        && report.redis_lost.count == 0
+        && report.left_out == 0
+        && report.unreadable == 0;
+    if is_whole && since_begin { Verdict::Met } else { Verdict::MetAsFarAsKnown }
 }
 
 /// The values that held, one after the other.

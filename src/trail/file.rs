@@ -63,7 +63,12 @@ enum Sink {
 impl Sink {
     fn of(descriptor: OwnedFd, max_bytes: u64) -> io::Result<Self> {
         Ok(match getsockopt(&descriptor, sockopt::SockType) {
-            Err(_) => Self::File { file: descriptor.into(), max_bytes, is_torn: false },
+            Err(_) => {
+                let file = std::fs::File::from(descriptor);
+                // What was written before may end within a line, and an empty line is none.
+                let is_torn = file.metadata().is_ok_and(|found| found.is_file() && found.len() > 0);
+                Self::File { file, max_bytes, is_torn }
+            }
             Ok(SockType::Datagram) => {
                 let socket = UnixDatagram::from(descriptor);
                 socket.set_write_timeout(Some(SOCKET_TIMEOUT))?;

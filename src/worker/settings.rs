@@ -39,12 +39,12 @@ pub(super) fn store(config: &Config, asked: Option<OwnedFd>) -> Result<redis::Se
 
 /// Where the audit trail is written. Without a file it is in the log.
 pub(super) fn trail(config: &Config, handed: Option<OwnedFd>) -> Trail {
-    let Some((descriptor, audit)) = handed.zip(config.audit.as_ref()) else {
-        return Trail::default();
-    };
+    let Some(audit) = &config.audit else { return Trail::default() };
+    // The keeper has told why it could not open it.
+    let Some(descriptor) = handed else { return Trail::missing() };
     Trail::to(descriptor, audit.max_bytes).unwrap_or_else(|error| {
-        tracing::error!(%error, "the audit trail is written to the log alone");
-        Trail::default()
+        tracing::error!(%error, "the audit trail cannot be written; its entries wait in Redis");
+        Trail::missing()
     })
 }
 

@@ -44,7 +44,12 @@ local LENIENT = args.clock == 'lenient'
 -- For how long those who ask, and the save that may take a held removal back, have waited in an
 -- outage: it does not count.
 local WAITED = tonumber(args.waited_ms)
-if args.clock ~= '' and not LENIENT then LENIENT = math.abs(now - tonumber(args.clock)) > 2000 end
+-- How long ago the clock has jumped, if not longer than the longest idle time.
+local JUMPED_MS
+if args.clock ~= '' and not LENIENT then
+  local expected = tonumber(args.clock)
+  if expected then LENIENT = math.abs(now - expected) > 2000 else JUMPED_MS = tonumber(string.sub(args.clock, 8)) end
+end
 -- The sessions that this call has ended, for the log: {alias, header, limit, age, idle}; by a removal that was held:
 -- {alias}; and what the outbox has not taken: {'', event}.
 local expired = {}
@@ -335,15 +340,22 @@ local function left(h)
   return math.max(0, at - now)
 end
 
+-- Whether the clock has jumped less than its idle time ago: its last use may be from before that.
+local function is_jumped_over(h)
+  return JUMPED_MS and JUMPED_MS < (h.class == 'auth' and idle_limit(h) or POLICY.idle)
+end
+
 -- Whether it is over, also where nothing is judged stale: then its life is not prolonged. What a
 -- jump of the clock has taken from it does not count, nor does the time of an outage in which its use
 -- could not be written down.
 local function over(h)
-  return now >= h.ends + math.max(tonumber(args.ahead_ms), WAITED)
+  local beyond = math.max(tonumber(args.unwritten_ms), WAITED)
+  if is_jumped_over(h) then beyond = math.max(beyond, tonumber(args.ahead_ms)) end
+  return now >= h.ends + beyond
 end
 
 local function stale(h)
-  return over(h) and not LENIENT
+  return not LENIENT and not is_jumped_over(h) and over(h)
 end
 
 -- How long the end of a session is remembered: for as long as it might be imported again.
