@@ -103,6 +103,8 @@ impl RedisStore {
 #[derive(Debug, Eq, PartialEq)]
 enum Lease {
     Mine,
+    /// The same, and it goes on as it was.
+    Kept,
     Taken,
     /// Nobody had it, as far as Redis knows.
     Alone,
@@ -204,6 +206,7 @@ impl Auditor {
                 tracing::debug!("this server writes the audit trail");
                 (self.sweep, self.said) = (Sweep::default(), None);
             }
+            Lease::Kept => return Ok(()),
             Lease::Mine => {}
         }
         self.held = Some(sent);
@@ -320,6 +323,7 @@ impl Inner {
         let answer = self.call(slot, Need::Connected, self.patience(), build).await?;
         match answer.status.as_str() {
             "mine" => Ok(Lease::Mine),
+            "kept" => Ok(Lease::Kept),
             "taken" => Ok(Lease::Taken),
             "alone" => Ok(Lease::Alone),
             "other" | "gone" => Ok(Lease::Other),

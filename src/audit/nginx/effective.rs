@@ -37,7 +37,9 @@ pub(crate) fn text(saved: Option<&Path>, host: &Root) -> Result<String, NoConfig
         return Err(NoConfiguration::Unreadable(why));
     }
     let mut command = Command::new("nginx");
-    command.arg("-T").args(&master.arguments);
+    // A relative prefix is one of the directory in which that nginx was started, not of ours: anybody may have a
+    // configuration in the directory in which this is typed.
+    command.arg("-T").args(&master.arguments).current_dir(format!("/proc/{}/cwd", master.pid));
     ask(&mut command, WITHIN).filter(|text| text.contains("# configuration file ")).ok_or_else(
         || {
             let arguments = master.arguments.join(" ");

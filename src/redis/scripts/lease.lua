@@ -1,6 +1,6 @@
 -- Takes, renews or gives up the lease on the audit trail. One that is held with a lower rank is taken over, and so is one
 -- that was given up: that has rank 0.
--- Answers: mine (it was, and goes on) | taken | alone (there was none) | other | gone (given up) | failed, why
+-- Answers: mine (it was, and goes on) | kept (the same, and nothing was written) | taken | alone (there was none) | other | gone (given up) | failed, why
 
 local held = redis.pcall('GET', keys.lease)
 if refused(held) then return answer('failed', failure) end
@@ -13,5 +13,8 @@ if args.rank == '0' then
 elseif rank and not is_mine and rank >= args.rank then
   return answer('other')
 end
-if refused(redis.pcall('SET', keys.lease, text, 'PX', tonumber(args.lease_ms))) then return answer('failed', failure) end
+-- It is asked for in each step, and each write is one in the append-only file.
+local lease_ms = tonumber(args.lease_ms)
+if done == 'mine' and rank == args.rank and redis.call('PTTL', keys.lease) > lease_ms * 2 / 3 then return answer('kept') end
+if refused(redis.pcall('SET', keys.lease, text, 'PX', lease_ms)) then return answer('failed', failure) end
 return answer(done)
