@@ -296,11 +296,12 @@ async fn a_server_that_is_busy_or_reads_its_file_is_down() {
     if lab.is_redis_6() {
         return;
     }
-    let fill = "for i = 1, 8000 do redis.call('SET', 'other:' .. i, i) end";
+    // It answers once each 1,024 commands.
+    let fill = "for i = 1, 50000 do redis.call('SET', 'other:' .. i, i) end";
     redis::cmd("EVAL").arg(fill).arg(0).query::<()>(&mut lab.admin).unwrap();
     lab.redis.kill();
     lab.becomes(Health::Down).await;
-    let slowly = ["--key-load-delay", "500", "--loading-process-events-interval-bytes", "1024"];
+    let slowly = ["--key-load-delay", "50"];
     let Lab { mut redis, store, session, lines, .. } = lab;
     let restarted = tokio::task::spawn_blocking(move || {
         redis.restart_with(&[&ARGUMENTS[..], &slowly[..]].concat());

@@ -8,6 +8,7 @@ mod session {
     pub mod change;
     pub mod content;
     pub mod name;
+    pub mod word;
 
     /// What the reader of headers takes from it. The module itself would bring a compressor along.
     pub mod packing {

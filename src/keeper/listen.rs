@@ -207,10 +207,23 @@ fn remove(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use super::*;
 
     fn mode(path: &Path) -> u32 {
         std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    /// Leaves a socket that nobody listens on. A process that another test starts at this moment has the descriptor
+    /// until it executes its program.
+    fn leave_socket(path: &Path) {
+        drop(UnixListener::bind(path).unwrap());
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while UnixStream::connect(path).is_ok() {
+            assert!(Instant::now() < deadline, "somebody listens on {}", path.display());
+            std::thread::yield_now();
+        }
     }
 
     #[test]
@@ -218,7 +231,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("metrics.sock");
         let at = Listen::Unix(path.clone());
-        drop(UnixListener::bind(&path).unwrap());
+        leave_socket(&path);
         let socket = Socket::metrics(&at).unwrap();
         assert_eq!(mode(&path), METRICS_MODE);
         let failure = Socket::metrics(&at).err().unwrap();
@@ -231,7 +244,7 @@ mod tests {
     fn the_socket_of_odoo_is_for_its_user_alone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("odoo.sock");
-        drop(UnixListener::bind(&path).unwrap());
+        leave_socket(&path);
         let socket = Socket::odoo(&path, 1234).unwrap();
         assert_eq!((mode(&path), path.metadata().unwrap().uid()), (ODOO_MODE, 1234));
         let failure = Socket::odoo(&path, 1234).err().unwrap();

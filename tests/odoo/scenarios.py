@@ -121,7 +121,6 @@ class Run(Audits, Rotations, LateSaves, Threaded, Polling, OwnSuites, Outages, S
             self.ask(self.audit_passes)
             self.ask(self.audit_finds_each_fault)
             self.ask(self.audit_finds_sessions_on_a_disk)
-            self.ask(self.audit_waits_for_the_idle_time)
         self.ask(self.vacuum if self.new else self.garbage_collection)
         self.stop_monitor()
         self.ask(self.parallel_load)
@@ -135,6 +134,8 @@ class Run(Audits, Rotations, LateSaves, Threaded, Polling, OwnSuites, Outages, S
             if self.new:
                 self.ask(self.polled_tabs_expire)
                 self.ask(self.polled_tabs_live_where_requests_are_not_seen)
+            # It ends whoever was not active for some seconds.
+            self.ask(self.audit_waits_for_the_idle_time)
             self.ask(self.redis_holds_no_secret)
             self.ask(self.redis_is_told_no_secret)
             self.lab.unmount_sessions()
