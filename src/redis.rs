@@ -3,7 +3,7 @@
 //! | what | where |
 //! |---|---|
 //! | what is sent: every request, its arguments, the keys | [`requests`], [`args`], [`keys`] |
-//! | the rules of sessions, in Lua, and the value's header line | [`scripts`], [`rules`], [`envelope`] |
+//! | the rules of sessions, in Lua, and the value's header line | [`scripts`], [`rules`], [`owners`], [`envelope`] |
 //! | what the answers mean: one session, listings, files that are imported | [`sessions`], [`listing`], [`import`] |
 //! | activity, collected and written in batches | [`activity`] |
 //! | several sessions in one call, and each by itself where a slot is moved | [`several`] |
@@ -50,6 +50,7 @@ mod listing;
 pub(crate) mod live;
 pub(crate) mod memory;
 mod outbox;
+mod owners;
 pub mod population;
 mod primaries;
 mod primary;
@@ -90,6 +91,7 @@ use self::greeting::Greeter;
 use self::keys::Keys;
 use self::link::{Fault, Need};
 use self::live::Live;
+use self::owners::Owners;
 use self::primaries::{Primaries, Redirect};
 use self::primary::{Common, Primary};
 use self::probe::ServerInfo;
@@ -116,6 +118,7 @@ pub struct RedisStore {
 }
 
 struct Inner {
+    owners: Owners,
     settings: Settings,
     keys: Keys,
     scripts: Arc<Scripts>,
@@ -185,6 +188,7 @@ impl RedisStore {
             outbox,
             origin: settings.origin.words(),
             auditor: OnceLock::new(),
+            owners: Owners::default(),
             keys,
             live,
             agreement,
@@ -291,6 +295,7 @@ impl Inner {
         };
         Policy {
             lifetimes,
+            owner: Arc::default(),
             import_max_age_ms: self.settings.import_max_age_ms,
             formats: self.agreement.formats(),
             clock,

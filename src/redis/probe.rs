@@ -355,6 +355,7 @@ impl Probe<'_> {
         };
         let policy = Policy {
             lifetimes: Rules::from(lifetimes).into(),
+            owner: Arc::default(),
             import_max_age_ms: 1,
             formats: Formats::default(),
             clock: ClockView::Unknown,

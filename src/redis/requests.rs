@@ -1,6 +1,7 @@
 //! Every request about sessions, as it is sent. The store sends them, and so does the probe before
 //! the first session: what the probe may do, the store may.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::Cmd;
@@ -101,6 +102,11 @@ impl<'a> Requests<'a> {
     pub(super) fn telling_in_answers(self) -> Self {
         let outbox = if self.policy.outbox.is_empty() { "" } else { "-" };
         Self { policy: Policy { outbox, ..self.policy }, ..self }
+    }
+
+    /// The same, for a session whose owner may be that one.
+    pub(super) fn for_owner(self, owner: Arc<str>) -> Self {
+        Self { policy: Policy { owner, ..self.policy }, ..self }
     }
 
     /// The current version under a name.

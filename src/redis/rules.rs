@@ -11,7 +11,7 @@
 //! visible character, is percent-encoded in it.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -85,6 +85,12 @@ fn initial(pattern: &Login) -> char {
     pattern.as_str().chars().next().filter(char::is_ascii_alphanumeric).unwrap_or(ANY)
 }
 
+/// With which character lines of logins are listed: what their word begins with, and `0` where that is
+/// no letter and no digit.
+fn initial_of_word(word: &str) -> char {
+    word.chars().next().filter(char::is_ascii_alphanumeric).unwrap_or('0')
+}
+
 /// The text of these rules.
 fn argument(rules: &Rules) -> String {
     // That of no database comes first.
@@ -114,15 +120,16 @@ fn encoded(login: &Login) -> String {
 /// Writing to a String cannot fail.
 fn write(text: &mut String, name: &str, group: &Group<'_>) {
     let Group { all, users, logins, patterns } = group;
-    let flag = |is_empty: bool, flag: char| if is_empty { '-' } else { flag };
+    let beginnings: BTreeSet<char> =
+        logins.keys().map(|login| initial_of_word(&word::encode(login.as_str()))).collect();
     let _ = write!(
         text,
-        "\n{name} {},{},{} {}{}{}",
+        "\n{name} {},{},{} {},{},{}",
         of_people(all),
         ms(all, Setting::AnonymousIdle),
         ms(all, Setting::AnonymousUnopened),
-        flag(users.is_empty(), '#'),
-        flag(logins.is_empty(), '='),
+        if users.is_empty() { "" } else { "#" },
+        beginnings.into_iter().collect::<String>(),
         patterns.keys().collect::<String>(),
     );
     for (id, values) in users {
@@ -132,9 +139,13 @@ fn write(text: &mut String, name: &str, group: &Group<'_>) {
         let _ = write!(text, "\n{name} ={} {}", word::encode(login.as_str()), of_people(values));
     }
     for (initial, alike) in patterns {
-        let _ = write!(text, "\n{name} ~{initial}");
+        let _ = write!(text, "\n{name} ~{initial} ");
         for (login, values) in alike {
-            let _ = write!(text, " {} {} {}", lua(login), login.literals(), of_people(values));
+            let pattern = lua(login);
+            // What has to be decoded is marked, so that nothing else is looked at for it.
+            let mark = if pattern.contains('%') { "%" } else { "" };
+            let values = of_people(values);
+            let _ = write!(text, "{mark}{pattern} {} {values} ", login.literals());
         }
     }
 }
@@ -233,8 +244,9 @@ mod tests {
             (Setting::Idle, "database=shop login=till*", Some(6)),
             (Setting::Idle, "login=*@x.y", Some(7)),
         ];
-        let expected = "\n* ,,, --*\n* ~* @x[.]y$ 4 7,\
-                        \nshop 1,-1,2, #=t\nshop #7 3,\nshop =a%20b ,4\nshop ~t ^till1 5 ,5 ^till 4 6,\n";
+        let expected = "\n* ,,, ,,*\n* ~* @x[.]y$ 4 7, \
+                        \nshop 1,-1,2, #,a,t\nshop #7 3,\nshop =a%20b ,4\
+                        \nshop ~t ^till1 5 ,5 ^till 4 6, \n";
         assert_eq!(text(&rules), expected);
     }
 

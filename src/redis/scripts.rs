@@ -3,6 +3,7 @@
 //! Each is its arguments by name ([`super::args`]), `clock.lua`, `rules.lua`, `session.lua` and its own
 //! file, so that every rule exists once. All answers have one shape: `{now, status, {expired...}, ...}`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::{Cmd, Value};
@@ -163,6 +164,8 @@ impl Script {
 #[derive(Clone, Debug)]
 pub(super) struct Policy<'a> {
     pub lifetimes: Judged,
+    /// The owner of the session that is asked for, as far as is known: see [`super::owners`].
+    pub owner: Arc<str>,
     /// For how long session files are imported after their last save.
     pub import_max_age_ms: u64,
     pub formats: Formats,
@@ -199,6 +202,7 @@ impl<'a> Policy<'a> {
     pub(super) fn unknowing() -> Self {
         Self {
             lifetimes: Judged::default(),
+            owner: Arc::default(),
             import_max_age_ms: 0,
             formats: Formats::default(),
             clock: ClockView::Unknown,
@@ -244,7 +248,7 @@ impl<'a> Policy<'a> {
             waited_ms: args::number(self.waited_ms),
             rules: match &*self.lifetimes.argument {
                 "" => args::text(""),
-                rules => args::text(rules.to_owned()),
+                rules => args::text([&*self.owner, rules].concat()),
             },
             outbox: args::text(self.outbox),
             origin: args::text(self.origin),

@@ -28,13 +28,17 @@ impl Sessions for RedisStore {
         let inner = &self.inner;
         let slot = Keys::slot(alias.shard());
         let bound = inner.primaries.of(slot).link.overdue();
-        let build = |requests| Requests::fetch(&requests, alias, listed);
+        let owner = inner.owners.line(alias, &inner.live.judged());
+        let build = |requests| {
+            Requests::fetch(&Requests::for_owner(requests, Arc::clone(&owner)), alias, listed)
+        };
         let mut answer = inner.call(slot, Need::Up, bound, build).await?;
         match answer.status.as_str() {
             "session" => {
                 let (activity_ms, left_ms) = (answer.number()?, answer.number()?);
                 let value = Bytes::from(answer.bytes()?);
                 let (header, content) = Header::parse_read(&value)?;
+                inner.owners.saw(alias, &header.content, &inner.live.judged());
                 Ok(Lookup::Session {
                     meta: header.meta(activity_ms, left_ms),
                     bound: header.bound(alias),

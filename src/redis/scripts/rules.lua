@@ -1,84 +1,111 @@
 -- What the rules say of a session (session/policy/rules.rs holds the same rules, and rules.rs beside this folder writes
--- their text). Where there are none, this defines nothing: no call pays for it.
+-- their text). Where there are none, this defines nothing: no call pays for it. Where there are some, every fetch does, so
+-- that strings, tables and functions are made only where they are needed.
 
-local RULES = args.rules
 -- The limits of the session of that header by the rules, and by `general` what no rule says.
 local limits_by_rules
 
-if RULES ~= '' then
-  local find, match = string.find, string.match
-  -- Of no database in particular: whether there are lines of logins, and with which characters patterns begin.
-  local any_logins, any_initials = match(RULES, '^\n%* ,,, .(.)(%S*)')
+if args.rules ~= '' then
+  local RULES, find, match = args.rules, string.find, string.match
 
-  -- What the line that begins so gives: '' is nothing.
-  local function values(line, from)
-    local _, last = find(RULES, line, from, true)
-    if last then return match(RULES, '^(%d*),(%-?%d*)', last + 1) end
-    return '', ''
-  end
+  local function searched(h, general)
+    local function decoded(word)
+      return (string.gsub(word, '%%(%x%x)', function(hex) return string.char(tonumber(hex, 16)) end))
+    end
 
-  local function decoded(word)
-    if not find(word, '%', 1, true) then return word end
-    return (string.gsub(word, '%%(%x%x)', function(hex) return string.char(tonumber(hex, 16)) end))
-  end
-
-  -- What fits a login of the patterns in one line, but for what an earlier line has found with as many literal characters.
-  local function by_patterns(line, from, login, found)
-    local _, last = find(RULES, line, from, true)
-    local patterns = match(RULES, '^[^\n]*', last + 1)
-    local are_encoded = find(patterns, '%', 1, true)
-    for pattern, literals, given in string.gmatch(patterns, '(%S+) (%d+) (%S+)') do
-      if find(login, are_encoded and decoded(pattern) or pattern) then
-        literals = tonumber(literals)
-        local idle, absolute = match(given, '^(%d*),(%-?%d*)')
-        if idle ~= '' and literals > found.idle_literals then found.idle, found.idle_literals = idle, literals end
-        if absolute ~= '' and literals > found.absolute_literals then
-          found.absolute, found.absolute_literals = absolute, literals
+    -- Goes through the patterns of one line. What they give takes the place of what is known (idle, with how many literal
+    -- characters, absolute, with how many) if they have more of those.
+    local function by_patterns(line, from, login, idle, idle_literals, absolute, absolute_literals)
+      local _, last = find(RULES, line, from, true)
+      local at = last + 1
+      if find(login, '%', 1, true) then login = decoded(login) end
+      while true do
+        local mark, pattern, literals, values = match(RULES, '^(%%?)(%S+) (%d+) ()', at)
+        if not mark then return idle, idle_literals, absolute, absolute_literals end
+        if mark ~= '' then pattern = decoded(pattern) end
+        if find(login, pattern) then
+          literals = tonumber(literals)
+          local more_idle, more_absolute = match(RULES, '^(%d*),(%-?%d*)', values)
+          if more_idle ~= '' and literals > idle_literals then idle, idle_literals = more_idle, literals end
+          if more_absolute ~= '' and literals > absolute_literals then
+            absolute, absolute_literals = more_absolute, literals
+          end
         end
+        at = find(RULES, ' ', values, true) + 1
       end
     end
-  end
 
-  -- The patterns of one database, or of none, that may fit: those that may begin in any way, which go before others, and
-  -- those that begin as the login does.
-  local function by_initials(database, from, initials, login, found)
-    if find(initials, '*', 1, true) then by_patterns(database .. '~* ', from, login, found) end
-    local initial = match(login, '^%w')
-    if initial and find(initials, initial, 1, true) then by_patterns(database .. '~' .. initial .. ' ', from, login, found) end
-  end
+    -- The same of all lines that may fit, those of the session's own database first, and in them those that may begin in any
+    -- way: that is the order of the text.
+    local function by_all_patterns(login, initial, own, own_line, own_initials, any_initials)
+      local i, i_literals, a, a_literals = '', -1, '', -1
+      if find(own_initials, '*', 1, true) then
+        i, i_literals, a, a_literals = by_patterns(own_line .. '~* ', own, login, i, i_literals, a, a_literals)
+      end
+      if find(own_initials, initial, 1, true) then
+        i, i_literals, a, a_literals = by_patterns(own_line .. '~' .. initial .. ' ', own, login, i, i_literals, a, a_literals)
+      end
+      if find(any_initials, '*', 1, true) then
+        i, i_literals, a, a_literals = by_patterns('\n* ~* ', 1, login, i, i_literals, a, a_literals)
+      end
+      if find(any_initials, initial, 1, true) then
+        i, i_literals, a, a_literals = by_patterns('\n* ~' .. initial .. ' ', 1, login, i, i_literals, a, a_literals)
+      end
+      return i, a
+    end
 
-  limits_by_rules = function(h, general)
-    local database = '\n' .. h.db .. ' '
-    local own, last = find(RULES, database, 1, true)
-    local all_idle, all_absolute, anonymous_idle, unopened, users, logins, initials = '', '', '', '', '-', '-', ''
-    if own then
-      all_idle, all_absolute, anonymous_idle, unopened, users, logins, initials =
-        match(RULES, '^(%d*),(%-?%d*),(%d*),(%d*) (.)(.)(%S*)', last + 1)
+    -- The idle time and the absolute lifetime of who is logged in; '' is what no rule says. What is found first goes before.
+    local function of_user(h, own, own_line, last)
+      local idle, absolute = '', ''
+      local function more(line, from)
+        local _, found = find(RULES, line, from, true)
+        if not found then return end
+        local i, a = match(RULES, '^(%d*),(%-?%d*)', found + 1)
+        if idle == '' then idle = i end
+        if absolute == '' then absolute = a end
+      end
+      -- What all of the database have, and with which characters the logins and patterns begin that there are lines of.
+      local all_idle, all_absolute, users, logins, initials, any_logins, any_initials = '', '', '', '', '', '', ''
+      if own then
+        all_idle, all_absolute, users, logins, initials = match(RULES, '^(%d*),(%-?%d*)%S* (#?),(%w*),(%S*)', last + 1)
+      end
+      local first = find(RULES, '\n', 1, true)
+      if string.sub(RULES, first, first + 2) == '\n* ' then
+        any_logins, any_initials = match(RULES, '^,,, ,(%w*),(%S*)', first + 3)
+      end
+      if users ~= '' then more(own_line .. '#' .. h.uid .. ' ', own) end
+      local initial = match(h.user, '^%w') or '0'
+      if find(logins, initial, 1, true) then more(own_line .. '=' .. h.user .. ' ', own) end
+      if find(any_logins, initial, 1, true) then more('\n* =' .. h.user .. ' ', 1) end
+      if h.user ~= '-' and (initials ~= '' or any_initials ~= '') then
+        local i, a = by_all_patterns(h.user, initial, own, own_line, initials, any_initials)
+        if idle == '' then idle = i end
+        if absolute == '' then absolute = a end
+      end
+      return idle ~= '' and idle or all_idle, absolute ~= '' and absolute or all_absolute
     end
-    local idle, absolute = '', ''
-    -- What was found first goes before.
-    local function more(more_idle, more_absolute)
-      if idle == '' then idle = more_idle end
-      if absolute == '' then absolute = more_absolute end
-    end
+
+    local own_line = '\n' .. h.db .. ' '
+    local own, last = find(RULES, own_line, 1, true)
+    local idle, absolute, anonymous_idle, unopened
     if h.class == 'auth' then
-      if users == '#' then more(values(database .. '#' .. h.uid .. ' ', own)) end
-      if h.user ~= '-' then
-        if logins == '=' then more(values(database .. '=' .. h.user .. ' ', own)) end
-        if any_logins == '=' then more(values('\n* =' .. h.user .. ' ', 1)) end
-        if initials ~= '' or (any_initials and any_initials ~= '') then
-          local login = decoded(h.user)
-          local found = { idle = '', idle_literals = -1, absolute = '', absolute_literals = -1 }
-          if initials ~= '' then by_initials(database, own, initials, login, found) end
-          if any_initials and any_initials ~= '' then by_initials('\n* ', 1, any_initials, login, found) end
-          more(found.idle, found.absolute)
-        end
-      end
-      more(all_idle, all_absolute)
+      idle, absolute = of_user(h, own, own_line, last)
+    elseif own then
+      anonymous_idle, unopened = match(RULES, '^%d*,%-?%d*,(%d*),(%d*)', last + 1)
     end
     return {
-      idle = tonumber(idle) or general.idle, absolute = tonumber(absolute) or general.absolute,
-      anonymous_idle = tonumber(anonymous_idle) or general.anonymous_idle, unopened = tonumber(unopened) or general.unopened,
+      idle = idle and tonumber(idle) or general.idle,
+      absolute = absolute and tonumber(absolute) or general.absolute,
+      anonymous_idle = anonymous_idle and tonumber(anonymous_idle) or general.anonymous_idle,
+      unopened = unopened and tonumber(unopened) or general.unopened,
     }
+  end
+
+  -- Who asks for one session may have seen it before: then the text begins with its owner and its limits.
+  limits_by_rules = function(h, general)
+    local class, uid, db, user, idle, other = match(RULES, '^(%a+) (%S+) (%S+) (%S+) (%d+) (%-?%d+)\n')
+    if not class or user ~= h.user or uid ~= h.uid or db ~= h.db or class ~= h.class then return searched(h, general) end
+    if class == 'auth' then return { idle = tonumber(idle), absolute = tonumber(other) } end
+    return { anonymous_idle = tonumber(idle), unopened = tonumber(other), absolute = -1 }
   end
 end
