@@ -192,6 +192,20 @@ fn name() -> impl Strategy<Value = String> {
     prop::collection::vec(prop::sample::select(PARTS), 1..5).prop_map(|parts| parts.concat())
 }
 
+/// Logins, and patterns that compete for them.
+fn common() -> impl Strategy<Value = String> {
+    const LOGINS: &[&str] = &["till", "tall", "a till", "a"];
+    prop::sample::select(LOGINS).prop_map(ToOwned::to_owned)
+}
+
+fn competing() -> impl Strategy<Value = String> {
+    const PATTERNS: &[&str] = &[
+        "t*", "*l", "t*l", "*il*", "*al*", "ti*", "*ll", "ta*", "t*ll", "til*", "*till", "*", "a*",
+        "a *", "*a", "till",
+    ];
+    prop::sample::select(PATTERNS).prop_map(ToOwned::to_owned)
+}
+
 fn login() -> impl Strategy<Value = String> {
     let star = || prop::sample::select(vec!["", "", "*"]);
     (star(), name(), star(), name(), star()).prop_map(|(before, a, between, b, after)| {
@@ -206,7 +220,7 @@ fn selector() -> impl Strategy<Value = Selector> {
     prop_oneof![
         1 => database().prop_map(|db| Selector::new(Some(db), None, None)),
         1 => (database(), -1_i64..3).prop_map(|(db, id)| Selector::new(Some(db), None, Some(id))),
-        3 => (prop::option::of(database()), login())
+        3 => (prop::option::of(database()), prop_oneof![competing(), login()])
             .prop_map(|(db, login)| Selector::new(db, Some(&login), None)),
     ]
     .prop_map(|selector| selector.expect("a selector"))
@@ -229,7 +243,7 @@ fn any_rule() -> impl Strategy<Value = Rule> {
 fn owner() -> impl Strategy<Value = Content> {
     (
         prop::option::weighted(0.9, prop::sample::select(vec!["shop", "a b%\n", "-", "other"])),
-        prop::option::weighted(0.9, name()),
+        prop::option::weighted(0.9, prop_oneof![common(), name()]),
         prop::option::weighted(0.9, -1_i64..3),
         prop::bool::weighted(0.8),
     )

@@ -1,5 +1,5 @@
-//! Whose a session was when it was last seen here, and its limits by the rules: so that the script that
-//! reads it again need not look for them. The script compares; whose session it is now decides there.
+//! Whose a session was when it was last seen here, and its limits by the rules: so that they are sent in
+//! the place of all rules to the script that reads it again. It says so if the session is another's by now.
 
 use std::fmt::Write as _;
 use std::num::NonZeroUsize;
@@ -34,7 +34,7 @@ impl Default for Owners {
 }
 
 impl Owners {
-    /// The first line of the rules for a session that was seen before; '' for others.
+    /// What is sent in the place of the rules for a session that was seen before; '' for others.
     pub(super) fn line(&self, alias: &Alias, judged: &Judged) -> Arc<str> {
         if judged.argument.is_empty() {
             return Arc::default();
@@ -45,6 +45,11 @@ impl Owners {
             (seen.rules, seen.line) = (Arc::clone(&judged.rules), line(&seen.owner, &judged.rules));
         }
         Arc::clone(&seen.line)
+    }
+
+    /// A session is another owner's by now.
+    pub(super) fn forget(&self, alias: &Alias) {
+        lock(&self.0).pop(alias);
     }
 
     /// A session has been seen.
@@ -110,5 +115,7 @@ mod tests {
         owners.saw(&alias, &visitor, &other);
         assert_eq!(&*owners.line(&alias, &other), "anon - a%20b - 604800000 3600000");
         assert_eq!(&*owners.line(&alias, &Judged::default()), "");
+        owners.forget(&alias);
+        assert_eq!(&*owners.line(&alias, &other), "");
     }
 }

@@ -104,7 +104,7 @@ impl<'a> Requests<'a> {
         Self { policy: Policy { outbox, ..self.policy }, ..self }
     }
 
-    /// The same, for a session whose owner may be that one.
+    /// The same, for a session whose owner may be that one, or whoever it is (''), by the rules.
     pub(super) fn for_owner(self, owner: Arc<str>) -> Self {
         Self { policy: Policy { owner, ..self.policy }, ..self }
     }

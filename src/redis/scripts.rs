@@ -164,7 +164,7 @@ impl Script {
 #[derive(Clone, Debug)]
 pub(super) struct Policy<'a> {
     pub lifetimes: Judged,
-    /// The owner of the session that is asked for, as far as is known: see [`super::owners`].
+    /// The owner of the session that is asked for, in the place of the rules: see [`super::owners`].
     pub owner: Arc<str>,
     /// For how long session files are imported after their last save.
     pub import_max_age_ms: u64,
@@ -248,7 +248,8 @@ impl<'a> Policy<'a> {
             waited_ms: args::number(self.waited_ms),
             rules: match &*self.lifetimes.argument {
                 "" => args::text(""),
-                rules => args::text([&*self.owner, rules].concat()),
+                _ if !self.owner.is_empty() => args::text(self.owner.to_string()),
+                rules => args::text(rules.to_owned()),
             },
             outbox: args::text(self.outbox),
             origin: args::text(self.origin),

@@ -33,6 +33,11 @@ impl Sessions for RedisStore {
             Requests::fetch(&Requests::for_owner(requests, Arc::clone(&owner)), alias, listed)
         };
         let mut answer = inner.call(slot, Need::Up, bound, build).await?;
+        if answer.status == "another" {
+            inner.owners.forget(alias);
+            let build = |requests| Requests::fetch(&requests, alias, listed);
+            answer = inner.call(slot, Need::Up, bound, build).await?;
+        }
         match answer.status.as_str() {
             "session" => {
                 let (activity_ms, left_ms) = (answer.number()?, answer.number()?);

@@ -1,6 +1,6 @@
 -- The current version under a name, taken for a session id first, then for an alias.
 -- Answers: session, activity, left, value | large, activity, left, header |
---   alias, activity, left, header | absent | failed, why
+--   alias, activity, left, header | absent | another (owner's) | failed, why
 
 -- Whether a session of that header lives; the index may have lost it.
 local function found(session, h)
@@ -16,6 +16,7 @@ if refused(value) then return answer('failed', failure) end
 if value ~= '' then
   local h = parse(value)
   if failure then return answer('failed', failure) end
+  if is_anothers and is_anothers(h) then return answer('another') end
   if found({ key = keys.session, alias = args.alias, tail = args.tail }, h) then
     if #value == most and redis.call('STRLEN', keys.session) > most then
       return answer('large', h.active, left(h), h.stored)
@@ -27,6 +28,7 @@ end
 if args.listed ~= '' then
   local h = read(keys.listed_session)
   if failure then return answer('failed', failure) end
+  if h and is_anothers and is_anothers(h) then return answer('another') end
   if found({ key = keys.listed_session, alias = args.listed, tail = args.listed_tail }, h) then
     return answer('alias', h.active, left(h), h.stored)
   end

@@ -4,6 +4,8 @@
 
 -- The limits of the session of that header by the rules, and by `general` what no rule says.
 local limits_by_rules
+-- Where limits were sent in the place of the rules: whether they are those of another owner. Then nothing may be judged.
+local is_anothers
 
 if args.rules ~= '' then
   local RULES, find, match = args.rules, string.find, string.match
@@ -69,9 +71,8 @@ if args.rules ~= '' then
       if own then
         all_idle, all_absolute, users, logins, initials = match(RULES, '^(%d*),(%-?%d*)%S* (#?),(%w*),(%S*)', last + 1)
       end
-      local first = find(RULES, '\n', 1, true)
-      if string.sub(RULES, first, first + 2) == '\n* ' then
-        any_logins, any_initials = match(RULES, '^,,, ,(%w*),(%S*)', first + 3)
+      if string.sub(RULES, 1, 3) == '\n* ' then
+        any_logins, any_initials = match(RULES, '^,,, ,(%w*),(%S*)', 4)
       end
       if users ~= '' then more(own_line .. '#' .. h.uid .. ' ', own) end
       local initial = match(h.user, '^%w') or '0'
@@ -101,11 +102,16 @@ if args.rules ~= '' then
     }
   end
 
-  -- Who asks for one session may have seen it before: then the text begins with its owner and its limits.
-  limits_by_rules = function(h, general)
-    local class, uid, db, user, idle, other = match(RULES, '^(%a+) (%S+) (%S+) (%S+) (%d+) (%-?%d+)\n')
-    if not class or user ~= h.user or uid ~= h.uid or db ~= h.db or class ~= h.class then return searched(h, general) end
-    if class == 'auth' then return { idle = tonumber(idle), absolute = tonumber(other) } end
-    return { anonymous_idle = tonumber(idle), unopened = tonumber(other), absolute = -1 }
+  limits_by_rules = searched
+  -- Who has read a session before sends its owner and its limits in the place of the rules.
+  local class, uid, db, user, idle, other = match(RULES, '^(%a+) (%S+) (%S+) (%S+) (%d+) (%-?%d+)$')
+  if class then
+    is_anothers = function(h)
+      return user ~= h.user or uid ~= h.uid or db ~= h.db or class ~= h.class
+    end
+    limits_by_rules = function()
+      if class == 'auth' then return { idle = tonumber(idle), absolute = tonumber(other) } end
+      return { anonymous_idle = tonumber(idle), unopened = tonumber(other), absolute = -1 }
+    end
   end
 end
