@@ -186,7 +186,11 @@ async fn the_root_does_not_ask_for_every_session() {
     let root = store.list_root().await.expect("a listing");
     assert_eq!(root.shards.iter().map(Shard::as_str).collect::<Vec<_>>(), ["ZZ", "ab", "zz"]);
     let trips = store.round_trips() - before;
-    assert_eq!(trips, 8 + 1 + 2, "the sizes; the flat names of one shard; two for that with few");
+    assert_eq!(
+        trips,
+        8 + 1 + 1 + 2,
+        "who is there; sizes; flat names of one shard; two for that with few"
+    );
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use super::deployment::Mode;
 
 /// Every command that a mount, or a command of ours, ever sends.
-const COMMANDS: &str = "+hello +auth +select +script|load +eval +evalsha +time +get +set +del \
+const COMMANDS: &str = "+hello +auth +select +script|load +eval +evalsha +time +get +set +del +exists \
                         +getrange +strlen +zadd +zrem +zscore +zcard +zrangebyscore +zrevrangebyscore +pexpire +pttl \
                         +hmget +hlen +hgetall +hset +hdel +hincrby +client|tracking";
 

@@ -11,7 +11,7 @@ use super::headers::{Plain, Scored};
 use super::index::{Entry, FIRST_SHORT, INDEXES, LONG};
 use super::keys::Keys;
 use super::link::Need;
-use super::requests::{Requests, Sought, page, size};
+use super::requests::{Requests, Sought, exists, page, size};
 use super::scan::{LiveSession, Stale};
 use super::scripts::CallFault;
 use crate::session::name::{Form, Shard};
@@ -196,9 +196,13 @@ impl Inner {
         let mut root = RootListing::default();
         let mut listing: JoinSet<Result<_, StoreError>> = JoinSet::new();
         let in_use = self.shards_in_use().await?;
-        let are_many = in_use.len() > LOOKED_AT;
-        for (shard, size) in in_use {
-            let is_taken_to_live = are_many || size > FEW;
+        let with_size = if in_use.len() > LOOKED_AT {
+            in_use.into_iter().map(|shard| (shard, u64::MAX)).collect()
+        } else {
+            self.sized(&in_use).await?
+        };
+        for (shard, size) in with_size {
+            let is_taken_to_live = size > FEW;
             if is_taken_to_live && !shard.may_be_hex() {
                 root.shards.push(shard);
                 continue;
@@ -218,21 +222,54 @@ impl Inner {
         Ok(root)
     }
 
-    /// The shards whose index is not empty, and how many sessions each has. Those that have ended
-    /// and have not been read since are among them.
-    pub(super) async fn shards_in_use(&self) -> Result<Vec<(Shard, u64)>, StoreError> {
+    /// The shards whose index is not empty. Those with nothing but sessions that have ended and have not been read since
+    /// are among them.
+    pub(super) async fn shards_in_use(&self) -> Result<Vec<Shard>, StoreError> {
         self.in_use(Shard::all().collect()).await
     }
 
     /// The same, of these shards.
-    pub(super) async fn in_use(&self, all: Vec<Shard>) -> Result<Vec<(Shard, u64)>, StoreError> {
+    pub(super) async fn in_use(&self, all: Vec<Shard>) -> Result<Vec<Shard>, StoreError> {
         let mut in_use = Vec::new();
         for shards in all.chunks(usize::from(SHARDS_AT_ONCE)) {
-            let sizes = self.sizes(shards).await?;
-            let sizes = sizes.chunks(INDEXES).map(|sizes| sizes.iter().sum::<u64>());
-            in_use.extend(shards.iter().copied().zip(sizes).filter(|(_, size)| *size > 0));
+            in_use.extend(match self.exist(shards).await {
+                // While a slot is moved nobody answers for several keys of it.
+                Err(_) if self.primaries.is_cluster() => {
+                    self.sized(shards).await?.into_iter().map(|(shard, _)| shard).collect()
+                }
+                found => found?,
+            });
         }
         Ok(in_use)
+    }
+
+    async fn exist(&self, shards: &[Shard]) -> Result<Vec<Shard>, StoreError> {
+        let of_shard = |shard: &Shard| (Keys::slot(*shard), exists(&self.keys.indexes(*shard)));
+        let answers = self.ask_all(shards.iter().map(of_shard).collect(), Need::Connected).await?;
+        let counts = counts(answers)?;
+        Ok(shards
+            .iter()
+            .copied()
+            .zip(counts)
+            .filter(|(_, n)| *n > 0)
+            .map(|(shard, _)| shard)
+            .collect())
+    }
+
+    /// All shards in use, and how many sessions each has.
+    pub(super) async fn sizes_in_use(&self) -> Result<Vec<(Shard, u64)>, StoreError> {
+        self.sized(&self.shards_in_use().await?).await
+    }
+
+    /// Those of these shards that are in use, and how many sessions each has.
+    async fn sized(&self, shards: &[Shard]) -> Result<Vec<(Shard, u64)>, StoreError> {
+        let mut sized = Vec::new();
+        for shards in shards.chunks(usize::from(SHARDS_AT_ONCE)) {
+            let sizes = self.sizes(shards).await?;
+            let sizes = sizes.chunks(INDEXES).map(|sizes| sizes.iter().sum::<u64>());
+            sized.extend(shards.iter().copied().zip(sizes).filter(|(_, size)| *size > 0));
+        }
+        Ok(sized)
     }
 
     /// The size of each index of these shards.
@@ -241,10 +278,13 @@ impl Inner {
             self.keys.indexes(*shard).map(|index| (Keys::slot(*shard), size(&index)))
         };
         let commands = shards.iter().flat_map(of_shard).collect();
-        let answers = self.ask_all(commands, Need::Connected).await?;
-        Vec::<u64>::from_redis_value(Value::Array(answers))
-            .map_err(|_| StoreError::Unreadable("an index of another shape".into()))
+        counts(self.ask_all(commands, Need::Connected).await?)
     }
+}
+
+fn counts(answers: Vec<Value>) -> Result<Vec<u64>, StoreError> {
+    Vec::from_redis_value(Value::Array(answers))
+        .map_err(|_| StoreError::Unreadable("an index of another shape".into()))
 }
 
 /// A session as a directory shows it.

@@ -86,7 +86,7 @@ fn whole(estimate: f64) -> u64 {
 }
 
 impl RedisStore {
-    /// How many sessions live. Costs eight round trips for the sizes of the shards and two for each
+    /// How many sessions live. Costs up to sixteen round trips for the sizes of the shards and two for each
     /// shard that is looked at; nothing is ended by it.
     pub async fn population(&self) -> Result<Population, StoreError> {
         self.inner.population().await
@@ -95,7 +95,7 @@ impl RedisStore {
 
 impl Inner {
     pub(super) async fn population(self: &Arc<Self>) -> Result<Population, StoreError> {
-        let mut shards = self.shards_in_use().await?;
+        let mut shards = self.sizes_in_use().await?;
         let total = shards.iter().map(|(_, size)| size).sum();
         shards.shuffle(&mut rand::rng());
         let mut seen = Vec::new();

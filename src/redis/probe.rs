@@ -439,6 +439,7 @@ fn single_commands(keys: &Keys, alias: &Alias) -> Vec<Cmd> {
         &["PTTL", &session],
         &["STRLEN", &session],
         &["GETRANGE", &session, "0", "0"],
+        &["EXISTS", &index],
         &["ZCARD", &index],
         &["ZRANGEBYSCORE", &index, "-inf", "+inf", "WITHSCORES", "LIMIT", "0", "1"],
         &["ZREVRANGEBYSCORE", &index, "+inf", "-inf", "WITHSCORES", "LIMIT", "0", "1"],

@@ -471,6 +471,13 @@ pub(super) fn size(index: &str) -> Cmd {
     command
 }
 
+/// How many of these indexes, all of one shard, are there.
+pub(super) fn exists(indexes: &[String]) -> Cmd {
+    let mut command = redis::cmd("EXISTS");
+    command.arg(indexes);
+    command
+}
+
 /// The length of what is kept of a session; 0 if its name is not known.
 pub(super) fn length(keys: &Keys, alias: &Alias) -> Cmd {
     let mut command = redis::cmd("STRLEN");

@@ -156,7 +156,7 @@ impl Inner {
         let (mut rest, mut count) = (shards, 2 * SHARDS);
         while first.len() < SHARDS && !rest.is_empty() {
             let (some, later) = rest.split_at(count.min(rest.len()));
-            first.extend(self.in_use(some.to_vec()).await?.into_iter().map(|(shard, _)| shard));
+            first.extend(self.in_use(some.to_vec()).await?);
             (rest, count) = (later, count * 2);
         }
         first.truncate(SHARDS);

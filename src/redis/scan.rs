@@ -245,7 +245,7 @@ impl RedisStore {
 
     /// How many sessions there are about: the indexes' own count, which may hold dead ones.
     pub async fn rough_count(&self) -> Result<u64, StoreError> {
-        Ok(self.inner.shards_in_use().await?.into_iter().map(|(_, size)| size).sum())
+        Ok(self.inner.sizes_in_use().await?.into_iter().map(|(_, size)| size).sum())
     }
 
     /// Keeps the keys of these sessions (of one shard) for as long as the present lifetimes need:
@@ -270,7 +270,7 @@ impl Inner {
     ) -> Result<(), StoreError> {
         let shards = match filter.shard() {
             Some(shard) => vec![shard],
-            None => self.shards_in_use().await?.into_iter().map(|(shard, _)| shard).collect(),
+            None => self.shards_in_use().await?,
         };
         let mut counting: JoinSet<Result<(), StoreError>> = JoinSet::new();
         let mut all = Ok(());
