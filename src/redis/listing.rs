@@ -263,13 +263,13 @@ impl Inner {
 
     /// Those of these shards that are in use, and how many sessions each has.
     async fn sized(&self, shards: &[Shard]) -> Result<Vec<(Shard, u64)>, StoreError> {
-        let mut sized = Vec::new();
+        let mut found = Vec::new();
         for shards in shards.chunks(usize::from(SHARDS_AT_ONCE)) {
             let sizes = self.sizes(shards).await?;
             let sizes = sizes.chunks(INDEXES).map(|sizes| sizes.iter().sum::<u64>());
-            sized.extend(shards.iter().copied().zip(sizes).filter(|(_, size)| *size > 0));
+            found.extend(shards.iter().copied().zip(sizes).filter(|(_, size)| *size > 0));
         }
-        Ok(sized)
+        Ok(found)
     }
 
     /// The size of each index of these shards.
