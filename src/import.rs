@@ -5,8 +5,10 @@
 //! - [`Importer`] imports one session. It is used by
 //! - [`crate::layers::import_on_access`]: a mount, when a session is first accessed
 //! - [`directory`]: the command, for a whole directory
+//! - [`retirement`]: when the command takes the file away
 
 pub(crate) mod directory;
+mod retirement;
 
 use std::time::{Duration, SystemTime};
 
@@ -97,21 +99,7 @@ impl<T: Intake> Importer<T> {
         Self { disk, intake, keyring, max_age }
     }
 
-    /// Imports one session from its file, or from the newer one of two.
-    pub(crate) async fn import(&self, places: &[Place]) -> Result<Outcome, StoreError> {
-        let taken = match self.take(places).await {
-            Ok(Some(taken)) => taken,
-            Ok(None) => return Ok(Outcome::Vanished),
-            Err(reason) => return Ok(Outcome::Left(reason)),
-        };
-        let outcome = self.publish(&taken).await?;
-        match self.disk.retire(&taken.0).await {
-            Ok(()) => Ok(outcome),
-            Err(error) => Ok(Outcome::Left(Reason::NotArchived(error))),
-        }
-    }
-
-    /// What [`Importer::import`] would do. Changes nothing.
+    /// What an import would do. Changes nothing.
     pub(crate) async fn dry_run(&self, places: &[Place]) -> Result<Outcome, StoreError> {
         let newest = match self.newest(places).await {
             Ok(Some(newest)) => newest,

@@ -6,7 +6,7 @@ mod support;
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
 use support::mount::{Mount, alias, anonymous, authenticated, errno, in_thread, sid};
@@ -443,6 +443,33 @@ fn deleting_takes_away_what_was_moved_before() {
     assert_eq!(files(dir.path()), Vec::<String>::new());
     assert_eq!(files(&beside(dir.path())), Vec::<String>::new());
     std::fs::remove_dir_all(beside(dir.path())).unwrap();
+}
+
+/// Redis may answer before what it has taken is on its disk.
+#[test]
+fn what_redis_loses_at_once_is_imported_again_before_its_file_is_deleted() {
+    let mut redis = Redis::start_with(&["--unixsocketperm", "777"]);
+    let dir = tempfile::tempdir().unwrap();
+    put(dir.path(), &sharded(&sid("ab", 1)), &authenticated("x"));
+    let child = start_import(&redis, dir.path(), &["--json", "--after-import", "delete"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let sessions = |redis: &Redis| redis.run::<Vec<String>>("KEYS sessionfs:s:*").len();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while sessions(&redis) == 0 {
+        assert!(Instant::now() < deadline, "it is not imported");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    redis.kill();
+    redis.restart();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let summary: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&summary["authenticated"], &summary["failed"]), (&1.into(), &0.into()));
+    assert_eq!(sessions(&redis), 1, "it is there again");
+    assert_eq!(files(dir.path()), Vec::<String>::new());
 }
 
 #[test]

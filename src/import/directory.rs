@@ -14,6 +14,7 @@ use nix::sched::{CloneFlags, unshare};
 use serde::Serialize;
 use tokio::task::JoinSet;
 
+use super::retirement::{Unsettled, Waiting};
 use super::{Importer, Outcome, Reason};
 use crate::config::Config;
 use crate::disk::Place;
@@ -198,22 +199,32 @@ impl Task {
             |disk: &Disk| Importer::new(disk.clone(), redis.clone(), keyring.clone(), self.max_age);
         let importers: Vec<_> = disks.iter().map(importer).collect();
         let mut turns = importers.iter().cycle().flat_map(|each| repeat_n(each, SESSIONS_A_TURN));
-        let mut running = JoinSet::new();
-        let mut done = 0;
-        progress(total, done);
+        let mut steps =
+            Steps { redis: &redis, running: JoinSet::new(), waiting: Waiting::default(), done: 0 };
+        progress(total, 0);
         for ((alias, places), importer) in sessions.into_iter().zip(&mut turns) {
-            if running.len() >= AT_ONCE {
-                summary.note(running.join_next().await, &redis)?;
-                done += 1;
-                progress(total, done);
+            while let Some(unsettled) = steps.waiting.due() {
+                steps.begin(settle(importer.clone(), unsettled, false), &mut summary).await?;
             }
-            let (importer, redis, dry_run) = (importer.clone(), redis.clone(), self.dry_run);
-            running.spawn(async move { (alias, one(&importer, &redis, &places, dry_run).await) });
+            if self.dry_run {
+                steps.begin(look(importer.clone(), alias, places), &mut summary).await?;
+            } else {
+                steps.begin(import(importer.clone(), alias, places), &mut summary).await?;
+            }
+            progress(total, steps.done);
         }
-        while let Some(joined) = running.join_next().await {
-            summary.note(Some(joined), &redis)?;
-            done += 1;
-            progress(total, done);
+        // What is archived is not lost with Redis.
+        let at_once = self.then == Then::Move;
+        while steps.is_any_left() {
+            match steps.waiting.next() {
+                Some(unsettled) => {
+                    let importer =
+                        importers.first().ok_or_else(|| cannot_list(&DiskError::Gone))?;
+                    steps.begin(settle(importer.clone(), unsettled, at_once), &mut summary).await?;
+                }
+                None => steps.join(&mut summary).await?,
+            }
+            progress(total, steps.done);
         }
         if !self.dry_run {
             disk.tidy().await.map_err(|e| Failure::internal("remove empty directories", e))?;
@@ -240,9 +251,12 @@ impl Summary {
         self.failed == 0
     }
 
-    fn note(&mut self, joined: Option<JoinedOne>, redis: &RedisStore) -> Result<(), Failure> {
-        let Some(joined) = joined else { return Ok(()) };
-        let (alias, outcome) = joined.map_err(|e| Failure::internal("import a session", e))?;
+    fn note(
+        &mut self,
+        alias: &Alias,
+        outcome: Result<Outcome, StoreError>,
+        redis: &RedisStore,
+    ) -> Result<(), Failure> {
         match outcome {
             Ok(Outcome::Imported(Class::Authenticated)) => self.authenticated += 1,
             Ok(Outcome::Imported(Class::Anonymous)) => self.anonymous += 1,
@@ -262,11 +276,11 @@ impl Summary {
                     | Reason::NotTaken(_)
                     | Reason::NotArchived(_) => self.failed += 1,
                 }
-                self.note_left(&alias, reason.to_string());
+                self.note_left(alias, reason.to_string());
             }
             Err(StoreError::Unreadable(why)) => {
                 self.failed += 1;
-                self.note_left(&alias, why);
+                self.note_left(alias, why);
             }
             Err(error @ (StoreError::Unavailable(_) | StoreError::Refused(_))) => {
                 return Err(Failure::new(
@@ -289,24 +303,92 @@ impl Summary {
     }
 }
 
-type JoinedOne = Result<(Alias, Result<Outcome, StoreError>), tokio::task::JoinError>;
+/// What a step of an import comes to.
+enum Step {
+    /// The file waits.
+    Unsettled(Unsettled),
+    Done(Alias, Result<Outcome, StoreError>),
+}
 
-/// One session. Waits for Redis in an outage, within the budget.
-async fn one(
-    importer: &Importer<RedisStore>,
-    redis: &RedisStore,
-    places: &[Place],
-    dry_run: bool,
-) -> Result<Outcome, StoreError> {
+/// The steps that are under way.
+struct Steps<'a> {
+    redis: &'a RedisStore,
+    running: JoinSet<Step>,
+    waiting: Waiting,
+    /// How many sessions are done.
+    done: u64,
+}
+
+impl Steps<'_> {
+    /// Begins one, once there is room for it.
+    async fn begin(
+        &mut self,
+        step: impl Future<Output = Step> + Send + 'static,
+        summary: &mut Summary,
+    ) -> Result<(), Failure> {
+        while self.running.len() >= AT_ONCE {
+            self.join(summary).await?;
+        }
+        self.running.spawn(step);
+        Ok(())
+    }
+
+    /// Waits for the end of one.
+    async fn join(&mut self, summary: &mut Summary) -> Result<(), Failure> {
+        let Some(step) = self.running.join_next().await else { return Ok(()) };
+        match step.map_err(|e| Failure::internal("import a session", e))? {
+            Step::Unsettled(unsettled) => self.waiting.put(unsettled),
+            Step::Done(alias, outcome) => {
+                summary.note(&alias, outcome, self.redis)?;
+                self.done += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn is_any_left(&self) -> bool {
+        !self.running.is_empty() || !self.waiting.is_empty()
+    }
+}
+
+async fn look(importer: Importer<RedisStore>, alias: Alias, places: Vec<Place>) -> Step {
     loop {
-        let outcome =
-            if dry_run { importer.dry_run(places).await } else { importer.import(places).await };
-        match outcome {
-            Err(StoreError::Unavailable(_))
-                if redis.wait_up(Wait::default()).await != Waited::BudgetSpent => {}
-            outcome => return outcome,
+        let outcome = importer.dry_run(&places).await;
+        if !is_to_be_repeated(&importer, &outcome).await {
+            return Step::Done(alias, outcome);
         }
     }
+}
+
+async fn import(importer: Importer<RedisStore>, alias: Alias, places: Vec<Place>) -> Step {
+    loop {
+        let outcome = importer.import(&alias, &places).await;
+        if !is_to_be_repeated(&importer, &outcome).await {
+            return match outcome {
+                Ok(Ok(unsettled)) => Step::Unsettled(unsettled),
+                Ok(Err(outcome)) => Step::Done(alias, Ok(outcome)),
+                Err(error) => Step::Done(alias, Err(error)),
+            };
+        }
+    }
+}
+
+async fn settle(importer: Importer<RedisStore>, mut unsettled: Unsettled, at_once: bool) -> Step {
+    loop {
+        let outcome = importer.settle(&mut unsettled, at_once).await;
+        if !is_to_be_repeated(&importer, &outcome).await {
+            return Step::Done(unsettled.alias, outcome);
+        }
+    }
+}
+
+/// Waits for Redis in an outage, within the budget.
+async fn is_to_be_repeated<T>(
+    importer: &Importer<RedisStore>,
+    outcome: &Result<T, StoreError>,
+) -> bool {
+    matches!(outcome, Err(StoreError::Unavailable(_)))
+        && importer.intake.wait_up(Wait::default()).await != Waited::BudgetSpent
 }
 
 fn connect(socket: OwnedFd) -> Result<Disk, Failure> {
