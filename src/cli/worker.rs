@@ -28,21 +28,12 @@ pub(super) struct Worker {
     /// The processes of this host
     #[arg(long)]
     processes_fd: Option<RawFd>,
-    /// What is known of the requests that threads serve
-    #[arg(long)]
-    requests_fd: Option<RawFd>,
     /// Root asks here how things are
     #[arg(long)]
     control_fd: Option<RawFd>,
     /// Prometheus asks here
     #[arg(long)]
     metrics_fd: Option<RawFd>,
-    /// The audit trail is written here
-    #[arg(long)]
-    trail_fd: Option<RawFd>,
-    /// Odoo's user lists and ends sessions here
-    #[arg(long)]
-    odoo_fd: Option<RawFd>,
     /// The disk server of the underlying directory
     #[arg(long)]
     underlying_fd: Option<RawFd>,
@@ -55,6 +46,7 @@ impl Worker {
     /// Serves until the mount is taken away.
     pub(super) fn run(&self) -> Result<(), Failure> {
         let optional = |fd: Option<RawFd>| fd.map(descriptor::take).transpose();
+        let mut offered = descriptor::offered();
         worker::run(Descriptors {
             status: descriptor::take(self.status_fd)?,
             config: descriptor::take(self.config_fd)?,
@@ -62,11 +54,11 @@ impl Worker {
             memory: optional(self.memory_fd)?,
             credentials: optional(self.credentials_fd)?,
             processes: optional(self.processes_fd)?,
-            requests: optional(self.requests_fd)?,
+            requests: offered.remove("requests"),
             control: optional(self.control_fd)?,
             metrics: optional(self.metrics_fd)?,
-            trail: optional(self.trail_fd)?,
-            odoo: optional(self.odoo_fd)?,
+            trail: offered.remove("trail"),
+            odoo: offered.remove("odoo"),
             underlying: optional(self.underlying_fd)?,
             mirror: optional(self.mirror_fd)?,
         })

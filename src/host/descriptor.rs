@@ -77,17 +77,38 @@ pub(crate) fn execute_with(
 /// once, while there is one thread.
 pub(crate) fn handed() -> BTreeMap<String, OwnedFd> {
     let value = std::env::var(HANDED_VARIABLE).unwrap_or_default();
-    let numbers = numbers(&value, std::process::id());
+    let numbers = numbers_for(&value, std::process::id());
     let taken = numbers.into_iter().filter_map(|(number, name)| Some((name, take(number).ok()?)));
     taken.collect()
 }
 
+/// Names the descriptors that a child is offered: NAME=NUMBER separated by commas. A version that does not know a name goes
+/// on without it, where a flag that it does not know would end it.
+const OFFERED_VARIABLE: &str = "SESSIONFS_OFFERED_DESCRIPTORS";
+
+/// The variable that offers a child these descriptors, and its value.
+pub(crate) fn offer(descriptors: &[(&str, BorrowedFd<'_>)]) -> (&'static str, String) {
+    let named = descriptors.iter().map(|(name, fd)| format!("{name}={}", fd.as_raw_fd()));
+    (OFFERED_VARIABLE, named.collect::<Vec<_>>().join(","))
+}
+
+/// The descriptors that this process was offered, by their names. To be called once, while there is one thread.
+pub(crate) fn offered() -> BTreeMap<String, OwnedFd> {
+    let value = std::env::var(OFFERED_VARIABLE).unwrap_or_default();
+    numbers(&value)
+        .into_iter()
+        .filter_map(|(number, name)| Some((name, take(number).ok()?)))
+        .collect()
+}
+
 /// The numbers that are meant for this process, each with its name.
-fn numbers(value: &str, pid: u32) -> BTreeMap<RawFd, String> {
-    let Some((_, list)) = value.split_once(':').filter(|(process, _)| process.parse() == Ok(pid))
-    else {
-        return BTreeMap::new();
-    };
+fn numbers_for(value: &str, pid: u32) -> BTreeMap<RawFd, String> {
+    let list = value.split_once(':').filter(|(process, _)| process.parse() == Ok(pid));
+    list.map_or_else(BTreeMap::new, |(_, list)| numbers(list))
+}
+
+/// Each number once.
+fn numbers(list: &str) -> BTreeMap<RawFd, String> {
     let pairs = list.split(',').filter_map(|one| one.split_once('='));
     pairs.filter_map(|(name, number)| Some((number.parse().ok()?, name.to_owned()))).collect()
 }
@@ -98,7 +119,7 @@ mod tests {
 
     #[test]
     fn numbers_are_those_of_this_process_and_each_has_one_name() {
-        let found = |value, pid| Vec::from_iter(numbers(value, pid));
+        let found = |value, pid| Vec::from_iter(numbers_for(value, pid));
         let value = "12:device=9,memory=7";
         assert_eq!(found(value, 12), [(7, "memory".to_owned()), (9, "device".to_owned())]);
         assert_eq!(found(value, 13), []);

@@ -22,7 +22,7 @@ use nix::unistd::{ForkResult, Pid, getppid, setsid};
 use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 
 use super::confine::Prepared;
-use super::service_manager;
+use super::{descriptor, service_manager};
 
 /// Who was killed ends at once, unless a disk or a network filesystem holds it in the kernel.
 const KILLED_WITHIN: Duration = Duration::from_secs(5);
@@ -251,23 +251,23 @@ fn descriptor_of(pid: i32) -> io::Result<OwnedFd> {
 
 /// A command that starts this program (`program`) as a child with one of its subcommands.
 ///
-/// The child inherits the descriptors that its flags name, and no others; they must stay open until it
-/// is spawned.
+/// The child inherits the descriptors that its flags name, those that it is offered by a name without dashes
+/// ([`descriptor::offered`]), and no others; they must stay open until it is spawned.
 pub(crate) fn prepare(
     program: &Path,
     command: &str,
     descriptors: &[(&'static str, BorrowedFd<'_>)],
 ) -> Command {
     let inherited: Vec<BorrowedFd<'_>> = descriptors.iter().map(|(_, fd)| *fd).collect();
+    let (flags, offered): (Vec<_>, Vec<_>) =
+        descriptors.iter().copied().partition(|(name, _)| name.starts_with("--"));
+    let (variable, value) = descriptor::offer(&offered);
     let mut child = Command::new(program);
     service_manager::keep_from(&mut child)
         .arg0("sessionfs")
         .arg(command)
-        .args(
-            descriptors
-                .iter()
-                .flat_map(|(flag, fd)| [(*flag).to_owned(), fd.as_raw_fd().to_string()]),
-        )
+        .args(flags.iter().flat_map(|(flag, fd)| [(*flag).to_owned(), fd.as_raw_fd().to_string()]))
+        .env(variable, value)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(stderr_to_write())

@@ -99,7 +99,7 @@ impl Listeners {
     /// With the flags that name them to a worker.
     pub(super) fn descriptors(&self) -> impl Iterator<Item = (&'static str, BorrowedFd<'_>)> {
         let metrics = self.metrics.as_ref().map(|socket| ("--metrics-fd", socket.listener.as_fd()));
-        let odoo = self.odoo.as_ref().map(|socket| ("--odoo-fd", socket.listener.as_fd()));
+        let odoo = self.odoo.as_ref().map(|socket| ("odoo", socket.listener.as_fd()));
         [("--control-fd", self.control.listener.as_fd())].into_iter().chain(metrics).chain(odoo)
     }
 }

@@ -146,7 +146,7 @@ impl Running {
         descriptors.extend(status.listeners.descriptors());
         descriptors.extend(status.trail.descriptor());
         descriptors.extend(sockets.iter().map(|(flag, socket)| (*flag, socket.as_fd())));
-        descriptors.extend(status.requests.marks().map(|marks| ("--requests-fd", marks)));
+        descriptors.extend(status.requests.marks().map(|marks| ("requests", marks)));
         let mut command = process::prepare(&program.path(), "worker", &descriptors);
         let process = command.spawn().and_then(Process::of_child).map_err(failed)?;
         let mut running = Self {

@@ -41,7 +41,7 @@ impl Trail {
 
     /// With the flag that names it to a worker.
     pub(super) fn descriptor(&self) -> Option<(&'static str, BorrowedFd<'_>)> {
-        self.0.as_ref().map(|opened| ("--trail-fd", opened.as_fd()))
+        self.0.as_ref().map(|opened| ("trail", opened.as_fd()))
     }
 }
 
