@@ -486,7 +486,10 @@ impl Inner {
         loop {
             let given = asking.take();
             let primary = given.clone().unwrap_or_else(|| self.primaries.of(slot));
-            let call = build(Requests { indexes, ..self.requests(&primary) });
+            let requests = Requests { indexes, ..self.requests(&primary) };
+            // An outbox there would be in the way of the one that is still to be moved to it.
+            let requests = if given.is_some() { requests.telling_in_answers() } else { requests };
+            let call = build(requests);
             let way = if given.is_some() { Way::Asking(Need::Connected) } else { way(&call) };
             match self.call_primary(&primary, &call, way, within).await {
                 Err(CallFault::Server(error, generation)) if error.code.redirects() => {
@@ -524,7 +527,8 @@ impl Inner {
             self.tracking.changed(alias);
         }
         for words in &answer.untold {
-            self.note_untold(words, answer.now_ms);
+            // Boxed: it is rare, and every call would be as large.
+            Box::pin(self.note_untold(words, answer.now_ms)).await;
         }
         for ended in &answer.expired {
             Event::Expired {

@@ -62,6 +62,7 @@ async fn a_store_on_a_cluster() {
     the_trail_of_all_shards_is_written(&cluster).await;
     tokio::task::block_in_place(|| a_mount_serves(&cluster));
     tokio::task::block_in_place(|| a_mount_needs_no_other_rights(&cluster));
+    a_slot_is_moved_with_its_outbox(&cluster).await;
     a_slot_is_moved_under_a_store(&cluster).await;
     a_move_is_broken_off(&cluster).await;
     a_primary_hands_over(&cluster).await;
@@ -224,6 +225,57 @@ async fn what_all_agree_on_is_anywhere(cluster: &Cluster) {
     }
     let secret_key = "sessionfs:secret";
     let _: i64 = cluster.servers[cluster.primary_of(secret_key)].redis.run("DEL sessionfs:secret");
+}
+
+/// What is told while a slot is moved makes no second outbox, which the first could not be moved to. What has no auditor is a
+/// command: its entries come to the outbox of no shard.
+async fn a_slot_is_moved_with_its_outbox(cluster: &Cluster) {
+    let settings = Settings { trail_round_ms: 1000, ..on(cluster) };
+    let auditor = connected(RedisStore::start(settings).expect("a good URL")).await;
+    let command = store(cluster).await;
+    let [shard, ..] = shards(cluster);
+    let from = cluster.primary_of(&index_key(shard));
+    let to = (0..3).find(|server| *server != from).expect("another one");
+    let slot: u64 =
+        cluster.servers[from].redis.run(&format!("CLUSTER KEYSLOT {}", index_key(shard)));
+    let sid = alias(shard, 800);
+    taken(&command, &login(&command, &sid)).await;
+    let outbox = format!("sessionfs:trail:{{{shard}}}");
+    let waiting =
+        |server: usize| -> u64 { cluster.servers[server].redis.run(&format!("ZCARD {outbox}")) };
+    let before = waiting(from);
+    assert!(before >= 1, "{before}");
+    // The session is there already, and its outbox is not.
+    let handle = tokio::runtime::Handle::current();
+    cluster.move_slot_in_part(
+        slot,
+        from,
+        to,
+        |key| *key != outbox,
+        || {
+            tokio::task::block_in_place(|| {
+                handle.block_on(async { gone(&command, &removal(&command, &sid)).await });
+            });
+        },
+    );
+    assert_eq!(waiting(to), before);
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let opened = std::fs::File::options().append(true).open(file.path()).expect("opened");
+    auditor.keep_trail(Trail::to(opened.into(), 1 << 30).expect("a thread"));
+    let is_told = |event: Event| {
+        let text = std::fs::read(file.path()).expect("a trail");
+        let entries = text.split(|byte| *byte == b'\n').filter_map(Entry::parse);
+        let mut told = entries.filter(|entry| entry.event == event);
+        told.any(|entry| entry.alias.as_deref() == Some(sid.as_str()))
+    };
+    // Somebody before may have left without giving up the lease.
+    let deadline = Instant::now() + Duration::from_secs(40);
+    while !(is_told(Event::SessionBegan) && is_told(Event::SessionEnded)) {
+        assert!(Instant::now() < deadline, "not all is written");
+        sleep(Duration::from_millis(100)).await;
+    }
+    auditor.leave_trail().await;
+    cluster.move_slot(slot, to, from, || {});
 }
 
 async fn a_slot_is_moved_under_a_store(cluster: &Cluster) {

@@ -154,14 +154,14 @@ impl Auditor {
         // Before what takes longer: another server may have the lease by then.
         self.write_outbox(store).await?;
         self.say_what_holds(store).await?;
-        let swept = store.sweep(&mut self.sweep).await;
+        let (shards, swept) = store.sweep(&mut self.sweep).await;
+        // Also where a slot that is being moved keeps sessions from being judged.
         if store.primaries.is_cluster() {
-            for page in store.outboxes_of(&swept?).await? {
+            for page in store.outboxes_of(&shards).await? {
                 self.write(store, &page).await?;
             }
-            return Ok(());
         }
-        swept.map(|_| ())
+        swept
     }
 
     /// Says for how long nothing was ended, when that is over. A start is no such time.
@@ -331,11 +331,14 @@ impl Inner {
         }
     }
 
-    /// What the outbox has not taken is written by this server.
-    pub(super) fn note_untold(&self, words: &str, at_ms: u64) {
+    /// What the outbox has not taken is written by this server. A command writes nothing: it tries the outbox that is of no
+    /// shard.
+    pub(super) async fn note_untold(&self, words: &str, at_ms: u64) {
         let Some(entry) = super::outbox::told(words, at_ms) else { return };
-        let auditor = self.auditor.get();
-        let is_taken = auditor.is_some_and(|auditor| auditor.untold.try_send(entry).is_ok());
+        let is_taken = match self.auditor.get() {
+            Some(auditor) => auditor.untold.try_send(entry).is_ok(),
+            None => self.tell(&entry).await.is_ok(),
+        };
         if !is_taken {
             crate::telemetry::metrics::metrics().trail.left_out.inc();
         }

@@ -97,8 +97,8 @@ impl<'a> Requests<'a> {
         Self { policy, ..self }
     }
 
-    /// The same, that write nothing into the outbox of the trail: where room is made it would take that again. The answers
-    /// carry it.
+    /// The same, that write nothing into the outbox of the trail: where room is made it would take that again, and a server
+    /// that is just being given a slot gets its outbox later. The answers carry it.
     pub(super) fn telling_in_answers(self) -> Self {
         let outbox = if self.policy.outbox.is_empty() { "" } else { "-" };
         Self { policy: Policy { outbox, ..self.policy }, ..self }

@@ -14,7 +14,7 @@ use super::index::{Entry, mark, user_mark};
 use super::listing::PAGE;
 use super::primary::Primary;
 use super::requests::between;
-use super::scan::Stale;
+use super::scan::{Members, Stale};
 use super::scripts::ClockView;
 use crate::session::name::Shard;
 use crate::session::policy::rule::Setting;
@@ -140,32 +140,55 @@ impl Inner {
             && all.iter().all(|primary| primary.time.now_ms() > 0)
     }
 
-    /// One step of it. Returns the shards that it was about.
-    pub(super) async fn sweep(&self, sweep: &mut Sweep) -> Result<Vec<Shard>, StoreError> {
+    /// One step of it. Returns the shards that it was about, and why some of them could not be looked at.
+    pub(super) async fn sweep(&self, sweep: &mut Sweep) -> (Vec<Shard>, Result<(), StoreError>) {
         let rules = self.live.judged().rules;
         sweep.begin(&rules);
         let turn = sweep.turn(Duration::from_millis(self.settings.trail_round_ms));
         let shards: Vec<Shard> =
             sweep.shards[turn.clone()].iter().map(|looked| looked.shard).collect();
-        if !self.may_sweep() {
-            // What has passed the line meanwhile is looked at in the next round.
-            return Ok(shards);
-        }
+        // What has passed the line meanwhile is looked at in the next round.
+        let swept = if self.may_sweep() {
+            self.look_over(&mut sweep.shards[turn], &rules).await
+        } else {
+            Ok(())
+        };
+        (shards, swept)
+    }
+
+    /// Looks at these shards. One that cannot be had, since its slot is being moved, keeps no other from it.
+    async fn look_over(&self, shards: &mut [Looked], rules: &Rules) -> Result<(), StoreError> {
         let now_ms = self.now_of_servers_ms();
-        let spans = Spans::of(&rules);
-        let looked = &mut sweep.shards[turn];
-        let mut judged = self.look_at_ends(looked, &spans, now_ms).await?;
+        let mut failed = None;
+        let mut judged = self.look_at_ends(shards, &Spans::of(rules), now_ms, &mut failed).await?;
         let mut read = 0;
-        for looked in looked.iter_mut().filter(|looked| looked.whole_at_ms <= now_ms) {
+        for looked in shards.iter_mut().filter(|looked| looked.whole_at_ms <= now_ms) {
             if read >= READ_AT_ONCE || judged >= JUDGED_AT_ONCE {
                 break;
             }
-            let whole = self.look_at_all(looked.shard, &rules, now_ms).await?;
-            read += whole.read;
-            judged += whole.judged;
-            looked.whole_at_ms = whole.next_ms;
+            match self.look_at_all(looked.shard, rules, now_ms).await {
+                Ok(whole) => {
+                    read += whole.read;
+                    judged += whole.judged;
+                    looked.whole_at_ms = whole.next_ms;
+                }
+                Err(error) => self.pass_over(error, &mut failed)?,
+            }
         }
-        Ok(shards)
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Keeps an error of one shard, if the others can be had all the same.
+    fn pass_over(
+        &self,
+        error: StoreError,
+        failed: &mut Option<StoreError>,
+    ) -> Result<(), StoreError> {
+        if self.primaries.health(None) > Health::ReadOnly {
+            return Err(error);
+        }
+        *failed = Some(error);
+        Ok(())
     }
 
     /// Judges what has passed the line of an idle time since the last look. Returns how many that were.
@@ -174,6 +197,7 @@ impl Inner {
         shards: &mut [Looked],
         spans: &Spans,
         now_ms: u64,
+        failed: &mut Option<StoreError>,
     ) -> Result<usize, StoreError> {
         let since_ms = shards.iter().map(|looked| looked.at_ms).min().unwrap_or(0);
         let named: Vec<Shard> = shards.iter().map(|looked| looked.shard).collect();
@@ -194,12 +218,21 @@ impl Inner {
                     continue;
                 }
                 judged += due.len();
-                let found = self.living_by(Stale::Ends, looked.shard, &due).await?.whole()?;
-                looked.is_late |= found.living.iter().any(|living| living.left_ms == 0);
+                let found = self.living_by(Stale::Ends, looked.shard, &due).await;
+                match found.and_then(Members::whole) {
+                    Ok(found) => {
+                        looked.is_late |= found.living.iter().any(|living| living.left_ms == 0);
+                    }
+                    Err(error) => {
+                        looked.is_late = true;
+                        self.pass_over(error, failed)?;
+                    }
+                }
             }
         }
         for looked in shards {
-            // What is over and lives, since its use may not have been written down, is looked at once more.
+            // What is over and lives, since its use may not have been written down, is looked at once more, and so is what
+            // could not be had.
             if !std::mem::take(&mut looked.is_late) {
                 looked.at_ms = now_ms;
             }

@@ -402,8 +402,8 @@ local function tombstone(h, id, since)
 end
 
 -- The outbox of the audit trail (outbox.rs): a sorted set of what has happened, by time. It is no KEY: while a slot of a
--- Cluster is moved, no script is run that is given a key which is not there. What does not fit is counted, by a member
--- of its own with a negative score.
+-- Cluster is moved, no script is run that is given a key which is not there. (Whoever is led to a server that is just being
+-- given the slot asks for it in the answer.) What does not fit is counted, by a member of its own with a negative score.
 local OUTBOX_MOST = 50000
 local OUTBOX_MS = 7 * 24 * 3600 * 1000
 local LEFT_OUT = '-'
