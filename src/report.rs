@@ -137,6 +137,8 @@ pub(crate) struct Report {
     pub lifetimes: Vec<Held>,
     pub settings_changed: Shown,
     pub commands: Shown,
+    /// Sessions that became another user's.
+    pub identities_changed: Shown,
     /// Saves that would have revived or destroyed a session, by why.
     pub saves_refused: BTreeMap<String, u64>,
     pub redis_lost: Shown,
@@ -309,6 +311,7 @@ impl Reader {
                 longest(&mut report.longest_life, &entry, entry.age_ms);
             }
             Event::SaveRefused => add(&mut report.saves_refused, reason),
+            Event::IdentityChanged => report.identities_changed.take(entry),
             Event::SettingChanged => report.settings_changed.take(entry),
             Event::Command => report.commands.take(entry),
             Event::State => {
@@ -379,6 +382,7 @@ mod tests {
     use std::io::BufReader;
 
     use super::*;
+    use crate::trail::entry::Identity;
 
     const HOUR_MS: u64 = 60 * 60 * 1000;
     /// 2027-01-15 08:00:00.
@@ -435,6 +439,16 @@ mod tests {
             state(HOUR_MS + 1000, 5 * 60_000, None),
             ended(HOUR_MS + 6000, "idle", "2", HOUR_MS + 4000, 330_000),
             entry(HOUR_MS + 7000, Event::SaveRefused, "ended", "9"),
+            Entry {
+                login: Some("admin".to_owned()),
+                user_id: Some(2),
+                former: Some(Identity {
+                    database: Some("shop".to_owned()),
+                    login: Some("anna".to_owned()),
+                    user_id: Some(7),
+                }),
+                ..entry(HOUR_MS + 8000, Event::IdentityChanged, "", "3")
+            },
             state(2 * HOUR_MS, 5 * 60_000, None),
         ]
     }

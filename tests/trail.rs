@@ -200,6 +200,29 @@ async fn a_rotation_a_refusal_and_a_kill_are_told() {
     assert_eq!(command.server.as_deref(), Some("web2"));
 }
 
+/// Odoo's `/web/become`: another user in the same life.
+#[tokio::test]
+async fn a_session_that_becomes_another_users_is_told_with_both() {
+    let (redis, directory) = (Redis::start(), TempDir::new().expect("a directory"));
+    let server = Server::start(&redis, &directory, "web1").await;
+    let sid = alias("ab", 1);
+    let born = taken(&server.store, &login(&server.store, &sid)).await;
+    taken(&server.store, &page(&server.store, &sid, born.birth)).await;
+    let mut become_root = page(&server.store, &sid, born.birth);
+    (become_root.content.uid, become_root.content.login) = (Some(1), Some("__system__".into()));
+    taken(&server.store, &become_root).await;
+    published(&server.store, &again(&become_root)).await.expect("answered");
+    gone(&server.store, &removal(&server.store, &sid)).await;
+    let found = server.until("an end", |found| count(found, Event::SessionEnded) == 1).await;
+    let changed: Vec<_> = of(&found, &[Event::IdentityChanged]).collect();
+    assert_eq!(changed.len(), 1, "{found:#?}");
+    assert_eq!((changed[0].login.as_deref(), changed[0].user_id), (Some("__system__"), Some(1)));
+    let former = changed[0].former.as_ref().expect("whose it was");
+    assert_eq!((former.login.as_deref(), former.user_id), (Some("admin"), Some(7)));
+    assert_eq!(changed[0].life.as_deref(), Some(&*life(born.birth)));
+    assert_eq!(count(&found, Event::SessionBegan), 1);
+}
+
 /// What the random run has seen of the lives of people.
 #[derive(Default)]
 struct Seen {

@@ -13,7 +13,7 @@ use super::link::Need;
 use super::{Inner, RedisStore};
 use crate::session::name::{Alias, Shard};
 use crate::store::StoreError;
-use crate::trail::entry::{Entry, Event};
+use crate::trail::entry::{Entry, Event, Identity};
 
 /// How many entries are written together.
 pub(super) const PAGE: usize = 1000;
@@ -92,6 +92,10 @@ pub(super) fn told(words: &str, at_ms: u64) -> Option<Entry> {
     let (alias, other) = (next()?, next()?);
     let (uid, database, login) = (next()?, next()?, next()?);
     let (age, idle, server, by) = (next()?, next()?, next()?, next()?);
+    let former = match what {
+        "became" => Some((next()?, next()?, next()?)),
+        _ => None,
+    };
     if next().is_some() {
         return None;
     }
@@ -103,11 +107,20 @@ pub(super) fn told(words: &str, at_ms: u64) -> Option<Entry> {
         ("ended", "logout" | "removed") if by.is_some() => (Event::SessionEnded, Some("killed")),
         ("ended", how) => (Event::SessionEnded, Some(how)),
         ("refused", how) => (Event::SaveRefused, Some(how)),
+        ("became", _) => (Event::IdentityChanged, None),
         _ => return None,
     };
     let is_lost = reason == Some("lost");
     let milliseconds =
         |word: &str| word.parse().ok().filter(|_| event != Event::SaveRefused && !is_lost);
+    let former = match former {
+        Some((uid, database, login)) => Some(Identity {
+            database: decode_text(database)?,
+            login: decode_text(login)?,
+            user_id: uid.parse().ok(),
+        }),
+        None => None,
+    };
     Some(Entry {
         reason: reason.map(ToOwned::to_owned),
         alias: Some(Alias::parse(alias)?.to_string()),
@@ -116,6 +129,7 @@ pub(super) fn told(words: &str, at_ms: u64) -> Option<Entry> {
         database: decode_text(database)?,
         login: decode_text(login)?,
         user_id: uid.parse().ok(),
+        former,
         age_ms: milliseconds(age).filter(|_| event != Event::SessionBegan),
         idle_ms: milliseconds(idle).filter(|_| event == Event::SessionEnded),
         server: decode_text(server)?,
@@ -278,7 +292,13 @@ mod tests {
         let rotated = format!("began rotation 00ff {alias} {alias} 7 shop anna 5000 4000 web1 -");
         let entry = told(&rotated, 9).unwrap();
         assert_eq!((entry.event, entry.from.as_deref()), (Event::SessionRotated, Some(&*alias)));
-        for other in ["", "ended", "x y z", &format!("{said} more"), &said.replace(&alias, "..")] {
+        let became = format!("became - 00ff {alias} - 1 shop root 5000 0 web1 - 7 shop anna%20b");
+        let entry = told(&became, 9).unwrap();
+        assert_eq!((entry.event, entry.user_id), (Event::IdentityChanged, Some(1)));
+        let former = entry.former.unwrap();
+        assert_eq!((former.login.as_deref(), former.user_id), (Some("anna b"), Some(7)));
+        let others = ["", "ended", "x y z", &format!("{said} more"), &said.replace(&alias, "..")];
+        for other in others.into_iter().chain([&*format!("{became} more")]) {
             assert_eq!(told(other, 9), None, "{other}");
         }
     }

@@ -13,6 +13,8 @@ use crate::session::policy::Lifetimes;
 use crate::session::policy::rule::Rule;
 use crate::trail::entry::Entry;
 
+/// The heading of what [`Report::identities_changed`] has.
+const CHANGED_HANDS: &str = "Sessions that became another user's";
 /// PCI DSS asks for a new login after more than that.
 const PCI_IDLE_MS: u64 = 15 * 60 * 1000;
 
@@ -330,6 +332,21 @@ fn done(entry: &Entry) -> [String; 4] {
     [time(Time(entry.at_ms)), text(&entry.what), text(&entry.by), text(&entry.server)]
 }
 
+/// When, whose it was, whose it became, and which session that is.
+fn changed_hands(entry: &Entry) -> [String; 4] {
+    let user = |login: Option<&str>, id: Option<i64>, database: Option<&str>| {
+        let id = id.map_or("-".to_owned(), |id| id.to_string());
+        format!("{} (user id {id}) of {}", login.unwrap_or("-"), database.unwrap_or("-"))
+    };
+    let former = entry.former.clone().unwrap_or_default();
+    [
+        time(Time(entry.at_ms)),
+        user(former.login.as_deref(), former.user_id, former.database.as_deref()),
+        user(entry.login.as_deref(), entry.user_id, entry.database.as_deref()),
+        entry.alias.clone().unwrap_or_else(|| "-".to_owned()),
+    ]
+}
+
 /// What people did: changed settings and commands.
 fn deeds(report: &Report) -> [(&'static str, &Shown); 2] {
     [("Settings that were changed", &report.settings_changed), ("Commands", &report.commands)]
@@ -379,6 +396,12 @@ pub(crate) fn text(report: &Report) -> String {
             let [at, what, by, server] = done(entry);
             line(format!("  {at}  {what}, by {by} ({server})"));
         }
+    }
+    line(String::new());
+    line(format!("{CHANGED_HANDS}: {}", report.identities_changed.count));
+    for entry in &report.identities_changed.entries {
+        let [at, former, now, alias] = changed_hands(entry);
+        line(format!("  {at}  {former} became {now}, {alias}"));
     }
     line(String::new());
     line("Exceptions".to_owned());
@@ -449,6 +472,11 @@ pub(crate) fn html(report: &Report) -> String {
             deeds.entries.iter().map(|entry| done(entry).map(Cell::from)),
         );
     }
+    page.heading(&format!("{CHANGED_HANDS}: {}", report.identities_changed.count));
+    page.table(
+        ["when", "was", "became", "session"],
+        report.identities_changed.entries.iter().map(|entry| changed_hands(entry).map(Cell::from)),
+    );
     page.heading("Exceptions");
     for exception in exceptions(report) {
         page.paragraph(&exception);

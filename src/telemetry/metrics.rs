@@ -309,9 +309,10 @@ impl NearCache {
 }
 
 /// What its entries tell of, as the audit trail calls it.
-pub(crate) const TRAILED: [&str; 10] = [
+pub(crate) const TRAILED: [&str; 11] = [
     "session_began",
     "session_rotated",
+    "identity_changed",
     "session_ended",
     "save_refused",
     "setting_changed",

@@ -19,6 +19,8 @@ pub enum Event {
     SessionBegan,
     /// A life begins under a new id, in the place of another session of the same person: `from`.
     SessionRotated,
+    /// It is another user's from now on, by a save in the same life; `former` says whose it was.
+    IdentityChanged,
     /// It ended. `reason`: `idle`, `absolute`, `logout`, `removed` (by a name that Odoo had listed), `killed`, `lost`
     /// (its key was not there any more).
     SessionEnded,
@@ -43,9 +45,10 @@ pub enum Event {
 
 impl Event {
     /// Every one that this version writes, in the order of declaration.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::SessionBegan,
         Self::SessionRotated,
+        Self::IdentityChanged,
         Self::SessionEnded,
         Self::SaveRefused,
         Self::SettingChanged,
@@ -61,6 +64,7 @@ impl Event {
         match self {
             Self::SessionBegan => "session_began",
             Self::SessionRotated => "session_rotated",
+            Self::IdentityChanged => "identity_changed",
             Self::SessionEnded => "session_ended",
             Self::SaveRefused => "save_refused",
             Self::SettingChanged => "setting_changed",
@@ -99,6 +103,9 @@ pub struct Entry {
     pub login: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_id: Option<i64>,
+    /// Whose it was before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub former: Option<Identity>,
     /// Since its login, milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub age_ms: Option<u64>,
@@ -131,6 +138,17 @@ pub struct Entry {
     pub rules: Vec<Rule>,
 }
 
+/// Whose a session is, as far as that is known.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct Identity {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub database: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub login: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_id: Option<i64>,
+}
+
 impl Entry {
     /// One that tells of nothing more yet.
     pub fn new(at_ms: u64, event: Event) -> Self {
@@ -144,6 +162,7 @@ impl Entry {
             database: None,
             login: None,
             user_id: None,
+            former: None,
             age_ms: None,
             idle_ms: None,
             server: None,
@@ -208,6 +227,7 @@ impl Entry {
             what,
             count,
             database,
+            former,
             ..
         } = self;
         let event = self.event.label();
@@ -220,8 +240,11 @@ impl Entry {
             return;
         }
         info!(
-            target: "sessionfs::trail", event, reason, alias, from, life, database, login, user_id, age_ms, idle_ms,
-            server, by, what, count
+            target: "sessionfs::trail", event, reason, alias, from, life, database, login, user_id,
+            former_database = former.as_ref().and_then(|former| former.database.as_deref()),
+            former_login = former.as_ref().and_then(|former| former.login.as_deref()),
+            former_user_id = former.as_ref().and_then(|former| former.user_id),
+            age_ms, idle_ms, server, by, what, count
         );
     }
 }

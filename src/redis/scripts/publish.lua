@@ -133,6 +133,9 @@ if alive and not goes_on then tell('ended', 'logout', session, old) end
 if not (alive and goes_on and old.class == class) then
   local how = goes_on and not alive and 'taken_back' or sibling and 'rotation' or 'login'
   tell('began', how, session, h, sibling and args.sibling)
+elseif class == 'auth' and (uid ~= old.uid or args.db ~= old.db or args.user ~= old.user) then
+  -- Odoo's /web/become does that, and modules with which one takes another's place.
+  tell('became', '-', session, h, nil, old)
 end
 -- Client tracking reports the next change only to a client that has read after its own.
 redis.call('STRLEN', keys.session)

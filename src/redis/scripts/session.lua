@@ -411,9 +411,9 @@ local LEFT_OUT = '-'
 local IN_ANSWER = '-'
 
 -- Says what has happened to the session of somebody who is logged in: `what`, and `how`. The same step that does it
--- says it, so that it is said once, whoever asks again. `other`: the session that it comes from. Where the outbox
--- cannot be had, the answer carries it.
-local function tell(what, how, session, h, other)
+-- says it, so that it is said once, whoever asks again. `other`: the session that it comes from. `was`: whose it was until
+-- now. Where the outbox cannot be had, the answer carries it.
+local function tell(what, how, session, h, other, was)
   if h.class ~= 'auth' or args.outbox == '' then return end
   local outbox = args.outbox
   if string.byte(outbox, -1) == 58 then outbox = outbox .. '{' .. string.sub(session.alias, 1, 2) .. '}' end
@@ -421,6 +421,7 @@ local function tell(what, how, session, h, other)
   local event = table.concat({
     what, how, h.birth, session.alias, other or '-', h.uid, h.db, h.user, ages, args.origin,
   }, ' ')
+  if was then event = table.concat({ event, was.uid, was.db, was.user }, ' ') end
   local size, told = args.outbox ~= IN_ANSWER and redis.pcall('ZCARD', outbox), nil
   if type(size) == 'number' and size >= OUTBOX_MOST then
     told = redis.pcall('ZADD', outbox, 'INCR', -1, LEFT_OUT)
