@@ -446,6 +446,30 @@ async fn what_redis_loses_as_a_whole_is_told_with_a_count() {
     server.until("a beginning", |found| count(found, Event::SessionBegan) == 6).await;
 }
 
+/// Neither a clock that moves nor somebody who deletes the lease is a loss: the sessions are there.
+#[tokio::test]
+async fn a_lease_that_is_gone_alone_is_no_loss() {
+    let (redis, directory) = (Redis::start(), TempDir::new().expect("a directory"));
+    let server = Server::start(&redis, &directory, "web1").await;
+    server.until("state", |found| count(found, Event::State) == 1).await;
+    for number in 0..5 {
+        taken(&server.store, &login(&server.store, &alias("ab", number))).await;
+    }
+    server.until("beginnings", |found| count(found, Event::SessionBegan) == 5).await;
+    // Longer than a lease, forward and back.
+    for (step, by_ms) in [(6, 60_000_i64), (7, -50_000)] {
+        let _: i64 = redis.run(&format!("INCRBY test:clock {by_ms}"));
+        taken(&server.store, &login(&server.store, &alias("ab", step))).await;
+        let began = usize::try_from(step).expect("small");
+        server.until("a beginning", |found| count(found, Event::SessionBegan) == began).await;
+    }
+    let deleted: u64 = redis.run("DEL sessionfs:trail-lease");
+    assert_eq!(deleted, 1);
+    taken(&server.store, &login(&server.store, &alias("ab", 8))).await;
+    let found = server.until("a beginning", |found| count(found, Event::SessionBegan) == 8).await;
+    assert_eq!(count(&found, Event::RedisLost), 0, "{found:#?}");
+}
+
 #[tokio::test]
 async fn a_file_that_takes_nothing_loses_nothing() {
     let (redis, directory) = (Redis::start(), TempDir::new().expect("a directory"));

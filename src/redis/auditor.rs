@@ -44,6 +44,8 @@ struct Auditor {
     /// Since when the lease was last known to be ours.
     held: Option<Instant>,
     asked: Option<Instant>,
+    /// It was gone while it was ours, and it is not known yet whether all else is, too.
+    is_lease_lost: bool,
     sweep: Sweep,
     /// What was said last to hold, and when.
     said: Option<(Arc<Rules>, Instant)>,
@@ -76,6 +78,7 @@ impl RedisStore {
             lease: Duration::from_millis(self.inner.settings.trail_lease_ms),
             held: None,
             asked: None,
+            is_lease_lost: false,
             sweep: Sweep::default(),
             said: None,
             people: None,
@@ -151,6 +154,9 @@ impl Auditor {
         if self.held.is_none() {
             return Ok(());
         }
+        if self.is_lease_lost {
+            self.look_what_is_lost(store).await?;
+        }
         // Before what takes longer: another server may have the lease by then.
         self.write_outbox(store).await?;
         self.say_what_holds(store).await?;
@@ -200,8 +206,8 @@ impl Auditor {
                 (self.held, self.said) = (None, None);
                 return Ok(());
             }
-            // Nobody takes it away while it is held; it ends with all other keys of that Redis.
-            Lease::Alone if before.is_some() => self.redis_has_lost(store).await,
+            // Nobody takes it away while it is held; it ends with all other keys of that Redis, or somebody has deleted it.
+            Lease::Alone if before.is_some() => self.is_lease_lost = true,
             Lease::Taken | Lease::Alone => {
                 tracing::debug!("this server writes the audit trail");
                 (self.sweep, self.said) = (Sweep::default(), None);
@@ -213,16 +219,25 @@ impl Auditor {
         Ok(())
     }
 
-    async fn redis_has_lost(&mut self, store: &Inner) {
-        let reason = "the lease on the trail was not there any more".to_owned();
-        let entry = store.entry(Event::RedisLost);
+    /// Says that Redis has lost what it held, unless most sessions of people are still there: then it was the lease alone.
+    async fn look_what_is_lost(&mut self, store: &Arc<Inner>) -> Result<(), StoreError> {
+        let left = store.population().await?.authenticated;
+        let before = self.people.map(|(people, _)| people);
+        self.is_lease_lost = false;
+        if left > before.unwrap_or(0) / 2 {
+            tracing::debug!("the lease on the audit trail was deleted");
+            return Ok(());
+        }
+        let reason =
+            "the lease on the trail was not there any more, nor were the sessions".to_owned();
         self.say(Entry {
             reason: Some(reason),
-            count: self.people.map(|(people, _)| people),
-            ..entry
+            count: before.map(|before| before - left),
+            ..store.entry(Event::RedisLost)
         })
         .await;
         (self.sweep, self.said) = (Sweep::default(), None);
+        Ok(())
     }
 
     /// Says which lifetimes hold, and how many sessions live: at the beginning, when they change, and now and then.
