@@ -17,6 +17,7 @@ use sessionfs::redis::{Origin, RedisStore, Settings};
 use sessionfs::session::content::Class;
 use sessionfs::session::name::Alias;
 use sessionfs::session::policy::Lifetimes;
+use sessionfs::session::policy::rule::{Rule, Selector, Setting, Source};
 use sessionfs::store::{ChangeId, Published, Sessions as _, Unlink, Unlinked};
 use sessionfs::trail::Trail;
 use sessionfs::trail::entry::{Entry, Event};
@@ -542,6 +543,76 @@ async fn after_a_jump_of_the_clock_nothing_is_swept() {
     tokio::time::sleep(Duration::from_secs(4)).await;
     assert_eq!(count(&server.entries(), Event::SessionEnded), 0);
     look(&server.store, &sid).await.expect("alive");
+}
+
+/// Rules with as many idle times, each for a login, of whole minutes from the second one on.
+fn ladder(times: u64) -> Vec<Rule> {
+    let rule = |number: u64| {
+        let login = format!("u{number}");
+        let selector = Selector::new(None, Some(&login), None).expect("a selector");
+        let ms = Some((number + 2) * MINUTE);
+        Rule::new(Setting::Idle, selector, ms, Source::File).expect("a rule")
+    };
+    (0..times).map(rule).collect()
+}
+
+async fn with_rules(redis: &Redis, directory: &TempDir, rules: Vec<Rule>, round_ms: u64) -> Server {
+    let settings = Settings {
+        rules,
+        trail_round_ms: round_ms,
+        trail_lease_ms: LEASE_MS,
+        origin: Origin { server: "web1".into(), by: None },
+        ..settings(redis)
+    };
+    let scripts = Scripts::with_clock(CLOCK);
+    let store = connected(RedisStore::start_with(settings, scripts).expect("a good URL")).await;
+    let file = directory.path().join(format!("{}.jsonl", rand::random::<u64>()));
+    store.keep_trail(Trail::to(opened(&file), 1 << 30).expect("a thread"));
+    Server { store, file }
+}
+
+#[tokio::test]
+async fn each_of_many_idle_times_ends_without_a_look() {
+    let (redis, directory) = (Redis::start(), TempDir::new().expect("a directory"));
+    let server = with_rules(&redis, &directory, ladder(12), 1000).await;
+    for number in 0..12 {
+        let shard = if number % 2 == 0 { "ab" } else { "cd" };
+        let mut login = login(&server.store, &alias(shard, number));
+        login.content.login = Some(format!("u{number}"));
+        taken(&server.store, &login).await;
+    }
+    pass(&redis, MINUTE);
+    for ended in 0..12 {
+        pass(&redis, MINUTE);
+        let found = server.until("an end", |found| count(found, Event::SessionEnded) > ended).await;
+        let last = of(&found, &[Event::SessionEnded]).last().expect("an end");
+        assert_eq!(last.login.as_deref(), Some(&*format!("u{ended}")), "{found:#?}");
+        assert_eq!(count(&found, Event::SessionEnded), ended + 1);
+    }
+}
+
+/// Prints what the documentation says of the reads that the sweep takes.
+#[tokio::test]
+async fn the_sweep_reads_no_more_for_many_idle_times_than_for_a_few() {
+    for (times, reads_max) in [(1, 700), (3, 2000), (20, 2700), (200, 2700)] {
+        let (redis, directory) = (Redis::start(), TempDir::new().expect("a directory"));
+        // The general idle time is one more.
+        let rules = ladder(times - 1);
+        let server = with_rules(&redis, &directory, rules, Settings::default().trail_round_ms);
+        let server = server.await;
+        server.until("state", |found| count(found, Event::State) == 1).await;
+        let reads = || -> u32 {
+            let stats: String = redis.run("INFO commandstats");
+            let line = stats.lines().find_map(|line| line.strip_prefix("cmdstat_zrangebyscore:"));
+            let calls = line.and_then(|line| line.strip_prefix("calls=")?.split(',').next());
+            calls.expect("it was called").parse().expect("a number")
+        };
+        let (before, began) = (reads(), Instant::now());
+        tokio::time::sleep(Duration::from_secs(6)).await; // what is measured is a rate
+        let a_second = f64::from(reads() - before) / began.elapsed().as_secs_f64();
+        println!("{times} idle times: {a_second:.0} reads a second");
+        assert!(a_second > 300.0 && a_second < f64::from(reads_max), "{times}: {a_second}");
+    }
 }
 
 /// A real mount whose trail is a file.

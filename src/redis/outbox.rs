@@ -140,7 +140,7 @@ pub(super) fn told(words: &str, at_ms: u64) -> Option<Entry> {
 
 /// A score, which was a whole number when it was written.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it saturates")]
-fn whole(score: f64) -> u64 {
+pub(super) fn whole(score: f64) -> u64 {
     score as u64
 }
 

@@ -2,16 +2,20 @@
 //! asks for them. So each end is written while it is still known whose session it was.
 //!
 //! A shard's indexes are sorted by last use. What can be over by its idle time has a score that is that long ago, so only
-//! what has passed that line since the last look is looked at: the cost follows the ends, not the number of sessions.
+//! what has passed that line since the last look is looked at: the cost follows the ends, not the number of sessions. Where
+//! rules give other idle times, some neighbouring ones are read together, and what has passed none of their lines is left
+//! out here: so the number of reads does not follow that of the rules.
 //! An absolute lifetime is no line in the index: all people's sessions of a shard are looked at when the first of them
 //! can meet it, and not before. The visitors' ones are passed over by their marks: nobody asks for their ends.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::Inner;
 use super::index::{Entry, mark, user_mark};
 use super::listing::PAGE;
+use super::outbox::whole;
 use super::primary::Primary;
 use super::requests::between;
 use super::scan::{Members, Stale};
@@ -29,11 +33,15 @@ const JUDGED_AT_ONCE: usize = 1000;
 const READ_AT_ONCE: usize = 4000;
 /// How many of one index the first look takes. Where there are more, all of the shard is looked at.
 const FEW: usize = 50;
+/// The same, of a band of several idle times: most of them have passed none of their lines.
+const FEW_OF_BAND: usize = 1000;
+/// How many reads of an index a look takes, at most.
+const BANDS_MAX: usize = 4;
 
 /// Which lifetimes may apply to somebody's session.
 struct Spans {
-    /// Idle times, each once.
-    idle_ms: Vec<u64>,
+    /// Idle times, from the shortest to the longest.
+    bands: Vec<Band>,
     /// The shortest absolute one.
     absolute_ms: Option<u64>,
 }
@@ -52,7 +60,42 @@ impl Spans {
         idle_ms.sort_unstable();
         idle_ms.dedup();
         let absolute_ms = of_rules(Setting::Absolute).chain(general.absolute_ms).min();
-        Self { idle_ms, absolute_ms }
+        Self { bands: Band::of(&idle_ms), absolute_ms }
+    }
+}
+
+/// Idle times that are looked for with one read: at least one, from the shortest to the longest.
+#[derive(Clone, Debug, Eq, PartialEq)]
+struct Band(Vec<u64>);
+
+impl Band {
+    /// Idle times, each once, from the shortest to the longest. They are divided where most lies between two of them.
+    fn of(idle_ms: &[u64]) -> Vec<Self> {
+        let mut cuts: Vec<usize> = (1..idle_ms.len()).collect();
+        cuts.sort_by_key(|at| Reverse(idle_ms[*at] - idle_ms[*at - 1]));
+        cuts.truncate(BANDS_MAX - 1);
+        cuts.sort_unstable();
+        let begins = [0].into_iter().chain(cuts.iter().copied());
+        let ends = cuts.iter().copied().chain([idle_ms.len()]);
+        begins.zip(ends).map(|(from, to)| Self(idle_ms[from..to].to_vec())).collect()
+    }
+
+    /// The scores of all that can have passed a line of it between these times.
+    fn scores(&self, since_ms: u64, now_ms: u64) -> (u64, u64) {
+        let of = |idle_ms: Option<&u64>, at_ms: u64| at_ms.saturating_sub(*idle_ms.unwrap_or(&0));
+        (of(self.0.last(), since_ms), of(self.0.first(), now_ms))
+    }
+
+    /// How many entries of these scores are few.
+    fn few(&self) -> usize {
+        if self.0.len() == 1 { FEW } else { FEW_OF_BAND }
+    }
+
+    /// Whether what was used last at that time has passed a line of it between these times.
+    fn is_passed(&self, used_ms: u64, since_ms: u64, now_ms: u64) -> bool {
+        let line_ms = |idle_ms: &u64| used_ms.saturating_add(*idle_ms);
+        let next = self.0.partition_point(|idle_ms| line_ms(idle_ms) < since_ms);
+        self.0.get(next).is_some_and(|idle_ms| line_ms(idle_ms) <= now_ms)
     }
 }
 
@@ -87,7 +130,9 @@ impl Sweep {
     /// Whether nothing was looked at yet, or other lifetimes hold.
     fn begin(&mut self, rules: &Arc<Rules>) {
         if self.rules.as_ref() != Some(rules) {
-            let looked = |shard| Looked { shard, at_ms: 0, whole_at_ms: 0, is_late: false };
+            // Without an absolute lifetime the lines say all.
+            let whole_at_ms = Spans::of(rules).absolute_ms.map_or(u64::MAX, |_| 0);
+            let looked = |shard| Looked { shard, at_ms: 0, whole_at_ms, is_late: false };
             *self = Self {
                 rules: Some(Arc::clone(rules)),
                 shards: Shard::all().map(looked).collect(),
@@ -202,16 +247,18 @@ impl Inner {
         let since_ms = shards.iter().map(|looked| looked.at_ms).min().unwrap_or(0);
         let named: Vec<Shard> = shards.iter().map(|looked| looked.shard).collect();
         let mut judged = 0;
-        for idle_ms in &spans.idle_ms {
-            let (from, to) = (since_ms.saturating_sub(*idle_ms), now_ms.saturating_sub(*idle_ms));
-            let found = self.ranked(&named, |index| between(index, from, to, FEW)).await?;
+        for band in &spans.bands {
+            let (from, to) = band.scores(since_ms, now_ms);
+            let few = band.few();
+            let found = self.ranked(&named, |index| between(index, from, to, few)).await?;
             for (looked, found) in shards.iter_mut().zip(found) {
-                if found.len() >= FEW || judged >= JUDGED_AT_ONCE {
+                if found.len() >= few || judged >= JUDGED_AT_ONCE {
                     looked.whole_at_ms = now_ms;
                     continue;
                 }
                 let due: Vec<Entry> = found
                     .into_iter()
+                    .filter(|(_, score)| band.is_passed(whole(*score), since_ms, now_ms))
                     .filter_map(|(entry, _)| entry.filter(may_be_a_persons))
                     .collect();
                 if due.is_empty() {
@@ -284,6 +331,27 @@ mod tests {
         looked.dedup();
         assert_eq!(looked.len(), sweep.shards.len());
         assert_eq!(sweep.turn(ROUND).start, 0);
+    }
+
+    #[test]
+    fn neighbouring_idle_times_are_read_together_and_what_has_passed_none_is_left_out() {
+        let bands = |idle_ms: &[u64]| -> Vec<Vec<u64>> {
+            Band::of(idle_ms).into_iter().map(|band| band.0).collect()
+        };
+        assert_eq!(bands(&[5]), [[5]]);
+        assert_eq!(bands(&[1, 2, 3, 4]), [[1], [2], [3], [4]]);
+        let found = bands(&[10, 11, 12, 50, 51, 200, 900, 902]);
+        assert_eq!(found, [vec![10, 11, 12], vec![50, 51], vec![200], vec![900, 902]]);
+        assert!(bands(&(1..=200).collect::<Vec<_>>()).len() <= BANDS_MAX);
+        // What each line lets pass is what it would alone.
+        let idle_ms = [10, 13, 20];
+        let (band, since_ms, now_ms) = (Band(idle_ms.to_vec()), 100, 102);
+        let (from, to) = band.scores(since_ms, now_ms);
+        for used_ms in 0..now_ms {
+            let is_passed = idle_ms.iter().any(|ms| (since_ms..=now_ms).contains(&(used_ms + ms)));
+            assert_eq!(band.is_passed(used_ms, since_ms, now_ms), is_passed, "{used_ms}");
+            assert!(!is_passed || (from..=to).contains(&used_ms), "{used_ms}");
+        }
     }
 
     #[test]
