@@ -1,24 +1,24 @@
 //! What the entries of a period say: how many sessions there were, why they ended, which lifetimes held, what was
 //! changed, and what is not known.
 //!
-//! Entries are read one after the other, and what is kept of them has a bound. [`document`] puts it in words.
+//! Entries are read one after the other ([`merge`]), and what is kept of them has a bound. [`document`] puts it in words.
 
 pub(crate) mod document;
+pub(crate) mod merge;
 
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::hash::{Hash as _, Hasher as _};
-use std::io::{self, BufRead};
+use std::io::BufRead;
 
 use serde::{Serialize, Serializer};
 
+use self::merge::{Merged, Source, Unreadable};
 use crate::session::policy::Lifetimes;
 use crate::session::policy::rule::Rule;
 use crate::session::policy::rules::Rules;
 use crate::trail::entry::{self, Entry, Event};
 
-/// A longer line is not one of the trail.
-const LINE_MAX_BYTES: usize = 64 * 1024;
 /// How many of each kind are shown one by one.
 const SHOWN: usize = 500;
 /// How many lives are known at the same time, by numbers of eight bytes. Beyond it beginnings and ends are not matched.
@@ -135,6 +135,8 @@ pub(crate) struct Report {
     /// Of a session that ended, since its login.
     pub longest_life: Option<Longest>,
     pub lifetimes: Vec<Held>,
+    /// How many more there were, one after the other.
+    pub lifetimes_not_shown: u64,
     pub settings_changed: Shown,
     pub commands: Shown,
     /// Sessions that became another user's.
@@ -153,6 +155,8 @@ pub(crate) struct Report {
     pub repeated: u64,
     /// Lines that are no entries.
     pub unreadable: u64,
+    /// Entries that came after later ones, by more than is put in order.
+    pub unordered: u64,
 }
 
 /// A report under way.
@@ -185,16 +189,13 @@ impl Reader {
         }
     }
 
-    /// Takes all lines of a file.
-    pub(crate) fn read(&mut self, file: &mut impl BufRead) -> io::Result<()> {
-        let mut line = Vec::new();
-        while let Some(is_whole) = next_line(file, &mut line)? {
-            match Entry::parse(&line).filter(|_| is_whole) {
-                Some(entry) => self.take(entry),
-                None if line.iter().all(u8::is_ascii_whitespace) && is_whole => {}
-                None => self.report.unreadable += 1,
-            }
+    /// Takes all lines of these files, by time.
+    pub(crate) fn read<R: BufRead>(&mut self, files: Vec<Source<R>>) -> Result<(), Unreadable> {
+        let mut entries = Merged::of(files);
+        while let Some(entry) = entries.next()? {
+            self.take(entry);
         }
+        self.report.unreadable += entries.unreadable;
         Ok(())
     }
 
@@ -207,6 +208,7 @@ impl Reader {
             return;
         }
         let is_within = entry.at_ms >= self.period.from_ms;
+        self.report.unordered += u64::from(entry.at_ms < self.last_ms);
         self.match_lives(&entry, is_within);
         if entry.event == Event::State {
             self.holds(&entry);
@@ -266,7 +268,12 @@ impl Reader {
     fn close_held(&mut self, to_ms: u64) {
         let Some((from_ms, rules)) = self.held.take() else { return };
         let from_ms = from_ms.max(self.period.from_ms);
-        if to_ms > from_ms && self.report.lifetimes.len() < SHOWN {
+        if to_ms <= from_ms {
+            return;
+        }
+        if self.report.lifetimes.len() >= SHOWN {
+            self.report.lifetimes_not_shown += 1;
+        } else {
             self.report.lifetimes.push(Held {
                 from: Time(from_ms),
                 to: Time(to_ms),
@@ -352,31 +359,6 @@ fn longest(longest: &mut Option<Longest>, entry: &Entry, ms: Option<u64>) {
     });
 }
 
-/// Reads one line, without its line feed. Of a line that is too long its beginning, and `false`; `None` at the end.
-fn next_line(file: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<Option<bool>> {
-    line.clear();
-    let (mut is_whole, mut any) = (true, false);
-    loop {
-        let bytes = file.fill_buf()?;
-        if bytes.is_empty() {
-            return Ok(any.then_some(is_whole));
-        }
-        any = true;
-        let end = bytes.iter().position(|byte| *byte == b'\n');
-        let part = &bytes[..end.unwrap_or(bytes.len())];
-        if line.len() + part.len() > LINE_MAX_BYTES {
-            is_whole = false;
-        } else {
-            line.extend_from_slice(part);
-        }
-        let read = end.map_or(bytes.len(), |end| end + 1);
-        file.consume(read);
-        if end.is_some() {
-            return Ok(Some(is_whole));
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::BufReader;
@@ -456,8 +438,78 @@ mod tests {
     fn read(lines: &[u8], now_ms: u64) -> Report {
         let mut reader = Reader::new(period());
         // However little is read at once.
-        reader.read(&mut BufReader::with_capacity(7, lines)).unwrap();
+        reader.read(vec![source(BufReader::with_capacity(7, lines))]).unwrap();
         reader.finish(now_ms)
+    }
+
+    fn source<R: BufRead>(lines: R) -> Source<R> {
+        Source::new("trail.jsonl".into(), lines).unwrap()
+    }
+
+    /// What these files say together.
+    fn read_all(files: &[Vec<Entry>], hours: u64) -> Report {
+        let lines = |file: &Vec<Entry>| -> Vec<u8> { file.iter().flat_map(Entry::line).collect() };
+        let files: Vec<Vec<u8>> = files.iter().map(lines).collect();
+        let period = Period { from_ms: BEGIN_MS, to_ms: BEGIN_MS + hours * HOUR_MS };
+        let mut reader = Reader::new(period);
+        reader.read(files.iter().map(|file| source(&file[..])).collect()).unwrap();
+        reader.finish(u64::MAX)
+    }
+
+    /// The lease was with another server for an hour, and the lifetimes became longer after that.
+    #[test]
+    fn the_files_of_several_servers_are_one_trail() {
+        let hour = |number: u64, idle_ms| state(number * HOUR_MS, idle_ms, None);
+        let (short, long) = (15 * 60_000, 60 * 60_000);
+        let ended = |at_ms| entry(at_ms, Event::SessionEnded, "logout", "7");
+        let began = entry(HOUR_MS + 5000, Event::SessionBegan, "login", "7");
+        let one = vec![
+            hour(0, short),
+            hour(1, short),
+            began,
+            hour(3, long),
+            hour(4, long),
+            hour(5, long),
+        ];
+        let other = vec![hour(2, short), ended(2 * HOUR_MS + 5000)];
+        for files in [[one.clone(), other.clone()], [other, one]] {
+            let report = read_all(&files, 6);
+            let held: Vec<_> = report
+                .lifetimes
+                .iter()
+                .map(|held| ((held.from.0 - BEGIN_MS) / HOUR_MS, held.lifetimes.idle_ms))
+                .collect();
+            assert_eq!(held, [(0, short), (3, long)]);
+            assert_eq!(document::requirements(&report)[0].verdict, document::Verdict::NotMet);
+            assert_eq!((report.began_before, report.alive_at_end), (0, 0));
+            assert_eq!((report.unordered, report.gaps.len()), (0, 0));
+        }
+    }
+
+    #[test]
+    fn what_is_late_in_a_file_is_put_in_order_and_what_is_very_late_is_told() {
+        let refused = |number: u64| entry(2000 + number, Event::SaveRefused, "ended", "9");
+        for (count, unordered) in [(1000, 0), (5000, 1)] {
+            let mut file = vec![state(0, 1000, None)];
+            file.extend((0..count).map(refused));
+            file.push(entry(1000, Event::SessionBegan, "login", "1"));
+            let report = read_all(&[file], 1);
+            assert_eq!((report.unordered, report.entries), (unordered, count + 2));
+            let met = document::requirements(&report)[0].verdict == document::Verdict::Met;
+            assert_eq!(met, unordered == 0);
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_of_an_end_or_an_entry_is_never_met() {
+        let later = br#"{"time":"2027-01-15T08:00:05Z","event":"of_a_later_version"}"#;
+        let lost = entry(5000, Event::SessionEnded, "lost", "1").line();
+        for more in [&later[..], &lost] {
+            let lines = [&state(0, 1000, None).line(), more].concat();
+            let report = read(&lines, BEGIN_MS + HOUR_MS);
+            let verdict = document::requirements(&report)[0].verdict;
+            assert_eq!(verdict, document::Verdict::MetAsFarAsKnown);
+        }
     }
 
     fn report() -> Report {
@@ -495,7 +547,7 @@ mod tests {
         let mut lines: Vec<u8> = entries().iter().flat_map(Entry::line).collect();
         let again = lines.clone();
         lines.extend_from_slice(b"{\"time\":\"2027-01-\n\nforeign\n\xff\xfe\n");
-        lines.extend(vec![b'x'; 2 * LINE_MAX_BYTES]);
+        lines.extend(vec![b'x'; 2 * merge::LINE_MAX_BYTES]);
         lines.push(b'\n');
         lines.extend(again);
         lines.extend_from_slice(b"{\"time\"");
@@ -509,7 +561,7 @@ mod tests {
         let last = BEGIN_MS + 6 * HOUR_MS;
         let lines: Vec<u8> = [state(0, 1000, None)].iter().flat_map(Entry::line).collect();
         let mut reader = Reader::new(Period { from_ms: BEGIN_MS, to_ms: last });
-        reader.read(&mut &lines[..]).unwrap();
+        reader.read(vec![source(&lines[..])]).unwrap();
         let report = reader.finish(last);
         assert_eq!(report.gaps.len(), 1);
         assert_eq!(document::requirements(&report)[0].verdict, document::Verdict::MetAsFarAsKnown);
@@ -522,7 +574,7 @@ mod tests {
         let lines: Vec<u8> = entries().iter().flat_map(Entry::line).collect();
         let period = Period { from_ms: BEGIN_MS + HOUR_MS / 2, to_ms: BEGIN_MS + 3 * HOUR_MS };
         let mut reader = Reader::new(period);
-        reader.read(&mut &lines[..]).unwrap();
+        reader.read(vec![source(&lines[..])]).unwrap();
         let report = reader.finish(u64::MAX);
         assert_eq!(report.lifetimes.len(), 2);
         assert_eq!(report.lifetimes[0].from, Time(period.from_ms));

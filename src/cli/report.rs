@@ -1,7 +1,7 @@
 //! `sessionfs report`: what the audit trail says of a period, for an auditor.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
@@ -11,9 +11,10 @@ use crate::config::Config;
 use crate::config::audit::Place;
 use crate::config::units::duration_ms;
 use crate::exit::{ExitCode, Failure};
+use crate::report::merge::Source;
 use crate::report::{Period, Reader, document};
 use crate::telemetry::now_ms;
-use crate::trail::entry::{Entry, time_ms};
+use crate::trail::entry::time_ms;
 
 /// A longer first line is not one of the trail.
 const PEEKED_BYTES: usize = 64 * 1024;
@@ -42,6 +43,8 @@ pub(super) struct Report {
     config: Option<PathBuf>,
 }
 
+type Lines = BufReader<Box<dyn io::Read>>;
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Form {
     Text,
@@ -61,28 +64,16 @@ impl Report {
             return Err(Failure::new(ExitCode::Usage, "--from: is not before --to"));
         }
         let mut reader = Reader::new(period);
-        for mut source in self.sources()? {
-            reader.read(&mut source.lines).map_err(|error| unreadable(&source.path, &error))?;
-        }
+        let files =
+            if self.files.is_empty() { vec![self.configured()?] } else { self.files.clone() };
+        let files = files.into_iter().map(open).collect::<Result<_, _>>()?;
+        reader.read(files).map_err(|found| unreadable(&found.path, &found.error))?;
         let report = reader.finish(now_ms);
         match self.format {
             Form::Text => say(document::text(&report).trim_end()),
             Form::Json => json(&document::json(&report)),
             Form::Html => say(document::html(&report).trim_end()),
         }
-    }
-
-    /// The files, the oldest first: what a session's end is, its beginning says.
-    fn sources(&self) -> Result<Vec<Source>, Failure> {
-        let files =
-            if self.files.is_empty() { vec![self.configured()?] } else { self.files.clone() };
-        let mut sources = Vec::new();
-        for path in files {
-            let source = Source::open(&path).map_err(|error| unreadable(&path, &error))?;
-            sources.push(source);
-        }
-        sources.sort_by_key(|source| source.begins_ms);
-        Ok(sources)
     }
 
     fn configured(&self) -> Result<PathBuf, Failure> {
@@ -101,26 +92,16 @@ impl Report {
 }
 
 /// One file.
-struct Source {
-    path: PathBuf,
-    lines: Box<dyn BufRead>,
-    /// The time of its first entry, if it begins with one.
-    begins_ms: u64,
-}
-
-impl Source {
-    fn open(path: &Path) -> io::Result<Self> {
+fn open(path: PathBuf) -> Result<Source<Lines>, Failure> {
+    let source = || {
         let read: Box<dyn io::Read> = if path == Path::new("-") {
             Box::new(io::stdin())
         } else {
-            Box::new(File::open(path)?)
+            Box::new(File::open(&path)?)
         };
-        let mut lines = BufReader::with_capacity(PEEKED_BYTES, read);
-        let peeked = lines.fill_buf()?;
-        let first = peeked.split(|byte| *byte == b'\n').find_map(Entry::parse);
-        let begins_ms = first.map_or(0, |entry| entry.at_ms);
-        Ok(Self { path: path.to_owned(), lines: Box::new(lines), begins_ms })
-    }
+        Source::new(path.clone(), BufReader::with_capacity(PEEKED_BYTES, read))
+    };
+    source().map_err(|error| unreadable(&path, &error))
 }
 
 /// A day, a moment, or so long ago.

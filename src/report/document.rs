@@ -105,7 +105,11 @@ fn judged(report: &Report, is_met: impl Fn(&Lifetimes) -> bool) -> Verdict {
         && report.nothing_ended.count == 0
         && report.redis_lost.count == 0
         && report.left_out == 0
-        && report.unreadable == 0;
+        && report.unreadable == 0
+        && report.unknown == 0
+        && report.unordered == 0
+        && report.lifetimes_not_shown == 0
+        && count(&report.ended, "lost") == 0;
     if is_whole && since_begin { Verdict::Met } else { Verdict::MetAsFarAsKnown }
 }
 
@@ -232,6 +236,12 @@ fn exceptions(report: &Report) -> Vec<String> {
         let from = time(report.from);
         all.push(format!("{from} to {}: which lifetimes held is not known.", time(known)));
     }
+    if report.lifetimes_not_shown > 0 {
+        all.push(format!(
+            "The lifetimes changed {} times more than is shown; those are not judged.",
+            report.lifetimes_not_shown
+        ));
+    }
     for gap in &report.gaps {
         all.push(format!(
             "{} to {}: no entry; nothing is known of that time.",
@@ -262,6 +272,12 @@ fn exceptions(report: &Report) -> Vec<String> {
         all.push(format!(
             "{} of a later version are not counted.",
             many(report.unknown, "entry", "entries")
+        ));
+    }
+    if report.unordered > 0 {
+        all.push(format!(
+            "{} after later ones: which lifetimes held, and which sessions lived, may be wrong.",
+            many(report.unordered, "entry came", "entries came")
         ));
     }
     if report.repeated > 0 {
