@@ -104,7 +104,7 @@ if args.rules ~= '' then
 
   limits_by_rules = searched
   -- Who has read a session before sends its owner and its limits in the place of the rules.
-  local class, uid, db, user, idle, other = match(RULES, '^(%a+) (%S+) (%S+) (%S+) (%d+) (%-?%d+)$')
+  local class, uid, db, user, idle, other = match(RULES, '^(%a+) (%S+) (%S*) (%S*) (%d+) (%-?%d+)$')
   if class then
     is_anothers = function(h)
       return user ~= h.user or uid ~= h.uid or db ~= h.db or class ~= h.class
