@@ -33,7 +33,7 @@ use crate::host::terminal::ask_secret;
 use crate::odoo::root::Root;
 use crate::odoo::{Instance, Odoo, Sign};
 use crate::redis::Settings;
-use crate::session::content::{Class, Content};
+use crate::session::content::{self, Class, Content};
 use crate::session::policy::preset::{PRESETS, Preset};
 use crate::session::policy::rules::Rules;
 
@@ -320,7 +320,7 @@ impl Audit {
                 class: Class::Authenticated,
                 uid: None,
                 db: Some(database.clone()),
-                login: Some(login.clone()),
+                login: Some(content::login(login)),
             };
             hijack = Some(hijack::Asked {
                 account: Account { database, login: login.clone(), password },

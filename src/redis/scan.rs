@@ -17,7 +17,7 @@ use super::listing::PAGE;
 use super::requests::{Dead, Requests, Sought};
 use super::scripts::{Answer, Way};
 use super::{Inner, RedisStore};
-use crate::session::content::Class;
+use crate::session::content::{self, Class};
 use crate::session::name::{Alias, Shard};
 use crate::session::policy::{Limit, Times};
 use crate::store::StoreError;
@@ -71,7 +71,7 @@ pub struct Filter {
     /// A whole alias or a part of one.
     pub name: Option<Name>,
     pub user_id: Option<i64>,
-    /// As its user typed it.
+    /// However its user typed it.
     pub login: Option<String>,
     pub database: Option<String>,
     /// The device, as Odoo 18 and later name it: the first 42 characters of its session ids.
@@ -137,16 +137,16 @@ impl Filter {
 
     /// Whether a session matches.
     pub fn matches(&self, living: &LiveSession) -> bool {
-        let content = &living.header.content;
+        let owner = &living.header.content;
         let is = |wanted: &Option<String>, text: &Option<String>| {
             wanted.is_none() || wanted.as_deref() == text.as_deref()
         };
         self.name.as_ref().is_none_or(|name| name.matches(&living.alias))
-            && self.user_id.is_none_or(|uid| content.uid == Some(uid))
-            && is(&self.login, &content.login)
-            && is(&self.database, &content.db)
+            && self.user_id.is_none_or(|uid| owner.uid == Some(uid))
+            && is(&self.login.as_deref().map(content::login), &owner.login)
+            && is(&self.database, &owner.db)
             && self.family.as_deref().is_none_or(|family| living.alias.family() == Some(family))
-            && self.class.is_none_or(|class| content.class == class)
+            && self.class.is_none_or(|class| owner.class == class)
             && self.idle_ms.is_none_or(|ms| living.idle_ms() >= ms)
             && self.age_ms.is_none_or(|ms| living.age_ms() >= ms)
     }
@@ -167,7 +167,8 @@ impl Filter {
     /// By which marks it can be found, if it names somebody.
     fn sought(&self) -> Option<Sought> {
         let user = self.user_id.map(|uid| user_mark(&uid_text(Some(uid))));
-        let login = self.login.as_deref().map(|login| mark(&text(Some(login))));
+        let login = self.login.as_deref().map(content::login);
+        let login = login.map(|login| mark(&text(Some(&login))));
         (user.is_some() || login.is_some()).then_some(Sought { user, login, flat: false })
     }
 

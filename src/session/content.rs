@@ -33,11 +33,34 @@ pub struct Content {
     pub uid: Option<i64>,
     /// The database's name.
     pub db: Option<String>,
+    /// As [`login`] writes it.
     pub login: Option<String>,
 }
 
 /// The longest text kept of `db` and `login`.
 pub const MAX_TEXT_BYTES: usize = 128;
+/// How many blanks before a text are passed over, bytes.
+const BLANKS_MAX_BYTES: usize = 1024;
+
+/// A login as it is kept, compared and shown: in small letters, without blanks around it. Odoo keeps in the session what was
+/// typed, and where it asks an LDAP server (`auth_ldap`) any such spelling logs the same user in.
+pub fn login(typed: &str) -> String {
+    cut(&typed.trim_matches(is_blank).to_lowercase()).to_owned()
+}
+
+/// What Python's `strip()` takes away.
+fn is_blank(c: char) -> bool {
+    c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
+}
+
+/// As much of a text as is kept.
+fn cut(text: &str) -> &str {
+    let mut end = text.len().min(MAX_TEXT_BYTES);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
 
 /// Reads the content of a session file. Bounded in time and memory by the length of `bytes`.
 pub fn read(bytes: &[u8]) -> Content {
@@ -99,17 +122,18 @@ impl Fields {
             Scalar::Int(uid) => Some(uid),
             _ => None,
         };
-        Content { class, uid, db: self.db.into_text(), login: self.login.into_text() }
+        let login = self.login.into_text().map(|typed| login(&typed));
+        Content { class, uid, db: self.db.into_text(), login }
     }
 }
 
 impl Scalar {
     fn text(text: &str) -> Self {
-        let mut end = text.len().min(MAX_TEXT_BYTES);
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        Self::Text(text[..end].to_owned())
+        let is_passed_over =
+            |(at, c): &(usize, char)| *at + c.len_utf8() <= BLANKS_MAX_BYTES && is_blank(*c);
+        let begin: usize =
+            text.char_indices().take_while(is_passed_over).map(|(_, c)| c.len_utf8()).sum();
+        Self::Text(cut(&text[begin..]).to_owned())
     }
 
     fn into_text(self) -> Option<String> {

@@ -8,7 +8,7 @@ use crate::config::file::File;
 use crate::config::flags::Place;
 use crate::config::lifetime;
 use crate::exit::Failure;
-use crate::session::content::{Class, Content};
+use crate::session::content::{self, Class, Content};
 use crate::session::policy::rule::Setting;
 use crate::session::policy::rules::Rules;
 
@@ -86,7 +86,7 @@ impl Explain {
             class: Class::Authenticated,
             uid: self.user_id,
             db: self.database.clone(),
-            login: self.login.clone(),
+            login: self.login.as_deref().map(content::login),
         }
     }
 

@@ -12,7 +12,7 @@
 
 use std::collections::HashMap;
 
-use super::{Fields, MAX_TEXT_BYTES, Scalar};
+use super::{BLANKS_MAX_BYTES, Fields, MAX_TEXT_BYTES, Scalar};
 
 pub(super) mod op;
 
@@ -286,7 +286,7 @@ impl From<Value<'_>> for Scalar {
 
 /// As much of a text as is kept. The rest is not looked at: the memo can name a long text often.
 fn cut(text: &[u8]) -> Option<&str> {
-    let head = &text[..text.len().min(MAX_TEXT_BYTES)];
+    let head = &text[..text.len().min(BLANKS_MAX_BYTES + MAX_TEXT_BYTES)];
     match std::str::from_utf8(head) {
         Ok(head) => Some(head),
         Err(error) if error.error_len().is_none() && head.len() < text.len() => {

@@ -10,7 +10,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::{Lifetimes, Limit};
-use crate::session::content::{Class, Content, MAX_TEXT_BYTES};
+use crate::session::content::{self, Class, Content, MAX_TEXT_BYTES};
 use crate::session::word;
 
 /// Stands for any characters in a login.
@@ -126,7 +126,7 @@ pub enum Selector {
     User { database: String, id: i64 },
 }
 
-/// A login, or a pattern of logins, in which `*` stands for any characters.
+/// A login, or a pattern of logins, in which `*` stands for any characters; as [`content::login`] writes one.
 #[derive(Clone, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 pub struct Login(String);
 
@@ -145,7 +145,7 @@ fn bad<T>(why: impl Into<String>) -> Result<T, BadRule> {
 }
 
 impl Login {
-    /// The text as it was typed.
+    /// The text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -188,6 +188,8 @@ impl Selector {
         login: Option<&str>,
         user_id: Option<i64>,
     ) -> Result<Self, BadRule> {
+        let plain = login.filter(|typed| typed.len() <= MAX_TEXT_BYTES).map(content::login);
+        let login = plain.as_deref().or(login);
         for (what, text) in [("database", database), ("login", login)] {
             match text {
                 Some("") => return bad(format!("the {what} is empty; write its name")),
