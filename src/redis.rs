@@ -103,7 +103,7 @@ use crate::handoff::Kept;
 use crate::session::name::Shard;
 use crate::session::policy::rules::Rules;
 use crate::store::{Changes, Health, StoreError, held_in_store_ms};
-use crate::telemetry::Event;
+use crate::telemetry::metrics::metrics;
 
 pub use self::admission::Admission;
 pub use self::credentials::{Credential, Credentials};
@@ -531,15 +531,7 @@ impl Inner {
             Box::pin(self.note_untold(words, answer.now_ms)).await;
         }
         for ended in &answer.expired {
-            Event::Expired {
-                alias: &ended.alias,
-                db: ended.header.content.db.as_deref(),
-                uid: ended.header.content.uid,
-                limit: &ended.limit,
-                age_ms: ended.age_ms,
-                idle_ms: ended.idle_ms,
-            }
-            .emit();
+            metrics().session_expired(&ended.limit);
         }
         answer.or_fault(&primary.link)
     }

@@ -41,20 +41,6 @@ fn milliseconds(time: Duration) -> u64 {
 /// Something that an administrator or an auditor may want to know.
 #[derive(Debug)]
 pub enum Event<'a> {
-    /// A session reached the end of its lifetime and was ended.
-    Expired {
-        alias: &'a Alias,
-        /// Its database, as far as its content names it.
-        db: Option<&'a str>,
-        /// Odoo's user id.
-        uid: Option<i64>,
-        /// Which limit it met: `idle`, `absolute`, `unopened`.
-        limit: &'a str,
-        /// Since its login (or first save).
-        age_ms: u64,
-        /// Since its last activity.
-        idle_ms: u64,
-    },
     /// Redis is full: a visitor's session was ended to make room for those who are logged in.
     EndedForRoom {
         alias: &'a Alias,
@@ -133,10 +119,6 @@ impl Event<'_> {
     pub fn emit(&self) {
         let metrics = metrics();
         match *self {
-            Event::Expired { alias, db, uid, limit, age_ms, idle_ms } => {
-                info!(event = "session_expired", %alias, db, uid, limit, age_ms, idle_ms);
-                metrics.session_expired(limit);
-            }
             Event::EndedForRoom { alias, size_bytes, idle_ms } => {
                 warn!(event = "ended_for_room", %alias, size_bytes, idle_ms);
                 metrics.ended_for_room.inc();

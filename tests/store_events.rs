@@ -1,35 +1,15 @@
-//! What the log says of expiries. A program of its own: the log's filter is one for all threads.
+//! What is told of expiries.
 
 mod support;
 
-use std::sync::{Arc, Mutex};
-
+use sessionfs::session::name::Alias;
 use sessionfs::session::policy::Lifetimes;
 use sessionfs::store::Sessions as _;
 use support::redis::Redis;
 use support::store::*;
 
-/// Collects the log.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().expect("the log").extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test]
-async fn every_expiry_is_logged_once_whoever_finds_it() {
-    let log = Log::default();
-    let writer = log.clone();
-    let _guard = tracing::subscriber::set_default(
-        tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish(),
-    );
+async fn every_expiry_of_somebodys_session_is_told_once_whoever_finds_it() {
     let redis = Redis::start();
     let limits = Lifetimes { absolute_ms: Some(16 * MINUTE), ..Lifetimes::default() };
     let (one, two) = (node_with(&redis, limits).await, node_with(&redis, limits).await);
@@ -56,12 +36,11 @@ async fn every_expiry_is_logged_once_whoever_finds_it() {
         }
         node.list(bot.shard()).await.expect("a listing");
     }
-    let text = String::from_utf8(log.0.lock().expect("the log").clone()).expect("text");
-    let events: Vec<_> = text.lines().filter(|line| line.contains("session_expired")).collect();
-    assert_eq!(events.len(), 6, "{text}");
-    let event = |sid| *events.iter().find(|e| e.contains(&format!("alias={sid}"))).expect("logged");
-    assert!(event(&by_look).contains("limit=\"absolute\""), "{}", event(&by_look));
-    assert!(event(&by_look).contains("db=\"shop\" uid=7"), "{}", event(&by_look));
-    assert!(event(&by_save).contains("limit=\"idle\""), "{}", event(&by_save));
-    assert!(event(&bot).contains("limit=\"unopened\""), "{}", event(&bot));
+    let told: Vec<String> = redis.run("ZRANGE sessionfs:trail 0 -1");
+    let ends: Vec<_> = told.iter().filter(|event| event.starts_with("ended ")).collect();
+    assert_eq!(ends.len(), 5, "{told:#?}");
+    let end = |sid: &Alias| *ends.iter().find(|end| end.contains(sid.as_str())).expect("told");
+    assert!(end(&by_look).starts_with("ended absolute "), "{}", end(&by_look));
+    assert!(end(&by_look).contains(" 7 shop admin "), "{}", end(&by_look));
+    assert!(end(&by_save).starts_with("ended idle "), "{}", end(&by_save));
 }

@@ -398,10 +398,8 @@ impl From<CallFault> for StoreError {
 #[derive(Debug)]
 pub(super) struct Expired {
     pub alias: Alias,
-    pub header: Header,
+    /// `idle`, `absolute` or `unopened`.
     pub limit: String,
-    pub age_ms: u64,
-    pub idle_ms: u64,
 }
 
 /// What a script answered.
@@ -471,13 +469,7 @@ impl Answer {
                 answer.ended.push(alias);
                 continue;
             }
-            answer.expired.push(Expired {
-                alias,
-                header: facts.header()?,
-                limit: facts.text()?,
-                age_ms: facts.number()?,
-                idle_ms: facts.number()?,
-            });
+            answer.expired.push(Expired { alias, limit: facts.text()? });
         }
         Ok(answer)
     }

@@ -22,7 +22,6 @@ pub(crate) struct Line {
     message: String,
     fields: String,
     telling: String,
-    has_user: bool,
 }
 
 impl Line {
@@ -30,12 +29,6 @@ impl Line {
         let mut line = Self::default();
         event.record(&mut line);
         line
-    }
-
-    /// It is the end of a session that nobody was logged in to: each request without a cookie makes
-    /// one. The end of somebody's session is a fact of its own.
-    pub(crate) fn is_of_a_visitor(&self) -> bool {
-        self.event == "session_expired" && !self.has_user
     }
 
     /// For a person, in one line.
@@ -69,7 +62,6 @@ impl Visit for Line {
         if field.name().starts_with("log.") {
             return;
         }
-        self.has_user |= field.name() == "uid";
         if TELLING.contains(&field.name()) {
             let _ = write!(self.telling, ",{value:?}");
         }

@@ -264,23 +264,22 @@ mod tests {
                 fail("open");
                 fail("create");
                 tracing::info!(event = "save_refused", reason = "it has ended");
-                tracing::info!(event = "session_expired", uid = Some(2), limit = "idle");
-                tracing::info!(event = "session_expired", uid = None::<i64>, limit = "idle");
+                tracing::info!(event = "session_ended", reason = "idle");
             }
         };
         let lines = written(Form::Journal, "info", flood);
         let count = |words: &str| lines.iter().filter(|line| line.contains(words)).count();
-        // Each end of somebody's session is a fact of its own; not so that of a visitor's.
-        assert_eq!(count("session_expired"), 1000 + 1 + 1);
-        assert_eq!(lines.len(), 1000 + 4 + 4, "{lines:#?}");
+        // Each end of somebody's session is a fact of its own.
+        assert_eq!(count("session_ended"), 1000);
+        assert_eq!(lines.len(), 1000 + 3 + 3, "{lines:#?}");
         let is_summary = |line: &&String| {
             line.starts_with("<4>WARN sessionfs: 999 more of this kind in ")
                 && line.ends_with(" s, the last: operation open, errno EIO: I/O error, away")
         };
         assert_eq!(lines.iter().filter(is_summary).count(), 1, "{:#?}", &lines[1000..]);
-        assert_eq!(count("<6>INFO sessionfs: 999 more of this kind in "), 2);
+        assert_eq!(count("<6>INFO sessionfs: 999 more of this kind in "), 1);
         // At a detailed level each is written.
-        assert_eq!(written(Form::Journal, "debug", flood).len(), 5000);
+        assert_eq!(written(Form::Journal, "debug", flood).len(), 4000);
     }
 
     #[test]

@@ -199,7 +199,7 @@ impl Metrics {
     }
 
     /// A session met `limit`.
-    pub(super) fn session_expired(&self, limit: &str) {
+    pub(crate) fn session_expired(&self, limit: &str) {
         if let Some(position) = LIMITS.iter().position(|known| *known == limit) {
             self.expired[position].inc();
         }

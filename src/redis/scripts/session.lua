@@ -50,8 +50,7 @@ if args.clock ~= '' and not LENIENT then
   local expected = tonumber(args.clock)
   if expected then LENIENT = math.abs(now - expected) > 2000 else JUMPED_MS = tonumber(string.sub(args.clock, 8)) end
 end
--- The sessions that this call has ended, for the log: {alias, header, limit, age, idle}; by a removal that was held:
--- {alias}; and what the outbox has not taken: {'', event}.
+-- The sessions that this call has ended: {alias, limit}; by a removal that was held: {alias}; and what the outbox has not taken: {'', event}.
 local expired = {}
 -- Why something could not be read or written; the operation then answers `failed`.
 local failure
@@ -432,10 +431,6 @@ local function tell(what, how, session, h, other, was)
   if not told or (type(told) == 'table' and told.err) then expired[#expired + 1] = { '', event } end
 end
 
-local function note_expiry(alias, h)
-  expired[#expired + 1] = { alias, line(h), h.limit, now - h.login, now - h.active }
-end
-
 -- Takes a session out of the index.
 local function leave(session, h)
   redis.pcall('ZREM', entry(session, h))
@@ -450,7 +445,7 @@ local function expire(session, h)
     return false
   end
   leave(session, h)
-  note_expiry(session.alias, h)
+  expired[#expired + 1] = { session.alias, h.limit }
   tell('ended', h.limit, session, h)
   return true
 end

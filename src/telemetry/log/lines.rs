@@ -29,8 +29,7 @@ pub(super) enum Form {
     Journal,
 }
 
-/// Events below a warning that somebody without a login can cause, one a request. (A third is the end
-/// of a visitor's session.)
+/// Events below a warning that somebody without a login can cause, one a request.
 const FOLDED: [&str; 2] = ["save_refused", "name_refused"];
 
 /// Writes lines. Clones share what they know.
@@ -90,8 +89,7 @@ where
     fn is_new(&self, event: &Event<'_>) -> bool {
         let Some(repeats) = &self.0.repeats else { return true };
         let (level, line) = (*event.metadata().level(), Line::of(event));
-        if level > Level::WARN && !FOLDED.contains(&line.event.as_str()) && !line.is_of_a_visitor()
-        {
+        if level > Level::WARN && !FOLDED.contains(&line.event.as_str()) {
             return true;
         }
         lock(repeats).is_new(line.kind(event), level, || line.text(), Instant::now())
