@@ -11,6 +11,7 @@ pub(crate) mod odoo;
 pub(crate) mod redis;
 pub(crate) mod requests;
 pub(crate) mod service;
+pub(crate) mod trail;
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
@@ -169,6 +170,12 @@ ids! {
     Condition: Warning = "service.condition",
     /// The kernel is older than the oldest supported one.
     OldKernel: Warning = "host.kernel",
+    /// The file of the audit trail takes no entries.
+    TrailRefused: Warning = "trail.refused",
+    /// A part of the audit trail may be in the log of a server alone.
+    TrailParted: Warning = "trail.parted",
+    /// Entries of the audit trail could not be kept.
+    TrailLeftOut: Warning = "trail.left-out",
     /// Little memory is available.
     Memory: Warning = "host.memory",
     /// The staging directory's filesystem is nearly full.
@@ -223,6 +230,8 @@ ids! {
     RedisOk: Ok = "redis.ok",
     /// The service starts at boot, before Odoo.
     ServiceOk: Ok = "service.ok",
+    /// The audit trail is written.
+    TrailOk: Ok = "trail.ok",
     /// No problem was found with the host.
     HostOk: Ok = "host.ok",
 }
@@ -256,6 +265,7 @@ impl Id {
             Some("files") => "session files on the disk",
             Some("activity") => "requests that a browser sends by itself",
             Some("service") => "service",
+            Some("trail") => "audit trail",
             _ => "host",
         }
     }
@@ -431,6 +441,7 @@ fn look(
     let kept = kept::Facts::gather(&directory, config.as_ref().ok(), serving.is_some(), &unit);
     findings.extend(kept.findings(cause));
     let requests = requests::Facts::gather(&directory, config.as_ref().ok(), serving.is_some());
+    findings.extend(trail::Facts::gather(&directory, serving.is_some()).findings());
     let unwatched = requests.unwatched(&odoo.http_ports());
     // What is said of an Odoo without workers is of background requests alone.
     let are_told = requests.are_told() && unwatched.is_none();

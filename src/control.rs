@@ -164,15 +164,17 @@ impl StatusService {
 
     /// The whole status, with what has to be asked of Redis for it.
     async fn status(&self) -> Status {
-        let (server, sessions, cluster, writes, memory, population, deployment) = tokio::join!(
+        let (server, sessions, cluster, writes, memory, population, deployment, keeping) = tokio::join!(
             self.store.server(),
             self.store.rough_count(),
             self.store.servers(),
             self.store.ask_writes(),
             self.gauges.memory(&self.store),
             self.gauges.population(&self.store),
-            Box::pin(self.store.deployment())
+            Box::pin(self.store.deployment()),
+            Box::pin(self.store.trail_keeping())
         );
+        let place = self.config.audit.as_ref().map(|audit| audit.place.to_string());
         let report = self.report();
         let (in_use, kept) = (self.in_use)();
         Status {
@@ -187,6 +189,7 @@ impl StatusService {
             memory_max_bytes: self.config.limits.memory_bytes,
             kept,
             requests: self.keeper.requests.clone(),
+            trail: Some(status::Trail::of(place, self.store.takes_trail(), keeping.ok())),
             unidentified_callers: status::UnidentifiedCallers::own(),
             recent: recent::recent(),
             cluster: cluster.ok().map(|nodes| status::cluster(&nodes, Some(&report))),

@@ -106,6 +106,7 @@ use crate::store::{Changes, Health, StoreError, held_in_store_ms};
 use crate::telemetry::metrics::metrics;
 
 pub use self::admission::Admission;
+pub use self::auditor::Keeping;
 pub use self::credentials::{Credential, Credentials};
 pub use self::outbox::Origin;
 pub use self::settings::{DEFAULT_PREFIX, Settings};

@@ -13,6 +13,7 @@ pub(crate) mod file;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use self::entry::{Entry, Event};
 use self::file::File;
@@ -24,24 +25,31 @@ pub struct Trail {
     file: Option<Arc<File>>,
     /// There is to be a file, and it could not be opened.
     is_missing: bool,
+    /// The file has not taken what was written last.
+    has_refused: Arc<AtomicBool>,
 }
 
 impl Trail {
     /// One that writes to this file or socket, too. A file grows up to that size.
     pub fn to(descriptor: OwnedFd, max_bytes: u64) -> io::Result<Self> {
         let file = Some(Arc::new(File::open(descriptor, max_bytes)?));
-        Ok(Self { file, is_missing: false })
+        Ok(Self { file, ..Self::default() })
     }
 
     /// One that takes nothing, since its file could not be opened: the entries wait for a server that has one, or for a
     /// reload.
     pub(crate) fn missing() -> Self {
-        Self { file: None, is_missing: true }
+        Self { is_missing: true, ..Self::default() }
     }
 
     /// Whether there is a file.
     pub(crate) fn has_file(&self) -> bool {
         self.file.is_some()
+    }
+
+    /// Whether entries are taken, as far as is known.
+    pub(crate) fn takes(&self) -> bool {
+        !self.is_missing && !self.has_refused.load(Ordering::Relaxed)
     }
 
     /// Writes these entries. `false`: the file did not take them, and nothing was said of them; they are to be
@@ -53,11 +61,13 @@ impl Trail {
         if self.is_missing {
             return false;
         }
-        if let Some(file) = &self.file
-            && !file.write(entries.iter().map(Entry::line).collect()).await
-        {
-            metrics().trail.refused.inc();
-            return false;
+        if let Some(file) = &self.file {
+            let is_taken = file.write(entries.iter().map(Entry::line).collect()).await;
+            self.has_refused.store(!is_taken, Ordering::Relaxed);
+            if !is_taken {
+                metrics().trail.refused.inc();
+                return false;
+            }
         }
         for entry in entries {
             entry.log();

@@ -422,8 +422,12 @@ async fn a_server_with_a_file_goes_before_one_without() {
         assert!(Instant::now() < deadline, "nobody has the lease");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    let keeping = without.trail_keeping().await.expect("an answer");
+    assert_eq!((keeping.writer.as_deref(), keeping.has_file), (Some("web1"), false));
     let server = Server::start(&redis, &directory, "web2").await;
     server.until("state", |found| count(found, Event::State) == 1).await;
+    let keeping = without.trail_keeping().await.expect("an answer");
+    assert_eq!((keeping.writer.as_deref(), keeping.has_file), (Some("web2"), true));
     taken(&without, &login(&without, &alias("ab", 1))).await;
     server.until("a beginning", |found| count(found, Event::SessionBegan) == 1).await;
 }
@@ -658,6 +662,13 @@ fn a_mount_tells_what_happens_to_it_and_a_worker_that_dies_repeats_nothing() {
             mount.save(sid, &authenticated("a page")).expect("saved by the next worker");
         }
     }
+    let status = Command::new(env!("CARGO_BIN_EXE_sessionfs"))
+        .args(["status".into(), mount.path()])
+        .output()
+        .expect("sessionfs starts");
+    let status = String::from_utf8_lossy(&status.stdout);
+    let says = format!("  trail     in {}, written by ", file.display());
+    assert!(status.contains(&says) && !status.contains("audit.trail on each"), "{status}");
     mount.unlink(&sids[0]).expect("a logout");
     typed(&redis, &["kill", "--yes", &mount::alias(&sids[1])]);
     typed(&redis, &["config", "set", "lifetime.idle", "20min"]);

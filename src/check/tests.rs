@@ -7,7 +7,7 @@ use super::files::{Below, Plain};
 use super::mount::Answer;
 use super::redis::{Kind, Open, Says, Server};
 use super::*;
-use crate::control::status::UnidentifiedCallers;
+use crate::control::status::{Trail, UnidentifiedCallers};
 use crate::host::mount_table::MountTable;
 use crate::odoo::addons;
 use crate::odoo::configuration::Configuration;
@@ -72,6 +72,19 @@ fn kept(change: impl FnOnce(&mut Kept)) -> Vec<Finding> {
     let mut kept = Kept::default();
     change(&mut kept);
     kept::Facts { kept: Some(kept), ..kept::Facts::default() }.findings(None)
+}
+
+fn trail(change: impl FnOnce(&mut Trail)) -> Vec<Finding> {
+    let mut trail = Trail {
+        place: Some("/var/log/trail.jsonl".into()),
+        is_taken: true,
+        writer: Some("web1".into()),
+        writer_has_file: true,
+        waiting: Some(0),
+        left_out: 0,
+    };
+    change(&mut trail);
+    trail::Facts(Some(trail)).findings()
 }
 
 fn plain(count: u64, fresh: u64) -> Plain {
@@ -733,6 +746,26 @@ fn cases() -> Vec<(Id, Vec<Finding>, &'static str)> {
             "2 changes are kept on this host for a mount that is not served",
         ),
         (Id::ServiceOk, service().findings(), "sessionfs.service starts at boot, before Odoo"),
+        (
+            Id::TrailRefused,
+            trail(|trail| trail.is_taken = false),
+            "/var/log/trail.jsonl takes no entries of the audit trail",
+        ),
+        (
+            Id::TrailParted,
+            trail(|trail| trail.writer_has_file = false),
+            "web1 writes the audit trail of all servers to its log alone",
+        ),
+        (
+            Id::TrailLeftOut,
+            trail(|trail| trail.left_out = 2),
+            "2 events of the audit trail could not be kept",
+        ),
+        (
+            Id::TrailOk,
+            trail(|_| {}),
+            "the audit trail is in /var/log/trail.jsonl, written by web1; 0 entries wait in Redis",
+        ),
     ]
 }
 

@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::config::flags::Place;
 use crate::config::paths::control_socket;
 use crate::control::client;
-use crate::control::status::{Report, Status as ServerStatus, Traffic, cluster};
+use crate::control::status::{Report, Status as ServerStatus, Traffic, Trail, cluster};
 use crate::exit::{ExitCode, Failure};
 use crate::foreign::Foreign;
 use crate::host::mount::is_ours;
@@ -342,6 +342,9 @@ fn write_server(text: &mut String, status: &ServerStatus) {
     );
     write_in_use(text, status);
     write_activity(text, &status.requests);
+    if let Some(trail) = &status.trail {
+        write_trail(text, trail);
+    }
     if status.kept.changes > 0 || status.kept.unsendable > 0 {
         line!(text, "  kept      {}", kept(&status.kept));
     }
@@ -370,6 +373,14 @@ fn write_server(text: &mut String, status: &ServerStatus) {
         let ago = format!("{:>10} ago", since(one.at_ms));
         let room = WIDTH.saturating_sub(ago.len() + times.len() + 4);
         line!(text, "  {ago}  {}{times}", styled(style, cut(&one.text, room)));
+    }
+}
+
+/// How the audit trail fares.
+fn write_trail(text: &mut String, trail: &Trail) {
+    line!(text, "  trail     in {}", trail.words());
+    for (what, remedy) in trail.refused().into_iter().chain(trail.parted()) {
+        line!(text, "            {} {what}; {remedy}", styled(WARNING, "warning:"));
     }
 }
 
@@ -597,6 +608,37 @@ mod tests {
         assert_eq!(failure.code, ExitCode::NotServed);
         assert_eq!(failure.to_string(), "/srv/a: silent; run 'sessionfs check' for the cause");
         assert!(Found { mounts: vec![mount(None)], clusters: vec![] }.verdict().is_ok());
+    }
+
+    #[test]
+    fn the_trail_is_told_with_what_is_wrong_with_it() {
+        let said = |trail: &Trail| {
+            let mut text = String::new();
+            write_trail(&mut text, trail);
+            text
+        };
+        let well = Trail {
+            place: Some("/var/log/trail.jsonl".into()),
+            is_taken: true,
+            writer: Some("web1".into()),
+            writer_has_file: true,
+            waiting: Some(3),
+            left_out: 0,
+        };
+        let line =
+            "  trail     in /var/log/trail.jsonl, written by web1; 3 entries wait in Redis\n";
+        assert_eq!(said(&well), line);
+        let refused = said(&Trail { is_taken: false, left_out: 7, ..well.clone() });
+        assert!(refused.contains("; 7 could not be kept"), "{refused}");
+        assert!(refused.contains("takes no entries of the audit trail"), "{refused}");
+        let elsewhere = said(&Trail { writer_has_file: false, ..well.clone() });
+        assert!(elsewhere.contains("web1 writes the audit trail of all servers to its log alone"));
+        let here = said(&Trail { place: None, ..well });
+        assert!(here.contains("in the log alone, written by web1"), "{here}");
+        assert!(here.contains("this server has none"), "{here}");
+        let alone =
+            Trail { place: None, writer_has_file: false, is_taken: true, ..Trail::default() };
+        assert_eq!(said(&alone), "  trail     in the log alone, nobody writes it now\n");
     }
 
     #[test]

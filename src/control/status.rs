@@ -6,13 +6,13 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::foreign::Foreign;
-use crate::redis::RedisStore;
 use crate::redis::deployment::Deployment;
 use crate::redis::memory::Memory;
 use crate::redis::population::Population;
 use crate::redis::probe::ServerInfo;
 use crate::redis::servers::Registered;
 use crate::redis::writes::Writes;
+use crate::redis::{Keeping, RedisStore};
 use crate::request::State;
 use crate::session::secret::Fingerprint;
 use crate::store::Link as _;
@@ -54,6 +54,9 @@ pub(crate) struct Status {
     /// Whether requests that a browser sends by itself are told from a person's. An older worker does not say.
     #[serde(default)]
     pub requests: State,
+    /// How the audit trail fares. An older worker does not say.
+    #[serde(default)]
+    pub trail: Option<Trail>,
     /// Who uses it and cannot be identified.
     #[serde(default)]
     pub unidentified_callers: Vec<UnidentifiedCallers>,
@@ -89,6 +92,81 @@ pub(crate) struct Report {
     /// How long ago it said so, if not just now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seen_seconds_ago: Option<u64>,
+}
+
+/// How the audit trail of all servers fares, and this server's part in it.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) struct Trail {
+    /// Where this server writes it besides the log, if anywhere.
+    pub place: Option<String>,
+    /// That takes what it is given, as far as is known.
+    pub is_taken: bool,
+    /// The host that writes it now; nothing if nobody does, or Redis is away.
+    pub writer: Option<Foreign>,
+    /// That one writes it to a file or a socket.
+    pub writer_has_file: bool,
+    /// Entries that wait in Redis; nothing while it is away.
+    pub waiting: Option<u64>,
+    /// Entries that could not be kept, as this worker knows.
+    pub left_out: u64,
+}
+
+impl Trail {
+    /// Of this process. `keeping`: what Redis says of it.
+    pub(crate) fn of(place: Option<String>, is_taken: bool, keeping: Option<Keeping>) -> Self {
+        let waiting = keeping.as_ref().map(|keeping| keeping.waiting);
+        let Keeping { writer, has_file, .. } = keeping.unwrap_or_default();
+        Self {
+            place,
+            is_taken,
+            writer: writer.map(Foreign::from),
+            writer_has_file: has_file,
+            waiting,
+            left_out: metrics().trail.left_out.get(),
+        }
+    }
+
+    /// In one line.
+    pub(crate) fn words(&self) -> String {
+        let place = self.place.as_deref().unwrap_or("the log alone");
+        let writer = self
+            .writer
+            .as_ref()
+            .map_or("nobody writes it now".to_owned(), |writer| format!("written by {writer}"));
+        let waiting = match self.waiting {
+            None => String::new(),
+            Some(1) => "; 1 entry waits in Redis".to_owned(),
+            Some(count) => format!("; {count} entries wait in Redis"),
+        };
+        let left_out = match self.left_out {
+            0 => String::new(),
+            count => format!("; {count} could not be kept"),
+        };
+        format!("{place}, {writer}{waiting}{left_out}")
+    }
+
+    /// What is taken by no file, and the remedy.
+    pub(crate) fn refused(&self) -> Option<(String, &'static str)> {
+        let place = self.place.as_ref().filter(|_| !self.is_taken)?;
+        let what = format!("{place} takes no entries of the audit trail; they wait in Redis");
+        Some((what, "mend what the log of sessionfs names, and run sessionfs reload"))
+    }
+
+    /// Why a part of the trail may be in no file though there is one, and the remedy.
+    pub(crate) fn parted(&self) -> Option<(String, &'static str)> {
+        let writer = self.writer.as_ref()?;
+        let what = match (&self.place, self.writer_has_file) {
+            (Some(_), false) if self.is_taken => {
+                format!("{writer} writes the audit trail of all servers to its log alone")
+            }
+            (None, true) => format!(
+                "{writer} writes the audit trail to a file, and this server has none: what it writes in its place is in \
+                 the log alone"
+            ),
+            _ => return None,
+        };
+        Some((what, "set audit.trail on each server"))
+    }
 }
 
 /// The last seconds, and sums since the worker's start.

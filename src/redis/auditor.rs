@@ -4,6 +4,7 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use redis::FromRedisValue as _;
 use redis::cluster_routing::Slot;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -31,6 +32,18 @@ pub(super) const UNTOLD: usize = 1000;
 pub(super) struct Handle {
     untold: mpsc::Sender<Entry>,
     leave: mpsc::Sender<oneshot::Sender<()>>,
+    trail: Trail,
+}
+
+/// Who writes the trail of all servers now, and what waits for that.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Keeping {
+    /// The host; `None`: nobody.
+    pub writer: Option<String>,
+    /// That one has a file, or a socket.
+    pub has_file: bool,
+    /// Entries that wait in Redis.
+    pub waiting: u64,
 }
 
 /// Of one server.
@@ -67,7 +80,8 @@ impl RedisStore {
     pub fn keep_trail(&self, trail: Trail) {
         let (untold_to, untold) = mpsc::channel(UNTOLD);
         let (leave_to, leave) = mpsc::channel(1);
-        if self.inner.auditor.set(Handle { untold: untold_to, leave: leave_to }).is_err() {
+        let handle = Handle { untold: untold_to, leave: leave_to, trail: trail.clone() };
+        if self.inner.auditor.set(handle).is_err() {
             return;
         }
         let origin = &self.inner.settings.origin.server;
@@ -91,6 +105,22 @@ impl RedisStore {
         tokio::spawn(auditor.run());
     }
 
+    /// Who writes the trail now.
+    pub async fn trail_keeping(&self) -> Result<Keeping, StoreError> {
+        let inner = &self.inner;
+        let key = inner.keys.lease();
+        let lease = inner.ask(Slot::for_key(&key), redis::cmd("GET").arg(&key)).await?;
+        let lease = Option::<String>::from_redis_value(lease).ok().flatten().unwrap_or_default();
+        let (writer, has_file) = holder(&lease, inner.now_of_servers_ms()).unzip();
+        let waiting = inner.waiting().await?;
+        Ok(Keeping { writer, has_file: has_file.unwrap_or(false), waiting })
+    }
+
+    /// Whether this server's file takes entries, as far as is known; without one, the log does.
+    pub(crate) fn takes_trail(&self) -> bool {
+        self.inner.auditor.get().is_some_and(|auditor| auditor.trail.takes())
+    }
+
     /// Writes what there is, and gives up the lease: another server may have it at once.
     pub async fn leave_trail(&self) {
         let Some(Handle { leave, .. }) = self.inner.auditor.get() else { return };
@@ -100,6 +130,15 @@ impl RedisStore {
             let _ = is_done.await;
         }
     }
+}
+
+/// The host that has the lease, and whether it has a file: what `lease.lua` writes.
+fn holder(lease: &str, now_ms: u64) -> Option<(String, bool)> {
+    let mut words = lease.splitn(3, ' ');
+    let (rank, until_ms, holder) = (words.next()?, words.next()?, words.next()?);
+    let is_held = until_ms.parse::<u64>().is_ok_and(|until_ms| until_ms > now_ms);
+    let (host, _) = holder.rsplit_once('/').filter(|_| is_held)?;
+    Some((host.to_owned(), rank == "2"))
 }
 
 /// What became of a request for the lease.

@@ -10,6 +10,7 @@ use redis::{Cmd, FromRedisValue as _, Value};
 use super::envelope::{decode_text, text};
 use super::keys::Keys;
 use super::link::Need;
+use super::requests::size;
 use super::{Inner, RedisStore};
 use crate::session::name::{Alias, Shard};
 use crate::store::StoreError;
@@ -184,6 +185,20 @@ impl Inner {
     pub(super) async fn outboxes_of(&self, shards: &[Shard]) -> Result<Vec<Page>, StoreError> {
         let asked = shards.iter().map(|shard| (Keys::slot(*shard), self.keys.outbox_of(*shard)));
         self.outboxes(asked.collect(), PAGE_OF_SHARD).await
+    }
+
+    /// How many entries wait.
+    pub(super) async fn waiting(&self) -> Result<u64, StoreError> {
+        let key = self.keys.outbox();
+        let mut sizes = vec![(Slot::for_key(&key), size(&key))];
+        if self.primaries.is_cluster() {
+            let of = |shard: Shard| (Keys::slot(shard), size(&self.keys.outbox_of(shard)));
+            sizes.extend(Shard::all().map(of));
+        }
+        let answers = self.ask_all(sizes, Need::Connected).await?;
+        Vec::<u64>::from_redis_value(Value::Array(answers))
+            .map(|sizes| sizes.iter().sum())
+            .map_err(|_| StoreError::Unreadable("an outbox of another shape".into()))
     }
 
     async fn outboxes(
