@@ -486,6 +486,27 @@ mod tests {
         }
     }
 
+    /// However many rules there are, and whatever they are called.
+    #[test]
+    fn a_state_is_never_longer_than_a_line() {
+        use crate::session::policy::rule::{Selector, Setting, Source};
+        for name in ["\u{1}".repeat(24), "\u{e0001}".repeat(6), "x".repeat(70)] {
+            let rule = |number: usize| {
+                let selector = Selector::new(Some(&name), Some(&format!("{number}*")), None);
+                let selector = selector.expect("a selector");
+                Rule::new(Setting::Absolute, selector, Some(u64::MAX), Source::Live)
+                    .expect("a rule")
+            };
+            let rules = (1..=200).rev().find_map(|count| {
+                Rules::new(Lifetimes::default(), (0..count).map(rule).collect()).ok()
+            });
+            let rules = rules.expect("some fit").all().to_vec();
+            assert!(rules.len() > 100, "{}", rules.len());
+            let line = Entry { rules, ..state(0, 1000, Some(1000)) }.line();
+            assert!(line.len() < merge::LINE_MAX_BYTES, "{}", line.len());
+        }
+    }
+
     #[test]
     fn what_is_late_in_a_file_is_put_in_order_and_what_is_very_late_is_told() {
         let refused = |number: u64| entry(2000 + number, Event::SaveRefused, "ended", "9");
@@ -504,9 +525,12 @@ mod tests {
     fn what_is_not_known_of_an_end_or_an_entry_is_never_met() {
         let later = br#"{"time":"2027-01-15T08:00:05Z","event":"of_a_later_version"}"#;
         let lost = entry(5000, Event::SessionEnded, "lost", "1").line();
-        for more in [&later[..], &lost] {
+        let rule =
+            br#"{"time":"2027-01-15T08:00:05Z","event":"state","rules":[{"setting":"Later"}]}"#;
+        for (more, unknown) in [(&later[..], 1), (&lost, 0), (&rule[..], 1)] {
             let lines = [&state(0, 1000, None).line(), more].concat();
             let report = read(&lines, BEGIN_MS + HOUR_MS);
+            assert_eq!((report.unknown, report.unreadable), (unknown, 0));
             let verdict = document::requirements(&report)[0].verdict;
             assert_eq!(verdict, document::Verdict::MetAsFarAsKnown);
         }

@@ -55,7 +55,7 @@ impl<R: BufRead> Source<R> {
                 self.has_more = false;
                 break;
             };
-            match Entry::parse(&line).filter(|_| is_whole) {
+            match Entry::parse_any(&line).filter(|_| is_whole) {
                 Some(entry) => {
                     self.number += 1;
                     let (at_ms, number) = (entry.at_ms, self.number);

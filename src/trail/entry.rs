@@ -186,6 +186,21 @@ impl Entry {
         (is_alias(&entry.alias) && is_alias(&entry.from)).then_some(entry)
     }
 
+    /// The same of a line that a later version may have written: of what cannot be read the time is known.
+    pub(crate) fn parse_any(line: &[u8]) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Head {
+            #[serde(deserialize_with = "read_time")]
+            time: u64,
+            #[serde(rename = "event")]
+            _event: String,
+        }
+        Self::parse(line).or_else(|| {
+            let head: Head = serde_json::from_slice(line).ok()?;
+            Some(Self::new(head.time, Event::Other))
+        })
+    }
+
     /// One line of JSON, with its line feed. What a terminal would obey is escaped, also where JSON does not ask for it.
     pub fn line(&self) -> Vec<u8> {
         // Text, numbers and options of them always can be written.

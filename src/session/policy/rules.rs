@@ -13,6 +13,8 @@ use crate::session::content::{Class, Content};
 
 /// How many rules there may be. They are sent with each request.
 pub const RULES_MAX: usize = 200;
+/// How long their keys and selectors may be together, bytes.
+pub const TEXT_MAX_BYTES: usize = 16 * 1024;
 
 /// The lifetimes of all sessions.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -22,17 +24,27 @@ pub struct Rules {
     rules: Vec<Rule>,
 }
 
-/// More than [`RULES_MAX`].
+/// More than each request can carry.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct TooMany(usize);
+pub enum TooMany {
+    /// More than [`RULES_MAX`].
+    Rules(usize),
+    /// More than [`TEXT_MAX_BYTES`].
+    Bytes(usize),
+}
 
 impl fmt::Display for TooMany {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} rules for lifetimes; there can be at most {RULES_MAX}: use patterns of logins",
-            self.0
-        )
+        match self {
+            Self::Rules(count) => write!(
+                f,
+                "{count} rules for lifetimes; there can be at most {RULES_MAX}: use patterns of logins"
+            ),
+            Self::Bytes(bytes) => write!(
+                f,
+                "the rules for lifetimes have {bytes} bytes; there can be at most {TEXT_MAX_BYTES}: use patterns of logins"
+            ),
+        }
     }
 }
 
@@ -52,7 +64,11 @@ impl Rules {
             (second.setting, &second.selector) == (first.setting, &first.selector)
         });
         if rules.len() > RULES_MAX {
-            return Err(TooMany(rules.len()));
+            return Err(TooMany::Rules(rules.len()));
+        }
+        let bytes = rules.iter().map(|rule| rule.place().len()).sum();
+        if bytes > TEXT_MAX_BYTES {
+            return Err(TooMany::Bytes(bytes));
         }
         Ok(Self { general, rules })
     }
@@ -251,5 +267,9 @@ mod tests {
             refused.to_string(),
             "1000 rules for lifetimes; there can be at most 200: use patterns of logins"
         );
+        let long = |n| rule(Setting::Idle, &format!("login={n}{}", "x".repeat(120)), 1);
+        assert!(Rules::new(Lifetimes::default(), (0..100).map(long).collect()).is_ok());
+        let refused = Rules::new(Lifetimes::default(), (0..200).map(long).collect()).unwrap_err();
+        assert!(refused.to_string().ends_with("at most 16384: use patterns of logins"));
     }
 }
