@@ -65,8 +65,8 @@ struct Seen {
     found: Found,
     /// The text that is followed: of each setting the last that could be used.
     used: BTreeMap<&'static str, String>,
-    /// The live rules that are followed.
-    rules: Vec<Rule>,
+    /// The live rules that are followed, by their places.
+    rules: BTreeMap<String, Rule>,
     /// They were read once, or it was seen that they cannot be.
     once: bool,
     /// Why the settings as a whole could not be read, if that was logged.
@@ -164,7 +164,7 @@ impl Live {
         if has_other_rules {
             seen.follow_rules(schema, &found, &self.own);
         }
-        let rules = self.own.all().iter().chain(&seen.rules).cloned().collect();
+        let rules = self.own.all().iter().chain(seen.rules.values()).cloned().collect();
         seen.found = Found {
             rules: if found.unread.is_none() {
                 found.rules
@@ -224,11 +224,15 @@ impl Seen {
         lifetimes
     }
 
-    /// Takes over the rules that were found, if they are not too many beside the server's own.
+    /// Takes over the rules that were found, if they are not too many beside the server's own. In the place of one that
+    /// cannot be used the last one stays that could be.
     fn follow_rules(&mut self, schema: Schema, found: &Found, own: &Rules) {
-        let read = |(place, text): (&String, &String)| (schema.rule)(place, text);
-        let rules: Vec<Rule> = found.rules.iter().map(read).filter_map(Result::ok).collect();
-        let all = own.all().iter().chain(&rules).cloned().collect();
+        let read = |(place, text): (&String, &String)| {
+            let rule = (schema.rule)(place, text).ok().or_else(|| self.rules.get(place).cloned());
+            Some((place.clone(), rule?))
+        };
+        let rules: BTreeMap<String, Rule> = found.rules.iter().filter_map(read).collect();
+        let all = own.all().iter().chain(rules.values()).cloned().collect();
         if let Err(too_many) = Rules::new(*own.general(), all) {
             let reason = format!("{too_many}; the last ones stay");
             Event::BadSetting { reason: &reason }.emit();
@@ -384,6 +388,19 @@ mod tests {
         assert_eq!(live.judged().rules.general().idle_ms, 8);
         live.follow_found(Ok(found(&[], &[])));
         assert_eq!(rules(&live), []);
+    }
+
+    #[test]
+    fn in_the_place_of_a_rule_that_cannot_be_used_the_last_one_stays() {
+        let live = Live::new(Rules::default(), Some(SCHEMA));
+        live.follow_found(Ok(found(&[], &[("database=a", "1")])));
+        live.follow_found(Ok(found(&[], &[("database=a", "x"), ("database=b", "2")])));
+        let both = [("database=a".to_owned(), 1), ("database=b".to_owned(), 2)];
+        assert_eq!(rules(&live), both);
+        live.follow_found(Ok(found(&[], &[("database=a", "3"), ("database=b", "2")])));
+        assert_eq!(rules(&live)[0], ("database=a".to_owned(), 3));
+        live.follow_found(Ok(found(&[], &[("database=b", "2")])));
+        assert_eq!(rules(&live).len(), 1);
     }
 
     #[test]
