@@ -3,7 +3,9 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::io::{BufRead as _, Write as _};
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -361,6 +363,55 @@ async fn a_removal_that_is_held_ends_once_and_one_that_is_taken_back_does_not() 
     assert_eq!(count(&found, Event::SessionBegan), 2);
 }
 
+/// It was made before an outage, and is sent after it.
+#[tokio::test]
+async fn a_logout_that_is_late_is_told_with_the_ages_of_when_it_was_made() {
+    let (redis, directory) = (Redis::start(), TempDir::new().expect("a directory"));
+    let server = Server::start(&redis, &directory, "web1").await;
+    let sid = alias("ab", 1);
+    taken(&server.store, &login(&server.store, &sid)).await;
+    let made = removal(&server.store, &sid);
+    pass(&redis, 10 * MINUTE);
+    gone(&server.store, &Unlink { stamp: made.stamp.again(), ..made }).await;
+    let found = server.until("an end", |found| count(found, Event::SessionEnded) == 1).await;
+    let ended = of(&found, &[Event::SessionEnded]).next().expect("an end");
+    assert!(ended.idle_ms.is_some_and(|ms| ms < MINUTE), "{ended:?}");
+    assert!(ended.age_ms.is_some_and(|ms| ms < MINUTE), "{ended:?}");
+}
+
+/// How often members of sorted sets were asked for.
+fn reads(redis: &Redis) -> u32 {
+    let stats: String = redis.run("INFO commandstats");
+    let line = stats.lines().find_map(|line| line.strip_prefix("cmdstat_zrangebyscore:"));
+    let calls = line.and_then(|line| line.strip_prefix("calls=")?.split(',').next());
+    calls.map_or(0, |calls| calls.parse().expect("a number"))
+}
+
+/// The outbox is full while a page of it is being written.
+#[tokio::test]
+async fn what_is_left_out_meanwhile_is_counted_too() {
+    let redis = Redis::start();
+    let (mut ours, theirs) = UnixStream::pair().expect("a socket");
+    ours.set_nonblocking(true).expect("set");
+    while ours.write(&[b'\n'; 4096]).is_ok() {}
+    ours.set_nonblocking(false).expect("set");
+    let _: u64 = redis.run("ZADD sessionfs:trail -3 -");
+    let store = store(&redis, "web1", None, Lifetimes::default()).await;
+    store.keep_trail(Trail::to(ours.into(), 0).expect("a thread"));
+    // It comes to the sweep, which reads more, when that is written.
+    until("the page is read", || reads(&redis) > 0).await;
+    let counted: f64 = redis.run("ZINCRBY sessionfs:trail -2 -");
+    let left_out = tokio::task::spawn_blocking(move || {
+        let lines = std::io::BufReader::new(theirs).lines().map(|line| line.expect("a line"));
+        let entries = lines.filter_map(|line| Entry::parse(line.as_bytes()));
+        let left_out = entries.filter(|entry| entry.event == Event::LeftOut);
+        left_out.filter_map(|entry| entry.count).take(2).collect::<Vec<_>>()
+    });
+    let left_out = tokio::time::timeout(SOON, left_out).await.expect("both").expect("read");
+    assert_eq!((counted, left_out), (-5.0, vec![3, 2]));
+    until("nothing is left", || redis.run::<u64>("ZCARD sessionfs:trail") == 0).await;
+}
+
 #[tokio::test]
 async fn what_redis_forgets_by_itself_is_an_end_without_a_name() {
     let (redis, directory) = (Redis::start(), TempDir::new().expect("a directory"));
@@ -517,6 +568,8 @@ async fn a_flood_of_visitors_is_not_in_it_and_a_full_outbox_says_what_it_left_ou
         taken(&plain, &login(&plain, &alias("ab", number))).await;
     }
     assert_eq!(redis.run::<u64>("ZCARD sessionfs:trail"), 50_001);
+    // What has a time to live is evicted before all else.
+    assert_eq!(redis.run::<i64>("PTTL sessionfs:trail"), -1);
     let server = Server::start(&redis, &directory, "web2").await;
     let found = server.until("what is left out", |found| count(found, Event::LeftOut) >= 2).await;
     let is_full = of(&found, &[Event::LeftOut])
@@ -605,15 +658,9 @@ async fn the_sweep_reads_no_more_for_many_idle_times_than_for_a_few() {
         let server = with_rules(&redis, &directory, rules, Settings::default().trail_round_ms);
         let server = server.await;
         server.until("state", |found| count(found, Event::State) == 1).await;
-        let reads = || -> u32 {
-            let stats: String = redis.run("INFO commandstats");
-            let line = stats.lines().find_map(|line| line.strip_prefix("cmdstat_zrangebyscore:"));
-            let calls = line.and_then(|line| line.strip_prefix("calls=")?.split(',').next());
-            calls.expect("it was called").parse().expect("a number")
-        };
-        let (before, began) = (reads(), Instant::now());
+        let (before, began) = (reads(&redis), Instant::now());
         tokio::time::sleep(Duration::from_secs(6)).await; // what is measured is a rate
-        let a_second = f64::from(reads() - before) / began.elapsed().as_secs_f64();
+        let a_second = f64::from(reads(&redis) - before) / began.elapsed().as_secs_f64();
         println!("{times} idle times: {a_second:.0} reads a second");
         assert!(a_second > 300.0 && a_second < f64::from(reads_max), "{times}: {a_second}");
     }

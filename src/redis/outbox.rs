@@ -60,6 +60,8 @@ pub(super) struct Page {
     key: String,
     slot: Slot,
     members: Vec<Vec<u8>>,
+    /// How many were left out, as the scripts have counted.
+    left_out: u64,
     pub entries: Vec<Entry>,
     /// Whether there may be more.
     pub is_full: bool,
@@ -232,9 +234,11 @@ impl Inner {
             for entry in entries.iter_mut().filter(|entry| entry.at_ms == 0) {
                 entry.at_ms = now_ms;
             }
+            let counted = members.iter().find(|(member, _)| member == LEFT_OUT);
             Page {
                 key,
                 slot,
+                left_out: counted.map_or(0, |(_, score)| whole(-score)),
                 members: members.into_iter().map(|(member, _)| member).collect(),
                 entries,
                 is_full,
@@ -243,14 +247,31 @@ impl Inner {
         Ok(pages.collect())
     }
 
-    /// These are written: they leave the outbox.
+    /// These are written: they leave the outbox. What was left out is counted down by as much as was read of it, since more
+    /// may have been meanwhile.
     pub(super) async fn written(&self, page: &Page) -> Result<(), StoreError> {
-        let mut command = redis::cmd("ZREM");
-        command.arg(&page.key);
-        for member in &page.members {
-            command.arg(member);
+        let remove = |members: &[&[u8]]| {
+            let mut command = redis::cmd("ZREM");
+            command.arg(&page.key).arg(members);
+            command
+        };
+        let is_counted = |member: &&[u8]| *member == LEFT_OUT;
+        let (counted, others): (Vec<&[u8]>, Vec<&[u8]>) =
+            page.members.iter().map(Vec::as_slice).partition(is_counted);
+        if !others.is_empty() {
+            self.ask(page.slot, &remove(&others)).await?;
         }
-        self.ask(page.slot, &command).await.map(|_| ())
+        if counted.is_empty() {
+            return Ok(());
+        }
+        let mut command = redis::cmd("ZADD");
+        command.arg(&page.key).arg("XX").arg("INCR").arg(page.left_out).arg(LEFT_OUT);
+        let left = Option::<f64>::from_redis_value(self.ask(page.slot, &command).await?);
+        // There is room again by now, so nothing is counted that this would take away.
+        if left.is_ok_and(|left| left.is_some_and(|left| left >= 0.0)) {
+            self.ask(page.slot, &remove(&counted)).await?;
+        }
+        Ok(())
     }
 
     /// Puts an entry of our own into the outbox.

@@ -402,21 +402,23 @@ end
 
 -- The outbox of the audit trail (outbox.rs): a sorted set of what has happened, by time. It is no KEY: while a slot of a
 -- Cluster is moved, no script is run that is given a key which is not there. (Whoever is led to a server that is just being
--- given the slot asks for it in the answer.) What does not fit is counted, by a member of its own with a negative score.
+-- given the slot asks for it in the answer.) What does not fit is counted, by a member of its own with a negative score. It
+-- has no time to live: an eviction would take it first, and nobody would know.
 local OUTBOX_MOST = 50000
-local OUTBOX_MS = 7 * 24 * 3600 * 1000
 local LEFT_OUT = '-'
 -- In the place of an outbox: nothing is to be written.
 local IN_ANSWER = '-'
 
 -- Says what has happened to the session of somebody who is logged in: `what`, and `how`. The same step that does it
 -- says it, so that it is said once, whoever asks again. `other`: the session that it comes from. `was`: whose it was until
--- now. Where the outbox cannot be had, the answer carries it.
-local function tell(what, how, session, h, other, was)
+-- now. `made`: when it was asked for, if not now: the ages are those of that moment. Where the outbox cannot be had, the
+-- answer carries it.
+local function tell(what, how, session, h, other, was, made)
   if h.class ~= 'auth' or args.outbox == '' then return end
   local outbox = args.outbox
   if string.byte(outbox, -1) == 58 then outbox = outbox .. '{' .. string.sub(session.alias, 1, 2) .. '}' end
-  local ages = string.format('%d %d', math.max(0, now - h.login), math.max(0, now - h.active))
+  local at = made or now
+  local ages = string.format('%d %d', math.max(0, at - h.login), math.max(0, at - h.active))
   local event = table.concat({
     what, how, h.birth, session.alias, other or '-', h.uid, h.db, h.user, ages, args.origin,
   }, ' ')
@@ -426,7 +428,6 @@ local function tell(what, how, session, h, other, was)
     told = redis.pcall('ZADD', outbox, 'INCR', -1, LEFT_OUT)
   elseif size then
     told = redis.pcall('ZADD', outbox, 'NX', now, event)
-    redis.pcall('PEXPIRE', outbox, OUTBOX_MS)
   end
   if not told or (type(told) == 'table' and told.err) then expired[#expired + 1] = { '', event } end
 end
@@ -481,7 +482,7 @@ local function lives(session, h)
     -- clock is held to be, and holds where it cannot be written down. It ended then, not now: what is
     -- older than that stays so, whether anybody has looked meanwhile or not.
     local before = failure
-    if bury(session, h, h.removal, h.ending) then tell('ended', 'removed', session, h) end
+    if bury(session, h, h.removal, h.ending) then tell('ended', 'removed', session, h, nil, nil, h.ending) end
     expired[#expired + 1] = { session.alias }
     failure = before
     h.alive, h.version, h.saved = false, h.removal, h.ending

@@ -52,8 +52,9 @@ local function remove(session, held, how)
     if became == 'refused' then return answer('failed', failure) end
     if became == 'held' then return answer('held', session.alias, h.birth) end
   end
-  if not bury(session, h, id, made_ms()) then return answer('failed', failure) end
-  tell('ended', how, session, h)
+  local made = made_ms()
+  if not bury(session, h, id, made) then return answer('failed', failure) end
+  tell('ended', how, session, h, nil, nil, made)
   return answer('gone', session.alias, h.birth)
 end
 
