@@ -66,7 +66,7 @@ impl Report {
         let mut reader = Reader::new(period);
         let files =
             if self.files.is_empty() { vec![self.configured()?] } else { self.files.clone() };
-        let files = files.into_iter().map(open).collect::<Result<_, _>>()?;
+        let files = files.iter().map(|path| open(path)).collect::<Result<_, _>>()?;
         reader.read(files).map_err(|found| unreadable(&found.path, &found.error))?;
         let report = reader.finish(now_ms);
         match self.format {
@@ -92,16 +92,16 @@ impl Report {
 }
 
 /// One file.
-fn open(path: PathBuf) -> Result<Source<Lines>, Failure> {
+fn open(path: &Path) -> Result<Source<Lines>, Failure> {
     let source = || {
         let read: Box<dyn io::Read> = if path == Path::new("-") {
             Box::new(io::stdin())
         } else {
-            Box::new(File::open(&path)?)
+            Box::new(File::open(path)?)
         };
-        Source::new(path.clone(), BufReader::with_capacity(PEEKED_BYTES, read))
+        Source::new(path.to_owned(), BufReader::with_capacity(PEEKED_BYTES, read))
     };
-    source().map_err(|error| unreadable(&path, &error))
+    source().map_err(|error| unreadable(path, &error))
 }
 
 /// A day, a moment, or so long ago.
