@@ -56,7 +56,7 @@ fn aliases(list: &Value) -> BTreeSet<String> {
 
 /// Two servers, and the sessions of three people; the first five are admin's of the shop.
 struct Shop {
-    _redis: Redis,
+    redis: Redis,
     here: Mount,
     there: Mount,
     sids: Vec<String>,
@@ -88,7 +88,7 @@ impl Shop {
                 in_thread(|| mount.read(sid)).expect("read");
             }
         }
-        Self { _redis: redis, here, there, sids }
+        Self { redis, here, there, sids }
     }
 
     fn aliases(&self, which: impl IntoIterator<Item = usize>) -> BTreeSet<String> {
@@ -178,10 +178,27 @@ fn a_person_is_logged_out_everywhere_but_where_he_asks() {
     shop.assert_living(&[MARC, ELSEWHERE, VISITOR]);
     let log = shop.here.stop();
     assert!(log.contains("ended_by_odoo"), "{log}");
+    let lines = |log: &str, words: &str| log.lines().filter(|line| line.contains(words)).count();
+    // In the trail nobody has logged out by himself.
+    assert_eq!(lines(&log, "reason=\"killed\"") + lines(&log, "reason=killed"), 5, "{log}");
+    assert_eq!(lines(&log, "logout"), 0, "{log}");
+    assert!(log.contains("Odoo, by its socket"), "{log}");
     assert!(!log.contains("cannot write to the audit trail"), "{log}");
     for sid in &shop.sids {
         assert!(!log.contains(&sid[43..]), "a session id is in the log");
     }
+}
+
+#[test]
+fn what_a_client_asked_for_is_carried_out_and_told_though_it_is_gone() {
+    let shop = Shop::open();
+    // Long enough for the server to see that the client is gone, and too short to be taken for an outage.
+    let _: () = shop.redis.run("CLIENT PAUSE 250");
+    let mut stream = UnixStream::connect(socket(&shop.here)).expect("connected");
+    write!(stream, "DELETE {ADMINS} HTTP/1.1\r\nHost: x\r\n\r\n").expect("sent");
+    drop(stream);
+    shop.here.wait_for_log("ended_by_odoo");
+    shop.assert_living(&[MARC, ELSEWHERE, VISITOR]);
 }
 
 #[test]

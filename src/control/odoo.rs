@@ -5,14 +5,14 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use form_urlencoded::parse;
 use hyper::header::HeaderMap;
 use hyper::{Method, StatusCode};
 use serde::Serialize;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use crate::redis::RedisStore;
@@ -21,17 +21,23 @@ use crate::redis::scan::{Filter, LiveSession};
 use crate::session::content::Class;
 use crate::session::name::{Alias, Sid};
 use crate::store::StoreError;
-use crate::sync::lock;
+use crate::sync::{lock, optional};
 use crate::telemetry::Event;
 use crate::trail::entry;
 
-/// Requests that are answered at once; a few more wait for them.
+/// Requests that are worked on at once.
 const AT_ONCE: usize = 2;
+/// Another one waits for one of them, and is refused then: it would wait while Odoo's worker waits, and most of its time.
+const PLACE_WITHIN: Duration = Duration::from_millis(500);
 /// Requests that may come at once after a pause, and how many a second after that. Each one asks every shard.
 const BURST: f64 = 40.0;
 const PER_SECOND: f64 = 20.0;
-/// One request, with its waiting.
+/// An answer.
 const WITHIN: Duration = Duration::from_secs(8);
+/// The work behind it, which goes on where nobody waits for its answer any more.
+const WORK_WITHIN: Duration = Duration::from_secs(60);
+/// Who has ended a session, in the audit trail.
+const BY: &str = "Odoo, by its socket";
 /// Sessions of one answer, if nothing is said, and at most.
 const PAGE: usize = 100;
 const PAGE_MAX: usize = 1000;
@@ -130,13 +136,16 @@ pub(super) enum Answer {
 
 /// Answers, in bounded number and time.
 pub(super) struct Desk {
-    places: Semaphore,
+    places: Arc<Semaphore>,
     rate: Mutex<Rate>,
 }
 
 impl Desk {
     pub(super) fn new() -> Self {
-        Self { places: Semaphore::new(AT_ONCE), rate: Mutex::new(Rate::full(Instant::now())) }
+        Self {
+            places: Arc::new(Semaphore::new(AT_ONCE)),
+            rate: Mutex::new(Rate::full(Instant::now())),
+        }
     }
 
     pub(super) async fn answer(
@@ -150,23 +159,35 @@ impl Desk {
             return Err(Refused::later(StatusCode::TOO_MANY_REQUESTS, "too many requests"));
         }
         let question = Question::read(method, query, headers)?;
-        let answered = timeout(WITHIN, async {
-            let _place = self.places.acquire().await;
-            match question {
-                Question::List { whose, limit, after, own } => {
-                    list(store, whose, limit, after.as_ref(), own.as_ref())
-                        .await
-                        .map(Answer::Listed)
-                }
-                Question::End { whose, spared } => {
-                    end(store, whose, spared).await.map(Answer::Ended)
+        let unavailable = |why| Err(Refused::later(StatusCode::SERVICE_UNAVAILABLE, why));
+        let Some(place) = self.place().await else {
+            return unavailable("others are answered; nothing was done: ask again");
+        };
+        match question {
+            Question::List { whose, limit, after, own } => {
+                let listed = list(store, whose, limit, after.as_ref(), own.as_ref());
+                let listed = timeout(WITHIN, listed).await;
+                drop(place);
+                match listed {
+                    Ok(listed) => listed.map(Answer::Listed),
+                    Err(_) => unavailable("not done in time: ask again"),
                 }
             }
-        });
-        answered.await.unwrap_or_else(|_| {
-            let why = "not done in time; a part of the sessions may have ended: ask again";
-            Err(Refused::later(StatusCode::SERVICE_UNAVAILABLE, why))
-        })
+            Question::End { whose, spared } => {
+                let ended = tokio::spawn(optional(end(store.clone(), whose, spared, place)));
+                match timeout(WITHIN, ended).await {
+                    Ok(Ok(ended)) => ended.map(Answer::Ended),
+                    Ok(Err(_)) | Err(_) => {
+                        unavailable("not done in time; sessions may be ended meanwhile: ask again")
+                    }
+                }
+            }
+        }
+    }
+
+    /// Where one is free, or soon is.
+    async fn place(&self) -> Option<OwnedSemaphorePermit> {
+        timeout(PLACE_WITHIN, Arc::clone(&self.places).acquire_owned()).await.ok()?.ok()
     }
 }
 
@@ -326,12 +347,18 @@ impl Session {
     }
 }
 
-async fn end(store: &RedisStore, whose: Filter, spared: Spared) -> Result<Outcome, Refused> {
-    let mut work = Ending { endings: Endings::new(store), outcome: Outcome::default() };
-    let done = work.go_through(store, whose.clone(), spared).await;
+/// To be carried out by a task of its own: what was ended is told of, also where the client is gone.
+async fn end(
+    store: RedisStore,
+    whose: Filter,
+    spared: Spared,
+    _place: OwnedSemaphorePermit,
+) -> Result<Outcome, Refused> {
+    let mut work = Ending { endings: Endings::by(&store, BY), outcome: Outcome::default() };
+    let done = timeout(WORK_WITHIN, work.go_through(&store, whose.clone(), spared)).await;
     // Also if a part of them could not be ended.
     if work.outcome.ended > 0 {
-        tell_trail(store, &whose, work.outcome.ended).await;
+        tell_trail(&store, &whose, work.outcome.ended).await;
         Event::EndedByOdoo {
             db: whose.database.as_deref().unwrap_or_default(),
             login: whose.login.as_deref(),
@@ -340,18 +367,21 @@ async fn end(store: &RedisStore, whose: Filter, spared: Spared) -> Result<Outcom
         }
         .emit();
     }
-    done.map(|()| work.outcome)
+    let why = "not done in time; a part of the sessions has ended: ask again";
+    done.map_err(|_| Refused::later(StatusCode::SERVICE_UNAVAILABLE, why))??;
+    Ok(work.outcome)
 }
 
 /// Each session has its own end in the audit trail; who asked for them is here.
 async fn tell_trail(store: &RedisStore, whose: &Filter, ended: u64) {
     let Filter { database, login, user_id, .. } = whose;
     let what = format!(
-        "odoo: ended {ended} sessions (database {:?}, login {:?}, user id {user_id:?})",
+        "ended {ended} sessions (database {:?}, login {:?}, user id {user_id:?})",
         database.as_deref().unwrap_or_default(),
         login.as_deref().unwrap_or_default(),
     );
-    if let Err(error) = store.tell_trail(entry::Event::Command, &what, Some(ended)).await {
+    let (event, by) = (entry::Event::Command, Some(BY.to_owned()));
+    if let Err(error) = store.tell_trail_by(event, &what, Some(ended), by).await {
         tracing::warn!(%error, "cannot write to the audit trail");
     }
 }
@@ -475,6 +505,18 @@ mod tests {
         assert!(!refused.contains("s3cret"), "{refused}");
         let refused = why(&Method::DELETE, "database=a&login=x&s3cret=1");
         assert!(!refused.contains("s3cret"), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn who_finds_no_free_place_is_refused_soon() {
+        let desk = Desk::new();
+        let held = [desk.place().await, desk.place().await];
+        assert!(held.iter().all(Option::is_some));
+        let began = Instant::now();
+        assert!(desk.place().await.is_none());
+        assert!(began.elapsed() < WITHIN / 2);
+        drop(held);
+        assert!(desk.place().await.is_some());
     }
 
     #[test]

@@ -293,8 +293,20 @@ impl RedisStore {
         what: &str,
         count: Option<u64>,
     ) -> Result<(), StoreError> {
+        let by = self.inner.settings.origin.by.clone();
+        self.tell_trail_by(event, what, count, by).await
+    }
+
+    /// The same of somebody who typed no command.
+    pub(crate) async fn tell_trail_by(
+        &self,
+        event: Event,
+        what: &str,
+        count: Option<u64>,
+        by: Option<String>,
+    ) -> Result<(), StoreError> {
         const WHAT_CHARS: usize = 500;
-        let Origin { server, by } = self.inner.settings.origin.clone();
+        let server = self.inner.settings.origin.server.clone();
         let entry = Entry {
             what: Some(what.chars().take(WHAT_CHARS).collect()),
             count,

@@ -104,6 +104,11 @@ impl<'a> Requests<'a> {
         Self { policy: Policy { outbox, ..self.policy }, ..self }
     }
 
+    /// The same, asked for by somebody else, as [`super::outbox::Origin::words`].
+    pub(super) fn asked_by(self, origin: &'a str) -> Self {
+        Self { policy: Policy { origin, ..self.policy }, ..self }
+    }
+
     /// The same, for a session whose owner may be that one, or whoever it is (''), by the rules.
     pub(super) fn for_owner(self, owner: Arc<str>) -> Self {
         Self { policy: Policy { owner, ..self.policy }, ..self }

@@ -6,12 +6,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::timeout;
 
-use super::RedisStore;
 use super::envelope::Header;
 use super::keys::Keys;
 use super::link::Need;
 use super::requests::Requests;
 use super::scripts::Answer;
+use super::{Inner, RedisStore};
 use crate::session::content::Class;
 use crate::session::name::{Alias, Shard};
 use crate::store::{
@@ -102,17 +102,7 @@ impl Sessions for RedisStore {
     }
 
     async fn unlink(&self, unlink: &Unlink) -> Result<Unlinked, StoreError> {
-        let inner = &self.inner;
-        let build = |requests, attempt| Requests::unlink(&requests, unlink, attempt);
-        let shard = unlink.alias.shard();
-        let mut answer = inner.change(shard, unlink.stamp.attempt, build).await?;
-        match answer.status.as_str() {
-            "gone" => Ok(Unlinked::Gone { alias: answer.alias()?, birth: answer.id()? }),
-            "held" => Ok(Unlinked::Held { alias: answer.alias()?, birth: answer.id()? }),
-            "absent" => Ok(Unlinked::Absent),
-            "superseded" => Ok(Unlinked::Superseded),
-            _ => Err(answer.strange()),
-        }
+        self.inner.unlink(unlink, &self.inner.origin).await
     }
 
     async fn take_back(&self, alias: &Alias, removal: ChangeId) -> Result<(), StoreError> {
@@ -151,6 +141,27 @@ impl Sessions for RedisStore {
 
     async fn touch_now(&self, alias: &Alias) -> Result<(), StoreError> {
         self.inner.touch_now(alias).await
+    }
+}
+
+impl Inner {
+    /// Removes a session for whom `origin` names ([`super::outbox::Origin::words`]).
+    pub(super) async fn unlink(
+        &self,
+        unlink: &Unlink,
+        origin: &str,
+    ) -> Result<Unlinked, StoreError> {
+        let build =
+            |requests, attempt| Requests::asked_by(requests, origin).unlink(unlink, attempt);
+        let shard = unlink.alias.shard();
+        let mut answer = self.change(shard, unlink.stamp.attempt, build).await?;
+        match answer.status.as_str() {
+            "gone" => Ok(Unlinked::Gone { alias: answer.alias()?, birth: answer.id()? }),
+            "held" => Ok(Unlinked::Held { alias: answer.alias()?, birth: answer.id()? }),
+            "absent" => Ok(Unlinked::Absent),
+            "superseded" => Ok(Unlinked::Superseded),
+            _ => Err(answer.strange()),
+        }
     }
 }
 

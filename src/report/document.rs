@@ -83,8 +83,8 @@ pub(crate) fn requirements(report: &Report) -> Vec<Requirement> {
             asks: "When a session is terminated (logout, expiry), it cannot be used any more.",
             verdict: judged(report, |_| true),
             found: format!(
-                "{} ended by a logout, {} by a command. {} that would have restored or destroyed a session after \
-                 its end {} refused.",
+                "{} ended by a logout, {} by a command or by Odoo on its socket. {} that would have \
+                 restored or destroyed a session after its end {} refused.",
                 sessions(count(&report.ended, "logout")),
                 count(&report.ended, "killed"),
                 many(report.saves_refused.values().sum(), "save", "saves"),
