@@ -324,6 +324,62 @@ fn there_is_none_where_it_is_off_and_another_where_one_is_named() {
 }
 
 #[test]
+fn the_example_keeps_no_page_waiting_for_a_socket_that_does_not_answer() {
+    // What the module uses of Odoo.
+    const SCRIPT: &str = "
+import importlib, socket, sys, time, types
+sys.path.insert(0, sys.argv[2])
+class Session(dict):
+    uid, sid, db = 2, 'x' * 84, 'shop'
+class Parameters:
+    value = '2'
+    def __getitem__(self, name): return self
+    def sudo(self): return self
+    def get_param(self, name): return self.value
+class Model:
+    env = Parameters()
+class Config(dict):
+    pass
+request = types.SimpleNamespace(session=Session())
+config = Config(sessionfs_socket=sys.argv[1] + '.silent')
+for name, values in {
+    'odoo': {'_': str, 'models': types.SimpleNamespace(Model=Model, AbstractModel=Model)},
+    'odoo.exceptions': {'AccessError': Exception, 'UserError': Exception},
+    'odoo.http': {'request': request},
+    'odoo.tools': {'config': config},
+}.items():
+    sys.modules[name] = types.ModuleType(name)
+    vars(sys.modules[name]).update(values)
+models = importlib.import_module('sessionfs_sessions.models')
+silent = socket.socket(socket.AF_UNIX)
+silent.bind(sys.argv[1] + '.silent')
+silent.listen()
+def page():
+    began = time.monotonic()
+    models.IrHttp()._sessionfs_limit()
+    return time.monotonic() - began
+took = [page() for _ in range(20)]
+models.Pause.until = 0
+Parameters.value = '5.0'
+wrong = page()
+words = [models.sessionfs.limit(text) for text in (False, '', '0', ' 5', '5000')]
+print(took[0] < 3, sum(took[1:]) < 0.5, wrong < 0.5, models.Pause.is_over(), words)
+";
+    let directory = tempfile::tempdir().unwrap();
+    let silent = directory.path().join("odoo.sock");
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/odoo");
+    let output = std::process::Command::new("python3")
+        .args(["-B", "-c", SCRIPT])
+        .arg(&silent)
+        .arg(example)
+        .output()
+        .expect("python3 runs");
+    let said = String::from_utf8_lossy(&output.stdout);
+    let wanted = "True True True False [None, None, None, 5, 1000]\n";
+    assert_eq!(said, wanted, "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
 fn the_example_for_odoo_finds_the_socket_and_uses_it() {
     const SCRIPT: &str = "
 import json, sys

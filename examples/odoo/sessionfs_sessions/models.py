@@ -1,4 +1,5 @@
 import logging
+import time
 
 from odoo import _, models
 from odoo.exceptions import AccessError, UserError
@@ -13,12 +14,28 @@ _logger = logging.getLogger(__name__)
 LIMIT_PARAMETER = "sessionfs.sessions_max"
 # In a session: the user for whom it was counted.
 COUNTED = "sessionfs_counted"
+# A page waits for no longer; and after a failure none of this process asks for a while.
+TIMEOUT_S = 1
+PAUSE_S = 60
 
 
-def ask(method, own_sid=None, **words):
+def socket_path():
     # In odoo.conf, where the configuration of sessionfs names another path.
-    path = config.get("sessionfs_socket") or sessionfs.socket_path(config.session_dir)
-    return sessionfs.ask(path, method, own_sid, **words)
+    return config.get("sessionfs_socket") or sessionfs.socket_path(config.session_dir)
+
+
+class Pause:
+    """Since a failure in this process."""
+
+    until = 0.0
+
+    @classmethod
+    def begin(cls):
+        cls.until = time.monotonic() + PAUSE_S
+
+    @classmethod
+    def is_over(cls):
+        return time.monotonic() >= cls.until
 
 
 class ResUsers(models.Model):
@@ -32,9 +49,12 @@ class ResUsers(models.Model):
         ended = 0
         for user in self:
             try:
-                answer = ask("DELETE", own_sid, database=self.env.cr.dbname, user_id=user.id)
+                answer = sessionfs.ask_again(
+                    socket_path(), "DELETE", own_sid, database=self.env.cr.dbname, user_id=user.id
+                )
             except sessionfs.SessionfsError as error:
-                raise UserError(str(error)) from error
+                message = _("%s sessions ended, then no more: %s") % (ended, error)
+                raise UserError(message) from error
             ended += answer["ended"]
         message = _("%s sessions ended") % ended
         return {
@@ -61,13 +81,23 @@ class IrHttp(models.AbstractModel):
         session = request.session
         if not session.uid or session.get(COUNTED) == session.uid:
             return
-        limit = self.env["ir.config_parameter"].sudo().get_param(LIMIT_PARAMETER)
-        if not limit or not limit.isdigit() or limit == "0":
+        if not Pause.is_over():
             return
+        text = self.env["ir.config_parameter"].sudo().get_param(LIMIT_PARAMETER)
         try:
-            ask("DELETE", session.sid, database=session.db, user_id=session.uid, keep_newest=limit)
+            limit = sessionfs.limit(text)
+            if limit is None:
+                return
+            sessionfs.ask(
+                socket_path(), "DELETE", session.sid, TIMEOUT_S, database=session.db, user_id=session.uid, keep_newest=limit
+            )
+        except ValueError:
+            Pause.begin()
+            _logger.warning("%s is not a number of sessions: there is no limit", LIMIT_PARAMETER)
+            return
         except sessionfs.SessionfsError as error:
-            # Nobody is kept from working; the next page tries again.
+            # Nobody is kept from working. A page after the pause tries again.
+            Pause.begin()
             _logger.warning("the sessions of user %s are not limited: %s", session.uid, error)
             return
         session[COUNTED] = session.uid
