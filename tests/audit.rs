@@ -429,6 +429,20 @@ fn sessions_on_a_disk_are_found() {
 }
 
 #[test]
+fn an_idle_time_that_nobody_enforces_is_found_also_where_the_password_is_changed() {
+    let _alone = alone();
+    let chain = Chain::start(&Faults { on_disk: true, ..Faults::default() });
+    let live = chain.directory.path().join("sessionfs.toml");
+    let text = format!("[redis]\nurl = \"{}\"\n[lifetime]\nidle = \"3s\"\n", chain.redis.url());
+    std::fs::write(&live, text).unwrap();
+    let config = live.to_str().unwrap();
+    let audited = Audited::of(chain.with_login(&["--change-password", "--config", config]));
+    audited.has("hijack.password", "pass", "the former one again");
+    audited.has("hijack.idle", "fail", "after 3s without use");
+    assert_eq!(chain.left(), 0);
+}
+
+#[test]
 fn a_load_is_measured_by_the_second_and_logouts_are_seen() {
     let _alone = alone();
     let chain = Chain::start(&Faults::default());

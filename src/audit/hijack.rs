@@ -112,12 +112,6 @@ impl Simulation<'_> {
     }
 
     async fn run(&mut self) {
-        if self.may_wait() {
-            let mut resting = self.owner.fresh();
-            if self.asked.account.log_in(&mut resting).await.is_ok() {
-                self.resting = Some((resting, Instant::now()));
-            }
-        }
         self.elsewhere().await;
         self.plain_http().await;
         self.fixation().await;
@@ -126,8 +120,18 @@ impl Simulation<'_> {
         if !Interrupts::noted() {
             self.password().await;
         }
+        self.rest().await;
         self.logout().await;
         self.idle().await;
+    }
+
+    /// Begins a session that nobody touches. Not before the password was changed: that ends all others, as if their idle
+    /// time were over.
+    async fn rest(&mut self) {
+        let mut resting = self.owner.fresh();
+        if self.may_wait() && self.asked.account.log_in(&mut resting).await.is_ok() {
+            self.resting = Some((resting, Instant::now()));
+        }
     }
 
     /// Whether the cookie of the owner's works for a thief.
@@ -172,22 +176,49 @@ impl Simulation<'_> {
         self.found.push(found);
     }
 
-    /// A cookie that the thief has chosen is in the browser before the login.
+    /// A cookie that the thief has chosen is in the browser before the login: of a session that lives, since Odoo takes
+    /// no other, and one that nobody has drawn.
     async fn fixation(&mut self) {
+        let found = match self.visitors().await {
+            Ok(living) => {
+                let found = self.fix(&living).await;
+                if found.grade == Grade::Pass {
+                    self.fix(&like(&self.session())).await
+                } else {
+                    found
+                }
+            }
+            Err(trouble) => Question::Fixation.unknown(trouble.to_string(), "run the audit again"),
+        };
+        self.found.push(found);
+    }
+
+    /// The id of a session that lives and in which nobody is logged in. Odoo 16 and later keep that of a visitor when
+    /// there is something in it, and each keeps the one that a logout leaves.
+    async fn visitors(&self) -> Result<String, Trouble> {
+        let mut visitor = self.owner.fresh();
+        self.asked.account.log_in(&mut visitor).await?;
+        log_out(&mut visitor).await;
+        let living = visitor.session().map(ToOwned::to_owned);
+        visitor.get(Door::Front, "/web/login").await.map_err(Trouble::Unanswered)?;
+        let is_kept = living.is_some() && visitor.session() == living.as_deref();
+        let gone = || Trouble::Strange("the session that a logout leaves does not live".to_owned());
+        living.filter(|_| is_kept).ok_or_else(gone)
+    }
+
+    async fn fix(&self, chosen: &str) -> Finding {
         let question = Question::Fixation;
-        let chosen = like(&self.session());
         let mut victim = self.owner.fresh();
-        victim.take(&chosen);
+        victim.take(chosen);
         let logged_in = match victim.get(Door::Front, "/web/login").await {
             Ok(_) => self.asked.account.log_in(&mut victim).await,
             Err(why) => Err(Trouble::Unanswered(why)),
         };
         if let Err(trouble) = logged_in {
-            self.found.push(question.unknown(trouble.to_string(), "run the audit again"));
-            return;
+            return question.unknown(trouble.to_string(), "run the audit again");
         }
-        let is_kept = victim.session() == Some(chosen.as_str());
-        let found = match self.stolen(&chosen, Door::Front).await {
+        let is_kept = victim.session() == Some(chosen);
+        let found = match self.stolen(chosen, Door::Front).await {
             Ok(true) => question.finding(
                 Grade::Fail,
                 "the chosen id is the logged-in one after the login",
@@ -199,8 +230,8 @@ impl Simulation<'_> {
             Ok(false) => question.pass("the login draws a new id, and the chosen one is nobody's"),
             Err(trouble) => question.unknown(trouble.to_string(), "run the audit again"),
         };
-        self.found.push(found);
         log_out(&mut victim).await;
+        found
     }
 
     async fn alias(&mut self) {
