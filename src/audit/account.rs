@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use super::browser::{Answer, Browser, Door};
+use super::browser::{Answer, Browser, Door, Silence};
 use crate::foreign::escaped;
 use crate::session::name::Sid;
 
@@ -26,10 +26,12 @@ pub(crate) enum Trouble {
     Refused(String),
     /// It is sent elsewhere.
     Redirected(String),
-    /// An HTTP error, or what is no answer of Odoo's.
+    /// An HTTP error.
+    Status(u16),
+    /// What is no answer of Odoo's.
     Strange(String),
     /// Nothing came.
-    Unanswered(String),
+    Unanswered(Silence),
 }
 
 impl std::fmt::Display for Trouble {
@@ -38,7 +40,9 @@ impl std::fmt::Display for Trouble {
             Self::Expired => f.write_str("Odoo says that the session has expired"),
             Self::Refused(why) => write!(f, "Odoo refuses: {why}"),
             Self::Redirected(place) => write!(f, "it is redirected to {place}"),
-            Self::Strange(what) | Self::Unanswered(what) => f.write_str(what),
+            Self::Status(status) => write!(f, "HTTP {status}"),
+            Self::Strange(what) => f.write_str(what),
+            Self::Unanswered(why) => write!(f, "{why}"),
         }
     }
 }
@@ -63,7 +67,7 @@ pub(crate) fn result(answer: &Answer) -> Result<Value, Trouble> {
         return Err(Trouble::Redirected(shortened(place)));
     }
     if answer.status != 200 {
-        return Err(Trouble::Strange(format!("HTTP {}", answer.status)));
+        return Err(Trouble::Status(answer.status));
     }
     let Ok(Value::Object(mut said)) = serde_json::from_slice::<Value>(&answer.body) else {
         return Err(Trouble::Strange("it answers with no JSON".to_owned()));
@@ -152,11 +156,21 @@ pub(crate) async fn log_out(browser: &mut Browser) {
     let _ = call(browser, Door::Front, "/web/session/destroy", json!({})).await;
 }
 
-/// The databases that the site shows to everybody; `None` if it shows none.
-pub(crate) async fn databases(browser: &mut Browser) -> Option<Vec<String>> {
-    let said = call(browser, Door::Front, "/web/database/list", json!({})).await.ok()?;
-    let names = said.as_array()?.iter().filter_map(|name| name.as_str().map(ToOwned::to_owned));
-    Some(names.collect())
+/// The databases that the site shows to everybody. An error says why that is not known.
+pub(crate) async fn databases(browser: &mut Browser) -> Result<Vec<String>, Trouble> {
+    let said = match call(browser, Door::Front, "/web/database/list", json!({})).await {
+        Ok(said) => said,
+        // With `list_db = False`, or where the proxy has no such page.
+        Err(
+            Trouble::Refused(_)
+            | Trouble::Expired
+            | Trouble::Redirected(_)
+            | Trouble::Status(400..500),
+        ) => Value::Null,
+        Err(trouble) => return Err(trouble),
+    };
+    let names = said.as_array().into_iter().flatten();
+    Ok(names.filter_map(|name| name.as_str().map(ToOwned::to_owned)).collect())
 }
 
 #[cfg(test)]
@@ -202,7 +216,7 @@ mod tests {
         }
         let moved = result(&answer(303, "https://shop.example.com/odoo?debug=1", ""));
         assert_eq!(moved, Err(Trouble::Redirected("https://shop.example.com/odoo".to_owned())));
-        assert_eq!(result(&answer(502, "", "")), Err(Trouble::Strange("HTTP 502".to_owned())));
+        assert_eq!(result(&answer(502, "", "")), Err(Trouble::Status(502)));
     }
 
     #[test]

@@ -34,6 +34,8 @@ const THIEF_AGENT: &str = "Mozilla/5.0 (Windows NT 10.0; Win64) sessionfs-audit-
 const THIEF: Ipv4Addr = Ipv4Addr::new(127, 66, 66, 66);
 /// A request with its connection. Odoo may start a worker first.
 const WITHIN: Duration = Duration::from_secs(30);
+/// Its connection: a port that is blocked answers nothing.
+const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// No page that is asked for here is longer.
 const LENGTH_MAX_BYTES: usize = 8 << 20;
 /// More than a site sets; the rest is not kept.
@@ -140,6 +142,28 @@ impl SetCookie {
     }
 }
 
+/// Why no answer came.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Silence {
+    /// Nobody takes a connection there.
+    Closed(String),
+    /// Somebody took one, and no answer came that can be read.
+    Broken(String),
+}
+
+impl std::fmt::Display for Silence {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (Self::Closed(why) | Self::Broken(why)) = self;
+        f.write_str(why)
+    }
+}
+
+impl Silence {
+    fn broken(why: impl std::fmt::Display) -> Self {
+        Self::Broken(why.to_string())
+    }
+}
+
 /// By which of its two doors a site is asked.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Door {
@@ -209,7 +233,7 @@ impl Browser {
     }
 
     /// `GET`.
-    pub(crate) async fn get(&mut self, door: Door, path: &str) -> Result<Answer, String> {
+    pub(crate) async fn get(&mut self, door: Door, path: &str) -> Result<Answer, Silence> {
         self.send(door, Method::GET, path, Bytes::new(), None).await
     }
 
@@ -219,7 +243,7 @@ impl Browser {
         door: Door,
         path: &str,
         value: &serde_json::Value,
-    ) -> Result<Answer, String> {
+    ) -> Result<Answer, Silence> {
         let body = Bytes::from(value.to_string());
         self.send(door, Method::POST, path, body, Some("application/json")).await
     }
@@ -231,7 +255,7 @@ impl Browser {
         path: &str,
         body: Bytes,
         content_type: Option<&str>,
-    ) -> Result<Answer, String> {
+    ) -> Result<Answer, Silence> {
         let over_tls = self.site.is_tls && door == Door::Front;
         let mut request = Request::builder()
             .method(method)
@@ -246,11 +270,10 @@ impl Browser {
         if let Some(kind) = content_type {
             request = request.header(CONTENT_TYPE, kind);
         }
-        let request = request.body(Full::new(body)).map_err(|error| error.to_string())?;
+        let request = request.body(Full::new(body)).map_err(Silence::broken)?;
         let answer = timeout(WITHIN, self.exchange(over_tls, request));
-        let answer = answer
-            .await
-            .unwrap_or_else(|_| Err(format!("no answer within {} s", WITHIN.as_secs())))?;
+        let late = || Err(Silence::Broken(format!("no answer within {} s", WITHIN.as_secs())));
+        let answer = answer.await.unwrap_or_else(|_| late())?;
         self.keep(&answer);
         Ok(answer)
     }
@@ -259,24 +282,23 @@ impl Browser {
         &self,
         over_tls: bool,
         request: Request<Full<Bytes>>,
-    ) -> Result<Answer, String> {
+    ) -> Result<Answer, Silence> {
         let began = Instant::now();
         let port = if over_tls { self.site.port } else { self.site.plain_port };
         let stream = self.connect(port).await?;
         if !over_tls {
             return converse(stream, request, began, None).await;
         }
-        let name =
-            ServerName::try_from(self.site.host.clone()).map_err(|error| error.to_string())?;
+        let name = ServerName::try_from(self.site.host.clone()).map_err(Silence::broken)?;
         let stream = TlsConnector::from(Arc::clone(&self.tls.config))
             .connect(name, stream)
             .await
-            .map_err(|error| format!("TLS: {error}"))?;
+            .map_err(|error| Silence::Broken(format!("TLS: {error}")))?;
         let version = stream.get_ref().1.protocol_version();
         converse(stream, request, began, version).await
     }
 
-    async fn connect(&self, port: u16) -> Result<TcpStream, String> {
+    async fn connect(&self, port: u16) -> Result<TcpStream, Silence> {
         let at = SocketAddr::new(self.site.address, port);
         let connect = async {
             let socket = if at.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
@@ -285,7 +307,12 @@ impl Browser {
             }
             socket.connect(at).await
         };
-        connect.await.map_err(|error| format!("connect to {at}: {error}"))
+        let closed =
+            |why: &dyn std::fmt::Display| Silence::Closed(format!("connect to {at}: {why}"));
+        match timeout(CONNECT_WITHIN, connect).await {
+            Ok(connected) => connected.map_err(|error| closed(&error)),
+            Err(_) => Err(closed(&"no answer in time")),
+        }
     }
 
     /// Cookies that it set, as a browser keeps them.
@@ -310,15 +337,15 @@ async fn converse(
     request: Request<Full<Bytes>>,
     began: Instant,
     tls_version: Option<rustls::ProtocolVersion>,
-) -> Result<Answer, String> {
+) -> Result<Answer, Silence> {
     let (mut sender, connection) =
-        http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+        http1::handshake(TokioIo::new(stream)).await.map_err(Silence::broken)?;
     // It ends with the connection; an error of it is seen in the answer.
     let driver = tokio::spawn(connection);
-    let answer = sender.send_request(request).await.map_err(|error| error.to_string())?;
+    let answer = sender.send_request(request).await.map_err(Silence::broken)?;
     let (parts, body) = answer.into_parts();
     let body = Limited::new(body, LENGTH_MAX_BYTES).collect().await;
-    let body = body.map_err(|error| error.to_string())?.to_bytes();
+    let body = body.map_err(Silence::broken)?.to_bytes();
     driver.abort();
     let set = parts.headers.get_all(SET_COOKIE).iter();
     let set = set.filter_map(|value| SetCookie::parse(value.to_str().ok()?));

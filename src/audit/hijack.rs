@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::account::{Account, Trouble, log_out, who};
-use super::browser::{Browser, Door};
+use super::browser::{Browser, Door, Silence};
 use super::finding::{Finding, Grade, Question};
 use super::leaks::{self, Log};
 use crate::config::units::duration_text;
@@ -169,9 +169,7 @@ impl Simulation<'_> {
                 let seen = "plain HTTP is served, though not with this session";
                 question.finding(Grade::Fail, seen, remedy)
             }
-            Err(Trouble::Redirected(place)) => question.pass(format!("redirected to {place}")),
-            Err(Trouble::Unanswered(_)) => question.pass("nothing answers plain HTTP"),
-            Err(trouble) => question.pass(format!("not served: {trouble}")),
+            Err(trouble) => over_plain_http(&trouble, remedy),
         };
         self.found.push(found);
     }
@@ -451,6 +449,28 @@ impl Simulation<'_> {
     }
 }
 
+/// What a cookie that was sent over plain HTTP, and not taken, says of the site.
+fn over_plain_http(trouble: &Trouble, remedy: &str) -> Finding {
+    let question = Question::PlainHttp;
+    match trouble {
+        Trouble::Redirected(place) if place.starts_with("https://") => {
+            question.pass(format!("redirected to {place}"))
+        }
+        // Or to a path of its own, which is plain HTTP again.
+        Trouble::Redirected(place) => {
+            question.finding(Grade::Fail, format!("redirected to {place}, not to HTTPS"), remedy)
+        }
+        Trouble::Refused(_) | Trouble::Expired => {
+            question.finding(Grade::Fail, format!("Odoo answers: {trouble}"), remedy)
+        }
+        Trouble::Status(400..500) => question.pass(format!("not served: {trouble}")),
+        Trouble::Unanswered(Silence::Closed(_)) => question.pass("nothing answers plain HTTP"),
+        Trouble::Status(_) | Trouble::Strange(_) | Trouble::Unanswered(Silence::Broken(_)) => {
+            question.unknown(trouble.to_string(), "run the audit again")
+        }
+    }
+}
+
 /// An id of the same form as this one, that nobody has drawn.
 fn like(session: &str) -> String {
     const HEX: &[u8] = b"0123456789abcdef";
@@ -466,6 +486,26 @@ fn like(session: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_who_is_sent_to_https_or_turned_away_is_not_served_over_plain_http() {
+        let to = |place: &str| Trouble::Redirected(place.to_owned());
+        let silent = |silence: fn(String) -> Silence| Trouble::Unanswered(silence(String::new()));
+        for (trouble, grade) in [
+            (to("https://shop.example.com/"), Grade::Pass),
+            (to("http://shop.example.com/other"), Grade::Fail),
+            (to("/web/login"), Grade::Fail),
+            (Trouble::Refused("Access Denied".to_owned()), Grade::Fail),
+            (Trouble::Expired, Grade::Fail),
+            (Trouble::Status(403), Grade::Pass),
+            (Trouble::Status(502), Grade::Unknown),
+            (Trouble::Strange(String::new()), Grade::Unknown),
+            (silent(Silence::Closed), Grade::Pass),
+            (silent(Silence::Broken), Grade::Unknown),
+        ] {
+            assert_eq!(over_plain_http(&trouble, "x").grade, grade, "{trouble:?}");
+        }
+    }
 
     #[test]
     fn a_chosen_id_has_the_form_of_one_and_is_another() {

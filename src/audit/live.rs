@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::account::databases;
-use super::browser::{Answer, Browser, Door, SetCookie};
+use super::browser::{Answer, Browser, Door, SetCookie, Silence};
 use super::finding::{Finding, Grade, Question};
 use super::{nginx, tls};
 
@@ -94,16 +94,25 @@ async fn redirect(browser: &Browser) -> Finding {
     let remedy =
         "in nginx: server { listen 80; server_name NAME; return 301 https://$host$request_uri; }";
     let port = browser.site().plain_port;
-    let Ok(answer) = browser.fresh().get(Door::Plain, PAGE).await else {
+    let answer = match browser.fresh().get(Door::Plain, PAGE).await {
+        Ok(answer) => answer,
         // Who types the name gets nothing, and gives nothing away.
-        return question.pass(format!("nothing answers plain HTTP on port {port}"));
+        Err(Silence::Closed(_)) => {
+            return question.pass(format!("nothing answers plain HTTP on port {port}"));
+        }
+        Err(Silence::Broken(why)) => {
+            return question.unknown(format!("port {port}: {why}"), "run the audit again");
+        }
     };
-    let leads = answer.location().and_then(|place| browser.site().own_path(place));
+    let leads = answer.location().and_then(|place| browser.site().own_path(place, false));
     match (leads, answer.status) {
         (Some((true, _)), status) => question.pass(format!("HTTP {status} leads to https://")),
         (Some((false, _)), status) => {
             let seen = format!("HTTP {status} leads to plain HTTP again");
             question.finding(Grade::Fail, seen, remedy)
+        }
+        (None, 500..) => {
+            question.unknown(format!("port {port}: HTTP {}", answer.status), "run the audit again")
         }
         (None, 400..) => question
             .pass(format!("plain HTTP on port {port} is answered with HTTP {}", answer.status)),
@@ -176,7 +185,10 @@ async fn database_list(visitor: &mut Browser) -> Finding {
     let question = Question::Databases;
     let remedy =
         "list_db = False in odoo.conf; and in nginx: location /web/database { return 404; }";
-    let listed = databases(visitor).await.unwrap_or_default();
+    let listed = match databases(visitor).await {
+        Ok(listed) => listed,
+        Err(trouble) => return question.unknown(trouble.to_string(), "run the audit again"),
+    };
     if !listed.is_empty() {
         let what = if listed.len() == 1 { "database" } else { "databases" };
         let seen = format!("everybody sees the name of {} {what}", listed.len());
@@ -187,7 +199,7 @@ async fn database_list(visitor: &mut Browser) -> Finding {
             question.finding(Grade::Warn, "everybody reaches the database manager", remedy)
         }
         Ok(_) => question.pass("not shown"),
-        Err(why) => question.unknown(why, "run the audit again"),
+        Err(why) => question.unknown(why.to_string(), "run the audit again"),
     }
 }
 
@@ -197,4 +209,64 @@ fn is_manager(body: &[u8]) -> bool {
     let text = String::from_utf8_lossy(body);
     text.contains("/web/database/create")
         && !text.contains("has been disabled by the administrator")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpListener;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::audit::browser::Issued;
+    use crate::audit::site::Site;
+    use crate::audit::tls::Tls;
+
+    /// What is said of a port for plain HTTP that answers so.
+    async fn of_plain_http(answer: &'static str) -> Finding {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let plain_port = listener.local_addr().unwrap().port();
+        let serving = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            // A request is shorter than that.
+            let _ = stream.read(&mut [0; 8192]).unwrap();
+            stream.write_all(answer.as_bytes()).unwrap();
+        });
+        let finding = redirect(&browser(plain_port)).await;
+        serving.join().unwrap();
+        finding
+    }
+
+    fn browser(plain_port: u16) -> Browser {
+        let site = Site {
+            host: "shop.example.com".to_owned(),
+            is_tls: true,
+            port: 443,
+            plain_port,
+            address: [127, 0, 0, 1].into(),
+            is_own: true,
+        };
+        Browser::new(Arc::new(site), Tls::new(None).unwrap(), Issued::default())
+    }
+
+    #[tokio::test]
+    async fn plain_http_passes_only_if_it_leads_to_https_or_nobody_serves_it() {
+        for (answer, grade) in [
+            ("HTTP/1.1 301 x\r\nLocation: https://shop.example.com/web/login\r\n\r\n", Grade::Pass),
+            ("HTTP/1.1 303 x\r\nLocation: /web/database/selector\r\n\r\n", Grade::Fail),
+            ("HTTP/1.1 303 x\r\nLocation: https://other.example.com/\r\n\r\n", Grade::Warn),
+            ("HTTP/1.1 200 x\r\nContent-Length: 0\r\n\r\n", Grade::Fail),
+            ("HTTP/1.1 403 x\r\nContent-Length: 0\r\n\r\n", Grade::Pass),
+            ("HTTP/1.1 502 x\r\nContent-Length: 0\r\n\r\n", Grade::Unknown),
+            ("nonsense", Grade::Unknown),
+            ("", Grade::Unknown),
+        ] {
+            let finding = of_plain_http(answer).await;
+            assert_eq!(finding.grade, grade, "{answer}: {finding:?}");
+        }
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
+        assert_eq!(redirect(&browser(port)).await.grade, Grade::Pass);
+    }
 }

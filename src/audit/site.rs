@@ -109,10 +109,11 @@ impl Site {
         if port == usual { host } else { format!("{host}:{port}") }
     }
 
-    /// Where a redirect leads, if it stays on this site: whether by TLS, and its path.
-    pub(crate) fn own_path(&self, location: &str) -> Option<(bool, String)> {
+    /// Where a redirect leads, if it stays on this site: whether by TLS, and its path. `over_tls`: how it came, which a
+    /// path alone leaves as it is.
+    pub(crate) fn own_path(&self, location: &str, over_tls: bool) -> Option<(bool, String)> {
         if location.starts_with('/') && !location.starts_with("//") {
-            return Some((self.is_tls, location.to_owned()));
+            return Some((over_tls, location.to_owned()));
         }
         let uri: Uri = location.parse().ok()?;
         let over_tls = match uri.scheme_str()? {
@@ -292,8 +293,10 @@ mod tests {
     #[test]
     fn redirects_stay_on_the_site() {
         let site = site();
-        let path = |location: &str| site.own_path(location);
+        let path = |location: &str| site.own_path(location, true);
         assert_eq!(path("/web/login?x=1"), Some((true, "/web/login?x=1".to_owned())));
+        let plain = site.own_path("/web/database/selector", false);
+        assert_eq!(plain, Some((false, "/web/database/selector".to_owned())));
         assert_eq!(path("http://shop.example.com"), Some((false, "/".to_owned())));
         assert_eq!(path("https://SHOP.example.com/a"), Some((true, "/a".to_owned())));
         for other in [
