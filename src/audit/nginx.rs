@@ -17,6 +17,17 @@ const NAMED_MAX: usize = 4;
 /// The session cookie's name.
 const COOKIE: &str = "session_id";
 
+/// Conditions that hold for every request over plain HTTP.
+const ALL_OF_PLAIN_HTTP: [&str; 7] = [
+    "$scheme = http",
+    "$scheme != https",
+    "$https =",
+    "$https = off",
+    "$https != on",
+    "$server_port = 80",
+    "$server_port != 443",
+];
+
 /// What is known besides.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Surroundings {
@@ -200,25 +211,79 @@ impl<'a> Server<'a> {
         })
     }
 
-    /// Whether every request that comes to it is sent to HTTPS.
-    fn redirects(&self) -> bool {
-        fn leads_to_https(directives: &[Directive]) -> bool {
-            directives.iter().any(|one| match one.name.as_str() {
-                "return" => {
-                    let target =
-                        if one.arguments.len() > 1 { one.argument(1) } else { one.argument(0) };
-                    target.starts_with("https://")
-                }
-                "rewrite" => one.argument(1).starts_with("https://"),
-                "if" => leads_to_https(one.inside()),
-                _ => false,
-            })
-        }
+    /// Which requests that come to it over plain HTTP are sent to HTTPS.
+    fn redirects(&self) -> Redirected {
         let own = self.directive.inside();
+        let found = Redirected::by(own, &self.names());
         let root = |one: &&Directive| one.name == "location" && one.arguments == ["/"];
-        leads_to_https(own)
-            || self.proxied.is_empty()
-                && own.iter().find(root).is_some_and(|one| leads_to_https(one.inside()))
+        match (found, own.iter().find(root)) {
+            (Redirected::None, Some(root)) if self.proxied.is_empty() => {
+                Redirected::by(root.inside(), &self.names())
+            }
+            (found, _) => found,
+        }
+    }
+}
+
+/// Which requests are sent to HTTPS.
+#[derive(Debug, Eq, PartialEq)]
+enum Redirected {
+    All,
+    /// Those of which this holds.
+    Some(String),
+    None,
+}
+
+impl Redirected {
+    /// By these directives of a server that has these names.
+    fn by(directives: &[Directive], names: &[String]) -> Self {
+        let mut partly = Self::None;
+        // Each name may have an `if` of its own.
+        let mut unnamed: Vec<&String> = names.iter().collect();
+        for one in directives {
+            let found = match one.name.as_str() {
+                "return" => {
+                    let position = usize::from(one.arguments.len() > 1);
+                    if one.argument(position).starts_with("https://") {
+                        Self::All
+                    } else {
+                        Self::None
+                    }
+                }
+                "rewrite" if one.argument(1).starts_with("https://") => {
+                    let pattern = one.argument(0);
+                    if ["^", "^/", "^.*$", "^(.*)$", "^(.*)", "^/(.*)$", "^/.*$", "(.*)", ".*"]
+                        .contains(&pattern)
+                    {
+                        Self::All
+                    } else {
+                        Self::Some(format!("rewrite {pattern}"))
+                    }
+                }
+                "if" => match Self::by(one.inside(), names) {
+                    Self::All => {
+                        let condition = one.arguments.join(" ").replace(['(', ')', '"', '\''], "");
+                        let condition = condition.trim();
+                        if let Some(host) = condition.strip_prefix("$host = ") {
+                            unnamed.retain(|name| !name.eq_ignore_ascii_case(host));
+                        }
+                        if unnamed.is_empty() || ALL_OF_PLAIN_HTTP.contains(&condition) {
+                            Self::All
+                        } else {
+                            Self::Some(format!("if ({condition})"))
+                        }
+                    }
+                    found => found,
+                },
+                _ => Self::None,
+            };
+            match found {
+                Self::All => return Self::All,
+                Self::Some(_) => partly = found,
+                Self::None => {}
+            }
+        }
+        partly
     }
 }
 
@@ -365,7 +430,7 @@ fn redirect(servers: &[Server<'_>]) -> Finding {
     let remedy = "server { listen 80; server_name NAME; return 301 https://$host$request_uri; }";
     let open: Vec<String> = servers
         .iter()
-        .filter(|server| !server.is_tls && !server.redirects())
+        .filter(|server| !server.is_tls && server.redirects() == Redirected::None)
         .map(Server::name)
         .collect();
     if !open.is_empty() {
@@ -383,12 +448,22 @@ fn redirect(servers: &[Server<'_>]) -> Finding {
     let both: Vec<String> = servers
         .iter()
         .filter(has_plain_port)
-        .filter(|server| !server.redirects())
+        .filter(|server| server.redirects() == Redirected::None)
         .map(Server::name)
         .collect();
     if !both.is_empty() {
         let seen = format!("listens on a port without TLS, too, and serves it: {}", listed(&both));
         return question.finding(Grade::Fail, seen, remedy);
+    }
+    let partly = servers.iter().filter(|server| !server.is_tls || has_plain_port(server)).find_map(
+        |server| match server.redirects() {
+            Redirected::Some(of) => Some(format!("{}: {of}", server.name())),
+            _ => None,
+        },
+    );
+    if let Some(partly) = partly {
+        let seen = format!("plain HTTP is sent to HTTPS where a condition holds: {partly}");
+        return question.unknown(seen, remedy);
     }
     if servers.iter().any(|server| !server.is_tls) {
         return question.pass("plain HTTP is sent to HTTPS");

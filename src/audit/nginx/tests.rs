@@ -161,3 +161,35 @@ fn logs_are_named_once() {
                 access_log off; access_log /a; access_log syslog:server=x; access_log /v/$host; } }";
     assert_eq!(logs(text), ["/e", "/a"].map(PathBuf::from));
 }
+
+#[test]
+fn only_what_redirects_every_request_is_a_redirect() {
+    let with = |words: &str| {
+        let to = format!("{words} location / {{ proxy_pass http://odoo; }}");
+        let text = documented().replace("return 301 https://$host$request_uri;", &to);
+        assert_ne!(text, documented());
+        grade(&judged(&text, &around()), "nginx.redirect").0
+    };
+    for (words, wanted) in [
+        ("", Grade::Fail),
+        ("return 301 https://$host$request_uri;", Grade::Pass),
+        ("return https://$host$request_uri;", Grade::Pass),
+        ("if ($scheme = http) { return 301 https://$host$request_uri; }", Grade::Pass),
+        (
+            "if ($scheme != \"https\") { rewrite ^ https://$host$request_uri? permanent; }",
+            Grade::Pass,
+        ),
+        ("if ($host = shop.example.com) { return 301 https://$host$request_uri; }", Grade::Pass),
+        ("rewrite ^/(.*)$ https://$host/$1 permanent;", Grade::Pass),
+        ("if ($scheme = https) { return 301 https://$host$request_uri; }", Grade::Unknown),
+        (
+            "if ($host = other.example.com) { return 301 https://$host$request_uri; }",
+            Grade::Unknown,
+        ),
+        ("if ($request_uri ~ ^/old) { return 301 https://$host/new; }", Grade::Unknown),
+        ("rewrite ^/old https://$host/new;", Grade::Unknown),
+        ("if ($scheme = http) { return 301 http://$host/new; }", Grade::Fail),
+    ] {
+        assert_eq!(with(words), wanted, "{words}");
+    }
+}
