@@ -13,7 +13,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use support::authority::Authority;
 use support::http::until;
@@ -477,18 +479,29 @@ fn a_load_is_measured_by_the_second_and_logouts_are_seen() {
 #[test]
 fn an_interrupted_audit_logs_out_before_it_ends() {
     let _alone = alone();
+    // The terminal is gone; and somebody who is impatient.
+    for (signal, times) in [(Signal::SIGHUP, 1), (Signal::SIGINT, 50), (Signal::SIGTERM, 1)] {
+        interrupt(signal, times);
+    }
+}
+
+fn interrupt(signal: Signal, times: usize) {
     let chain = Chain::start(&Faults::default());
     let mut command = chain.with_login(&["--stress", "--for", "10min", "--rate", "20"]);
-    let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let log = chain.directory.path().join("access.log");
     until("the load is under way", || {
         std::fs::read_to_string(&log).unwrap_or_default().contains("context_get")
     });
     assert!(chain.left() > 0);
     let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
-    let status = child.wait_with_output().unwrap().status;
-    assert_eq!(status.code(), Some(52));
+    for _ in 0..times {
+        // It is not waited for yet, so the number is still its own.
+        nix::sys::signal::kill(pid, signal).unwrap();
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let status = child.wait().unwrap();
+    assert_eq!(status.code(), Some(52), "{signal}");
     assert_eq!(chain.left(), 0);
 }
 

@@ -113,6 +113,8 @@ impl Account {
     async fn log_in_with(&self, browser: &mut Browser, password: &str) -> Result<i64, Trouble> {
         let params = json!({ "db": self.database, "login": self.login, "password": password });
         let said = call(browser, Door::Front, "/web/session/authenticate", params).await?;
+        // Also without a uid: it may be a login that waits for its second factor.
+        browser.note_login();
         said["uid"].as_i64().filter(|uid| *uid > 0).ok_or_else(|| {
             Trouble::Refused("it wants a second factor, or the password is wrong".to_owned())
         })

@@ -3,7 +3,7 @@
 //! Each request has a connection of its own and a bound for its time and for the length of its answer.
 //! Redirects are not followed: where one leads is a finding.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -42,25 +42,43 @@ const LENGTH_MAX_BYTES: usize = 8 << 20;
 const COOKIES_MAX: usize = 64;
 const COOKIE_MAX_BYTES: usize = 4096;
 
-/// Every session id that the site gave to any browser of a run: at the end none of them may live, and
-/// none may be found in a log.
+/// Every session id that the site gave to a browser of a run, which are kept: at the end none of them may live, and none
+/// may be found in a log.
 #[derive(Clone, Default)]
-pub(crate) struct Issued(Arc<Mutex<BTreeSet<String>>>);
+pub(crate) struct Issued(Arc<Mutex<IssuedIds>>);
+
+/// In the order in which they came.
+#[derive(Default)]
+struct IssuedIds {
+    logins: Vec<String>,
+    others: Vec<String>,
+}
 
 impl Issued {
-    /// More than a run makes: a site that draws new ids all the time fills nothing.
-    const MAX: usize = 1000;
+    /// More than a run makes: a site that draws new ids all the time fills nothing. There is always room for logins,
+    /// which the audit makes itself.
+    const OTHERS_MAX: usize = 200;
 
     fn note(&self, value: &str) {
-        let mut all = lock(&self.0);
-        if Sid::parse(value).is_some() && all.len() < Self::MAX {
-            all.insert(value.to_owned());
+        let IssuedIds { logins, others } = &mut *lock(&self.0);
+        let is_known = logins.iter().chain(&*others).any(|known| known == value);
+        if Sid::parse(value).is_some() && !is_known && others.len() < Self::OTHERS_MAX {
+            others.push(value.to_owned());
         }
     }
 
-    /// All of them.
+    fn note_login(&self, value: &str) {
+        let IssuedIds { logins, others } = &mut *lock(&self.0);
+        others.retain(|known| known != value);
+        if Sid::parse(value).is_some() && !logins.iter().any(|known| known == value) {
+            logins.push(value.to_owned());
+        }
+    }
+
+    /// All of them: those by which somebody logged in come first.
     pub(crate) fn all(&self) -> Vec<Sid> {
-        lock(&self.0).iter().filter_map(|value| Sid::parse(value)).collect()
+        let IssuedIds { logins, others } = &*lock(&self.0);
+        logins.iter().chain(others).filter_map(|value| Sid::parse(value)).collect()
     }
 }
 
@@ -215,6 +233,13 @@ impl Browser {
         &self.issued
     }
 
+    /// Somebody has logged in with it.
+    pub(crate) fn note_login(&self) {
+        if let Some(session) = self.session() {
+            self.issued.note_login(session);
+        }
+    }
+
     /// Its session id. Secret.
     pub(crate) fn session(&self) -> Option<&str> {
         self.cookies.get(SESSION).map(String::as_str)
@@ -320,14 +345,17 @@ impl Browser {
         for cookie in &answer.set_cookies {
             let is_over =
                 cookie.attribute("max-age").is_some_and(|age| age == "0" || age.starts_with('-'));
-            if cookie.name == SESSION && !is_over {
-                self.issued.note(&cookie.value);
-            }
             if is_over || cookie.value.is_empty() {
                 self.cookies.remove(&cookie.name);
             } else if self.cookies.len() < COOKIES_MAX && cookie.value.len() <= COOKIE_MAX_BYTES {
                 self.cookies.insert(cookie.name.clone(), cookie.value.clone());
             }
+        }
+        // A browser keeps one of an answer, however many are in it.
+        if answer.session().is_some()
+            && let Some(session) = self.session()
+        {
+            self.issued.note(session);
         }
     }
 }
@@ -384,5 +412,46 @@ mod tests {
             issued.note(value);
         }
         assert_eq!(issued.all().len(), 2);
+    }
+
+    #[test]
+    fn of_many_ids_those_of_logins_are_remembered_and_come_first() {
+        let issued = Issued::default();
+        let ids: Vec<String> = (0..500).map(|number| format!("{number:040x}")).collect();
+        for id in &ids {
+            issued.note(id);
+        }
+        issued.note_login(&ids[3]);
+        issued.note_login(&ids[499]);
+        let all = issued.all();
+        assert_eq!(all.len(), Issued::OTHERS_MAX + 1);
+        assert_eq!((all[0].expose(), all[1].expose()), (ids[3].as_str(), ids[499].as_str()));
+    }
+
+    #[test]
+    fn of_an_answer_with_many_ids_one_is_kept() {
+        let site = Site {
+            host: "shop.example.com".to_owned(),
+            is_tls: false,
+            port: 80,
+            plain_port: 80,
+            address: [127, 0, 0, 1].into(),
+            is_own: true,
+        };
+        let tls = Tls::new(None).unwrap();
+        let mut browser = Browser::new(Arc::new(site), tls, Issued::default());
+        let set = (0..COOKIES_MAX).map(|number| format!("session_id={number:040x}; Path=/"));
+        let answer = Answer {
+            status: 200,
+            headers: HeaderMap::new(),
+            body: Bytes::new(),
+            set_cookies: set.filter_map(|text| SetCookie::parse(&text)).collect(),
+            tls_version: None,
+            took: Duration::ZERO,
+        };
+        browser.keep(&answer);
+        let kept: Vec<String> =
+            browser.issued().all().iter().map(|sid| sid.expose().to_owned()).collect();
+        assert_eq!(kept, [browser.session().unwrap()]);
     }
 }

@@ -8,6 +8,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
+use tokio::time::timeout_at;
+
 use super::account::{Account, Trouble, log_out, who};
 use super::browser::{Browser, Door, Silence};
 use super::finding::{Finding, Grade, Question};
@@ -24,6 +26,8 @@ const WAITED_FOR_MS: u64 = 90_000;
 const WAIT_MAX_MS: u64 = 2 * 3600 * 1000;
 /// A session ends by Redis's clock, and this one runs beside it.
 const MARGIN: Duration = Duration::from_secs(2);
+/// What the audit has begun is ended within this time, and then looked at within as much.
+const LEAVE_WITHIN: Duration = Duration::from_secs(60);
 /// How often an interruption is looked for while waiting.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
@@ -112,17 +116,24 @@ impl Simulation<'_> {
     }
 
     async fn run(&mut self) {
-        self.elsewhere().await;
-        self.plain_http().await;
-        self.fixation().await;
-        self.alias().await;
-        self.leaks().await;
-        if !Interrupts::noted() {
-            self.password().await;
+        for step in 0.. {
+            // Each has a few requests, and each of them a bound.
+            if Interrupts::noted() {
+                return;
+            }
+            match step {
+                0 => self.elsewhere().await,
+                1 => self.plain_http().await,
+                2 => self.fixation().await,
+                3 => self.alias().await,
+                4 => self.leaks().await,
+                5 => self.password().await,
+                6 => self.rest().await,
+                7 => self.logout().await,
+                8 => self.idle().await,
+                _ => return,
+            }
         }
-        self.rest().await;
-        self.logout().await;
-        self.idle().await;
     }
 
     /// Begins a session that nobody touches. Not before the password was changed: that ends all others, as if their idle
@@ -404,47 +415,58 @@ impl Simulation<'_> {
         self.found.push(found);
     }
 
-    /// Ends every session that a browser of the run was given, and says whether one is left.
+    /// Ends every session that a browser of the run was given, and says whether one is left. Within a bound: a site that
+    /// does not answer keeps nobody.
     async fn leave(&mut self) {
         let question = Question::LeftBehind;
-        if let Some((mut resting, _)) = self.resting.take() {
-            log_out(&mut resting).await;
-        }
+        self.resting = None;
         let issued = self.owner.issued().all();
-        for sid in &issued {
-            let mut browser = self.owner.holding(sid);
-            if matches!(who(&mut browser, Door::Front).await, Ok(Some(_))) {
-                log_out(&mut browser).await;
+        let until = tokio::time::Instant::now() + LEAVE_WITHIN;
+        let logged_out = timeout_at(until, async {
+            for sid in &issued {
+                let mut browser = self.owner.holding(sid);
+                if matches!(who(&mut browser, Door::Front).await, Ok(Some(_))) {
+                    log_out(&mut browser).await;
+                }
             }
-        }
+        });
+        // What was not reached is seen below.
+        let _ = logged_out.await;
         // Visitors' sessions have no login, and no logout that would end them.
         leaks::remove(&self.asked.directories, self.owner.issued().all());
-        let (mut living, mut unasked) = (0_usize, None);
+        let (mut living, mut asked, mut unasked) = (0_usize, 0_usize, None);
         for sid in &issued {
-            match who(&mut self.owner.holding(sid), Door::Front).await {
+            let mut browser = self.owner.holding(sid);
+            let Ok(answer) = timeout_at(until + LEAVE_WITHIN, who(&mut browser, Door::Front)).await
+            else {
+                break;
+            };
+            asked += 1;
+            match answer {
                 Ok(Some(_)) => living += 1,
                 Ok(None) => {}
-                Err(trouble) => unasked = Some(trouble),
+                Err(trouble) => unasked = Some(trouble.to_string()),
             }
         }
         let count = issued.len();
+        if asked < count {
+            unasked = Some(format!("of {count} sessions {asked} were looked at in time"));
+        }
         let visitors = if self.asked.directories.is_empty() {
             "; sessions of visitors end by themselves"
         } else {
             "; those of visitors are removed"
         };
+        let remedy = "sessionfs kill --login LOGIN";
         self.found.push(match (living, unasked) {
             (0, None) => {
                 question.pass(format!("of {count} sessions none is logged in any more{visitors}"))
             }
-            (0, Some(trouble)) => {
-                question.unknown(trouble.to_string(), "sessionfs kill --login LOGIN")
+            (0, Some(why)) => question.unknown(why, remedy),
+            (living, _) => {
+                let seen = format!("{living} of {count} sessions are still logged in");
+                question.finding(Grade::Fail, seen, remedy)
             }
-            (living, _) => question.finding(
-                Grade::Fail,
-                format!("{living} of {count} sessions are still logged in"),
-                "sessionfs kill --login LOGIN",
-            ),
         });
     }
 }

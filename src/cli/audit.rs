@@ -188,7 +188,8 @@ impl Audit {
         // Opened first: what was found must not be lost because it cannot be written.
         let mut html = self.html.as_deref().map(create).transpose()?;
         let password = self.password()?;
-        let _interrupts = Interrupts::note();
+        // Whatever is pressed, what was begun is ended: that has a bound.
+        let _interrupts = Interrupts::note_all();
         let runtime = runtime()?;
         let browser = match &self.url {
             Some(url) => Some(runtime.block_on(self.browser(url))?),

@@ -105,22 +105,35 @@ extern "C" fn note_interrupt(_signal: libc::c_int) {
     INTERRUPTED.store(true, Ordering::Relaxed);
 }
 
-/// For a command that works in many threads and cleans up behind itself. While this lives, the first
-/// SIGINT or SIGTERM is noted ([`Interrupts::noted`]) and does not end the process; the next one
-/// does, since cleaning up may hang.
+/// For a command that works in many threads and cleans up behind itself. While this lives, SIGINT, SIGTERM and SIGHUP (the
+/// terminal is gone) are noted ([`Interrupts::noted`]) and do not end the process.
 pub(crate) struct Interrupts(Vec<(Signal, SigAction)>);
 
 impl Interrupts {
+    /// The second SIGINT, SIGTERM or SIGHUP ends it, since cleaning up may hang.
     pub(crate) fn note() -> Self {
+        Self::note_with(SaFlags::SA_RESETHAND)
+    }
+
+    /// None ends it: for a command whose cleaning up has a bound, and matters more than an end at once.
+    pub(crate) fn note_all() -> Self {
+        Self::note_with(SaFlags::empty())
+    }
+
+    fn note_with(flags: SaFlags) -> Self {
         INTERRUPTED.store(false, Ordering::Relaxed);
-        let action = SigAction::new(
-            SigHandler::Handler(note_interrupt),
-            SaFlags::SA_RESETHAND | SaFlags::SA_RESTART,
-            SigSet::empty(),
-        );
-        let former = [Signal::SIGINT, Signal::SIGTERM].into_iter().filter_map(|signal| {
+        let handler = SigHandler::Handler(note_interrupt);
+        let action = SigAction::new(handler, flags | SaFlags::SA_RESTART, SigSet::empty());
+        let former = RECEIVED.into_iter().filter_map(|signal| {
             // SAFETY: the handler only stores to an atomic, which is safe in a signal handler.
-            unsafe { sigaction(signal, &action) }.ok().map(|former| (signal, former))
+            let former = unsafe { sigaction(signal, &action) }.ok()?;
+            // Whoever uses nohup wants it to go on.
+            if signal == Signal::SIGHUP && matches!(former.handler(), SigHandler::SigIgn) {
+                // SAFETY: puts back the action that was in force before.
+                let _ = unsafe { sigaction(signal, &former) };
+                return None;
+            }
+            Some((signal, former))
         });
         Self(former.collect())
     }
