@@ -63,10 +63,16 @@ pub(crate) async fn simulate(browser: &Browser, asked: &Asked) -> Vec<Finding> {
         uid: 0,
         found: Vec::new(),
     };
-    if simulation.begin().await {
+    let has_begun = simulation.begin().await;
+    if has_begun {
         simulation.run().await;
     }
     simulation.leave().await;
+    // Last, so that the ids of all parts are looked for.
+    if has_begun && !Interrupts::noted() {
+        let issued = browser.issued().all();
+        simulation.found.push(leaks::logs(&asked.logs, simulation.began, &issued));
+    }
     simulation.found
 }
 
@@ -267,8 +273,6 @@ impl Simulation<'_> {
             None => leaks::in_redis(Err("no Redis of the sessions can be reached".to_owned())),
         };
         self.found.push(found);
-        let issued = self.owner.issued().all();
-        self.found.push(leaks::logs(&self.asked.logs, self.began, &issued));
     }
 
     /// Another browser of the account, and a copy of the cookie: neither may outlive the password.

@@ -1,16 +1,17 @@
 //! Where a session id must not be: in logs, in the listing of the session directory, in Redis.
 
 use std::fs::File;
-use std::io::{Read as _, Seek as _, SeekFrom};
+use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::finding::{Finding, Grade, Question};
-use crate::host::ask::ask;
+use crate::host::ask::{Unanswered, hear};
 use crate::host::{bounded, directory};
 use crate::redis::search::Searched;
 use crate::session::name::{Form, Sid};
@@ -33,60 +34,109 @@ pub(crate) const USUAL_LOGS: [&str; 5] = [
 ];
 
 /// A log as it was before the audit began: what stands in it already is not searched.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Log {
     path: PathBuf,
-    /// Its file and its length; `None` if there was none.
-    before: Option<(u64, u64)>,
+    /// What was there, and its length: it is searched also after it was rotated.
+    before: Option<(Arc<File>, u64)>,
     /// Whether it was named by the person, and so has to be there.
     is_asked: bool,
+    /// Whether nginx writes it by a buffer, so that not all may be in it yet.
+    is_buffered: bool,
 }
 
 impl Log {
-    pub(crate) fn mark(path: PathBuf, is_asked: bool) -> Self {
-        let before = path.metadata().ok().map(|found| (found.ino(), found.len()));
-        Self { path, before, is_asked }
+    pub(crate) fn mark(path: PathBuf, is_asked: bool, is_buffered: bool) -> Self {
+        let before = open(&path).and_then(|file| Ok((file.metadata()?, file))).ok();
+        let before = before.map(|(found, file)| (Arc::new(file), found.len()));
+        Self { path, before, is_asked, is_buffered }
     }
 
-    /// Whether one of these ids was written to it since. `None` if there is no such file.
+    /// Whether one of these ids was written to it since. `None` if there is no such file. An error says why it is not
+    /// known that there is none.
     fn has(&self, sids: &[Sid]) -> Option<Result<bool, String>> {
-        let file = File::options()
-            .read(true)
-            .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
-            .open(&self.path);
-        let mut file = match file {
+        let file = match open(&self.path) {
             Ok(file) => file,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !self.is_asked => {
-                return None;
-            }
+            Err(error) if error.kind() == ErrorKind::NotFound && !self.is_asked => return None,
             Err(error) => return Some(Err(error.to_string())),
         };
-        Some(self.search(&mut file, sids).map_err(|error| error.to_string()))
+        Some(self.search(&file, sids).map_err(|error| error.to_string()))
     }
 
-    fn search(&self, file: &mut File, sids: &[Sid]) -> std::io::Result<bool> {
+    fn search(&self, file: &File, sids: &[Sid]) -> std::io::Result<bool> {
         let found = file.metadata()?;
-        if !found.is_file() {
-            return Err(std::io::Error::other("is not a regular file"));
+        let Some((before, length)) = &self.before else {
+            return search(file, 0, LOG_MAX_BYTES, sids);
+        };
+        let was = before.metadata()?;
+        let is_it = (was.dev(), was.ino()) == (found.dev(), found.ino());
+        let is_emptied = was.len() < *length;
+        let from = if is_emptied { 0 } else { *length };
+        if search(before, from, LOG_MAX_BYTES, sids)?
+            || !is_it && search(file, 0, LOG_MAX_BYTES, sids)?
+        {
+            return Ok(true);
         }
-        // One that was rotated meanwhile, or emptied, is new from its beginning.
-        let from =
-            self.before.filter(|(inode, length)| *inode == found.ino() && *length <= found.len());
-        file.seek(SeekFrom::Start(from.map_or(0, |(_, length)| length)))?;
-        let longest = sids.iter().map(|sid| sid.expose().len()).max().unwrap_or_default();
-        let mut rest = file.take(LOG_MAX_BYTES);
-        let mut piece = Vec::with_capacity(PIECE_BYTES);
-        loop {
-            if rest.by_ref().take(PIECE_BYTES as u64).read_to_end(&mut piece)? == 0 {
-                return Ok(false);
-            }
-            if sids.iter().any(|sid| contains(&piece, sid.expose())) {
-                return Ok(true);
-            }
-            // An id may lie across the border of two pieces.
-            let border = piece.len().min(longest);
-            piece.drain(..piece.len() - border);
+        let unread = |why: &str| Err(std::io::Error::other(why.to_owned()));
+        if is_emptied {
+            return unread("was emptied while the audit ran");
         }
+        if self.is_buffered {
+            return unread(
+                "is written by a buffer (access_log ... buffer=), which may have the rest",
+            );
+        }
+        Ok(false)
+    }
+}
+
+fn open(path: &Path) -> std::io::Result<File> {
+    File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(path)
+}
+
+/// Whether one of these ids stands behind that place of a file, within so many bytes.
+fn search(mut file: &File, from: u64, most_bytes: u64, sids: &[Sid]) -> std::io::Result<bool> {
+    let found = file.metadata()?;
+    if !found.is_file() {
+        return Err(std::io::Error::other("is not a regular file"));
+    }
+    file.seek(SeekFrom::Start(from))?;
+    let mut looking = Looking::new(sids);
+    let mut rest = file.take(most_bytes);
+    let mut piece = Vec::with_capacity(PIECE_BYTES);
+    while !looking.has_found && rest.by_ref().take(PIECE_BYTES as u64).read_to_end(&mut piece)? > 0
+    {
+        looking.at(&piece);
+        piece.clear();
+    }
+    if !looking.has_found && rest.limit() == 0 {
+        let why = format!("got more than {} MiB while the audit ran", most_bytes >> 20);
+        return Err(std::io::Error::other(why));
+    }
+    Ok(looking.has_found)
+}
+
+/// A search in a text that comes piece by piece.
+struct Looking<'a> {
+    sids: &'a [Sid],
+    /// The end of what came: an id may lie across the border of two pieces.
+    end: Vec<u8>,
+    has_found: bool,
+}
+
+impl<'a> Looking<'a> {
+    fn new(sids: &'a [Sid]) -> Self {
+        Self { sids, end: Vec::new(), has_found: false }
+    }
+
+    fn at(&mut self, piece: &[u8]) {
+        if self.has_found {
+            return;
+        }
+        self.end.extend_from_slice(piece);
+        self.has_found = self.sids.iter().any(|sid| contains(&self.end, sid.expose()));
+        let longest = self.sids.iter().map(|sid| sid.expose().len()).max().unwrap_or_default();
+        self.end.drain(..self.end.len().saturating_sub(longest));
     }
 }
 
@@ -107,12 +157,11 @@ pub(crate) fn logs(logs: &[Log], since: SystemTime, sids: &[Sid]) -> Finding {
             Some(Err(why)) => unread.push(format!("{name}: {why}")),
         }
     }
-    match journal(since) {
-        Some(text) if sids.iter().any(|sid| contains(text.as_bytes(), sid.expose())) => {
-            leaking.push("the journal".to_owned());
-        }
-        Some(_) => searched.push("the journal".to_owned()),
-        None => {}
+    match journal(since, sids) {
+        Ok(Some(true)) => leaking.push("the journal".to_owned()),
+        Ok(Some(false)) => searched.push("the journal".to_owned()),
+        Ok(None) => {}
+        Err(why) => unread.push(format!("the journal: {why}")),
     }
     if !leaking.is_empty() {
         return question.finding(
@@ -133,13 +182,22 @@ pub(crate) fn logs(logs: &[Log], since: SystemTime, sids: &[Sid]) -> Finding {
     question.pass(format!("none in {}", searched.join(", ")))
 }
 
-/// What the journal got since, unless it is too much.
-fn journal(since: SystemTime) -> Option<String> {
+/// Whether the journal got one of them since; `None` if there is none, or it got nothing.
+fn journal(since: SystemTime, sids: &[Sid]) -> Result<Option<bool>, String> {
     let seconds = since.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let mut command = Command::new("journalctl");
     command.args(["--quiet", "--no-pager", "--output=cat", &format!("--since=@{seconds}")]);
-    // Without one the command is missing, or says nothing.
-    ask(&mut command, WITHIN).filter(|text| !text.is_empty())
+    let (mut looking, mut is_empty) = (Looking::new(sids), true);
+    let heard = hear(&mut command, WITHIN, LOG_MAX_BYTES, |piece| {
+        is_empty = false;
+        looking.at(piece);
+    });
+    match heard {
+        _ if looking.has_found => Ok(Some(true)),
+        Ok(()) => Ok((!is_empty).then_some(false)),
+        Err(Unanswered::NotStarted) => Ok(None),
+        Err(why) => Err(format!("journalctl: {why}")),
+    }
 }
 
 /// Looks for an id that lives among the names in these session directories.
@@ -277,26 +335,47 @@ mod tests {
         let path = dir.path().join("access.log");
         let line = format!("GET / session_id={}\n", sid().expose());
         std::fs::write(&path, &line).unwrap();
-        let log = Log::mark(path.clone(), true);
+        let log = Log::mark(path.clone(), true, false);
         assert_eq!(log.has(&[sid()]), Some(Ok(false)));
         let mut file = File::options().append(true).open(&path).unwrap();
         file.write_all(b"GET / -\n").unwrap();
         assert_eq!(log.has(&[sid()]), Some(Ok(false)));
         file.write_all(line.as_bytes()).unwrap();
         assert_eq!(log.has(&[sid()]), Some(Ok(true)));
-        // Rotated.
+        // Rotated: it stands in the one of before, and then in both.
         std::fs::remove_file(&path).unwrap();
         assert!(matches!(log.has(&[sid()]), Some(Err(_))));
-        std::fs::write(&path, &line).unwrap();
+        std::fs::write(&path, "").unwrap();
         assert_eq!(log.has(&[sid()]), Some(Ok(true)));
-        assert_eq!(Log::mark(dir.path().join("none"), false).has(&[sid()]), None);
+        let emptied = Log::mark(path.clone(), true, false);
+        std::fs::rename(&path, dir.path().join("access.log.1")).unwrap();
+        std::fs::write(&path, &line).unwrap();
+        assert_eq!(emptied.has(&[sid()]), Some(Ok(true)));
+        let none = dir.path().join("none");
+        assert_eq!(Log::mark(none, false, false).has(&[sid()]), None);
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_searched_to_its_end_is_not_passed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("access.log");
+        std::fs::write(&path, "GET /\n").unwrap();
+        let grade = |log: &Log| logs(std::slice::from_ref(log), SystemTime::now(), &[sid()]).grade;
+        let log = Log::mark(path.clone(), true, false);
+        assert_eq!(grade(&log), Grade::Pass);
+        assert_eq!(grade(&Log::mark(path.clone(), true, true)), Grade::Unknown);
+        std::fs::write(&path, "").unwrap();
+        assert_eq!(grade(&log), Grade::Unknown);
+        std::fs::write(&path, "GET /\nGET /\n").unwrap();
+        let file = File::open(&path).unwrap();
+        assert!(search(&file, 0, 8, &[sid()]).is_err() && search(&file, 0, 64, &[sid()]).is_ok());
     }
 
     #[test]
     fn an_id_across_two_pieces_is_found() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
-        let log = Log::mark(path.clone(), true);
+        let log = Log::mark(path.clone(), true, false);
         for before in [PIECE_BYTES - 20, 2 * PIECE_BYTES - 1, 2 * PIECE_BYTES - 39, 7] {
             let text = format!("{}{} ", " ".repeat(before), sid().expose());
             std::fs::write(&path, text).unwrap();

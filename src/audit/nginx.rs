@@ -87,16 +87,21 @@ pub(crate) fn findings(
     found
 }
 
-/// The output's log files that requests are written to.
-pub(crate) fn logs(text: &str) -> Vec<PathBuf> {
-    fn collect(directives: &[Directive], found: &mut Vec<PathBuf>) {
+/// The output's log files that requests are written to, and whether by a buffer.
+pub(crate) fn logs(text: &str) -> Vec<(PathBuf, bool)> {
+    fn collect(directives: &[Directive], found: &mut Vec<(PathBuf, bool)>) {
         for one in directives {
             let is_log = matches!(one.name.as_str(), "access_log" | "error_log");
             let path = one.argument(0);
             if is_log && path.starts_with('/') && !path.contains('$') {
+                // `gzip` has a buffer of its own.
+                let is_buffer =
+                    |word: &String| word.starts_with("buffer=") || word.starts_with("gzip");
+                let is_buffered = one.arguments.iter().any(is_buffer);
                 let path = PathBuf::from(path);
-                if !found.contains(&path) {
-                    found.push(path);
+                match found.iter_mut().find(|(known, _)| *known == path) {
+                    Some((_, known)) => *known |= is_buffered,
+                    None => found.push((path, is_buffered)),
                 }
             }
             collect(one.inside(), found);

@@ -154,6 +154,9 @@ struct Looking {
     preset: Option<&'static Preset>,
 }
 
+/// Each is held open.
+const LOGS_MAX: usize = 100;
+
 fn duration(text: &str) -> Result<Duration, String> {
     let time = humantime::parse_duration(text.trim())
         .map_err(|error| format!("{error}; write for example 30s or 5min"))?;
@@ -285,24 +288,27 @@ impl Audit {
             }
         }
         let named = text.as_deref().map(nginx::logs).unwrap_or_default();
-        let logs = self.logs(named, &instances);
+        let logs = self.logs(&named, &instances);
         Known { instances, directories, redis: reached.ok(), logs }
     }
 
     /// As they are now: only what is written from here on is searched.
-    fn logs(&self, named: Vec<PathBuf>, instances: &[&Instance]) -> Vec<Log> {
+    fn logs(&self, named: &[(PathBuf, bool)], instances: &[&Instance]) -> Vec<Log> {
         // What a container calls so is another file here.
         let is_here = |one: &&&Instance| !matches!(&one.sign, Sign::Process(of) if of.contained);
         let own = instances.iter().filter(is_here).filter_map(|one| one.log_file());
         let usual = USUAL_LOGS.iter().map(PathBuf::from);
+        let of_nginx = named.iter().map(|(path, _)| path.clone());
         let mut paths: Vec<PathBuf> = Vec::new();
-        for path in self.theft.log.iter().cloned().chain(named).chain(own).chain(usual) {
+        for path in self.theft.log.iter().cloned().chain(of_nginx).chain(own).chain(usual) {
             if !paths.contains(&path) {
                 paths.push(path);
             }
         }
         let is_asked = |path: &PathBuf| self.theft.log.contains(path);
-        paths.into_iter().map(|path| Log::mark(path.clone(), is_asked(&path))).collect()
+        let is_buffered = |path: &PathBuf| named.contains(&(path.clone(), true));
+        let marked = paths.into_iter().take(LOGS_MAX);
+        marked.map(|path| Log::mark(path.clone(), is_asked(&path), is_buffered(&path))).collect()
     }
 
     /// At the site.

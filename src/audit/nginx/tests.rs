@@ -159,7 +159,14 @@ fn what_cannot_be_looked_at_is_not_known() {
 fn logs_are_named_once() {
     let text = "# configuration file /n:\nerror_log /e notice; http { access_log /a combined; server { \
                 access_log off; access_log /a; access_log syslog:server=x; access_log /v/$host; } }";
-    assert_eq!(logs(text), ["/e", "/a"].map(PathBuf::from));
+    assert_eq!(
+        logs(text),
+        [("/e", false), ("/a", false)].map(|(path, is)| (PathBuf::from(path), is))
+    );
+    let by_buffer = logs(
+        "# configuration file /n:\nhttp { access_log /a; access_log /a main buffer=32k; access_log /b m gzip; }",
+    );
+    assert_eq!(by_buffer, [("/a", true), ("/b", true)].map(|(path, is)| (PathBuf::from(path), is)));
 }
 
 #[test]
