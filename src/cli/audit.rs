@@ -2,6 +2,7 @@
 
 mod text;
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::IpAddr;
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use nix::unistd::geteuid;
 use zeroize::Zeroizing;
 
 use super::output::{self, Format};
@@ -189,7 +191,7 @@ impl Audit {
     pub(super) fn run(&self) -> Result<(), Failure> {
         let began = SystemTime::now();
         // Opened first: what was found must not be lost because it cannot be written.
-        let mut html = self.html.as_deref().map(create).transpose()?;
+        let html = self.html.as_deref().map(Page::create).transpose()?;
         let password = self.password()?;
         // Whatever is pressed, what was begun is ended: that has a bound.
         let _interrupts = Interrupts::note_all();
@@ -205,11 +207,11 @@ impl Audit {
         let odoo = Odoo::look(&Root::host(), self.looking.odoo_conf.as_deref());
         let known = self.look(&odoo, browser.as_ref().map(Browser::site), &mut report);
         if let Some(browser) = &browser {
-            runtime.block_on(self.try_out(browser, password, &known, &mut report))?;
+            runtime.block_on(self.try_out(browser, password, &known, &mut report));
         }
         report.interrupted = Interrupts::noted();
-        if let Some((file, path)) = &mut html {
-            file.write_all(report.page().as_bytes()).map_err(|error| unwritten(path, &error))?;
+        if let Some(html) = html {
+            html.finish(&report.page())?;
         }
         if self.format.json {
             output::json(&report)?;
@@ -318,11 +320,17 @@ impl Audit {
         password: Option<Zeroizing<String>>,
         known: &Known<'_>,
         report: &mut Report,
-    ) -> Result<(), Failure> {
+    ) {
         report.add(live::findings(browser).await);
         let mut hijack = None;
-        if let (Some(login), Some(password)) = (&self.theft.login, password) {
-            let database = self.database(browser, known).await?;
+        let database = self.database(browser, known).await;
+        if self.theft.login.is_some() && database.is_none() {
+            let seen = "it is not known which database the user is in";
+            report.add(vec![Question::Login.unknown(seen, "name it with --database")]);
+        }
+        if let (Some(login), Some(password), Some(database)) =
+            (&self.theft.login, password, database)
+        {
             let owner = Content {
                 class: Class::Authenticated,
                 uid: None,
@@ -356,13 +364,13 @@ impl Audit {
             report.stress = Some(measured);
         }
         leaks::remove(&known.directories, browser.issued().all());
-        Ok(())
     }
 
-    /// The one that is named, else the only one that Odoo serves.
-    async fn database(&self, browser: &Browser, known: &Known<'_>) -> Result<String, Failure> {
+    /// The one that is named, else the only one that Odoo serves, for who logs in.
+    async fn database(&self, browser: &Browser, known: &Known<'_>) -> Option<String> {
+        self.theft.login.as_ref()?;
         if let Some(named) = &self.theft.database {
-            return Ok(named.clone());
+            return Some(named.clone());
         }
         let mut all: Vec<String> =
             known.instances.iter().flat_map(|instance| instance.databases()).collect();
@@ -372,19 +380,53 @@ impl Audit {
             all = databases(&mut browser.fresh()).await.unwrap_or_default();
         }
         match all.as_slice() {
-            [one] => Ok(one.clone()),
-            _ => Err(Failure::new(
-                ExitCode::Usage,
-                "it is not known which database the user is in; name it with --database",
-            )),
+            [one] => Some(one.clone()),
+            _ => None,
         }
     }
 }
 
-/// A new file, or an old one that is overwritten.
-fn create(path: &Path) -> Result<(File, PathBuf), Failure> {
-    let file = File::create(path).map_err(|error| unwritten(path, &error))?;
-    Ok((file, path.to_owned()))
+/// A page that takes its place when it is whole: until then the one of before stays. What it says helps whoever attacks
+/// this host, so it is for its owner alone.
+struct Page {
+    path: PathBuf,
+    /// Beside it.
+    unfinished: PathBuf,
+    file: File,
+}
+
+impl Page {
+    fn create(path: &Path) -> Result<Self, Failure> {
+        let wrong = |error: &std::io::Error| unwritten(path, error);
+        // It would be replaced, and not written to: a link, a device, a pipe.
+        let is_other = path.symlink_metadata().is_ok_and(|found| !found.is_file());
+        let name = path.file_name().filter(|_| !is_other);
+        let name = name.ok_or_else(|| wrong(&std::io::Error::other("is not a regular file")))?;
+        let mut hidden = OsString::from(format!(".{:016x}.", rand::random::<u64>()));
+        hidden.push(name);
+        let unfinished = path.with_file_name(hidden);
+        let file = File::options()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&unfinished)
+            .map_err(|error| wrong(&error))?;
+        Ok(Self { path: path.to_owned(), unfinished, file })
+    }
+
+    fn finish(mut self, text: &str) -> Result<(), Failure> {
+        self.file
+            .write_all(text.as_bytes())
+            .and_then(|()| std::fs::rename(&self.unfinished, &self.path))
+            .map_err(|error| unwritten(&self.path, &error))
+    }
+}
+
+impl Drop for Page {
+    fn drop(&mut self) {
+        // There is none any more once it has taken its place.
+        let _ = std::fs::remove_file(&self.unfinished);
+    }
 }
 
 fn unwritten(path: &Path, error: &std::io::Error) -> Failure {
@@ -410,9 +452,15 @@ fn read_password(path: &Path) -> Result<Zeroizing<String>, Failure> {
     if !found.is_file() {
         return Err(unusable("is not a regular file".to_owned()));
     }
+    if ![0, geteuid().as_raw()].contains(&found.uid()) {
+        return Err(unusable("belongs to somebody else; chown it".to_owned()));
+    }
     if found.mode() & 0o077 != 0 {
         let mode = found.mode() & 0o7777;
         return Err(unusable(format!("others can read it (mode {mode:04o}); chmod 0600 it")));
+    }
+    if found.len() > LENGTH_MAX_BYTES {
+        return Err(unusable(format!("has more than {LENGTH_MAX_BYTES} bytes")));
     }
     let mut text = Zeroizing::new(String::new());
     file.take(LENGTH_MAX_BYTES)
@@ -423,4 +471,49 @@ fn read_password(path: &Path) -> Result<Zeroizing<String>, Failure> {
         return Err(unusable("is empty; write the password into it".to_owned()));
     }
     Ok(Zeroizing::new(password.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    use super::*;
+
+    #[test]
+    fn a_page_takes_the_place_of_the_former_when_it_is_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.html");
+        std::fs::write(&path, "former").unwrap();
+        let is = || std::fs::read_to_string(&path).unwrap();
+        let page = Page::create(&path).unwrap();
+        assert_eq!(is(), "former");
+        drop(page);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        Page::create(&path).unwrap().finish("new").unwrap();
+        assert_eq!((is().as_str(), path.metadata().unwrap().mode() & 0o777), ("new", 0o600));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        let link = dir.path().join("link.html");
+        symlink(&path, &link).unwrap();
+        for wrong in [link.as_path(), dir.path(), Path::new("/dev/null"), Path::new("/none/x")] {
+            assert!(Page::create(wrong).is_err(), "{}", wrong.display());
+        }
+        assert_eq!(is(), "new");
+    }
+
+    #[test]
+    fn a_password_is_read_whole_and_from_a_file_of_its_owner() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("password");
+        let read = |text: &str, owner: u32| {
+            std::fs::write(&path, text).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+            std::os::unix::fs::chown(&path, Some(owner), None).unwrap();
+            read_password(&path).map(|password| password.len()).map_err(|error| error.message)
+        };
+        let own = geteuid().as_raw();
+        assert_eq!(read("geheim\n", own), Ok(6));
+        assert_eq!(read(&"x".repeat(1024), own), Ok(1024));
+        assert!(read(&"x".repeat(1025), own).unwrap_err().contains("1024 bytes"));
+        assert!(read("geheim\n", 12_345).unwrap_err().contains("somebody else"));
+    }
 }
