@@ -561,6 +561,43 @@ fn hostile_words_of_a_site_command_no_terminal() {
 }
 
 #[test]
+fn a_signal_while_the_password_is_asked_for_leaves_the_terminal_as_it_was() {
+    const SCRIPT: &str = "
+import fcntl, os, pty, signal, sys, termios
+fd, terminal = pty.openpty()
+pid = os.fork()
+if pid == 0:
+    os.setsid()
+    fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+    for standard in range(3):
+        os.dup2(terminal, standard)
+    os.execvp(sys.argv[1], sys.argv[1:])
+said = b''
+while b'Password of audit: ' not in said:
+    said += os.read(fd, 65536)
+echoes = lambda: bool(termios.tcgetattr(terminal)[3] & termios.ECHO)
+before = echoes()
+os.kill(pid, getattr(signal, os.environ['SIGNAL']))
+os.waitpid(pid, 0)
+print(before, echoes())
+";
+    let _alone = alone();
+    let chain = Chain::start(&Faults::default());
+    for signal in ["SIGTERM", "SIGHUP"] {
+        let audit = chain.command(&["--login", "audit", "--database", "shop"]);
+        let output = Command::new("python3")
+            .args(["-c", SCRIPT])
+            .arg(audit.get_program())
+            .args(audit.get_args())
+            .env("SIGNAL", signal)
+            .output()
+            .expect("python3 runs");
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(said, "False True\n", "{signal}");
+    }
+}
+
+#[test]
 fn the_password_is_asked_for_at_the_terminal_and_not_shown() {
     /// Types the password as soon as it is asked for.
     const SCRIPT: &str = "

@@ -214,6 +214,16 @@ fn the_newest_are_kept() {
     let (code, kept) = ask_with(&shop.here, "DELETE", &format!("{ADMINS}&keep_newest=2"), &own);
     assert_eq!((code, &kept["ended"], &kept["kept"]), (200, &1.into(), &2.into()), "{kept}");
     shop.assert_living(&[2, 4, MARC, ELSEWHERE, VISITOR]);
+    // One of another user takes nobody's place, and one that is spared twice takes one.
+    let other = format!("Session-Id: {}\r\n", shop.sids[MARC]);
+    let (_, kept) = ask_with(&shop.here, "DELETE", &format!("{ADMINS}&keep_newest=2"), &other);
+    assert_eq!((&kept["ended"], &kept["kept"]), (&0.into(), &2.into()), "{kept}");
+    let twice = format!("{ADMINS}&keep_newest=2&except={}", alias(&shop.sids[2]));
+    let (_, kept) = ask_with(&shop.here, "DELETE", &twice, &own);
+    assert_eq!((&kept["ended"], &kept["kept"]), (&0.into(), &2.into()), "{kept}");
+    let (code, refused) = ask_with(&shop.here, "DELETE", ADMINS, &format!("{own}{other}"));
+    assert_eq!(code, 400, "{refused}");
+    shop.assert_living(&[2, 4, MARC, ELSEWHERE, VISITOR]);
 }
 
 #[test]
@@ -363,6 +373,17 @@ models.Pause.until = 0
 Parameters.value = '5.0'
 wrong = page()
 words = [models.sessionfs.limit(text) for text in (False, '', '0', ' 5', '5000')]
+Parameters.value, models.Pause.until, asked = '2', 0, []
+models.sessionfs.ask = lambda *words, **more: asked.append((words[1:], more))
+request.session = Session()
+request.session.should_rotate = True
+page()
+request.session.should_rotate = False
+page()
+page()
+wanted = [(('DELETE',), {'timeout_s': 1, 'database': 'shop', 'user_id': 2, 'keep_newest': 2})]
+assert asked == wanted, asked
+models.Pause.begin()
 print(took[0] < 3, sum(took[1:]) < 0.5, wrong < 0.5, models.Pause.is_over(), words)
 ";
     let directory = tempfile::tempdir().unwrap();

@@ -38,6 +38,7 @@ const WITHIN: Duration = Duration::from_secs(30);
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// No page that is asked for here is longer.
 const LENGTH_MAX_BYTES: usize = 8 << 20;
+const ONE_OF_MANY_MAX_BYTES: usize = 1 << 20;
 /// More than a site sets; the rest is not kept.
 const COOKIES_MAX: usize = 64;
 const COOKIE_MAX_BYTES: usize = 4096;
@@ -90,6 +91,7 @@ pub(crate) struct Browser {
     issued: Issued,
     source: Option<IpAddr>,
     agent: &'static str,
+    answer_max_bytes: usize,
     cookies: BTreeMap<String, String>,
 }
 
@@ -194,12 +196,18 @@ pub(crate) enum Door {
 impl Browser {
     /// One without cookies.
     pub(crate) fn new(site: Arc<Site>, tls: Tls, issued: Issued) -> Self {
-        Self { site, tls, issued, source: None, agent: AGENT, cookies: BTreeMap::new() }
+        let (agent, answer_max_bytes) = (AGENT, LENGTH_MAX_BYTES);
+        Self { site, tls, issued, source: None, agent, answer_max_bytes, cookies: BTreeMap::new() }
     }
 
     /// Another one of this site, without cookies.
     pub(crate) fn fresh(&self) -> Self {
         Self::new(Arc::clone(&self.site), self.tls.clone(), self.issued.clone())
+    }
+
+    /// The same for many at once: an answer is a mebibyte at most.
+    pub(crate) fn one_of_many(&self) -> Self {
+        Self { answer_max_bytes: ONE_OF_MANY_MAX_BYTES, ..self.clone() }
     }
 
     /// Another person's browser, elsewhere, with one cookie of this one; and where it comes from, if
@@ -312,7 +320,7 @@ impl Browser {
         let port = if over_tls { self.site.port } else { self.site.plain_port };
         let stream = self.connect(port).await?;
         if !over_tls {
-            return converse(stream, request, began, None).await;
+            return self.converse(stream, request, began, None).await;
         }
         let name = ServerName::try_from(self.site.host.clone()).map_err(Silence::broken)?;
         let stream = TlsConnector::from(Arc::clone(&self.tls.config))
@@ -320,7 +328,7 @@ impl Browser {
             .await
             .map_err(|error| Silence::Broken(format!("TLS: {error}")))?;
         let version = stream.get_ref().1.protocol_version();
-        converse(stream, request, began, version).await
+        self.converse(stream, request, began, version).await
     }
 
     async fn connect(&self, port: u16) -> Result<TcpStream, Silence> {
@@ -358,33 +366,34 @@ impl Browser {
             self.issued.note(session);
         }
     }
-}
 
-async fn converse(
-    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    request: Request<Full<Bytes>>,
-    began: Instant,
-    tls_version: Option<rustls::ProtocolVersion>,
-) -> Result<Answer, Silence> {
-    let (mut sender, connection) =
-        http1::handshake(TokioIo::new(stream)).await.map_err(Silence::broken)?;
-    // It ends with the connection; an error of it is seen in the answer.
-    let driver = tokio::spawn(connection);
-    let answer = sender.send_request(request).await.map_err(Silence::broken)?;
-    let (parts, body) = answer.into_parts();
-    let body = Limited::new(body, LENGTH_MAX_BYTES).collect().await;
-    let body = body.map_err(Silence::broken)?.to_bytes();
-    driver.abort();
-    let set = parts.headers.get_all(SET_COOKIE).iter();
-    let set = set.filter_map(|value| SetCookie::parse(value.to_str().ok()?));
-    Ok(Answer {
-        status: parts.status.as_u16(),
-        set_cookies: set.take(COOKIES_MAX).collect(),
-        headers: parts.headers,
-        body,
-        tls_version,
-        took: began.elapsed(),
-    })
+    async fn converse(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        request: Request<Full<Bytes>>,
+        began: Instant,
+        tls_version: Option<rustls::ProtocolVersion>,
+    ) -> Result<Answer, Silence> {
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(Silence::broken)?;
+        // It ends with the connection; an error of it is seen in the answer.
+        let driver = tokio::spawn(connection);
+        let answer = sender.send_request(request).await.map_err(Silence::broken)?;
+        let (parts, body) = answer.into_parts();
+        let body = Limited::new(body, self.answer_max_bytes).collect().await;
+        let body = body.map_err(Silence::broken)?.to_bytes();
+        driver.abort();
+        let set = parts.headers.get_all(SET_COOKIE).iter();
+        let set = set.filter_map(|value| SetCookie::parse(value.to_str().ok()?));
+        Ok(Answer {
+            status: parts.status.as_u16(),
+            set_cookies: set.take(COOKIES_MAX).collect(),
+            headers: parts.headers,
+            body,
+            tls_version,
+            took: began.elapsed(),
+        })
+    }
 }
 
 #[cfg(test)]

@@ -193,7 +193,7 @@ async fn send(kinds: &[Kind], load: Load, measured: &mut Measured) -> Vec<Sample
         }
         let kind = number % kinds.len();
         let browsers = &kinds[kind].browsers;
-        let browser = browsers[number / kinds.len() % browsers.len()].clone();
+        let browser = browsers[number / kinds.len() % browsers.len()].one_of_many();
         let (ask, second) = (kinds[kind].ask, began.elapsed().as_secs());
         under_way.spawn(async move {
             let (outcome, took) = one(browser, ask).await;

@@ -288,7 +288,11 @@ impl Question {
 
 /// The alias of the session that asks.
 fn own(headers: &HeaderMap) -> Result<Option<Alias>, Refused> {
-    let Some(header) = headers.get(OWN_HEADER) else { return Ok(None) };
+    let mut all = headers.get_all(OWN_HEADER).iter();
+    let Some(header) = all.next() else { return Ok(None) };
+    if all.next().is_some() {
+        return Err(Refused::bad("the header Session-Id is there twice"));
+    }
     let sid = header.to_str().ok().and_then(Sid::parse);
     // It is not repeated: it may be one all the same.
     let sid = sid.ok_or_else(|| Refused::bad("the header Session-Id is no session id of Odoo"))?;
@@ -396,9 +400,8 @@ impl Ending {
         &mut self,
         store: &RedisStore,
         whose: Filter,
-        Spared { named, newest }: Spared,
+        Spared { named, mut newest }: Spared,
     ) -> Result<(), Refused> {
-        let newest = newest.saturating_sub(named.len());
         // The one that logged in first is on top.
         let mut kept: BinaryHeap<Reverse<(u64, Alias)>> = BinaryHeap::new();
         let mut scan = store.scan(whose);
@@ -406,11 +409,13 @@ impl Ending {
             for living in page?.living {
                 if named.contains(&living.alias) {
                     self.outcome.kept += 1;
-                    continue;
+                    // It is one of the user's, so it takes a place.
+                    newest = newest.saturating_sub(1);
+                } else {
+                    // One that is over by its lifetimes takes nobody's place.
+                    let login_ms = if living.left_ms == 0 { 0 } else { living.header.login_ms };
+                    kept.push(Reverse((login_ms, living.alias)));
                 }
-                // One that is over by its lifetimes takes nobody's place.
-                let login_ms = if living.left_ms == 0 { 0 } else { living.header.login_ms };
-                kept.push(Reverse((login_ms, living.alias)));
                 if kept.len() > newest
                     && let Some(Reverse((_, alias))) = kept.pop()
                     && let Some(ended) = self.endings.begin(alias).await

@@ -2,9 +2,14 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write as _};
+use std::os::fd::AsFd as _;
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, poll};
 use rustix::termios::{LocalModes, OptionalActions};
 use zeroize::Zeroizing;
+
+use super::signals::Interrupts;
 
 /// How many characters a line of it has; `None` if standard output is no terminal.
 pub(crate) fn width() -> Option<usize> {
@@ -21,15 +26,38 @@ pub(crate) fn ask_secret(question: &str) -> io::Result<Zeroizing<String>> {
     let mut terminal = File::options().read(true).write(true).open("/dev/tty")?;
     let before = rustix::termios::tcgetattr(&terminal)?;
     let mut silent = before.clone();
-    // Read key by key, Ctrl-C among them: whatever happens, the terminal is put back.
+    // Read key by key, Ctrl-C among them, and signals are noted: whatever happens, the terminal is put back.
+    let _interrupts = Interrupts::note();
     silent.local_modes.remove(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG);
     rustix::termios::tcsetattr(&terminal, OptionalActions::Flush, &silent)?;
-    let answer = terminal.write_all(question.as_bytes()).and_then(|()| read_keys(&terminal));
+    let answer =
+        terminal.write_all(question.as_bytes()).and_then(|()| read_keys(Waiting(&terminal)));
     rustix::termios::tcsetattr(&terminal, OptionalActions::Flush, &before)?;
     terminal.write_all(b"\n")?;
     let answer = answer?;
     let text = std::str::from_utf8(&answer).map_err(|_| io::ErrorKind::InvalidData)?;
     Ok(Zeroizing::new(text.to_owned()))
+}
+
+/// A terminal that is waited for until a signal asks for the end.
+struct Waiting<'a>(&'a File);
+
+impl Read for Waiting<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        const LOOK_EVERY_MS: u16 = 100;
+        loop {
+            if Interrupts::noted() {
+                // Not `Interrupted`, which is tried again.
+                return Err(io::Error::other("ended by a signal"));
+            }
+            let mut polled = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut polled, LOOK_EVERY_MS) {
+                Ok(0) | Err(Errno::EINTR) => {}
+                Ok(_) => return self.0.read(buffer),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
 }
 
 /// What is typed until the line ends.

@@ -118,10 +118,12 @@ impl Socket {
 
     /// The owner of the tree gets it. An error names the remedy.
     fn odoo(path: &Path, owner_uid: u32) -> Result<Self, String> {
-        let made = refuse_others_directory(path)
-            .and_then(|()| free(path))
-            .and_then(|()| Self::unix(path.to_owned(), ODOO_MODE))
-            .and_then(|socket| lchown(path, Some(owner_uid), None).map(|()| socket));
+        let made = roots_own(path).and_then(|path| {
+            free(&path)?;
+            let socket = Self::unix(path.clone(), ODOO_MODE)?;
+            lchown(&path, Some(owner_uid), None)?;
+            Ok(socket)
+        });
         made.map_err(|e| {
             let remedy = remedy(e.kind(), "name another path");
             format!("odoo.socket: cannot listen on '{}': {e}; {remedy}", path.display())
@@ -159,8 +161,9 @@ impl Drop for Socket {
     }
 }
 
-/// Whoever can change a directory could have root give away another file than the socket.
-fn refuse_others_directory(path: &Path) -> io::Result<()> {
+/// The path without symbolic links, which is the one to use: whoever can change a directory of it, or a link in it, could
+/// have root give away another file than the socket.
+fn roots_own(path: &Path) -> io::Result<PathBuf> {
     const OTHERS_WRITE: u32 = 0o022;
     const STICKY: u32 = 0o1000;
     let directory = path.parent().unwrap_or(path).canonicalize()?;
@@ -173,7 +176,8 @@ fn refuse_others_directory(path: &Path) -> io::Result<()> {
             return Err(io::Error::new(ErrorKind::PermissionDenied, why));
         }
     }
-    Ok(())
+    let name = path.file_name().ok_or(ErrorKind::InvalidInput)?;
+    Ok(directory.join(name))
 }
 
 fn remedy(kind: ErrorKind, another: &str) -> String {
@@ -238,6 +242,17 @@ mod tests {
         assert!(failure.contains("name another address"), "{failure}");
         drop(socket);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn the_socket_of_odoo_is_where_its_directory_is_and_not_its_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let real = dir.path().canonicalize().unwrap().join("real");
+        std::fs::create_dir(&real).unwrap();
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        let socket = Socket::odoo(&link.join("odoo.sock"), 1234).unwrap();
+        assert_eq!(socket.path.as_deref(), Some(real.join("odoo.sock").as_path()));
     }
 
     #[test]
