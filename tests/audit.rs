@@ -470,6 +470,10 @@ fn a_load_is_measured_by_the_second_and_logouts_are_seen() {
     let chain = Chain::start(&Faults { odoo: "forgetful", ..Faults::default() });
     let audited = Audited::of(chain.with_login(&arguments));
     audited.has("stress.logouts", "fail", "as if nobody were logged in");
+    // More new ids than are remembered: what lives is removed all the same.
+    let many = ["--stress", "--for", "4s", "--rate", "120"];
+    let _ = Audited::of(chain.with_login(&many));
+    assert_eq!(chain.left(), 0);
     // Without an account only what a visitor may ask is asked.
     let audited = Audited::of(chain.command(&["--stress", "--for", "1s"]));
     audited.has("stress.logouts", "note", "");

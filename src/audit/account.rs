@@ -114,7 +114,7 @@ impl Account {
         let params = json!({ "db": self.database, "login": self.login, "password": password });
         let said = call(browser, Door::Front, "/web/session/authenticate", params).await?;
         // Also without a uid: it may be a login that waits for its second factor.
-        browser.note_login();
+        browser.note_living();
         said["uid"].as_i64().filter(|uid| *uid > 0).ok_or_else(|| {
             Trouble::Refused("it wants a second factor, or the password is wrong".to_owned())
         })
@@ -153,9 +153,10 @@ async fn change(browser: &mut Browser, from: &str, to: &str) -> Result<(), Troub
     call(browser, Door::Front, path, params).await.map(drop)
 }
 
-/// Logs out. That it worked is seen by who is logged in then.
+/// Logs out. That it worked is seen by who is logged in then. Odoo leaves a session in which nobody is.
 pub(crate) async fn log_out(browser: &mut Browser) {
     let _ = call(browser, Door::Front, "/web/session/destroy", json!({})).await;
+    browser.note_living();
 }
 
 /// The databases that the site shows to everybody. An error says why that is not known.

@@ -51,35 +51,35 @@ pub(crate) struct Issued(Arc<Mutex<IssuedIds>>);
 /// In the order in which they came.
 #[derive(Default)]
 struct IssuedIds {
-    logins: Vec<String>,
+    living: Vec<String>,
     others: Vec<String>,
 }
 
 impl Issued {
-    /// More than a run makes: a site that draws new ids all the time fills nothing. There is always room for logins,
-    /// which the audit makes itself.
+    /// More than a run makes: a site that draws new ids all the time fills nothing, as Odoo does for a visitor in whose
+    /// session there is nothing. There is always room for what a login or a logout has left, which lives.
     const OTHERS_MAX: usize = 200;
 
     fn note(&self, value: &str) {
-        let IssuedIds { logins, others } = &mut *lock(&self.0);
-        let is_known = logins.iter().chain(&*others).any(|known| known == value);
+        let IssuedIds { living, others } = &mut *lock(&self.0);
+        let is_known = living.iter().chain(&*others).any(|known| known == value);
         if Sid::parse(value).is_some() && !is_known && others.len() < Self::OTHERS_MAX {
             others.push(value.to_owned());
         }
     }
 
-    fn note_login(&self, value: &str) {
-        let IssuedIds { logins, others } = &mut *lock(&self.0);
+    fn note_living(&self, value: &str) {
+        let IssuedIds { living, others } = &mut *lock(&self.0);
         others.retain(|known| known != value);
-        if Sid::parse(value).is_some() && !logins.iter().any(|known| known == value) {
-            logins.push(value.to_owned());
+        if Sid::parse(value).is_some() && !living.iter().any(|known| known == value) {
+            living.push(value.to_owned());
         }
     }
 
-    /// All of them: those by which somebody logged in come first.
+    /// All of them: those that live come first.
     pub(crate) fn all(&self) -> Vec<Sid> {
-        let IssuedIds { logins, others } = &*lock(&self.0);
-        logins.iter().chain(others).filter_map(|value| Sid::parse(value)).collect()
+        let IssuedIds { living, others } = &*lock(&self.0);
+        living.iter().chain(others).filter_map(|value| Sid::parse(value)).collect()
     }
 }
 
@@ -241,10 +241,10 @@ impl Browser {
         &self.issued
     }
 
-    /// Somebody has logged in with it.
-    pub(crate) fn note_login(&self) {
+    /// Somebody has logged in with it, or the logout has left its session.
+    pub(crate) fn note_living(&self) {
         if let Some(session) = self.session() {
-            self.issued.note_login(session);
+            self.issued.note_living(session);
         }
     }
 
@@ -424,14 +424,14 @@ mod tests {
     }
 
     #[test]
-    fn of_many_ids_those_of_logins_are_remembered_and_come_first() {
+    fn of_many_ids_those_that_live_are_remembered_and_come_first() {
         let issued = Issued::default();
         let ids: Vec<String> = (0..500).map(|number| format!("{number:040x}")).collect();
         for id in &ids {
             issued.note(id);
         }
-        issued.note_login(&ids[3]);
-        issued.note_login(&ids[499]);
+        issued.note_living(&ids[3]);
+        issued.note_living(&ids[499]);
         let all = issued.all();
         assert_eq!(all.len(), Issued::OTHERS_MAX + 1);
         assert_eq!((all[0].expose(), all[1].expose()), (ids[3].as_str(), ids[499].as_str()));
