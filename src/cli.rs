@@ -19,6 +19,7 @@ pub mod mount_helper;
 mod mountpoint;
 mod observe;
 mod output;
+mod parameters;
 mod probe;
 mod prober;
 mod redis;
@@ -68,6 +69,8 @@ enum Command {
     List(list::List),
     #[command(hide = true)]
     Loader(loader::Loader),
+    #[command(hide = true)]
+    Parameters(parameters::Parameters),
     Man(man::Man),
     Mount(mount::Mount),
     Observe(observe::Observe),
@@ -130,6 +133,7 @@ pub fn run() -> Result<(), Failure> {
         Command::Kill(kill) => kill.run(),
         Command::List(list) => list.run(),
         Command::Loader(loader) => loader.run(),
+        Command::Parameters(parameters) => parameters.run(),
         Command::Man(man) => man.run(),
         Command::Mount(mount) => mount.run(),
         Command::Observe(observe) => observe.run(),

@@ -336,7 +336,7 @@ impl Config {
             activity: activity(&file.activity)?,
             metrics: metrics(&file.metrics)?,
             audit: audit(&file.audit)?,
-            odoo: Odoo::resolve(&file.odoo, mountpoint)?,
+            odoo: Odoo::resolve(&file.odoo, &file.lifetime, mountpoint)?,
             staging_dir,
             mirror: mirror(flags, &file)?,
         })

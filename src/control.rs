@@ -31,11 +31,12 @@ use self::pulse::Pulse;
 use self::server::Endpoint;
 use self::status::{Status, Worker};
 use crate::config::Config;
+use crate::parameters::follow::Shared;
 use crate::redis::RedisStore;
 use crate::store::{Health as Link, Link as _};
 use crate::store::{Kept, Usage};
 use crate::supervision::{KeeperInfo, RedisState};
-use crate::sync::optional;
+use crate::sync::{lock, optional};
 use crate::telemetry::metrics::{Now, metrics};
 use crate::telemetry::recent;
 
@@ -55,6 +56,7 @@ pub(crate) struct StatusService {
     store: RedisStore,
     keeper: KeeperInfo,
     worker: Worker,
+    parameters: Option<Shared>,
     in_use: Box<dyn Fn() -> (Usage, Kept) + Send + Sync>,
     report_to_keeper: Box<dyn Fn(RedisState) + Send + Sync>,
     pulse: Pulse,
@@ -81,6 +83,7 @@ impl StatusService {
         store: RedisStore,
         keeper: KeeperInfo,
         sockets: Sockets,
+        parameters: Option<Shared>,
         in_use: impl Fn() -> (Usage, Kept) + Send + Sync + 'static,
         report_to_keeper: impl Fn(RedisState) + Send + Sync + 'static,
     ) -> io::Result<Arc<Self>> {
@@ -96,6 +99,7 @@ impl StatusService {
             config,
             store,
             keeper,
+            parameters,
         });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let running = Arc::clone(&service);
@@ -191,6 +195,7 @@ impl StatusService {
             requests: self.keeper.requests.clone(),
             trail: Some(status::Trail::of(place, self.store.takes_trail(), keeping.ok())),
             unidentified_callers: status::UnidentifiedCallers::own(),
+            parameters: self.parameters.as_ref().map(|state| lock(state).clone()),
             recent: recent::recent(),
             cluster: cluster.ok().map(|nodes| status::cluster(&nodes, Some(&report))),
             server: report,

@@ -15,6 +15,7 @@ mod listen;
 mod mirror;
 pub(crate) mod mount;
 mod note;
+mod parameters;
 pub(crate) mod private_redis;
 mod program;
 mod pulse;

@@ -30,6 +30,7 @@ mod mirror;
 #[cfg(feature = "bpf")]
 mod observe;
 mod odoo;
+mod parameters;
 pub mod redis;
 mod report;
 mod request;

@@ -535,7 +535,7 @@ impl Look<'_> {
     }
 }
 
-fn account(root: &Root, uid: u32, gid: u32) -> Account {
+pub(crate) fn account(root: &Root, uid: u32, gid: u32) -> Account {
     let known = root.account(&uid.to_string());
     Account {
         name: known.as_ref().map_or_else(|| uid.to_string(), |account| account.name.clone()),
@@ -546,7 +546,7 @@ fn account(root: &Root, uid: u32, gid: u32) -> Account {
 }
 
 /// The file that Odoo reads: named, else in the environment, else in the home.
-fn configuration_of<'a>(
+pub(crate) fn configuration_of<'a>(
     root: &Root,
     launch: &Launch,
     variable: impl Fn(&str) -> Option<&'a str>,

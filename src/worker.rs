@@ -41,6 +41,7 @@ use crate::layers::import_on_access::ImportOnAccess;
 use crate::layers::near_cache::NearCache;
 use crate::layers::single_flight::SingleFlight;
 use crate::layers::spool::Spool;
+use crate::parameters::follow::{self, Shared};
 use crate::redis::{self, RedisStore};
 use crate::session::secret::Keyring;
 use crate::store::{Changes, Observer, Usage};
@@ -72,6 +73,8 @@ pub(crate) struct Descriptors {
     pub control: Option<OwnedFd>,
     /// Prometheus asks here.
     pub metrics: Option<OwnedFd>,
+    /// Odoo's system parameters are reported here.
+    pub parameters: Option<OwnedFd>,
     /// The audit trail is written here.
     pub trail: Option<OwnedFd>,
     /// Odoo's user lists and ends sessions here.
@@ -98,6 +101,7 @@ pub(crate) fn run(descriptors: Descriptors) -> Result<(), Failure> {
         credentials: descriptors.credentials,
         processes: descriptors.processes,
         requests: descriptors.requests,
+        parameters: descriptors.parameters,
         trail: descriptors.trail,
         sockets,
         disks,
@@ -120,14 +124,14 @@ struct Handed {
     credentials: Option<OwnedFd>,
     processes: Option<OwnedFd>,
     requests: Option<OwnedFd>,
+    parameters: Option<OwnedFd>,
     trail: Option<OwnedFd>,
     sockets: Sockets,
     disks: Disks,
 }
 
 fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
-    let Handed { config, fuse, memory, credentials, processes, requests, trail, sockets, disks } =
-        handed;
+    let Handed { config, fuse, memory, credentials, processes, requests, disks, .. } = handed;
     let Handover { keeper, mut config, secrets, first, may_lack_redis, worker, keeper_info } =
         read_handover(config)?;
     let missing = confine::become_worker(&config.worker.account(), || {
@@ -149,14 +153,10 @@ fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
     let mut store_settings = settings::store(&config, credentials)?;
     let keyring = secrets::keyring(channel, &config, &store_settings, secrets, &runtime)?;
     store_settings.keyring = Some(keyring.clone());
-    let contact = match (first, may_lack_redis) {
-        (false, _) => None,
-        (true, may_be_late) => {
-            let contact = first_contact::wait(&config, &store_settings, may_be_late);
-            Some(runtime.block_on(contact)?)
-        }
-    };
-    let store = open_store(store_settings, &config, contact, trail, &runtime)?;
+    let contact = first
+        .then(|| runtime.block_on(first_contact::wait(&config, &store_settings, may_lack_redis)))
+        .transpose()?;
+    let store = open_store(store_settings, &config, contact, handed.trail, &runtime)?;
     let (mirror, writer) = mirror
         .map(|disk| disks::keep_mirror(disk, &store, &keyring, &runtime, first))
         .transpose()?
@@ -197,11 +197,13 @@ fn serve(channel: &Arc<Channel>, handed: Handed) -> Result<(), Failure> {
         move |state| drop(channel.send(&Report::Redis(state)))
     };
     let usage = usage(move || held.in_use(), cached, &runtime);
+    let parameters = follow_parameters(handed.parameters, &config, &store, &runtime)?;
     let service = StatusService::start(
         config.clone(),
         store.clone(),
         keeper_info,
-        sockets,
+        handed.sockets,
+        parameters,
         move || (usage(), spool.kept()),
         tell_keeper,
     )
@@ -240,6 +242,19 @@ fn leave_room(config: &mut Config) {
     for (key, bytes) in config.leave_room_on_tmpfs() {
         tracing::info!(key, bytes, "limited to a quarter of the tmpfs of the staging directory");
     }
+}
+
+/// Follows the lifetimes that Odoo's system parameters ask for.
+fn follow_parameters(
+    reported: Option<OwnedFd>,
+    config: &Config,
+    store: &RedisStore,
+    runtime: &Runtime,
+) -> Result<Option<Shared>, Failure> {
+    let followed = reported.zip(config.odoo.parameters).map(|(socket, bounds)| {
+        follow::start(socket, bounds, store.clone(), runtime.handle().clone())
+    });
+    followed.transpose().map_err(|e| Failure::internal("start threads", e))
 }
 
 /// Asks the keeper for secrets, as long as one is missing.

@@ -17,12 +17,13 @@ use crate::config::paths::control_socket;
 use crate::control::client;
 use crate::control::status::{Report, Status as ServerStatus, Traffic, Trail, cluster};
 use crate::exit::{ExitCode, Failure};
-use crate::foreign::Foreign;
+use crate::foreign::{Foreign, escaped};
 use crate::host::mount::is_ours;
 use crate::host::mount_table::MountTable;
 use crate::host::prober::Prober;
 use crate::keeper::mount;
 use crate::odoo::root::Root;
+use crate::parameters::follow::State as Parameters;
 use crate::redis::RedisStore;
 use crate::redis::memory::Memory;
 use crate::request::State;
@@ -345,6 +346,9 @@ fn write_server(text: &mut String, status: &ServerStatus) {
     if let Some(trail) = &status.trail {
         write_trail(text, trail);
     }
+    if let Some(parameters) = &status.parameters {
+        write_parameters(text, parameters);
+    }
     if status.kept.changes > 0 || status.kept.unsendable > 0 {
         line!(text, "  kept      {}", kept(&status.kept));
     }
@@ -422,6 +426,21 @@ fn write_activity(text: &mut String, requests: &State) {
                 running.hook.name()
             );
         }
+    }
+}
+
+/// What Odoo's system parameters ask for, and what is wrong with them.
+fn write_parameters(text: &mut String, parameters: &Parameters) {
+    const SHOWN: usize = 20;
+    line!(text, "  parameters of Odoo, in {}", some(parameters.databases.len() as u64, "database"));
+    for (name, followed) in parameters.databases.iter().take(SHOWN) {
+        let said = |text: &Option<String>| text.as_deref().map_or("-".to_owned(), escaped);
+        let (idle, absolute) = (said(&followed.idle), said(&followed.absolute));
+        line!(text, "            {}: idle {idle}, absolute {absolute}", escaped(name));
+    }
+    for (database, why) in parameters.problems().take(SHOWN) {
+        let whose = database.map_or_else(String::new, |name| format!("{}: ", escaped(name)));
+        line!(text, "            {}", styled(WARNING, format!("{whose}{}", escaped(why))));
     }
 }
 

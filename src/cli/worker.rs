@@ -57,6 +57,7 @@ impl Worker {
             requests: offered.remove("requests"),
             control: optional(self.control_fd)?,
             metrics: optional(self.metrics_fd)?,
+            parameters: offered.remove("parameters"),
             trail: offered.remove("trail"),
             odoo: offered.remove("odoo"),
             underlying: optional(self.underlying_fd)?,

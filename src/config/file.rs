@@ -161,6 +161,12 @@ table! {
         tombstone: String,
         /// What asks for the lifetimes that are not written.
         preset: String,
+        /// The shortest that a system parameter of Odoo can set.
+        idle_min: String,
+        /// The longest idle time that one can set.
+        idle_max: String,
+        /// The same for the absolute lifetime.
+        absolute_max: String,
     } {
         /// `[[lifetime.rules]]`
         rules: Vec<LifetimeRule>,
@@ -280,6 +286,10 @@ table! {
     Odoo("odoo."): ODOO_KEYS {
         /// Where its user lists and ends the sessions of a user.
         socket: String,
+        /// Whether its system parameters set lifetimes.
+        follow_parameters: bool,
+        /// Its configuration file.
+        config: PathBuf,
     }
 }
 
@@ -543,6 +553,7 @@ mod tests {
                 | "activity.passive"
                 | "activity.active" => "[\"x\"]",
                 "activity.ports" => "[7]",
+                "odoo.follow_parameters" => "true",
                 _ => "\"x\"",
             };
             let header = match table {

@@ -10,7 +10,7 @@ use crate::exit::{ExitCode, Failure};
 use crate::redis::live::Schema;
 use crate::session::policy::Lifetimes;
 use crate::session::policy::preset::{PRESETS, Preset};
-use crate::session::policy::rule::{Rule, Selector, Setting, Source};
+use crate::session::policy::rule::{OF_ODOO, Rule, Selector, Setting, Source};
 use crate::session::policy::rules::Rules;
 
 const OFF: &str = "off";
@@ -135,10 +135,14 @@ fn rule(place: &str, text: &str) -> Result<Rule, Failure> {
         return Err(wrong(RULES, &format!("'{shown}' names no sessions")));
     };
     let setting = by_rule(key)?;
+    let (selector, source) = match selector.strip_suffix(OF_ODOO) {
+        Some(selector) => (selector, Source::Odoo),
+        None => (selector, Source::Live),
+    };
     let selector = Selector::parse(selector)
         .map_err(|why| wrong(RULES, &format!("'{shown}' is no rule: {why}")))?;
     let ms = value_ms(setting, text).map_err(|failure| wrong(place, &failure.to_string()))?;
-    Rule::new(setting, selector, ms, Source::Live)
+    Rule::new(setting, selector, ms, source)
         .map_err(|why| wrong(RULES, &format!("'{shown}' is no rule: {why}")))
 }
 
@@ -263,6 +267,7 @@ mod tests {
             grace: Some("5s".into()),
             tombstone: Some("6s".into()),
             rules: vec![],
+            ..Default::default()
         };
         let rules = own(&file).unwrap();
         for key in LIVE_KEYS {
@@ -273,7 +278,8 @@ mod tests {
 
     #[test]
     fn all_but_the_preset_can_be_changed_live() {
-        let live: Vec<_> = LIVE_KEYS.iter().chain([&PRESET]).collect();
+        let bounds = ["lifetime.idle_min", "lifetime.idle_max", "lifetime.absolute_max"];
+        let live: Vec<_> = LIVE_KEYS.iter().chain([&PRESET]).chain(&bounds).collect();
         assert_eq!(live, LIFETIME_KEYS.iter().collect::<Vec<_>>());
     }
 
@@ -332,6 +338,9 @@ mod tests {
         let found = read("lifetime.absolute database=shop login=till*", "off").unwrap();
         assert_eq!(found.place(), "lifetime.absolute database=shop login=till*");
         assert_eq!((found.ms, found.source), (None, Source::Live));
+        let found = read("lifetime.idle database=shop source=odoo", "5min").unwrap();
+        assert_eq!(found.place(), "lifetime.idle database=shop source=odoo");
+        assert_eq!((found.ms, found.source), (Some(300_000), Source::Odoo));
         for (place, text, words) in [
             ("lifetime.grace database=shop", "5min", "holds for all sessions"),
             ("lifetime.idle database=shop", "never", "lifetime.idle database=shop: "),

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::foreign::Foreign;
+use crate::parameters::follow::State as Parameters;
 use crate::redis::deployment::Deployment;
 use crate::redis::memory::Memory;
 use crate::redis::population::Population;
@@ -60,6 +61,9 @@ pub(crate) struct Status {
     /// Who uses it and cannot be identified.
     #[serde(default)]
     pub unidentified_callers: Vec<UnidentifiedCallers>,
+    /// What Odoo's system parameters ask for; nothing if they are not followed.
+    #[serde(default)]
+    pub parameters: Option<Parameters>,
     /// The last warnings and errors, oldest first.
     pub recent: Vec<Recent>,
     /// The servers of the cluster, this one among them. Nothing while Redis is away.

@@ -15,6 +15,7 @@ use nix::sys::signal::Signal;
 use super::connection::Connection;
 use super::disks::Disks;
 use super::listen::Listeners;
+use super::parameters::Parameters;
 use super::program::Program;
 use super::requests::Requests;
 use super::secrets::Secrets;
@@ -95,6 +96,8 @@ pub(super) struct Running {
     process: Process,
     /// Its disk servers, which end with it or before.
     disks: Vec<Process>,
+    /// What reads Odoo's system parameters for it.
+    parameters: Option<Parameters>,
     /// Ours of the two ends.
     pub channel: Channel,
     /// Where it asks for credentials.
@@ -144,6 +147,9 @@ impl Running {
         ];
         descriptors.extend(connection.descriptors());
         descriptors.extend(status.listeners.descriptors());
+        let (parameters, reported) =
+            Parameters::start(program.path(), config).map_err(failed)?.unzip();
+        descriptors.extend(reported.as_ref().map(|end| ("parameters", end.as_fd())));
         descriptors.extend(status.trail.descriptor());
         descriptors.extend(sockets.iter().map(|(flag, socket)| (*flag, socket.as_fd())));
         descriptors.extend(status.requests.marks().map(|marks| ("requests", marks)));
@@ -152,6 +158,7 @@ impl Running {
         let mut running = Self {
             process,
             disks,
+            parameters,
             channel,
             credentials,
             closed: false,
@@ -161,7 +168,7 @@ impl Running {
             has_drained: false,
             found_cause: false,
         };
-        drop((theirs, asking, handed, sockets));
+        drop((theirs, asking, handed, sockets, reported));
         // A configuration is smaller than a pipe; a worker that dies meanwhile breaks it.
         let written = serde_json::to_vec(&Handover {
             keeper: env!("CARGO_PKG_VERSION").into(),
@@ -187,10 +194,12 @@ impl Running {
     pub(super) fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
         let channel = (!self.closed).then(|| self.channel.as_fd());
         let disks = self.disks.iter().map(Process::as_fd);
+        let parameters = self.parameters.as_ref().and_then(Parameters::waits_for);
         std::iter::once(self.process.as_fd())
             .chain(channel)
             .chain(self.credentials.waits_for())
             .chain(disks)
+            .chain(parameters)
             .collect()
     }
 
@@ -224,6 +233,9 @@ impl Running {
     /// Kills it and its disk servers, and waits for that.
     pub(super) fn kill(&mut self) -> Option<ExitStatus> {
         let status = self.process.kill_but_for(WAITING_THREAD);
+        if let Some(parameters) = &mut self.parameters {
+            parameters.kill();
+        }
         for disk in &mut self.disks {
             // Callers wait for the next worker, whatever a disk does.
             disk.kill_within(Duration::from_millis(100));
@@ -247,6 +259,9 @@ impl Running {
     /// question for a credential is answered on the way.
     pub(super) fn next_report(&mut self) -> Option<Report> {
         self.reap_disks();
+        if let Some(parameters) = &mut self.parameters {
+            parameters.look();
+        }
         self.credentials.answer();
         match self.channel.try_receive() {
             Received::Message(Report::Failed(failure)) => {

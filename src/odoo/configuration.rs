@@ -1,8 +1,9 @@
 //! Odoo's configuration file.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use ini::{Ini, ParseOption};
+use ini::{Ini, ParseOption, Properties};
 
 use super::root::Root;
 
@@ -58,23 +59,8 @@ impl Configuration {
     }
 
     fn parse(path: &Path, text: &str) -> Result<Self, String> {
-        // As Python's RawConfigParser: no escapes, and quotes belong to the value.
-        let how = ParseOption {
-            enabled_quote: false,
-            enabled_escape: false,
-            enabled_indented_mutiline_value: true,
-            ..ParseOption::default()
-        };
-        let file = Ini::load_from_str_opt(text, how).map_err(|error| error.to_string())?;
-        let options = file.section(Some("options")).ok_or("it has no section [options]")?;
-        let get = |key: &str| {
-            options
-                .get_all(key)
-                .next_back()
-                .map(str::trim)
-                // Odoo's own way to write "not set".
-                .filter(|value| !value.is_empty() && !["False", "None"].contains(value))
-        };
+        let options = options(text)?;
+        let get = |key: &str| get(&options, key);
         Ok(Self {
             path: path.to_owned(),
             unreadable: None,
@@ -96,6 +82,35 @@ impl Configuration {
             addons: get("addons_path").map(paths).unwrap_or_default(),
         })
     }
+}
+
+fn options(text: &str) -> Result<Properties, String> {
+    // As Python's RawConfigParser: no escapes, and quotes belong to the value.
+    let how = ParseOption {
+        enabled_quote: false,
+        enabled_escape: false,
+        enabled_indented_mutiline_value: true,
+        ..ParseOption::default()
+    };
+    let mut file = Ini::load_from_str_opt(text, how).map_err(|error| error.to_string())?;
+    file.delete(Some("options")).ok_or_else(|| "it has no section [options]".to_owned())
+}
+
+fn get<'a>(options: &'a Properties, key: &str) -> Option<&'a str> {
+    options
+        .get_all(key)
+        .next_back()
+        .map(str::trim)
+        // Odoo's own way to write "not set".
+        .filter(|value| !value.is_empty() && !["False", "None"].contains(value))
+}
+
+/// These keys of a file, as far as they are set.
+pub(crate) fn values(text: &str, keys: &[&str]) -> Result<BTreeMap<String, String>, String> {
+    let options = options(text)?;
+    let found =
+        keys.iter().filter_map(|key| Some(((*key).to_owned(), get(&options, key)?.to_owned())));
+    Ok(found.collect())
 }
 
 /// A list of directories, as a file or a command line gives it.

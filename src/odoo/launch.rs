@@ -82,6 +82,11 @@ impl Launch {
     }
 }
 
+/// The value of an option of an Odoo that this command line starts.
+pub(crate) fn option_of(argv: &[&str], short: Option<&str>, long: &str) -> Option<String> {
+    option(arguments(argv)?, short, long)
+}
+
 /// Whether a command line starts Odoo's evented process, which serves many requests in one thread.
 #[cfg_attr(not(feature = "bpf"), expect(dead_code, reason = "only for what BPF observes"))]
 pub(crate) fn is_evented(argv: &[&str]) -> bool {

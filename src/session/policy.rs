@@ -42,6 +42,16 @@ impl Default for Lifetimes {
     }
 }
 
+/// What lifetimes that Odoo's administrators set are held to, so that a mistyped one does not lock out who would correct it.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Bounds {
+    /// The shortest, idle or absolute.
+    pub min_ms: u64,
+    /// The longest; `None`: any.
+    pub idle_max_ms: Option<u64>,
+    pub absolute_max_ms: Option<u64>,
+}
+
 /// The times of one session, in milliseconds of Redis's clock.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Times {

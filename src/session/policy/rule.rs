@@ -20,6 +20,9 @@ const ANY_MAX: usize = 2;
 const DATABASE: &str = "database=";
 const LOGIN: &str = "login=";
 const USER_ID: &str = "user_id=";
+/// What the place of a rule ends with that a system parameter of Odoo has given: it lies beside the live one for the same
+/// sessions, which goes before it.
+pub const OF_ODOO: &str = " source=odoo";
 
 /// A lifetime that can differ from session to session.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
@@ -101,6 +104,8 @@ impl Setting {
 pub enum Source {
     /// A live setting, for all servers. It goes before the file's for the same sessions.
     Live,
+    /// A system parameter of Odoo, for all servers.
+    Odoo,
     /// The configuration file of this server.
     File,
 }
@@ -110,6 +115,7 @@ impl Source {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Live => "live",
+            Self::Odoo => "odoo",
             Self::File => "file",
         }
     }
@@ -339,7 +345,8 @@ impl Rule {
 
     /// Its key and its selector: where it is kept.
     pub fn place(&self) -> String {
-        format!("{} {}", self.setting.key(), self.selector)
+        let source = if self.source == Source::Odoo { OF_ODOO } else { "" };
+        format!("{} {}{source}", self.setting.key(), self.selector)
     }
 
     /// By this rules are ordered: of those that set the same, the first that matches holds.

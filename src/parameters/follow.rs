@@ -1,0 +1,242 @@
+//! The worker's part: judges what was read, writes it to the live settings, and remembers what was wrong with it.
+//!
+//! Only what was read just now is written: another server may have read something newer than what this one has read
+//! before.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex};
+
+use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
+
+use super::{ABSOLUTE, IDLE, Round, Values};
+use crate::config::lifetime::value_text;
+use crate::redis::RedisStore;
+use crate::redis::live::Found;
+use crate::session::policy::Bounds;
+use crate::session::policy::rule::{Rule, Selector, Setting, Source};
+use crate::session::policy::rules::RULES_MAX;
+use crate::store::StoreError;
+use crate::supervision::{Channel, Received};
+use crate::sync::lock;
+
+/// What is known of the parameters, for the status.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) struct State {
+    /// Why it is not known which databases there are, if so.
+    pub problem: Option<String>,
+    pub databases: BTreeMap<String, Followed>,
+}
+
+/// One database.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) struct Followed {
+    /// What holds by its parameters.
+    pub idle: Option<String>,
+    pub absolute: Option<String>,
+    /// What is wrong with them.
+    pub problems: Vec<String>,
+}
+
+/// What is told to [`State`].
+pub(crate) type Shared = Arc<Mutex<State>>;
+
+/// Follows what comes by this socket, until its other end is closed.
+pub(crate) fn start(
+    socket: OwnedFd,
+    bounds: Bounds,
+    store: RedisStore,
+    runtime: Handle,
+) -> std::io::Result<Shared> {
+    let state = Shared::default();
+    let told = Arc::clone(&state);
+    let channel = Channel::new(socket);
+    std::thread::Builder::new().name("parameters".into()).spawn(move || {
+        loop {
+            match channel.receive::<Round>() {
+                Received::Message(round) => {
+                    runtime.block_on(take_in(round, &bounds, &store, &told));
+                }
+                Received::Empty => {}
+                Received::Closed => return,
+            }
+        }
+    })?;
+    Ok(state)
+}
+
+async fn take_in(round: Round, bounds: &Bounds, store: &RedisStore, state: &Shared) {
+    // While Redis is away nothing is followed; its own faults are logged elsewhere.
+    let Ok(found) = store.live_settings().await else { return };
+    let mut next = State { problem: round.failure, databases: BTreeMap::new() };
+    let mut rules = found.rules.len();
+    for database in round.databases {
+        let mut followed = Followed::default();
+        match database.values {
+            Ok(values) => {
+                let wishes = wishes(&database.name, &values, bounds, &mut followed.problems);
+                for (place, text) in wishes {
+                    let had = found.rules.get(&place);
+                    if had == text.as_ref() {
+                        continue;
+                    }
+                    if had.is_none() && rules >= RULES_MAX {
+                        followed.problems.push(format!("there are {RULES_MAX} rules already"));
+                        continue;
+                    }
+                    rules += usize::from(had.is_none());
+                    if let Err(StoreError::Refused(why)) =
+                        store.change_live(&place, text.as_deref()).await
+                    {
+                        followed.problems.push(format!("Redis takes no changes: {why}"));
+                    }
+                }
+            }
+            Err(why) => followed.problems.push(format!("cannot be read: {why}")),
+        }
+        next.databases.insert(database.name, followed);
+    }
+    if let Ok(found) = store.live_settings().await {
+        next.show_what_holds(&found);
+    }
+    let mut state = lock(state);
+    next.tell_news(&state);
+    *state = next;
+}
+
+/// What the live settings are to be: the place of each rule, with its text or none. Of a value that cannot be used there is
+/// none, and the last one stays.
+fn wishes(
+    database: &str,
+    values: &Values,
+    bounds: &Bounds,
+    problems: &mut Vec<String>,
+) -> Vec<(String, Option<String>)> {
+    let asked = [
+        (Setting::Idle, IDLE, &values.idle, bounds.idle_max_ms),
+        (Setting::Absolute, ABSOLUTE, &values.absolute, bounds.absolute_max_ms),
+    ];
+    let mut wishes = Vec::new();
+    for (setting, key, text, max_ms) in asked {
+        let Some(place) = place(setting, database) else {
+            problems.push("its name is too long for a rule".to_owned());
+            return Vec::new();
+        };
+        let Some(text) = text.as_deref().map(str::trim).filter(|text| !text.is_empty()) else {
+            wishes.push((place, None));
+            continue;
+        };
+        let seconds = text.parse::<u64>().ok().filter(|seconds| *seconds > 0);
+        let Some(ms) = seconds.and_then(|seconds| seconds.checked_mul(1000)) else {
+            let shown: String = text.chars().take(32).flat_map(char::escape_debug).collect();
+            problems
+                .push(format!("{key}: '{shown}' is not a number of seconds; the last value stays"));
+            continue;
+        };
+        // Ten years are the longest lifetime that there is.
+        let max_ms = max_ms.unwrap_or(u64::MAX).min(10 * 31_557_600_000);
+        let used_ms = ms.min(max_ms).max(bounds.min_ms);
+        if used_ms != ms {
+            let limit = if used_ms > ms { "smallest" } else { "largest" };
+            let used = value_text(Some(used_ms));
+            problems.push(format!("{key}: {text} s is not allowed; {used}, the {limit}, is used"));
+        }
+        wishes.push((place, Some(value_text(Some(used_ms)))));
+    }
+    wishes
+}
+
+fn place(setting: Setting, database: &str) -> Option<String> {
+    let selector = Selector::new(Some(database), None, None).ok()?;
+    Some(Rule::new(setting, selector, None, Source::Odoo).ok()?.place())
+}
+
+impl State {
+    fn show_what_holds(&mut self, found: &Found) {
+        for (database, followed) in &mut self.databases {
+            let text = |setting| found.rules.get(&place(setting, database)?).cloned();
+            (followed.idle, followed.absolute) = (text(Setting::Idle), text(Setting::Absolute));
+        }
+    }
+
+    /// Every problem, each with its database.
+    pub(crate) fn problems(&self) -> impl Iterator<Item = (Option<&str>, &str)> {
+        let of_all = self.problem.iter().map(|why| (None, why.as_str()));
+        let of_each = self.databases.iter().flat_map(|(name, followed)| {
+            followed.problems.iter().map(move |why| (Some(name.as_str()), why.as_str()))
+        });
+        of_all.chain(of_each)
+    }
+
+    /// Logs what was not there before.
+    fn tell_news(&self, before: &Self) {
+        for (db, why) in self.problems() {
+            if !before.problems().any(|known| known == (db, why)) {
+                tracing::warn!(event = "odoo_parameters", db, why);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOUNDS: Bounds =
+        Bounds { min_ms: 60_000, idle_max_ms: Some(3_600_000), absolute_max_ms: None };
+    const IDLE_PLACE: &str = "lifetime.idle database=my%20shop source=odoo";
+    const ABSOLUTE_PLACE: &str = "lifetime.absolute database=my%20shop source=odoo";
+
+    fn wished(
+        idle: Option<&str>,
+        absolute: Option<&str>,
+    ) -> (Vec<(String, Option<String>)>, Vec<String>) {
+        let owned = |text: Option<&str>| text.map(ToOwned::to_owned);
+        let values = Values { idle: owned(idle), absolute: owned(absolute) };
+        let mut problems = Vec::new();
+        (wishes("my shop", &values, &BOUNDS, &mut problems), problems)
+    }
+
+    #[test]
+    fn seconds_become_the_lifetimes_of_the_database() {
+        let (wishes, problems) = wished(Some("900"), Some(" 43200 "));
+        let text = |text: &str| Some(text.to_owned());
+        assert_eq!(
+            wishes,
+            [(IDLE_PLACE.to_owned(), text("15min")), (ABSOLUTE_PLACE.to_owned(), text("12h"))]
+        );
+        assert_eq!(problems, [""; 0]);
+        for none in [None, Some(""), Some(" ")] {
+            let (wishes, problems) = wished(none, none);
+            assert_eq!(wishes, [(IDLE_PLACE.to_owned(), None), (ABSOLUTE_PLACE.to_owned(), None)]);
+            assert_eq!(problems, [""; 0]);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_used_changes_nothing() {
+        for text in ["0", "-5", "15min", "1e3", "99999999999999999999"] {
+            let (wishes, problems) = wished(Some(text), None);
+            assert_eq!(wishes, [(ABSOLUTE_PLACE.to_owned(), None)], "{text}");
+            assert_eq!(
+                problems,
+                [format!(
+                    "session.timeout: '{text}' is not a number of seconds; the last value stays"
+                )]
+            );
+        }
+    }
+
+    #[test]
+    fn a_value_outside_the_bounds_is_clamped_and_told() {
+        let (wishes, problems) = wished(Some("5"), Some("1"));
+        assert_eq!(wishes[0].1.as_deref(), Some("1min"));
+        assert_eq!(wishes[1].1.as_deref(), Some("1min"));
+        assert_eq!(problems[0], "session.timeout: 5 s is not allowed; 1min, the smallest, is used");
+        let (wishes, problems) = wished(Some("7200"), Some("999999999999"));
+        assert_eq!(wishes[0].1.as_deref(), Some("1h"));
+        assert_eq!(wishes[1].1.as_deref(), Some("10years"));
+        assert_eq!(problems[0], "session.timeout: 7200 s is not allowed; 1h, the largest, is used");
+    }
+}
