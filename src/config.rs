@@ -318,11 +318,12 @@ impl Config {
         let limits = limits(&file.limits)?;
         let lifetimes = lifetime::own(&file.lifetime)?;
         let staging_dir = paths::staging_dir(file.staging_dir.as_deref(), mountpoint)?;
+        let tree = tree(flags, &file)?;
         Ok(Self {
             spool: Some(spool(&file.outage, &staging_dir, mountpoint)?),
             mountpoint: mountpoint.to_owned(),
             log: log_filter(flags, &file)?,
-            tree: tree(flags, &file)?,
+            tree,
             redis: redis(&flags.place, &file)?,
             private_redis,
             secret_file: secret_file(&file)?,
@@ -336,7 +337,7 @@ impl Config {
             activity: activity(&file.activity)?,
             metrics: metrics(&file.metrics)?,
             audit: audit(&file.audit)?,
-            odoo: Odoo::resolve(&file.odoo, &file.lifetime, mountpoint)?,
+            odoo: Odoo::resolve(&file.odoo, &file.lifetime, mountpoint, tree.owner_uid)?,
             staging_dir,
             mirror: mirror(flags, &file)?,
         })

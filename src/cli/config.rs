@@ -21,7 +21,7 @@ use crate::redis::RedisStore;
 use crate::redis::live::Found;
 use crate::redis::scan::Filter;
 use crate::session::content::Class;
-use crate::session::policy::rule::{Rule, Selector, Setting as SettingKind, Source};
+use crate::session::policy::rule::{OF_ODOO, Rule, Selector, Setting as SettingKind, Source};
 use crate::session::policy::rules::Rules;
 use crate::trail::entry::Event;
 
@@ -315,15 +315,33 @@ impl Wish {
     }
 
     /// Where the setting, or the rule, is kept.
-    fn field(&self) -> String {
+    fn place(&self) -> String {
         match &self.of {
             Some((_, selector)) => format!("{} {selector}", self.key),
             None => self.key.to_owned(),
         }
     }
 
+    /// What is changed: a rule that Odoo's parameters gave, if it is to be removed and there is no live one.
+    fn field(&self, before: &Found) -> String {
+        let live = self.place();
+        let of_odoo = format!("{live}{OF_ODOO}");
+        let removes_odoos = self.value.is_none()
+            && !before.rules.contains_key(&live)
+            && before.rules.contains_key(&of_odoo);
+        if removes_odoos { of_odoo } else { live }
+    }
+
+    /// What Odoo's parameters give once a live rule is removed.
+    fn of_odoo(&self, before: &Found) -> Option<Rule> {
+        let live = self.place();
+        let of_odoo = format!("{live}{OF_ODOO}");
+        let text = before.rules.get(&of_odoo).filter(|_| before.rules.contains_key(&live))?;
+        (lifetime::LIVE.rule)(&of_odoo, text).ok()
+    }
+
     /// What holds after the change, by this server's own file.
-    fn outcome(&self, was: &Rules, own: &Rules) -> Result<Rules, Failure> {
+    fn outcome(&self, before: &Found, was: &Rules, own: &Rules) -> Result<Rules, Failure> {
         let Some((setting, selector)) = &self.of else {
             let mut general = *was.general();
             let text = match &self.value {
@@ -341,7 +359,7 @@ impl Wish {
                 let rule = Rule::new(*setting, selector.clone(), ms, Source::Live);
                 Some(rule.map_err(|why| bad(why.to_string()))?)
             }
-            None => of_file,
+            None => self.of_odoo(before).or(of_file),
         };
         match rule {
             Some(rule) => was.with(rule).map_err(|why| bad(why.to_string())),
@@ -367,7 +385,7 @@ impl Wish {
         let before = store.live_settings().await.map_err(|error| failed(&error))?;
         let was = store.rules();
         let own = lifetime::own(&file.lifetime)?;
-        let will_be = self.outcome(&was, &own)?;
+        let will_be = self.outcome(&before, &was, &own)?;
         let ends = if self.may_be(&will_be, &was, |new, old| new < old) {
             Some(Ends::count(store, &will_be).await?)
         } else {
@@ -396,7 +414,7 @@ impl Wish {
         if change.dry_run {
             return Ok(change);
         }
-        let sent = store.change_live(&self.field(), self.value.as_deref()).await;
+        let sent = store.change_live(&self.field(&before), self.value.as_deref()).await;
         change.generation = sent.map_err(|error| failed(&error))?;
         let after = store.live_settings().await.map_err(|error| failed(&error))?;
         let after = self.value_in(file, &after, &will_be)?;
@@ -443,7 +461,7 @@ impl Change {
             return say(format!("{} would end {ends} now", self.words()));
         }
         let whose = match source.as_deref() {
-            Some("live") | None => "",
+            Some("live" | "odoo") | None => "",
             Some(_) if of.is_some() => ", or the rule of each server's file",
             Some(_) => ", or the value of each server's file",
         };

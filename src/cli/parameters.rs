@@ -1,10 +1,10 @@
 //! `sessionfs parameters`: not for people. Started by the keeper; asks PostgreSQL for Odoo's system parameters.
 
 use std::os::fd::RawFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::exit::Failure;
-use crate::host::confine::{self, Files, Right, User};
+use crate::host::confine::{self, Files, User};
 use crate::host::{descriptor, signals};
 use crate::parameters;
 
@@ -28,12 +28,11 @@ pub(super) struct Parameters {
 impl Parameters {
     /// Asks until it is ended.
     pub(super) fn run(&self) -> Result<(), Failure> {
-        // Whatever the user may read: where Odoo's file and the authorities are is not known before.
-        const FILES: &str = "/";
         let socket = descriptor::take(self.socket_fd)?;
         signals::block()?;
         let user = User { name: self.uid.to_string(), uid: self.uid, gid: self.gid };
-        confine::become_worker(&user, || Ok(Files::default().path(Path::new(FILES), Right::Read)))?;
+        // Odoo's environment is part of what is read.
+        confine::become_worker(&user, || Ok(Files::everything()))?;
         parameters::run(socket, self.uid, self.config.as_deref())
     }
 }

@@ -30,6 +30,7 @@ impl Odoo {
         file: &file::Odoo,
         lifetime: &file::Lifetime,
         mountpoint: &Path,
+        owner_uid: u32,
     ) -> Result<Self, Failure> {
         const KEY: &str = "odoo.socket";
         let socket = match file.socket.as_deref().unwrap_or("on").trim() {
@@ -45,6 +46,13 @@ impl Odoo {
         };
         let bounds = bounds(lifetime)?;
         let parameters = file.follow_parameters.unwrap_or(false).then_some(bounds);
+        if parameters.is_some() && owner_uid == 0 {
+            return Err(bad(
+                "odoo.follow_parameters",
+                "true",
+                "asks PostgreSQL as the owner of the session directory, and that is root; name Odoo's user as owner",
+            ));
+        }
         let config = file.config.clone();
         if let Some(config) = config.as_ref().filter(|config| !config.is_absolute()) {
             return Err(bad("odoo.config", &config.to_string_lossy(), "is not an absolute path"));
@@ -81,7 +89,7 @@ mod tests {
     fn resolve(socket: Option<&str>) -> Result<Option<PathBuf>, Failure> {
         let file = file::Odoo { socket: socket.map(ToOwned::to_owned), ..Default::default() };
         let lifetime = file::Lifetime::default();
-        Odoo::resolve(&file, &lifetime, Path::new("/srv/sessions")).map(|odoo| odoo.socket)
+        Odoo::resolve(&file, &lifetime, Path::new("/srv/sessions"), 0).map(|odoo| odoo.socket)
     }
 
     #[test]
@@ -95,5 +103,22 @@ mod tests {
             let failure = resolve(Some(wrong)).unwrap_err();
             assert!(failure.to_string().contains("odoo.socket"), "{failure}");
         }
+    }
+
+    #[test]
+    fn parameters_are_followed_within_bounds_and_never_as_root() {
+        let text = |text: &str| Some(text.to_owned());
+        let file = file::Odoo { follow_parameters: Some(true), ..Default::default() };
+        let resolve = |lifetime: &file::Lifetime, owner_uid| {
+            Odoo::resolve(&file, lifetime, Path::new("/srv/sessions"), owner_uid)
+        };
+        let plain = file::Lifetime::default();
+        let bounds = Bounds { min_ms: 60_000, idle_max_ms: None, absolute_max_ms: None };
+        assert_eq!(resolve(&plain, 1000).unwrap().parameters, Some(bounds));
+        let failure = resolve(&plain, 0).unwrap_err().to_string();
+        assert!(failure.contains("name Odoo's user as owner"), "{failure}");
+        let crossed = file::Lifetime { idle_max: text("30s"), ..Default::default() };
+        let failure = resolve(&crossed, 1000).unwrap_err().to_string();
+        assert!(failure.contains("less than lifetime.idle_min"), "{failure}");
     }
 }
