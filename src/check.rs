@@ -8,6 +8,7 @@ pub(crate) mod host;
 pub(crate) mod kept;
 pub(crate) mod mount;
 pub(crate) mod odoo;
+pub(crate) mod parameters;
 pub(crate) mod redis;
 pub(crate) mod requests;
 pub(crate) mod service;
@@ -160,6 +161,8 @@ ids! {
     Loads: Warning = "odoo.loads-sessions",
     /// A configuration file of Odoo cannot be read.
     OdooConfiguration: Warning = "odoo.conf",
+    /// A system parameter of Odoo is not used as it is, or cannot be read.
+    Parameters: Warning = "parameters.problem",
     /// Nothing mounts sessionfs after a reboot.
     ByHand: Warning = "service.by-hand",
     /// The unit is not started at boot.
@@ -196,6 +199,8 @@ ids! {
     Unseen: Note = "odoo.unseen",
     /// A configuration file that no known Odoo uses has another directory.
     OtherFile: Note = "odoo.other-conf",
+    /// Lifetimes that Odoo's system parameters gave still hold, and this server does not follow those.
+    ParametersLeft: Note = "parameters.left",
     /// Old session files are left in another directory.
     Left: Note = "files.left",
     /// Code in Odoo's addons lists sessions, and finds their aliases.
@@ -226,6 +231,8 @@ ids! {
     RequestsOk: Ok = "activity.ok",
     /// Odoo sees the mount.
     OdooOk: Ok = "odoo.ok",
+    /// Odoo's system parameters are followed.
+    ParametersOk: Ok = "parameters.ok",
     /// No problem was found with Redis.
     RedisOk: Ok = "redis.ok",
     /// The service starts at boot, before Odoo.
@@ -263,6 +270,7 @@ impl Id {
             Some("odoo") => "Odoo and the mount",
             Some("spool") => "changes kept on this host",
             Some("files") => "session files on the disk",
+            Some("parameters") => "system parameters of Odoo",
             Some("activity") => "requests that a browser sends by itself",
             Some("service") => "service",
             Some("trail") => "audit trail",
@@ -440,6 +448,8 @@ fn look(
     findings.extend(mount.findings(cause, service.before_start().as_deref()));
     let kept = kept::Facts::gather(&directory, config.as_ref().ok(), serving.is_some(), &unit);
     findings.extend(kept.findings(cause));
+    let parameters = parameters::Facts::gather(&directory, config.as_ref().ok(), serving.is_some());
+    findings.extend(parameters.findings());
     let requests = requests::Facts::gather(&directory, config.as_ref().ok(), serving.is_some());
     findings.extend(trail::Facts::gather(&directory, serving.is_some()).findings());
     let unwatched = requests.unwatched(&odoo.http_ports());

@@ -33,6 +33,7 @@ use self::status::{Status, Worker};
 use crate::config::Config;
 use crate::parameters::follow::Shared;
 use crate::redis::RedisStore;
+use crate::session::policy::rule::Source;
 use crate::store::{Health as Link, Link as _};
 use crate::store::{Kept, Usage};
 use crate::supervision::{KeeperInfo, RedisState};
@@ -196,10 +197,19 @@ impl StatusService {
             trail: Some(status::Trail::of(place, self.store.takes_trail(), keeping.ok())),
             unidentified_callers: status::UnidentifiedCallers::own(),
             parameters: self.parameters.as_ref().map(|state| lock(state).clone()),
+            parameters_left: self.parameters_left(),
             recent: recent::recent(),
             cluster: cluster.ok().map(|nodes| status::cluster(&nodes, Some(&report))),
             server: report,
         }
+    }
+
+    /// The rules that Odoo's system parameters have given, if these are not followed here.
+    fn parameters_left(&self) -> Vec<String> {
+        let rules = self.store.rules();
+        let given = rules.all().iter().filter(|rule| rule.source == Source::Odoo);
+        let places = given.map(|rule| format!("{} {}", rule.setting.key(), rule.selector));
+        if self.parameters.is_some() { Vec::new() } else { places.collect() }
     }
 
     /// The state of Redis, as far as is known.

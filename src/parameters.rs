@@ -1,16 +1,24 @@
 //! The lifetimes that Odoo's system parameters ask for, database by database (docs/odoo-parameters.md).
 //!
 //! A process of its own asks PostgreSQL, as Odoo's user, and tells the worker what it has read; it knows nothing of
-//! sessions. The worker judges the values, and writes them to the live settings, which all servers follow.
+//! sessions. It looks how Odoo was started, gives up whatever it needed for that, and asks; when Odoo is started anew it
+//! ends, and another one looks. The worker judges the values, and writes them to the live settings, which all servers
+//! follow.
 //!
-//! - [`access`]: how Odoo reaches PostgreSQL
-//! - [`postgres`]: what it is asked
+//! - [`instance`]: the Odoo, how it was started, and what it reads
+//! - [`access`]: how it reaches PostgreSQL: [`passfile`], [`tls`]; and [`databases`], which it serves
+//! - [`postgres`]: what that is asked
 //! - [`follow`]: the worker's part
 
 mod access;
+mod databases;
 pub(crate) mod follow;
+mod instance;
+mod passfile;
 mod postgres;
+mod tls;
 
+use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -18,7 +26,11 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 
+use self::access::Access;
+use self::instance::{Instance, Started};
+use self::postgres::Questions;
 use crate::exit::Failure;
+use crate::host::confine::{Files, Right};
 use crate::odoo::root::Root;
 use crate::supervision::Channel;
 
@@ -26,11 +38,13 @@ use crate::supervision::Channel;
 pub(crate) const IDLE: &str = "session.timeout";
 pub(crate) const ABSOLUTE: &str = "session.absolute_timeout";
 
+/// More databases are not asked: then the rules that there can be (`RULES_MAX`) are used up.
+const DATABASES_MAX: usize = 100;
 /// Half of the time within which a change is followed.
 const POLL_EVERY: Duration = Duration::from_secs(5);
-/// After a round that found nothing to ask. Twice as long each time.
-const AGAIN_MAX: Duration = Duration::from_secs(60);
-/// How often it is looked anew how Odoo was started.
+/// After a round that has read nothing. Twice as long each time.
+const AGAIN_MAX: Duration = Duration::from_secs(30);
+/// How long one that reads nothing, or sees no Odoo, goes on before it is looked anew how Odoo was started.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 
 /// What one round of questions has found.
@@ -38,7 +52,21 @@ const LOOK_EVERY: Duration = Duration::from_secs(60);
 pub(crate) struct Round {
     /// Why it is not known which databases there are, if so.
     pub failure: Option<String>,
+    /// What else is wrong.
+    pub problem: Option<String>,
     pub databases: Vec<Database>,
+}
+
+impl Round {
+    fn failed(why: String) -> Self {
+        Self { failure: Some(why), ..Self::default() }
+    }
+
+    /// Whether there were questions, and no answer.
+    fn is_vain(&self) -> bool {
+        let unread = |database: &Database| database.values.is_err();
+        self.failure.is_some() || !self.databases.is_empty() && self.databases.iter().all(unread)
+    }
 }
 
 /// A database of Odoo.
@@ -56,29 +84,63 @@ pub(crate) struct Values {
     pub absolute: Option<String>,
 }
 
-/// Asks again and again, until whoever has started it ends it.
-pub(crate) fn run(socket: OwnedFd, uid: u32, config: Option<&Path>) -> Result<(), Failure> {
+/// How PostgreSQL is reached, as far as that can be known now.
+pub(crate) struct Found {
+    access: Result<Access, String>,
+    odoo: Option<Started>,
+}
+
+impl Found {
+    /// Looks at the Odoo of this user that keeps its sessions there, or that reads this file.
+    pub(crate) fn look(uid: u32, sessions: &Path, config: Option<&Path>) -> Self {
+        match Instance::find(&Root::host(), uid, sessions, config) {
+            Ok(odoo) => Self { access: Ok(Access::of(&odoo)), odoo: odoo.process },
+            Err(why) => Self { access: Err(why), odoo: None },
+        }
+    }
+
+    /// What may be opened from now on: to find the address of a name, and to see whether Odoo runs still.
+    pub(crate) fn files(&self) -> Files {
+        Files::default().with_names().path("/proc", Right::Read)
+    }
+}
+
+/// Asks again and again, until Odoo is started anew, or nobody listens.
+pub(crate) fn run(socket: OwnedFd, found: Found) -> Result<(), Failure> {
     let channel = Channel::new(socket);
     let failed = |e: std::io::Error| Failure::internal("ask PostgreSQL", e);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let mut questions = found.access.map(Questions::new);
     runtime.map_err(failed)?.block_on(async {
-        let mut pause = POLL_EVERY;
-        let mut looked: Option<(Instant, access::Access)> = None;
+        let (began, mut pause) = (Instant::now(), POLL_EVERY);
         loop {
-            let known = looked.take().filter(|(at, _)| at.elapsed() < LOOK_EVERY);
-            let (at, access) = known.unwrap_or_else(|| {
-                (Instant::now(), access::Access::find(&Root::host(), uid, config))
-            });
-            let round = postgres::ask(&access).await;
-            if round.failure.is_some() {
-                pause = (pause * 2).min(AGAIN_MAX);
-            } else {
-                pause = POLL_EVERY;
-                looked = Some((at, access));
+            let round = match &mut questions {
+                Ok(questions) => questions.ask().await,
+                Err(why) => Round::failed(why.clone()),
+            };
+            if !tell(&channel, &round) {
+                return Ok(());
             }
-            // A worker that has not read the rounds before is given the next one.
-            let _ = channel.send(&round);
+            pause = if round.is_vain() { (pause * 2).min(AGAIN_MAX) } else { POLL_EVERY };
             sleep(pause).await;
+            let may_be_outdated = round.is_vain() || found.odoo.is_none();
+            if may_be_outdated && began.elapsed() >= LOOK_EVERY
+                || found.odoo.is_some_and(|odoo| !odoo.runs())
+            {
+                return Ok(());
+            }
         }
     })
+}
+
+/// Tells the worker; false if there is none any more.
+fn tell(channel: &Channel, round: &Round) -> bool {
+    let sent = channel.send(round).or_else(|error| match error.kind() {
+        ErrorKind::InvalidInput => {
+            channel.send(&Round::failed("what was read is too long to be told".into()))
+        }
+        _ => Err(error),
+    });
+    // A worker that has not read the rounds before is given the next one.
+    sent.is_ok() || sent.is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
 }

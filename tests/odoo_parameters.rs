@@ -2,91 +2,79 @@
 
 mod support;
 
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, User, chown};
+use nix::sys::socket::sockopt::ReceiveTimeout;
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, setsockopt, socketpair};
+use nix::sys::time::TimeVal;
+use nix::unistd::User;
+use serde_json::Value;
+use support::authority::Authority;
 use support::http::{get, until};
 use support::mount::{Mount, errno, sid};
+use support::postgres::{Postgres, Running, command_as};
 use support::redis::Redis;
 
-/// Whose directory it is: Odoo's user.
+/// Whose directory it is: Odoo's user, with the same role.
 const ODOO: &str = "nobody";
+const IDLE: &str = "session.timeout";
 
-/// A process that ends with the test.
-struct Running(Child);
+/// Every user can read what lies in it.
+struct Folder(tempfile::TempDir);
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        // Postgres ends its own processes on this.
-        let _ = kill(Pid::from_raw(self.0.id().cast_signed()), Signal::SIGINT);
-        let _ = self.0.wait();
+impl Folder {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
+        Self(folder)
+    }
+
+    /// A configuration file of Odoo.
+    fn odoo_conf(&self, options: &str) -> PathBuf {
+        let path = self.0.path().join("odoo.conf");
+        std::fs::write(&path, format!("[options]\n{options}\n")).unwrap();
+        path
     }
 }
 
-fn command_as(user: &str, program: impl AsRef<Path>) -> Command {
-    let user = User::from_name(user).unwrap().unwrap_or_else(|| panic!("no user {user}"));
-    let mut command = Command::new(program.as_ref());
-    command.uid(user.uid.as_raw()).gid(user.gid.as_raw()).current_dir("/").env_clear();
-    command.env("PATH", "/usr/bin:/bin").stdin(Stdio::null());
-    command
+/// An Odoo that reads this file.
+fn odoo(conf: &Path, environment: &[(&str, &str)]) -> Running {
+    let mut command = command_as(ODOO, "/usr/bin/sleep");
+    command.arg0("odoo").arg("3600").env("ODOO_RC", conf).envs(environment.iter().copied());
+    Running::start(&mut command)
 }
 
-struct Postgres {
-    _server: Running,
-    programs: PathBuf,
-    directory: tempfile::TempDir,
+/// What the process that asks PostgreSQL tells first.
+fn round(conf: &Path) -> Value {
+    let user = User::from_name(ODOO).unwrap().unwrap();
+    let flags = SockFlag::empty();
+    let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sessionfs"));
+    command.args(["parameters", "--socket-fd", &theirs.as_raw_fd().to_string()]);
+    command.args(["--uid", &user.uid.to_string(), "--gid", &user.gid.to_string()]);
+    command.args(["--sessions", "/nonexistent", "--config"]).arg(conf).stdin(Stdio::null());
+    let _running = Running::start(&mut command);
+    setsockopt(&ours, ReceiveTimeout, &TimeVal::new(30, 0)).unwrap();
+    let mut packet = vec![0; 1 << 16];
+    let length = recv(ours.as_raw_fd(), &mut packet, MsgFlags::empty()).expect("it tells");
+    serde_json::from_slice(&packet[..length]).unwrap()
 }
 
-impl Postgres {
-    /// With peer authentication, on a socket.
-    fn start() -> Self {
-        let versions = std::fs::read_dir("/usr/lib/postgresql").expect("PostgreSQL is installed");
-        let newest = versions.map(|version| version.unwrap().path()).max().expect("a version");
-        let programs = newest.join("bin");
-        let directory = tempfile::tempdir().unwrap();
-        std::fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o755)).unwrap();
-        let user = User::from_name("postgres").unwrap().expect("the user postgres");
-        chown(directory.path(), Some(user.uid), Some(user.gid)).unwrap();
-        let data = directory.path().join("data");
-        let made = command_as("postgres", programs.join("initdb"))
-            .args(["--auth=peer", "--no-sync", "-U", "postgres", "-D"])
-            .arg(&data)
-            .output()
-            .unwrap();
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let server = command_as("postgres", programs.join("postgres"))
-            .args(["-c", "listen_addresses=", "-c", "fsync=off", "-k"])
-            .arg(directory.path())
-            .arg("-D")
-            .arg(&data)
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let postgres = Self { _server: Running(server), programs, directory };
-        until("PostgreSQL answers", || postgres.try_sql("postgres", "SELECT 1"));
-        postgres
-    }
-
-    fn try_sql(&self, database: &str, sql: &str) -> bool {
-        let mut psql = command_as("postgres", self.programs.join("psql"));
-        psql.args(["-v", "ON_ERROR_STOP=1", "-q", "-d", database, "-c", sql, "-h"]);
-        psql.arg(self.directory.path()).stdout(Stdio::null()).stderr(Stdio::null());
-        psql.status().unwrap().success()
-    }
-
-    #[track_caller]
-    fn sql(&self, database: &str, sql: &str) {
-        assert!(self.try_sql(database, sql), "{database}: {sql}");
-    }
-
-    fn set(&self, key: &str, value: &str) {
-        self.sql("shop", &format!("DELETE FROM ir_config_parameter WHERE key = '{key}'"));
-        self.sql("shop", &format!("INSERT INTO ir_config_parameter VALUES ('{key}', '{value}')"));
-    }
+/// Each database with its idle time, or why that cannot be read; or why there are none.
+fn read(conf: &Path) -> String {
+    let round = round(conf);
+    let databases = round["databases"].as_array().unwrap().iter().map(|database| {
+        let (name, values) = (database["name"].as_str().unwrap(), &database["values"]);
+        let idle = values["Ok"]["idle"].as_str().or(values["Err"].as_str()).unwrap_or("-");
+        format!("{name}={idle}")
+    });
+    let databases = databases.collect::<Vec<_>>().join(" ");
+    round["failure"].as_str().map_or(databases, ToOwned::to_owned)
 }
 
 fn config(mount: &Mount, words: &[&str]) -> String {
@@ -98,77 +86,299 @@ fn config(mount: &Mount, words: &[&str]) -> String {
     text
 }
 
-/// The line of the rule for the shop, without spaces between.
-fn idle_of_shop(mount: &Mount) -> Option<String> {
+/// The line of the rule for this database, without spaces between.
+fn rule(mount: &Mount, database: &str) -> Option<String> {
     let text = config(mount, &["get", "lifetime.idle"]);
-    let line = text.lines().find(|line| line.contains("database=shop"))?;
+    let of = format!("database={database}");
+    let line = text.lines().find(|line| line.split_whitespace().any(|word| word == of))?;
     Some(line.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
-#[test]
-fn a_changed_parameter_is_followed_on_every_server_and_a_bad_one_is_told() {
-    let postgres = Postgres::start();
-    postgres.sql("postgres", &format!("CREATE ROLE {ODOO} LOGIN"));
-    postgres.sql("postgres", "CREATE DATABASE shop");
-    postgres.sql("postgres", "CREATE DATABASE not_of_odoo");
-    postgres.sql("shop", "CREATE TABLE ir_config_parameter (key varchar, value text)");
-    postgres.sql("shop", &format!("GRANT SELECT ON ir_config_parameter TO {ODOO}"));
-    postgres.set("session.timeout", "900");
+/// Two servers of one Redis; the first follows, the other has no PostgreSQL.
+struct Servers {
+    follower: Mount,
+    other: Mount,
+    _odoo: Running,
+    _folder: Folder,
+    _redis: Redis,
+}
 
-    // Odoo's environment says where PostgreSQL is.
-    let odoo = command_as(ODOO, "/usr/bin/sleep")
-        .arg0("odoo")
-        .arg("3600")
-        .env("PGHOST", postgres.directory.path())
-        .spawn();
-    let _odoo = Running(odoo.unwrap());
-    let redis = Redis::start();
-    let odoo_conf = redis.directory().join("odoo.conf");
-    std::fs::write(&odoo_conf, "[options]\ndb_host = False\n").unwrap();
-    let redis_url = redis.url();
-    let more = format!("[redis]\nurl = \"{redis_url}\"\n");
-    let follows = format!("[odoo]\nfollow_parameters = true\nconfig = {odoo_conf:?}\n{more}");
-    let here = Mount::start_owned(&redis, &follows, (ODOO, "nogroup"));
-    // It has no PostgreSQL.
-    let there = Mount::start_owned(&redis, &more, (ODOO, "nogroup"));
-    let is = |expected: &str| {
-        let line = format!("lifetime.idle database=shop {expected} odoo");
-        until(expected, || {
-            [&here, &there].iter().all(|mount| idle_of_shop(mount).as_deref() == Some(&line))
+impl Servers {
+    fn start(postgres: &Postgres, lifetime: &str) -> Self {
+        let (redis, folder) = (Redis::start(), Folder::new());
+        let conf = folder.odoo_conf(&format!("db_host = False\ndb_port = {}", postgres.port));
+        // Odoo's environment says where PostgreSQL is.
+        let odoo = odoo(&conf, &[("PGHOST", postgres.directory().to_str().unwrap())]);
+        let url = redis.url();
+        let more = format!("[redis]\nurl = \"{url}\"\n[lifetime]\n{lifetime}\n");
+        let follows = format!("[odoo]\nfollow_parameters = true\nconfig = {conf:?}\n{more}");
+        let owner = (ODOO, "nogroup");
+        let follower = Mount::start_owned(&redis, &follows, owner);
+        let other = Mount::start_owned(&redis, &more, owner);
+        Self { follower, other, _odoo: odoo, _folder: folder, _redis: redis }
+    }
+
+    /// Waits until both have this rule, and no longer than a change may take.
+    #[track_caller]
+    fn follow(&self, database: &str, idle: &str) {
+        let line = format!("lifetime.idle database={database} {idle} odoo");
+        let began = Instant::now();
+        until(&line, || {
+            [&self.follower, &self.other]
+                .iter()
+                .all(|mount| rule(mount, database).as_deref() == Some(&line))
         });
+        assert!(began.elapsed() < Duration::from_secs(10), "{line}: {:?}", began.elapsed());
+    }
+
+    #[track_caller]
+    fn told(&self, words: &str) {
+        until(words, || get(&self.follower, "/status").contains(words));
+    }
+}
+
+fn postgres() -> Postgres {
+    let postgres = Postgres::start("", None);
+    postgres.sql("postgres", &format!("CREATE ROLE {ODOO} LOGIN"));
+    postgres
+}
+
+fn session(database: &str) -> Vec<u8> {
+    let token = "5f".repeat(32);
+    format!(r#"{{"db": "{database}", "login": "a", "uid": 2, "session_token": "{token}"}}"#).into()
+}
+
+#[test]
+fn sessions_of_a_database_end_by_its_parameter_on_every_server() {
+    let postgres = postgres();
+    postgres.create("shop", ODOO);
+    postgres.create("office", ODOO);
+    // Odoo does not list what belongs to somebody else.
+    postgres.create("others", "postgres");
+    postgres.set("others", IDLE, "77");
+    let servers = Servers::start(&postgres, "idle_min = \"1s\"");
+    let (of_shop, of_office) = (sid("ab", 1), sid("cd", 2));
+    for mount in [&servers.follower, &servers.other] {
+        mount.save(&of_shop, &session("shop")).unwrap();
+        mount.save(&of_office, &session("office")).unwrap();
+        assert!(mount.read(&of_shop).is_ok());
+    }
+    postgres.set("shop", IDLE, "2");
+    servers.follow("shop", "2s");
+    // Nobody uses it for that time.
+    std::thread::sleep(Duration::from_millis(2100));
+    for mount in [&servers.other, &servers.follower] {
+        assert_eq!(errno(mount.read(&of_shop)), nix::libc::ENOENT);
+        assert!(mount.read(&of_office).is_ok());
+    }
+    let status = get(&servers.follower, "/status");
+    assert!(status.contains("office") && !status.contains("others"), "{status}");
+    // The trail says so once; the journal of a server that follows says it, too.
+    servers.other.wait_for_log("lifetime.idle database=shop source=odoo");
+}
+
+#[test]
+fn a_parameter_is_followed_whatever_becomes_of_it() {
+    let mut postgres = postgres();
+    postgres.create("shop", ODOO);
+    postgres.set("shop", IDLE, "900");
+    let servers = Servers::start(&postgres, "idle_max = \"1h\"");
+    servers.follow("shop", "15min");
+    postgres.set("shop", IDLE, "1200");
+    servers.follow("shop", "20min");
+
+    // What would lock people out, and what is too long.
+    postgres.set("shop", IDLE, "5");
+    servers.follow("shop", "1min");
+    servers.told("5 s is not allowed; 1min, the smallest, is used");
+    let (_, checked) = servers.follower.command("check");
+    assert_eq!(checked, "", "check says it on standard output");
+    postgres.set("shop", IDLE, "7200");
+    servers.follow("shop", "1h");
+    servers.told("7200 s is not allowed; 1h, the largest, is used");
+    postgres.set("shop", IDLE, "soon");
+    servers.told("'soon' is not a number");
+    servers.follow("shop", "1h");
+
+    // A live rule goes before it, and gives way to it again.
+    config(&servers.other, &["set", "lifetime.idle", "3h", "--database", "shop"]);
+    until("the live rule", || {
+        rule(&servers.follower, "shop").is_some_and(|rule| rule.ends_with("3h live"))
+    });
+    config(&servers.other, &["unset", "lifetime.idle", "--database", "shop", "--yes"]);
+    servers.follow("shop", "1h");
+
+    postgres.unset("shop", IDLE);
+    until("the rule is gone", || rule(&servers.other, "shop").is_none());
+    postgres.set("shop", IDLE, "900");
+    servers.follow("shop", "15min");
+
+    // PostgreSQL is away.
+    postgres.stop();
+    servers.told("error connecting");
+    servers.follow("shop", "15min");
+    postgres.start_again();
+    postgres.set("shop", IDLE, "600");
+    until("it is asked again", || {
+        rule(&servers.other, "shop").is_some_and(|rule| rule.contains("10min"))
+    });
+
+    // The database is dropped, while nobody is connected to it, and restored.
+    until("it is dropped", || postgres.try_sql("postgres", "DROP DATABASE shop"));
+    servers.told("does not serve this database any more");
+    servers.follow("shop", "10min");
+    postgres.create("shop", ODOO);
+    postgres.set("shop", IDLE, "300");
+    servers.follow("shop", "5min");
+    until("nothing is wrong any more", || {
+        !get(&servers.follower, "/status").contains("does not serve")
+    });
+
+    // What stays of a server that follows no more is told, and can be removed.
+    let Servers { follower, other, .. } = servers;
+    until("it is seen there", || get(&other, "/status").contains("lifetime.idle database=shop"));
+    follower.stop();
+    config(&other, &["unset", "lifetime.idle", "--database", "shop", "--yes"]);
+    assert_eq!(rule(&other, "shop"), None);
+}
+
+#[test]
+fn check_and_status_say_what_holds_and_what_is_wrong() {
+    let postgres = postgres();
+    postgres.create("shop", ODOO);
+    postgres.create("office", ODOO);
+    postgres.set("shop", IDLE, "900");
+    postgres.set("office", IDLE, "never");
+    let servers = Servers::start(&postgres, "");
+    servers.follow("shop", "15min");
+    servers.told("'never' is not a number");
+    let said = |command: &str, mount: &Mount| {
+        let mut sessionfs = Command::new(env!("CARGO_BIN_EXE_sessionfs"));
+        sessionfs.arg(command).arg(mount.path());
+        if command == "check" {
+            sessionfs.arg("--config").arg(mount.configuration());
+        }
+        let text = String::from_utf8_lossy(&sessionfs.output().unwrap().stdout).into_owned();
+        text.split_whitespace().collect::<Vec<_>>().join(" ")
     };
-    is("15min");
-    assert!(!get(&here, "/status").contains("not_of_odoo"));
+    let status = said("status", &servers.follower);
+    assert!(status.contains("shop: idle 15min, absolute -"), "{status}");
+    assert!(status.contains("office: session.timeout: 'never' is not a number"), "{status}");
+    let checked = said("check", &servers.follower);
+    assert!(checked.contains("followed: office: no parameter; shop: idle 15min"), "{checked}");
+    assert!(checked.contains("of database office: session.timeout: 'never'"), "{checked}");
+    assert!(checked.contains("[parameters.problem]"), "{checked}");
+    let checked = said("check", &servers.other);
+    assert!(checked.contains("1 lifetime that they gave still holds"), "{checked}");
+}
 
-    postgres.set("session.timeout", "1200");
-    is("20min");
-    postgres.set("session.timeout", "5");
-    is("1min");
-    until("the clamped value is told", || get(&here, "/status").contains("5 s is not allowed"));
-    postgres.set("session.timeout", "soon");
-    until("the bad value is told", || get(&here, "/status").contains("'soon' is not a number"));
-    is("1min");
+#[test]
+fn what_odoo_serves_is_asked_and_nothing_else() {
+    let postgres = postgres();
+    for database in ["shop", "shop_test", "office"] {
+        postgres.create(database, ODOO);
+        postgres.set(database, IDLE, "60");
+    }
+    postgres.sql("postgres", &format!("CREATE DATABASE not_of_odoo OWNER {ODOO}"));
+    let folder = Folder::new();
+    let at = format!("db_host = {}\ndb_port = {}", postgres.directory().display(), postgres.port);
+    for (more, expected) in [
+        ("", "office=60 shop=60 shop_test=60"),
+        ("db_name = shop", "shop=60"),
+        ("db_name = office,missing", "office=60 missing=database \"missing\" does not exist"),
+        ("db_name = office\ndbfilter = ^shop", "shop=60 shop_test=60"),
+        ("dbfilter = ^%d$", "office=60 shop=60 shop_test=60"),
+        ("db_template = shop", "office=60 shop_test=60"),
+        ("db_user = nobody_else", "Peer authentication failed for user \"nobody_else\""),
+    ] {
+        assert_eq!(read(&folder.odoo_conf(&format!("{at}\n{more}"))), expected, "{more}");
+    }
+    // Somebody holds the table of one; the others are read, and that one the next time.
+    let mut psql = command_as("postgres", "/usr/bin/psql");
+    psql.args(["-d", "office", "-h"]).arg(postgres.directory());
+    psql.args(["-p", &postgres.port.to_string(), "-c"]);
+    psql.arg("BEGIN; LOCK ir_config_parameter; SELECT pg_sleep(3600)").stdout(Stdio::null());
+    let held = Running::start(&mut psql);
+    let conf = folder.odoo_conf(&at);
+    until("it is held", || read(&conf) == "office=no answer within 3 s shop=60 shop_test=60");
+    drop(held);
+    // No server is there.
+    let away = folder.odoo_conf("db_host = 127.0.0.1\ndb_port = 1");
+    assert!(read(&away).starts_with("error connecting to server: "), "{}", read(&away));
+    let conf = folder.odoo_conf("");
+    std::fs::set_permissions(&conf, PermissionsExt::from_mode(0o600)).unwrap();
+    assert!(read(&conf).contains("odoo.conf: Permission denied"), "{}", read(&conf));
+}
 
-    // A session of the shop ends by its own parameter on the server that cannot reach PostgreSQL.
-    let content = format!(
-        r#"{{"db": "shop", "login": "a", "uid": 2, "session_token": "{}"}}"#,
-        "5f".repeat(32)
-    );
-    let sid = sid("ab", 1);
-    there.save(&sid, content.as_bytes()).unwrap();
-    config(&there, &["set", "lifetime.idle", "1s", "--database", "shop", "--yes"]);
-    until("the session is over", || there.read(&sid).is_err());
-    assert_eq!(errno(there.read(&sid)), nix::libc::ENOENT);
-    config(&there, &["unset", "lifetime.idle", "--database", "shop", "--yes"]);
-    is("1min");
+#[test]
+fn a_password_over_tcp_is_that_of_odoo_and_is_never_told() {
+    let postgres = Postgres::start("host all shopkeeper 127.0.0.1/32 scram-sha-256", None);
+    postgres.sql("postgres", "CREATE ROLE shopkeeper LOGIN PASSWORD 'geheim'");
+    postgres.create("shop", "shopkeeper");
+    postgres.set("shop", IDLE, "60");
+    let folder = Folder::new();
+    let at = format!("db_host = 127.0.0.1\ndb_port = {}\ndb_user = shopkeeper", postgres.port);
+    let conf = folder.odoo_conf(&format!("{at}\ndb_password = geheim"));
+    assert_eq!(read(&conf), "shop=60");
+    let conf = folder.odoo_conf(&format!("{at}\ndb_password = falsch"));
+    let told = round(&conf).to_string();
+    assert!(told.contains("password authentication failed"), "{told}");
+    assert!(!told.contains("falsch"), "{told}");
+    // Of Odoo's environment, and of a file in its home.
+    let conf = folder.odoo_conf(&at);
+    assert!(read(&conf).contains("password"), "{}", read(&conf));
+    let by_environment = odoo(&conf, &[("PGPASSWORD", "geheim")]);
+    until("Odoo runs", || read(&conf) == "shop=60");
+    drop(by_environment);
+    let passfile = folder.0.path().join(".pgpass");
+    std::fs::write(&passfile, "127.0.0.1:*:*:shopkeeper:geheim\n").unwrap();
+    let user = User::from_name(ODOO).unwrap().unwrap();
+    nix::unistd::chown(&passfile, Some(user.uid), None).unwrap();
+    std::fs::set_permissions(&passfile, PermissionsExt::from_mode(0o600)).unwrap();
+    let _by_home = odoo(&conf, &[("HOME", folder.0.path().to_str().unwrap())]);
+    until("Odoo runs", || read(&conf) == "shop=60");
+}
 
-    postgres.sql("shop", "DELETE FROM ir_config_parameter");
-    until("the rule is gone", || idle_of_shop(&there).is_none());
-    postgres.set("session.timeout", "900");
-    is("15min");
-
-    // What stays of a server that follows no more can be removed.
-    here.stop();
-    config(&there, &["unset", "lifetime.idle", "--database", "shop", "--yes"]);
-    assert_eq!(idle_of_shop(&there), None);
+#[test]
+fn a_connection_is_encrypted_as_odoo_has_it() {
+    let authority = Authority::new();
+    let postgres = Postgres::start("hostssl all shopkeeper 127.0.0.1/32 trust", Some(&authority));
+    postgres.sql("postgres", "CREATE ROLE shopkeeper LOGIN");
+    postgres.create("shop", "shopkeeper");
+    postgres.set("shop", IDLE, "60");
+    let homes = [Folder::new(), Folder::new(), Folder::new()];
+    let other = Authority::new();
+    for (home, known) in homes.iter().zip([None, Some(&authority), Some(&other)]) {
+        let directory = home.0.path().join(".postgresql");
+        std::fs::create_dir(&directory).unwrap();
+        if let Some(known) = known {
+            std::fs::copy(known.path("ca.pem"), directory.join("root.crt")).unwrap();
+        }
+    }
+    let [none, right, wrong] = &homes;
+    for (mode, host, home, expected) in [
+        ("disable", "localhost", none, Err("no pg_hba.conf entry")),
+        ("allow", "localhost", none, Ok(())),
+        ("prefer", "localhost", none, Ok(())),
+        ("require", "localhost", none, Ok(())),
+        ("require", "localhost", wrong, Err("certificate")),
+        ("verify-ca", "localhost", none, Err("no file of authorities")),
+        ("verify-ca", "127.0.0.1", right, Ok(())),
+        ("verify-ca", "127.0.0.1", wrong, Err("certificate")),
+        ("verify-full", "localhost", right, Ok(())),
+        ("verify-full", "127.0.0.1", right, Err("certificate")),
+        ("verify-full", "localhost", wrong, Err("certificate")),
+    ] {
+        let folder = Folder::new();
+        let conf = folder.odoo_conf(&format!(
+            "db_host = {host}\ndb_port = {}\ndb_user = shopkeeper\ndb_sslmode = {mode}",
+            postgres.port
+        ));
+        let _odoo = odoo(&conf, &[("HOME", home.0.path().to_str().unwrap())]);
+        let said = read(&conf);
+        match expected {
+            Ok(()) => assert_eq!(said, "shop=60", "{mode} {host}"),
+            Err(words) => assert!(said.contains(words), "{mode} {host}: {said}"),
+        }
+    }
 }

@@ -5,8 +5,6 @@ mod explain;
 mod selector;
 mod show;
 
-use std::time::Duration;
-
 use serde::Serialize;
 
 use super::output::{self, Format, json, say, visible};
@@ -18,7 +16,7 @@ use crate::config::flags::Place;
 use crate::config::lifetime;
 use crate::exit::{ExitCode, Failure};
 use crate::redis::RedisStore;
-use crate::redis::live::Found;
+use crate::redis::live::{FOLLOWED_WITHIN, Found};
 use crate::redis::scan::Filter;
 use crate::session::content::Class;
 use crate::session::policy::rule::{OF_ODOO, Rule, Selector, Setting as SettingKind, Source};
@@ -26,9 +24,6 @@ use crate::session::policy::rules::Rules;
 use crate::trail::entry::Event;
 
 use self::selector::{Of, Shown};
-
-/// Every node has followed a change by then.
-const FOLLOWED_WITHIN: Duration = Duration::from_secs(1);
 
 /// Show and change the live settings of all servers
 #[derive(clap::Args, Debug)]
@@ -481,17 +476,5 @@ impl Change {
 async fn keep(store: &RedisStore, was: &Rules, will_be: Rules) -> Result<u64, Failure> {
     tokio::time::sleep(FOLLOWED_WITHIN).await;
     store.set_lifetimes(will_be.clone());
-    let mut kept = 0;
-    let mut scan = store.scan(Filter::default());
-    while let Some(page) = scan.next().await {
-        let mut living = page.map_err(|error| failed(&error))?.living;
-        living.retain(|living| {
-            let owner = &living.header.content;
-            will_be.of(owner) != was.of(owner)
-        });
-        let Some(shard) = living.first().map(|living| living.alias.shard()) else { continue };
-        let aliases: Vec<_> = living.into_iter().map(|living| living.alias).collect();
-        kept += store.keep(shard, &aliases).await.map_err(|error| failed(&error))?;
-    }
-    Ok(kept)
+    store.keep_changed(was, &will_be).await.map_err(|error| failed(&error))
 }

@@ -3,10 +3,15 @@
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
+use nix::sys::resource::{Resource, setrlimit};
+
 use crate::exit::Failure;
-use crate::host::confine::{self, Files, User};
+use crate::host::confine::{self, User};
 use crate::host::{descriptor, signals};
-use crate::parameters;
+use crate::parameters::{self, Found};
+
+/// What a PostgreSQL answers is held in memory until it is whole.
+const MEMORY_MAX_BYTES: u64 = 256 << 20;
 
 /// The process that reads Odoo's system parameters; started by `mount`
 #[derive(clap::Args, Debug)]
@@ -20,7 +25,10 @@ pub(super) struct Parameters {
     /// Its group
     #[arg(long)]
     gid: u32,
-    /// Odoo's configuration file
+    /// Where Odoo keeps its sessions
+    #[arg(long, value_name = "DIR")]
+    sessions: PathBuf,
+    /// Odoo's configuration file, if it is named
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
@@ -31,8 +39,14 @@ impl Parameters {
         let socket = descriptor::take(self.socket_fd)?;
         signals::block()?;
         let user = User { name: self.uid.to_string(), uid: self.uid, gid: self.gid };
-        // Odoo's environment is part of what is read.
-        confine::become_worker(&user, || Ok(Files::everything()))?;
-        parameters::run(socket, self.uid, self.config.as_deref())
+        setrlimit(Resource::RLIMIT_DATA, MEMORY_MAX_BYTES, MEMORY_MAX_BYTES)
+            .map_err(|e| Failure::internal("bound the memory", e))?;
+        let mut found = None;
+        confine::become_worker(&user, || {
+            // As that user, and before the confinement: Odoo's files and its environment are part of what is looked at.
+            let found = found.insert(Found::look(self.uid, &self.sessions, self.config.as_deref()));
+            Ok(found.files())
+        })?;
+        found.map_or(Ok(()), |found| parameters::run(socket, found))
     }
 }

@@ -349,6 +349,13 @@ fn write_server(text: &mut String, status: &ServerStatus) {
     if let Some(parameters) = &status.parameters {
         write_parameters(text, parameters);
     }
+    if !status.parameters_left.is_empty() {
+        let left = some(status.parameters_left.len() as u64, "lifetime");
+        line!(
+            text,
+            "  odoo      parameters are not followed; {left} of theirs: sessionfs config get"
+        );
+    }
     if status.kept.changes > 0 || status.kept.unsendable > 0 {
         line!(text, "  kept      {}", kept(&status.kept));
     }
@@ -429,10 +436,13 @@ fn write_activity(text: &mut String, requests: &State) {
     }
 }
 
-/// What Odoo's system parameters ask for, and what is wrong with them.
+/// What holds by Odoo's system parameters, and what is wrong with them.
 fn write_parameters(text: &mut String, parameters: &Parameters) {
     const SHOWN: usize = 20;
-    line!(text, "  parameters of Odoo, in {}", some(parameters.databases.len() as u64, "database"));
+    let silent =
+        if parameters.is_silent(now_ms()) { "; nobody asks PostgreSQL any more" } else { "" };
+    let databases = some(parameters.databases.len() as u64, "database");
+    line!(text, "  odoo      parameters of {databases}{}", styled(WARNING, silent));
     for (name, followed) in parameters.databases.iter().take(SHOWN) {
         let said = |text: &Option<String>| text.as_deref().map_or("-".to_owned(), escaped);
         let (idle, absolute) = (said(&followed.idle), said(&followed.absolute));
@@ -441,6 +451,10 @@ fn write_parameters(text: &mut String, parameters: &Parameters) {
     for (database, why) in parameters.problems().take(SHOWN) {
         let whose = database.map_or_else(String::new, |name| format!("{}: ", escaped(name)));
         line!(text, "            {}", styled(WARNING, format!("{whose}{}", escaped(why))));
+    }
+    let unshown = parameters.databases.len().max(parameters.problems().count()) > SHOWN;
+    if unshown {
+        line!(text, "            not all are shown; --json has them");
     }
 }
 

@@ -64,6 +64,9 @@ pub(crate) struct Status {
     /// What Odoo's system parameters ask for; nothing if they are not followed.
     #[serde(default)]
     pub parameters: Option<Parameters>,
+    /// Where they are not followed: the rules that they have given, and that hold still.
+    #[serde(default)]
+    pub parameters_left: Vec<String>,
     /// The last warnings and errors, oldest first.
     pub recent: Vec<Recent>,
     /// The servers of the cluster, this one among them. Nothing while Redis is away.

@@ -1,5 +1,5 @@
-//! The process that reads Odoo's system parameters for a worker. It is started again when it ends; the worker does not
-//! notice.
+//! The process that reads Odoo's system parameters for a worker. It ends by itself when Odoo is started anew, and is
+//! started again; the worker does not notice.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -21,6 +21,8 @@ pub(super) struct Parameters {
     theirs: OwnedFd,
     process: Option<Process>,
     started: Instant,
+    /// The last one has ended in another way than by itself, and that was told.
+    complained: bool,
 }
 
 impl Parameters {
@@ -35,12 +37,20 @@ impl Parameters {
             config.tree.owner_uid.to_string(),
             "--gid".to_owned(),
             config.tree.owner_gid.to_string(),
+            "--sessions".to_owned(),
+            config.mountpoint.to_string_lossy().into_owned(),
         ];
         if let Some(file) = &config.odoo.config {
             arguments.extend(["--config".to_owned(), file.to_string_lossy().into_owned()]);
         }
-        let mut parameters =
-            Self { program, arguments, theirs, process: None, started: Instant::now() };
+        let mut parameters = Self {
+            program,
+            arguments,
+            theirs,
+            process: None,
+            started: Instant::now(),
+            complained: false,
+        };
         parameters.spawn();
         Ok(Some((parameters, ours.into_socket())))
     }
@@ -64,8 +74,16 @@ impl Parameters {
     /// Starts it again if it has ended.
     pub(super) fn look(&mut self) {
         if let Some(mut process) = self.process.take_if(|process| process.has_ended()) {
-            let status = process.status().map(|status| status.to_string());
-            tracing::warn!(status, "the process that reads Odoo's system parameters has ended");
+            let status = process.status();
+            let by_itself = status.is_some_and(|status| status.success());
+            if !by_itself && !self.complained {
+                let status = status.map(|status| status.to_string());
+                tracing::warn!(
+                    status,
+                    "the process that reads Odoo's system parameters has ended; it is started again"
+                );
+            }
+            self.complained = !by_itself;
         }
         if self.process.is_none() && self.started.elapsed() >= START_EVERY {
             self.spawn();

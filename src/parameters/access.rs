@@ -1,182 +1,196 @@
-//! How Odoo reaches PostgreSQL: by its command line, its configuration file and its environment; what none of them says is as
-//! libpq has it. Odoo 19 looks at its environment before its file (`configmanager.options`); an earlier one leaves the
-//! environment to libpq, which fills in what the file does not say.
+//! How Odoo reaches PostgreSQL, and which databases it serves: by its command line, its configuration file and its
+//! environment; what none of them says is as libpq has it. Odoo 19 looks at its environment before its file
+//! (`configmanager.options`); an earlier one leaves the environment to libpq, which fills in what the file does not say.
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
 
-use crate::odoo::configuration::{USUAL_PLACES, values};
+use super::databases::Filter;
+use super::instance::Instance;
+use super::passfile::Passfile;
+use super::tls::{Mode, Roots};
+use crate::odoo::configuration::values;
 use crate::odoo::launch::option_of;
-use crate::odoo::process::Process;
-use crate::odoo::root::Root;
-use crate::odoo::{account, configuration_of};
 
-/// Each key of the file, with its options on the command line and its variable. (`odoo/tools/config.py`; libpq's
-/// environment, PostgreSQL's manual, 34.15.)
-const KEYS: [(&str, Option<&str>, &str, &str); 6] = [
-    ("db_host", None, "--db_host", "PGHOST"),
-    ("db_port", None, "--db_port", "PGPORT"),
-    ("db_user", Some("-r"), "--db_user", "PGUSER"),
-    ("db_password", Some("-w"), "--db_password", "PGPASSWORD"),
-    ("db_sslmode", None, "--db_sslmode", "PGSSLMODE"),
-    ("db_name", Some("-d"), "--database", "PGDATABASE"),
+/// Something that Odoo can be told: `odoo/tools/config.py`.
+struct Key {
+    /// In its file.
+    name: &'static str,
+    /// Its options on the command line.
+    short: Option<&'static str>,
+    long: &'static str,
+    /// Its variable, of Odoo 19 and newer.
+    variable: &'static str,
+    /// Whether an earlier Odoo leaves that to libpq. It does not where it always gives a value itself.
+    is_of_libpq: bool,
+}
+
+const fn key(
+    name: &'static str,
+    short: Option<&'static str>,
+    long: &'static str,
+    variable: &'static str,
+    is_of_libpq: bool,
+) -> Key {
+    Key { name, short, long, variable, is_of_libpq }
+}
+
+const KEYS: [Key; 8] = [
+    key("db_host", None, "--db_host", "PGHOST", true),
+    key("db_port", None, "--db_port", "PGPORT", true),
+    key("db_user", Some("-r"), "--db_user", "PGUSER", true),
+    key("db_password", Some("-w"), "--db_password", "PGPASSWORD", true),
+    key("db_sslmode", None, "--db_sslmode", "PGSSLMODE", false),
+    key("db_name", Some("-d"), "--database", "PGDATABASE", false),
+    key("db_template", None, "--db-template", "PGDATABASE_TEMPLATE", false),
+    key("dbfilter", None, "--db-filter", "ODOO_DBFILTER", false),
 ];
 
-/// Where Debian's PostgreSQL and its libpq have their socket.
-const SOCKET_DIR: &str = "/var/run/postgresql";
+/// Where Debian's PostgreSQL and its libpq have their socket; so has that of psycopg2's wheels.
+pub(super) const SOCKET_DIR: &str = "/var/run/postgresql";
 const PORT: u16 = 5432;
+/// A name that is a whole connection string; it may hold a password.
+const URI: &str = "://";
 
-/// Where Debian's package has Odoo's modules.
-const PACKAGED: &str = "/usr/lib/python3/dist-packages";
 /// The first version that looks at the environment before its file.
 const ENVIRONMENT_FIRST: u32 = 19;
 
-/// Whether and how a connection is encrypted, as libpq has it.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(super) enum Ssl {
-    Disable,
-    /// Encrypted if the server can.
-    #[default]
-    Prefer,
-    /// Encrypted, whoever the server is.
-    Require,
-    /// Encrypted, and the server has a certificate for its name.
-    Verify,
-}
-
-/// How to connect.
-#[derive(Clone, Default, Eq, PartialEq)]
+/// How to connect, and to which databases.
+#[derive(Clone, Default)]
 pub(super) struct Access {
-    /// A name, an address, or the directory of a socket.
-    pub host: String,
+    /// Names, addresses, or the directory of a socket; the first that answers.
+    pub hosts: Vec<String>,
     pub port: u16,
     pub user: String,
-    pub password: Option<String>,
-    pub ssl: Ssl,
-    /// The databases that are named; none: all.
-    pub databases: Vec<String>,
+    password: Option<String>,
+    passfile: Passfile,
+    pub tls: Mode,
+    pub roots: Roots,
+    /// The databases that are named; none: those that belong to the user.
+    pub named: Vec<String>,
+    /// Of those, the ones that are served.
+    pub filter: Filter,
+    /// The one that new ones are copied from.
+    pub template: Option<String>,
+    /// What of it cannot be used.
+    pub problem: Option<String>,
 }
 
 impl fmt::Debug for Access {
-    /// Without the password.
+    /// Without passwords.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}@{}:{} {:?} {:?}", self.user, self.host, self.port, self.ssl, self.databases)
+        write!(f, "{}@{:?}:{} {:?} {:?}", self.user, self.hosts, self.port, self.tls, self.named)
     }
 }
 
 impl Access {
-    /// Of the Odoo of this user, with this file, or with that which it reads itself.
-    pub(super) fn find(root: &Root, uid: u32, config: Option<&Path>) -> Self {
-        let process = Process::all(root)
-            .into_iter()
-            .find(|process| process.uid == uid && !process.launch.titled);
-        let words = |process: &Process, file: &str| {
-            let bytes = root.read(Path::new(&format!("/proc/{}/{file}", process.pid)));
-            let text = String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned();
-            text.split('\0').map(ToOwned::to_owned).collect::<Vec<_>>()
-        };
-        let argv = process.as_ref().map(|process| words(process, "cmdline")).unwrap_or_default();
-        let environ = process.as_ref().map(|process| words(process, "environ")).unwrap_or_default();
-        let own = root.account(&uid.to_string());
-        let user = own.map_or_else(|| "odoo".to_owned(), |account| account.name);
-        let text = match (config, &process) {
-            (Some(path), _) => root.read_text(path).ok(),
-            (None, Some(process)) => {
-                let of_process = process.root(root);
-                let account = account(&of_process, process.uid, process.gid);
-                let variable = |name: &str| process.variable(name);
-                let directory = process.working_dir.as_deref();
-                let file =
-                    configuration_of(&of_process, &process.launch, variable, directory, &account);
-                file.and_then(|file| of_process.read_text(&file.path).ok())
-            }
-            (None, None) => None,
-        };
-        let text = text.or_else(|| {
-            USUAL_PLACES.iter().find_map(|place| root.read_text(Path::new(place)).ok())
-        });
-        let version = process.as_ref().and_then(|process| version(&process.root(root), &argv));
-        Self::read(&argv, text.as_deref().unwrap_or_default(), &environ, &user, version)
+    /// Of this Odoo.
+    pub(super) fn of(odoo: &Instance) -> Self {
+        let mut access = Self::read(odoo);
+        let variable = |name: &str| odoo.variable(name).filter(|value| !value.is_empty());
+        let in_home = |name: &str| Some(odoo.home.as_ref()?.join(name));
+        let passfile = variable("PGPASSFILE").map(PathBuf::from).or_else(|| in_home(".pgpass"));
+        if access.password.is_none()
+            && let Some(text) = passfile.and_then(|path| private(&odoo.root.join(&path)).ok())
+        {
+            access.passfile = Passfile::parse(&text);
+        }
+        let roots = variable("PGSSLROOTCERT").map(PathBuf::from);
+        let roots = roots.or_else(|| in_home(".postgresql/root.crt"));
+        access.roots = roots.map_or_else(Roots::default, |path| Roots::read(&odoo.root, &path));
+        access
     }
 
-    fn read(
-        argv: &[String],
-        file: &str,
-        environ: &[String],
-        user: &str,
-        version: Option<u32>,
-    ) -> Self {
-        let environment_first = version.is_some_and(|version| version >= ENVIRONMENT_FIRST);
+    fn read(odoo: &Instance) -> Self {
+        let environment_first = odoo.version.is_some_and(|version| version >= ENVIRONMENT_FIRST);
+        let argv: Vec<&str> = odoo.argv.iter().map(String::as_str).collect();
         // A file that cannot be read says nothing.
-        let file = values(file, &KEYS.map(|key| key.0)).unwrap_or_default();
-        let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
+        let file = values(&odoo.file, &KEYS.map(|key| key.name)).unwrap_or_default();
         let said: BTreeMap<&str, String> = KEYS
             .iter()
-            .filter_map(|&(key, short, long, variable)| {
-                let of_environment = || {
-                    // For libpq that is a default of the name, and Odoo always gives one.
-                    if key == "db_name" && !environment_first {
-                        return None;
-                    }
-                    let of = |pair: &String| {
-                        Some(pair.strip_prefix(variable)?.strip_prefix('=')?.to_owned())
-                    };
-                    environ.iter().find_map(of)
-                };
-                let of_file = || file.get(key).cloned();
-                let value = option_of(&argv, short, long).or_else(|| {
-                    if environment_first {
-                        of_environment().or_else(of_file)
-                    } else {
-                        of_file().or_else(of_environment)
+            .filter_map(|key| {
+                let of_file = || file.get(key.name).cloned();
+                let of_environment = || odoo.variable(key.variable).map(ToOwned::to_owned);
+                let value = option_of(&argv, key.short, key.long).or_else(|| {
+                    match (environment_first, key.is_of_libpq) {
+                        (true, _) => of_environment().or_else(of_file),
+                        (false, true) => of_file().or_else(of_environment),
+                        (false, false) => of_file(),
                     }
                 });
-                Some((key, value.filter(|value| !value.is_empty())?))
+                Some((key.name, value.filter(|value| !value.is_empty())?))
             })
             .collect();
         let text = |key: &str| said.get(key).cloned();
-        let names = text("db_name").unwrap_or_default();
+        let filter = text("dbfilter");
+        // With a filter Odoo serves what that lets through (`list_dbs`).
+        let names = text("db_name").filter(|_| filter.is_none()).unwrap_or_default();
+        let names = names.split(',').map(str::trim).filter(|name| !name.is_empty());
+        let (uris, named): (Vec<&str>, Vec<&str>) = names.partition(|name| name.contains(URI));
+        let problem = (!uris.is_empty())
+            .then(|| "a database that is named by a connection string is not asked".to_owned());
+        let hosts = text("db_host").unwrap_or_else(|| SOCKET_DIR.to_owned());
         Self {
-            host: text("db_host").unwrap_or_else(|| SOCKET_DIR.to_owned()),
+            hosts: hosts.split(',').map(|host| host.trim().to_owned()).collect(),
             port: text("db_port").and_then(|port| port.parse().ok()).unwrap_or(PORT),
-            user: text("db_user").unwrap_or_else(|| user.to_owned()),
+            user: text("db_user").unwrap_or_else(|| odoo.user.clone()),
             password: text("db_password"),
-            ssl: match text("db_sslmode").as_deref() {
-                Some("disable" | "allow") => Ssl::Disable,
-                Some("require") => Ssl::Require,
-                Some("verify-ca" | "verify-full") => Ssl::Verify,
-                _ => Ssl::Prefer,
-            },
-            databases: names
-                .split(',')
-                .map(|name| name.trim().to_owned())
-                .filter(|name| !name.is_empty())
-                .collect(),
+            tls: Mode::of(&text("db_sslmode").unwrap_or_default()),
+            named: named.into_iter().map(ToOwned::to_owned).collect(),
+            filter: Filter::of(filter.as_deref()),
+            template: text("db_template"),
+            problem,
+            ..Self::default()
         }
+    }
+
+    /// What to say to this host for this database, if anything.
+    pub(super) fn password(&self, host: &str, database: &str) -> Option<&str> {
+        self.password
+            .as_deref()
+            .or_else(|| self.passfile.password(host, self.port, database, &self.user))
     }
 }
 
-/// The version of the Odoo that this command line starts, as its `odoo/release.py` says.
-fn version(root: &Root, argv: &[String]) -> Option<u32> {
-    let beside = argv.iter().take(4).filter_map(|word| Path::new(word).parent());
-    let places = beside.filter(|place| place.is_absolute()).chain([Path::new(PACKAGED)]);
-    let text = places
-        .map(|place| place.join("odoo/release.py"))
-        .find_map(|release| root.read_text(&release).ok())?;
-    // version_info = (19, 0, 0, FINAL, 0, ''), or ('saas~18', 2, ...)
-    let info = text.lines().find_map(|line| line.strip_prefix("version_info"))?;
-    let digits = info.trim_start_matches(|c: char| !c.is_ascii_digit());
-    digits.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+/// A file that only its owner may read; libpq takes no other one for a file of passwords.
+fn private(path: &Path) -> io::Result<String> {
+    const LENGTH_MAX_BYTES: u64 = 1 << 16;
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    let found = file.metadata()?;
+    if !found.is_file() || found.mode() & 0o077 != 0 {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
+    let mut text = String::new();
+    file.take(LENGTH_MAX_BYTES).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::odoo::root::Root;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    fn odoo(argv: &[&str], file: &str, environ: &[&str], version: Option<u32>) -> Instance {
+        let owned = |words: &[&str]| words.iter().map(ToString::to_string).collect::<Vec<_>>();
+        Instance {
+            argv: owned(argv),
+            environ: owned(environ),
+            file: file.to_owned(),
+            user: "odoo".to_owned(),
+            version,
+            home: None,
+            root: Root::host(),
+            process: None,
+        }
+    }
 
     fn read(argv: &[&str], file: &str, environ: &[&str]) -> Access {
-        let owned = |words: &[&str]| words.iter().map(ToString::to_string).collect::<Vec<_>>();
-        Access::read(&owned(argv), file, &owned(environ), "odoo", Some(18))
+        Access::of(&odoo(argv, file, environ, Some(18)))
     }
 
     #[test]
@@ -185,9 +199,9 @@ mod tests {
             ["", "[options]\ndb_host = False\ndb_name = False\ndb_port = False\n", "nonsense"]
         {
             let access = read(&[], file, &[]);
-            assert_eq!((access.host.as_str(), access.port), (SOCKET_DIR, 5432), "{file}");
-            assert_eq!((access.user.as_str(), access.password), ("odoo", None));
-            assert_eq!((access.ssl, access.databases), (Ssl::Prefer, vec![]));
+            assert_eq!((&access.hosts[..], access.port), (&[SOCKET_DIR.to_owned()][..], 5432));
+            assert_eq!((access.user.as_str(), access.password("x", "y")), ("odoo", None));
+            assert_eq!((access.tls, access.named.len()), (Mode::Prefer, 0));
         }
     }
 
@@ -196,70 +210,54 @@ mod tests {
         let file = "[options]\ndb_host = of-file\ndb_port = 6000\ndb_sslmode = verify-full\n\
                     db_name = shop, other\n";
         let environ = ["PGHOST=of-environment", "PGUSER=someone", "PGPASSWORD=a=b", "PGPORT=7000"];
-        let access = read(&["odoo", "--db_host=of-line", "-d", "one"], file, &environ);
-        assert_eq!((access.host.as_str(), access.port), ("of-line", 6000));
-        assert_eq!((access.user.as_str(), access.password.as_deref()), ("someone", Some("a=b")));
-        assert_eq!((access.ssl, access.databases), (Ssl::Verify, vec!["one".to_owned()]));
+        let access = read(&["odoo", "--db_host=of-line,b", "-d", "one"], file, &environ);
+        assert_eq!((access.hosts.join(" "), access.port), ("of-line b".to_owned(), 6000));
+        assert_eq!((access.user.as_str(), access.password("x", "y")), ("someone", Some("a=b")));
+        assert_eq!((access.tls, &access.named[..]), (Mode::VerifyFull, &["one".to_owned()][..]));
         let access = read(&[], file, &environ);
-        assert_eq!((access.host.as_str(), access.databases.len()), ("of-file", 2));
+        assert_eq!((access.hosts.join(" "), access.named.len()), ("of-file".to_owned(), 2));
         assert!(!format!("{access:?}").contains("a=b"), "{access:?}");
     }
 
     #[test]
     fn odoo_19_looks_at_its_environment_before_its_file() {
         let file = "[options]\ndb_host = of-file\ndb_user = of-file\ndb_port = 6000\n";
-        let argv = ["odoo", "-r", "of-line"].map(ToOwned::to_owned);
-        let environ = ["PGHOST=", "PGUSER=x", "PGDATABASE=shop"].map(ToOwned::to_owned);
-        let access = Access::read(&argv, file, &environ, "odoo", Some(19));
-        assert_eq!((access.host.as_str(), access.port), (SOCKET_DIR, 6000));
-        assert_eq!((access.user.as_str(), access.databases), ("of-line", vec!["shop".to_owned()]));
+        let argv = ["odoo", "-r", "of-line"];
+        let environ = ["PGHOST=", "PGUSER=x", "PGDATABASE=shop", "PGSSLMODE=require"];
+        let access = Access::of(&odoo(&argv, file, &environ, Some(19)));
+        assert_eq!((access.hosts.join(" ").as_str(), access.port), (SOCKET_DIR, 6000));
+        assert_eq!((access.user.as_str(), access.named.join(" ")), ("of-line", "shop".to_owned()));
+        assert_eq!(access.tls, Mode::Require);
         for version in [Some(18), None] {
-            let access = Access::read(&argv, file, &environ, "odoo", version);
-            assert_eq!((access.host.as_str(), access.databases.len()), ("of-file", 0));
+            let access = Access::of(&odoo(&argv, file, &environ, version));
+            assert_eq!((access.hosts.join(" ").as_str(), access.named.len()), ("of-file", 0));
+            // Odoo itself says "prefer" there.
+            assert_eq!(access.tls, Mode::Prefer);
         }
     }
 
     #[test]
-    fn the_version_is_that_of_the_program_or_of_the_package() {
-        let dir = tempfile::tempdir().unwrap();
-        let root = Root::at(dir.path());
-        let argv = ["/usr/bin/python3", "/opt/odoo/odoo-bin"].map(ToOwned::to_owned);
-        assert_eq!(version(&root, &argv), None);
-        let release = [
-            ("usr/lib/python3/dist-packages", "version_info = (19, 0, 0, FINAL, 0, '')\n", 19),
-            ("opt/odoo", "x = 7\nversion_info = ('saas~18', 2, 0, FINAL, 0, '')\n", 18),
-        ];
-        for (place, text, expected) in release {
-            let place = dir.path().join(place).join("odoo");
-            std::fs::create_dir_all(&place).unwrap();
-            std::fs::write(place.join("release.py"), text).unwrap();
-            assert_eq!(version(&root, &argv), Some(expected));
-        }
+    fn a_filter_goes_before_names_and_a_connection_string_is_never_shown() {
+        let access = read(&["odoo", "--db-filter=^shop"], "[options]\ndb_name = x\n", &[]);
+        assert_eq!(access.named.len(), 0);
+        assert!(access.filter.lets_through("shop2") && !access.filter.lets_through("x"));
+        let access = read(&["odoo", "-d", "postgres://u:secret@h/d,shop"], "", &[]);
+        assert_eq!(access.named, ["shop"]);
+        assert!(!access.problem.unwrap().contains("secret"));
     }
 
     #[test]
-    fn it_is_found_by_the_process_of_that_user() {
-        let dir = tempfile::tempdir().unwrap();
-        let write = |path: &str, text: &str| {
-            let path = dir.path().join(path);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, text).unwrap();
-        };
-        write("etc/passwd", "odoo:x:5:5::/srv:/bin/sh\n");
-        write("etc/odoo/odoo.conf", "[options]\ndb_user = of_usual_place\n");
-        let root = Root::at(dir.path());
-        assert_eq!(Access::find(&root, 5, None).user, "of_usual_place");
-        write("srv/named.conf", "[options]\ndb_host = db.internal\n");
-        let access = Access::find(&root, 5, Some(Path::new("/srv/named.conf")));
-        assert_eq!((access.host.as_str(), access.user.as_str()), ("db.internal", "odoo"));
-        for (pid, uid) in [(10, 6), (11, 5)] {
-            write(&format!("proc/{pid}/cmdline"), &format!("odoo\0-r\0user{uid}\0"));
-            write(&format!("proc/{pid}/environ"), &format!("PGPASSWORD=secret{uid}\0"));
-            let status = format!("PPid:\t1\nUid:\t{uid}\t{uid}\t{uid}\t{uid}\nGid:\t5\t5\t5\t5\n");
-            write(&format!("proc/{pid}/status"), &status);
+    fn a_file_of_passwords_is_read_if_it_is_private() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join(".pgpass");
+        std::fs::write(&path, "*:*:*:odoo:secret\n").unwrap();
+        let mut instance = odoo(&[], "[options]\ndb_host = db\n", &[], None);
+        instance.home = Some(home.path().to_owned());
+        for (mode, expected) in [(0o600, Some("secret")), (0o640, None)] {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(Access::of(&instance).password("db", "shop"), expected, "{mode:o}");
         }
-        let access = Access::find(&root, 5, None);
-        assert_eq!(access.user, "user5");
-        assert_eq!(access.password.as_deref(), Some("secret5"));
+        instance.environ = vec!["PGPASSWORD=other".to_owned()];
+        assert_eq!(Access::of(&instance).password("db", "shop"), Some("other"));
     }
 }

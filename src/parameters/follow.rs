@@ -6,25 +6,36 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 
 use super::{ABSOLUTE, IDLE, Round, Values};
-use crate::config::lifetime::value_text;
+use crate::config::lifetime::{value_ms, value_text};
 use crate::redis::RedisStore;
-use crate::redis::live::Found;
+use crate::redis::live::{FOLLOWED_WITHIN, Found};
 use crate::session::policy::Bounds;
 use crate::session::policy::rule::{Rule, Selector, Setting, Source};
 use crate::session::policy::rules::RULES_MAX;
 use crate::store::StoreError;
 use crate::supervision::{Channel, Received};
 use crate::sync::lock;
+use crate::telemetry::now_ms;
+use crate::trail::entry::Event;
+
+/// The lifetimes of a database that Odoo does not serve any more are removed after that time. It may be one that is
+/// restored from a backup just now.
+const REMOVED_AFTER: Duration = Duration::from_secs(3600);
+/// Longer than from one round to the next, whatever happens to PostgreSQL or to who asks it.
+const SILENT_AFTER_MS: u64 = 150_000;
 
 /// What is known of the parameters, for the status.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub(crate) struct State {
-    /// Why it is not known which databases there are, if so.
+    /// When the last round came: milliseconds since the epoch, by this host's clock.
+    pub asked_ms: u64,
+    /// Why it is not known which databases there are, or what else is wrong with all of them.
     pub problem: Option<String>,
     pub databases: BTreeMap<String, Followed>,
 }
@@ -49,15 +60,13 @@ pub(crate) fn start(
     store: RedisStore,
     runtime: Handle,
 ) -> std::io::Result<Shared> {
-    let state = Shared::default();
-    let told = Arc::clone(&state);
+    let state = Arc::new(Mutex::new(State { asked_ms: now_ms(), ..State::default() }));
+    let mut follower = Follower { bounds, store, state: Arc::clone(&state), gone: BTreeMap::new() };
     let channel = Channel::new(socket);
     std::thread::Builder::new().name("parameters".into()).spawn(move || {
         loop {
             match channel.receive::<Round>() {
-                Received::Message(round) => {
-                    runtime.block_on(take_in(round, &bounds, &store, &told));
-                }
+                Received::Message(round) => runtime.block_on(follower.take_in(round)),
                 Received::Empty => {}
                 Received::Closed => return,
             }
@@ -66,53 +75,150 @@ pub(crate) fn start(
     Ok(state)
 }
 
-async fn take_in(round: Round, bounds: &Bounds, store: &RedisStore, state: &Shared) {
-    // While Redis is away nothing is followed; its own faults are logged elsewhere.
-    let Ok(found) = store.live_settings().await else { return };
-    let mut next = State { problem: round.failure, databases: BTreeMap::new() };
-    let mut rules = found.rules.len();
-    for database in round.databases {
-        let mut followed = Followed::default();
-        match database.values {
-            Ok(values) => {
-                let wishes = wishes(&database.name, &values, bounds, &mut followed.problems);
-                for (place, text) in wishes {
-                    let had = found.rules.get(&place);
-                    if had == text.as_ref() {
-                        continue;
-                    }
-                    if had.is_none() && rules >= RULES_MAX {
-                        followed.problems.push(format!("there are {RULES_MAX} rules already"));
-                        continue;
-                    }
-                    rules += usize::from(had.is_none());
-                    if let Err(StoreError::Refused(why)) =
-                        store.change_live(&place, text.as_deref()).await
-                    {
-                        followed.problems.push(format!("Redis takes no changes: {why}"));
-                    }
-                }
-            }
-            Err(why) => followed.problems.push(format!("cannot be read: {why}")),
-        }
-        next.databases.insert(database.name, followed);
-    }
-    if let Ok(found) = store.live_settings().await {
-        next.show_what_holds(&found);
-    }
-    let mut state = lock(state);
-    next.tell_news(&state);
-    *state = next;
+struct Follower {
+    bounds: Bounds,
+    store: RedisStore,
+    state: Shared,
+    /// The databases that Odoo does not serve any more, and since when.
+    gone: BTreeMap<String, Instant>,
 }
 
-/// What the live settings are to be: the place of each rule, with its text or none. Of a value that cannot be used there is
-/// none, and the last one stays.
-fn wishes(
-    database: &str,
-    values: &Values,
-    bounds: &Bounds,
-    problems: &mut Vec<String>,
-) -> Vec<(String, Option<String>)> {
+/// What the live settings are to be: the place of each rule, with its text or none.
+type Wishes = Vec<(String, Option<String>)>;
+
+impl Follower {
+    async fn take_in(&mut self, round: Round) {
+        lock(&self.state).asked_ms = now_ms();
+        // While Redis is away nothing is followed; its own faults are logged elsewhere.
+        let Ok(found) = self.store.live_settings().await else { return };
+        let before = self.store.rules();
+        let former = lock(&self.state).clone();
+        let own = before.all().iter().filter(|rule| rule.source == Source::File).count();
+        let mut rules = Written { rules: own + found.rules.len(), longer: false };
+        let is_whole = round.failure.is_none();
+        let mut next = State {
+            asked_ms: now_ms(),
+            problem: round.failure.or(round.problem),
+            databases: BTreeMap::new(),
+        };
+        for database in round.databases {
+            let mut followed = Followed::default();
+            match database.values {
+                Ok(values) => {
+                    let wishes =
+                        wishes(&database.name, &values, &self.bounds, &mut followed.problems);
+                    self.write(&wishes, &found, &mut rules, &mut followed.problems).await;
+                }
+                Err(why) => followed.problems.push(format!("cannot be read: {why}")),
+            }
+            next.databases.insert(database.name, followed);
+        }
+        for (name, followed) in former.databases {
+            if next.databases.contains_key(&name) {
+                self.gone.remove(&name);
+            } else if is_whole {
+                if let Some(followed) = self.without(&name, &found, &mut rules).await {
+                    next.databases.insert(name, followed);
+                }
+            } else {
+                next.databases.insert(name, followed);
+            }
+        }
+        if let Ok(found) = self.store.live_settings().await {
+            next.show_what_holds(&found);
+        }
+        {
+            let mut state = lock(&self.state);
+            next.tell_news(&state);
+            *state = next;
+        }
+        if rules.longer {
+            // A session's key has the time to live that it got by the lifetimes of then.
+            tokio::time::sleep(FOLLOWED_WITHIN).await;
+            if let Err(error) = self.store.keep_changed(&before, &self.store.rules()).await {
+                tracing::warn!(%error, "sessions may end by a lifetime that was longer since");
+            }
+        }
+    }
+
+    /// Writes what is not so yet.
+    async fn write(
+        &self,
+        wishes: &Wishes,
+        found: &Found,
+        rules: &mut Written,
+        problems: &mut Vec<String>,
+    ) {
+        for (place, text) in wishes {
+            let had = found.rules.get(place);
+            if had == text.as_ref() {
+                continue;
+            }
+            if had.is_none() && rules.rules >= RULES_MAX {
+                problems
+                    .push(format!("there are {RULES_MAX} rules already, and there can be no more"));
+                continue;
+            }
+            match self.store.change_live(place, text.as_deref()).await {
+                Ok(_) => {}
+                Err(StoreError::Refused(why)) => {
+                    problems.push(format!("Redis takes no changes: {why}"));
+                    continue;
+                }
+                // It is tried again with the next round.
+                Err(_) => continue,
+            }
+            rules.rules += usize::from(had.is_none());
+            // What holds without it may be shorter or longer.
+            rules.longer |= ms(had).zip(ms(text.as_ref())).is_none_or(|(old, new)| new > old);
+            let word = |text: Option<&String>| text.map_or("none", String::as_str).to_owned();
+            let what = format!("Odoo: {place}: {} -> {}", word(had), word(text.as_ref()));
+            // Entries that cannot be kept are counted elsewhere.
+            let _ = self.store.tell_trail(Event::SettingChanged, &what, None).await;
+        }
+    }
+
+    /// A database that Odoo does not serve any more: nothing, once its lifetimes are removed.
+    async fn without(
+        &mut self,
+        name: &str,
+        found: &Found,
+        rules: &mut Written,
+    ) -> Option<Followed> {
+        let mut followed = Followed::default();
+        let since = *self.gone.entry(name.to_owned()).or_insert_with(Instant::now);
+        let places = [Setting::Idle, Setting::Absolute].map(|setting| place(setting, name));
+        let wishes: Wishes = places.into_iter().flatten().map(|place| (place, None)).collect();
+        if wishes.iter().all(|(place, _)| !found.rules.contains_key(place)) {
+            self.gone.remove(name);
+            return None;
+        }
+        followed.problems.push(
+            "Odoo does not serve this database any more; its lifetimes stay for an hour".into(),
+        );
+        if since.elapsed() >= REMOVED_AFTER {
+            self.write(&wishes, found, rules, &mut followed.problems).await;
+        }
+        Some(followed)
+    }
+}
+
+/// What a round has written.
+struct Written {
+    /// How many rules there are.
+    rules: usize,
+    /// A lifetime may be longer than before.
+    longer: bool,
+}
+
+/// A lifetime that a rule has; no limit is the longest.
+fn ms(text: Option<&String>) -> Option<u64> {
+    let ms = value_ms(Setting::Idle, text?).ok()?;
+    Some(ms.unwrap_or(u64::MAX))
+}
+
+/// What a database asks for. Of a value that cannot be used there is nothing, and the last one stays.
+fn wishes(database: &str, values: &Values, bounds: &Bounds, problems: &mut Vec<String>) -> Wishes {
     let asked = [
         (Setting::Idle, IDLE, &values.idle, bounds.idle_max_ms),
         (Setting::Absolute, ABSOLUTE, &values.absolute, bounds.absolute_max_ms),
@@ -158,6 +264,11 @@ impl State {
             let text = |setting| found.rules.get(&place(setting, database)?).cloned();
             (followed.idle, followed.absolute) = (text(Setting::Idle), text(Setting::Absolute));
         }
+    }
+
+    /// Whether nothing is heard any more of who asks PostgreSQL.
+    pub(crate) fn is_silent(&self, now_ms: u64) -> bool {
+        now_ms.saturating_sub(self.asked_ms) > SILENT_AFTER_MS
     }
 
     /// Every problem, each with its database.

@@ -1,185 +1,234 @@
 //! What PostgreSQL is asked: which databases there are, and two system parameters of each. One connection at a time, and
 //! none stays open: Odoo copies and drops databases, which it can do only while nobody is connected.
+//!
+//! Each question is one text without parameters, so it goes through a pooler that shares its connections, too.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
-use tokio::time::timeout;
+use rustls::ClientConfig;
+use tokio::time::{Instant, timeout_at};
 use tokio_postgres::config::SslMode;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage, SimpleQueryRow};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::access::{Access, Ssl};
-use super::{ABSOLUTE, Database, IDLE, Round, Values};
+use super::access::Access;
+use super::tls::{self, Mode};
+use super::{ABSOLUTE, DATABASES_MAX, Database, IDLE, Round, Values};
+use crate::foreign::escaped;
 
 /// To connect to a database and to ask it.
 const WITHIN: Duration = Duration::from_secs(3);
-/// More are not asked.
-const DATABASES_MAX: usize = 100;
-/// The database that every server has (initdb in PostgreSQL's manual).
+/// To ask all of them.
+const ALL_WITHIN: Duration = Duration::from_secs(15);
+/// The database that Odoo asks for the others.
 const MAINTENANCE: &str = "postgres";
 
-const ALL_DATABASES: &str = "SELECT datname::text FROM pg_database \
-     WHERE datallowconn AND NOT datistemplate AND datname <> 'postgres' \
-     AND has_database_privilege(datname, 'CONNECT') ORDER BY datname LIMIT 101";
+/// As Odoo has it (`odoo/service/db.py`, `list_dbs`).
+const OWN_DATABASES: &str = "SELECT datname FROM pg_catalog.pg_database WHERE datdba = \
+     (SELECT usesysid FROM pg_catalog.pg_user WHERE usename = current_user) \
+     AND NOT datistemplate AND datallowconn AND datname <> 'postgres' ORDER BY datname LIMIT 5000";
 /// No value that is longer can be used.
-const PARAMETERS: &str = "SELECT key::text, left(value::text, 64) FROM ir_config_parameter \
-     WHERE key IN ('session.timeout', 'session.absolute_timeout')";
+const PARAMETERS: &str = "SELECT key, left(value, 32) FROM ir_config_parameter \
+     WHERE key IN ('session.timeout', 'session.absolute_timeout') LIMIT 2";
 
-/// One round of questions.
-pub(super) async fn ask(access: &Access) -> Round {
-    let mut names = if access.databases.is_empty() {
-        match bounded(all_databases(access)).await {
+/// Who asks, again and again.
+pub(super) struct Questions {
+    access: Access,
+    /// The databases that did not answer in time: they are asked last, so that they hold up no other.
+    slow: BTreeSet<String>,
+}
+
+impl Questions {
+    pub(super) fn new(access: Access) -> Self {
+        Self { access, slow: BTreeSet::new() }
+    }
+
+    /// One round.
+    pub(super) async fn ask(&mut self) -> Round {
+        let until = Instant::now() + ALL_WITHIN;
+        let mut names = match self.names(until).await {
             Ok(names) => names,
-            Err(why) => return Round { failure: Some(why), databases: Vec::new() },
+            Err(failed) => return Round::failed(failed.text()),
+        };
+        let mut problem = self.access.problem.clone();
+        if names.len() > DATABASES_MAX {
+            let left_out = names.len() - DATABASES_MAX;
+            problem = Some(format!("{left_out} of {} databases are not asked", names.len()));
+            names.truncate(DATABASES_MAX);
         }
-    } else {
-        access.databases.clone()
-    };
-    let failure = (names.len() > DATABASES_MAX)
-        .then(|| format!("more than {DATABASES_MAX} databases; the others are not asked"));
-    names.truncate(DATABASES_MAX);
-    let mut databases = Vec::new();
-    for name in names {
-        match bounded(values(access, &name)).await {
-            // Not one of Odoo's.
-            Ok(None) => {}
-            Ok(Some(values)) => databases.push(Database { name, values: Ok(values) }),
-            Err(why) => databases.push(Database { name, values: Err(why) }),
+        names.sort_by_key(|name| self.slow.contains(name));
+        self.slow.retain(|name| names.contains(name));
+        let mut databases = Vec::new();
+        for name in names {
+            let answered = within(until, values(&self.access, &name)).await;
+            if matches!(answered, Err(Failed::Late)) {
+                self.slow.insert(name.clone());
+            } else {
+                self.slow.remove(&name);
+            }
+            match answered {
+                // Not one of Odoo's.
+                Ok(None) => {}
+                Ok(Some(values)) => databases.push(Database { name, values: Ok(values) }),
+                Err(failed) => databases.push(Database { name, values: Err(failed.text()) }),
+            }
         }
+        Round { failure: None, problem, databases }
     }
-    Round { failure, databases }
+
+    /// The databases that Odoo serves.
+    async fn names(&self, until: Instant) -> Result<Vec<String>, Failed> {
+        let Access { named, filter, template, .. } = &self.access;
+        if !named.is_empty() {
+            return Ok(named.clone());
+        }
+        let rows = within(until, rows(&self.access, MAINTENANCE, OWN_DATABASES)).await?;
+        let names = rows.iter().map(|row| Ok(row.try_get(0)?.unwrap_or_default().to_owned()));
+        let names = names.collect::<Result<Vec<_>, Failed>>()?;
+        let is_served =
+            |name: &String| filter.lets_through(name) && Some(name) != template.as_ref();
+        Ok(names.into_iter().filter(is_served).collect())
+    }
 }
 
-async fn bounded<T>(asked: impl Future<Output = Result<T, Error>>) -> Result<T, String> {
-    const TEXT_MAX_CHARS: usize = 200;
-    let answered = timeout(WITHIN, asked).await;
-    let answered = answered.map_err(|_| format!("no answer within {} s", WITHIN.as_secs()))?;
-    // A server may say anything; people read it on a terminal.
-    let shown =
-        |why: String| why.chars().take(TEXT_MAX_CHARS).flat_map(char::escape_debug).collect();
-    answered.map_err(|Error(why)| shown(why))
+/// Why there is no answer.
+enum Failed {
+    /// It did not come in time.
+    Late,
+    /// A connection cannot be encrypted as it is to be.
+    Tls(String),
+    Postgres(tokio_postgres::Error),
 }
 
-struct Error(String);
-
-impl From<tokio_postgres::Error> for Error {
+impl From<tokio_postgres::Error> for Failed {
     fn from(error: tokio_postgres::Error) -> Self {
-        let cause = error.as_db_error().map(|error| error.message().to_owned());
-        Self(cause.unwrap_or_else(|| {
-            let source = std::error::Error::source(&error);
-            source.map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
-        }))
+        Self::Postgres(error)
     }
 }
 
-async fn all_databases(access: &Access) -> Result<Vec<String>, Error> {
-    let client = connect(access, MAINTENANCE).await?;
-    let rows = client.query(ALL_DATABASES, &[]).await?;
-    rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+impl Failed {
+    fn code(&self) -> Option<&SqlState> {
+        match self {
+            Self::Postgres(error) => error.code(),
+            Self::Late | Self::Tls(_) => None,
+        }
+    }
+
+    /// In words. A server may say anything, and people read it on a terminal.
+    fn text(&self) -> String {
+        const TEXT_MAX_CHARS: usize = 200;
+        let why = match self {
+            Self::Late => format!("no answer within {} s", WITHIN.as_secs()),
+            Self::Tls(why) => format!("no encrypted connection: {why}"),
+            Self::Postgres(error) => match error.as_db_error() {
+                Some(said) => said.message().to_owned(),
+                None => std::error::Error::source(error)
+                    .map_or_else(|| error.to_string(), |source| format!("{error}: {source}")),
+            },
+        };
+        escaped(&why.chars().take(TEXT_MAX_CHARS).collect::<String>())
+    }
 }
 
-async fn values(access: &Access, database: &str) -> Result<Option<Values>, Error> {
-    let client = connect(access, database).await?;
-    let rows = match client.query(PARAMETERS, &[]).await {
-        Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => return Ok(None),
+/// Asks, and waits no longer than one question or the whole round may take.
+async fn within<T>(
+    until: Instant,
+    asked: impl Future<Output = Result<T, Failed>>,
+) -> Result<T, Failed> {
+    let until = until.min(Instant::now() + WITHIN);
+    timeout_at(until, asked).await.unwrap_or(Err(Failed::Late))
+}
+
+/// The parameters of a database; none, if it is not one of Odoo's.
+async fn values(access: &Access, database: &str) -> Result<Option<Values>, Failed> {
+    let rows = match rows(access, database, PARAMETERS).await {
+        Err(failed) if failed.code() == Some(&SqlState::UNDEFINED_TABLE) => return Ok(None),
         rows => rows?,
     };
     let mut values = Values::default();
     for row in &rows {
-        let (key, value): (String, Option<String>) = (row.try_get(0)?, row.try_get(1)?);
-        match key.as_str() {
-            IDLE => values.idle = value,
-            ABSOLUTE => values.absolute = value,
+        let value = row.try_get(1)?.map(ToOwned::to_owned);
+        match row.try_get(0)? {
+            Some(IDLE) => values.idle = value,
+            Some(ABSOLUTE) => values.absolute = value,
             _ => {}
         }
     }
     Ok(Some(values))
 }
 
-async fn connect(access: &Access, database: &str) -> Result<Client, Error> {
-    let mut config = Config::new();
-    config
-        .host(&access.host)
-        .port(access.port)
-        .user(&access.user)
-        .dbname(database)
-        .application_name("sessionfs")
-        .connect_timeout(WITHIN)
-        .ssl_mode(match access.ssl {
-            Ssl::Disable => SslMode::Disable,
-            Ssl::Prefer => SslMode::Prefer,
-            Ssl::Require | Ssl::Verify => SslMode::Require,
-        });
-    if let Some(password) = &access.password {
-        config.password(password);
+async fn rows(
+    access: &Access,
+    database: &str,
+    question: &str,
+) -> Result<Vec<SimpleQueryRow>, Failed> {
+    let client = connect(access, database).await?;
+    let messages = client.simple_query(question).await?;
+    let row = |message| match message {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    };
+    Ok(messages.into_iter().filter_map(row).collect())
+}
+
+/// Connects to the first host that answers.
+async fn connect(access: &Access, database: &str) -> Result<Client, Failed> {
+    let tls = tls::client(access.tls, &access.roots).map_err(Failed::Tls)?;
+    let mut last = Failed::Late;
+    for host in &access.hosts {
+        let mut config = Config::new();
+        config
+            .host(host)
+            .port(access.port)
+            .user(&access.user)
+            .dbname(database)
+            .application_name("sessionfs")
+            .connect_timeout(WITHIN / u32::try_from(access.hosts.len()).unwrap_or(1).max(1));
+        if let Some(password) = access.password(host, database) {
+            config.password(password);
+        }
+        for ssl in attempts(access.tls, host) {
+            match connect_once(config.ssl_mode(*ssl), &tls).await {
+                Ok(client) => return Ok(client),
+                Err(error) => {
+                    // A server may take one of them alone.
+                    let said = error.code().cloned();
+                    last = error.into();
+                    let refused = Some(SqlState::INVALID_AUTHORIZATION_SPECIFICATION);
+                    if said.is_some() && said != refused {
+                        break;
+                    }
+                }
+            }
+        }
     }
-    if access.host.starts_with('/') {
-        config.ssl_mode(SslMode::Disable);
+    Err(last)
+}
+
+/// How it is tried to connect, in turn, as libpq does. A socket of this host is never encrypted.
+fn attempts(mode: Mode, host: &str) -> &'static [SslMode] {
+    match mode {
+        _ if host.starts_with('/') => &[SslMode::Disable],
+        Mode::Disable => &[SslMode::Disable],
+        Mode::Allow => &[SslMode::Disable, SslMode::Require],
+        Mode::Prefer => &[SslMode::Prefer, SslMode::Disable],
+        Mode::Require | Mode::VerifyCa | Mode::VerifyFull => &[SslMode::Require],
+    }
+}
+
+async fn connect_once(
+    config: &Config,
+    tls: &ClientConfig,
+) -> Result<Client, tokio_postgres::Error> {
+    if config.get_ssl_mode() == SslMode::Disable {
         let (client, connection) = config.connect(NoTls).await?;
         // It ends with the client; an error of it is seen in the answer.
         drop(tokio::spawn(connection));
         return Ok(client);
     }
-    let tls = tls(access.ssl).map_err(|error| Error(format!("TLS: {error}")))?;
-    let (client, connection) = config.connect(MakeRustlsConnect::new(tls)).await?;
+    let (client, connection) = config.connect(MakeRustlsConnect::new(tls.clone())).await?;
     drop(tokio::spawn(connection));
     Ok(client)
-}
-
-fn tls(ssl: Ssl) -> Result<ClientConfig, rustls::Error> {
-    let provider = Arc::new(ring::default_provider());
-    let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()?;
-    if ssl == Ssl::Verify {
-        let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        return Ok(config.with_root_certificates(roots).with_no_client_auth());
-    }
-    let anybody = Arc::new(Anybody(provider));
-    Ok(config.dangerous().with_custom_certificate_verifier(anybody).with_no_client_auth())
-}
-
-/// Takes every certificate, as libpq does with `prefer` and `require`, which Odoo uses.
-#[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }

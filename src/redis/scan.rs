@@ -19,6 +19,7 @@ use super::scripts::{Answer, Way};
 use super::{Inner, RedisStore};
 use crate::session::content::{self, Class};
 use crate::session::name::{Alias, Shard};
+use crate::session::policy::rules::Rules;
 use crate::session::policy::{Limit, Times};
 use crate::store::StoreError;
 
@@ -256,6 +257,24 @@ impl RedisStore {
         for aliases in aliases.chunks(PAGE) {
             let touches: Vec<_> = aliases.iter().map(|alias| (alias.clone(), None)).collect();
             kept += self.inner.touch(shard, &touches).await?;
+        }
+        Ok(kept)
+    }
+
+    /// The same for all sessions whose lifetimes were others before. To be called once no server uses those any more:
+    /// a second after the change.
+    pub async fn keep_changed(&self, before: &Rules, after: &Rules) -> Result<u64, StoreError> {
+        let mut kept = 0;
+        let mut scan = self.scan(Filter::default());
+        while let Some(page) = scan.next().await {
+            let mut living = page?.living;
+            living.retain(|living| {
+                let owner = &living.header.content;
+                after.of(owner) != before.of(owner)
+            });
+            let Some(shard) = living.first().map(|living| living.alias.shard()) else { continue };
+            let aliases: Vec<_> = living.into_iter().map(|living| living.alias).collect();
+            kept += self.keep(shard, &aliases).await?;
         }
         Ok(kept)
     }

@@ -22,21 +22,6 @@ const CERTIFICATES: [&str; 8] = [
 /// What names another file of certificates (rustls-native-certs).
 const CERTIFICATE_VARIABLES: [&str; 2] = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
 
-/// What the C library opens to find the address of a name. The files in /etc are replaced by whoever
-/// changes them, and a rule for a file would not outlive that; so it is the directory. The modules that
-/// it loads are libraries.
-const RESOLVER: [&str; 9] = [
-    "/etc",
-    "/lib",
-    "/lib64",
-    "/usr/lib",
-    "/usr/lib64",
-    "/run/systemd/resolve",
-    "/run/resolvconf",
-    "/run/NetworkManager",
-    "/run/nscd",
-];
-
 /// Of whoever serves a mount: saves under way, changes that Redis has not taken, and the processes of the host, also in
 /// `processes`, the directory that the keeper has opened.
 pub(super) fn of_worker(config: &Config, processes: Option<BorrowedFd<'_>>) -> io::Result<Files> {
@@ -56,7 +41,7 @@ pub(crate) fn of_redis(config: &Config) -> Files {
     let needs = Endpoint::parse(&config.redis.url).map_or(Needs::default(), |at| at.needs());
     let mut files = Files::default();
     if needs.names {
-        files = files.paths(RESOLVER, Right::Read);
+        files = files.with_names();
     }
     if needs.certificates {
         let named = CERTIFICATE_VARIABLES.into_iter().filter_map(std::env::var_os);

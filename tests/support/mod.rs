@@ -15,6 +15,7 @@ pub mod load;
 pub mod memory;
 pub mod model;
 pub mod mount;
+pub mod postgres;
 pub mod processes;
 pub mod redis;
 pub mod store;

@@ -17,6 +17,21 @@ use landlock::{
 /// one of a later version, and stays allowed.)
 const NEWEST: ABI = ABI::V6;
 
+/// What the C library opens to find the address of a name. The files in /etc are replaced by whoever
+/// changes them, and a rule for a file would not outlive that; so it is the directory. The modules that
+/// it loads are libraries.
+const RESOLVER: [&str; 9] = [
+    "/etc",
+    "/lib",
+    "/lib64",
+    "/usr/lib",
+    "/usr/lib64",
+    "/run/systemd/resolve",
+    "/run/resolvconf",
+    "/run/NetworkManager",
+    "/run/nscd",
+];
+
 /// Whether the kernel has Landlock, and it is switched on.
 pub(crate) fn is_available() -> bool {
     has(AccessFs::Execute)
@@ -57,13 +72,12 @@ impl Right {
 pub(crate) struct Files {
     given: Vec<(OwnedFd, Right)>,
     moves: bool,
-    everything: bool,
 }
 
 impl Files {
-    /// Whatever the user may open, and what only a process without a domain can: look into the user's other processes.
-    pub(crate) fn everything() -> Self {
-        Self { everything: true, ..Self::default() }
+    /// Adds what is needed to find the address of a name.
+    pub(crate) fn with_names(self) -> Self {
+        self.paths(RESOLVER, Right::Read)
     }
 
     /// Adds a path and what is beneath it. One that is not there now, or that leads through a directory
@@ -100,10 +114,8 @@ impl Files {
 
     /// Makes the domain; `None` where the kernel cannot.
     pub(crate) fn domain(&self) -> io::Result<Option<Domain>> {
-        if self.everything || (self.moves && !has(AccessFs::Refer)) {
-            return Ok(None);
-        }
-        let made = self.ruleset();
+        let made =
+            if self.moves && !has(AccessFs::Refer) { return Ok(None) } else { self.ruleset() };
         Ok(Option::<OwnedFd>::from(made.map_err(io::Error::other)?).map(Domain))
     }
 
