@@ -25,6 +25,7 @@ readonly usage="
   --owner USER          Odoo's user (default: the one that is found, or the directory's owner)
   --odoo-unit NAME      Odoo's systemd unit (default: those that are found); 'none' for none; may be repeated
   --idle TIME           idle time after which users log in again, for example 8h (default: 15min)
+  --follow-parameters   let Odoo's administrators set lifetimes by its system parameters (docs/odoo-parameters.md)
   --instance NAME       set up a further Odoo on this host, with /etc/sessionfs/NAME.toml and sessionfs@NAME
   --restart-container   set up even if the running Odoo is in a container that must be restarted to see the mount
   --redis URL           use this Redis instead of a dedicated one: a server, sentinels or a Cluster
@@ -150,7 +151,7 @@ print_result() {
 binary='' deb='' name='' sessions='' owner='' group='' idle='' redis_url='' redis_user='' redis_password='' redis_memory=''
 redis_ca='' redis_cert='' redis_key='' sentinel_user='' sentinel_password=''
 odoo_units=()
-import=yes after_import=move restart_container='' log_out_everybody='' logs_out='' setup_only='' uninstall='' purge='' mirror_choice='' from_package='' dry_run=''
+import=yes after_import=move restart_container='' follow_parameters='' log_out_everybody='' logs_out='' setup_only='' uninstall='' purge='' mirror_choice='' from_package='' dry_run=''
 prefix='' destdir='' is_asked='' is_named='' owner_is_named=''
 
 parse() {
@@ -165,6 +166,7 @@ parse() {
                 ;;
             --no-import) import='' ;;
             --restart-container) restart_container=yes ;;
+            --follow-parameters) follow_parameters=true is_asked=yes ;;
             --log-out-everybody) log_out_everybody=yes ;;
             --setup-only) setup_only=yes ;;
             --uninstall) uninstall=yes ;;
@@ -1072,6 +1074,7 @@ find_max_age() {
 wanted_config() {
     local wanted_age=${config_import_max_age:-${max_age:-}}
     local wanted_idle=${idle:-${config_lifetime_idle:-}}
+    local wanted_following=${follow_parameters:-${config_odoo_follow_parameters:-}}
     say "# sessionfs, written by sessionfs-setup. All keys: $prefix/share/doc/sessionfs/configuration.md"
     say "# After a change: $(reload_command)"
     say "mountpoint = $(toml "$sessions")"
@@ -1105,6 +1108,7 @@ wanted_config() {
     esac
     [ -z "$wanted_idle" ] || printf '\n[lifetime]\nidle = %s\n' "$(toml "$wanted_idle")"
     [ -z "$wanted_age" ] || printf '\n[import]\nmax_age = %s\n' "$(toml "$wanted_age")"
+    [ -z "$wanted_following" ] || printf '\n[odoo]\nfollow_parameters = %s\n' "$wanted_following"
 }
 
 # The data directory of a Redis that sessionfs starts itself: each mount has one of its own.
@@ -1175,6 +1179,7 @@ decide_config() {
         [ "$redis_plan" != private ] || kept="in a Redis that sessionfs starts itself (there is no systemd that could): $(private_dir), at most ${redis_memory:-$(default_memory)}"
         [ "$redis_plan" != private ] || ! has_systemd || kept="in a Redis that sessionfs starts itself: $(private_dir)"
         [ -z "$idle" ] || kept="$kept; who does nothing for $idle logs in again"
+        [ -z "$follow_parameters" ] || kept="$kept; Odoo's system parameters set lifetimes"
         [ "$redis_plan" != other ] || kept="in the Redis that was named"
         check_wanted_config
         step "Write $config: sessions of $sessions, for $owner, $kept" write_config

@@ -99,9 +99,11 @@ impl Found {
         }
     }
 
-    /// What may be opened from now on: to find the address of a name, and to see whether Odoo runs still.
+    /// What may be opened from now on: to see whether Odoo runs still, and to find the address of a name.
     pub(crate) fn files(&self) -> Files {
-        Files::default().with_names().path("/proc", Right::Read)
+        let files = Files::default().path("/proc", Right::Read);
+        let needs_names = self.access.as_ref().is_ok_and(Access::needs_names);
+        if needs_names { files.with_names() } else { files }
     }
 }
 

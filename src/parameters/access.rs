@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read as _};
+use std::net::IpAddr;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -128,9 +129,9 @@ impl Access {
         let text = |key: &str| said.get(key).cloned();
         let filter = text("dbfilter");
         // With a filter Odoo serves what that lets through (`list_dbs`).
-        let names = text("db_name").filter(|_| filter.is_none()).unwrap_or_default();
-        let names = names.split(',').map(str::trim).filter(|name| !name.is_empty());
-        let (uris, named): (Vec<&str>, Vec<&str>) = names.partition(|name| name.contains(URI));
+        let all = text("db_name").filter(|_| filter.is_none()).unwrap_or_default();
+        let all = all.split(',').map(str::trim).filter(|name| !name.is_empty());
+        let (uris, named): (Vec<&str>, Vec<&str>) = all.partition(|name| name.contains(URI));
         let problem = (!uris.is_empty())
             .then(|| "a database that is named by a connection string is not asked".to_owned());
         let hosts = text("db_host").unwrap_or_else(|| SOCKET_DIR.to_owned());
@@ -146,6 +147,12 @@ impl Access {
             problem,
             ..Self::default()
         }
+    }
+
+    /// Whether a host has a name, whose address must be found.
+    pub(super) fn needs_names(&self) -> bool {
+        let has_name = |host: &String| !host.starts_with('/') && host.parse::<IpAddr>().is_err();
+        self.hosts.iter().any(has_name)
     }
 
     /// What to say to this host for this database, if anything.

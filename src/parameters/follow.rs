@@ -4,6 +4,7 @@
 //! before.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -111,18 +112,17 @@ impl Follower {
                 }
                 Err(why) => followed.problems.push(format!("cannot be read: {why}")),
             }
+            self.gone.remove(&database.name);
             next.databases.insert(database.name, followed);
         }
         for (name, followed) in former.databases {
-            if next.databases.contains_key(&name) {
-                self.gone.remove(&name);
-            } else if is_whole {
-                if let Some(followed) = self.without(&name, &found, &mut rules).await {
-                    next.databases.insert(name, followed);
-                }
+            let Entry::Vacant(place) = next.databases.entry(name) else { continue };
+            let followed = if is_whole {
+                self.without(place.key(), &found, &mut rules).await
             } else {
-                next.databases.insert(name, followed);
-            }
+                Some(followed)
+            };
+            followed.map(|followed| place.insert(followed));
         }
         if let Ok(found) = self.store.live_settings().await {
             next.show_what_holds(&found);

@@ -15,20 +15,19 @@ use super::redis::free_port;
 /// Whose it is, and its superuser.
 const SUPERUSER: &str = "postgres";
 
-/// A process that ends with the test.
-pub struct Running(Child);
+/// A process that ends with the test, by this signal.
+pub struct Running(Child, Signal);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Postgres ends its own processes on this.
-        let _ = kill(Pid::from_raw(self.0.id().cast_signed()), Signal::SIGINT);
+        let _ = kill(Pid::from_raw(self.0.id().cast_signed()), self.1);
         let _ = self.0.wait();
     }
 }
 
 impl Running {
     pub fn start(command: &mut Command) -> Self {
-        Self(command.spawn().expect("it starts"))
+        Self(command.spawn().expect("it starts"), Signal::SIGKILL)
     }
 }
 
@@ -101,7 +100,9 @@ impl Postgres {
         for argument in &self.arguments {
             command.args(["-c", argument]);
         }
-        self.server = Some(Running::start(&mut command));
+        let server = command.spawn().expect("PostgreSQL starts");
+        // It ends its own processes on this, and waits for nobody.
+        self.server = Some(Running(server, Signal::SIGINT));
         until("PostgreSQL answers", || self.try_sql("postgres", "SELECT 1"));
     }
 
