@@ -113,7 +113,8 @@ impl Servers {
         let odoo = odoo(&conf, &[("PGHOST", postgres.directory().to_str().unwrap())]);
         let url = redis.url();
         let more = format!("[redis]\nurl = \"{url}\"\n[lifetime]\n{lifetime}\n");
-        let follows = format!("[odoo]\nfollow_parameters = true\nconfig = \"{}\"\n{more}", conf.display());
+        let follows =
+            format!("[odoo]\nfollow_parameters = true\nconfig = \"{}\"\n{more}", conf.display());
         let owner = (ODOO, "nogroup");
         let follower = Mount::start_owned(&redis, &follows, owner);
         let other = Mount::start_owned(&redis, &more, owner);
@@ -175,6 +176,11 @@ fn sessions_of_a_database_end_by_its_parameter_on_every_server() {
     }
     let status = get(&servers.follower, "/status");
     assert!(status.contains("office") && !status.contains("others"), "{status}");
+    // Whoever has the lease writes the audit trail.
+    until("it is in the audit trail", || {
+        let told = "Odoo: lifetime.idle database=shop source=odoo: none -> 2s";
+        [&servers.follower, &servers.other].iter().any(|mount| mount.log().contains(told))
+    });
     // Each server logs what it follows from now on.
     servers.other.wait_for_log("lifetime.idle database=shop source=odoo");
 }

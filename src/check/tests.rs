@@ -15,6 +15,7 @@ use crate::odoo::launch::Launch;
 use crate::odoo::process::Process;
 use crate::odoo::root::Account;
 use crate::odoo::{Instance, Sign};
+use crate::parameters::follow::State as Parameters;
 use crate::redis::deployment::{Deployment, Mode, Watcher};
 use crate::redis::probe::{ProbeError, ServerInfo};
 use crate::request::{Hook, Running, State};
@@ -33,6 +34,14 @@ fn requests(state: State) -> requests::Facts {
 
 fn seen(hook: Hook) -> State {
     State::Running(Running { hook, ports: vec![8069, 8079], rules: 16 })
+}
+
+fn parameters(mounted: parameters::Mounted) -> Vec<Finding> {
+    parameters::Facts { mounted: Some(mounted), ..parameters::Facts::default() }.findings()
+}
+
+fn followed(state: Parameters) -> Vec<Finding> {
+    parameters(parameters::Mounted { state: Some(state), ..parameters::Mounted::default() })
 }
 
 fn mount() -> mount::Facts {
@@ -744,6 +753,24 @@ fn cases() -> Vec<(Id, Vec<Finding>, &'static str)> {
             Id::KeptLeft,
             kept::Facts { left: 2, ..kept::Facts::default() }.findings(None),
             "2 changes are kept on this host for a mount that is not served",
+        ),
+        (
+            Id::Parameters,
+            followed(Parameters { problem: Some("no answer".into()), ..Parameters::default() }),
+            "Odoo's system parameters: no answer",
+        ),
+        (
+            Id::ParametersOk,
+            followed(Parameters::default()),
+            "Odoo's system parameters are followed",
+        ),
+        (
+            Id::ParametersLeft,
+            parameters(parameters::Mounted {
+                left: vec!["lifetime.idle database=shop".into()],
+                state: None,
+            }),
+            "this server does not follow Odoo's system parameters, and 1 lifetime",
         ),
         (Id::ServiceOk, service().findings(), "sessionfs.service starts at boot, before Odoo"),
         (

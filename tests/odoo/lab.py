@@ -208,15 +208,21 @@ max_cron_threads = {1 if node is self.a else 0}
 """)
         return path
 
-    def mount_sessions(self, idle, requests="auto"):
+    def config_of(self, node):
+        return os.path.join(self.run_dir, f"sessionfs-{node.name}.toml")
+
+    def mount_sessions(self, idle, requests="auto", floor=None):
         """One sessionfs per node, both on the same Redis, as two servers would have it. `requests`: whether they see
-        what Odoo is asked for."""
+        what Odoo is asked for. With a `floor`, the first one follows Odoo's system parameters, down to that time."""
         self.mount_count += 1
         for node in self.servers:
-            config = os.path.join(self.run_dir, f"sessionfs-{node.name}.toml")
+            config = self.config_of(node)
+            follows = floor and node is self.a
             with open(config, "w") as out:
                 out.write(f'owner = "{self.odoo_uid}"\ngroup = "{self.odoo_gid}"\n\n[lifetime]\nidle = "{idle}"\n'
-                          'anonymous_idle = "7d"\nanonymous_unopened = "1h"\nabsolute = "off"\n\n'
+                          'anonymous_idle = "7d"\nanonymous_unopened = "1h"\nabsolute = "off"\n'
+                          + (f'idle_min = "{floor}"\n\n[odoo]\nfollow_parameters = true\n'
+                             f'config = "{self._parameters_conf()}"\n' if follows else "") + "\n"
                           f'[activity]\nrequests = "{requests}"\nports = [{node.http_port}]\n')
             node.sessionfs = self._start(f"sessionfs-{node.name}-{self.mount_count}", [
                 self.binary, "mount", node.sessions, "--config", config, "--redis", self.redis_url],
@@ -225,6 +231,13 @@ max_cron_threads = {1 if node is self.a else 0}
             node.sessionfs.await_line("^ready ", 30)
             if len(mounts_at(node.sessions)) != 1:
                 raise RuntimeError(f"sessionfs says ready, but mounted {len(mounts_at(node.sessions))} times on {node.sessions}")
+
+    def _parameters_conf(self):
+        """How PostgreSQL is reached from outside of Odoo's root."""
+        path = os.path.join(self.run_dir, "parameters.conf")
+        with open(path, "w") as out:
+            out.write(f"[options]\ndb_host = {self.root}/run/postgresql\ndb_user = odoo\ndb_name = shop\n")
+        return path
 
     def unmount_sessions(self):
         """SIGTERM, as a service manager does; how it ended is kept for the last check."""

@@ -19,6 +19,7 @@ from lab import User
 from late_saves import LateSaves
 from nginx import Front
 from outages import Outages
+from parameters import Parameters
 from polling import Polling
 from processes import poll
 from redis_wire import Monitor
@@ -34,7 +35,8 @@ NATURAL_TRIALS = 40
 WEEK_S = 7 * 24 * 3600
 
 
-class Run(Audits, Rotations, LateSaves, Threaded, Polling, OwnSuites, Outages, Successions):
+class Run(Audits, Rotations, LateSaves, Threaded, Polling, OwnSuites, Outages, Parameters,
+          Successions):
     idle_s = IDLE_SHORT_S
 
     def __init__(self, lab, load_seconds, rotations, only=(), failures=None):
@@ -131,6 +133,7 @@ class Run(Audits, Rotations, LateSaves, Threaded, Polling, OwnSuites, Outages, S
         if not self.on_disk:
             self.ask(self.restart_keeps_everyone)
             self.ask(self.idle_expiry)
+            self.ask(self.odoo_parameters)
             if self.new:
                 self.ask(self.polled_tabs_expire)
                 self.ask(self.polled_tabs_live_where_requests_are_not_seen)
