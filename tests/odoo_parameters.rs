@@ -102,7 +102,7 @@ struct Servers {
     other: Mount,
     _odoo: Running,
     _folder: Folder,
-    _redis: Redis,
+    redis: Redis,
 }
 
 impl Servers {
@@ -118,7 +118,7 @@ impl Servers {
         let owner = (ODOO, "nogroup");
         let follower = Mount::start_owned(&redis, &follows, owner);
         let other = Mount::start_owned(&redis, &more, owner);
-        Self { follower, other, _odoo: odoo, _folder: folder, _redis: redis }
+        Self { follower, other, _odoo: odoo, _folder: folder, redis }
     }
 
     /// Waits until both have this rule, and no longer than a change may take.
@@ -132,6 +132,16 @@ impl Servers {
                 .all(|mount| rule(mount, database).as_deref() == Some(&line))
         });
         assert!(began.elapsed() < Duration::from_secs(10), "{line}: {:?}", began.elapsed());
+    }
+
+    /// For how many minutes Redis keeps the key of the only session.
+    fn kept_min(&self) -> i64 {
+        let mut connection = self.redis.connection();
+        let keys: Vec<String> =
+            redis::cmd("KEYS").arg("sessionfs:s:*").query(&mut connection).unwrap();
+        assert_eq!(keys.len(), 1, "{keys:?}");
+        let ms: i64 = redis::cmd("PTTL").arg(&keys[0]).query(&mut connection).unwrap();
+        ms / 60_000
     }
 
     #[track_caller]
@@ -192,8 +202,12 @@ fn a_parameter_is_followed_whatever_becomes_of_it() {
     postgres.set("shop", IDLE, "900");
     let servers = Servers::start(&postgres, "idle_max = \"1h\"");
     servers.follow("shop", "15min");
-    postgres.set("shop", IDLE, "1200");
-    servers.follow("shop", "20min");
+    servers.other.save(&sid("ab", 1), &session("shop")).unwrap();
+    assert!(servers.kept_min() < 45);
+    postgres.set("shop", IDLE, "3000");
+    servers.follow("shop", "50min");
+    // Redis keeps for longer what may live longer.
+    until("the key is kept for longer", || servers.kept_min() >= 55);
 
     // What would lock people out, and what is too long.
     postgres.set("shop", IDLE, "5");

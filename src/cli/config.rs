@@ -5,6 +5,8 @@ mod explain;
 mod selector;
 mod show;
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use super::output::{self, Format, json, say, visible};
@@ -16,7 +18,7 @@ use crate::config::flags::Place;
 use crate::config::lifetime;
 use crate::exit::{ExitCode, Failure};
 use crate::redis::RedisStore;
-use crate::redis::live::{FOLLOWED_WITHIN, Found};
+use crate::redis::live::Found;
 use crate::redis::scan::Filter;
 use crate::session::content::Class;
 use crate::session::policy::rule::{OF_ODOO, Rule, Selector, Setting as SettingKind, Source};
@@ -24,6 +26,9 @@ use crate::session::policy::rules::Rules;
 use crate::trail::entry::Event;
 
 use self::selector::{Of, Shown};
+
+/// Every node has followed a change by then.
+const FOLLOWED_WITHIN: Duration = Duration::from_secs(1);
 
 /// Show and change the live settings of all servers
 #[derive(clap::Args, Debug)]

@@ -15,10 +15,10 @@ use tokio::runtime::Handle;
 use super::{ABSOLUTE, IDLE, Round, Values};
 use crate::config::lifetime::{value_ms, value_text};
 use crate::redis::RedisStore;
-use crate::redis::live::{FOLLOWED_WITHIN, Found};
+use crate::redis::live::Found;
 use crate::session::policy::Bounds;
 use crate::session::policy::rule::{Rule, Selector, Setting, Source};
-use crate::session::policy::rules::RULES_MAX;
+use crate::session::policy::rules::{RULES_MAX, Rules};
 use crate::store::StoreError;
 use crate::supervision::{Channel, Received};
 use crate::sync::lock;
@@ -30,6 +30,9 @@ use crate::trail::entry::Event;
 const REMOVED_AFTER: Duration = Duration::from_secs(3600);
 /// Longer than from one round to the next, whatever happens to PostgreSQL or to who asks it.
 const SILENT_AFTER_MS: u64 = 150_000;
+/// From one reading of all sessions to the next, which a lifetime that gets longer needs: whoever may set a parameter can
+/// set it again and again. Shorter than the grace that every key has beyond the life of its session.
+const KEEP_EVERY: Duration = Duration::from_secs(30);
 
 /// What is known of the parameters, for the status.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
@@ -62,7 +65,14 @@ pub(crate) fn start(
     runtime: Handle,
 ) -> std::io::Result<Shared> {
     let state = Arc::new(Mutex::new(State { asked_ms: now_ms(), ..State::default() }));
-    let mut follower = Follower { bounds, store, state: Arc::clone(&state), gone: BTreeMap::new() };
+    let mut follower = Follower {
+        bounds,
+        store,
+        state: Arc::clone(&state),
+        gone: BTreeMap::new(),
+        unkept: None,
+        kept: None,
+    };
     let channel = Channel::new(socket);
     std::thread::Builder::new().name("parameters".into()).spawn(move || {
         loop {
@@ -82,6 +92,10 @@ struct Follower {
     state: Shared,
     /// The databases that Odoo does not serve any more, and since when.
     gone: BTreeMap<String, Instant>,
+    /// What held before a lifetime got longer, if the keys do not have the longer time yet.
+    unkept: Option<Arc<Rules>>,
+    /// When they were given it last.
+    kept: Option<Instant>,
 }
 
 /// What the live settings are to be: the place of each rule, with its text or none.
@@ -90,6 +104,7 @@ type Wishes = Vec<(String, Option<String>)>;
 impl Follower {
     async fn take_in(&mut self, round: Round) {
         lock(&self.state).asked_ms = now_ms();
+        self.keep().await;
         // While Redis is away nothing is followed; its own faults are logged elsewhere.
         let Ok(found) = self.store.live_settings().await else { return };
         let before = self.store.rules();
@@ -127,17 +142,25 @@ impl Follower {
         if let Ok(found) = self.store.live_settings().await {
             next.show_what_holds(&found);
         }
-        {
-            let mut state = lock(&self.state);
-            next.tell_news(&state);
-            *state = next;
-        }
         if rules.longer {
-            // A session's key has the time to live that it got by the lifetimes of then.
-            tokio::time::sleep(FOLLOWED_WITHIN).await;
-            if let Err(error) = self.store.keep_changed(&before, &self.store.rules()).await {
-                tracing::warn!(%error, "sessions may end by a lifetime that was longer since");
-            }
+            self.unkept.get_or_insert(before);
+        }
+        let mut state = lock(&self.state);
+        next.tell_news(&state);
+        *state = next;
+    }
+
+    /// A session's key has the time to live that it got by the lifetimes of then. Those that may live longer since a round
+    /// before, which every server follows now, get a longer one.
+    async fn keep(&mut self) {
+        if self.kept.is_some_and(|kept| kept.elapsed() < KEEP_EVERY) {
+            return;
+        }
+        let Some(before) = self.unkept.take() else { return };
+        self.kept = Some(Instant::now());
+        if let Err(error) = self.store.keep_changed(&before, &self.store.rules()).await {
+            tracing::debug!(%error, "not all keys have the longer time yet");
+            self.unkept = Some(before);
         }
     }
 

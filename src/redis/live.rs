@@ -28,8 +28,6 @@ use crate::telemetry::Event;
 
 /// Twice in the second within which every server follows.
 const POLL_EVERY: Duration = Duration::from_millis(500);
-/// Every server uses a change by then.
-pub(crate) const FOLLOWED_WITHIN: Duration = Duration::from_secs(1);
 
 /// Which live settings there are, and how their text is taken.
 #[derive(Clone, Copy)]
