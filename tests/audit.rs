@@ -128,8 +128,10 @@ impl Chain {
 
     /// The command, with what leads it to this chain.
     fn command(&self, more: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_sessionfs"));
-        command.arg("audit").arg(self.url()).args(["--address", "127.0.0.1"]);
+        // Whoever runs the tests may ignore hangups (`nohup`), and so would it.
+        let mut command = Command::new("env");
+        command.args(["--default-signal=HUP,INT,TERM", env!("CARGO_BIN_EXE_sessionfs"), "audit"]);
+        command.arg(self.url()).args(["--address", "127.0.0.1"]);
         command.arg("--http-port").arg(self.http.to_string());
         command.arg("--ca-file").arg(self.authority.path("ca.pem"));
         command.arg("--sessions").arg(&self.sessions);
@@ -582,6 +584,7 @@ while b'Password of audit: ' not in said:
 echoes = lambda: bool(termios.tcgetattr(terminal)[3] & termios.ECHO)
 before = echoes()
 os.kill(pid, getattr(signal, os.environ['SIGNAL']))
+signal.alarm(60)
 os.waitpid(pid, 0)
 print(before, echoes())
 ";
