@@ -419,12 +419,23 @@ fn describe(error: &toml::de::Error, text: &str, path: &Path) -> Failure {
     let line =
         before.map(|before| format!(":{}", before.matches('\n').count() + 1)).unwrap_or_default();
     let key = before
-        .and_then(|before| before.lines().last()?.split_once('='))
-        .map(|(key, _)| format!("{}: ", key.trim().escape_debug()))
-        .unwrap_or_default();
+        .and_then(|before| before.rsplit('\n').next()?.split_once('='))
+        .map(|(key, _)| format!("{}: ", key.trim().escape_debug()));
+    // The header of a table.
+    let key = key.or_else(|| {
+        let header = error.span().and_then(|span| text.get(span.start..)?.lines().next())?.trim();
+        header.starts_with('[').then(|| format!("{}: ", header.escape_debug()))
+    });
+    let key = key.unwrap_or_default();
     let message = error.message();
     let remedy = match message.strip_prefix("invalid type: ") {
         Some(found) if found.ends_with("expected a string") => "; write it in quotes",
+        Some(found) if found.ends_with("expected a boolean") => {
+            "; write true or false, without quotes"
+        }
+        Some("map, expected a sequence") => {
+            "; write its header in two brackets, as [[lifetime.rules]]"
+        }
         _ => "",
     };
     let shown = path.display();

@@ -15,6 +15,7 @@ use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
+use crate::foreign::escaped;
 use crate::redis::RedisStore;
 use crate::redis::ending::{Ended, Endings};
 use crate::redis::scan::{Filter, LiveSession};
@@ -379,11 +380,11 @@ async fn end(
 /// Each session has its own end in the audit trail; who asked for them is here.
 async fn tell_trail(store: &RedisStore, whose: &Filter, ended: u64) {
     let Filter { database, login, user_id, .. } = whose;
-    let what = format!(
-        "ended {ended} sessions (database {:?}, login {:?}, user id {user_id:?})",
-        database.as_deref().unwrap_or_default(),
-        login.as_deref().unwrap_or_default(),
-    );
+    let named = [("database", database.clone()), ("login", login.clone())]
+        .into_iter()
+        .chain([("user id", user_id.map(|id| id.to_string()))])
+        .filter_map(|(name, value)| Some(format!("{name} {}", escaped(&value?))));
+    let what = format!("ended {ended} sessions: {}", named.collect::<Vec<_>>().join(", "));
     let (event, by) = (entry::Event::Command, Some(BY.to_owned()));
     if let Err(error) = store.tell_trail_by(event, &what, Some(ended), by).await {
         tracing::warn!(%error, "cannot write to the audit trail");

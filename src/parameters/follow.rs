@@ -28,6 +28,9 @@ use crate::trail::entry::Event;
 /// The lifetimes of a database that Odoo does not serve any more are removed after that time. It may be one that is
 /// restored from a backup just now.
 const REMOVED_AFTER: Duration = Duration::from_secs(3600);
+/// No shorter absolute lifetime is taken from Odoo: use does not make it longer, and whoever has mistyped it has to log in,
+/// find the page and correct it.
+const ABSOLUTE_MIN_MS: u64 = 15 * 60 * 1000;
 /// Longer than from one round to the next, whatever happens to PostgreSQL or to who asks it.
 const SILENT_AFTER_MS: u64 = 150_000;
 /// From one reading of all sessions to the next, which a lifetime that gets longer needs: whoever may set a parameter can
@@ -265,7 +268,11 @@ fn wishes(database: &str, values: &Values, bounds: &Bounds, problems: &mut Vec<S
         };
         // Ten years are the longest lifetime that there is.
         let max_ms = max_ms.unwrap_or(u64::MAX).min(10 * 31_557_600_000);
-        let used_ms = ms.min(max_ms).max(bounds.min_ms);
+        let min_ms = match setting {
+            Setting::Absolute => bounds.min_ms.max(ABSOLUTE_MIN_MS.min(max_ms)),
+            _ => bounds.min_ms,
+        };
+        let used_ms = ms.min(max_ms).max(min_ms);
         if used_ms != ms {
             let limit = if used_ms > ms { "smallest" } else { "largest" };
             let used = value_text(Some(used_ms));

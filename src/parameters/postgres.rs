@@ -29,9 +29,14 @@ const MAINTENANCE: &str = "postgres";
 const OWN_DATABASES: &str = "SELECT datname FROM pg_catalog.pg_database WHERE datdba = \
      (SELECT usesysid FROM pg_catalog.pg_user WHERE usename = current_user) \
      AND NOT datistemplate AND datallowconn AND datname <> 'postgres' ORDER BY datname LIMIT 5000";
-/// No value that is longer can be used.
+/// Every database of Odoo has the third one; where it is missing, the others may be missing, too: the database is just being
+/// restored. No value that is longer can be used.
 const PARAMETERS: &str = "SELECT key, left(value, 32) FROM ir_config_parameter \
-     WHERE key IN ('session.timeout', 'session.absolute_timeout') LIMIT 2";
+     WHERE key IN ('session.timeout', 'session.absolute_timeout', 'database.uuid') LIMIT 3";
+const UUID: &str = "database.uuid";
+/// Goes before each question, in one text, for which it holds alone: a server that is not asked any more would go on waiting
+/// for a lock, and each further question would take one connection more.
+const NO_LONGER: &str = "SET LOCAL statement_timeout = 2500; SET LOCAL lock_timeout = 2500; ";
 
 /// Who asks, again and again.
 pub(super) struct Questions {
@@ -48,11 +53,14 @@ impl Questions {
     /// One round.
     pub(super) async fn ask(&mut self) -> Round {
         let until = Instant::now() + ALL_WITHIN;
-        let mut names = match self.names(until).await {
-            Ok(names) => names,
-            Err(failed) => return Round::failed(failed.text()),
+        let (mut names, kept_out) = match self.names(until).await {
+            Ok(found) => found,
+            Err(failed) => return Round::failed(self.told(&failed)),
         };
         let mut problem = self.access.problem.clone();
+        if names.is_empty() && kept_out > 0 {
+            problem = Some(format!("dbfilter lets none of {kept_out} databases through"));
+        }
         if names.len() > DATABASES_MAX {
             let left_out = names.len() - DATABASES_MAX;
             problem = Some(format!("{left_out} of {} databases are not asked", names.len()));
@@ -72,24 +80,36 @@ impl Questions {
                 // Not one of Odoo's.
                 Ok(None) => {}
                 Ok(Some(values)) => databases.push(Database { name, values: Ok(values) }),
-                Err(failed) => databases.push(Database { name, values: Err(failed.text()) }),
+                Err(failed) => {
+                    let values = Err(self.told(&failed));
+                    databases.push(Database { name, values });
+                }
             }
         }
         Round { failure: None, problem, databases }
     }
 
-    /// The databases that Odoo serves.
-    async fn names(&self, until: Instant) -> Result<Vec<String>, Failed> {
+    /// Why there is no answer, and who was asked.
+    fn told(&self, failed: &Failed) -> String {
+        let Access { user, hosts, port, .. } = &self.access;
+        let asked = format!("as {user} at {}, port {port}", hosts.join(", "));
+        format!("{} ({})", failed.text(), escaped(&asked))
+    }
+
+    /// The databases that Odoo serves, and how many others `dbfilter` keeps out.
+    async fn names(&self, until: Instant) -> Result<(Vec<String>, usize), Failed> {
         let Access { named, filter, template, .. } = &self.access;
         if !named.is_empty() {
-            return Ok(named.clone());
+            return Ok((named.clone(), 0));
         }
         let rows = within(until, rows(&self.access, MAINTENANCE, OWN_DATABASES)).await?;
         let names = rows.iter().map(|row| Ok(row.try_get(0)?.unwrap_or_default().to_owned()));
         let names = names.collect::<Result<Vec<_>, Failed>>()?;
-        let is_served =
-            |name: &String| filter.lets_through(name) && Some(name) != template.as_ref();
-        Ok(names.into_iter().filter(is_served).collect())
+        let (served, kept_out): (Vec<_>, Vec<_>) = names
+            .into_iter()
+            .filter(|name| Some(name) != template.as_ref())
+            .partition(|name| filter.lets_through(name));
+        Ok((served, kept_out.len()))
     }
 }
 
@@ -97,6 +117,8 @@ impl Questions {
 enum Failed {
     /// It did not come in time.
     Late,
+    /// A database has no parameters at all.
+    Empty,
     /// A connection cannot be encrypted as it is to be.
     Tls(String),
     Postgres(tokio_postgres::Error),
@@ -104,7 +126,11 @@ enum Failed {
 
 impl From<tokio_postgres::Error> for Failed {
     fn from(error: tokio_postgres::Error) -> Self {
-        Self::Postgres(error)
+        let late = [SqlState::QUERY_CANCELED, SqlState::LOCK_NOT_AVAILABLE];
+        match error.code() {
+            Some(code) if late.contains(code) => Self::Late,
+            _ => Self::Postgres(error),
+        }
     }
 }
 
@@ -112,7 +138,7 @@ impl Failed {
     fn code(&self) -> Option<&SqlState> {
         match self {
             Self::Postgres(error) => error.code(),
-            Self::Late | Self::Tls(_) => None,
+            Self::Late | Self::Empty | Self::Tls(_) => None,
         }
     }
 
@@ -121,6 +147,7 @@ impl Failed {
         const TEXT_MAX_CHARS: usize = 200;
         let why = match self {
             Self::Late => format!("no answer within {} s", WITHIN.as_secs()),
+            Self::Empty => "it has no system parameters; it may be just being restored".to_owned(),
             Self::Tls(why) => format!("no encrypted connection: {why}"),
             Self::Postgres(error) => match error.as_db_error() {
                 Some(said) => said.message().to_owned(),
@@ -147,16 +174,17 @@ async fn values(access: &Access, database: &str) -> Result<Option<Values>, Faile
         Err(failed) if failed.code() == Some(&SqlState::UNDEFINED_TABLE) => return Ok(None),
         rows => rows?,
     };
-    let mut values = Values::default();
+    let (mut values, mut is_whole) = (Values::default(), false);
     for row in &rows {
         let value = row.try_get(1)?.map(ToOwned::to_owned);
         match row.try_get(0)? {
             Some(IDLE) => values.idle = value,
             Some(ABSOLUTE) => values.absolute = value,
+            Some(UUID) => is_whole = true,
             _ => {}
         }
     }
-    Ok(Some(values))
+    if is_whole { Ok(Some(values)) } else { Err(Failed::Empty) }
 }
 
 async fn rows(
@@ -165,7 +193,7 @@ async fn rows(
     question: &str,
 ) -> Result<Vec<SimpleQueryRow>, Failed> {
     let client = connect(access, database).await?;
-    let messages = client.simple_query(question).await?;
+    let messages = client.simple_query(&format!("{NO_LONGER}{question}")).await?;
     let row = |message| match message {
         SimpleQueryMessage::Row(row) => Some(row),
         _ => None,

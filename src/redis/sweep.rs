@@ -136,7 +136,8 @@ impl Sweep {
             *self = Self {
                 rules: Some(Arc::clone(rules)),
                 shards: Shard::all().map(looked).collect(),
-                next: 0,
+                // Or who changes them again and again would keep it from the last shards.
+                next: self.next,
             };
         }
     }

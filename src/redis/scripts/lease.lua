@@ -21,6 +21,6 @@ elseif is_held and not is_mine and rank >= args.rank then
   return answer('other')
 end
 -- It is asked for in each step, and each write is one in the append-only file.
-if done == 'mine' and rank == args.rank and is_held and left > lease_ms * 2 / 3 then return answer('kept') end
+if done == 'mine' and rank == args.rank and is_held and left > lease_ms / 2 then return answer('kept') end
 if refused(redis.pcall('SET', keys.lease, text, 'PX', KEPT_MS)) then return answer('failed', failure) end
 return answer(done)
