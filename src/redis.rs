@@ -353,10 +353,23 @@ impl Inner {
         commands: Vec<(Slot, Cmd)>,
         need: Need,
     ) -> Result<Vec<Value>, StoreError> {
+        self.ask_parts(commands, Way::Link(need)).await
+    }
+
+    /// The same, for commands that read indexes, of which there may be thousands: by the second connection.
+    async fn ask_indexes(&self, commands: Vec<(Slot, Cmd)>) -> Result<Vec<Value>, StoreError> {
+        self.ask_parts(commands, Way::BulkRead).await
+    }
+
+    async fn ask_parts(
+        &self,
+        commands: Vec<(Slot, Cmd)>,
+        way: Way,
+    ) -> Result<Vec<Value>, StoreError> {
         let mut answers = Vec::new();
         for part in self.parts(commands) {
             // Boxed: whoever asks would be as large as all that it may come to.
-            answers.extend(Box::pin(self.ask_part(part, need)).await?);
+            answers.extend(Box::pin(self.ask_part(part, way)).await?);
         }
         answers.sort_by_key(|(place, _)| *place);
         Ok(answers.into_iter().map(|(_, answer)| answer).collect())
@@ -379,13 +392,24 @@ impl Inner {
 
     /// Sends the commands for one primary. Where another one has a key by now, each is sent by
     /// itself.
-    async fn ask_part(&self, part: Part, need: Need) -> Result<Vec<(usize, Value)>, StoreError> {
+    async fn ask_part(&self, part: Part, way: Way) -> Result<Vec<(usize, Value)>, StoreError> {
         let Part { primary, commands } = part;
+        let need = if let Way::Link(need) = way { need } else { Need::Connected };
         let mut pipeline = redis::pipe();
         for (_, _, command) in &commands {
             pipeline.add_command(command.clone());
         }
-        let reply = match primary.link.request_all(&pipeline, need, self.patience()).await {
+        let bound = self.patience();
+        let by_link = || primary.link.request_all(&pipeline, need, bound);
+        let answered = match way {
+            Way::BulkRead => match primary.bulk.read_all(&primary.link, &pipeline, bound).await {
+                // Redis takes no further connection: the first one has to do.
+                Err(Fault::NotSent(_)) => by_link().await,
+                answered => answered,
+            },
+            _ => by_link().await,
+        };
+        let reply = match answered {
             Err(Fault::Server(error, _))
                 if error.code.redirects() && self.primaries.is_cluster() =>
             {

@@ -67,16 +67,18 @@ fn round(conf: &Path) -> Value {
     serde_json::from_slice(&packet[..length]).unwrap()
 }
 
-/// Each database with its idle time, or why that cannot be read; or why there are none.
+/// Each database with its idle time, or why that cannot be read; or why there are none,
+/// without who was asked.
 fn read(conf: &Path) -> String {
+    let what = |why: &str| why.split(" (as ").next().unwrap_or_default().to_owned();
     let round = round(conf);
     let databases = round["databases"].as_array().unwrap().iter().map(|database| {
         let (name, values) = (database["name"].as_str().unwrap(), &database["values"]);
         let idle = values["Ok"]["idle"].as_str().or(values["Err"].as_str()).unwrap_or("-");
-        format!("{name}={idle}")
+        format!("{name}={}", what(idle))
     });
     let databases = databases.collect::<Vec<_>>().join(" ");
-    round["failure"].as_str().map_or(databases, ToOwned::to_owned)
+    round["failure"].as_str().map_or(databases, what)
 }
 
 fn config(mount: &Mount, words: &[&str]) -> String {
@@ -314,6 +316,14 @@ fn what_odoo_serves_is_asked_and_nothing_else() {
     ] {
         assert_eq!(read(&folder.odoo_conf(&format!("{at}\n{more}"))), expected, "{more}");
     }
+    // A slip in the filter keeps all out.
+    let told = round(&folder.odoo_conf(&format!("{at}\ndbfilter = ^shpo$"))).to_string();
+    assert!(told.contains("dbfilter lets none of 4 databases through"), "{told}");
+    // One that is just being restored has a table, and no parameters yet.
+    postgres.unset("office", "database.uuid");
+    let told = read(&folder.odoo_conf(&format!("{at}\ndb_name = office")));
+    assert!(told.starts_with("office=it has no system parameters"), "{told}");
+    postgres.set("office", "database.uuid", "restored");
     // Somebody holds the table of one; the others are read, and that one the next time.
     let mut psql = command_as("postgres", "/usr/bin/psql");
     psql.args(["-d", "office", "-h"]).arg(postgres.directory());
@@ -322,10 +332,16 @@ fn what_odoo_serves_is_asked_and_nothing_else() {
     let held = Running::start(&mut psql);
     let conf = folder.odoo_conf(&at);
     until("it is held", || read(&conf) == "office=no answer within 3 s shop=60 shop_test=60");
+    // Whoever was not answered in time waits no longer.
+    let nobody_waits =
+        "SELECT 1 / (count(*) = 0)::int FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+    until("nobody waits for it", || postgres.try_sql("postgres", nobody_waits));
     drop(held);
     // No server is there.
     let away = folder.odoo_conf("db_host = 127.0.0.1\ndb_port = 1");
-    assert!(read(&away).starts_with("error connecting to server: "), "{}", read(&away));
+    let told = round(&away).to_string();
+    assert!(told.contains("error connecting to server: "), "{told}");
+    assert!(told.contains("(as ") && told.contains(" at 127.0.0.1, port 1)"), "{told}");
     let conf = folder.odoo_conf("");
     std::fs::set_permissions(&conf, PermissionsExt::from_mode(0o600)).unwrap();
     assert!(read(&conf).contains("odoo.conf: Permission denied"), "{}", read(&conf));

@@ -193,6 +193,22 @@ async fn the_root_does_not_ask_for_every_session() {
     );
 }
 
+/// Redis remembers a key for each connection that is told of changes and has read it, and goes on when that is gone.
+#[tokio::test]
+async fn redis_remembers_no_index_for_who_has_read_it() {
+    let redis = Redis::start();
+    let told = sessionfs::redis::Settings { tracks_changes: true, ..settings(&redis) };
+    let store = connected(RedisStore::start(told).expect("a good URL")).await;
+    taken(&store, &login(&store, &alias("ab", 1))).await;
+    look(&store, &alias("ab", 1)).await.expect("alive");
+    store.list_root().await.expect("a listing");
+    store.list(alias("ab", 1).shard()).await.expect("a listing");
+    let info: String = redis.run("INFO stats");
+    let items = info.lines().find_map(|line| line.strip_prefix("tracking_total_items:"));
+    let items: u64 = items.expect("it says so").trim().parse().expect("a number");
+    assert!((1..20).contains(&items), "{items} keys are remembered");
+}
+
 #[tokio::test]
 async fn the_root_shows_a_shard_if_any_of_its_sessions_lives() {
     let redis = Redis::start();

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{Cmd, RedisResult, Value};
+use redis::{Cmd, Pipeline, RedisResult, Value};
 use tokio::sync::{Mutex, RwLock, Semaphore};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -85,7 +85,25 @@ impl Bulk {
     ) -> Result<Reply, Fault> {
         let shared = timeout(bound, self.line.read()).await;
         let _shared = shared.map_err(|_| Fault::NotSent("a large save is under way".into()))?;
-        self.request(link, command, bound).await
+        self.request(link, bound, async |connection| connection.send_packed_command(command).await)
+            .await
+    }
+
+    /// Sends commands that read indexes. Redis would remember each key for the first connection, to tell of its changes
+    /// ([`super::tracking`]), and for as long as it runs.
+    pub(super) async fn read_all(
+        &self,
+        link: &Link,
+        commands: &Pipeline,
+        bound: Duration,
+    ) -> Result<Reply, Fault> {
+        let shared = timeout(bound, self.line.read()).await;
+        let _shared = shared.map_err(|_| Fault::NotSent("a large save is under way".into()))?;
+        self.request(link, bound, async |connection| {
+            let answers = connection.send_packed_commands(commands, 0, commands.len()).await?;
+            Ok(Value::Array(answers))
+        })
+        .await
     }
 
     /// Sends a command that carries a content.
@@ -97,10 +115,16 @@ impl Bulk {
     ) -> Result<Reply, Fault> {
         let alone = timeout(bound, self.line.write()).await;
         let _alone = alone.map_err(|_| Fault::NotSent("another large save is under way".into()))?;
-        self.request(link, command, bound).await
+        self.request(link, bound, async |connection| connection.send_packed_command(command).await)
+            .await
     }
 
-    async fn request(&self, link: &Link, command: &Cmd, bound: Duration) -> Result<Reply, Fault> {
+    async fn request(
+        &self,
+        link: &Link,
+        bound: Duration,
+        send: impl AsyncFnOnce(&mut MultiplexedConnection) -> RedisResult<Value>,
+    ) -> Result<Reply, Fault> {
         let made = timeout(bound, self.connected(link)).await.unwrap_or_else(|_| {
             let (to, ms) = (&self.target, bound.as_millis());
             Err(Fault::NotSent(format!("a second connection to {to}: none within {ms} ms")))
@@ -109,7 +133,7 @@ impl Bulk {
         self.sent.fetch_add(1, Ordering::Relaxed);
         let sent_at = Instant::now();
         let mut connection = made.connection.clone();
-        let answered = timeout(bound, connection.send_packed_command(command)).await;
+        let answered = timeout(bound, send(&mut connection)).await;
         let Ok(answer) = answered else {
             metrics().redis_unanswered.inc();
             self.give_up(&made).await;

@@ -62,8 +62,7 @@ impl Inner {
             let indexes = self.keys.indexes(*shard);
             READ.map(|number| (Keys::slot(*shard), ask(&indexes[number])))
         };
-        let answers =
-            self.ask_all(shards.iter().flat_map(of_shard).collect(), Need::Connected).await?;
+        let answers = self.ask_indexes(shards.iter().flat_map(of_shard).collect()).await?;
         let members = Vec::<Vec<(Vec<u8>, f64)>>::from_redis_value(Value::Array(answers))
             .map_err(|_| StoreError::Unreadable("an index of another shape".into()))?;
         let ranked = shards.iter().zip(members.chunks(READ.len())).map(|(shard, indexes)| {
@@ -245,7 +244,7 @@ impl Inner {
 
     async fn exist(&self, shards: &[Shard]) -> Result<Vec<Shard>, StoreError> {
         let of_shard = |shard: &Shard| (Keys::slot(*shard), exists(&self.keys.indexes(*shard)));
-        let answers = self.ask_all(shards.iter().map(of_shard).collect(), Need::Connected).await?;
+        let answers = self.ask_indexes(shards.iter().map(of_shard).collect()).await?;
         let counts = counts(answers)?;
         Ok(shards
             .iter()
@@ -278,7 +277,7 @@ impl Inner {
             self.keys.indexes(*shard).map(|index| (Keys::slot(*shard), size(&index)))
         };
         let commands = shards.iter().flat_map(of_shard).collect();
-        counts(self.ask_all(commands, Need::Connected).await?)
+        counts(self.ask_indexes(commands).await?)
     }
 }
 

@@ -197,7 +197,7 @@ impl Inner {
             let of = |shard: Shard| (Keys::slot(shard), size(&self.keys.outbox_of(shard)));
             sizes.extend(Shard::all().map(of));
         }
-        let answers = self.ask_all(sizes, Need::Connected).await?;
+        let answers = self.ask_indexes(sizes).await?;
         Vec::<u64>::from_redis_value(Value::Array(answers))
             .map(|sizes| sizes.iter().sum())
             .map_err(|_| StoreError::Unreadable("an outbox of another shape".into()))

@@ -128,6 +128,7 @@ impl Postgres {
     pub fn create(&self, database: &str, owner: &str) {
         self.sql("postgres", &format!("CREATE DATABASE {database} OWNER {owner}"));
         self.sql(database, "CREATE TABLE ir_config_parameter (key varchar UNIQUE, value text)");
+        self.set(database, "database.uuid", "as every database of Odoo has it");
         self.sql(database, &format!("GRANT SELECT ON ir_config_parameter TO {owner}"));
     }
 

@@ -67,7 +67,7 @@ impl Redis {
         let mut words = words.split_whitespace();
         let mut command = redis::cmd(words.next().expect("a command"));
         command.arg(words.collect::<Vec<_>>());
-        command.query(&mut self.connection())
+        command.query(&mut redis::Client::open(self.url())?.get_connection()?)
     }
 
     /// The keys of sessions and their indexes: all but the status of servers.
