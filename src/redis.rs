@@ -358,7 +358,10 @@ impl Inner {
 
     /// The same, for commands that read indexes, of which there may be thousands: by the second connection.
     async fn ask_indexes(&self, commands: Vec<(Slot, Cmd)>) -> Result<Vec<Value>, StoreError> {
-        self.ask_parts(commands, Way::BulkRead).await
+        // The second one takes room in a server that may be full: only where Redis remembers what was read by the first.
+        let told = self.settings.tracks_changes;
+        let way = if told { Way::BulkRead } else { Way::Link(Need::Connected) };
+        self.ask_parts(commands, way).await
     }
 
     async fn ask_parts(
