@@ -41,7 +41,7 @@ const REMEMBERED: usize = 256;
 const FRESH_MS: u64 = 60_000;
 /// What a session takes besides its content.
 const OVERHEAD_BYTES: u64 = 512;
-/// One try ends at least as much. Redis 8 counts the buffers of requests and answers, some 100 KiB, as used.
+/// One try ends at least as much. Redis 8 counts the buffers of requests and answers as used.
 const LEAST_BYTES: u64 = 512 * 1024;
 /// From there on room is made ahead, down to a little less.
 const FULL_PERCENT: u64 = 95;
