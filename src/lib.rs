@@ -40,5 +40,6 @@ pub mod store;
 mod supervision;
 mod sync;
 pub mod telemetry;
+mod tls;
 pub mod trail;
 mod worker;

@@ -10,17 +10,15 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::pki_types::CertificateDer;
+use rustls::{ClientConfig, Error, RootCertStore};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::exit::{ExitCode, Failure};
 use crate::sync::lock;
+use crate::tls::{self, Presented};
 
 /// What a browser thinks of the certificate: `None` before the first connection.
 type Verdict = Arc<Mutex<Option<Result<(), String>>>>;
@@ -35,24 +33,15 @@ pub(crate) struct Tls {
 impl Tls {
     /// Trusts what this system trusts, and the certificates in a file.
     pub(crate) fn new(ca_file: Option<&Path>) -> Result<Self, Failure> {
-        let provider = Arc::new(ring::default_provider());
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         if let Some(path) = ca_file {
             roots.add_parsable_certificates(certificates(path)?);
         }
-        let inner =
-            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
-                .build()
-                .ok();
         let verdict = Verdict::default();
-        let judge = Judge { inner, provider: Arc::clone(&provider), verdict: Arc::clone(&verdict) };
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| Failure::internal("set up TLS", error))?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(judge))
-            .with_no_client_auth();
+        let inner = tls::chains(roots).ok();
+        let judge = Judge { inner, verdict: Arc::clone(&verdict) };
+        let config = tls::client(judge).map_err(|error| Failure::internal("set up TLS", error))?;
         Ok(Self { config: Arc::new(config), verdict })
     }
 
@@ -67,9 +56,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Failure> {
         Failure::new(ExitCode::UnreadableFile, format!("--ca-file: {}: {why}", path.display()))
     };
     let pem = std::fs::read(path).map_err(|error| unusable(error.to_string()))?;
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-    let found = found.ok().filter(|found| !found.is_empty());
-    found.ok_or_else(|| unusable("it holds no certificate in PEM format".to_owned()))
+    tls::read(&pem).ok_or_else(|| unusable("it holds no certificate in PEM format".to_owned()))
 }
 
 /// Judges a certificate as a browser would, and goes on whatever comes of it.
@@ -77,27 +64,16 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Failure> {
 struct Judge {
     /// `None`: nobody is trusted here.
     inner: Option<Arc<WebPkiServerVerifier>>,
-    provider: Arc<CryptoProvider>,
     verdict: Verdict,
 }
 
-impl ServerCertVerifier for Judge {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
+impl tls::Judge for Judge {
+    fn judge(&self, presented: &Presented<'_>) -> Result<(), Error> {
         let judged = match &self.inner {
-            Some(inner) => inner
-                .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
-                .map(|_| ())
-                .map_err(|error| match error {
-                    Error::InvalidCertificate(why) => why.to_string(),
-                    other => other.to_string(),
-                }),
+            Some(inner) => presented.is_vouched_for(inner).map_err(|error| match error {
+                Error::InvalidCertificate(why) => why.to_string(),
+                other => other.to_string(),
+            }),
             None => Err("this host trusts no certificate authority".to_owned()),
         };
         let mut verdict = lock(&self.verdict);
@@ -106,29 +82,7 @@ impl ServerCertVerifier for Judge {
             return Err(Error::General(format!("another certificate than before: {why}")));
         }
         *verdict = Some(judged);
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        Ok(())
     }
 }
 

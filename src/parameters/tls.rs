@@ -3,17 +3,13 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{WebPkiServerVerifier, verify_server_name};
-use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::CertificateDer;
 use rustls::server::ParsedCertificate;
-use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
-};
+use rustls::{CertificateError, ClientConfig, Error, RootCertStore};
 
 use crate::odoo::root::Root;
+use crate::tls::{self, Judge, Presented};
 
 /// `db_sslmode`.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -72,16 +68,15 @@ impl Roots {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Self::None,
             Err(error) => return Self::Unusable(format!("{}: {error}", path.display())),
         };
-        match CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>() {
-            Ok(roots) if !roots.is_empty() => Self::Known(roots),
-            _ => Self::Unusable(format!("{} holds no certificates", path.display())),
-        }
+        tls::read(&pem).map_or_else(
+            || Self::Unusable(format!("{} holds no certificates", path.display())),
+            Self::Known,
+        )
     }
 }
 
 /// The settings of an encrypted connection.
 pub(super) fn client(mode: Mode, roots: &Roots) -> Result<ClientConfig, String> {
-    let provider = Arc::new(ring::default_provider());
     let trusted = match (mode, roots) {
         // Such a connection may be an open one as well.
         (Mode::Disable | Mode::Allow | Mode::Prefer, _) | (Mode::Require, Roots::None) => None,
@@ -91,17 +86,10 @@ pub(super) fn client(mode: Mode, roots: &Roots) -> Result<ClientConfig, String> 
             );
         }
         (_, Roots::Unusable(why)) => return Err(why.clone()),
-        (_, Roots::Known(roots)) => Some(Trusted::new(roots, &provider)?),
+        (_, Roots::Known(roots)) => Some(Trusted::new(roots)?),
     };
-    let verifier =
-        Verifier { provider: Arc::clone(&provider), trusted, by_name: mode == Mode::VerifyFull };
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?;
-    Ok(config
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_no_client_auth())
+    let verifier = Verifier { trusted, by_name: mode == Mode::VerifyFull };
+    tls::client(verifier).map_err(|error| error.to_string())
 }
 
 #[derive(Debug)]
@@ -111,16 +99,10 @@ struct Trusted {
 }
 
 impl Trusted {
-    fn new(
-        roots: &[CertificateDer<'static>],
-        provider: &Arc<CryptoProvider>,
-    ) -> Result<Self, String> {
+    fn new(roots: &[CertificateDer<'static>]) -> Result<Self, String> {
         let mut store = RootCertStore::empty();
         store.add_parsable_certificates(roots.iter().cloned());
-        let chains =
-            WebPkiServerVerifier::builder_with_provider(Arc::new(store), Arc::clone(provider))
-                .build()
-                .map_err(|error| error.to_string())?;
+        let chains = tls::chains(store).map_err(|error| error.to_string())?;
         Ok(Self { chains, roots: roots.to_vec() })
     }
 }
@@ -128,63 +110,27 @@ impl Trusted {
 /// Verifies as much as the mode asks for: with `prefer`, and with `require` and no file, nothing.
 #[derive(Debug)]
 struct Verifier {
-    provider: Arc<CryptoProvider>,
     trusted: Option<Trusted>,
     by_name: bool,
 }
 
-impl ServerCertVerifier for Verifier {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        let Some(trusted) = &self.trusted else { return Ok(ServerCertVerified::assertion()) };
+impl Judge for Verifier {
+    fn judge(&self, presented: &Presented<'_>) -> Result<(), Error> {
+        let Some(trusted) = &self.trusted else { return Ok(()) };
+        let Presented { end_entity, server_name, .. } = presented;
         // A server that has signed its certificate itself: the file of authorities holds that one.
         if trusted.roots.iter().any(|root| root.as_ref() == end_entity.as_ref()) {
             if self.by_name {
-                verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
+                verify_server_name(&ParsedCertificate::try_from(*end_entity)?, server_name)?;
             }
-            return Ok(ServerCertVerified::assertion());
+            return Ok(());
         }
-        let verified = trusted.chains.verify_server_cert(
-            end_entity,
-            intermediates,
-            server_name,
-            ocsp_response,
-            now,
-        );
-        match verified {
+        match presented.is_vouched_for(&trusted.chains) {
             // The name is looked at last.
             Err(Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            )) if !self.by_name => Ok(ServerCertVerified::assertion()),
+            )) if !self.by_name => Ok(()),
             verified => verified,
         }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
