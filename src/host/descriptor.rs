@@ -51,12 +51,7 @@ pub(crate) fn execute_with(
         let text = |text: &OsStr| CString::new(text.as_bytes()).map_err(io::Error::other);
         let arguments: Vec<CString> =
             arguments.iter().map(|one| text(one)).collect::<io::Result<_>>()?;
-        let named = descriptors.iter().map(|(name, fd)| format!("{name}={}", fd.as_raw_fd()));
-        let handed = format!(
-            "{HANDED_VARIABLE}={}:{}",
-            std::process::id(),
-            named.collect::<Vec<_>>().join(",")
-        );
+        let handed = format!("{HANDED_VARIABLE}={}:{}", std::process::id(), list(descriptors));
         let mut environment = vec![text(OsStr::new(&handed))?];
         for (name, value) in std::env::vars_os().filter(|(name, _)| name != HANDED_VARIABLE) {
             environment.push(text(&[name.as_os_str(), value.as_os_str()].join(OsStr::new("=")))?);
@@ -77,9 +72,7 @@ pub(crate) fn execute_with(
 /// once, while there is one thread.
 pub(crate) fn handed() -> BTreeMap<String, OwnedFd> {
     let value = std::env::var(HANDED_VARIABLE).unwrap_or_default();
-    let numbers = numbers_for(&value, std::process::id());
-    let taken = numbers.into_iter().filter_map(|(number, name)| Some((name, take(number).ok()?)));
-    taken.collect()
+    taken(numbers_for(&value, std::process::id()))
 }
 
 /// Names the descriptors that a child is offered: NAME=NUMBER separated by commas. A version that does not know a name goes
@@ -88,17 +81,25 @@ const OFFERED_VARIABLE: &str = "SESSIONFS_OFFERED_DESCRIPTORS";
 
 /// The variable that offers a child these descriptors, and its value.
 pub(crate) fn offer(descriptors: &[(&str, BorrowedFd<'_>)]) -> (&'static str, String) {
-    let named = descriptors.iter().map(|(name, fd)| format!("{name}={}", fd.as_raw_fd()));
-    (OFFERED_VARIABLE, named.collect::<Vec<_>>().join(","))
+    (OFFERED_VARIABLE, list(descriptors))
 }
 
 /// The descriptors that this process was offered, by their names. To be called once, while there is one thread.
 pub(crate) fn offered() -> BTreeMap<String, OwnedFd> {
     let value = std::env::var(OFFERED_VARIABLE).unwrap_or_default();
-    numbers(&value)
-        .into_iter()
-        .filter_map(|(number, name)| Some((name, take(number).ok()?)))
-        .collect()
+    taken(numbers(&value))
+}
+
+/// Their names and numbers.
+fn list(descriptors: &[(&str, BorrowedFd<'_>)]) -> String {
+    let named = descriptors.iter().map(|(name, fd)| format!("{name}={}", fd.as_raw_fd()));
+    named.collect::<Vec<_>>().join(",")
+}
+
+/// Takes them over, as far as they are open.
+fn taken(numbers: BTreeMap<RawFd, String>) -> BTreeMap<String, OwnedFd> {
+    let taken = numbers.into_iter().filter_map(|(number, name)| Some((name, take(number).ok()?)));
+    taken.collect()
 }
 
 /// The numbers that are meant for this process, each with its name.

@@ -44,7 +44,7 @@ impl Trail {
         Ok(Self(opened.map(Arc::new)))
     }
 
-    /// With the flag that names it to a worker.
+    /// With the name by which a worker is offered it.
     pub(super) fn descriptor(&self) -> Option<(&'static str, BorrowedFd<'_>)> {
         self.0.as_ref().map(|opened| ("trail", opened.as_fd()))
     }
