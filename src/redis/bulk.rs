@@ -83,9 +83,7 @@ impl Bulk {
         command: &Cmd,
         bound: Duration,
     ) -> Result<Reply, Fault> {
-        let shared = timeout(bound, self.line.read()).await;
-        let _shared = shared.map_err(|_| Fault::NotSent("a large save is under way".into()))?;
-        self.request(link, bound, async |connection| connection.send_packed_command(command).await)
+        self.share(link, bound, async |connection| connection.send_packed_command(command).await)
             .await
     }
 
@@ -97,13 +95,23 @@ impl Bulk {
         commands: &Pipeline,
         bound: Duration,
     ) -> Result<Reply, Fault> {
-        let shared = timeout(bound, self.line.read()).await;
-        let _shared = shared.map_err(|_| Fault::NotSent("a large save is under way".into()))?;
-        self.request(link, bound, async |connection| {
+        self.share(link, bound, async |connection| {
             let answers = connection.send_packed_commands(commands, 0, commands.len()).await?;
             Ok(Value::Array(answers))
         })
         .await
+    }
+
+    /// Sends what others may send beside it.
+    async fn share(
+        &self,
+        link: &Link,
+        bound: Duration,
+        send: impl AsyncFnOnce(&mut MultiplexedConnection) -> RedisResult<Value>,
+    ) -> Result<Reply, Fault> {
+        let shared = timeout(bound, self.line.read()).await;
+        let _shared = shared.map_err(|_| Fault::NotSent("a large save is under way".into()))?;
+        self.request(link, bound, send).await
     }
 
     /// Sends a command that carries a content.

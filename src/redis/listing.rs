@@ -245,7 +245,7 @@ impl Inner {
     async fn exist(&self, shards: &[Shard]) -> Result<Vec<Shard>, StoreError> {
         let of_shard = |shard: &Shard| (Keys::slot(*shard), exists(&self.keys.indexes(*shard)));
         let answers = self.ask_indexes(shards.iter().map(of_shard).collect()).await?;
-        let counts = counts(answers)?;
+        let counts = counts(answers, "an index")?;
         Ok(shards
             .iter()
             .copied()
@@ -277,13 +277,14 @@ impl Inner {
             self.keys.indexes(*shard).map(|index| (Keys::slot(*shard), size(&index)))
         };
         let commands = shards.iter().flat_map(of_shard).collect();
-        counts(self.ask_indexes(commands).await?)
+        counts(self.ask_indexes(commands).await?, "an index")
     }
 }
 
-fn counts(answers: Vec<Value>) -> Result<Vec<u64>, StoreError> {
+/// Reads answers that are numbers; `of`: what they were asked of.
+pub(super) fn counts(answers: Vec<Value>, of: &str) -> Result<Vec<u64>, StoreError> {
     Vec::from_redis_value(Value::Array(answers))
-        .map_err(|_| StoreError::Unreadable("an index of another shape".into()))
+        .map_err(|_| StoreError::Unreadable(format!("{of} of another shape")))
 }
 
 /// A session as a directory shows it.

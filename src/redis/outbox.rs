@@ -10,6 +10,7 @@ use redis::{Cmd, FromRedisValue as _, Value};
 use super::envelope::{decode_text, text};
 use super::keys::Keys;
 use super::link::Need;
+use super::listing::counts;
 use super::requests::size;
 use super::{Inner, RedisStore};
 use crate::session::name::{Alias, Shard};
@@ -117,27 +118,33 @@ pub(super) fn told(words: &str, at_ms: u64) -> Option<Entry> {
     let milliseconds =
         |word: &str| word.parse().ok().filter(|_| event != Event::SaveRefused && !is_lost);
     let former = match former {
-        Some((uid, database, login)) => Some(Identity {
-            database: decode_text(database)?,
-            login: decode_text(login)?,
-            user_id: uid.parse().ok(),
-        }),
+        Some(former) => Some(identity(former)?),
         None => None,
     };
+    let Identity { database, login, user_id } = identity((uid, database, login))?;
     Some(Entry {
         reason: reason.map(ToOwned::to_owned),
         alias: Some(Alias::parse(alias)?.to_string()),
         from: Alias::parse(other).map(|other| other.to_string()),
         life: Some(life.to_owned()).filter(|_| !is_lost),
-        database: decode_text(database)?,
-        login: decode_text(login)?,
-        user_id: uid.parse().ok(),
+        database,
+        login,
+        user_id,
         former,
         age_ms: milliseconds(age).filter(|_| event != Event::SessionBegan),
         idle_ms: milliseconds(idle).filter(|_| event == Event::SessionEnded),
         server: decode_text(server)?,
         by,
         ..Entry::new(at_ms, event)
+    })
+}
+
+/// Of the words of a user id, a database and a login.
+fn identity((uid, database, login): (&str, &str, &str)) -> Option<Identity> {
+    Some(Identity {
+        database: decode_text(database)?,
+        login: decode_text(login)?,
+        user_id: uid.parse().ok(),
     })
 }
 
@@ -197,10 +204,7 @@ impl Inner {
             let of = |shard: Shard| (Keys::slot(shard), size(&self.keys.outbox_of(shard)));
             sizes.extend(Shard::all().map(of));
         }
-        let answers = self.ask_indexes(sizes).await?;
-        Vec::<u64>::from_redis_value(Value::Array(answers))
-            .map(|sizes| sizes.iter().sum())
-            .map_err(|_| StoreError::Unreadable("an outbox of another shape".into()))
+        Ok(counts(self.ask_indexes(sizes).await?, "an outbox")?.iter().sum())
     }
 
     async fn outboxes(

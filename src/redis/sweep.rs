@@ -127,7 +127,7 @@ struct Whole {
 }
 
 impl Sweep {
-    /// Whether nothing was looked at yet, or other lifetimes hold.
+    /// Has all shards looked at anew, if other lifetimes hold than in the step before.
     fn begin(&mut self, rules: &Arc<Rules>) {
         if self.rules.as_ref() != Some(rules) {
             // Without an absolute lifetime the lines say all.
